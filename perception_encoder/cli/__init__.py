@@ -1,0 +1,1 @@
+"""The pe command: one module a noun."""

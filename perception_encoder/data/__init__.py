@@ -1,0 +1,1 @@
+"""Training pairs: where they come from, how they are captioned and batched."""

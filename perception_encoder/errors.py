@@ -1,0 +1,91 @@
+"""Typed exceptions: each names the value, what was allowed, and what to do.
+
+    PerceptionEncoderError
+    ├── ModelError
+    │   ├── UnknownModelError        no such name (near matches shown)
+    │   ├── CheckpointError          a file that is no checkpoint, or of another layout or shape
+    │   └── WeightsUnavailableError  weights that could not be fetched
+    ├── ShapeError                   a tensor whose shape the model cannot take
+    ├── ConfigError                  a setting that does not exist or has the wrong type
+    ├── DataError                    a data set that lacks what the work needs
+    ├── OutputError                  a result that could not be written
+    ├── MissingExtraError            an optional dependency that is not installed
+    └── InputError                   one input of many; `.source` is its name
+        ├── MediaNotFoundError       no such file
+        ├── MediaDecodeError         empty, truncated, damaged, or not a picture or video
+        ├── MediaTooLargeError       over the pixel, byte or time limit
+        └── UrlRefusedError          a scheme or an address that is not allowed
+"""
+
+from __future__ import annotations
+
+
+class PerceptionEncoderError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class ModelError(PerceptionEncoderError):
+    """A model that cannot be built or loaded."""
+
+
+class UnknownModelError(ModelError):
+    """A name that no model has."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint that does not fit: no checkpoint at all, another layout, other names or shapes."""
+
+
+class WeightsUnavailableError(ModelError):
+    """Weights that are neither on disk nor could be downloaded."""
+
+
+class ShapeError(PerceptionEncoderError):
+    """A tensor whose shape the model cannot take."""
+
+
+class ConfigError(PerceptionEncoderError):
+    """A setting that does not exist, or a value of the wrong type or range."""
+
+
+class DataError(PerceptionEncoderError):
+    """A data set that is missing or lacks what the work needs."""
+
+
+class OutputError(PerceptionEncoderError):
+    """A result that could not be written; nothing half-written is left behind."""
+
+
+class MissingExtraError(PerceptionEncoderError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed; run: pip install 'perception-encoder[{extra}]'")
+
+
+class InputError(PerceptionEncoderError):
+    """One input that could not be used; `source` is the name it was given under."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        self.source = source
+        self.reason = reason
+        super().__init__(f"{source}: {reason}")
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
+        return type(self), (self.source, self.reason)
+
+
+class MediaNotFoundError(InputError):
+    """No such file."""
+
+
+class MediaDecodeError(InputError):
+    """Empty, truncated, damaged, or not a picture or video."""
+
+
+class MediaTooLargeError(InputError):
+    """Over the limit on pixels, bytes or seconds."""
+
+
+class UrlRefusedError(InputError):
+    """A scheme or an address that is not allowed."""

@@ -1,0 +1,1 @@
+"""Zero-shot protocols, probes and the evaluation suite."""

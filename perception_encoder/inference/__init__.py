@@ -1,0 +1,1 @@
+"""Things to vectors: inputs, the encoder, the embedding pipeline."""

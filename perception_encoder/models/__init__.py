@@ -1,0 +1,1 @@
+"""The encoder family: configurations, towers, names, weights."""

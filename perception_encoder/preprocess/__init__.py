@@ -1,0 +1,1 @@
+"""Pictures, videos and text to tensors."""

@@ -1,0 +1,1 @@
+"""Robust image pretraining (section 2.1)."""

@@ -1,0 +1,1 @@
+"""Exact search over vectors and the pages that show it."""
