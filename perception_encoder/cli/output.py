@@ -1,0 +1,92 @@
+"""What a person sees: results on stdout; progress, warnings and one-line errors on stderr.
+
+Exit statuses, the same for every verb: 0 all done, 1 some inputs were skipped and reported,
+2 a usage error or a typed error, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from perception_encoder.errors import InputError
+
+OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
+
+console = Console()
+error_console = Console(stderr=True)
+
+
+def one_line(text: object) -> str:
+    """Return `text` on one line: line breaks as spaces, control characters and undecodable bytes as escapes."""
+    joined = " ".join(str(text).splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in joined)
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout; nothing in it is taken for markup."""
+    console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_error(message: object) -> None:
+    """Print `error: …` as one line on stderr."""
+    _print_labelled("error", "bold red", message)
+
+
+def print_warning(message: object) -> None:
+    """Print `warning: …` as one line on stderr."""
+    _print_labelled("warning", "bold yellow", message)
+
+
+def _print_labelled(label: str, style: str, message: object) -> None:
+    error_console.print(f"[{style}]{label}:[/]", end=" ")
+    error_console.print(one_line(message), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON on stdout, in ASCII, so that any file name survives."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table on stdout; columns of numbers are aligned right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = all(row[index][:1].isdigit() for row in cells)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+@contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a bar with items/s and the time left on stderr (if a terminal); yields `advance(items)`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+
+    class Rate(TextColumn):
+        def render(self, task: Task) -> Any:
+            return f"{task.finished_speed or task.speed or 0:.1f} items/s"
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
+    with Progress(*columns, console=error_console, disable=not error_console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda items: bar.advance(task, items)
+
+
+def report_skipped(failures: Sequence[InputError], total: int) -> int:
+    """List skipped inputs with their reasons on stderr; returns the exit status that says so."""
+    for failure in failures:
+        print_warning(f"skipped {failure}")
+    if failures:
+        print_warning(f"{len(failures)} of {total} inputs skipped")
+    return SOME_SKIPPED if failures else OK
