@@ -1,0 +1,61 @@
+"""The two-tower model: pictures, videos and text in one space (section 2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.models.text_transformer import TextTransformer
+from perception_encoder.models.vision_transformer import VisionTransformer
+
+
+class CLIP(nn.Module):
+    """A vision tower `.visual`, a text tower `.text`, and the logit scale (a logarithm)."""
+
+    def __init__(self, vision: VisionConfig, text: TextConfig, name: str = "custom") -> None:
+        super().__init__()
+        self.name = name
+        self.visual = VisionTransformer(vision, name)
+        self.text = TextTransformer(text)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def encode_image(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        normalize: bool = False,
+        padding_mask: Bool[Tensor, "B h w"] | None = None,
+    ) -> Float[Tensor, "B output_dim"]:
+        """Picture embeddings, of unit length under `normalize`."""
+        features = self.visual(images, padding_mask)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_video(
+        self, videos: Float[Tensor, "B F 3 H W"], normalize: bool = False
+    ) -> Float[Tensor, "B output_dim"]:
+        """Mean of the frames' embeddings; with `normalize`, of their unit vectors, made unit again."""
+        frames = self.encode_image(videos.flatten(0, 1), normalize).unflatten(0, videos.shape[:2])
+        features = frames.mean(dim=1)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_text(
+        self, tokens: Int[Tensor, "B T"], normalize: bool = False
+    ) -> Float[Tensor, "B output_dim"]:
+        """Text embeddings, of unit length under `normalize`."""
+        features = self.text(tokens)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"], tokens: Int[Tensor, "B T"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit picture embeddings, unit text embeddings, and the logit scale (a factor, not its logarithm)."""
+        return self.encode_image(images, True), self.encode_text(tokens, True), self.logit_scale.exp()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.visual.set_grad_checkpointing(enable)
+        self.text.set_grad_checkpointing(enable)

@@ -1,0 +1,47 @@
+"""Configurations of the towers: what a model is, apart from its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """A vision tower (section 2.4, appendix B.1)."""
+
+    image_size: int
+    """Side of the square picture it was trained on, in pixels; fixes the grid of the position embedding."""
+    patch_size: int
+    """Side of a patch, in pixels."""
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    class_token: bool = True
+    attention_pool: bool = True
+    """Pool with a learned probe of 8 heads, then project; without it the tower gives tokens."""
+    final_norm: bool = True
+    """A LayerNorm (`ln_post`) after the last block."""
+    layer_scale: float | None = None
+    """Initial LayerScale; None for none."""
+    rope: bool = True
+    """2D RoPE inside every attention, beside the absolute embedding."""
+    output_dim: int | None = None
+    """Width of the bias-free projection after pooling; None for none."""
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side at the training size."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """A causal text tower over the CLIP vocabulary."""
+
+    context_length: int
+    width: int
+    depth: int
+    heads: int
+    output_dim: int
+    vocabulary: int = 49408

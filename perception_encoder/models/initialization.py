@@ -1,0 +1,57 @@
+"""Random initial parameters, as CLIP draws them, all of them and from a passed generator."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.nn.block import LayerScale, Transformer
+from perception_encoder.nn.pooling import AttentionPooling
+
+
+@torch.no_grad()
+def initialize(model: CLIP | VisionTransformer, generator: torch.Generator) -> None:
+    """Fill every parameter in place; LayerNorms become the identity, biases zero."""
+
+    def normal(parameter: Tensor | None, std: float) -> None:
+        if parameter is not None:
+            parameter.normal_(0.0, std, generator=generator)
+
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Transformer):
+            for block in module.resblocks:
+                _initialize_branch(block, block.ln_1.normalized_shape[0], len(module.resblocks), normal)
+        elif isinstance(module, AttentionPooling):
+            _initialize_branch(module, module.probe.shape[-1], 1, normal)
+            normal(module.probe, 0.02)
+        elif isinstance(module, VisionTransformer):
+            scale = module.config.width**-0.5
+            normal(module.conv1.weight, (3 * module.config.patch_size**2) ** -0.5)
+            normal(module.class_embedding, scale)
+            normal(module.positional_embedding, scale)
+            normal(module.proj, scale)
+    if isinstance(model, CLIP):
+        normal(model.text.token_embedding.weight, 0.02)
+        normal(model.text.positional_embedding, 0.01)
+        normal(model.text.text_projection, model.text.config.width**-0.5)
+        model.logit_scale.fill_(math.log(1 / 0.07))
+
+
+def _initialize_branch(module: nn.Module, width: int, depth: int, normal) -> None:
+    residual_std = (2 * width * depth) ** -0.5  # residual branches shrink with depth
+    normal(module.attn.in_proj_weight, width**-0.5)
+    normal(module.attn.out_proj.weight, residual_std)
+    normal(module.mlp.c_fc.weight, (2 * width) ** -0.5)
+    normal(module.mlp.c_proj.weight, residual_std)
+    for bias in (module.attn.in_proj_bias, module.attn.out_proj.bias, module.mlp.c_fc.bias, module.mlp.c_proj.bias):
+        nn.init.zeros_(bias)
+    for layer in module.children():
+        if isinstance(layer, LayerScale):
+            layer.gamma.fill_(layer.initial)

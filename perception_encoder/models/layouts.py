@@ -1,0 +1,156 @@
+"""Checkpoint layouts: the published names beside ours, timm's and open_clip's, as explicit tables read both ways.
+
+A row says how one published tensor stands in another layout: under which name or names, and in which shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perception_encoder.errors import CheckpointError
+from perception_encoder.models.config import VisionConfig
+
+StateDict = dict[str, Tensor]
+
+_BLOCK = (  # in a transformer block and, the last four but layer scale, in attention pooling
+    ("ln_1.weight", "norm1.weight"),
+    ("ln_1.bias", "norm1.bias"),
+    ("attn.in_proj_weight", "attn.qkv.weight"),
+    ("attn.in_proj_bias", "attn.qkv.bias"),
+    ("attn.out_proj.weight", "attn.proj.weight"),
+    ("attn.out_proj.bias", "attn.proj.bias"),
+    ("ln_2.weight", "norm2.weight"),
+    ("ln_2.bias", "norm2.bias"),
+    ("mlp.c_fc.weight", "mlp.fc1.weight"),
+    ("mlp.c_fc.bias", "mlp.fc1.bias"),
+    ("mlp.c_proj.weight", "mlp.fc2.weight"),
+    ("mlp.c_proj.bias", "mlp.fc2.bias"),
+)
+_LAYER_SCALE = (("ls_1.gamma", "gamma_1"), ("ls_2.gamma", "gamma_2"))
+_STEM = (
+    ("conv1.weight", "patch_embed.proj.weight"),
+    ("ln_pre.weight", "norm_pre.weight"),
+    ("ln_pre.bias", "norm_pre.bias"),
+)
+_FINAL_NORM = (("ln_post.weight", "norm.weight"), ("ln_post.bias", "norm.bias"))
+_POOL = (
+    ("attn_pool.probe", "attn_pool.latent"),
+    ("attn_pool.attn.out_proj.weight", "attn_pool.proj.weight"),
+    ("attn_pool.attn.out_proj.bias", "attn_pool.proj.bias"),
+    ("attn_pool.layernorm.weight", "attn_pool.norm.weight"),
+    ("attn_pool.layernorm.bias", "attn_pool.norm.bias"),
+    ("attn_pool.mlp.c_fc.weight", "attn_pool.mlp.fc1.weight"),
+    ("attn_pool.mlp.c_fc.bias", "attn_pool.mlp.fc1.bias"),
+    ("attn_pool.mlp.c_proj.weight", "attn_pool.mlp.fc2.weight"),
+    ("attn_pool.mlp.c_proj.bias", "attn_pool.mlp.fc2.bias"),
+)
+_TEXT = ("positional_embedding", "text_projection", "token_embedding.", "transformer.resblocks.", "ln_final.")
+
+
+@dataclass(frozen=True)
+class _Row:
+    published: str
+    other: tuple[str, ...]
+    to_other: Callable[[Tensor], tuple[Tensor, ...]]
+    from_other: Callable[..., Tensor]
+
+
+def _renamed(published: str, other: str) -> _Row:
+    return _Row(published, (other,), lambda t: (t,), lambda t: t)
+
+
+def _split(published: str, q: str, kv: str) -> _Row:
+    """One tensor of queries, keys and values here, queries apart from the others there."""
+    return _Row(published, (q, kv), lambda t: (t[: len(t) // 3], t[len(t) // 3 :]), lambda a, b: torch.cat([a, b]))
+
+
+def _timm_rows(config: VisionConfig) -> list[_Row]:
+    rows = [_renamed(*pair) for pair in _STEM]
+    if config.class_token:
+        rows.append(_Row("class_embedding", ("cls_token",), lambda t: (t[None, None],), lambda t: t[0, 0]))
+    rows.append(_Row("positional_embedding", ("pos_embed",), lambda t: (t[None],), lambda t: t[0]))
+    for n in range(config.depth):
+        for here, there in _BLOCK + (_LAYER_SCALE if config.layer_scale is not None else ()):
+            rows.append(_renamed(f"transformer.resblocks.{n}.{here}", f"blocks.{n}.{there}"))
+    if config.final_norm:
+        rows += [_renamed(*pair) for pair in _FINAL_NORM]
+    if config.attention_pool:
+        rows += [_renamed(*pair) for pair in _POOL]
+        for kind in ("weight", "bias"):
+            rows.append(
+                _split(f"attn_pool.attn.in_proj_{kind}", f"attn_pool.q.{kind}", f"attn_pool.kv.{kind}")
+            )
+    if config.output_dim:
+        rows.append(
+            _Row(
+                "proj",
+                ("head.weight", "head.bias"),  # the bias is zero: the published projection has none
+                lambda t: (t.T.contiguous(), t.new_zeros(t.shape[1])),
+                _projection_from_head,
+            )
+        )
+    return rows
+
+
+def _projection_from_head(weight: Tensor, bias: Tensor) -> Tensor:
+    if bias.count_nonzero():
+        raise CheckpointError("head.bias is not zero: this head was trained by somebody else and is not PE's projection")
+    return weight.T.contiguous()
+
+
+def detect_layout(names: Mapping[str, object]) -> str:
+    """The layout of a checkpoint's names: "published", "native" (ours), "timm" or "open_clip"."""
+    if any(name.startswith("visual.trunk.") for name in names):
+        return "open_clip"
+    if "patch_embed.proj.weight" in names:
+        return "timm"
+    if "text.token_embedding.weight" in names:
+        return "native"
+    if "visual.conv1.weight" in names or "conv1.weight" in names:
+        return "published"
+    shown = ", ".join(list(names)[:3]) or "nothing"
+    raise CheckpointError(
+        f"not a Perception Encoder checkpoint: it holds {shown}, …; the layouts known are those of the "
+        "published .pt, timm and open_clip"
+    )
+
+
+def to_published(state: StateDict, config: VisionConfig) -> StateDict:
+    """A checkpoint of any layout under the published names; what no row covers keeps its name."""
+    layout = detect_layout(state)
+    if layout == "published":
+        return state
+    if layout == "native":
+        return {name.removeprefix("text."): tensor for name, tensor in state.items()}
+    prefix_here, prefix_there = ("visual.", "visual.trunk.") if layout == "open_clip" else ("", "")
+    rest, result = dict(state), {}
+    for row in _timm_rows(config):
+        parts = [rest.pop(prefix_there + name, None) for name in row.other]
+        if any(part is None for part in parts):
+            rest |= {prefix_there + n: p for n, p in zip(row.other, parts, strict=True) if p is not None}
+            continue  # the strict load reports what is missing
+        result[prefix_here + row.published] = row.from_other(*parts)
+    return result | {name.removeprefix("text."): tensor for name, tensor in rest.items()}
+
+
+def from_published(state: StateDict, config: VisionConfig, layout: str) -> StateDict:
+    """Published names → `layout`. timm's has the vision tower alone; the text tower is left out there."""
+    if layout == "published":
+        return state
+    two_towers = "visual.conv1.weight" in state
+    if layout == "open_clip" and not two_towers:
+        raise CheckpointError("open_clip has two-tower models only; write this one in the timm layout")
+    prefix_here = "visual." if two_towers else ""
+    prefix_there = "visual.trunk." if layout == "open_clip" else ""
+    result: StateDict = {}
+    for row in _timm_rows(config):
+        parts = row.to_other(state[prefix_here + row.published])
+        result |= {prefix_there + name: part for name, part in zip(row.other, parts, strict=True)}
+    if layout == "open_clip":
+        result["logit_scale"] = state["logit_scale"]
+        result |= {f"text.{name}": tensor for name, tensor in state.items() if name.startswith(_TEXT)}
+    return result

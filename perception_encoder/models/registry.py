@@ -1,0 +1,175 @@
+"""Every published model in one literal table: configuration, repository, names, licence, published scores.
+
+A model has one canonical name (the paper's) and any number of aliases: timm's and open_clip's names, hub ids.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+
+from perception_encoder.errors import UnknownModelError
+from perception_encoder.models.config import TextConfig, VisionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One model of the table."""
+
+    name: str
+    """Canonical name, printed and stored."""
+    vision: VisionConfig
+    text: TextConfig | None = None
+    timm: str | None
+    """timm's name without its tag; None where timm has no such model."""
+    timm_tag: str = "fb"
+    open_clip: str | None = None
+    published: dict[str, float] = field(default_factory=dict)
+    """Published zero-shot results, in percent: {"imagenet", "kinetics400", "coco_t2i", "robustness"}."""
+    licence: str = "Apache-2.0"
+
+    @property
+    def repository(self) -> str:
+        """Hub repository of the published weights."""
+        return f"facebook/{self.name}"
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """All other names this model is known by."""
+        if self.timm is None:
+            return ("builtin",)
+        names = [self.repository, f"{self.timm}.{self.timm_tag}", f"timm/{self.timm}.{self.timm_tag}"]
+        if self.timm_tag == "fb":
+            names.append(self.timm)
+        if self.open_clip is not None:
+            names += [self.open_clip, f"timm/{self.open_clip}"]
+        return tuple(names)
+
+
+def _vit(size: int, patch: int, width: int, depth: int, heads: int, mlp: int, **rest) -> VisionConfig:
+    return VisionConfig(
+        image_size=size, patch_size=patch, width=width, depth=depth, heads=heads, mlp_width=mlp, **rest
+    )
+
+
+def _text(context: int, width: int, depth: int, heads: int, output: int) -> TextConfig:
+    return TextConfig(context_length=context, width=width, depth=depth, heads=heads, output_dim=output)
+
+
+_TOKENS = {"attention_pool": False, "final_norm": False}  # Lang and Spatial give tokens
+
+_LANG_G = _vit(448, 14, 1536, 47, 16, 8960, class_token=False, layer_scale=0.1, **_TOKENS)
+_LANG_L = _vit(448, 14, 1024, 23, 16, 4096, layer_scale=0.1, **_TOKENS)
+
+_ENTRIES = (
+    ModelEntry(
+        name="PE-Core-G14-448",
+        vision=_vit(448, 14, 1536, 50, 16, 8960, class_token=False, output_dim=1280),
+        text=_text(72, 1280, 24, 20, 1280),
+        timm="vit_pe_core_gigantic_patch14_448",
+        open_clip="PE-Core-bigG-14-448",
+        published={"imagenet": 85.4, "kinetics400": 76.9, "coco_t2i": 58.1, "robustness": 86.6},
+    ),
+    ModelEntry(
+        name="PE-Core-L14-336",
+        vision=_vit(336, 14, 1024, 24, 16, 4096, output_dim=1024),
+        text=_text(32, 1024, 24, 16, 1024),
+        timm="vit_pe_core_large_patch14_336",
+        open_clip="PE-Core-L-14-336",
+        published={"imagenet": 83.5, "kinetics400": 73.4, "coco_t2i": 57.1, "robustness": 83.9},
+    ),
+    ModelEntry(
+        name="PE-Core-B16-224",
+        vision=_vit(224, 16, 768, 12, 12, 3072, output_dim=1024),
+        text=_text(32, 1024, 24, 16, 1024),
+        timm="vit_pe_core_base_patch16_224",
+        open_clip="PE-Core-B-16",
+        published={"imagenet": 78.4, "kinetics400": 65.6, "coco_t2i": 50.9, "robustness": 73.2},
+    ),
+    ModelEntry(
+        name="PE-Core-S16-384",
+        vision=_vit(384, 16, 384, 12, 6, 1536, output_dim=512),
+        text=_text(32, 512, 12, 8, 512),
+        timm="vit_pe_core_small_patch16_384",
+        open_clip="PE-Core-S-16-384",
+        published={"imagenet": 72.7, "kinetics400": 55.0, "coco_t2i": 42.6},
+    ),
+    ModelEntry(
+        name="PE-Core-T16-384",
+        vision=_vit(384, 16, 192, 12, 3, 768, output_dim=512),
+        text=_text(32, 512, 12, 8, 512),
+        timm="vit_pe_core_tiny_patch16_384",
+        open_clip="PE-Core-T-16-384",
+        published={"imagenet": 62.1, "kinetics400": 41.5, "coco_t2i": 33.0},
+    ),
+    ModelEntry(name="PE-Lang-G14-448", vision=_LANG_G, timm="vit_pe_lang_gigantic_patch14_448"),
+    ModelEntry(
+        name="PE-Lang-G14-448-Tiling", vision=_LANG_G, timm="vit_pe_lang_gigantic_patch14_448", timm_tag="fb_tiling"
+    ),
+    ModelEntry(name="PE-Lang-L14-448", vision=_LANG_L, timm="vit_pe_lang_large_patch14_448"),
+    ModelEntry(
+        name="PE-Lang-L14-448-Tiling", vision=_LANG_L, timm="vit_pe_lang_large_patch14_448", timm_tag="fb_tiling"
+    ),
+    ModelEntry(
+        name="PE-Spatial-G14-448",
+        vision=_vit(448, 14, 1536, 50, 16, 8960, class_token=False, layer_scale=0.1, **_TOKENS),
+        timm="vit_pe_spatial_gigantic_patch14_448",
+    ),
+    ModelEntry(
+        name="PE-Spatial-L14-448",
+        vision=_vit(448, 14, 1024, 24, 16, 4096, **_TOKENS),
+        timm="vit_pe_spatial_large_patch14_448",
+    ),
+    ModelEntry(
+        name="PE-Spatial-B16-512",
+        vision=_vit(512, 16, 768, 12, 12, 3072, **_TOKENS),
+        timm="vit_pe_spatial_base_patch16_512",
+    ),
+    ModelEntry(
+        name="PE-Spatial-S16-512",
+        vision=_vit(512, 16, 384, 12, 6, 1536, **_TOKENS),
+        timm="vit_pe_spatial_small_patch16_512",
+    ),
+    ModelEntry(
+        name="PE-Spatial-T16-512",
+        vision=_vit(512, 16, 192, 12, 3, 768, **_TOKENS),
+        timm="vit_pe_spatial_tiny_patch16_512",
+    ),
+)
+
+BUILTIN = "PE-Core-N16-128"
+"""The small model trained by this project and shipped inside the package."""
+
+_NANO = ModelEntry(
+    name=BUILTIN,
+    vision=_vit(128, 16, 192, 12, 3, 768, output_dim=256),
+    text=_text(32, 256, 6, 4, 256),
+    timm=None,
+)
+
+MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in (*_ENTRIES, _NANO)}
+
+_NAMES: dict[str, str] = {
+    known.lower(): entry.name for entry in MODELS.values() for known in (entry.name, *entry.aliases)
+}
+
+
+def list_models() -> list[str]:
+    """Canonical names of all models, largest first."""
+    return list(MODELS)
+
+
+def canonical_name(name: str) -> str | None:
+    """The canonical name behind any alias (case does not matter; `hf-hub:` may lead); None if there is none."""
+    return _NAMES.get(name.lower().removeprefix("hf-hub:").removeprefix("hf_hub:"))
+
+
+def find_model(name: str) -> ModelEntry:
+    """The entry behind a canonical name or alias; UnknownModelError shows near matches."""
+    canonical = canonical_name(name)
+    if canonical is not None:
+        return MODELS[canonical]
+    near = difflib.get_close_matches(name.lower(), _NAMES, n=3, cutoff=0.5)
+    matches = ", ".join(dict.fromkeys(_NAMES[match] for match in near))
+    hint = f"did you mean {matches}?" if matches else "`pe models` lists them all"
+    raise UnknownModelError(f"no model is called {name!r}; {hint}")

@@ -1,0 +1,193 @@
+"""The vision tower: a pre-norm ViT with absolute and rotary positions (section 2.4, appendix B.1).
+
+Pixels → patches → positions → blocks → norm → pooling → projection. Any height and width that are multiples of the
+patch will do. With a padding mask, pictures of different grids share a batch: each stands in the top left corner,
+gets the positions of its own grid, and sees none of the padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perception_encoder.errors import ConfigError, ShapeError
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.nn.block import Transformer
+from perception_encoder.nn.pooling import AttentionPooling
+from perception_encoder.nn.position import resample_positions
+from perception_encoder.nn.rope import rope_table
+
+
+class VisionTransformer(nn.Module):
+    """Pictures (B, 3, H, W) to embeddings (B, output_dim), or to tokens (B, N, D) where the tower has no pooling."""
+
+    def __init__(self, config: VisionConfig, name: str = "custom") -> None:
+        super().__init__()
+        self.config, self.name = config, name
+        width, patch = config.width, config.patch_size
+        self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width)) if config.class_token else None
+        self.positional_embedding = nn.Parameter(torch.empty(int(config.class_token) + config.grid**2, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, config.depth, config.heads, config.mlp_width, config.layer_scale)
+        self.ln_post = nn.LayerNorm(width) if config.final_norm else nn.Identity()
+        self.attn_pool = AttentionPooling(width) if config.attention_pool else None
+        self.proj = nn.Parameter(torch.empty(width, config.output_dim)) if config.output_dim else None
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """The patch grid (h, w) of a picture size; ShapeError unless both sides are multiples of the patch."""
+        patch = self.config.patch_size
+        if height % patch or width % patch or not height or not width:
+            raise ShapeError(
+                f"picture size {height}x{width} is not a multiple of the patch size {patch}; "
+                f"resize it, to {max(1, round(height / patch)) * patch}x{max(1, round(width / patch)) * patch} say"
+            )
+        return height // patch, width // patch
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Absolute position embedding of a grid (N, D), the class token's row first where there is one."""
+        prefix = int(self.config.class_token)
+        table = self.positional_embedding
+        return torch.cat([table[:prefix], resample_positions(table[prefix:], grid)])
+
+    def embed_patches(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Pictures (B, 3, H, W) → the tokens that enter the first block (B, N, D)."""
+        grid = self.grid_of(x.shape[-2], x.shape[-1])
+        tokens = self.conv1(x).flatten(2).transpose(1, 2)  # (B, h·w, D)
+        if self.class_embedding is not None:
+            tokens = torch.cat([self.class_embedding.to(tokens.dtype).expand(x.shape[0], 1, -1), tokens], dim=1)
+        if padding_mask is None:
+            positions = self.positions(grid)
+        else:
+            positions = torch.stack([self._corner_positions(own, grid) for own in grids_of(padding_mask)])
+        return self.ln_pre(tokens + positions)
+
+    def _corner_positions(self, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Positions of a picture of grid `own` in the top left corner of `grid`; zeros on the padding."""
+        prefix = int(self.config.class_token)
+        table = self.positions(own)
+        canvas = table.new_zeros(*grid, table.shape[-1])
+        canvas[: own[0], : own[1]] = table[prefix:].unflatten(0, own)
+        return torch.cat([table[:prefix], canvas.flatten(0, 1)])
+
+    def rope(self, height: int, width: int, device: torch.device) -> Tensor | None:
+        """The rotary table of a picture size, shared by all blocks; None where the model has none."""
+        config = self.config
+        if not config.rope:
+            return None
+        grid = self.grid_of(height, width)
+        return rope_table(grid, config.width // config.heads, config.class_token, device)
+
+    def token_mask(self, padding_mask: Tensor | None) -> Tensor | None:
+        """Padding mask (B, h, w) → attention mask (B, 1, 1, N), the class token always visible."""
+        if padding_mask is None:
+            return None
+        mask = padding_mask.flatten(1)
+        if self.config.class_token:
+            mask = torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
+        return mask[:, None, None]
+
+    def forward_features(
+        self,
+        x: Float[Tensor, "B 3 H W"],
+        norm: bool = True,
+        padding_mask: Bool[Tensor, "B h w"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """The last block's tokens, class token first where there is one, through `ln_post` unless told not to."""
+        tokens = self.embed_patches(x, padding_mask)
+        rope = self.rope(x.shape[-2], x.shape[-1], x.device)
+        tokens = self.transformer(tokens, rope, self.token_mask(padding_mask))
+        return self.ln_post(tokens) if norm else tokens
+
+    def pool(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Normed tokens (B, N, D) → projected embedding (B, output_dim); the tokens themselves without pooling."""
+        if self.attn_pool is None:
+            return tokens
+        pooled = self.attn_pool(tokens, self.token_mask(padding_mask))
+        return pooled if self.proj is None else pooled @ self.proj
+
+    def forward(
+        self, x: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B h w"] | None = None
+    ) -> Float[Tensor, "B ..."]:
+        """Embedding (B, output_dim), or tokens (B, N, D) of a tower without pooling."""
+        return self.pool(self.forward_features(x, padding_mask=padding_mask), padding_mask)
+
+    def forward_intermediates(
+        self,
+        x: Float[Tensor, "B 3 H W"],
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        padding_mask: Bool[Tensor, "B h w"] | None = None,
+    ) -> list[Tensor] | list[tuple[Tensor, Tensor]] | tuple[Tensor, list[Tensor] | list[tuple[Tensor, Tensor]]]:
+        """Features of several layers in one pass, with timm's names and meaning.
+
+        `indices`: 0-based layers, negative from the end; a number n for the last n; None for all. Each feature is
+        (B, D, h, w) as "NCHW" or (B, h·w, D) as "NLC", with its class token (B, 0 or 1, D) beside it under
+        `return_prefix_tokens`. `stop_early`: layers after the last one asked for are not run.
+        Returns the features, after the final tokens (B, N, D) unless `intermediates_only`.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ConfigError(f"output_fmt is {output_fmt!r}; it must be 'NCHW' or 'NLC'")
+        wanted = self.layer_indices(indices)
+        prefix = int(self.config.class_token)
+        rope, mask = self.rope(x.shape[-2], x.shape[-1], x.device), self.token_mask(padding_mask)
+        tokens = self.embed_patches(x, padding_mask)
+        last = max(wanted, default=-1) if stop_early else self.config.depth - 1
+        features = {}
+        for index in range(last + 1):
+            tokens = self.transformer.run_block(index, tokens, rope, mask)
+            if index in wanted:
+                features[index] = self.ln_post(tokens) if norm else tokens
+        intermediates = [features[index][:, prefix:] for index in wanted]
+        if output_fmt == "NCHW":
+            grid = self.grid_of(x.shape[-2], x.shape[-1])
+            intermediates = [f.transpose(1, 2).unflatten(2, grid).contiguous() for f in intermediates]
+        if return_prefix_tokens:
+            pairs = [(f, features[index][:, :prefix]) for f, index in zip(intermediates, wanted, strict=True)]
+            return pairs if intermediates_only else (self.ln_post(tokens), pairs)
+        return intermediates if intermediates_only else (self.ln_post(tokens), intermediates)
+
+    def layer_indices(self, indices: int | list[int] | None) -> list[int]:
+        """0-based layers, ascending: all for None, the last n for a number, negative ones from the end."""
+        depth = self.config.depth
+        if indices is None:
+            return list(range(depth))
+        asked = range(-indices, 0) if isinstance(indices, int) else indices
+        for index in asked:
+            if not -depth <= index < depth:
+                raise ConfigError(f"layer {index} does not exist; {self.name} has layers 0 to {depth - 1}")
+        return sorted({index % depth for index in asked})
+
+    def truncate(self, layer: int) -> VisionTransformer:
+        """Drop, in place, all after block `layer` (0-based, negative from the end): later blocks, norm, pooling.
+
+        PE-Lang keeps its encoder this way: `truncate(46)` of Core-G's 50 layers. Returns self.
+        """
+        (index,) = self.layer_indices([layer])
+        del self.transformer.resblocks[index + 1 :]
+        self.ln_post, self.attn_pool, self.proj = nn.Identity(), None, None
+        self.config = dataclasses.replace(
+            self.config, depth=index + 1, attention_pool=False, final_norm=False, output_dim=None
+        )
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.transformer.checkpointing = enable
+
+
+def grids_of(padding_mask: Tensor) -> list[tuple[int, int]]:
+    """Each picture's own grid (h, w) from a padding mask (B, h, w); ShapeError unless it fills the top left corner."""
+    heights, widths = padding_mask[:, :, 0].sum(1).tolist(), padding_mask[:, 0].sum(1).tolist()
+    grids = [(int(h), int(w)) for h, w in zip(heights, widths, strict=True)]
+    for row, (h, w) in zip(padding_mask, grids, strict=True):
+        if not h or not w or int(row.sum()) != h * w or not bool(row[:h, :w].all()):
+            raise ShapeError("a padding mask must be True on one rectangle in the top left corner of each picture")
+    return grids

@@ -1,0 +1,35 @@
+"""Multi-head self-attention, with optional rotary positions and mask.
+
+Parameters keep the published names and layout: queries, keys and values in one `in_proj`, in that order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception_encoder.nn.rope import rotate
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens (B, N, D)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True where a token may be seen."""
+        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        heads_first = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = heads_first.unbind(0)  # each (B, heads, N, head_dim)
+        if rope is not None:
+            q, k = rotate(heads_first[:2], rope).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, N, D)

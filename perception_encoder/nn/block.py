@@ -1,0 +1,78 @@
+"""Pre-norm transformer blocks and the stack of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from perception_encoder.nn.attention import Attention
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel on a residual branch, small at first."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind a LayerNorm and around a residual."""
+
+    def __init__(self, width: int, heads: int, hidden: int, layer_scale: float | None = None) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ls_1 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, hidden)
+        self.ls_2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
+
+    def forward(
+        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        x = x + self.ls_1(self.attn(self.ln_1(x), rope, mask, causal))
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks; `checkpointing` trades a second forward pass for activation memory."""
+
+    def __init__(self, width: int, depth: int, heads: int, hidden: int, layer_scale: float | None = None):
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, hidden, layer_scale) for _ in range(depth))
+        self.checkpointing = False
+
+    def run_block(
+        self, index: int, x: Tensor, rope: Tensor | None, mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
+        """Run one block on tokens (B, N, D)."""
+        block = self.resblocks[index]
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, rope, mask, causal, use_reentrant=False)
+        return block(x, rope, mask, causal)
+
+    def forward(
+        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        for index in range(len(self.resblocks)):
+            x = self.run_block(index, x, rope, mask, causal)
+        return x

@@ -1,0 +1,40 @@
+"""Attention pooling: one learned probe looks at every token (step 7 of section 2.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception_encoder.nn.attention import Attention
+from perception_encoder.nn.block import FeedForward
+
+
+class ProbeAttention(Attention):
+    """Cross-attention of a probe to tokens, on `Attention`'s parameters."""
+
+    def attend(self, probe: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Probe (1, 1, D) over tokens (B, N, D) → (B, 1, D)."""
+        width = probe.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        query = F.linear(probe, weight[:width], bias[:width]).expand(tokens.shape[0], -1, -1)
+        q = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, 1, head_dim)
+        keys_values = F.linear(tokens, weight[width:], bias[width:]).unflatten(-1, (2, self.heads, -1))
+        k, v = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class AttentionPooling(nn.Module):
+    """Pool tokens (B, N, D) to (B, D): the probe attends to all of them, then `x + mlp(layernorm(x))`."""
+
+    def __init__(self, width: int, heads: int = 8) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.zeros(1, 1, width))
+        self.attn = ProbeAttention(width, heads)
+        self.layernorm = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, 4 * width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.attn.attend(self.probe, tokens, mask)
+        return (x + self.mlp(self.layernorm(x)))[:, 0]

@@ -1,0 +1,15 @@
+"""Learned absolute position embeddings, resampled to any grid."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resample_positions(grid_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resample a square grid of position embeddings (h·w, D) to another grid: bilinear, corners not aligned."""
+    side = round(grid_embedding.shape[0] ** 0.5)
+    if grid == (side, side):
+        return grid_embedding
+    square = grid_embedding.T.reshape(1, -1, side, side)  # (1, D, h, w)
+    return F.interpolate(square, size=grid, mode="bilinear", align_corners=False).flatten(2)[0].T

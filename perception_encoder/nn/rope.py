@@ -1,0 +1,51 @@
+"""Two-dimensional rotary position embedding (RoPE).
+
+Half of each head's channels turn with x, the other half with y (x first). Within a half, neighbouring channels
+form pairs, and pair i turns by `position · 10000^(-2i/d)`, d being the half's width. With a class token, its angle
+is 0 and patches count from 1; without one they count from 0. A table depends on the grid alone, so it is computed
+once per grid and shared, read-only, by all blocks, calls and threads.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def rope_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device) -> Tensor:
+    """Cosines and signed sines of a grid of patches: float32 (2, N, head_dim), N = class token + h·w.
+
+    The sine of a pair's first channel carries the minus sign, so that `rotate` is one multiply and one add.
+    """
+    if torch.compiler.is_compiling():  # a traced tensor must not outlive its trace
+        return _compute_table(grid, head_dim, class_token, device)
+    return _cached_table(grid, head_dim, class_token, device)
+
+
+@lru_cache(maxsize=64)
+def _cached_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():  # so that training can use what inference computed
+        return _compute_table(grid, head_dim, class_token, device)
+
+
+def _compute_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device) -> Tensor:
+    h, w = grid
+    half = head_dim // 2
+    frequencies = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
+    first = 1.0 if class_token else 0.0
+    x = torch.arange(w, dtype=torch.float32, device=device).add(first).repeat(h)
+    y = torch.arange(h, dtype=torch.float32, device=device).add(first).repeat_interleave(w)
+    angles = torch.cat([x[:, None] * frequencies, y[:, None] * frequencies], dim=1)  # (h·w, head_dim / 2)
+    if class_token:
+        angles = torch.cat([angles.new_zeros(1, half), angles])
+    cosines, sines = angles.cos().repeat_interleave(2, dim=1), angles.sin()
+    return torch.stack([cosines, torch.stack([-sines, sines], dim=-1).flatten(1)])
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn queries or keys (…, N, head_dim) by a `rope_table`, in float32."""
+    exact = x.float()
+    swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)

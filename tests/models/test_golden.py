@@ -1,0 +1,86 @@
+"""Parity with the published reference: every golden entry to a relative error below 1e-4 in float32."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.registry import MODELS, find_model
+from perception_encoder.models.weights import Model, build, from_state_dict, published_state_dict
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from tests.golden_weights import golden_image, golden_state
+
+GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "vision_text.npz")
+NAMES = sorted({key.split("/")[0] for key in GOLDEN.files})
+TEXTS = [
+    "a diagram",
+    "a dog",
+    "a photo of a cat wearing a top hat",
+    "Two people talking in an office, with sounds of workers typing on a keyboard, while rain falls outside the window "
+    "and a phone rings again and again and again",
+]
+TOLERANCE = 1e-4
+
+
+def golden_model(name: str) -> Model:
+    expected = published_state_dict(build(find_model(name)))
+    return from_state_dict(name, golden_state({n: tuple(t.shape) for n, t in expected.items()}))
+
+
+def relative_error(ours: torch.Tensor, reference: np.ndarray) -> float:
+    ours = ours.numpy()
+    assert ours.shape == reference.shape
+    return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
+
+
+@torch.no_grad()
+def parity(name: str) -> dict[str, float]:
+    """Relative error of every golden entry of a model."""
+    model = golden_model(name)
+    visual = model.visual if isinstance(model, CLIP) else model
+    patch, size = visual.config.patch_size, visual.config.image_size
+    errors = {}
+    for key in (key for key in GOLDEN.files if key.startswith(f"{name}/")):
+        _, kind, *rest = key.split("/")
+        if kind == "text":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the last text is longer than 32 tokens
+                tokens = Tokenizer(model.text.config.context_length)(TEXTS)
+            errors[key] = relative_error(model.encode_text(tokens), GOLDEN[key])
+            continue
+        native = rest[0] == "native"
+        batch = 1 if "-G14-" in name else 2
+        x = golden_image(8, 1, 3, size, size) if native else golden_image(7, batch, 3, 8 * patch, 12 * patch)
+        if kind == "image":
+            errors[key] = relative_error(model.encode_image(x), GOLDEN[key])
+            continue
+        if rest[1] == "norm":
+            tokens = visual.forward_features(x)
+        else:
+            layer = int(rest[1].removeprefix("layer"))
+            ((patches, prefix),) = visual.forward_intermediates(
+                x, [layer], return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True, stop_early=True
+            )
+            tokens = torch.cat([prefix, patches], dim=1)
+        n = tokens.shape[1]
+        errors[key] = relative_error(tokens[:, [0, 1, n // 3, n // 2, n - 1]], GOLDEN[key])
+    return errors
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "-G14-" in name else []) for name in NAMES]
+)
+def test_golden(name: str) -> None:
+    errors = parity(name)
+    assert errors
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+def test_every_architecture_has_golden_outputs() -> None:
+    tilings_and_ours = {"PE-Lang-G14-448-Tiling", "PE-Lang-L14-448-Tiling", "PE-Core-N16-128"}
+    assert set(NAMES) == set(MODELS) - tilings_and_ours
