@@ -60,7 +60,12 @@ class MissingExtraError(PerceptionEncoderError):
     """An optional dependency that is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
+        self.module = module
+        self.extra = extra
         super().__init__(f"{module} is not installed; run: pip install 'perception-encoder[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.module, self.extra)
 
 
 class InputError(PerceptionEncoderError):

@@ -11,6 +11,7 @@ import importlib
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from difflib import get_close_matches
 from io import TextIOWrapper
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import perception_encoder
+from perception_encoder import __version__
 from perception_encoder.cli import output
 from perception_encoder.errors import PerceptionEncoderError
 
@@ -52,7 +53,7 @@ app = typer.Typer(cls=VerbGroup, no_args_is_help=True, rich_markup_mode="markdow
 def show_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
-        output.print_line(f"pe {perception_encoder.__version__}")
+        output.print_line(f"pe {__version__}")
         raise typer.Exit(output.OK)
 
 
@@ -69,13 +70,13 @@ def prepare(
     warnings.showwarning = lambda message, *_: output.print_warning(message)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run `pe`; an error of the package or of the file system is one line and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        typer.main.get_command(app)(prog_name="pe")
+        typer.main.get_command(app)(arguments, prog_name="pe")
     except (PerceptionEncoderError, OSError) as error:
         output.print_error(error)
         raise SystemExit(output.ERROR) from None

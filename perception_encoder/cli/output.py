@@ -7,12 +7,16 @@ Exit statuses, the same for every verb: 0 all done, 1 some inputs were skipped a
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from perception_encoder.errors import InputError
 
@@ -35,17 +39,12 @@ def print_line(text: str) -> None:
 
 def print_error(message: object) -> None:
     """Print `error: …` as one line on stderr."""
-    _print_labelled("error", "bold red", message)
+    error_console.print(Text.assemble(("error: ", "bold red"), one_line(message)), highlight=False, soft_wrap=True)
 
 
 def print_warning(message: object) -> None:
     """Print `warning: …` as one line on stderr."""
-    _print_labelled("warning", "bold yellow", message)
-
-
-def _print_labelled(label: str, style: str, message: object) -> None:
-    error_console.print(f"[{style}]{label}:[/]", end=" ")
-    error_console.print(one_line(message), markup=False, highlight=False, soft_wrap=True)
+    error_console.print(Text.assemble(("warning: ", "bold yellow"), one_line(message)), highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -54,30 +53,28 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """Print a table on stdout; columns of numbers are aligned right."""
-    from rich.table import Table
-    from rich.text import Text
-
+    """Print a table on stdout; columns of numbers (– for none) are aligned right."""
     cells = [[one_line(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
-        numeric = all(row[index][:1].isdigit() for row in cells)
+        numeric = all(re.fullmatch(r"[-+–]?[\d.,]*%?", row[index]) for row in cells)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
     console.print(table)
 
 
+class Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> str:
+        return f"{task.finished_speed or task.speed or 0:.1f} items/s"
+
+
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show a bar with items/s and the time left on stderr (if a terminal); yields `advance(items)`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-
-    class Rate(TextColumn):
-        def render(self, task: Task) -> Any:
-            return f"{task.finished_speed or task.speed or 0:.1f} items/s"
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=error_console, disable=not error_console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda items: bar.advance(task, items)

@@ -1,0 +1,47 @@
+# Every target sets up what it needs: .venv, then this package with that target's extras.
+# PYTHON=python3.12 picks the interpreter, PIP_ARGS="…" goes to every pip install.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP_ARGS ?=
+BIN := .venv/bin
+
+DEMO_EXTRAS := demo
+DEV_EXTRAS := dev,demo,train,eval,onnx,data
+
+.PHONY: demo test test-slow check lint types docs clean
+
+demo: .venv/demo-installed ## the main job on real pictures, with the built-in model
+	$(BIN)/pe demo
+
+test: .venv/dev-installed ## the tests, but for the slow ones
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: .venv/dev-installed
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+check: lint types test ## what a change has to pass
+
+lint: .venv/dev-installed
+	$(BIN)/ruff check .
+
+types: .venv/dev-installed
+	$(BIN)/mypy
+
+docs: .venv/dev-installed ## write docs/cli.md anew
+	$(BIN)/typer perception_encoder.cli.main utils docs --name pe --title "The pe command" --output docs/cli.md
+
+clean:
+	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/demo-installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEMO_EXTRAS)]'
+	@touch $@
+
+.venv/dev-installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEV_EXTRAS)]'
+	@touch $@

