@@ -1,4 +1,4 @@
-"""What a person sees: results on stdout; progress, warnings and one-line errors on stderr.
+"""What a person sees: results on stdout, warnings and one-line errors on stderr.
 
 Exit statuses, the same for every verb: 0 all done, 1 some inputs were skipped and reported,
 2 a usage error or a typed error, 130 stopped with Ctrl-C.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -62,22 +60,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     for row in cells:
         table.add_row(*map(Text, row))
     console.print(table)
-
-
-class Rate(ProgressColumn):
-    """Items a second."""
-
-    def render(self, task: Task) -> str:
-        return f"{task.finished_speed or task.speed or 0:.1f} items/s"
-
-
-@contextmanager
-def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show a bar with items/s and the time left on stderr (if a terminal); yields `advance(items)`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=error_console, disable=not error_console.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda items: bar.advance(task, items)
 
 
 def report_skipped(failures: Sequence[InputError], total: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import logging
 import os
@@ -16,7 +15,6 @@ from collections.abc import Callable
 
 import pytest
 import typer
-from rich.console import Console
 
 from perception_encoder import __version__
 from perception_encoder.cli import main, output
@@ -162,23 +160,6 @@ def test_warnings_are_one_line(run_pe, verb) -> None:
 def test_verbose_shows_what_is_done(run_pe, verb, options: list[str], said: str) -> None:
     verb(lambda: logging.getLogger("perception_encoder.example").info("loaded"))
     assert run_pe(*options, "example").stderr == said
-
-
-def test_progress_is_silent_where_stderr_is_no_terminal(capsys) -> None:
-    with output.progress("embedding", total=2) as advance:
-        advance(2)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_progress_shows_count_and_rate_on_a_terminal(monkeypatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(output, "error_console", Console(file=screen, force_terminal=True, width=100))
-    with output.progress("embedding", total=40) as advance:
-        advance(40)
-    last = screen.getvalue().splitlines()[-1]
-    assert "embedding" in last
-    assert "40/40" in last
-    assert "items/s" in last
 
 
 def test_tables_take_names_as_they_are(capsys) -> None:

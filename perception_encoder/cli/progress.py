@@ -1,0 +1,38 @@
+"""Progress bars on stderr, with items/s and the time left; nothing is shown where stderr is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+
+from perception_encoder.cli import output
+
+T = TypeVar("T")
+
+
+class Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> str:
+        return f"{task.finished_speed or task.speed or 0:.1f} items/s"
+
+
+@contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a bar while the block runs; yields `advance(items)`."""
+    console = output.error_console
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda items: bar.advance(task, items)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` unchanged, with a bar that counts them."""
+    with progress(description, total) as advance:
+        for item in items:
+            yield item
+            advance(1)
