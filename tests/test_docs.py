@@ -21,7 +21,7 @@ def commands(text: str) -> list[list[str]]:
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()] + spans
-    return [line.split() for line in lines if re.match(r"(?:make|pe) \w", line)]
+    return [line.split() for line in lines if re.match(r"(?:make|pe) [a-z]", line)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

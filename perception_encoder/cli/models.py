@@ -20,7 +20,7 @@ def models(
     names: Annotated[list[str] | None, typer.Argument(help="Names or aliases; all models without.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything known as JSON, aliases included.")] = False,
 ) -> None:
-    """List the models: sizes, dimensions and published scores.
+    """List the models: sizes and published scores.
 
     Sizes: side of the picture and of a patch in pixels, width and number of layers, dimension of the embedding,
     text length in tokens. Scores: zero-shot top-1 on ImageNet and Kinetics-400, text-to-image R@1 on COCO, in
