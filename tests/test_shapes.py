@@ -1,0 +1,32 @@
+"""The shapes in type hints are true: the tensor functions run once more with every hint checked (jaxtyping, beartype)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGES = ",".join(f"perception_encoder.{folder}" for folder in ("nn", "losses", "models"))
+
+
+def test_shape_hints_hold(root: Path) -> None:
+    hook = f"--jaxtyping-packages={PACKAGES},beartype.beartype"
+    tests = [path for path in ("tests/losses", "tests/nn", "tests/models/test_golden.py") if (root / path).exists()]
+    command = [sys.executable, "-m", "pytest", "-q", hook, *tests, "-k", "not (B16 or S16 or L14 or G14)"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_a_wrong_shape_would_be_seen() -> None:
+    code = f"""
+import torch
+from jaxtyping import TypeCheckError, install_import_hook
+with install_import_hook({PACKAGES.split(",")!r}, "beartype.beartype"):
+    from perception_encoder.losses.contrastive import contrastive_loss
+try:
+    contrastive_loss(torch.ones(2, 3), torch.ones(2, 4), torch.tensor(1.0), torch.arange(2))
+except TypeCheckError:
+    print("seen")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "seen\n", done.stderr
