@@ -1,4 +1,4 @@
-"""The shapes in type hints are true: the tensor functions run once more with every hint checked (jaxtyping, beartype)."""
+"""The shapes in type hints are true: the golden tests run once more with every hint checked by jaxtyping."""
 
 from __future__ import annotations
 
