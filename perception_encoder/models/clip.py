@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from perception_encoder.errors import ShapeError
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -38,6 +39,8 @@ class CLIP(nn.Module):
         self, videos: Float[Tensor, "B F 3 H W"], normalize: bool = False
     ) -> Float[Tensor, "B output_dim"]:
         """Mean of the frames' embeddings; with `normalize`, of their unit vectors, made unit again."""
+        if videos.dim() != 5:
+            raise ShapeError(f"videos have the shape {tuple(videos.shape)}; it must be (batch, frames, 3, H, W)")
         frames = self.encode_image(videos.flatten(0, 1), normalize).unflatten(0, videos.shape[:2])
         features = frames.mean(dim=1)
         return F.normalize(features, dim=-1) if normalize else features
@@ -49,9 +52,7 @@ class CLIP(nn.Module):
         features = self.text(tokens)
         return F.normalize(features, dim=-1) if normalize else features
 
-    def forward(
-        self, images: Float[Tensor, "B 3 H W"], tokens: Int[Tensor, "B T"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Float[Tensor, "B 3 H W"], tokens: Int[Tensor, "K T"]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit picture embeddings, unit text embeddings, and the logit scale (a factor, not its logarithm)."""
         return self.encode_image(images, True), self.encode_text(tokens, True), self.logit_scale.exp()
 

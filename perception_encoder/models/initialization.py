@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.nn.block import LayerScale, Transformer
+from perception_encoder.nn.block import Block, LayerScale, Transformer
 from perception_encoder.nn.pooling import AttentionPooling
 
 
@@ -27,7 +28,8 @@ def initialize(model: CLIP | VisionTransformer, generator: torch.Generator) -> N
             nn.init.zeros_(module.bias)
         elif isinstance(module, Transformer):
             for block in module.resblocks:
-                _initialize_branch(block, block.ln_1.normalized_shape[0], len(module.resblocks), normal)
+                assert isinstance(block, Block)
+                _initialize_branch(block, block.attn.out_proj.in_features, len(module.resblocks), normal)
         elif isinstance(module, AttentionPooling):
             _initialize_branch(module, module.probe.shape[-1], 1, normal)
             normal(module.probe, 0.02)
@@ -44,7 +46,9 @@ def initialize(model: CLIP | VisionTransformer, generator: torch.Generator) -> N
         model.logit_scale.fill_(math.log(1 / 0.07))
 
 
-def _initialize_branch(module: nn.Module, width: int, depth: int, normal) -> None:
+def _initialize_branch(
+    module: Block | AttentionPooling, width: int, depth: int, normal: Callable[[Tensor, float], None]
+) -> None:
     residual_std = (2 * width * depth) ** -0.5  # residual branches shrink with depth
     normal(module.attn.in_proj_weight, width**-0.5)
     normal(module.attn.out_proj.weight, residual_std)

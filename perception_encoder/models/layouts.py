@@ -16,7 +16,7 @@ from perception_encoder.models.config import VisionConfig
 
 StateDict = dict[str, Tensor]
 
-_BLOCK = (  # in a transformer block and, the last four but layer scale, in attention pooling
+_BLOCK = (
     ("ln_1.weight", "norm1.weight"),
     ("ln_1.bias", "norm1.bias"),
     ("attn.in_proj_weight", "attn.qkv.weight"),
@@ -65,7 +65,12 @@ def _renamed(published: str, other: str) -> _Row:
 
 def _split(published: str, q: str, kv: str) -> _Row:
     """One tensor of queries, keys and values here, queries apart from the others there."""
-    return _Row(published, (q, kv), lambda t: (t[: len(t) // 3], t[len(t) // 3 :]), lambda a, b: torch.cat([a, b]))
+    return _Row(published, (q, kv), _queries_apart, lambda a, b: torch.cat([a, b]))
+
+
+def _queries_apart(tensor: Tensor) -> tuple[Tensor, ...]:
+    third = len(tensor) // 3
+    return tensor[:third].clone(), tensor[third:].clone()  # copies, as a file wants them
 
 
 def _timm_rows(config: VisionConfig) -> list[_Row]:
@@ -81,9 +86,7 @@ def _timm_rows(config: VisionConfig) -> list[_Row]:
     if config.attention_pool:
         rows += [_renamed(*pair) for pair in _POOL]
         for kind in ("weight", "bias"):
-            rows.append(
-                _split(f"attn_pool.attn.in_proj_{kind}", f"attn_pool.q.{kind}", f"attn_pool.kv.{kind}")
-            )
+            rows.append(_split(f"attn_pool.attn.in_proj_{kind}", f"attn_pool.q.{kind}", f"attn_pool.kv.{kind}"))
     if config.output_dim:
         rows.append(
             _Row(
@@ -98,8 +101,21 @@ def _timm_rows(config: VisionConfig) -> list[_Row]:
 
 def _projection_from_head(weight: Tensor, bias: Tensor) -> Tensor:
     if bias.count_nonzero():
-        raise CheckpointError("head.bias is not zero: this head was trained by somebody else and is not PE's projection")
+        raise CheckpointError("head.bias is not zero: this head was trained anew and is not PE's projection")
     return weight.T.contiguous()
+
+
+def unwrap(state: object) -> StateDict:
+    """Undo what trainers wrap around a state dict: a nesting level or two, a `module.` prefix."""
+    for key in ("state_dict", "weights"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise CheckpointError(f"not a state dict but a {type(state).__name__}")
+    other = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if other:
+        raise CheckpointError(f"not a plain state dict: {', '.join(other[:3])} is no named tensor")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def detect_layout(names: Mapping[str, object]) -> str:

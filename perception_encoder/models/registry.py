@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from typing import Any
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.models.config import TextConfig, VisionConfig
@@ -46,7 +47,7 @@ class ModelEntry:
         return tuple(names)
 
 
-def _vit(size: int, patch: int, width: int, depth: int, heads: int, mlp: int, **rest) -> VisionConfig:
+def _vit(size: int, patch: int, width: int, depth: int, heads: int, mlp: int, **rest: Any) -> VisionConfig:
     return VisionConfig(
         image_size=size, patch_size=patch, width=width, depth=depth, heads=heads, mlp_width=mlp, **rest
     )

@@ -25,6 +25,8 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B output_dim"]:
         """Embeddings (B, output_dim), not normalised. The end-of-text token has the highest id of all."""
+        if tokens.dim() != 2:
+            raise ShapeError(f"token ids have the shape {tuple(tokens.shape)}; it must be (batch, length)")
         length = tokens.shape[1]
         if length > self.config.context_length:
             raise ShapeError(f"{length} tokens, but the text tower reads at most {self.config.context_length}")

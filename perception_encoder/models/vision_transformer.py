@@ -55,6 +55,8 @@ class VisionTransformer(nn.Module):
 
     def embed_patches(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Pictures (B, 3, H, W) → the tokens that enter the first block (B, N, D)."""
+        if x.dim() != 4 or x.shape[1] != 3:
+            raise ShapeError(f"pictures have the shape {tuple(x.shape)}; it must be (batch, 3, height, width)")
         grid = self.grid_of(x.shape[-2], x.shape[-1])
         tokens = self.conv1(x).flatten(2).transpose(1, 2)  # (B, h·w, D)
         if self.class_embedding is not None:
@@ -62,6 +64,8 @@ class VisionTransformer(nn.Module):
         if padding_mask is None:
             positions = self.positions(grid)
         else:
+            if padding_mask.shape != (x.shape[0], *grid):
+                raise ShapeError(f"the padding mask is {tuple(padding_mask.shape)}, must be {(x.shape[0], *grid)}")
             positions = torch.stack([self._corner_positions(own, grid) for own in grids_of(padding_mask)])
         return self.ln_pre(tokens + positions)
 
@@ -159,6 +163,8 @@ class VisionTransformer(nn.Module):
         depth = self.config.depth
         if indices is None:
             return list(range(depth))
+        if isinstance(indices, int) and not 0 < indices <= depth:
+            raise ConfigError(f"the last {indices} layers were asked for; {self.name} has {depth}")
         asked = range(-indices, 0) if isinstance(indices, int) else indices
         for index in asked:
             if not -depth <= index < depth:
@@ -185,6 +191,8 @@ class VisionTransformer(nn.Module):
 
 def grids_of(padding_mask: Tensor) -> list[tuple[int, int]]:
     """Each picture's own grid (h, w) from a padding mask (B, h, w); ShapeError unless it fills the top left corner."""
+    if padding_mask.dtype != torch.bool:
+        raise ShapeError(f"a padding mask must be boolean (True on the picture), not {padding_mask.dtype}")
     heights, widths = padding_mask[:, :, 0].sum(1).tolist(), padding_mask[:, 0].sum(1).tolist()
     grids = [(int(h), int(w)) for h, w in zip(heights, widths, strict=True)]
     for row, (h, w) in zip(padding_mask, grids, strict=True):

@@ -6,27 +6,20 @@ Real weights or an error: a model is random only where `create_model(name)` asks
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
-import tempfile
-import zipfile
 from importlib.resources import files
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
-from perception_encoder.errors import CheckpointError, OutputError, WeightsUnavailableError
+from perception_encoder.errors import CheckpointError, WeightsUnavailableError
+from perception_encoder.models.checkpoint import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.layouts import StateDict, to_published
+from perception_encoder.models.layouts import StateDict, to_published, unwrap
 from perception_encoder.models.registry import BUILTIN, MODELS, ModelEntry, canonical_name, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 Model = CLIP | VisionTransformer
-
-_SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
 
 
 def create_model(
@@ -41,37 +34,49 @@ def create_model(
     entry = find_model(name)
     if pretrained:
         path = locate_weights(entry) if pretrained is True else Path(pretrained)
-        return from_state_dict(entry.name, read_checkpoint(path)[0])
+        return _load_file(path, entry)
     model = build(entry).to_empty(device="cpu")
     initialize(model, generator or torch.Generator().manual_seed(0))
     return model.train(False)
 
 
 def from_state_dict(name: str, state_dict: StateDict) -> Model:
-    """A float32 model with these weights, whatever their layout; CheckpointError lists every key that does not fit.
+    """A float32 model with a copy of these weights, whatever their layout; CheckpointError lists the keys that misfit.
 
     A Core checkpoint that holds the vision tower alone (timm's) gives the `VisionTransformer` alone.
     """
-    entry = find_model(name)
-    model, published = _align(entry, state_dict)
+    return _fit(find_model(name), unwrap(state_dict), copy=True)
+
+
+def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
+    """The model with these weights; without `copy`, float32 tensors become its parameters as they are."""
+    model, published = _align(entry, state)
     problems = _misfits(model, published)
     if problems:
-        more = f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else ""
+        theirs = ", ".join(fitting_models(state))
+        problems[20:] = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
         raise CheckpointError(
-            f"these weights do not fit {entry.name} ({len(problems)} keys):\n  " + "\n  ".join(problems[:20]) + more
+            f"these weights do not fit {entry.name}"
+            + (f" (they are those of {theirs})" if theirs else "")
+            + ":\n  "
+            + "\n  ".join(problems)
         )
-    state = {n: published[_published_name(n, model)].to(torch.float32) for n in model.state_dict()}
-    model.load_state_dict(state, assign=True)
+    own = {n: published[_published_name(n, model)].to(torch.float32, copy=copy) for n in model.state_dict()}
+    model.load_state_dict(own, assign=True)
     return model.requires_grad_().train(False)
 
 
-def _align(entry: ModelEntry, state_dict: StateDict) -> tuple[Model, StateDict]:
+def _align(entry: ModelEntry, state: StateDict) -> tuple[Model, StateDict]:
     """The model on the meta device that these weights are meant for, and the weights under its published names."""
-    published = to_published(_unwrap(state_dict), entry.vision)
-    vision_only = entry.text is None or all(n.startswith("visual.") for n in published) or "conv1.weight" in published
-    if vision_only:
-        published = {n.removeprefix("visual."): tensor for n, tensor in published.items()}
-    return build(entry, vision_only), published
+    published = to_published(state, entry.vision)
+    if all(name.startswith("visual.") for name in published):
+        published = {name.removeprefix("visual."): tensor for name, tensor in published.items()}
+    return build(entry, vision_only="conv1.weight" in published), published
+
+
+def fitting_models(state: StateDict) -> list[str]:
+    """Canonical names of the models whose shapes a state dict has."""
+    return [entry.name for entry in MODELS.values() if not _misfits(*_align(entry, state))]
 
 
 def _misfits(model: Model, given: StateDict) -> list[str]:
@@ -102,40 +107,6 @@ def _published_name(name: str, model: Model) -> str:
     return name.removeprefix("text.") if isinstance(model, CLIP) else name
 
 
-def _unwrap(state: StateDict) -> StateDict:
-    """Undo what trainers wrap around a state dict: a nesting level, a `module.` prefix."""
-    for key in ("state_dict", "weights"):
-        if isinstance(state.get(key), dict):
-            state = state[key]  # type: ignore[assignment]
-    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        other = [name for name, value in state.items() if not isinstance(value, Tensor)]
-        raise CheckpointError(f"not a plain state dict: {', '.join(other[:3])} is no tensor")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def read_checkpoint(path: Path) -> tuple[StateDict, dict[str, str]]:
-    """Tensors and text metadata of a .safetensors or .pt file; never executes what the file says."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                return _expand_rows(state), file.metadata() or {}
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: refused, it holds more than tensors ({_first_line(error)})") from None
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a state dict")
-    return _unwrap(state), {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
-
-
 def write_checkpoint(
     model: Model, path: Path, half: bool = False, int8_tokens: bool = False, metadata: dict[str, str] | None = None
 ) -> None:
@@ -143,36 +114,12 @@ def write_checkpoint(
 
     `half`: float16 parameters; `int8_tokens`: the token table as int8 with one scale a row.
     """
+    state = {name: tensor.detach().cpu() for name, tensor in published_state_dict(model).items()}
     dtype = torch.float16 if half else torch.float32
-    state = published_state_dict(model)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
     if int8_tokens:
-        table = state["token_embedding.weight"].detach().float().cpu()
-        scale = table.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
-        tensors["token_embedding.weight"] = (table / scale).round().to(torch.int8)
-        tensors["token_embedding.weight" + _SCALE_SUFFIX] = scale.to(torch.float32)
+        tensors |= quantized_rows("token_embedding.weight", state["token_embedding.weight"])
     write_tensors(tensors, path, {"model": model.name, **(metadata or {})})
-
-
-def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file through a temporary one beside it; OutputError where that fails."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise OutputError(f"{path}: could not be written ({_first_line(error)})") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _expand_rows(state: StateDict) -> StateDict:
-    scales = {n.removesuffix(_SCALE_SUFFIX): state.pop(n) for n in list(state) if n.endswith(_SCALE_SUFFIX)}
-    return state | {name: state[name].float() * scale for name, scale in scales.items()}
 
 
 def locate_weights(entry: ModelEntry) -> Path:
@@ -186,9 +133,10 @@ def locate_weights(entry: ModelEntry) -> Path:
 
     try:
         return Path(hf_hub_download(entry.repository, f"{entry.name}.pt"))
-    except Exception as error:  # the hub client raises many kinds, offline, missing and gated among them
+    except Exception as error:  # the hub's client raises many kinds: offline, missing and gated among them
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsUnavailableError(
-            f"the weights of {entry.name} could not be fetched from {entry.repository} ({_first_line(error)}); "
+            f"the weights of {entry.name} could not be fetched from {entry.repository} ({reason}); "
             f"download {entry.name}.pt elsewhere and pass its path"
         ) from error
 
@@ -198,21 +146,29 @@ def load_model(name: str | Path) -> Model:
     if isinstance(name, str) and canonical_name(name) is not None:
         return create_model(name, pretrained=True)
     path = Path(name)
-    if not path.exists() and path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
+    if not path.exists() and path.suffix not in SUFFIXES:
         find_model(str(name))  # raises, with near matches
+    return _load_file(path)
+
+
+def _load_file(path: Path, entry: ModelEntry | None = None) -> Model:
+    """A model from a file: the one given, or named in the file, or recognised."""
     state, metadata = read_checkpoint(path)
-    return from_state_dict(metadata.get("model") or recognise(state, path), state)
+    try:
+        if entry is None:
+            entry = find_model(metadata["model"]) if "model" in metadata else recognise(state, path.stem)
+        return _fit(entry, state, copy=False)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
-def recognise(state: StateDict, path: Path) -> str:
-    """The canonical name of the model a checkpoint holds: by its file name where that fits, else by its shapes."""
-    fitting = [entry.name for entry in MODELS.values() if not _misfits(*_align(entry, state))]
+def recognise(state: StateDict, file_name: str) -> ModelEntry:
+    """The model a state dict belongs to: the one its file is named after where that fits, else by its shapes."""
+    fitting = fitting_models(state)
     if not fitting:
-        raise CheckpointError(
-            f"{path}: no known architecture has these shapes; name one with create_model(name, pretrained=path)"
-        )
-    by_name = canonical_name(path.stem)
-    return by_name if by_name in fitting else fitting[0]
+        raise CheckpointError("no known architecture has these shapes; name one: create_model(name, pretrained=path)")
+    by_name = canonical_name(file_name)
+    return MODELS[by_name if by_name in fitting else fitting[0]]
 
 
 def weight_hash(model: Model) -> str:

@@ -66,7 +66,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Run one block on tokens (B, N, D)."""
         block = self.resblocks[index]
-        if self.checkpointing and self.training and torch.is_grad_enabled():
+        if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, rope, mask, causal, use_reentrant=False)
         return block(x, rope, mask, causal)
 

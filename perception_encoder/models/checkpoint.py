@@ -1,0 +1,93 @@
+"""Checkpoint files: tensors in and out of .safetensors and .pt, without ever running what a file says."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import threading
+import warnings
+import zipfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from perception_encoder.errors import CheckpointError, ConfigError, OutputError
+from perception_encoder.models.layouts import StateDict, unwrap
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
+
+
+def read_checkpoint(path: Path) -> tuple[StateDict, dict[str, str]]:
+    """Tensors and text metadata of a file, safetensors or PyTorch's by its content; CheckpointError for any other."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: " + ("a folder, not a checkpoint" if path.is_dir() else "no such file"))
+    try:
+        if _is_safetensors(path):
+            with safetensors.safe_open(path, framework="pt") as file:
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                return _expand_rows(state), file.metadata() or {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's guesses about damaged files
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"refused, it would run {code[1]}" if code else "empty, damaged, or not a checkpoint at all"
+        raise CheckpointError(f"{path}: {what}; nothing in it was run") from None
+    except Exception as error:  # what a damaged file makes a reader raise is open-ended
+        raise CheckpointError(f"{path}: empty, damaged, or not a checkpoint at all ({_first_line(error)})") from None
+    try:
+        return unwrap(state), {}
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _is_safetensors(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(9)  # the header's length, then its opening brace
+    return start[8:] == b"{" or (path.suffix == ".safetensors" and not zipfile.is_zipfile(path))
+
+
+def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> None:
+    """Write .safetensors, or .pt (without metadata), whole or not at all; OutputError where that fails."""
+    check_suffix(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask grants; safetensors would let the owner alone read
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+        else:
+            torch.save(tensors, temporary)
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise OutputError(f"{path}: could not be written ({_first_line(error)})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_suffix(path: Path) -> None:
+    """ConfigError unless a checkpoint can be written under this name."""
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: a checkpoint's name must end in one of {', '.join(SUFFIXES)}")
+
+
+def quantized_rows(name: str, table: Tensor) -> StateDict:
+    """A matrix as int8 values, with one factor a row beside them under a name of its own."""
+    table = table.float()
+    scale = table.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+    return {name: (table / scale).round().to(torch.int8), name + _SCALE_SUFFIX: scale}
+
+
+def _expand_rows(state: StateDict) -> StateDict:
+    scales = {n.removesuffix(_SCALE_SUFFIX): state.pop(n) for n in list(state) if n.endswith(_SCALE_SUFFIX)}
+    return state | {name: state[name].float() * scale for name, scale in scales.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
