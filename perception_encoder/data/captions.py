@@ -1,0 +1,247 @@
+"""Captions for a sample out of its metadata and its colours.
+
+A caption is drawn in two steps: a way to say it (its share is in `SHARES`), then a random wording of that way.
+Two samples whose captions are the same text are positives of each other; `concept` names what a sample shows.
+
+The most frequent way puts the bare label into a template of the zero-shot protocol (`PHOTO_TEMPLATES`), as
+evaluation does, article errors included ("a photo of a anchor."); the others are better English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from perception_encoder.data.sources import SOURCES
+
+DRAWN = frozenset(source.name for source in SOURCES)
+EMOJI = frozenset(source.name for source in SOURCES if source.registry == "npm")
+
+PHOTO_TEMPLATES = (
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a photo of one {}.",
+    "a photo of my {}.",
+    "a photo of many {}.",
+    "a good photo of a {}.",
+    "a good photo of the {}.",
+    "a bad photo of a {}.",
+    "a bad photo of the {}.",
+    "a close-up photo of a {}.",
+    "a close-up photo of the {}.",
+    "a cropped photo of a {}.",
+    "a cropped photo of the {}.",
+    "a bright photo of a {}.",
+    "a bright photo of the {}.",
+    "a dark photo of the {}.",
+    "a photo of a small {}.",
+    "a photo of a large {}.",
+    "a photo of a nice {}.",
+    "a photo of the nice {}.",
+    "a blurry photo of a {}.",
+    "a low resolution photo of a {}.",
+    "itap of a {}.",
+    "itap of the {}.",
+    "itap of my {}.",
+)
+DRAWING_TEMPLATES = (
+    "a drawing of a {}.",
+    "a drawing of the {}.",
+    "a rendering of a {}.",
+    "a rendering of the {}.",
+    "a cartoon {}.",
+    "the cartoon {}.",
+    "art of a {}.",
+    "art of the {}.",
+    "a doodle of a {}.",
+    "a sketch of a {}.",
+    "a photo of a {}.",
+    "a photo of the {}.",
+)
+PLAIN_PHOTO = ("{}", "{}.", "a photo of {}", "a picture of {}", "an image of {}", "{} in a photo")
+PLAIN_DRAWING = (
+    "{}",
+    "{}.",
+    "a drawing of {}",
+    "a picture of {}",
+    "an illustration of {}",
+    "clip art of {}",
+    "{} icon",
+)
+PLAIN_EMOJI = (*PLAIN_DRAWING, "an emoji of {}", "{} emoji")
+COLOURED = ("{}", "a photo of {}", "a picture of {}", "{} in {colours}")
+
+SHARES: Mapping[str, float] = {
+    "template": 0.5,
+    "plain": 0.15,
+    "coarse": 0.2,
+    "colour": 0.1,
+    "kind": 0.1,
+    "tags": 0.15,
+    "description": 0.1,
+}
+"""How often each way to say it is used, where a sample has it; rescaled to the ways that it has."""
+LONGEST_SENTENCE = 22  # words: about 30 tokens of the text tower's 32
+SINGULAR_IN_S = frozenset(("lens", "mars", "series", "species", "chess", "gps", "canvas", "iris"))
+PLURALS = frozenset(("people", "men", "women", "children"))
+UNCOUNTED = frozenset(
+    (
+        *("milk", "juice", "yoghurt", "cream", "garlic", "ginger", "asparagus", "bread", "rice", "money"),
+        *("music", "water", "fire", "oatghurt", "soyghurt"),
+    )
+)
+COLOURS = (
+    *("black", "gray", "white", "beige", "brown", "red", "orange", "yellow"),
+    *("green", "light blue", "blue", "purple", "pink"),
+)
+COLOUR_SHARE = 0.25  # of the picture, for its colour to be named
+WHITE_LEVEL = 244  # a white background
+WHITE_BORDER = 0.8  # of the border, for a photograph to count as cut out over white
+
+
+def concept(metadata: Mapping[str, Any]) -> str:
+    """What a sample shows, the same text for the same thing in every source: its label in lower case."""
+    return " ".join(str(metadata["label"]).lower().split())
+
+
+def colour_words(image: np.ndarray, drawn: bool) -> tuple[str, ...]:
+    """Name up to two colours that cover much of `image`, (3, H, W) uint8, the larger first.
+
+    A white background does not count, in drawings and in photographs with a white border. Other photographs are
+    judged by their middle.
+    """
+    border = np.concatenate([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], axis=1)
+    on_white = drawn or (border.min(axis=0) >= WHITE_LEVEL).mean() >= WHITE_BORDER
+    if not on_white:
+        height, width = image.shape[1:]
+        image = image[:, height // 4 : height - height // 4, width // 4 : width - width // 4]
+    step = max(1, min(image.shape[1:]) // 32)
+    pixels = image[:, ::step, ::step].reshape(3, -1).T.astype(np.int32)  # (pixels, 3)
+    if on_white:
+        pixels = pixels[pixels.min(axis=1) < WHITE_LEVEL]
+    if len(pixels) == 0:
+        return ()
+    shares = np.bincount(_name_pixels(pixels), minlength=len(COLOURS)) / len(pixels)
+    order = np.argsort(-shares, kind="stable")[:2]
+    return tuple(COLOURS[i] for i in order if shares[i] >= COLOUR_SHARE)
+
+
+def _name_pixels(pixels: np.ndarray) -> np.ndarray:
+    """The index into `COLOURS` for each pixel (n, 3) of 0..255, by hue, saturation and value."""
+    red, green, blue = pixels.T / 255.0
+    value, low = pixels.max(axis=1) / 255.0, pixels.min(axis=1) / 255.0
+    chroma = value - low
+    safe = np.where(chroma > 0, chroma, 1)
+    saturation = chroma / np.maximum(value, 1e-6)
+    hue = np.select(
+        [value == red, value == green],
+        [(green - blue) / safe % 6, 2 + (blue - red) / safe],
+        4 + (red - green) / safe,
+    )
+    hue *= 60  # degrees
+    warm, pale = (hue >= 12) & (hue < 70), saturation < 0.5
+    rules = {
+        "black": value < 0.2,
+        "white": (chroma < 0.1) & (value > 0.85),
+        "gray": chroma < 0.1,
+        "beige": warm & pale & (value > 0.6),
+        "brown": (hue < 48) & (hue >= 12) & (value < 0.6),
+        "pink": (hue >= 310) & (hue < 340) | ((hue < 12) | (hue >= 340)) & pale & (value > 0.6),
+        "red": (hue < 12) | (hue >= 340),
+        "orange": hue < 42,
+        "yellow": (hue < 66) & (value > 0.5),
+        "green": hue < 165,
+        "light blue": (hue < 255) & pale & (value > 0.55),
+        "blue": hue < 255,
+    }
+    purple = COLOURS.index("purple")
+    return np.select(list(rules.values()), [COLOURS.index(name) for name in rules], purple)
+
+
+def with_article(noun: str) -> str:
+    """Put `a` or `an` before a noun, or nothing before plurals and what is not counted."""
+    head = re.split(r" (?:of|with|in|on|at|for|without)\b|,", noun)[0].split()
+    if not head or head[0] in ("a", "an", "the") or _uncounted(head[-1]):
+        return noun
+    vowel = re.match(r"[aio]|e(?!u|we)|u(?!ni|s[ei]|te|ku|k\b)|hour|honest|x-ray", noun)
+    return f"an {noun}" if vowel else f"a {noun}"
+
+
+def _uncounted(word: str) -> bool:
+    if word in UNCOUNTED | PLURALS:
+        return True
+    return word not in SINGULAR_IN_S and re.search(r"(?<![suai])s$", word) is not None
+
+
+def captions(metadata: Mapping[str, Any], colours: Sequence[str] = ()) -> dict[str, list[str]]:
+    """All captions of a sample by the way they say it (the keys of `SHARES`); ways it lacks are left out."""
+    label = concept(metadata)
+    source = metadata.get("source")
+    drawn = source in DRAWN
+    noun = with_article(label)
+    plain = PLAIN_EMOJI if source in EMOJI else PLAIN_DRAWING if drawn else PLAIN_PHOTO
+    templates = DRAWING_TEMPLATES if drawn else PHOTO_TEMPLATES
+    found = {
+        "template": [template.format(label) for template in templates],
+        "plain": [template.format(noun) for template in plain],
+        "coarse": _coarse(metadata, label, templates),
+        "colour": _coloured(label, colours),
+        "kind": _kind(metadata, label),
+        "tags": _tagged(metadata.get("tags", ()), label, noun),
+        "description": sentences(str(metadata.get("description", ""))),
+    }
+    return {way: texts for way, texts in found.items() if texts}
+
+
+def choose_caption(metadata: Mapping[str, Any], generator: np.random.Generator, colours: Sequence[str] = ()) -> str:
+    """Draw one caption; the same generator state draws the same caption."""
+    by_way = captions(metadata, colours)
+    shares = np.array([SHARES[way] for way in by_way])
+    way = list(by_way)[int(generator.choice(len(shares), p=shares / shares.sum()))]
+    texts = by_way[way]
+    return texts[int(generator.integers(len(texts)))]
+
+
+def sentences(text: str) -> list[str]:
+    """Split a description into those sentences that the text tower can read whole."""
+    parts = (part.strip() for part in re.split(r"(?<=[.!?])\s+", text))
+    return [part for part in parts if 3 <= len(part.split()) <= LONGEST_SENTENCE]
+
+
+def _coarse(metadata: Mapping[str, Any], label: str, templates: Sequence[str]) -> list[str]:
+    coarse = str(metadata.get("coarse", "")).lower()
+    if not coarse or coarse == label:
+        return []
+    return [*(template.format(coarse) for template in templates), f"{label}, a kind of {coarse}"]
+
+
+def _coloured(label: str, colours: Sequence[str]) -> list[str]:
+    if not colours or colours[0] in label:
+        return []
+    nouns = [with_article(f"{colours[0]} {label}")]
+    if len(colours) > 1:
+        nouns.append(with_article(f"{colours[0]} and {colours[1]} {label}"))
+    shown = " and ".join(colours)
+    return [t.format(n) for n in nouns for t in COLOURED[:3]] + [COLOURED[3].format(with_article(label), colours=shown)]
+
+
+def _kind(metadata: Mapping[str, Any], label: str) -> list[str]:
+    """What the sample's collection says: flowers, and clothes by who wears them."""
+    if metadata.get("source") == "flowers":
+        return [f"a photo of a {label}, a type of flower.", f"a {label} flower", f"a flower: a {label}"]
+    if "kids" in metadata:
+        wearer = "a child" if metadata["kids"] else "an adult"
+        worn = f"kids' {label}" if metadata["kids"] else label
+        return [f"{with_article(label)} for {wearer}", f"{worn}, a piece of clothing", f"clothing: {worn}"]
+    if metadata.get("source") == "grocery":
+        return [f"{label} in a grocery store", f"{label} on a shop shelf", f"food: {label}"]
+    return []
+
+
+def _tagged(tags: Sequence[str], label: str, noun: str) -> list[str]:
+    tags = [tag for tag in tags if tag != label][:8]
+    return [f"{noun}, {tag}" for tag in tags] + [f"{a}, {b}" for a, b in pairwise(tags)]

@@ -1,0 +1,141 @@
+"""Image-text samples in memory: the pictures of shards as uint8 tensors, with their metadata.
+
+A split of a folder is `FOLDER/SPLIT.tar` and `FOLDER/SPLIT/*.tar`. The split `train` is guarded: a held-out
+source (OpenMoji) or a shard of another split is an error, and the unseen classes of Caltech-101 are left out.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from perception_encoder.data.captions import DRAWN, choose_caption, colour_words
+from perception_encoder.data.labelled import find_shards, find_unseen_labels
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.data.shards import ShardSample, read_shard
+from perception_encoder.data.sources import NEVER_TRAINED
+from perception_encoder.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageTextSample:
+    """A decoded picture and what is known about it."""
+
+    key: str
+    image: torch.Tensor
+    """(3, H, W) uint8."""
+    metadata: dict[str, Any]
+    colours: tuple[str, ...]
+    """Names of its dominant colours, for captions."""
+
+    @property
+    def source(self) -> str:
+        """The collection that it is from."""
+        return str(self.metadata["source"])
+
+    @property
+    def label(self) -> str:
+        """What it shows."""
+        return str(self.metadata["label"])
+
+    def caption(self, generator: np.random.Generator) -> str:
+        """Draw a caption (see `captions.choose_caption`)."""
+        return choose_caption(self.metadata, generator, self.colours)
+
+
+class ImageTextSet(Sequence[ImageTextSample]):
+    """Samples in memory; `failures` names those whose picture could not be decoded."""
+
+    def __init__(self, samples: Sequence[ImageTextSample], failures: Sequence[str] = ()) -> None:
+        self.samples = list(samples)
+        self.failures = tuple(failures)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folders: Path | Sequence[Path],
+        split: str = "train",
+        image_side: int = 160,
+        track: Track = untracked,
+    ) -> ImageTextSet:
+        """Load a split of some folders or tar files.
+
+        Pictures whose short side is over `image_side` px are scaled to it, none is enlarged.
+        Raises `DataError` where there is no such split, where a shard is damaged, and where training data holds
+        what is never trained on. A picture that cannot be decoded is logged and left out.
+        """
+        folders = [folders] if isinstance(folders, Path) else list(folders)
+        samples: list[ImageTextSample] = []
+        failures: list[str] = []
+        for folder in folders:
+            raw = _read_split(folder, split)
+            name = f"reading {folder.name} {split}"
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                decoded = pool.map(lambda sample: _decode(sample, image_side), raw)
+                for sample, result in zip(raw, track(decoded, name, len(raw)), strict=True):
+                    if result is None:
+                        failures.append(sample.key)
+                    else:
+                        samples.append(result)
+        return cls(samples, failures)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[index]
+
+    def by_source(self) -> dict[str, ImageTextSet]:
+        """One set for each `source` of the metadata, sorted by name; the pictures are shared, not copied."""
+        names = sorted({sample.source for sample in self.samples})
+        return {name: ImageTextSet([s for s in self.samples if s.source == name]) for name in names}
+
+    def balanced(self, power: float = 0.5) -> ImageTextSet:
+        """A set in which samples of rare labels stand several times (the pictures are not copied).
+
+        A label with n samples, where the most frequent has m, is repeated (m / n) ** power times, rounded.
+        """
+        counts = Counter(sample.label for sample in self.samples)
+        most = max(counts.values(), default=0)
+        repeats = {label: round((most / count) ** power) for label, count in counts.items()}
+        return ImageTextSet([s for s in self.samples for _ in range(repeats[s.label])], self.failures)
+
+
+def _read_split(folder: Path, split: str) -> list[ShardSample]:
+    samples = [sample for shard in find_shards(folder, split) for sample in read_shard(shard)]
+    if split != "train":
+        return samples
+    held_out = {sample.source for sample in samples} & NEVER_TRAINED
+    if held_out:
+        raise DataError(f"{folder}: {', '.join(held_out)} is never trained on; move it from `train` to `unseen`")
+    unseen = find_unseen_labels(folder)
+    return [sample for sample in samples if (sample.source, sample.label) not in unseen]
+
+
+def _decode(sample: ShardSample, image_side: int) -> ImageTextSample | None:
+    try:
+        with Image.open(io.BytesIO(sample.picture)) as picture:
+            rgb = picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        logger.warning("left out %s: its picture cannot be decoded (%s)", sample.key, error)
+        return None
+    short = min(rgb.size)
+    if short > image_side:
+        width, height = (max(image_side, round(side * image_side / short)) for side in rgb.size)
+        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))  # (3, H, W)
+    colours = colour_words(pixels, sample.metadata["source"] in DRAWN)
+    return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, colours)

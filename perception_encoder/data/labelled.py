@@ -1,0 +1,101 @@
+"""Labelled pictures for evaluation, and which of their classes are never trained on.
+
+The ten classes of Caltech-101 whose label has the smallest SHA-256 are the public unseen classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception_encoder.data.shards import read_metadata, read_shard
+from perception_encoder.errors import DataError
+
+SPLITS = ("train", "val", "test", "unseen")
+UNSEEN_SOURCE = "caltech101"
+UNSEEN_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """One classification task."""
+
+    name: str
+    """The source, with `/coarse` for its coarse labels and `/unseen` for classes never trained on."""
+    keys: tuple[str, ...]
+    pictures: tuple[bytes, ...]
+    """The files as stored, undecoded."""
+    labels: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels, each once, sorted."""
+        return tuple(sorted(set(self.labels)))
+
+
+def find_shards(place: Path, split: str) -> list[Path]:
+    """The shards of a split: `PLACE/SPLIT.tar` and `PLACE/SPLIT/*.tar`, or `place` itself if it is a tar file.
+
+    Raises `DataError` where there are none, and for a tar file whose own or whose folder's name is another split.
+    """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    shards = [place] if place.suffix == ".tar" else _shards_below(place, split)
+    if not shards:
+        raise DataError(f"{place}: no {split}.tar and no {split}/*.tar")
+    for shard in shards:
+        others = {shard.stem, shard.parent.name} & set(SPLITS) - {split}
+        if others:
+            raise DataError(f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}")
+    return shards
+
+
+def _shards_below(folder: Path, split: str) -> list[Path]:
+    whole = folder / f"{split}.tar"
+    return ([whole] if whole.is_file() else []) + sorted((folder / split).glob("*.tar"))
+
+
+def smallest_hashes(labels: Iterable[str], count: int = UNSEEN_CLASSES) -> frozenset[str]:
+    """The `count` labels whose SHA-256 hex digest is smallest."""
+    return frozenset(sorted(set(labels), key=lambda label: hashlib.sha256(label.encode()).hexdigest())[:count])
+
+
+def find_unseen_labels(place: Path) -> frozenset[tuple[str, str]]:
+    """The (source, label) pairs never trained on, out of the labels of all splits in the folder `place`.
+
+    For a tar file they are those of the folder that holds its splits.
+    """
+    folder = place
+    if place.suffix == ".tar":
+        folder = place.parent.parent if place.parent.name in SPLITS else place.parent
+    shards = {shard for split in SPLITS for shard in _shards_below(folder, split)}
+    shards |= {place} - {folder}
+    labels: set[str] = set()
+    for shard in shards:
+        found = (metadata for _, metadata in read_metadata(shard))
+        labels |= {str(m.get("label")) for m in found if m.get("source") == UNSEEN_SOURCE}
+    return frozenset((UNSEEN_SOURCE, label) for label in smallest_hashes(labels))
+
+
+def load_labelled(folder: Path, split: str = "test") -> dict[str, LabelledPictures]:
+    """Read a split as classification tasks by name, sorted.
+
+    Every source is one; one whose samples have a `coarse` label is also `NAME/coarse`, and the unseen classes
+    are a task of their own, `NAME/unseen`, which `NAME` then lacks.
+    """
+    unseen = find_unseen_labels(folder)
+    rows: dict[str, list[tuple[str, bytes, str]]] = {}
+    for shard in find_shards(folder, split):
+        for sample in read_shard(shard):
+            name = f"{sample.source}/unseen" if (sample.source, sample.label) in unseen else sample.source
+            rows.setdefault(name, []).append((sample.key, sample.picture, sample.label))
+            if "coarse" in sample.metadata:
+                coarse = str(sample.metadata["coarse"])
+                rows.setdefault(f"{sample.source}/coarse", []).append((sample.key, sample.picture, coarse))
+    tasks = {}
+    for name in sorted(rows):
+        keys, pictures, labels = zip(*rows[name], strict=True)
+        tasks[name] = LabelledPictures(name, keys, pictures, labels)
+    return tasks

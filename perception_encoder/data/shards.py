@@ -1,0 +1,124 @@
+"""WebDataset shards: tar files of samples, each a picture KEY.png|jpg|jpeg|webp and its KEY.json.
+
+A shard appears under its name only when it is whole, and the same samples make the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import DataError, OutputError
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """A picture's file and what is known about it."""
+
+    key: str
+    extension: str
+    picture: bytes
+    metadata: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """The collection that it is from."""
+        return str(self.metadata["source"])
+
+    @property
+    def label(self) -> str:
+        """What it shows."""
+        return str(self.metadata["label"])
+
+
+def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
+    """Write `samples` in order as the tar file `path`, atomically; returns how many."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    count = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in samples:
+                _add(tar, f"{sample.key}.{sample.extension}", sample.picture)
+                text = json.dumps(sample.metadata, ensure_ascii=False, sort_keys=True)
+                _add(tar, f"{sample.key}.json", text.encode())
+                count += 1
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return count
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def read_shard(path: Path) -> Iterator[ShardSample]:
+    """Read a shard's samples in order; members that are neither pictures nor JSON are passed over.
+
+    Raises `DataError` for a file that is no tar, or is cut, and for a picture without a JSON object beside it that
+    has a `source` and a `label`.
+    """
+    waiting: dict[str, dict[str, bytes]] = {}
+    for name, content in _read_members(path, ("json", *PICTURES)):
+        key, extension = _split(name)
+        parts = waiting.setdefault(key, {})
+        parts[extension] = content
+        picture = next((e for e in PICTURES if e in parts), None)
+        if picture and "json" in parts:
+            yield ShardSample(key, picture, parts[picture], _object(parts["json"], path, key))
+            del waiting[key]
+    if waiting:
+        key = next(iter(waiting))
+        raise DataError(f"{path}: {len(waiting)} samples lack a picture or a .json; the first is {key}")
+
+
+def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read only the JSON of a shard's samples: (key, metadata) in order. Errors as `read_shard`'s."""
+    for name, content in _read_members(path, ("json",)):
+        key, _ = _split(name)
+        yield key, _object(content, path, key)
+
+
+def _read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isfile() or _split(member.name)[1] not in extensions:
+                    continue
+                stream = tar.extractfile(member)
+                assert stream is not None
+                yield member.name, stream.read()
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f"{path}: not a readable tar file ({error})") from error
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and lower-case extension; as in WebDataset, the extension starts at the base name's first dot."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: {key}.json is not JSON ({error})") from error
+    if not isinstance(value, dict) or not {"source", "label"} <= value.keys():
+        raise DataError(f"{path}: {key}.json is not an object with a `source` and a `label`")
+    return value

@@ -1,0 +1,106 @@
+"""Samples in memory: sizes, what training never sees, and pictures that cannot be decoded."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perception_encoder.data.image_text import ImageTextSet
+from perception_encoder.data.shards import ShardSample, read_shard, write_shard
+from perception_encoder.errors import DataError
+
+
+def test_samples_of_all_folders_in_order(make_shard, tmp_path: Path) -> None:
+    make_shard("a/train.tar", [("flowers", "rose"), ("clothing", "hat")])
+    make_shard("b/train/noto.tar", [("noto", "cat")])
+    loaded = ImageTextSet.from_folder([tmp_path / "a", tmp_path / "b"])
+    assert [(s.key, s.source, s.label) for s in loaded] == [
+        ("flowers-0", "flowers", "rose"),
+        ("clothing-1", "clothing", "hat"),
+        ("noto-0", "noto", "cat"),
+    ]
+    assert {name: len(part) for name, part in loaded.by_source().items()} == {"clothing": 1, "flowers": 1, "noto": 1}
+    assert loaded[0].colours == ("red",)
+    assert "rose" in loaded[0].caption(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [((30, 20), (3, 20, 30)), ((90, 45), (3, 32, 64)), ((40, 81), (3, 65, 32)), ((32, 32), (3, 32, 32))],
+)
+def test_large_pictures_are_scaled_by_their_short_side(make_shard, size: tuple[int, int], shape: tuple) -> None:
+    path = make_shard("a/train.tar", [("flowers", "rose")], size=size)
+    [sample] = ImageTextSet.from_folder(path, image_side=32)
+    assert tuple(sample.image.shape) == shape
+    assert sample.image.dtype == torch.uint8
+    assert sample.image[:, 5, 5].tolist() == [200, 0, 0]
+
+
+def test_training_never_sees_the_unseen_classes(make_shard, tmp_path: Path) -> None:
+    labels = ["crocodile", "hedgehog", "mandolin", "cougar", "flamingo", "menorah", "airplane", "wild cat"]
+    labels += ["windsor chair", "cannon", "ant", "watch"]
+    for split in ("train", "val"):
+        make_shard(f"a/{split}.tar", [("caltech101", label) for label in labels] + [("noto", "cougar")])
+    train = ImageTextSet.from_folder(tmp_path / "a")
+    assert [(s.source, s.label) for s in train] == [("caltech101", "ant"), ("caltech101", "watch"), ("noto", "cougar")]
+    assert len(ImageTextSet.from_folder(tmp_path / "a", split="val")) == 13
+
+
+def test_held_out_data_is_refused_for_training(make_shard, tmp_path: Path) -> None:
+    make_shard("a/train/styles.tar", [("noto", "cat"), ("openmoji", "cat")])
+    with pytest.raises(DataError, match="openmoji is never trained on"):
+        ImageTextSet.from_folder(tmp_path / "a")
+    make_shard("b/train/test.tar", [("flowers", "rose")])
+    with pytest.raises(DataError, match="'test'"):
+        ImageTextSet.from_folder(tmp_path / "b")
+    unseen = make_shard("c/unseen/openmoji.tar", [("openmoji", "cat")])
+    with pytest.raises(DataError, match="'unseen'"):
+        ImageTextSet.from_folder(unseen)
+    assert len(ImageTextSet.from_folder(tmp_path / "c", split="unseen")) == 1
+
+
+def test_a_picture_that_cannot_be_decoded_is_reported_and_left_out(
+    make_shard, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = list(read_shard(make_shard("a/train.tar", [("flowers", "rose")] * 3, size=(300, 200))))
+    cut = ShardSample("cut", "png", samples[1].picture[:-200], samples[1].metadata)
+    write_shard(
+        tmp_path / "a" / "train.tar", [samples[0], cut, samples[2], ShardSample("none", "jpg", b"", cut.metadata)]
+    )
+    with caplog.at_level(logging.WARNING):
+        loaded = ImageTextSet.from_folder(tmp_path / "a")
+    assert [sample.key for sample in loaded] == ["flowers-0", "flowers-2"]
+    assert loaded.failures == ("cut", "none")
+    assert "left out cut" in caplog.text and "left out none" in caplog.text
+
+
+def test_rare_labels_are_repeated_without_copies(make_shard, tmp_path: Path) -> None:
+    make_shard("a/train.tar", [("flowers", "rose")] * 9 + [("flowers", "daisy")])
+    loaded = ImageTextSet.from_folder(tmp_path / "a")
+    assert Counter(sample.label for sample in loaded.balanced()) == {"rose": 9, "daisy": 3}
+    assert Counter(sample.label for sample in loaded.balanced(power=1)) == {"rose": 9, "daisy": 9}
+    assert loaded.balanced(power=1)[-1] is loaded[-1]
+
+
+def test_progress_counts_every_sample(make_shard, tmp_path: Path) -> None:
+    make_shard("a/train.tar", [("flowers", "rose")] * 4)
+    seen: list[tuple[str, int]] = []
+
+    def track(items, description, total):
+        seen.append((description, total))
+        return items
+
+    ImageTextSet.from_folder(tmp_path / "a", track=track)
+    assert seen == [("reading a train", 4)]
+
+
+def test_the_real_photographs(real_data: Path) -> None:
+    loaded = ImageTextSet.from_folder(real_data / "photos", split="val", image_side=128)
+    assert (len(loaded), loaded.failures) == (1771, ())
+    assert all(sample.image.shape[0] == 3 and min(sample.image.shape[1:]) <= 128 for sample in loaded)
+    assert len({sample.label for sample in loaded.by_source()["caltech101"]}) == 81
