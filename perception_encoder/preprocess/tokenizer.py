@@ -1,0 +1,123 @@
+"""Text to token ids: the byte-pair vocabulary of CLIP, 49,408 entries (appendix B.1).
+
+A text is cleaned as the published tokenizer does (ftfy, HTML entities, whitespace, lower case), cut into words,
+and each word into byte pairs. The rows read start token, text, end token, zeros. The control tokens cannot be
+written in a text: "<end_of_text>" is three words and some punctuation.
+"""
+
+from __future__ import annotations
+
+import gzip
+import html
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Protocol
+
+import ftfy
+import tokenizers
+import torch
+from jaxtyping import Int
+from tokenizers import models, pre_tokenizers
+from torch import Tensor
+
+from perception_encoder.errors import ModelError
+
+START, END = 49406, 49407
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u0345]+"
+"""A contraction, a run of letters, one digit, or a run of anything else; U+0345 is dropped, as the published
+pattern does (folded it is a letter, by category a mark, so neither class takes it)."""
+
+
+class TruncationWarning(UserWarning):
+    """A text was longer than the model reads, so its end was cut off."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Texts to ids for a model that reads `context_length` tokens."""
+
+    context_length: int = 32
+
+    def __call__(self, texts: str | Iterable[str]) -> Int[Tensor, "B T"]:
+        """Ids (B, context_length), int64; a text too long keeps its end token in the last place and is warned of."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        backend = _backend()
+        rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
+        for row, text in zip(rows, texts, strict=True):
+            ids = [START, *backend.encode(clean(text)).ids, END]
+            if len(ids) > self.context_length:
+                self._warn(text, len(ids))
+                ids = [*ids[: self.context_length - 1], END]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    def _warn(self, text: str, length: int) -> None:
+        message = f"text of {length} tokens cut to {self.context_length}: {text[:60]!r}"
+        warnings.warn(message, TruncationWarning, stacklevel=3)
+
+
+class _TextConfig(Protocol):
+    @property
+    def context_length(self) -> int: ...
+
+
+class _TextTower(Protocol):
+    @property
+    def config(self) -> _TextConfig: ...
+
+
+class TextModel(Protocol):
+    """A model with a text tower, as `CLIP` is."""
+
+    @property
+    def text(self) -> _TextTower: ...
+
+
+def tokenizer(model: TextModel) -> Tokenizer:
+    """The tokenizer that fits a model's text tower; ModelError where it has none."""
+    if not hasattr(model, "text"):
+        name = getattr(model, "name", type(model).__name__)
+        raise ModelError(f"{name} has no text tower; take a Core model for texts")
+    return Tokenizer(model.text.config.context_length)
+
+
+def trim(tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B t"]:
+    """The ids without the columns that are padding in every row; a causal tower gives the same vectors for them."""
+    if not len(tokens):
+        return tokens
+    return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+
+
+def clean(text: str) -> str:
+    """Published cleaning: ftfy, HTML entities twice, whitespace runs to one blank, lower case."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # else ftfy and HTML change nothing
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+@cache
+def _backend() -> tokenizers.Tokenizer:
+    """The byte-pair model, built once a process."""
+    packed = files("perception_encoder.preprocess").joinpath("clip_merges.txt.gz").read_bytes()
+    merges = [(left, right) for left, right in map(str.split, gzip.decompress(packed).decode("utf-8").splitlines())]
+    symbols = _byte_symbols()
+    pieces = [*symbols, *(symbol + "</w>" for symbol in symbols), *(left + right for left, right in merges)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return backend
+
+
+def _byte_symbols() -> list[str]:
+    """One printable character for each byte, in the vocabulary's order: bytes that print as themselves come first."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = 256 - len(printable)
+    return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]

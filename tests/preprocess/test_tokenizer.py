@@ -1,0 +1,108 @@
+"""Token ids: equal to the published ones, and to open_clip's on any text."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perception_encoder.errors import ModelError
+from perception_encoder.preprocess.tokenizer import END, START, Tokenizer, TruncationWarning, clean, tokenizer, trim
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+@cache
+def open_clip_tokenizer():
+    return pytest.importorskip("open_clip.tokenizer").SimpleTokenizer(context_length=72)
+
+
+@pytest.mark.parametrize("context_length", [32, 72])
+@pytest.mark.filterwarnings("ignore::perception_encoder.preprocess.tokenizer.TruncationWarning")
+def test_golden_ids(context_length: int) -> None:
+    ids = Tokenizer(context_length)(GOLDEN["strings"])
+    assert ids.dtype == torch.int64
+    assert ids.tolist() == GOLDEN["ids"][str(context_length)]
+
+
+def letters_and_marks():
+    """Characters that every Unicode version of the last ten years agrees on, with those that ftfy and HTML touch."""
+    text = st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF, exclude_categories=["Cn", "Co", "Cs"]))
+    tricky = "'S 'll &amp;amp; &lt; &#8217; â€™ Ã© ſ \u212a İ ﬁ １ a\u0301 👩\u200d👧 東京 한국 <p> “ <|endoftext|> _ 12 ² Ⅷ \u0345"
+    pieces = st.sampled_from([*tricky.split(" "), " \t\r\n", "\u00a0", "\x85", "\x1b[0m"])
+    return st.lists(st.one_of(text, pieces), max_size=12).map("".join)
+
+
+@given(letters_and_marks())
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_ids_equal_open_clips(text: str) -> None:
+    theirs = open_clip_tokenizer()([text])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
+        assert torch.equal(Tokenizer(72)(text), theirs)
+
+
+def test_the_quick_way_of_cleaning_changes_nothing() -> None:
+    import ftfy
+
+    for text in ["A  Photo of a Cat", "it's <b> 'quoted' \"text\" -- ~`^", "".join(map(chr, range(32, 127)))]:
+        text = text.replace("&", "")
+        assert clean(text) == " ".join(ftfy.fix_text(text).split()).lower()
+
+
+def test_a_control_token_cannot_be_written_in_a_text() -> None:
+    ids = Tokenizer(32)("<start_of_text> a dog <end_of_text>")[0].tolist()
+    assert (ids.count(START), ids.count(END)) == (1, 1)
+
+
+def test_a_long_text_is_cut_with_a_warning_that_names_it() -> None:
+    text = "a striped cat asleep on a wall " * 20
+    with pytest.warns(TruncationWarning, match=r"text of 142 tokens cut to 32: 'a striped cat asleep") as warned:
+        ids = Tokenizer(32)([text, "a dog"])
+    assert (ids[0, 0], ids[0, -1]) == (START, END)
+    assert warned[0].filename == __file__
+    assert len(warned) == 1
+
+
+def test_a_text_that_just_fits_is_not_warned_of() -> None:
+    ids = Tokenizer(32)("a " * 30)
+    assert ids[0].tolist() == [START, *[320] * 30, END]
+
+
+def test_texts_may_be_one_none_or_any_iterable() -> None:
+    one = Tokenizer(32)("a dog")
+    assert one.shape == (1, 32)
+    assert torch.equal(Tokenizer(32)(text for text in ["a dog"]), one)
+    assert Tokenizer(32)([]).shape == (0, 32)
+
+
+def test_lone_surrogates_are_readable_text() -> None:
+    assert Tokenizer(32)("caf\udce9 noir")[0, 0] == START
+
+
+def test_it_pickles() -> None:
+    copy = pickle.loads(pickle.dumps(Tokenizer(72)))
+    assert torch.equal(copy("a dog"), Tokenizer(72)("a dog"))
+
+
+def test_tokenizer_of_a_model() -> None:
+    model = SimpleNamespace(text=SimpleNamespace(config=SimpleNamespace(context_length=72)))
+    assert tokenizer(model) == Tokenizer(72)
+    with pytest.raises(ModelError, match="PE-Spatial-B16-512 has no text tower"):
+        tokenizer(SimpleNamespace(name="PE-Spatial-B16-512"))
+
+
+def test_trim_keeps_the_longest_text() -> None:
+    ids = Tokenizer(32)(["a dog", "a photo of a cat", ""])
+    trimmed = trim(ids)
+    assert trimmed.shape == (3, 7)
+    assert torch.equal(trimmed, ids[:, :7]) and not ids[:, 7:].any()
+    assert trim(Tokenizer(32)([])).shape == (0, 32)
