@@ -25,6 +25,8 @@ from perception_encoder.errors import PerceptionEncoderError
 
 VERBS = {
     "models": "perception_encoder.cli.models",
+    "data": "perception_encoder.cli.data",
+    "train": "perception_encoder.cli.train",
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 

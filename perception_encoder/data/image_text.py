@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.data.captions import DRAWN, choose_caption, colour_words
+from perception_encoder.data.captions import DRAWN, choose_caption, colour_words, concept
 from perception_encoder.data.labelled import find_shards, find_unseen_labels
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.shards import ShardSample, read_shard
@@ -80,8 +80,9 @@ class ImageTextSet(Sequence[ImageTextSample]):
         folders = [folders] if isinstance(folders, Path) else list(folders)
         samples: list[ImageTextSample] = []
         failures: list[str] = []
+        unseen = {label for folder in folders for _, label in find_unseen_labels(folder)}
         for folder in folders:
-            raw = _read_split(folder, split)
+            raw = _read_split(folder, split, unseen)
             name = f"reading {folder.name} {split}"
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 decoded = pool.map(lambda sample: _decode(sample, image_side), raw)
@@ -114,15 +115,15 @@ class ImageTextSet(Sequence[ImageTextSample]):
         return ImageTextSet([s for s in self.samples for _ in range(repeats[s.label])], self.failures)
 
 
-def _read_split(folder: Path, split: str) -> list[ShardSample]:
+def _read_split(folder: Path, split: str, unseen: set[str]) -> list[ShardSample]:
+    """A split's samples; in training none of a held-out source, and none of any source under an unseen label."""
     samples = [sample for shard in find_shards(folder, split) for sample in read_shard(shard)]
     if split != "train":
         return samples
     held_out = {sample.source for sample in samples} & NEVER_TRAINED
     if held_out:
         raise DataError(f"{folder}: {', '.join(held_out)} is never trained on; move it from `train` to `unseen`")
-    unseen = find_unseen_labels(folder)
-    return [sample for sample in samples if (sample.source, sample.label) not in unseen]
+    return [sample for sample in samples if concept(sample.metadata) not in unseen]
 
 
 def _decode(sample: ShardSample, image_side: int) -> ImageTextSample | None:

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.nn.attention import Attention
+from perception_encoder.nn.attention import Attention, attend
 from perception_encoder.nn.block import FeedForward
 
 
 class ProbeAttention(Attention):
     """Cross-attention of a probe to tokens, on `Attention`'s parameters."""
 
-    def attend(self, probe: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def pool(self, probe: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Probe (1, 1, D) over tokens (B, N, D) → (B, 1, D)."""
         width = probe.shape[-1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
@@ -21,7 +21,7 @@ class ProbeAttention(Attention):
         q = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, 1, head_dim)
         keys_values = F.linear(tokens, weight[width:], bias[width:]).unflatten(-1, (2, self.heads, -1))
         k, v = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        attended = attend(q, k, v, mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -36,5 +36,5 @@ class AttentionPooling(nn.Module):
         self.mlp = FeedForward(width, 4 * width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = self.attn.attend(self.probe, tokens, mask)
+        x = self.attn.pool(self.probe, tokens, mask)
         return (x + self.mlp(self.layernorm(x)))[:, 0]

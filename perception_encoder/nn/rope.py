@@ -46,6 +46,24 @@ def _compute_table(grid: tuple[int, int], head_dim: int, class_token: bool, devi
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn queries or keys (…, N, head_dim) by a `rope_table`, in float32."""
-    exact = x.float()
-    swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
+    if torch.compiler.is_compiling():  # compilers and exporters want real numbers
+        exact = x.float()
+        swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
+    return _Rotation.apply(x, torch.complex(table[0, :, 1::2], table[1, :, 1::2]))
+
+
+class _Rotation(torch.autograd.Function):
+    """A complex product, whose gradient is the rotation back (several times faster than what autograd would record)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, turns: Tensor) -> Tensor:
+        ctx.save_for_backward(turns)
+        exact = x.float() if x.stride(-1) == 1 else x.float().contiguous()  # a broadcast gradient has stride 0
+        pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (turns,) = ctx.saved_tensors
+        return _Rotation.apply(gradient, turns.conj()), None

@@ -1,0 +1,93 @@
+"""Training batches out of image-text sets: a pure function of the step.
+
+Every step draws samples from the sources by weight, a caption for each, and an augmentation; captions are encoded
+once each, and a picture's positives are all captions of the batch that are true of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.captions import captions
+from perception_encoder.data.image_text import ImageTextSample, ImageTextSet
+from perception_encoder.data.sampler import WeightedSampler
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.augmentation import Augmentation, augment
+from perception_encoder.preprocess.tokenizer import trim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of a run at one resolution (progressive resolution, step 2 of section 2.1)."""
+
+    image_size: int
+    """Side of the square training picture, in pixels."""
+    steps: int
+
+
+class PairBatches:
+    """`batches(step)` → `ImageTextBatch`."""
+
+    def __init__(
+        self,
+        sets: Sequence[ImageTextSet],
+        weights: Sequence[float],
+        batch_size: int,
+        stages: Sequence[Stage],
+        augmentation: Augmentation,
+        tokenize: Callable[[list[str]], Tensor],
+        seed: int,
+    ) -> None:
+        if not stages or min(stage.steps for stage in stages) < 1:
+            raise ConfigError("a run needs stages of at least one step each")
+        self.sets = sets
+        self.sampler = WeightedSampler([len(s) for s in sets], weights, batch_size, seed)
+        self.ends = list(accumulate(stage.steps for stage in stages))
+        self.stages, self.augmentation, self.tokenize, self.seed = stages, augmentation, tokenize, seed
+
+    def __call__(self, step: int) -> ImageTextBatch:
+        """The batch of a step (0-based)."""
+        generator = np.random.default_rng([self.seed, step])
+        samples = [self.sets[source][index] for source, index in self.sampler.batch(step)]
+        texts = list(dict.fromkeys(sample.caption(generator) for sample in samples))
+        pixels = augment(
+            [sample.image for sample in samples],
+            self.image_size(step),
+            self.augmentation,
+            torch.Generator().manual_seed(int(generator.integers(2**62))),
+        )
+        return ImageTextBatch(pixels, trim(self.tokenize(texts)), true_pairs(samples, texts))
+
+    def image_size(self, step: int) -> int:
+        """The resolution of a step, in pixels."""
+        return next(s.image_size for s, end in zip(self.stages, self.ends, strict=True) if step < end)
+
+
+def true_pairs(samples: Sequence[ImageTextSample], texts: Sequence[str]) -> Tensor:
+    """Which captions (U) are true of which samples (B): bool (B, U)."""
+    row_of = {text: row for row, text in enumerate(texts)}
+    positives = torch.zeros(len(samples), len(texts), dtype=torch.bool)
+    for row, sample in zip(positives, samples, strict=True):
+        known = _all_captions(_freeze(sample.metadata), sample.colours)
+        row[[row_of[text] for text in known & row_of.keys()]] = True
+    return positives
+
+
+@cache
+def _all_captions(metadata: tuple[tuple[str, object], ...], colours: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(text for texts in captions(dict(metadata), colours).values() for text in texts)
+
+
+def _freeze(metadata: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
+    """The part of a sample's metadata that captions are made of, hashable."""
+    fields = ("source", "label", "coarse", "description", "kids", "tags")
+    values = ((name, metadata[name]) for name in fields if name in metadata)
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)

@@ -1,0 +1,74 @@
+"""Training augmentation on uint8 pictures: random crop, flip, brightness and saturation (step 8 of section 2.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Ranges to draw from; the defaults are the paper's (appendix B.1.1)."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the picture's area that a crop keeps."""
+    aspect: tuple[float, float] = (0.75, 1.33)
+    """Width over height of a crop, before it is squashed to a square."""
+    brightness: float = 0.32
+    saturation: float = 0.32
+    flip: float = 0.5
+    """Probability of a mirror image."""
+
+
+def augment(pictures: Sequence[Tensor], size: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Augment uint8 pictures (3, H_i, W_i) into one uint8 batch (B, 3, size, size)."""
+    count = len(pictures)
+    batch = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    draws = torch.rand(count, 5, generator=generator).tolist()
+    for row, picture, draw in zip(batch, pictures, draws, strict=True):
+        top, left, height, width = _crop(picture.shape[-2], picture.shape[-1], augmentation, draw)
+        crop = picture[:, top : top + height, left : left + width]
+        if draw[4] < augmentation.flip:
+            crop = crop.flip(-1)
+        row.copy_(F.interpolate(crop[None], size=(size, size), mode="bilinear", antialias=True)[0])
+    return jitter(batch, augmentation, generator)
+
+
+def _crop(height: int, width: int, augmentation: Augmentation, draw: list[float]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop, clipped to the picture."""
+    low, high = augmentation.scale
+    area = height * width * (low + (high - low) * draw[0])
+    log_low, log_high = (math.log(bound) for bound in augmentation.aspect)
+    aspect = math.exp(log_low + (log_high - log_low) * draw[1])
+    crop_height = min(height, max(1, round(math.sqrt(area / aspect))))
+    crop_width = min(width, max(1, round(math.sqrt(area * aspect))))
+    return (
+        int(draw[2] * (height - crop_height + 1)),
+        int(draw[3] * (width - crop_width + 1)),
+        crop_height,
+        crop_width,
+    )
+
+
+def jitter(batch: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Brightness and saturation of each picture of a uint8 batch (B, 3, H, W) times its own random factor."""
+
+    def factors(strength: float) -> Tensor:
+        return 1 + strength * (2 * torch.rand(len(batch), 1, 1, 1, generator=generator) - 1)
+
+    brightness, saturation = factors(augmentation.brightness), factors(augmentation.saturation)
+    pixels = batch.float() * brightness
+    grey = (pixels * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return torch.lerp(grey, pixels, saturation).clamp_(0, 255).to(torch.uint8)
+
+
+def to_pixels(batch: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) → float32 in [-1, 1], the models' mean and deviation of 0.5."""
+    return batch.float().div_(127.5).sub_(1)

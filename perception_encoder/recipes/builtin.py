@@ -1,0 +1,51 @@
+"""The built-in model, first edition: PE-Core-N16-128 from public photographs and drawings, in 90 minutes on two cores.
+
+Progressive resolution, LAMB, the paper's augmentation with a milder crop (the data set is small and its pictures are
+already cut to their subject), and captions drawn anew at every step.
+"""
+
+from __future__ import annotations
+
+from perception_encoder.data.pairs import Stage
+from perception_encoder.models.registry import BUILTIN
+from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.train.optimizer import OptimizerConfig
+
+WEIGHTS = {
+    "caltech101": 0.32,
+    "clothing": 0.18,
+    "grocery": 0.18,
+    "flowers": 0.12,
+    "openclipart": 0.08,
+    "noto": 0.06,
+    "twemoji": 0.06,
+}
+
+
+def builtin() -> PretrainingConfig:
+    """The run that made the weights in the package."""
+    return PretrainingConfig(
+        model=BUILTIN,
+        stages=(
+            Stage(image_size=64, steps=2400),
+            Stage(image_size=96, steps=1200),
+            Stage(image_size=128, steps=250),
+        ),
+        weights=WEIGHTS,
+        optimizer=OptimizerConfig(lr=6e-3),
+        augmentation=Augmentation(scale=(0.25, 1.0)),
+    )
+
+
+def debug() -> PretrainingConfig:
+    """The same in four steps, for tests."""
+    return PretrainingConfig(
+        model=BUILTIN,
+        stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
+        weights=WEIGHTS,
+        batch_size=16,
+        warmup=1,
+        log_every=1,
+        checkpoint_every=2,
+    )

@@ -1,0 +1,61 @@
+"""Checkpoints of a run: model, optimizer and step in one file, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perception_encoder.errors import CheckpointError, OutputError
+
+FILE = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands."""
+
+    step: int
+    """Steps done."""
+    fingerprint: str
+    """Identity of the run's configuration; another one cannot be resumed."""
+
+
+def save_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+    """Replace the folder's checkpoint; OutputError (and the old one kept) where that fails."""
+    temporary = folder / f".{FILE}.tmp"
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": state.step,
+        "fingerprint": state.fingerprint,
+    }
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / FILE)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{folder / FILE}: could not be written ({error})") from None
+
+
+def resume_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
+    """Load the folder's checkpoint in place and return the steps done; 0 where there is none."""
+    path = folder / FILE
+    if not path.exists():
+        return 0
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error}); delete it to start anew") from None
+    if content["fingerprint"] != fingerprint:
+        raise CheckpointError(f"{path} belongs to a run with other settings; choose another folder or delete it")
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    return int(content["step"])

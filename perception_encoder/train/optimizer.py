@@ -1,0 +1,41 @@
+"""LAMB (timm's) with the weight decay that the field uses: matrices decay, all else does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from perception_encoder.errors import MissingExtraError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """LAMB's settings; the defaults are the paper's (appendix B.1.1)."""
+
+    lr: float = 2e-3
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    max_grad_norm: float = 1.0
+    """The whole gradient is scaled down to this norm, as timm's LAMB does by default."""
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """LAMB over the model's trainable parameters; MissingExtraError without timm."""
+    try:
+        from timm.optim import Lamb
+    except ImportError:
+        raise MissingExtraError("timm", "train") from None
+    decayed, exempt = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (decayed if decays(name, parameter) else exempt).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=config.max_grad_norm)
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: not to biases, norms, scales, embeddings of positions, tokens or classes."""
+    return parameter.ndim >= 2 and not name.endswith(("embedding", "embedding.weight", "probe"))
