@@ -46,11 +46,22 @@ def test_help_lists_every_verb(run_pe) -> None:
     assert all(name in run.stdout for name in main.VERBS)
 
 
-@pytest.mark.parametrize("name", main.VERBS)
-def test_every_verb_shows_examples(run_pe, name: str) -> None:
-    run = run_pe(name, "--help")
+def commands() -> list[list[str]]:
+    """Return every command of `pe`, as words: ["models"], ["data", "prepare"], …"""
+    group = typer.main.get_command(main.app)
+    verbs = {name: group.get_command(None, name) for name in main.VERBS}
+    leaves = []
+    for name, verb in verbs.items():
+        leaves += [[name, sub] for sub in verb.commands] if hasattr(verb, "commands") else [[name]]
+    return leaves
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_shows_examples(run_pe, words: list[str]) -> None:
+    run = run_pe(*words, "--help")
     assert run.status == 0
-    assert f"pe {name}" in run.stdout.split("Usage:")[1].partition("\n")[2], "no example in the help text"
+    examples = run.stdout.partition("Examples:")[2]
+    assert f"pe {' '.join(words)}" in examples
     assert "completion" not in run.stdout
 
 
