@@ -24,7 +24,7 @@ def builtin(
     drawings: Annotated[Path | None, typer.Option(help="Folder that `pe data prepare` made.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, metrics, weights.")] = Path("runs/builtin"),
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: name.name=value.")] = None,
-    debug: Annotated[bool, typer.Option(help="Four tiny steps, to see that all works.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Four tiny steps, to see that all works.")] = False,
 ) -> None:
     """Train the built-in model, PE-Core-N16-128 (about 90 minutes on 2 cores).
 
