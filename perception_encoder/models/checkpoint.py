@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -22,7 +23,7 @@ _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
 
 
 def read_checkpoint(path: Path) -> tuple[StateDict, dict[str, str]]:
-    """Tensors and text metadata of a file, safetensors or PyTorch's by its content; CheckpointError for any other."""
+    """Tensors and text metadata of a file, in either format; CheckpointError for any other."""
     if not path.is_file():
         raise CheckpointError(f"{path}: " + ("a folder, not a checkpoint" if path.is_dir() else "no such file"))
     try:
@@ -48,7 +49,7 @@ def read_checkpoint(path: Path) -> tuple[StateDict, dict[str, str]]:
 def _is_safetensors(path: Path) -> bool:
     with open(path, "rb") as file:
         start = file.read(9)  # the header's length, then its opening brace
-    return start[8:] == b"{" or (path.suffix == ".safetensors" and not zipfile.is_zipfile(path))
+    return start[8:] == b"{" or path.suffix == ".safetensors"
 
 
 def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> None:
@@ -68,7 +69,8 @@ def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> N
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise OutputError(f"{path}: could not be written ({_first_line(error)})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def check_suffix(path: Path) -> None:

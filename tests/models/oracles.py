@@ -75,7 +75,9 @@ def gradients(model: nn.Module, output: Tensor, seed: int = 9) -> dict[str, Tens
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def gradient_error(ours: VisionTransformer | CLIP, our_output: Tensor, theirs: nn.Module, their_output: Tensor) -> float:
+def gradient_error(
+    ours: VisionTransformer | CLIP, our_output: Tensor, theirs: nn.Module, their_output: Tensor
+) -> float:
     """Largest relative error over the parameters' gradients; theirs come back through the layout table."""
     config = ours.visual.config if isinstance(ours, CLIP) else ours.config
     reference = gradients(theirs, their_output)

@@ -1,0 +1,60 @@
+"""Random models: every parameter is drawn, from the passed generator alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.initialization import initialize
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.models.weights import create_model
+from tests.models.small import KINDS, TEXT, pictures
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_no_parameter_is_left_uninitialised(config: VisionConfig, towers: int) -> None:
+    model = VisionTransformer(config) if towers == 1 else CLIP(config, TEXT)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    initialize(model, generator(0))
+    assert [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()] == []
+    neutral = [name for name, p in model.named_parameters() if p.unique().numel() == 1]
+    assert all(name.endswith(("bias", "gamma", "logit_scale")) or "ln_" in name or "norm" in name for name in neutral)
+
+
+def test_a_random_model_depends_on_its_generator_alone() -> None:
+    torch.randn(3)
+    first = create_model("builtin").state_dict()
+    torch.randn(5)
+    again = create_model("builtin", generator=generator(0)).state_dict()
+    other = create_model("builtin", generator=generator(1)).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    same = {name for name, tensor in first.items() if torch.equal(tensor, other[name])}
+    assert {name for name in first if name.endswith("proj") or "embedding" in name or "probe" in name}.isdisjoint(same)
+    assert not {name for name in first if name.endswith(("in_proj_weight", "c_fc.weight", "conv1.weight"))} & same
+
+
+def test_a_random_model_leaves_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    create_model("builtin")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_random_model_is_float32_and_ready_to_train() -> None:
+    model = create_model("builtin")
+    assert not model.training
+    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
+    assert model.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
+    embeddings = model.encode_image(pictures(4, 3, 32, 32))
+    assert 0.01 < embeddings.std().item() < 100
+    embeddings.sum().backward()

@@ -1,0 +1,76 @@
+"""Layout detection and the tables' corners; timm and open_clip themselves are asked in their own test modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from perception_encoder.errors import CheckpointError
+from perception_encoder.models.layouts import detect_layout, from_published, to_published, unwrap
+from perception_encoder.models.registry import find_model
+from perception_encoder.models.weights import build, published_state_dict
+from tests.golden_weights import golden_state
+
+ENTRY = find_model("builtin")
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    shapes = published_state_dict(build(ENTRY))
+    return golden_state({name: tuple(tensor.shape) for name, tensor in shapes.items()})
+
+
+@pytest.mark.parametrize("layout", ["published", "timm", "open_clip"])
+def test_layouts_are_detected_and_come_back_identical(published: dict[str, torch.Tensor], layout: str) -> None:
+    there = from_published(published, ENTRY.vision, layout)
+    assert detect_layout(there) == layout
+    back = to_published(there, ENTRY.vision)
+    vision = {n.removeprefix("visual."): t for n, t in published.items() if n.startswith("visual.")}
+    expected = vision if layout == "timm" else published
+    assert back.keys() == expected.keys()
+    assert all(torch.equal(back[name], expected[name]) for name in expected)
+
+
+def test_our_own_names_are_a_layout_too() -> None:
+    model = build(ENTRY)
+    assert detect_layout(model.state_dict()) == "native"
+    assert to_published(model.state_dict(), ENTRY.vision).keys() == published_state_dict(model).keys()
+    assert detect_layout(model.visual.state_dict()) == "published"
+
+
+def test_no_tensor_of_a_layout_is_a_view_of_another(published: dict[str, torch.Tensor]) -> None:
+    """Files want tensors that share no memory."""
+    for layout in ("timm", "open_clip"):
+        there = from_published(published, ENTRY.vision, layout)
+        assert len({tensor.untyped_storage().data_ptr() for tensor in there.values()}) == len(there)
+
+
+@pytest.mark.parametrize("state", [{}, {"layer1.0.conv1.weight": torch.ones(1)}, {"model": torch.ones(1)}])
+def test_other_checkpoints_are_told_apart(state: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(CheckpointError, match="not a Perception Encoder checkpoint: it holds"):
+        detect_layout(state)
+
+
+@pytest.mark.parametrize("layout", ["timm", "open_clip"])
+def test_a_head_with_a_bias_is_not_the_projection(published: dict[str, torch.Tensor], layout: str) -> None:
+    there = from_published(published, ENTRY.vision, layout)
+    (name,) = (name for name in there if name.endswith("head.bias"))
+    there[name] = torch.ones_like(there[name])
+    with pytest.raises(CheckpointError, match=r"head\.bias is not zero"):
+        to_published(there, ENTRY.vision)
+
+
+def test_a_part_that_is_missing_stays_missing(published: dict[str, torch.Tensor]) -> None:
+    there = from_published(published, ENTRY.vision, "open_clip")
+    del there["visual.trunk.attn_pool.q.weight"]
+    back = to_published(there, ENTRY.vision)
+    assert "visual.attn_pool.attn.in_proj_weight" not in back
+    assert "visual.trunk.attn_pool.kv.weight" in back  # kept under its name, so that it is reported
+
+
+def test_unwrapping() -> None:
+    tensor = torch.ones(1)
+    assert unwrap({"weights": {"module.a": tensor}, "step": 3}) == {"a": tensor}
+    assert unwrap({"state_dict": {"weights": {"a": tensor}}}) == {"a": tensor}
+    with pytest.raises(CheckpointError, match="step is no named tensor"):
+        unwrap({"a": tensor, "step": 3})

@@ -1,0 +1,83 @@
+"""Names: one canonical name a model, and every name that people know it by."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+
+from perception_encoder.errors import UnknownModelError
+from perception_encoder.models.registry import BUILTIN, MODELS, canonical_name, find_model, list_models
+
+PAPER = [
+    "PE-Core-G14-448",
+    "PE-Core-L14-336",
+    "PE-Core-B16-224",
+    "PE-Core-S16-384",
+    "PE-Core-T16-384",
+    "PE-Lang-G14-448",
+    "PE-Lang-G14-448-Tiling",
+    "PE-Lang-L14-448",
+    "PE-Lang-L14-448-Tiling",
+    "PE-Spatial-G14-448",
+    "PE-Spatial-L14-448",
+    "PE-Spatial-B16-512",
+    "PE-Spatial-S16-512",
+    "PE-Spatial-T16-512",
+]
+
+
+def test_the_papers_names_and_ours() -> None:
+    assert list_models() == [*PAPER, BUILTIN]
+    assert sum(entry.text is not None for name, entry in MODELS.items() if name != BUILTIN) == 5
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_hub_ids(name: str) -> None:
+    for alias in (f"facebook/{name}", f"hf-hub:facebook/{name}", name.lower()):
+        assert canonical_name(alias) == name
+
+
+def test_timms_published_names_are_the_aliases() -> None:
+    published = set(timm.list_models("vit_pe*", pretrained=True))
+    ours = {f"{entry.timm}.{entry.timm_tag}": name for name, entry in MODELS.items() if entry.timm}
+    assert set(ours) == published
+    for theirs, name in ours.items():
+        hub = timm.get_pretrained_cfg(theirs).hf_hub_id
+        for alias in (theirs, f"timm/{theirs}", f"hf_hub:timm/{theirs}", f"hf-hub:timm/{theirs}"):
+            assert canonical_name(alias) == name
+        assert hub is None or not hub.startswith("facebook/") or canonical_name(hub) == name
+
+
+def test_timms_names_without_a_tag_mean_its_default() -> None:
+    for theirs in timm.list_models("vit_pe*"):
+        default = timm.get_pretrained_cfg(theirs).tag
+        assert canonical_name(theirs) == canonical_name(f"{theirs}.{default}") is not None
+
+
+def test_no_name_means_two_models() -> None:
+    seen: dict[str, str] = {}
+    for name, entry in MODELS.items():
+        for known in (name, *entry.aliases):
+            assert seen.setdefault(known.lower(), name) == name
+
+
+def test_builtin() -> None:
+    assert find_model("builtin").name == BUILTIN == "PE-Core-N16-128"
+    vision, text = MODELS[BUILTIN].vision, MODELS[BUILTIN].text
+    assert (vision.patch_size, vision.image_size, vision.width, vision.depth, vision.heads) == (16, 128, 192, 12, 3)
+    assert (text.context_length, text.width, text.depth, text.heads, text.output_dim) == (32, 256, 6, 4, 256)
+    assert vision.class_token and vision.attention_pool and vision.output_dim == 256
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("PE-Core-L14-363", "PE-Core-L14-336"), ("pe-lang-l14", "PE-Lang-L14-448"), ("bultin", BUILTIN)],
+)
+def test_an_unknown_name_shows_near_matches(name: str, near: str) -> None:
+    with pytest.raises(UnknownModelError, match=f"no model is called '{name}'; did you mean .*{near}"):
+        find_model(name)
+
+
+def test_a_name_like_no_other_leads_to_the_list() -> None:
+    with pytest.raises(UnknownModelError, match="`pe models` lists them all"):
+        find_model("resnet50")

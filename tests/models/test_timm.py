@@ -1,0 +1,124 @@
+"""timm's `vit_pe_*` as an oracle: the same random weights, values and gradients, at native sizes."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.layouts import from_published, to_published
+from perception_encoder.models.registry import MODELS, find_model
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.models.weights import from_state_dict, published_state_dict
+from tests.models.oracles import TIMM_MODELS, native_picture, relative_error, timm_errors, timm_pair
+
+VALUES, GRADIENTS = 1e-5, 1e-5
+DEPTHS = {name: 1 if "-G14-" in name else 2 for name in TIMM_MODELS if "14-" in name} | {"PE-Spatial-B16-512": 2}
+
+
+@pytest.mark.parametrize("name", TIMM_MODELS)
+def test_values_and_gradients(name: str) -> None:
+    """Large models with fewer of their blocks; `benchmarks/parity.py` runs them whole."""
+    errors = timm_errors(name, DEPTHS.get(name))
+    assert errors.pop("gradients") < GRADIENTS
+    assert max(errors.values()) < VALUES
+
+
+@pytest.mark.parametrize("name", TIMM_MODELS)
+def test_table_leads_there_and_back(name: str) -> None:
+    """Names and shapes of a complete model, on the meta device; timm's own loader takes them strictly."""
+    entry = find_model(name)
+    with torch.device("meta"):
+        ours, theirs = VisionTransformer(entry.vision, name), timm.create_model(entry.timm)
+    there = from_published(published_state_dict(ours), entry.vision, "timm")
+    assert {n: t.shape for n, t in there.items()} == {n: t.shape for n, t in theirs.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Lang-L14-448"])
+def test_weights_come_back_identical(name: str) -> None:
+    ours, theirs = timm_pair(name, depth=1)
+    back = to_published(theirs.state_dict(), ours.config)
+    expected = published_state_dict(ours)
+    assert back.keys() == expected.keys()
+    assert all(torch.equal(back[n], expected[n]) for n in back)
+
+
+def test_weights_that_timm_drew_load_here() -> None:
+    theirs = timm.create_model("vit_pe_core_tiny_patch16_384").eval()
+    ours = from_state_dict("vit_pe_core_tiny_patch16_384.fb", theirs.state_dict())
+    assert isinstance(ours, VisionTransformer)
+    x = native_picture(ours.name)
+    with torch.no_grad():
+        assert relative_error(ours(x), theirs(x)) < VALUES
+
+
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.timm])
+def test_registered_sizes_are_timms(name: str) -> None:
+    entry = MODELS[name]
+    config = timm.get_pretrained_cfg(f"{entry.timm}.{entry.timm_tag}")
+    assert config.input_size == (3, entry.vision.image_size, entry.vision.image_size)
+    assert config.num_classes == (entry.vision.output_dim or 0)
+
+
+@pytest.fixture(scope="module")
+def shallow() -> tuple[VisionTransformer, nn.Module, Tensor]:
+    return *timm_pair("PE-Core-T16-384", depth=5), native_picture("PE-Core-T16-384")
+
+
+INDICES = [None, 1, 3, 5, [0], [4], [-1], [1, 3], [3, 1], [-2, 0], [2, 2, -3], (0, 1)]
+
+
+def flatten(result: object) -> list[Tensor]:
+    """All tensors of a nested result, in order."""
+    if isinstance(result, Tensor):
+        return [result]
+    return [tensor for part in result for tensor in flatten(part)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("indices", INDICES, ids=str)
+def test_forward_intermediates(shallow: tuple[VisionTransformer, nn.Module, Tensor], indices: object) -> None:
+    """Structure and values, for all combinations of the other options."""
+    ours, theirs, x = shallow
+    for norm, stop, layout, prefix, only in product([0, 1], [0, 1], ["NCHW", "NLC"], [0, 1], [0, 1]):
+        options = {
+            "indices": indices,
+            "norm": bool(norm),
+            "stop_early": bool(stop),
+            "output_fmt": layout,
+            "return_prefix_tokens": bool(prefix),
+            "intermediates_only": bool(only),
+        }
+        mine, reference = ours.forward_intermediates(x, **options), theirs.forward_intermediates(x, **options)
+        assert type(mine) is type(reference)
+        assert len(mine) == len(reference)
+        for a, b in zip(flatten(mine), flatten(reference), strict=True):
+            assert relative_error(a, b) < VALUES
+            assert a.is_contiguous() == b.is_contiguous()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("indices", [0, 6, [5], [-6]], ids=str)
+def test_layers_that_do_not_exist_are_refused_where_timm_refuses_them(
+    shallow: tuple[VisionTransformer, nn.Module, Tensor], indices: object
+) -> None:
+    ours, theirs, x = shallow
+    with pytest.raises(AssertionError):
+        theirs.forward_intermediates(x, indices)
+    with pytest.raises(ConfigError, match=r"PE-Core-T16-384 has (5|layers 0 to 4)"):
+        ours.forward_intermediates(x, indices)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["PE-Spatial-T16-512", "PE-Lang-G14-448"])
+def test_forward_intermediates_without_final_norm_or_class_token(name: str) -> None:
+    ours, theirs = timm_pair(name, depth=2 if "T16" in name else 1)
+    x = native_picture(name)
+    for norm in (False, True):
+        mine, reference = (model.forward_intermediates(x, [-1], norm=norm) for model in (ours, theirs))
+        assert relative_error(mine[0], reference[0]) < VALUES
+        assert relative_error(mine[1][0], reference[1][0]) < VALUES

@@ -1,0 +1,257 @@
+"""Loading is strict, by any name and in any layout: real weights or an error that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from perception_encoder.errors import CheckpointError, UnknownModelError, WeightsUnavailableError
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.layouts import from_published
+from perception_encoder.models.registry import find_model
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.models.weights import (
+    build,
+    create_model,
+    from_state_dict,
+    load_model,
+    published_state_dict,
+    weight_hash,
+    write_checkpoint,
+)
+from tests.golden_weights import golden_state
+from tests.models.small import pictures
+
+NANO, TOWER = "PE-Core-N16-128", "PE-Spatial-T16-512"
+
+
+def weights_of(name: str) -> dict[str, Tensor]:
+    shapes = published_state_dict(build(find_model(name)))
+    return golden_state({n: tuple(tensor.shape) for n, tensor in shapes.items()})
+
+
+@pytest.fixture(scope="module")
+def nano() -> dict[str, Tensor]:
+    return weights_of(NANO)
+
+
+@pytest.fixture(scope="module")
+def tower() -> dict[str, Tensor]:
+    return weights_of(TOWER)
+
+
+def assert_holds(model: torch.nn.Module, expected: dict[str, Tensor]) -> None:
+    state = published_state_dict(model)
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], tensor.float()) for name, tensor in expected.items())
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("layout", ["published", "open_clip"])
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"state_dict": s}, lambda s: {"weights": prefixed(s, "module.")}])
+def test_two_towers(nano: dict[str, Tensor], layout: str, wrap) -> None:
+    given = from_published(nano, find_model(NANO).vision, layout)
+    model = from_state_dict("builtin", wrap(given))
+    assert isinstance(model, CLIP) and model.name == NANO
+    assert_holds(model, nano)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "visual.", "module.visual."])
+def test_one_tower(tower: dict[str, Tensor], prefix: str) -> None:
+    model = from_state_dict("facebook/PE-Spatial-T16-512", prefixed(tower, prefix))
+    assert isinstance(model, VisionTransformer) and model.name == TOWER
+    assert_holds(model, tower)
+
+
+@pytest.mark.parametrize("layout", ["timm", "published"])
+def test_the_vision_tower_of_two(nano: dict[str, Tensor], layout: str) -> None:
+    """timm publishes it alone; it is what it is, not a two-tower model with random text."""
+    vision = {name: tensor for name, tensor in nano.items() if name.startswith("visual.")}
+    model = from_state_dict(NANO, from_published(vision, find_model(NANO).vision, layout))
+    assert isinstance(model, VisionTransformer)
+    x = pictures(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), from_state_dict(NANO, nano).encode_image(x))
+
+
+def test_models_are_float32_trainable_and_share_no_memory_with_what_they_were_made_of(nano: dict[str, Tensor]) -> None:
+    model = from_state_dict(NANO, nano)
+    assert not model.training
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+    before = nano["visual.proj"].clone()
+    with torch.no_grad():
+        model.visual.proj.zero_()
+    assert torch.equal(nano["visual.proj"], before)
+    assert_holds(from_state_dict(NANO, {n: t.half() for n, t in nano.items()}), {n: t.half() for n, t in nano.items()})
+
+
+def test_every_key_that_does_not_fit_is_listed(nano: dict[str, Tensor]) -> None:
+    state = dict(nano)
+    del state["visual.ln_post.bias"], state["logit_scale"]
+    state["visual.extra"] = torch.ones(3)
+    state["visual.proj"] = torch.ones(192, 7)
+    with pytest.raises(CheckpointError) as caught:
+        from_state_dict(NANO, state)
+    for line in (
+        "missing visual.ln_post.bias (192,)",
+        "missing logit_scale ()",
+        "unexpected visual.extra (3,)",
+        "visual.proj is (192, 7), must be (192, 256)",
+    ):
+        assert f"\n  {line}" in str(caught.value)
+    assert f"do not fit {NANO}:" in str(caught.value)
+
+
+def test_text_tower_missing_in_part_is_no_vision_tower(nano: dict[str, Tensor]) -> None:
+    state = {n: t for n, t in nano.items() if n.startswith("visual.") or n == "logit_scale"}
+    with pytest.raises(CheckpointError, match=r"missing token_embedding.weight[\s\S]*… and \d+ more"):
+        from_state_dict(NANO, state)
+
+
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", TOWER, "PE-Lang-L14-448"])
+def test_weights_of_another_model_are_named(nano: dict[str, Tensor], name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"do not fit {name} \\(they are those of {NANO}\\)"):
+        from_state_dict(name, nano)
+
+
+def test_unknown_models() -> None:
+    for call in (lambda name: create_model(name), lambda name: from_state_dict(name, {}), load_model):
+        with pytest.raises(UnknownModelError, match=r"did you mean .*PE-Core-L14-336"):
+            call("PE-Core-L14-337")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("layout", ["published", "timm"])
+def test_files_are_recognised_by_their_shapes(
+    tmp_path: Path, tower: dict[str, Tensor], suffix: str, layout: str
+) -> None:
+    path = tmp_path / f"step-100{suffix}"
+    state = from_published(tower, find_model(TOWER).vision, layout)
+    safetensors.torch.save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    for given in (path, str(path)):
+        model = load_model(given)
+        assert model.name == TOWER
+        assert_holds(model, tower)
+
+
+def lang_state() -> dict[str, Tensor]:
+    """The weights of a model that shares its shapes with another, without their memory."""
+    shapes = published_state_dict(build(find_model("PE-Lang-L14-448")))
+    return {name: torch.zeros(()).expand(tensor.shape) for name, tensor in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("file_name", "expected"),
+    [
+        ("PE-Lang-L14-448.pt", "PE-Lang-L14-448"),
+        ("PE-Lang-L14-448-Tiling.pt", "PE-Lang-L14-448-Tiling"),
+        ("vit_pe_lang_large_patch14_448.fb_tiling.bin", "PE-Lang-L14-448-Tiling"),
+        ("PE-Core-L14-336.pt", "PE-Lang-L14-448"),  # a name that the shapes belie
+        ("weights.pt", "PE-Lang-L14-448"),
+    ],
+)
+def test_a_file_name_tells_models_of_one_shape_apart(tmp_path: Path, file_name: str, expected: str) -> None:
+    from perception_encoder.models.weights import recognise
+
+    assert recognise(lang_state(), Path(file_name).stem).name == expected
+
+
+def test_a_file_that_fits_nothing(tmp_path: Path, nano: dict[str, Tensor]) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({n: t for n, t in nano.items() if n != "visual.proj"}, path)
+    with pytest.raises(CheckpointError, match=rf"{path}: no known architecture has these shapes"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match=rf"{path}: these weights do not fit {NANO}:\n  missing visual.proj"):
+        create_model(NANO, pretrained=path)
+    torch.save({"fc.weight": torch.ones(2)}, path)
+    with pytest.raises(CheckpointError, match=rf"{path}: not a Perception Encoder checkpoint: it holds fc.weight"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_model(tmp_path / "b.pt")
+
+
+def test_a_path_for_a_name(tmp_path: Path, nano: dict[str, Tensor]) -> None:
+    torch.save({"state_dict": prefixed(nano, "module."), "epoch": 3}, tmp_path / "a.pt")
+    assert_holds(create_model("builtin", pretrained=tmp_path / "a.pt"), nano)
+    assert_holds(create_model("builtin", pretrained=str(tmp_path / "a.pt")), nano)
+
+
+def test_training_a_loaded_model_leaves_its_file_alone(tmp_path: Path, tower: dict[str, Tensor]) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(tower, path)
+    before = path.read_bytes()
+    model = load_model(path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert path.read_bytes() == before
+    assert_holds(load_model(path), tower)
+
+
+@pytest.mark.parametrize(("half", "int8"), [(False, False), (True, False), (True, True)])
+def test_written_checkpoints_come_back(tmp_path: Path, nano: dict[str, Tensor], half: bool, int8: bool) -> None:
+    model, path = from_state_dict(NANO, nano), tmp_path / "any name.safetensors"
+    write_checkpoint(model, path, half=half, int8_tokens=int8, metadata={"step": "7"})
+    again = load_model(path)
+    assert again.name == NANO
+    for name, tensor in published_state_dict(again).items():
+        bound = 2.0**-11 * nano[name].abs() + 2.0**-25 if half else torch.zeros(())
+        if int8 and name == "token_embedding.weight":
+            bound = nano[name].abs().amax(dim=1, keepdim=True) / 253
+        assert ((tensor - nano[name]).abs() <= bound).all(), name
+    assert (weight_hash(again) == weight_hash(model)) is not half
+    if int8:
+        assert path.stat().st_size < 36 * 2**20
+
+
+def test_the_hash_is_of_the_weights(tower: dict[str, Tensor]) -> None:
+    assert weight_hash(from_state_dict(TOWER, tower)) == weight_hash(from_state_dict(TOWER, prefixed(tower, "visual.")))
+    changed = tower | {"ln_pre.bias": tower["ln_pre.bias"] + 1e-3}
+    assert weight_hash(from_state_dict(TOWER, changed)) != weight_hash(from_state_dict(TOWER, tower))
+
+
+def test_published_weights_come_from_the_hub(
+    tmp_path: Path, tower: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        torch.save(tower, tmp_path / file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for load in (load_model, lambda name: create_model(name, pretrained=True)):
+        for name in (TOWER, "facebook/PE-Spatial-T16-512", "vit_pe_spatial_tiny_patch16_512.fb"):
+            assert_holds(load(name), tower)
+    assert set(asked) == {("facebook/PE-Spatial-T16-512", "PE-Spatial-T16-512.pt")}
+
+
+def test_weights_that_cannot_be_had_are_an_error_not_random(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: str) -> str:
+        raise ConnectionError("no route to host\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    for load in (load_model, lambda name: create_model(name, pretrained=True)):
+        with pytest.raises(WeightsUnavailableError, match=r"from facebook/PE-Core-L14-336 \(no route to host\)"):
+            load("PE-Core-L14-336")
+
+
+def test_offline_the_hub_is_not_asked() -> None:
+    """The hub's own client, which conftest keeps offline."""
+    with pytest.raises(WeightsUnavailableError, match=r"download PE-Core-G14-448\.pt elsewhere and pass its path"):
+        load_model("PE-Core-G14-448")
+
+
+def test_an_installation_without_the_builtin_weights_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("perception_encoder.models.weights.files", lambda package: tmp_path)
+    with pytest.raises(WeightsUnavailableError, match="is missing from this installation"):
+        load_model("builtin")
