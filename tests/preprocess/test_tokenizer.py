@@ -36,8 +36,10 @@ def test_golden_ids(context_length: int) -> None:
 def letters_and_marks():
     """Characters that every Unicode version of the last ten years agrees on, with those that ftfy and HTML touch."""
     text = st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF, exclude_categories=["Cn", "Co", "Cs"]))
-    tricky = "'S 'll &amp;amp; &lt; &#8217; â€™ Ã© ſ \u212a İ ﬁ １ a\u0301 👩\u200d👧 東京 한국 <p> “ <|endoftext|> _ 12 ² Ⅷ \u0345"
-    pieces = st.sampled_from([*tricky.split(" "), " \t\r\n", "\u00a0", "\x85", "\x1b[0m"])
+    tricky = "'S 'll &amp;amp; &lt; &#8217; â€™ Ã© ſ \u212a İ ﬁ １ a\u0301 👩\u200d👧 東京 한국 <p> “"
+    pieces = st.sampled_from(
+        [*tricky.split(" "), "<|endoftext|>", "_", "12", "²", "Ⅷ", "\u0345", " \t\r\n", "\u00a0", "\x85", "\x1b[0m"]
+    )
     return st.lists(st.one_of(text, pieces), max_size=12).map("".join)
 
 

@@ -1,0 +1,92 @@
+"""Where a picture or video comes from: a file, bytes or a stream, opened with typed errors and named printably."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from perception_encoder.errors import MediaDecodeError, MediaNotFoundError
+
+Source = Path | bytes | BinaryIO
+
+_UNPRINTABLE = re.compile(r"[\\\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\\\|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})")
+
+
+@contextmanager
+def open_source(source: Source, name: str | None = None) -> Iterator[tuple[BinaryIO, str]]:
+    """Open a source for reading and name it; files are closed again, streams are left open.
+
+    Raises MediaNotFoundError where there is no such file, and MediaDecodeError where it is no regular file (a folder,
+    a pipe), is empty, or may not be read.
+    """
+    if isinstance(source, Path):
+        name = name or escape_name(source)
+        with _open_file(source, name) as stream:
+            yield stream, name
+        return
+    name = name or "a picture or video in memory"
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    if stream.seek(0, io.SEEK_END) == 0:
+        raise MediaDecodeError(name, "is empty")
+    stream.seek(0)
+    yield stream, name
+
+
+def _open_file(path: Path, name: str) -> BinaryIO:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaDecodeError(name, "is a folder")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
+            raise MediaDecodeError(name, "is not a regular file")
+        if status.st_size == 0:
+            raise MediaDecodeError(name, "is empty")
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in the name
+        raise MediaNotFoundError(name, "no such file") from None
+    except OSError as error:
+        raise MediaDecodeError(name, f"cannot be read: {error.strerror or error}") from None
+
+
+def escape_name(path: str | os.PathLike[str]) -> str:
+    r"""A path as text that can be printed and stored: bytes that are not UTF-8 and control characters become \xNN.
+
+    Reversible (`unescape_name`): a backslash is doubled; on Windows, where it parts folders, it turns into a slash.
+    """
+    text = Path(path).as_posix() if os.name == "nt" else os.fspath(path)
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    code = ord(character)
+    if character == "\\":
+        return "\\\\"
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+
+
+def unescape_name(name: str) -> str:
+    """The path that `escape_name` made `name` of."""
+    return _ESCAPED.sub(_unescape, name)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    if match[1]:
+        code = int(match[1], 16)
+        return chr(code if code < 0x80 else 0xDC00 + code)
+    return chr(int(match[2], 16)) if match[2] else "\\"
+
+
+def one_line(error: BaseException) -> str:
+    """What a foreign error says, in one line of at most 120 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:119] + "…"

@@ -1,0 +1,327 @@
+"""The test transform equals the published one; picture files of every kind open upright, whole and in 8 bits."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.errors import (
+    ConfigError,
+    MediaDecodeError,
+    MediaNotFoundError,
+    MediaTooLargeError,
+    ShapeError,
+)
+from perception_encoder.preprocess.image import (
+    ImageTransform,
+    image_transform,
+    open_image,
+    pad_images,
+    plain_image,
+    to_float,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "preprocess.npz"
+
+
+def photograph(name: str = "chelsea") -> Image.Image:
+    data = pytest.importorskip("skimage.data")
+    return Image.fromarray(getattr(data, name)())
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def four_colours(width: int = 64, height: int = 32) -> Image.Image:
+    """Red, green above blue, white: no two of its eight orientations look alike."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (255, 0, 0)
+    pixels[: height // 2, width // 2 :] = (0, 255, 0)
+    pixels[height // 2 :, : width // 2] = (0, 0, 255)
+    pixels[height // 2 :, width // 2 :] = 255
+    return Image.fromarray(pixels)
+
+
+# ---- the transform
+
+
+@pytest.mark.parametrize("key", sorted(np.load(GOLDEN).files))
+def test_golden_pixels(key: str) -> None:
+    name, size, mode = key.split("/")
+    pixels = ImageTransform(int(size), mode)(photograph(name))
+    assert pixels.shape == (3, int(size), int(size)) and pixels.dtype == torch.float32
+    difference = np.abs(pixels[:, ::16, ::16].numpy() - np.load(GOLDEN)[key]).max()
+    assert difference <= 2 / 255 / 8  # 1/255 of a pixel's range of 2 is the promise; we are far below
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "CMYK", "P"])
+@pytest.mark.parametrize("shape", [(451, 300), (300, 451), (33, 97), (224, 224), (1001, 13)])
+def test_pixels_equal_torchvisions(mode: str, shape: tuple[int, int]) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    image = photograph().resize(shape).convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(photograph("coffee").resize(shape).convert("L"))
+    bilinear = transforms.InterpolationMode.BILINEAR
+    tail = [lambda x: x.convert("RGB"), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    squash = transforms.Compose([transforms.Resize((48, 48), interpolation=bilinear), *tail])
+    crop = transforms.Compose([transforms.Resize(48, interpolation=bilinear), transforms.CenterCrop(48), *tail])
+    assert torch.equal(ImageTransform(48)(image), squash(image))
+    assert torch.equal(ImageTransform(48, "crop")(image), crop(image))
+
+
+@pytest.mark.parametrize("mode", ["squash", "crop"])
+def test_a_size_that_is_not_square(mode: str) -> None:
+    pixels = ImageTransform((32, 80), mode)(four_colours())
+    assert pixels.shape == (3, 32, 80)
+    corners = [(pixels[:, y, x] > 0).tolist() for y in (2, 29) for x in (2, 77)]
+    assert corners == [[True, False, False], [False, True, False], [False, False, True], [True, True, True]]
+
+
+@pytest.mark.parametrize("size", [(7, 31), (31, 7), (50, 50)])
+def test_a_crop_covers_every_size(size: tuple[int, int]) -> None:
+    white = Image.new("RGB", (13, 17), "white")
+    assert (ImageTransform(size, "crop")(white) == 1).all()
+
+
+def test_uint8_pixels_scale_to_the_same() -> None:
+    transform = ImageTransform(64)
+    pixels = transform.pixels(photograph())
+    assert pixels.dtype == torch.uint8 and pixels.is_contiguous()
+    assert torch.equal(to_float(pixels), transform(photograph()))
+    assert (to_float(torch.tensor([0, 255], dtype=torch.uint8)) == torch.tensor([-1.0, 1.0])).all()
+
+
+def test_a_transform_pickles_and_refuses_an_unknown_mode() -> None:
+    assert pickle.loads(pickle.dumps(ImageTransform(224, "crop"))) == ImageTransform(224, "crop")
+    with pytest.raises(ConfigError, match="'stretch'"):
+        ImageTransform(224, "stretch")
+
+
+def test_the_transform_of_a_model() -> None:
+    tower = SimpleNamespace(config=SimpleNamespace(image_size=336))
+    assert image_transform(tower) == ImageTransform(336)
+    assert image_transform(SimpleNamespace(visual=tower), "crop") == ImageTransform(336, "crop")
+
+
+# ---- pad_images
+
+
+def test_pictures_of_several_sizes_become_one_batch() -> None:
+    images = [torch.ones(3, 32, 48), torch.full((3, 64, 16), -1.0)]
+    batch, mask = pad_images(images, patch_size=16)
+    assert batch.shape == (2, 3, 64, 48) and mask.shape == (2, 4, 3)
+    assert mask.int().tolist() == [[[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]], [[1, 0, 0]] * 4]
+    pixels = mask.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None].expand_as(batch)
+    assert (batch[~pixels] == 0).all() and (batch[pixels].abs() == 1).all()
+
+
+@pytest.mark.parametrize("shapes", [[], [(3, 32, 32), (3, 32, 40)], [(3, 0, 16)], [(32, 32)]])
+def test_what_cannot_be_padded(shapes: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ShapeError):
+        pad_images([torch.zeros(shape) for shape in shapes], patch_size=16)
+
+
+# ---- opening
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(format: str, orientation: int) -> None:
+    upright = four_colours()
+    turns = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}  # Pillow's numbers of what undoes each
+    stored = upright
+    for turn in turns.get(orientation, []):
+        stored = stored.transpose(Image.Transpose(turn))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    opened = open_image(encoded(stored, format, exif=exif))
+    assert opened.size == upright.size
+    assert np.abs(np.asarray(opened, int) - np.asarray(upright, int))[8::16, 16::32].max() < 8
+    assert plain_image(opened).tobytes() == opened.tobytes()  # it is not turned a second time
+
+
+def test_damaged_exif_makes_no_damaged_picture() -> None:
+    data = encoded(photograph(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(60)))
+    assert open_image(data).size == photograph().size
+
+
+def test_a_palette_is_interpolated_and_its_transparency_dropped() -> None:
+    palette = photograph().convert("P")
+    for format, transparency in [("PNG", bytes(256)), ("GIF", 7)]:
+        opened = open_image(encoded(palette, format, transparency=transparency))
+        assert opened.mode == "RGB"
+        assert np.array_equal(np.asarray(opened), np.asarray(palette.convert("RGB")))
+    one_bit = open_image(encoded(photograph().convert("1"), "PNG"))
+    assert len(np.unique(np.asarray(one_bit.resize((40, 40), Image.Resampling.BILINEAR)))) > 50
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    expected = np.round(ramp / 257)
+    for mode, dtype in [("I;16", "<u2"), ("I;16B", ">u2")]:
+        image = Image.frombytes(mode, (64, 64), ramp.astype(dtype).tobytes())
+        opened = open_image(encoded(image, "TIFF"))
+        assert opened.mode == "L"
+        assert np.abs(np.asarray(opened, float) - expected).max() <= 1, mode
+    assert np.abs(np.asarray(open_image(encoded(Image.fromarray(ramp), "PNG")), float) - expected).max() <= 1
+    header = b"P5 64 64 65535\n" + ramp.astype(">u2").tobytes()
+    assert np.abs(np.asarray(open_image(header), float) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 32768, 65535]], np.int32), [0, 128, 255]),
+        (np.array([[-100, 0, 100]], np.int32), [0, 128, 255]),
+        (np.array([[0, 100000, 200000]], np.int32), [0, 128, 255]),
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, 50.0, 100.0]], np.float32), [0, 128, 255]),
+        (np.array([[np.nan, -np.inf, np.inf, 0.0, 1.0]], np.float32), [0, 0, 255, 0, 255]),
+        (np.array([[7.0, 7.0, 7.0]], np.float32), [0, 0, 0]),
+        (np.array([[np.nan, np.nan]], np.float32), [0, 0]),
+    ],
+)
+def test_integers_and_floats_are_brought_to_eight_bits(values: np.ndarray, expected: list[int]) -> None:
+    opened = open_image(encoded(Image.fromarray(values), "TIFF"))
+    assert opened.mode == "L"
+    assert np.asarray(opened)[0].tolist() == expected
+
+
+def test_cmyk_and_lab() -> None:
+    image = photograph()
+    cmyk = open_image(encoded(image.convert("CMYK"), "JPEG", quality=95))
+    assert cmyk.mode == "CMYK"
+    assert np.abs(np.asarray(cmyk.convert("RGB"), float) - np.asarray(image, float)).mean() < 5
+    lab = Image.merge("LAB", [Image.new("L", (8, 8), level) for level in (128, 128, 128)])
+    grey = np.asarray(open_image(encoded(lab, "TIFF")))
+    assert grey.shape == (8, 8, 3) and np.ptp(grey) <= 2 and abs(int(grey[0, 0, 0]) - 119) <= 3
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation(format: str) -> None:
+    frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "green", "blue")]
+    options = {"lossless": True} if format == "WEBP" else {}
+    opened = open_image(encoded(frames[0], format, save_all=True, append_images=frames[1:], **options))
+    assert np.asarray(opened.convert("RGB"))[5, 5].tolist() == [255, 0, 0]
+    assert opened.copy().size == (24, 24)
+
+
+def test_alpha_is_kept_and_dropped_by_the_transform() -> None:
+    image = photograph()
+    image.putalpha(128)
+    opened = open_image(encoded(image, "PNG"))
+    assert opened.mode == "RGBA"
+    assert ImageTransform(32)(opened).shape == (3, 32, 32)
+
+
+# ---- bad pictures
+
+
+def png(width: int, height: int) -> bytes:
+    """A one-bit PNG that is small and says that it is large."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
+    rows = zlib.compress(bytes(min(height, 100) * (1 + (width + 7) // 8)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_decompression_bomb() -> None:
+    with pytest.raises(MediaTooLargeError, match=r"bomb\.png: Image size .* exceeds limit"):
+        open_image(png(60000, 60000), "bomb.png")
+    with pytest.raises(MediaTooLargeError, match="has 10,000 pixels; the limit is 9,999"):
+        open_image(png(100, 100), max_pixels=9_999)
+    assert open_image(png(100, 100), max_pixels=10_000).size == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"no picture at all, only words", "is not a picture in a format that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture in a format that can be read"),
+        (b"\xff\xd8\xff", "is not a picture in a format that can be read"),
+        (encoded(four_colours(200, 100), "PNG")[:120], "cannot be decoded: "),
+        (encoded(four_colours(200, 100), "JPEG")[:-200], "cannot be decoded: image file is truncated"),
+    ],
+)
+def test_what_is_no_whole_picture(data: bytes, reason: str) -> None:
+    with pytest.raises(MediaDecodeError) as caught:
+        open_image(data, "photo.jpg")
+    assert str(caught.value).startswith(f"photo.jpg: {reason}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    path = Path(os.fsdecode(folder + b"/caf\xe9.png"))
+    try:
+        path.write_bytes(encoded(four_colours(), "PNG"))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    assert open_image(path).size == (64, 32)
+    path.write_bytes(b"words")
+    with pytest.raises(MediaDecodeError, match=r"caf\\xe9\.png: is not a picture"):
+        open_image(path)
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(MediaNotFoundError, match=r"nowhere\.jpg: no such file"):
+        open_image(Path("nowhere.jpg"))
+
+
+# ---- warnings and threads
+
+
+def test_pillows_warnings_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    data = encoded(four_colours(), "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Image.DecompressionBombWarning):
+            Image.open(io.BytesIO(data))
+        before = list(warnings.filters)
+        open_image(data)
+        assert warnings.filters == before
+
+
+def test_many_threads_leave_the_warning_filters_as_they_were() -> None:
+    data = encoded(photograph(), "JPEG")
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=lambda: [open_image(data) for _ in range(5)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
+# ---- decoding at a reduced scale
+
+
+def test_a_large_jpeg_may_be_decoded_smaller() -> None:
+    image = photograph().resize((1804, 1200), Image.Resampling.BICUBIC)
+    data = encoded(image, "JPEG", quality=90)
+    assert open_image(data).size == (1804, 1200)
+    assert open_image(data, reduce_to=300).size == (451, 300)
+    assert open_image(data, reduce_to=301).size == (902, 600)
+    assert open_image(data, reduce_to=5000).size == (1804, 1200)
+    assert open_image(encoded(image, "PNG"), reduce_to=300).size == (1804, 1200)
+    transform = ImageTransform(150)
+    moved = (transform(open_image(data)) - transform(open_image(data, reduce_to=300))).abs().mean()
+    assert moved <= 2 * 2 / 255

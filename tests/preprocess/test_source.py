@@ -1,0 +1,114 @@
+"""Opening what a picture or video comes from, and names that can be printed, stored and turned back."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.preprocess.source import escape_name, one_line, open_source, unescape_name
+
+
+def test_a_file_is_closed_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"data")
+    with open_source(path) as (stream, name):
+        assert (stream.read(), name) == (b"data", str(path))
+    assert stream.closed
+
+
+def test_bytes_and_streams() -> None:
+    with open_source(b"data", "mine") as (stream, name):
+        assert (stream.read(), name) == (b"data", "mine")
+    given = io.BytesIO(b"data")
+    given.read()
+    with open_source(given) as (stream, name):
+        assert (stream.read(), name) == (b"data", "a picture or video in memory")
+    assert not given.closed
+
+
+def named(tmp_path: Path, what: str) -> Path:
+    path = tmp_path / what
+    match what:
+        case "empty.jpg":
+            path.touch()
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "file/inside.jpg":
+            path.parent.touch()
+    return path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no named pipes")
+@pytest.mark.parametrize(
+    ("what", "error", "reason"),
+    [
+        ("missing.jpg", MediaNotFoundError, "no such file"),
+        ("file/inside.jpg", MediaNotFoundError, "no such file"),
+        ("zero\0byte.jpg", MediaNotFoundError, "no such file"),
+        ("x" * 300, MediaDecodeError, "cannot be read: File name too long"),
+        ("empty.jpg", MediaDecodeError, "is empty"),
+        ("folder", MediaDecodeError, "is a folder"),
+        ("pipe", MediaDecodeError, "is not a regular file"),
+    ],
+)
+def test_what_is_no_file_is_a_typed_error(tmp_path: Path, what: str, error: type[InputError], reason: str) -> None:
+    path = named(tmp_path, what)
+    with pytest.raises(error) as caught, open_source(path):
+        pass
+    assert (caught.value.source, caught.value.reason) == (escape_name(path), reason)
+
+
+def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"data")
+
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # a file mode would not stop root
+    with pytest.raises(MediaDecodeError, match=r"a\.jpg: cannot be read: Permission denied"), open_source(path):
+        pass
+
+
+def test_empty_bytes() -> None:
+    with pytest.raises(MediaDecodeError, match="upload: is empty"), open_source(b"", "upload"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("photos/a cat.jpg", "photos/a cat.jpg"),
+        ("naïve 東京.png", "naïve 東京.png"),
+        (os.fsdecode(b"caf\xe9.jpg"), r"caf\xe9.jpg"),
+        ("two\nlines\x7f", r"two\x0alines\x7f"),
+        (r"back\slash", r"back\\slash"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="a backslash parts folders")
+def test_names_are_printable_and_reversible(path: str, name: str) -> None:
+    assert escape_name(path) == name
+    assert unescape_name(name) == path
+
+
+@given(st.text(st.characters(codec=None), max_size=20))
+@pytest.mark.skipif(os.name == "nt", reason="a backslash parts folders")
+def test_any_name_survives(path: str) -> None:
+    name = escape_name(path)
+    assert unescape_name(name) == path
+    assert len(name.encode("utf-8").splitlines()) <= 1
+
+
+def test_a_foreign_error_is_told_in_one_line() -> None:
+    assert one_line(OSError("broken\n  data")) == "broken data"
+    assert one_line(KeyError()) == "KeyError"
+    assert len(one_line(OSError("x" * 500))) == 120
