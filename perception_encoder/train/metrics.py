@@ -17,8 +17,9 @@ class Metrics:
         self.path = folder / FILE
         self.listener = listener
         if self.path.exists():
-            kept = [row for row in self.path.read_text().splitlines() if json.loads(row)["step"] <= step]
-            self.path.write_text("".join(f"{row}\n" for row in kept))
+            rows = self.path.read_text().splitlines(keepends=True)
+            whole = [row for row in rows if row.endswith("\n")]  # a killed run may have cut the last one
+            self.path.write_text("".join(row for row in whole if json.loads(row)["step"] <= step))
 
     def write(self, row: dict[str, float]) -> None:
         """Add a row; it must have a `step`."""

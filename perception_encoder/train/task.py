@@ -10,8 +10,10 @@ from torch import Tensor, nn
 class Task(Protocol):
     """A stage: what is trained, and the losses of a batch (their sum is minimised)."""
 
-    model: nn.Module
-    """All that is trained and saved."""
+    @property
+    def model(self) -> nn.Module:
+        """All that is trained and saved."""
+        ...
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Named scalar losses of one batch."""

@@ -1,0 +1,54 @@
+"""The contrastive loss against open_clip's, and its targets for shared captions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss
+
+from perception_encoder.losses.contrastive import contrastive_loss
+
+
+def unit(rows: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(rows, 16, generator=generator, dtype=torch.float64), dim=-1).requires_grad_()
+
+
+def test_one_caption_a_picture_is_clips_loss() -> None:
+    images, texts, scale = unit(6, 0), unit(6, 1), torch.tensor(20.0, dtype=torch.float64)
+    ours = contrastive_loss(images, texts, scale, torch.eye(6, dtype=torch.bool))
+    theirs = ClipLoss()(images, texts, scale)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    for a, b in zip(
+        torch.autograd.grad(ours, [images, texts]), torch.autograd.grad(theirs, [images, texts]), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_pictures_of_one_caption_share_its_target() -> None:
+    """Two pictures, one caption: nothing to tell apart, but text → picture still has two equal positives."""
+    image = F.normalize(torch.ones(2, 4), dim=-1)
+    text = image[:1]
+    loss = contrastive_loss(image, text, torch.tensor(10.0), torch.ones(2, 1, dtype=torch.bool))
+    assert math.isclose(loss.item(), (0 + math.log(2)) / 2, rel_tol=1e-6)
+
+
+def test_hand_computed_with_a_second_true_caption() -> None:
+    images = torch.eye(2, dtype=torch.float64)
+    texts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    positives = torch.tensor([[True, False, True], [False, True, False]])
+    loss = contrastive_loss(images, texts, torch.tensor(1.0, dtype=torch.float64), positives)
+    e = math.e
+    image_to_text = (-math.log(e / (2 * e + 1)) - math.log(e / (e + 2))) / 2
+    text_to_image = -math.log(e / (e + 1))
+    assert math.isclose(loss.item(), (image_to_text + text_to_image) / 2, rel_tol=1e-12)
+
+
+def test_a_false_negative_costs_more_than_a_known_positive() -> None:
+    images, texts = unit(1, 3).expand(2, -1), unit(1, 3).expand(2, -1)
+    known = contrastive_loss(images, texts, torch.tensor(1.0), torch.ones(2, 2, dtype=torch.bool))
+    torch.testing.assert_close(known, torch.tensor(math.log(2), dtype=torch.float64))
+    gradient = torch.autograd.grad(known, images, allow_unused=True)[0]
+    assert gradient is None or gradient.abs().max() < 1e-12  # two true captions are not pushed apart

@@ -1,0 +1,134 @@
+"""A pretraining run end to end on made-up shards: it runs, resumes to the same weights, and names what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.image_text import ImageTextSet
+from perception_encoder.data.pairs import PairBatches, Stage, true_pairs
+from perception_encoder.data.shards import ShardSample, write_shard
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.models.weights import create_model, load_model
+from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.run import pretrain
+from perception_encoder.pretraining.task import ContrastiveTask, encode_by_length
+from perception_encoder.recipes.builtin import builtin, debug
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """40 small pictures of two sources and four labels."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for index in range(40):
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(stream, "PNG")
+        source, label = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")][index % 4]
+        samples.append(ShardSample(f"{source}-{index}", "png", stream.getvalue(), {"source": source, "label": label}))
+    write_shard(tmp_path / "photos" / "train.tar", samples)
+    for n in range(12):  # more classes than the ten that are never trained on
+        samples.append(dataclasses.replace(samples[0], key=f"t{n}", metadata={"source": "caltech101", "label": f"x{n}"}))
+    write_shard(tmp_path / "photos" / "test.tar", samples[40:])
+    return tmp_path / "photos"
+
+
+def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    path = pretrain(debug(), [photos], tmp_path / "run", listener=rows.append)
+    model = load_model(path)
+    assert model.name == "PE-Core-N16-128"
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(np.isfinite(row["contrastive"]) for row in rows)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["config"]["seed"] == 0
+    assert set(record["samples"]) == {"caltech101", "flowers"}
+    assert path.stat().st_size < 36e6
+    random = create_model("builtin")
+    assert not torch.allclose(random.visual.conv1.weight, model.visual.conv1.weight, atol=1e-4)
+
+
+def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
+    samples = ImageTextSet.from_folder([photos], "train")
+
+    def make() -> PairBatches:
+        stages = (Stage(image_size=32, steps=2), Stage(image_size=48, steps=2))
+        return PairBatches([samples], [1.0], 12, stages, Augmentation(), Tokenizer(32), 5)
+
+    forwards, backwards = make(), make()
+    seen = {step: forwards(step) for step in range(4)}
+    for step in reversed(range(4)):
+        again = backwards(step)
+        for name in ("pictures", "tokens", "positives"):
+            assert torch.equal(getattr(seen[step], name), getattr(again, name))
+    assert [seen[step].pictures.shape[-1] for step in range(4)] == [32, 32, 48, 48]
+    assert not torch.equal(seen[0].pictures, seen[1].pictures)
+
+
+def test_every_caption_and_picture_has_a_positive_and_true_pairs_are_found(photos: Path) -> None:
+    samples = list(ImageTextSet.from_folder([photos], "train"))[:8]
+    texts = ["a photo of a cup.", "a photo of the cup.", "a photo of a rose.", "an ant"]
+    positives = true_pairs(samples, texts)
+    for sample, row in zip(samples, positives.tolist(), strict=True):
+        expected = {"cup": [True, True, False, False], "rose": [False, False, True, False]}
+        expected |= {"ant": [False, False, False, True], "daisy": [False] * 4}
+        assert row == expected[sample.label]
+    batch = PairBatches([samples], [1.0], 8, (Stage(image_size=32, steps=1),), Augmentation(), Tokenizer(32), 0)(0)
+    assert batch.positives.any(0).all()
+    assert batch.positives.any(1).all()
+
+
+@torch.no_grad()
+def test_captions_in_groups_of_like_length_encode_as_alone() -> None:
+    model = create_model("builtin")
+    tokens = Tokenizer(32)(["a", "a very long caption about nothing much at all", "two words", "x", "the end of it"])
+    torch.testing.assert_close(encode_by_length(model, tokens), model.encode_text(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_the_logit_scale_is_clamped() -> None:
+    task = ContrastiveTask(create_model("builtin"))
+    task.model.logit_scale.data.fill_(9.0)
+    task.after_step()
+    assert task.model.logit_scale.exp().item() == pytest.approx(100.0)
+
+
+def test_training_fits_a_handful_of_pairs() -> None:
+    """The loss falls to almost nothing on one batch: gradients reach both towers."""
+    torch.manual_seed(0)
+    task = ContrastiveTask(create_model("builtin"))
+    pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = ImageTextBatch(pictures, Tokenizer(32)(["a", "b", "c", "d"])[:, :4], torch.eye(4, dtype=torch.bool))
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        loss = task.losses(batch)["contrastive"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 < 0.5 < losses[0]
+
+
+def test_wrong_settings_are_named_before_any_step(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no text tower"):
+        pretrain(dataclasses.replace(debug(), model="PE-Spatial-T16-512"), [photos], tmp_path)
+    with pytest.raises(DataError, match="no source of noto"):
+        pretrain(dataclasses.replace(debug(), weights={"noto": 1.0}), [photos], tmp_path)
+    with pytest.raises(ConfigError, match="stages"):
+        pretrain(dataclasses.replace(debug(), stages=()), [photos], tmp_path)
+
+
+def test_the_builtin_recipe_is_complete() -> None:
+    config = builtin()
+    assert [stage.image_size for stage in config.stages] == [64, 96, 128]
+    assert sum(config.weights.values()) == pytest.approx(1.0)
+    assert "openmoji" not in config.weights

@@ -1,0 +1,159 @@
+"""The training loop on a small task: it learns, resumes exactly, and stops on what it cannot mend."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.errors import CheckpointError, DataError, OutputError
+from perception_encoder.train.checkpoint import FILE, RunState, save_run
+from perception_encoder.train.loop import LoopConfig, prefetch, train
+from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays
+from perception_encoder.train.schedule import warmup_cosine
+from perception_encoder.train.seed import numpy_generator, torch_generator
+
+
+class Regression:
+    """Fit a linear map; its batch is a pure function of the step."""
+
+    def __init__(self) -> None:
+        self.model = nn.Linear(4, 1)
+        nn.init.zeros_(self.model.weight)
+        nn.init.zeros_(self.model.bias)
+        self.steps_seen = 0
+
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"error": ((self.model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()}
+
+    def after_step(self) -> None:
+        self.steps_seen += 1
+
+
+def batch(step: int) -> Tensor:
+    return torch.randn(32, 4, generator=torch_generator(1, step))
+
+
+CONFIG = LoopConfig(
+    steps=30, warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7
+)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(folder: Path) -> list[float]:
+    return [row["error"] for row in rows(folder)]
+
+
+def test_learns_and_reports_every_step(tmp_path: Path) -> None:
+    task = Regression()
+    seen: list[dict[str, float]] = []
+    train(task, batch, CONFIG, tmp_path, "a", seen.append)
+    assert losses_of(tmp_path)[-1] < 0.2 * losses_of(tmp_path)[0]
+    assert seen == rows(tmp_path)
+    assert task.steps_seen == 30
+
+
+@pytest.mark.parametrize("stop", [7, 10, 29])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, stop: int) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    unbroken, resumed = Regression(), Regression()
+    train(unbroken, batch, CONFIG, whole, "a")
+    train(Regression(), batch, CONFIG, broken, "a", stop_after=stop)
+    train(resumed, batch, CONFIG, broken, "a")
+    assert losses_of(broken) == losses_of(whole)
+    assert torch.equal(unbroken.model.weight, resumed.model.weight)
+
+
+def test_rows_after_the_last_checkpoint_are_done_again(tmp_path: Path) -> None:
+    """A killed run has rows beyond its checkpoint: they go, and each step stands once."""
+    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "error": -1}\n{"step": 9, "err')  # the last line cut in the middle
+    train(Regression(), batch, CONFIG, tmp_path, "a")
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 31))
+    assert min(losses_of(tmp_path)) >= 0
+
+
+def test_settings_of_another_run_are_refused(tmp_path: Path) -> None:
+    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
+    with pytest.raises(CheckpointError, match="other settings"):
+        train(Regression(), batch, CONFIG, tmp_path, "b")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="delete it"):
+        train(Regression(), batch, CONFIG, tmp_path, "a")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(DataError, match="loss is nan"):
+        train(Regression(), lambda step: batch(step) * (math.nan if step == 9 else 1), CONFIG, tmp_path, "a")
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Regression()
+    optimizer = build_optimizer(task.model, OptimizerConfig())
+    save_run(tmp_path, task.model, optimizer, RunState(1, "a"))
+    before = (tmp_path / FILE).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("perception_encoder.train.checkpoint.os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        save_run(tmp_path, task.model, optimizer, RunState(2, "a"))
+    assert (tmp_path / FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_an_error_in_a_batch_reaches_the_caller() -> None:
+    def broken(step: int) -> int:
+        if step == 3:
+            raise DataError("step 3 has no pictures")
+        return step
+
+    seen = []
+    with pytest.raises(DataError, match="step 3"):
+        seen.extend(step for step, _, _ in prefetch(broken, 0, 10))
+    assert [step for step, _, _ in prefetch(lambda step: step, 4, 9)] == [4, 5, 6, 7, 8]
+
+
+def test_warm_up_then_cosine() -> None:
+    shares = [warmup_cosine(step, 100, 10) for step in range(100)]
+    assert shares[0] == 0.1
+    assert shares[9] == shares[10] == 1.0
+    assert math.isclose(shares[55], 0.5)
+    assert 0 < shares[99] < 0.001
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+
+
+def test_decay_spares_what_the_field_spares() -> None:
+    from perception_encoder.models.weights import create_model
+
+    model = create_model("builtin")
+    spared = {name.split(".")[-1] for name, p in model.named_parameters() if p.ndim >= 2 and not decays(name, p)}
+    assert spared == {"positional_embedding", "probe", "weight"}  # the last is the token table
+    assert all(not decays(name, p) for name, p in model.named_parameters() if p.ndim < 2)
+    assert decays("visual.conv1.weight", model.visual.conv1.weight)
+    groups = build_optimizer(model, OptimizerConfig()).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_generators_depend_on_the_whole_key() -> None:
+    draws = {tuple(torch.rand(3, generator=torch_generator(*key)).tolist()) for key in [(0, 1), (1, 0), (0,), (0, 2)]}
+    assert len(draws) == 4
+    assert numpy_generator(0, 1).random() == numpy_generator(0, 1).random()
