@@ -27,6 +27,8 @@ VERBS = {
     "models": "perception_encoder.cli.models",
     "data": "perception_encoder.cli.data",
     "train": "perception_encoder.cli.train",
+    "convert": "perception_encoder.cli.convert",
+    "export": "perception_encoder.cli.export",
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 

@@ -15,7 +15,7 @@ from perception_encoder.errors import CheckpointError, WeightsUnavailableError
 from perception_encoder.models.checkpoint import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.layouts import StateDict, to_published, unwrap
+from perception_encoder.models.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.registry import BUILTIN, MODELS, ModelEntry, canonical_name, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 
@@ -120,6 +120,19 @@ def write_checkpoint(
     if int8_tokens:
         tensors |= quantized_rows("token_embedding.weight", state["token_embedding.weight"])
     write_tensors(tensors, path, {"model": model.name, **(metadata or {})})
+
+
+def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> int:
+    """Write the weights in a layout of `layouts.py`, whole or not at all; returns how many tensors it has no place for.
+
+    Those are the text tower's where `layout` is "timm". Raises CheckpointError, ConfigError, OutputError.
+    """
+    published = published_state_dict(model)
+    config = model.visual.config if isinstance(model, CLIP) else model.config
+    tensors = {n: tensor.detach().cpu() for n, tensor in from_published(published, config, layout).items()}
+    dtype = torch.float16 if half else torch.float32
+    write_tensors({n: t.to(dtype).contiguous() for n, t in tensors.items()}, path, {"model": model.name})
+    return sum(not n.startswith("visual.") for n in published) if layout == "timm" and isinstance(model, CLIP) else 0
 
 
 def locate_weights(entry: ModelEntry) -> Path:

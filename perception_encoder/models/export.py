@@ -1,0 +1,115 @@
+"""Towers for other runtimes: `torch.export` programs and ONNX files, checked against torch before they are kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.weights import Model, weight_hash
+
+TOLERANCE = 1e-3
+"""Largest difference to torch, over the largest value, that an ONNX file may have."""
+
+_EXTERNAL = 2**30  # bytes of weights beyond which they lie beside the .onnx file, which itself may hold 2 GiB
+
+
+def towers_of(model: Model) -> tuple[str, ...]:
+    """The towers a model can be exported by: "image" and, of two-tower models, "text"."""
+    return ("image", "text") if isinstance(model, CLIP) else ("image",)
+
+
+def export_program(
+    model: Model, tower: str = "image", size: tuple[int, int] | None = None
+) -> torch.export.ExportedProgram:
+    """A tower as a `torch.export` program, of one picture size (H, W), the model's own by default, and any batch size.
+
+    "image": pictures (B, 3, H, W) → what the vision tower gives; "text": token ids (B, T), padded to the context
+    length, → embeddings. Not normalised. Raises ConfigError for a tower that is not there, ShapeError for a size.
+    """
+    module, example = _module_and_example(model, tower, size)
+    return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def export_onnx(model: Model, folder: Path, size: tuple[int, int] | None = None) -> dict[str, float | None]:
+    """Write `image.onnx` and, of two-tower models, `text.onnx` into a new folder, all or nothing.
+
+    Returns, by tower, the largest difference to torch through onnxruntime over the largest value; None where
+    onnxruntime is not installed. Raises MissingExtraError, OutputError (also for a difference above 1e-3), ShapeError.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnx", "onnx") from None
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder}: already there; name a new folder")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        differences = {tower: _write_tower(model, tower, size, temporary) for tower in towers_of(model)}
+        os.replace(temporary, folder)
+        return differences
+    except OSError as error:
+        raise OutputError(f"{folder}: could not be written ({error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _module_and_example(model: Model, tower: str, size: tuple[int, int] | None) -> tuple[nn.Module, Tensor]:
+    if tower not in towers_of(model):
+        raise ConfigError(f"{model.name} has no {tower!r} tower; it has {', '.join(towers_of(model))}")
+    if isinstance(model, CLIP) and tower == "text":
+        config = model.text.config
+        tokens = torch.arange(1, 2 * config.context_length + 1).view(2, -1) % config.vocabulary
+        return model.text, tokens
+    visual = model.visual if isinstance(model, CLIP) else model
+    height, width = size or (visual.config.image_size, visual.config.image_size)
+    visual.grid_of(height, width)  # a clear error for sizes that do not fit
+    noise = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    return visual, 2 * noise - 1
+
+
+def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, folder: Path) -> float | None:
+    """Write one tower's file; returns its difference to torch."""
+    module, example = _module_and_example(model, tower, size)
+    kind = "features" if isinstance(model, CLIP) or model.attn_pool is not None else "tokens"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
+        program = torch.onnx.export(
+            export_program(model, tower, size),
+            dynamo=True,
+            verbose=False,
+            input_names=["images" if tower == "image" else "tokens"],
+            output_names=[f"{tower}_{kind}"],
+            dynamic_shapes=({0: "batch"},),
+        )
+    assert program is not None
+    program.model.metadata_props.update({"model": model.name, "weights": weight_hash(model), "pixels": "RGB, -1 to 1"})
+    weights = sum(parameter.nbytes for parameter in module.parameters())
+    path = folder / f"{tower}.onnx"
+    program.save(path, external_data=weights > _EXTERNAL)
+    difference = _difference(module, example, path)
+    if difference is not None and not difference < TOLERANCE:
+        raise OutputError(f"{path.name} differs from torch by {difference:.1e}, more than {TOLERANCE}")
+    return difference
+
+
+@torch.no_grad()
+def _difference(module: nn.Module, example: Tensor, path: Path) -> float | None:
+    """Largest difference between onnxruntime and torch over the largest value, on three inputs (a new batch size)."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    batch = torch.cat([example, example[:1].flip(-1)])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+    expected = module(batch)
+    return float((torch.from_numpy(given) - expected).abs().max() / expected.abs().max())

@@ -1,0 +1,151 @@
+"""Exported towers agree with torch: programs exactly, ONNX files through onnxruntime."""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, ShapeError
+from perception_encoder.models import export
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.export import export_onnx, export_program, towers_of
+from perception_encoder.models.weights import Model, create_model
+from tests.models.small import KINDS, TOKENS, pictures, small_clip, small_tower
+
+SHALLOW = replace(TOKENS, depth=1)
+TEXTS = torch.tensor([[1, 5, 49, 0, 0, 0, 0, 0], [3, 2, 1, 7, 49, 0, 0, 0], [49, 0, 0, 0, 0, 0, 0, 0]])
+
+
+@torch.no_grad()
+def test_programs_take_any_batch() -> None:
+    model = small_clip()
+    image, text = export_program(model).module(), export_program(model, "text").module()
+    for batch in (1, 2, 3, 7):
+        x, tokens = pictures(batch, 3, 32, 32), TEXTS.repeat(3, 1)[:batch]
+        torch.testing.assert_close(image(x), model.encode_image(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(text(tokens), model.encode_text(tokens), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_programs_of_every_kind_and_size(config: VisionConfig) -> None:
+    tower, x = small_tower(config), pictures(3, 3, 24, 48)
+    program = export_program(tower, size=(24, 48))
+    torch.testing.assert_close(program.module()(x), tower(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_exported_program_does_not_disturb_the_model() -> None:
+    tower, x = small_tower(), pictures(1, 3, 72, 8)
+    export_program(tower, size=(72, 8))
+    with torch.enable_grad():
+        tower(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in tower.parameters())
+
+
+def run(file: Path, given: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (declared,) = session.get_inputs()
+    assert declared.shape == ["batch", *given.shape[1:]]
+    return torch.from_numpy(session.run(None, {declared.name: given.numpy()})[0])
+
+
+def assert_onnx_agrees(model: Model, folder: Path, x: torch.Tensor, tokens: torch.Tensor | None = None) -> None:
+    with torch.no_grad():
+        visual = model.visual if tokens is not None else model
+        torch.testing.assert_close(run(folder / "image.onnx", x), visual(x), rtol=1e-4, atol=1e-4)
+        if tokens is not None:
+            torch.testing.assert_close(run(folder / "text.onnx", tokens), model.text(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_of_two_towers(tmp_path: Path) -> None:
+    model, folder = small_clip(), tmp_path / "new" / "model"
+    differences = export_onnx(model, folder, size=(16, 40))
+    assert differences.keys() == {"image", "text"} == set(towers_of(model))
+    assert max(differences.values()) < 1e-5
+    assert sorted(path.name for path in folder.iterdir()) == ["image.onnx", "text.onnx"]
+    for batch in (1, 2, 3):
+        assert_onnx_agrees(model, folder, pictures(batch, 3, 16, 40), TEXTS[:batch])
+    (tmp_path / "plain").mkdir()
+    assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_onnx_of_a_tower_that_gives_tokens(tmp_path: Path) -> None:
+    tower = small_tower(TOKENS)
+    assert export_onnx(tower, tmp_path / "model").keys() == {"image"} == set(towers_of(tower))
+    x = pictures(3, 3, 32, 32)
+    assert run(tmp_path / "model" / "image.onnx", x).shape == (3, 17, 32)
+    assert_onnx_agrees(tower, tmp_path / "model", x)
+
+
+def test_onnx_of_the_builtin_architecture_says_what_it_is(tmp_path: Path) -> None:
+    model = create_model("builtin").visual
+    export_onnx(model, tmp_path / "model")
+    assert_onnx_agrees(model, tmp_path / "model", pictures(2, 3, 128, 128))
+    session = onnxruntime.InferenceSession(tmp_path / "model" / "image.onnx")
+    assert session.get_modelmeta().custom_metadata_map["model"] == "PE-Core-N16-128"
+    assert [output.name for output in session.get_outputs()] == ["image_features"]
+
+
+def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_EXTERNAL", 1000)
+    tower = small_tower(SHALLOW)
+    assert max(export_onnx(tower, tmp_path / "model").values()) < 1e-5
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"image.onnx", "image.onnx.data"}
+    assert_onnx_agrees(tower, tmp_path / "model", pictures(2, 3, 32, 32))
+
+
+def test_a_file_that_differs_from_torch_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *_: [np.zeros((3, 17, 32), dtype=np.float32)])
+    with pytest.raises(OutputError, match=r"image\.onnx differs from torch by 1\.0e\+00, more than 0\.001"):
+        export_onnx(small_tower(SHALLOW), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        export_onnx(small_tower(SHALLOW), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine").touch()
+    for place in (tmp_path / "model", tmp_path / "model" / "mine"):
+        with pytest.raises(OutputError, match="already there; name a new folder"):
+            export_onnx(small_tower(SHALLOW), place)
+
+
+def test_what_cannot_be_exported() -> None:
+    with pytest.raises(ConfigError, match="small has no 'text' tower; it has image"):
+        export_program(small_tower(SHALLOW), "text")
+    with pytest.raises(ShapeError, match="33x32 is not a multiple"):
+        export_program(small_tower(SHALLOW), size=(33, 32))
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    if missing == "onnxruntime":  # not needed to write, only to check
+        assert export_onnx(small_tower(SHALLOW), tmp_path / "model") == {"image": None}
+        return
+    with pytest.raises(MissingExtraError, match=rf"{missing} is not installed; run: pip install .*\[onnx\]"):
+        export_onnx(small_tower(SHALLOW), tmp_path / "model")
