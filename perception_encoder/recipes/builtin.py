@@ -28,9 +28,9 @@ def builtin() -> PretrainingConfig:
     return PretrainingConfig(
         model=BUILTIN,
         stages=(
-            Stage(image_size=64, steps=2400),
-            Stage(image_size=96, steps=1200),
-            Stage(image_size=128, steps=250),
+            Stage(image_size=64, steps=1500),
+            Stage(image_size=96, steps=900),
+            Stage(image_size=128, steps=300),
         ),
         weights=WEIGHTS,
         optimizer=OptimizerConfig(lr=6e-3),
