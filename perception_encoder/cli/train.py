@@ -39,7 +39,7 @@ def builtin(
     from perception_encoder.pretraining.run import pretrain
     from perception_encoder.recipes import builtin as recipe
     from perception_encoder.recipes.override import override
-    from perception_encoder.train.memory import keep_freed_memory
+    from perception_encoder.models.memory import keep_freed_memory
 
     keep_freed_memory()
     config = override(recipe.debug() if debug else recipe.builtin(), set_ or [])
