@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,3 +54,26 @@ def run_pe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Run(int(stop.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of training data: 40 small pictures of two sources and four labels, and a test split."""
+    import numpy as np
+    from PIL import Image
+
+    from perception_encoder.data.shards import ShardSample, write_shard
+
+    rng = np.random.default_rng(0)
+    things = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")]
+    samples = []
+    for index in range(40):
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(stream, "PNG")
+        source, label = things[index % 4]
+        samples.append(ShardSample(f"{source}-{index}", "png", stream.getvalue(), {"source": source, "label": label}))
+    write_shard(tmp_path / "photos" / "train.tar", samples)
+    others = [{"source": "caltech101", "label": f"x{n}"} for n in range(12)]  # among them the ten never trained on
+    test = [ShardSample(f"t{n}", "png", samples[0].picture, others[n]) for n in range(12)]
+    write_shard(tmp_path / "photos" / "test.tar", test)
+    return tmp_path / "photos"

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, true_pairs
-from perception_encoder.data.shards import ShardSample, write_shard
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.weights import create_model, load_model
 from perception_encoder.preprocess.augmentation import Augmentation
@@ -23,23 +20,6 @@ from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask, encode_by_length
 from perception_encoder.recipes.builtin import builtin, debug
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """40 small pictures of two sources and four labels."""
-    rng = np.random.default_rng(0)
-    samples = []
-    for index in range(40):
-        stream = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(stream, "PNG")
-        source, label = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")][index % 4]
-        samples.append(ShardSample(f"{source}-{index}", "png", stream.getvalue(), {"source": source, "label": label}))
-    write_shard(tmp_path / "photos" / "train.tar", samples)
-    for n in range(12):  # more classes than the ten that are never trained on
-        samples.append(dataclasses.replace(samples[0], key=f"t{n}", metadata={"source": "caltech101", "label": f"x{n}"}))
-    write_shard(tmp_path / "photos" / "test.tar", samples[40:])
-    return tmp_path / "photos"
 
 
 def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
