@@ -67,8 +67,3 @@ def jitter(batch: Tensor, augmentation: Augmentation, generator: torch.Generator
     pixels = batch.float() * brightness
     grey = (pixels * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     return torch.lerp(grey, pixels, saturation).clamp_(0, 255).to(torch.uint8)
-
-
-def to_pixels(batch: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) → float32 in [-1, 1], the models' mean and deviation of 0.5."""
-    return batch.float().div_(127.5).sub_(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
-from perception_encoder.preprocess.augmentation import to_pixels
+from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim
 
 MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
@@ -26,7 +26,7 @@ class ContrastiveTask:
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
         """{"contrastive": loss} of a batch; the loss itself is computed in float32."""
-        images = self.model.encode_image(to_pixels(batch.pictures)).float()
+        images = self.model.encode_image(to_float(batch.pictures)).float()
         texts = encode_by_length(self.model, batch.tokens).float()
         with torch.autocast(images.device.type, enabled=False):
             loss = contrastive_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perception_encoder.preprocess.augmentation import Augmentation, _crop, augment, jitter, to_pixels
+from perception_encoder.preprocess.augmentation import Augmentation, _crop, augment, jitter
 
 PLAIN = Augmentation(scale=(1.0, 1.0), aspect=(1.0, 1.0), brightness=0.0, saturation=0.0, flip=0.0)
 
@@ -57,7 +57,3 @@ def test_jitter_scales_brightness_and_saturation_only() -> None:
     assert torch.equal(out.amax(1), out.amin(1))  # grey stays grey
     assert 66 <= out.min() < 80
     assert 120 < out.max() <= 132
-
-
-def test_pixels_have_the_models_range() -> None:
-    assert to_pixels(torch.tensor([[0, 255]], dtype=torch.uint8)).tolist() == [[-1.0, 1.0]]
