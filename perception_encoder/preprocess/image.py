@@ -51,7 +51,7 @@ def open_image(
     `reduce_to`: let the JPEG decoder halve a picture up to three times while its short side stays at least this long.
     At twice the transform's size, 12 megapixels then open 3 to 4 times as fast, but pixels move by 1/255 on average
     (7/255 on the most finely textured of 85 photographs), so it is not the default. Raises MediaNotFoundError,
-    MediaDecodeError (empty, truncated, no picture) and MediaTooLargeError (over `max_pixels`), under `name` or the path.
+    MediaDecodeError (empty, truncated, no picture) and MediaTooLargeError (over `max_pixels`), named `name`.
     """
     with open_source(source, name) as (stream, name), _quiet_pillow():
         try:

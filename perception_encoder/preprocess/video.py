@@ -1,0 +1,319 @@
+"""Videos to frames: n uniform frames i·(T−1)/(n−1) of the T that a video holds (section 2.2), with their times.
+
+Reading the packets without decoding them gives T and every frame's time, whatever the container claims and however
+the rate varies. Frames far apart are then reached by seeking to the key frame before each, where the container's
+index can be trusted; else, or where a seek or a damaged packet surprises, everything is decoded and counted.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, cast
+
+import av
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image
+
+from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError
+from perception_encoder.preprocess.image import MAX_PIXELS
+from perception_encoder.preprocess.source import Source, one_line, open_source
+
+logger = logging.getLogger(__name__)
+
+FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
+"""Containers that are opened, by FFmpeg's names: none that refers to other files or addresses, as playlists do."""
+
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+"""Containers with an index to seek by and with a presentation time on each frame."""
+
+_SEEK_OVER = 12
+"""Frames that decode sooner than a seek takes."""
+
+_UPRIGHT = {
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
+"""Upper left of the display matrix (a, b, c, d), by signs → what makes the frame upright."""
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Frames of a video, upright, in time order."""
+
+    images: list[Image.Image]
+    times: list[float]
+    """Seconds from the video's first frame."""
+    duration: float
+    """Seconds from the first frame to the end of the last one."""
+    frame_count: int
+    """Frames that the whole video holds, T."""
+    complete: bool
+    """False where the file ends early or a decoder met damage: the frames are then of what could be decoded."""
+
+
+def frame_indices(total: int, count: int) -> list[int]:
+    """`count` uniform indices into `total` frames, i·(total−1)/(count−1), halves rounded up; the first for one."""
+    if total < 1 or count < 1:
+        raise ConfigError(f"{count} of {total} frames: both must be at least 1")
+    steps = max(1, count - 1)
+    return [(2 * i * (total - 1) + steps) // (2 * steps) for i in range(count)]
+
+
+def read_frames(
+    source: Source, name: str | None = None, frames: int = 8, start: float | None = None, end: float | None = None
+) -> VideoFrames:
+    """Decode `frames` uniform frames of a video, or of its part from `start` to `end` seconds.
+
+    The part holds what is on screen from `start` until just before `end`; a short video gives frames twice. A file
+    that ends early or is damaged gives what is there, with a logged warning. Raises MediaNotFoundError,
+    MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range outside the video).
+    """
+    with open_source(source, name) as (stream, name):
+        if not 0 <= (start or 0) < (float("inf") if end is None else end):
+            raise InputError(name, f"from {start} s to {end} s is no range of time")
+        try:
+            return _read(stream, name, frames, start or 0.0, end)
+        except (InputError, ConfigError):
+            raise
+        except MemoryError:
+            raise MediaTooLargeError(name, "does not fit in memory") from None
+        except Exception as error:  # a damaged file may make PyAV raise anything
+            raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """What a video holds: a tick (in units of `unit` seconds) for each frame, in display order."""
+
+    ticks: list[int]
+    keys: list[int]
+    """Ticks of the key frames."""
+    unit: float
+    last: float
+    """Seconds that the last frame lasts."""
+    indexed: bool
+    """Frames can be found by their ticks."""
+    complete: bool
+
+    @property
+    def times(self) -> list[float]:
+        return [(tick - self.ticks[0]) * self.unit for tick in self.ticks]
+
+
+def _read(stream: BinaryIO, name: str, count: int, start: float, end: float | None) -> VideoFrames:
+    with _open(stream, name) as (container, video):
+        timeline = _scan(container, video)
+    if not timeline.ticks:
+        raise MediaDecodeError(name, "holds no frames")
+    found: dict[int, Image.Image] | None = None
+    if timeline.indexed:
+        wanted = _wanted(timeline, name, count, start, end)
+        with _open(stream, name) as (container, video):
+            found = _by_seeking(container, video, timeline, sorted(set(wanted)), name)
+    if found is None:
+        timeline, wanted, found = _by_counting(stream, name, timeline, count, start, end)
+    if not timeline.complete:
+        logger.warning("%s: ends early or is damaged; used the %d frames that decode", name, len(timeline.ticks))
+    times = timeline.times
+    return VideoFrames(
+        images=[found[index] for index in wanted],
+        times=[times[index] for index in wanted],
+        duration=times[-1] + timeline.last,
+        frame_count=len(times),
+        complete=timeline.complete,
+    )
+
+
+@contextmanager
+def _open(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the container from its start and pick its video: the first one that is no cover picture."""
+    stream.seek(0)
+    try:
+        options = {"format_whitelist": FORMATS}
+        container = cast(
+            InputContainer, av.open(stream, metadata_errors="replace", options=options, io_open=_refuse_other_files)
+        )
+    except (av.error.FFmpegError, ValueError):
+        raise MediaDecodeError(name, "is not a video in a format that can be read, or its header is damaged") from None
+    with container:
+        covers = av.stream.Disposition.attached_pic
+        videos = [video for video in container.streams.video if not video.disposition & covers]
+        context = videos[0].codec_context if videos else None
+        if context is None:  # so it is for a codec that FFmpeg does not know
+            raise MediaDecodeError(name, "holds no video that can be decoded")
+        _check_size(context.width, context.height, name)
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.thread_type = "AUTO"
+        yield container, videos[0]
+
+
+def _refuse_other_files(url: str, flags: int, options: dict[str, Any]) -> BinaryIO:
+    raise PermissionError(f"a video may not open {url}")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise MediaTooLargeError(name, f"has frames of {width * height:,} pixels; the limit is {MAX_PIXELS:,}")
+
+
+def _scan(container: InputContainer, video: VideoStream) -> _Timeline:
+    """Read every packet without decoding any."""
+    ticks: list[int | None] = []
+    keys, last, whole = [], 0, True
+    end = 0.0  # of all streams, in seconds of the container's clock
+    for packet in _packets(container.demux()):
+        if packet is None:
+            whole = False
+            continue
+        if packet.pts is not None and packet.time_base is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream is not video or not packet.size:
+            continue
+        if packet.is_corrupt:
+            whole = False
+        elif not packet.is_discard:
+            ticks.append(packet.pts)
+            last = packet.duration or last
+            if packet.is_keyframe and packet.pts is not None:
+                keys.append(packet.pts)
+    declared = (container.duration or 0) / av.time_base + max(0, container.start_time or 0) / av.time_base
+    whole = whole and declared - end < max(0.25, 0.01 * declared)
+    return _timeline(container, video, ticks, sorted(keys), last, whole)
+
+
+def _timeline(
+    container: InputContainer, video: VideoStream, ticks: list[int | None], keys: list[int], last: int, whole: bool
+) -> _Timeline:
+    """Order the ticks; where they are missing or repeat, frames are numbered at the average rate."""
+    known = sorted({tick for tick in ticks if tick is not None})
+    if len(known) == len(ticks) and video.time_base is not None:
+        unit = float(video.time_base)
+        last = last or ((known[-1] - known[0]) // (len(known) - 1) if len(known) > 1 else 0)
+        return _Timeline(known, keys, unit, last * unit, container.format.name in _INDEXED, whole)
+    unit = 1 / float(video.average_rate or 25)
+    return _Timeline(list(range(len(ticks))), [], unit, unit, False, whole)
+
+
+def _wanted(timeline: _Timeline, name: str, count: int, start: float, end: float | None) -> list[int]:
+    """Numbers of the frames to take, in display order."""
+    times = timeline.times
+    duration = times[-1] + timeline.last
+    if start and start >= duration:
+        raise InputError(name, f"lasts {duration:.3f} s; there is nothing at {start:g} s")
+    first = bisect.bisect_right(times, start) - 1
+    last = len(times) - 1 if end is None else bisect.bisect_left(times, end) - 1
+    return [first + index for index in frame_indices(max(first, last) - first + 1, count)]
+
+
+def _by_seeking(
+    container: InputContainer, video: VideoStream, timeline: _Timeline, wanted: list[int], name: str
+) -> dict[int, Image.Image] | None:
+    """Decode the wanted frames only, from the key frame before each; None where anything is not as the index says."""
+    found: dict[int, Image.Image] = {}
+    needed = {timeline.ticks[number] for number in wanted}
+    frames = _decode(container, video, needed)
+    position = -1  # number of the frame decoded last
+    for number in wanted:
+        tick = timeline.ticks[number]
+        before = bisect.bisect_right(timeline.keys, tick) - 1
+        key = bisect.bisect_left(timeline.ticks, timeline.keys[before]) if before >= 0 else 0
+        if key - position > _SEEK_OVER:
+            container.seek(timeline.ticks[key], stream=video)
+            frames, position = _decode(container, video, needed), -1
+        for frame in frames:
+            if frame is None or frame.pts is None or frame.pts > tick:
+                return None
+            if frame.pts == tick:
+                if frame.is_corrupt:
+                    return None
+                found[number] = _image(frame, name)
+                break
+        else:
+            return None
+        position = number
+    return found
+
+
+def _by_counting(
+    stream: BinaryIO, name: str, timeline: _Timeline, count: int, start: float, end: float | None
+) -> tuple[_Timeline, list[int], dict[int, Image.Image]]:
+    """Decode everything; a second time where the number of frames was not what the packets promised."""
+    for _ in range(2):
+        wanted = _wanted(timeline, name, count, start, end)
+        found: dict[int, Image.Image] = {}
+        ticks: list[int | None] = []
+        with _open(stream, name) as (container, video):
+            for frame in _decode(container, video):
+                if frame is None or frame.is_corrupt:
+                    timeline = replace(timeline, complete=False)
+                if frame is None:
+                    continue
+                if len(ticks) in wanted:
+                    found[len(ticks)] = _image(frame, name)
+                ticks.append(frame.pts)
+            if not ticks:
+                raise MediaDecodeError(name, "holds no frame that decodes")
+            if found.keys() == set(wanted) and len(ticks) == len(timeline.ticks):
+                return timeline, wanted, found
+            timeline = _timeline(container, video, ticks, [], 0, timeline.complete and len(ticks) > len(timeline.ticks))
+    raise MediaDecodeError(name, "decodes to another number of frames each time")
+
+
+def _decode(
+    container: InputContainer, video: VideoStream, needed: set[int] | None = None
+) -> Iterator[VideoFrame | None]:
+    """Yield the frames from here on, and None for each damaged packet.
+
+    With `needed` ticks, frames at other ticks that no frame refers to may be left out undecoded.
+    """
+    for packet in _packets(container.demux(video)):
+        if packet is None:
+            yield None
+            continue
+        if needed is not None:
+            video.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+        try:
+            decoded = packet.decode()
+        except av.error.FFmpegError:
+            yield None
+            continue
+        yield from decoded
+    with suppress(av.error.FFmpegError):  # it has been flushed already, where reading ended well
+        yield from video.decode(None)
+
+
+def _packets(packets: Iterator[Packet]) -> Iterator[Packet | None]:
+    """Yield packets to the end, and None where the file cannot be read any further."""
+    while True:
+        try:
+            yield next(packets)
+        except (StopIteration, IndexError):  # IndexError: PyAV's at the end, where a stream appeared midway
+            return
+        except av.error.FFmpegError:
+            yield None
+            return
+
+
+def _image(frame: VideoFrame, name: str) -> Image.Image:
+    _check_size(frame.width, frame.height, name)
+    image = frame.to_image()
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = ((value > 0) - (value < 0) for value in struct.unpack("=5i", bytes(matrix)[:20]))
+    turn = _UPRIGHT.get((a, b, c, d))
+    return image if turn is None else image.transpose(turn)

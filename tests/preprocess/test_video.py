@@ -1,0 +1,342 @@
+"""Frames of a video: the right ones, upright, with their times, out of every kind of container, damaged ones too."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import (
+    ConfigError,
+    InputError,
+    MediaDecodeError,
+    MediaNotFoundError,
+    MediaTooLargeError,
+)
+from perception_encoder.preprocess import video
+from perception_encoder.preprocess.video import VideoFrames, frame_indices, read_frames
+from tests.clips import clip, number_of, numbered, with_display_matrix
+
+CONTAINERS = [
+    ("mp4", "libx264"),
+    ("mp4", "libx265"),
+    ("mov", "mjpeg"),
+    ("matroska", "libx264"),
+    ("webm", "libvpx-vp9"),
+    ("webm", "libvpx"),
+    ("avi", "mpeg4"),
+    ("avi", "libx264"),
+    ("mpegts", "libx264"),
+    ("mpeg", "mpeg2video"),
+    ("flv", "libx264"),
+    ("asf", "mpeg4"),
+    ("h264", "libx264"),
+    ("gif", "gif"),
+]
+
+
+def numbers(frames: VideoFrames) -> list[int]:
+    return [number_of(image) for image in frames.images]
+
+
+# ---- which frames
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "indices"),
+    [
+        (8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (100, 8, [0, 14, 28, 42, 57, 71, 85, 99]),
+        (4, 3, [0, 2, 3]),  # 1.5 is rounded up
+        (2, 3, [0, 1, 1]),
+        (1, 8, [0] * 8),
+        (100, 1, [0]),
+        (100, 2, [0, 99]),
+    ],
+)
+def test_indices_are_uniform(total: int, count: int, indices: list[int]) -> None:
+    assert frame_indices(total, count) == indices
+
+
+def test_indices_follow_the_formula() -> None:
+    for total in range(1, 60):
+        for count in range(2, 20):
+            exact = [i * (total - 1) / (count - 1) for i in range(count)]
+            assert np.abs(np.array(frame_indices(total, count)) - exact).max() <= 0.5
+
+
+@pytest.mark.parametrize(("total", "count"), [(0, 8), (8, 0), (8, -1)])
+def test_no_indices_of_nothing(total: int, count: int) -> None:
+    with pytest.raises(ConfigError):
+        frame_indices(total, count)
+
+
+@pytest.mark.parametrize(("format", "codec"), CONTAINERS)
+@pytest.mark.parametrize("count", [8, 3, 31])
+def test_frames_of_every_container(format: str, codec: str, count: int, caplog: pytest.LogCaptureFixture) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    frames = read_frames(clip(format=format, codec=codec), frames=count)
+    expected = frame_indices(60, count)
+    assert numbers(frames) == expected
+    assert np.allclose(frames.times, [index / 25 for index in expected], atol=0.011)
+    assert frames.frame_count == 60 and frames.complete and not caplog.records
+    assert abs(frames.duration - 2.4) < 0.05
+
+
+def test_a_short_video_gives_frames_twice() -> None:
+    frames = read_frames(clip(3), frames=8)
+    assert numbers(frames) == [0, 0, 1, 1, 1, 1, 2, 2]
+    assert len(frames.images) == len(frames.times) == 8
+
+
+def test_one_frame() -> None:
+    frames = read_frames(clip(1), frames=8)
+    assert numbers(frames) == [0] * 8 and frames.times == [0.0] * 8 and frames.duration == pytest.approx(0.04)
+
+
+def test_sources(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip())
+    for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+        assert numbers(read_frames(source, frames=3)) == [0, 30, 59]
+    odd = tmp_path / "subfile,,start,0,end,9,,:%03d.mp4"  # FFmpeg would read a protocol and a pattern out of it
+    odd.write_bytes(path.read_bytes())
+    assert numbers(read_frames(odd, frames=3)) == [0, 30, 59]
+
+
+# ---- a part of the video
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (None, None, [0, 30, 59]),
+        (1.0, None, [25, 42, 59]),
+        (None, 1.0, [0, 12, 24]),
+        (0.5, 1.0, [12, 18, 24]),  # frame 12 is on screen at 0.5 s
+        (1.01, 1.02, [25, 25, 25]),
+        (2.39, 99.0, [59, 59, 59]),
+    ],
+)
+@pytest.mark.parametrize("format", ["mp4", "avi"])
+def test_a_range_of_time(format: str, start: float | None, end: float | None, expected: list[int]) -> None:
+    data = clip(format=format, codec="libx264" if format == "mp4" else "mpeg4")
+    frames = read_frames(data, frames=3, start=start, end=end)
+    assert numbers(frames) == expected
+    assert np.allclose(frames.times, [index / 25 for index in expected])
+    assert frames.frame_count == 60
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [
+        (2.4, None, "lasts 2.400 s; there is nothing at 2.4 s"),
+        (-1.0, None, "from -1.0 s to None s is no range of time"),
+        (1.0, 1.0, "from 1.0 s to 1.0 s is no range of time"),
+        (float("nan"), None, "from nan s to None s is no range of time"),
+    ],
+)
+def test_a_range_outside_the_video(start: float, end: float | None, reason: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_frames(clip(), "clip.mp4", start=start, end=end)
+    assert str(caught.value) == f"clip.mp4: {reason}"
+
+
+# ---- odd videos
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+def test_a_variable_frame_rate(format: str) -> None:
+    ticks = np.cumsum([0, *np.random.default_rng(0).integers(1, 30, 59)]).tolist()
+    frames = read_frames(clip(format=format, ticks=ticks, rate=100), frames=8)
+    expected = frame_indices(60, 8)
+    assert numbers(frames) == expected
+    assert np.allclose(frames.times, [ticks[index] / 100 for index in expected], atol=0.002)
+    middle = read_frames(clip(format=format, ticks=ticks, rate=100), frames=1, start=ticks[30] / 100 + 0.005)
+    assert numbers(middle) == [30]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((1, 0, 0, 1), None),
+        ((0, 1, -1, 0), Image.Transpose.ROTATE_270),  # a telephone held upright: a quarter turn clockwise
+        ((-1, 0, 0, -1), Image.Transpose.ROTATE_180),
+        ((0, -1, 1, 0), Image.Transpose.ROTATE_90),
+        ((-1, 0, 0, 1), Image.Transpose.FLIP_LEFT_RIGHT),
+        ((1, 0, 0, -1), Image.Transpose.FLIP_TOP_BOTTOM),
+        ((0, 1, 1, 0), Image.Transpose.TRANSPOSE),
+        ((0, -1, -1, 0), Image.Transpose.TRANSVERSE),
+    ],
+)
+def test_frames_stand_upright(matrix: tuple[int, int, int, int], turn: Image.Transpose | None) -> None:
+    (image,) = read_frames(with_display_matrix(clip(3), *matrix), frames=1).images
+    expected = numbered(0) if turn is None else numbered(0).transpose(turn)
+    assert image.size == expected.size
+    assert np.abs(np.asarray(image, int) - np.asarray(expected, int)).mean() < 8
+
+
+def test_sound_changes_nothing() -> None:
+    assert numbers(read_frames(clip(sound=True), frames=3)) == [0, 30, 59]
+
+
+def test_sound_alone_is_no_video() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        audio = container.add_stream("aac", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        silence.rate = 8000
+        container.mux(audio.encode(silence))
+        container.mux(audio.encode())
+    with pytest.raises(MediaDecodeError, match=r"song\.mp4: holds no video that can be decoded"):
+        read_frames(buffer.getvalue(), "song.mp4")
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "libx264"), ("matroska", "libx264"), ("avi", "mpeg4")])
+def test_a_video_without_frames(format: str, codec: str) -> None:
+    with pytest.raises(MediaDecodeError, match=r"^nothing: (holds no |is not a video)"):
+        read_frames(clip(0, format, codec), "nothing")
+
+
+# ---- how they are reached
+
+
+def test_far_frames_are_reached_by_seeking(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    decode = video._decode
+
+    def counted(*arguments):
+        for frame in decode(*arguments):
+            decoded.append(frame)
+            yield frame
+
+    monkeypatch.setattr(video, "_decode", counted)
+    data = clip(240, group=20)
+    assert numbers(read_frames(data, frames=3)) == [0, 120, 239]
+    assert len(decoded) <= 2 + 20
+    decoded.clear()
+    assert numbers(read_frames(data, frames=40)) == frame_indices(240, 40)
+    assert len(decoded) <= 240
+
+
+@pytest.mark.parametrize("surprise", ["a seek that overshoots", "a frame that is missing"])
+def test_a_wrong_index_is_no_wrong_frame(surprise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = video._decode
+
+    def surprising(container, stream, needed=None):
+        if needed is None:
+            yield from decode(container, stream)
+            return
+        frames = list(decode(container, stream, needed))
+        yield from frames[1:] if surprise == "a seek that overshoots" else frames[:1]
+
+    monkeypatch.setattr(video, "_decode", surprising)
+    assert numbers(read_frames(clip(), frames=3)) == [0, 30, 59]
+
+
+def test_a_count_that_the_packets_got_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = video._timeline
+    calls = []
+
+    def miscounted(container, stream, ticks, *rest):
+        calls.append(len(ticks))
+        return scan(container, stream, ticks[:-20] if len(calls) == 1 else ticks, *rest)
+
+    monkeypatch.setattr(video, "_timeline", miscounted)
+    frames = read_frames(clip(format="mpegts"), frames=3)
+    assert numbers(frames) == [0, 30, 59] and frames.frame_count == 60 and frames.complete
+    assert calls == [60, 60]
+
+
+# ---- damaged videos
+
+
+@pytest.mark.parametrize(
+    ("format", "codec", "options"),
+    [
+        ("mp4", "libx264", {"movflags": "faststart"}),
+        ("matroska", "libx264", {}),
+        ("avi", "mpeg4", {}),
+        ("mpeg", "mpeg2video", {}),
+        ("flv", "libx264", {}),
+    ],
+)
+def test_a_truncated_video_gives_what_is_there(
+    format: str, codec: str, options: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = clip(format=format, codec=codec, **options)
+    frames = read_frames(data[: int(len(data) * 0.7)], "cut.mp4", frames=5)
+    assert 5 < frames.frame_count < 60 and not frames.complete
+    assert numbers(frames)[0] == 0 and numbers(frames) == sorted(numbers(frames))
+    assert caplog.record_tuples == [
+        (
+            "perception_encoder.preprocess.video",
+            logging.WARNING,
+            f"cut.mp4: ends early or is damaged; used the {frames.frame_count} frames that decode",
+        )
+    ]
+
+
+@pytest.mark.parametrize(("format", "codec"), [("webm", "libvpx-vp9"), ("mp4", "libx264")])
+def test_a_damaged_middle_is_told(format: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = bytearray(clip(format=format, codec=codec, **({"movflags": "faststart"} if format == "mp4" else {})))
+    middle = len(data) // 2
+    data[middle : middle + 400] = np.random.default_rng(0).bytes(400)
+    frames = read_frames(bytes(data), frames=8)
+    assert not frames.complete and len(frames.images) == 8
+    assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no video at all, only words" * 9,
+        clip()[:-200],  # the index of a plain mp4 stands at its end
+        b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom",
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile /etc/hostname\n",
+    ],
+    ids=["words", "cut", "header", "playlist", "concat"],
+)
+def test_what_is_no_video(data: bytes) -> None:
+    with pytest.raises(MediaDecodeError, match=r"clip\.mp4: (is not a video|holds no)"):
+        read_frames(data, "clip.mp4")
+
+
+def test_missing_and_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(MediaNotFoundError):
+        read_frames(tmp_path / "missing.mp4")
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(MediaDecodeError, match="is empty"):
+        read_frames(tmp_path / "empty.mp4")
+
+
+def test_frames_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "MAX_PIXELS", 1000)
+    with pytest.raises(MediaTooLargeError, match="has frames of 8,192 pixels; the limit is 1,000"):
+        read_frames(clip(3))
+
+
+# ---- real clips
+
+
+@pytest.mark.parametrize("name", ["bottles", "cars", "cockatoo", "coffee", "cups", "dog"])
+def test_real_clips_equal_a_full_decode(name: str, real_data: Path) -> None:
+    path = real_data / "clips" / f"{name}.mp4"
+    frames = read_frames(path)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        wanted = frame_indices(frames.frame_count, 8)
+        every = [(number, frame) for number, frame in enumerate(container.decode(stream))]
+        assert len(every) == frames.frame_count
+    for index, image, time in zip(wanted, frames.images, frames.times, strict=True):
+        frame = every[index][1]
+        assert np.array_equal(np.asarray(image), np.asarray(frame.to_image()))
+        assert time == pytest.approx(frame.time - every[0][1].time)
