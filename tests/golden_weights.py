@@ -8,6 +8,8 @@ import zlib
 import numpy as np
 import torch
 
+from perception_encoder.models.weights import Model, published_state_dict
+
 _NORMS = ("ln_pre.weight", "ln_post.weight", "ln_1.weight", "ln_2.weight", "ln_final.weight", "layernorm.weight")
 
 
@@ -36,6 +38,15 @@ def golden_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     elif not name.endswith("probe"):
         n = n / np.float32(math.sqrt(math.prod(shape[1:])))
     return torch.from_numpy(n)
+
+
+def fill(model: Model) -> dict[str, torch.Tensor]:
+    """Give a model on the meta device its golden weights; returns them, the very tensors, by published name."""
+    published = published_state_dict(model)
+    state = golden_state({name: tuple(tensor.shape) for name, tensor in published.items()})
+    model.load_state_dict(dict(zip(model.state_dict(), (state[name] for name in published), strict=True)), assign=True)
+    model.requires_grad_().train(False)
+    return state
 
 
 def golden_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

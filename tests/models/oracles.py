@@ -13,8 +13,8 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.layouts import from_published, to_published
 from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import build, from_state_dict, published_state_dict
-from tests.golden_weights import golden_image, golden_state
+from perception_encoder.models.weights import build
+from tests.golden_weights import fill, golden_image
 
 OPEN_CLIP_MODELS = [name for name, entry in MODELS.items() if entry.open_clip]
 TIMM_MODELS = [name for name, entry in MODELS.items() if entry.timm and entry.timm_tag == "fb"]
@@ -26,30 +26,28 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def random_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Random weights for all parameters of a model, under the published names."""
-    return golden_state({name: tuple(t.shape) for name, t in published_state_dict(model).items()})
-
-
 def timm_pair(name: str, depth: int | None = None) -> tuple[VisionTransformer, nn.Module]:
-    """Our vision tower and timm's, of the same weights; of `depth` blocks where that is given."""
+    """Our vision tower and timm's, of the same weights (in the same memory); of `depth` blocks where that is given."""
     entry = find_model(name)
     config = replace(entry.vision, depth=depth or entry.vision.depth)
-    ours = VisionTransformer(config, name)
-    state = random_weights(ours)
-    ours.load_state_dict(state, assign=True)
-    theirs = timm.create_model(entry.timm, **({"depth": depth} if depth else {}))
-    theirs.load_state_dict(from_published(state, config, "timm"), assign=True)
-    return ours.requires_grad_().eval(), theirs.requires_grad_().eval()
+    with torch.device("meta"):
+        ours = VisionTransformer(config, name)
+        theirs = timm.create_model(entry.timm, **({"depth": depth} if depth else {}))
+    theirs.load_state_dict(from_published(fill(ours), config, "timm"), assign=True)
+    theirs.rope = timm.create_model(entry.timm, depth=1).rope  # tables that no checkpoint holds
+    return ours, theirs.requires_grad_().eval()
 
 
 def open_clip_pair(name: str) -> tuple[CLIP, nn.Module]:
-    """Our two-tower model and open_clip's, of the same weights."""
+    """Our two-tower model and open_clip's, of the same weights (in the same memory)."""
     entry = find_model(name)
-    state = random_weights(build(entry))
-    theirs = open_clip.create_model(entry.open_clip, pretrained=None)
-    theirs.load_state_dict(from_published(state, entry.vision, "open_clip"), assign=True)
-    return from_state_dict(name, state), theirs.requires_grad_().eval()
+    ours = build(entry)
+    with torch.device("meta"):
+        theirs = open_clip.create_model(entry.open_clip, pretrained=None, device="meta")
+    theirs.load_state_dict(from_published(fill(ours), entry.vision, "open_clip"), assign=True)
+    theirs.visual.trunk.rope = timm.create_model(entry.timm, depth=1).rope
+    theirs.text.attn_mask = theirs.text.build_causal_mask()
+    return ours, theirs.requires_grad_().eval()
 
 
 def native_picture(name: str) -> Tensor:
@@ -96,9 +94,10 @@ def timm_errors(name: str, depth: int | None = None, with_gradients: bool = True
     x = native_picture(name)
     errors = {}
     with torch.no_grad():
-        errors["tokens"] = relative_error(ours.forward_features(x), theirs.forward_features(x))
+        mine, reference = ours.forward_features(x), theirs.forward_features(x)
+        errors["tokens"] = relative_error(mine, reference)
         if ours.attn_pool is not None:
-            errors["embedding"] = relative_error(ours(x), theirs(x))
+            errors["embedding"] = relative_error(ours.pool(mine), theirs.forward_head(reference))
     if with_gradients:
         output = theirs(x) if ours.attn_pool is not None else theirs.forward_features(x)
         errors["gradients"] = gradient_error(ours, ours(x), theirs, output)

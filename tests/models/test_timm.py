@@ -17,13 +17,13 @@ from perception_encoder.models.weights import from_state_dict, published_state_d
 from tests.models.oracles import TIMM_MODELS, native_picture, relative_error, timm_errors, timm_pair
 
 VALUES, GRADIENTS = 1e-5, 1e-5
-DEPTHS = {name: 1 if "-G14-" in name else 2 for name in TIMM_MODELS if "14-" in name} | {"PE-Spatial-B16-512": 2}
+BLOCKS = {"G14": 1, "L14": 2, "B16": 2, "S16": 4, "T16": 12}
 
 
 @pytest.mark.parametrize("name", TIMM_MODELS)
 def test_values_and_gradients(name: str) -> None:
     """Large models with fewer of their blocks; `benchmarks/parity.py` runs them whole."""
-    errors = timm_errors(name, DEPTHS.get(name))
+    errors = timm_errors(name, BLOCKS[name.split("-")[2]])
     assert errors.pop("gradients") < GRADIENTS
     assert max(errors.values()) < VALUES
 
