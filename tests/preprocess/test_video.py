@@ -121,6 +121,7 @@ def test_sources(tmp_path: Path) -> None:
         (None, 1.0, [0, 12, 24]),
         (0.5, 1.0, [12, 18, 24]),  # frame 12 is on screen at 0.5 s
         (1.01, 1.02, [25, 25, 25]),
+        (1.0, 1.0, [25, 25, 25]),
         (2.39, 99.0, [59, 59, 59]),
     ],
 )
@@ -138,7 +139,7 @@ def test_a_range_of_time(format: str, start: float | None, end: float | None, ex
     [
         (2.4, None, "lasts 2.400 s; there is nothing at 2.4 s"),
         (-1.0, None, "from -1.0 s to None s is no range of time"),
-        (1.0, 1.0, "from 1.0 s to 1.0 s is no range of time"),
+        (1.0, 0.9, "from 1.0 s to 0.9 s is no range of time"),
         (float("nan"), None, "from nan s to None s is no range of time"),
     ],
 )

@@ -1,0 +1,207 @@
+"""Names to items, one after the other: files, folders, globs, tables, tars, URLs.
+
+Nothing is opened or unpacked before its turn, so memory stays flat, and the order is always the same. What cannot be
+listed becomes an item whose opening raises the reason, so that it is reported like any other bad file.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
+from perception_encoder.inference.media import HEAD, MEDIA_SUFFIXES, Media, resolve, sniff, split_range
+from perception_encoder.inference.tables import TABLE_SUFFIXES, Row, read_rows
+from perception_encoder.preprocess.source import escape_name, one_line, open_source
+
+_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_DOUBTFUL_SUFFIXES = frozenset({"", ".ts"})
+"""Suffixes that both media and other files have: in a folder, the first bytes decide."""
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A file inside a tar: where its bytes are."""
+
+    tar: Path
+    offset: int
+    size: int
+
+    def read(self, name: str) -> bytes:
+        """Its bytes; MediaDecodeError where the tar ends before they do."""
+        with open_source(self.tar) as (stream, _):
+            stream.seek(self.offset)
+            data = stream.read(self.size)
+        if len(data) < self.size:
+            raise MediaDecodeError(name, "is cut off: the archive ends early")
+        return data
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture, video or text to work on."""
+
+    id: str
+    """Names the item, printable; its path, or what a table's `id` column says."""
+    path: str
+    """The file's path (`TAR/MEMBER` in a tar; of a text its table's), printable: `unescape_name` gives it back."""
+    source: Path | TarMember | str | None = None
+    """Where the bytes are; a string is a URL. None for a text, or where there is a problem."""
+    start: float | None = None
+    """Of a video: the part to use, in seconds."""
+    end: float | None = None
+    text: str | None = None
+    """The text itself, or what a table says about the file."""
+    problem: InputError | None = None
+    """Why it could not even be listed."""
+
+    def open(self, limits: FetchLimits | None = None) -> Path | bytes:
+        """The file to read, or its bytes; raises an InputError where there are none."""
+        if self.problem is not None:
+            raise self.problem
+        if isinstance(self.source, Path):
+            return self.source
+        if isinstance(self.source, TarMember):
+            return self.source.read(self.id)
+        if isinstance(self.source, str):
+            return fetch(self.source, limits)
+        raise InputError(self.id, "is a text, not a file")
+
+    def media(self, limits: FetchLimits | None = None) -> Media:
+        """What the item is, ready to be opened."""
+        if self.problem is None and self.source is None and self.text is not None:
+            return Media("text", self.id, self.text)
+        return resolve(self.open(limits), self.id, start=self.start, end=self.end)
+
+
+def list_items(paths: Iterable[str | Path]) -> Iterator[Item]:
+    """Yield what the paths hold, in order.
+
+    A file is one item, whatever its suffix. A folder gives its pictures, videos and plain tars, folders inside it too,
+    sorted by name, hidden ones skipped; a glob gives what it matches. A table (CSV, TSV, Parquet, JSONL) gives its
+    rows: a path column (relative paths are looked up beside the table first), and `start`, `end`, `text` and `id`
+    where there are such. A tar gives its pictures and videos, read in place. Whatever goes wrong, a table without a
+    column of paths or texts too, is an item that raises when it is opened.
+    """
+    for given in paths:
+        if isinstance(given, str) and is_url(given):
+            yield Item(escape_name(given), escape_name(given), given)
+        elif glob.has_magic(os.fspath(given)) and not os.path.lexists(split_range(Path(given))[0]):
+            yield from _list_glob(os.fspath(given))
+        else:
+            yield from _list_path(Path(given))
+
+
+def _list_path(path: Path) -> Iterator[Item]:
+    name, is_file = path.name.lower(), os.path.isfile(path)
+    if os.path.isdir(path):
+        yield from _list_folder(path)
+    elif is_file and name.endswith(".tar"):
+        yield from _list_tar(path)
+    elif is_file and name.endswith(_COMPRESSED_TARS):
+        yield _problem(path, "is compressed; unpack it to a plain tar, which is read in place")
+    elif is_file and path.suffix.lower() in TABLE_SUFFIXES:
+        yield from _list_table(path)
+    else:
+        whole, start, end = split_range(path)
+        yield Item(escape_name(path), escape_name(whole), whole, start, end)
+
+
+def _problem(path: Path, reason: str) -> Item:
+    name = escape_name(path)
+    return Item(name, name, problem=MediaDecodeError(name, reason))
+
+
+def _list_glob(pattern: str) -> Iterator[Item]:
+    matches = sorted(glob.iglob(pattern, recursive=True), key=os.fsencode)
+    if not matches:
+        name = escape_name(pattern)
+        yield Item(name, name, problem=MediaNotFoundError(name, "matches no file"))
+    for match in matches:
+        if "**" not in pattern or not os.path.isdir(match):  # what lies in such a folder is matched itself
+            yield from _list_path(Path(match))
+
+
+def _list_folder(folder: Path) -> Iterator[Item]:
+    seen: set[tuple[int, int]] = set()  # each real folder is listed once, so links may run in circles
+    open_folders: list[Iterator[Path]] = [iter([folder])]
+    while open_folders:
+        path = next(open_folders[-1], None)
+        if path is None:
+            open_folders.pop()
+        elif os.path.isdir(path):
+            try:
+                status, names = path.stat(), os.listdir(path)
+            except OSError as error:
+                yield _problem(path, f"cannot be listed: {error.strerror or one_line(error)}")
+                continue
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                shown = sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
+                open_folders.append(map(path.joinpath, shown))
+        elif path.name.lower().endswith(".tar") and path.is_file():
+            yield from _list_tar(path)
+        elif _is_media(path):
+            name = escape_name(path)
+            yield Item(name, name, path)
+
+
+def _is_media(path: Path) -> bool:
+    """Whether a file in a folder is a picture or video: by its suffix, or by its content where that does not tell."""
+    suffix = path.suffix.lower()
+    if suffix not in _DOUBTFUL_SUFFIXES:
+        return suffix in MEDIA_SUFFIXES
+    try:
+        with open_source(path) as (stream, _):
+            return sniff(stream.read(HEAD)) is not None
+    except InputError:
+        return False
+
+
+def _list_tar(path: Path) -> Iterator[Item]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if _is_media_member(member):
+                    name = f"{escape_name(path)}/{escape_name(member.name)}"
+                    yield Item(name, name, TarMember(path, member.offset_data, member.size))
+    except (tarfile.TarError, OSError, ValueError) as error:
+        yield _problem(path, f"cannot be read as a tar: {one_line(error)}")
+
+
+def _is_media_member(member: tarfile.TarInfo) -> bool:
+    path = Path(member.name)
+    whole = member.isreg() and not member.issparse()
+    return whole and not path.name.startswith(".") and path.suffix.lower() in MEDIA_SUFFIXES
+
+
+def _list_table(path: Path) -> Iterator[Item]:
+    table = escape_name(path)
+    for number, row in enumerate(read_rows(path), 1):
+        if isinstance(row, InputError):
+            yield Item(row.source, table, problem=row)
+        elif row.path is None:
+            yield Item(row.id or f"{table}:{number}", table, text=row.text)
+        else:
+            yield _item_of_row(row, row.path, path.parent)
+
+
+def _item_of_row(row: Row, named: str, folder: Path) -> Item:
+    source: Path | str
+    start, end = row.start, row.end
+    if is_url(named):
+        source = named
+    else:
+        beside, *part = split_range(folder / named)
+        source = beside if os.path.exists(beside) or not os.path.exists(named) else Path(named)
+        if start is None and end is None:
+            start, end = part
+    name = escape_name(source)
+    span = "" if start is None and end is None else f"@{start or 0:g}s" + ("" if end is None else f"-{end:g}s")
+    return Item(row.id or name + span, name, source, start, end, row.text)

@@ -1,0 +1,213 @@
+"""What an input is (a picture, a video or a text, by its content), and opening it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
+from perception_encoder.preprocess.image import open_image, plain_image
+from perception_encoder.preprocess.source import escape_name, one_line, open_source
+from perception_encoder.preprocess.video import VideoFrames, frame_indices, read_frames
+
+Kind = Literal["image", "video", "text"]
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".avif", ".heic", ".heif", ".jp2", ".j2k",
+    ".jpx", ".tif", ".tiff", ".bmp", ".ico", ".icns", ".ppm", ".pgm", ".pbm", ".pnm", ".psd",
+})
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
+    ".m2v", ".vob", ".flv", ".f4v", ".ogv", ".wmv", ".asf", ".mxf", ".ivf", ".y4m", ".h264", ".h265", ".hevc",
+})
+# fmt: on
+MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+HEAD = 512
+"""Bytes that tell a format."""
+
+_RANGE = re.compile(r"(?P<path>.+)@(?P<start>\d+(?:\.\d+)?)s(?:-(?P<end>\d+(?:\.\d+)?)s)?", re.DOTALL)
+# fmt: off
+_IMAGE_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_IMAGE_HEADS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
+    b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51", b"\0\0\1\0", b"icns", b"8BPS",
+)
+_VIDEO_HEADS = (
+    b"\x1aE\xdf\xa3", b"OggS", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11", b"DKIF", b"YUV4MPEG2", b"\x06\x0e+4\2\5\1\1",
+    b"\0\0\1\xba", b"\0\0\1\xb3", b"\0\0\0\1\x67", b"\0\0\0\1\x40",
+)
+_VIDEO_BOXES = (b"moov", b"mdat", b"moof", b"styp", b"wide", b"free", b"skip", b"pnot")
+# fmt: on
+_TRANSPORT_MARKS = ((0, 188, 376), (4, 196, 388))
+"""Where an MPEG transport stream has its packets' first byte, 0x47, without and with a time before each."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """A resolved input: what it is, the name that errors give it, and where its content is."""
+
+    kind: Kind
+    name: str
+    payload: Path | bytes | Image.Image | np.ndarray | str
+    start: float | None = None
+    """Of a video: first second to use. Equal to `end` for a moment: one frame."""
+    end: float | None = None
+
+
+def resolve(
+    value: object,
+    name: str | None = None,
+    *,
+    kind: Kind | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    limits: FetchLimits | None = None,
+) -> Media:
+    """Say what an input is, by its content; `kind` says it outright.
+
+    Paths, existing paths as strings, URLs (which are fetched), bytes, PIL images and uint8 arrays (H, W), (H, W, 3)
+    and (F, H, W, 3) are media; any other string is a text. A video's path may end in a range, "clip.mp4@2s-5s", or in
+    a moment, "clip.mp4@12s". Raises MediaNotFoundError (a string that ends in a media suffix and does not exist too),
+    MediaDecodeError, and InputError for anything else.
+    """
+    if kind == "text" and isinstance(value, str):
+        return _text(value, name)
+    if isinstance(value, str) and is_url(value):
+        name, value = name or escape_name(value), fetch(value, limits)
+    if isinstance(value, str):
+        return _resolve_string(value, name, kind, start, end)
+    if isinstance(value, Path):
+        path, *part = (value, start, end) if start is not None or end is not None else split_range(value)
+        return _resolve_file(path, name or escape_name(value), kind, *part)
+    if isinstance(value, bytes):
+        name = name or "bytes in memory"
+        return _checked(Media(kind or _sniffed(value, "", name), name, value, start, end))
+    if isinstance(value, Image.Image):
+        return _checked(Media("image", name or _name_of_image(value), value, start, end), kind)
+    if isinstance(value, np.ndarray):
+        return _checked(_resolve_array(value, name or "array", start, end), kind)
+    wanted = "a text" if kind == "text" else "a path, a URL, bytes, a PIL image, a uint8 array or a text"
+    raise InputError(name or "input", f"is of type {type(value).__name__}; give {wanted}")
+
+
+def open_media(media: Media, frames: int = 8) -> Image.Image | VideoFrames | str:
+    """Decode what was resolved: an upright picture, `frames` uniform frames of a video (one of a moment), or the text.
+
+    Raises MediaDecodeError and MediaTooLargeError, named as the input is.
+    """
+    payload = media.payload
+    if media.kind == "text":
+        return str(payload)
+    if media.kind == "image":
+        if isinstance(payload, (Path, bytes)):
+            return open_image(payload, media.name)
+        try:
+            return plain_image(payload if isinstance(payload, Image.Image) else Image.fromarray(np.asarray(payload)))
+        except (OSError, ValueError, SyntaxError) as error:  # a PIL image may be of a file not read so far
+            raise MediaDecodeError(media.name, f"cannot be decoded: {one_line(error)}") from error
+    if isinstance(payload, (Path, bytes)):
+        moment = media.start is not None and media.start == media.end
+        return read_frames(payload, media.name, 1 if moment else frames, media.start, media.end)
+    return _sample_array(np.asarray(payload), frames)
+
+
+def sniff(head: bytes) -> Literal["image", "video"] | None:
+    """What a file's first bytes (`HEAD` of them) say it is; None where they are neither's."""
+    if head[4:8] == b"ftyp":
+        size = min(len(head), int.from_bytes(head[:4], "big"))
+        brands = {head[start : start + 4] for start in range(8, size, 4)}
+        return "image" if brands & _IMAGE_BRANDS else "video"
+    if head[:4] == b"RIFF":
+        return "image" if head[8:12] == b"WEBP" else "video" if head[8:12] == b"AVI " else None
+    if head.startswith(_IMAGE_HEADS) or re.match(rb"P[1-6]\s", head):
+        return "image"
+    if head.startswith(_VIDEO_HEADS) or head[4:8] in _VIDEO_BOXES:
+        return "video"
+    if any(all(head[mark : mark + 1] == b"G" for mark in marks) for marks in _TRANSPORT_MARKS):
+        return "video"
+    return None
+
+
+def split_range(path: Path) -> tuple[Path, float | None, float | None]:
+    """Part "clip.mp4@2s-5s" (or "@12s", a moment) into path and seconds, unless a file has that very name."""
+    match = _RANGE.fullmatch(str(path))
+    if match is None or os.path.lexists(path):
+        return path, None, None
+    start = float(match["start"])
+    return Path(match["path"]), start, float(match["end"]) if match["end"] else start
+
+
+def _resolve_string(value: str, name: str | None, kind: Kind | None, start: float | None, end: float | None) -> Media:
+    path, *part = split_range(Path(value))
+    if value and os.path.exists(path):
+        start, end = (start, end) if part[0] is None else part
+        return _resolve_file(path, name or escape_name(value), kind, start, end)
+    if kind is not None or path.suffix.lower() in MEDIA_SUFFIXES:
+        raise MediaNotFoundError(name or escape_name(value), "no such file")
+    return _text(value, name)
+
+
+def _text(value: str, name: str | None) -> Media:
+    return Media("text", name or escape_name(value if len(value) <= 60 else f"{value[:59]}…"), value)
+
+
+def _resolve_file(path: Path, name: str, kind: Kind | None, start: float | None, end: float | None) -> Media:
+    with open_source(path, name) as (stream, _):
+        head = stream.read(HEAD)
+    return _checked(Media(kind or _sniffed(head, path.suffix, name), name, path, start, end))
+
+
+def _sniffed(head: bytes, suffix: str, name: str) -> Literal["image", "video"]:
+    found = sniff(head)
+    if found is None:
+        suffix = suffix.lower()
+        found = "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
+    if found is None:
+        raise MediaDecodeError(name, "is neither a picture nor a video in a format that can be read")
+    return found
+
+
+def _checked(media: Media, kind: Kind | None = None) -> Media:
+    if kind is not None and kind != media.kind:
+        raise InputError(media.name, f"is {_ARTICLED[media.kind]}, not {_ARTICLED[kind]}")
+    if media.kind == "image" and (media.start is not None or media.end is not None):
+        raise InputError(media.name, "is a picture; only a video has a range of time")
+    return media
+
+
+_ARTICLED = {"image": "a picture", "video": "a video", "text": "a text"}
+
+
+def _name_of_image(image: Image.Image) -> str:
+    filename = getattr(image, "filename", "")
+    return escape_name(os.fsdecode(filename)) if filename else "picture in memory"
+
+
+def _resolve_array(array: np.ndarray, name: str, start: float | None, end: float | None) -> Media:
+    shape = "×".join(map(str, array.shape))
+    if array.dtype != np.uint8:
+        raise InputError(name, f"is an array of {array.dtype}; give uint8 values, 0 to 255")
+    if array.ndim == 2 or (array.ndim in (3, 4) and array.shape[-1] == 3):
+        if array.size == 0:
+            raise InputError(name, f"is an empty array, {shape}")
+        if array.ndim == 4 and (start is not None or end is not None):
+            raise InputError(name, "is an array, which has no seconds: cut out its frames instead")
+        return Media("video" if array.ndim == 4 else "image", name, array, start, end)
+    raise InputError(name, f"is an array {shape}; give (H, W) or (H, W, 3) for a picture, (F, H, W, 3) for a video")
+
+
+def _sample_array(array: np.ndarray, count: int) -> VideoFrames:
+    """Uniform frames of an array (F, H, W, 3), whose times nobody knows."""
+    indices = frame_indices(len(array), count)
+    images = {index: Image.fromarray(array[index]) for index in set(indices)}
+    nan = float("nan")
+    return VideoFrames([images[index] for index in indices], [nan] * count, nan, len(array), complete=True)
