@@ -1,0 +1,167 @@
+"""A suite's result as JSON, as tables, and as the pages of the documentation that are generated from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception_encoder.errors import DataError, OutputError
+from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.evaluation.suite import Measurement, SuiteResult
+from perception_encoder.models.registry import BUILTIN
+
+MARKS = {"caltech101": 0.40, "clothing": 0.40, "grocery": 0.50, "grocery/coarse": 0.55, "flowers": 0.74}
+"""What the first edition of the built-in model is to reach on `test`, in mean class accuracy, by either transform."""
+
+FIGURES = ("<!-- figures -->", "<!-- end of figures -->")
+"""Where a model card holds its figures: between these lines."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells that are ready to print."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def classification_table(result: SuiteResult) -> Table:
+    """Mean class accuracy of each task: zero-shot under each transform, probe, chance, and the built-in's marks."""
+    zero_shot = [m for m in result.measurements if m.method == "zero-shot"]
+    probes = {m.task: m for m in result.measurements if m.method == "linear probe"}
+    transforms = tuple(dict.fromkeys(m.transform for m in zero_shot))
+    marked = result.model == BUILTIN and result.split == "test"
+    rows = []
+    for task in dict.fromkeys(m.task for m in zero_shot):
+        by_transform = {m.transform: m for m in zero_shot if m.task == task}
+        first = by_transform[transforms[0]]
+        row = [task, f"{first.metrics[0].n:,}", str(first.classes), f"{100 / first.classes:.1f}"]
+        row += [_percent(by_transform[transform].metrics[0]) for transform in transforms]
+        row.append(_percent(probes[task].metrics[0]) if task in probes else "–")
+        best = max(m.metrics[0].value for m in by_transform.values())
+        rows.append((*row, _mark(task, best)) if marked else tuple(row))
+    columns = ("task", "pictures", "classes", "chance", *transforms, "linear probe")
+    return Table((*columns, "mark") if marked else columns, tuple(rows))
+
+
+def _mark(task: str, value: float) -> str:
+    if task not in MARKS:
+        return "–"
+    return f"{100 * MARKS[task]:.0f}, {'reached' if value >= MARKS[task] else 'missed'}"
+
+
+def retrieval_table(result: SuiteResult) -> Table:
+    """Every retrieval figure beside chance."""
+    retrievals = [m for m in result.measurements if m.method == "retrieval"]
+    rows = [
+        (m.task, metric.name, f"{metric.n:,}", f"{100 / m.classes:.2f}", _percent(metric))
+        for m in retrievals
+        for metric in m.metrics
+    ]
+    return Table(("task", "figure", "queries", "chance", "R@1"), tuple(rows))
+
+
+def full_table(result: SuiteResult) -> Table:
+    """Every figure with its label and interval."""
+    columns = ("task", "method", "transform", "prompts", "figure", "n", "%", "95 % interval")
+    return Table(columns, tuple(row for m in result.measurements for row in _full_rows(m)))
+
+
+def _full_rows(m: Measurement) -> Iterable[tuple[str, ...]]:
+    for metric in m.metrics:
+        low, high = (f"{100 * bound:.1f}" for bound in metric.ci)
+        labels = (m.task, m.method, m.transform, m.prompts or "–")
+        yield (*labels, metric.name, f"{metric.n:,}", f"{100 * metric.value:.1f}", f"{low}–{high}")
+
+
+def _percent(metric: Metric) -> str:
+    """Value and half the width of its interval, in percent."""
+    return f"{100 * metric.value:.1f} ±{50 * (metric.ci[1] - metric.ci[0]):.1f}"
+
+
+def figures(result: SuiteResult) -> str:
+    """The figures in Markdown, as the page and the model card show them."""
+    prompts = sorted({m.prompts for m in result.measurements if m.method == "zero-shot"})
+    lines = [
+        f"Mean class accuracy on the `{result.split}` split in percent, ± half the width of its 95 % interval:",
+        f"zero-shot (prompts: {', '.join(prompts)}) under each transform, and a linear probe on the frozen features.",
+        "",
+        classification_table(result).markdown(),
+    ]
+    retrieval = retrieval_table(result)
+    if retrieval.rows:
+        lines += ["Drawings in a style that was never trained on, among all their names:", "", retrieval.markdown()]
+    if result.failures:
+        lines += ["Left out, because they cannot be decoded:", "", *(f"- {f}" for f in result.failures), ""]
+    return "\n".join(lines)
+
+
+def page(result: SuiteResult, source: str) -> str:
+    """A page of docs/results: `source` is the name of the JSON file beside it."""
+    about = ", ".join(f"{name} {value}" for name, value in sorted(result.about.items()))
+    return "\n".join(
+        [
+            f"# {result.model}: evaluation suite",
+            "",
+            f"Made by `pe eval page {source}` from [{source}]({source}), which `pe eval suite` wrote ({about}).",
+            "",
+            figures(result),
+            "## Every figure",
+            "",
+            full_table(result).markdown(),
+        ]
+    )
+
+
+def insert_figures(card: str, result: SuiteResult) -> str:
+    """A model card with its figures brought up to date; `DataError` where it has no place for them."""
+    start, end = FIGURES
+    before, found, rest = card.partition(start + "\n")
+    _, ended, after = rest.partition(end + "\n")
+    if not found or not ended:
+        raise DataError(f"the card needs the lines {start} and {end}, between which the figures go")
+    return f"{before}{start}\n\n{figures(result)}\n{end}\n{after}"
+
+
+def to_json(result: SuiteResult) -> str:
+    """The result as JSON, one value of it a line."""
+    return json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, name: str) -> SuiteResult:
+    """Read what `to_json` made; `DataError` under `name` for anything else."""
+    try:
+        value = json.loads(text)
+        measurements = (_measurement(m) for m in value.pop("measurements"))
+        failures = tuple(value.pop("failures"))
+        return SuiteResult(measurements=tuple(measurements), failures=failures, **value)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{name} is not a result that `pe eval suite -o` wrote ({error!r})") from error
+
+
+def _measurement(value: dict) -> Measurement:
+    metrics = tuple(Metric(**{**metric, "ci": tuple(metric["ci"])}) for metric in value.pop("metrics"))
+    return Measurement(metrics=metrics, **value)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; `OutputError` where that fails."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,144 @@
+"""The evaluation suite: labelled pictures, zero-shot and by a linear probe, and drawings by their names.
+
+Every figure is labelled with its transform and prompts. The classes of a task are those of its train and evaluated
+splits together. The probe picks its strength on the val split, so it is measured on `test` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perception_encoder.data.labelled import LabelledPictures, load_labelled
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.evaluation.classification import accuracies, check_classes, classify
+from perception_encoder.evaluation.features import Features, encode_pictures, relabel
+from perception_encoder.evaluation.linear_probe import fit_probe
+from perception_encoder.evaluation.metrics import share
+from perception_encoder.evaluation.prompts import PROMPTS, ensemble
+from perception_encoder.evaluation.protocol import ImageTextEncoder, Metric
+from perception_encoder.evaluation.retrieval import dual_softmax, found_first
+
+SPLITS = ("test", "val")
+SEED = 0  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The figures of one task, measured one way."""
+
+    task: str
+    method: str
+    """`zero-shot`, `linear probe` or `retrieval`."""
+    transform: str
+    """How pictures are made square: `squash` or `crop`."""
+    prompts: str
+    """Name of the templates, of `PROMPTS`; empty for the probe."""
+    classes: int
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteResult:
+    """All figures of one model."""
+
+    model: str
+    split: str
+    measurements: tuple[Measurement, ...]
+    failures: tuple[str, ...]
+    """Pictures that could not be decoded, each with the reason; they are in no figure."""
+    about: Mapping[str, str]
+    """What else fixes the figures: weight hash, floating-point type, versions."""
+
+
+class Suite:
+    """One model's figures in the making.
+
+    `encoders`: the model under each transform, by the transform's name; the probe and retrieval take the first.
+    """
+
+    def __init__(
+        self, encoders: Mapping[str, ImageTextEncoder], prompts: str = "imagenet", track: Track = untracked
+    ) -> None:
+        if prompts not in PROMPTS:
+            raise ConfigError(f"no prompts are called {prompts!r}; there are {', '.join(PROMPTS)}")
+        self.encoders, self.prompts, self.track = encoders, prompts, track
+        self.transform = next(iter(encoders))
+        self.measurements: list[Measurement] = []
+        self.failures: list[InputError] = []
+        self.pictures = 0
+        """How many were read, those that could not be decoded included; each counts once."""
+        self._generator = np.random.default_rng(SEED)
+        self._encoded: dict[tuple[str, tuple[str, ...], tuple[bytes, ...]], Features] = {}
+
+    def classify_photos(self, folder: Path, split: str = "test") -> None:
+        """Measure every classification task of a folder of labelled pictures (see `load_labelled`)."""
+        if split not in SPLITS:
+            raise ConfigError(f"figures are measured on {' or '.join(SPLITS)}, not on {split!r}")
+        tasks, train = load_labelled(folder, split), load_labelled(folder, "train")
+        val = load_labelled(folder, "val") if split == "test" else {}
+        classes = {name: _classes(name, task, train.get(name)) for name, task in tasks.items()}
+        for name, task in tasks.items():
+            self._classify(task, classes[name])
+            if name in train and name in val:
+                self._probe(task, train[name], val[name], classes[name])
+
+    def retrieve_drawings(self, folder: Path) -> None:
+        """Measure the never-trained drawings of a folder that `pe data prepare` made: each by its name."""
+        for name, task in load_labelled(folder, "unseen").items():
+            if len(task.classes) < len(task.labels):
+                raise DataError(f"{name}: two drawings have one name; retrieval by name needs distinct ones")
+            pictures = self._encode(task, self.transform)
+            texts = ensemble(self.encoders[self.transform], pictures.labels, PROMPTS["name"])
+            scores = texts @ pictures.vectors.T  # (n, n)
+            ways = {"picture by name": scores, "name of picture": scores.T}
+            ways |= {f"{way}, dual softmax": dual_softmax(scores) for way, scores in ways.items()}
+            found = {f"{way} R@1": found_first(scores) for way, scores in ways.items()}
+            metrics = tuple(share(way, right, self._generator) for way, right in found.items())
+            self.measurements.append(Measurement(name, "retrieval", self.transform, "name", len(texts), metrics))
+
+    def result(self, split: str, about: Mapping[str, str]) -> SuiteResult:
+        """All that was measured."""
+        return SuiteResult(
+            model=self.encoders[self.transform].name,
+            split=split,
+            measurements=tuple(self.measurements),
+            failures=tuple(str(failure) for failure in self.failures),
+            about=dict(about),
+        )
+
+    def _classify(self, task: LabelledPictures, classes: Sequence[str]) -> None:
+        vectors = ensemble(self.encoders[self.transform], classes, PROMPTS[self.prompts])
+        for transform in self.encoders:
+            features = self._encode(task, transform)
+            metrics = accuracies(classify(features.vectors, vectors), features, classes, self._generator)
+            measured = Measurement(task.name, "zero-shot", transform, self.prompts, len(classes), metrics)
+            self.measurements.append(measured)
+
+    def _probe(
+        self, task: LabelledPictures, train: LabelledPictures, val: LabelledPictures, classes: Sequence[str]
+    ) -> None:
+        probe = fit_probe(self._encode(train, self.transform), self._encode(val, self.transform), classes)
+        features = self._encode(task, self.transform)
+        metrics = accuracies(probe.classify(features.vectors), features, classes, self._generator)
+        self.measurements.append(Measurement(task.name, "linear probe", self.transform, "", len(classes), metrics))
+
+    def _encode(self, pictures: LabelledPictures, transform: str) -> Features:
+        """Encode pictures once, whichever tasks they serve."""
+        known = (transform, pictures.keys, pictures.pictures)
+        if known not in self._encoded:
+            features = self._encoded[known] = encode_pictures(self.encoders[transform], pictures, self.track)
+            if transform == self.transform:
+                self.pictures += len(pictures.keys)
+                self.failures += features.failures
+        return relabel(self._encoded[known], pictures)
+
+
+def _classes(name: str, task: LabelledPictures, train: LabelledPictures | None) -> tuple[str, ...]:
+    classes = tuple(sorted({*task.labels, *(train.labels if train else ())}))
+    check_classes(name, classes)
+    return classes

@@ -1,0 +1,127 @@
+"""Results as JSON, as tables and as pages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.errors import DataError, OutputError
+from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.evaluation.report import (
+    MARKS,
+    Table,
+    classification_table,
+    figures,
+    from_json,
+    full_table,
+    insert_figures,
+    page,
+    retrieval_table,
+    to_json,
+    write_text,
+)
+from perception_encoder.evaluation.suite import Measurement, SuiteResult
+from perception_encoder.models.registry import BUILTIN
+
+
+def measured(task: str, method: str, transform: str, value: float) -> Measurement:
+    prompts = "imagenet" if method == "zero-shot" else ""
+    metrics = (
+        Metric("mean class accuracy", value, 1649, (value - 0.02, value + 0.01)),
+        Metric("top-1", value / 2, 1649, (0.1, 0.3)),
+    )
+    return Measurement(task, method, transform, prompts, 4, metrics)
+
+
+RESULT = SuiteResult(
+    model=BUILTIN,
+    split="test",
+    measurements=(
+        measured("flowers", "zero-shot", "squash", 0.73),
+        measured("flowers", "zero-shot", "crop", 0.75),
+        measured("flowers", "linear probe", "squash", 0.8125),
+        measured("clothing", "zero-shot", "squash", 0.399),
+        measured("clothing", "zero-shot", "crop", 0.1),
+        measured("caltech101/unseen", "zero-shot", "squash", 0.2),
+        measured("caltech101/unseen", "zero-shot", "crop", 0.1),
+        Measurement("openmoji", "retrieval", "squash", "name", 500, (Metric("by name R@1", 0.25, 500, (0.2, 0.3)),)),
+    ),
+    failures=("flowers-7: cannot be decoded",),
+    about={"weights": "abc", "torch": "2.6"},
+)
+
+
+def test_figures_stand_beside_chance_probe_and_mark() -> None:
+    table = classification_table(RESULT)
+    assert table.columns == ("task", "pictures", "classes", "chance", "squash", "crop", "linear probe", "mark")
+    assert table.rows == (
+        ("flowers", "1,649", "4", "25.0", "73.0 ±1.5", "75.0 ±1.5", "81.2 ±1.5", "74, reached"),
+        ("clothing", "1,649", "4", "25.0", "39.9 ±1.5", "10.0 ±1.5", "–", "40, missed"),
+        ("caltech101/unseen", "1,649", "4", "25.0", "20.0 ±1.5", "10.0 ±1.5", "–", "–"),
+    )
+
+
+@pytest.mark.parametrize("change", [{"model": "PE-Core-B16-224"}, {"split": "val"}])
+def test_marks_are_for_the_built_in_model_on_test(change: dict[str, str]) -> None:
+    assert "mark" not in classification_table(replace(RESULT, **change)).columns
+
+
+def test_marks_are_the_issues() -> None:
+    assert {task: round(100 * mark) for task, mark in MARKS.items()} == {
+        "caltech101": 40,
+        "clothing": 40,
+        "grocery": 50,
+        "grocery/coarse": 55,
+        "flowers": 74,
+    }
+
+
+def test_retrieval_stands_beside_chance() -> None:
+    assert retrieval_table(RESULT).rows == (("openmoji", "by name R@1", "500", "0.20", "25.0 ±5.0"),)
+
+
+def test_every_figure_is_listed_with_its_label() -> None:
+    rows = full_table(RESULT).rows
+    assert len(rows) == 15
+    assert rows[2] == ("flowers", "zero-shot", "crop", "imagenet", "mean class accuracy", "1,649", "75.0", "73.0–76.0")
+    assert rows[4][:4] == ("flowers", "linear probe", "squash", "–")
+
+
+def test_tables_in_markdown() -> None:
+    assert Table(("a", "b"), (("1|2", "3"),)).markdown() == "| a | b |\n| --- | --- |\n| 1/2 | 3 |\n"
+
+
+def test_json_keeps_everything() -> None:
+    assert from_json(to_json(RESULT), "r.json") == RESULT
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"measurements": [1], "failures": []}', '{"measurements": 3}'])
+def test_other_json_is_a_data_error(text: str) -> None:
+    with pytest.raises(DataError, match=r"r\.json is not a result"):
+        from_json(text, "r.json")
+
+
+def test_the_page_says_where_it_comes_from_and_what_is_left_out() -> None:
+    text = page(RESULT, "builtin.json")
+    assert "`pe eval page builtin.json`" in text and "weights abc" in text
+    assert "- flowers-7: cannot be decoded" in text
+    assert figures(RESULT) in text
+
+
+def test_a_card_takes_new_figures_and_keeps_the_rest() -> None:
+    card = "# Card\n<!-- figures -->\nold\n<!-- end of figures -->\nLimits.\n"
+    updated = insert_figures(card, RESULT)
+    assert updated.startswith("# Card\n<!-- figures -->\n") and updated.endswith("<!-- end of figures -->\nLimits.\n")
+    assert "old" not in updated and "73.0 ±1.5" in updated
+    assert insert_figures(updated, RESULT) == updated
+    with pytest.raises(DataError, match="the card needs the lines"):
+        insert_figures("# Card\n", RESULT)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(OutputError, match="No such file"):
+        write_text(tmp_path / "none" / "a.json", "{}")

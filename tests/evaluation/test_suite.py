@@ -1,0 +1,126 @@
+"""The suite measures every task of a folder, encodes each picture once, and labels what it measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.suite import Suite
+from tests.evaluation.colours import ColourEncoder, write_colours
+
+LABELS = ["red cup", "red pot", "green pea", "blue jay", "red cup", "green pea"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two sources in train, val and test; `shop` has coarse labels, and one of its test pictures is broken."""
+    folder = tmp_path / "photos"
+    for split, broken in (("train", ()), ("val", ()), ("test", (3,))):
+        write_colours(folder / split / "shop.tar", "shop", LABELS, coarse=True, broken=broken)
+        write_colours(folder / split / "toys.tar", "toys", ["red", "blue"])
+    return folder
+
+
+def encoders() -> dict[str, ColourEncoder]:
+    return {"squash": ColourEncoder(), "crop": ColourEncoder()}
+
+
+def test_every_task_is_measured_and_labelled(photos: Path) -> None:
+    suite = Suite(encoders())
+    suite.classify_photos(photos)
+    result = suite.result("test", {"weights": "none"})
+    assert [(m.task, m.method, m.transform, m.prompts, m.classes) for m in result.measurements] == [
+        ("shop", "zero-shot", "squash", "imagenet", 4),
+        ("shop", "zero-shot", "crop", "imagenet", 4),
+        ("shop", "linear probe", "squash", "", 4),
+        ("shop/coarse", "zero-shot", "squash", "imagenet", 3),
+        ("shop/coarse", "zero-shot", "crop", "imagenet", 3),
+        ("shop/coarse", "linear probe", "squash", "", 3),
+        ("toys", "zero-shot", "squash", "imagenet", 2),
+        ("toys", "zero-shot", "crop", "imagenet", 2),
+        ("toys", "linear probe", "squash", "", 2),
+    ]
+    values = {(m.task, m.method): [round(metric.value, 4) for metric in m.metrics] for m in result.measurements}
+    # Its colour cannot tell a red pot from a red cup, and the only blue jay is broken.
+    assert values["shop", "zero-shot"] == [round(2 / 3, 4), 0.8]
+    assert values["shop/coarse", "zero-shot"] == values["toys", "zero-shot"] == [1.0, 1.0]
+    assert (result.model, result.split, result.about) == ("colours", "test", {"weights": "none"})
+
+
+def test_a_broken_picture_is_in_no_figure_and_reported_once(photos: Path) -> None:
+    suite = Suite(encoders())
+    suite.classify_photos(photos)
+    by_task = {m.task: m.metrics[0].n for m in suite.measurements}
+    assert by_task == {"shop": 5, "shop/coarse": 5, "toys": 2}
+    (failure,) = suite.result("test", {}).failures
+    assert failure.startswith("shop-3: ")
+    assert suite.pictures == (6 + 2) * 3
+
+
+def test_each_picture_is_encoded_once_and_each_prompt_too(photos: Path) -> None:
+    both = encoders()
+    Suite(both, "photo").classify_photos(photos)
+    assert both["squash"].pictures == (6 + 2) * 3 - 1
+    assert both["crop"].pictures == (6 + 2) - 1
+    assert (both["squash"].texts, both["crop"].texts) == (4 + 3 + 2, 0)
+
+
+def test_on_val_no_probe_is_measured(photos: Path) -> None:
+    suite = Suite(encoders())
+    suite.classify_photos(photos, "val")
+    assert {m.method for m in suite.measurements} == {"zero-shot"}
+
+
+def test_the_same_model_has_the_same_result(photos: Path) -> None:
+    first, second = Suite(encoders()), Suite(encoders())
+    for suite in (first, second):
+        suite.classify_photos(photos)
+    assert first.result("test", {}) == second.result("test", {})
+
+
+def test_the_classes_are_those_of_train_and_test_together(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_colours(tmp_path / f"{split}.tar", "toys", ["red", "green", "blue"])
+    write_colours(tmp_path / "test.tar", "toys", ["red", "blue"])
+    suite = Suite(encoders())
+    suite.classify_photos(tmp_path)
+    assert {m.classes for m in suite.measurements} == {3}
+
+
+def test_a_task_of_one_class_is_a_data_error(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_colours(tmp_path / f"{split}.tar", "toys", ["red", "red"])
+    with pytest.raises(DataError, match="toys has only the class 'red'"):
+        Suite(encoders()).classify_photos(tmp_path)
+
+
+def test_unknown_splits_and_prompts_show_the_known_ones(photos: Path) -> None:
+    with pytest.raises(ConfigError, match="test or val, not on 'train'"):
+        Suite(encoders()).classify_photos(photos, "train")
+    with pytest.raises(ConfigError, match="'imagnet'; there are imagenet, kinetics, photo, name"):
+        Suite(encoders(), "imagnet")
+
+
+def test_drawings_are_found_by_their_names(tmp_path: Path) -> None:
+    write_colours(tmp_path / "unseen" / "openmoji.tar", "openmoji", ["red heart", "green leaf", "blue book"])
+    write_colours(tmp_path / "train" / "noto.tar", "noto", ["red heart"])
+    both = encoders()
+    suite = Suite(both)
+    suite.retrieve_drawings(tmp_path)
+    (measured,) = suite.measurements
+    assert (measured.task, measured.prompts, measured.classes) == ("openmoji", "name", 3)
+    assert {metric.name: metric.value for metric in measured.metrics} == {
+        "picture by name R@1": 1.0,
+        "name of picture R@1": 1.0,
+        "picture by name, dual softmax R@1": 1.0,
+        "name of picture, dual softmax R@1": 1.0,
+    }
+    assert both["squash"].texts == 3
+
+
+def test_drawings_of_one_name_are_a_data_error(tmp_path: Path) -> None:
+    write_colours(tmp_path / "unseen" / "openmoji.tar", "openmoji", ["red heart", "red heart"])
+    with pytest.raises(DataError, match="openmoji: two drawings have one name"):
+        Suite(encoders()).retrieve_drawings(tmp_path)
