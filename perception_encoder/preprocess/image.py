@@ -62,7 +62,6 @@ def open_image(
                 if reduce_to:
                     factor = reduce_to / min(image.size)
                     image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
-                image.load()
                 return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
         except (MediaDecodeError, MediaTooLargeError):
             raise
@@ -97,6 +96,7 @@ def plain_image(image: Image.Image) -> Image.Image:
     16 bits scale by 1/257, as do 32-bit integers within 0–65535; floats within 0–1 scale by 255; other integers and
     floats are stretched from their least value to their greatest. Palettes become RGB, their transparency dropped.
     """
+    image.load()  # or a damaged file would be noticed later only, or never
     return _eight_bit(_upright(image))
 
 

@@ -1,0 +1,323 @@
+"""What an input is goes by its content; opening it ends in a picture, frames, a text or a typed error."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import (
+    InputError,
+    MediaDecodeError,
+    MediaNotFoundError,
+    UrlRefusedError,
+)
+from perception_encoder.inference import media as module
+from perception_encoder.inference.media import HEAD, MEDIA_SUFFIXES, Media, open_media, resolve, sniff
+from perception_encoder.preprocess.video import VideoFrames
+from tests.clips import clip, number_of
+
+
+def picture(format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "teal").save(buffer, format)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a picture and a video under their own suffix and under each other's."""
+    for name, data in {
+        "a.jpg": picture(),
+        "picture.mp4": picture("PNG"),
+        "clip.mp4": clip(50),
+        "video.jpg": clip(50),
+        "picture": picture(),
+        "notes.txt": b"only words",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ---- what it is
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("a.jpg", "image"),
+        (Path("a.jpg"), "image"),
+        ("picture.mp4", "image"),
+        ("picture", "image"),
+        ("clip.mp4", "video"),
+        (Path("video.jpg"), "video"),
+        ("./a.jpg", "image"),
+    ],
+)
+def test_files_go_by_their_content(value: str | Path, kind: str, folder: Path) -> None:
+    media = resolve(value)
+    assert (media.kind, media.name, media.payload) == (kind, str(value), Path(value))
+    assert isinstance(open_media(media), Image.Image if kind == "image" else VideoFrames)
+
+
+TEXTS = ["a dog", "", "A photo of a.jpg in a frame", "a.jpg b", "two\nlines", "zero\0byte", "x" * 5000, "e.g.", "~"]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "meet at 5@12s", "1.5", "see https://example.com/a.jpg for more", "café"])
+def test_other_strings_are_texts(text: str, folder: Path) -> None:
+    media = resolve(text)
+    assert (media.kind, media.payload) == ("text", text)
+    assert open_media(media) == text
+    assert len(media.name) <= 62 and "\n" not in media.name
+
+
+@pytest.mark.parametrize("name", ["missing.jpg", "no/such/CLIP.MP4", "how to open a file.png", "missing.mp4@2s-5s"])
+def test_a_string_with_a_media_suffix_must_exist(name: str, folder: Path) -> None:
+    with pytest.raises(MediaNotFoundError, match="no such file"):
+        resolve(name)
+
+
+def test_a_path_must_exist(folder: Path) -> None:
+    with pytest.raises(MediaNotFoundError):
+        resolve(Path("a dog"))
+
+
+def test_a_file_that_is_no_media(folder: Path) -> None:
+    for value in ("notes.txt", Path("notes.txt"), b"only words"):
+        with pytest.raises(MediaDecodeError, match="is neither a picture nor a video"):
+            resolve(value)
+    for value in ("inside", Path("inside")):
+        with pytest.raises(MediaDecodeError, match="inside: is a folder"):
+            resolve(value)
+
+
+def test_the_kind_may_be_said_outright(folder: Path) -> None:
+    assert resolve("a.jpg", kind="text") == Media("text", "a.jpg", "a.jpg")
+    with pytest.raises(MediaNotFoundError, match="a dog: no such file"):
+        resolve("a dog", kind="image")
+    with pytest.raises(MediaDecodeError, match=r"clip\.mp4: is not a picture"):
+        open_media(resolve("clip.mp4", kind="image"))
+    with pytest.raises(MediaDecodeError, match=r"a\.jpg: is not a video"):
+        open_media(resolve("a.jpg", kind="video"))
+    with pytest.raises(InputError, match="is a picture, not a video"):
+        resolve(Image.new("RGB", (4, 4)), kind="video")
+    with pytest.raises(InputError, match="is of type int; give a text"):
+        resolve(3, kind="text")
+
+
+def test_urls_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "fetch", lambda url, limits: picture())
+    media = resolve("https://example.com/cat")
+    assert (media.kind, media.name) == ("image", "https://example.com/cat")
+    assert open_media(media).size == (40, 30)
+    monkeypatch.undo()
+    with pytest.raises(UrlRefusedError):
+        resolve("file:///etc/passwd")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
+    try:
+        Path(path).write_bytes(picture())
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    media = resolve(path)
+    assert media.name.endswith(r"caf\xe9.jpg")
+    assert open_media(media).size == (40, 30)
+
+
+# ---- parts of a video
+
+
+@pytest.mark.parametrize(
+    ("value", "numbers"),
+    [
+        ("clip.mp4", [0, 25, 49]),
+        ("clip.mp4@1s", [25]),
+        ("clip.mp4@0.5s-1s", [12, 18, 24]),
+        (Path("clip.mp4@1s-9s"), [25, 37, 49]),
+    ],
+)
+def test_a_range_after_the_path(value: str | Path, numbers: list[int], folder: Path) -> None:
+    media = resolve(value)
+    assert media.name == str(value)
+    assert [number_of(image) for image in open_media(media, frames=3).images] == numbers
+
+
+def test_a_file_of_that_very_name_wins(folder: Path) -> None:
+    (folder / "clip.mp4@1s").write_bytes(picture())
+    assert resolve("clip.mp4@1s").kind == "image"
+
+
+def test_a_range_given_apart(folder: Path) -> None:
+    for value in ("clip.mp4", Path("clip.mp4"), clip(50)):
+        frames = open_media(resolve(value, start=0.5, end=1.0), frames=3)
+        assert [number_of(image) for image in frames.images] == [12, 18, 24]
+
+
+def test_a_picture_has_no_range(folder: Path) -> None:
+    for value, start in [("a.jpg@2s", None), ("a.jpg", 2.0), (picture(), 2.0), (Image.new("L", (9, 9)), 2.0)]:
+        with pytest.raises(InputError, match="is a picture; only a video has a range of time"):
+            resolve(value, start=start)
+
+
+# ---- things in memory
+
+
+def test_arrays() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert open_media(resolve(grey)).mode == "L"
+    colour = np.zeros((3, 4, 3), np.uint8)
+    assert open_media(resolve(colour)).size == (4, 3)
+    frames = open_media(resolve(np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, 3)), frames=4)
+    assert [np.asarray(image)[0, 0, 0] for image in frames.images] == [0, 3, 6, 9]
+    assert frames.frame_count == 10 and np.isnan(frames.times).all() and np.isnan(frames.duration)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((3, 4, 3)), "is an array of float64; give uint8 values, 0 to 255"),
+        (np.zeros((3, 4, 4), np.uint8), "is an array 3×4×4; give (H, W) or (H, W, 3) for a picture"),
+        (np.zeros(3, np.uint8), "is an array 3; give"),
+        (np.zeros((0, 4, 3), np.uint8), "is an empty array, 0×4×3"),
+        (np.zeros((0, 4, 4, 3), np.uint8), "is an empty array, 0×4×4×3"),
+        (np.zeros((2, 3, 4, 5, 3), np.uint8), "is an array 2×3×4×5×3; give"),
+    ],
+)
+def test_arrays_that_are_refused(array: np.ndarray, reason: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve(array, "input 3")
+    assert str(caught.value).startswith(f"input 3: {reason}")
+
+
+def test_an_array_has_no_seconds() -> None:
+    with pytest.raises(InputError, match="has no seconds"):
+        resolve(np.zeros((2, 4, 4, 3), np.uint8), start=1.0)
+
+
+def test_pil_images(folder: Path) -> None:
+    with Image.open("a.jpg") as image:
+        media = resolve(image)
+        assert media.kind == "image" and media.name.endswith("a.jpg")
+        assert open_media(media).size == (40, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("P", (40, 30)).save("turned.png", exif=exif)
+    with Image.open("turned.png") as image:
+        opened = open_media(resolve(image))
+    assert opened.size == (30, 40) and opened.mode == "RGB"
+    assert resolve(Image.new("L", (2, 2))).name == "picture in memory"
+    data = picture(size=(400, 300))
+    with pytest.raises(MediaDecodeError, match="cannot be decoded: image file is truncated"):
+        open_media(resolve(Image.open(io.BytesIO(data[:-100]))))
+
+
+@pytest.mark.parametrize("value", [None, 7, [1, 2], {"path": "a.jpg"}])
+def test_anything_else_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match=r"is of type \w+; give a path, a URL, bytes, a PIL image"):
+        resolve(value)
+
+
+# ---- sniffing
+
+
+@pytest.mark.parametrize(
+    "format", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "ICNS"]
+)
+def test_pictures_are_recognised(format: str) -> None:
+    assert sniff(picture(format, (32, 32))[:HEAD]) == "image"
+
+
+@pytest.mark.parametrize(
+    ("format", "codec"),
+    [
+        *[("mp4", "libx264"), ("mov", "mjpeg"), ("matroska", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4")],
+        *[("mpegts", "libx264"), ("mpeg", "mpeg2video"), ("flv", "libx264"), ("asf", "mpeg4"), ("h264", "libx264")],
+    ],
+)
+def test_videos_are_recognised(format: str, codec: str) -> None:
+    assert sniff(clip(10, format, codec)[:HEAD]) == "video"
+
+
+@pytest.mark.parametrize("head", [b"", b"RIFF\0\0\0\0WAVEfmt ", b"%PDF-1.7", b"GGGG", b"<html>", bytes(HEAD), b"ID3\4"])
+def test_other_files_are_not(head: bytes) -> None:
+    assert sniff(head) is None
+
+
+# ---- three hundred mutated files
+
+
+def originals() -> list[tuple[str, bytes]]:
+    data = pytest.importorskip("skimage.data")
+    files = []
+    for name, format in [
+        ("astronaut", "JPEG"),
+        ("coffee", "PNG"),
+        ("chelsea", "WEBP"),
+        ("rocket", "GIF"),
+        ("chelsea", "TIFF"),
+    ]:
+        image = Image.fromarray(getattr(data, name)()).resize((96, 64))
+        buffer = io.BytesIO()
+        image.save(buffer, format)
+        files.append((f"{name}.{format.lower()}", buffer.getvalue()))
+    files.append(("clip.mp4", clip(20, movflags="faststart")))
+    files.append(("clip.mkv", clip(20, "matroska")))
+    files.append(("clip.avi", clip(20, "avi", "mpeg4")))
+    return files
+
+
+def mutated(count: int, generator: np.random.Generator) -> Iterator[tuple[str, bytes]]:
+    """Flip bytes, cut, drop or repeat a piece, overwrite the start, or keep all; half the names get another suffix."""
+    files = originals()
+    suffixes = sorted(MEDIA_SUFFIXES)
+    for number in range(count):
+        name, data = files[number % len(files)]
+        position = int(generator.integers(1, len(data)))
+        match generator.integers(6):
+            case 0:
+                data = data[:position]
+            case 1:
+                data = data[:position] + data[position + int(generator.integers(1, 64)) :]
+            case 2:
+                data = data[:position] + data[max(0, position - 64) :]
+            case 3:
+                data = generator.bytes(16) + data[16:]
+            case 4:
+                flipped = bytearray(data)
+                for place in generator.integers(0, len(data), int(generator.integers(1, 30))):
+                    flipped[place] ^= 1 << int(generator.integers(8))
+                data = bytes(flipped)
+        if generator.random() < 0.5:
+            name = Path(name).stem + suffixes[generator.integers(len(suffixes))]
+        yield f"{number:03d}-{name}", data
+
+
+@pytest.mark.timeout(120)
+def test_mutated_files_open_or_give_a_typed_error(tmp_path: Path) -> None:
+    opened = refused = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, data in mutated(300, np.random.default_rng(2504)):
+            path = tmp_path / name
+            path.write_bytes(data)
+            try:
+                result = open_media(resolve(path), frames=3)
+            except InputError as error:
+                refused += 1
+                assert name in str(error) and "\n" not in str(error) and len(error.reason) < 250
+            else:
+                opened += 1
+                images = [result] if isinstance(result, Image.Image) else result.images
+                assert all(min(image.convert("RGB").size) > 0 for image in images)
+                assert len(images) == (1 if isinstance(result, Image.Image) else 3)
+    assert opened > 50 and refused > 50 and opened + refused == 300
