@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage
@@ -75,6 +76,7 @@ def pretrain(
     model = create_model(config.model, generator=torch_generator(config.seed))
     if not isinstance(model, CLIP):
         raise ConfigError(f"{config.model} has no text tower; pretraining needs both")
+    initial_tokens = model.text.token_embedding.weight.detach().clone()
     by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
     used = {source: weight for source, weight in config.weights.items() if weight > 0 and source in by_source}
     if not used:
@@ -99,10 +101,23 @@ def pretrain(
         checkpoint_every=config.checkpoint_every,
     )
     train(ContrastiveTask(model), batches, loop, out, config.fingerprint(), listener)
+    silence_untrained_tokens(model, initial_tokens)
     path = out / "model.safetensors"
     metadata = {"seed": str(config.seed), "run": config.fingerprint(), "weight_hash": weight_hash(model)}
     write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
     return path
+
+
+@torch.no_grad()
+def silence_untrained_tokens(model: CLIP, initial: Tensor) -> int:
+    """Zero the embeddings that training never touched: a word no caption had adds nothing, rather than noise.
+
+    Returns how many; tokens without a gradient are exactly as they were, for the table has no weight decay.
+    """
+    table = model.text.token_embedding.weight
+    untouched = (table == initial).all(dim=1)
+    table[untouched] = 0
+    return int(untouched.sum())
 
 
 def describe(config: PretrainingConfig, samples: Mapping[str, int]) -> dict[str, Any]:

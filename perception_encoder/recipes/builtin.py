@@ -29,8 +29,8 @@ def builtin() -> PretrainingConfig:
         model=BUILTIN,
         stages=(
             Stage(image_size=64, steps=1500),
-            Stage(image_size=96, steps=900),
-            Stage(image_size=128, steps=300),
+            Stage(image_size=96, steps=600),
+            Stage(image_size=128, steps=100),
         ),
         weights=WEIGHTS,
         optimizer=OptimizerConfig(lr=6e-3),

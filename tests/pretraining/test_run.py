@@ -33,6 +33,10 @@ def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
     assert record["config"]["seed"] == 0
     assert set(record["samples"]) == {"caltech101", "flowers"}
     assert path.stat().st_size < 36e6
+    table = model.text.token_embedding.weight
+    rows = Tokenizer(32)("a photo of a cup").unique()
+    assert table[rows[1:]].abs().sum(1).min() > 0  # rows[0] is padding
+    assert table[Tokenizer(32)("xylophone")[0, 1]].abs().max() == 0  # in no caption: adds nothing
     random = create_model("builtin")
     assert not torch.allclose(random.visual.conv1.weight, model.visual.conv1.weight, atol=1e-4)
 
