@@ -65,7 +65,7 @@ def _read_csv(path: Path, name: str, delimiter: str) -> Iterator[Row | InputErro
             except StopIteration:
                 return
             except csv.Error as problem:
-                yield InputError(f"{name}:{reader.line_num}", one_line(problem))
+                yield InputError(f"{name}:{reader.line_num + 1}", one_line(problem))
                 continue
             yield _row(cells, f"{name}:{reader.line_num}")
 

@@ -1,0 +1,404 @@
+"""Names to items: every kind of input, in one order, lazily, with problems reported and not raised."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+import tarfile
+import tracemalloc
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError, UrlRefusedError
+from perception_encoder.inference import listing
+from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.source import unescape_name
+from tests.clips import clip, number_of
+
+posix_names = pytest.mark.skipif(os.name == "nt", reason="POSIX file names and links")
+
+
+def picture(colour: str = "teal", format: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(buffer, format)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(files: Iterable[str], data: bytes | None = None) -> None:
+    for name in files:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(picture() if data is None else data)
+
+
+def ids(*paths: str | Path) -> list[str]:
+    return [item.id for item in list_items(paths)]
+
+
+def reasons(*paths: str | Path) -> list[str]:
+    """What opening each item comes to: its kind, or the error."""
+    found = []
+    for item in list_items(paths):
+        try:
+            found.append(item.media().kind)
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
+# ---- files, folders, globs
+
+
+def test_files_in_the_order_given(here: Path) -> None:
+    write(["b.jpg", "a.dat"])
+    items = list(list_items(["b.jpg", Path("a.dat"), "b.jpg"]))
+    assert [item.id for item in items] == ["b.jpg", "a.dat", "b.jpg"]
+    assert items[0] == Item("b.jpg", "b.jpg", Path("b.jpg"))
+    assert items[1].open() == Path("a.dat") and items[1].media().kind == "image"
+
+
+def test_a_folder_is_sorted_deep_and_without_hidden_files(here: Path) -> None:
+    write(["d/b.JPG", "d/a/z.png", "d/a/1.webp", "d/a.png", "d/c/clip.mp4", "d/.hidden.jpg", "d/.cache/x.jpg"])
+    write(["d/notes.txt", "d/b.json", "d/labels.csv", "d/script.ts"], b"words")
+    write(["d/0123abcd", "d/stream.ts"], clip(3, "mpegts"))
+    expected = ["0123abcd", "a/1.webp", "a/z.png", "a.png", "b.JPG", "c/clip.mp4", "stream.ts"]
+    assert ids("d") == [f"d/{name}" for name in expected]
+    assert ids(Path("d")) == ids("d") == ids("d/")
+    assert ids("d/c", "d/a") == ["d/c/clip.mp4", "d/a/1.webp", "d/a/z.png"]
+
+
+def test_an_empty_folder_holds_nothing(here: Path) -> None:
+    Path("empty").mkdir()
+    assert ids("empty") == []
+
+
+@posix_names
+def test_links_in_a_circle_come_to_an_end(here: Path) -> None:
+    write(["d/a.jpg", "d/e/b.jpg", "other/c.jpg"])
+    Path("d/e/up").symlink_to(here / "d")
+    Path("d/self.jpg").symlink_to(here / "d" / "self.jpg")
+    Path("d/link").symlink_to(here / "other")
+    Path("d/link2").symlink_to(here / "other")
+    Path("d/gone.jpg").symlink_to("nowhere")
+    assert ids("d") == ["d/a.jpg", "d/e/b.jpg", "d/gone.jpg", "d/link/c.jpg", "d/self.jpg"]
+    found = reasons("d")
+    assert found[2] == "d/gone.jpg: no such file"
+    assert found[4].startswith("d/self.jpg: cannot be read: Too many levels")
+
+
+@posix_names
+def test_a_pipe_is_not_waited_for(here: Path) -> None:
+    Path("d").mkdir()
+    for name in ("pipe", "pipe.tar", "pipe.jpg"):
+        os.mkfifo(f"d/{name}")
+    assert reasons("d") == ["d/pipe.jpg: is not a regular file"]
+    assert reasons("d/pipe.tar") == ["d/pipe.tar: is not a regular file"]
+
+
+def test_a_folder_that_may_not_be_listed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(["d/a.jpg", "d/secret/b.jpg", "d/z.jpg"])
+    list_folder = os.listdir
+
+    def refuse(path: Path) -> list[str]:
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied")
+        return list_folder(path)
+
+    monkeypatch.setattr(listing.os, "listdir", refuse)
+    assert reasons("d") == ["image", "d/secret: cannot be listed: Permission denied", "image"]
+
+
+def test_globs(here: Path) -> None:
+    write(["p/b.jpg", "p/a.jpg", "p/c.png", "p/q/d.jpg", "p/.e.jpg"])
+    assert ids("p/*.jpg") == ["p/a.jpg", "p/b.jpg"]
+    assert ids("p/**/*.jpg") == ["p/a.jpg", "p/b.jpg", "p/q/d.jpg"]
+    assert ids("p/**") == ["p/a.jpg", "p/b.jpg", "p/c.png", "p/q/d.jpg"]
+    assert ids("p/[ac].*") == ["p/a.jpg", "p/c.png"]
+    assert ids("p/q*") == ["p/q/d.jpg"]
+    (item,) = list_items(["p/*.gif"])
+    with pytest.raises(MediaNotFoundError, match=r"p/\*\.gif: matches no file"):
+        item.open()
+
+
+def test_a_name_that_looks_like_a_glob(here: Path) -> None:
+    write(["cat [1].jpg"])
+    write(["clip [1].mp4"], clip(50))
+    assert ids("cat [1].jpg", "clip [1].mp4@1s") == ["cat [1].jpg", "clip [1].mp4@1s"]
+
+
+def test_a_missing_file_is_reported_in_its_place(here: Path) -> None:
+    write(["a.jpg"])
+    assert reasons("missing.jpg", "a.jpg", "nowhere/") == [
+        "missing.jpg: no such file",
+        "image",
+        "nowhere: no such file",
+    ]
+
+
+def test_a_part_of_a_video(here: Path) -> None:
+    write(["clip.mp4"], clip(50))
+    (item,) = list_items(["clip.mp4@0.5s-1s"])
+    assert item == Item("clip.mp4@0.5s-1s", "clip.mp4", Path("clip.mp4"), 0.5, 1.0)
+    assert [number_of(image) for image in open_media(item.media(), frames=3).images] == [12, 18, 24]
+
+
+@posix_names
+def test_names_that_are_not_utf8_or_hold_a_new_line(here: Path) -> None:
+    names = [b"caf\xe9.jpg", b"two\nlines.jpg", "日本.jpg".encode()]
+    Path("d").mkdir()
+    try:
+        for name in names:
+            Path(os.fsdecode(b"d/" + name)).write_bytes(picture())
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    items = list(list_items(["d"]))
+    assert [item.id for item in items] == [r"d/caf\xe9.jpg", r"d/two\x0alines.jpg", "d/日本.jpg"]
+    for item, name in zip(items, names, strict=True):
+        assert os.fsencode(unescape_name(item.path)) == b"d/" + name
+        assert item.media().kind == "image"
+        item.id.encode("utf-8")
+
+
+def test_urls(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "fetch", lambda url, limits: picture())
+    (item,) = list_items(["https://example.com/a?b=c"])
+    assert item.id == item.path == item.source == "https://example.com/a?b=c"
+    assert item.media().kind == "image"
+    monkeypatch.undo()
+    with pytest.raises(UrlRefusedError):
+        next(list_items(["ftp://example.com/a.jpg"])).open()
+
+
+# ---- tables
+
+
+def write_table(path: str, rows: list[dict[str, object]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if path.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.endswith(".jsonl"):
+        Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, delimiter="\t" if path.endswith(".tsv") else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "t.jsonl"])
+def test_tables(name: str, here: Path) -> None:
+    write(["data/p/a, b.jpg", "top.jpg"])
+    write(["data/clip.mp4"], clip(50))
+    rows = [
+        {"Path": "p/a, b.jpg", "text": 'a "mug"', "start": None, "end": None, "id": None},
+        {"Path": "clip.mp4", "text": None, "start": 0.5, "end": 1.0, "id": None},
+        {"Path": "clip.mp4@1s", "text": None, "start": None, "end": None, "id": "mine"},
+        {"Path": "top.jpg", "text": None, "start": None, "end": None, "id": None},
+        {"Path": "missing.jpg", "text": None, "start": None, "end": None, "id": None},
+        {"Path": None, "text": "only words", "start": None, "end": None, "id": None},
+        {"Path": "https://example.com/a.jpg", "text": None, "start": None, "end": None, "id": None},
+    ]
+    write_table(f"data/{name}", rows)
+    items = list(list_items([f"data/{name}"]))
+    folder = Path("data")
+    assert items == [
+        Item("data/p/a, b.jpg", "data/p/a, b.jpg", folder / "p/a, b.jpg", text='a "mug"'),
+        Item("data/clip.mp4@0.5s-1s", "data/clip.mp4", folder / "clip.mp4", 0.5, 1.0),
+        Item("mine", "data/clip.mp4", folder / "clip.mp4", 1.0, 1.0),
+        Item("top.jpg", "top.jpg", Path("top.jpg")),  # not beside the table, so as it stands
+        Item("data/missing.jpg", "data/missing.jpg", folder / "missing.jpg"),
+        Item(f"data/{name}:6", f"data/{name}", text="only words"),
+        Item("https://example.com/a.jpg", "https://example.com/a.jpg", "https://example.com/a.jpg"),
+    ]
+    assert [item.media().kind for item in items[:4]] == ["image", "video", "video", "image"]
+    assert open_media(items[5].media()) == "only words"
+    with pytest.raises(InputError, match="is a text, not a file"):
+        items[5].open()
+
+
+@pytest.mark.parametrize("column", ["path", "FILE", "filename", "image_path", "video", "url"])
+def test_columns_of_paths(column: str, here: Path) -> None:
+    write(["a.jpg"])
+    write_table("t.csv", [{"other": "x", column: "a.jpg", "caption": "a mug"}])
+    (item,) = list_items(["t.csv"])
+    assert (item.path, item.text) == ("a.jpg", "a mug")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.jsonl"])
+def test_a_table_without_paths_or_texts(name: str, here: Path) -> None:
+    write_table(name, [{"name": "a.jpg", "width": 3}] * 5)
+    (reason,) = reasons(name)
+    assert reason.startswith(f"{name}: has no column 'path' (or") and reason.endswith("but 'name', 'width'")
+
+
+def test_bad_rows_are_reported_one_by_one(here: Path) -> None:
+    write(["a.jpg"])
+    good = b'{"path": "a.jpg"}\n'
+    Path("t.jsonl").write_bytes(
+        good
+        + b"no json\n\n"
+        + b"[1]\n"
+        + b'{"path": 3}\n'
+        + b'{"other": 1}\n'
+        + b'{"path": "a.jpg", "start": "x"}\n'
+        + good
+    )
+    found = reasons("t.jsonl")
+    assert found[0] == found[-1] == "image"
+    assert found[1].startswith("t.jsonl:2: is no JSON: ")
+    assert found[2:-1] == [
+        "t.jsonl:4: is no JSON object",
+        "t.jsonl:5: its path or text is of type int, no string",
+        "t.jsonl:6: has neither a path nor a text",
+        "t.jsonl:7: its start is 'x', no number of seconds",
+    ]
+    Path("t.csv").write_text('path,start\na.jpg,\n,\n"' + "x" * 200_000 + '",\na.jpg,\n', encoding="utf-8")
+    found = reasons("t.csv")
+    assert found == [
+        "image",
+        "t.csv:3: has neither a path nor a text",
+        "t.csv:4: field larger than field limit (131072)",
+        "image",
+    ]
+
+
+def test_a_table_that_is_none(here: Path) -> None:
+    Path("t.parquet").write_bytes(b"no parquet")
+    assert reasons("t.parquet")[0].startswith("t.parquet: cannot be read: ")
+    Path("t.csv").touch()
+    assert reasons("t.csv") == ["t.csv: has no column 'path' (or 'file', 'image', 'video', 'url', 'text', …), but none"]
+    assert reasons("missing.csv") == ["missing.csv: no such file"]
+
+
+@posix_names
+def test_a_table_may_hold_names_that_are_not_utf8(here: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        write([name])
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    Path("t.csv").write_bytes(b"\xef\xbb\xbfpath\ncaf\xe9.jpg\n")
+    (item,) = list_items(["t.csv"])
+    assert item.id == r"caf\xe9.jpg" and item.media().kind == "image"
+
+
+# ---- tars
+
+
+def write_tar(path: str, members: dict[str, bytes], mode: str = "w") -> None:
+    with tarfile.open(path, mode) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_a_tar_is_read_in_place(here: Path) -> None:
+    long = "x" * 150 + ".png"
+    members = {
+        "b.jpg": picture("red"),
+        "b.json": b"{}",
+        "s/a.png": picture("lime", "PNG"),
+        "._b.jpg": b"",
+        "c.mp4": clip(3),
+    }
+    write_tar("t.tar", {**members, long: picture()})
+    items = list(list_items(["t.tar"]))
+    assert [item.id for item in items] == ["t.tar/b.jpg", "t.tar/s/a.png", "t.tar/c.mp4", f"t.tar/{long}"]
+    assert items[0].open() == members["b.jpg"] and items[2].open() == members["c.mp4"]
+    assert [item.media().kind for item in items] == ["image", "image", "video", "image"]
+    assert sorted(path.name for path in here.iterdir()) == ["t.tar"]
+
+
+def test_tars_in_a_folder(here: Path) -> None:
+    Path("d").mkdir()
+    write_tar("d/train.tar", {"1.jpg": picture()})
+    write(["d/a.jpg", "d/z.jpg"])
+    assert ids("d") == ["d/a.jpg", "d/train.tar/1.jpg", "d/z.jpg"]
+
+
+def test_links_and_folders_in_a_tar_are_passed_over(here: Path) -> None:
+    with tarfile.open("t.tar", "w") as tar:
+        for name, kind in [
+            ("folder.jpg", tarfile.DIRTYPE),
+            ("link.jpg", tarfile.SYMTYPE),
+            ("pipe.jpg", tarfile.FIFOTYPE),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    assert ids("t.tar") == []
+
+
+def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
+    write_tar("t.tar", {f"{number}.jpg": picture() for number in range(4)})
+    with tarfile.open("t.tar") as tar:
+        third = tar.getmember("2.jpg")
+    Path("cut.tar").write_bytes(Path("t.tar").read_bytes()[: third.offset_data + third.size // 2])
+    found = reasons("cut.tar")
+    assert found[:2] == ["image", "image"]
+    assert found[2] == "cut.tar/2.jpg: is cut off: the archive ends early"
+    assert found[3].startswith("cut.tar: cannot be read as a tar: ") and len(found) == 4
+    Path("no.tar").write_bytes(b"no tar at all" * 100)
+    assert reasons("no.tar")[0].startswith("no.tar: cannot be read as a tar: ")
+    Path("empty.tar").touch()
+    assert reasons("empty.tar") == ["empty.tar: cannot be read as a tar: empty file"]
+
+
+def test_a_compressed_tar_is_refused(here: Path) -> None:
+    write_tar("t.tar.gz", {"1.jpg": picture()}, "w:gz")
+    assert reasons("t.tar.gz") == ["t.tar.gz: is compressed; unpack it to a plain tar, which is read in place"]
+    Path("t.tar.gz").rename("t.tar")
+    assert reasons("t.tar")[0].startswith("t.tar: cannot be read as a tar: ")
+
+
+# ---- items
+
+
+def test_items_pickle_with_their_problems(here: Path) -> None:
+    write_tar("t.tar", {"1.jpg": picture()})
+    for item in list_items(["t.tar", "missing*.jpg", "a.jpg"]):
+        copy = pickle.loads(pickle.dumps(item))
+        assert copy.id == item.id and str(copy.problem) == str(item.problem) and copy.source == item.source
+
+
+def test_a_problem_is_raised_each_time() -> None:
+    item = Item("a", "a", problem=MediaDecodeError("a", "is odd"))
+    for use in (item.open, item.media, item.open):
+        with pytest.raises(MediaDecodeError, match="a: is odd"):
+            use()
+
+
+def test_listing_is_lazy_and_flat(here: Path) -> None:
+    with tarfile.open("t.tar", "w") as tar:
+        for number in range(2000):
+            tar.addfile(tarfile.TarInfo(f"{number:05d}.jpg"))
+    with open("t.csv", "w", encoding="utf-8") as file:
+        file.write("path\n")
+        file.writelines(f"{number}.jpg\n" for number in range(10_000))
+    assert next(list_items(["t.tar", "t.csv"])).id == "t.tar/00000.jpg"
+    for path, count, limit in [
+        ("t.tar", 2000, 500_000),
+        ("t.csv", 10_000, 5_000_000),
+    ]:  # Python's table of names may grow
+        items = list_items([path])
+        next(items)
+        tracemalloc.start()
+        assert sum(1 for _ in items) == count - 1
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < limit, path
