@@ -88,3 +88,11 @@ def with_display_matrix(mp4: bytes, a: int, b: int, c: int, d: int) -> bytes:
     turned = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
     start = mp4.index(identity, mp4.index(b"tkhd"))
     return mp4[:start] + turned + mp4[start + len(identity) :]
+
+
+def trimmed(mp4: bytes, first: int, last: int) -> bytes:
+    """The same mp4 of 60 frames, to be shown from frame `first` to before frame `last`: its edit list changed."""
+    start = mp4.index(b"elst") + 12
+    duration, begin, rate = struct.unpack(">Iii", mp4[start : start + 12])
+    edit = struct.pack(">Iii", duration * (last - first) // 60, begin + 512 * first, rate)
+    return mp4[:start] + edit + mp4[start + 12 :]

@@ -79,8 +79,9 @@ def read_frames(
     """Decode `frames` uniform frames of a video, or of its part from `start` to `end` seconds.
 
     The part holds what is on screen from `start` until just before `end` (the one frame there, where they are equal);
-    a short video gives frames twice. A file that ends early or is damaged gives what is there, and a logged warning. Raises MediaNotFoundError,
-    MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range outside the video).
+    a short video gives frames twice. A file that ends early or is damaged gives what is there, and a logged warning.
+    Raises MediaNotFoundError, MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range
+    outside the video).
     """
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):

@@ -20,7 +20,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess import video
 from perception_encoder.preprocess.video import VideoFrames, frame_indices, read_frames
-from tests.clips import clip, number_of, numbered, with_display_matrix
+from tests.clips import clip, number_of, numbered, trimmed, with_display_matrix
 
 CONTAINERS = [
     ("mp4", "libx264"),
@@ -161,6 +161,13 @@ def test_a_variable_frame_rate(format: str) -> None:
     assert np.allclose(frames.times, [ticks[index] / 100 for index in expected], atol=0.002)
     middle = read_frames(clip(format=format, ticks=ticks, rate=100), frames=1, start=ticks[30] / 100 + 0.005)
     assert numbers(middle) == [30]
+
+
+@pytest.mark.parametrize(("first", "last"), [(20, 60), (17, 40), (0, 35)])
+def test_what_an_edit_cut_off_is_not_there(first: int, last: int) -> None:
+    frames = read_frames(trimmed(clip(), first, last), frames=8)
+    assert numbers(frames) == [first + index for index in frame_indices(last - first, 8)]
+    assert frames.frame_count == last - first and frames.complete and frames.times[0] == 0
 
 
 @pytest.mark.parametrize(
