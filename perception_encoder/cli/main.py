@@ -24,6 +24,7 @@ from perception_encoder.cli import output
 from perception_encoder.errors import PerceptionEncoderError
 
 VERBS = {
+    "embed": "perception_encoder.cli.embed",
     "models": "perception_encoder.cli.models",
     "data": "perception_encoder.cli.data",
     "train": "perception_encoder.cli.train",

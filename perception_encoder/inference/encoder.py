@@ -1,0 +1,324 @@
+"""Things to vectors: load a model, and encode pictures, videos and texts with it.
+
+The vectors are those of the model's last layer, or of any earlier one, pooled in one of four ways. Computation runs in
+bfloat16 where the machine has fast bfloat16 (timed, not assumed) and in float32 elsewhere; results are float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.errors import ConfigError, InputError, ModelError
+from perception_encoder.inference.fetch import FetchLimits, is_url
+from perception_encoder.inference.media import Kind, resolve
+from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.precision import fast_dtype
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.models.weights import Model, load_model, weight_hash
+from perception_encoder.preprocess.image import ImageTransform, image_transform, to_float
+from perception_encoder.preprocess.tokenizer import Tokenizer, tokenizer, trim
+
+logger = logging.getLogger(__name__)
+
+POOLS = ("attn", "cls", "mean", "tokens")
+_TOKENS_AT_ONCE = 1024  # tokens of a batch whose activations fit a CPU core's cache
+_SINGLE = (str, bytes, Path, Image.Image, np.ndarray)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """Which vectors to take from a model; `Encoder.feature` fills in its defaults and checks them."""
+
+    layer: int
+    """0-based block of the vision tower whose tokens are taken; the last one's go through `ln_post`."""
+    pool: str
+    """"attn" (the model's own pooling and projection, after the last layer), "cls" (class token), "mean" or "tokens"
+    (patch tokens, row by row)."""
+    normalize: bool = True
+    """Vectors of unit length; of a video: the mean of its unit frame vectors, made unit again."""
+    frames: int = 8
+    """Uniform frames of a video."""
+
+
+class Encoder:
+    """A model with all it takes to encode things; threads may share one.
+
+    Attributes: `model` (the torch module, in `dtype`), `name` (canonical), `device`, `dtype`, `transform`, `tokenizer`
+    (None without a text tower), `fetch_limits` (what a URL may cost, and whether private addresses are allowed).
+    """
+
+    def __init__(
+        self, model: Model, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """`device`: by default a CUDA GPU where there is one. `dtype`: by default bfloat16 where it is fast.
+
+        The model is copied where it has another device or type.
+        """
+        self.device = torch.device(device or default_device())
+        self.dtype = dtype or fast_dtype(self.device)
+        self.name = model.name
+        fits = all(p.dtype == self.dtype and p.device.type == self.device.type for p in model.parameters())
+        self.model = model if fits else copy.deepcopy(model).to(self.device, self.dtype)
+        self.transform: ImageTransform = image_transform(model)
+        self.tokenizer: Tokenizer | None = tokenizer(model) if isinstance(model, CLIP) else None
+        self.fetch_limits = FetchLimits()
+        self._original: Callable[[], Model] = lambda: model
+
+    @property
+    def visual(self) -> VisionTransformer:
+        """The vision tower."""
+        return self.model.visual if isinstance(self.model, CLIP) else self.model
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector, D, with the default layer and pooling."""
+        config = self.visual.config
+        return config.output_dim or config.width
+
+    @cached_property
+    def weight_hash(self) -> str:
+        """Identifies the weights, whatever `dtype` they are used in; takes a second a gigabyte, once."""
+        return weight_hash(self._original())
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures that are best computed together: on a CPU, those whose activations fit a core's cache."""
+        grid = self.visual.config.grid
+        return max(1, _TOKENS_AT_ONCE // grid**2) if self.device.type == "cpu" else 64
+
+    @property
+    def text_batch_size(self) -> int:
+        """Texts that are best computed together."""
+        return 64 if self.device.type == "cpu" else 512
+
+    def feature(
+        self, layer: int | None = None, pool: str | None = None, normalize: bool = True, frames: int = 8
+    ) -> Feature:
+        """What to take: by default the model's own output.
+
+        `layer`: 0-based or, from the end, negative; the last by default. `pool`: see `Feature`; by default "attn" after
+        the last layer of a model that has it, else "mean". Raises ConfigError for what the model does not have.
+        """
+        config = self.visual.config
+        index = self.visual.layer_indices([-1 if layer is None else layer])[0]
+        pooled_here = config.attention_pool and index == config.depth - 1
+        pool = pool or ("attn" if pooled_here else "mean")
+        if pool not in POOLS:
+            raise ConfigError(f"pool is {pool!r}; it must be one of {', '.join(POOLS)}")
+        if pool == "attn" and not pooled_here:
+            where = f"has it after layer {config.depth - 1} only" if config.attention_pool else "has none"
+            raise ConfigError(f"no pool 'attn' after layer {index}: {self.name} {where}; take mean, cls or tokens")
+        if pool == "cls" and not config.class_token:
+            raise ConfigError(f"{self.name} has no class token; take another pool than 'cls'")
+        if frames < 1:
+            raise ConfigError(f"frames is {frames}; a video needs at least 1")
+        return Feature(layer=index, pool=pool, normalize=normalize, frames=frames)
+
+    def describe(self, feature: Feature) -> dict[str, object]:
+        """What the vectors of `feature` depend on, apart from the inputs; also their `dimension` and the patch grid."""
+        config = self.visual.config
+        height, width = (self.transform.size,) * 2 if isinstance(self.transform.size, int) else self.transform.size
+        return {
+            "model": self.name,
+            "weight_hash": self.weight_hash,
+            "layer": feature.layer,
+            "pool": feature.pool,
+            "normalised": feature.normalize,
+            "frames": feature.frames,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "transform": self.transform.mode,
+            "size": [height, width],
+            "grid": [height // config.patch_size, width // config.patch_size],
+            "dimension": self.dimension if feature.pool == "attn" else config.width,
+        }
+
+    def encode(
+        self,
+        inputs: object,
+        normalize: bool = True,
+        *,
+        layer: int | None = None,
+        pool: str | None = None,
+        frames: int = 8,
+        batch_size: int | None = None,
+        skipped: dict[int, InputError] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Float[np.ndarray, "*n D"]:
+        """Encode pictures, videos and texts, mixed as they come: float32 (n, D), rows in input order.
+
+        Paths, strings of existing paths, URLs, bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and (F, H, W, 3)
+        are media; any other string is a text, but one that ends in a media suffix is a missing file. A single input
+        that stands in no list gives (D,).
+
+        `normalize`, `layer`, `pool` and `frames` are those of `feature`; pool "tokens" gives (n, N, D), of videos
+        (n, F, N, D). `batch_size`: pictures or texts computed at once, by default what fits the cache.
+        `skipped`: a dict that makes bad inputs be skipped: they have no row, are logged, and stand in it as
+        {index: error}; without it the first bad input raises its InputError. `progress` is called with the number of
+        inputs done since its last call.
+        """
+        feature = self.feature(layer, pool, normalize, frames)
+        return self._encode(inputs, None, feature, batch_size, skipped, progress)
+
+    def encode_images(
+        self,
+        images: object,
+        normalize: bool = True,
+        *,
+        layer: int | None = None,
+        pool: str | None = None,
+        batch_size: int | None = None,
+        skipped: dict[int, InputError] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Float[np.ndarray, "*n D"]:
+        """`encode` for what must be pictures; an array (n, H, W, 3) is n of them, and of animations the first frame."""
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = list(images)
+        return self._encode(images, "image", self.feature(layer, pool, normalize), batch_size, skipped, progress)
+
+    def encode_videos(
+        self,
+        videos: object,
+        normalize: bool = True,
+        *,
+        layer: int | None = None,
+        pool: str | None = None,
+        frames: int = 8,
+        batch_size: int | None = None,
+        skipped: dict[int, InputError] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Float[np.ndarray, "*n D"]:
+        """`encode` for what must be videos; animated pictures are videos here."""
+        feature = self.feature(layer, pool, normalize, frames)
+        return self._encode(videos, "video", feature, batch_size, skipped, progress)
+
+    def encode_texts(
+        self,
+        texts: str | Iterable[str],
+        normalize: bool = True,
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Float[np.ndarray, "*n D"]:
+        """`encode` for what must be texts, whatever they look like; a text over the context is cut with a warning."""
+        return self._encode(texts, "text", self.feature(normalize=normalize), batch_size, None, progress)
+
+    def _encode(
+        self,
+        inputs: object,
+        kind: Kind | None,
+        feature: Feature,
+        batch_size: int | None,
+        skipped: dict[int, InputError] | None,
+        progress: Callable[[int], object] | None,
+    ) -> np.ndarray:
+        single = isinstance(inputs, _SINGLE) or not isinstance(inputs, Iterable)
+        values = [inputs] if single else list(cast(Iterable[object], inputs))
+        requests = [self._request(index, value, kind) for index, value in enumerate(values)]
+        requests.sort(key=lambda request: len(str(values[request.key])) if request.is_text else 0)  # less padding
+        rows: dict[int, np.ndarray] = {}
+        at_once = batch_size or (self.text_batch_size if all(r.is_text for r in requests) else self.batch_size)
+        workers = 1 if len(requests) <= at_once else None
+        for batch in encode_requests(self, requests, feature, batch_size, workers):
+            for result in batch:
+                if isinstance(result, Embedding):
+                    rows[result.key] = result.vector
+                elif skipped is None or single:
+                    raise result.error
+                else:
+                    logger.warning("skipped %s", result.error)
+                    skipped[result.key] = result.error
+            if progress is not None:
+                progress(len(batch))
+        return rows[0] if single else self._stack([rows[index] for index in sorted(rows)], feature)
+
+    def _request(self, index: int, value: object, kind: Kind | None) -> Request[int]:
+        if kind == "text":
+            return Request(index, partial(resolve, value, kind=kind), is_text=True)
+        named = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
+        find = partial(resolve, value, None if named else f"input {index}", kind=kind, limits=self.fetch_limits)
+        if isinstance(value, str) and not is_url(value):
+            with suppress(InputError):  # raised again in its turn
+                media = find()
+                return Request(index, lambda: media, is_text=media.kind == "text")
+        return Request(index, find)
+
+    def _stack(self, rows: list[np.ndarray], feature: Feature) -> np.ndarray:
+        if not rows:
+            config = self.visual.config
+            return np.empty((0, self.dimension if feature.pool == "attn" else config.width), np.float32)
+        if len({row.shape for row in rows}) > 1:
+            raise ConfigError("pool 'tokens' takes pictures or videos, not both at once")
+        return np.stack(rows)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], feature: Feature) -> Float[Tensor, "B D"]:
+        """Vectors of texts: float32 (B, D) on the CPU; ConfigError where `feature` is none that texts have."""
+        if not isinstance(self.model, CLIP) or self.tokenizer is None:
+            raise ConfigError(f"{self.name} has no text tower; take a Core model for texts")
+        if feature.pool != "attn":
+            raise ConfigError("texts share a space with the model's own output only; leave out layer and pool")
+        tokens = trim(self.tokenizer(texts)).to(self.device)  # (B, T)
+        return self._finished(self.model.encode_text(tokens), feature)
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: UInt8[Tensor, "B 3 H W"], feature: Feature) -> Float[Tensor, "B *N D"]:
+        """Vectors of pictures that went through `transform.pixels`: float32 (B, D), or tokens (B, N, D), on the CPU."""
+        visual = self.visual
+        batch = to_float(pixels.to(self.device)).to(self.dtype)
+        if feature.pool == "attn":
+            vectors = visual(batch)
+        else:
+            found = visual.forward_intermediates(
+                batch,
+                [feature.layer],
+                return_prefix_tokens=True,
+                norm=feature.layer == visual.config.depth - 1,
+                stop_early=True,
+                output_fmt="NLC",
+                intermediates_only=True,
+            )
+            patches, prefix = found[0]  # (B, N, D), (B, 0 or 1, D)
+            if feature.pool == "mean":
+                vectors = patches.float().mean(dim=1)
+            else:
+                vectors = patches if feature.pool == "tokens" else prefix[:, 0]
+        return self._finished(vectors, feature)
+
+    def _finished(self, vectors: Tensor, feature: Feature) -> Tensor:
+        vectors = vectors.float().cpu()
+        if not vectors.isfinite().all():
+            raise ModelError(f"{self.name} gives NaN or infinity in {self.dtype}: its weights are bad, or need float32")
+        return F.normalize(vectors, dim=-1) if feature.normalize else vectors
+
+
+def default_device() -> torch.device:
+    """A CUDA GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(name: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Encoder:
+    """Load a model with its weights as an `Encoder`.
+
+    `name`: "builtin", a checkpoint's path, or any model name or alias, fetched from the hub once. `device`, `dtype`:
+    see `Encoder`. Raises UnknownModelError, CheckpointError, WeightsUnavailableError.
+    """
+    device = torch.device(device or default_device())
+    dtype = dtype or fast_dtype(device)
+    encoder = Encoder(load_model(name).to(device, dtype), device, dtype)
+    encoder._original = partial(load_model, name)
+    return encoder

@@ -1,0 +1,169 @@
+"""Embeddings as Arrow tables, and the files a finished run leaves: Parquet, or clip-retrieval's folder.
+
+Parquet: one row an item, `vector` a fixed_size_list<float32> of D. With pool "tokens" it is a list of such vectors,
+one a patch, row by row and frame by frame; `frames`, `grid_height` and `grid_width` say how they are laid out.
+The settings of the run stand as JSON in the file's metadata under `perception_encoder`.
+
+Folder: `img_emb/img_emb_0.npy` (n, D), or `text_emb/text_emb_0.npy` where all rows are texts, and beside it
+`metadata/metadata_0.parquet`, whose `image_path` and `caption` are clip-retrieval's names for `path` and `text`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.inference.listing import Item
+from perception_encoder.inference.pipeline import Embedding, is_text
+
+METADATA = "perception_encoder"
+_GROUP_BYTES = 64 << 20
+_GROUP_ROWS = 8192
+_CLIP_RETRIEVAL = {"img_emb", "text_emb", "metadata"}
+
+
+def check_target(out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+    """Raise ConfigError where `out` is of no known format, OutputError where it may not be written."""
+    if out.suffix not in ("", ".parquet"):
+        raise ConfigError(f"{out}: embeddings are written to a .parquet file, or to a folder (a name without suffix)")
+    if not out.suffix and settings["pool"] == "tokens":
+        raise ConfigError(f"{out}: a folder takes one vector an item; write tokens to a .parquet file")
+    if not out.exists():
+        return
+    if out.is_dir():
+        inside = {path.name for path in out.iterdir()}
+        if out.suffix or inside - _CLIP_RETRIEVAL:
+            raise OutputError(f"{out} is a folder of other things; choose another name")
+        if not inside:
+            return
+    if not overwrite:
+        raise OutputError(f"{out} exists; choose another name, or replace it (--overwrite)")
+
+
+def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any]) -> pa.Table:
+    """One row an item; `settings` are those of `Encoder.describe`."""
+    items = [embedding.key for embedding in embeddings]
+    seen = [not is_text(item) for item in items]  # texts have no layer and no pool
+    columns: dict[str, pa.Array] = {
+        "id": _strings(item.id for item in items),
+        "path": _strings(item.path for item in items),
+        "start": pa.array([item.start for item in items], pa.float64()),
+        "end": pa.array([item.end for item in items], pa.float64()),
+        "text": _strings(item.text for item in items),
+        "times": pa.array([embedding.times or None for embedding in embeddings], pa.list_(pa.float64())),
+        "model": pa.array([settings["model"]] * len(items), pa.string()),
+        "weight_hash": pa.array([settings["weight_hash"]] * len(items), pa.string()),
+        "layer": pa.array([settings["layer"] if visual else None for visual in seen], pa.int32()),
+        "pool": pa.array([settings["pool"] if visual else None for visual in seen], pa.string()),
+        "normalised": pa.array([settings["normalised"]] * len(items), pa.bool_()),
+    }
+    vectors = [embedding.vector for embedding in embeddings]
+    if settings["pool"] == "tokens":
+        columns |= _tokens(vectors, settings["grid"], settings["dimension"])
+    else:
+        columns["vector"] = _fixed_size_lists(vectors, settings["dimension"])
+    return pa.table(columns)
+
+
+def _strings(values: Iterable[str | None]) -> pa.Array:
+    """Strings, with what UTF-8 cannot say (lone surrogates) escaped."""
+    return pa.array([value and value.encode("utf-8", "backslashreplace").decode() for value in values], pa.string())
+
+
+def _fixed_size_lists(vectors: Sequence[np.ndarray], dimension: int) -> pa.FixedSizeListArray:
+    """Vectors (…, D) as an array of lists of D."""
+    values = np.concatenate([vector.reshape(-1) for vector in vectors] or [np.empty(0)]).astype(np.float32, copy=False)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values), dimension)
+
+
+def _tokens(tokens: Sequence[np.ndarray], grid: Sequence[int], dimension: int) -> dict[str, pa.Array]:
+    """Tokens (N, D), of videos (F, N, D), as lists of vectors with their layout."""
+    counts = [array.size // dimension for array in tokens]
+    offsets = pa.array(np.cumsum([0, *counts]), pa.int32())
+    height, width = grid
+    return {
+        "frames": pa.array([count // (height * width) for count in counts], pa.int32()),
+        "grid_height": pa.array([height] * len(tokens), pa.int32()),
+        "grid_width": pa.array([width] * len(tokens), pa.int32()),
+        "vector": pa.ListArray.from_arrays(offsets, _fixed_size_lists(tokens, dimension)),
+    }
+
+
+def read_shard(path: Path) -> pa.Table:
+    """The rows of a Parquet file."""
+    with open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+        return parquet.read()
+
+
+def write_shard(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:
+    """Write rows and some metadata as a Parquet file."""
+    with open(path, "wb") as file:
+        pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(metadata)}), file)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a file that this module wrote."""
+    with open(path, "rb") as file:
+        return json.loads(pq.read_schema(file).metadata[METADATA.encode()])
+
+
+def write_parquet(target: Path, shards: Sequence[Path], settings: Mapping[str, Any]) -> int:
+    """Write the rows of all shards as one Parquet file; returns their number."""
+    schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
+    rows = 0
+    with open(target, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in _read(shards, settings):
+            writer.write_table(table.cast(schema))
+            rows += table.num_rows
+    return rows
+
+
+def write_folder(target: Path, shards: Sequence[Path], settings: Mapping[str, Any]) -> int:
+    """Write the rows of all shards in clip-retrieval's layout; returns their number."""
+    rows, texts = 0, True
+    for table in _read(shards, settings):
+        rows += table.num_rows
+        texts = texts and table["layer"].null_count == table.num_rows
+    name = "text_emb" if texts and rows else "img_emb"
+    (target / name).mkdir(parents=True)
+    (target / "metadata").mkdir()
+    schema = _metadata_of(to_table([], settings)).schema.with_metadata({METADATA: json.dumps(settings)})
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, settings["dimension"])}
+    with (
+        open(target / name / f"{name}_0.npy", "wb") as vectors,
+        open(target / "metadata" / "metadata_0.parquet", "wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as metadata,
+    ):
+        np.lib.format.write_array_header_1_0(vectors, shape)
+        for table in _read(shards, settings):
+            vectors.write(table["vector"].combine_chunks().flatten().to_numpy().astype("<f4", copy=False).tobytes())
+            metadata.write_table(_metadata_of(table).cast(schema))
+    return rows
+
+
+def _metadata_of(table: pa.Table) -> pa.Table:
+    names = {"path": "image_path", "text": "caption"}
+    table = table.drop_columns(["vector"])
+    return table.rename_columns([names.get(name, name) for name in table.column_names])
+
+
+def _read(shards: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[pa.Table]:
+    """The rows of all shards, in groups that do not depend on where the shards were cut."""
+    row_bytes = 4 * settings["dimension"] * (math.prod(settings["grid"]) if settings["pool"] == "tokens" else 1)
+    group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
+    rest = to_table([], settings)
+    for shard in shards:
+        rest = pa.concat_tables([rest, read_shard(shard).replace_schema_metadata()])
+        while rest.num_rows >= group:
+            yield rest.slice(0, group)
+            rest = rest.slice(group)
+    if rest.num_rows:
+        yield rest

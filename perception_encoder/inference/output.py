@@ -1,0 +1,267 @@
+"""Embeddings on disk: shards while a run lasts, one Parquet file or clip-retrieval's folder at its end.
+
+A run keeps its work in `OUT.parts/`: settings.json, and shards named by the items they hold. A shard is written whole
+or not at all, holds whole batches, and records the failures among its items, so a killed run goes on after its last
+shard, with the batches an unbroken run would have made. It goes on only with the same settings and the same inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import pyarrow as pa
+
+from perception_encoder import errors
+from perception_encoder.errors import InputError, OutputError
+from perception_encoder.inference.formats import (
+    check_target,
+    read_metadata,
+    to_table,
+    write_folder,
+    write_parquet,
+    write_shard,
+)
+from perception_encoder.inference.listing import Item
+from perception_encoder.inference.pipeline import Embedding, Failure, Result
+
+_SHARD_BYTES = 64 << 20
+_SHARD_SECONDS = 15.0  # the work that a kill may cost
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard, FIRST-COUNT.parquet."""
+
+    path: Path
+    first: int
+    """Number of items before it."""
+    count: int
+    """Number of its items, failures included."""
+
+    @classmethod
+    def from_path(cls, path: Path) -> Shard:
+        """Read its name."""
+        first, count = path.stem.split("-")
+        return cls(path, int(first), int(count))
+
+
+class EmbeddingWriter:
+    """Writes a run's results to `out`, going on where an earlier run with the same settings stopped.
+
+        with EmbeddingWriter(out, settings) as writer:
+            for batch in encode_items(encoder, writer.resume(items), feature):
+                writer.add(batch)
+            writer.finish()
+
+    However the block is left, what has been added is saved. `out` is a .parquet file or, without a suffix, a folder in
+    clip-retrieval's layout. Raises ConfigError for another suffix, and OutputError where `out` exists (unless
+    `overwrite`), where another run writes it, where an unfinished run has other settings or other inputs, and where
+    the disk is full; finished shards are kept.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        settings: Mapping[str, object],
+        *,
+        overwrite: bool = False,
+        shard_bytes: int = _SHARD_BYTES,
+        shard_seconds: float = _SHARD_SECONDS,
+    ) -> None:
+        self.out, self.parts = out.absolute(), out.absolute().with_name(out.absolute().name + ".parts")
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.failures: list[InputError] = []
+        """All so far, those of earlier, interrupted runs included."""
+        self._shard_bytes, self._shard_seconds = shard_bytes, shard_seconds
+        self._pending: list[Result[Item]] = []
+        self._pending_bytes, self._flushed_at = 0, time.monotonic()
+        self._lock_file: IO[str] | None = None
+        self.shards: list[Shard] = []
+        try:
+            with self._writing():
+                self._open(overwrite)
+        except BaseException:
+            self._unlock()
+            raise
+
+    @property
+    def done(self) -> int:
+        """Items in finished shards, failures included."""
+        return sum(shard.count for shard in self.shards)
+
+    def __enter__(self) -> EmbeddingWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not isinstance(error, OutputError):
+                self.flush()
+        finally:
+            self._unlock()
+
+    def _open(self, overwrite: bool) -> None:
+        """Make the parts, or reopen them and find the finished shards."""
+        manifest = self.parts / "settings.json"
+        check_target(self.out, self.settings, overwrite or manifest.is_file())
+        self.parts.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        resumes = manifest.is_file()
+        if resumes:
+            self._check_settings(json.loads(manifest.read_text(encoding="utf-8")))
+        for leftover in self.parts.iterdir():  # of a run that was killed as it wrote or, without a manifest, tidied up
+            if leftover.suffix == ".tmp" or (leftover.suffix == ".parquet" and not resumes):
+                remove(leftover)
+        if not resumes:
+            with self._replacing(manifest) as temporary:
+                temporary.write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
+        self.shards = sorted(map(Shard.from_path, self.parts.glob("*.parquet")), key=lambda shard: shard.first)
+
+    def _lock(self) -> None:
+        """Hold the parts until this process ends, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # Windows: there, two runs into one output are the user's to avoid
+            return
+        self._lock_file = open(self.parts / "lock", "w")  # noqa: SIM115 (held for as long as the writer works)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(f"another run is writing {self.out}") from None
+
+    def _unlock(self) -> None:
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+    def _check_settings(self, earlier: dict[str, Any]) -> None:
+        now = self.settings
+        other = [key for key in {**earlier, **now} if earlier.get(key) != now.get(key)]
+        if other:
+            changes = ", ".join(f"{key} was {earlier.get(key)}, is now {now.get(key)}" for key in other)
+            raise OutputError(f"the unfinished run in {self.parts} has other settings ({changes}); {self._ways_out}")
+
+    @property
+    def _ways_out(self) -> str:
+        return f"repeat it as it was to finish it, or delete {self.parts} to start anew"
+
+    def resume(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items that no finished shard holds; OutputError where they are not those the run began with."""
+        items = iter(items)
+        for shard in self.shards:
+            with self._writing():
+                metadata = read_metadata(shard.path)
+            if digest_of(islice(items, shard.count)) != metadata["digest"]:
+                raise OutputError(f"the unfinished run in {self.parts} began with other inputs; {self._ways_out}")
+            self.failures += [getattr(errors, kind)(source, reason) for kind, source, reason in metadata["failures"]]
+        return items
+
+    def add(self, batch: Sequence[Result[Item]]) -> None:
+        """Take the results of one batch; now and then this writes a shard."""
+        self._pending += batch
+        self.failures += [result.error for result in batch if isinstance(result, Failure)]
+        self._pending_bytes += sum(result.vector.nbytes for result in batch if isinstance(result, Embedding))
+        if self._pending_bytes >= self._shard_bytes or time.monotonic() - self._flushed_at >= self._shard_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Save what has been added as a shard."""
+        if not self._pending:
+            return
+        failures = [result.error for result in self._pending if isinstance(result, Failure)]
+        metadata = {
+            "digest": digest_of(result.key for result in self._pending),
+            "failures": [(type(error).__name__, error.source, error.reason) for error in failures],
+        }
+        table = to_table([result for result in self._pending if isinstance(result, Embedding)], self.settings)
+        count = len(self._pending)
+        shard = Shard(self.parts / f"{self.done:012d}-{count:06d}.parquet", self.done, count)
+        with self._writing(), self._replacing(shard.path) as temporary:
+            write_shard(temporary, table, metadata)
+        self.shards.append(shard)
+        self._pending, self._pending_bytes, self._flushed_at = [], 0, time.monotonic()
+
+    def finish(self) -> int:
+        """Assemble `out` from the shards and remove them; returns the number of rows."""
+        self.flush()
+        with self._writing():
+            with self._replacing(self.out) as temporary:
+                write = write_parquet if self.out.suffix else write_folder
+                rows = write(temporary, [shard.path for shard in self.shards], self.settings)
+            (self.parts / "settings.json").unlink()  # first: shards without a manifest are nobody's
+            shutil.rmtree(self.parts)
+        return rows
+
+    def _writing(self) -> AbstractContextManager[None]:
+        kept = f"{self.parts} keeps what is finished, and the same command goes on from there"
+        return writing(self.out, kept if self.shards else "")
+
+    def _replacing(self, path: Path) -> AbstractContextManager[Path]:
+        return replacing(path, self.parts / f"{path.name}.tmp")
+
+
+@contextmanager
+def writing(out: Path, note: str = "") -> Iterator[None]:
+    """Turn what goes wrong in writing `out` into a one-line OutputError, with a note for the user."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise OutputError(f"{out} could not be written: {reason}" + (f"; {note}" if note else "")) from error
+
+
+@contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path for a file or folder; it becomes `path` once it is whole and on the disk, or goes.
+
+    `temporary`: on the same disk; by default a hidden one beside `path`.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        for written in [temporary, *temporary.rglob("*")]:
+            sync(written)
+        if path.is_dir():
+            shutil.rmtree(path)  # a folder cannot be replaced at one stroke
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder's entries, on the disk before going on."""
+    if path.is_dir() and os.name == "nt":  # where a folder cannot be opened
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest_of(items: Iterable[Item]) -> str:
+    """Identifies a run of items by what they are called and where they are."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps([item.id, item.path, item.start, item.end, item.text]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,229 @@
+"""Inputs to vectors as a stream: resolve → decode → resize → encode, in order, with bounded memory.
+
+On a CPU every core takes whole batches, from the file to the vector, and computes on its own: cores that decode and
+cores that encode then overlap without waiting for one another, and a batch stays in one core's cache. On a GPU the
+same threads decode while others' batches are computed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.errors import InputError
+from perception_encoder.inference.listing import Item
+from perception_encoder.inference.media import Media, open_media
+from perception_encoder.preprocess.video import VideoFrames
+
+if TYPE_CHECKING:
+    from perception_encoder.inference.encoder import Encoder, Feature
+
+K = TypeVar("K")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Request(Generic[K]):
+    """One input to encode; it is resolved when its turn comes."""
+
+    key: K
+    """What the caller knows it by, such as its row."""
+    resolve: Callable[[], Media]
+    is_text: bool = False
+    """A text for certain: texts are cheap, so a batch holds more of them."""
+
+
+@dataclass(frozen=True)
+class Embedding(Generic[K]):
+    """The vector of one input."""
+
+    key: K
+    vector: np.ndarray
+    """float32 (D,); with pool "tokens" (N, D), of a video (F, N, D)."""
+    times: tuple[float, ...] = ()
+    """Of a video: the seconds of its frames (NaN where nobody knows them)."""
+
+
+@dataclass(frozen=True)
+class Failure(Generic[K]):
+    """An input that could not be used."""
+
+    key: K
+    error: InputError
+
+
+Result = Embedding[K] | Failure[K]
+
+
+def encode_items(
+    encoder: Encoder,
+    items: Iterable[Item],
+    feature: Feature,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Iterator[list[Result[Item]]]:
+    """Encode what `list_items` gives: the results in order, a list a batch, failures in their place."""
+    requests = (Request(item, partial(item.media, encoder.fetch_limits), is_text(item)) for item in items)
+    return encode_requests(encoder, requests, feature, batch_size, workers)
+
+
+def is_text(item: Item) -> bool:
+    """Whether an item is a text, for certain and before it is opened."""
+    return item.source is None and item.problem is None
+
+
+def encode_requests(
+    encoder: Encoder,
+    requests: Iterable[Request[K]],
+    feature: Feature,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Iterator[list[Result[K]]]:
+    """Encode requests: the results in order, a list a batch, failures in their place.
+
+    `batch_size`: pictures at a time, by default what fits the cache (`encoder.batch_size`). `workers`: threads that
+    take a batch each, by default as many as torch computes with; 1 is the caller's own, with all its cores. The
+    batches do not depend on `workers`, nor on what came before them.
+    """
+    pictures = batch_size or encoder.batch_size
+    if workers is None:
+        workers = torch.get_num_threads() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    batches = _group(requests, pictures, batch_size or encoder.text_batch_size)
+    return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, pictures), batches, workers)
+
+
+def _group(requests: Iterable[Request[K]], pictures: int, texts: int) -> Iterator[list[Request[K]]]:
+    """Cut into batches that cost as much as `pictures` pictures or `texts` texts."""
+    batch: list[Request[K]] = []
+    cost = 0
+    for request in requests:
+        batch.append(request)
+        cost += pictures if request.is_text else texts
+        if cost >= pictures * texts:
+            yield batch
+            batch, cost = [], 0
+    if batch:
+        yield batch
+
+
+def _encode_batch(encoder: Encoder, batch: list[Request[K]], feature: Feature, at_once: int) -> list[Result[K]]:
+    """Take one batch from its inputs to its vectors."""
+    failures: dict[int, InputError] = {}  # all three by position in the batch
+    texts: dict[int, str] = {}
+    times: dict[int, tuple[float, ...]] = {}
+    pictures = _Pictures(encoder, feature, at_once)
+    for position, request in enumerate(batch):
+        try:
+            opened = open_media(request.resolve(), feature.frames)
+        except InputError as error:
+            failures[position] = error
+            continue
+        if isinstance(opened, str):
+            texts[position] = opened
+        elif isinstance(opened, VideoFrames):
+            times[position] = tuple(opened.times)
+            pictures.add(position, opened.images)
+        else:
+            pictures.add(position, [opened])
+    vectors = {p: _join(found, feature) if p in times else found[0] for p, found in pictures.encode_rest().items()}
+    if texts:
+        vectors |= zip(texts, encoder.embed_texts(list(texts.values()), feature), strict=True)
+    return [
+        Failure(request.key, failures[p])
+        if p in failures
+        else Embedding(request.key, vectors[p].numpy(), times.get(p, ()))
+        for p, request in enumerate(batch)
+    ]
+
+
+class _Pictures:
+    """Collects the pictures and frames of a batch and encodes them some at a time, so that memory stays bounded."""
+
+    def __init__(self, encoder: Encoder, feature: Feature, at_once: int) -> None:
+        self._encoder, self._feature, self._at_once = encoder, feature, at_once
+        self._waiting: list[tuple[int, Tensor]] = []  # input's position, uint8 (3, H, W)
+        self._vectors: dict[int, list[Tensor]] = {}
+
+    def add(self, position: int, images: Iterable[Image.Image]) -> None:
+        """Take the picture, or the frames, of one input."""
+        for image in images:
+            self._waiting.append((position, self._encoder.transform.pixels(image)))
+            if len(self._waiting) == self._at_once:
+                self.encode_rest()
+
+    def encode_rest(self) -> dict[int, list[Tensor]]:
+        """Encode what waits; the vectors of each input so far."""
+        if self._waiting:
+            positions, pixels = zip(*self._waiting, strict=True)
+            self._waiting = []
+            vectors = self._encoder.embed_pixels(torch.stack(pixels), self._feature)
+            for position, vector in zip(positions, vectors, strict=True):
+                self._vectors.setdefault(position, []).append(vector)
+        return self._vectors
+
+
+def _join(frames: list[Tensor], feature: Feature) -> Tensor:
+    """The vector of a video: the mean of its frames' (D,), made unit again; of tokens, all of them (F, N, D)."""
+    stacked = torch.stack(frames)
+    if feature.pool == "tokens":
+        return stacked
+    mean = stacked.mean(dim=0)
+    return F.normalize(mean, dim=-1) if feature.normalize else mean
+
+
+def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int) -> Iterator[R]:
+    """Yield `work(batch)` for each batch, in order, done by `workers` threads that compute on one core each.
+
+    At most two batches a worker are under way. A single worker is the caller's own thread, with all its cores.
+    """
+    if workers == 1:
+        yield from map(work, batches)
+        return
+    with _single_core_threads(workers) as pool:
+        under_way: deque[Future[R]] = deque()
+        try:
+            for batch in batches:
+                under_way.append(pool.submit(work, batch))
+                if len(under_way) >= 2 * workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+@contextmanager
+def _single_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads each compute on one core.
+
+    torch keeps the number of cores for each thread, but also hands the number set last to threads that begin later;
+    so all threads of the pool begin here, and the caller's number is set again after that.
+    """
+    cores = torch.get_num_threads()
+    all_begun = threading.Barrier(count + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        all_begun.wait()
+
+    with ThreadPoolExecutor(count, thread_name_prefix="encode", initializer=begin) as pool:
+        for _ in range(count):
+            pool.submit(int)  # a thread begins with its first work
+        all_begun.wait()
+        torch.set_num_threads(cores)
+        yield pool
