@@ -46,7 +46,7 @@ def test_crops_lie_inside_and_keep_to_the_ranges(size: tuple[int, int]) -> None:
         top, left, h, w = _crop(height, width, augmentation, draw)
         assert 0 <= top <= height - h
         assert 0 <= left <= width - w
-        if 10 < min(size):
+        if min(size) > 10:
             assert 0.05 * height * width <= h * w <= 0.55 * height * width
             assert h in (height,) or w in (width,) or 0.7 < w / h < 1.4
 
