@@ -28,6 +28,7 @@ VERBS = {
     "models": "perception_encoder.cli.models",
     "data": "perception_encoder.cli.data",
     "train": "perception_encoder.cli.train",
+    "eval": "perception_encoder.cli.eval",
     "convert": "perception_encoder.cli.convert",
     "export": "perception_encoder.cli.export",
 }

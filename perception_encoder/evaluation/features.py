@@ -6,7 +6,7 @@ A picture that cannot be decoded is left out and reported; no other one takes it
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.protocol import ImageEncoder
 from perception_encoder.preprocess.image import open_image
 
-CHUNK = 256  # pictures decoded at a time
+CHUNK = 256  # pictures in memory at a time
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,18 @@ def encode_pictures(encoder: ImageEncoder, pictures: LabelledPictures, track: Tr
     vectors: list[np.ndarray] = []
     decodable: list[int] = []
     failures: list[InputError] = []
-    starts = range(0, len(pictures.keys), CHUNK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in track(starts, f"encoding {pictures.name}", len(starts)):
-            rows = slice(start, start + CHUNK)
+    images: list[Image.Image] = []
+    count = len(pictures.keys)
+    decoded = enumerate(_decode_all(pictures))
+    for row, picture in track(decoded, f"encoding {pictures.name}", count):
+        if isinstance(picture, InputError):
+            failures.append(picture)
+        else:
+            decodable.append(row)
+            images.append(picture)
+        if images and (len(images) == CHUNK or row == count - 1):
+            vectors.append(encoder.encode_images(images))
             images = []
-            for row, decoded in enumerate(pool.map(_decode, pictures.pictures[rows], pictures.keys[rows]), start):
-                if isinstance(decoded, InputError):
-                    failures.append(decoded)
-                else:
-                    decodable.append(row)
-                    images.append(decoded)
-            if images:
-                vectors.append(encoder.encode_images(images))
     if not vectors:
         raise DataError(f"{pictures.name}: no picture can be decoded; the first: {failures[0]}")
     return Features(
@@ -69,6 +68,14 @@ def encode_pictures(encoder: ImageEncoder, pictures: LabelledPictures, track: Tr
         labels=tuple(pictures.labels[row] for row in decodable),
         failures=tuple(failures),
     )
+
+
+def _decode_all(pictures: LabelledPictures) -> Iterator[Image.Image | InputError]:
+    """Decode in order, `CHUNK` pictures ahead at most."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(pictures.keys), CHUNK):
+            rows = slice(start, start + CHUNK)
+            yield from pool.map(_decode, pictures.pictures[rows], pictures.keys[rows])
 
 
 def relabel(features: Features, pictures: LabelledPictures) -> Features:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from perception_encoder.data.labelled import SPLITS
 from perception_encoder.data.shards import ShardSample, write_shard
 
 RGB = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "white": (255, 255, 255)}
@@ -48,11 +49,12 @@ def write_colours(
     path: Path, source: str, labels: Sequence[str], coarse: bool = False, broken: Sequence[int] = ()
 ) -> Path:
     """Write a shard whose picture i has the colour that label i names; those of `broken` cannot be decoded."""
+    split = path.stem if path.stem in SPLITS else path.parent.name  # no two splits hold the same picture
     samples = []
     for index, label in enumerate(labels):
         colour = next(name for name in RGB if name in label)
         metadata = {"source": source, "label": label, **({"coarse": f"{colour} thing"} if coarse else {})}
-        content = b"\x89PNG cut" if index in broken else picture(colour, shade=index % 7 + 7 * len(path.parent.name))
+        content = b"\x89PNG cut" if index in broken else picture(colour, shade=index + 8 * SPLITS.index(split))
         samples.append(ShardSample(f"{source}-{index}", "png", content, metadata))
     write_shard(path, samples)
     return path
