@@ -24,7 +24,7 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError, InputError, ModelError
 from perception_encoder.inference.fetch import FetchLimits, is_url
-from perception_encoder.inference.media import Kind, resolve
+from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_dtype
@@ -248,7 +248,7 @@ class Encoder:
 
     def _request(self, index: int, value: object, kind: Kind | None) -> Request[int]:
         if kind == "text":
-            return Request(index, partial(resolve, value, kind=kind), is_text=True)
+            return Request(index, partial(_as_text, value, f"input {index}"), is_text=True)
         named = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
         find = partial(resolve, value, None if named else f"input {index}", kind=kind, limits=self.fetch_limits)
         if isinstance(value, str) and not is_url(value):
@@ -304,6 +304,12 @@ class Encoder:
         if not vectors.isfinite().all():
             raise ModelError(f"{self.name} gives NaN or infinity in {self.dtype}: its weights are bad, or need float32")
         return F.normalize(vectors, dim=-1) if feature.normalize else vectors
+
+
+def _as_text(value: object, name: str) -> Media:
+    if not isinstance(value, str):
+        raise InputError(name, f"is of type {type(value).__name__}; give a text")
+    return resolve(value, kind="text")
 
 
 def default_device() -> torch.device:

@@ -211,13 +211,15 @@ def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int) -> 
 def _single_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """A pool whose threads each compute on one core.
 
-    torch keeps the number of cores for each thread, but also hands the number set last to threads that begin later;
-    so all threads of the pool begin here, and the caller's number is set again after that.
+    torch keeps a number of cores for each thread, which a thread that asks for the first time takes from whichever
+    thread set one last. So each thread of the pool asks before it sets its own, and when all have, the caller sets
+    its own again, for threads to come.
     """
     cores = torch.get_num_threads()
     all_begun = threading.Barrier(count + 1)
 
     def begin() -> None:
+        torch.get_num_threads()
         torch.set_num_threads(1)
         all_begun.wait()
 

@@ -1,0 +1,188 @@
+"""`pe embed`: files in, vectors out, bad ones listed, stopped runs finished later."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.cli import output
+from perception_encoder.inference.encoder import load
+from perception_encoder.models.weights import create_model, write_checkpoint
+
+Embed = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
+    write_checkpoint(create_model("PE-Core-N16-128"), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((40, 30)).save(folder / f"{number:02d}.jpg")
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.parquet"
+
+
+@pytest.fixture
+def embed(run_pe: Embed, checkpoint: Path, out: Path) -> Embed:
+    """Run `pe embed` with the small model in float32."""
+    return lambda *arguments: run_pe("embed", "-o", out, "-m", checkpoint, "--dtype", "float32", *arguments)
+
+
+def test_pictures_become_rows(embed: Embed, folder: Path, checkpoint: Path, out: Path) -> None:
+    run = embed(folder)
+    assert (run.status, run.stderr) == (output.OK, "")
+    assert run.stdout.startswith(f"12 vectors in {out}, ")
+    table = pq.read_table(out)
+    assert [Path(path).name for path in table["path"].to_pylist()] == [f"{number:02d}.jpg" for number in range(12)]
+    encoder = load(checkpoint, dtype=torch.float32)
+    expected = encoder.encode(sorted(folder.iterdir()))
+    np.testing.assert_allclose(np.array(table["vector"].to_pylist(), np.float32), expected, rtol=0, atol=2e-6)
+    assert set(table["model"].to_pylist()) == {"PE-Core-N16-128"}
+    assert set(table["weight_hash"].to_pylist()) == {encoder.weight_hash}
+
+
+def test_settings_reach_the_model(embed: Embed, folder: Path, checkpoint: Path, out: Path) -> None:
+    assert embed(folder, "--layer", "-3", "--pool", "tokens", "--no-normalize", "--batch-size", "5").status == 0
+    rows = pq.read_table(out).to_pylist()
+    assert {(row["layer"], row["pool"], row["normalised"]) for row in rows} == {(9, "tokens", False)}
+    expected = load(checkpoint, dtype=torch.float32).encode(folder / "07.jpg", False, layer=9, pool="tokens")
+    np.testing.assert_allclose(np.float32(rows[7]["vector"]), expected, rtol=0, atol=1e-4)
+
+
+def test_a_table_of_texts(embed: Embed, tmp_path: Path, checkpoint: Path, out: Path) -> None:
+    (tmp_path / "captions.csv").write_text("text\na dog\na red mug\n")
+    assert embed(tmp_path / "captions.csv").status == 0
+    rows = pq.read_table(out).to_pylist()
+    assert [row["text"] for row in rows] == ["a dog", "a red mug"]
+    expected = load(checkpoint, dtype=torch.float32).encode(["a dog", "a red mug"])
+    np.testing.assert_allclose(np.float32([row["vector"] for row in rows]), expected, rtol=0, atol=2e-6)
+
+
+def test_bad_files_are_listed_and_change_the_status(embed: Embed, folder: Path, out: Path) -> None:
+    (folder / "03.jpg").write_bytes(b"")
+    (folder / "07.jpg").write_bytes(b"words")
+    run = embed(folder, "gone.jpg", "--layer", "0")
+    assert run.status == output.SOME_SKIPPED
+    assert run.stdout.startswith("10 vectors in")
+    lines = run.stderr.splitlines()
+    assert [word in line for word, line in zip(["03.jpg", "07.jpg", "gone.jpg"], lines, strict=False)] == [True] * 3
+    assert lines[-1] == "warning: 3 of 13 inputs skipped"
+    assert pq.read_table(out).num_rows == 10
+
+
+def test_strict_stops_at_the_first_bad_file(embed: Embed, folder: Path, out: Path) -> None:
+    (folder / "03.jpg").write_bytes(b"")
+    run = embed(folder, "--strict", "--layer", "0")
+    assert run.status == output.ERROR
+    assert run.stderr.count("\n") == 1
+    assert "03.jpg: is empty" in run.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layer", "12"], "layers 0 to 11"),
+        (["--pool", "attn", "--layer", "2"], "after layer 11 only"),
+        (["--pool", "max"], "'max'"),
+        (["-m", "PE-Core-B16-244"], "PE-Core-B16-224"),
+        (["-m", "gone.safetensors"], "gone.safetensors"),
+        (["-o", "out.csv"], ".parquet"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_error(embed: Embed, folder: Path, arguments: list[str], said: str) -> None:
+    run = embed(folder, *arguments)
+    assert run.status == output.ERROR
+    assert said in " ".join(run.stderr.split())
+    assert run.stdout == ""
+
+
+def test_nothing_to_embed_is_an_error(embed: Embed, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    run = embed(tmp_path / "empty")
+    assert run.status == output.ERROR
+    assert "no pictures, videos or texts in" in run.stderr
+    assert os.listdir(tmp_path) == ["empty"]
+
+
+def test_an_output_is_replaced_on_request_only(embed: Embed, folder: Path, out: Path) -> None:
+    out.write_bytes(b"mine")
+    run = embed(folder, "--layer", "0")
+    assert run.status == output.ERROR
+    assert "--overwrite" in run.stderr
+    assert out.read_bytes() == b"mine"
+    assert embed(folder, "--layer", "0", "--overwrite").status == output.OK
+    assert pq.read_table(out).num_rows == 12
+
+
+def test_a_full_disk_is_one_error_and_loses_nothing(embed: Embed, folder: Path, tmp_path: Path, out: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # no file may grow over this, as if the disk were full
+    try:
+        run = embed(folder, "--layer", "0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert run.status == output.ERROR
+    assert f"{out} could not be written: File too large" in " ".join(run.stderr.split())
+    assert not out.exists()
+    assert sorted(os.listdir(tmp_path / "out.parquet.parts")) == ["lock", "settings.json"]
+    assert embed(folder, "--layer", "0").status == output.OK
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_is_finished_by_the_same_command(
+    embed: Embed, folder: Path, checkpoint: Path, tmp_path: Path, out: Path, stop: signal.Signals
+) -> None:
+    originals = sorted(folder.iterdir())
+    for number in range(12, 1500):
+        (folder / f"{number:04d}.jpg").hardlink_to(originals[number % 12])
+    code = (
+        "import sys; from perception_encoder.cli.main import main; "
+        "from perception_encoder.inference.output import EmbeddingWriter; "
+        "EmbeddingWriter.__init__.__kwdefaults__['shard_seconds'] = 0.1; main(sys.argv[1:])"
+    )
+    arguments = ["embed", folder, "-o", out, "-m", checkpoint, "--dtype", "float32", "--layer", "0"]
+    run = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / "out.parquet.parts"
+    while len(list(parts.glob("*.parquet"))) < 2:
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(stop)
+    _, said = run.communicate()
+    assert not out.exists()
+    if stop == signal.SIGINT:
+        assert run.returncode == output.INTERRUPTED
+        assert said.startswith("warning: stopped; ") and said.endswith("the same command goes on from there\n")
+    kept = sum(pq.ParquetFile(path).metadata.num_rows for path in parts.glob("*.parquet"))
+    assert 0 < kept < 1500
+    assert embed(folder, "--layer", "0").status == output.OK
+    unbroken = tmp_path / "unbroken.parquet"
+    assert embed(folder, "--layer", "0", "-o", unbroken).status == output.OK
+    assert out.read_bytes() == unbroken.read_bytes()

@@ -1,0 +1,87 @@
+"""A run that is killed at any moment goes on where it stopped and ends with the very file of an unbroken run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HARNESS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from perception_encoder.inference.encoder import load
+from perception_encoder.inference.listing import list_items
+from perception_encoder.inference.output import EmbeddingWriter
+from perception_encoder.inference.pipeline import encode_items
+
+folder, checkpoint, target, kills = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+encoder = load(checkpoint, dtype=torch.float32)
+feature = encoder.feature(0, "mean")
+settings = encoder.describe(feature)
+
+def embed(out):
+    with EmbeddingWriter(out, settings, shard_bytes=1) as writer:
+        for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, workers=2):
+            writer.add(batch)
+        assert len(writer.failures) == 3, writer.failures
+        writer.finish()
+
+def start(out):
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            embed(out)
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+began = time.perf_counter()
+assert os.waitpid(start(target), 0)[1] == 0
+seconds = time.perf_counter() - began
+expected = target.read_bytes()
+
+chance = random.Random(int(sys.argv[5]))
+out = target.with_name("killed.parquet")
+parts = out.with_name(out.name + ".parts")
+killed, finished, resumed = 0, 0, 0
+while killed < kills or not out.exists():
+    resumed += any(parts.glob("*.parquet"))
+    child = start(out)
+    if killed < kills:
+        time.sleep(chance.uniform(0, 0.8 * seconds))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    killed += os.WIFSIGNALED(status)
+    assert os.WIFSIGNALED(status) or status == 0, status
+    if out.exists():
+        assert out.read_bytes() == expected
+        finished += 1
+        if killed < kills:
+            out.unlink()
+            if parts.exists():
+                assert not (parts / "settings.json").exists() or len(list(parts.glob("*.parquet"))) == 20
+print(killed, finished, resumed)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_twenty_kills_change_no_byte(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(320):
+        (folder / f"{number:03d}.jpg").hardlink_to(pictures[number % len(pictures)])
+    for number in (5, 100, 319):
+        (folder / f"{number:03d}.jpg").unlink()
+        (folder / f"{number:03d}.jpg").write_bytes(b"\xff\xd8\xff")
+    command = [sys.executable, "-c", HARNESS, folder, checkpoint, tmp_path / "unbroken.parquet", "20", "2504"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    killed, finished, resumed = map(int, done.stdout.split())
+    assert killed == 20
+    assert finished >= 1
+    assert resumed >= 5

@@ -1,0 +1,380 @@
+"""Things to vectors: whatever the input, the row is the model's own output for it, in its place."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import warnings
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from perception_encoder.errors import (
+    ConfigError,
+    InputError,
+    MediaDecodeError,
+    MediaNotFoundError,
+    ModelError,
+    UnknownModelError,
+    UrlRefusedError,
+)
+from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.weights import create_model, weight_hash
+from perception_encoder.preprocess.image import image_transform, open_image
+from perception_encoder.preprocess.tokenizer import TruncationWarning, tokenizer
+from perception_encoder.preprocess.video import read_frames
+from tests.clips import clip
+
+Draw = Callable[[int], Image.Image]
+CLOSE = {"rtol": 0, "atol": 2e-6}
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip(40))
+    return path
+
+
+def tensors(encoder: Encoder, images: list[Image.Image]) -> torch.Tensor:
+    return torch.stack([image_transform(encoder.model)(image) for image in images])
+
+
+# ---- values
+
+
+def test_pictures_are_encoded_as_the_model_does(encoder: Encoder, pictures: list[Path]) -> None:
+    with torch.no_grad():
+        expected = encoder.model.encode_image(tensors(encoder, [open_image(path) for path in pictures]), True).numpy()
+    found = encoder.encode(pictures)
+    assert found.dtype == np.float32
+    assert found.shape == (20, encoder.dimension)
+    np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+def test_texts_are_encoded_as_the_model_does(encoder: Encoder) -> None:
+    texts = ["a red mug on a wooden table in the sun", "cat", "two dogs"]
+    with torch.no_grad():
+        expected = encoder.model.encode_text(tokenizer(encoder.model)(texts), normalize=True).numpy()
+    np.testing.assert_allclose(encoder.encode(texts), expected, **CLOSE)
+    np.testing.assert_allclose(encoder.encode_texts(texts), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_videos_are_encoded_as_the_model_does(encoder: Encoder, video: Path, normalize: bool) -> None:
+    frames = tensors(encoder, read_frames(video, frames=5).images)
+    with torch.no_grad():
+        expected = encoder.model.encode_video(frames[None], normalize)[0].numpy()
+    found = encoder.encode(video, normalize, frames=5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
+    assert np.isclose(np.linalg.norm(found), 1, atol=1e-5) == normalize
+
+
+def test_vectors_are_as_long_as_the_model_makes_them_unless_normalised(encoder: Encoder, pictures: list[Path]) -> None:
+    raw = encoder.encode(pictures[:2], normalize=False)
+    assert np.abs(np.linalg.norm(raw, axis=1) - 1).min() > 0.1
+    np.testing.assert_allclose(F.normalize(torch.from_numpy(raw), dim=1), encoder.encode(pictures[:2]), **CLOSE)
+
+
+@pytest.mark.parametrize(("layer", "index"), [(0, 0), (5, 5), (-2, 10)])
+def test_any_layer_can_be_pooled(encoder: Encoder, pictures: list[Path], layer: int, index: int) -> None:
+    visual = encoder.visual
+    with torch.no_grad():
+        batch = tensors(encoder, [open_image(path) for path in pictures[:3]])
+        ((patches, prefix),) = visual.forward_intermediates(
+            batch, [index], return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
+    expected = {"mean": patches.mean(1), "cls": prefix[:, 0], "tokens": patches}
+    for pool, vectors in expected.items():
+        found = encoder.encode(pictures[:3], normalize=False, layer=layer, pool=pool)
+        np.testing.assert_allclose(found, vectors.numpy(), rtol=0, atol=1e-5)
+    assert encoder.feature(layer).pool == "mean"
+
+
+def test_the_last_layer_is_normed_and_is_the_default(encoder: Encoder, pictures: list[Path]) -> None:
+    with torch.no_grad():
+        tokens = encoder.visual.forward_features(tensors(encoder, [open_image(pictures[0])]))[0].numpy()
+    np.testing.assert_allclose(encoder.encode(pictures[0], False, pool="tokens"), tokens[1:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(pictures[0], False, layer=11, pool="cls"), tokens[0], rtol=0, atol=1e-5)
+    assert encoder.feature(-1) == encoder.feature() == encoder.feature(11, "attn")
+
+
+def test_layers_after_the_last_one_asked_for_are_not_run(encoder: Encoder, pictures: list[Path]) -> None:
+    ran = []
+    handles = [
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+        for index, block in enumerate(encoder.visual.transformer.resblocks)
+    ]
+    encoder.encode(pictures[0], layer=3)
+    for handle in handles:
+        handle.remove()
+    assert ran == [0, 1, 2, 3]
+
+
+def test_tokens_of_a_video_are_those_of_its_frames(encoder: Encoder, video: Path, pictures: list[Path]) -> None:
+    found = encoder.encode_videos([video, video], layer=0, pool="tokens", frames=3)
+    assert found.shape == (2, 3, 64, 192)
+    frames = encoder.encode(read_frames(video, frames=3).images, layer=0, pool="tokens")
+    np.testing.assert_allclose(found[0], frames, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
+    with pytest.raises(ConfigError, match="not both"):
+        encoder.encode([video, pictures[0]], layer=0, pool="tokens")
+
+
+# ---- what goes in, what comes out
+
+
+def test_rows_are_in_input_order_whatever_the_inputs(encoder: Encoder, pictures: list[Path], video: Path) -> None:
+    inputs = [
+        *("a dog", pictures[0], video, str(pictures[1]), "a much longer text about a dog that barks at a tree"),
+        *(Image.open(pictures[2]), pictures[3].read_bytes(), np.asarray(open_image(pictures[4])), "cat"),
+        *pictures[5:16],
+        *("a horse", np.stack([np.asarray(open_image(path)) for path in pictures[:3]])),
+    ]
+    together = encoder.encode(inputs)
+    assert together.shape == (len(inputs), encoder.dimension)
+    for row, value in zip(together, inputs, strict=True):
+        alone = encoder.encode(value)
+        assert alone.shape == (encoder.dimension,)
+        np.testing.assert_allclose(row, alone, **CLOSE)
+
+
+def test_pictures_in_memory_give_what_their_files_give(encoder: Encoder, pictures: list[Path]) -> None:
+    expected = encoder.encode(pictures)
+    images = [open_image(path) for path in pictures]
+    for inputs in (images, [path.read_bytes() for path in pictures], [np.asarray(image) for image in images]):
+        np.testing.assert_array_equal(encoder.encode(inputs), expected)
+    np.testing.assert_array_equal(encoder.encode_images(np.stack([np.asarray(image) for image in images])), expected)
+
+
+def test_no_inputs_give_no_rows(encoder: Encoder) -> None:
+    assert encoder.encode([]).shape == (0, encoder.dimension)
+    assert encoder.encode_images([], layer=2).shape == (0, 192)
+    assert encoder.encode(iter(())).dtype == np.float32
+
+
+def test_strings_are_texts_unless_they_are_or_look_like_files(
+    encoder: Encoder, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures[0].parent)
+    np.testing.assert_array_equal(encoder.encode("00.jpg"), encoder.encode(pictures[0]))
+    np.testing.assert_allclose(encoder.encode_texts("00.jpg"), encoder.encode_texts(["00.jpg", "b"])[0], **CLOSE)
+    assert not np.allclose(encoder.encode_texts("00.jpg"), encoder.encode("00.jpg"), atol=0.1)
+    with pytest.raises(MediaNotFoundError, match=r"gone\.jpg"):
+        encoder.encode("gone.jpg")
+    with pytest.raises(MediaNotFoundError, match="a dog"):
+        encoder.encode_images("a dog")
+    with pytest.raises(UrlRefusedError, match="ftp"):
+        encoder.encode("ftp://example.org/a.jpg")
+
+
+def test_private_addresses_are_refused_unless_allowed(encoder: Encoder, pictures: list[Path]) -> None:
+    handler = partial(SilentHandler, directory=str(pictures[0].parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/00.jpg"
+        with pytest.raises(UrlRefusedError, match=r"127\.0\.0\.1"):
+            encoder.encode([url])
+        open_encoder = copy.copy(encoder)
+        open_encoder.fetch_limits = FetchLimits(allow_private=True)
+        found = open_encoder.encode(url)
+        server.shutdown()
+    np.testing.assert_array_equal(found, encoder.encode(pictures[0]))
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_each_kind_refuses_the_others(encoder: Encoder, pictures: list[Path], video: Path) -> None:
+    with pytest.raises(InputError):
+        encoder.encode_images([video])
+    with pytest.raises(InputError, match="00"):
+        encoder.encode_videos(pictures[:1])
+    with pytest.raises(InputError):
+        encoder.encode_texts([pictures[0]])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"input 1.*int"):
+        encoder.encode(["a", 5])
+
+
+def test_a_long_text_is_cut_with_a_warning(encoder: Encoder) -> None:
+    with pytest.warns(TruncationWarning):
+        cut = encoder.encode("word " * 50)
+    np.testing.assert_allclose(cut, encoder.encode("word " * 30), **CLOSE)
+
+
+# ---- bad inputs
+
+
+def test_the_first_bad_input_raises(encoder: Encoder, pictures: list[Path]) -> None:
+    pictures[7].write_bytes(b"\xff\xd8\xff nothing more")
+    pictures[15].unlink()
+    with pytest.raises(MediaDecodeError, match=r"07\.jpg"):
+        encoder.encode(pictures)
+
+
+def test_bad_inputs_are_skipped_on_request_and_reported(
+    encoder: Encoder, pictures: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = encoder.encode(pictures)
+    pictures[7].write_bytes(b"")
+    pictures[15].unlink()
+    skipped: dict[int, InputError] = {}
+    with caplog.at_level(logging.WARNING, "perception_encoder"):
+        found = encoder.encode([*pictures, "gone.png"], skipped=skipped)
+    assert {index: type(error) for index, error in skipped.items()} == {
+        7: MediaDecodeError,
+        15: MediaNotFoundError,
+        20: MediaNotFoundError,
+    }
+    np.testing.assert_allclose(found, np.delete(expected, [7, 15], axis=0), **CLOSE)
+    assert [record.args[0] for record in caplog.records] == list(skipped.values())
+    with pytest.raises(MediaDecodeError):
+        encoder.encode(pictures[7], skipped=skipped)  # there would be nothing to return
+
+
+def test_progress_counts_every_input(encoder: Encoder, pictures: list[Path]) -> None:
+    done: list[int] = []
+    pictures[3].unlink()
+    encoder.encode([*pictures, *["a", "b"]], layer=None, batch_size=4, skipped={}, progress=done.append)
+    assert sum(done) == 22
+    assert len(done) > 4
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"layer": 12}, "layers 0 to 11"),
+        ({"layer": -13}, "layers 0 to 11"),
+        ({"layer": 5, "pool": "attn"}, "after layer 11 only"),
+        ({"pool": "max"}, "attn, cls, mean, tokens"),
+        ({"frames": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(encoder: Encoder, settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        encoder.encode("a dog", **settings)  # type: ignore[arg-type]
+
+
+def test_texts_have_no_layers(encoder: Encoder) -> None:
+    with pytest.raises(ConfigError, match="texts"):
+        encoder.encode("a dog", layer=3)
+    with pytest.raises(ConfigError, match="texts"):
+        encoder.encode("a dog", pool="mean")
+
+
+def test_a_model_without_text_or_pooling(pictures: list[Path]) -> None:
+    spatial = Encoder(create_model("PE-Spatial-T16-512"), dtype=torch.float32)
+    assert spatial.tokenizer is None
+    assert spatial.feature().pool == "mean"
+    assert spatial.encode(pictures[0], layer=0).shape == (spatial.dimension,) == (192,)
+    with pytest.raises(ConfigError, match="no text tower"):
+        spatial.encode_texts("a dog")
+    with pytest.raises(ConfigError, match="has none"):
+        spatial.encode(pictures[0], pool="attn")
+
+
+def test_a_vision_tower_alone_is_an_encoder(encoder: Encoder, pictures: list[Path]) -> None:
+    tower = Encoder(encoder.visual, dtype=torch.float32)
+    np.testing.assert_array_equal(tower.encode(pictures[0]), encoder.encode(pictures[0]))
+
+
+# ---- precision, copies, hashes
+
+
+def test_bfloat16_is_near_and_leaves_the_given_model_alone(encoder: Encoder, pictures: list[Path]) -> None:
+    model = encoder.model
+    half = Encoder(model, dtype=torch.bfloat16)
+    assert next(half.model.parameters()).dtype == torch.bfloat16
+    assert next(model.parameters()).dtype == torch.float32
+    for inputs in (pictures[:8], ["a dog", "a cat"]):
+        found, exact = half.encode(inputs), encoder.encode(inputs)
+        assert found.dtype == np.float32
+        assert (found * exact).sum(1).min() > 0.999
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    assert half.weight_hash == encoder.weight_hash == weight_hash(model)
+
+
+def test_a_loaded_encoder_is_the_same_model(encoder: Encoder, checkpoint: Path, pictures: list[Path]) -> None:
+    loaded = load(checkpoint, dtype=torch.float32)
+    assert loaded.name == "PE-Core-N16-128"
+    assert isinstance(loaded.model, CLIP)
+    np.testing.assert_array_equal(loaded.encode(pictures[0]), encoder.encode(pictures[0]))
+    assert load(str(checkpoint), dtype=torch.bfloat16).weight_hash == encoder.weight_hash
+
+
+def test_an_unknown_model_shows_near_names() -> None:
+    with pytest.raises(UnknownModelError, match="PE-Core-B16-224"):
+        load("PE-Core-B16-244")
+
+
+def test_bad_weights_raise_rather_than_give_nan(pictures: list[Path]) -> None:
+    model = create_model("PE-Core-N16-128")
+    with torch.no_grad():
+        model.visual.ln_pre.bias[0] = float("nan")
+    with pytest.raises(ModelError, match="NaN"):
+        Encoder(model, dtype=torch.float32).encode(pictures[0], layer=0)
+
+
+# ---- the same again
+
+
+def test_the_same_call_gives_the_same_bits(encoder: Encoder, pictures: list[Path]) -> None:
+    first = encoder.encode([*pictures, "a dog", "a cat"])
+    np.testing.assert_array_equal(encoder.encode([*pictures, "a dog", "a cat"]), first)
+
+
+def test_batches_change_nothing_but_rounding(encoder: Encoder, pictures: list[Path]) -> None:
+    expected = encoder.encode(pictures)
+    for batch_size in (1, 7):
+        np.testing.assert_allclose(encoder.encode(pictures, batch_size=batch_size), expected, **CLOSE)
+
+
+def test_one_encoder_serves_several_threads(encoder: Encoder, pictures: list[Path]) -> None:
+    jobs = [pictures, ["a dog", "a cat"], pictures[:3], [*pictures[::-1], "a horse"]]
+    expected = [encoder.encode(job) for job in jobs]
+    found: dict[int, np.ndarray] = {}
+
+    def work(number: int) -> None:
+        found[number] = encoder.encode(jobs[number % len(jobs)])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(8):
+        np.testing.assert_array_equal(found[number], expected[number % len(jobs)])
+
+
+def test_threads_that_compute_leave_torch_as_it_was(encoder: Encoder, pictures: list[Path]) -> None:
+    before, later = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        encoder.encode(pictures, layer=0, batch_size=4)
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert (torch.get_num_threads(), later) == (2, [2])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_nothing_is_warned_about(encoder: Encoder, pictures: list[Path]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode(pictures[:2])

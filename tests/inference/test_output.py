@@ -1,0 +1,352 @@
+"""Embeddings on disk: what is written, what is refused, and that nothing half-written is ever left."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, OutputError
+from perception_encoder.inference import formats
+from perception_encoder.inference.listing import Item
+from perception_encoder.inference.output import EmbeddingWriter, replacing, writing
+from perception_encoder.inference.pipeline import Embedding, Failure, Result
+
+SETTINGS: dict[str, Any] = {
+    "model": "PE-Core-N16-128",
+    "weight_hash": "0123456789abcdef",
+    "layer": 11,
+    "pool": "attn",
+    "normalised": True,
+    "grid": [2, 3],
+    "dimension": 4,
+}
+BAD = {3: MediaDecodeError("3.jpg", "is empty"), 8: MediaTooLargeError("8.jpg", "has 9 pixels")}
+
+
+def item(number: int) -> Item:
+    return Item(f"{number}.jpg", f"{number}.jpg", Path(f"{number}.jpg"))
+
+
+def result(number: int) -> Result[Item]:
+    if number in BAD:
+        return Failure(item(number), BAD[number])
+    return Embedding(item(number), np.arange(4, dtype=np.float32) + number)
+
+
+def batches(numbers: Iterable[int], size: int = 2) -> Iterator[list[Result[Item]]]:
+    numbers = list(numbers)
+    for start in range(0, len(numbers), size):
+        yield [result(number) for number in numbers[start : start + size]]
+
+
+def write(out: Path, count: int = 10, **settings: Any) -> EmbeddingWriter:
+    """Write items 0 to `count` in one go, a shard a batch."""
+    with EmbeddingWriter(out, SETTINGS, shard_seconds=0, **settings) as writer:
+        rest = [int(item.id.removesuffix(".jpg")) for item in writer.resume(map(item, range(count)))]
+        for batch in batches(rest):
+            writer.add(batch)
+        writer.finish()
+    return writer
+
+
+def stop(out: Path, after: int) -> None:
+    """Leave a run unfinished after some items."""
+    with EmbeddingWriter(out, SETTINGS, shard_seconds=0) as writer:
+        for batch in batches(range(after)):
+            writer.add(batch)
+
+
+# ---- what is written
+
+
+def test_a_row_says_what_its_vector_is(tmp_path: Path) -> None:
+    row = Item("clip", "clip.mp4", Path("clip.mp4"), start=1.0, end=2.5, text="a dog")
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        writer.add([Embedding(row, np.ones(4, np.float32), (1.0, 1.5, 2.0))])
+        assert writer.finish() == 1
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 4)
+    assert table.to_pylist() == [
+        {
+            "id": "clip",
+            "path": "clip.mp4",
+            "start": 1.0,
+            "end": 2.5,
+            "text": "a dog",
+            "times": [1.0, 1.5, 2.0],
+            "model": "PE-Core-N16-128",
+            "weight_hash": "0123456789abcdef",
+            "layer": 11,
+            "pool": "attn",
+            "normalised": True,
+            "vector": [1.0, 1.0, 1.0, 1.0],
+        }
+    ]
+    assert json.loads(table.schema.metadata[b"perception_encoder"]) == SETTINGS
+    assert os.listdir(tmp_path) == ["out.parquet"]
+
+
+def test_texts_have_no_layer(tmp_path: Path) -> None:
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        writer.add([Embedding(Item("t:1", "t.csv", text="a \ud800 dog"), np.ones(4, np.float32))])
+        writer.finish()
+    (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert (row["text"], row["path"], row["layer"], row["pool"]) == ("a \\ud800 dog", "t.csv", None, None)
+
+
+def test_tokens_are_lists_of_vectors_with_their_grid(tmp_path: Path) -> None:
+    picture, video = (np.random.default_rng(0).random(shape, np.float32) for shape in ((6, 4), (2, 6, 4)))
+    with EmbeddingWriter(tmp_path / "out.parquet", {**SETTINGS, "pool": "tokens"}) as writer:
+        writer.add([Embedding(item(0), picture), Embedding(item(1), video, (0.0, 1.0))])
+        writer.finish()
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.schema.field("vector").type == pa.list_(pa.list_(pa.float32(), 4))
+    rows = table.to_pylist()
+    assert [(row["frames"], row["grid_height"], row["grid_width"]) for row in rows] == [(1, 2, 3), (2, 2, 3)]
+    np.testing.assert_array_equal(np.float32(rows[0]["vector"]), picture)
+    np.testing.assert_array_equal(np.float32(rows[1]["vector"]).reshape(2, 6, 4), video)
+
+
+def test_a_folder_has_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
+    write(tmp_path / "emb")
+    vectors = np.load(tmp_path / "emb" / "img_emb" / "img_emb_0.npy")
+    rows = pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet").to_pylist()
+    good = [number for number in range(10) if number not in BAD]
+    np.testing.assert_array_equal(vectors, np.stack([np.arange(4, dtype=np.float32) + number for number in good]))
+    assert vectors.dtype == np.float32
+    assert [row["image_path"] for row in rows] == [f"{number}.jpg" for number in good]
+    assert "vector" not in rows[0]
+    assert os.listdir(tmp_path) == ["emb"]
+
+
+def test_a_folder_of_texts_has_captions(tmp_path: Path) -> None:
+    with EmbeddingWriter(tmp_path / "emb", SETTINGS) as writer:
+        writer.add([Embedding(Item("t:1", "t.csv", text="a dog"), np.ones(4, np.float32))])
+        writer.finish()
+    assert np.load(tmp_path / "emb" / "text_emb" / "text_emb_0.npy").shape == (1, 4)
+    assert pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet")["caption"].to_pylist() == ["a dog"]
+
+
+def test_where_shards_are_cut_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "_GROUP_ROWS", 3)
+    write(tmp_path / "many.parquet")
+    with EmbeddingWriter(tmp_path / "one.parquet", SETTINGS) as writer:
+        for batch in batches(range(10)):
+            writer.add(batch)
+        writer.finish()
+    assert (tmp_path / "many.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
+    assert pq.ParquetFile(tmp_path / "one.parquet").num_row_groups == 3
+
+
+def test_shards_are_cut_by_size(tmp_path: Path) -> None:
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS, shard_bytes=60) as writer:
+        for batch in batches(range(10)):
+            writer.add(batch)
+        assert [(shard.first, shard.count) for shard in writer.shards] == [(0, 6)]  # four vectors of 16 bytes
+
+
+def test_no_good_input_at_all_gives_a_table_without_rows(tmp_path: Path) -> None:
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        writer.add([result(3)])
+        assert writer.finish() == 0
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+
+
+# ---- going on
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, name: str) -> None:
+    out, unbroken = tmp_path / name, tmp_path / "unbroken" / name
+    write(unbroken)
+    stop(out, after=4)
+    assert not out.exists()
+    writer = write(out)
+    assert [(type(error), str(error)) for error in writer.failures] == [(type(e), str(e)) for e in BAD.values()]
+    files = [path.relative_to(unbroken) for path in [unbroken, *unbroken.rglob("*")] if path.is_file()]
+    assert files
+    for file in files:
+        assert (out / file).read_bytes() == (unbroken / file).read_bytes()
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "unbroken"])
+
+
+def test_a_run_goes_on_after_its_last_shard(tmp_path: Path) -> None:
+    stop(tmp_path / "out.parquet", after=6)
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        assert writer.done == 6
+        assert [item.id for item in writer.resume(map(item, range(9)))] == ["6.jpg", "7.jpg", "8.jpg"]
+
+
+def test_what_was_added_is_saved_however_the_run_ends(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        writer.add(next(batches(range(2))))
+        raise KeyboardInterrupt
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        assert writer.done == 2
+
+
+@pytest.mark.parametrize("key", ["weight_hash", "layer", "pool", "normalised"])
+def test_a_run_with_other_settings_is_refused(tmp_path: Path, key: str) -> None:
+    stop(tmp_path / "out.parquet", after=4)
+    with pytest.raises(OutputError, match=f"{key} was {SETTINGS[key]}, is now other.*delete.*to start anew"):
+        EmbeddingWriter(tmp_path / "out.parquet", {**SETTINGS, key: "other"})
+    write(tmp_path / "out.parquet")  # and the refusal did no harm
+
+
+@pytest.mark.parametrize("inputs", [[0, 1, 2], [0, 2, 1, 3, 4], [0, 1, 2, 4, 5], []])
+def test_a_run_with_other_inputs_is_refused(tmp_path: Path, inputs: list[int]) -> None:
+    stop(tmp_path / "out.parquet", after=4)
+    with (
+        pytest.raises(OutputError, match="other inputs"),
+        EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer,
+    ):
+        list(writer.resume(map(item, inputs)))
+
+
+def test_leftovers_of_a_kill_are_cleared(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    stop(out, after=4)
+    (tmp_path / "out.parquet.parts" / "000000000004-000002.parquet.tmp").write_bytes(b"half")
+    (tmp_path / "out.parquet.parts" / "out.parquet.tmp").mkdir()
+    write(out)
+    assert pq.read_table(out).num_rows == 8
+
+
+def test_shards_without_settings_are_nobodys(tmp_path: Path) -> None:
+    """A run was killed between its last two steps: the output is there, its parts are half removed."""
+    out = tmp_path / "out.parquet"
+    stop(out, after=4)
+    (tmp_path / "out.parquet.parts" / "settings.json").unlink()
+    with EmbeddingWriter(out, SETTINGS) as writer:
+        assert writer.done == 0
+
+
+# ---- what is refused
+
+
+def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
+    with (
+        EmbeddingWriter(tmp_path / "out.parquet", SETTINGS),
+        pytest.raises(OutputError, match="another run"),
+    ):
+        EmbeddingWriter(tmp_path / "out.parquet", SETTINGS)
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS):
+        pass
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+def test_an_output_is_replaced_on_request_only(tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    write(out, 4)
+    with pytest.raises(OutputError, match="exists"):
+        write(out)
+    assert os.listdir(tmp_path) == [name]
+    write(out, overwrite=True)
+    rows = pq.read_table(out if out.suffix else out / "metadata" / "metadata_0.parquet").num_rows
+    assert rows == 8
+
+
+def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(OutputError, match="other things"):
+        EmbeddingWriter(tmp_path / "photos", SETTINGS, overwrite=True)
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    (tmp_path / "emb").mkdir()
+    write(tmp_path / "emb")
+    assert (tmp_path / "emb" / "img_emb" / "img_emb_0.npy").is_file()
+
+
+def test_formats_that_cannot_hold_it_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.parquet file"):
+        EmbeddingWriter(tmp_path / "out.csv", SETTINGS)
+    with pytest.raises(ConfigError, match="tokens"):
+        EmbeddingWriter(tmp_path / "out", {**SETTINGS, "pool": "tokens"})
+    assert os.listdir(tmp_path) == []
+
+
+# ---- a full disk
+
+
+@contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """Let no file grow over `limit` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_shard_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    stop(out, after=4)
+    kept = sorted(os.listdir(tmp_path / "out.parquet.parts"))
+    with (
+        pytest.raises(OutputError, match=r"out\.parquet could not be written: .*same command goes on"),
+        EmbeddingWriter(out, SETTINGS, shard_seconds=0) as writer,
+        small_files(1000),
+    ):
+        writer.add([result(number) for number in (4, 5)])
+    assert sorted(os.listdir(tmp_path / "out.parquet.parts")) == kept
+    write(out)
+    assert pq.read_table(out).num_rows == 8
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+def test_an_output_that_does_not_fit_leaves_the_shards(tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    with pytest.raises(OutputError, match="could not be written"), EmbeddingWriter(out, SETTINGS) as writer:
+        for batch in batches(range(10)):
+            writer.add(batch)
+        writer.flush()
+        with small_files(1000):
+            writer.finish()
+    assert os.listdir(tmp_path) == [f"{name}.parts"]
+    assert not list((tmp_path / f"{name}.parts").glob("*.tmp"))
+    write(out)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="Not a directory"):
+        EmbeddingWriter(tmp_path / "file" / "out.parquet", SETTINGS)
+
+
+def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "page.html"
+    with replacing(target) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(target) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "old"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(OutputError, match=r"page\.html could not be written: No space left on device$"),
+        writing(target),
+        replacing(target) as temporary,
+    ):
+        temporary.write_text("new")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["page.html"]

@@ -1,0 +1,185 @@
+"""The stream from inputs to vectors: in order, no more in memory than it needs, every bad file reported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.errors import InputError, MediaNotFoundError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import list_items
+from perception_encoder.inference.media import Media
+from perception_encoder.inference.pipeline import (
+    Embedding,
+    Failure,
+    Request,
+    encode_items,
+    encode_requests,
+    map_in_order,
+)
+from tests.inference.test_media import mutated
+
+
+def text(number: int) -> Request[int]:
+    return Request(number, lambda: Media("text", str(number), f"thing {number}"), is_text=True)
+
+
+def picture(number: int, draw: Callable[[int], Image.Image]) -> Request[int]:
+    return Request(number, lambda: Media("image", str(number), draw(number)))
+
+
+# ---- batches
+
+
+def test_results_come_in_order_whichever_is_done_first() -> None:
+    def work(number: int) -> int:
+        time.sleep(0.02 if number % 3 == 0 else 0)
+        return -number
+
+    assert list(map_in_order(work, range(30), workers=4)) == [-number for number in range(30)]
+
+
+def test_no_more_is_taken_than_is_needed() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    stream = map_in_order(abs, numbers(), workers=3)
+    for seen in range(1, 20):
+        next(stream)
+        assert len(taken) <= seen + 2 * 3
+    stream.close()
+    assert len(taken) < 30
+
+
+def test_an_error_of_the_work_stops_the_stream() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        if number == 5:
+            raise ZeroDivisionError
+        done.append(number)
+        return number
+
+    stream = map_in_order(work, range(1000), workers=2)
+    assert [next(stream) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+    assert len(done) < 12
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
+
+
+def test_each_thread_computes_on_one_core_unless_it_is_the_only_one() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert set(map_in_order(lambda _: torch.get_num_threads(), range(20), workers=3)) == {1}
+        assert list(map_in_order(lambda _: torch.get_num_threads(), range(2), workers=1)) == [2, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_batch_holds_as_many_as_cost_the_same(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
+    requests = [*map(text, range(40)), *(picture(number, draw) for number in range(40, 60))]
+    batches = list(encode_requests(encoder, requests, encoder.feature()))
+    assert (encoder.text_batch_size, encoder.batch_size) == (64, 16)
+    assert [len(batch) for batch in batches] == [40 + 6, 14]
+    assert [result.key for batch in batches for result in batch] == list(range(60))
+
+
+def test_workers_change_no_bit(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
+    def run(workers: int) -> np.ndarray:
+        requests = [picture(number, draw) for number in range(21)]
+        stream = encode_requests(encoder, requests, encoder.feature(1), batch_size=5, workers=workers)
+        return np.stack([result.vector for batch in stream for result in batch if isinstance(result, Embedding)])
+
+    assert (run(2) == run(3)).all()
+
+
+# ---- items
+
+
+def test_items_keep_their_place_and_bad_ones_their_reason(encoder: Encoder, pictures: list[Path]) -> None:
+    pictures[4].write_bytes(b"nothing")
+    (pictures[0].parent / "texts.csv").write_text("text\na dog\na cat\n")
+    items = list(list_items([pictures[0].parent, "gone.jpg", pictures[0].parent / "texts.csv"]))
+    results = [result for batch in encode_items(encoder, items, encoder.feature()) for result in batch]
+    assert [result.key for result in results] == items
+    failures = {result.key.path: result.error for result in results if isinstance(result, Failure)}
+    assert [Path(path).name for path in failures] == ["04.jpg", "gone.jpg"]
+    assert isinstance(failures["gone.jpg"], MediaNotFoundError)
+    np.testing.assert_allclose(results[-1].vector, encoder.encode("a cat"), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(results[7].vector, encoder.encode(pictures[7]), rtol=0, atol=2e-6)
+
+
+@pytest.mark.timeout(200)
+def test_mutated_files_give_their_own_row_or_a_reason(encoder: Encoder, tmp_path: Path) -> None:
+    """Three hundred damaged pictures and videos: no crash, no hang, and no row that is another's."""
+    for name, data in mutated(300, np.random.default_rng(77)):
+        (tmp_path / name).write_bytes(data)
+    paths = sorted(tmp_path.iterdir())
+    encode = partial(encoder.encode, layer=0, pool="mean", frames=2)
+    skipped: dict[int, InputError] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = encode(paths, skipped=skipped)
+    assert len(rows) + len(skipped) == 300
+    assert 50 < len(skipped) < 250
+    good = [index for index in range(300) if index not in skipped]
+    for row, index in zip(rows, good, strict=True):
+        np.testing.assert_allclose(row, encode(paths[index]), rtol=0, atol=5e-6, err_msg=paths[index].name)
+    for index, error in skipped.items():
+        assert paths[index].name in str(error)
+        with pytest.raises(type(error)):
+            encode(paths[index])
+
+
+MEMORY = """
+import resource, sys, torch
+from pathlib import Path
+from perception_encoder.inference.encoder import load
+from perception_encoder.inference.listing import list_items
+from perception_encoder.inference.output import EmbeddingWriter
+from perception_encoder.inference.pipeline import encode_items
+
+folder, checkpoint, out = sys.argv[1:]
+encoder = load(checkpoint, dtype=torch.float32)
+feature = encoder.feature(0, "mean")
+peaks = {}
+with EmbeddingWriter(Path(out), encoder.describe(feature), shard_bytes=1 << 20) as writer:
+    done = 0
+    for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, workers=2):
+        writer.add(batch)
+        done += len(batch)
+        peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert writer.finish() == 10_000
+    peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+early = next(peak for done, peak in peaks.items() if done >= 2_000)
+print((peaks[10_000] - early) / 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has other units elsewhere")
+def test_memory_stays_flat_over_ten_thousand_files(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(10_000):
+        (folder / f"{number:05d}.jpg").hardlink_to(pictures[number % len(pictures)])
+    command = [sys.executable, "-c", MEMORY, folder, checkpoint, tmp_path / "out.parquet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 24, "MiB that the peak grew by after the first 2,000 files"
