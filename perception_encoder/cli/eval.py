@@ -25,14 +25,17 @@ def suite(
     drawings: Annotated[Path | None, typer.Option(help="Folder that `pe data prepare` made.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file of all figures.")] = None,
     split: Annotated[str, typer.Option(help="test, or val (zero-shot only).")] = "test",
-    prompts: Annotated[str, typer.Option(help="imagenet (80 templates), photo (one), name (none).")] = "imagenet",
+    prompts: Annotated[
+        str, typer.Option(help="Names of templates: photo (25), imagenet (80), name.")
+    ] = "photo,imagenet",
 ) -> None:
     """Classify labelled photographs, zero-shot and by a linear probe.
 
     Shown: mean class accuracy in percent, with half the width of its 95 % interval, under both transforms (squash and
-    centre crop), beside chance. With drawings, the style that is never trained on is found by its names. Shards hold
-    KEY.jpg with KEY.json (`source`, `label`, and if there is one `coarse`). Needs the extra `eval`. Status 1: some
-    pictures could not be decoded, and are listed; they are in no figure.
+    centre crop) with the first of the prompts, beside chance; the JSON has every figure. With drawings, the style that
+    is never trained on is found by its names. Shards hold KEY.jpg with KEY.json (`source`, `label`, and if there is
+    one `coarse`). Needs the extra `eval`. Status 1: some pictures could not be decoded, and are listed; they are in no
+    figure.
 
     Examples:
 
@@ -45,7 +48,7 @@ def suite(
     from perception_encoder.evaluation.transforms import load_transforms
 
     encoders, about = load_transforms(model)
-    made = Suite(encoders, prompts, track)
+    made = Suite(encoders, [name.strip() for name in prompts.split(",")], track)
     made.classify_photos(photos, split)
     if drawings is not None:
         made.retrieve_drawings(drawings)

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.features import check_finite
 from perception_encoder.evaluation.protocol import ImageTextEncoder
@@ -112,13 +113,21 @@ KINETICS_TEMPLATES = tuple(
 )
 """28 templates for actions in videos."""
 
-PROMPTS = {
+PROMPTS: Mapping[str, tuple[str, ...]] = {
     "imagenet": IMAGENET_TEMPLATES,
     "kinetics": KINETICS_TEMPLATES,
-    "photo": ("a photo of a {}.",),
+    "photo": PHOTO_TEMPLATES,
     "name": ("{}",),
 }
-"""Templates by the name that results are labelled with."""
+"""Templates by the name that results are labelled with; `photo` has those of ImageNet's 80 that the built-in model's
+captions use, all about plain photographs."""
+
+
+def find_templates(name: str) -> tuple[str, ...]:
+    """The templates of a name; `ConfigError` shows the names there are."""
+    if name not in PROMPTS:
+        raise ConfigError(f"no prompts are called {name!r}; there are {', '.join(PROMPTS)}")
+    return PROMPTS[name]
 
 
 def ensemble(encoder: ImageTextEncoder, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:

@@ -36,22 +36,25 @@ class Table:
 
 
 def classification_table(result: SuiteResult) -> Table:
-    """Mean class accuracy of each task: zero-shot under each transform, probe, chance, and the built-in's marks."""
-    zero_shot = [m for m in result.measurements if m.method == "zero-shot"]
-    probes = {m.task: m for m in result.measurements if m.method == "linear probe"}
+    """Mean class accuracy of each task: zero-shot with the first prompts, probe, chance, and the built-in's marks."""
+    zero_shot = [m for m in result.measurements if m.method == "zero-shot" and m.prompts == first_prompts(result)]
+    probes = {m.task: _percent(m.metrics[0]) for m in result.measurements if m.method == "linear probe"}
     transforms = tuple(dict.fromkeys(m.transform for m in zero_shot))
     marked = result.model == BUILTIN and result.split == "test"
     rows = []
     for task in dict.fromkeys(m.task for m in zero_shot):
-        by_transform = {m.transform: m for m in zero_shot if m.task == task}
-        first = by_transform[transforms[0]]
-        row = [task, f"{first.metrics[0].n:,}", str(first.classes), f"{100 / first.classes:.1f}"]
-        row += [_percent(by_transform[transform].metrics[0]) for transform in transforms]
-        row.append(_percent(probes[task].metrics[0]) if task in probes else "–")
-        best = max(m.metrics[0].value for m in by_transform.values())
-        rows.append((*row, _mark(task, best)) if marked else tuple(row))
+        found = [m for m in zero_shot if m.task == task]
+        accuracy = [m.metrics[0] for m in found]
+        row = [task, f"{accuracy[0].n:,}", str(found[0].classes), f"{100 / found[0].classes:.1f}"]
+        row += [*map(_percent, accuracy), probes.get(task, "–")]
+        rows.append((*row, *([_mark(task, max(a.value for a in accuracy))] if marked else [])))
     columns = ("task", "pictures", "classes", "chance", *transforms, "linear probe")
     return Table((*columns, "mark") if marked else columns, tuple(rows))
+
+
+def first_prompts(result: SuiteResult) -> str:
+    """Name of the prompts that stand in front; empty where nothing was classified zero-shot."""
+    return next((m.prompts for m in result.measurements if m.method == "zero-shot"), "")
 
 
 def _mark(task: str, value: float) -> str:
@@ -91,10 +94,9 @@ def _percent(metric: Metric) -> str:
 
 def figures(result: SuiteResult) -> str:
     """The figures in Markdown, as the page and the model card show them."""
-    prompts = sorted({m.prompts for m in result.measurements if m.method == "zero-shot"})
     lines = [
         f"Mean class accuracy on the `{result.split}` split in percent, ± half the width of its 95 % interval:",
-        f"zero-shot (prompts: {', '.join(prompts)}) under each transform, and a linear probe on the frozen features.",
+        f"zero-shot with the prompts `{first_prompts(result)}` under each transform, and a linear probe.",
         "",
         classification_table(result).markdown(),
     ]

@@ -19,11 +19,12 @@ from perception_encoder.evaluation.classification import accuracies, check_class
 from perception_encoder.evaluation.features import Features, encode_pictures, relabel
 from perception_encoder.evaluation.linear_probe import fit_probe
 from perception_encoder.evaluation.metrics import share
-from perception_encoder.evaluation.prompts import PROMPTS, ensemble
+from perception_encoder.evaluation.prompts import PROMPTS, ensemble, find_templates
 from perception_encoder.evaluation.protocol import ImageTextEncoder, Metric
 from perception_encoder.evaluation.retrieval import dual_softmax, found_first
 
 SPLITS = ("test", "val")
+DEFAULT_PROMPTS = ("photo", "imagenet")
 SEED = 0  # of the bootstrap
 
 
@@ -59,14 +60,17 @@ class Suite:
     """One model's figures in the making.
 
     `encoders`: the model under each transform, by the transform's name; the probe and retrieval take the first.
+    `prompts`: names of templates (see `PROMPTS`); photographs are classified with each, and the first stands in front.
     """
 
     def __init__(
-        self, encoders: Mapping[str, ImageTextEncoder], prompts: str = "imagenet", track: Track = untracked
+        self,
+        encoders: Mapping[str, ImageTextEncoder],
+        prompts: Sequence[str] = DEFAULT_PROMPTS,
+        track: Track = untracked,
     ) -> None:
-        if prompts not in PROMPTS:
-            raise ConfigError(f"no prompts are called {prompts!r}; there are {', '.join(PROMPTS)}")
-        self.encoders, self.prompts, self.track = encoders, prompts, track
+        self.encoders, self.track = encoders, track
+        self.templates = {name: find_templates(name) for name in prompts}
         self.transform = next(iter(encoders))
         self.measurements: list[Measurement] = []
         self.failures: list[InputError] = []
@@ -112,12 +116,13 @@ class Suite:
         )
 
     def _classify(self, task: LabelledPictures, classes: Sequence[str]) -> None:
-        vectors = ensemble(self.encoders[self.transform], classes, PROMPTS[self.prompts])
-        for transform in self.encoders:
-            features = self._encode(task, transform)
-            metrics = accuracies(classify(features.vectors, vectors), features, classes, self._generator)
-            measured = Measurement(task.name, "zero-shot", transform, self.prompts, len(classes), metrics)
-            self.measurements.append(measured)
+        for prompts, templates in self.templates.items():
+            vectors = ensemble(self.encoders[self.transform], classes, templates)
+            for transform in self.encoders:
+                features = self._encode(task, transform)
+                metrics = accuracies(classify(features.vectors, vectors), features, classes, self._generator)
+                measured = Measurement(task.name, "zero-shot", transform, prompts, len(classes), metrics)
+                self.measurements.append(measured)
 
     def _probe(
         self, task: LabelledPictures, train: LabelledPictures, val: LabelledPictures, classes: Sequence[str]

@@ -29,13 +29,21 @@ def colours(monkeypatch) -> None:
 def test_figures_are_shown_and_written(run_pe, colours, photos: Path, tmp_path: Path) -> None:
     write_colours(tmp_path / "drawn" / "unseen" / "openmoji.tar", "openmoji", ["red heart", "green leaf"])
     out = tmp_path / "figures.json"
-    run = run_pe("eval", "suite", "any", "--photos", photos, "--drawings", tmp_path / "drawn", "-o", out)
+    drawings = ("--drawings", tmp_path / "drawn")
+    run = run_pe("eval", "suite", "any", "--photos", photos, *drawings, "--prompts", "name, photo", "-o", out)
     assert run.status == output.OK
     assert "colours, test" in run.stdout and "33.3" in run.stdout and "100.0" in run.stdout
     assert "picture by name R@1" in run.stdout
     written = json.loads(out.read_text(encoding="utf-8"))
     assert written["about"] == {"weights": "any"}
-    assert [m["method"] for m in written["measurements"]] == ["zero-shot", "zero-shot", "linear probe", "retrieval"]
+    assert [(m["method"], m["prompts"]) for m in written["measurements"]] == [
+        ("zero-shot", "name"),
+        ("zero-shot", "name"),
+        ("zero-shot", "photo"),
+        ("zero-shot", "photo"),
+        ("linear probe", ""),
+        ("retrieval", "name"),
+    ]
 
 
 def test_a_broken_picture_is_listed_and_changes_the_status(run_pe, colours, photos: Path) -> None:

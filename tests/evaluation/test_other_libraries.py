@@ -78,7 +78,7 @@ def test_a_timm_model_is_probed(photos: Path) -> None:
 
 def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
     encoder = OpenClipEncoder()
-    suite = Suite({"crop": encoder})
+    suite = Suite({"crop": encoder}, ["imagenet"])
     suite.classify_photos(photos)
     zero_shot, probe = suite.measurements
     assert suite.result("test", {}).model == "tiny"

@@ -26,8 +26,7 @@ from perception_encoder.evaluation.suite import Measurement, SuiteResult
 from perception_encoder.models.registry import BUILTIN
 
 
-def measured(task: str, method: str, transform: str, value: float) -> Measurement:
-    prompts = "imagenet" if method == "zero-shot" else ""
+def measured(task: str, method: str, transform: str, value: float, prompts: str = "photo") -> Measurement:
     metrics = (
         Metric("mean class accuracy", value, 1649, (value - 0.02, value + 0.01)),
         Metric("top-1", value / 2, 1649, (0.1, 0.3)),
@@ -41,7 +40,8 @@ RESULT = SuiteResult(
     measurements=(
         measured("flowers", "zero-shot", "squash", 0.73),
         measured("flowers", "zero-shot", "crop", 0.75),
-        measured("flowers", "linear probe", "squash", 0.8125),
+        measured("flowers", "zero-shot", "crop", 0.99, "imagenet"),
+        measured("flowers", "linear probe", "squash", 0.8125, ""),
         measured("clothing", "zero-shot", "squash", 0.399),
         measured("clothing", "zero-shot", "crop", 0.1),
         measured("caltech101/unseen", "zero-shot", "squash", 0.2),
@@ -84,9 +84,9 @@ def test_retrieval_stands_beside_chance() -> None:
 
 def test_every_figure_is_listed_with_its_label() -> None:
     rows = full_table(RESULT).rows
-    assert len(rows) == 15
-    assert rows[2] == ("flowers", "zero-shot", "crop", "imagenet", "mean class accuracy", "1,649", "75.0", "73.0–76.0")
-    assert rows[4][:4] == ("flowers", "linear probe", "squash", "–")
+    assert len(rows) == 17
+    assert rows[2] == ("flowers", "zero-shot", "crop", "photo", "mean class accuracy", "1,649", "75.0", "73.0–76.0")
+    assert rows[6][:4] == ("flowers", "linear probe", "squash", "–")
 
 
 def test_tables_in_markdown() -> None:
