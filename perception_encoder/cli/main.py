@@ -1,6 +1,6 @@
 """The `pe` command: its verbs by name, what all verbs share, and how a run ends.
 
-A verb is a line in VERBS and a module with `app = typer.Typer()`. One command makes a plain verb
+A verb is a name in VERBS and a module with `app = typer.Typer()`. One command makes a plain verb
 (`pe models`); several commands, or a callback, make a group (`pe export onnx`). A module is imported
 when its verb is asked for, or listed, so it imports torch only inside its functions.
 """
@@ -24,13 +24,8 @@ from perception_encoder.cli import output
 from perception_encoder.errors import PerceptionEncoderError
 
 VERBS = {
-    "embed": "perception_encoder.cli.embed",
-    "models": "perception_encoder.cli.models",
-    "data": "perception_encoder.cli.data",
-    "train": "perception_encoder.cli.train",
-    "eval": "perception_encoder.cli.eval",
-    "convert": "perception_encoder.cli.convert",
-    "export": "perception_encoder.cli.export",
+    name: f"perception_encoder.cli.{name}"
+    for name in ("demo", "search", "classify", "embed", "models", "data", "train", "eval", "convert", "export")
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 

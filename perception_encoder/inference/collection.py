@@ -1,0 +1,65 @@
+"""Pictures and videos held as vectors in memory: what search ranks and classification names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.inference.pipeline import Embedding, encode_items
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Items with their vectors, and those that could not be encoded."""
+
+    items: list[Item]
+    vectors: np.ndarray
+    """float32 (n, D), unit length, one row an item."""
+    is_video: list[bool]
+    failures: list[InputError]
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """The failures, ready for JSON."""
+        return [{"path": failure.source, "reason": failure.reason} for failure in self.failures]
+
+    @property
+    def total(self) -> int:
+        """Inputs in all, failures included."""
+        return len(self.items) + len(self.failures)
+
+
+def list_media(paths: Iterable[str | Path]) -> list[Item]:
+    """The pictures and videos that the paths hold; a table's texts are no media, and raise when they are opened.
+
+    Raises DataError where there are none.
+    """
+    paths = list(paths)
+    items = [replace(item, text=None) for item in list_items(paths)]
+    if not items:
+        raise DataError(f"no pictures or videos in {', '.join(map(str, paths))}")
+    return items
+
+
+def encode_media(encoder: Encoder, items: Iterable[Item], advance: Callable[[int], object]) -> Collection:
+    """Encode items, in order, each video as the mean of its frames; `advance` is told how many more are done."""
+    good: list[Item] = []
+    vectors = [np.empty((0, encoder.dimension), np.float32)]
+    is_video: list[bool] = []
+    failures: list[InputError] = []
+    for batch in encode_items(encoder, items, encoder.feature()):
+        for result in batch:
+            if isinstance(result, Embedding):
+                good.append(result.key)
+                vectors.append(result.vector[None])
+                is_video.append(bool(result.times))
+            else:
+                failures.append(result.error)
+        advance(len(batch))
+    return Collection(items=good, vectors=np.concatenate(vectors), is_video=is_video, failures=failures)

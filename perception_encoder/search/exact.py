@@ -1,0 +1,35 @@
+"""Exact search in memory: every query against every vector, best first."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from perception_encoder.errors import ShapeError
+
+_BLOCK_VALUES = 1 << 24
+"""Scores held at a time: 64 MiB, however many queries there are."""
+
+
+def best_rows(
+    queries: Float[np.ndarray, "Q D"], gallery: Float[np.ndarray, "N D"], top: int
+) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
+    """Score by dot product (cosine similarity, for unit vectors): the `top` best scores of each query and their rows.
+
+    K = min(top, N). Equal scores keep the gallery's order. Raises ShapeError where the dimensions differ, as they do
+    for vectors of two models.
+    """
+    if queries.shape[1] != gallery.shape[1]:
+        raise ShapeError(
+            f"queries have {queries.shape[1]} dimensions, the gallery has {gallery.shape[1]}; encode both by one model"
+        )
+    count = min(top, len(gallery))
+    scores = np.empty((len(queries), count), np.float32)
+    rows = np.empty((len(queries), count), np.int64)
+    step = max(1, _BLOCK_VALUES // max(1, len(gallery)))
+    for start in range(0, len(queries), step):
+        block = queries[start : start + step] @ gallery.T  # (Q', N)
+        best = np.argsort(-block, axis=1, kind="stable")[:, :count]
+        rows[start : start + step] = best
+        scores[start : start + step] = np.take_along_axis(block, best, axis=1)
+    return scores, rows

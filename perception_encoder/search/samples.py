@@ -1,0 +1,120 @@
+"""Sample pictures to try things on: photographs that scikit-image brings, and a clip made of one of them.
+
+scikit-image's documentation names their origins and licences. The motorcycles are a stereo pair (Middlebury 2014,
+Scharstein and others): the left view becomes the clip, the right one a query.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.inference.output import writing
+from perception_encoder.preprocess.image import open_image
+
+PICTURES = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "moon.png",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+"""Photographs, by scikit-image's file names; its drawings and micrographs are left out."""
+CLIP, CLIP_SOURCE = "motorcycle.mp4", "motorcycle_left.png"
+"""A clip, and the photograph it pans over."""
+QUERY = "motorcycle_right.png"
+"""What the clip shows, as a second camera saw it."""
+
+LABELS = (
+    "brick wall",
+    "cat",
+    "dog",
+    "horse",
+    "flower",
+    "pizza",
+    "guitar",
+    "car",
+    "motorcycle",
+    "bicycle",
+    "rocket",
+    "airplane",
+    "astronaut",
+    "photographer",
+    "cup of coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "stars",
+    "moon",
+    "page of text",
+    "eye",
+)
+"""Names to choose from: what the samples show, and as many things that they do not."""
+QUERIES = ("a cat", "a cup of coffee", "a motorcycle", "a rocket", "the night sky")
+"""Texts to look for."""
+
+_RATE, _SECONDS, _WINDOW = 15, 4, (480, 360)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Where the samples lie."""
+
+    gallery: Path
+    """Folder of the photographs and the clip."""
+    query: Path
+    """A picture to look for, outside the gallery."""
+
+
+def write_samples(folder: Path) -> Samples:
+    """Copy the photographs to FOLDER/pictures and the query beside it, and write the clip.
+
+    Raises MissingExtraError or DataError without scikit-image's pictures, OutputError where FOLDER cannot be written.
+    """
+    try:
+        import skimage
+    except ImportError:
+        raise MissingExtraError("scikit-image", "demo") from None
+    source = Path(skimage.__file__).parent / "data"
+    missing = [name for name in (*PICTURES, CLIP_SOURCE, QUERY) if not (source / name).is_file()]
+    if missing:
+        raise DataError(f"this scikit-image does not bring {', '.join(missing)}; install scikit-image 0.26")
+    gallery, query = folder / "pictures", folder / QUERY
+    with writing(folder):
+        gallery.mkdir(parents=True, exist_ok=True)
+        for name in PICTURES:
+            shutil.copyfile(source / name, gallery / name)
+        shutil.copyfile(source / QUERY, query)
+        write_pan(source / CLIP_SOURCE, gallery / CLIP)
+    return Samples(gallery=gallery, query=query)
+
+
+def write_pan(picture: Path, clip: Path) -> None:
+    """Write an MP4 of four seconds that moves from a picture's left side to its right."""
+    import av
+
+    image = open_image(picture).convert("RGB")
+    width, height = _WINDOW
+    room = (image.width - width, (image.height - height) // 2)
+    count = _RATE * _SECONDS
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("h264", rate=Fraction(_RATE), options={"crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(count):
+            left = room[0] * index // (count - 1)
+            window = image.crop((left, room[1], left + width, room[1] + height))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(window), format="rgb24")))
+        container.mux(stream.encode())

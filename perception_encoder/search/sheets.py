@@ -1,0 +1,94 @@
+"""Contact sheets of results: hits by query, items by their most probable label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import InputError
+from perception_encoder.inference.collection import Collection
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import Item
+from perception_encoder.inference.media import Media, open_media
+from perception_encoder.preprocess.video import VideoFrames
+from perception_encoder.search.hits import Hit, best_moment
+from perception_encoder.search.pages import Section, Tile, link_to
+
+
+def name_query(query: Media) -> str:
+    """A query as a heading: a text in quotes, a picture by its file name."""
+    return f"“{query.name}”" if query.kind == "text" else f"like {_file_name(query.name)}"
+
+
+def query_sections(queries: Sequence[Media], results: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
+    """A section for each query, with its hits, of a sheet that will be at `page`."""
+    for query, hits in zip(queries, results, strict=True):
+        picture = None if query.kind == "text" else open_preview(query)
+        tiles = (_tile(hit.item, hit.time, page, f"{hit.score:.3f}") for hit in hits)
+        yield Section(heading=name_query(query), tiles=tiles, picture=picture)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Items with the labels they were given."""
+
+    encoder: Encoder
+    collection: Collection
+    guesses: Sequence[Sequence[tuple[str, float]]]
+    """Labels and probabilities of each item, best first."""
+    class_vectors: dict[str, np.ndarray]
+    """Unit vectors (D,) by label, to choose the frame of a video by."""
+
+    def tile(self, row: int, page: Path) -> Tile:
+        """An item with its best label's probability, the other labels below."""
+        item, ((label, share), *others) = self.collection.items[row], self.guesses[row]
+        is_video, vector = self.collection.is_video[row], self.class_vectors[label]
+        time = best_moment(self.encoder, item, vector) if is_video else None
+        rest = " · ".join(f"{other} {each:.0%}" for other, each in others)
+        return replace(_tile(item, time, page, f"{share:.0%}"), share=share, details=(rest,))
+
+    def sections(self, page: Path) -> Iterator[Section]:
+        """A section for each label that is some item's best, commonest first, and in it the surest items first."""
+        by_label: dict[str, list[int]] = {}
+        for row, ranked in enumerate(self.guesses):
+            by_label.setdefault(ranked[0][0], []).append(row)
+        for label, rows in sorted(by_label.items(), key=lambda entry: -len(entry[1])):
+            rows.sort(key=lambda row: -self.guesses[row][0][1])
+            tiles = (self.tile(row, page) for row in rows)
+            yield Section(heading=label, tiles=tiles, note=f"{len(rows)} of {len(self.guesses)}")
+
+    def section(self, heading: str, note: str, page: Path) -> Section:
+        """All items in their order, each under its best label."""
+        tiles = (self._under_label(self.tile(row, page), row) for row in range(len(self.guesses)))
+        return Section(heading=heading, tiles=tiles, note=note)
+
+    def _under_label(self, tile: Tile, row: int) -> Tile:
+        return replace(tile, caption=self.guesses[row][0][0], details=(tile.caption, *tile.details))
+
+
+def _tile(item: Item, time: float | None, page: Path, figure: str = "") -> Tile:
+    try:
+        media = item.media()
+        if time is not None:
+            media = replace(media, start=time, end=time)
+        image = open_preview(media)
+    except InputError:
+        image = None
+    link = link_to(item.source, page) if isinstance(item.source, (Path, str)) else None
+    return Tile(image=image, caption=_file_name(item.path), hint=item.id, figure=figure, time=time, link=link)
+
+
+def _file_name(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def open_preview(media: Media) -> Image.Image | None:
+    """A picture, or a video's first frame; None for a text."""
+    opened = open_media(media, frames=1)
+    if isinstance(opened, VideoFrames):
+        return opened.images[0]
+    return opened if isinstance(opened, Image.Image) else None

@@ -1,0 +1,57 @@
+"""`pe classify`: what it prints and writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.evaluation.zero_shot import Namer
+from perception_encoder.inference.encoder import Encoder
+from tests.clips import clip
+
+LABELS = "cat,dog,red mug,other pet"
+
+
+def test_files_are_named_with_probabilities(run_pe, checkpoint: Path, pictures: list[Path], encoder: Encoder) -> None:
+    run = run_pe("classify", pictures[0].parent, "--labels", LABELS, "--model", checkpoint, "--json", "--top", "4")
+    assert run.status == 0, run.stderr
+    printed = json.loads(run.stdout)
+    assert printed["model"] == "PE-Core-N16-128" and printed["labels"] == LABELS.split(",")
+    assert [file["path"] for file in printed["files"]] == list(map(str, pictures))
+    expected = Namer(encoder, LABELS.split(",")).guess(encoder.encode_images(pictures), top=4)
+    for file, guesses in zip(printed["files"], expected, strict=True):
+        assert sum(guess["probability"] for guess in file["labels"]) == pytest.approx(1, abs=1e-4)
+        found = {guess["label"]: guess["probability"] for guess in file["labels"]}
+        np.testing.assert_allclose([found[label] for label, _ in guesses], [p for _, p in guesses], atol=0.03)
+
+
+def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
+    pictures[1].write_bytes(b"no picture")
+    (pictures[0].parent / "clip.mp4").write_bytes(clip(20))
+    (pictures[0].parent / "labels.txt").write_text("cat\ndog\nred mug\n")
+    glob = pictures[0].parent / "0[01].jpg"
+    clip_, labels = pictures[0].parent / "clip.mp4", f"@{pictures[0].parent / 'labels.txt'}"
+    run = run_pe("classify", glob, clip_, "missing.jpg", "--labels", labels, "--model", checkpoint, "--top", "2")
+    assert run.status == 1
+    lines = "".join(run.stdout.split())
+    assert "00.jpg" in lines and "clip.mp4" in lines and "01.jpg" not in lines
+    assert "01.jpg: is not a picture" in run.stderr and "missing.jpg: no such file" in run.stderr
+    assert run.stderr.endswith("2 of 4 inputs skipped\n")
+
+
+def test_a_contact_sheet_by_label(run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "sheets" / "named.html"
+    run = run_pe("classify", *pictures[:3], "--labels", LABELS, "--model", checkpoint, "--html", page)
+    assert run.status == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<li class") == 3 and "../pictures/00.jpg" in text
+
+
+def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -> None:
+    one = run_pe("classify", tmp_path, "--labels", "cat", "--model", "no-such-model")
+    assert one.status == 2 and "at least two labels" in one.stderr
+    nothing = run_pe("classify", tmp_path, "--labels", LABELS, "--model", "no-such-model")
+    assert nothing.status == 2 and "no pictures or videos in" in nothing.stderr

@@ -1,0 +1,70 @@
+"""`pe search`: what it prints and writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clips import clip
+
+
+def test_hits_of_a_text_come_best_first(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
+    run = run_pe("search", "a red mug", pictures[0].parent, "--model", checkpoint, "--json", "--top", "7")
+    assert run.status == 0, run.stderr
+    printed = json.loads(run.stdout)
+    (query,) = printed["queries"]
+    assert query["text"] == "a red mug" and printed["skipped"] == []
+    scores = [hit["score"] for hit in query["hits"]]
+    assert len(scores) == 7 and scores == sorted(scores, reverse=True)
+    assert {hit["path"] for hit in query["hits"]} < set(map(str, pictures))
+
+
+def test_pictures_and_texts_may_be_looked_for_at_once(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
+    copy = pictures[0].with_name("copy [b].jpg")
+    copy.write_bytes(pictures[5].read_bytes())
+    options = ("--image", pictures[5], "--text", "a [/cat]", "--top", "2", "--model", checkpoint)
+    run = run_pe("search", pictures[0].parent, *options)
+    assert run.status == 0, run.stderr
+    assert "“a [/cat]”" in run.stdout and "like 05.jpg" in run.stdout
+    assert "1.000" in run.stdout and "copy [b].jpg" in "".join(run.stdout.split("\n")).replace("  ", "")
+
+
+def test_videos_are_hits_with_a_time_and_bad_files_reported(run_pe, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(clip(60))
+    (tmp_path / "empty.jpg").touch()
+    run = run_pe("search", "a dog", tmp_path, "--model", checkpoint, "--json")
+    assert run.status == 1 and "empty.jpg: is empty" in run.stderr
+    printed = json.loads(run.stdout)
+    (hit,) = printed["queries"][0]["hits"]
+    assert 0 <= hit["time"] < 2.4
+    assert printed["skipped"] == [{"path": str(tmp_path / "empty.jpg"), "reason": "is empty"}]
+
+
+def test_a_contact_sheet_has_a_row_for_each_query(
+    run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    page = tmp_path / "found.html"
+    texts = ("--text", "<b>a cat</b>", "--text", "a dog")
+    run = run_pe("search", *texts, pictures[0].parent, "--top", "4", "--html", page, "--model", checkpoint)
+    assert run.status == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<section>") == 2 and text.count("<li class") == 8
+    assert "&lt;b&gt;a cat&lt;/b&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("a red mug",), "name a folder too"),
+        ((" ", "."), "the query is empty"),
+        (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
+        (("a cat", "."), "no pictures or videos in ."),
+        (("--top", "0", "a cat", "."), "--top"),
+    ],
+)
+def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = run_pe("search", *arguments, "--model", "no-such-model")
+    assert run.status == 2 and said in run.stderr
