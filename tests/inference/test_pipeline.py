@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import threading
@@ -17,9 +18,9 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError
-from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.encoder import Encoder, Feature
 from perception_encoder.inference.listing import list_items
-from perception_encoder.inference.media import Media
+from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.pipeline import (
     Embedding,
     Failure,
@@ -97,9 +98,46 @@ def test_each_thread_computes_on_one_core_unless_it_is_the_only_one() -> None:
 def test_a_batch_holds_as_many_as_cost_the_same(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
     requests = [*map(text, range(40)), *(picture(number, draw) for number in range(40, 60))]
     batches = list(encode_requests(encoder, requests, encoder.feature()))
-    assert (encoder.text_batch_size, encoder.batch_size) == (64, 16)
-    assert [len(batch) for batch in batches] == [40 + 6, 14]
+    assert (encoder.text_batch_size, encoder.batch_size) == (64, 12)
+    assert [len(batch) for batch in batches] == [40 + 5, 12, 3]
     assert [result.key for batch in batches for result in batch] == list(range(60))
+
+
+def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
+    decoded = threading.Event()
+
+    def embed_pixels(pixels: torch.Tensor, feature: Feature) -> torch.Tensor:
+        assert decoded.wait(timeout=20), "the second batch is not decoded while the first one is encoded"
+        return torch.zeros(len(pixels), 4)
+
+    def resolve(number: int) -> Media:
+        if number == 2:
+            decoded.set()
+        return Media("image", str(number), draw(number))
+
+    waiting = copy.copy(encoder)
+    waiting.embed_pixels = embed_pixels  # type: ignore[method-assign]
+    requests = [Request(number, partial(resolve, number)) for number in range(4)]
+    assert len(list(encode_requests(waiting, requests, encoder.feature(), batch_size=2, workers=2))) == 2
+
+
+def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) -> None:
+    sizes: list[int] = []
+
+    def embed_pixels(pixels: torch.Tensor, feature: Feature) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return encoder.embed_pixels(pixels, feature)
+
+    counting = copy.copy(encoder)
+    counting.embed_pixels = embed_pixels  # type: ignore[method-assign]
+    videos = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 32, 3), dtype=np.uint8)
+    feature = encoder.feature(0, frames=7)
+    requests = [Request(number, partial(resolve, video)) for number, video in enumerate(videos)]
+    (batch,) = encode_requests(counting, requests, feature, batch_size=4, workers=1)
+    assert sizes == [4, 4, 4, 4, 4, 1]
+    for result, video in zip(batch, videos, strict=True):
+        assert isinstance(result, Embedding)
+        np.testing.assert_allclose(result.vector, encoder.encode(video, layer=0, frames=7), rtol=0, atol=2e-6)
 
 
 def test_workers_change_no_bit(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:

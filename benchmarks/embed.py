@@ -1,0 +1,148 @@
+"""How much of the encoding speed is left when the pictures come from a folder of JPEGs, and the rows go to a file.
+
+    python -m benchmarks.embed [--rounds 7] [--out docs/results/embed.json]
+
+Three speeds a model (random weights), in turn, so that the machine's noise falls on all alike: encoding alone (pictures
+decoded and resized beforehand, every core busy), decoding and resizing alone, and all of `pe embed`. Where decoding
+runs on the cores that encode, no arrangement can be faster than both one after the other: that limit is given too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import list_items
+from perception_encoder.inference.output import EmbeddingWriter
+from perception_encoder.inference.pipeline import encode_items, map_in_order
+from perception_encoder.models.weights import create_model
+from perception_encoder.preprocess.image import open_image
+
+PICTURES = {"PE-Core-B16-224": 128, "PE-Core-N16-128": 768}
+SIZE, QUALITY = (640, 480), 90
+ENCODE, DECODE, FOLDER = "encode only", "decode only", "folder to file"
+
+
+def write_photographs(folder: Path, count: int) -> list[Path]:
+    """Write JPEGs cut from scikit-image's photographs, each from another place."""
+    from skimage import data
+
+    photographs = [Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    generator = np.random.default_rng(0)
+    paths = [folder / f"{number:04d}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        photograph = photographs[number % len(photographs)]
+        left, top = (int(generator.integers(0, side // 4)) for side in photograph.size)
+        box = (left, top, left + photograph.width * 3 // 4, top + photograph.height * 3 // 4)
+        photograph.resize(SIZE, Image.Resampling.BICUBIC, box).save(path, quality=QUALITY)
+    return paths
+
+
+def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], object]]:
+    """What is timed, by label."""
+    encoder = Encoder(create_model(name))
+    feature, cores = encoder.feature(), torch.get_num_threads()
+    transform, size = encoder.transform, encoder.batch_size
+    groups = [paths[start : start + size] for start in range(0, len(paths), size)]
+
+    def decode(group: Sequence[Path]) -> torch.Tensor:
+        return torch.stack([transform.pixels(open_image(path)) for path in group])
+
+    pixels = list(map(decode, groups))
+
+    def embed() -> None:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            EmbeddingWriter(Path(folder) / "out.parquet", encoder.describe(feature)) as writer,
+        ):
+            for batch in encode_items(encoder, writer.resume(list_items([paths[0].parent])), feature):
+                writer.add(batch)
+            writer.finish()
+
+    return {
+        ENCODE: lambda: list(map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores)),
+        DECODE: lambda: list(map_in_order(decode, groups, cores)),
+        FOLDER: embed,
+    }
+
+
+def measure(name: str, rounds: int) -> dict[str, list[float]]:
+    """Pictures a second of each contender in each round, after one that warms up."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_photographs(Path(folder), PICTURES[name])
+        runs = contenders(name, paths)
+        speeds: dict[str, list[float]] = {label: [] for label in runs}
+        for number in range(rounds + 1):
+            for label, run in runs.items():
+                start = time.perf_counter()
+                run()
+                speed = len(paths) / (time.perf_counter() - start)
+                if number:
+                    speeds[label].append(speed)
+                print(f"{name} round {number}/{rounds}  {label}: {speed:.1f}/s", flush=True)
+    return speeds
+
+
+def page(result: dict[str, Any]) -> str:
+    """The results page of a run's JSON."""
+    rows = []
+    for name, speeds in result["speeds"].items():
+        encode, decode, folder = (statistics.median(speeds[label]) for label in (ENCODE, DECODE, FOLDER))
+        shares = [f / e for f, e in zip(speeds[FOLDER], speeds[ENCODE], strict=True)]
+        limit = decode / (decode + encode)
+        rows.append(
+            f"| {name} | {encode:.1f} | {decode:.1f} | {folder:.1f} | {statistics.median(shares):.2f} "
+            f"({min(shares):.2f}–{max(shares):.2f}) | {limit:.2f} |"
+        )
+    width, height = SIZE
+    return "\n".join(
+        [
+            "# Embedding a folder",
+            "",
+            f"JPEGs of {width}x{height}, quality {QUALITY}, random weights in {result['dtype']}, {result['machine']}. "
+            f"Written by `{result['command']}`.",
+            "",
+            "Pictures a second, medians. Share: folder to file over encoding only (range over the rounds). Limit: the "
+            "share that is possible where the same cores decode.",
+            "",
+            "| model | encode only | decode only | folder to file | share | limit |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Measure, print, and write the JSON and its page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
+    arguments = parser.parse_args()
+    machine = f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
+    result = {
+        "command": "python -m benchmarks.embed",
+        "machine": machine,
+        "dtype": str(Encoder(create_model("PE-Core-N16-128")).dtype).removeprefix("torch."),
+        "speeds": {name: measure(name, arguments.rounds) for name in PICTURES},
+    }
+    print(page(result))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(page(result))
+
+
+if __name__ == "__main__":
+    main()
