@@ -62,9 +62,9 @@ def embed(
     encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=private)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
+    started = time.perf_counter()
     with EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer:
-        earlier, started = writer.done, time.perf_counter()
-        items = writer.resume(list_items(paths))
+        earlier, items = writer.done, writer.resume(list_items(paths))
         try:
             with progress("embedding", total) as advance:
                 advance(earlier)
@@ -78,7 +78,6 @@ def embed(
             output.print_warning(f"stopped; {writer.done} items are kept, and the same command goes on from there")
             raise typer.Exit(output.INTERRUPTED) from None
         rows = writer.finish()
-    seconds = time.perf_counter() - started
-    done = rows + len(writer.failures)
-    output.print_line(f"{rows} vectors in {out}, {(done - earlier) / seconds:.1f} items/s")
-    raise typer.Exit(output.report_skipped(writer.failures, done))
+    speed = (writer.done - earlier) / (time.perf_counter() - started)
+    output.print_line(f"{rows} vectors in {out}, {speed:.1f} items/s")
+    raise typer.Exit(output.report_skipped(writer.failures, rows + len(writer.failures)))

@@ -36,10 +36,10 @@ def builtin(
         pe data prepare datasets && pe train builtin --photos photos --drawings datasets
         pe train builtin --photos photos --out runs/short --set optimizer.lr=3e-3 --set batch_size=128
     """
+    from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.pretraining.run import pretrain
     from perception_encoder.recipes import builtin as recipe
     from perception_encoder.recipes.override import override
-    from perception_encoder.models.memory import keep_freed_memory
 
     keep_freed_memory()
     config = override(recipe.debug() if debug else recipe.builtin(), set_ or [])

@@ -9,6 +9,7 @@ once per grid and shared, read-only, by all blocks, calls and threads.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,13 +58,13 @@ class _Rotation(torch.autograd.Function):
     """A complex product, whose gradient is the rotation back (several times faster than what autograd would record)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, turns: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, turns: Tensor) -> Tensor:
         ctx.save_for_backward(turns)
         exact = x.float() if x.stride(-1) == 1 else x.float().contiguous()  # a broadcast gradient has stride 0
         pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (turns,) = ctx.saved_tensors
         return _Rotation.apply(gradient, turns.conj()), None

@@ -28,7 +28,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         from timm.optim import Lamb
     except ImportError:
         raise MissingExtraError("timm", "train") from None
-    decayed, exempt = [], []
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (decayed if decays(name, parameter) else exempt).append(parameter)
