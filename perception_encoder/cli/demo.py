@@ -53,13 +53,13 @@ def demo(
     guesses = namer.guess(found.vectors, top=3)
     best = f"best of {len(namer.labels)} labels"
     rows = [
-        (Path(item.path).name, *(f"{label} {share:.0%}" for label, share in ranked))
+        (Path(item.path).stem, *(f"{label} {share:.0%}" for label, share in ranked))
         for item, ranked in zip(found.items, guesses, strict=True)
     ]
     output.print_table(("picture or clip", best, "second", "third"), rows)
 
     queries = [*map(text_query, samples.QUERIES), picture_query(str(brought.query))]
-    results = find_hits(encoder, queries, found, top=5)
+    results = find_hits(encoder, queries, found, top=4)
     output.print_line("")
     rows = [
         (name_query(query), *(f"{Path(hit.item.path).stem} {hit.score:.2f}" for hit in hits[:3]))
@@ -80,10 +80,10 @@ def say_what_next(pictures: Path) -> None:
     pe = "pe" if shutil.which("pe") else shlex.quote(min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len))
     folder = shlex.quote(str(pictures))
     for line in (
-        "The built-in model is small: it knows common things and guesses at the rest. Type next:",
-        f'  {pe} search "a cup of coffee" {folder}',
-        f'  {pe} classify {folder} --labels "cat,motorcycle,something else"',
+        "The built-in model is small and often wrong; the last line shows the real thing. Type next:",
+        f'  {pe} search "an orange cup" {folder}',
+        f'  {pe} classify {folder} --labels "moon,motorbike,hot drink"',
         f'  {pe} search "a red bicycle" YOUR_PICTURES --html found.html',
-        f"  {pe} demo --model PE-Core-L14-336 --out demo-large    # the real thing: fetches the published weights",
+        f"  {pe} demo --model PE-Core-L14-336 --out demo-large    # fetches the published weights",
     ):
         output.print_line(line)

@@ -37,9 +37,9 @@ class Namer:
         templates = find_templates(prompts)
         if not isinstance(encoder.model, CLIP):
             raise ConfigError(f"{encoder.name} has no text tower, so it can name nothing; take a Core model")
-        self.labels = tuple(labels)
+        self.labels = tuple(dict.fromkeys(labels))
         self.logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
-        self.class_vectors = dict(zip(labels, ensemble(encoder, labels, templates), strict=True))
+        self.class_vectors = dict(zip(self.labels, ensemble(encoder, self.labels, templates), strict=True))
 
     def guess(self, vectors: np.ndarray, top: int) -> list[list[Guess]]:
         """The `top` most probable labels of each unit vector (n, D), best first."""

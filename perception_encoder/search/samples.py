@@ -19,51 +19,30 @@ from perception_encoder.preprocess.image import open_image
 
 PICTURES = (
     "astronaut.png",
-    "brick.png",
     "camera.png",
     "chelsea.png",
     "coffee.png",
     "coins.png",
-    "grass.png",
-    "gravel.png",
     "hubble_deep_field.jpg",
     "moon.png",
     "page.png",
     "retina.jpg",
     "rocket.jpg",
 )
-"""Photographs, by scikit-image's file names; its drawings and micrographs are left out."""
+"""Photographs, by scikit-image's file names; its drawings, textures and micrographs are left out."""
 CLIP, CLIP_SOURCE = "motorcycle.mp4", "motorcycle_left.png"
 """A clip, and the photograph it pans over."""
 QUERY = "motorcycle_right.png"
 """What the clip shows, as a second camera saw it."""
 
+# fmt: off
 LABELS = (
-    "brick wall",
-    "cat",
-    "dog",
-    "horse",
-    "flower",
-    "pizza",
-    "guitar",
-    "car",
-    "motorcycle",
-    "bicycle",
-    "rocket",
-    "airplane",
-    "astronaut",
-    "photographer",
-    "cup of coffee",
-    "coins",
-    "grass",
-    "gravel",
-    "stars",
-    "moon",
-    "page of text",
-    "eye",
+    "astronaut", "man with a camera", "cat", "hot drink", "coins", "deep space", "moon", "page of text", "retina",
+    "rocket", "motorbike", "pizza", "bicycle", "airplane", "tree", "banana", "umbrella", "sailing boat", "bus", "piano",
 )
-"""Names to choose from: what the samples show, and as many things that they do not."""
-QUERIES = ("a cat", "a cup of coffee", "a motorcycle", "a rocket", "the night sky")
+# fmt: on
+"""Names to choose from: of what the samples show, and of nine other things."""
+QUERIES = ("a red motorcycle", "a man with a camera", "the moon", "a page of text", "the night sky")
 """Texts to look for."""
 
 _RATE, _SECONDS, _WINDOW = 15, 4, (480, 360)

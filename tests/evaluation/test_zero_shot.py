@@ -35,6 +35,7 @@ def test_probabilities_are_the_softmax_that_the_model_was_trained_with(encoder: 
 def test_only_the_top_labels_are_given_and_none_for_no_vectors(encoder: Encoder) -> None:
     namer = Namer(encoder, ["cat", "dog", "mug"], "name")
     assert [len(guesses) for guesses in namer.guess(encoder.encode_texts(["a", "b"]), top=2)] == [2, 2]
+    assert Namer(encoder, ["cat", "dog", "cat"], "name").labels == ("cat", "dog")
     assert namer.guess(np.empty((0, encoder.dimension), np.float32), top=2) == []
 
 
