@@ -25,7 +25,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError, InputError, ModelError
 from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
-from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
+from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -36,7 +36,7 @@ from perception_encoder.preprocess.tokenizer import Tokenizer, tokenizer, trim
 logger = logging.getLogger(__name__)
 
 POOLS = ("attn", "cls", "mean", "tokens")
-_TOKENS_AT_ONCE = 800  # of a batch that fits a CPU core's cache; measured on 2 MiB of L2, in bfloat16
+_ACTIVATIONS = 640_000  # tokens x width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)
 _SINGLE = (str, bytes, Path, Image.Image, np.ndarray)
 
 
@@ -98,8 +98,8 @@ class Encoder:
     @property
     def batch_size(self) -> int:
         """Pictures that are best computed together: on a CPU, those whose activations fit a core's cache."""
-        grid = self.visual.config.grid
-        return max(2, _TOKENS_AT_ONCE // grid**2) if self.device.type == "cpu" else 64
+        config = self.visual.config
+        return max(2, _ACTIVATIONS // (config.grid**2 * config.width)) if self.device.type == "cpu" else 64
 
     @property
     def text_batch_size(self) -> int:
@@ -229,11 +229,11 @@ class Encoder:
         single = isinstance(inputs, _SINGLE) or not isinstance(inputs, Iterable)
         values = [inputs] if single else list(cast(Iterable[object], inputs))
         requests = [self._request(index, value, kind) for index, value in enumerate(values)]
-        requests.sort(key=lambda request: len(str(values[request.key])) if request.is_text else 0)  # less padding
+        requests.sort(
+            key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0
+        )  # less padding
         rows: dict[int, np.ndarray] = {}
-        at_once = batch_size or (self.text_batch_size if all(r.is_text for r in requests) else self.batch_size)
-        workers = 1 if len(requests) <= at_once else None
-        for batch in encode_requests(self, requests, feature, batch_size, workers):
+        for batch in encode_requests(self, requests, feature, batch_size):
             for result in batch:
                 if isinstance(result, Embedding):
                     rows[result.key] = result.vector
@@ -248,14 +248,14 @@ class Encoder:
 
     def _request(self, index: int, value: object, kind: Kind | None) -> Request[int]:
         if kind == "text":
-            return Request(index, partial(_as_text, value, f"input {index}"), is_text=True)
+            return Request(index, partial(_as_text, value, f"input {index}"), "text")
         named = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
         find = partial(resolve, value, None if named else f"input {index}", kind=kind, limits=self.fetch_limits)
         if isinstance(value, str) and not is_url(value):
             with suppress(InputError):  # raised again in its turn
                 media = find()
-                return Request(index, lambda: media, is_text=media.kind == "text")
-        return Request(index, find)
+                return Request(index, lambda: media, media.kind)
+        return Request(index, find, kind or guess_kind(str(value) if isinstance(value, (str, Path)) else ""))
 
     def _stack(self, rows: list[np.ndarray], feature: Feature) -> np.ndarray:
         if not rows:

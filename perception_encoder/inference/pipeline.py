@@ -7,14 +7,16 @@ same threads decode while others' batches are computed.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from perception_encoder.errors import InputError
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Media, open_media
+from perception_encoder.inference.media import VIDEO_SUFFIXES, Kind, Media, open_media
 from perception_encoder.preprocess.video import VideoFrames
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ class Request(Generic[K]):
     key: K
     """What the caller knows it by, such as its row."""
     resolve: Callable[[], Media]
-    is_text: bool = False
-    """A text for certain: texts are cheap, so a batch holds more of them."""
+    likely: Kind = "image"
+    """What it seems to be: a batch holds many texts and few videos."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,24 @@ def encode_items(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Iterator[list[Result[Item]]]:
-    """Encode what `list_items` gives: the results in order, a list a batch, failures in their place."""
-    requests = (Request(item, partial(item.media, encoder.fetch_limits), is_text(item)) for item in items)
+    """Encode what `list_items` gives: see `encode_requests`."""
+
+    def request(item: Item) -> Request[Item]:
+        likely: Kind = "text" if is_text(item) else guess_kind(item.path)
+        return Request(item, partial(item.media, encoder.fetch_limits), likely)
+
+    requests = [request(item) for item in items] if isinstance(items, Sequence) else map(request, items)
     return encode_requests(encoder, requests, feature, batch_size, workers)
 
 
 def is_text(item: Item) -> bool:
     """Whether an item is a text, for certain and before it is opened."""
     return item.source is None and item.problem is None
+
+
+def guess_kind(name: str) -> Kind:
+    """What a file seems to be, by its name."""
+    return "video" if PurePath(name).suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
 def encode_requests(
@@ -95,24 +107,31 @@ def encode_requests(
 ) -> Iterator[list[Result[K]]]:
     """Encode requests: the results in order, a list a batch, failures in their place.
 
-    `batch_size`: pictures at a time, by default what fits the cache (`encoder.batch_size`). `workers`: threads that
-    take a batch each, by default as many as torch computes with; 1 is the caller's own, with all its cores. The
-    batches do not depend on `workers`, nor on what came before them.
+    `batch_size`: pictures at a time, by default what fits the cache (`encoder.batch_size`), or fewer where `requests`
+    is a list too short to keep all workers busy. `workers`: threads that take a batch each, by default as many as
+    torch computes with; 1 is the caller's own, with all its cores. The batches of a stream do not depend on `workers`
+    nor on what came before them.
     """
-    pictures = batch_size or encoder.batch_size
+    pictures, texts = batch_size or encoder.batch_size, batch_size or encoder.text_batch_size
     if workers is None:
-        workers = torch.get_num_threads() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
-    batches = _group(requests, pictures, batch_size or encoder.text_batch_size)
+        workers = _cores() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    if isinstance(requests, Sequence) and batch_size is None:
+        pictures = max(1, min(pictures, math.ceil(len(requests) / workers)))
+    batches: Iterable[list[Request[K]]] = _group(requests, pictures, texts, feature.frames)
+    if isinstance(requests, Sequence):
+        batches = list(batches)
+        workers = max(1, min(workers, len(batches)))
     return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, pictures), batches, workers)
 
 
-def _group(requests: Iterable[Request[K]], pictures: int, texts: int) -> Iterator[list[Request[K]]]:
-    """Cut into batches that cost as much as `pictures` pictures or `texts` texts."""
+def _group(requests: Iterable[Request[K]], pictures: int, texts: int, frames: int) -> Iterator[list[Request[K]]]:
+    """Cut into batches that cost as much as `pictures` pictures or `texts` texts; a video costs its frames."""
+    costs: dict[Kind, int] = {"text": pictures, "image": texts, "video": texts * frames}
     batch: list[Request[K]] = []
     cost = 0
     for request in requests:
         batch.append(request)
-        cost += pictures if request.is_text else texts
+        cost += costs[request.likely]
         if cost >= pictures * texts:
             yield batch
             batch, cost = [], 0
@@ -207,6 +226,15 @@ def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int) -> 
                 future.cancel()
 
 
+_beginning = threading.Lock()  # no thread may ask torch for its number of cores while those of a pool set theirs
+
+
+def _cores() -> int:
+    """Cores that torch computes with in this thread."""
+    with _beginning:
+        return torch.get_num_threads()
+
+
 @contextmanager
 def _single_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """A pool whose threads each compute on one core.
@@ -215,17 +243,18 @@ def _single_core_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     thread set one last. So each thread of the pool asks before it sets its own, and when all have, the caller sets
     its own again, for threads to come.
     """
-    cores = torch.get_num_threads()
-    all_begun = threading.Barrier(count + 1)
+    all_set = threading.Barrier(count + 1)
 
     def begin() -> None:
         torch.get_num_threads()
         torch.set_num_threads(1)
-        all_begun.wait()
+        all_set.wait()
 
     with ThreadPoolExecutor(count, thread_name_prefix="encode", initializer=begin) as pool:
-        for _ in range(count):
-            pool.submit(int)  # a thread begins with its first work
-        all_begun.wait()
-        torch.set_num_threads(cores)
+        with _beginning:
+            cores = torch.get_num_threads()
+            for _ in range(count):
+                pool.submit(int)  # a thread begins with its first work
+            all_set.wait()
+            torch.set_num_threads(cores)
         yield pool

@@ -33,7 +33,7 @@ from tests.inference.test_media import mutated
 
 
 def text(number: int) -> Request[int]:
-    return Request(number, lambda: Media("text", str(number), f"thing {number}"), is_text=True)
+    return Request(number, lambda: Media("text", str(number), f"thing {number}"), "text")
 
 
 def picture(number: int, draw: Callable[[int], Image.Image]) -> Request[int]:
@@ -96,11 +96,28 @@ def test_each_thread_computes_on_one_core_unless_it_is_the_only_one() -> None:
 
 
 def test_a_batch_holds_as_many_as_cost_the_same(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
-    requests = [*map(text, range(40)), *(picture(number, draw) for number in range(40, 60))]
-    batches = list(encode_requests(encoder, requests, encoder.feature()))
-    assert (encoder.text_batch_size, encoder.batch_size) == (64, 12)
-    assert [len(batch) for batch in batches] == [40 + 5, 12, 3]
-    assert [result.key for batch in batches for result in batch] == list(range(60))
+    requests = [*map(text, range(32)), *(picture(number, draw) for number in range(32, 90))]
+    batches = list(encode_requests(encoder, iter(requests), encoder.feature()))
+    assert (encoder.text_batch_size, encoder.batch_size) == (64, 52)
+    assert [len(batch) for batch in batches] == [32 + 26, 32]
+    assert [result.key for batch in batches for result in batch] == list(range(90))
+
+
+def test_a_short_list_is_shared_out(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
+    def sizes(requests: list[Request[int]], workers: int) -> list[int]:
+        return [len(batch) for batch in encode_requests(encoder, requests, encoder.feature(), workers=workers)]
+
+    pictures = [picture(number, draw) for number in range(9)]
+    assert sizes(pictures, workers=2) == [5, 4]
+    assert sizes(pictures, workers=1) == [9]
+    assert sizes(list(map(text, range(9))), workers=2) == [9]
+    assert sizes([], workers=2) == []
+
+
+def test_a_video_weighs_as_much_as_its_frames(encoder: Encoder) -> None:
+    videos = [Request(number, partial(resolve, np.zeros((4, 16, 16, 3), np.uint8)), "video") for number in range(20)]
+    batches = encode_requests(encoder, iter(videos), encoder.feature(0), workers=1)
+    assert [len(batch) for batch in batches] == [7, 7, 6]  # 8 frames each, 52 pictures a batch
 
 
 def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
