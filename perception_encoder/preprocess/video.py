@@ -158,7 +158,7 @@ def _open(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoSt
             raise MediaDecodeError(name, "holds no video that can be decoded")
         _check_size(context.width, context.height, name)
         context.options = {"max_pixels": str(MAX_PIXELS)}
-        context.thread_type = "AUTO"
+        context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
         yield container, videos[0]
 
 
