@@ -10,6 +10,7 @@ import pytest
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import (
+    MARKED,
     MARKS,
     Table,
     classification_table,
@@ -55,17 +56,19 @@ RESULT = SuiteResult(
 
 def test_figures_stand_beside_chance_probe_and_mark() -> None:
     table = classification_table(RESULT)
-    assert table.columns == ("task", "pictures", "classes", "chance", "squash", "crop", "linear probe", "mark")
+    assert table.columns == ("task", "classes", "chance", "squash", "crop", "linear probe", "mark")
     assert table.rows == (
-        ("flowers", "1,649", "4", "25.0", "73.0 ±1.5", "75.0 ±1.5", "81.2 ±1.5", "74, reached"),
-        ("clothing", "1,649", "4", "25.0", "39.9 ±1.5", "10.0 ±1.5", "–", "40, missed"),
-        ("caltech101/unseen", "1,649", "4", "25.0", "20.0 ±1.5", "10.0 ±1.5", "–", "–"),
+        ("flowers", "4", "25.0", "73.0 ±1.5", "75.0 ±1.5", "81.2 ±1.5", "74 ✓"),
+        ("clothing", "4", "25.0", "39.9 ±1.5", "10.0 ±1.5", "–", "40 ✗"),
+        ("caltech101/unseen", "4", "25.0", "20.0 ±1.5", "10.0 ±1.5", "–", "–"),
     )
 
 
 @pytest.mark.parametrize("change", [{"model": "PE-Core-B16-224"}, {"split": "val"}])
 def test_marks_are_for_the_built_in_model_on_test(change: dict[str, str]) -> None:
-    assert "mark" not in classification_table(replace(RESULT, **change)).columns
+    other = replace(RESULT, **change)
+    assert "mark" not in classification_table(other).columns
+    assert MARKED in figures(RESULT) and MARKED not in figures(other)
 
 
 def test_marks_are_the_issues() -> None:
