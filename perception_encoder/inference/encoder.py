@@ -69,10 +69,10 @@ class Encoder:
 
         The model is copied where it has another device or type.
         """
-        self.device = torch.device(device or default_device())
+        self.device = find_device(device)
         self.dtype = dtype or fast_dtype(self.device)
         self.name = model.name
-        fits = all(p.dtype == self.dtype and p.device.type == self.device.type for p in model.parameters())
+        fits = all(p.dtype == self.dtype and p.device == self.device for p in model.parameters())
         self.model = model if fits else copy.deepcopy(model).to(self.device, self.dtype)
         self.transform: ImageTransform = image_transform(model)
         self.tokenizer: Tokenizer | None = tokenizer(model) if isinstance(model, CLIP) else None
@@ -229,9 +229,8 @@ class Encoder:
         single = isinstance(inputs, _SINGLE) or not isinstance(inputs, Iterable)
         values = [inputs] if single else list(cast(Iterable[object], inputs))
         requests = [self._request(index, value, kind) for index, value in enumerate(values)]
-        requests.sort(
-            key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0
-        )  # less padding
+        # texts of like lengths side by side need little padding
+        requests.sort(key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0)
         rows: dict[int, np.ndarray] = {}
         for batch in encode_requests(self, requests, feature, batch_size):
             for result in batch:
@@ -312,9 +311,13 @@ def _as_text(value: object, name: str) -> Media:
     return resolve(value, kind="text")
 
 
-def default_device() -> torch.device:
-    """A CUDA GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def find_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or a CUDA GPU where there is one, else the CPU; ConfigError where it cannot be used."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def load(name: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Encoder:
@@ -323,7 +326,7 @@ def load(name: str | Path, device: str | torch.device | None = None, dtype: torc
     `name`: "builtin", a checkpoint's path, or any model name or alias, fetched from the hub once. `device`, `dtype`:
     see `Encoder`. Raises UnknownModelError, CheckpointError, WeightsUnavailableError.
     """
-    device = torch.device(device or default_device())
+    device = find_device(device)
     dtype = dtype or fast_dtype(device)
     encoder = Encoder(load_model(name).to(device, dtype), device, dtype)
     encoder._original = partial(load_model, name)

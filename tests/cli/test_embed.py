@@ -186,3 +186,10 @@ def test_a_stopped_run_is_finished_by_the_same_command(
     unbroken = tmp_path / "unbroken.parquet"
     assert embed(folder, "--layer", "0", "-o", unbroken).status == output.OK
     assert out.read_bytes() == unbroken.read_bytes()
+
+
+def test_a_name_that_is_not_utf8_is_escaped(embed: Embed, folder: Path, out: Path) -> None:
+    name = os.fsencode(folder) + b"/caf\xe9.jpg"
+    os.rename(folder / "00.jpg", name)
+    assert embed(os.fsdecode(name), folder / "01.jpg", "--layer", "0").status == output.OK
+    assert [Path(path).name for path in pq.read_table(out)["path"].to_pylist()] == ["caf\\xe9.jpg", "01.jpg"]

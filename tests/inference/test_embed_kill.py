@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HARNESS = """
-import os, random, signal, sys, time
+import os, random, signal, sys, time, traceback
 from pathlib import Path
 import torch
 from perception_encoder.inference.encoder import load
@@ -24,7 +24,7 @@ settings = encoder.describe(feature)
 
 def embed(out):
     with EmbeddingWriter(out, settings, shard_bytes=1) as writer:
-        for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, workers=2):
+        for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, batch_size=16, workers=2):
             writer.add(batch)
         assert len(writer.failures) == 3, writer.failures
         writer.finish()
@@ -36,6 +36,8 @@ def start(out):
         try:
             embed(out)
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return child
@@ -63,8 +65,8 @@ while killed < kills or not out.exists():
         finished += 1
         if killed < kills:
             out.unlink()
-            if parts.exists():
-                assert not (parts / "settings.json").exists() or len(list(parts.glob("*.parquet"))) == 20
+            if (parts / "settings.json").exists():
+                assert sum(int(path.stem.split("-")[1]) for path in parts.glob("*.parquet")) == 240
 print(killed, finished, resumed)
 """
 
@@ -73,9 +75,9 @@ print(killed, finished, resumed)
 def test_twenty_kills_change_no_byte(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
-    for number in range(320):
+    for number in range(240):
         (folder / f"{number:03d}.jpg").hardlink_to(pictures[number % len(pictures)])
-    for number in (5, 100, 319):
+    for number in (5, 100, 239):
         (folder / f"{number:03d}.jpg").unlink()
         (folder / f"{number:03d}.jpg").write_bytes(b"\xff\xd8\xff")
     command = [sys.executable, "-c", HARNESS, folder, checkpoint, tmp_path / "unbroken.parquet", "20", "2504"]

@@ -270,6 +270,12 @@ def test_settings_that_do_not_exist_are_refused(encoder: Encoder, settings: dict
         encoder.encode("a dog", **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_does_not_exist_is_refused(encoder: Encoder, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used"):
+        Encoder(encoder.model, device)
+
+
 def test_texts_have_no_layers(encoder: Encoder) -> None:
     with pytest.raises(ConfigError, match="texts"):
         encoder.encode("a dog", layer=3)
