@@ -41,7 +41,7 @@ def suite(
 
         pe eval suite builtin --photos photos -o builtin.json
         pe eval suite PE-Core-B16-224 --photos photos --drawings datasets
-        pe eval suite runs/builtin/weights.safetensors --photos photos --split val
+        pe eval suite runs/builtin/model.safetensors --photos photos --split val
     """
     from perception_encoder.evaluation.report import classification_table, retrieval_table, to_json, write_text
     from perception_encoder.evaluation.suite import Suite
