@@ -17,7 +17,12 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if device.type != "cpu":
         return torch.float32
-    seconds = {dtype: _time_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for one another on a busy machine, and all types look alike
+    try:
+        seconds = {dtype: _time_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    finally:
+        torch.set_num_threads(threads)
     return torch.bfloat16 if seconds[torch.float32] > _SPEEDUP * seconds[torch.bfloat16] else torch.float32
 
 
