@@ -24,10 +24,10 @@ def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     lines = run.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"{tmp_path / 'out' / t}.onnx" for t in ("image", "text")]
     assert all("PE-Core-N16-128, " in line and line.endswith(" from torch") for line in lines)
-    shapes = [
-        onnxruntime.InferenceSession(tmp_path / "out" / f).get_inputs()[0].shape for f in ("image.onnx", "text.onnx")
-    ]
-    assert shapes == [["batch", 3, 32, 64], ["batch", 32]]
+    sessions = [onnxruntime.InferenceSession(tmp_path / "out" / f"{tower}.onnx") for tower in ("image", "text")]
+    assert [session.get_inputs()[0].shape for session in sessions] == [["batch", 3, 32, 64], ["batch", 32]]
+    assert [session.get_outputs()[0].name for session in sessions] == ["image_features", "text_features"]
+    assert all(session.get_modelmeta().custom_metadata_map["model"] == "PE-Core-N16-128" for session in sessions)
 
 
 @pytest.mark.parametrize(

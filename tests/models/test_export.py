@@ -15,7 +15,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError, OutputErro
 from perception_encoder.models import export
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.export import export_onnx, export_program, towers_of
-from perception_encoder.models.weights import Model, create_model
+from perception_encoder.models.weights import Model
 from tests.models.small import KINDS, TOKENS, pictures, small_clip, small_tower
 
 SHALLOW = replace(TOKENS, depth=1)
@@ -83,15 +83,6 @@ def test_onnx_of_a_tower_that_gives_tokens(tmp_path: Path) -> None:
     x = pictures(3, 3, 32, 32)
     assert run(tmp_path / "model" / "image.onnx", x).shape == (3, 17, 32)
     assert_onnx_agrees(tower, tmp_path / "model", x)
-
-
-def test_onnx_of_the_builtin_architecture_says_what_it_is(tmp_path: Path) -> None:
-    model = create_model("builtin").visual
-    export_onnx(model, tmp_path / "model")
-    assert_onnx_agrees(model, tmp_path / "model", pictures(2, 3, 128, 128))
-    session = onnxruntime.InferenceSession(tmp_path / "model" / "image.onnx")
-    assert session.get_modelmeta().custom_metadata_map["model"] == "PE-Core-N16-128"
-    assert [output.name for output in session.get_outputs()] == ["image_features"]
 
 
 def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
