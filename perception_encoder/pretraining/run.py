@@ -19,7 +19,7 @@ from perception_encoder.data.pairs import PairBatches, Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.weights import create_model, weight_hash, write_checkpoint
+from perception_encoder.models.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -103,7 +103,7 @@ def pretrain(
     train(ContrastiveTask(model), batches, loop, out, config.fingerprint(), listener)
     silence_untrained_tokens(model, initial_tokens)
     path = out / "model.safetensors"
-    metadata = {"seed": str(config.seed), "run": config.fingerprint(), "weight_hash": weight_hash(model)}
+    metadata = {"seed": str(config.seed), "run": config.fingerprint()}
     write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
     return path
 

@@ -24,7 +24,7 @@ WEIGHTS = {
 
 
 def builtin() -> PretrainingConfig:
-    """The run that made the weights in the package."""
+    """The run of the first edition; the interim weights in the package were cut short, as their card says."""
     return PretrainingConfig(
         model=BUILTIN,
         stages=(
