@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from perception_encoder.nn.rope import rotate
 
-_SHORT = 256  # tokens up to which plain matrix products train faster than the fused kernel on a CPU (3.6-7.5x at 12-65, 1.2x at 197)
+_SHORT = 256  # tokens up to which plain products train faster on a CPU (3.6-7.5x at 12-65, 1.2x at 197)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
