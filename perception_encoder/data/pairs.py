@@ -76,9 +76,13 @@ def true_pairs(samples: Sequence[ImageTextSample], texts: Sequence[str]) -> Tens
     row_of = {text: row for row, text in enumerate(texts)}
     positives = torch.zeros(len(samples), len(texts), dtype=torch.bool)
     for row, sample in zip(positives, samples, strict=True):
-        known = _all_captions(_freeze(sample.metadata), sample.colours)
-        row[[row_of[text] for text in known & row_of.keys()]] = True
+        row[[row_of[text] for text in all_captions(sample) & row_of.keys()]] = True
     return positives
+
+
+def all_captions(sample: ImageTextSample) -> frozenset[str]:
+    """Every caption that may be drawn for a sample."""
+    return _all_captions(_freeze(sample.metadata), sample.colours)
 
 
 @cache

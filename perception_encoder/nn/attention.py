@@ -43,8 +43,8 @@ class Attention(nn.Module):
         """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True where a token may be seen."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         heads_first = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = heads_first.unbind(0)  # each (B, heads, N, head_dim)
-        if rope is not None:
-            q, k = rotate(heads_first[:2], rope).unbind(0)
+        queries_keys, values = heads_first.split((2, 1))  # not slices: their gradients would be added up, not joined
+        q, k = (queries_keys if rope is None else rotate(queries_keys, rope)).unbind(0)
+        v = values[0]  # each (B, heads, N, head_dim)
         attended = attend(q, k, v, mask, causal)
         return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, N, D)

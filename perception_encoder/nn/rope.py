@@ -60,9 +60,9 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, turns: Tensor) -> Tensor:
         ctx.save_for_backward(turns)
-        exact = x.float() if x.stride(-1) == 1 else x.float().contiguous()  # a broadcast gradient has stride 0
-        pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+        exact = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        torch.view_as_complex(exact.unflatten(-1, (-1, 2))).mul_(turns)
+        return exact.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

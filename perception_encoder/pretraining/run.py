@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, Stage
+from perception_encoder.data.pairs import PairBatches, Stage, all_captions
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.clip import CLIP
@@ -23,6 +22,7 @@ from perception_encoder.models.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.train.loop import LoopConfig, train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -76,18 +76,19 @@ def pretrain(
     model = create_model(config.model, generator=torch_generator(config.seed))
     if not isinstance(model, CLIP):
         raise ConfigError(f"{config.model} has no text tower; pretraining needs both")
-    initial_tokens = model.text.token_embedding.weight.detach().clone()
     by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
     used = {source: weight for source, weight in config.weights.items() if weight > 0 and source in by_source}
     if not used:
         raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
+    texts = {text for source in used for sample in by_source[source] for text in all_captions(sample)}
+    vocabulary = CaptionVocabulary(tokenizer(model), texts)
     batches = PairBatches(
         [by_source[source].balanced(config.balance) for source in used],
         list(used.values()),
         config.batch_size,
         config.stages,
         config.augmentation,
-        tokenizer(model),
+        vocabulary,
         config.seed,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -100,24 +101,13 @@ def pretrain(
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
     )
+    vocabulary.narrow(model)
     train(ContrastiveTask(model), batches, loop, out, config.fingerprint(), listener)
-    silence_untrained_tokens(model, initial_tokens)
+    vocabulary.widen(model)
     path = out / "model.safetensors"
     metadata = {"seed": str(config.seed), "run": config.fingerprint()}
     write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
     return path
-
-
-@torch.no_grad()
-def silence_untrained_tokens(model: CLIP, initial: Tensor) -> int:
-    """Zero the embeddings that training never touched: a word no caption had adds nothing, rather than noise.
-
-    Returns how many; tokens without a gradient are exactly as they were, for the table has no weight decay.
-    """
-    table = model.text.token_embedding.weight
-    untouched = (table == initial).all(dim=1)
-    table[untouched] = 0
-    return int(untouched.sum())
 
 
 def describe(config: PretrainingConfig, samples: Mapping[str, int]) -> dict[str, Any]:

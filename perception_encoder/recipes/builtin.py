@@ -28,13 +28,12 @@ def builtin() -> PretrainingConfig:
     return PretrainingConfig(
         model=BUILTIN,
         stages=(
-            Stage(image_size=64, steps=3600),
-            Stage(image_size=96, steps=2400),
-            Stage(image_size=128, steps=800),
+            Stage(image_size=64, steps=3300),
+            Stage(image_size=96, steps=1700),
+            Stage(image_size=128, steps=600),
         ),
         weights=WEIGHTS,
-        warmup=300,
-        optimizer=OptimizerConfig(lr=1.5e-2),
+        optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),
         augmentation=Augmentation(scale=(0.25, 1.0)),
     )
 

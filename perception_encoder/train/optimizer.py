@@ -16,6 +16,8 @@ class OptimizerConfig:
 
     lr: float = 2e-3
     """Peak learning rate."""
+    plain_lr: float | None = None
+    """Peak rate of what does not decay, by default `lr`; it takes Adam's plain steps, not steps scaled to its norm."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
@@ -33,7 +35,11 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (decayed if decays(name, parameter) else exempt).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    plain_lr = config.lr if config.plain_lr is None else config.plain_lr
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": exempt, "weight_decay": 0.0, "lr": plain_lr},
+    ]
     return Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=config.max_grad_norm)
 
 

@@ -1,0 +1,43 @@
+"""The tokens that a run's captions use, so that training moves no others.
+
+The CLIP vocabulary has 49,408 tokens, the captions of a small data set a few thousand. A run trains a table of those
+alone: the optimizer is spared the rest, and afterwards a word that no caption had adds nothing rather than noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.models.clip import CLIP
+from perception_encoder.preprocess.tokenizer import Tokenizer
+
+PADDING = 0
+
+
+class CaptionVocabulary:
+    """The ids of some texts' tokens, renumbered from 0 in their own order (so the end of a text stays the highest)."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
+        self.tokenizer = tokenizer
+        self.ids = torch.cat([torch.tensor([PADDING]), tokenizer(texts).flatten()]).unique()  # ascending
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Renumbered ids (U, T) of texts, all of whose tokens are known."""
+        return torch.searchsorted(self.ids, self.tokenizer(texts))
+
+    @torch.no_grad()
+    def narrow(self, model: CLIP) -> None:
+        """Leave a text tower only the rows of these tokens, in place."""
+        table = model.text.token_embedding.weight
+        model.text.token_embedding = nn.Embedding.from_pretrained(table[self.ids].clone(), freeze=False)
+
+    @torch.no_grad()
+    def widen(self, model: CLIP) -> None:
+        """Give a text tower the whole vocabulary again, in place; all other tokens' rows are zero."""
+        rows = model.text.token_embedding.weight
+        table = rows.new_zeros(model.text.config.vocabulary, rows.shape[1])
+        table[self.ids] = rows
+        model.text.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
