@@ -19,6 +19,7 @@ NAME = "perception_encoder"
 
 LAYERS = [
     {"errors"},
+    {"files"},
     {"nn", "losses"},
     {"models", "preprocess"},
     {"data", "train"},

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.errors import DataError, OutputError
+from perception_encoder.errors import DataError
+from perception_encoder.files import replacing, writing
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 
@@ -42,22 +41,17 @@ class ShardSample:
 
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
     """Write `samples` in order as the tar file `path`, atomically; returns how many."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     count = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in samples:
-                _add(tar, f"{sample.key}.{sample.extension}", sample.picture)
-                text = json.dumps(sample.metadata, ensure_ascii=False, sort_keys=True)
-                _add(tar, f"{sample.key}.json", text.encode())
-                count += 1
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    with (
+        writing(path),
+        replacing(path) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,  # closed before it is replaced
+    ):
+        for sample in samples:
+            _add(tar, f"{sample.key}.{sample.extension}", sample.picture)
+            text = json.dumps(sample.metadata, ensure_ascii=False, sort_keys=True)
+            _add(tar, f"{sample.key}.json", text.encode())
+            count += 1
     return count
 
 

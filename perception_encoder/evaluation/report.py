@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception_encoder.errors import DataError, OutputError
+from perception_encoder.errors import DataError
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.suite import Measurement, SuiteResult
+from perception_encoder.files import replacing, writing
 from perception_encoder.models.registry import BUILTIN
 
 MARKS = {"caltech101": 0.40, "clothing": 0.40, "grocery": 0.50, "grocery/coarse": 0.55, "flowers": 0.74}
@@ -161,12 +160,5 @@ def _measurement(value: dict) -> Measurement:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; `OutputError` where that fails."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    with writing(path), replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

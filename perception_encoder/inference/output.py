@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow as pa
 
 from perception_encoder import errors
 from perception_encoder.errors import InputError, OutputError
+from perception_encoder.files import remove, replacing, writing
 from perception_encoder.inference.formats import (
     check_target,
     read_metadata,
@@ -205,58 +205,10 @@ class EmbeddingWriter:
 
     def _writing(self) -> AbstractContextManager[None]:
         kept = f"{self.parts} keeps what is finished, and the same command goes on from there"
-        return writing(self.out, kept if self.shards else "")
+        return writing(self.out, kept if self.shards else "", also=(pa.ArrowException,))
 
     def _replacing(self, path: Path) -> AbstractContextManager[Path]:
         return replacing(path, self.parts / f"{path.name}.tmp")
-
-
-@contextmanager
-def writing(out: Path, note: str = "") -> Iterator[None]:
-    """Turn what goes wrong in writing `out` into a one-line OutputError, with a note for the user."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise OutputError(f"{out} could not be written: {reason}" + (f"; {note}" if note else "")) from error
-
-
-@contextmanager
-def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path for a file or folder; it becomes `path` once it is whole and on the disk, or goes.
-
-    `temporary`: on the same disk; by default a hidden one beside `path`.
-    """
-    temporary = temporary or path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        for written in [temporary, *temporary.rglob("*")]:
-            sync(written)
-        if path.is_dir():
-            shutil.rmtree(path)  # a folder cannot be replaced at one stroke
-        os.replace(temporary, path)
-        sync(path.parent)
-    finally:
-        remove(temporary)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Have a file, or a folder's entries, on the disk before going on."""
-    if path.is_dir() and os.name == "nt":  # where a folder cannot be opened
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def digest_of(items: Iterable[Item]) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 import re
-import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,7 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from perception_encoder.errors import CheckpointError, ConfigError, OutputError
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.files import replacing, writing
 from perception_encoder.models.layouts import StateDict, unwrap
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -55,9 +53,7 @@ def _is_safetensors(path: Path) -> bool:
 def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> None:
     """Write .safetensors, or .pt (without metadata), whole or not at all; OutputError where that fails."""
     check_suffix(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path, also=(RuntimeError, safetensors.SafetensorError)), replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the umask grants; safetensors would let the owner alone read
         if path.suffix == ".safetensors":
@@ -65,12 +61,6 @@ def write_tensors(tensors: StateDict, path: Path, metadata: dict[str, str]) -> N
         else:
             torch.save(tensors, temporary)
         temporary.chmod(mode)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise OutputError(f"{path}: could not be written ({_first_line(error)})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def check_suffix(path: Path) -> None:

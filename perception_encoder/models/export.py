@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
+from perception_encoder.files import replacing, writing
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.weights import Model, weight_hash
 
@@ -50,16 +49,9 @@ def export_onnx(model: Model, folder: Path, size: tuple[int, int] | None = None)
         raise MissingExtraError(error.name or "onnx", "onnx") from None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: already there; name a new folder")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        differences = {tower: _write_tower(model, tower, size, temporary) for tower in towers_of(model)}
-        os.replace(temporary, folder)
-        return differences
-    except OSError as error:
-        raise OutputError(f"{folder}: could not be written ({error})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with writing(folder), replacing(folder) as temporary:
+        temporary.mkdir()
+        return {tower: _write_tower(model, tower, size, temporary) for tower in towers_of(model)}
 
 
 def _module_and_example(model: Model, tower: str, size: tuple[int, int] | None) -> tuple[nn.Module, Tensor]:

@@ -28,9 +28,9 @@ def builtin() -> PretrainingConfig:
     return PretrainingConfig(
         model=BUILTIN,
         stages=(
-            Stage(image_size=64, steps=3300),
-            Stage(image_size=96, steps=1700),
-            Stage(image_size=128, steps=600),
+            Stage(image_size=64, steps=2500),
+            Stage(image_size=96, steps=1050),
+            Stage(image_size=128, steps=300),
         ),
         weights=WEIGHTS,
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),

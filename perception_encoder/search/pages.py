@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from perception_encoder.inference.output import replacing, writing
+from perception_encoder.files import replacing, writing
 
 THUMBNAIL_SIDE = 400
 """Longest side of a thumbnail, in pixels: twice what is shown, for screens with two pixels a point."""
@@ -78,10 +78,12 @@ class Section:
 
 def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Section]) -> None:
     """Write a page, whole or not at all; OutputError where it cannot be written."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(contact_sheet(title, note, sections))
+    with (
+        writing(path),
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(contact_sheet(title, note, sections))
 
 
 def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.inference.output import writing
+from perception_encoder.files import writing
 from perception_encoder.preprocess.image import open_image
 
 PICTURES = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from perception_encoder.errors import CheckpointError, OutputError
+from perception_encoder.errors import CheckpointError
+from perception_encoder.files import replacing, writing
 
 FILE = "checkpoint.pt"
 
@@ -27,22 +27,15 @@ class RunState:
 
 def save_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState) -> None:
     """Replace the folder's checkpoint; OutputError (and the old one kept) where that fails."""
-    temporary = folder / f".{FILE}.tmp"
     content = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": state.step,
         "fingerprint": state.fingerprint,
     }
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / FILE)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{folder / FILE}: could not be written ({error})") from None
+    path = folder / FILE
+    with writing(path, also=(RuntimeError,)), replacing(path, folder / f".{FILE}.tmp") as temporary:
+        torch.save(content, temporary)
 
 
 def resume_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import resource
@@ -19,7 +18,7 @@ import pytest
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, OutputError
 from perception_encoder.inference import formats
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.output import EmbeddingWriter, replacing, writing
+from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding, Failure, Result
 
 SETTINGS: dict[str, Any] = {
@@ -327,26 +326,3 @@ def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="Not a directory"):
         EmbeddingWriter(tmp_path / "file" / "out.parquet", SETTINGS)
-
-
-def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "page.html"
-    with replacing(target) as temporary:
-        temporary.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(target) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
-    assert target.read_text() == "old"
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with (
-        pytest.raises(OutputError, match=r"page\.html could not be written: No space left on device$"),
-        writing(target),
-        replacing(target) as temporary,
-    ):
-        temporary.write_text("new")
-    assert target.read_text() == "old"
-    assert os.listdir(tmp_path) == ["page.html"]

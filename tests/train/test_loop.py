@@ -112,7 +112,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("perception_encoder.train.checkpoint.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         save_run(tmp_path, task.model, optimizer, RunState(2, "a"))
     assert (tmp_path / FILE).read_bytes() == before

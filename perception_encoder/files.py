@@ -1,0 +1,63 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perception_encoder.errors import OutputError
+
+
+@contextmanager
+def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what goes wrong in writing `path` (OSError, and `also`) into a one-line OutputError, with a note."""
+    expected: tuple[type[Exception], ...] = (OSError, *also)
+    try:
+        yield
+    except expected as error:
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise OutputError(f"{path} could not be written: {reason}" + (f"; {note}" if note else "")) from error
+
+
+@contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path for a file or folder; it becomes `path` once it is whole and on the disk, or goes.
+
+    `temporary`: on the same disk; by default a hidden one beside `path`, whose folder is made.
+    """
+    if temporary is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield temporary
+        for written in [temporary, *temporary.rglob("*")]:
+            sync(written)
+        if path.is_dir():
+            shutil.rmtree(path)  # a folder cannot be replaced at one stroke
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder's entries, on the disk before going on."""
+    if path.is_dir() and os.name == "nt":  # where a folder cannot be opened
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
