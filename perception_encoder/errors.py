@@ -9,6 +9,7 @@
     ├── ConfigError                  a setting that does not exist or has the wrong type
     ├── DataError                    a data set that lacks what the work needs
     ├── OutputError                  a result that could not be written
+    ├── SearchIndexError             an index that is missing, damaged, or of another model
     ├── MissingExtraError            an optional dependency that is not installed
     └── InputError                   one input of many; `.source` is its name
         ├── MediaNotFoundError       no such file
@@ -54,6 +55,10 @@ class DataError(PerceptionEncoderError):
 
 class OutputError(PerceptionEncoderError):
     """A result that could not be written; nothing half-written is left behind."""
+
+
+class SearchIndexError(PerceptionEncoderError):
+    """A search index that is missing, damaged, of another version, or of another model."""
 
 
 class MissingExtraError(PerceptionEncoderError):

@@ -44,6 +44,25 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         remove(temporary)
 
 
+@contextmanager
+def holding(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock file until the block ends, or this process does, however it ends; OutputError(taken) if another does.
+
+    On Windows nothing is held: there, two writers at once are the user's to avoid.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(taken) from None
+        yield
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir():

@@ -38,7 +38,7 @@ def demo(
     from perception_encoder.search import samples
     from perception_encoder.search.hits import find_hits
     from perception_encoder.search.pages import write_contact_sheet
-    from perception_encoder.search.query import picture_query, text_query
+    from perception_encoder.search.query import media_query, text_query
     from perception_encoder.search.sheets import Naming, name_query, query_sections
 
     encoder = load(model)
@@ -58,7 +58,7 @@ def demo(
     ]
     output.print_table(("picture or clip", best, "second", "third"), rows)
 
-    queries = [*map(text_query, samples.QUERIES), picture_query(str(brought.query))]
+    queries = [*map(text_query, samples.QUERIES), media_query(str(brought.query))]
     results = find_hits(encoder, queries, found, top=4)
     output.print_line("")
     rows = [

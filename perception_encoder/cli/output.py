@@ -45,6 +45,11 @@ def print_warning(message: object) -> None:
     error_console.print(Text.assemble(("warning: ", "bold yellow"), one_line(message)), highlight=False, soft_wrap=True)
 
 
+def print_note(message: object) -> None:
+    """Print `note: …` as one line on stderr: what may help, where nothing is wrong."""
+    error_console.print(Text.assemble(("note: ", "bold"), one_line(message)), highlight=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout, in ASCII, so that any file name survives."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
@@ -53,7 +58,8 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """Print a table on stdout; columns of numbers (– for none) are aligned right."""
     cells = [[one_line(cell) for cell in row] for row in rows]
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    heading = None if title is None else Text(one_line(title))
+    table = Table(title=heading, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
         numeric = all(re.fullmatch(r"[-+–]?[\d.,]*%?", row[index]) for row in cells)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -28,6 +28,13 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda items: bar.advance(task, items)
+
+
+@contextmanager
+def late_progress(description: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """`progress` for work whose size is known only when it begins; yields `begin(total)`, which gives `advance`."""
+    with ExitStack() as bar:
+        yield lambda total: bar.enter_context(progress(description, total))
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

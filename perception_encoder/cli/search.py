@@ -2,86 +2,78 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
-from perception_encoder.cli.progress import progress
-
-if TYPE_CHECKING:
-    from perception_encoder.inference.media import Media
-    from perception_encoder.search.hits import Hit
+from perception_encoder.cli import hits, output
+from perception_encoder.cli.progress import late_progress
 
 app = typer.Typer()
 
-WORDS = "What to look for, and where: folders, globs, files, tables, tars, URLs."
+WORDS = "What to look for, and where: a folder with an index, or folders, globs, files, tables, tars, URLs."
+MODEL = "Name, alias or checkpoint of a model [default: the index's, or builtin]."
 
 
 @app.command()
 def search(
-    words: Annotated[list[str], typer.Argument(metavar="[QUERY] FILES...", help=WORDS)],
+    words: Annotated[list[str] | None, typer.Argument(metavar="[TERM [+|- TERM]...] FILES...", help=WORDS)] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to look for; may be repeated.")] = None,
     image: Annotated[list[str] | None, typer.Option(help="A picture or clip to look for the like of.")] = None,
+    video: Annotated[list[str] | None, typer.Option(help="A clip, or a moment of one: clip.mp4@12s.")] = None,
+    like: Annotated[str | None, typer.Option(help="The id of an indexed picture or moment.")] = None,
+    near_duplicates: Annotated[bool, typer.Option("--near-duplicates", help="Group what is nearly the same.")] = False,
+    where: Annotated[str | None, typer.Option(help="A condition in SQL on an index's columns.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many hits to show of each query.")] = 10,
-    model: Annotated[str, typer.Option(help="Name, alias or checkpoint of a model.")] = "builtin",
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet of the hits.")] = None,
 ) -> None:
-    """Find pictures and videos by a text, or by a picture of the like.
+    """Find pictures, videos and moments of videos, by a text or by example.
 
-    The first word is the query, unless --text or --image says what to look for. Hits come best first, with the cosine
-    similarity as their score, and of a video with the time that fits best; the query's own file is left out. All
-    files are encoded anew each time. Status 1: some files could not be used, and are listed.
+    The first word is the query, unless an option says what to look for. Further terms follow it after + or -, and 2:
+    before a term counts it twice; a term that is a picture's or clip's path stands for what that shows. Hits come best
+    first, with the cosine similarity as their score; the query's own file is left out. A folder with an index
+    (`pe index`) is searched by it, else all files are encoded anew. --where knows path, kind ('image' or 'video'),
+    date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. Status 1: some files were skipped.
 
     Examples:
 
         pe search "a red mug" photos
+        pe search "2:dog" - "snow" photos
         pe search --image mug.jpg photos --top 20 --html mugs.html
+        pe search --video clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' --model PE-Core-L14-336
+        pe search --near-duplicates photos
         pe search "a red mug" photos --json | jq -r '.queries[0].hits[].path'
     """
-    from perception_encoder.inference.collection import encode_media, list_media
-    from perception_encoder.inference.encoder import load
-    from perception_encoder.search.hits import find_hits
+    from perception_encoder.search.asking import ask_files, ask_index, find_index
     from perception_encoder.search.pages import write_contact_sheet
-    from perception_encoder.search.query import picture_query, text_query
-    from perception_encoder.search.sheets import name_query, query_sections
+    from perception_encoder.search.query import media_query, parse_query, row_query, split_words, text_query
+    from perception_encoder.search.sheets import query_sections
 
-    texts = text or []
-    if not texts and not image:
-        texts, words = words[:1], words[1:]
-    if not words:
+    files = words or []
+    queries = [*map(text_query, text or []), *map(media_query, [*(image or []), *(video or [])])]
+    if not (queries or like or near_duplicates) and files:
+        typed, files = split_words(files)
+        queries = [parse_query(typed)]
+    index = find_index(files)
+    if index is not None:
+        if near_duplicates:
+            return hits.show_duplicates(index, where, json)
+        queries += [row_query(index.row(like))] if like else []
+        answer = ask_index(index, queries, model, top, where)
+    elif like or where or near_duplicates:
+        raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index FOLDER")
+    elif not files:
         raise typer.BadParameter('name a folder too, as in: pe search "a red mug" photos')
-    queries = [*map(text_query, texts), *map(picture_query, image or [])]
-    items = list_media(words)
-    encoder = load(model)
-    with progress("looking at files", len(items)) as advance:
-        collection = encode_media(encoder, items, advance)
-    results = find_hits(encoder, queries, collection, top)
-    if json:
-        answers = list(map(as_json, queries, results))
-        output.print_json({"model": encoder.name, "queries": answers, "skipped": collection.skipped})
     else:
-        for query, hits in zip(queries, results, strict=True):
-            output.print_line(name_query(query))
-            output.print_table(("rank", "score", "file", "time"), map(as_row, count(1), hits))
+        with late_progress("looking at files") as begin:
+            answer = ask_files(files, queries, model or "builtin", top, begin)
+    hits.show(answer, json)
     if html is not None:
-        note = f"{len(collection.items)} pictures and videos, by {encoder.name}"
-        write_contact_sheet(html, "Found", note, query_sections(queries, results, html))
-    raise typer.Exit(output.report_skipped(collection.failures, collection.total))
-
-
-def as_json(query: Media, hits: list[Hit]) -> dict[str, Any]:
-    """A query with its hits: `text` or `image` says what was looked for, or `video`."""
-    found = [{"path": hit.item.id, "score": hit.score, "time": hit.time} for hit in hits]
-    return {query.kind: query.name, "hits": found}
-
-
-def as_row(rank: int, hit: Hit) -> tuple[object, ...]:
-    """One hit's line."""
-    from perception_encoder.search.pages import clock
-
-    return (rank, f"{hit.score:.3f}", hit.item.id, "" if hit.time is None else clock(hit.time))
+        write_contact_sheet(html, "Found", answer.searched, query_sections(answer.queries, answer.hits, html))
+    if index is None and len(files) == 1 and Path(files[0]).is_dir():
+        output.print_note(f"to search {files[0]} in a moment the next time: pe index {files[0]}")
+    raise typer.Exit(output.report_skipped(answer.failures, answer.total))

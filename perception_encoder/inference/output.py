@@ -12,18 +12,18 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
 from perception_encoder import errors
 from perception_encoder.errors import InputError, OutputError
-from perception_encoder.files import remove, replacing, writing
+from perception_encoder.files import holding, remove, replacing, writing
 from perception_encoder.inference.formats import (
     check_target,
     read_metadata,
@@ -86,13 +86,13 @@ class EmbeddingWriter:
         self._shard_bytes, self._shard_seconds = shard_bytes, shard_seconds
         self._pending: list[Result[Item]] = []
         self._pending_bytes, self._flushed_at = 0, time.monotonic()
-        self._lock_file: IO[str] | None = None
+        self._held = ExitStack()
         self.shards: list[Shard] = []
         try:
             with self._writing():
                 self._open(overwrite)
         except BaseException:
-            self._unlock()
+            self._held.close()
             raise
 
     @property
@@ -110,14 +110,14 @@ class EmbeddingWriter:
             if not isinstance(error, OutputError):
                 self.flush()
         finally:
-            self._unlock()
+            self._held.close()
 
     def _open(self, overwrite: bool) -> None:
         """Make the parts, or reopen them and find the finished shards."""
         manifest = self.parts / "settings.json"
         check_target(self.out, self.settings, overwrite or manifest.is_file())
         self.parts.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        self._held.enter_context(holding(self.parts / "lock", f"another run is writing {self.out}"))
         resumes = manifest.is_file()
         if resumes:
             self._check_settings(json.loads(manifest.read_text(encoding="utf-8")))
@@ -128,22 +128,6 @@ class EmbeddingWriter:
             with self._replacing(manifest) as temporary:
                 temporary.write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
         self.shards = sorted(map(Shard.from_path, self.parts.glob("*.parquet")), key=lambda shard: shard.first)
-
-    def _lock(self) -> None:
-        """Hold the parts until this process ends, however it ends."""
-        try:
-            import fcntl
-        except ImportError:  # Windows: there, two runs into one output are the user's to avoid
-            return
-        self._lock_file = open(self.parts / "lock", "w")  # noqa: SIM115 (held for as long as the writer works)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(f"another run is writing {self.out}") from None
-
-    def _unlock(self) -> None:
-        if self._lock_file is not None:
-            self._lock_file.close()
 
     def _check_settings(self, earlier: dict[str, Any]) -> None:
         now = self.settings

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -71,6 +72,17 @@ def open_image(
             raise MediaTooLargeError(name, one_line(error)) from None
         except Exception as error:  # decoders raise anything over a damaged file
             raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
+
+
+def date_taken(source: Source) -> datetime | None:
+    """When a picture was taken, as its EXIF data say, in the camera's local time; None where they say nothing."""
+    try:
+        with open_source(source) as (stream, _), _quiet_pillow(), Image.open(stream, formats=_known_formats()) as image:
+            exif = image.getexif()
+        said = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+        return datetime.strptime(str(said), "%Y:%m:%d %H:%M:%S")
+    except Exception:  # damaged EXIF may raise anything, and is as good as none
+        return None
 
 
 def _known_formats() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -86,14 +87,55 @@ def read_frames(
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):
             raise InputError(name, f"from {start} s to {end} s is no range of time")
-        try:
+        with _decoding(name):
             return _read(stream, name, frames, start or 0.0, end)
-        except (InputError, ConfigError):
-            raise
-        except MemoryError:
-            raise MediaTooLargeError(name, "does not fit in memory") from None
-        except Exception as error:  # a damaged file may make PyAV raise anything
-            raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class SampledFrame:
+    """One of the frames that `sample_frames` gives."""
+
+    image: Image.Image
+    time: float
+    """Seconds from the video's first frame."""
+    end: float
+    """When the next frame is due, or the video ends."""
+
+
+def sample_frames(source: Source, name: str | None = None, every: float = 1.0) -> Iterator[SampledFrame]:
+    """Decode a frame each `every` seconds, from the first one on, one after the other: memory for two is enough.
+
+    Damage and errors are treated as `read_frames` does; before an error is raised, frames may have been given.
+    """
+    if not every > 0:
+        raise ConfigError(f"a frame every {every:g} s: it must be more than 0")
+    with open_source(source, name) as (stream, name), _decoding(name):
+        with _open(stream, name) as (container, video):
+            timeline = _scan(container, video)
+        if not timeline.ticks:
+            raise MediaDecodeError(name, "holds no frames")
+        duration = timeline.times[-1] + timeline.last
+        waiting: tuple[float, Image.Image] | None = None
+        for time, image in _sample(stream, name, timeline, every):
+            if waiting is not None:
+                yield SampledFrame(waiting[1], waiting[0], time)
+            waiting = time, image
+        if waiting is None:
+            raise MediaDecodeError(name, "holds no frame that decodes")
+        yield SampledFrame(waiting[1], waiting[0], max(duration, waiting[0]))
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Name whatever goes wrong in decoding: a damaged file may make PyAV raise anything."""
+    try:
+        yield
+    except (InputError, ConfigError):
+        raise
+    except MemoryError:
+        raise MediaTooLargeError(name, "does not fit in memory") from None
+    except Exception as error:
+        raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -120,15 +162,14 @@ def _read(stream: BinaryIO, name: str, count: int, start: float, end: float | No
         timeline = _scan(container, video)
     if not timeline.ticks:
         raise MediaDecodeError(name, "holds no frames")
-    found: dict[int, Image.Image] | None = None
-    if timeline.indexed:
-        wanted = _wanted(timeline, name, count, start, end)
+    wanted = _wanted(timeline, name, count, start, end) if timeline.indexed else []
+    found: dict[int, Image.Image] = {}
+    if wanted:
         with _open(stream, name) as (container, video):
-            found = _by_seeking(container, video, timeline, sorted(set(wanted)), name)
-    if found is None:
+            found = dict(_by_seeking(container, video, timeline, sorted(set(wanted)), name))
+    if not wanted or found.keys() != set(wanted):
         timeline, wanted, found = _by_counting(stream, name, timeline, count, start, end)
-    if not timeline.complete:
-        logger.warning("%s: ends early or is damaged; used the %d frames that decode", name, len(timeline.ticks))
+    _warn_of_damage(timeline, name)
     times = timeline.times
     return VideoFrames(
         images=[found[index] for index in wanted],
@@ -137,6 +178,43 @@ def _read(stream: BinaryIO, name: str, count: int, start: float, end: float | No
         frame_count=len(times),
         complete=timeline.complete,
     )
+
+
+def _sample(stream: BinaryIO, name: str, timeline: _Timeline, every: float) -> Iterator[tuple[float, Image.Image]]:
+    """(time, frame) each `every` seconds: by seeking as far as that goes, the rest by decoding everything."""
+    times, due = timeline.times, 0.0
+    if timeline.indexed:
+        wanted = []
+        for number, time in enumerate(times):
+            if time >= due:
+                wanted.append(number)
+                due = _next_due(time, every)
+        due = 0.0
+        with _open(stream, name) as (container, video):
+            for number, image in _by_seeking(container, video, timeline, wanted, name):
+                yield times[number], image
+                due = _next_due(times[number], every)
+        if due > times[wanted[-1]]:
+            _warn_of_damage(timeline, name)
+            return
+    damaged = not timeline.complete
+    with _open(stream, name) as (container, video):
+        for number, frame in enumerate(_decode(container, video)):
+            time = times[number] if number < len(times) else times[-1] + (number - len(times) + 1) * timeline.last
+            damaged |= frame is None or frame.is_corrupt
+            if frame is not None and time >= due:
+                yield time, _image(frame, name)
+                due = _next_due(time, every)
+    _warn_of_damage(replace(timeline, complete=not damaged), name)
+
+
+def _next_due(time: float, every: float) -> float:
+    return (math.floor(time / every + 1e-3) + 1) * every - 1e-3 * every  # containers round times
+
+
+def _warn_of_damage(timeline: _Timeline, name: str) -> None:
+    if not timeline.complete:
+        logger.warning("%s: ends early or is damaged; used the %d frames that decode", name, len(timeline.ticks))
 
 
 @contextmanager
@@ -222,9 +300,8 @@ def _wanted(timeline: _Timeline, name: str, count: int, start: float, end: float
 
 def _by_seeking(
     container: InputContainer, video: VideoStream, timeline: _Timeline, wanted: list[int], name: str
-) -> dict[int, Image.Image] | None:
-    """Decode the wanted frames only, from the key frame before each; None where anything is not as the index says."""
-    found: dict[int, Image.Image] = {}
+) -> Iterator[tuple[int, Image.Image]]:
+    """Decode the wanted frames only, from the key frame before each; ends early where all is not as the index says."""
     needed = {timeline.ticks[number] for number in wanted}
     frames = _decode(container, video, needed)
     position = -1  # number of the frame decoded last
@@ -236,17 +313,14 @@ def _by_seeking(
             container.seek(timeline.ticks[key], stream=video)
             frames, position = _decode(container, video, needed), -1
         for frame in frames:
-            if frame is None or frame.pts is None or frame.pts > tick:
-                return None
+            if frame is None or frame.pts is None or frame.pts > tick or (frame.pts == tick and frame.is_corrupt):
+                return
             if frame.pts == tick:
-                if frame.is_corrupt:
-                    return None
-                found[number] = _image(frame, name)
+                yield number, _image(frame, name)
                 break
         else:
-            return None
+            return
         position = number
-    return found
 
 
 def _by_counting(

@@ -11,10 +11,12 @@ from perception_encoder.errors import InputError
 from perception_encoder.inference.collection import Collection
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Media, open_media
+from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.preprocess.video import VideoFrames
 from perception_encoder.search.exact import best_rows
-from perception_encoder.search.query import encode_queries, is_query
+from perception_encoder.search.index import Index, Row
+from perception_encoder.search.query import Query, encode_queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +27,12 @@ class Hit:
     score: float
     """Cosine similarity to the query, in [-1, 1]."""
     time: float | None = None
-    """Of a video: where it is most like the query, in seconds."""
+    """Of a video: where it is most like the query (in an index: most like its moment), in seconds."""
+    row: Row | None = None
+    """What the index says of it, where it was found in one."""
 
 
-def find_hits(encoder: Encoder, queries: Sequence[Media], collection: Collection, top: int) -> list[list[Hit]]:
+def find_hits(encoder: Encoder, queries: Sequence[Query], collection: Collection, top: int) -> list[list[Hit]]:
     """The `top` best hits of each query; a query's own file is no hit. Raises the InputError of a query."""
     vectors = encode_queries(encoder, queries)  # (Q, D)
     ranked = best_rows(vectors, collection.vectors, top + len(queries))
@@ -37,11 +41,43 @@ def find_hits(encoder: Encoder, queries: Sequence[Media], collection: Collection
         hits: list[Hit] = []
         for score, row in zip(scores, rows, strict=True):
             item = collection.items[row]
-            if len(hits) < top and not is_query(item, query):
+            if len(hits) < top and not query.names(item):
                 time = best_moment(encoder, item, vector) if collection.is_video[row] else None
                 hits.append(Hit(item=item, score=float(score), time=time))
         found.append(hits)
     return found
+
+
+def find_in_index(
+    encoder: Encoder, queries: Sequence[Query], index: Index, top: int, where: str | None = None
+) -> list[list[Hit]]:
+    """The `top` best pictures and moments of each query; what a query names is no hit.
+
+    `where`: a condition in SQL. Raises SearchIndexError where the index is of another model, ConfigError where the
+    condition is none, and the InputError of a query.
+    """
+    index.check(encoder.describe(encoder.feature()))
+    found = []
+    for query, vector in zip(queries, encode_queries(encoder, queries), strict=True):
+        own = [term.what.id for term in query.terms if isinstance(term.what, Row)]
+        hits: list[Hit] = []
+        asked = top + len(query.terms)
+        while True:  # a clip that is the query may have many moments
+            rows = index.nearest(vector, asked, where, thumbnails=True)
+            hits = [Hit(item=_item(index, row), score=score, time=row.time, row=row) for score, row in rows]
+            hits = [hit for hit in hits if hit.row and hit.row.id not in own and not query.names(hit.item)]
+            if len(hits) >= top or len(rows) < asked:
+                break
+            asked *= 2
+        found.append(hits[:top])
+    return found
+
+
+def _item(index: Index, row: Row) -> Item:
+    """A row's file, where it lies; without a source where it lies in a tar."""
+    path = index.folder / unescape_name(row.path)
+    name = escape_name(path)
+    return Item(name, name, path if path.exists() else None, row.start, row.stop)
 
 
 def best_moment(encoder: Encoder, video: Item, vector: np.ndarray) -> float | None:

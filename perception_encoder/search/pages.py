@@ -139,8 +139,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-def data_uri(image: Image.Image, side: int = THUMBNAIL_SIDE) -> str:
-    """A JPEG thumbnail as a data URI; transparent parts become white."""
+def data_uri(image: Image.Image) -> str:
+    """A thumbnail as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image, THUMBNAIL_SIDE)).decode("ascii")
+
+
+def thumbnail(image: Image.Image, side: int) -> bytes:
+    """A JPEG with its longest side at most `side` pixels; transparent parts become white."""
     image = image.copy()
     image.thumbnail((side, side))
     if image.mode in ("RGBA", "LA"):
@@ -148,7 +153,7 @@ def data_uri(image: Image.Image, side: int = THUMBNAIL_SIDE) -> str:
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
 
 
 def link_to(target: Path | str, page: Path) -> str:

@@ -1,50 +1,144 @@
-"""What is looked for: texts, pictures and clips, and their vectors."""
+"""What is looked for: texts, pictures and clips, one or several with weights, and their vectors."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Media, resolve
+from perception_encoder.inference.media import MEDIA_SUFFIXES, Media, resolve, split_range
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
+from perception_encoder.search.index import Row
+
+_WEIGHTED = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<what>.+)", re.DOTALL)
 
 
-def text_query(text: str) -> Media:
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A part of a query."""
+
+    what: Media | Row
+    """To be encoded, or found in an index."""
+    weight: float = 1.0
+    """How much it counts; a negative one looks away from what it shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What is looked for: the weighted sum of its terms' unit vectors, made unit again."""
+
+    name: str
+    """As it was typed."""
+    terms: tuple[Term, ...]
+
+    @property
+    def kind(self) -> str:
+        """What it is, where it is one thing: "text", "image" or "video"; else "query"."""
+        return self.terms[0].what.kind if len(self.terms) == 1 else "query"
+
+    def names(self, item: Item) -> bool:
+        """Whether an item of a collection is the very file, or part of a video, that the query names."""
+        source = item.source
+        if not isinstance(source, Path) or not source.exists():
+            return False
+        return any(isinstance(term.what, Media) and _shows(term.what, item, source) for term in self.terms)
+
+
+def _shows(media: Media, item: Item, source: Path) -> bool:
+    """Whether a term is an item's file or, where it is a part of a video, overlaps the item's."""
+    if not isinstance(media.payload, Path) or not source.samefile(media.payload):
+        return False
+    starts, ends = (media.start or 0, item.start or 0), (media.end, item.end)
+    return max(starts) <= min(math.inf if end is None else end for end in ends)
+
+
+def text_query(text: str) -> Query:
     """Look for what a text says; ConfigError where it says nothing."""
+    return Query(name=text, terms=(Term(what=_text(text)),))
+
+
+def media_query(source: str) -> Query:
+    """Look for what is like a picture, a clip or a moment of one ("clip.mp4@12s"), by its path or URL.
+
+    Raises InputError where it is none.
+    """
+    media = resolve(source if is_url(source) else Path(source))
+    return Query(name=media.name, terms=(Term(what=media),))
+
+
+def row_query(row: Row) -> Query:
+    """Look for what is like a row of an index."""
+    return Query(name=row.path, terms=(Term(what=row),))
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the words of a command, "TERM [+|- TERM]… FILES…", into the query's and the files."""
+    end = 1
+    while end < len(words) and words[end] in ("+", "-"):
+        end += 2
+    return list(words[:end]), list(words[end:])
+
+
+def parse_query(words: Sequence[str]) -> Query:
+    """A query as it is typed: "2:dog", "-", "snow" looks for dogs, counted twice, and away from snow.
+
+    A term is a picture or clip where it is a URL or an existing file of such a name, else a text. Raises ConfigError
+    where a term is empty or missing.
+    """
+    if len(words) % 2 == 0:
+        raise ConfigError(f'after {words[-1]} the query needs another term, as in: "2:dog" - "snow"')
+    terms = []
+    for sign, word in zip(["+", *words[1::2]], words[::2], strict=True):
+        match = _WEIGHTED.fullmatch(word)
+        weight, what = (float(match["weight"]), match["what"]) if match and not is_url(word) else (1.0, word)
+        path = split_range(Path(what))[0]
+        is_media = is_url(what) or (path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
+        media = resolve(what if is_url(what) else Path(what)) if is_media else _text(what)
+        terms.append(Term(what=media, weight=-weight if sign == "-" else weight))
+    return Query(name=" ".join(words), terms=tuple(terms))
+
+
+def _text(text: str) -> Media:
     if not text.strip():
         raise ConfigError("the query is empty; say what to look for")
     return Media("text", text, text)
 
 
-def picture_query(source: str) -> Media:
-    """Look for what is like a picture or clip, given by its path or URL; InputError where it is none."""
-    return resolve(source if is_url(source) else Path(source))
+def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarray, "Q D"]:
+    """Unit vectors, in order.
 
-
-def encode_queries(encoder: Encoder, queries: Sequence[Media]) -> np.ndarray:
-    """Unit vectors (Q, D), in order; raises the InputError of a query that cannot be opened."""
-    requests = [Request(index, partial(_itself, query)) for index, query in enumerate(queries)]
-    vectors = np.empty((len(queries), encoder.dimension), np.float32)
+    Raises the InputError of a term that cannot be opened, and ConfigError where terms cancel each other.
+    """
+    vectors = np.zeros((len(queries), encoder.dimension), np.float32)
+    requests: list[Request[tuple[int, float]]] = []
+    for index, query in enumerate(queries):
+        for term in query.terms:
+            if isinstance(term.what, Row):
+                vectors[index] += term.weight * term.what.vector
+            else:
+                requests.append(Request((index, term.weight), partial(_itself, term.what)))
     for batch in encode_requests(encoder, requests, encoder.feature()):
         for result in batch:
             if not isinstance(result, Embedding):
                 raise result.error
-            vectors[result.key] = result.vector
-    return vectors
+            index, weight = result.key
+            vectors[index] += weight * result.vector
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    for query, length in zip(queries, lengths[:, 0], strict=True):
+        if length < 1e-6:
+            raise ConfigError(f"the terms of {query.name!r} cancel each other; give them other weights")
+    return vectors / lengths
 
 
-def _itself(query: Media) -> Media:
-    return query
-
-
-def is_query(item: Item, query: Media) -> bool:
-    """Whether an item of a collection is the very file that is the query."""
-    source, payload = item.source, query.payload
-    return isinstance(source, Path) and isinstance(payload, Path) and source.exists() and source.samefile(payload)
+def _itself(media: Media) -> Media:
+    return media

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,19 +17,22 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.video import VideoFrames
 from perception_encoder.search.hits import Hit, best_moment
+from perception_encoder.search.index import Row
 from perception_encoder.search.pages import Section, Tile, link_to
+from perception_encoder.search.query import Query
 
 
-def name_query(query: Media) -> str:
-    """A query as a heading: a text in quotes, a picture by its file name."""
-    return f"“{query.name}”" if query.kind == "text" else f"like {_file_name(query.name)}"
+def name_query(query: Query) -> str:
+    """A query as a heading: what was typed in quotes, a picture by its file name."""
+    return f"like {_file_name(query.name)}" if query.kind in ("image", "video") else f"“{query.name}”"
 
 
-def query_sections(queries: Sequence[Media], results: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
+def query_sections(queries: Sequence[Query], results: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
     """A section for each query, with its hits, of a sheet that will be at `page`."""
     for query, hits in zip(queries, results, strict=True):
-        picture = None if query.kind == "text" else open_preview(query)
-        tiles = (_tile(hit.item, hit.time, page, f"{hit.score:.3f}") for hit in hits)
+        shown = query.terms[0].what if query.kind in ("image", "video") else None
+        tiles = (_tile(hit.item, hit.time, page, f"{hit.score:.3f}", hit.row) for hit in hits)
+        picture = None if shown is None else open_preview(shown)
         yield Section(heading=name_query(query), tiles=tiles, picture=picture)
 
 
@@ -70,12 +74,12 @@ class Naming:
         return replace(tile, caption=self.guesses[row][0][0], details=(tile.caption, *tile.details))
 
 
-def _tile(item: Item, time: float | None, page: Path, figure: str = "") -> Tile:
+def _tile(item: Item, time: float | None, page: Path, figure: str = "", row: Row | None = None) -> Tile:
     try:
-        media = item.media()
-        if time is not None:
-            media = replace(media, start=time, end=time)
-        image = open_preview(media)
+        found: Media | Row = row or item.media()
+        if time is not None and isinstance(found, Media):
+            found = replace(found, start=time, end=time)
+        image = open_preview(found)
     except InputError:
         image = None
     link = link_to(item.source, page) if isinstance(item.source, (Path, str)) else None
@@ -86,9 +90,11 @@ def _file_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def open_preview(media: Media) -> Image.Image | None:
-    """A picture, or a video's first frame; None for a text."""
-    opened = open_media(media, frames=1)
+def open_preview(what: Media | Row) -> Image.Image | None:
+    """A picture, a video's first frame, or a row's thumbnail; None for a text."""
+    if isinstance(what, Row):
+        return Image.open(io.BytesIO(what.thumbnail)) if what.thumbnail else None
+    opened = open_media(what, frames=1)
     if isinstance(opened, VideoFrames):
         return opened.images[0]
     return opened if isinstance(opened, Image.Image) else None

@@ -28,7 +28,7 @@ def test_pictures_and_texts_may_be_looked_for_at_once(run_pe, checkpoint: Path, 
     run = run_pe("search", pictures[0].parent, *options)
     assert run.status == 0, run.stderr
     assert "“a [/cat]”" in run.stdout and "like 05.jpg" in run.stdout
-    assert "1.000" in run.stdout and "copy [b].jpg" in "".join(run.stdout.split("\n")).replace("  ", "")
+    assert "1.000" in run.stdout and "copy[b].jpg" in "".join(run.stdout.split())
 
 
 def test_videos_are_hits_with_a_time_and_bad_files_reported(run_pe, checkpoint: Path, tmp_path: Path) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import math
+import weakref
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +24,7 @@ from perception_encoder.errors import (
     MediaTooLargeError,
 )
 from perception_encoder.preprocess import video
-from perception_encoder.preprocess.video import VideoFrames, frame_indices, read_frames
+from perception_encoder.preprocess.video import VideoFrames, frame_indices, read_frames, sample_frames
 from tests.clips import clip, number_of, numbered, trimmed, with_display_matrix
 
 CONTAINERS = [
@@ -348,3 +353,71 @@ def test_real_clips_equal_a_full_decode(name: str, real_data: Path) -> None:
         frame = every[index][1]
         assert np.array_equal(np.asarray(image), np.asarray(frame.to_image()))
         assert time == pytest.approx(frame.time - every[0][1].time)
+
+
+# ---- frames at a steady rate
+
+
+@pytest.mark.parametrize(("format", "codec"), CONTAINERS)
+@pytest.mark.parametrize("every", [0.04, 0.5, 1.0, 9.0])
+def test_a_frame_every_so_often(format: str, codec: str, every: float) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    found = list(sample_frames(clip(format=format, codec=codec), every=every))
+    numbers = [number_of(frame.image) for frame in found]
+    assert numbers[0] == 0 and len(numbers) == math.ceil(2.4 / every - 1e-6)
+    times = np.array([frame.time for frame in found])
+    np.testing.assert_allclose(times, np.array(numbers) / 25, atol=0.011)
+    assert (times - every * np.arange(len(times)) < 0.051).all()
+    assert [frame.end for frame in found[:-1]] == times[1:].tolist()
+    assert found[-1].end == pytest.approx(2.4, abs=0.05)
+
+
+def test_frames_of_an_uneven_video() -> None:
+    ticks = [0, 10, 20, 300, 310, 900]  # hundredths of a second
+    found = list(sample_frames(clip(6, "matroska", ticks=ticks), every=1.0))
+    assert [number_of(frame.image) for frame in found] == [0, 3, 5]
+    assert [frame.time for frame in found] == pytest.approx([0, 3, 9], abs=0.011)
+
+
+@pytest.mark.parametrize("format", ["mp4", "mpegts"])
+def test_sampling_goes_on_where_an_index_misleads(
+    format: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seek = video._by_seeking
+
+    def give_up(*arguments: Any) -> Iterator[Any]:
+        yield from islice(seek(*arguments), 2)
+
+    monkeypatch.setattr(video, "_by_seeking", give_up)
+    found = list(sample_frames(clip(format=format), every=0.4))
+    assert [number_of(frame.image) for frame in found] == [0, 10, 20, 30, 40, 50]
+
+
+def test_sampling_a_truncated_video_gives_what_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    data = clip(format="matroska")
+    found = list(sample_frames(data[: len(data) * 2 // 3], "cut.mkv", every=0.2))
+    assert [number_of(frame.image) for frame in found][:6] == [0, 5, 10, 15, 20, 25]
+    assert len(found) < 12
+    assert "cut.mkv: ends early or is damaged" in caplog.text
+
+
+def test_sampling_errors() -> None:
+    with pytest.raises(ConfigError, match="more than 0"):
+        next(sample_frames(clip(), every=0))
+    with pytest.raises(MediaDecodeError, match=r"noise\.mp4"):
+        next(sample_frames(b"noise" * 100, "noise.mp4"))
+
+
+def test_sampling_holds_few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Image.Image]] = []
+    image_of = video._image
+
+    def watched(*arguments: Any) -> Image.Image:
+        image = image_of(*arguments)
+        made.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(video, "_image", watched)
+    for _ in sample_frames(clip(), every=0.1):
+        assert sum(ref() is not None for ref in made) <= 4

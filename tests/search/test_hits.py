@@ -12,7 +12,7 @@ from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, 
 from perception_encoder.inference.collection import Collection, encode_media, list_media
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.hits import best_moment, find_hits
-from perception_encoder.search.query import encode_queries, picture_query, text_query
+from perception_encoder.search.query import encode_queries, media_query, text_query
 from perception_encoder.search.sheets import Naming, query_sections
 from tests.clips import clip, number_of, numbered
 
@@ -66,14 +66,14 @@ def test_a_picture_finds_its_copy_but_not_itself(encoder: Encoder, pictures: lis
     copy = pictures[0].with_name("copy.jpg")
     copy.write_bytes(pictures[7].read_bytes())
     collection = encode_media(encoder, list_media([pictures[0].parent]), lambda done: None)
-    (hits,) = find_hits(encoder, [picture_query(str(pictures[7]))], collection, top=3)
+    (hits,) = find_hits(encoder, [media_query(str(pictures[7]))], collection, top=3)
     assert hits[0].item.source == copy and hits[0].score == pytest.approx(1, abs=1e-3)
     assert pictures[7] not in [hit.item.source for hit in hits]
     assert len(hits) == 3
 
 
 def test_the_top_hits_are_as_many_as_asked_for_with_many_queries(encoder: Encoder, collection: Collection) -> None:
-    queries = [picture_query(str(item.source)) for item in collection.items]
+    queries = [media_query(str(item.source)) for item in collection.items]
     assert {len(hits) for hits in find_hits(encoder, queries, collection, top=18)} == {18}
 
 
@@ -84,13 +84,13 @@ def test_a_bad_query_is_an_error(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jpg").touch()
     with pytest.raises(error, match=source):
-        picture_query(source)
+        media_query(source)
 
 
 def test_a_damaged_query_and_an_empty_one_are_errors(encoder: Encoder, pictures: list[Path]) -> None:
     pictures[0].write_bytes(pictures[0].read_bytes()[:200])
     with pytest.raises(MediaDecodeError, match=r"00\.jpg"):
-        encode_queries(encoder, [text_query("a cat"), picture_query(str(pictures[0]))])
+        encode_queries(encoder, [text_query("a cat"), media_query(str(pictures[0]))])
     with pytest.raises(ConfigError, match="empty"):
         text_query("  ")
 
@@ -112,7 +112,7 @@ def video(encoder: Encoder, tmp_path: Path) -> Collection:
 
 def test_a_video_is_a_hit_with_the_time_that_fits_best(encoder: Encoder, video: Collection, tmp_path: Path) -> None:
     numbered(34).save(tmp_path / "frame.png")
-    query = picture_query(str(tmp_path / "frame.png"))
+    query = media_query(str(tmp_path / "frame.png"))
     ((hit,),) = find_hits(encoder, [query], video, top=5)
     assert video.is_video == [True]
     assert hit.time == pytest.approx(34 / 25)

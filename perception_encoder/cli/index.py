@@ -1,0 +1,66 @@
+"""`pe index`: make a folder's pictures and videos ready to be searched."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perception_encoder.cli import output
+from perception_encoder.cli.progress import late_progress
+
+if TYPE_CHECKING:
+    from perception_encoder.errors import InputError
+
+app = typer.Typer()
+
+FOLDERS = "Folders; each gets an index of its own, in FOLDER/.pe-index."
+MODEL = "Name, alias or checkpoint of a model [default: the index's, or builtin]."
+
+
+@app.command()
+def index(
+    folders: Annotated[list[Path], typer.Argument(help=FOLDERS)],
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    every: Annotated[
+        float | None, typer.Option(min=0.01, help="Seconds between frames of a video [default: 1].")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew, whatever is there.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Make or renew the index of folders, for `pe search` and `pe serve`.
+
+    Only what is new or changed is read; what moved is known by its content, and what is gone is forgotten. Videos are
+    cut into moments, by shot changes and likeness. A run that was stopped goes on where it was when the same command is
+    given again. Status 1: some files could not be used, and are listed.
+
+    Examples:
+
+        pe index photos
+        pe index photos videos --every 0.5
+        pe index photos --model PE-Core-L14-336 --rebuild
+        pe search "a red mug" photos
+    """
+    from perception_encoder.search.indexing import update_index, writable_index
+
+    reports: dict[str, dict[str, Any]] = {}
+    failures: list[InputError] = []
+    tried = 0
+    for folder in folders:
+        with writable_index(folder, model, every, rebuild) as (opened, encoder), late_progress(f"{folder}") as begin:
+            started = time.perf_counter()
+            report = update_index(opened, encoder, begin)
+            speed = report.added / (time.perf_counter() - started)
+        failures += report.failures
+        tried += report.added + report.moved + report.unchanged + len(report.failures)
+        counts = {name: getattr(report, name) for name in ("added", "moved", "gone", "unchanged", "rows")}
+        reports[str(folder)] = counts
+        if not json:
+            did = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "rows")
+            output.print_line(f"{folder}: {did}; {report.rows} pictures and moments ({speed:.1f} files/s)")
+    if json:
+        skipped = [{"path": failure.source, "reason": failure.reason} for failure in failures]
+        output.print_json({"folders": reports, "skipped": skipped})
+    raise typer.Exit(output.report_skipped(failures, tried))

@@ -1,0 +1,90 @@
+"""What of a folder an index does not know yet: files that are new or look changed, and files that are gone.
+
+A file whose size and time are those that the index knows is taken for unchanged; any other is read, and its content
+tells whether it only moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception_encoder.errors import InputError, MediaNotFoundError
+from perception_encoder.inference.listing import Item, TarMember, list_items
+from perception_encoder.preprocess.source import escape_name, open_source
+from perception_encoder.search.index import FileState
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A picture or video in a folder."""
+
+    path: str
+    """Below the folder, printable."""
+    item: Item
+    size: int
+    modified: int
+
+    def digest(self) -> str:
+        """Identifies the content; raises an InputError where it cannot be read."""
+        found = hashlib.blake2b(digest_size=16)
+        opened = self.item.open()
+        if isinstance(opened, bytes):
+            found.update(opened)
+        else:
+            with open_source(opened, self.item.id) as (stream, _):
+                while piece := stream.read(_PIECE):
+                    found.update(piece)
+        return found.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """How a folder differs from its index."""
+
+    candidates: list[File]
+    """New, or with another size or time than before."""
+    gone: list[str]
+    """Paths that the index knows and the folder lacks."""
+    unchanged: int
+    failures: list[InputError]
+    """What could not be listed; nothing beneath it counts as gone."""
+
+
+def find_changes(folder: Path, known: Mapping[str, FileState]) -> Changes:
+    """Compare a folder with what an index knows."""
+    candidates: list[File] = []
+    failures: list[InputError] = []
+    seen: set[str] = set()
+    base = escape_name(folder.absolute()).rstrip("/") + "/"
+    for item in list_items([folder.absolute()]):
+        path = item.path.removeprefix(base)
+        try:
+            size, modified = _status(item)
+        except InputError as error:
+            failures.append(error)
+            continue
+        state = known.get(path)
+        seen.add(path)
+        if state is None or (state.size, state.modified) != (size, modified):
+            candidates.append(File(path=path, item=item, size=size, modified=modified))
+    hidden = tuple(failure.source.removeprefix(base) + "/" for failure in failures)
+    gone = [path for path in known if path not in seen and not (path + "/").startswith(hidden)]
+    return Changes(candidates=candidates, gone=gone, unchanged=len(seen) - len(candidates), failures=failures)
+
+
+def _status(item: Item) -> tuple[int, int]:
+    """Size in bytes and time of the last change, of a tar's member the tar's; raises the InputError of an item."""
+    if item.problem is not None:
+        raise item.problem
+    path = item.source.tar if isinstance(item.source, TarMember) else item.source
+    assert isinstance(path, Path)  # a folder holds neither texts nor URLs
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise MediaNotFoundError(item.id, f"cannot be read: {error.strerror or error}") from None
+    return item.source.size if isinstance(item.source, TarMember) else status.st_size, status.st_mtime_ns

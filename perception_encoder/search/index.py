@@ -1,0 +1,262 @@
+"""A folder's index: a row for each picture and each moment of a video, in a LanceDB table inside the folder itself.
+
+FOLDER/.pe-index holds the table and `settings.json`, which says whose vectors they are. A write is one commit of whole
+files: a run that is killed loses what it had not committed and doubles nothing, and readers beside a writer see the
+last commit. There is one writer at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, SearchIndexError
+from perception_encoder.files import holding, remove, replacing, writing
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+logger = logging.getLogger(__name__)
+
+FOLDER = ".pe-index"
+LAYOUT = 1
+"""Number of the layout of the table; an index of another one is made anew."""
+APPROXIMATE_OVER = 100_000
+"""Rows from which an approximate index pays: below it an exact search takes some milliseconds."""
+
+_TABLE, _SETTINGS, _LOCK = "moments", "settings.json", "lock"
+_COMPACT_AFTER = 32  # commits
+_KEEP_VERSIONS = timedelta(hours=1)  # for readers that are at work
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # what makes vectors comparable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A picture, or a moment of a video."""
+
+    id: str
+    """Short, and the same as long as the file stays where it is."""
+    path: str
+    """Below the indexed folder, printable: `unescape_name` gives it back; in a tar TAR/MEMBER."""
+    kind: str
+    """"image" or "video"."""
+    start: float | None
+    """Of a moment: seconds from the video's first frame."""
+    stop: float | None
+    time: float | None
+    """The frame that is most like the whole moment."""
+    length: float | None
+    """Seconds that the whole video lasts."""
+    width: int
+    height: int
+    date: str
+    """When it was taken, as the picture says, or else changed: "2024-07-31T18:05:00", local time."""
+    size: int
+    """Bytes of the file."""
+    modified: int
+    """Nanoseconds since 1970, as the file system says."""
+    digest: str
+    """Of the file's content."""
+    vector: Float[np.ndarray, " D"]
+    """Unit length."""
+    thumbnail: bytes = b""
+    """JPEG; empty where it was not asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """What tells whether a file has changed."""
+
+    size: int
+    modified: int
+    digest: str
+
+
+class Index:
+    """An open index; `Index.open` and `Index.create` give one. `settings` are `Encoder.describe`'s, and the layout."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], table: Table) -> None:
+        self.folder, self.settings, self.table = folder, dict(settings), table
+        self._commits = 0
+
+    @classmethod
+    def open(cls, folder: Path) -> Index:
+        """The index of a folder; SearchIndexError where there is none, or where it is damaged or of another layout."""
+        place = folder / FOLDER
+        if not (place / _SETTINGS).is_file():
+            raise SearchIndexError(f"{folder} has no index; make one with: pe index {folder}")
+        remedy = f"make it anew with: pe index --rebuild {folder}"
+        try:
+            settings = json.loads((place / _SETTINGS).read_text(encoding="utf-8"))
+            if settings["layout"] != LAYOUT:
+                raise SearchIndexError(f"the index of {folder} is of another version; {remedy}")
+            table = _connect(place).open_table(_TABLE)
+            if table.schema != _schema(settings["dimension"]):
+                raise SearchIndexError(f"the index of {folder} has other columns; {remedy}")
+            table.count_rows()
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise SearchIndexError(f"the index of {folder} is damaged ({reason}); {remedy}") from error
+        return cls(folder, settings, table)
+
+    @classmethod
+    def create(cls, folder: Path, settings: Mapping[str, Any]) -> Index:
+        """A new, empty index in place of any that was there; OutputError where the folder cannot be written."""
+        place = folder / FOLDER
+        with writing(place, also=(RuntimeError,)):
+            place.mkdir(exist_ok=True)
+            remove(place / _SETTINGS)  # first: a table without settings is nobody's
+            settings = {**settings, "layout": LAYOUT}
+            remove(place / f"{_TABLE}.lance")
+            table = _connect(place).create_table(_TABLE, schema=_schema(int(settings["dimension"])))
+            with replacing(place / _SETTINGS) as temporary:
+                temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        return cls(folder, settings, table)
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a folder has an index, sound or not."""
+        return (folder / FOLDER / _SETTINGS).is_file()
+
+    @staticmethod
+    @contextmanager
+    def for_writing(folder: Path) -> Iterator[None]:
+        """Hold the index for this process alone; OutputError where another one writes it or there is no folder."""
+        if not folder.is_dir():
+            raise OutputError(f"{folder} is no folder")
+        with writing(folder / FOLDER):
+            (folder / FOLDER).mkdir(exist_ok=True)
+        with holding(folder / FOLDER / _LOCK, f"another run is writing the index of {folder}"):
+            yield
+
+    def check(self, settings: Mapping[str, object]) -> None:
+        """SearchIndexError unless the vectors of `settings` (`Encoder.describe`) can be compared with the index's."""
+        wanted = {**settings, "layout": LAYOUT}
+        other = [name for name in _SAME if self.settings.get(name) != wanted[name]]
+        if other:
+            changes = ", ".join(f"{name} {self.settings.get(name)}, not {wanted[name]}" for name in other)
+            raise SearchIndexError(
+                f"the index of {self.folder} was made with {changes}; choose that model, "
+                f"or make the index anew with: pe index --rebuild {self.folder}"
+            )
+
+    def __len__(self) -> int:
+        return self.table.count_rows()
+
+    def files(self) -> dict[str, FileState]:
+        """What the index knows, by path."""
+        found = self.table.search().select(["path", "size", "modified", "digest"]).limit(len(self)).to_arrow()
+        columns = (found[name].to_pylist() for name in ("path", "size", "modified", "digest"))
+        return {
+            path: FileState(size=size, modified=modified, digest=digest)
+            for path, size, modified, digest in zip(*columns, strict=True)
+        }
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Commit rows, all or none of them; OutputError where they cannot be written."""
+        if not rows:
+            return
+        columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+        vectors = np.stack(columns.pop("vector")).astype(np.float32)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+        with writing(self.folder / FOLDER, also=(RuntimeError,)):
+            self.table.add(pa.table(columns, schema=_schema(vectors.shape[1])))
+            self._commits += 1
+            if self._commits % _COMPACT_AFTER == 0:
+                self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Commit the removal of files."""
+        with writing(self.folder / FOLDER, also=(RuntimeError,)):
+            for some in _chunks(list(paths)):
+                self.table.delete(among("path", some))
+
+    def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
+        """All rows that fulfil a condition in SQL; ConfigError where it is none."""
+        return _rows(_run(self.table.search().limit(len(self)), where, thumbnails))
+
+    def row(self, id: str) -> Row:
+        """The row of an id; SearchIndexError where there is none."""
+        rows = self.rows(among("id", [id]), thumbnails=True)
+        if not rows:
+            raise SearchIndexError(f"the index of {self.folder} has no {id}; `pe search` shows ids, --json too")
+        return rows[0]
+
+    def nearest(
+        self, vector: Float[np.ndarray, " D"], top: int, where: str | None = None, thumbnails: bool = False
+    ) -> list[tuple[float, Row]]:
+        """The `top` rows with the highest cosine similarity to a unit vector, and the similarity, best first.
+
+        `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
+        """
+        query: Any = self.table.search(vector, vector_column_name="vector")
+        found = _run(query.distance_type("dot").limit(top), where, thumbnails, ["_distance"])
+        return [(1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), _rows(found), strict=True)]
+
+    def optimize(self) -> None:
+        """Compact what many small commits left, and bring the approximate index up to date where the table is large."""
+        with writing(self.folder / FOLDER, also=(RuntimeError,)):
+            self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+
+
+def among(column: str, values: Iterable[str]) -> str:
+    """SQL: whether a column's value is one of some texts, whatever these hold."""
+    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({quoted})"
+
+
+def _connect(place: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its dependencies
+            import lancedb
+    except ImportError:
+        raise MissingExtraError("lancedb", "search") from None
+    return lancedb.connect(str(place))
+
+
+def _run(query: Any, where: str | None, thumbnails: bool, also: Sequence[str] = ()) -> pa.Table:
+    names = [field.name for field in fields(Row) if thumbnails or field.name != "thumbnail"]
+    try:
+        return (query.where(where) if where else query).select([*names, *also]).to_arrow()
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"the condition {where!r} cannot be used: {reason}") from None
+
+
+def _rows(found: pa.Table) -> list[Row]:
+    names = [field.name for field in fields(Row) if field.name != "vector" and field.name in found.column_names]
+    columns = [found[name].to_pylist() for name in names]
+    vectors = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    matrix = vectors.reshape(len(found), -1) if len(found) else []
+    return [
+        Row(**dict(zip(names, values, strict=True)), vector=vector)
+        for vector, *values in zip(matrix, *columns, strict=True)
+    ]
+
+
+def _schema(dimension: int) -> pa.Schema:
+    types = {
+        **dict.fromkeys(("id", "path", "kind", "date", "digest"), pa.string()),
+        **dict.fromkeys(("start", "stop", "time", "length"), pa.float64()),
+        **dict.fromkeys(("width", "height", "size", "modified"), pa.int64()),
+        "thumbnail": pa.binary(),
+        "vector": pa.list_(pa.float32(), dimension),
+    }
+    return pa.schema([(field.name, types[field.name]) for field in fields(Row)])
+
+
+def _chunks(values: list[str], size: int = 500) -> Iterator[list[str]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

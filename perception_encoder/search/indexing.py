@@ -1,0 +1,271 @@
+"""Bring a folder's index up to date: what is new is encoded, what moved is carried over, what is gone is removed.
+
+Every core takes whole batches, from the file to its rows, as the embedding pipeline does. Rows are committed now and
+then, whole files at a time, so that a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.errors import InputError, SearchIndexError
+from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.media import Media, open_media
+from perception_encoder.inference.pipeline import guess_kind, map_in_order
+from perception_encoder.preprocess.image import date_taken
+from perception_encoder.preprocess.video import SampledFrame, sample_frames
+from perception_encoder.search.changes import File, find_changes
+from perception_encoder.search.index import Index, Row, among
+from perception_encoder.search.moments import FrameSeen, MomentConfig, colour_histogram, cut_moments
+from perception_encoder.search.pages import thumbnail
+
+THUMBNAIL_SIDE = 256
+"""Longest side of a stored thumbnail, in pixels."""
+_COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # the work that a kill may cost
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What an update did, in files."""
+
+    added: int = 0
+    """Encoded: new, or with other content than before."""
+    moved: int = 0
+    """Known by their content under another name."""
+    gone: int = 0
+    unchanged: int = 0
+    rows: int = 0
+    """In the index, after the update."""
+    failures: list[InputError] = field(default_factory=list)
+
+
+@contextmanager
+def writable_index(
+    folder: Path, source: str | None = None, every: float | None = None, rebuild: bool = False
+) -> Iterator[tuple[Index, Encoder]]:
+    """A folder's index, held for writing, and the encoder of its vectors; a new index where there is none.
+
+    `source`: the model, by name or path; by default the index's own, or "builtin". `every`: seconds between the
+    frames of a video. `rebuild` starts anew. Raises OutputError, SearchIndexError (a damaged index, or one of another
+    model or rate), and what `load` raises.
+    """
+    if source is not None and Path(source).exists():
+        source = str(Path(source).absolute())
+    with Index.for_writing(folder):
+        index = None if rebuild or not Index.exists(folder) else Index.open(folder)
+        encoder = load(source or (index.settings["source"] if index else "builtin"))
+        settings = encoder.describe(encoder.feature())
+        if index is None:
+            config = MomentConfig() if every is None else MomentConfig(every=every)
+            index = Index.create(folder, {**settings, "source": source or "builtin", "moments": asdict(config)})
+        index.check(settings)
+        if every not in (None, index.settings["moments"]["every"]):
+            raise SearchIndexError(
+                f"the index of {folder} has a frame every {index.settings['moments']['every']:g} s, not {every:g}; "
+                f"make it anew with: pe index --rebuild --every {every:g} {folder}"
+            )
+        yield index, encoder
+
+
+def update_index(
+    index: Index, encoder: Encoder, begin: Callable[[int], Callable[[int], object]] = lambda _: lambda _: None
+) -> Report:
+    """Make an index say what its folder holds; bad files are reported, never a reason to stop.
+
+    `index` and `encoder` are those of `writable_index`. `begin` is told how many files there are to read, and gives
+    what is told of files done. Raises OutputError where the index cannot be written: what was committed stays.
+    """
+    known = index.files()
+    changes = find_changes(index.folder, known)
+    report = Report(gone=len(changes.gone), unchanged=changes.unchanged, failures=list(changes.failures))
+    digests = {state.digest for state in known.values()}
+    reader = _Reader(encoder, MomentConfig(**index.settings["moments"]), digests)
+    pending, since = _Pending(index, set(known)), time.monotonic()
+    advance = begin(len(changes.candidates))
+    try:
+        for results in map_in_order(reader.read, _batches(changes.candidates, encoder.batch_size), _workers(encoder)):
+            for result in results:
+                pending.take(result, report)
+            if time.monotonic() - since > _COMMIT_SECONDS or len(pending.rows) > _COMMIT_ROWS:
+                pending.commit()
+                since = time.monotonic()
+            advance(len(results))
+    finally:
+        pending.commit()
+    index.remove(changes.gone)
+    index.optimize()
+    report.rows = len(index)
+    return report
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A file that was read: its rows, None where its content is known already, or why there are none."""
+
+    file: File
+    digest: str = ""
+    rows: list[Row] | None = None
+    error: InputError | None = None
+
+
+class _Pending:
+    """Results on their way into the index."""
+
+    def __init__(self, index: Index, known: set[str]) -> None:
+        self.rows: list[Row] = []
+        self._index, self._known = index, known
+        self._moved: dict[str, list[File]] = {}  # by digest
+        self._stale: set[str] = set()  # paths whose old rows go
+
+    def take(self, result: _Result, report: Report) -> None:
+        """Note a result."""
+        if result.error is not None:
+            report.failures.append(result.error)
+            return
+        if result.file.path in self._known:
+            self._stale.add(result.file.path)
+        if result.rows is None:
+            report.moved += 1
+            self._moved.setdefault(result.digest, []).append(result.file)
+        else:
+            report.added += 1
+            self.rows += result.rows
+
+    def commit(self) -> None:
+        """Write what is there."""
+        if self._moved:
+            carried = self._index.rows(among("digest", self._moved), thumbnails=True)
+            first: dict[str, str] = {}
+            for row in carried:  # of a content that the index has under several names, one name's rows
+                first.setdefault(row.digest, row.path)
+            originals = [row for row in carried if first[row.digest] == row.path]
+            self.rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]
+        self._index.remove(self._stale)
+        self._index.add(self.rows)
+        self.rows, self._moved, self._stale = [], {}, set()
+
+
+def _renamed(row: Row, file: File) -> Row:
+    return replace(row, id=_row_id(file.path, row.start), path=file.path, size=file.size, modified=file.modified)
+
+
+def _row_id(path: str, start: float | None) -> str:
+    return hashlib.blake2b(f"{path}\0{start}".encode(), digest_size=6).hexdigest()
+
+
+def _workers(encoder: Encoder) -> int:
+    return torch.get_num_threads() if encoder.device.type == "cpu" else 8
+
+
+def _batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
+    """Some pictures, or one video, at a time."""
+    batch: list[File] = []
+    for file in files:
+        if guess_kind(file.path) == "video":
+            yield [file]
+            continue
+        batch.append(file)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class _Reader:
+    """From files to rows; threads share one."""
+
+    def __init__(self, encoder: Encoder, config: MomentConfig, digests: set[str]) -> None:
+        self._encoder, self._config, self._digests = encoder, config, digests
+
+    def read(self, files: list[File]) -> list[_Result]:
+        """Read a batch; its pictures are encoded together."""
+        results: dict[int, _Result] = {}
+        pictures: dict[int, tuple[str, Image.Image, datetime | None, Tensor]] = {}
+        for position, file in enumerate(files):
+            try:
+                digest = file.digest()
+                if digest in self._digests:
+                    results[position] = _Result(file, digest)
+                    continue
+                media = file.item.media()
+                if media.kind == "video":
+                    results[position] = _Result(file, digest, self._video_rows(file, digest, media))
+                else:
+                    image = open_media(media)
+                    assert isinstance(image, Image.Image)
+                    taken = date_taken(media.payload) if isinstance(media.payload, (Path, bytes)) else None
+                    pictures[position] = digest, image, taken, self._encoder.transform.pixels(image)
+            except InputError as error:
+                results[position] = _Result(file, error=error)
+        vectors = self._embed(pixels for *_, pixels in pictures.values())
+        for (position, (digest, image, taken, _)), vector in zip(pictures.items(), vectors, strict=True):
+            row = self._row(files[position], digest, image, taken, vector, thumbnail(image, THUMBNAIL_SIDE))
+            results[position] = _Result(files[position], digest, [row])
+        return [results[position] for position in range(len(files))]
+
+    def _embed(self, pixels: Iterable[Tensor]) -> np.ndarray:
+        stacked = list(pixels)
+        if not stacked:
+            return np.empty((0, self._encoder.dimension), np.float32)
+        return self._encoder.embed_pixels(torch.stack(stacked), self._encoder.feature()).numpy()
+
+    def _video_rows(self, file: File, digest: str, media: Media) -> list[Row]:
+        seen: list[FrameSeen] = []
+        thumbnails: list[bytes] = []
+        waiting: list[SampledFrame] = []
+
+        def see() -> None:
+            vectors = self._embed(self._encoder.transform.pixels(frame.image) for frame in waiting)
+            for frame, vector in zip(waiting, vectors, strict=True):
+                colours = colour_histogram(frame.image)
+                seen.append(FrameSeen(time=frame.time, end=frame.end, colours=colours, vector=vector))
+                thumbnails.append(thumbnail(frame.image, THUMBNAIL_SIDE))
+            waiting.clear()
+
+        assert isinstance(media.payload, (Path, bytes))
+        for frame in sample_frames(media.payload, media.name, self._config.every):
+            waiting.append(frame)
+            last = frame.image
+            if len(waiting) == self._encoder.batch_size:
+                see()
+        see()
+        rows = []
+        for moment in cut_moments(seen, self._config):
+            row = self._row(file, digest, last, None, moment.vector, thumbnails[moment.best])
+            row = replace(row, id=_row_id(file.path, moment.start), kind="video", length=seen[-1].end)
+            rows.append(replace(row, start=moment.start, stop=moment.end, time=seen[moment.best].time))
+        return rows
+
+    def _row(
+        self, file: File, digest: str, image: Image.Image, taken: datetime | None, vector: np.ndarray, small: bytes
+    ) -> Row:
+        date = taken or datetime.fromtimestamp(file.modified / 1e9)
+        return Row(
+            id=_row_id(file.path, None),
+            path=file.path,
+            kind="image",
+            start=None,
+            stop=None,
+            time=None,
+            length=None,
+            width=image.width,
+            height=image.height,
+            date=date.isoformat(timespec="seconds"),
+            size=file.size,
+            modified=file.modified,
+            digest=digest,
+            thumbnail=small,
+            vector=vector,
+        )

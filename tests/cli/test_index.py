@@ -1,0 +1,95 @@
+"""`pe index`, and `pe search` in a folder that has an index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clips import clip
+
+
+@pytest.fixture
+def indexed(run_pe, checkpoint: Path, pictures: list[Path]) -> Path:
+    """The folder of the pictures and a clip, with an index."""
+    folder = pictures[0].parent
+    (folder / "clip.mp4").write_bytes(clip(60))
+    run = run_pe("index", folder, "--model", checkpoint)
+    assert run.status == 0, run.stderr
+    assert "21 added, 0 moved, 0 gone, 0 unchanged; " in run.stdout
+    return folder
+
+
+def test_it_says_what_it_did_and_skipped(run_pe, indexed: Path) -> None:
+    (indexed / "empty.jpg").touch()
+    (indexed / "00.jpg").unlink()
+    run = run_pe("index", indexed, "--json")
+    assert run.status == 1 and "empty.jpg: is empty" in run.stderr
+    printed = json.loads(run.stdout)
+    done = {"added": 0, "moved": 0, "gone": 1, "unchanged": 20}
+    assert done.items() <= printed["folders"][str(indexed)].items()
+    assert printed["skipped"] == [{"path": str(indexed / "empty.jpg"), "reason": "is empty"}]
+
+
+def test_search_takes_the_index_and_its_model(run_pe, indexed: Path, checkpoint: Path) -> None:
+    by_index = json.loads(run_pe("search", "a red mug", indexed, "--json", "--top", "21").stdout)
+    by_files = json.loads(run_pe("search", "a red mug", f"{indexed}/*", "--json", "--model", checkpoint).stdout)
+    hits = by_index["queries"][0]["hits"]
+    scores = {hit["path"]: hit["score"] for hit in hits if hit["kind"] == "image"}
+    for hit in by_files["queries"][0]["hits"]:
+        if hit["path"] in scores:
+            assert scores[hit["path"]] == pytest.approx(hit["score"], abs=0.02)
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    (moment, *_) = (hit for hit in hits if hit["kind"] == "video")
+    assert moment["start"] <= moment["time"] < moment["stop"] <= 2.41
+
+
+def test_search_in_the_current_folder(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(indexed)
+    run = run_pe("search", "2:dog", "-", "snow", "--top", "3")
+    assert run.status == 0 and "“2:dog - snow”" in run.stdout and "note:" not in run.stderr
+
+
+def test_by_example_and_by_id(run_pe, indexed: Path) -> None:
+    copy = indexed / "copy.jpg"
+    copy.write_bytes((indexed / "07.jpg").read_bytes())
+    run_pe("index", indexed)
+    hits = json.loads(run_pe("search", "--image", copy, indexed, "--json").stdout)["queries"][0]["hits"]
+    assert hits[0]["path"] == str(indexed / "07.jpg") and hits[0]["score"] > 0.99
+    assert str(copy) not in [hit["path"] for hit in hits]
+    found = json.loads(run_pe("search", "--like", hits[0]["id"], indexed, "--json").stdout)["queries"][0]
+    assert found["image"] == "07.jpg" and found["hits"][0]["path"] == str(copy)
+    groups = json.loads(run_pe("search", "--near-duplicates", indexed, "--json").stdout)["groups"]
+    assert {"07.jpg", "copy.jpg"} in [{row["path"] for row in group} for group in groups]
+    assert "07.jpg" in run_pe("search", "--near-duplicates", indexed).stdout
+
+
+def test_conditions_and_sheets(run_pe, indexed: Path, tmp_path: Path) -> None:
+    page = tmp_path / "found.html"
+    run = run_pe("search", "a cat", indexed, "--where", "path LIKE '0%' AND kind = 'image'", "--html", page)
+    assert run.status == 0 and "clip.mp4" not in run.stdout
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 10
+
+
+def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
+    run = run_pe("search", "a cat", pictures[0].parent, "--model", checkpoint)
+    assert run.status == 0 and f"pe index {pictures[0].parent}" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("search", "a cat", "FOLDER", "--where", "colour = 'red'"), "condition \"colour = 'red'\" cannot be used"),
+        (("search", "--like", "nothing", "FOLDER"), "has no nothing"),
+        (("search", "a cat", "FOLDER", "--model", "builtin"), "pe index --rebuild"),
+        (("search", "a cat", "FOLDER/01.jpg", "--where", "size > 3"), "need an index"),
+        (("index", "FOLDER", "--every", "0.1"), "--rebuild --every 0.1"),
+        (("index", "FOLDER/01.jpg"), "is no folder"),
+        (("index", "FOLDER", "--every", "0"), "--every"),
+    ],
+)
+def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], said: str) -> None:
+    run = run_pe(*(argument.replace("FOLDER", str(indexed)) for argument in arguments))
+    assert run.status == 2 and said in " ".join(run.stderr.split())
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,93 @@
+"""An index whose making is killed at any moment goes on where it stopped: nothing is lost and nothing doubled."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clips import clip
+
+HARNESS = """
+import os, random, signal, sys, time, traceback
+from pathlib import Path
+import lance_namespace, pandas, pyarrow.dataset  # what is slow to import and starts no thread, before children fork
+from perception_encoder.inference.encoder import load
+from perception_encoder.search import indexing
+
+folder, checkpoint, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+encoder = load(checkpoint)
+encoder.weight_hash
+indexing.load = lambda source: encoder
+indexing._COMMIT_SECONDS = 0.0
+type(encoder).batch_size = 4
+
+def update():
+    with indexing.writable_index(folder, checkpoint) as (index, encoder):
+        indexing.update_index(index, encoder)
+
+def report():
+    from perception_encoder.search.index import Index
+    rows = Index.open(folder).rows() if Index.exists(folder) else []
+    found = sorted((row.path, row.start or 0, row.stop or 0, row.digest) for row in rows)
+    assert len(set(found)) == len(found)
+    Path(sys.argv[4]).write_text(repr(found))
+
+def child(work):
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+def content():
+    assert os.waitpid(child(report), 0)[1] == 0
+    return eval(Path(sys.argv[4]).read_text())
+
+began = time.perf_counter()
+assert os.waitpid(child(update), 0)[1] == 0
+seconds = time.perf_counter() - began
+expected = content()
+
+chance = random.Random(2504)
+killed, states = 0, set()
+while killed < kills:
+    if killed % 5 == 0:  # from the start, every fifth time
+        (folder / ".pe-index" / "settings.json").unlink(missing_ok=True)
+    pid = child(update)
+    time.sleep(chance.uniform(0.3 * seconds, 0.9 * seconds))
+    os.kill(pid, signal.SIGKILL)
+    killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    if killed % 2:
+        found = content()
+        assert set(found) <= set(expected)
+        states.add(len(found))
+assert os.waitpid(child(update), 0)[1] == 0
+assert content() == expected, (content(), expected)
+print(killed, len(states))
+"""
+
+
+@pytest.mark.timeout(280)
+def test_twenty_kills_lose_and_double_nothing(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(60):
+        content = pictures[number % len(pictures)].read_bytes()
+        (folder / f"{number:03d}.jpg").write_bytes(content + bytes([number]))  # so that each is another file
+    (folder / "clip.mp4").write_bytes(clip(60))
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    command = [sys.executable, "-c", HARNESS, folder, checkpoint, "20", tmp_path / "found.txt"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    killed, states = map(int, done.stdout.split()[:2])
+    assert killed == 20
+    assert states >= 3  # it was killed at different points
