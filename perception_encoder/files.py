@@ -27,8 +27,10 @@ def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) 
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; it becomes `path` once it is whole and on the disk, or goes.
 
-    `temporary`: on the same disk; by default a hidden one beside `path`, whose folder is made.
+    `temporary`: on the same disk; by default a hidden one beside `path`, whose folder is made. A link stays one: what
+    it leads to is replaced. Raises OutputError where a file would replace a folder, or anything a device.
     """
+    path = path.resolve() if path.is_symlink() else path
     if temporary is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -36,12 +38,21 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         yield temporary
         for written in [temporary, *temporary.rglob("*")]:
             sync(written)
+        _check_kind(path, temporary.is_dir())
         if path.is_dir():
             shutil.rmtree(path)  # a folder cannot be replaced at one stroke
         os.replace(temporary, path)
         sync(path.parent)
     finally:
         remove(temporary)
+
+
+def _check_kind(path: Path, folder: bool) -> None:
+    """Raise OutputError unless `path` is free, or what stands there is of the same kind."""
+    if path.is_dir() and not folder:
+        raise OutputError(f"{path} is a folder; choose another name")
+    if path.exists() and not path.is_dir() and (folder or not path.is_file()):
+        raise OutputError(f"{path} is {'a file' if path.is_file() else 'no regular file'}; choose another name")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import holding, replacing, writing
 
 
 def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +33,35 @@ def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         temporary.write_text("new")
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_file_replaces_no_folder_and_no_device(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mug.jpg").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in (("photos", "is a folder"), ("pipe", "is no regular file")):
+        with pytest.raises(OutputError, match=said), replacing(tmp_path / name) as temporary:
+            temporary.write_text("page")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file"), replacing(tmp_path / "file") as temporary:
+        temporary.mkdir()
+    assert (tmp_path / "photos" / "mug.jpg").exists() and (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["file", "photos", "pipe"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.html").symlink_to(tmp_path / "elsewhere" / "page.html")
+    for text in ("first", "second"):  # the first time it leads to nothing
+        with replacing(tmp_path / "link.html") as temporary:
+            temporary.write_text(text)
+        assert (tmp_path / "link.html").is_symlink()
+        assert (tmp_path / "elsewhere" / "page.html").read_text() == text
+
+
+def test_a_lock_is_held_by_one_and_freed(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with holding(lock, "taken"), pytest.raises(OutputError, match="taken"), holding(lock, "taken"):
+        pass
+    with holding(tmp_path / "lock", "taken"):
+        pass

@@ -67,7 +67,7 @@ def classify(
 
 def as_json(item: Item, guesses: list[Guess]) -> dict[str, Any]:
     """One file's entry."""
-    return {"path": item.id, "labels": [guess._asdict() for guess in guesses]}
+    return {"id": item.id, "path": item.path, "labels": [guess._asdict() for guess in guesses]}
 
 
 def as_row(item: Item, guesses: list[Guess]) -> tuple[str, ...]:

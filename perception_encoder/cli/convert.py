@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from perception_encoder.cli import output
+from perception_encoder.errors import OutputError
 
 app = typer.Typer()
 
@@ -20,6 +21,7 @@ def convert(
         Literal["published", "timm", "open_clip"], typer.Option(help="Whose names the file shall have.")
     ] = "published",
     half: Annotated[bool, typer.Option("--half", help="Write float16 instead of float32.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Write a checkpoint under the names of the published files, of timm or of open_clip.
 
@@ -37,6 +39,8 @@ def convert(
     from perception_encoder.models.weights import load_model, write_layout
 
     check_suffix(out)
+    if out.exists() and (not overwrite or (Path(source).exists() and out.samefile(source))):
+        raise OutputError(f"{out} exists; choose another name, or replace it (--overwrite), unless it is IN itself")
     with output.error_console.status(f"Reading {source}"):
         model = load_model(source)
     with output.error_console.status(f"Writing {out}"):

@@ -38,7 +38,7 @@ def demo(
     from perception_encoder.search import samples
     from perception_encoder.search.hits import find_hits
     from perception_encoder.search.pages import write_contact_sheet
-    from perception_encoder.search.query import media_query, text_query
+    from perception_encoder.search.query import encode_queries, media_query, text_query
     from perception_encoder.search.sheets import Naming, name_query, query_sections
 
     encoder = load(model)
@@ -59,7 +59,7 @@ def demo(
     output.print_table(("picture or clip", best, "second", "third"), rows)
 
     queries = [*map(text_query, samples.QUERIES), media_query(str(brought.query))]
-    results = find_hits(encoder, queries, found, top=4)
+    results = find_hits(encoder, queries, encode_queries(encoder, queries), found, top=4)
     output.print_line("")
     rows = [
         (name_query(query), *(f"{Path(hit.item.path).stem} {hit.score:.2f}" for hit in hits[:3]))
@@ -73,6 +73,7 @@ def demo(
     output.print_line("")
     output.print_line(f"All of it, with pictures: {page}")
     say_what_next(brought.gallery)
+    raise typer.Exit(output.report_skipped(found.failures, found.total))
 
 
 def say_what_next(pictures: Path) -> None:

@@ -75,7 +75,7 @@ def page(
     """
     from perception_encoder.evaluation import report
 
-    figures = report.from_json(result.read_text(encoding="utf-8"), result.name)
+    figures = report.from_json(report.read_text(result), result.name)
     report.write_text(result.with_suffix(".md"), report.page(figures, result.name))
     if card is not None:
-        report.write_text(card, report.insert_figures(card.read_text(encoding="utf-8"), figures))
+        report.write_text(card, report.insert_figures(report.read_text(card), figures))

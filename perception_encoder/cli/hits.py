@@ -23,7 +23,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    told: dict[str, Any] = {"path": hit.item.id, "score": hit.score, "time": hit.time}
+    told: dict[str, Any] = {"id": hit.item.id, "path": hit.item.path, "score": hit.score, "time": hit.time}
     if hit.row is not None:
         told |= {name: getattr(hit.row, name) for name in ("id", "kind", "start", "stop", "date")}
     return told

@@ -158,6 +158,14 @@ def _measurement(value: dict) -> Measurement:
     return Measurement(metrics=metrics, **value)
 
 
+def read_text(path: Path) -> str:
+    """Read a file; `DataError` where that fails."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; `OutputError` where that fails."""
     with writing(path), replacing(path) as temporary:

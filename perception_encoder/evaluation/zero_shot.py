@@ -56,13 +56,16 @@ class Namer:
 def read_labels(given: str) -> list[str]:
     """Labels from "cat,dog,other pet", or from the lines of a file, "@labels.txt"; each once, in order.
 
-    Raises ConfigError where there are fewer than two, or where the file is not UTF-8 text.
+    Raises ConfigError where there are fewer than two, or where the file cannot be read.
     """
     if given.startswith("@"):
         try:
             parts = Path(given[1:]).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise ConfigError(f"{given[1:]} is not UTF-8 text; give a file with one label a line") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(f"{given[1:]} cannot be read: {reason}; give a file with one label a line") from None
     else:
         parts = given.split(",")
     labels = list(dict.fromkeys(part.strip() for part in parts if part.strip()))

@@ -1,8 +1,8 @@
-"""Embeddings as Arrow tables, and the files a finished run leaves: Parquet, or clip-retrieval's folder.
+"""Embeddings as Arrow tables, and the files a finished run leaves: Parquet, Lance, or clip-retrieval's folder.
 
 Parquet: one row an item, `vector` a fixed_size_list<float32> of D. With pool "tokens" it is a list of such vectors,
 one a patch, row by row and frame by frame; `frames`, `grid_height` and `grid_width` say how they are laid out.
-The settings of the run stand as JSON in the file's metadata under `perception_encoder`.
+The settings of the run stand as JSON in the file's metadata under `perception_encoder`. Lance: the same as a table.
 
 Folder: `img_emb/img_emb_0.npy` (n, D), or `text_emb/text_emb_0.npy` where all rows are texts, and beside it
 `metadata/metadata_0.parquet`, whose `image_path` and `caption` are clip-retrieval's names for `path` and `text`.
@@ -21,26 +21,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.files import remove
+from perception_encoder.inference.lance import connect
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
 
 METADATA = "perception_encoder"
 _GROUP_BYTES = 64 << 20
 _GROUP_ROWS = 8192
-_CLIP_RETRIEVAL = {"img_emb", "text_emb", "metadata"}
+_FOLDERS = {"": {"img_emb", "text_emb", "metadata"}, ".lance": {"data", "_versions", "_transactions"}}
+"""What a folder holds that this module wrote, by its suffix."""
 
 
 def check_target(out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Raise ConfigError where `out` is of no known format, OutputError where it may not be written."""
-    if out.suffix not in ("", ".parquet"):
-        raise ConfigError(f"{out}: embeddings are written to a .parquet file, or to a folder (a name without suffix)")
+    if out.suffix not in ("", ".parquet", ".lance"):
+        raise ConfigError(f"{out}: embeddings are written to .parquet, .lance, or a folder (a name without suffix)")
     if not out.suffix and settings["pool"] == "tokens":
         raise ConfigError(f"{out}: a folder takes one vector an item; write tokens to a .parquet file")
     if not out.exists():
         return
     if out.is_dir():
         inside = {path.name for path in out.iterdir()}
-        if out.suffix or inside - _CLIP_RETRIEVAL:
+        if inside - _FOLDERS.get(out.suffix, set()) or out.suffix == ".parquet":
             raise OutputError(f"{out} is a folder of other things; choose another name")
         if not inside:
             return
@@ -124,6 +127,21 @@ def write_parquet(target: Path, shards: Sequence[Path], settings: Mapping[str, A
             writer.write_table(table.cast(schema))
             rows += table.num_rows
     return rows
+
+
+def write_lance(target: Path, shards: Sequence[Path], settings: Mapping[str, Any]) -> int:
+    """Write the rows of all shards as one LanceDB table; returns their number."""
+    schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
+    beside = target.with_name(f"{target.name}.lancedb")
+    try:
+        table = connect(beside).create_table("rows", schema=schema)
+        for rows in _read(shards, settings):
+            table.add(rows.cast(schema))
+        count = table.count_rows()
+        (beside / "rows.lance").rename(target)
+        return count
+    finally:
+        remove(beside)
 
 
 def write_folder(target: Path, shards: Sequence[Path], settings: Mapping[str, Any]) -> int:

@@ -60,6 +60,11 @@ class Item:
     problem: InputError | None = None
     """Why it could not even be listed."""
 
+    @property
+    def name(self) -> str:
+        """What messages call it: its id, and its path where a table's id does not tell that."""
+        return self.id if self.path in self.id or self.source is None else f"{self.id} ({self.path})"
+
     def open(self, limits: FetchLimits | None = None) -> Path | bytes:
         """The file to read, or its bytes; raises an InputError where there are none."""
         if self.problem is not None:
@@ -67,7 +72,7 @@ class Item:
         if isinstance(self.source, Path):
             return self.source
         if isinstance(self.source, TarMember):
-            return self.source.read(self.id)
+            return self.source.read(self.name)
         if isinstance(self.source, str):
             return fetch(self.source, limits)
         raise InputError(self.id, "is a text, not a file")
@@ -76,7 +81,7 @@ class Item:
         """What the item is, ready to be opened."""
         if self.problem is None and self.source is None and self.text is not None:
             return Media("text", self.id, self.text)
-        return resolve(self.open(limits), self.id, start=self.start, end=self.end)
+        return resolve(self.open(limits), self.name, start=self.start, end=self.end)
 
 
 def list_items(paths: Iterable[str | Path]) -> Iterator[Item]:

@@ -29,6 +29,7 @@ from perception_encoder.inference.formats import (
     read_metadata,
     to_table,
     write_folder,
+    write_lance,
     write_parquet,
     write_shard,
 )
@@ -64,10 +65,10 @@ class EmbeddingWriter:
                 writer.add(batch)
             writer.finish()
 
-    However the block is left, what has been added is saved. `out` is a .parquet file or, without a suffix, a folder in
-    clip-retrieval's layout. Raises ConfigError for another suffix, and OutputError where `out` exists (unless
-    `overwrite`), where another run writes it, where an unfinished run has other settings or other inputs, and where
-    the disk is full; finished shards are kept.
+    However the block is left, what has been added is saved. `out` is a .parquet file, a .lance table or, without a
+    suffix, a folder in clip-retrieval's layout. Raises ConfigError for another suffix, and OutputError where `out`
+    exists (unless `overwrite`), where another run writes it, where an unfinished run has other settings or other
+    inputs, and where the disk is full; finished shards are kept. Where no input could be used, nothing is written.
     """
 
     def __init__(
@@ -109,6 +110,8 @@ class EmbeddingWriter:
         try:
             if not isinstance(error, OutputError):
                 self.flush()
+            if error is not None and not self.shards:  # nothing to go on from
+                remove(self.parts)
         finally:
             self._held.close()
 
@@ -177,19 +180,21 @@ class EmbeddingWriter:
         self._pending, self._pending_bytes, self._flushed_at = [], 0, time.monotonic()
 
     def finish(self) -> int:
-        """Assemble `out` from the shards and remove them; returns the number of rows."""
+        """Assemble `out` from the shards and remove them; returns the number of rows (no file where there are none)."""
         self.flush()
         with self._writing():
-            with self._replacing(self.out) as temporary:
-                write = write_parquet if self.out.suffix else write_folder
-                rows = write(temporary, [shard.path for shard in self.shards], self.settings)
+            rows = self.done - len(self.failures)
+            if rows:
+                write = {"": write_folder, ".lance": write_lance, ".parquet": write_parquet}[self.out.suffix]
+                with self._replacing(self.out) as temporary:
+                    write(temporary, [shard.path for shard in self.shards], self.settings)
             (self.parts / "settings.json").unlink()  # first: shards without a manifest are nobody's
             shutil.rmtree(self.parts)
         return rows
 
     def _writing(self) -> AbstractContextManager[None]:
         kept = f"{self.parts} keeps what is finished, and the same command goes on from there"
-        return writing(self.out, kept if self.shards else "", also=(pa.ArrowException,))
+        return writing(self.out, kept if self.shards else "", also=(pa.ArrowException, RuntimeError))
 
     def _replacing(self, path: Path) -> AbstractContextManager[Path]:
         return replacing(path, self.parts / f"{path.name}.tmp")

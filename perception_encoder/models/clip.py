@@ -41,6 +41,8 @@ class CLIP(nn.Module):
         """Mean of the frames' embeddings; with `normalize`, of their unit vectors, made unit again."""
         if videos.dim() != 5:
             raise ShapeError(f"videos have the shape {tuple(videos.shape)}; it must be (batch, frames, 3, H, W)")
+        if videos.shape[1] == 0:
+            raise ShapeError("videos have no frames; a video needs at least one")
         frames = self.encode_image(videos.flatten(0, 1), normalize).unflatten(0, videos.shape[:2])
         features = frames.mean(dim=1)
         return F.normalize(features, dim=-1) if normalize else features

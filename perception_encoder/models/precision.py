@@ -14,7 +14,7 @@ _SPEEDUP = 1.5  # bf16 must beat fp32 by this factor on a matrix product to be w
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies it faster than float32 (timed once, some milliseconds), else float32."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type != "cpu":
         return torch.float32
     threads = torch.get_num_threads()

@@ -87,6 +87,8 @@ def _misfits(model: Model, given: StateDict) -> list[str]:
     for n, tensor in expected.items():
         if n in given and given[n].shape != tensor.shape:
             problems.append(f"{n} is {tuple(given[n].shape)}, must be {tuple(tensor.shape)}")
+        elif n in given and not given[n].is_floating_point():
+            problems.append(f"{n} holds {str(given[n].dtype).removeprefix('torch.')}, must hold floating-point numbers")
     return problems
 
 
@@ -169,7 +171,8 @@ def _load_file(path: Path, entry: ModelEntry | None = None) -> Model:
     state, metadata = read_checkpoint(path)
     try:
         if entry is None:
-            entry = find_model(metadata["model"]) if "model" in metadata else recognise(state, path.stem)
+            named = canonical_name(metadata.get("model", ""))
+            entry = MODELS[named] if named is not None else recognise(state, path.stem)
         return _fit(entry, state, copy=False)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None

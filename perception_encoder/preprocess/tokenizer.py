@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Protocol
+from typing import Any, Protocol
 
 import ftfy
 import tokenizers
@@ -76,12 +76,20 @@ class TextModel(Protocol):
     def text(self) -> _TextTower: ...
 
 
-def tokenizer(model: TextModel) -> Tokenizer:
-    """The tokenizer that fits a model's text tower; ModelError where it has none."""
-    if not hasattr(model, "text"):
+class HoldsTextModel(Protocol):
+    """What holds such a model, as `Encoder` does."""
+
+    @property
+    def model(self) -> Any: ...
+
+
+def tokenizer(model: TextModel | HoldsTextModel) -> Tokenizer:
+    """The tokenizer that fits the text tower of a model, or of an `Encoder`'s; ModelError where there is none."""
+    tower = getattr(getattr(model, "model", model), "text", None)
+    if tower is None:
         name = getattr(model, "name", type(model).__name__)
-        raise ModelError(f"{name} has no text tower; take a Core model for texts")
-    return Tokenizer(model.text.config.context_length)
+        raise ModelError(f"{name}, as it was loaded, has no text tower; take a Core model with both towers for texts")
+    return Tokenizer(tower.config.context_length)
 
 
 def trim(tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B t"]:

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
 """Containers that are opened, by FFmpeg's names: none that refers to other files or addresses, as playlists do."""
 
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+"""Titles in other encodings than UTF-8 are no damage; PyAV 19 takes them as they are."""
+
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers with an index to seek by and with a presentation time on each frame."""
 
@@ -224,7 +227,7 @@ def _open(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoSt
     try:
         options = {"format_whitelist": FORMATS}
         container = cast(
-            InputContainer, av.open(stream, metadata_errors="replace", options=options, io_open=_refuse_other_files)
+            InputContainer, av.open(stream, options=options, io_open=_refuse_other_files, **_LENIENT)
         )
     except (av.error.FFmpegError, ValueError):
         raise MediaDecodeError(name, "is not a video in a format that can be read, or its header is damaged") from None

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, all_captions
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.files import replacing, writing
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.weights import create_model, write_checkpoint
+from perception_encoder.models.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.train.checkpoint import check_run
 from perception_encoder.train.loop import LoopConfig, train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -57,9 +59,18 @@ class PretrainingConfig:
         """Optimizer steps of the whole run."""
         return sum(stage.steps for stage in self.stages)
 
-    def fingerprint(self) -> str:
-        """Identity of the configuration."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+    def __post_init__(self) -> None:
+        least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
+
+    def fingerprint(self, data: Iterable[str] = ()) -> str:
+        """Identity of the configuration, and of the data by the names of their samples."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
+        for name in data:
+            digest.update(b"\0" + name.encode())
+        return digest.hexdigest()[:16]
 
 
 def pretrain(
@@ -91,9 +102,10 @@ def pretrain(
         vocabulary,
         config.seed,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    record = describe(config, {source: len(by_source[source]) for source in used})
-    (out / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    fingerprint = config.fingerprint(f"{source}/{sample.key}" for source in used for sample in by_source[source])
+    check_run(out, fingerprint)
+    record = describe(config, fingerprint, {source: len(by_source[source]) for source in used})
+    _write_record(out, record)
     loop = LoopConfig(
         steps=config.steps,
         warmup=config.warmup,
@@ -102,19 +114,25 @@ def pretrain(
         checkpoint_every=config.checkpoint_every,
     )
     vocabulary.narrow(model)
-    train(ContrastiveTask(model), batches, loop, out, config.fingerprint(), listener)
+    train(ContrastiveTask(model), batches, loop, out, fingerprint, listener)
     vocabulary.widen(model)
     path = out / "model.safetensors"
-    metadata = {"seed": str(config.seed), "run": config.fingerprint()}
+    metadata = {"seed": str(config.seed), "run": fingerprint}
     write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
+    _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the rounded weights
     return path
 
 
-def describe(config: PretrainingConfig, samples: Mapping[str, int]) -> dict[str, Any]:
+def _write_record(out: Path, record: Mapping[str, Any]) -> None:
+    with writing(out / "config.json"), replacing(out / "config.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def describe(config: PretrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
     """The record of a run: resolved configuration, samples a source, versions."""
     return {
         "config": dataclasses.asdict(config),
-        "fingerprint": config.fingerprint(),
+        "fingerprint": fingerprint,
         "samples": dict(samples),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

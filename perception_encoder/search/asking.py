@@ -11,7 +11,7 @@ from perception_encoder.inference.collection import encode_media, list_media
 from perception_encoder.inference.encoder import load
 from perception_encoder.search.hits import Hit, find_hits, find_in_index
 from perception_encoder.search.index import Index
-from perception_encoder.search.query import Query
+from perception_encoder.search.query import Query, encode_queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +49,19 @@ def ask_files(
     top: int,
     begin: Callable[[int], Callable[[int], object]],
 ) -> Answer:
-    """Encode files and search them; `begin` is told how many there are, and gives what is told of those done."""
+    """Encode files and search them. Raises the InputError or ConfigError of a query, DataError without files.
+
+    `begin` is told how many there are, and gives what is told of those done.
+    """
     items = list_media(files)
     encoder = load(model)
+    vectors = encode_queries(encoder, queries)  # first: a bad query should not cost the files' encoding
     collection = encode_media(encoder, items, begin(len(items)))
     return Answer(
         model=encoder.name,
         searched=f"{len(collection.items)} pictures and videos, by {encoder.name}",
         queries=queries,
-        hits=find_hits(encoder, queries, collection, top),
+        hits=find_hits(encoder, queries, vectors, collection, top),
         failures=collection.failures,
         total=collection.total,
     )

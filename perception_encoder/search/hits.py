@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from perception_encoder.errors import InputError
 from perception_encoder.inference.collection import Collection
@@ -32,9 +33,14 @@ class Hit:
     """What the index says of it, where it was found in one."""
 
 
-def find_hits(encoder: Encoder, queries: Sequence[Query], collection: Collection, top: int) -> list[list[Hit]]:
-    """The `top` best hits of each query; a query's own file is no hit. Raises the InputError of a query."""
-    vectors = encode_queries(encoder, queries)  # (Q, D)
+def find_hits(
+    encoder: Encoder,
+    queries: Sequence[Query],
+    vectors: Float[np.ndarray, "Q D"],
+    collection: Collection,
+    top: int,
+) -> list[list[Hit]]:
+    """The `top` best hits of each query, whose `vectors` `encode_queries` made; a query's own file is no hit."""
     ranked = best_rows(vectors, collection.vectors, top + len(queries))
     found = []
     for query, vector, scores, rows in zip(queries, vectors, *ranked, strict=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -21,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, SearchIndexError
+from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, remove, replacing, writing
+from perception_encoder.inference.lance import connect
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 FOLDER = ".pe-index"
 LAYOUT = 1
 """Number of the layout of the table; an index of another one is made anew."""
-APPROXIMATE_OVER = 100_000
-"""Rows from which an approximate index pays: below it an exact search takes some milliseconds."""
-
 _TABLE, _SETTINGS, _LOCK = "moments", "settings.json", "lock"
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(hours=1)  # for readers that are at work
@@ -101,7 +98,7 @@ class Index:
             settings = json.loads((place / _SETTINGS).read_text(encoding="utf-8"))
             if settings["layout"] != LAYOUT:
                 raise SearchIndexError(f"the index of {folder} is of another version; {remedy}")
-            table = _connect(place).open_table(_TABLE)
+            table = connect(place).open_table(_TABLE)
             if table.schema != _schema(settings["dimension"]):
                 raise SearchIndexError(f"the index of {folder} has other columns; {remedy}")
             table.count_rows()
@@ -119,7 +116,7 @@ class Index:
             remove(place / _SETTINGS)  # first: a table without settings is nobody's
             settings = {**settings, "layout": LAYOUT}
             remove(place / f"{_TABLE}.lance")
-            table = _connect(place).create_table(_TABLE, schema=_schema(int(settings["dimension"])))
+            table = connect(place).create_table(_TABLE, schema=_schema(int(settings["dimension"])))
             with replacing(place / _SETTINGS) as temporary:
                 temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
         return cls(folder, settings, table)
@@ -205,7 +202,7 @@ class Index:
         return [(1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), _rows(found), strict=True)]
 
     def optimize(self) -> None:
-        """Compact what many small commits left, and bring the approximate index up to date where the table is large."""
+        """Compact what many small commits left."""
         with writing(self.folder / FOLDER, also=(RuntimeError,)):
             self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
 
@@ -214,16 +211,6 @@ def among(column: str, values: Iterable[str]) -> str:
     """SQL: whether a column's value is one of some texts, whatever these hold."""
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
-
-
-def _connect(place: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its dependencies
-            import lancedb
-    except ImportError:
-        raise MissingExtraError("lancedb", "search") from None
-    return lancedb.connect(str(place))
 
 
 def _run(query: Any, where: str | None, thumbnails: bool, also: Sequence[str] = ()) -> pa.Table:

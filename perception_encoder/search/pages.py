@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing, writing
 
 THUMBNAIL_SIDE = 400
@@ -77,7 +78,9 @@ class Section:
 
 
 def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Section]) -> None:
-    """Write a page, whole or not at all; OutputError where it cannot be written."""
+    """Write a page, whole or not at all; OutputError where it cannot be written, ConfigError where it is no .html."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{path}: a page's name ends in .html")
     with (
         writing(path),
         replacing(path) as temporary,

@@ -38,17 +38,35 @@ def save_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, s
         torch.save(content, temporary)
 
 
+def check_run(folder: Path, fingerprint: str) -> None:
+    """CheckpointError where the folder's checkpoint, if there is one, cannot be gone on from."""
+    if (folder / FILE).exists():
+        _read(folder / FILE, fingerprint)
+
+
 def resume_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
     """Load the folder's checkpoint in place and return the steps done; 0 where there is none."""
     path = folder / FILE
     if not path.exists():
         return 0
+    content = _read(path, fingerprint)
     try:
-        content: dict[str, Any] = torch.load(path, weights_only=True)
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        return int(content["step"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} does not fit this run ({reason}); delete it to start anew") from None
+
+
+def _read(path: Path, fingerprint: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
+        found = content["fingerprint"]
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error}); delete it to start anew") from None
-    if content["fingerprint"] != fingerprint:
-        raise CheckpointError(f"{path} belongs to a run with other settings; choose another folder or delete it")
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    return int(content["step"])
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error!r}); delete it to start anew") from None
+    if found != fingerprint:
+        raise CheckpointError(
+            f"{path} belongs to a run with other settings or other data; choose another folder or delete it"
+        )
+    return content

@@ -102,3 +102,17 @@ def test_errors(
     assert run.status == 2
     assert message in run.stderr and run.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_is_overwritten_unasked_and_the_input_never(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / f"{TOWER}.pt", tmp_path / "out.safetensors"
+    source.write_bytes(tower.read_bytes())
+    assert run_pe("convert", source, out).status == 0
+    for arguments in ((source, out), (source, source), (source, source, "--overwrite")):
+        run = run_pe("convert", *arguments, "--layout", "timm")
+        assert run.status == 2 and "exists; choose another name" in run.stderr
+    assert source.read_bytes() == tower.read_bytes()
+    assert run_pe("convert", source, out, "--overwrite", "--half").status == 0
+    assert {tensor.dtype for tensor in safetensors.torch.load_file(out).values()} == {torch.float16}
+    (tmp_path / "folder.pt").mkdir()
+    assert "is a folder" in run_pe("convert", source, tmp_path / "folder.pt", "--overwrite").stderr

@@ -45,3 +45,9 @@ def test_without_scikit_image_the_extra_is_named(run_pe, checkpoint: Path, tmp_p
     run = run_pe("demo", "--model", checkpoint, "--out", tmp_path)
     assert run.status == 2
     assert "perception-encoder[demo]" in run.stderr
+
+
+def test_what_cannot_be_shown_is_reported(run_pe, checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(samples, "write_pan", lambda picture, clip: clip.write_bytes(b"no clip"))
+    run = run_pe("demo", "--model", checkpoint, "--out", tmp_path / "demo")
+    assert run.status == 1 and "motorcycle.mp4: " in run.stderr and "1 of 11 inputs skipped" in run.stderr

@@ -84,3 +84,8 @@ def test_a_page_needs_a_result(run_pe, tmp_path: Path) -> None:
     run = run_pe("eval", "page", tmp_path / "r.json")
     assert run.status == output.ERROR and "r.json is not a result" in run.stderr
     assert run_pe("eval", "page", tmp_path / "none.json").status == output.ERROR
+
+
+def test_a_missing_result_is_one_line(run_pe, tmp_path: Path) -> None:
+    run = run_pe("eval", "page", tmp_path / "missing.json")
+    assert run.status == 2 and "missing.json cannot be read: No such file" in run.stderr

@@ -68,3 +68,19 @@ def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.chdir(tmp_path)
     run = run_pe("search", *arguments, "--model", "no-such-model")
     assert run.status == 2 and said in run.stderr
+
+
+def test_a_page_replaces_no_folder_and_no_picture(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
+    folder = pictures[0].parent
+    for page, said in ((folder, "ends in .html"), (pictures[1], "ends in .html"), (folder / "a.html", "is a folder")):
+        (folder / "a.html").mkdir(exist_ok=True)
+        run = run_pe("search", "a cat", pictures[0], "--html", page, "--model", checkpoint)
+        assert run.status == 2 and said in run.stderr
+    assert all(path.is_file() for path in pictures)
+
+
+def test_a_bad_query_costs_no_encoding(run_pe, checkpoint: Path, pictures: list[Path], monkeypatch) -> None:
+    monkeypatch.setattr("perception_encoder.search.asking.encode_media", None)
+    (pictures[0].parent / "cut.png").write_bytes(pictures[0].read_bytes()[:200])
+    run = run_pe("search", "--image", pictures[0].parent / "cut.png", pictures[1], "--model", checkpoint)
+    assert run.status == 2 and "cut.png" in run.stderr

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -155,11 +156,36 @@ def test_shards_are_cut_by_size(tmp_path: Path) -> None:
         assert [(shard.first, shard.count) for shard in writer.shards] == [(0, 6)]  # four vectors of 16 bytes
 
 
-def test_no_good_input_at_all_gives_a_table_without_rows(tmp_path: Path) -> None:
+def test_no_good_input_at_all_leaves_nothing(tmp_path: Path) -> None:
     with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
         writer.add([result(3)])
         assert writer.finish() == 0
-    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_before_the_first_shard_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), EmbeddingWriter(tmp_path / "out.parquet", SETTINGS):
+        raise ConfigError("texts have no layers")
+    assert os.listdir(tmp_path) == []
+    write(tmp_path / "out.parquet")
+
+
+def test_a_lance_table_holds_what_the_parquet_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "_GROUP_ROWS", 3)
+    write(tmp_path / "out.parquet")
+    write(tmp_path / "out.lance")
+    table = lancedb.connect(tmp_path).open_table("out")
+    tables = table.to_arrow(), pq.read_table(tmp_path / "out.parquet")
+    assert tables[0].replace_schema_metadata() == tables[1].replace_schema_metadata()
+    assert table.search([0.0, 1.0, 2.0, 3.0]).limit(1).to_list()[0]["path"] == "0.jpg"
+    with pytest.raises(OutputError, match="exists"):
+        write(tmp_path / "out.lance")
+    write(tmp_path / "out.lance", 2, overwrite=True)
+    assert lancedb.connect(tmp_path).open_table("out").count_rows() == 2
+    (tmp_path / "other.lance" / "photos").mkdir(parents=True)
+    with pytest.raises(OutputError, match="folder of other things"):
+        write(tmp_path / "other.lance", overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["other.lance", "out.lance", "out.parquet"]
 
 
 # ---- going on
@@ -271,7 +297,7 @@ def test_an_empty_folder_will_do(tmp_path: Path) -> None:
 
 
 def test_formats_that_cannot_hold_it_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\.parquet file"):
+    with pytest.raises(ConfigError, match=r"are written to \.parquet"):
         EmbeddingWriter(tmp_path / "out.csv", SETTINGS)
     with pytest.raises(ConfigError, match="tokens"):
         EmbeddingWriter(tmp_path / "out", {**SETTINGS, "pool": "tokens"})

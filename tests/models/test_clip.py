@@ -91,3 +91,8 @@ def test_gradient_checkpointing_reaches_both_towers() -> None:
         runs.append([parameter.grad.clone() for parameter in model.parameters()])
     for plain, checkpointed in zip(*runs, strict=True):
         torch.testing.assert_close(checkpointed, plain)
+
+
+def test_a_video_without_frames_is_refused() -> None:
+    with pytest.raises(ShapeError, match="no frames"):
+        small_clip().encode_video(torch.zeros(1, 0, 3, 32, 32))

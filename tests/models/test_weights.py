@@ -255,3 +255,15 @@ def test_an_installation_without_the_builtin_weights_says_so(monkeypatch: pytest
     monkeypatch.setattr("perception_encoder.models.weights.files", lambda package: tmp_path)
     with pytest.raises(WeightsUnavailableError, match="is missing from this installation"):
         load_model("builtin")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
+def test_numbers_of_another_kind_are_listed(tower: dict[str, Tensor], dtype: torch.dtype) -> None:
+    state = {**tower, "ln_pre.weight": tower["ln_pre.weight"].to(dtype)}
+    with pytest.raises(CheckpointError, match=r"ln_pre\.weight holds \w+, must hold floating-point numbers"):
+        from_state_dict(TOWER, state)
+
+
+def test_a_file_that_names_a_model_unknown_here_is_recognised(tmp_path: Path, tower: dict[str, Tensor]) -> None:
+    safetensors.torch.save_file(tower, tmp_path / "mine.safetensors", {"model": "my-run-3"})
+    assert load_model(tmp_path / "mine.safetensors").name.startswith("PE-")

@@ -97,8 +97,8 @@ def test_it_pickles() -> None:
 
 def test_tokenizer_of_a_model() -> None:
     model = SimpleNamespace(text=SimpleNamespace(config=SimpleNamespace(context_length=72)))
-    assert tokenizer(model) == Tokenizer(72)
-    with pytest.raises(ModelError, match="PE-Spatial-B16-512 has no text tower"):
+    assert tokenizer(model) == tokenizer(SimpleNamespace(model=model)) == Tokenizer(72)  # an encoder holds its model
+    with pytest.raises(ModelError, match="PE-Spatial-B16-512, as it was loaded, has no text tower"):
         tokenizer(SimpleNamespace(name="PE-Spatial-B16-512"))
 
 

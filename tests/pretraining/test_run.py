@@ -13,8 +13,9 @@ import torch
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, true_pairs
-from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.models.weights import create_model, load_model
+from perception_encoder.data.shards import ShardSample, read_shard, write_shard
+from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.models.weights import create_model, load_model, weight_hash
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.run import pretrain
@@ -31,6 +32,7 @@ def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
     assert all(np.isfinite(row["contrastive"]) for row in rows)
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["config"]["seed"] == 0
+    assert record["weight_hash"] == weight_hash(model)
     assert set(record["samples"]) == {"caltech101", "flowers"}
     assert path.stat().st_size < 36e6
     table = model.text.token_embedding.weight
@@ -39,6 +41,19 @@ def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
     assert table[Tokenizer(32)("xylophone")[0, 1]].abs().max() == 0  # in no caption: adds nothing
     random = create_model("builtin")
     assert not torch.allclose(random.visual.conv1.weight, model.visual.conv1.weight, atol=1e-4)
+
+
+def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Path) -> None:
+    pretrain(debug(), [photos], tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(CheckpointError, match="other settings or other data"):
+        pretrain(dataclasses.replace(debug(), batch_size=8), [photos], tmp_path / "run")
+    picture = next(iter(read_shard(photos / "train.tar"))).picture
+    more = ShardSample("more", "png", picture, {"source": "noto", "label": "wig"})
+    write_shard(tmp_path / "drawings" / "train.tar", [more])
+    with pytest.raises(CheckpointError, match="other settings or other data"):
+        pretrain(debug(), [photos, tmp_path / "drawings"], tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == before
 
 
 def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:

@@ -15,7 +15,11 @@ def test_settings_are_changed_in_a_copy() -> None:
     assert (changed.batch_size, changed.optimizer.lr, changed.augmentation.scale) == (64, 1e-3, (0.5, 1.0))
     assert changed.model == "x"
     assert config == builtin()
-    assert changed.fingerprint() != config.fingerprint()
+    changed = override(config, ["stages.1.steps=7", "weights.flowers=0.5", "optimizer.plain_lr=null"])
+    assert [stage.steps for stage in changed.stages] == [config.stages[0].steps, 7, config.stages[2].steps]
+    assert changed.weights == {**config.weights, "flowers": 0.5} and changed.optimizer.plain_lr is None
+    assert override(changed, ["optimizer.plain_lr=1"]).optimizer.plain_lr == 1.0
+    assert changed.fingerprint() != config.fingerprint() != config.fingerprint(["one more sample"])
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,14 @@ def test_settings_are_changed_in_a_copy() -> None:
         ("optimizer=1", "is no OptimizerConfig"),
         ("batch_size.x=1", "has no settings"),
         ("augmentation.scale=[0.5]", "is no tuple"),
+        ("stages.3.steps=1", "no setting is called 3; there are 0, 1, 2"),
+        ("stages.0.step=1", "did you mean steps"),
+        ("weights.flower=1", "did you mean flowers"),
+        ("weights.flowers=much", "is no float"),
+        ("optimizer.plain_lr=fast", "is no float or NoneType"),
+        ("batch_size=null", "is no int"),
+        ("checkpoint_every=0", "--set checkpoint_every=0: checkpoint_every is 0; it must be at least 1"),
+        ("seed=-1", "must be at least 0"),
     ],
 )
 def test_wrong_settings_are_named(setting: str, message: str) -> None:

@@ -11,10 +11,14 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.collection import Collection, encode_media, list_media
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.hits import best_moment, find_hits
-from perception_encoder.search.query import encode_queries, media_query, text_query
+from perception_encoder.search.hits import Hit, best_moment, find_hits
+from perception_encoder.search.query import Query, encode_queries, media_query, text_query
 from perception_encoder.search.sheets import Naming, query_sections
 from tests.clips import clip, number_of, numbered
+
+
+def find(encoder: Encoder, queries: list[Query], collection: Collection, top: int) -> list[list[Hit]]:
+    return find_hits(encoder, queries, encode_queries(encoder, queries), collection, top)
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_texts_of_a_table_are_no_media(encoder: Encoder, tmp_path: Path) -> None
 
 def test_hits_come_best_first(encoder: Encoder, collection: Collection) -> None:
     texts = ["a cat", "a red mug on a table"]
-    results = find_hits(encoder, [text_query(text) for text in texts], collection, top=5)
+    results = find(encoder, [text_query(text) for text in texts], collection, top=5)
     for text, hits in zip(texts, results, strict=True):
         scores = collection.vectors @ encoder.encode_texts(text)
         assert [collection.items.index(hit.item) for hit in hits] == np.argsort(-scores)[:5].tolist()
@@ -66,7 +70,7 @@ def test_a_picture_finds_its_copy_but_not_itself(encoder: Encoder, pictures: lis
     copy = pictures[0].with_name("copy.jpg")
     copy.write_bytes(pictures[7].read_bytes())
     collection = encode_media(encoder, list_media([pictures[0].parent]), lambda done: None)
-    (hits,) = find_hits(encoder, [media_query(str(pictures[7]))], collection, top=3)
+    (hits,) = find(encoder, [media_query(str(pictures[7]))], collection, top=3)
     assert hits[0].item.source == copy and hits[0].score == pytest.approx(1, abs=1e-3)
     assert pictures[7] not in [hit.item.source for hit in hits]
     assert len(hits) == 3
@@ -74,7 +78,7 @@ def test_a_picture_finds_its_copy_but_not_itself(encoder: Encoder, pictures: lis
 
 def test_the_top_hits_are_as_many_as_asked_for_with_many_queries(encoder: Encoder, collection: Collection) -> None:
     queries = [media_query(str(item.source)) for item in collection.items]
-    assert {len(hits) for hits in find_hits(encoder, queries, collection, top=18)} == {18}
+    assert {len(hits) for hits in find(encoder, queries, collection, top=18)} == {18}
 
 
 @pytest.mark.parametrize(("source", "error"), [("missing.jpg", MediaNotFoundError), ("empty.jpg", MediaDecodeError)])
@@ -113,7 +117,7 @@ def video(encoder: Encoder, tmp_path: Path) -> Collection:
 def test_a_video_is_a_hit_with_the_time_that_fits_best(encoder: Encoder, video: Collection, tmp_path: Path) -> None:
     numbered(34).save(tmp_path / "frame.png")
     query = media_query(str(tmp_path / "frame.png"))
-    ((hit,),) = find_hits(encoder, [query], video, top=5)
+    ((hit,),) = find(encoder, [query], video, top=5)
     assert video.is_video == [True]
     assert hit.time == pytest.approx(34 / 25)
     (section,) = query_sections([query], [[hit]], tmp_path / "index.html")
@@ -125,7 +129,7 @@ def test_a_video_is_a_hit_with_the_time_that_fits_best(encoder: Encoder, video: 
 
 def test_files_that_vanish_have_no_preview_and_no_time(encoder: Encoder, video: Collection, tmp_path: Path) -> None:
     vector = encoder.encode_texts("a cat")
-    (hits,) = find_hits(encoder, [text_query("a cat")], video, top=1)
+    (hits,) = find(encoder, [text_query("a cat")], video, top=1)
     (tmp_path / "clip.mp4").unlink()
     assert best_moment(encoder, video.items[0], vector) is None
     (section,) = query_sections([text_query("a cat")], [hits], tmp_path / "index.html")

@@ -95,6 +95,21 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         train(Regression(), batch, CONFIG, tmp_path, "a")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": 1},
+        {"fingerprint": "a"},
+        {"fingerprint": "a", "model": nn.Linear(5, 1).state_dict(), "optimizer": {}, "step": 1},
+        {"fingerprint": "a", "model": nn.Linear(4, 1).state_dict(), "optimizer": {}, "step": 1},
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path, content: dict[str, object]) -> None:
+    torch.save(content, tmp_path / FILE)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*delete it"):
+        train(Regression(), batch, CONFIG, tmp_path, "a")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
     before = (tmp_path / FILE).read_bytes()
