@@ -23,7 +23,7 @@ DType = StrEnum("DType", ["float32", "bfloat16"])
 @app.command()
 def embed(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, tables, tars, URLs.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, a .lance table, a folder (npy + parquet).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, .lance table or folder (npy + parquet).")],
     model: Annotated[str, typer.Option("--model", "-m", help="A model's name, or a checkpoint file.")] = "builtin",
     layer: Annotated[int | None, typer.Option(help="Layer, from 0 or, from the end, -1; the last by default.")] = None,
     pool: Annotated[Pool | None, typer.Option(help="How a picture's tokens become one vector; tokens: all.")] = None,

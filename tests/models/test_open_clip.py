@@ -16,9 +16,11 @@ from tests.models.oracles import OPEN_CLIP_MODELS, native_picture, open_clip_err
 TOLERANCE = 1e-5
 
 
-def test_values_and_gradients() -> None:
-    """The smallest; `benchmarks/parity.py` runs the others."""
-    errors = open_clip_errors("PE-Core-T16-384")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("-G" in name or "-L" in name)) for name in OPEN_CLIP_MODELS]
+)
+def test_values_and_gradients(name: str) -> None:
+    errors = open_clip_errors(name)
     assert set(errors) == {"image", "image gradients", "text", "text gradients"}
     assert max(errors.values()) < TOLERANCE
 
