@@ -30,7 +30,7 @@ def index(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew, whatever is there.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
-    """Make or renew the index of folders, for `pe search` and `pe serve`.
+    """Make or renew the index of folders, for `pe search`.
 
     Only what is new or changed is read; what moved is known by its content, and what is gone is forgotten. Videos are
     cut into moments, by shot changes and likeness. A run that was stopped goes on where it was when the same command is
