@@ -17,7 +17,8 @@ class TextTransformer(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        table = torch.empty(config.vocabulary, config.width)  # drawn by `initialize`: nn.Embedding's own drawing takes
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)  # a second of imports on "meta"
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
         self.transformer = Transformer(config.width, config.depth, config.heads, 4 * config.width)
         self.ln_final = nn.LayerNorm(config.width)

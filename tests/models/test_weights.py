@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -267,3 +269,11 @@ def test_numbers_of_another_kind_are_listed(tower: dict[str, Tensor], dtype: tor
 def test_a_file_that_names_a_model_unknown_here_is_recognised(tmp_path: Path, tower: dict[str, Tensor]) -> None:
     safetensors.torch.save_file(tower, tmp_path / "mine.safetensors", {"model": "my-run-3"})
     assert load_model(tmp_path / "mine.safetensors").name.startswith("PE-")
+
+
+def test_loading_a_model_imports_no_compiler() -> None:
+    """It would take a second."""
+    code = "import sys; from perception_encoder.models.weights import load_model; load_model('builtin'); "
+    code += "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
