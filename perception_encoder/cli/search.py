@@ -74,6 +74,6 @@ def search(
     hits.show(answer, json)
     if html is not None:
         write_contact_sheet(html, "Found", answer.searched, query_sections(answer.queries, answer.hits, html))
-    if index is None and len(files) == 1 and Path(files[0]).is_dir():
+    if answer.total and len(files) == 1 and Path(files[0]).is_dir():
         output.print_note(f"to search {files[0]} in a moment the next time: pe index {files[0]}")
     raise typer.Exit(output.report_skipped(answer.failures, answer.total))

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.fetch import is_url
+from perception_encoder.inference.formats import read_embeddings
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.pipeline import Embedding, encode_items
+from perception_encoder.preprocess.source import unescape_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,29 @@ class Collection:
     def total(self) -> int:
         """Inputs in all, failures included."""
         return len(self.items) + len(self.failures)
+
+
+def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
+    """What `pe embed` or clip-retrieval wrote, with its settings; None where `path` is nothing of the kind.
+
+    Raises OutputError where it is damaged.
+    """
+    read = read_embeddings(path)
+    if read is None:
+        return None
+    rows, vectors, settings = read
+    columns = {
+        name: rows[name].to_pylist() for name in ("id", "path", "start", "end", "times") if name in rows.schema.names
+    }
+    if "path" not in columns:
+        raise OutputError(f"{path} has no column of paths, so it cannot be searched")
+    items, is_video = [], []
+    for number, name in enumerate(columns["path"]):
+        own = {key: values[number] for key, values in columns.items()}
+        source = name if is_url(name) else Path(unescape_name(name))
+        items.append(Item(own.get("id") or name, name, source, own.get("start"), own.get("end")))
+        is_video.append(bool(own.get("times")))
+    return Collection(items=items, vectors=vectors, is_video=is_video, failures=[]), settings
 
 
 def list_media(paths: Iterable[str | Path]) -> list[Item]:

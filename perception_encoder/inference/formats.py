@@ -185,3 +185,47 @@ def _read(shards: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[pa.Ta
             rest = rest.slice(group)
     if rest.num_rows:
         yield rest
+
+
+def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] | None:
+    """Rows (without vectors), unit vectors (n, D) and settings of what this module, or clip-retrieval, wrote.
+
+    None where `path` is nothing of the kind, or holds tokens. The settings are empty where clip-retrieval wrote it.
+    Raises OutputError where it is damaged.
+    """
+    try:
+        if path.is_dir() and {"img_emb", "metadata"} <= {inside.name for inside in path.iterdir()}:
+            rows, vectors = _read_folder(path)
+        elif path.suffix == ".parquet" and path.is_file() and "vector" in pq.read_schema(path).names:
+            rows = pq.read_table(path)
+            vectors = rows["vector"]
+        elif path.suffix == ".lance" and path.is_dir():
+            rows = connect(path.parent).open_table(path.stem).to_arrow()
+            vectors = rows["vector"]
+        else:
+            return None
+    except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
+        raise OutputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if isinstance(vectors, pa.ChunkedArray):
+        if not pa.types.is_fixed_size_list(vectors.type):
+            return None
+        flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = flat.astype(np.float32).reshape(len(rows), -1)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    metadata = (rows.schema.metadata or {}).get(METADATA.encode(), b"{}")
+    return rows, vectors / np.maximum(lengths, 1e-12), json.loads(metadata)
+
+
+def _read_folder(folder: Path) -> tuple[pa.Table, np.ndarray]:
+    """The parts of a folder in clip-retrieval's layout, in the order of their numbers."""
+
+    def number(part: Path) -> int:
+        return int(part.stem.rpartition("_")[2])
+
+    arrays = [np.load(part) for part in sorted((folder / "img_emb").glob("*.npy"), key=number)]
+    tables = [pq.read_table(part) for part in sorted((folder / "metadata").glob("*.parquet"), key=number)]
+    rows, vectors = pa.concat_tables(tables), np.concatenate(arrays).astype(np.float32)
+    if len(rows) != len(vectors):
+        raise ValueError(f"{len(vectors)} vectors, but {len(rows)} rows of metadata")
+    named = rows.rename_columns(["path" if name == "image_path" else name for name in rows.column_names])
+    return named.replace_schema_metadata(rows.schema.metadata), vectors

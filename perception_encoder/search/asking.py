@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perception_encoder.errors import InputError
-from perception_encoder.inference.collection import encode_media, list_media
+from perception_encoder.errors import InputError, SearchIndexError
+from perception_encoder.inference.collection import encode_media, list_media, read_collection
 from perception_encoder.inference.encoder import load
 from perception_encoder.search.hits import Hit, find_hits, find_in_index
 from perception_encoder.search.index import Index
@@ -25,7 +25,7 @@ class Answer:
     hits: list[list[Hit]]
     failures: list[InputError] = field(default_factory=list)
     total: int = 0
-    """Files looked at, where there was no index."""
+    """Files that were encoded for it."""
 
 
 def find_index(files: Sequence[str]) -> Index | None:
@@ -49,19 +49,26 @@ def ask_files(
     top: int,
     begin: Callable[[int], Callable[[int], object]],
 ) -> Answer:
-    """Encode files and search them. Raises the InputError or ConfigError of a query, DataError without files.
+    """Encode files and search them; of what `pe embed` or clip-retrieval wrote, search the vectors.
 
+    Raises the InputError or ConfigError of a query, DataError without files, SearchIndexError for another model's.
     `begin` is told how many there are, and gives what is told of those done.
     """
-    items = list_media(files)
+    stored = read_collection(Path(files[0])) if len(files) == 1 else None
+    items = [] if stored else list_media(files)
     encoder = load(model)
     vectors = encode_queries(encoder, queries)  # first: a bad query should not cost the files' encoding
-    collection = encode_media(encoder, items, begin(len(items)))
+    if stored is None:
+        collection = encode_media(encoder, items, begin(len(items)))
+    else:
+        collection, settings = stored
+        if settings.get("weight_hash", encoder.weight_hash) != encoder.weight_hash:
+            raise SearchIndexError(f"{files[0]} was made by another model than {model}; choose it: {settings['model']}")
     return Answer(
         model=encoder.name,
         searched=f"{len(collection.items)} pictures and videos, by {encoder.name}",
         queries=queries,
         hits=find_hits(encoder, queries, vectors, collection, top),
         failures=collection.failures,
-        total=collection.total,
+        total=0 if stored else collection.total,
     )

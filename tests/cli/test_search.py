@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from perception_encoder.inference.encoder import Encoder
 from tests.clips import clip
 
 
@@ -84,3 +88,42 @@ def test_a_bad_query_costs_no_encoding(run_pe, checkpoint: Path, pictures: list[
     (pictures[0].parent / "cut.png").write_bytes(pictures[0].read_bytes()[:200])
     run = run_pe("search", "--image", pictures[0].parent / "cut.png", pictures[1], "--model", checkpoint)
     assert run.status == 2 and "cut.png" in run.stderr
+
+
+@pytest.mark.parametrize("out", ["out.parquet", "out.lance", "out"])
+def test_what_was_embedded_is_searched_without_the_files(
+    run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path, out: str
+) -> None:
+    (pictures[0].parent / "clip.mp4").write_bytes(clip(60))
+    folder, query = pictures[0].parent, ("--text", "a red mug", "--model", checkpoint, "--json")
+    assert run_pe("embed", folder, "-o", tmp_path / out, "--model", checkpoint).status == 0
+    expected = json.loads(run_pe("search", *query, f"{folder}/*").stdout)["queries"][0]["hits"]
+    for path in pictures:
+        path.unlink()
+    run = run_pe("search", *query, tmp_path / out)
+    assert run.status == 0, run.stderr
+    found = json.loads(run.stdout)["queries"][0]["hits"]
+    assert [hit["path"] for hit in found] == [hit["path"] for hit in expected]
+    assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
+    other = run_pe("search", "a cat", tmp_path / out, "--model", "builtin")
+    assert other.status == 2 and "made by another model than builtin" in other.stderr
+
+
+def test_clip_retrieval_s_own_folders_are_searched(
+    run_pe, checkpoint: Path, encoder: Encoder, pictures: list[Path], tmp_path: Path
+) -> None:
+    vectors = encoder.encode_images(pictures).astype(np.float16)
+    for name in ("img_emb", "metadata"):
+        (tmp_path / "emb" / name).mkdir(parents=True)
+    for part, chosen in ((0, slice(0, 12)), (1, slice(12, 20))):
+        np.save(tmp_path / "emb" / "img_emb" / f"img_emb_{part}.npy", vectors[chosen])
+        table = pa.table({"image_path": list(map(str, pictures[chosen]))})
+        pq.write_table(table, tmp_path / "emb" / "metadata" / f"metadata_{part}.parquet")
+    run = run_pe("search", "--image", pictures[15], tmp_path / "emb", "--model", checkpoint, "--json", "--top", "3")
+    assert run.status == 0, run.stderr
+    hits = json.loads(run.stdout)["queries"][0]["hits"]
+    scores = vectors.astype(np.float32) @ vectors[15].astype(np.float32)
+    assert [hit["path"] for hit in hits] == [str(pictures[row]) for row in np.argsort(-scores) if row != 15][:3]
+    (tmp_path / "emb" / "img_emb" / "img_emb_1.npy").unlink()
+    run = run_pe("search", "a cat", tmp_path / "emb", "--model", checkpoint)
+    assert run.status == 2 and "12 vectors, but 20 rows of metadata" in run.stderr
