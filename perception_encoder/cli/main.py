@@ -25,7 +25,10 @@ from perception_encoder.errors import PerceptionEncoderError
 
 VERBS = {
     name: f"perception_encoder.cli.{name}"
-    for name in ("demo", "index", "search", "classify", "embed", "models", "data", "train", "eval", "convert", "export")
+    for name in (
+        *("demo", "index", "search", "serve", "classify", "embed", "models"),
+        *("data", "train", "eval", "convert", "export"),
+    )
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 

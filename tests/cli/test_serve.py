@@ -1,0 +1,48 @@
+"""`pe serve`: it answers, and refuses to be open to others without a key."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+PE = [sys.executable, "-c", "from perception_encoder.cli.main import main; main()"]
+
+
+def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
+    command = [*PE, "serve", "--api", "--model", checkpoint, "--port", "18431"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert "http://127.0.0.1:18431/v1/embeddings" in server.stdout.readline()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                body = json.dumps({"input": ["a red mug"]}).encode()
+                request = urllib.request.Request("http://127.0.0.1:18431/v1/embeddings", body)
+                with urllib.request.urlopen(request, timeout=10) as response:
+                    assert len(json.load(response)["data"][0]["embedding"]) == 256
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        server.send_signal(signal.SIGINT)
+        server.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "say what to serve: --api"),
+        (("--api", "--host", "0.0.0.0"), "choose a --key"),
+        (("--api", "--model", "PE-Core-XXL"), "PE-Core-XXL"),
+        (("--api", "--port", "99999"), "--port"),
+    ],
+)
+def test_usage_errors(run_pe, arguments: tuple[str, ...], said: str) -> None:
+    run = run_pe("serve", *arguments)
+    assert run.status == 2 and said in run.stderr
