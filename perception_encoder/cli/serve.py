@@ -1,8 +1,10 @@
-"""`pe serve`: embeddings over HTTP."""
+"""`pe serve`: a page over a folder, and embeddings over HTTP."""
 
 from __future__ import annotations
 
 import ipaddress
+import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,46 +15,61 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 app = typer.Typer()
 
 KEY = "What clients must send as `Authorization: Bearer KEY`; needed for any host but this machine."
+FOLDER = "Folder to look through in the browser; it gets an index if it has none."
 
 
 @app.command()
 def serve(
-    api: Annotated[
-        bool, typer.Option("--api", help="Answer /v1/embeddings, /v1/models, /health and /metrics.")
-    ] = False,
-    model: Annotated[str, typer.Option(help="Name, alias or checkpoint of a model.")] = "builtin",
+    folder: Annotated[Path | None, typer.Argument(help=FOLDER)] = None,
+    api: Annotated[bool, typer.Option("--api", help="Answer /v1/embeddings, /v1/models, /health, /metrics.")] = False,
+    model: Annotated[str | None, typer.Option(help="Name or checkpoint [default: the index's, or builtin].")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     key: Annotated[str | None, typer.Option(envvar="PE_API_KEY", help=KEY)] = None,
     waiting: Annotated[int, typer.Option(min=1, help="Inputs that may wait; beyond it the answer is 429.")] = 1024,
 ) -> None:
-    """Embed texts, pictures and videos for other programs, over HTTP.
+    """Look through a folder in the browser, or embed for other programs.
 
-    The server speaks OpenAI's dialect (with infinity's `modality` for pictures and videos) and vLLM's `messages`.
-    Requests that come together are encoded together. Pictures and videos come as data URIs or as http(s) addresses;
-    addresses that are not public are refused, and nothing that a client sends is taken for a file of this machine.
+    The page is for this machine alone: search by words, by a dropped picture or by what is like one, with filters;
+    new and changed files are indexed while it is open. The API speaks OpenAI's dialect (with infinity's `modality` for
+    pictures and videos) and vLLM's `messages`; pictures come as data URIs or public addresses, never as paths.
 
     Examples:
 
-        pe serve --api
+        pe serve photos
         pe serve --api --model PE-Core-L14-336 --host 0.0.0.0 --key SECRET
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
     from perception_encoder.inference.encoder import load
     from perception_encoder.search.api import ApiConfig, create_app
+    from perception_encoder.search.indexing import writable_index
+    from perception_encoder.search.library import Library
+    from perception_encoder.search.server import create_page
 
-    if not api:
-        raise typer.BadParameter("say what to serve: --api")
-    if key is None and not is_loopback(host):
-        raise ConfigError(f"others can reach {host}; choose a --key that clients must send (or set PE_API_KEY)")
+    if folder is None and not api:
+        raise typer.BadParameter("say what to serve: a folder, or --api")
+    if not is_loopback(host) and (folder is not None or key is None):
+        remedy = "the page is for this machine alone" if folder else "choose a --key that clients must send"
+        raise ConfigError(f"others can reach {host}; {remedy}")
     try:
         import uvicorn
     except ImportError:
         raise MissingExtraError("uvicorn", "search") from None
-    encoder = load(model)
-    server = create_app(encoder, ApiConfig(key=key, waiting=waiting))
-    output.print_line(f"{encoder.name} at http://{host}:{port}/v1/embeddings (Ctrl-C stops it)")
+    if folder is None:
+        encoder = load(model or "builtin")
+        server = create_app(encoder, ApiConfig(key=key, waiting=waiting))
+    else:
+        with writable_index(folder, model) as (index, encoder):
+            library = Library(index, encoder)
+        server = create_page(library)
+        threading.Thread(target=library.update, daemon=True).start()
+        if api:
+            both = create_app(encoder, ApiConfig(key=key, waiting=waiting))
+            both.mount("/", server)
+            server = both
+    what = "" if folder is None else f" over {folder}"
+    output.print_line(f"{encoder.name}{what} at http://{host}:{port}{'' if folder else '/v1/embeddings'}")
     uvicorn.run(server, host=host, port=port, log_level="warning", timeout_keep_alive=5)
 
 

@@ -148,6 +148,10 @@ class Index:
                 f"or make the index anew with: pe index --rebuild {self.folder}"
             )
 
+    def refresh(self) -> None:
+        """See what was committed since this index was opened."""
+        self.table.checkout_latest()
+
     def __len__(self) -> int:
         return self.table.count_rows()
 
@@ -181,7 +185,14 @@ class Index:
 
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
         """All rows that fulfil a condition in SQL; ConfigError where it is none."""
-        return _rows(_run(self.table.search().limit(len(self)), where, thumbnails))
+        return _rows(_run(self.table.search().limit(len(self)), where, _names(thumbnails)))
+
+    def listing(self, where: str | None = None) -> list[dict[str, Any]]:
+        """All rows that fulfil a condition without their vectors and thumbnails, newest first."""
+        names = [field.name for field in fields(Row) if field.name not in ("vector", "thumbnail")]
+        found = _run(self.table.search().limit(len(self)), where, names)
+        order = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
+        return found.select(names).sort_by(order).to_pylist()
 
     def row(self, id: str) -> Row:
         """The row of an id; SearchIndexError where there is none."""
@@ -198,7 +209,7 @@ class Index:
         `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
         """
         query: Any = self.table.search(vector, vector_column_name="vector")
-        found = _run(query.distance_type("dot").limit(top), where, thumbnails, ["_distance"])
+        found = _run(query.distance_type("dot").limit(top), where, [*_names(thumbnails), "_distance"])
         return [(1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), _rows(found), strict=True)]
 
     def optimize(self) -> None:
@@ -213,10 +224,13 @@ def among(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({quoted})"
 
 
-def _run(query: Any, where: str | None, thumbnails: bool, also: Sequence[str] = ()) -> pa.Table:
-    names = [field.name for field in fields(Row) if thumbnails or field.name != "thumbnail"]
+def _names(thumbnails: bool) -> list[str]:
+    return [field.name for field in fields(Row) if thumbnails or field.name != "thumbnail"]
+
+
+def _run(query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
     try:
-        return (query.where(where) if where else query).select([*names, *also]).to_arrow()
+        return (query.where(where) if where else query).select(names).to_arrow()
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"the condition {where!r} cannot be used: {reason}") from None

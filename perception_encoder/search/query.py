@@ -89,11 +89,16 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:end]), list(words[end:])
 
 
-def parse_query(words: Sequence[str]) -> Query:
+def parse_line(line: str) -> Query:
+    """A query in one line, such as "2:dog - snow", all of whose terms are texts; ConfigError as `parse_query`."""
+    return parse_query(re.split(r"\s+([+-])\s+", line.strip()), media=False)
+
+
+def parse_query(words: Sequence[str], media: bool = True) -> Query:
     """A query as it is typed: "2:dog", "-", "snow" looks for dogs, counted twice, and away from snow.
 
-    A term is a picture or clip where it is a URL or an existing file of such a name, else a text. Raises ConfigError
-    where a term is empty or missing.
+    With `media`, a term is a picture or clip where it is a URL or an existing file of such a name; else all are texts.
+    Raises ConfigError where a term is empty or missing.
     """
     if len(words) % 2 == 0:
         raise ConfigError(f'after {words[-1]} the query needs another term, as in: "2:dog" - "snow"')
@@ -102,9 +107,9 @@ def parse_query(words: Sequence[str]) -> Query:
         match = _WEIGHTED.fullmatch(word)
         weight, what = (float(match["weight"]), match["what"]) if match and not is_url(word) else (1.0, word)
         path = split_range(Path(what))[0]
-        is_media = is_url(what) or (path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
-        media = resolve(what if is_url(what) else Path(what)) if is_media else _text(what)
-        terms.append(Term(what=media, weight=-weight if sign == "-" else weight))
+        is_media = media and (is_url(what) or (path.suffix.lower() in MEDIA_SUFFIXES and path.is_file()))
+        found = resolve(what if is_url(what) else Path(what)) if is_media else _text(what)
+        terms.append(Term(what=found, weight=-weight if sign == "-" else weight))
     return Query(name=" ".join(words), terms=tuple(terms))
 
 

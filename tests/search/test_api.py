@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -24,6 +22,7 @@ from perception_encoder.search.api import ApiConfig, create_app
 from perception_encoder.search.batching import Batcher, QueueFullError
 from perception_encoder.search.query import text_query
 from tests.clips import clip
+from tests.search.serving import served
 
 Draw = Callable[[int], Image.Image]
 
@@ -148,18 +147,9 @@ def test_metrics_count_what_was_answered(client: TestClient) -> None:
 @pytest.fixture
 def address(encoder: Encoder) -> Iterator[str]:
     """A server in a thread."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     config = ApiConfig(key="secret", body_seconds=1.0, fetch=FetchLimits(seconds=1.0))
-    server = uvicorn.Server(uvicorn.Config(create_app(encoder, config), port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with served(create_app(encoder, config)) as address:
+        yield address
 
 
 def test_the_openai_client_works_unchanged(address: str, encoder: Encoder) -> None:

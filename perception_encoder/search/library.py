@@ -1,0 +1,176 @@
+"""What the page shows: an indexed folder's pictures and moments, newest first or best first, and what is around each.
+
+It knows nothing of HTTP. Conditions are built here, out of checked values, so that nothing a browser sends is SQL.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from perception_encoder.errors import ConfigError, PerceptionEncoderError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.media import resolve
+from perception_encoder.preprocess.source import unescape_name
+from perception_encoder.search.index import Index, among
+from perception_encoder.search.indexing import update_index
+from perception_encoder.search.query import Query, Term, encode_queries, parse_line, row_query
+
+logger = logging.getLogger(__name__)
+
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
+_QUERIES = 64  # whose vectors are remembered, so that a page further down costs no encoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """What is shown at all."""
+
+    kind: str = ""
+    """"image", "video", or all."""
+    since: str = ""
+    """A date such as "2024", "2024-07" or "2024-07-31", or any."""
+    until: str = ""
+    """Likewise, the whole of it included."""
+    path: str = ""
+    """A part of the path, whatever its case."""
+
+    def condition(self) -> str | None:
+        """In SQL; ConfigError where a value is none."""
+        parts = []
+        if self.kind:
+            if self.kind not in ("image", "video"):
+                raise ConfigError(f"kind is {self.kind!r}; it must be 'image' or 'video'")
+            parts.append(f"kind = '{self.kind}'")
+        for name, value in (("since", self.since), ("until", self.until)):
+            if value and not _DATE.fullmatch(value):
+                raise ConfigError(f"{name} is {value!r}; it must be a date such as 2024, 2024-07 or 2024-07-31")
+        if self.since:
+            parts.append(f"date >= '{self.since}'")
+        if self.until:
+            parts.append(f"date <= '{self.until}~'")  # after every longer date that begins so
+        if self.path:
+            quoted = self.path.lower().replace("'", "''")
+            parts.append(f"contains(lower(path), '{quoted}')")
+        return " AND ".join(parts) or None
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far an update of the index is."""
+
+    running: bool = False
+    done: int = 0
+    total: int = 0
+    failures: int = 0
+    error: str = ""
+
+
+class Library:
+    """An index and the encoder of its vectors; threads may share one."""
+
+    def __init__(self, index: Index, encoder: Encoder) -> None:
+        self.index, self.encoder, self.progress = index, encoder, Progress()
+        self._lock = threading.Lock()
+        self._listings = lru_cache(8)(index.listing)
+        self._vectors = lru_cache(_QUERIES)(self._encode)
+        self._dropped: dict[str, np.ndarray] = {}
+
+    def newest(self, shown: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
+        """Some rows, newest first, and how many there are in all."""
+        rows = self._listings(shown.condition())
+        return rows[offset : offset + count], len(rows)
+
+    def find(self, asked: str, shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
+        """Some rows, best first, with their `score`.
+
+        `asked`: "text:2:dog - snow", "like:ID" of a row, or "picture:ID" that `keep_picture` gave. Raises ConfigError,
+        SearchIndexError.
+        """
+        rows = self.index.nearest(self._vectors(asked), offset + count, shown.condition())[offset:]
+        names = [name for name in vars(rows[0][1]) if name not in ("vector", "thumbnail")] if rows else []
+        return [{**{name: getattr(row, name) for name in names}, "score": score} for score, row in rows]
+
+    def keep_picture(self, content: bytes) -> str:
+        """Remember a picture to look for; returns what `find` is asked. Raises the InputError of a bad one."""
+        media = resolve(content, "the picture")
+        (vector,) = encode_queries(self.encoder, [Query(name=media.name, terms=(Term(what=media),))])
+        name = f"picture:{abs(hash(content)):x}"
+        self._dropped[name] = vector
+        while len(self._dropped) > _QUERIES:
+            self._dropped.pop(next(iter(self._dropped)))
+        return name
+
+    def _encode(self, asked: str) -> Float[np.ndarray, " D"]:
+        kind, _, rest = asked.partition(":")
+        if kind == "picture":
+            if asked not in self._dropped:
+                raise ConfigError("the picture has been forgotten; drop it again")
+            return self._dropped[asked]
+        if kind not in ("text", "like"):
+            raise ConfigError(f"{asked!r} is no query")
+        query = parse_line(rest) if kind == "text" else row_query(self.index.row(rest))
+        return encode_queries(self.encoder, [query])[0]
+
+    def around(self, id: str) -> list[dict[str, Any]]:
+        """The moments of a row's video, or the pictures taken before and after it, itself among them, in order."""
+        row = self.index.row(id)
+        if row.kind == "video":
+            rows = self._listings(among("path", [row.path]))
+            return sorted(rows, key=lambda other: other["start"])
+        rows = self._listings(None)
+        at = next((number for number, other in enumerate(rows) if other["id"] == id), 0)
+        return rows[max(0, at - 6) : at + 7][::-1]
+
+    def file(self, id: str) -> Path:
+        """A row's file; ConfigError where it is not in the folder (any more), as what lies in a tar is not."""
+        folder = self.index.folder.resolve()
+        path = folder / unescape_name(self.index.row(id).path)
+        if not path.is_file() or not path.resolve().is_relative_to(folder):
+            raise ConfigError("the file is not in the folder any more")
+        return path
+
+    def update(self) -> None:
+        """Bring the index up to date; `progress` says how far that is, and what went wrong."""
+
+        def begin(total: int) -> Any:
+            self.progress = Progress(running=True, total=total)
+            return self._advance
+
+        self.progress = Progress(running=True)
+        try:
+            with Index.for_writing(self.index.folder):
+                report = update_index(Index.open(self.index.folder), self.encoder, begin)
+            self.progress.failures = len(report.failures)
+        except PerceptionEncoderError as error:
+            self.progress.error = str(error)
+        finally:
+            self.progress.running = False
+            self.refresh()
+
+    def _advance(self, files: int) -> None:
+        self.progress.done += files
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show what was committed since."""
+        with self._lock:
+            self.index.refresh()
+            self._listings.cache_clear()
+
+
+def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as the page wants them: the file's name beside its path, nothing that only the index needs."""
+    kept = ("id", "path", "kind", "start", "stop", "time", "length", "width", "height", "date", "size", "score")
+    return [
+        {**{name: row[name] for name in kept if name in row}, "name": row["path"].rpartition("/")[2]} for row in rows
+    ]

@@ -1,0 +1,140 @@
+"""The page over an indexed folder, served on this machine: the page itself, what it asks for, and the files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.search.library import Filter, Library, as_tiles
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+
+_POLICY = "default-src 'none'; img-src 'self' data: blob:; media-src 'self'; style-src 'self'; script-src 'self'; "
+_POLICY += "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_PICTURE_BYTES = 32 << 20  # of one that is dropped on the page
+_COUNT, _MOST = 60, 200  # tiles of an answer
+_TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
+
+
+def create_page(library: Library) -> FastAPI:
+    """The server; MissingExtraError without FastAPI and Jinja2."""
+    try:
+        import fastapi
+        import jinja2
+        from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", "search") from None
+    app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
+    assets = files("perception_encoder.search") / "page"
+    template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
+
+    def get(path: str, answer: Callable[[Request], Any], methods: tuple[str, ...] = ("GET",)) -> None:
+        def safely(request: Request) -> Any:
+            try:
+                return answer(request)
+            except PerceptionEncoderError as error:
+                return JSONResponse({"error": str(error)}, 404 if isinstance(error, InputError) else 400)
+
+        app.router.add_route(path, safely, methods=list(methods))
+
+    def page(request: Request) -> Response:
+        about = {"folder": library.index.folder.resolve().name, "model": library.encoder.name}
+        return HTMLResponse(template.render(about))
+
+    def asset(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _TYPES:
+            return JSONResponse({"error": "no such file"}, 404)
+        return Response((assets / name).read_bytes(), media_type=_TYPES[name])
+
+    def hits(request: Request) -> Response:
+        asked = dict(request.query_params)
+        shown = Filter(**{name: asked.get(name, "") for name in ("kind", "since", "until", "path")})
+        offset, count = _number(asked, "offset", 0, 100_000), _number(asked, "count", _COUNT, _MOST)
+        if "q" in asked:
+            rows = library.find(asked["q"], shown, offset, count)
+            return JSONResponse({"tiles": as_tiles(rows), "more": len(rows) == count})
+        rows, total = library.newest(shown, offset, count)
+        return JSONResponse({"tiles": as_tiles(rows), "more": offset + len(rows) < total, "total": total})
+
+    def thumbnail(request: Request) -> Response:
+        row = library.index.row(request.path_params["id"])
+        headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{row.digest}-{row.start}"'}
+        return Response(row.thumbnail, media_type="image/jpeg", headers=headers)
+
+    def around(request: Request) -> Response:
+        return JSONResponse({"tiles": as_tiles(library.around(request.path_params["id"]))})
+
+    def file(request: Request) -> Response:
+        return FileResponse(library.file(request.path_params["id"]), content_disposition_type="inline")
+
+    def status(request: Request) -> Response:
+        return JSONResponse({**vars(library.progress), "rows": len(library.index)})
+
+    def renew(request: Request) -> Response:
+        if not library.progress.running:
+            threading.Thread(target=library.update, daemon=True).start()
+        return JSONResponse({"started": True}, 202)
+
+    get("/", page)
+    get("/static/{name}", asset)
+    get("/api/hits", hits)
+    get("/api/around/{id}", around)
+    get("/api/status", status)
+    get("/api/renew", renew, ("POST",))
+    get("/thumbnail/{id}", thumbnail)
+    get("/file/{id}", file)
+    add_picture_route(app, library)
+    add_guard(app)
+    return app
+
+
+def add_picture_route(app: FastAPI, library: Library) -> None:
+    """`POST /api/picture`: a picture to look for, as the request's body."""
+    import asyncio
+
+    from fastapi.responses import JSONResponse
+
+    async def picture(request: Request) -> Response:
+        content = bytearray()
+        async for piece in request.stream():
+            content += piece
+            if len(content) > _PICTURE_BYTES:
+                return JSONResponse({"error": f"the picture has more than {_PICTURE_BYTES >> 20} MiB"}, 413)
+        try:
+            return JSONResponse({"q": await asyncio.to_thread(library.keep_picture, bytes(content))})
+        except PerceptionEncoderError as error:
+            return JSONResponse({"error": str(error)}, 400)
+
+    app.router.add_route("/api/picture", picture, methods=["POST"])
+
+
+def add_guard(app: FastAPI) -> None:
+    """Headers of every answer; no other page may post here, nor reach this server under a name of its own."""
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
+    from fastapi.responses import JSONResponse
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Any) -> Response:
+        origin = request.headers.get("origin")
+        if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
+            return JSONResponse({"error": "asked by another page"}, 403)
+        response = await call_next(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "testserver"])
+
+
+def _number(asked: dict[str, str], name: str, default: int, most: int) -> int:
+    value = asked.get(name, "")
+    return min(int(value), most) if value.isdecimal() else default

@@ -1,0 +1,156 @@
+"""The page in a real browser: what is seen, typed, hovered, clicked and dropped."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.server import create_page
+from tests.search.library import make_library
+from tests.search.serving import served
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium: on Debian, apt-get install chromium")
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]
+) -> Iterator[str]:
+    library = make_library(tmp_path_factory.mktemp("library") / "photos", checkpoint, encoder, draw)
+    with served(create_page(library)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, opened; whatever it complains of in the console fails the test."""
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    refused = "Failed to load resource: the server responded with a status of 400 (Bad Request)"  # is said on the page
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address)
+    expect(page.locator("#grid button.tile").first).to_be_visible()
+    yield page
+    page.close()
+    assert [each for each in said if each != refused] == []
+
+
+def wait_until(page: Page, condition: str) -> None:
+    """Wait for a JavaScript expression to hold (the page's own policy forbids Playwright's way, which is eval)."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(30)
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#grid button.tile").evaluate_all("all => all.map(one => one.title)")
+
+
+def test_it_opens_on_the_newest(page: Page) -> None:
+    assert names(page)[0] == "clip.mp4" and names(page)[-1] == "00's <b>.jpg"
+    expect(page.locator("#count")).to_contain_text("pictures and moments")
+    first = "[...document.querySelectorAll('#grid img')].slice(0, 8)"
+    wait_until(page, f"{first}.every(one => one.complete && one.naturalWidth > 0)")
+
+
+def test_words_are_looked_for_as_they_are_typed(page: Page, address: str) -> None:
+    page.keyboard.press("Escape")  # out of the field, that has the focus at first
+    page.keyboard.press("/")
+    page.keyboard.type("a red mug")
+    page.wait_for_url("**/?q=text%3Aa%20red%20mug")
+    wait_until(page, "document.querySelectorAll('#grid .waiting').length === 0")
+    found = page.request.get(f"{address}/api/hits?q=text:a red mug").json()["tiles"]
+    assert names(page) == [tile["path"] for tile in found]
+    page.reload()
+    expect(page.locator("#words")).to_have_value("a red mug")
+    page.locator("#words").fill("")
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === 'clip.mp4'")
+
+
+def test_filters_and_the_empty_state(page: Page) -> None:
+    page.get_by_text("Videos", exact=True).click()
+    wait_until(page, "[...document.querySelectorAll('#grid button.tile')].every(one => one.title === 'clip.mp4')")
+    page.locator("#since").fill("2025")
+    expect(page.locator("#empty h2")).to_have_text("Nothing here")
+    page.locator("#since").fill("soon")
+    expect(page.locator("#error")).to_contain_text("must be a date")
+
+
+def test_one_is_opened_stepped_through_and_closed_by_keys(page: Page) -> None:
+    page.get_by_text("Pictures", exact=True).click()
+    wait_until(page, "document.querySelector('#grid button.tile')?.title !== 'clip.mp4'")
+    page.locator("#words").press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    viewer = page.locator("#viewer")
+    expect(viewer).to_be_visible()
+    expect(viewer.locator("h2")).to_have_text("10's <b>.jpg")  # as text, not as markup
+    wait_until(page, "document.querySelector('#stage img')?.naturalWidth === 80")
+    expect(viewer.locator("#around [aria-current]")).to_have_count(1)
+    page.keyboard.press("ArrowLeft")
+    expect(viewer.locator("h2")).to_have_text("11's <b>.jpg")
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    assert page.evaluate("document.activeElement.title") == "sub/11's <b>.jpg"
+
+
+def test_more_like_one(page: Page) -> None:
+    page.locator('button[title="04\'s <b>.jpg"]').click()
+    page.get_by_role("button", name="More like this").click()
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === \"04's <b>.jpg\"")
+    expect(page.locator("#picture")).to_be_visible()
+
+
+def test_a_picture_is_chosen_or_dropped(page: Page, draw: Callable[[int], Image.Image], tmp_path: Path) -> None:
+    draw(7).save(tmp_path / "query.jpg", quality=90)
+    page.locator("#file").set_input_files(tmp_path / "query.jpg")
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === \"sub/07's <b>.jpg\"")
+    draw(8).save(tmp_path / "other.jpg", quality=90)
+    content = list((tmp_path / "other.jpg").read_bytes())
+    page.evaluate(
+        """bytes => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "other.jpg", { type: "image/jpeg" }));
+            dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        content,
+    )
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === \"08's <b>.jpg\"")
+
+
+def test_a_moment_plays_under_the_pointer(page: Page) -> None:
+    tile = page.locator("button[title='clip.mp4']").first
+    tile.hover()
+    expect(tile.locator("video")).to_have_count(1)
+    page.locator("#words").hover()
+    expect(tile.locator("video")).to_have_count(0)
+
+
+@pytest.mark.parametrize("width", [360, 768, 1600])
+def test_nothing_is_wider_than_the_screen(browser: Browser, address: str, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 720}, color_scheme="dark")
+    page.goto(address)
+    expect(page.locator("#grid button.tile").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(map(int, ground.removeprefix("rgb(").removesuffix(")").split(","))) < 150  # dark
+    page.close()

@@ -1,0 +1,190 @@
+"""The page's server: what it answers, what it refuses, and that nothing outside the folder is served."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.index import Index
+from perception_encoder.search.library import Library
+from perception_encoder.search.server import create_page
+from tests.search.library import make_library
+
+Draw = Callable[[int], Image.Image]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def library(folder: Path, checkpoint: Path, encoder: Encoder, draw: Draw) -> Library:
+    return make_library(folder, checkpoint, encoder, draw)
+
+
+@pytest.fixture
+def client(library: Library) -> Iterator[TestClient]:
+    with TestClient(create_page(library)) as client:
+        yield client
+
+
+def paths(answer: dict) -> list[str]:
+    return [tile["path"] for tile in answer["tiles"]]
+
+
+def test_the_page_and_its_parts(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200 and "Look for anything in photos" in page.text
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert client.get("/static/page.css").headers["content-type"].startswith("text/css")
+    assert "javascript" in client.get("/static/page.js").headers["content-type"]
+    assert client.get("/static/page.html").status_code == client.get("/static/..%2f..%2findex.py").status_code == 404
+
+
+def test_newest_first_in_pages(client: TestClient, library: Library) -> None:
+    first = client.get("/api/hits", params={"count": 5}).json()
+    assert first["more"] and first["total"] == len(library.index)
+    second = client.get("/api/hits", params={"count": 200, "offset": 5}).json()
+    assert not second["more"]
+    dates = [tile["date"] for tile in first["tiles"] + second["tiles"]]
+    assert dates == sorted(dates, reverse=True) and len(dates) == first["total"]
+    assert paths(second)[-1] == "00's <b>.jpg"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"kind": "video"}, {"clip.mp4"}),
+        ({"since": "2024"}, {"clip.mp4"}),
+        ({"since": "2023-11", "until": "2023"}, {"10's <b>.jpg", "sub/11's <b>.jpg"}),
+        ({"until": "2023-01-01"}, {"00's <b>.jpg"}),
+        ({"path": "SUB/", "until": "2023-02"}, {"sub/01's <b>.jpg"}),
+        ({"path": "2's <b>"}, {"02's <b>.jpg"}),
+        ({"path": "') OR 1=1 --"}, set()),
+        ({"path": "%"}, set()),
+    ],
+)
+def test_filters(client: TestClient, asked: dict[str, str], expected: set[str]) -> None:
+    assert set(paths(client.get("/api/hits", params=asked).json())) == expected
+    found = client.get("/api/hits", params={**asked, "q": "text:a cat"}).json()
+    assert set(paths(found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"kind": "sound"}, "kind is 'sound'"),
+        ({"since": "' OR 1"}, "must be a date"),
+        ({"q": "text: "}, "the query is empty"),
+        ({"q": "text:dog - "}, "dog"),
+        ({"q": "like:nothing"}, "has no nothing"),
+        ({"q": "picture:0"}, "forgotten"),
+        ({"q": "/etc/passwd"}, "is no query"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(client: TestClient, asked: dict[str, str], said: str) -> None:
+    response = client.get("/api/hits", params=asked)
+    if response.status_code != 200:
+        assert response.status_code == 400 and said in response.json()["error"]
+    else:  # "dog -" is a text
+        assert asked == {"q": "text:dog - "}
+
+
+def test_a_text_finds_the_nearest_and_a_path_is_a_text(
+    client: TestClient, library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    scores = {row.path: row.vector @ library.encoder.encode_texts("a cat") for row in library.index.rows()}
+    found = client.get("/api/hits", params={"q": "text:a cat", "count": 4}).json()
+    assert found["more"] and paths(found) == sorted(scores, key=scores.get, reverse=True)[:4]
+    again = client.get("/api/hits", params={"q": "text:a cat", "count": 200, "offset": 4}).json()
+    assert len(set(paths(found)) & set(paths(again))) <= 1  # the clip's moments
+    picture_score = client.get("/api/hits", params={"q": "text:00's <b>.jpg", "count": 1}).json()["tiles"][0]["score"]
+    assert picture_score < 0.99  # it was not opened
+
+
+def test_by_example(client: TestClient, library: Library, folder: Path, draw: Draw) -> None:
+    stream = io.BytesIO()
+    draw(7).save(stream, "JPEG", quality=90)
+    asked = client.post("/api/picture", content=stream.getvalue()).json()["q"]
+    best = client.get("/api/hits", params={"q": asked, "count": 1}).json()["tiles"][0]
+    assert best["path"] == "sub/07's <b>.jpg" and best["score"] > 0.99
+    like = client.get("/api/hits", params={"q": f"like:{best['id']}", "count": 1}).json()["tiles"][0]
+    assert like["id"] == best["id"]
+    bad = client.post("/api/picture", content=b"no picture")
+    assert bad.status_code == 400 and "neither a picture nor a video" in bad.json()["error"]
+
+
+def test_thumbnails_files_and_what_is_around(client: TestClient, library: Library, folder: Path) -> None:
+    tiles = client.get("/api/hits", params={"count": 200}).json()["tiles"]
+    picture = next(tile for tile in tiles if tile["path"] == "04's <b>.jpg")
+    thumbnail = client.get(f"/thumbnail/{picture['id']}")
+    assert (
+        Image.open(io.BytesIO(thumbnail.content)).size == (80, 60) and "max-age" in thumbnail.headers["cache-control"]
+    )
+    assert client.get(f"/file/{picture['id']}").content == (folder / "04's <b>.jpg").read_bytes()
+    around = client.get(f"/api/around/{picture['id']}").json()
+    names = [f"{'sub/' if n % 2 else ''}{n:02d}'s <b>.jpg" for n in range(11)]
+    assert paths(around) == names
+    moment = next(tile for tile in tiles if tile["kind"] == "video")
+    part = client.get(f"/file/{moment['id']}", headers={"Range": "bytes=10-19"})
+    assert part.status_code == 206 and part.content == (folder / "clip.mp4").read_bytes()[10:20]
+    starts = [tile["start"] for tile in client.get(f"/api/around/{moment['id']}").json()["tiles"]]
+    assert starts == sorted(starts) and starts[0] == 0
+
+
+def test_nothing_outside_the_folder_is_served(
+    client: TestClient, library: Library, folder: Path, tmp_path: Path
+) -> None:
+    tiles = client.get("/api/hits", params={"count": 200}).json()["tiles"]
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    victim = next(tile for tile in tiles if tile["path"] == "02's <b>.jpg")
+    (folder / victim["path"]).unlink()
+    assert client.get(f"/file/{victim['id']}").status_code == 400
+    (folder / victim["path"]).symlink_to(tmp_path / "secret.jpg")
+    response = client.get(f"/file/{victim['id']}")
+    assert response.status_code == 400 and b"secret" not in response.content
+    for id in ("..%2f..%2fsecret.jpg", "nothing", "' OR 1=1 --"):
+        assert client.get(f"/file/{id}").status_code in (400, 404)
+
+
+def test_other_pages_and_names_are_refused(client: TestClient) -> None:
+    assert client.post("/api/renew", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_the_index_is_renewed_while_it_is_looked_at(client: TestClient, folder: Path, draw: Draw) -> None:
+    before = client.get("/api/status").json()
+    assert before["running"] is False
+    draw(50).save(folder / "new.jpg")
+    (folder / "bad.jpg").write_bytes(b"x")
+    assert client.post("/api/renew").status_code == 202
+    deadline = time.monotonic() + 60
+    while (status := client.get("/api/status").json())["running"] or status["rows"] == before["rows"]:
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+    assert status["rows"] == before["rows"] + 1 and status["failures"] == 1 and status["done"] == status["total"] == 2
+    assert "new.jpg" in paths(client.get("/api/hits").json())
+    with Index.for_writing(folder):
+        client.post("/api/renew")
+        while "another run" not in client.get("/api/status").json()["error"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_vectors_of_queries_are_remembered(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perception_encoder.search.library import Filter
+
+    first = library.find("text:a cat", Filter(), 0, 3)
+    monkeypatch.setattr(Encoder, "embed_texts", None)
+    assert library.find("text:a cat", Filter(), 0, 3) == first
+    assert np.isfinite([row["score"] for row in first]).all()
