@@ -30,7 +30,7 @@ def create_page(library: Library) -> FastAPI:
     try:
         import fastapi
         import jinja2
-        from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+        from fastapi.responses import HTMLResponse, JSONResponse, Response
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "search") from None
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
@@ -66,17 +66,6 @@ def create_page(library: Library) -> FastAPI:
         rows, total = library.newest(shown, offset, count)
         return JSONResponse({"tiles": as_tiles(rows), "more": offset + len(rows) < total, "total": total})
 
-    def thumbnail(request: Request) -> Response:
-        row = library.index.row(request.path_params["id"])
-        headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{row.digest}-{row.start}"'}
-        return Response(row.thumbnail, media_type="image/jpeg", headers=headers)
-
-    def around(request: Request) -> Response:
-        return JSONResponse({"tiles": as_tiles(library.around(request.path_params["id"]))})
-
-    def file(request: Request) -> Response:
-        return FileResponse(library.file(request.path_params["id"]), content_disposition_type="inline")
-
     def status(request: Request) -> Response:
         return JSONResponse({**vars(library.progress), "rows": len(library.index)})
 
@@ -88,14 +77,32 @@ def create_page(library: Library) -> FastAPI:
     get("/", page)
     get("/static/{name}", asset)
     get("/api/hits", hits)
-    get("/api/around/{id}", around)
     get("/api/status", status)
     get("/api/renew", renew, ("POST",))
-    get("/thumbnail/{id}", thumbnail)
-    get("/file/{id}", file)
+    add_file_routes(get, library)
     add_picture_route(app, library)
     add_guard(app)
     return app
+
+
+def add_file_routes(get: Callable[[str, Callable[[Request], Any]], None], library: Library) -> None:
+    """Of a row: its thumbnail, what is around it, and its file, in parts where a player asks for them."""
+    from fastapi.responses import FileResponse, JSONResponse, Response
+
+    def thumbnail(request: Request) -> Response:
+        row = library.index.row(request.path_params["id"])
+        headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{row.digest}-{row.start}"'}
+        return Response(row.thumbnail, media_type="image/jpeg", headers=headers)
+
+    def around(request: Request) -> Response:
+        return JSONResponse({"tiles": as_tiles(library.around(request.path_params["id"]))})
+
+    def file(request: Request) -> Response:
+        return FileResponse(library.file(request.path_params["id"]), content_disposition_type="inline")
+
+    get("/api/around/{id}", around)
+    get("/thumbnail/{id}", thumbnail)
+    get("/file/{id}", file)
 
 
 def add_picture_route(app: FastAPI, library: Library) -> None:
