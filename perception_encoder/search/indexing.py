@@ -89,18 +89,17 @@ def update_index(
     known = index.files()
     changes = find_changes(index.folder, known)
     report = Report(gone=len(changes.gone), unchanged=changes.unchanged, failures=list(changes.failures))
-    digests = {state.digest for state in known.values()}
-    reader = _Reader(encoder, MomentConfig(**index.settings["moments"]), digests)
-    pending, since = _Pending(index, set(known)), time.monotonic()
+    config, digests = MomentConfig(**index.settings["moments"]), {state.digest for state in known.values()}
+    pending = _Pending(index, set(known), report)
     advance = begin(len(changes.candidates))
+    files = changes.candidates
     try:
-        for results in map_in_order(reader.read, _batches(changes.candidates, encoder.batch_size), _workers(encoder)):
-            for result in results:
-                pending.take(result, report)
-            if time.monotonic() - since > _COMMIT_SECONDS or len(pending.rows) > _COMMIT_ROWS:
-                pending.commit()
-                since = time.monotonic()
-            advance(len(results))
+        while files:
+            reader = _Reader(encoder, config, digests)
+            for results in map_in_order(reader.read, _batches(files, encoder.batch_size), _workers(encoder)):
+                pending.take(results)
+                advance(len(results))
+            files, digests = pending.commit(), set()
     finally:
         pending.commit()
     index.remove(changes.gone)
@@ -120,40 +119,57 @@ class _Result:
 
 
 class _Pending:
-    """Results on their way into the index."""
+    """Results on their way into the index; now and then they are committed."""
 
-    def __init__(self, index: Index, known: set[str]) -> None:
-        self.rows: list[Row] = []
-        self._index, self._known = index, known
+    def __init__(self, index: Index, known: set[str], report: Report) -> None:
+        self._index, self._known, self._report = index, known, report
+        self._rows: list[Row] = []
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
+        self._lost: list[File] = []
+        self._since = time.monotonic()
 
-    def take(self, result: _Result, report: Report) -> None:
-        """Note a result."""
-        if result.error is not None:
-            report.failures.append(result.error)
-            return
-        if result.file.path in self._known:
-            self._stale.add(result.file.path)
-        if result.rows is None:
-            report.moved += 1
-            self._moved.setdefault(result.digest, []).append(result.file)
-        else:
-            report.added += 1
-            self.rows += result.rows
+    def take(self, results: Sequence[_Result]) -> None:
+        """Note results."""
+        for result in results:
+            if result.error is not None:
+                self._report.failures.append(result.error)
+            elif result.rows is None:
+                self._moved.setdefault(result.digest, []).append(result.file)
+            else:
+                self._report.added += 1
+                self._rows += result.rows
+                self._stale.add(result.file.path)
+        if time.monotonic() - self._since > _COMMIT_SECONDS or len(self._rows) > _COMMIT_ROWS:
+            self._commit()
 
-    def commit(self) -> None:
-        """Write what is there."""
+    def commit(self) -> list[File]:
+        """Write what is there; returns files whose content the index had, but lost to another commit before this."""
+        self._commit()
+        lost, self._lost = self._lost, []
+        return lost
+
+    def _commit(self) -> None:
         if self._moved:
-            carried = self._index.rows(among("digest", self._moved), thumbnails=True)
-            first: dict[str, str] = {}
-            for row in carried:  # of a content that the index has under several names, one name's rows
-                first.setdefault(row.digest, row.path)
-            originals = [row for row in carried if first[row.digest] == row.path]
-            self.rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]
-        self._index.remove(self._stale)
-        self._index.add(self.rows)
-        self.rows, self._moved, self._stale = [], {}, set()
+            self._carry_over()
+        self._index.remove(self._stale & self._known)
+        self._index.add(self._rows)
+        self._rows, self._moved, self._stale, self._since = [], {}, set(), time.monotonic()
+
+    def _carry_over(self) -> None:
+        """Turn the rows of contents that moved into rows of the files where they are now."""
+        carried = self._index.rows(among("digest", self._moved), thumbnails=True)
+        first: dict[str, str] = {}
+        for row in carried:  # of a content that the index has under several names, one name's rows
+            first.setdefault(row.digest, row.path)
+        originals = [row for row in carried if first[row.digest] == row.path]
+        self._rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]
+        for digest, files in self._moved.items():
+            if digest in first:
+                self._report.moved += len(files)
+                self._stale |= {file.path for file in files}
+            else:
+                self._lost += files
 
 
 def _renamed(row: Row, file: File) -> Row:

@@ -107,6 +107,27 @@ def test_changes_of_every_kind(update, folder: Path, draw: Draw) -> None:
     assert counts(update()) == (0, 0, 0, 22)
 
 
+def test_files_that_change_places_are_lost_in_no_commit(
+    update, folder: Path, encoder: Encoder, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update()
+    monkeypatch.setattr("perception_encoder.search.indexing._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(Encoder, "batch_size", 1)
+    order = [*pictures[1:], pictures[0]]
+    for number, path in enumerate(pictures):
+        path.rename(folder / f"{number}.moving")
+    for number, path in enumerate(order):
+        (folder / f"{number}.moving").rename(path)
+        os.utime(path, (number, number))
+    report = update()
+    assert report.added + report.moved == 20 and report.gone == 0
+    rows = rows_by_path(folder)
+    assert {path: len(rows[path.name]) for path in pictures} == dict.fromkeys(pictures, 1)
+    vectors = np.stack([rows[path.name][0].vector for path in pictures])
+    np.testing.assert_allclose(vectors, encoder.encode_images(pictures), atol=2e-2)
+    assert counts(update()) == (0, 0, 0, 21)
+
+
 def test_odd_names_and_tars_are_indexed_and_forgotten(update, folder: Path, draw: Draw) -> None:
     update()
     odd = [
