@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +42,7 @@ def serve(
     """
     from perception_encoder.inference.encoder import load
     from perception_encoder.search.api import ApiConfig, create_app
+    from perception_encoder.search.guard import HOSTS
     from perception_encoder.search.indexing import writable_index
     from perception_encoder.search.library import Library
     from perception_encoder.search.server import create_page
@@ -58,14 +58,14 @@ def serve(
         raise MissingExtraError("uvicorn", "search") from None
     if folder is None:
         encoder = load(model or "builtin")
-        server = create_app(encoder, ApiConfig(key=key, waiting=waiting))
+        server = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))
     else:
         with writable_index(folder, model) as (index, encoder):
             library = Library(index, encoder)
-        server = create_page(library)
-        threading.Thread(target=library.update, daemon=True).start()
+        server = create_page(library, (host, *HOSTS))
+        library.start_update()
         if api:
-            both = create_app(encoder, ApiConfig(key=key, waiting=waiting))
+            both = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))
             both.mount("/", server)
             server = both
     what = "" if folder is None else f" over {folder}"

@@ -133,6 +133,7 @@ def write_lance(target: Path, shards: Sequence[Path], settings: Mapping[str, Any
     """Write the rows of all shards as one LanceDB table; returns their number."""
     schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
     beside = target.with_name(f"{target.name}.lancedb")
+    remove(beside)  # of a run that was killed as it wrote
     try:
         table = connect(beside).create_table("rows", schema=schema)
         for rows in _read(shards, settings):

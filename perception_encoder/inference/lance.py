@@ -6,18 +6,22 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import MissingExtraError, OutputError
+from perception_encoder.preprocess.source import escape_name
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection
 
 
 def connect(folder: Path) -> DBConnection:
-    """The tables of a folder, NAME in NAME.lance; MissingExtraError without LanceDB."""
+    """The tables of a folder, NAME in NAME.lance; MissingExtraError without LanceDB, OutputError for odd names."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its dependencies
             import lancedb
     except ImportError:
         raise MissingExtraError("lancedb", "search") from None
-    return lancedb.connect(str(folder))
+    try:
+        return lancedb.connect(str(folder.absolute()).encode().decode())  # absolute: "a:b" would be taken for a URL
+    except UnicodeEncodeError:
+        raise OutputError(f"{escape_name(folder)}: a LanceDB table needs a place whose name is UTF-8") from None

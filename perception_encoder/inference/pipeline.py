@@ -48,6 +48,11 @@ class Request(Generic[K]):
     likely: Kind = "image"
     """What it seems to be: a batch holds many texts and few videos."""
 
+    @classmethod
+    def of(cls, key: K, media: Media) -> Request[K]:
+        """A request for what is resolved already."""
+        return cls(key, lambda: media, media.kind)
+
 
 @dataclass(frozen=True)
 class Embedding(Generic[K]):
@@ -114,7 +119,7 @@ def encode_requests(
     """
     pictures, texts = batch_size or encoder.batch_size, batch_size or encoder.text_batch_size
     if workers is None:
-        workers = _cores() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
+        workers = worker_count(encoder)
     if isinstance(requests, Sequence) and batch_size is None:
         pictures = max(1, min(pictures, math.ceil(len(requests) / workers)))
     batches: Iterable[list[Request[K]]] = _group(requests, pictures, texts, feature.frames)
@@ -122,6 +127,11 @@ def encode_requests(
         batches = list(batches)
         workers = max(1, min(workers, len(batches)))
     return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, pictures), batches, workers)
+
+
+def worker_count(encoder: Encoder) -> int:
+    """Threads that best take a batch each: as many as torch computes with or, beside a GPU, as decode."""
+    return _cores() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def _group(requests: Iterable[Request[K]], pictures: int, texts: int, frames: int) -> Iterator[list[Request[K]]]:

@@ -16,15 +16,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from perception_encoder.errors import InputError, MediaTooLargeError, MissingExtraError, PerceptionEncoderError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.batching import Batcher, QueueFullError
+from perception_encoder.search.guard import HOSTS, guard
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -42,9 +45,13 @@ class ApiConfig:
     """In which a request must have arrived."""
     inputs: int = 256
     """Of one request."""
+    files: int = 32
+    """Pictures and videos of one request."""
+    characters: int = 20_000
+    """Of one text."""
     waiting: int = 1024
     """Inputs of all requests that may wait; beyond it the answer is 429."""
-    fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=64 << 20, seconds=20.0))
+    fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=32 << 20, seconds=20.0))
 
 
 class ApiError(Exception):
@@ -88,6 +95,13 @@ def parse_request(body: Any, encoder: Encoder, config: ApiConfig) -> EmbeddingRe
         raise ApiError(400, f"{len(inputs)} inputs; a request takes 1 to {config.inputs}", "input")
     if any(not value.strip() for _, value in inputs):
         raise ApiError(400, "an input is empty", "input")
+    kinds = {kind for kind, _ in inputs}
+    if kinds != {"text"} and len(inputs) > config.files:
+        raise ApiError(400, f"{len(inputs)} pictures or videos; a request takes at most {config.files}", "input")
+    if "text" in kinds and encoder.tokenizer is None:
+        raise ApiError(400, f"{encoder.name} has no text tower; it takes pictures and videos", "input")
+    if any(kind == "text" and len(value) > config.characters for kind, value in inputs):
+        raise ApiError(400, f"a text has more than {config.characters:,} characters, the limit", "input")
     return EmbeddingRequest(inputs=inputs, encoding=encoding, dimensions=dimensions)
 
 
@@ -132,9 +146,9 @@ def read_input(kind: Kind, value: str, limits: FetchLimits) -> Media:
             return resolve(base64.b64decode(data, validate=True), name, kind=kind)
         except binascii.Error:
             raise InputError(name, "is no valid base64") from None
-    if not value.startswith(("http://", "https://")):
+    if not is_url(value) or not value.startswith(("http://", "https://")):
         raise InputError(value[:60], "is neither an http(s) address nor a data URI")
-    return resolve(value, kind=kind, limits=limits)
+    return resolve(fetch(value, limits), escape_name(value), kind=kind)  # bytes: never a path, whatever it looks like
 
 
 def answer(vectors: np.ndarray, request: EmbeddingRequest, model: str, tokens: int) -> dict[str, Any]:
@@ -147,8 +161,11 @@ def answer(vectors: np.ndarray, request: EmbeddingRequest, model: str, tokens: i
     return {"object": "list", "data": data, "model": model, "usage": usage}
 
 
-def create_app(encoder: Encoder, config: ApiConfig) -> FastAPI:
-    """The server; MissingExtraError without FastAPI or prometheus-client."""
+def create_app(encoder: Encoder, config: ApiConfig, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
+    """The server; without a key it answers under some names of this machine only.
+
+    MissingExtraError without FastAPI or prometheus-client.
+    """
     try:
         import fastapi
         from fastapi.responses import JSONResponse, PlainTextResponse
@@ -158,7 +175,7 @@ def create_app(encoder: Encoder, config: ApiConfig) -> FastAPI:
 
     metrics = ApiMetrics()
     batcher = Batcher(encoder, limit=config.waiting, watch=metrics.batch_sizes.observe)
-    metrics.waiting.set_function(lambda: batcher.waiting)
+    metrics.waiting.set_function(lambda: batcher.reserved)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -167,6 +184,8 @@ def create_app(encoder: Encoder, config: ApiConfig) -> FastAPI:
         worker.cancel()
 
     app = fastapi.FastAPI(title="perception-encoder", lifespan=lifespan, docs_url=None, redoc_url=None)
+    if config.key is None:
+        guard(app, hosts=hosts)
 
     async def embeddings(request: Request) -> Response:
         started, status = time.perf_counter(), 500
@@ -175,7 +194,8 @@ def create_app(encoder: Encoder, config: ApiConfig) -> FastAPI:
             asked = parse_request(await read_json(request, config), encoder, config)
             found = await embed(asked, batcher, config)
             status = 200
-            return JSONResponse(answer(found, asked, encoder.name, count_tokens(encoder, asked.inputs)))
+            tokens = await asyncio.to_thread(count_tokens, encoder, asked.inputs)
+            return JSONResponse(answer(found, asked, encoder.name, tokens))
         except ApiError as error:
             status = error.status
             headers = {"Retry-After": "1"} if status == 429 else None
@@ -193,7 +213,7 @@ def create_app(encoder: Encoder, config: ApiConfig) -> FastAPI:
         return JSONResponse({"object": "list", "data": [{**about, "dimensions": encoder.dimension}]})
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": encoder.name, "waiting": batcher.waiting})
+        return JSONResponse({"status": "ok", "model": encoder.name, "waiting": batcher.reserved})
 
     async def show_metrics(request: Request) -> Response:
         return PlainTextResponse(metrics.text())
@@ -224,15 +244,16 @@ async def read_json(request: Request, config: ApiConfig) -> Any:
         raise ApiError(408, f"the body took more than {config.body_seconds:g} s, the limit") from None
     try:
         return json.loads(bytes(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ApiError(400, "the body is no JSON") from None
 
 
 async def embed(request: EmbeddingRequest, batcher: Batcher, config: ApiConfig) -> np.ndarray:
     """Vectors of a request's inputs; ApiError where one is bad, or too much waits."""
     try:
-        read = [asyncio.to_thread(read_input, kind, value, config.fetch) for kind, value in request.inputs]
-        return await batcher.encode(await asyncio.gather(*read))
+        with batcher.reserve(len(request.inputs)):
+            read = [batcher.read(partial(read_input, kind, value, config.fetch)) for kind, value in request.inputs]
+            return await batcher.encode(await asyncio.gather(*read))
     except QueueFullError as error:
         raise ApiError(429, f"{error}; try again later") from None
     except MediaTooLargeError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Embedding, Request, Result, encode_requests
 
+_READERS = 8  # threads that fetch and unpack inputs
 Waiting = tuple[Media, "asyncio.Future[np.ndarray]"]
 
 
@@ -24,8 +26,8 @@ class QueueFullError(Exception):
 class Batcher:
     """Encodes what `encode` is given; `run` must be running beside. All its methods belong to one event loop.
 
-    `limit`: how much may wait, in inputs. `largest`: inputs of a batch. `patience`: seconds that a batch waits for
-    more. `watch` is told the size of each batch.
+    `limit`: how much may wait, in inputs, those included that are still being read. `largest`: inputs of a batch.
+    `patience`: seconds that a batch waits for more. `watch` is told the size of each batch.
     """
 
     def __init__(
@@ -41,16 +43,28 @@ class Batcher:
         self._patience, self._watch = patience, watch
         self._waiting: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
+        self._readers = ThreadPoolExecutor(_READERS, "read")
+        self._model = ThreadPoolExecutor(1, "batch")
+        self.reserved = 0
+        """Inputs that are being read, wait, or are being encoded."""
 
-    @property
-    def waiting(self) -> int:
-        """Inputs that wait."""
-        return len(self._waiting)
+    @contextmanager
+    def reserve(self, inputs: int) -> Iterator[None]:
+        """Keep places for some inputs until the block ends; QueueFullError where there are none."""
+        if self.reserved + inputs > self._limit:
+            raise QueueFullError(f"{self.reserved} inputs wait already")
+        self.reserved += inputs
+        try:
+            yield
+        finally:
+            self.reserved -= inputs
+
+    async def read(self, work: Callable[[], Media]) -> Media:
+        """Read one input, a few at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def encode(self, inputs: Sequence[Media]) -> Float[np.ndarray, "n D"]:
-        """Unit vectors, in order; raises QueueFullError, and the InputError of the first bad input."""
-        if len(self._waiting) + len(inputs) > self._limit:
-            raise QueueFullError(f"{len(self._waiting)} inputs wait already")
+        """Unit vectors, in order; raises the InputError of the first bad input. Call it under `reserve`."""
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in inputs]
         self._waiting.extend(zip(inputs, futures, strict=True))
@@ -70,8 +84,9 @@ class Batcher:
             self._arrived.clear()
             while batch := self._next_batch():
                 self._watch(len(batch))
+                inputs = [media for media, _ in batch]
                 try:
-                    results = await asyncio.to_thread(self._encode, [media for media, _ in batch])
+                    results = await asyncio.get_running_loop().run_in_executor(self._model, self._encode, inputs)
                 except Exception as error:  # the model's own: these requests fail, the next are tried
                     for _, future in batch:
                         if not future.done():
@@ -94,10 +109,6 @@ class Batcher:
         return batch
 
     def _encode(self, inputs: list[Media]) -> list[Result[int]]:
-        requests = [Request(number, partial(_itself, media), media.kind) for number, media in enumerate(inputs)]
+        requests = [Request.of(number, media) for number, media in enumerate(inputs)]
         batches = encode_requests(self._encoder, requests, self._encoder.feature())
         return sorted((result for batch in batches for result in batch), key=lambda result: result.key)
-
-
-def _itself(media: Media) -> Media:
-    return media

@@ -57,7 +57,7 @@ class Changes:
 
 def find_changes(folder: Path, known: Mapping[str, FileState]) -> Changes:
     """Compare a folder with what an index knows."""
-    candidates: list[File] = []
+    candidates: dict[str, File] = {}  # of a tar's members of one name the last counts, as for tar itself
     failures: list[InputError] = []
     seen: set[str] = set()
     base = escape_name(folder.absolute()).rstrip("/") + "/"
@@ -70,11 +70,13 @@ def find_changes(folder: Path, known: Mapping[str, FileState]) -> Changes:
             continue
         state = known.get(path)
         seen.add(path)
+        candidates.pop(path, None)
         if state is None or (state.size, state.modified) != (size, modified):
-            candidates.append(File(path=path, item=item, size=size, modified=modified))
-    hidden = tuple(failure.source.removeprefix(base) + "/" for failure in failures)
-    gone = [path for path in known if path not in seen and not (path + "/").startswith(hidden)]
-    return Changes(candidates=candidates, gone=gone, unchanged=len(seen) - len(candidates), failures=failures)
+            candidates[path] = File(path=path, item=item, size=size, modified=modified)
+    hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, where it is the folder
+    gone = [path for path in known if path not in seen and not f"{path}/".startswith(hidden)]
+    found = list(candidates.values())
+    return Changes(candidates=found, gone=gone, unchanged=len(seen) - len(found), failures=failures)
 
 
 def _status(item: Item) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def find_hits(
     top: int,
 ) -> list[list[Hit]]:
     """The `top` best hits of each query, whose `vectors` `encode_queries` made; a query's own file is no hit."""
-    ranked = best_rows(vectors, collection.vectors, top + len(queries))
+    ranked = best_rows(vectors, collection.vectors, top + sum(len(query.terms) for query in queries))
     found = []
     for query, vector, scores, rows in zip(queries, vectors, *ranked, strict=True):
         hits: list[Hit] = []

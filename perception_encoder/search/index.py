@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -34,7 +34,7 @@ LAYOUT = 1
 """Number of the layout of the table; an index of another one is made anew."""
 _TABLE, _SETTINGS, _LOCK = "moments", "settings.json", "lock"
 _COMPACT_AFTER = 32  # commits
-_KEEP_VERSIONS = timedelta(hours=1)  # for readers that are at work
+_KEEP_VERSIONS = timedelta(days=1)  # for readers that are at work
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # what makes vectors comparable
 
 
@@ -148,34 +148,51 @@ class Index:
                 f"or make the index anew with: pe index --rebuild {self.folder}"
             )
 
-    def refresh(self) -> None:
-        """See what was committed since this index was opened."""
-        self.table.checkout_latest()
+    def refresh(self) -> int:
+        """See what was committed since; returns the number of the last commit.
+
+        SearchIndexError where the index was made anew meanwhile.
+        """
+        with self._reading():
+            if json.loads((self.folder / FOLDER / _SETTINGS).read_text(encoding="utf-8")) != self.settings:
+                raise SearchIndexError(f"the index of {self.folder} was made anew meanwhile; open it again")
+            self.table.checkout_latest()
+            return self.table.version
 
     def __len__(self) -> int:
-        return self.table.count_rows()
+        with self._reading():
+            return self.table.count_rows()
 
     def files(self) -> dict[str, FileState]:
         """What the index knows, by path."""
-        found = self.table.search().select(["path", "size", "modified", "digest"]).limit(len(self)).to_arrow()
+        found = self._all(None, ["path", "size", "modified", "digest"])
         columns = (found[name].to_pylist() for name in ("path", "size", "modified", "digest"))
         return {
             path: FileState(size=size, modified=modified, digest=digest)
             for path, size, modified, digest in zip(*columns, strict=True)
         }
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """Commit rows, all or none of them; OutputError where they cannot be written."""
+    def replace(self, paths: Collection[str], rows: Sequence[Row]) -> None:
+        """Commit rows in place of all that the index has of some paths: all of it or nothing.
+
+        OutputError where that cannot be written.
+        """
         if not rows:
+            self.remove(paths)
             return
         columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
         vectors = np.stack(columns.pop("vector")).astype(np.float32)
         columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
         with writing(self.folder / FOLDER, also=(RuntimeError,)):
-            self.table.add(pa.table(columns, schema=_schema(vectors.shape[1])))
-            self._commits += 1
-            if self._commits % _COMPACT_AFTER == 0:
-                self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+            table = pa.table(columns, schema=_schema(vectors.shape[1]))
+            if paths:
+                merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.when_not_matched_by_source_delete(among("path", paths)).execute(table)
+            else:
+                self.table.add(table)
+        self._commits += 1
+        if self._commits % _COMPACT_AFTER == 0:
+            self.optimize()
 
     def remove(self, paths: Iterable[str]) -> None:
         """Commit the removal of files."""
@@ -183,16 +200,39 @@ class Index:
             for some in _chunks(list(paths)):
                 self.table.delete(among("path", some))
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise SearchIndexError(
+                f"the index of {self.folder} cannot be read ({reason}); if that stays so, "
+                f"make it anew with: pe index --rebuild {self.folder}"
+            ) from error
+
+    def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
+        with self._reading():
+            try:
+                return (query.where(where) if where else query).select(names).to_arrow()
+            except (ValueError, RuntimeError) as error:
+                if not where:
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                raise ConfigError(f"the condition {where!r} cannot be used: {reason}") from None
+
+    def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
+        return self._run(self.table.search().limit(None), where, names)
+
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
         """All rows that fulfil a condition in SQL; ConfigError where it is none."""
-        return _rows(_run(self.table.search().limit(len(self)), where, _names(thumbnails)))
+        return _rows(self._all(where, _names(thumbnails)))
 
     def listing(self, where: str | None = None) -> list[dict[str, Any]]:
         """All rows that fulfil a condition without their vectors and thumbnails, newest first."""
         names = [field.name for field in fields(Row) if field.name not in ("vector", "thumbnail")]
-        found = _run(self.table.search().limit(len(self)), where, names)
         order = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
-        return found.select(names).sort_by(order).to_pylist()
+        return self._all(where, names).select(names).sort_by(order).to_pylist()
 
     def row(self, id: str) -> Row:
         """The row of an id; SearchIndexError where there is none."""
@@ -209,13 +249,16 @@ class Index:
         `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
         """
         query: Any = self.table.search(vector, vector_column_name="vector")
-        found = _run(query.distance_type("dot").limit(top), where, [*_names(thumbnails), "_distance"])
+        found = self._run(query.distance_type("dot").limit(top), where, [*_names(thumbnails), "_distance"])
         return [(1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), _rows(found), strict=True)]
 
     def optimize(self) -> None:
-        """Compact what many small commits left."""
-        with writing(self.folder / FOLDER, also=(RuntimeError,)):
+        """Compact what many small commits left; where that fails, it is logged, and the index is as good as before."""
+        try:
             self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            logger.warning("the index of %s could not be compacted: %s", self.folder, reason)
 
 
 def among(column: str, values: Iterable[str]) -> str:
@@ -226,14 +269,6 @@ def among(column: str, values: Iterable[str]) -> str:
 
 def _names(thumbnails: bool) -> list[str]:
     return [field.name for field in fields(Row) if thumbnails or field.name != "thumbnail"]
-
-
-def _run(query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
-    try:
-        return (query.where(where) if where else query).select(names).to_arrow()
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"the condition {where!r} cannot be used: {reason}") from None
 
 
 def _rows(found: pa.Table) -> list[Row]:

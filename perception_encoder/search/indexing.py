@@ -22,7 +22,7 @@ from torch import Tensor
 from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Media, open_media
-from perception_encoder.inference.pipeline import guess_kind, map_in_order
+from perception_encoder.inference.pipeline import guess_kind, map_in_order, worker_count
 from perception_encoder.preprocess.image import date_taken
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.changes import File, find_changes
@@ -96,7 +96,7 @@ def update_index(
     try:
         while files:
             reader = _Reader(encoder, config, digests)
-            for results in map_in_order(reader.read, _batches(files, encoder.batch_size), _workers(encoder)):
+            for results in map_in_order(reader.read, _batches(files, encoder.batch_size), worker_count(encoder)):
                 pending.take(results)
                 advance(len(results))
             files, digests = pending.commit(), set()
@@ -134,13 +134,16 @@ class _Pending:
         for result in results:
             if result.error is not None:
                 self._report.failures.append(result.error)
+                if result.digest:  # its content is another, and nothing that can be shown
+                    self._stale.add(result.file.path)
             elif result.rows is None:
                 self._moved.setdefault(result.digest, []).append(result.file)
             else:
                 self._report.added += 1
                 self._rows += result.rows
                 self._stale.add(result.file.path)
-        if time.monotonic() - self._since > _COMMIT_SECONDS or len(self._rows) > _COMMIT_ROWS:
+        waiting = len(self._rows) + 8 * sum(map(len, self._moved.values()))
+        if time.monotonic() - self._since > _COMMIT_SECONDS or waiting > _COMMIT_ROWS:
             self._commit()
 
     def commit(self) -> list[File]:
@@ -152,9 +155,9 @@ class _Pending:
     def _commit(self) -> None:
         if self._moved:
             self._carry_over()
-        self._index.remove(self._stale & self._known)
-        self._index.add(self._rows)
+        rows, stale = self._rows, self._stale & self._known
         self._rows, self._moved, self._stale, self._since = [], {}, set(), time.monotonic()
+        self._index.replace(stale, rows)
 
     def _carry_over(self) -> None:
         """Turn the rows of contents that moved into rows of the files where they are now."""
@@ -173,15 +176,21 @@ class _Pending:
 
 
 def _renamed(row: Row, file: File) -> Row:
-    return replace(row, id=_row_id(file.path, row.start), path=file.path, size=file.size, modified=file.modified)
+    date = row.date if row.date != _date(row.modified) else _date(file.modified)  # the camera's stays
+    row = replace(row, id=_row_id(file.path, row.start), path=file.path, date=date)
+    return replace(row, size=file.size, modified=file.modified)
 
 
 def _row_id(path: str, start: float | None) -> str:
     return hashlib.blake2b(f"{path}\0{start}".encode(), digest_size=6).hexdigest()
 
 
-def _workers(encoder: Encoder) -> int:
-    return torch.get_num_threads() if encoder.device.type == "cpu" else 8
+def _date(modified: int) -> str:
+    """A file system's time as a row's date; those of no calendar are 1970."""
+    try:
+        return datetime.fromtimestamp(modified / 1e9).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return "1970-01-01T00:00:00"
 
 
 def _batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
@@ -208,8 +217,9 @@ class _Reader:
     def read(self, files: list[File]) -> list[_Result]:
         """Read a batch; its pictures are encoded together."""
         results: dict[int, _Result] = {}
-        pictures: dict[int, tuple[str, Image.Image, datetime | None, Tensor]] = {}
+        pictures: dict[int, tuple[Row, Tensor]] = {}  # rows without vectors, and what the encoder is given
         for position, file in enumerate(files):
+            digest = ""
             try:
                 digest = file.digest()
                 if digest in self._digests:
@@ -219,17 +229,20 @@ class _Reader:
                 if media.kind == "video":
                     results[position] = _Result(file, digest, self._video_rows(file, digest, media))
                 else:
-                    image = open_media(media)
-                    assert isinstance(image, Image.Image)
-                    taken = date_taken(media.payload) if isinstance(media.payload, (Path, bytes)) else None
-                    pictures[position] = digest, image, taken, self._encoder.transform.pixels(image)
+                    pictures[position] = self._picture_row(file, digest, media)
             except InputError as error:
-                results[position] = _Result(file, error=error)
-        vectors = self._embed(pixels for *_, pixels in pictures.values())
-        for (position, (digest, image, taken, _)), vector in zip(pictures.items(), vectors, strict=True):
-            row = self._row(files[position], digest, image, taken, vector, thumbnail(image, THUMBNAIL_SIDE))
-            results[position] = _Result(files[position], digest, [row])
+                results[position] = _Result(file, digest, error=error)
+        vectors = self._embed(pixels for _, pixels in pictures.values())
+        for (position, (row, _)), vector in zip(pictures.items(), vectors, strict=True):
+            results[position] = _Result(files[position], row.digest, [replace(row, vector=vector)])
         return [results[position] for position in range(len(files))]
+
+    def _picture_row(self, file: File, digest: str, media: Media) -> tuple[Row, Tensor]:
+        image = open_media(media)
+        assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
+        row, taken = _row(file, digest, image, thumbnail(image, THUMBNAIL_SIDE)), date_taken(media.payload)
+        row = replace(row, date=taken.isoformat(timespec="seconds")) if taken else row
+        return row, self._encoder.transform.pixels(image)
 
     def _embed(self, pixels: Iterable[Tensor]) -> np.ndarray:
         stacked = list(pixels)
@@ -259,29 +272,29 @@ class _Reader:
         see()
         rows = []
         for moment in cut_moments(seen, self._config):
-            row = self._row(file, digest, last, None, moment.vector, thumbnails[moment.best])
+            row = _row(file, digest, last, thumbnails[moment.best])
             row = replace(row, id=_row_id(file.path, moment.start), kind="video", length=seen[-1].end)
-            rows.append(replace(row, start=moment.start, stop=moment.end, time=seen[moment.best].time))
+            row = replace(row, start=moment.start, stop=moment.end, time=seen[moment.best].time)
+            rows.append(replace(row, vector=moment.vector))
         return rows
 
-    def _row(
-        self, file: File, digest: str, image: Image.Image, taken: datetime | None, vector: np.ndarray, small: bytes
-    ) -> Row:
-        date = taken or datetime.fromtimestamp(file.modified / 1e9)
-        return Row(
-            id=_row_id(file.path, None),
-            path=file.path,
-            kind="image",
-            start=None,
-            stop=None,
-            time=None,
-            length=None,
-            width=image.width,
-            height=image.height,
-            date=date.isoformat(timespec="seconds"),
-            size=file.size,
-            modified=file.modified,
-            digest=digest,
-            thumbnail=small,
-            vector=vector,
-        )
+
+def _row(file: File, digest: str, image: Image.Image, small: bytes) -> Row:
+    """What is known of a picture, or of a video by one of its frames, before it is encoded."""
+    return Row(
+        id=_row_id(file.path, None),
+        path=file.path,
+        kind="image",
+        start=None,
+        stop=None,
+        time=None,
+        length=None,
+        width=image.width,
+        height=image.height,
+        date=_date(file.modified),
+        size=file.size,
+        modified=file.modified,
+        digest=digest,
+        vector=np.empty(0, np.float32),
+        thumbnail=small,
+    )

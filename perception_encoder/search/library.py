@@ -23,7 +23,7 @@ from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.index import Index, among
 from perception_encoder.search.indexing import update_index
-from perception_encoder.search.query import Query, Term, encode_queries, parse_line, row_query
+from perception_encoder.search.query import Query, Term, encode_queries, parse_line
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +81,14 @@ class Library:
     def __init__(self, index: Index, encoder: Encoder) -> None:
         self.index, self.encoder, self.progress = index, encoder, Progress()
         self._lock = threading.Lock()
-        self._listings = lru_cache(8)(index.listing)
-        self._vectors = lru_cache(_QUERIES)(self._encode)
+        self._version = index.refresh()
+        self._listings = lru_cache(8)(self._list)
+        self._texts = lru_cache(_QUERIES)(self._encode_text)
         self._dropped: dict[str, np.ndarray] = {}
 
     def newest(self, shown: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
         """Some rows, newest first, and how many there are in all."""
-        rows = self._listings(shown.condition())
+        rows = self._listings(shown.condition(), self._version)
         return rows[offset : offset + count], len(rows)
 
     def find(self, asked: str, shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
@@ -96,7 +97,7 @@ class Library:
         `asked`: "text:2:dog - snow", "like:ID" of a row, or "picture:ID" that `keep_picture` gave. Raises ConfigError,
         SearchIndexError.
         """
-        rows = self.index.nearest(self._vectors(asked), offset + count, shown.condition())[offset:]
+        rows = self.index.nearest(self._encode(asked), offset + count, shown.condition())[offset:]
         names = [name for name in vars(rows[0][1]) if name not in ("vector", "thumbnail")] if rows else []
         return [{**{name: getattr(row, name) for name in names}, "score": score} for score, row in rows]
 
@@ -116,18 +117,25 @@ class Library:
             if asked not in self._dropped:
                 raise ConfigError("the picture has been forgotten; drop it again")
             return self._dropped[asked]
-        if kind not in ("text", "like"):
+        if kind == "like":
+            return self.index.row(rest).vector
+        if kind != "text":
             raise ConfigError(f"{asked!r} is no query")
-        query = parse_line(rest) if kind == "text" else row_query(self.index.row(rest))
-        return encode_queries(self.encoder, [query])[0]
+        return self._texts(rest)
+
+    def _encode_text(self, line: str) -> Float[np.ndarray, " D"]:
+        return encode_queries(self.encoder, [parse_line(line)])[0]
+
+    def _list(self, where: str | None, version: int) -> list[dict[str, Any]]:
+        """The rows of a condition as of a commit, which only tells remembered lists apart."""
+        return self.index.listing(where)
 
     def around(self, id: str) -> list[dict[str, Any]]:
         """The moments of a row's video, or the pictures taken before and after it, itself among them, in order."""
         row = self.index.row(id)
         if row.kind == "video":
-            rows = self._listings(among("path", [row.path]))
-            return sorted(rows, key=lambda other: other["start"])
-        rows = self._listings(None)
+            return sorted(self.index.listing(among("path", [row.path])), key=lambda other: other["start"])
+        rows = self._listings(None, self._version)
         at = next((number for number, other in enumerate(rows) if other["id"] == id), 0)
         return rows[max(0, at - 6) : at + 7][::-1]
 
@@ -139,6 +147,15 @@ class Library:
             raise ConfigError("the file is not in the folder any more")
         return path
 
+    def start_update(self) -> bool:
+        """Update the index in a thread of its own; False where one is at work already."""
+        with self._lock:
+            if self.progress.running:
+                return False
+            self.progress = Progress(running=True)
+        threading.Thread(target=self.update, daemon=True).start()
+        return True
+
     def update(self) -> None:
         """Bring the index up to date; `progress` says how far that is, and what went wrong."""
 
@@ -149,28 +166,36 @@ class Library:
         self.progress = Progress(running=True)
         try:
             with Index.for_writing(self.index.folder):
-                report = update_index(Index.open(self.index.folder), self.encoder, begin)
+                writer = Index.open(self.index.folder)
+                writer.check(self.encoder.describe(self.encoder.feature()))
+                report = update_index(writer, self.encoder, begin)
             self.progress.failures = len(report.failures)
         except PerceptionEncoderError as error:
             self.progress.error = str(error)
+        except Exception as error:  # the thread's last word
+            logger.exception("the index could not be brought up to date")
+            self.progress.error = f"the index could not be brought up to date: {error}"
         finally:
             self.progress.running = False
-            self.refresh()
 
     def _advance(self, files: int) -> None:
         self.progress.done += files
-        self.refresh()
 
-    def refresh(self) -> None:
-        """Show what was committed since."""
+    def refresh(self) -> int:
+        """Show what was committed since, by whomever; returns the number of the last commit."""
         with self._lock:
-            self.index.refresh()
-            self._listings.cache_clear()
+            self._version = self.index.refresh()
+            return self._version
 
 
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows as the page wants them: the file's name beside its path, nothing that only the index needs."""
     kept = ("id", "path", "kind", "start", "stop", "time", "length", "width", "height", "date", "size", "score")
     return [
-        {**{name: row[name] for name in kept if name in row}, "name": row["path"].rpartition("/")[2]} for row in rows
+        {
+            **{name: row[name] for name in kept if name in row},
+            "name": row["path"].rpartition("/")[2],
+            "thumbnail": f"/thumbnail/{row['id']}?{row['digest'][:8]}",
+        }
+        for row in rows
     ]

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +130,7 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarr
             if isinstance(term.what, Row):
                 vectors[index] += term.weight * term.what.vector
             else:
-                requests.append(Request((index, term.weight), partial(_itself, term.what)))
+                requests.append(Request.of((index, term.weight), term.what))
     for batch in encode_requests(encoder, requests, encoder.feature()):
         for result in batch:
             if not isinstance(result, Embedding):
@@ -143,7 +142,3 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarr
         if length < 1e-6:
             raise ConfigError(f"the terms of {query.name!r} cancel each other; give them other weights")
     return vectors / lengths
-
-
-def _itself(media: Media) -> Media:
-    return media

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.search.guard import HOSTS, guard
 from perception_encoder.search.library import Filter, Library, as_tiles
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ _COUNT, _MOST = 60, 200  # tiles of an answer
 _TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
 
 
-def create_page(library: Library) -> FastAPI:
-    """The server; MissingExtraError without FastAPI and Jinja2."""
+def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
+    """The server, under some names of this machine; MissingExtraError without FastAPI and Jinja2."""
     try:
         import fastapi
         import jinja2
@@ -67,12 +67,10 @@ def create_page(library: Library) -> FastAPI:
         return JSONResponse({"tiles": as_tiles(rows), "more": offset + len(rows) < total, "total": total})
 
     def status(request: Request) -> Response:
-        return JSONResponse({**vars(library.progress), "rows": len(library.index)})
+        return JSONResponse({**vars(library.progress), "version": library.refresh(), "rows": len(library.index)})
 
     def renew(request: Request) -> Response:
-        if not library.progress.running:
-            threading.Thread(target=library.update, daemon=True).start()
-        return JSONResponse({"started": True}, 202)
+        return JSONResponse({"started": library.start_update()}, 202)
 
     get("/", page)
     get("/static/{name}", asset)
@@ -81,7 +79,7 @@ def create_page(library: Library) -> FastAPI:
     get("/api/renew", renew, ("POST",))
     add_file_routes(get, library)
     add_picture_route(app, library)
-    add_guard(app)
+    guard(app, _HEADERS, hosts)
     return app
 
 
@@ -125,23 +123,6 @@ def add_picture_route(app: FastAPI, library: Library) -> None:
     app.router.add_route("/api/picture", picture, methods=["POST"])
 
 
-def add_guard(app: FastAPI) -> None:
-    """Headers of every answer; no other page may post here, nor reach this server under a name of its own."""
-    from fastapi.middleware.trustedhost import TrustedHostMiddleware
-    from fastapi.responses import JSONResponse
-
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Any) -> Response:
-        origin = request.headers.get("origin")
-        if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
-            return JSONResponse({"error": "asked by another page"}, 403)
-        response = await call_next(request)
-        response.headers.update(_HEADERS)
-        return response
-
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "testserver"])
-
-
 def _number(asked: dict[str, str], name: str, default: int, most: int) -> int:
     value = asked.get(name, "")
-    return min(int(value), most) if value.isdecimal() else default
+    return min(int(value), most) if value.isdecimal() and len(value) < 10 else default

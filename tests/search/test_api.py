@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.models.weights import create_model
 from perception_encoder.search.api import ApiConfig, create_app
 from perception_encoder.search.batching import Batcher, QueueFullError
 from perception_encoder.search.query import text_query
@@ -29,7 +31,8 @@ Draw = Callable[[int], Image.Image]
 
 @pytest.fixture
 def client(encoder: Encoder) -> Iterator[TestClient]:
-    with TestClient(create_app(encoder, ApiConfig(inputs=8, body_bytes=1 << 20))) as client:
+    config = ApiConfig(inputs=8, files=2, body_bytes=1 << 20)
+    with TestClient(create_app(encoder, config), base_url="http://localhost") as client:
         yield client
 
 
@@ -108,6 +111,9 @@ def test_fewer_dimensions_are_unit_length(client: TestClient, encoder: Encoder) 
         ({"messages": "x"}, 400, "one part"),
         ({"messages": [{"role": "user", "content": [{"type": "sound"}]}]}, 400, "one part"),
         ({"input": "x" * (1 << 20)}, 413, "1,048,576 bytes"),
+        ({"input": "x" * 20_001}, 400, "20,000 characters"),
+        ({"input": ["data:,", "data:,", "data:,"], "modality": "image"}, 400, "at most 2"),
+        ({"input": "http://x y/../../secret.jpg", "modality": "image"}, 400, "neither an http(s) address"),
     ],
 )
 def test_bad_requests_are_said_in_openais_form(client: TestClient, body: object, status: int, said: str) -> None:
@@ -120,6 +126,9 @@ def test_bad_requests_are_said_in_openais_form(client: TestClient, body: object,
 
 def test_no_json_and_no_route(client: TestClient) -> None:
     assert client.post("/v1/embeddings", content=b"{").status_code == 400
+    assert client.post("/v1/embeddings", content=b"[" * 100_000).status_code == 400
+    assert client.post("/v1/embeddings", json={"input": "x"}, headers={"Origin": "http://evil"}).status_code == 403
+    assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 400
     assert client.get("/v1/embeddings").status_code == 405
     assert client.get("/etc/passwd").status_code == client.get("/docs").status_code == 404
 
@@ -170,6 +179,15 @@ def test_the_openai_client_works_unchanged(address: str, encoder: Encoder) -> No
         client.models.list()
 
 
+def test_a_model_without_texts_refuses_them(draw: Draw) -> None:
+    tower = Encoder(create_model("PE-Spatial-T16-512"), "cpu", torch.float32)
+    with TestClient(create_app(tower, ApiConfig()), base_url="http://localhost") as client:
+        refused = client.post("/v1/embeddings", json={"input": "a cat"})
+        assert refused.status_code == 400 and "no text tower" in refused.json()["error"]["message"]
+        seen = client.post("/v1/embeddings", json={"input": data_uri(draw(1)), "modality": "image"})
+        assert seen.status_code == 200
+
+
 def test_a_slow_client_is_sent_away(address: str) -> None:
     host, port = address.removeprefix("http://").split(":")
     head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 100\r\n\r\n{"
@@ -188,7 +206,8 @@ def test_requests_together_are_encoded_together(encoder: Encoder) -> None:
         batcher = Batcher(encoder, largest=16, patience=0.02, watch=sizes.append)
         worker = asyncio.create_task(batcher.run())
         try:
-            return await asyncio.gather(*(batcher.encode([text_query(text).terms[0].what]) for text in texts))
+            with batcher.reserve(len(texts)):
+                return await asyncio.gather(*(batcher.encode([text_query(text).terms[0].what]) for text in texts))
         finally:
             worker.cancel()
 
@@ -205,19 +224,19 @@ def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: 
 
     async def ask() -> None:
         batcher = Batcher(encoder, limit=3, patience=0.0)
-        first = asyncio.create_task(batcher.encode([good, good]))
-        second = asyncio.create_task(batcher.encode([bad]))
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFullError, match="3 inputs wait"):
-            await batcher.encode([good])
-        gone = asyncio.create_task(batcher.run())
-        assert (await first).shape == (2, 256)
-        with pytest.raises(InputError, match="bad"):
-            await second
-        assert (await batcher.encode([good])).shape == (1, 256)
-        gone.cancel()
+        worker = asyncio.create_task(batcher.run())
+        with batcher.reserve(3):
+            with pytest.raises(QueueFullError, match="3 inputs wait"), batcher.reserve(1):
+                pass
+            first, second = (asyncio.create_task(batcher.encode(inputs)) for inputs in ([good, good], [bad]))
+            assert (await first).shape == (2, 256)
+            with pytest.raises(InputError, match="bad"):
+                await second
+        with batcher.reserve(3):
+            assert (await batcher.encode([good])).shape == (1, 256)
+        worker.cancel()
 
     asyncio.run(ask())
-    with TestClient(create_app(encoder, ApiConfig(waiting=1))) as client:
+    with TestClient(create_app(encoder, ApiConfig(waiting=1)), base_url="http://localhost") as client:
         response = client.post("/v1/embeddings", json={"input": ["a", "b"]})
         assert response.status_code == 429 and response.headers["retry-after"] == "1"

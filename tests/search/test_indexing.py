@@ -148,22 +148,74 @@ def test_odd_names_and_tars_are_indexed_and_forgotten(update, folder: Path, draw
     assert len(rows_by_path(folder)) == 21
 
 
-def test_what_cannot_be_listed_is_not_forgotten(update, folder: Path, draw: Draw, monkeypatch) -> None:
+@pytest.mark.parametrize(("name", "unchanged"), [("sub", 21), ("pictures", 0)])
+def test_what_cannot_be_listed_is_not_forgotten(
+    update, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, name: str, unchanged: int
+) -> None:
     (folder / "sub").mkdir()
     draw(70).save(folder / "sub" / "in.jpg")
     update()
     listdir = os.listdir
 
     def refuse(path: Path) -> list[str]:
-        if Path(path).name == "sub":
+        if Path(path).name == name:
             raise PermissionError(13, "Permission denied")
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", refuse)
     report = update()
-    assert counts(report) == (0, 0, 0, 21)
+    assert counts(report) == (0, 0, 0, unchanged)
     assert any("cannot be listed" in str(failure) for failure in report.failures)
-    assert "sub/in.jpg" in rows_by_path(folder)
+    assert {"sub/in.jpg", "01.jpg"} < set(rows_by_path(folder))
+
+
+def test_a_file_that_is_no_picture_any_more_is_forgotten(update, folder: Path) -> None:
+    update()
+    (folder / "08.jpg").write_bytes(b"no picture any more")
+    assert counts(update()) == (0, 0, 0, 20)
+    assert "08.jpg" not in rows_by_path(folder)
+
+
+def test_a_full_disk_doubles_nothing(update, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.search.indexing._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(Encoder, "batch_size", 5)
+    commit, commits = Index.replace, []
+
+    def fills_up(self: Index, *arguments: object) -> None:
+        commit(self, *arguments)
+        commits.append(arguments)
+        if len(commits) == 2:
+            raise OutputError("No space left on device")
+
+    monkeypatch.setattr(Index, "replace", fills_up)
+    with pytest.raises(OutputError):
+        update()
+    assert {len(rows) for path, rows in rows_by_path(folder).items() if path != "clip.mp4"} == {1}
+    update()
+    assert {len(rows) for path, rows in rows_by_path(folder).items() if path != "clip.mp4"} == {1}
+    assert len(rows_by_path(folder)) == 21
+
+
+def test_times_of_no_calendar_and_members_of_one_name(update, folder: Path, draw: Draw) -> None:
+    os.utime(folder / "00.jpg", ns=(0, 2**62))
+    with tarfile.open(folder / "twice.tar", "w") as tar:
+        tar.add(folder / "01.jpg", "same.jpg")
+        tar.add(folder / "02.jpg", "same.jpg")
+    update()
+    rows = rows_by_path(folder)
+    (member,) = rows["twice.tar/same.jpg"]
+    np.testing.assert_allclose(member.vector, rows["02.jpg"][0].vector, atol=2e-2)
+    assert counts(update()) == (0, 0, 0, 22)
+
+
+def test_a_folder_whose_name_looks_like_an_address(checkpoint: Path, tmp_path: Path, draw: Draw, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("trip:2019", "memory:x", "~x"):
+        (tmp_path / name).mkdir()
+        draw(1).save(tmp_path / name / "a.jpg")
+        with writable_index(Path(name), str(checkpoint)) as (index, encoder):
+            assert update_index(index, encoder).rows == 1
+        assert len(Index.open(Path(name))) == 1
 
 
 def test_a_file_that_vanishes_midway_is_reported(update, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +252,7 @@ def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: En
 
 def test_a_picture_has_the_date_it_was_taken(update, folder: Path, draw: Draw) -> None:
     exif = Image.Exif()
-    exif[0x0112], exif[0x9003] = 6, "2019:07:31 18:05:00"
+    exif[0x0112], exif.get_ifd(0x8769)[0x9003] = 6, "2019:07:31 18:05:00"
     draw(5).save(folder / "turned.jpg", exif=exif)
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
@@ -209,6 +261,7 @@ def test_a_picture_has_the_date_it_was_taken(update, folder: Path, draw: Draw) -
     update()
     dates = {path: rows[0].date for path, rows in rows_by_path(folder).items()}
     assert dates["plain.jpg"] == "2020-01-02T03:04:05"
+    assert dates["turned.jpg"] == "2019-07-31T18:05:00"
     assert dates["00.jpg"][:7] == "2001-09"
 
 

@@ -76,11 +76,12 @@ function begin() {
 
 function showEmpty() {
   const empty = $("empty"), filtered = Object.keys(filters()).length > 0;
-  empty.hidden = tiles.length > 0;
-  empty.querySelector("h2").textContent = filtered || asked ? "Nothing here" : "No pictures yet";
+  empty.hidden = tiles.length > 0 || loading && !watch.running;
+  const reading = watch.running && !filtered && !asked;
+  empty.querySelector("h2").textContent = filtered || asked ? "Nothing here" : reading ? "Reading your pictures" : "No pictures yet";
   empty.querySelector("p").textContent = filtered
     ? "Nothing passes these filters. Take one away."
-    : "Put pictures or videos into the folder, then press Renew.";
+    : reading ? "They appear as they are read." : "Put pictures or videos into the folder, then press Renew.";
 }
 
 function placeholder() {
@@ -91,7 +92,7 @@ function placeholder() {
 
 function button(tile, open = () => look(tile)) {
   const ratio = Math.min(2.2, Math.max(0.6, tile.width / tile.height || 1));
-  const image = element("img", { src: `/thumbnail/${tile.id}`, alt: tile.name, loading: "lazy", decoding: "async" });
+  const image = element("img", { src: tile.thumbnail, alt: tile.name, loading: "lazy", decoding: "async" });
   const label = tile.score === undefined ? tile.name : `${tile.name} · ${tile.score.toFixed(2)}`;
   const one = element("button", { className: "tile", type: "button", title: tile.path, onclick: open }, image);
   one.append(element("span", { className: "label", textContent: label }));
@@ -201,7 +202,7 @@ viewer.addEventListener("close", () => {
 });
 $("like").addEventListener("click", () => {
   viewer.close();
-  ask(`like:${shown.id}`, `/thumbnail/${shown.id}`);
+  ask(`like:${shown.id}`, shown.thumbnail);
 });
 
 // ---- keys
@@ -243,8 +244,11 @@ async function watch() {
     bar.hidden = !status.running;
     if (status.total) [bar.max, bar.value] = [status.total, status.done]; else bar.removeAttribute("value");
     if (status.error) say(status.error);
-    if (watch.running && !status.running) begin();
-    watch.running = status.running;
+    const changed = watch.version !== undefined && watch.version !== status.version;
+    if (changed && (!tiles.length || (scrollY < 100 && !viewer.open && !asked))) begin();
+    if (changed && !status.running && status.failures) say(`${status.failures} files could not be used; pe index lists them`);
+    [watch.running, watch.version] = [status.running, status.version];
+    if (!tiles.length) showEmpty();
   } catch (error) { say("The server does not answer. Is it still running?"); }
   setTimeout(watch, watch.running ? 500 : 4000);
 }
