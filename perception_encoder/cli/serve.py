@@ -43,8 +43,7 @@ def serve(
     from perception_encoder.inference.encoder import load
     from perception_encoder.search.api import ApiConfig, create_app
     from perception_encoder.search.guard import HOSTS
-    from perception_encoder.search.indexing import writable_index
-    from perception_encoder.search.library import Library
+    from perception_encoder.search.library import open_library
     from perception_encoder.search.server import create_page
 
     if folder is None and not api:
@@ -60,9 +59,8 @@ def serve(
         encoder = load(model or "builtin")
         server = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))
     else:
-        with writable_index(folder, model) as (index, encoder):
-            library = Library(index, encoder)
-        server = create_page(library, (host, *HOSTS))
+        library = open_library(folder, model)
+        encoder, server = library.encoder, create_page(library, (host, *HOSTS))
         library.start_update()
         if api:
             both = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))

@@ -27,7 +27,7 @@ from perception_encoder.preprocess.image import date_taken
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.changes import File, find_changes
 from perception_encoder.search.index import Index, Row, among
-from perception_encoder.search.moments import FrameSeen, MomentConfig, colour_histogram, cut_moments
+from perception_encoder.search.moments import Frame, MomentConfig, MomentCutter, colour_histogram
 from perception_encoder.search.pages import thumbnail
 
 THUMBNAIL_SIDE = 256
@@ -251,30 +251,29 @@ class _Reader:
         return self._encoder.embed_pixels(torch.stack(stacked), self._encoder.feature()).numpy()
 
     def _video_rows(self, file: File, digest: str, media: Media) -> list[Row]:
-        seen: list[FrameSeen] = []
-        thumbnails: list[bytes] = []
+        cutter = MomentCutter(self._config)
         waiting: list[SampledFrame] = []
 
         def see() -> None:
             vectors = self._embed(self._encoder.transform.pixels(frame.image) for frame in waiting)
             for frame, vector in zip(waiting, vectors, strict=True):
-                colours = colour_histogram(frame.image)
-                seen.append(FrameSeen(time=frame.time, end=frame.end, colours=colours, vector=vector))
-                thumbnails.append(thumbnail(frame.image, THUMBNAIL_SIDE))
+                small, colours = thumbnail(frame.image, THUMBNAIL_SIDE), colour_histogram(frame.image)
+                seen = Frame(time=frame.time, end=frame.end, colours=colours, vector=vector, thumbnail=small)
+                cutter.add(seen)
             waiting.clear()
 
         assert isinstance(media.payload, (Path, bytes))
         for frame in sample_frames(media.payload, media.name, self._config.every):
             waiting.append(frame)
-            last = frame.image
+            last = frame
             if len(waiting) == self._encoder.batch_size:
                 see()
         see()
         rows = []
-        for moment in cut_moments(seen, self._config):
-            row = _row(file, digest, last, thumbnails[moment.best])
-            row = replace(row, id=_row_id(file.path, moment.start), kind="video", length=seen[-1].end)
-            row = replace(row, start=moment.start, stop=moment.end, time=seen[moment.best].time)
+        for moment in cutter.finish():
+            row = _row(file, digest, last.image, moment.best.thumbnail)
+            row = replace(row, id=_row_id(file.path, moment.start), kind="video", length=last.end)
+            row = replace(row, start=moment.start, stop=moment.end, time=moment.best.time)
             rows.append(replace(row, vector=moment.vector))
         return rows
 

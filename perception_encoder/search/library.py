@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
-from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.index import Index, among
-from perception_encoder.search.indexing import update_index
+from perception_encoder.search.indexing import update_index, writable_index
 from perception_encoder.search.query import Query, Term, encode_queries, parse_line
 
 logger = logging.getLogger(__name__)
@@ -186,6 +186,20 @@ class Library:
         with self._lock:
             self._version = self.index.refresh()
             return self._version
+
+
+def open_library(folder: Path, source: str | None = None) -> Library:
+    """A folder's library; the folder gets an empty index where it has none.
+
+    `source`: the model, by default the index's own. Raises what `writable_index` raises, but for a writer at work.
+    """
+    if not Index.exists(folder):
+        with writable_index(folder, source):
+            pass
+    index = Index.open(folder)
+    encoder = load(source or index.settings["source"])
+    index.check(encoder.describe(encoder.feature()))
+    return Library(index, encoder)
 
 
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

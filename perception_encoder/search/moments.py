@@ -1,14 +1,14 @@
 """A video as moments: stretches of time that show one thing, found by shot changes, length and likeness.
 
-Frames are sampled at a steady rate. A moment ends where the picture changes at a stroke (colours all over it are others
-than a frame before) or where it gets too long; neighbours whose vectors are alike become one again, so that a long take
-of one thing is one moment, and a moment's vector is the mean of its frames', as a video's is (section 2.2).
+Frames are sampled at a steady rate and make windows: a window ends where the picture changes at a stroke (colours all
+over it are others than a frame before) or where it gets too long. Neighbouring windows that are alike are one moment,
+so that a long take of one thing is one. A moment's vector is the mean of its frames', as a video's is (section 2.2).
+Of a closed window only its sum and its most typical frame are kept, so that a long video needs little memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -26,11 +26,25 @@ class MomentConfig:
     every: float = 1.0
     """Seconds between the frames that are looked at."""
     longest: float = 10.0
-    """Seconds after which a moment ends, unless its neighbour is alike."""
+    """Seconds after which a window ends."""
     shot_change: float = 0.6
     """Share of the picture whose colours must have changed for a cut, in 0–1."""
     alike: float = 0.9
-    """Cosine similarity from which neighbours are one moment."""
+    """Cosine similarity from which neighbouring windows are one moment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What the cutter is given of a sampled frame."""
+
+    time: float
+    end: float
+    """When the next frame is due."""
+    colours: Float[np.ndarray, " C"]
+    """See `colour_histogram`."""
+    vector: Float[np.ndarray, " D"]
+    """Unit length."""
+    thumbnail: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +54,15 @@ class Moment:
     start: float
     """Seconds from the video's first frame."""
     end: float
-    best: int
-    """Number of the sampled frame that is most like the whole moment."""
-    vector: Float[np.ndarray, " D"]
-    """Unit length."""
+    best: Frame
+    """The sampled frame, of each window the most typical one, that is most like the whole moment."""
+    total: Float[np.ndarray, " D"]
+    """Sum of its frames' vectors."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class FrameSeen:
-    """What the cutter knows of a sampled frame."""
-
-    time: float
-    end: float
-    colours: Float[np.ndarray, " C"]
-    """See `colour_histogram`."""
-    vector: Float[np.ndarray, " D"]
-    """Unit length."""
+    @property
+    def vector(self) -> Float[np.ndarray, " D"]:
+        """Mean of its frames' vectors, made unit length."""
+        return self.total / max(float(np.linalg.norm(self.total)), 1e-12)
 
 
 def colour_histogram(image: Image.Image) -> Float[np.ndarray, " C"]:
@@ -67,34 +74,42 @@ def colour_histogram(image: Image.Image) -> Float[np.ndarray, " C"]:
     return np.bincount(index.ravel(), minlength=_CELLS**2 * _BINS**3).astype(np.float32) / _SIDE**2
 
 
-def cut_moments(frames: Sequence[FrameSeen], config: MomentConfig) -> list[Moment]:
-    """The moments of a video's sampled frames, in order; together they cover it."""
-    groups: list[list[int]] = []
-    for number, frame in enumerate(frames):
-        before = frames[number - 1]
-        if groups and frame.end - frames[groups[-1][0]].time <= config.longest and not _cut(before, frame, config):
-            groups[-1].append(number)
+class MomentCutter:
+    """Takes a video's sampled frames in order, and gives its moments, which together cover it."""
+
+    def __init__(self, config: MomentConfig) -> None:
+        self._config = config
+        self._window: list[Frame] = []
+        self._moments: list[Moment] = []
+
+    def add(self, frame: Frame) -> None:
+        """Take the next frame."""
+        if self._window and (self._is_cut(frame) or frame.end - self._window[0].time > self._config.longest):
+            self._close()
+        self._window.append(frame)
+
+    def finish(self) -> list[Moment]:
+        """The moments of all frames."""
+        self._close()
+        return self._moments
+
+    def _is_cut(self, frame: Frame) -> bool:
+        changed = np.abs(self._window[-1].colours - frame.colours).sum() / 2
+        return float(changed) > self._config.shot_change
+
+    def _close(self) -> None:
+        """Make the window a moment, or a part of the last one where they are alike."""
+        if not self._window:
+            return
+        first, last = self._window[0], self._window[-1]
+        total = np.sum([frame.vector for frame in self._window], axis=0)
+        best = max(self._window, key=lambda frame: float(frame.vector @ total))
+        moment = Moment(start=first.time, end=last.end, best=best, total=total)
+        self._window = []
+        before = self._moments[-1] if self._moments else None
+        if before is not None and float(before.vector @ moment.vector) >= self._config.alike:
+            total = before.total + moment.total
+            best = max(before.best, best, key=lambda frame: float(frame.vector @ total))
+            self._moments[-1] = replace(before, end=moment.end, best=best, total=total)
         else:
-            groups.append([number])
-    merged: list[list[int]] = []
-    for group in groups:
-        if merged and _mean(frames, merged[-1]) @ _mean(frames, group) >= config.alike:
-            merged[-1] += group
-        else:
-            merged.append(group)
-    return [_moment(frames, group) for group in merged]
-
-
-def _cut(before: FrameSeen, after: FrameSeen, config: MomentConfig) -> bool:
-    return float(np.abs(before.colours - after.colours).sum() / 2) > config.shot_change
-
-
-def _mean(frames: Sequence[FrameSeen], group: Sequence[int]) -> np.ndarray:
-    mean = np.mean([frames[number].vector for number in group], axis=0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-12)
-
-
-def _moment(frames: Sequence[FrameSeen], group: Sequence[int]) -> Moment:
-    vector = _mean(frames, group)
-    best = max(group, key=lambda number: float(frames[number].vector @ vector))
-    return Moment(start=frames[group[0]].time, end=frames[group[-1]].end, best=best, vector=vector)
+            self._moments.append(moment)

@@ -8,23 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from perception_encoder.search.moments import FrameSeen, MomentConfig, colour_histogram, cut_moments
+from perception_encoder.search.moments import Frame, Moment, MomentConfig, MomentCutter, colour_histogram
 
 CONFIG = MomentConfig(every=1.0, longest=4.0, shot_change=0.5, alike=0.9)
 
 
-def frames(kinds: str, colours: str | None = None) -> list[FrameSeen]:
+def frames(kinds: str, colours: str | None = None) -> list[Frame]:
     """A frame a second; a letter stands for what it shows (a direction) and, where none are given, its colours."""
     seen = []
     for number, (kind, colour) in enumerate(zip(kinds, colours or kinds, strict=True)):
         vector, histogram = np.zeros(26, np.float32), np.zeros(26, np.float32)
         vector[ord(kind) - 97] = histogram[ord(colour) - 97] = 1
-        seen.append(FrameSeen(time=float(number), end=number + 1.0, colours=histogram, vector=vector))
+        seen.append(Frame(time=float(number), end=number + 1.0, colours=histogram, vector=vector))
     return seen
 
 
+def cut(seen: list[Frame]) -> list[Moment]:
+    cutter = MomentCutter(CONFIG)
+    for frame in seen:
+        cutter.add(frame)
+    return cutter.finish()
+
+
 def spans(kinds: str, colours: str | None = None) -> list[tuple[float, float]]:
-    return [(moment.start, moment.end) for moment in cut_moments(frames(kinds, colours), CONFIG)]
+    return [(moment.start, moment.end) for moment in cut(frames(kinds, colours))]
 
 
 def test_a_shot_change_ends_a_moment() -> None:
@@ -44,13 +51,32 @@ def test_cuts_between_views_of_one_thing_are_no_moments() -> None:
 
 
 def test_a_moment_has_the_mean_vector_and_its_most_typical_frame() -> None:
-    (moment,) = cut_moments(frames("aab", "aaa"), CONFIG)
+    (moment,) = cut(frames("aab", "aaa"))
     np.testing.assert_allclose(moment.vector[:2], np.array([2, 1]) / 5**0.5, atol=1e-6)
-    assert moment.best == 0
+    assert moment.best.time == 0
+
+
+def test_windows_that_are_alike_are_weighed_by_their_frames() -> None:
+    long_a = frames("aaaaaaaab", "aaaaaaaaa")  # windows of aaaa, aaaa and b
+    (first, second) = cut(long_a)
+    assert (first.end, second.start) == (8, 8)
+    mixed = cut(frames("aaabaaaa", "aaaaaaaa"))  # aaab and aaaa have a cosine similarity of 0.95
+    (whole,) = mixed
+    np.testing.assert_allclose(whole.vector[:2], np.array([7, 1]) / 50**0.5, atol=1e-6)
+
+
+def test_of_a_closed_window_one_frame_is_kept() -> None:
+    cutter = MomentCutter(CONFIG)
+    for number in range(1000):
+        vector = np.eye(1, 26, number % 26, dtype=np.float32)[0]
+        colours = np.zeros(1, np.float32)
+        cutter.add(Frame(time=number, end=number + 1, colours=colours, vector=vector, thumbnail=bytes(1000)))
+    moments = cutter.finish()
+    assert len(moments) == 250 and sum(len(moment.best.thumbnail) for moment in moments) == 250_000
 
 
 def test_no_frames_no_moments() -> None:
-    assert cut_moments([], CONFIG) == []
+    assert cut([]) == []
 
 
 @given(st.text("abc", min_size=1, max_size=30), st.data())
