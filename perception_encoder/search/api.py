@@ -28,6 +28,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.batching import Batcher, QueueFullError
 from perception_encoder.search.guard import HOSTS, guard
+from perception_encoder.search.metrics import ApiMetrics
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -168,10 +169,9 @@ def create_app(encoder: Encoder, config: ApiConfig, hosts: tuple[str, ...] = HOS
     """
     try:
         import fastapi
-        from fastapi.responses import JSONResponse, PlainTextResponse
+        from fastapi.responses import JSONResponse
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "search") from None
-    from perception_encoder.search.metrics import ApiMetrics
 
     metrics = ApiMetrics()
     batcher = Batcher(encoder, limit=config.waiting, watch=metrics.batch_sizes.observe)
@@ -204,6 +204,15 @@ def create_app(encoder: Encoder, config: ApiConfig, hosts: tuple[str, ...] = HOS
             metrics.requests.labels(status).inc()
             metrics.seconds.observe(time.perf_counter() - started)
 
+    app.router.add_route("/v1/embeddings", embeddings, methods=["POST"])
+    add_information(app, encoder, batcher, metrics, config)
+    return app
+
+
+def add_information(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: ApiMetrics, config: ApiConfig) -> None:
+    """`/v1/models`, `/health` and `/metrics`."""
+    from fastapi.responses import JSONResponse, PlainTextResponse
+
     async def models(request: Request) -> Response:
         try:
             check_key(request.headers.get("authorization", ""), config.key)
@@ -218,11 +227,9 @@ def create_app(encoder: Encoder, config: ApiConfig, hosts: tuple[str, ...] = HOS
     async def show_metrics(request: Request) -> Response:
         return PlainTextResponse(metrics.text())
 
-    app.router.add_route("/v1/embeddings", embeddings, methods=["POST"])
     app.router.add_route("/v1/models", models, methods=["GET"])
     app.router.add_route("/health", health, methods=["GET"])
     app.router.add_route("/metrics", show_metrics, methods=["GET"])
-    return app
 
 
 def check_key(header: str, key: str | None) -> None:
