@@ -64,7 +64,7 @@ def test_labels_of_a_file(tmp_path: Path) -> None:
     path.write_bytes(b"caf\xe9\nbar\n")
     with pytest.raises(ConfigError, match="not UTF-8"):
         read_labels(f"@{path}")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_labels("@missing.txt")
 
 
