@@ -1,0 +1,18 @@
+"""The pages on speed are those that their JSON makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from benchmarks import encode, train
+
+
+@pytest.mark.parametrize(("name", "benchmark"), [("encode", encode), ("train", train)])
+def test_the_page_is_made_of_its_json(root: Path, name: str, benchmark: ModuleType) -> None:
+    results = root / "docs" / "results" / f"{name}.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    assert results.with_suffix(".md").read_text(encoding="utf-8") == benchmark.page(result)
