@@ -4,8 +4,8 @@
 
 Both train on the recipe's own batches, made beforehand: 256 pairs, at each resolution of the recipe. Ours is the step
 of `pe train builtin`; the peer is open_clip's CLIP with its own towers of the same sizes, its ClipLoss, a caption a
-picture padded to the context as it pads them, and AdamW. Both compute in the type that is fast here. Steps alternate, so that the
-machine's noise falls on both.
+picture padded to the context as it pads them, and AdamW. Both compute in the type that is fast here. Steps alternate, so
+that the machine's noise falls on both.
 """
 
 from __future__ import annotations
