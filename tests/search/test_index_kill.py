@@ -11,9 +11,11 @@ import pytest
 from tests.clips import clip
 
 HARNESS = """
-import hashlib, os, random, signal, sys, time, traceback
+import contextlib, hashlib, importlib, os, random, signal, sys, time, traceback
 from pathlib import Path
-import lance_namespace, pandas, pyarrow.dataset  # what is slow to import and starts no thread, before children fork
+for slow in ("lance_namespace", "pyarrow.dataset"):  # LanceDB's slowest imports, which start no thread: before any fork
+    with contextlib.suppress(ImportError):
+        importlib.import_module(slow)
 from perception_encoder.inference.encoder import load
 from perception_encoder.search import indexing
 
