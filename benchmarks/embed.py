@@ -10,7 +10,6 @@ runs on the cores that encode, no arrangement can be faster than both one after 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.results import report
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
@@ -138,10 +138,7 @@ def main() -> None:
         "dtype": str(Encoder(create_model("PE-Core-N16-128")).dtype).removeprefix("torch."),
         "speeds": {name: measure(name, arguments.rounds) for name in PICTURES},
     }
-    print(page(result))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(page(result))
+    report(result, page, arguments.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import platform
 import statistics
 import time
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.results import report
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import find_model
@@ -137,10 +137,7 @@ def main() -> None:
     speeds = measure(contenders(not arguments.no_compile), arguments.rounds)
     machine = f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
     result = {"command": "python -m benchmarks.encode", "machine": machine, "speeds": speeds}
-    print(page(result))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(page(result))
+    report(result, page, arguments.out)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@
 
 Both train on the recipe's own batches, made beforehand: 256 pairs, at each resolution of the recipe. Ours is the step
 of `pe train builtin`; the peer is open_clip's CLIP with its own towers of the same sizes, its ClipLoss, a caption a
-picture padded to the context as it pads them, and AdamW. Both compute in the type that is fast here. Steps alternate, so
-that the machine's noise falls on both.
+picture padded to the context as it pads them, and AdamW. Both compute in the type that is fast here. Steps
+alternate, so that the machine's noise falls on both.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import time
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.results import report
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, all_captions
@@ -193,10 +193,7 @@ def main() -> None:
     )
     command = "python -m benchmarks.train --photos DIR --drawings DIR"
     result = {"command": command, "machine": machine, "speeds": measure(steps, batches, arguments.steps)}
-    print(page(result))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(page(result))
+    report(result, page, arguments.out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tests.clips import clip
 HARNESS = """
 import contextlib, hashlib, importlib, os, random, signal, sys, time, traceback
 from pathlib import Path
-for slow in ("lance_namespace", "pyarrow.dataset"):  # LanceDB's slowest imports, which start no thread: before any fork
+for slow in ("lance_namespace", "pyarrow.dataset"):  # LanceDB's slowest imports: before any fork
     with contextlib.suppress(ImportError):
         importlib.import_module(slow)
 from perception_encoder.inference.encoder import load
