@@ -63,7 +63,7 @@ def search(
         if near_duplicates:
             return hits.show_duplicates(index, where, json)
         queries += [row_query(index.row(like))] if like else []
-        answer = ask_index(index, queries, model, top, where)
+        answer = ask_index(index, queries, model, top, where, thumbnails=html is not None)
     elif like or where or near_duplicates:
         raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index FOLDER")
     elif not files:

@@ -92,7 +92,10 @@ class Encoder:
 
     @cached_property
     def weight_hash(self) -> str:
-        """Identifies the weights, whatever `dtype` they are used in; takes a second a gigabyte, once."""
+        """Identifies the weights, whatever `dtype` they are used in; takes a second a gigabyte, once.
+
+        Where `dtype` is not float32, they are read once more for it.
+        """
         return weight_hash(self._original())
 
     @property
@@ -329,5 +332,6 @@ def load(name: str | Path, device: str | torch.device | None = None, dtype: torc
     device = find_device(device)
     dtype = dtype or fast_dtype(device)
     encoder = Encoder(load_model(name).to(device, dtype), device, dtype)
-    encoder._original = partial(load_model, name)
+    if dtype != torch.float32:
+        encoder._original = partial(load_model, name)
     return encoder

@@ -13,9 +13,9 @@ from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
+from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.preprocess.image import open_image, plain_image
 from perception_encoder.preprocess.source import escape_name, one_line, open_source
-from perception_encoder.preprocess.video import VideoFrames, frame_indices, read_frames
 
 Kind = Literal["image", "video", "text"]
 
@@ -115,6 +115,8 @@ def open_media(media: Media, frames: int = 8) -> Image.Image | VideoFrames | str
         except (OSError, ValueError, SyntaxError) as error:  # a PIL image may be of a file not read so far
             raise MediaDecodeError(media.name, f"cannot be decoded: {one_line(error)}") from error
     if isinstance(payload, (Path, bytes)):
+        from perception_encoder.preprocess.video import read_frames  # FFmpeg, which texts and pictures do without
+
         moment = media.start is not None and media.start == media.end
         return read_frames(payload, media.name, 1 if moment else frames, media.start, media.end)
     return _sample_array(np.asarray(payload), frames)

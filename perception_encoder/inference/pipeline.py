@@ -28,7 +28,7 @@ from torch import Tensor
 from perception_encoder.errors import InputError
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import VIDEO_SUFFIXES, Kind, Media, open_media
-from perception_encoder.preprocess.video import VideoFrames
+from perception_encoder.preprocess.frames import VideoFrames
 
 if TYPE_CHECKING:
     from perception_encoder.inference.encoder import Encoder, Feature

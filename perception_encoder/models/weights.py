@@ -192,5 +192,5 @@ def weight_hash(model: Model) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(published_state_dict(model).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        digest.update(tensor.detach().to("cpu", torch.float32).flatten().numpy())
     return digest.hexdigest()[:16]

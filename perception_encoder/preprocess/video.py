@@ -25,6 +25,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError
+from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.preprocess.image import MAX_PIXELS
 from perception_encoder.preprocess.source import Source, one_line, open_source
 
@@ -52,29 +53,6 @@ _UPRIGHT = {
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
 """Upper left of the display matrix (a, b, c, d), by signs → what makes the frame upright."""
-
-
-@dataclass(frozen=True)
-class VideoFrames:
-    """Frames of a video, upright, in time order."""
-
-    images: list[Image.Image]
-    times: list[float]
-    """Seconds from the video's first frame."""
-    duration: float
-    """Seconds from the first frame to the end of the last one."""
-    frame_count: int
-    """Frames that the whole video holds, T."""
-    complete: bool
-    """False where the file ends early or a decoder met damage: the frames are then of what could be decoded."""
-
-
-def frame_indices(total: int, count: int) -> list[int]:
-    """`count` uniform indices into `total` frames, i·(total−1)/(count−1), halves rounded up; the first for one."""
-    if total < 1 or count < 1:
-        raise ConfigError(f"{count} of {total} frames: both must be at least 1")
-    steps = max(1, count - 1)
-    return [(2 * i * (total - 1) + steps) // (2 * steps) for i in range(count)]
 
 
 def read_frames(

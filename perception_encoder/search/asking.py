@@ -34,10 +34,12 @@ def find_index(files: Sequence[str]) -> Index | None:
     return Index.open(folder) if len(files) < 2 and Index.exists(folder) else None
 
 
-def ask_index(index: Index, queries: Sequence[Query], model: str | None, top: int, where: str | None) -> Answer:
+def ask_index(
+    index: Index, queries: Sequence[Query], model: str | None, top: int, where: str | None, thumbnails: bool = False
+) -> Answer:
     """Search an index, by the model that made it unless another copy of it is named; see `find_in_index`."""
     encoder = load(model or index.settings["source"])
-    hits = find_in_index(encoder, queries, index, top, where)
+    hits = find_in_index(encoder, queries, index, top, where, thumbnails)
     searched = f"{len(index)} pictures and moments, by {encoder.name}"
     return Answer(model=encoder.name, searched=searched, queries=queries, hits=hits)
 

@@ -13,8 +13,8 @@ from perception_encoder.inference.collection import Collection
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
-from perception_encoder.preprocess.video import VideoFrames
 from perception_encoder.search.exact import best_rows
 from perception_encoder.search.index import Index, Row
 from perception_encoder.search.query import Query, encode_queries
@@ -55,7 +55,12 @@ def find_hits(
 
 
 def find_in_index(
-    encoder: Encoder, queries: Sequence[Query], index: Index, top: int, where: str | None = None
+    encoder: Encoder,
+    queries: Sequence[Query],
+    index: Index,
+    top: int,
+    where: str | None = None,
+    thumbnails: bool = False,
 ) -> list[list[Hit]]:
     """The `top` best pictures and moments of each query; what a query names is no hit.
 
@@ -69,7 +74,7 @@ def find_in_index(
         hits: list[Hit] = []
         asked = top + len(query.terms)
         while True:  # a clip that is the query may have many moments
-            rows = index.nearest(vector, asked, where, thumbnails=True)
+            rows = index.nearest(vector, asked, where, thumbnails)
             hits = [Hit(item=_item(index, row), score=score, time=row.time, row=row) for score, row in rows]
             hits = [hit for hit in hits if hit.row and hit.row.id not in own and not query.names(hit.item)]
             if len(hits) >= top or len(rows) < asked:

@@ -1,18 +1,20 @@
 """A folder's index: a row for each picture and each moment of a video, in a LanceDB table inside the folder itself.
 
-FOLDER/.pe-index holds the table and `settings.json`, which says whose vectors they are. A write is one commit of whole
-files: a run that is killed loses what it had not committed and doubles nothing, and readers beside a writer see the
-last commit. There is one writer at a time.
+FOLDER/.pe-index holds the table, `settings.json`, which says whose vectors they are, and a snapshot that lets a search
+start without LanceDB. A write is one commit of whole files: a run that is killed loses what it had not committed and
+doubles nothing, and readers beside a writer see the last commit. There is one writer at a time.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, remove, replacing, writing
 from perception_encoder.inference.lance import connect
+from perception_encoder.search.snapshot import as_matrix, read_commits, read_snapshot, remove_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -35,6 +38,8 @@ LAYOUT = 1
 _TABLE, _SETTINGS, _LOCK = "moments", "settings.json", "lock"
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers that are at work
+_NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
+_INDEXED_ROWS = 2000  # from here on a row is found by an index of the ids faster than by looking at all
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # what makes vectors comparable
 
 
@@ -83,29 +88,34 @@ class FileState:
 class Index:
     """An open index; `Index.open` and `Index.create` give one. `settings` are `Encoder.describe`'s, and the layout."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], table: Table) -> None:
-        self.folder, self.settings, self.table = folder, dict(settings), table
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, dict(settings)
+        self._snapshot = read_snapshot(folder / FOLDER, _TABLE)
         self._commits = 0
 
     @classmethod
     def open(cls, folder: Path) -> Index:
         """The index of a folder; SearchIndexError where there is none, or where it is damaged or of another layout."""
-        place = folder / FOLDER
-        if not (place / _SETTINGS).is_file():
+        if not Index.exists(folder):
             raise SearchIndexError(f"{folder} has no index; make one with: pe index {folder}")
-        remedy = f"make it anew with: pe index --rebuild {folder}"
-        try:
-            settings = json.loads((place / _SETTINGS).read_text(encoding="utf-8"))
+        with _sound(folder):
+            settings = json.loads((folder / FOLDER / _SETTINGS).read_text(encoding="utf-8"))
             if settings["layout"] != LAYOUT:
-                raise SearchIndexError(f"the index of {folder} is of another version; {remedy}")
-            table = connect(place).open_table(_TABLE)
-            if table.schema != _schema(settings["dimension"]):
-                raise SearchIndexError(f"the index of {folder} has other columns; {remedy}")
+                raise SearchIndexError(f"the index of {folder} is of another version; {_remedy(folder)}")
+            index = cls(folder, settings)
+        if index._snapshot is None:
+            len(index.table)
+        return index
+
+    @cached_property
+    def table(self) -> Table:
+        """All rows, in LanceDB; SearchIndexError where they are damaged."""
+        with _sound(self.folder):
+            table = connect(self.folder / FOLDER).open_table(_TABLE)
+            if table.schema != _schema(self.settings["dimension"]):
+                raise SearchIndexError(f"the index of {self.folder} has other columns; {_remedy(self.folder)}")
             table.count_rows()
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise SearchIndexError(f"the index of {folder} is damaged ({reason}); {remedy}") from error
-        return cls(folder, settings, table)
+            return table
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, Any]) -> Index:
@@ -115,11 +125,12 @@ class Index:
             place.mkdir(exist_ok=True)
             remove(place / _SETTINGS)  # first: a table without settings is nobody's
             settings = {**settings, "layout": LAYOUT}
+            remove_snapshot(place)
             remove(place / f"{_TABLE}.lance")
-            table = connect(place).create_table(_TABLE, schema=_schema(int(settings["dimension"])))
+            connect(place).create_table(_TABLE, schema=_schema(int(settings["dimension"])))
             with replacing(place / _SETTINGS) as temporary:
                 temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        return cls(folder, settings, table)
+        return cls(folder, settings)
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -157,9 +168,12 @@ class Index:
             if json.loads((self.folder / FOLDER / _SETTINGS).read_text(encoding="utf-8")) != self.settings:
                 raise SearchIndexError(f"the index of {self.folder} was made anew meanwhile; open it again")
             self.table.checkout_latest()
+            self._snapshot = read_snapshot(self.folder / FOLDER, _TABLE)
             return self.table.version
 
     def __len__(self) -> int:
+        if self._snapshot is not None:
+            return len(self._snapshot.rows)
         with self._reading():
             return self.table.count_rows()
 
@@ -183,7 +197,7 @@ class Index:
         columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
         vectors = np.stack(columns.pop("vector")).astype(np.float32)
         columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-        with writing(self.folder / FOLDER, also=(RuntimeError,)):
+        with self._changing():
             table = pa.table(columns, schema=_schema(vectors.shape[1]))
             if paths:
                 merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -196,19 +210,24 @@ class Index:
 
     def remove(self, paths: Iterable[str]) -> None:
         """Commit the removal of files."""
-        with writing(self.folder / FOLDER, also=(RuntimeError,)):
+        with self._changing():
             for some in _chunks(list(paths)):
                 self.table.delete(among("path", some))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._snapshot = None
+        with writing(self.folder / FOLDER, also=(RuntimeError,)):
+            yield
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:120]
             raise SearchIndexError(
-                f"the index of {self.folder} cannot be read ({reason}); if that stays so, "
-                f"make it anew with: pe index --rebuild {self.folder}"
+                f"the index of {self.folder} cannot be read ({_reason(error)}); "
+                f"if that stays so, {_remedy(self.folder)}"
             ) from error
 
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
@@ -218,21 +237,22 @@ class Index:
             except (ValueError, RuntimeError) as error:
                 if not where:
                     raise
-                reason = " ".join(str(error).split())[:200]
-                raise ConfigError(f"the condition {where!r} cannot be used: {reason}") from None
+                raise ConfigError(f"the condition {where!r} cannot be used: {_reason(error)}") from None
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
-        return self._run(self.table.search().limit(None), where, names)
+        """Some columns, newest rows first."""
+        if self._snapshot is not None and where is None and "thumbnail" not in names:
+            return self._snapshot.rows.select(names)
+        found = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
+        return found.sort_by(_NEWEST_FIRST).select(names)
 
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
-        """All rows that fulfil a condition in SQL; ConfigError where it is none."""
+        """All rows that fulfil a condition in SQL, newest first; ConfigError where it is none."""
         return _rows(self._all(where, _names(thumbnails)))
 
-    def listing(self, where: str | None = None) -> list[dict[str, Any]]:
+    def listing(self, where: str | None = None) -> pa.Table:
         """All rows that fulfil a condition without their vectors and thumbnails, newest first."""
-        names = [field.name for field in fields(Row) if field.name not in ("vector", "thumbnail")]
-        order = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
-        return self._all(where, names).select(names).sort_by(order).to_pylist()
+        return self._all(where, [name for name in _names(thumbnails=False) if name != "vector"])
 
     def row(self, id: str) -> Row:
         """The row of an id; SearchIndexError where there is none."""
@@ -248,6 +268,9 @@ class Index:
 
         `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
         """
+        if self._snapshot is not None and where is None and not thumbnails:
+            scores, found = self._snapshot.nearest(vector, top)
+            return list(zip(scores, _rows(found), strict=True))
         query: Any = self.table.search(vector, vector_column_name="vector")
         found = self._run(query.distance_type("dot").limit(top), where, [*_names(thumbnails), "_distance"])
         return [(1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), _rows(found), strict=True)]
@@ -256,15 +279,45 @@ class Index:
         """Compact what many small commits left; where that fails, it is logged, and the index is as good as before."""
         try:
             self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+            if len(self) >= _INDEXED_ROWS and not any(index.columns == ["id"] for index in self.table.list_indices()):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self.table.create_scalar_index("id")
         except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            logger.warning("the index of %s could not be compacted: %s", self.folder, reason)
+            logger.warning("the index of %s could not be compacted: %s", self.folder, _reason(error))
+
+    def finish(self) -> None:
+        """After all changes: compact, and write the snapshot if it is out of date."""
+        self.optimize()
+        place = self.folder / FOLDER
+        self._snapshot = read_snapshot(place, _TABLE)
+        if self._snapshot is None:
+            commits = read_commits(place, _TABLE)
+            with writing(place):
+                write_snapshot(place, commits, self._all(None, _names(thumbnails=False)))
 
 
 def among(column: str, values: Iterable[str]) -> str:
     """SQL: whether a column's value is one of some texts, whatever these hold."""
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
+
+
+@contextmanager
+def _sound(folder: Path) -> Iterator[None]:
+    """Turn what opening an index raises into a SearchIndexError with the remedy."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise SearchIndexError(f"the index of {folder} is damaged ({_reason(error)}); {_remedy(folder)}") from error
+
+
+def _remedy(folder: Path) -> str:
+    return f"make it anew with: pe index --rebuild {folder}"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _names(thumbnails: bool) -> list[str]:
@@ -274,8 +327,7 @@ def _names(thumbnails: bool) -> list[str]:
 def _rows(found: pa.Table) -> list[Row]:
     names = [field.name for field in fields(Row) if field.name != "vector" and field.name in found.column_names]
     columns = [found[name].to_pylist() for name in names]
-    vectors = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    matrix = vectors.reshape(len(found), -1) if len(found) else []
+    matrix = as_matrix(found)
     return [
         Row(**dict(zip(names, values, strict=True)), vector=vector)
         for vector, *values in zip(matrix, *columns, strict=True)

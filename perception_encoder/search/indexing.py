@@ -103,7 +103,7 @@ def update_index(
     finally:
         pending.commit()
     index.remove(changes.gone)
-    index.optimize()
+    index.finish()
     report.rows = len(index)
     return report
 

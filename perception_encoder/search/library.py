@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
@@ -89,7 +91,7 @@ class Library:
     def newest(self, shown: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
         """Some rows, newest first, and how many there are in all."""
         rows = self._listings(shown.condition(), self._version)
-        return rows[offset : offset + count], len(rows)
+        return rows.slice(offset, count).to_pylist(), len(rows)
 
     def find(self, asked: str, shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
         """Some rows, best first, with their `score`.
@@ -126,7 +128,7 @@ class Library:
     def _encode_text(self, line: str) -> Float[np.ndarray, " D"]:
         return encode_queries(self.encoder, [parse_line(line)])[0]
 
-    def _list(self, where: str | None, version: int) -> list[dict[str, Any]]:
+    def _list(self, where: str | None, version: int) -> pa.Table:
         """The rows of a condition as of a commit, which only tells remembered lists apart."""
         return self.index.listing(where)
 
@@ -134,10 +136,10 @@ class Library:
         """The moments of a row's video, or the pictures taken before and after it, itself among them, in order."""
         row = self.index.row(id)
         if row.kind == "video":
-            return sorted(self.index.listing(among("path", [row.path])), key=lambda other: other["start"])
+            return self.index.listing(among("path", [row.path])).sort_by("start").to_pylist()
         rows = self._listings(None, self._version)
-        at = next((number for number, other in enumerate(rows) if other["id"] == id), 0)
-        return rows[max(0, at - 6) : at + 7][::-1]
+        at = max(0, pc.index(rows["id"], id).as_py())
+        return rows.slice(max(0, at - 6), min(at, 6) + 7).to_pylist()[::-1]
 
     def file(self, id: str) -> Path:
         """A row's file; ConfigError where it is not in the folder (any more), as what lies in a tar is not."""

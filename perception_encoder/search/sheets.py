@@ -15,7 +15,7 @@ from perception_encoder.inference.collection import Collection
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
-from perception_encoder.preprocess.video import VideoFrames
+from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.search.hits import Hit, best_moment
 from perception_encoder.search.index import Row
 from perception_encoder.search.pages import Section, Tile, link_to

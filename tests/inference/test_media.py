@@ -20,7 +20,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.inference import media as module
 from perception_encoder.inference.media import HEAD, MEDIA_SUFFIXES, Media, open_media, resolve, sniff
-from perception_encoder.preprocess.video import VideoFrames
+from perception_encoder.preprocess.frames import VideoFrames
 from tests.clips import clip, number_of
 
 

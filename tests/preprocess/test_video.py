@@ -24,7 +24,8 @@ from perception_encoder.errors import (
     MediaTooLargeError,
 )
 from perception_encoder.preprocess import video
-from perception_encoder.preprocess.video import VideoFrames, frame_indices, read_frames, sample_frames
+from perception_encoder.preprocess.frames import VideoFrames, frame_indices
+from perception_encoder.preprocess.video import read_frames, sample_frames
 from tests.clips import clip, number_of, numbered, trimmed, with_display_matrix
 
 CONTAINERS = [
