@@ -27,7 +27,7 @@ from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.batching import Batcher, QueueFullError
-from perception_encoder.search.guard import HOSTS, guard
+from perception_encoder.search.guard import HANG_UP, HOSTS, guard
 from perception_encoder.search.metrics import ApiMetrics
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ class ApiConfig:
     waiting: int = 1024
     """Inputs of all requests that may wait; beyond it the answer is 429."""
     fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=32 << 20, seconds=20.0))
+
+
+_HEADERS = {408: HANG_UP, 413: HANG_UP, 429: {"Retry-After": "1"}}
 
 
 class ApiError(Exception):
@@ -198,8 +201,7 @@ def create_app(encoder: Encoder, config: ApiConfig, hosts: tuple[str, ...] = HOS
             return JSONResponse(answer(found, asked, encoder.name, tokens))
         except ApiError as error:
             status = error.status
-            headers = {"Retry-After": "1"} if status == 429 else None
-            return JSONResponse(error.body(), status, headers)
+            return JSONResponse(error.body(), status, _HEADERS.get(status))
         finally:
             metrics.requests.labels(status).inc()
             metrics.seconds.observe(time.perf_counter() - started)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """Names that this machine has for itself."""
+HANG_UP = {"Connection": "close"}
+"""Header of an answer to what is too long: the rest of it is not read."""
 
 
 def guard(app: FastAPI, headers: Mapping[str, str] | None = None, hosts: tuple[str, ...] = HOSTS) -> None:

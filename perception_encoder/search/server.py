@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError
-from perception_encoder.search.guard import HOSTS, guard
+from perception_encoder.search.guard import HANG_UP, HOSTS, guard
 from perception_encoder.search.library import Filter, Library, as_tiles
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def add_picture_route(app: FastAPI, library: Library) -> None:
         async for piece in request.stream():
             content += piece
             if len(content) > _PICTURE_BYTES:
-                return JSONResponse({"error": f"the picture has more than {_PICTURE_BYTES >> 20} MiB"}, 413)
+                said = f"the picture has more than {_PICTURE_BYTES >> 20} MiB"
+                return JSONResponse({"error": said}, 413, HANG_UP)
         try:
             return JSONResponse({"q": await asyncio.to_thread(library.keep_picture, bytes(content))})
         except PerceptionEncoderError as error:

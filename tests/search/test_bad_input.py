@@ -1,0 +1,120 @@
+"""What is bad or hostile: a thousand mangled files, links in a circle, an upload of 2 GB, a client that stalls."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.api import ApiConfig, create_app
+from perception_encoder.search.index import Index
+from perception_encoder.search.indexing import Report, update_index, writable_index
+from perception_encoder.search.server import create_page
+from tests.inference.test_media import mutated
+from tests.search.library import make_library
+from tests.search.serving import served
+
+Draw = Callable[[int], Image.Image]
+UPLOAD = 2 << 30
+
+
+def update(folder: Path, checkpoint: Path) -> Report:
+    with writable_index(folder, str(checkpoint)) as (index, encoder):
+        return update_index(index, encoder)
+
+
+def test_a_thousand_mangled_files_are_rows_or_reasons(checkpoint: Path, encoder: Encoder, tmp_path: Path) -> None:
+    for number, (name, data) in enumerate(mutated(1000, np.random.default_rng(3))):
+        (tmp_path / f"{number:04d} {name}").write_bytes(data)
+    report = update(tmp_path, checkpoint)
+    index = Index.open(tmp_path)
+    paths = {row.path for row in index.rows()}
+    failed = {Path(failure.source).name for failure in report.failures}
+    written = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    ignored = written - paths - failed
+    assert len(written) == 1000 and not paths & failed and not failed - written
+    assert {Path(name).suffix for name in ignored} <= {".ts"}  # TypeScript, unless it begins as a video does
+    assert len(paths) > 100 and len(failed) > 100
+    vectors = np.stack([row.vector for row in index.rows()])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert len(index.nearest(encoder.encode_texts("a cat"), 50)) == 50
+
+
+def test_links_in_a_circle_and_to_nothing(checkpoint: Path, draw: Draw, tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    draw(1).save(inner / "one.jpg")
+    (inner / "up").symlink_to(tmp_path)
+    (inner / "self").symlink_to(inner / "self")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "missing.jpg")
+    report = update(tmp_path, checkpoint)
+    assert [row.path for row in Index.open(tmp_path).rows()] == ["a/b/one.jpg"]
+    assert all(len(str(failure).splitlines()) == 1 for failure in report.failures)
+    assert "gone.jpg" in " ".join(failure.source for failure in report.failures)
+
+
+def send(address: str, path: str, declared: bool) -> tuple[bytes, int]:
+    """Post 2 GB, with or without saying how much; returns the answer's first line and the bytes that were taken."""
+    host, port = address.removeprefix("http://").split(":")
+    size = f"Content-Length: {UPLOAD}" if declared else "Transfer-Encoding: chunked"
+    piece = bytes(1 << 20)
+    sent = 0
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{size}\r\n\r\n".encode())
+        try:
+            while sent < UPLOAD:
+                connection.sendall(piece if declared else b"%x\r\n%b\r\n" % (len(piece), piece))
+                sent += len(piece)
+        except OSError:
+            pass  # it was hung up on
+        try:
+            return connection.recv(100).partition(b"\r\n")[0], sent
+        except OSError:
+            return b"", sent
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/picture"])
+def test_an_upload_of_two_gigabytes_is_refused_early(
+    path: str, declared: bool, checkpoint: Path, encoder: Encoder, draw: Draw, tmp_path: Path
+) -> None:
+    library = make_library(tmp_path / "photos", checkpoint, encoder, draw)
+    app = create_app(encoder, ApiConfig()) if path.startswith("/v1") else create_page(library)
+    with served(app) as address:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        line, sent = send(address, path, declared)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # MiB
+        assert line in (b"HTTP/1.1 413 Request Entity Too Large", b"HTTP/1.1 413 Content Too Large", b"")
+        assert sent < UPLOAD / 4 and grown < 400
+        assert httpx.get(f"{address}{'/health' if path.startswith('/v1') else '/api/status'}").status_code == 200
+
+
+def test_a_client_that_stalls_keeps_nobody_waiting(
+    checkpoint: Path, encoder: Encoder, draw: Draw, tmp_path: Path
+) -> None:
+    library = make_library(tmp_path / "photos", checkpoint, encoder, draw)
+    with served(create_page(library)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        stalled = [socket.create_connection((host, int(port))) for _ in range(50)]
+        for connection in stalled:
+            connection.sendall(b"POST /api/picture HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\nabc")
+        answers: list[int] = []
+        asking = [
+            threading.Thread(target=lambda: answers.append(httpx.get(f"{address}/api/hits?q=text:a cat").status_code))
+            for _ in range(8)
+        ]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join(timeout=20)
+        assert answers == [200] * 8
+        for connection in stalled:
+            connection.close()
