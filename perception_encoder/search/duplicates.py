@@ -18,11 +18,11 @@ def group_duplicates(vectors: Float[np.ndarray, "N D"], alike: float = ALIKE) ->
     group_of = np.arange(len(vectors))  # each row's group, by the least row in it
     step = max(1, _BLOCK // max(1, len(vectors)))
     for start in range(0, len(vectors), step):
-        block = vectors[start : start + step] @ vectors[start:].T
-        for row, other in np.argwhere(block >= alike) + start:
-            ours, theirs = group_of[row], group_of[other]
-            if ours != theirs:
-                group_of[group_of == max(ours, theirs)] = min(ours, theirs)
+        alike_to = vectors[start : start + step] @ vectors[start:].T >= alike
+        for row in np.flatnonzero(alike_to.sum(axis=1) > 1):
+            joined = np.unique(group_of[start:][alike_to[row]])
+            if len(joined) > 1:
+                group_of[np.isin(group_of, joined)] = joined[0]
     groups: dict[int, list[int]] = {}
     for row, group in enumerate(group_of.tolist()):
         groups.setdefault(group, []).append(row)
