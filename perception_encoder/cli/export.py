@@ -1,22 +1,20 @@
-"""`pe export`: a model for other runtimes."""
+"""`pe export`: a model for other runtimes, an index for other programs."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from perception_encoder.cli import output
-from perception_encoder.errors import ConfigError
 
 app = typer.Typer()
 
 
 @app.callback()
 def export() -> None:
-    """Write a model for other runtimes."""
+    """Write a model, or an index, for other programs."""
 
 
 @app.command()
@@ -41,22 +39,52 @@ def onnx(
         pe export onnx PE-Core-L14-336 core-onnx --size 336x448
         pe export onnx PE-Spatial-B16-512.pt spatial-onnx
     """
-    from perception_encoder.models.export import export_onnx
+    from perception_encoder.models.export import export_onnx, parse_size
     from perception_encoder.models.weights import load_model
 
-    picture = parse_size(size) if size else None
     with output.error_console.status(f"Reading {model}"):
         loaded = load_model(model)
     with output.error_console.status(f"Writing ONNX files of {loaded.name}"):
-        differences = export_onnx(loaded, out, picture)
+        differences = export_onnx(loaded, out, parse_size(size) if size else None)
     for tower, difference in differences.items():
         checked = "not compared: onnxruntime is not installed" if difference is None else f"{difference:.1e} from torch"
         output.print_line(f"{out / tower}.onnx: {loaded.name}, {checked}")
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read "HxW"; ConfigError for anything else."""
-    found = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    if not found:
-        raise ConfigError(f"--size is {text!r}; it must be height x width in pixels, 336x448 say")
-    return int(found[1]), int(found[2])
+@app.command()
+def vectors(
+    folder: Annotated[Path, typer.Argument(help="Folder with an index.")],
+    out: Annotated[Path, typer.Argument(help="vectors.parquet, vectors.lance, or a folder of .npy (no suffix).")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Write the vectors of an index, as `pe embed` writes them.
+
+    Examples:
+
+        pe export vectors photos vectors
+        python -c "import numpy; print(numpy.load('vectors/img_emb/img_emb_0.npy').shape)"
+    """
+    from perception_encoder.search.export import export_vectors
+    from perception_encoder.search.index import Index
+
+    output.print_line(f"{export_vectors(Index.open(folder), out, overwrite)} vectors in {out}")
+
+
+@app.command()
+def fiftyone(
+    folder: Annotated[Path, typer.Argument(help="Folder with an index.")],
+    name: Annotated[str | None, typer.Option(help="Name of the dataset [default: the folder's].")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace datasets of that name.")] = False,
+) -> None:
+    """Make FiftyOne datasets of an index: NAME of the pictures, NAME-moments of the videos.
+
+    Examples:
+
+        pe export fiftyone photos
+        fiftyone app launch photos
+    """
+    from perception_encoder.search.export import export_fiftyone
+    from perception_encoder.search.index import Index
+
+    for dataset, count in export_fiftyone(Index.open(folder), name or folder.resolve().name, overwrite).items():
+        output.print_line(f"{dataset}: {count} samples")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -105,3 +106,11 @@ def _difference(module: nn.Module, example: Tensor, path: Path) -> float | None:
     (given,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
     expected = module(batch)
     return float((torch.from_numpy(given) - expected).abs().max() / expected.abs().max())
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels from "HxW"; ConfigError for anything else."""
+    found = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    if not found:
+        raise ConfigError(f"--size is {text!r}; it must be height x width in pixels, 336x448 say")
+    return int(found[1]), int(found[2])

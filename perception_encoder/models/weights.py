@@ -9,6 +9,7 @@ import hashlib
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from perception_encoder.errors import CheckpointError, WeightsUnavailableError
@@ -192,5 +193,6 @@ def weight_hash(model: Model) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(published_state_dict(model).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).flatten().numpy())
+        values = tensor.detach().to("cpu", torch.float32).flatten().numpy()
+        digest.update(values.view(np.uint8).data)
     return digest.hexdigest()[:16]

@@ -19,8 +19,8 @@ def group_duplicates(vectors: Float[np.ndarray, "N D"], alike: float = ALIKE) ->
     step = max(1, _BLOCK // max(1, len(vectors)))
     for start in range(0, len(vectors), step):
         alike_to = vectors[start : start + step] @ vectors[start:].T >= alike
-        for row in np.flatnonzero(alike_to.sum(axis=1) > 1):
-            joined = np.unique(group_of[start:][alike_to[row]])
+        for links in alike_to[alike_to.sum(axis=1) > 1]:
+            joined = np.unique(group_of[start:][links])
             if len(joined) > 1:
                 group_of[np.isin(group_of, joined)] = joined[0]
     groups: dict[int, list[int]] = {}

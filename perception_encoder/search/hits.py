@@ -75,7 +75,7 @@ def find_in_index(
         asked = top + len(query.terms)
         while True:  # a clip that is the query may have many moments
             rows = index.nearest(vector, asked, where, thumbnails)
-            hits = [Hit(item=_item(index, row), score=score, time=row.time, row=row) for score, row in rows]
+            hits = [Hit(item=item_of(index, row), score=score, time=row.time, row=row) for score, row in rows]
             hits = [hit for hit in hits if hit.row and hit.row.id not in own and not query.names(hit.item)]
             if len(hits) >= top or len(rows) < asked:
                 break
@@ -84,7 +84,7 @@ def find_in_index(
     return found
 
 
-def _item(index: Index, row: Row) -> Item:
+def item_of(index: Index, row: Row) -> Item:
     """A row's file, where it lies; without a source where it lies in a tar."""
     path = index.folder / unescape_name(row.path)
     name = escape_name(path)
