@@ -75,11 +75,12 @@ function show(found, first) {
 export function showEmpty(running = reading) {
   reading = running;
   const filtered = Object.keys(filters()).length > 0;
-  const [title, text] = filtered
-    ? ["Nothing here", "Nothing passes these filters. Take one away."]
+  const [title, text] =
+    !$("error").hidden ? ["Nothing to show", "The line above says why."]
+    : filtered ? ["Nothing here", "Nothing passes these filters. Take one away."]
     : running ? ["Reading your pictures", "They appear as they are read."]
     : ["No pictures yet", "Put pictures or videos into the folder, then press Renew."];
-  $("empty").hidden = tiles.length > 0 || grid.getAttribute("aria-busy") === "true" || !$("error").hidden;
+  $("empty").hidden = tiles.length > 0 || grid.getAttribute("aria-busy") === "true";
   $("empty").querySelector("h2").textContent = title;
   $("empty").querySelector("p").textContent = text;
 }
