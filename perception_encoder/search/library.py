@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +21,12 @@ from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
 from perception_encoder.inference.encoder import Encoder, load
-from perception_encoder.inference.media import resolve
+from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.index import Index, among
+from perception_encoder.search.asked import AskedTerm, parse_asked
+from perception_encoder.search.index import Index, Row, among
 from perception_encoder.search.indexing import update_index, writable_index
-from perception_encoder.search.query import Query, Term, encode_queries, parse_line
+from perception_encoder.search.query import Query, Term, encode_queries, text_query, unit_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,7 @@ class Library:
     def find(self, asked: str, shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
         """Some rows, best first, with their `score`.
 
-        `asked`: "text:2:dog - snow", "like:ID" of a row, or "picture:ID" that `keep_picture` gave. Raises ConfigError,
-        SearchIndexError.
+        `asked`: see `parse_asked`; a "picture:ID" is what `keep_picture` gave. Raises ConfigError, SearchIndexError.
         """
         rows = self.index.nearest(self._encode(asked), offset + count, shown.condition())[offset:]
         names = [name for name in vars(rows[0][1]) if name not in ("vector", "thumbnail")] if rows else []
@@ -107,26 +107,28 @@ class Library:
         """Remember a picture to look for; returns what `find` is asked. Raises the InputError of a bad one."""
         media = resolve(content, "the picture")
         (vector,) = encode_queries(self.encoder, [Query(name=media.name, terms=(Term(what=media),))])
-        name = f"picture:{abs(hash(content)):x}"
+        name = f"{abs(hash(content)):x}"
         self._dropped[name] = vector
         while len(self._dropped) > _QUERIES:
             self._dropped.pop(next(iter(self._dropped)))
-        return name
+        return f"picture:{name}"
 
     def _encode(self, asked: str) -> Float[np.ndarray, " D"]:
-        kind, _, rest = asked.partition(":")
-        if kind == "picture":
-            if asked not in self._dropped:
-                raise ConfigError("the picture has been forgotten; drop it again")
-            return self._dropped[asked]
-        if kind == "like":
-            return self.index.row(rest).vector
-        if kind != "text":
-            raise ConfigError(f"{asked!r} is no query")
-        return self._texts(rest)
+        """The weighted sum of the terms' unit vectors, made unit again; each term's vector is remembered apart."""
+        vectors = [term.weight * self._vector(term) for term in parse_asked(asked)]
+        return unit_vectors(np.sum(vectors, axis=0)[None], [asked.replace("\n", ", ")])[0]
 
-    def _encode_text(self, line: str) -> Float[np.ndarray, " D"]:
-        return encode_queries(self.encoder, [parse_line(line)])[0]
+    def _vector(self, term: AskedTerm) -> Float[np.ndarray, " D"]:
+        if term.kind == "text":
+            return self._texts(term.what)
+        if term.kind == "like":
+            return self.index.row(term.what).vector
+        if term.what not in self._dropped:
+            raise ConfigError("the picture has been forgotten; drop it again")
+        return self._dropped[term.what]
+
+    def _encode_text(self, text: str) -> Float[np.ndarray, " D"]:
+        return encode_queries(self.encoder, [text_query(text)])[0]
 
     def _list(self, where: str | None, version: int) -> pa.Table:
         """The rows of a condition as of a commit, which only tells remembered lists apart."""
@@ -143,8 +145,17 @@ class Library:
 
     def file(self, id: str) -> Path:
         """A row's file; ConfigError where it is not in the folder (any more), as what lies in a tar is not."""
+        return self._path(self.index.row(id))
+
+    def media(self, id: str) -> tuple[Media, Path]:
+        """A row's picture, or the frame that stands for its moment, and the file; raises what `file` does."""
+        row = self.index.row(id)
+        path = self._path(row)
+        return Media(cast(Kind, row.kind), row.path, path, row.time, row.time), path
+
+    def _path(self, row: Row) -> Path:
         folder = self.index.folder.resolve()
-        path = folder / unescape_name(self.index.row(id).path)
+        path = folder / unescape_name(row.path)
         if not path.is_file() or not path.resolve().is_relative_to(folder):
             raise ConfigError("the file is not in the folder any more")
         return path

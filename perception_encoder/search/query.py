@@ -19,7 +19,7 @@ from perception_encoder.inference.media import MEDIA_SUFFIXES, Media, resolve, s
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
 from perception_encoder.search.index import Row
 
-_WEIGHTED = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<what>.+)", re.DOTALL)
+_WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<what>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +137,13 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarr
                 raise result.error
             index, weight = result.key
             vectors[index] += weight * result.vector
+    return unit_vectors(vectors, [query.name for query in queries])
+
+
+def unit_vectors(vectors: Float[np.ndarray, "Q D"], names: Sequence[str]) -> Float[np.ndarray, "Q D"]:
+    """Sums of terms made unit; ConfigError, with the query's name, where terms have cancelled each other."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    for query, length in zip(queries, lengths[:, 0], strict=True):
+    for name, length in zip(names, lengths[:, 0], strict=True):
         if length < 1e-6:
-            raise ConfigError(f"the terms of {query.name!r} cancel each other; give them other weights")
+            raise ConfigError(f"the terms of {name!r} cancel each other; give them other weights")
     return vectors / lengths

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.errors import ConfigError, InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.search.asked import parse_asked
 from perception_encoder.search.guard import HANG_UP, HOSTS, guard
+from perception_encoder.search.inside import Inside
 from perception_encoder.search.library import Filter, Library, as_tiles
 
 if TYPE_CHECKING:
@@ -22,7 +25,10 @@ _HEADERS = {
 }
 _PICTURE_BYTES = 32 << 20  # of one that is dropped on the page
 _COUNT, _MOST = 60, 200  # tiles of an answer
-_TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
+_SCRIPTS = ("page", "element", "grid", "inside", "query", "tile", "viewer")
+_TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
+_LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
+_PLACE = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
 
 
 def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
@@ -47,7 +53,8 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         app.router.add_route(path, safely, methods=list(methods))
 
     def page(request: Request) -> Response:
-        about = {"folder": library.index.folder.resolve().name, "model": library.encoder.name}
+        last = library.encoder.visual.config.depth - 1
+        about = {"folder": library.index.folder.resolve().name, "model": library.encoder.name, "last_layer": last}
         return HTMLResponse(template.render(about))
 
     def asset(request: Request) -> Response:
@@ -61,8 +68,10 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         shown = Filter(**{name: asked.get(name, "") for name in ("kind", "since", "until", "path")})
         offset, count = _number(asked, "offset", 0, 100_000), _number(asked, "count", _COUNT, _MOST)
         if "q" in asked:
-            rows = library.find(asked["q"], shown, offset, count)
-            return JSONResponse({"tiles": as_tiles(rows), "more": len(rows) == count})
+            query = "\n".join(request.query_params.getlist("q"))
+            rows = library.find(query, shown, offset, count)
+            terms = [vars(term) for term in parse_asked(query)]
+            return JSONResponse({"tiles": as_tiles(rows), "more": len(rows) == count, "terms": terms})
         rows, total = library.newest(shown, offset, count)
         return JSONResponse({"tiles": as_tiles(rows), "more": offset + len(rows) < total, "total": total})
 
@@ -78,6 +87,7 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
     get("/api/status", status)
     get("/api/renew", renew, ("POST",))
     add_file_routes(get, library)
+    add_inside_route(get, Inside(library))
     add_picture_route(app, library)
     guard(app, _HEADERS, hosts)
     return app
@@ -103,6 +113,26 @@ def add_file_routes(get: Callable[[str, Callable[[Request], Any]], None], librar
     get("/file/{id}", file)
 
 
+def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], inside: Inside) -> None:
+    """`/api/inside/ID`: a row's picture as the model is given it; with `layer=N` its features there as colours; with
+    `at=X,Y` besides, a shade over what is unlike that place (0–1 from the left and from the top)."""
+    from fastapi.responses import Response
+
+    def look(request: Request) -> Response:
+        id, asked = request.path_params["id"], request.query_params
+        headers = {"Cache-Control": "private, max-age=300"}
+        if "layer" not in asked:
+            return Response(inside.picture(id), media_type="image/jpeg", headers=headers)
+        layer = _checked(asked["layer"], _LAYER, "layer", "a number such as 5")
+        if "at" not in asked:
+            return Response(inside.colours(id, int(layer[0])), media_type="image/png", headers=headers)
+        at = _checked(asked["at"], _PLACE, "at", "two numbers from 0 to 1 such as 0.25,0.5")
+        shade = inside.likeness(id, int(layer[0]), float(at[1]), float(at[2]))
+        return Response(shade, media_type="image/png", headers=headers)
+
+    get("/api/inside/{id}", look)
+
+
 def add_picture_route(app: FastAPI, library: Library) -> None:
     """`POST /api/picture`: a picture to look for, as the request's body."""
     import asyncio
@@ -122,6 +152,13 @@ def add_picture_route(app: FastAPI, library: Library) -> None:
             return JSONResponse({"error": str(error)}, 400)
 
     app.router.add_route("/api/picture", picture, methods=["POST"])
+
+
+def _checked(value: str, pattern: re.Pattern[str], name: str, wanted: str) -> re.Match[str]:
+    match = pattern.fullmatch(value)
+    if match is None:
+        raise ConfigError(f"{name} is {value!r}; it must be {wanted}")
+    return match
 
 
 def _number(asked: dict[str, str], name: str, default: int, most: int) -> int:

@@ -6,10 +6,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.server import create_page
@@ -18,6 +19,7 @@ from tests.search.serving import served
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+IDLE = "document.querySelector('#grid').getAttribute('aria-busy') === 'false'"
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
@@ -77,7 +79,7 @@ def test_words_are_looked_for_as_they_are_typed(page: Page, address: str) -> Non
     page.keyboard.press("/")
     page.keyboard.type("a red mug")
     page.wait_for_url("**/?q=text%3Aa%20red%20mug")
-    wait_until(page, "document.querySelectorAll('#grid .waiting').length === 0")
+    wait_until(page, IDLE)
     found = page.request.get(f"{address}/api/hits?q=text:a red mug").json()["tiles"]
     assert names(page) == [tile["path"] for tile in found]
     page.reload()
@@ -117,7 +119,110 @@ def test_more_like_one(page: Page) -> None:
     page.locator('button[title="04\'s <b>.jpg"]').click()
     page.get_by_role("button", name="More like this").click()
     wait_until(page, "document.querySelector('#grid button.tile')?.title === \"04's <b>.jpg\"")
-    expect(page.locator("#picture")).to_be_visible()
+    expect(page.locator("#terms img")).to_be_visible()
+    expect(page.locator("#terms input")).to_be_hidden()  # of one term the weight says nothing
+    page.get_by_role("button", name="Remove 04's <b>.jpg").click()
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === 'clip.mp4'")
+    expect(page.locator("#terms")).to_be_hidden()
+
+
+def asked(page: Page) -> list[str]:
+    """What the address says is looked for."""
+    return parse_qs(urlparse(page.url).query).get("q", [])
+
+
+def test_terms_have_weights(page: Page, address: str) -> None:
+    page.locator("#words").fill("2:a cat - snow")
+    expect(page.locator("#terms li")).to_have_text(["a cat2×", "snow−1×"])
+    slider = page.get_by_role("slider", name="Weight of snow")
+    slider.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator("#words")).to_have_value("2:a cat - 1.5:snow")
+    wait_until(page, "location.search.includes('1.5')")
+    wait_until(page, IDLE)
+    expect(slider).to_be_focused()  # the answer has not taken it away
+    found = page.request.get(f"{address}/api/hits?q=text:2:a cat - 1.5:snow").json()["tiles"]
+    assert names(page) == [tile["path"] for tile in found]
+    page.get_by_role("button", name="Remove a cat").click()
+    expect(page.locator("#words")).to_have_value("-1.5:snow")
+    expect(page.locator("#terms")).to_be_hidden()
+    assert asked(page) == ["text:-1.5:snow"]
+
+
+def test_pictures_are_added_and_taken_away(page: Page) -> None:
+    page.locator("#words").fill("a cat")
+    wait_until(page, "location.search.includes('cat')")
+    wait_until(page, IDLE)
+    for title, name in (("04's <b>.jpg", "Add to search"), ("sub/05's <b>.jpg", "Less like this")):
+        page.locator(f'#grid button[title="{title}"]').click()
+        page.get_by_role("button", name=name).click()
+        wait_until(page, IDLE)
+    text, more, less = asked(page)
+    assert text == "text:a cat" and more.startswith("like:") and less.startswith("-1:like:")
+    expect(page.locator("#terms li")).to_have_count(3)
+    order = names(page)
+    assert order.index("04's <b>.jpg") < order.index("sub/05's <b>.jpg") == len(order) - 1
+    page.reload()
+    expect(page.locator("#terms li")).to_have_count(3)
+    page.locator("#words").fill("")
+    page.keyboard.press("Backspace")
+    expect(page.locator("#terms li")).to_have_count(1)
+    assert asked(page) == [more]
+
+
+def test_inside_shows_a_layer_and_what_is_like_a_place(page: Page) -> None:
+    page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+    page.get_by_role("tab", name="Picture").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Inside")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#stage")).to_be_hidden()
+    wait_until(page, "document.querySelector('#inside').ariaBusy === 'false'")
+    size = "[document.querySelector('#map').naturalWidth, document.querySelector('#map').naturalHeight]"
+    assert page.evaluate(size) == [40, 30]  # a pixel a patch
+    last = page.locator("#map").get_attribute("src")
+    slider = page.get_by_role("slider", name="Layer")
+    slider.focus()
+    page.keyboard.press("Home")
+    wait_until(page, f"document.querySelector('#map').src !== {last!r}")
+    expect(page.locator("#layers output")).to_have_text("0")
+    expect(page.locator("#viewer h2")).to_have_text("04's <b>.jpg")  # the key was the slider's
+    expect(page.locator("#shade")).to_be_hidden()
+    page.locator(".pane").first.hover(position={"x": 30, "y": 30})
+    expect(page.locator("#shade")).to_be_visible()
+    page.locator("#viewer h2").hover()
+    expect(page.locator("#shade")).to_be_hidden()
+    page.locator(".pane").last.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#shade")).to_be_visible()
+    page.locator("#close").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer h2")).to_have_text("sub/03's <b>.jpg".rpartition("/")[2])
+    expect(page.locator("#inside")).to_be_visible()  # the tab stays
+
+
+def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
+    said = {"error": "the file is not in the folder any more"}
+    page.route("**/api/inside/*", lambda route: route.fulfill(status=400, json=said))
+    page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+    page.get_by_role("tab", name="Inside").click()
+    expect(page.locator("#unseen")).to_have_text(said["error"])
+    expect(page.locator(".pane").first).to_be_hidden()
+
+
+def test_probabilities_and_that_nothing_matches_are_shown_where_the_answer_has_them(page: Page) -> None:
+    def judged(route: Route) -> None:
+        found = route.fetch().json()
+        found["tiles"][0]["probability"], found["matches"] = 0.73, False
+        route.fulfill(json=found)
+
+    label = page.locator("#grid button.tile .label").first
+    expect(label).not_to_contain_text("%")
+    expect(page.locator("#nothing")).to_be_hidden()
+    page.route("**/api/hits*", judged)
+    page.locator("#words").fill("a cat")
+    expect(label).to_contain_text("73 %")
+    expect(page.locator("#nothing")).to_be_visible()
 
 
 def test_a_picture_is_chosen_or_dropped(page: Page, draw: Callable[[int], Image.Image], tmp_path: Path) -> None:

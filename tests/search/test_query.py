@@ -35,6 +35,7 @@ def test_words_are_parted_into_query_and_files(words: list[str], query: list[str
         (["2:dog", "-", "snow"], [("dog", 2), ("snow", -1)]),
         (["0.5:dog", "+", "10:30 train", "-", "3:a: b"], [("dog", 0.5), ("30 train", 10), ("a: b", -3)]),
         (["dog: 2"], [("dog: 2", 1)]),
+        (["-1:dog", "+", "-0.5:snow"], [("dog", -1), ("snow", -0.5)]),
     ],
 )
 def test_terms_have_weights(words: list[str], terms: list[tuple[str, float]]) -> None:

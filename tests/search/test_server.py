@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,9 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/static/page.css").headers["content-type"].startswith("text/css")
     assert "javascript" in client.get("/static/page.js").headers["content-type"]
+    for name in ("element", "grid", "inside", "query", "tile", "viewer"):
+        assert client.get(f"/static/{name}.js").status_code == 200
+    assert not re.search(r"style=|\son\w+=|<script>|<style", page.text)  # or the policy would forbid it
     assert client.get("/static/page.html").status_code == client.get("/static/..%2f..%2findex.py").status_code == 404
 
 
@@ -89,6 +93,7 @@ def test_filters(client: TestClient, asked: dict[str, str], expected: set[str]) 
         ({"q": "like:nothing"}, "has no nothing"),
         ({"q": "picture:0"}, "forgotten"),
         ({"q": "/etc/passwd"}, "is no query"),
+        ({"q": ["text:a cat", "-1:text:a cat"]}, "cancel each other"),
     ],
 )
 def test_what_cannot_be_asked_is_said(client: TestClient, asked: dict[str, str], said: str) -> None:
@@ -119,6 +124,22 @@ def test_by_example(client: TestClient, library: Library, folder: Path, draw: Dr
     assert like["id"] == best["id"]
     bad = client.post("/api/picture", content=b"no picture")
     assert bad.status_code == 400 and "neither a picture nor a video" in bad.json()["error"]
+
+
+def test_terms_are_weighed(client: TestClient, library: Library) -> None:
+    tiles = client.get("/api/hits", params={"count": 200}).json()["tiles"]
+    more, less = (next(tile["id"] for tile in tiles if tile["path"] == f"0{n}'s <b>.jpg") for n in (2, 4))
+    asked = ["text:2:a cat - snow", f"0.5:like:{more}", f"-1.5:like:{less}"]
+    answer = client.get("/api/hits", params={"q": asked, "count": 200}).json()
+    terms = [(term["weight"], term["kind"], term["what"]) for term in answer["terms"]]
+    assert terms == [(2, "text", "a cat"), (-1, "text", "snow"), (0.5, "like", more), (-1.5, "like", less)]
+    cat, snow = library.encoder.encode_texts(["a cat", "snow"])
+    rows = {row.id: row for row in library.index.rows()}
+    wanted = 2 * cat - snow + 0.5 * rows[more].vector - 1.5 * rows[less].vector
+    wanted /= np.linalg.norm(wanted)
+    for tile in answer["tiles"]:
+        assert tile["score"] == pytest.approx(rows[tile["id"]].vector @ wanted, abs=1e-5)
+    assert answer["tiles"][-1]["id"] == less
 
 
 def test_thumbnails_files_and_what_is_around(client: TestClient, library: Library, folder: Path) -> None:
@@ -202,4 +223,5 @@ def test_vectors_of_queries_are_remembered(library: Library, monkeypatch: pytest
     first = library.find("text:a cat", Filter(), 0, 3)
     monkeypatch.setattr(Encoder, "embed_texts", None)
     assert library.find("text:a cat", Filter(), 0, 3) == first
+    assert library.find("-0.5:text:a cat", Filter(), 0, 3) != first  # nor does another weight cost anything
     assert np.isfinite([row["score"] for row in first]).all()

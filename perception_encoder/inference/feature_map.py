@@ -1,0 +1,144 @@
+"""Feature maps: what a picture's patches are at a layer, and how that is shown (section 5, appendix B.3.2).
+
+A map (h, w, D) holds a vector for each patch. As colours it is drawn the paper's way: half the map and half its blur
+(a 3x3 Gaussian, sigma 1), whose three principal components become lightness, chroma and hue. Like patches get like
+colours; no colour means anything by itself. The paper leaves two things open. Here a component is scaled to its
+deviation and squeezed by a sigmoid, so that a few odd patches do not use up the scale; and its sign is such that the
+middle of the picture has more of it than the border, so that colours are the same each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from perception_encoder.errors import ConfigError, ModelError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.preprocess.image import ImageTransform, to_float
+
+PATCHES = 40
+"""Patches along a map's longer side; the published models were trained at 14 to 32."""
+
+_LIGHTNESS, _CHROMA, _HUE = (25.0, 92.0), (8.0, 62.0), (0.0, 300.0)  # hue in degrees; the ends must not meet
+_STEEPNESS = 1.7  # the sigmoid is then close to a normal distribution's share
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMaps:
+    """A picture, as the model saw it, and its patch features at some layers."""
+
+    image: Image.Image
+    """RGB; its sides are multiples of the patch."""
+    layers: dict[int, Float[np.ndarray, "h w D"]]
+    """float32, by 0-based layer; the last one's went through `ln_post`, as in `Feature`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, about."""
+        return sum(features.nbytes for features in self.layers.values()) + 3 * self.image.width * self.image.height
+
+
+@torch.inference_mode()
+def feature_maps(
+    encoder: Encoder, image: Image.Image, layers: Sequence[int] | None = None, patches: int = PATCHES
+) -> FeatureMaps:
+    """Run a picture through the vision tower once, `patches` long and with its aspect ratio (to the patch) kept.
+
+    `layers`: 0-based, negative from the end; all by default. Raises ConfigError for a layer that does not exist, and
+    ModelError where features are not finite.
+    """
+    visual = encoder.visual
+    wanted = visual.layer_indices(None if layers is None else list(layers))
+    height, width = map_grid(image.size, patches)
+    patch = visual.config.patch_size
+    pixels = ImageTransform((height * patch, width * patch)).pixels(image)
+    batch = to_float(pixels[None].to(encoder.device)).to(encoder.dtype)
+    found = visual.forward_intermediates(batch, wanted, stop_early=True, output_fmt="NLC", intermediates_only=True)
+    maps = {}
+    for layer, features in zip(wanted, cast(list[Tensor], found), strict=True):
+        normed = visual.ln_post(features) if layer == visual.config.depth - 1 else features
+        maps[layer] = normed[0].unflatten(0, (height, width)).float().cpu().numpy()
+        if not np.isfinite(maps[layer]).all():
+            raise ModelError(f"{encoder.name} gives NaN or infinity in {encoder.dtype} at layer {layer}")
+    return FeatureMaps(image=Image.fromarray(pixels.permute(1, 2, 0).numpy()), layers=maps)
+
+
+def map_grid(size: tuple[int, int], patches: int = PATCHES) -> tuple[int, int]:
+    """The grid (h, w) for a picture of `size` (width, height), `patches` along the longer side, at least 1 each."""
+    if patches < 1:
+        raise ConfigError(f"patches is {patches}; a map needs at least 1")
+    width, height = size
+    longer = max(size)
+    return max(1, round(patches * height / longer)), max(1, round(patches * width / longer))
+
+
+def to_colours(features: Float[np.ndarray, "h w D"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A map as sRGB colours: see the module. What does not vary gets the middle of each scale."""
+    shares = _squeeze(principal_components(_blend_with_blur(features), 3))
+    low, high = (np.array(ends) for ends in zip(_LIGHTNESS, _CHROMA, _HUE, strict=True))
+    lightness, chroma, hue = np.moveaxis(low + shares * (high - low), -1, 0)
+    lab = np.stack([lightness, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))], axis=-1)
+    return _lab_to_rgb(lab)
+
+
+def principal_components(features: Float[np.ndarray, "h w D"], count: int) -> Float[np.ndarray, "h w count"]:
+    """A map's components along the directions in which it varies most: of mean 0, and larger in the middle.
+
+    Zeros where it varies in fewer directions.
+    """
+    h, w, dimension = features.shape
+    vectors = features.reshape(-1, dimension).astype(np.float64)
+    vectors -= vectors.mean(axis=0)
+    variances, directions = np.linalg.eigh(vectors.T @ vectors)  # ascending
+    chosen = [n for n in reversed(range(dimension)) if variances[n] > 1e-9 * variances[-1]][:count]
+    components = vectors @ directions[:, chosen]  # (h·w, ≤ count)
+    components = components * np.where(_middle(h, w).ravel() @ components < 0, -1, 1)
+    return np.pad(components, ((0, 0), (0, count - len(chosen)))).reshape(h, w, count)
+
+
+def _middle(h: int, w: int) -> Float[np.ndarray, "h w"]:
+    """What a component's sign is judged by: high in the middle, and slightly so to the left and above."""
+    y, x = np.meshgrid(np.linspace(-1, 1, h + 2)[1:-1], np.linspace(-1, 1, w + 2)[1:-1], indexing="ij")
+    return -(x**2) - y**2 - 0.1 * x - 0.05 * y
+
+
+def _blend_with_blur(features: Float[np.ndarray, "h w D"]) -> Float[np.ndarray, "h w D"]:
+    """0.5 x + 0.5 blur(x): a 3x3 Gaussian of sigma 1, the border repeated."""
+    side = np.exp(-0.5)
+    blurred = features.astype(np.float64)
+    for axis in (0, 1):
+        before, here, after = (blurred.take(_shifted(blurred.shape[axis], by), axis) for by in (-1, 0, 1))
+        blurred = (side * before + here + side * after) / (1 + 2 * side)
+    return 0.5 * features + 0.5 * blurred
+
+
+def _shifted(length: int, by: int) -> np.ndarray:
+    return np.clip(np.arange(length) + by, 0, length - 1)
+
+
+def _squeeze(components: Float[np.ndarray, "h w n"]) -> Float[np.ndarray, "h w n"]:
+    """Components to 0–1, each by its deviation; 0.5 where it has none."""
+    deviations = components.std(axis=(0, 1))
+    scaled = np.divide(components, deviations, out=np.zeros_like(components), where=deviations > 0)
+    return 1 / (1 + np.exp(-_STEEPNESS * scaled))
+
+
+def _lab_to_rgb(lab: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """CIELAB (L 0–100) to sRGB; a colour that screens do not have becomes one nearby."""
+    encoded = np.rint(lab * (2.55, 1, 1)).astype(np.int16).astype(np.uint8)  # a and b are signed bytes
+    image = Image.frombytes("LAB", (lab.shape[1], lab.shape[0]), encoded.tobytes())
+    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return np.asarray(ImageCms.profileToProfile(image, *profiles, outputMode="RGB"))
+
+
+def similarity(features: Float[np.ndarray, "h w D"], row: int, column: int) -> Float[np.ndarray, "h w"]:
+    """Cosine similarity of every patch to one."""
+    unit = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    return unit @ unit[row, column]
