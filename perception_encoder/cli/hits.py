@@ -13,9 +13,20 @@ if TYPE_CHECKING:
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
-    """The hits of each query, under what was looked for: `text`, `image`, `video`, or `query` for several terms."""
+    """The hits of each query, under what was looked for: `text`, `image`, `video`, or `query` for several terms.
+
+    `probability`: of a hit that it shows this; of a query that anything here does.
+    """
+    from perception_encoder.search.hits import match_probability
+    from perception_encoder.search.sheets import say_nothing_matches
+
     queries = [
-        {query.kind: query.name, "hits": list(map(_hit_as_json, hits))}
+        {
+            query.kind: query.name,
+            "probability": match_probability(hits),
+            "nothing_matches": bool(say_nothing_matches(hits)),
+            "hits": list(map(_hit_as_json, hits)),
+        }
         for query, hits in zip(answer.queries, answer.hits, strict=True)
     ]
     skipped = [{"path": failure.source, "reason": failure.reason} for failure in answer.failures]
@@ -23,7 +34,8 @@ def as_json(answer: Answer) -> dict[str, Any]:
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    told: dict[str, Any] = {"id": hit.item.id, "path": hit.item.path, "score": hit.score, "time": hit.time}
+    told: dict[str, Any] = {"id": hit.item.id, "path": hit.item.path, "score": hit.score}
+    told |= {"probability": hit.probability, "time": hit.time}
     if hit.row is not None:
         told |= {name: getattr(hit.row, name) for name in ("id", "kind", "start", "stop", "date")}
     return told
@@ -35,16 +47,20 @@ def show(answer: Answer, json: bool) -> None:
         output.print_json(as_json(answer))
         return
     from perception_encoder.search.pages import clock
-    from perception_encoder.search.sheets import name_query
+    from perception_encoder.search.sheets import name_query, say_nothing_matches
 
     for query, hits in zip(answer.queries, answer.hits, strict=True):
         output.print_line(name_query(query))
         rows = []
         for rank, hit in enumerate(hits, 1):
             time = "" if hit.time is None else clock(hit.time)
-            rows.append((rank, f"{hit.score:.3f}", hit.item.id, time, *([hit.row.id] if hit.row else [])))
-        indexed = any(hit.row for hit in hits)
-        output.print_table(("rank", "score", "file", "time", *(["id"] if indexed else [])), rows)
+            chance = [] if hit.probability is None else [f"{hit.probability:.0%}"]
+            rows.append((rank, f"{hit.score:.3f}", *chance, hit.item.id, time, *([hit.row.id] if hit.row else [])))
+        chance = ["probability"] if any(hit.probability is not None for hit in hits) else []
+        indexed = ["id"] if any(hit.row for hit in hits) else []
+        output.print_table(("rank", "score", *chance, "file", "time", *indexed), rows)
+        if nothing := say_nothing_matches(hits):
+            output.print_note(f"{name_query(query)}: {nothing}")
 
 
 def show_duplicates(index: Index, where: str | None, json: bool) -> None:

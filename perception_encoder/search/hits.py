@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
+from perception_encoder.search.calibration import any_match, find_calibration
 from perception_encoder.search.exact import best_rows
 from perception_encoder.search.index import Index, Row
 from perception_encoder.search.query import Query, encode_queries
@@ -31,6 +32,8 @@ class Hit:
     """Of a video: where it is most like the query (in an index: most like its moment), in seconds."""
     row: Row | None = None
     """What the index says of it, where it was found in one."""
+    probability: float | None = None
+    """The chance that it shows what was asked; None where that cannot be told (see `calibration`)."""
 
 
 def find_hits(
@@ -80,8 +83,22 @@ def find_in_index(
             if len(hits) >= top or len(rows) < asked:
                 break
             asked *= 2
-        found.append(hits[:top])
+        found.append(_with_probabilities(hits[:top], index, query))
     return found
+
+
+def _with_probabilities(hits: list[Hit], index: Index, query: Query) -> list[Hit]:
+    calibration = find_calibration(index, query)
+    if calibration is None:
+        return hits
+    chances = calibration.probabilities(np.array([hit.score for hit in hits]))
+    return [replace(hit, probability=float(chance)) for hit, chance in zip(hits, chances, strict=True)]
+
+
+def match_probability(hits: Sequence[Hit]) -> float | None:
+    """The chance that anything matches a query with these hits, best first; None where that cannot be told."""
+    chances = [hit.probability for hit in hits if hit.probability is not None]
+    return float(any_match(np.array(chances))) if chances else None
 
 
 def item_of(index: Index, row: Row) -> Item:

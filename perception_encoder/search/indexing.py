@@ -25,6 +25,7 @@ from perception_encoder.inference.media import Media, open_media
 from perception_encoder.inference.pipeline import guess_kind, map_in_order, worker_count
 from perception_encoder.preprocess.image import date_taken
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
+from perception_encoder.search.calibration import renew_calibration
 from perception_encoder.search.changes import File, find_changes
 from perception_encoder.search.index import Index, Row, among
 from perception_encoder.search.moments import Frame, MomentConfig, MomentCutter, colour_histogram
@@ -104,6 +105,7 @@ def update_index(
         pending.commit()
     index.remove(changes.gone)
     index.finish()
+    renew_calibration(index, encoder)
     report.rows = len(index)
     return report
 

@@ -24,6 +24,7 @@ from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.asked import AskedTerm, parse_asked
+from perception_encoder.search.calibration import find_calibration
 from perception_encoder.search.index import Index, Row, among
 from perception_encoder.search.indexing import update_index, writable_index
 from perception_encoder.search.query import Query, Term, encode_queries, text_query, unit_vectors
@@ -95,13 +96,20 @@ class Library:
         return rows.slice(offset, count).to_pylist(), len(rows)
 
     def find(self, asked: str, shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
-        """Some rows, best first, with their `score`.
+        """Some rows, best first, with their `score` and, for a text where that can be told, `probability`.
 
         `asked`: see `parse_asked`; a "picture:ID" is what `keep_picture` gave. Raises ConfigError, SearchIndexError.
         """
         rows = self.index.nearest(self._encode(asked), offset + count, shown.condition())[offset:]
         names = [name for name in vars(rows[0][1]) if name not in ("vector", "thumbnail")] if rows else []
-        return [{**{name: getattr(row, name) for name in names}, "score": score} for score, row in rows]
+        found = [{**{name: getattr(row, name) for name in names}, "score": score} for score, row in rows]
+        terms = parse_asked(asked)
+        single = len(terms) == 1 and terms[0].kind == "text" and terms[0].weight > 0
+        calibration = find_calibration(self.index, text_query(terms[0].what)) if single else None
+        if calibration is not None:
+            chances = calibration.probabilities(np.array([score for score, _ in rows]))
+            found = [{**row, "probability": float(chance)} for row, chance in zip(found, chances, strict=True)]
+        return found
 
     def keep_picture(self, content: bytes) -> str:
         """Remember a picture to look for; returns what `find` is asked. Raises the InputError of a bad one."""
@@ -217,10 +225,11 @@ def open_library(folder: Path, source: str | None = None) -> Library:
 
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows as the page wants them: the file's name beside its path, nothing that only the index needs."""
-    kept = ("id", "path", "kind", "start", "stop", "time", "length", "width", "height", "date", "size", "score")
+    kept = ("id", "path", "kind", "start", "stop", "time", "length", "width", "height", "date", "size")
+    scored = ("score", "probability")
     return [
         {
-            **{name: row[name] for name in kept if name in row},
+            **{name: row[name] for name in (*kept, *scored) if name in row},
             "name": row["path"].rpartition("/")[2],
             "thumbnail": f"/thumbnail/{row['id']}?{row['digest'][:8]}",
         }

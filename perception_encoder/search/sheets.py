@@ -16,7 +16,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
-from perception_encoder.search.hits import Hit, best_moment
+from perception_encoder.search.calibration import NOTHING_BELOW
+from perception_encoder.search.hits import Hit, best_moment, match_probability
 from perception_encoder.search.index import Row
 from perception_encoder.search.pages import Section, Tile, link_to
 from perception_encoder.search.query import Query
@@ -31,9 +32,24 @@ def query_sections(queries: Sequence[Query], results: Sequence[Sequence[Hit]], p
     """A section for each query, with its hits, of a sheet that will be at `page`."""
     for query, hits in zip(queries, results, strict=True):
         shown = query.terms[0].what if query.kind in ("image", "video") else None
-        tiles = (_tile(hit.item, hit.time, page, f"{hit.score:.3f}", hit.row) for hit in hits)
+        tiles = (_hit_tile(hit, page) for hit in hits)
         picture = None if shown is None else open_preview(shown)
-        yield Section(heading=name_query(query), tiles=tiles, picture=picture)
+        yield Section(heading=name_query(query), tiles=tiles, picture=picture, note=say_nothing_matches(hits))
+
+
+def say_nothing_matches(hits: Sequence[Hit]) -> str:
+    """In words that nothing matches the query of these hits, where that is so; else nothing."""
+    chance = match_probability(hits)
+    if chance is None or chance >= NOTHING_BELOW:
+        return ""
+    return f"probably nothing here matches (the chance that one of the best hits does: {chance:.0%})"
+
+
+def _hit_tile(hit: Hit, page: Path) -> Tile:
+    """A hit with its score and, where it has one, its probability in front and as a bar."""
+    score = f"{hit.score:.3f}"
+    figure = score if hit.probability is None else f"{hit.probability:.0%} · {score}"
+    return replace(_tile(hit.item, hit.time, page, figure, hit.row), share=hit.probability)
 
 
 @dataclass(frozen=True)
