@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.errors import PerceptionEncoderError
-from perception_encoder.files import replacing
+from perception_encoder.files import remove, replacing
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 from perception_encoder.search.background import BACKGROUND
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 _FILE = "calibration.json"
 _BEST = 3  # hits of a name that the curve goes through, and of a query that are asked whether anything matches
-NOTHING_BELOW = 0.5
-"""Where the chance of any match is lower than this, nothing here matches, as far as can be told."""
+NOTHING_BELOW = 0.25
+"""A chance of any match at which it is said that probably nothing here matches: three to one against."""
 _STEPS, _RIDGE = 100, 1e-6
 _CHANGED = 0.1  # share of the rows that may come or go before the curve is drawn anew
 
@@ -72,14 +72,13 @@ def fit_calibration(
 
     None where there are no pictures, or where the model's scores say nothing.
     """
-    scores = np.empty((len(names), 0), np.float32)
-    chances = np.empty((len(names), 0), np.float32)
+    scores = chances = np.empty((len(names), 0), np.float32)
     for vectors in batches:
         cosines = names @ vectors.T  # (K, N)
         weights = np.exp(logit_scale * (cosines - cosines.max(axis=0)))
         scores = np.concatenate([scores, cosines], axis=1)
         chances = np.concatenate([chances, weights / weights.sum(axis=0)], axis=1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :_BEST]
+        best = np.argpartition(scores, -min(_BEST, scores.shape[1]), axis=1)[:, -_BEST:]
         scores, chances = (np.take_along_axis(values, best, axis=1) for values in (scores, chances))
     return _fit_logistic(scores.ravel().astype(np.float64), chances.ravel().astype(np.float64))
 
@@ -96,7 +95,7 @@ def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " 
         gradient = inputs.T @ (chances - fitted) / len(scores) - _RIDGE * curve
         curvature = (inputs.T * (fitted * (1 - fitted))) @ inputs / len(scores) + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
-        curve = curve + step * min(1.0, 1 / np.abs(step).max())  # never so far that the curve is flat there
+        curve = curve + step / max(1.0, np.abs(step).max())  # never so far that the curve is flat there
         if np.abs(step).max() < 1e-8:
             break
     slope = float(curve[0] / deviation)
@@ -116,7 +115,9 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
             return
         logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
         found = fit_calibration(_vectors(index), encoder.encode_texts(BACKGROUND), logit_scale) if rows else None
-        if found is not None:
+        if found is None:
+            remove(_path(index))
+        else:
             told = {**asdict(found), "rows": rows, "weight_hash": index.settings["weight_hash"]}
             with replacing(_path(index)) as temporary:
                 temporary.write_text(json.dumps(told, indent=2), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The pages on speed are those that their JSON makes."""
+"""The pages of benchmarks are those that their JSON makes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import encode, train
+from benchmarks import calibration, encode, train
 
 
-@pytest.mark.parametrize(("name", "benchmark"), [("encode", encode), ("train", train)])
+@pytest.mark.parametrize(("name", "benchmark"), [("calibration", calibration), ("encode", encode), ("train", train)])
 def test_the_page_is_made_of_its_json(root: Path, name: str, benchmark: ModuleType) -> None:
     results = root / "docs" / "results" / f"{name}.json"
     result = json.loads(results.read_text(encoding="utf-8"))

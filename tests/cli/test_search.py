@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.index import FOLDER, Index
 from tests.clips import clip
 
 
@@ -127,3 +128,24 @@ def test_clip_retrieval_s_own_folders_are_searched(
     (tmp_path / "emb" / "img_emb" / "img_emb_1.npy").unlink()
     run = run_pe("search", "a cat", tmp_path / "emb", "--model", checkpoint)
     assert run.status == 2 and "12 vectors, but 20 rows of metadata" in run.stderr
+
+
+@pytest.mark.parametrize(("midpoint", "nothing"), [(9, True), (-9, False)])
+def test_an_index_gives_probabilities_and_says_when_nothing_matches(
+    run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path, midpoint: float, nothing: bool
+) -> None:
+    folder, page = pictures[0].parent, tmp_path / "found.html"
+    assert run_pe("index", folder, "--model", checkpoint).status == 0
+    curve = {"weight_hash": Index.open(folder).settings["weight_hash"], "slope": 10, "midpoint": midpoint, "rows": 20}
+    (folder / FOLDER / "calibration.json").write_text(json.dumps(curve))
+    (query,) = json.loads(run_pe("search", "a red mug", folder, "--json").stdout)["queries"]
+    assert query["nothing_matches"] is nothing and (query["probability"] < 0.01) is nothing
+    assert len(query["hits"]) == 10 and {round(hit["probability"]) for hit in query["hits"]} == {0 if nothing else 1}
+    run = run_pe("search", "a red mug", folder, "--html", page)
+    said = "probably nothing here matches"
+    assert (said in run.stderr, said in page.read_text(encoding="utf-8")) == (nothing, nothing)
+    percent = "0%" if nothing else "100%"
+    assert "probability" in run.stdout and percent in run.stdout and f"{percent} · " in page.read_text(encoding="utf-8")
+    (query,) = json.loads(run_pe("search", "a red mug", "+", "a dog", folder, "--json").stdout)["queries"]
+    assert query["probability"] is None and query["nothing_matches"] is False
+    assert {hit["probability"] for hit in query["hits"]} == {None}
