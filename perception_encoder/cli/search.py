@@ -34,10 +34,9 @@ def search(
 
     The first word is the query, unless an option says what to look for. Further terms follow it after + or -, and 2:
     before a term counts it twice; a term that is a picture's or clip's path stands for what that shows. Hits come best
-    first, with the cosine similarity as score (a text's in an index with a probability too); the query's own file is
-    left out. A folder with an index (`pe index`) is searched by it, else all files are encoded. --where knows path,
-    kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. Status 1: some
-    were skipped.
+    first, by cosine similarity; by an index a text's have a probability too. The query's own file is left out. A folder
+    with an index (`pe index`) is searched by it, else all files are encoded. --where knows path, kind ('image' or
+    'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. Status 1: some were skipped.
 
     Examples:
 
