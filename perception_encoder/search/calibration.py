@@ -5,8 +5,8 @@ things (`background`), with a softmax at the model's own temperature, as it was 
 these names, that gives both a cosine and a probability, and a logistic curve through them maps one to the other: two
 numbers for each index. All texts of an index share the curve, so that it changes no ranking.
 
-It is for hits of one text. What is like a picture is another question, to which the names have no good answer
-(measured: it was off by 0.05 to 0.3), and vectors of several terms lie elsewhere: both have no probability.
+It is for hits of one text. What is like a picture is another question, to which the names gave no good answer when that
+was tried, and vectors of several terms lie elsewhere: both have no probability.
 """
 
 from __future__ import annotations

@@ -162,8 +162,8 @@ def test_tiles_of_a_text_have_probabilities(builtin: Encoder, index: Index) -> N
     (hits,) = find_in_index(builtin, [text_query("a cat")], index, top=4)
     tiles = as_tiles(library.find("text:a cat", Filter(), 0, 4))
     assert [tile["probability"] for tile in tiles] == pytest.approx([hit.probability for hit in hits])
-    assert not any("probability" in tile for tile in as_tiles(library.find("text:a cat - a dog", Filter(), 0, 4)))
-    assert not any("probability" in tile for tile in as_tiles(library.find(f"like:{tiles[0]['id']}", Filter(), 0, 4)))
+    for other in ("text:a cat - a dog", f"like:{tiles[0]['id']}", "-1:text:a cat"):
+        assert not any("probability" in tile for tile in as_tiles(library.find(other, Filter(), 0, 4)))
 
 
 @pytest.mark.parametrize(
