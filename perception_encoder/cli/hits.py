@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.cli import output
@@ -9,7 +11,6 @@ from perception_encoder.cli import output
 if TYPE_CHECKING:
     from perception_encoder.search.asking import Answer
     from perception_encoder.search.hits import Hit
-    from perception_encoder.search.index import Index
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -37,18 +38,20 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
     told: dict[str, Any] = {"id": hit.item.id, "path": hit.item.path, "score": hit.score}
     told |= {"probability": hit.probability, "time": hit.time}
     if hit.row is not None:
-        told |= {name: getattr(hit.row, name) for name in ("id", "kind", "start", "stop", "date")}
+        told |= {name: getattr(hit.row, name) for name in ("id", "kind", "start", "stop", "date", "size")}
     return told
 
 
-def show(answer: Answer, json: bool) -> None:
-    """Print the hits, as a table for each query (hits of an index bear their ids) or as JSON."""
+def show(answer: Answer, json: bool, html: Path | None) -> None:
+    """Print the hits, as a table for each query or as JSON, and write a contact sheet where one is asked for."""
+    from perception_encoder.search.pages import clock, write_contact_sheet
+    from perception_encoder.search.sheets import name_query, query_sections, say_nothing_matches
+
+    if html is not None:
+        write_contact_sheet(html, "Found", answer.searched, query_sections(answer.queries, answer.hits, html))
     if json:
         output.print_json(as_json(answer))
         return
-    from perception_encoder.search.pages import clock
-    from perception_encoder.search.sheets import name_query, say_nothing_matches
-
     for query, hits in zip(answer.queries, answer.hits, strict=True):
         output.print_line(name_query(query))
         rows = []
@@ -63,23 +66,23 @@ def show(answer: Answer, json: bool) -> None:
             output.print_note(f"{name_query(query)}: {nothing}")
 
 
-def show_duplicates(index: Index, where: str | None, json: bool) -> None:
-    """Print groups of near-duplicates in an index."""
-    import numpy as np
+def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, json: bool, html: Path | None) -> None:
+    """Print the `top` largest groups of near-duplicates, and write a contact sheet of them where it is asked for."""
+    from perception_encoder.search.pages import clock, write_contact_sheet
+    from perception_encoder.search.sheets import duplicate_sections
 
-    from perception_encoder.search.duplicates import group_duplicates
-    from perception_encoder.search.pages import clock
-
-    rows = index.rows(where)
-    vectors = np.stack([row.vector for row in rows]) if rows else np.empty((0, 1), np.float32)
-    groups = [[rows[number] for number in group] for group in group_duplicates(vectors)]
+    if html is not None:
+        sections = duplicate_sections(groups[:top], html)
+        write_contact_sheet(html, "Near-duplicates", f"{len(groups)} groups", sections)
     if json:
-        named = ("path", "id", "start", "stop", "size")
-        output.print_json({"groups": [[{name: getattr(row, name) for name in named} for row in g] for g in groups]})
+        output.print_json({"groups": [list(map(_hit_as_json, group)) for group in groups[:top]]})
         return
     table = [
-        (number, f"{row.vector @ group[0].vector:.3f}", row.path, "" if row.time is None else clock(row.time), row.id)
-        for number, group in enumerate(groups, 1)
-        for row in group
+        (number, f"{hit.score:.3f}", hit.item.id, "" if hit.time is None else clock(hit.time), hit.row and hit.row.id)
+        for number, group in enumerate(groups[:top], 1)
+        for hit in group
     ]
     output.print_table(("group", "likeness", "file", "time", "id"), table)
+    if len(groups) > top:
+        output.print_note(f"{len(groups) - top} groups more; see them with: --top {len(groups)}")
+

@@ -25,7 +25,7 @@ def search(
     like: Annotated[str | None, typer.Option(help="The id of an indexed picture or moment.")] = None,
     near_duplicates: Annotated[bool, typer.Option("--near-duplicates", help="Group what is nearly the same.")] = False,
     where: Annotated[str | None, typer.Option(help="A condition in SQL on an index's columns.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many hits to show of each query.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many hits, or groups of near-duplicates, to show.")] = 10,
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet of the hits.")] = None,
@@ -34,8 +34,8 @@ def search(
 
     The first word is the query, unless an option says what to look for. Further terms follow it after + or -, and 2:
     before a term counts it twice; a term that is a picture's or clip's path stands for what that shows. Hits come best
-    first, by cosine similarity; by an index a text's have a probability too. The query's own file is left out. A folder
-    with an index (`pe index`) is searched by it, else all files are encoded. --where knows path, kind ('image' or
+    first, by cosine similarity; by an index a text's have a probability too. The query's own file is left out. Folders
+    that all have an index (`pe index`) are searched by it, else all is encoded. --where knows path, kind ('image' or
     'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. Status 1: some were skipped.
 
     Examples:
@@ -45,25 +45,24 @@ def search(
         pe search --image mug.jpg photos --top 20 --html mugs.html
         pe search --video clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' --model PE-Core-L14-336
-        pe search --near-duplicates photos
+        pe search --near-duplicates photos more-photos --html twice.html
         pe search "a red mug" photos --json | jq -r '.queries[0].hits[].path'
     """
-    from perception_encoder.search.asking import ask_files, ask_index, find_index
-    from perception_encoder.search.pages import write_contact_sheet
+    from perception_encoder.search.asking import ask_files, ask_indexes, find_indexes, find_row, folders_to_index
+    from perception_encoder.search.duplicates import find_duplicates
     from perception_encoder.search.query import media_query, parse_query, row_query, split_words, text_query
-    from perception_encoder.search.sheets import query_sections
 
     files = words or []
     queries = [*map(text_query, text or []), *map(media_query, [*(image or []), *(video or [])])]
     if not (queries or like or near_duplicates) and files:
         typed, files = split_words(files)
         queries = [parse_query(typed)]
-    index = find_index(files)
-    if index is not None:
-        if near_duplicates:
-            return hits.show_duplicates(index, where, json)
-        queries += [row_query(index.row(like))] if like else []
-        answer = ask_index(index, queries, model, top, where, thumbnails=html is not None)
+    indexes = find_indexes(files)
+    if indexes and near_duplicates:
+        return hits.show_duplicates(find_duplicates(indexes, where, html is not None), top, json, html)
+    if indexes:
+        queries += [row_query(find_row(indexes, like))] if like else []
+        answer = ask_indexes(indexes, queries, model, top, where, html is not None)
     elif like or where or near_duplicates:
         raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index FOLDER")
     elif not files:
@@ -71,9 +70,7 @@ def search(
     else:
         with late_progress("looking at files") as begin:
             answer = ask_files(files, queries, model or "builtin", top, begin)
-    hits.show(answer, json)
-    if html is not None:
-        write_contact_sheet(html, "Found", answer.searched, query_sections(answer.queries, answer.hits, html))
-    if answer.total and len(files) == 1 and Path(files[0]).is_dir():
-        output.print_note(f"to search {files[0]} in a moment the next time: pe index {files[0]}")
+    hits.show(answer, json, html)
+    if answer.total and (folders := " ".join(folders_to_index(files))):
+        output.print_note(f"to search {folders} in a moment the next time: pe index {folders}")
     raise typer.Exit(output.report_skipped(answer.failures, answer.total))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media, read_collection
 from perception_encoder.inference.encoder import load
 from perception_encoder.search.hits import Hit, find_hits, find_in_index
-from perception_encoder.search.index import Index
+from perception_encoder.search.index import Index, Row
 from perception_encoder.search.query import Query, encode_queries
 
 
@@ -28,20 +30,47 @@ class Answer:
     """Files that were encoded for it."""
 
 
-def find_index(files: Sequence[str]) -> Index | None:
-    """The index of the one folder that is named, or of the current one where none is; None where there is none."""
-    folder = Path(files[0]) if files else Path()
-    return Index.open(folder) if len(files) < 2 and Index.exists(folder) else None
+def find_indexes(files: Sequence[str]) -> list[Index]:
+    """The indexes of the folders that are named, or of the current one; none unless every folder has one."""
+    folders = [Path(file) for file in files] or [Path()]
+    return [Index.open(folder) for folder in folders] if all(map(Index.exists, folders)) else []
 
 
-def ask_index(
-    index: Index, queries: Sequence[Query], model: str | None, top: int, where: str | None, thumbnails: bool = False
+def folders_to_index(files: Sequence[str]) -> list[str]:
+    """Folders without an index, where all that is named are folders."""
+    all_folders = all(Path(file).is_dir() for file in files)
+    return [file for file in files if not Index.exists(Path(file))] if all_folders else []
+
+
+def ask_indexes(
+    indexes: Sequence[Index],
+    queries: Sequence[Query],
+    model: str | None,
+    top: int,
+    where: str | None,
+    thumbnails: bool = False,
 ) -> Answer:
-    """Search an index, by the model that made it unless another copy of it is named; see `find_in_index`."""
-    encoder = load(model or index.settings["source"])
-    hits = find_in_index(encoder, queries, index, top, where, thumbnails)
-    searched = f"{len(index)} pictures and moments, by {encoder.name}"
-    return Answer(model=encoder.name, searched=searched, queries=queries, hits=hits)
+    """Search indexes of one model, by that model unless another copy of it is named; see `find_in_index`.
+
+    Raises SearchIndexError where an index is of another model, and the InputError of a query.
+    """
+    encoder = load(model or indexes[0].settings["source"])
+    settings = encoder.describe(encoder.feature())
+    for index in indexes:
+        index.check(settings)
+    vectors = encode_queries(encoder, queries)
+    by_index = [find_in_index(index, queries, vectors, top, where, thumbnails) for index in indexes]
+    by_query = [sorted(chain(*found), key=lambda hit: -hit.score)[:top] for found in zip(*by_index, strict=True)]
+    searched = f"{sum(map(len, indexes))} pictures and moments, by {encoder.name}"
+    return Answer(model=encoder.name, searched=searched, queries=queries, hits=by_query)
+
+
+def find_row(indexes: Sequence[Index], id: str) -> Row:
+    """The row of an id in one of several indexes; SearchIndexError where none has it."""
+    for index in indexes[:-1]:
+        with suppress(SearchIndexError):
+            return index.row(id)
+    return indexes[-1].row(id)
 
 
 def ask_files(

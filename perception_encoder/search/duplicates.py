@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
+
+from perception_encoder.search.hits import Hit, item_of
+from perception_encoder.search.index import Index
 
 ALIKE = 0.97
 """Cosine similarity from which two are near-duplicates."""
@@ -27,3 +32,24 @@ def group_duplicates(vectors: Float[np.ndarray, "N D"], alike: float = ALIKE) ->
     for row, group in enumerate(group_of.tolist()):
         groups.setdefault(group, []).append(row)
     return sorted((rows for rows in groups.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows[0]))
+
+
+def find_duplicates(indexes: Sequence[Index], where: str | None = None, thumbnails: bool = False) -> list[list[Hit]]:
+    """Groups of near-duplicates in some indexes, by likeness to the first of each group; SearchIndexError as `check`.
+
+    `where`: a condition in SQL; ConfigError where it is none.
+    """
+    for other in indexes[1:]:
+        other.check(indexes[0].settings)
+    found = [(index, row) for index in indexes for row in index.rows(where, thumbnails)]
+    if not found:
+        return []
+    groups = []
+    for group in group_duplicates(np.stack([row.vector for _, row in found])):
+        first = found[group[0]][1].vector
+        alike = [
+            Hit(item=item_of(index, row), score=float(row.vector @ first), time=row.time, row=row)
+            for index, row in (found[number] for number in group)
+        ]
+        groups.append(sorted(alike, key=lambda hit: -hit.score))
+    return groups

@@ -18,7 +18,7 @@ from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.calibration import any_match, find_calibration
 from perception_encoder.search.exact import best_rows
 from perception_encoder.search.index import Index, Row
-from perception_encoder.search.query import Query, encode_queries
+from perception_encoder.search.query import Query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +58,19 @@ def find_hits(
 
 
 def find_in_index(
-    encoder: Encoder,
-    queries: Sequence[Query],
     index: Index,
+    queries: Sequence[Query],
+    vectors: Float[np.ndarray, "Q D"],
     top: int,
     where: str | None = None,
     thumbnails: bool = False,
 ) -> list[list[Hit]]:
-    """The `top` best pictures and moments of each query; what a query names is no hit.
+    """The `top` best pictures and moments of each query, whose `vectors` `encode_queries` made by the index's model.
 
-    `where`: a condition in SQL. Raises SearchIndexError where the index is of another model, ConfigError where the
-    condition is none, and the InputError of a query.
+    What a query names is no hit. `where`: a condition in SQL; ConfigError where it is none.
     """
-    index.check(encoder.describe(encoder.feature()))
     found = []
-    for query, vector in zip(queries, encode_queries(encoder, queries), strict=True):
+    for query, vector in zip(queries, vectors, strict=True):
         own = [term.what.id for term in query.terms if isinstance(term.what, Row)]
         hits: list[Hit] = []
         asked = top + len(query.terms)

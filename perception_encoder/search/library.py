@@ -24,7 +24,7 @@ from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.asked import AskedTerm, parse_asked
-from perception_encoder.search.calibration import find_calibration
+from perception_encoder.search.calibration import NOTHING_BELOW, any_match, find_calibration
 from perception_encoder.search.index import Index, Row, among
 from perception_encoder.search.indexing import update_index, writable_index
 from perception_encoder.search.query import Query, Term, encode_queries, text_query, unit_vectors
@@ -221,6 +221,12 @@ def open_library(folder: Path, source: str | None = None) -> Library:
     encoder = load(source or index.settings["source"])
     index.check(encoder.describe(encoder.feature()))
     return Library(index, encoder)
+
+
+def may_match(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether any of a query's best rows may show what was asked; True where that cannot be told."""
+    chances = [row["probability"] for row in rows if "probability" in row]
+    return not chances or bool(any_match(np.array(chances)) >= NOTHING_BELOW)
 
 
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

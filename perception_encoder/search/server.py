@@ -11,7 +11,7 @@ from perception_encoder.errors import ConfigError, InputError, MissingExtraError
 from perception_encoder.search.asked import parse_asked
 from perception_encoder.search.guard import HANG_UP, HOSTS, guard
 from perception_encoder.search.inside import Inside
-from perception_encoder.search.library import Filter, Library, as_tiles
+from perception_encoder.search.library import Filter, Library, as_tiles, may_match
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -70,8 +70,8 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         if "q" in asked:
             query = "\n".join(request.query_params.getlist("q"))
             rows = library.find(query, shown, offset, count)
-            terms = [vars(term) for term in parse_asked(query)]
-            return JSONResponse({"tiles": as_tiles(rows), "more": len(rows) == count, "terms": terms})
+            told = {"terms": [vars(term) for term in parse_asked(query)], "matches": offset > 0 or may_match(rows)}
+            return JSONResponse({"tiles": as_tiles(rows), "more": len(rows) == count, **told})
         rows, total = library.newest(shown, offset, count)
         return JSONResponse({"tiles": as_tiles(rows), "more": offset + len(rows) < total, "total": total})
 

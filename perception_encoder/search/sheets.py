@@ -37,6 +37,12 @@ def query_sections(queries: Sequence[Query], results: Sequence[Sequence[Hit]], p
         yield Section(heading=name_query(query), tiles=tiles, picture=picture, note=say_nothing_matches(hits))
 
 
+def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
+    """A section for each group of near-duplicates, of a sheet that will be at `page`."""
+    for number, group in enumerate(groups, 1):
+        yield Section(heading=f"Group {number}", tiles=(_hit_tile(hit, page) for hit in group))
+
+
 def say_nothing_matches(hits: Sequence[Hit]) -> str:
     """In words that nothing matches the query of these hits, where that is so; else nothing."""
     chance = match_probability(hits)

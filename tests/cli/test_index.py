@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.clips import clip
 
@@ -60,9 +62,49 @@ def test_by_example_and_by_id(run_pe, indexed: Path) -> None:
     assert str(copy) not in [hit["path"] for hit in hits]
     found = json.loads(run_pe("search", "--like", hits[0]["id"], indexed, "--json").stdout)["queries"][0]
     assert found["image"] == "07.jpg" and found["hits"][0]["path"] == str(copy)
-    groups = json.loads(run_pe("search", "--near-duplicates", indexed, "--json").stdout)["groups"]
-    assert {"07.jpg", "copy.jpg"} in [{row["path"] for row in group} for group in groups]
-    assert "07.jpg" in run_pe("search", "--near-duplicates", indexed).stdout
+
+
+def test_near_duplicates_are_shown_in_groups(run_pe, indexed: Path, tmp_path: Path) -> None:
+    for copy, original in (("copy.jpg", "07.jpg"), ("again.jpg", "07.jpg"), ("twin.jpg", "03.jpg")):
+        (indexed / copy).write_bytes((indexed / original).read_bytes())
+    run_pe("index", indexed)
+    arguments = ("search", "--near-duplicates", indexed, "--where", "kind = 'image'")
+    groups = json.loads(run_pe(*arguments, "--json").stdout)["groups"]
+    assert [{Path(row["path"]).name for row in group} for group in groups][:2] == [
+        {"07.jpg", "copy.jpg", "again.jpg"},
+        {"03.jpg", "twin.jpg"},
+    ]
+    page = tmp_path / "page" / "twice.html"
+    page.parent.mkdir()
+    run = run_pe(*arguments, "--top", "1", "--html", page)
+    assert run.status == 0 and "again.jpg" in run.stdout and "twin.jpg" not in run.stdout
+    assert "groups more" in run.stderr or len(groups) == 1
+    assert page.read_text().count("<li class") == 3
+
+
+def test_several_folders_are_searched_by_their_indexes(
+    run_pe, indexed: Path, checkpoint: Path, tmp_path: Path, draw: Callable[[int], Image.Image]
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    draw(90).save(more / "new.jpg")
+    arguments = ("search", "a cat", indexed, more, "--model", checkpoint, "--top", "100", "--json")
+    run = run_pe(*arguments)
+    assert f"pe index {more}" in run.stderr and f"index {indexed}" not in run.stderr
+    everything = {hit["path"] for hit in json.loads(run.stdout)["queries"][0]["hits"]}
+    run_pe("index", more, "--model", checkpoint)
+    run = run_pe(*arguments)
+    assert "pe index" not in run.stderr
+    hits = json.loads(run.stdout)["queries"][0]["hits"]
+    assert {hit["path"] for hit in hits} == everything and str(more / "new.jpg") in everything
+    scores = [hit["score"] for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    (new,) = (hit for hit in hits if hit["path"] == str(more / "new.jpg"))
+    for folders in ((indexed, more), (more, indexed)):
+        run = run_pe("search", "--like", new["id"], *folders, "--json")
+        assert json.loads(run.stdout)["queries"][0]["image"] == "new.jpg"
+    run = run_pe("search", "--like", "no-such-id", indexed, more)
+    assert run.status == 2 and "has no no-such-id" in run.stderr
 
 
 def test_conditions_and_sheets(run_pe, indexed: Path, tmp_path: Path) -> None:

@@ -24,11 +24,15 @@ from perception_encoder.search.calibration import (
     fit_calibration,
     renew_calibration,
 )
-from perception_encoder.search.hits import find_in_index, match_probability
+from perception_encoder.search.hits import Hit, find_in_index, match_probability
 from perception_encoder.search.index import FOLDER, Index
 from perception_encoder.search.indexing import update_index, writable_index
 from perception_encoder.search.library import Filter, Library, as_tiles
-from perception_encoder.search.query import media_query, parse_query, row_query, text_query
+from perception_encoder.search.query import Query, encode_queries, media_query, parse_query, row_query, text_query
+
+
+def ask(encoder: Encoder, index: Index, queries: list[Query], top: int) -> list[list[Hit]]:
+    return find_in_index(index, queries, encode_queries(encoder, queries), top)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -148,7 +152,7 @@ def test_hits_of_a_text_have_probabilities_and_others_none(
     curve = find_calibration(index, text_query("a cat"))
     several, like = parse_query(["a cat", "-", "a dog"]), row_query(index.rows()[0])
     queries = [text_query("a cat"), parse_query(["2:a cat"]), several, media_query(str(pictures[0])), like]
-    found = find_in_index(builtin, queries, index, top=5)
+    found = ask(builtin, index, queries, top=5)
     for hits in found[:2]:
         expected = curve.probabilities(np.array([hit.score for hit in hits]))
         assert [hit.probability for hit in hits] == pytest.approx(expected)
@@ -159,7 +163,7 @@ def test_hits_of_a_text_have_probabilities_and_others_none(
 
 def test_tiles_of_a_text_have_probabilities(builtin: Encoder, index: Index) -> None:
     library = Library(index, builtin)
-    (hits,) = find_in_index(builtin, [text_query("a cat")], index, top=4)
+    (hits,) = ask(builtin, index, [text_query("a cat")], top=4)
     tiles = as_tiles(library.find("text:a cat", Filter(), 0, 4))
     assert [tile["probability"] for tile in tiles] == pytest.approx([hit.probability for hit in hits])
     for other in ("text:a cat - a dog", f"like:{tiles[0]['id']}", "-1:text:a cat"):
@@ -184,7 +188,7 @@ def test_without_a_sound_curve_hits_have_none_until_the_next_update(
     stored(index).unlink()
     if text is not None:
         stored(index).write_text(text.replace("HASH", builtin.weight_hash))
-    (hits,) = find_in_index(builtin, [text_query("a cat")], index, top=5)
+    (hits,) = ask(builtin, index, [text_query("a cat")], top=5)
     assert len(hits) == 5 and {hit.probability for hit in hits} == {None}
     make_index(index.folder)
     assert json.loads(stored(index).read_text()) == json.loads(sound)
@@ -222,7 +226,7 @@ def test_a_model_without_a_text_tower_has_none(index: Index) -> None:
 def test_an_empty_index_has_none(builtin: Encoder, tmp_path: Path) -> None:
     index = make_index(tmp_path)
     assert len(index) == 0 and not stored(index).exists()
-    assert find_in_index(builtin, [text_query("a cat")], index, top=5) == [[]]
+    assert ask(builtin, index, [text_query("a cat")], top=5) == [[]]
 
 
 def test_photographs_are_told_from_what_is_not_there(builtin: Encoder, real_data: Path) -> None:
