@@ -7,6 +7,7 @@ when its verb is asked for, or listed, so it imports torch only inside its funct
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import logging
@@ -77,7 +78,8 @@ def prepare(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `pe`; an error of the package or of the file system is one line and exit status 2."""
-    gc.set_threshold(100_000, 20, 20)  # importing makes much and drops nothing: collecting then costs a tenth of it
+    gc.set_threshold(100_000, 20, 20)  # importing makes much and drops nothing: collecting then costs a tenth of it,
+    atexit.register(gc.freeze)  # and collecting at the end, what the system frees anyway, a fifth of it more
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
