@@ -29,7 +29,16 @@ def best_rows(
     step = max(1, _BLOCK_VALUES // max(1, len(gallery)))
     for start in range(0, len(queries), step):
         block = queries[start : start + step] @ gallery.T  # (Q', N)
-        best = np.argsort(-block, axis=1, kind="stable")[:, :count]
+        best = np.stack([_best(row, count) for row in block])
         rows[start : start + step] = best
         scores[start : start + step] = np.take_along_axis(block, best, axis=1)
     return scores, rows
+
+
+def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " K"]:
+    """The numbers of the `count` best scores, best first; only these are sorted."""
+    if count == len(scores):
+        return np.argsort(-scores, kind="stable")
+    least = np.partition(scores, -count)[-count]
+    enough = np.flatnonzero(scores >= least)
+    return enough[np.argsort(-scores[enough], kind="stable")[:count]]

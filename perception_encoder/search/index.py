@@ -25,6 +25,7 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, remove, replacing, writing
 from perception_encoder.inference.lance import connect
+from perception_encoder.search import approximate
 from perception_encoder.search.snapshot import as_matrix, read_commits, read_snapshot, remove_snapshot, write_snapshot
 
 if TYPE_CHECKING:
@@ -268,11 +269,12 @@ class Index:
 
         `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
         """
-        if self._snapshot is not None and where is None and not thumbnails:
+        large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is there, and sooner done
+        if self._snapshot is not None and not large and where is None and not thumbnails:
             scores, found = self._snapshot.nearest(vector, top)
             return list(zip(scores, _rows(found), strict=True))
         query: Any = self.table.search(vector, vector_column_name="vector")
-        found = self._run(query.distance_type("dot").limit(top), where, [*_names(thumbnails), "_distance"])
+        found = self._run(approximate.widen(query).limit(top), where, [*_names(thumbnails), "_distance"])
         return [(1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), _rows(found), strict=True)]
 
     def optimize(self) -> None:
@@ -283,6 +285,7 @@ class Index:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     self.table.create_scalar_index("id")
+            approximate.keep(self.table)
         except (OSError, ValueError, RuntimeError) as error:
             logger.warning("the index of %s could not be compacted: %s", self.folder, _reason(error))
 
