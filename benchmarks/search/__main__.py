@@ -1,0 +1,43 @@
+"""How fast a library is indexed, searched and served; each part runs alone, and leaves the others' figures as they are.
+
+    python -m benchmarks.search [PART ...] [--brief] [--out docs/results/search.json]
+
+Parts: ann (nearest neighbours of a million vectors, beside faiss and usearch where these are installed), page
+(`pe serve` over 100,000 pictures), shell (`pe search` from the shell), indexing (`pe index` beside encoding alone),
+video (frames sampled from clips), server (`pe serve --api` under load). All of them take about an hour and a half;
+--brief takes fewer rounds, and says so on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from benchmarks.results import report
+from benchmarks.search.contents import PARTS, machine, page
+
+
+def main() -> None:
+    """Measure, print, and write the JSON and its page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [default: all]")
+    parser.add_argument("--brief", action="store_true", help="fewer rounds: a trial of the benchmark itself")
+    parser.add_argument("--out", type=Path, help="JSON to write; parts that do not run stay as they are there")
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - PARTS.keys()
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    known = arguments.out is not None and arguments.out.exists()
+    result = json.loads(arguments.out.read_text()) if known else {}
+    for name in arguments.parts or PARTS:
+        load = os.getloadavg()[0]
+        figures = PARTS[name].measure(arguments.brief)
+        command = f"python -m benchmarks.search {name}{' --brief' if arguments.brief else ''}"
+        result[name] = {"command": command, "machine": machine(), "load": [load, os.getloadavg()[0]], **figures}
+        report({part: result[part] for part in PARTS if part in result}, page, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Nearest neighbours of many vectors: recall and time of each way, the time of building it, its memory and its size.
+
+Two sets of unit vectors of 256 dimensions: random directions, which are the worst case (no clusters to skip), and
+clusters of uneven sizes, as pictures make them. Each contender runs in a process of its own, so that its peak memory
+is its own, and is asked the same queries, one after the other, for ten hits.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.search.contenders import CONTENDERS, DIMENSION, HITS
+from benchmarks.search.figures import mark
+
+TITLE = "Nearest neighbours"
+ROWS, QUERIES, BRIEF_QUERIES = 1_000_000, 200, 50
+RECALL, MILLISECONDS = 0.99, 10.0  # the aim, on random vectors
+OURS, SCAN = "ours: LanceDB IVF_RQ", "LanceDB, no index"
+
+
+def random_vectors(generator: np.random.Generator, count: int) -> np.ndarray:
+    """Directions without any order."""
+    return _unit(generator.standard_normal((count, DIMENSION), dtype=np.float32))
+
+
+def clustered_vectors(generator: np.random.Generator, count: int) -> np.ndarray:
+    """Two thousand clusters, few of them large, flat in themselves: 64 directions and some noise."""
+    seeds = np.random.default_rng(0)
+    centres = seeds.standard_normal((2000, DIMENSION), dtype=np.float32)
+    flat = seeds.standard_normal((64, DIMENSION), dtype=np.float32) / 8
+    sizes = 1 / np.arange(1, 2001) ** 0.8
+    chosen = generator.choice(2000, count, p=sizes / sizes.sum())
+    noise = 0.3 * generator.standard_normal((count, DIMENSION), dtype=np.float32)
+    within = generator.standard_normal((count, 64), dtype=np.float32) @ flat
+    return _unit(0.8 * centres[chosen] + within + noise)
+
+
+DATA = {"random": random_vectors, "clusters": clustered_vectors}
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def measure(brief: bool) -> dict[str, Any]:
+    """Every contender on both sets of vectors."""
+    count = BRIEF_QUERIES if brief else QUERIES
+    results: dict[str, Any] = {}
+    for name, make in DATA.items():
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            vectors, queries = make(np.random.default_rng(1), ROWS), make(np.random.default_rng(2), count)
+            scores = queries @ vectors.T
+            best = np.argpartition(-scores, HITS, axis=1)[:, :HITS]
+            for file, array in (("vectors", vectors), ("queries", queries), ("best", best)):
+                np.save(place / f"{file}.npy", array)
+            del vectors, scores
+            results[name] = {contender: run(contender, place, brief) for contender in CONTENDERS}
+    return {"rows": ROWS, "queries": count, "results": results}
+
+
+def run(contender: str, place: Path, brief: bool) -> dict[str, Any]:
+    """A contender's figures, or why there are none."""
+    entry = CONTENDERS[contender]
+    if brief and entry.slow:
+        return {"skipped": "it is slow to build"}
+    command = [sys.executable, "-m", "benchmarks.search.contenders", contender, str(place)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+    if not figures:
+        figures = {"skipped": f"it ended with status {done.returncode}"}
+    print(f"{place.name} {contender}: {figures}", flush=True)
+    return figures
+
+
+def best_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """The quickest one that finds enough, or else the one that finds most."""
+    enough = [setting for setting in settings if setting["recall"] >= RECALL]
+    if enough:
+        return min(enough, key=lambda setting: setting["median"])
+    return max(settings, key=lambda setting: setting["recall"])
+
+
+def section(figures: dict[str, Any]) -> list[str]:
+    """Tables, a set of vectors each; of a contender's settings the quickest with enough recall."""
+    lines = [
+        f"{figures['rows']:,} unit vectors of {DIMENSION} dimensions, the {HITS} nearest of {figures['queries']} queries "
+        f"asked one after the other, warm (fewer of what is slow). Aim on random ones: recall of {RECALL} within {MILLISECONDS:g} ms. Of each "
+        f"contender the quickest setting with a recall of {RECALL}, or else the one with the highest recall.",
+    ]
+    for name, contenders in figures["results"].items():
+        lines += [
+            "",
+            f"### {name}",
+            "",
+            "| contender | setting | recall | median ms | p95 ms | scan ÷ it | built in s | peak MiB | on disk MiB |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        scan = best_setting(contenders[SCAN]["settings"])["median"] if "settings" in contenders[SCAN] else None
+        for contender, found in contenders.items():
+            if "skipped" in found:
+                lines.append(f"| {contender} | skipped: {found['skipped']} | | | | | | | |")
+                continue
+            best = best_setting(found["settings"])
+            ratio = "–" if scan is None else f"{scan / best['median']:.1f}"
+            size = "–" if found["disk"] is None else f"{found['disk']:.0f}"
+            lines.append(
+                f"| {contender} | {best['setting']} | {best['recall']:.3f} | {best['median']:.1f} | {best['p95']:.1f} "
+                f"| {ratio} | {found['seconds']:.0f} | {found['peak']:.0f} | {size} |"
+            )
+    ours = figures["results"]["random"][OURS]
+    if "settings" in ours:
+        best = best_setting(ours["settings"])
+        reached = best["recall"] >= RECALL and best["median"] < MILLISECONDS
+        lines += ["", f"Aim: {mark(reached)}"]
+    return lines

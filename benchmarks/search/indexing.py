@@ -1,0 +1,90 @@
+"""Pictures a second of `pe index` beside encoding alone, as `benchmarks.embed` measures `pe embed`."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.embed import DECODE, ENCODE, write_photographs
+from benchmarks.search.figures import mark, median
+from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.pipeline import map_in_order
+from perception_encoder.models.weights import create_model
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.search.index import Index
+from perception_encoder.search.indexing import update_index
+from perception_encoder.search.moments import MomentConfig
+
+TITLE = "Indexing pictures"
+PICTURES = {"builtin": 768, "PE-Core-B16-224": 128}
+BRIEF, SHARE = 2, 0.85
+INDEX = "folder to index"
+
+
+def contenders(encoder: Encoder, folder: Path, paths: Sequence[Path]) -> dict[str, Callable[[], object]]:
+    """What is timed, by label."""
+    feature, cores = encoder.feature(), torch.get_num_threads()
+    size = encoder.batch_size
+    groups = [paths[start : start + size] for start in range(0, len(paths), size)]
+
+    def decode(group: Sequence[Path]) -> torch.Tensor:
+        return torch.stack([encoder.transform.pixels(open_image(path)) for path in group])
+
+    pixels = list(map(decode, groups))
+
+    def index() -> None:
+        with Index.for_writing(folder):
+            settings = {**encoder.describe(feature), "source": "none", "moments": asdict(MomentConfig())}
+            update_index(Index.create(folder, settings), encoder)
+
+    return {
+        ENCODE: lambda: list(map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores)),
+        DECODE: lambda: list(map_in_order(decode, groups, cores)),
+        INDEX: index,
+    }
+
+
+def measure(brief: bool) -> dict[str, Any]:
+    """Pictures a second of each contender in each round, after one that warms up."""
+    rounds = BRIEF if brief else 7
+    speeds: dict[str, dict[str, list[float]]] = {}
+    for name, count in PICTURES.items():
+        encoder = load(name) if name == "builtin" else Encoder(create_model(name))
+        with tempfile.TemporaryDirectory() as folder:
+            paths = write_photographs(Path(folder), count)
+            runs = contenders(encoder, Path(folder), paths)
+            speeds[name] = {label: [] for label in runs}
+            for number in range(rounds + 1):
+                for label, run in runs.items():
+                    start = time.perf_counter()
+                    run()
+                    speed = len(paths) / (time.perf_counter() - start)
+                    if number:
+                        speeds[name][label].append(speed)
+                    print(f"{name} round {number}/{rounds}  {label}: {speed:.1f}/s", flush=True)
+    return {"speeds": speeds}
+
+
+def section(figures: dict[str, Any]) -> list[str]:
+    """A table of medians."""
+    rows = []
+    for name, speeds in figures["speeds"].items():
+        encode, decode, index = (median(speeds[label]) for label in (ENCODE, DECODE, INDEX))
+        share = median([i / e for i, e in zip(speeds[INDEX], speeds[ENCODE], strict=True)])
+        limit = decode / (decode + encode)
+        aim = f"{SHARE:g} {mark(share >= SHARE)}"
+        rows.append(f"| {name} | {encode:.1f} | {decode:.1f} | {index:.1f} | {share:.2f} | {limit:.2f} | {aim} |")
+    return [
+        "JPEGs of 640x480; the built-in model, and a larger one with random weights. Pictures a second, medians. Share: "
+        "folder to index over encoding only. Limit: the share that is possible where the same cores decode.",
+        "",
+        "| model | encode only | decode only | folder to index | share | limit | aim |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+    ]

@@ -1,0 +1,168 @@
+"""The page over a large library: how soon it shows something, over HTTP, from a `pe serve` process.
+
+The rows are synthetic (random vectors, thumbnails of photographs), written by the index's own code; each has a file, so
+that the update that `pe serve` begins with finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from benchmarks.embed import write_photographs
+from benchmarks.search.figures import mark, median, quantile
+from benchmarks.search.process import Client, resident_mib, serving
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.search.index import Row
+from perception_encoder.search.indexing import THUMBNAIL_SIDE, writable_index
+from perception_encoder.search.pages import thumbnail
+
+TITLE = "The page over 100,000 pictures"
+ROWS, BRIEF_ROWS, MILLISECONDS = 100_000, 20_000, 150.0
+CONNECTIONS = 6  # as many as a browser opens
+LINKS = 20_000  # names that a file gets: file systems allow no end of them
+WORDS = ("mug", "dog", "beach", "bicycle", "rose", "church", "train", "snow", "cake", "boat")
+PAGE, QUERY = "first page", "first query"
+
+
+def write_library(folder: Path, rows: int) -> None:
+    """An index of `rows` pictures, and the pictures: a hundred photographs under many names."""
+    (folder / "originals").mkdir()
+    paths = write_photographs(folder / "originals", 100)
+    thumbnails = [thumbnail(open_image(path), THUMBNAIL_SIDE) for path in paths]
+    generator, start = np.random.default_rng(0), datetime(2015, 1, 1)
+    with writable_index(folder) as (index, encoder):
+        for first in range(0, rows, 4096):
+            count = min(4096, rows - first)
+            vectors = generator.standard_normal((count, encoder.dimension), dtype=np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            some = []
+            for number, vector in enumerate(vectors, first):
+                name = _link(folder, paths[number % len(paths)], number)
+                state = (folder / name).stat()
+                row = Row(
+                    id=f"{number:012x}",
+                    path=name,
+                    kind="image",
+                    start=None,
+                    stop=None,
+                    time=None,
+                    length=None,
+                    width=640,
+                    height=480,
+                    date=(start + timedelta(minutes=47 * number)).isoformat(timespec="seconds"),
+                    size=state.st_size,
+                    modified=state.st_mtime_ns,
+                    digest=f"{number:032x}",
+                    vector=vector,
+                    thumbnail=thumbnails[number % len(thumbnails)],
+                )
+                some.append(row)
+            index.replace([], some)
+        index.finish()
+    for path in paths:
+        path.unlink()
+    (folder / "originals").rmdir()
+
+
+def _link(folder: Path, original: Path, number: int) -> str:
+    name = f"{number // 1000:03d}/{number:06d}.jpg"
+    (folder / name).parent.mkdir(exist_ok=True)
+    os.link(original, folder / name)
+    return name
+
+
+class Browser:
+    """Some connections that share the work."""
+
+    def __init__(self, port: int) -> None:
+        self._local, self._port = threading.local(), port
+        self._pool = ThreadPoolExecutor(CONNECTIONS)
+
+    def get(self, path: str) -> bytes:
+        """An answer, over this thread's connection."""
+        if not hasattr(self._local, "client"):
+            self._local.client = Client(self._port)
+        body: bytes = self._local.client.get(path)
+        return body
+
+    def show(self, path: str) -> int:
+        """Get hits and the thumbnails of all; returns how many there are."""
+        tiles = json.loads(self.get(path))["tiles"]
+        return sum(map(bool, self._pool.map(self.get, [tile["thumbnail"] for tile in tiles])))
+
+    def open_page(self) -> int:
+        """All that the page needs to show its first screen."""
+        self.get("/")
+        for name in ("page.css", "page.js"):
+            self.get(f"/static/{name}")
+        return self.show("/api/hits")
+
+    def ask(self, text: str) -> int:
+        """The hits of a query, with their thumbnails."""
+        return self.show(f"/api/hits?q={quote('text:' + text)}")
+
+
+def measure(brief: bool) -> dict[str, Any]:
+    """Milliseconds of the first page and of a query: right after the start, and later."""
+    rows, servers, rounds = (BRIEF_ROWS, 2, 10) if brief else (ROWS, 5, 40)
+    cold: dict[str, list[float]] = {PAGE: [], QUERY: []}
+    warm: dict[str, list[float]] = {PAGE: [], QUERY: []}
+    with tempfile.TemporaryDirectory() as place:
+        folder, start = Path(place), time.perf_counter()
+        write_library(folder, rows)
+        written = time.perf_counter() - start
+        for _ in range(servers):
+            with serving([place]) as (process, port):
+                browser = Browser(port)
+                cold[PAGE].append(_milliseconds(browser.open_page))
+                cold[QUERY].append(_milliseconds(lambda: browser.ask("a red mug")))  # noqa: B023
+                while json.loads(browser.get("/api/status"))["running"]:
+                    time.sleep(0.2)
+                for number in range(rounds):
+                    text = f"a {WORDS[number % len(WORDS)]} and {number} others"  # never asked before
+                    warm[PAGE].append(_milliseconds(browser.open_page))
+                    warm[QUERY].append(_milliseconds(lambda: browser.ask(text)))  # noqa: B023
+                memory = resident_mib(process.pid)
+    print(f"page: cold {cold}, warm {warm}", flush=True)
+    return {"rows": rows, "written": written, "memory": memory, "cold": cold, "warm": warm}
+
+
+def _milliseconds(work: Any) -> float:
+    start = time.perf_counter()
+    if not work():
+        raise RuntimeError("the page shows nothing")
+    return (time.perf_counter() - start) * 1000
+
+
+def section(figures: dict[str, Any]) -> list[str]:
+    """A table of medians."""
+
+    def cells(values: Sequence[float]) -> str:
+        return f"{median(values):.0f} | {quantile(values, 0.95):.0f} | {mark(median(values) < MILLISECONDS)}"
+
+    return [
+        f"{figures['rows']:,} pictures with thumbnails, written in {figures['written']:.0f} s. The first page is `/`, its "
+        f"style and script, `/api/hits` and 60 thumbnails over {CONNECTIONS} connections; a query is `/api/hits?q=…` with "
+        f"a new text, and its thumbnails. Cold: the first of a new process ({len(figures['cold'][PAGE])} of them), while "
+        f"it looks for changed files; warm: the same again. The server then holds {figures['memory']:.0f} MiB.",
+        "",
+        f"| | median ms | p95 ms | < {MILLISECONDS:g} ms |",
+        "|---|---|---|---|",
+        *(
+            f"| {name}, {state} | {cells(figures[state][name])} |"
+            for state in ("cold", "warm")
+            for name in (PAGE, QUERY)
+        ),
+    ]

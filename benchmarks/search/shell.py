@@ -1,0 +1,57 @@
+"""One search from the shell, all in, beside loading torch alone, in turn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.embed import write_photographs
+from benchmarks.search.figures import mark, median
+from benchmarks.search.process import PE
+
+TITLE = "A search from the shell"
+PICTURES, SECONDS = 1000, 1.5
+SEARCH, TORCH = 'pe search "a red mug" FOLDER', 'python -c "import torch"'
+
+
+def measure(brief: bool) -> dict[str, Any]:
+    """Seconds of each command in each round, after one that warms up."""
+    rounds = 5 if brief else 15
+    with tempfile.TemporaryDirectory() as folder:
+        write_photographs(Path(folder), PICTURES)
+        subprocess.run([PE, "index", folder], check=True, stdout=subprocess.DEVNULL)
+        commands = {SEARCH: [PE, "search", "a red mug", folder], TORCH: [sys.executable, "-c", "import torch"]}
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for number in range(rounds + 1):
+            for name, command in commands.items():
+                taken = _time(command)
+                if number:
+                    seconds[name].append(taken)
+                print(f"shell round {number}/{rounds}  {name}: {taken:.2f} s", flush=True)
+    return {"pictures": PICTURES, "seconds": seconds}
+
+
+def _time(command: Sequence[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def section(figures: dict[str, Any]) -> list[str]:
+    """A table of medians."""
+    rows = []
+    for name, seconds in figures["seconds"].items():
+        aim = f"< {SECONDS:g} {mark(median(seconds) < SECONDS)}" if name == SEARCH else "–"
+        rows.append(f"| `{name}` | {median(seconds):.2f} | {min(seconds):.2f}–{max(seconds):.2f} | {aim} |")
+    return [
+        f"A folder of {figures['pictures']:,} indexed pictures, the built-in model.",
+        "",
+        "| command | median s | range | aim |",
+        "|---|---|---|---|",
+        *rows,
+    ]
