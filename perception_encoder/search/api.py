@@ -242,6 +242,8 @@ def check_key(header: str, key: str | None) -> None:
 
 async def read_json(request: Request, config: ApiConfig) -> Any:
     """A request's JSON, within the limits on bytes and seconds; ApiError where it is none."""
+    from starlette.requests import ClientDisconnect
+
     body = bytearray()
     try:
         async with asyncio.timeout(config.body_seconds):
@@ -251,6 +253,8 @@ async def read_json(request: Request, config: ApiConfig) -> Any:
                     raise ApiError(413, f"the body has more than {config.body_bytes:,} bytes, the limit")
     except TimeoutError:
         raise ApiError(408, f"the body took more than {config.body_seconds:g} s, the limit") from None
+    except ClientDisconnect:
+        raise ApiError(400, "the client has gone") from None  # to nobody
     try:
         return json.loads(bytes(body))
     except (ValueError, RecursionError):

@@ -32,11 +32,11 @@ def keep(table: Table, rows: int | None = None) -> bool:
         return True
     if table.count_rows() < (ROWS if rows is None else rows):
         return False
-    from lancedb.index import IvfRq
-
     try:
+        from lancedb.index import IvfRq
+
         table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=_BITS))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError) as error:  # older ones have no such index
         logger.warning("no approximate search, every row is compared instead: %s", " ".join(str(error).split())[:200])
         return False
     return True

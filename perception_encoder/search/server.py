@@ -12,6 +12,7 @@ from perception_encoder.search.asked import parse_asked
 from perception_encoder.search.guard import HANG_UP, HOSTS, guard
 from perception_encoder.search.inside import Inside
 from perception_encoder.search.library import Filter, Library, as_tiles, may_match
+from perception_encoder.search.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -41,6 +42,7 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         raise MissingExtraError(error.name or "fastapi", "search") from None
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.search") / "page"
+    thumbnails = Thumbnails(library.index)
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
 
     def get(path: str, answer: Callable[[Request], Any], methods: tuple[str, ...] = ("GET",)) -> None:
@@ -71,34 +73,33 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
             query = "\n".join(request.query_params.getlist("q"))
             rows = library.find(query, shown, offset, count)
             told = {"terms": [vars(term) for term in parse_asked(query)], "matches": offset > 0 or may_match(rows)}
-            return JSONResponse({"tiles": as_tiles(rows), "more": len(rows) == count, **told})
+            return JSONResponse({"tiles": thumbnails.tiles(rows), "more": len(rows) == count, **told})
         rows, total = library.newest(shown, offset, count)
-        return JSONResponse({"tiles": as_tiles(rows), "more": offset + len(rows) < total, "total": total})
+        return JSONResponse({"tiles": thumbnails.tiles(rows), "more": offset + len(rows) < total, "total": total})
 
     def status(request: Request) -> Response:
         return JSONResponse({**vars(library.progress), "version": library.refresh(), "rows": len(library.index)})
-
-    def renew(request: Request) -> Response:
-        return JSONResponse({"started": library.start_update()}, 202)
 
     get("/", page)
     get("/static/{name}", asset)
     get("/api/hits", hits)
     get("/api/status", status)
-    get("/api/renew", renew, ("POST",))
-    add_file_routes(get, library)
+    get("/api/renew", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
+    add_file_routes(get, library, thumbnails)
     add_inside_route(get, Inside(library))
     add_picture_route(app, library)
     guard(app, _HEADERS, hosts)
     return app
 
 
-def add_file_routes(get: Callable[[str, Callable[[Request], Any]], None], library: Library) -> None:
+def add_file_routes(
+    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails
+) -> None:
     """Of a row: its thumbnail, what is around it, and its file, in parts where a player asks for them."""
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     def thumbnail(request: Request) -> Response:
-        row = library.index.row(request.path_params["id"])
+        row = thumbnails.row(request.path_params["id"], f"{request.url.path}?{request.url.query}")
         headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{row.digest}-{row.start}"'}
         return Response(row.thumbnail, media_type="image/jpeg", headers=headers)
 
@@ -138,14 +139,18 @@ def add_picture_route(app: FastAPI, library: Library) -> None:
     import asyncio
 
     from fastapi.responses import JSONResponse
+    from starlette.requests import ClientDisconnect
 
     async def picture(request: Request) -> Response:
         content = bytearray()
-        async for piece in request.stream():
-            content += piece
-            if len(content) > _PICTURE_BYTES:
-                said = f"the picture has more than {_PICTURE_BYTES >> 20} MiB"
-                return JSONResponse({"error": said}, 413, HANG_UP)
+        try:
+            async for piece in request.stream():
+                content += piece
+                if len(content) > _PICTURE_BYTES:
+                    said = f"the picture has more than {_PICTURE_BYTES >> 20} MiB"
+                    return JSONResponse({"error": said}, 413, HANG_UP)
+        except ClientDisconnect:
+            return JSONResponse({"error": "the client has gone"}, 400)  # to nobody
         try:
             return JSONResponse({"q": await asyncio.to_thread(library.keep_picture, bytes(content))})
         except PerceptionEncoderError as error:

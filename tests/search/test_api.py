@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -196,6 +197,20 @@ def test_a_slow_client_is_sent_away(address: str) -> None:
         began = time.perf_counter()
         assert connection.recv(1000).startswith(b"HTTP/1.1 408")
         assert 0.5 < time.perf_counter() - began < 5
+
+
+def test_a_client_that_hangs_up_is_no_error_of_the_server(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+    deadline = time.monotonic() + 10
+    while 'status="400"' not in httpx.get(f"{address}/metrics").text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert 'status="400"' in httpx.get(f"{address}/metrics").text
+    assert "Exception in ASGI application" not in caplog.text
 
 
 def test_requests_together_are_encoded_together(encoder: Encoder) -> None:

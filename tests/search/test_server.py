@@ -55,6 +55,26 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
     assert client.get("/static/page.html").status_code == client.get("/static/..%2f..%2findex.py").status_code == 404
 
 
+def test_thumbnails_of_an_answer_are_read_together(
+    client: TestClient, library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = client.get("/api/hits").json()["tiles"]
+    monkeypatch.setattr(Index, "row", None)
+    for tile in tiles:
+        small = client.get(tile["thumbnail"])
+        assert Image.open(io.BytesIO(small.content)).size == (80, 60) or tile["kind"] == "video"
+    monkeypatch.undo()
+    address = tiles[0]["thumbnail"]
+    assert client.get(address.partition("?")[0]).content == client.get(address).content  # read alone
+    first = next(tile for tile in tiles if tile["kind"] == "image")
+    Image.new("RGB", (64, 64)).save(folder / first["path"])
+    library.update()
+    library.refresh()
+    changed = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["id"] == first["id"])
+    assert changed["thumbnail"] != first["thumbnail"]
+    assert Image.open(io.BytesIO(client.get(changed["thumbnail"]).content)).size == (64, 64)
+
+
 def test_newest_first_in_pages(client: TestClient, library: Library) -> None:
     first = client.get("/api/hits", params={"count": 5}).json()
     assert first["more"] and first["total"] == len(library.index)

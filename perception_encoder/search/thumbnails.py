@@ -1,0 +1,40 @@
+"""Thumbnails of the tiles that an answer named, read together: each of them alone would take as long as all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from perception_encoder.search.index import Index, Row, among
+from perception_encoder.search.library import as_tiles
+
+_KEPT = 2048  # about 20 MiB
+
+
+class Thumbnails:
+    """The rows, with their thumbnails, behind the addresses that `as_tiles` gives; threads may share it."""
+
+    def __init__(self, index: Index) -> None:
+        self._index, self._lock = index, threading.Lock()
+        self._rows: dict[str, Row] = {}  # by address, which changes with the content; the oldest first
+
+    def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`as_tiles`, with the thumbnails of all read that are not here yet."""
+        tiles = as_tiles(rows)
+        wanted = {tile["id"]: tile["thumbnail"] for tile in tiles if tile["thumbnail"] not in self._rows}
+        if wanted:
+            found = self._index.rows(among("id", wanted), thumbnails=True)
+            with self._lock:
+                self._rows |= {wanted[row.id]: row for row in found if _address(row) == wanted[row.id]}
+                for oldest in list(self._rows)[:-_KEPT]:
+                    del self._rows[oldest]
+        return tiles
+
+    def row(self, id: str, asked: str) -> Row:
+        """The row of an id whose thumbnail is asked for at some address; SearchIndexError where there is none."""
+        return self._rows.get(asked) or self._index.row(id)
+
+
+def _address(row: Row) -> str:
+    return str(as_tiles([vars(row)])[0]["thumbnail"])
