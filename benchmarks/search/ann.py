@@ -91,9 +91,10 @@ def best_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
 def section(figures: dict[str, Any]) -> list[str]:
     """Tables, a set of vectors each; of a contender's settings the quickest with enough recall."""
     lines = [
-        f"{figures['rows']:,} unit vectors of {DIMENSION} dimensions, the {HITS} nearest of {figures['queries']} queries "
-        f"asked one after the other, warm (fewer of what is slow). Aim on random ones: recall of {RECALL} within {MILLISECONDS:g} ms. Of each "
-        f"contender the quickest setting with a recall of {RECALL}, or else the one with the highest recall.",
+        f"{figures['rows']:,} unit vectors of {DIMENSION} dimensions; the {HITS} nearest of {figures['queries']} "
+        f"queries, asked one after the other, warm (fewer of what is slow). Aim on random ones: a recall of {RECALL} "
+        f"within {MILLISECONDS:g} ms. Of each contender the quickest setting with a recall of {RECALL}, or else the "
+        "one with the highest recall.",
     ]
     for name, contenders in figures["results"].items():
         lines += [

@@ -1,4 +1,4 @@
-"""Ways to the nearest neighbours, each in a process of its own: `python -m benchmarks.search.contenders NAME FOLDER`."""
+"""Ways to nearest neighbours, each in a process of its own: `python -m benchmarks.search.contenders NAME FOLDER`."""
 
 from __future__ import annotations
 
@@ -62,12 +62,14 @@ def _ask_lance(table: Any, vector: np.ndarray, tune: Callable[[Any], Any]) -> li
 
 
 def lance_scan(place: Path) -> Built:
+    """LanceDB compares every row."""
     table = _table(place)
     ask = partial(_ask_lance, table, tune=lambda query: query.distance_type("dot").bypass_vector_index())
     return [("", ask)], 0.0, place / "lance" / "rows.lance" / "data"
 
 
 def ours(place: Path) -> Built:
+    """As a large index is searched."""
     return _lance(place, lambda table: approximate.keep(table, rows=0), [("", approximate.widen)])
 
 
@@ -137,6 +139,7 @@ def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:
 
 
 def usearch(place: Path) -> Built:
+    """usearch's graph."""
     from usearch.index import Index
 
     vectors = np.load(place / "vectors.npy")

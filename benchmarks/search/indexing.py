@@ -81,8 +81,8 @@ def section(figures: dict[str, Any]) -> list[str]:
         aim = f"{SHARE:g} {mark(share >= SHARE)}"
         rows.append(f"| {name} | {encode:.1f} | {decode:.1f} | {index:.1f} | {share:.2f} | {limit:.2f} | {aim} |")
     return [
-        "JPEGs of 640x480; the built-in model, and a larger one with random weights. Pictures a second, medians. Share: "
-        "folder to index over encoding only. Limit: the share that is possible where the same cores decode.",
+        "JPEGs of 640x480; the built-in model, and a larger one with random weights. Pictures a second, medians. "
+        "Share: folder to index over encoding only. Limit: the share that is possible where the same cores decode.",
         "",
         "| model | encode only | decode only | folder to index | share | limit | aim |",
         "|---|---|---|---|---|---|---|",

@@ -151,9 +151,9 @@ def section(figures: dict[str, Any]) -> list[str]:
     settled = [mebibytes for at, mebibytes in endured["memory"] if at >= WARM_UP * endured["seconds"]]
     answers = ", ".join(f"{answer} × {count:,}" for answer, count in endured["answers"].items())
     return [
-        "`pe serve --api` with the built-in model; one input a request, texts of 4 to 12 words or JPEGs of 640x480 as data "
-        "URIs; clients ask again once they are answered, and run on the same cores. There is no peer: infinity and vLLM "
-        "cannot be installed here.",
+        "`pe serve --api` with the built-in model; one input a request, texts of 4 to 12 words or JPEGs of 640x480 as "
+        "data URIs; clients ask again once they are answered, and run on the same cores. There is no peer: infinity "
+        "and vLLM cannot be installed here.",
         "",
         "| inputs | clients | answers a second | p50 ms | p99 ms |",
         "|---|---|---|---|---|",

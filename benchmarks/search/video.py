@@ -1,4 +1,4 @@
-"""Frames sampled from clips, a second: uniform ones as `pe embed` takes them, and one each second as `pe index` does."""
+"""Frames sampled from clips, a second: uniform ones as `pe embed` takes them, and one a second as `pe index` does."""
 
 from __future__ import annotations
 

@@ -66,6 +66,8 @@ def serve(
             both = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))
             both.mount("/", server)
             server = both
+    if encoder.tokenizer is not None:
+        encoder.encode_texts("a")  # the first text takes ten times as long, so nobody waits for it
     what = "" if folder is None else f" over {folder}"
     output.print_line(f"{encoder.name}{what} at http://{host}:{port}{'' if folder else '/v1/embeddings'}")
     uvicorn.run(server, host=host, port=port, log_level="warning", timeout_keep_alive=5)

@@ -234,22 +234,26 @@ def _scan(container: InputContainer, video: VideoStream) -> _Timeline:
     """Read every packet without decoding any."""
     ticks: list[int | None] = []
     keys, last, whole = [], 0, True
-    end = 0.0  # of all streams, in seconds of the container's clock
+    ends: dict[int, int] = {}  # of each stream, in its own ticks
     for packet in _packets(container.demux()):
         if packet is None:
             whole = False
             continue
-        if packet.pts is not None and packet.time_base is not None:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        pts, duration = packet.pts, packet.duration or 0
+        if pts is not None:
+            index = packet.stream_index
+            ends[index] = max(ends.get(index, 0), pts + duration)
         if packet.stream is not video or not packet.size:
             continue
         if packet.is_corrupt:
             whole = False
         elif not packet.is_discard:
-            ticks.append(packet.pts)
-            last = packet.duration or last
-            if packet.is_keyframe and packet.pts is not None:
-                keys.append(packet.pts)
+            ticks.append(pts)
+            last = duration or last
+            if pts is not None and packet.is_keyframe:
+                keys.append(pts)
+    units = {stream.index: stream.time_base for stream in container.streams}  # some streams begin midway
+    end = max((float(at * unit) for index, at in ends.items() if (unit := units.get(index))), default=0.0)
     declared = (container.duration or 0) / av.time_base + max(0, container.start_time or 0) / av.time_base
     whole = whole and declared - end < max(0.25, 0.01 * declared)
     return _timeline(container, video, ticks, sorted(keys), last, whole)

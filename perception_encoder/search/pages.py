@@ -150,7 +150,7 @@ def data_uri(image: Image.Image) -> str:
 def thumbnail(image: Image.Image, side: int) -> bytes:
     """A JPEG with its longest side at most `side` pixels; transparent parts become white."""
     image = image.copy()
-    image.thumbnail((side, side))
+    image.thumbnail((side, side), reducing_gap=1.0)  # large ones are averaged first, which takes half the time
     if image.mode in ("RGBA", "LA"):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
