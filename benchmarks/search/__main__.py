@@ -4,8 +4,8 @@
 
 Parts: ann (nearest neighbours of a million vectors, beside faiss and usearch where these are installed), page
 (`pe serve` over 100,000 pictures), shell (`pe search` from the shell), indexing (`pe index` beside encoding alone),
-video (frames sampled from clips), server (`pe serve --api` under load). All of them take about an hour and a half;
---brief takes fewer rounds, and says so on the page.
+video (frames sampled from clips), server (`pe serve --api` under load). The peers: pip install faiss-cpu usearch;
+all parts with them take hours. --brief takes fewer rounds, leaves out what is slow to build, and says so on the page.
 """
 
 from __future__ import annotations

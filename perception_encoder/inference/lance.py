@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def connect(folder: Path) -> DBConnection:
     """The tables of a folder, NAME in NAME.lance; MissingExtraError without LanceDB, OutputError for odd names."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it would warn of what is as it should be
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its dependencies

@@ -9,9 +9,12 @@ from types import ModuleType
 import pytest
 
 from benchmarks import calibration, encode, train
+from benchmarks.search import contents as search
 
 
-@pytest.mark.parametrize(("name", "benchmark"), [("calibration", calibration), ("encode", encode), ("train", train)])
+@pytest.mark.parametrize(
+    ("name", "benchmark"), [("calibration", calibration), ("encode", encode), ("search", search), ("train", train)]
+)
 def test_the_page_is_made_of_its_json(root: Path, name: str, benchmark: ModuleType) -> None:
     results = root / "docs" / "results" / f"{name}.json"
     result = json.loads(results.read_text(encoding="utf-8"))
