@@ -34,8 +34,10 @@ from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.run import PretrainingConfig
 from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.recipes.builtin import builtin
+from perception_encoder.train.distributed import clip_gradients
 from perception_encoder.train.optimizer import build_optimizer
 
 BATCHES = 3  # made for each resolution
@@ -65,13 +67,14 @@ def our_step(config: PretrainingConfig, vocabulary: CaptionVocabulary) -> Step:
     """A step as the training loop does it."""
     model = create_model(config.model).train()
     vocabulary.narrow(model)
-    task, optimizer = ContrastiveTask(model), build_optimizer(model, config.optimizer)
+    task, optimizer = ContrastiveTask(Towers(model)), build_optimizer(model, config.optimizer)
 
     def step(batch: ImageTextBatch) -> None:
         with _autocast():
             loss = task.losses(batch)["contrastive"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        clip_gradients(model.parameters(), config.optimizer.max_grad_norm)
         optimizer.step()
         task.after_step()
 

@@ -1,8 +1,8 @@
-"""The batch of image-text training."""
+"""The batch of image-text training, or one rank's part of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -16,7 +16,18 @@ class ImageTextBatch:
     tokens: Tensor
     """int64 (U, T), cut to the longest caption."""
     positives: Tensor
-    """bool (B, U)."""
+    """bool (B, U), of the whole batch."""
+    own_pictures: slice = field(default_factory=lambda: slice(None))
+    """Which rows of the whole batch `pictures` are."""
+    own_tokens: slice = field(default_factory=lambda: slice(None))
+    """Which of its captions `tokens` are."""
+    masked: Tensor | None = None
+    """Rows of `pictures` whose copies are masked, int64 (M,)."""
+    masks: Tensor | None = None
+    """What is hidden of them, bool (M, h·w)."""
+    masked_share: float = 0.0
+    """Share of the whole batch's masked copies that these are."""
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        """Pictures of the whole batch."""
+        return len(self.positives)

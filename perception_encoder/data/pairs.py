@@ -7,7 +7,7 @@ once each, and a picture's positives are all captions of the batch that are true
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 
@@ -22,6 +22,7 @@ from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.augmentation import Augmentation, augment
 from perception_encoder.preprocess.tokenizer import trim
+from perception_encoder.ranks import ALONE, Rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,16 @@ class Stage:
     image_size: int
     """Side of the square training picture, in pixels."""
     steps: int
+    batch_size: int | None = None
+    """Pairs a step; by default the run's."""
 
 
 class PairBatches:
-    """`batches(step)` → `ImageTextBatch`."""
+    """`batches(step)` → `ImageTextBatch`, or a rank's part of it: together the ranks see what one process would see.
+
+    `masks(pictures, patches, generator)` draws rows to copy (M,) and what to hide of each (M, patches), for pictures
+    of `patch` px a patch. Without it nothing is masked.
+    """
 
     def __init__(
         self,
@@ -42,33 +49,51 @@ class PairBatches:
         weights: Sequence[float],
         batch_size: int,
         stages: Sequence[Stage],
-        augmentation: Augmentation,
+        augmentation: Augmentation | None,
         tokenize: Callable[[list[str]], Tensor],
         seed: int,
+        *,
+        rank: Rank = ALONE,
+        masks: Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]] | None = None,
+        patch: int = 16,
     ) -> None:
         if not stages or min(stage.steps for stage in stages) < 1:
             raise ConfigError("a run needs stages of at least one step each")
-        self.sets = sets
-        self.sampler = WeightedSampler([len(s) for s in sets], weights, batch_size, seed)
+        sizes = [stage.batch_size or batch_size for stage in stages]
+        if min(sizes) < rank.of:
+            raise ConfigError(f"a batch of {min(sizes)} cannot be shared by {rank.of} ranks; it needs one pair each")
+        self.sets, self.rank, self.masks, self.patch = sets, rank, masks, patch
+        self.samplers = [WeightedSampler([len(s) for s in sets], weights, size, seed) for size in sizes]
         self.ends = list(accumulate(stage.steps for stage in stages))
         self.stages, self.augmentation, self.tokenize, self.seed = stages, augmentation, tokenize, seed
 
     def __call__(self, step: int) -> ImageTextBatch:
         """The batch of a step (0-based)."""
         generator = np.random.default_rng([self.seed, step])
-        samples = [self.sets[source][index] for source, index in self.sampler.batch(step)]
+        stage = self.stage(step)
+        samples = [self.sets[source][index] for source, index in self.samplers[stage].batch(step)]
         texts = list(dict.fromkeys(sample.caption(generator) for sample in samples))
-        pixels = augment(
-            [sample.image for sample in samples],
-            self.image_size(step),
-            self.augmentation,
-            torch.Generator().manual_seed(int(generator.integers(2**62))),
+        draws = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        size, own = self.stages[stage].image_size, self.rank.share(len(samples))
+        pictures = augment([sample.image for sample in samples], size, self.augmentation, draws, own)
+        own_texts = self.rank.share(len(texts))
+        batch = ImageTextBatch(
+            pictures, trim(self.tokenize(texts)[own_texts]), true_pairs(samples, texts), own, own_texts
         )
-        return ImageTextBatch(pixels, trim(self.tokenize(texts)), true_pairs(samples, texts))
+        if self.masks is None:
+            return batch
+        rows, masks = self.masks(len(samples), (size // self.patch) ** 2, draws)
+        here = (own.start <= rows) & (rows < own.stop)
+        share = here.float().mean().item()
+        return replace(batch, masked=rows[here] - own.start, masks=masks[here], masked_share=share)
+
+    def stage(self, step: int) -> int:
+        """The number of the stage that a step belongs to."""
+        return next(number for number, end in enumerate(self.ends) if step < end)
 
     def image_size(self, step: int) -> int:
         """The resolution of a step, in pixels."""
-        return next(s.image_size for s, end in zip(self.stages, self.ends, strict=True) if step < end)
+        return self.stages[self.stage(step)].image_size
 
 
 def true_pairs(samples: Sequence[ImageTextSample], texts: Sequence[str]) -> Tensor:

@@ -1,8 +1,11 @@
-"""The contrastive loss of pictures and captions, with targets that know shared captions.
+"""The contrastive loss of pictures and captions, with targets that know shared captions, whole or a rank's part of it.
 
 A batch may hold several pictures of one caption, and several captions that are true of one picture. Each distinct
 caption is encoded once, and every true pair is a positive: a picture's target is spread evenly over its captions, a
 caption's over its pictures.
+
+Spread over ranks, each computes the rows of its own pictures and captions against everybody's: memory for logits
+falls with the number of ranks, and the ranks' parts add up to the loss of the whole batch.
 """
 
 from __future__ import annotations
@@ -10,20 +13,28 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+ALL = slice(None)
+
 
 def contrastive_loss(
     images: Float[Tensor, "B D"],
     texts: Float[Tensor, "U D"],
     logit_scale: Float[Tensor, ""],
     positives: Bool[Tensor, "B U"],
+    own_images: slice = ALL,
+    own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:
-    """Mean of the picture→text and text→picture cross-entropies of unit vectors.
+    """Mean of the picture→text and text→picture cross-entropies of unit vectors, or this rank's part of it.
 
     `positives`: which captions are true of which pictures; every row and column needs one. The identity makes this
-    CLIP's symmetric loss.
+    CLIP's symmetric loss. `own_images`, `own_texts`: the rows, of features gathered from all ranks, that are this
+    rank's; the parts of all ranks add up to the loss.
     """
-    logits = logit_scale * images @ texts.T  # (B, U)
+    image_to_text = _cross_entropies(logit_scale * images[own_images] @ texts.T, positives[own_images])
+    text_to_image = _cross_entropies(logit_scale * texts[own_texts] @ images.T, positives[:, own_texts].T)
+    return (image_to_text.sum() / len(images) + text_to_image.sum() / len(texts)) / 2
+
+
+def _cross_entropies(logits: Tensor, positives: Tensor) -> Tensor:
     targets = positives.to(logits.dtype)
-    image_to_text = -(targets / targets.sum(1, keepdim=True) * logits.log_softmax(dim=1)).sum(1).mean()
-    text_to_image = -(targets / targets.sum(0, keepdim=True) * logits.log_softmax(dim=0)).sum(0).mean()
-    return (image_to_text + text_to_image) / 2
+    return -(targets / targets.sum(1, keepdim=True) * logits.log_softmax(dim=1)).sum(1)

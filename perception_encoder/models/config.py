@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perception_encoder.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
@@ -19,7 +21,8 @@ class VisionConfig:
     mlp_width: int
     class_token: bool = True
     attention_pool: bool = True
-    """Pool with a learned probe of 8 heads, then project; without it the tower gives tokens."""
+    """Pool with a learned probe of 8 heads, then project; without it the tower gives tokens or, where it has an
+    `output_dim`, projects the class token."""
     final_norm: bool = True
     """A LayerNorm (`ln_post`) after the last block."""
     layer_scale: float | None = None
@@ -28,6 +31,10 @@ class VisionConfig:
     """2D RoPE inside every attention, beside the absolute embedding."""
     output_dim: int | None = None
     """Width of the bias-free projection after pooling; None for none."""
+
+    def __post_init__(self) -> None:
+        if self.output_dim and not (self.attention_pool or self.class_token):
+            raise ConfigError("a tower that projects needs attention_pool or class_token, to have something to project")
 
     @property
     def grid(self) -> int:

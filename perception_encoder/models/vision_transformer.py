@@ -53,12 +53,23 @@ class VisionTransformer(nn.Module):
         table = self.positional_embedding
         return torch.cat([table[:prefix], resample_positions(table[prefix:], grid)])
 
-    def embed_patches(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Pictures (B, 3, H, W) → the tokens that enter the first block (B, N, D)."""
+    def embed_patches(
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) → the tokens that enter the first block (B, N, D).
+
+        `mask` (B, h·w): patches in whose place `mask_token` (D) stands, at their positions.
+        """
         if x.dim() != 4 or x.shape[1] != 3:
             raise ShapeError(f"pictures have the shape {tuple(x.shape)}; it must be (batch, 3, height, width)")
         grid = self.grid_of(x.shape[-2], x.shape[-1])
         tokens = self.conv1(x).flatten(2).transpose(1, 2)  # (B, h·w, D)
+        if mask is not None and mask_token is not None:
+            tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)
         if self.class_embedding is not None:
             tokens = torch.cat([self.class_embedding.to(tokens.dtype).expand(x.shape[0], 1, -1), tokens], dim=1)
         if padding_mask is None:
@@ -99,19 +110,24 @@ class VisionTransformer(nn.Module):
         x: Float[Tensor, "B 3 H W"],
         norm: bool = True,
         padding_mask: Bool[Tensor, "B h w"] | None = None,
+        mask: Bool[Tensor, "B P"] | None = None,
+        mask_token: Float[Tensor, " D"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """The last block's tokens, class token first where there is one, through `ln_post` unless told not to."""
-        tokens = self.embed_patches(x, padding_mask)
+        """The last block's tokens, class token first where there is one, through `ln_post` unless told not to.
+
+        `mask`: patches (P = h·w) that are hidden, with `mask_token` in their place.
+        """
+        tokens = self.embed_patches(x, padding_mask, mask, mask_token)
         rope = self.rope(x.shape[-2], x.shape[-1], x.device)
         tokens = self.transformer(tokens, rope, self.token_mask(padding_mask))
         return self.ln_post(tokens) if norm else tokens
 
     def pool(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normed tokens (B, N, D) → projected embedding (B, output_dim); the tokens themselves without pooling."""
-        if self.attn_pool is None:
-            return tokens
-        pooled = self.attn_pool(tokens, self.token_mask(padding_mask))
-        return pooled if self.proj is None else pooled @ self.proj
+        if self.attn_pool is not None:
+            pooled = self.attn_pool(tokens, self.token_mask(padding_mask))
+            return pooled if self.proj is None else pooled @ self.proj
+        return tokens if self.proj is None else tokens[:, 0] @ self.proj
 
     def forward(
         self, x: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B h w"] | None = None
@@ -183,6 +199,13 @@ class VisionTransformer(nn.Module):
             self.config, depth=index + 1, attention_pool=False, final_norm=False, output_dim=None
         )
         return self
+
+    @torch.no_grad()
+    def set_image_size(self, size: int) -> None:
+        """Resample the position table, in place, to the grid of another picture size: what this is trained on next."""
+        grid = self.grid_of(size, size)
+        self.positional_embedding.data = self.positions(grid).clone()
+        self.config = dataclasses.replace(self.config, image_size=size)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""

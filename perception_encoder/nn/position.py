@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def resample_table(table: Tensor, rows: int) -> Tensor:
+    """Resample a square position table (R, D) to `rows` of another square; a class token's row, if any, stays first."""
+    prefix = len(table) - math.isqrt(len(table)) ** 2
+    side = math.isqrt(rows - prefix)
+    return torch.cat([table[:prefix], resample_positions(table[prefix:], (side, side))])
 
 
 def resample_positions(grid_embedding: Tensor, grid: tuple[int, int]) -> Tensor:

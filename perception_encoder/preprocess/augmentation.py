@@ -27,18 +27,31 @@ class Augmentation:
     """Probability of a mirror image."""
 
 
-def augment(pictures: Sequence[Tensor], size: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Augment uint8 pictures (3, H_i, W_i) into one uint8 batch (B, 3, size, size)."""
-    count = len(pictures)
-    batch = torch.empty(count, 3, size, size, dtype=torch.uint8)
-    draws = torch.rand(count, 5, generator=generator).tolist()
-    for row, picture, draw in zip(batch, pictures, draws, strict=True):
+def augment(
+    pictures: Sequence[Tensor],
+    size: int,
+    augmentation: Augmentation | None,
+    generator: torch.Generator,
+    own: slice = slice(None),
+) -> Tensor:
+    """Augment uint8 pictures (3, H_i, W_i) into one uint8 batch (B, 3, size, size); without `augmentation`, squash.
+
+    `own`: the rows to make; each is what it is in the whole batch.
+    """
+    draws = torch.rand(len(pictures), 7, generator=generator)[own]
+    pictures = pictures[own]
+    batch = torch.empty(len(pictures), 3, size, size, dtype=torch.uint8)
+    if augmentation is None:
+        for row, picture in zip(batch, pictures, strict=True):
+            row.copy_(F.interpolate(picture[None], size=(size, size), mode="bilinear", antialias=True)[0])
+        return batch
+    for row, picture, draw in zip(batch, pictures, draws.tolist(), strict=True):
         top, left, height, width = _crop(picture.shape[-2], picture.shape[-1], augmentation, draw)
         crop = picture[:, top : top + height, left : left + width]
         if draw[4] < augmentation.flip:
             crop = crop.flip(-1)
         row.copy_(F.interpolate(crop[None], size=(size, size), mode="bilinear", antialias=True)[0])
-    return jitter(batch, augmentation, generator)
+    return jitter(batch, augmentation, draws[:, 5:])
 
 
 def _crop(height: int, width: int, augmentation: Augmentation, draw: list[float]) -> tuple[int, int, int, int]:
@@ -57,13 +70,13 @@ def _crop(height: int, width: int, augmentation: Augmentation, draw: list[float]
     )
 
 
-def jitter(batch: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Brightness and saturation of each picture of a uint8 batch (B, 3, H, W) times its own random factor."""
+def jitter(batch: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
+    """Brightness and saturation of each picture of a uint8 batch (B, 3, H, W) times its own factor.
 
-    def factors(strength: float) -> Tensor:
-        return 1 + strength * (2 * torch.rand(len(batch), 1, 1, 1, generator=generator) - 1)
-
-    brightness, saturation = factors(augmentation.brightness), factors(augmentation.saturation)
+    `draws` (B, 2): numbers from 0 to 1, by which the two factors are chosen.
+    """
+    strengths = torch.tensor([augmentation.brightness, augmentation.saturation])
+    brightness, saturation = (1 + strengths * (2 * draws - 1)).view(-1, 2, 1, 1, 1).unbind(1)
     pixels = batch.float() * brightness
     grey = (pixels * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     return torch.lerp(grey, pixels, saturation).clamp_(0, 255).to(torch.uint8)

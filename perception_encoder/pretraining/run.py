@@ -12,19 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, all_captions
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.weights import create_model, load_model, weight_hash, write_checkpoint
+from perception_encoder.models.initialization import initialize
+from perception_encoder.models.registry import find_model
+from perception_encoder.models.weights import load_model, weight_hash, write_checkpoint
+from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
+from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
-from perception_encoder.train.checkpoint import check_run
+from perception_encoder.ranks import Rank
+from perception_encoder.train.checkpoint import check_run, find_checkpoints
+from perception_encoder.train.distributed import ParallelConfig, process_group, whole_model
 from perception_encoder.train.loop import LoopConfig, train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -39,6 +47,10 @@ class PretrainingConfig:
     """Name of a two-tower model of the registry."""
     stages: tuple[Stage, ...]
     """Resolutions, in order."""
+    initial: str | None = None
+    """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
+    locked: str | None = None
+    """A tower that keeps its weights: "visual" or "text"."""
     weights: Mapping[str, float]
     """Share of each source in a batch; sources that the data lacks are left out."""
     batch_size: int = 256
@@ -47,7 +59,19 @@ class PretrainingConfig:
     balance: float = 0.5
     """How far rare labels of a source are repeated: 0 not at all, 1 until all labels are equally frequent."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
+    """Step 8 of section 2.1; without it pictures are squashed to a square and nothing more."""
+    masking: MaskRegularization | None = None
+    """Step 9."""
+    rope: bool = True
+    """Step 6."""
+    attention_pool: bool = True
+    """Step 7; without it the class token is the picture's embedding."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    keep: int = 2
+    """Newest checkpoints that are kept, beside the best."""
+    skip_bad_losses: int = 0
+    """Steps in a row whose loss is not finite that are left out; one more ends the run."""
     image_side: int = 160
     """Pictures are kept in memory with their short side at most this, in pixels."""
     log_every: int = 20
@@ -60,6 +84,8 @@ class PretrainingConfig:
         return sum(stage.steps for stage in self.stages)
 
     def __post_init__(self) -> None:
+        if self.locked not in (None, "visual", "text"):
+            raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
@@ -84,9 +110,19 @@ def pretrain(
 
     `folders` hold `train.tar` or `train/*.tar`. Raises ConfigError, DataError, CheckpointError, OutputError.
     """
-    model = create_model(config.model, generator=torch_generator(config.seed))
-    if not isinstance(model, CLIP):
-        raise ConfigError(f"{config.model} has no text tower; pretraining needs both")
+    with process_group() as rank:
+        return _pretrain(config, folders, out, track, listener, rank)
+
+
+def _pretrain(
+    config: PretrainingConfig,
+    folders: Sequence[Path],
+    out: Path,
+    track: Track,
+    listener: Listener | None,
+    rank: Rank,
+) -> Path:
+    model = build_model(config)
     by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
     used = {source: weight for source, weight in config.weights.items() if weight > 0 and source in by_source}
     if not used:
@@ -101,26 +137,92 @@ def pretrain(
         config.augmentation,
         vocabulary,
         config.seed,
+        rank=rank,
+        masks=config.masking.draw if config.masking else None,
+        patch=model.visual.config.patch_size,
     )
     fingerprint = config.fingerprint(f"{source}/{sample.key}" for source in used for sample in by_source[source])
     check_run(out, fingerprint)
     record = describe(config, fingerprint, {source: len(by_source[source]) for source in used})
-    _write_record(out, record)
+    if rank.number == 0:
+        _write_record(out, record)
     loop = LoopConfig(
         steps=config.steps,
         warmup=config.warmup,
         optimizer=config.optimizer,
+        parallel=config.parallel,
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
+        keep=config.keep,
+        skip_bad_losses=config.skip_bad_losses,
     )
+    table = model.text.token_embedding.weight.detach() if config.initial else None
     vocabulary.narrow(model)
-    train(ContrastiveTask(model), batches, loop, out, fingerprint, listener)
-    vocabulary.widen(model)
+    train_stages(model, batches, config, loop, out, fingerprint, listener)
     path = out / "model.safetensors"
-    metadata = {"seed": str(config.seed), "run": fingerprint}
-    write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
-    _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the rounded weights
+    if rank.number == 0:
+        vocabulary.widen(model, table)
+        metadata = {"seed": str(config.seed), "run": fingerprint}
+        write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
+        _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the rounded weights
     return path
+
+
+def train_stages(
+    model: CLIP,
+    batches: PairBatches,
+    config: PretrainingConfig,
+    loop: LoopConfig,
+    out: Path,
+    fingerprint: str,
+    listener: Listener | None,
+) -> None:
+    """Train a model through all resolutions, in place (step 2 of section 2.1).
+
+    At each switch the run goes through its checkpoint: the position table, and the optimizer's moments of it, are
+    resampled as they are read, and all else is kept.
+    """
+    final = model.visual.config.image_size
+    model.set_grad_checkpointing(config.parallel.checkpointing)
+    if config.locked is not None:
+        model.get_submodule(config.locked).requires_grad_(False)
+    towers = Towers(model, config.masking is not None, config.parallel.chunk)
+    weight = config.masking.weight if config.masking else 0.0
+    done = max((state.step for _, state in find_checkpoints(out)), default=0)
+    for stage, end in zip(config.stages, batches.ends, strict=True):
+        if end > done or end == config.steps:
+            model.visual.set_image_size(stage.image_size)
+            task = ContrastiveTask(towers, weight)  # what runs in parallel is made anew for each resolution
+            train(task, batches, loop, out, fingerprint, listener, stop_after=end, fit=fit_positions)
+    whole_model(model)
+    model.visual.set_image_size(final)
+
+
+def build_model(config: PretrainingConfig) -> CLIP:
+    """The model that a run begins with; ConfigError where it has no text tower, or `initial` is another model."""
+    entry = find_model(config.model)
+    if entry.text is None:
+        raise ConfigError(f"{config.model} has no text tower; pretraining needs both")
+    if config.initial is not None:
+        loaded = load_model(config.initial)
+        if not isinstance(loaded, CLIP) or loaded.name != entry.name:
+            raise ConfigError(f"initial is {config.initial}, which is {loaded.name}; the run trains {entry.name}")
+        return loaded
+    vision = dataclasses.replace(
+        entry.vision, rope=config.rope, attention_pool=config.attention_pool and entry.vision.attention_pool
+    )
+    with torch.device("meta"):
+        model = CLIP(vision, entry.text, entry.name)
+    model = model.to_empty(device="cpu")
+    initialize(model, torch_generator(config.seed))
+    return model
+
+
+def fit_positions(name: str, saved: Tensor, wanted: Tensor) -> Tensor:
+    """A saved position table, or the optimizer's moments of one, for another resolution (`resume_run`'s `fit`)."""
+    if "positional_embedding" not in name:
+        raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
+    return resample_table(saved, len(wanted))
 
 
 def _write_record(out: Path, record: Mapping[str, Any]) -> None:

@@ -6,45 +6,54 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
-from perception_encoder.models.clip import CLIP
-from perception_encoder.preprocess.image import to_float
-from perception_encoder.preprocess.tokenizer import trim
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.train.distributed import gather
 
 MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
-LENGTH_GROUPS = 4  # captions are encoded in groups of like length, so that few pay for the longest
 
 
 class ContrastiveTask:
-    """Pull pictures and their captions together, push all others apart."""
+    """Pull pictures and their captions together, push all others apart; pull masked pictures to the whole ones.
 
-    def __init__(self, model: CLIP) -> None:
-        self.model = model
+    Of a rank's part of a batch, the losses are its parts of the whole batch's.
+    """
+
+    def __init__(self, towers: Towers, mask_weight: float = 1.0) -> None:
+        self.model: nn.Module = towers
+        self.mask_weight = mask_weight
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
-        """{"contrastive": loss} of a batch; the loss itself is computed in float32."""
-        images = self.model.encode_image(to_float(batch.pictures)).float()
-        texts = encode_by_length(self.model, batch.tokens).float()
+        """{"contrastive": …, "mask": …} (the second where the batch has masks), computed in float32."""
+        images, texts, scale, mask = self.model(batch.pictures, batch.tokens, batch.masked, batch.masks)
+        pictures, captions = batch.positives.shape
         with torch.autocast(images.device.type, enabled=False):
-            loss = contrastive_loss(
-                F.normalize(images, dim=-1),
-                F.normalize(texts, dim=-1),
-                self.model.logit_scale.exp(),
+            contrastive = contrastive_loss(
+                gather(F.normalize(images, dim=-1), pictures),
+                gather(F.normalize(texts, dim=-1), captions),
+                scale,
                 batch.positives,
+                batch.own_pictures,
+                batch.own_tokens,
             )
-        return {"contrastive": loss}
+        if mask is None:
+            return {"contrastive": contrastive}
+        return {"contrastive": contrastive, "mask": self.mask_weight * batch.masked_share * mask}
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """The logarithm of the logit scale."""
+        (found,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
+        return found
+
+    def report(self) -> dict[str, float]:
+        """The logit scale."""
+        return {"logit_scale": round(self.logit_scale.exp().item(), 3)}
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Keep the logit scale at or below its maximum."""
-        self.model.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
-
-
-def encode_by_length(model: CLIP, tokens: Tensor) -> Tensor:
-    """`model.encode_text` of padded token ids (U, T), each group of like lengths cut to its own longest."""
-    order = tokens.argmax(dim=-1).argsort()
-    groups = [model.encode_text(trim(tokens[rows])) for rows in order.chunk(LENGTH_GROUPS)]
-    return torch.cat(groups)[order.argsort()]
+        self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))

@@ -35,9 +35,9 @@ class CaptionVocabulary:
         model.text.token_embedding = nn.Embedding.from_pretrained(table[self.ids].clone(), freeze=False)
 
     @torch.no_grad()
-    def widen(self, model: CLIP) -> None:
-        """Give a text tower the whole vocabulary again, in place; all other tokens' rows are zero."""
+    def widen(self, model: CLIP, others: Tensor | None = None) -> None:
+        """Give a text tower the whole vocabulary again, in place; other tokens' rows are zero, or those of `others`."""
         rows = model.text.token_embedding.weight
-        table = rows.new_zeros(model.text.config.vocabulary, rows.shape[1])
+        table = rows.new_zeros(model.text.config.vocabulary, rows.shape[1]) if others is None else others.clone()
         table[self.ids] = rows
         model.text.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)

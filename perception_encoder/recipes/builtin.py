@@ -9,6 +9,7 @@ from __future__ import annotations
 from perception_encoder.data.pairs import Stage
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import PretrainingConfig
 from perception_encoder.train.optimizer import OptimizerConfig
 
@@ -24,7 +25,11 @@ WEIGHTS = {
 
 
 def builtin() -> PretrainingConfig:
-    """The run of the first edition: 985,600 pairs."""
+    """The run of the first edition: 985,600 pairs.
+
+    The weights in the package were trained before the position table was resampled at each switch of resolution: then
+    every step resampled the final table to its own grid. Run again, they come out a little different.
+    """
     return PretrainingConfig(
         model=BUILTIN,
         stages=(
@@ -45,6 +50,7 @@ def debug() -> PretrainingConfig:
         stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
         weights=WEIGHTS,
         batch_size=16,
+        masking=MaskRegularization(every=4),
         warmup=1,
         log_every=1,
         checkpoint_every=2,

@@ -19,7 +19,8 @@ def override(config: Config, settings: Sequence[str]) -> Config:
     """A copy of a (frozen, nested) dataclass with settings changed.
 
     A name leads into dataclasses by field, into tuples by number (from 0) and into mappings by key:
-    "optimizer.lr=1e-3", "stages.0.steps=100", "weights.flowers=0.2"; `null` is None where that is allowed. Raises
+    "optimizer.lr=1e-3", "stages.0.steps=100", "weights.flowers=0.2"; `null` is None where that is allowed, and a
+    setting inside of what is None begins with its defaults. Raises
     ConfigError for a name that does not exist (near matches shown), or a value of another type or out of range.
     """
     for setting in settings:
@@ -38,6 +39,9 @@ def _replace(old: Any, kind: Any, path: Sequence[str], text: str) -> Any:
     if not path:
         return _parse(old, kind, text)
     name, rest = path[0], path[1:]
+    if old is None:  # what was off is turned on by any setting of it
+        classes = [each for each in typing.get_args(kind) if isinstance(each, type) and dataclasses.is_dataclass(each)]
+        old = classes[0]() if classes else None
     if dataclasses.is_dataclass(old) and not isinstance(old, type):
         kinds = typing.get_type_hints(type(old))
         _check(name, [field.name for field in dataclasses.fields(old)])

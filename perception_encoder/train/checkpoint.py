@@ -1,21 +1,35 @@
-"""Checkpoints of a run: model, optimizer and step in one file, written whole or not at all."""
+"""Checkpoints of a run, distributed (torch's DCP): every rank writes its part, and any number of ranks reads it.
+
+RUN/checkpoints/step-00000200/ appears under its name only when it is whole. The newest few are kept, and the best.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn, optim
 
 from perception_encoder.errors import CheckpointError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import remove, sync, writing
+from perception_encoder.train.distributed import this_rank
 
-FILE = "checkpoint.pt"
+logger = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+_STATE = "run.json"
+Fit = Callable[[str, Tensor, Tensor], Tensor]
+"""Turns a saved tensor into one of the shape that is wanted: `fit(name, saved, wanted)`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunState:
     """Where a run stands."""
 
@@ -23,50 +37,151 @@ class RunState:
     """Steps done."""
     fingerprint: str
     """Identity of the run's configuration; another one cannot be resumed."""
+    score: float | None = None
+    """How good the run is there, the lower the better; None where nobody measured it."""
 
 
-def save_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState) -> None:
-    """Replace the folder's checkpoint; OutputError (and the old one kept) where that fails."""
-    content = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": state.step,
-        "fingerprint": state.fingerprint,
-    }
-    path = folder / FILE
-    with writing(path, also=(RuntimeError,)), replacing(path, folder / f".{FILE}.tmp") as temporary:
-        torch.save(content, temporary)
+def save_run(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:
+    """Add a checkpoint, then drop all but the newest `keep` and the best; all ranks call it.
+
+    OutputError (and the old ones kept) where that fails.
+    """
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    place = folder / FOLDER / f"step-{state.step:08d}"
+    temporary = place.with_name(f".{place.name}.tmp")
+    with writing(place, also=(RuntimeError,)), _quietly():
+        if this_rank().number == 0:
+            remove(temporary)
+            temporary.mkdir(parents=True)
+        _wait_for_all()
+        save(_tensors(model, optimizer), checkpoint_id=temporary)
+        if this_rank().number == 0:
+            (temporary / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+            for written in (*temporary.iterdir(), temporary):
+                sync(written)
+            remove(place)
+            temporary.rename(place)
+            sync(place.parent)
+            _prune(folder, keep)
+        _wait_for_all()
+
+
+def _prune(folder: Path, keep: int) -> None:
+    found = find_checkpoints(folder)
+    scored = [(state.score, path) for path, state in found if state.score is not None]
+    kept = {path for path, _ in found[:keep]} | {path for _, path in sorted(scored)[:1]}
+    for path, _ in found:
+        if path not in kept:
+            remove(path)
+
+
+def find_checkpoints(folder: Path) -> list[tuple[Path, RunState]]:
+    """Whole checkpoints of a run, newest first."""
+    found = []
+    for path in sorted((folder / FOLDER).glob("step-*"), reverse=True):
+        try:
+            found.append((path, RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))))
+        except (OSError, ValueError, TypeError) as error:
+            logger.warning("%s is no whole checkpoint (%s); an older one is used if there is one", path, error)
+    return found
 
 
 def check_run(folder: Path, fingerprint: str) -> None:
-    """CheckpointError where the folder's checkpoint, if there is one, cannot be gone on from."""
-    if (folder / FILE).exists():
-        _read(folder / FILE, fingerprint)
+    """CheckpointError where the folder's checkpoints, if there are any, are another run's."""
+    for path, state in find_checkpoints(folder):
+        if state.fingerprint != fingerprint:
+            raise CheckpointError(
+                f"{path} belongs to a run with other settings or other data; choose another folder or delete it"
+            )
 
 
-def resume_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
-    """Load the folder's checkpoint in place and return the steps done; 0 where there is none."""
-    path = folder / FILE
-    if not path.exists():
-        return 0
-    content = _read(path, fingerprint)
-    try:
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
-        return int(content["step"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} does not fit this run ({reason}); delete it to start anew") from None
+def resume_run(
+    folder: Path, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str, fit: Fit | None = None
+) -> int:
+    """Load the newest checkpoint that can be read, in place, and return the steps done; 0 where there is none.
+
+    `fit` is given each saved tensor that has another shape than is wanted, those of the optimizer's state too. Raises
+    CheckpointError where checkpoints are another run's, or none can be read.
+    """
+    check_run(folder, fingerprint)
+    found = find_checkpoints(folder)
+    for path, state in found:
+        try:
+            _load(path, model, optimizer, fit)
+            return state.step
+        except CheckpointError:
+            raise
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            logger.warning("%s cannot be read (%s); an older one is used if there is one", path, reason)
+    if found or any((folder / FOLDER).glob("step-*")):
+        raise CheckpointError(f"no checkpoint in {folder / FOLDER} can be read; delete them to start anew")
+    return 0
 
 
-def _read(path: Path, fingerprint: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
-        found = content["fingerprint"]
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error!r}); delete it to start anew") from None
-    if found != fingerprint:
-        raise CheckpointError(
-            f"{path} belongs to a run with other settings or other data; choose another folder or delete it"
-        )
-    return content
+def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | None) -> None:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    wanted = _tensors(model, optimizer)
+    saved = dict(wanted)
+    sizes = FileSystemReader(path).read_metadata().state_dict_metadata
+    missing = wanted.keys() ^ sizes.keys()
+    if missing:
+        raise CheckpointError(f"{path} does not fit this run ({min(missing)}); delete it to start anew")
+    for name, tensor in wanted.items():
+        size = getattr(sizes[name], "size", None)
+        if isinstance(tensor, Tensor) and size is not None and size != tensor.shape:
+            if fit is None:
+                raise CheckpointError(f"{path} does not fit this run (shape of {name}); delete it to start anew")
+            saved[name] = tensor.new_empty(size)
+    with _quietly():
+        load(saved, checkpoint_id=path)
+    for name, tensor in saved.items():
+        if isinstance(tensor, Tensor) and tensor.shape != wanted[name].shape:
+            assert fit is not None
+            saved[name] = fit(name, tensor, wanted[name])
+    parts: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}}
+    for name, value in saved.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = value
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=parts["model"],
+        optim_state_dict=parts["optimizer"],
+        options=StateDictOptions(flatten_optimizer_state_dict=True),
+    )
+
+
+def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
+    """All that is saved, by names that do not depend on how the model is spread over ranks."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    of_model, of_optimizer = get_state_dict(model, optimizer, options=options)
+    return {f"model/{name}": value for name, value in of_model.items()} | {
+        f"optimizer/{name}": value for name, value in of_optimizer.items()
+    }
+
+
+def _wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without DCP's remark that one process is alone; its own errors, which are no Exceptions, as RuntimeError."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        try:
+            yield
+        except CheckpointException as error:
+            reasons = [failure[0] for failure in error.failures.values()]
+            raise RuntimeError(str(reasons[0]) if reasons else "no rank says why") from error

@@ -1,42 +1,60 @@
 """The training loop of every stage: it knows no model, loss or data set.
 
-A batch is a pure function of the step, so that a resumed run sees what an unbroken one would have seen. One thread
-makes the next batches while the current one is trained on.
+A batch is a pure function of the step, so that a resumed run sees what an unbroken one would have seen, on any number
+of ranks. One thread makes the next batches while the current one is trained on.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.precision import fast_dtype
-from perception_encoder.train.checkpoint import RunState, resume_run, save_run
+from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
+from perception_encoder.train.distributed import (
+    ParallelConfig,
+    clip_gradients,
+    mean_gradients,
+    parallelize,
+    this_rank,
+)
 from perception_encoder.train.metrics import Listener, Metrics
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from perception_encoder.train.schedule import warmup_cosine
 from perception_encoder.train.task import Task
 
+logger = logging.getLogger(__name__)
+
 Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
+SLOW = 30.0  # seconds of waiting for one batch that are reported
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, how fast, how often saved."""
+    """How long, how fast, how often saved, and what is survived."""
 
     steps: int
     warmup: int
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     log_every: int = 20
     checkpoint_every: int = 200
+    keep: int = 2
+    """Newest checkpoints that are kept, beside the best."""
+    skip_bad_losses: int = 0
+    """Steps in a row whose loss is not finite that are left out; one more ends the run."""
 
 
 def train(
@@ -47,42 +65,111 @@ def train(
     fingerprint: str,
     listener: Listener | None = None,
     stop_after: int | None = None,
+    fit: Fit | None = None,
 ) -> None:
-    """Train until `config.steps`, resuming from the folder's checkpoint if there is one.
+    """Train until `config.steps`, or `stop_after`, going on from the folder's newest checkpoint if there is one.
 
-    Raises DataError on a loss that is not finite: the last checkpoint stays.
+    `fit`: see `resume_run`. Raises DataError on losses that are not finite: the last checkpoint stays. A checkpoint
+    that cannot be written is reported, and tried again at the next one; only the last one must succeed.
     """
-    model = task.model.train()
-    optimizer = build_optimizer(model, config.optimizer)
+    task.model = parallelize(task.model.train(), config.parallel)
+    optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    first = resume_run(folder, model, optimizer, fingerprint)
-    metrics = Metrics(folder, first, listener)
-    device = next(model.parameters()).device
-    dtype = fast_dtype(device)
+    first = resume_run(folder, task.model, optimizer, fingerprint, fit)
     last = config.steps if stop_after is None else min(config.steps, stop_after)
-    since, samples, waited = time.perf_counter(), 0, 0.0
-    for step, batch, wait in prefetch(batches, first, last):
-        share = warmup_cosine(step, config.steps, config.warmup)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * share
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            losses = task.losses(batch)
-        total = torch.stack(list(losses.values())).sum()
-        if not math.isfinite(total.item()):
-            raise DataError(f"step {step}: the loss is {total.item()}; the last checkpoint is kept, lower the rate")
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
-        task.after_step()
-        samples, waited, done = samples + len(batch), waited + wait, step + 1
-        if done % config.log_every == 0 or done == last:
-            seconds = time.perf_counter() - since
-            values = {name: round(loss.item(), 5) for name, loss in losses.items()}
-            speed = {"samples_per_second": samples / seconds, "waiting": waited / seconds, "lr": peaks[0] * share}
-            metrics.write({"step": done, **values, **{name: float(f"{v:.4g}") for name, v in speed.items()}})
-            since, samples, waited = time.perf_counter(), 0, 0.0
-        if done % config.checkpoint_every == 0 or done == last:
-            save_run(folder, model, optimizer, RunState(done, fingerprint))
+    group = _Group(config, last)
+    with closing(Metrics(folder, first, this_rank(), listener)) as metrics:
+        for step, batch, wait in prefetch(batches, first, last):
+            share = warmup_cosine(step, config.steps, config.warmup)
+            for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
+                parameters["lr"] = peak * share
+            losses = _backward(task, batch)
+            if group.counts(step, losses):
+                clip_gradients(task.model.parameters(), config.optimizer.max_grad_norm)
+                optimizer.step()
+                task.after_step()
+            optimizer.zero_grad(set_to_none=True)
+            group.add(losses, len(batch), wait)
+            done = step + 1
+            if done % config.log_every == 0 or done == last:
+                metrics.write({"step": done, **group.report(), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()})
+            if done % config.checkpoint_every == 0 or done == last:
+                state = RunState(step=done, fingerprint=fingerprint, score=group.mean_loss())
+                _save(folder, task, optimizer, state, config, must=done == last)
+
+
+def _backward(task: Task, batch: Any) -> dict[str, float]:
+    """Gradients of the whole batch's losses, and the losses themselves."""
+    device = next(task.model.parameters()).device
+    dtype = fast_dtype(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        losses = task.losses(batch)
+    total = torch.stack(list(losses.values())).sum()
+    (total * this_rank().of).backward()  # the ranks' parts add up; their gradients are averaged
+    mean_gradients(task.model)
+    values = torch.stack([loss.detach().float() for loss in losses.values()])
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return dict(zip(losses, values.tolist(), strict=True))
+
+
+class _Group:
+    """The steps since the last report: their losses and speed; and the losses since the last checkpoint."""
+
+    def __init__(self, config: LoopConfig, last: int) -> None:
+        self._config, self._last = config, last
+        self._bad = 0
+        self._losses: list[float] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._since, self._samples, self._waited = time.perf_counter(), 0, 0.0
+        self._newest: dict[str, float] = {}
+
+    def counts(self, step: int, losses: dict[str, float]) -> bool:
+        """Whether a step may be taken; DataError after too many that may not."""
+        total = sum(losses.values())
+        if math.isfinite(total):
+            self._bad = 0
+            return True
+        self._bad += 1
+        if self._bad > self._config.skip_bad_losses:
+            raise DataError(f"step {step}: the loss is {total}; the last checkpoint is kept, lower the rate")
+        logger.warning("step %d: the loss is %s; the step is left out", step, total)
+        return False
+
+    def add(self, losses: dict[str, float], samples: int, wait: float) -> None:
+        """Note a step."""
+        self._newest, self._samples, self._waited = losses, self._samples + samples, self._waited + wait
+        total = sum(losses.values())
+        if math.isfinite(total):
+            self._losses.append(total)
+        if wait > SLOW:
+            logger.warning("waited %.0f s for a batch: reading is slower than training", wait)
+
+    def report(self) -> dict[str, float]:
+        """The last losses, and the speed since the last report."""
+        seconds = time.perf_counter() - self._since
+        speed = {"samples_per_second": self._samples / seconds, "waiting": self._waited / seconds}
+        row = {name: round(loss, 5) for name, loss in self._newest.items()}
+        self._start()
+        return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
+
+    def mean_loss(self) -> float | None:
+        """The mean since it was last asked for; None where no step counted."""
+        losses, self._losses = self._losses, []
+        return sum(losses) / len(losses) if losses else None
+
+
+def _save(
+    folder: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, config: LoopConfig, must: bool
+) -> None:
+    try:
+        save_run(folder, task.model, optimizer, state, config.keep)
+    except OutputError as error:
+        if must:
+            raise
+        logger.warning("%s; training goes on, and it is tried again at the next checkpoint", error)
 
 
 def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any, float]]:

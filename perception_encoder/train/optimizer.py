@@ -1,4 +1,4 @@
-"""LAMB (timm's) with the weight decay that the field uses: matrices decay, all else does not."""
+"""LAMB (timm's) or AdamW, with the weight decay that the field uses: matrices decay, all else does not."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import ConfigError, MissingExtraError
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """LAMB's settings; the defaults are the paper's (appendix B.1.1)."""
+    """The optimizer's settings; the defaults are the paper's (appendix B.1.1)."""
 
+    name: str = "lamb"
+    """"lamb" (step 4 of section 2.1) or "adamw"."""
     lr: float = 2e-3
     """Peak learning rate."""
     plain_lr: float | None = None
@@ -23,13 +25,13 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     """The whole gradient is scaled down to this norm, as timm's LAMB does by default."""
 
+    def __post_init__(self) -> None:
+        if self.name not in ("lamb", "adamw"):
+            raise ConfigError(f"the optimizer is {self.name!r}; it must be 'lamb' or 'adamw'")
+
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """LAMB over the model's trainable parameters; MissingExtraError without timm."""
-    try:
-        from timm.optim import Lamb
-    except ImportError:
-        raise MissingExtraError("timm", "train") from None
+    """The optimizer over the model's trainable parameters; MissingExtraError where LAMB is asked for without timm."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -40,7 +42,13 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": exempt, "weight_decay": 0.0, "lr": plain_lr},
     ]
-    return Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=config.max_grad_norm)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    try:
+        from timm.optim import Lamb
+    except ImportError:
+        raise MissingExtraError("timm", "train") from None
+    return Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)  # the loop clips, over all ranks
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 class Task(Protocol):
     """A stage: what is trained, and the losses of a batch (their sum is minimised)."""
 
-    @property
-    def model(self) -> nn.Module:
-        """All that is trained and saved."""
-        ...
+    model: nn.Module
+    """All that is trained and saved; the loop puts its parallel form in its place."""
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Named scalar losses of one batch."""
+        """Named scalar losses of one batch; of a rank's part of one, its parts of them."""
+        ...
+
+    def report(self) -> dict[str, float]:
+        """What else a report should show, the logit scale say."""
         ...
 
     def after_step(self) -> None:

@@ -53,7 +53,7 @@ def test_crops_lie_inside_and_keep_to_the_ranges(size: tuple[int, int]) -> None:
 
 def test_jitter_scales_brightness_and_saturation_only() -> None:
     grey = torch.full((64, 3, 2, 2), 100, dtype=torch.uint8)
-    out = jitter(grey, Augmentation(), generator()).float()
+    out = jitter(grey, Augmentation(), torch.rand(len(grey), 2, generator=generator())).float()
     assert torch.equal(out.amax(1), out.amin(1))  # grey stays grey
     assert 66 <= out.min() < 80
     assert 120 < out.max() <= 132

@@ -15,11 +15,12 @@ from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, true_pairs
 from perception_encoder.data.shards import ShardSample, read_shard, write_shard
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
-from perception_encoder.models.weights import create_model, load_model, weight_hash
+from perception_encoder.models.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.pretraining.task import ContrastiveTask, encode_by_length
+from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.towers import Towers, encode_by_length
 from perception_encoder.recipes.builtin import builtin, debug
 
 
@@ -94,16 +95,17 @@ def test_captions_in_groups_of_like_length_encode_as_alone() -> None:
 
 
 def test_the_logit_scale_is_clamped() -> None:
-    task = ContrastiveTask(create_model("builtin"))
-    task.model.logit_scale.data.fill_(9.0)
+    towers = Towers(create_model("builtin"))
+    task = ContrastiveTask(towers)
+    towers.clip.logit_scale.data.fill_(9.0)
     task.after_step()
-    assert task.model.logit_scale.exp().item() == pytest.approx(100.0)
+    assert towers.clip.logit_scale.exp().item() == pytest.approx(100.0)
 
 
 def test_training_fits_a_handful_of_pairs() -> None:
     """The loss falls to almost nothing on one batch: gradients reach both towers."""
     torch.manual_seed(0)
-    task = ContrastiveTask(create_model("builtin"))
+    task = ContrastiveTask(Towers(create_model("builtin")))
     pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = ImageTextBatch(pictures, Tokenizer(32)(["a", "b", "c", "d"])[:, :4], torch.eye(4, dtype=torch.bool))
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
@@ -131,3 +133,21 @@ def test_the_builtin_recipe_is_complete() -> None:
     assert [stage.image_size for stage in config.stages] == [64, 96, 128]
     assert sum(config.weights.values()) == pytest.approx(1.0)
     assert "openmoji" not in config.weights
+
+
+def test_a_run_may_begin_with_weights_and_lock_a_tower(photos: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(debug(), initial="builtin", locked="text", warmup=0)
+    tuned = load_model(pretrain(config, [photos], tmp_path / "run")).state_dict()
+    for name, value in load_model("builtin").state_dict().items():
+        same = torch.allclose(tuned[name], value, atol=1e-3 * value.abs().max().item() + 1e-6)
+        assert same or not name.startswith("text."), name
+    assert not torch.equal(tuned["visual.conv1.weight"], load_model("builtin").visual.conv1.weight)
+
+
+def test_weights_of_another_model_are_refused(photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    write_checkpoint(create_model("PE-Spatial-T16-512"), path)
+    with pytest.raises(ConfigError, match="which is PE-Spatial-T16-512; the run trains PE-Core-N16-128"):
+        pretrain(dataclasses.replace(debug(), initial=str(path)), [photos], tmp_path / "run")
+    with pytest.raises(ConfigError, match="'visual' or 'text'"):
+        dataclasses.replace(debug(), locked="both")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.recipes.builtin import builtin
+from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.recipes.builtin import builtin, debug
 from perception_encoder.recipes.override import override
 
 
@@ -20,6 +21,12 @@ def test_settings_are_changed_in_a_copy() -> None:
     assert changed.weights == {**config.weights, "flowers": 0.5} and changed.optimizer.plain_lr is None
     assert override(changed, ["optimizer.plain_lr=1"]).optimizer.plain_lr == 1.0
     assert changed.fingerprint() != config.fingerprint() != config.fingerprint(["one more sample"])
+
+
+def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
+    assert builtin().masking is None
+    assert override(builtin(), ["masking.ratio=0.7"]).masking == MaskRegularization(ratio=0.7)
+    assert override(debug(), ["masking=null", "augmentation=null"]).masking is None
 
 
 @pytest.mark.parametrize(

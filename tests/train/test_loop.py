@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, DataError, OutputError
-from perception_encoder.train.checkpoint import FILE, RunState, save_run
+from perception_encoder.train.checkpoint import RunState, find_checkpoints, save_run
 from perception_encoder.train.loop import LoopConfig, prefetch, train
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays
 from perception_encoder.train.schedule import warmup_cosine
@@ -29,6 +31,9 @@ class Regression:
 
     def losses(self, batch: Tensor) -> dict[str, Tensor]:
         return {"error": ((self.model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()}
+
+    def report(self) -> dict[str, float]:
+        return {}
 
     def after_step(self) -> None:
         self.steps_seen += 1
@@ -89,49 +94,85 @@ def test_settings_of_another_run_are_refused(tmp_path: Path) -> None:
         train(Regression(), batch, CONFIG, tmp_path, "b")
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="delete it"):
+def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(Regression(), batch, CONFIG, whole, "a")
+    train(Regression(), batch, CONFIG, broken, "a", stop_after=21)
+    newest, older = (path for path, _ in find_checkpoints(broken))
+    assert (newest.name, older.name) == ("step-00000021", "step-00000014")
+    for part in newest.glob("*.distcp"):
+        part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    train(Regression(), batch, CONFIG, broken, "a")
+    assert "step-00000021 cannot be read" in caplog.text
+    assert losses_of(broken) == losses_of(whole)
+
+
+def test_where_no_checkpoint_can_be_read_that_is_said(tmp_path: Path) -> None:
+    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
+    for path, _ in find_checkpoints(tmp_path):
+        (path / ".metadata").write_bytes(b"no metadata")
+    with pytest.raises(CheckpointError, match="delete them to start anew"):
         train(Regression(), batch, CONFIG, tmp_path, "a")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"a": 1},
-        {"fingerprint": "a"},
-        {"fingerprint": "a", "model": nn.Linear(5, 1).state_dict(), "optimizer": {}, "step": 1},
-        {"fingerprint": "a", "model": nn.Linear(4, 1).state_dict(), "optimizer": {}, "step": 1},
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path, content: dict[str, object]) -> None:
-    torch.save(content, tmp_path / FILE)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*delete it"):
-        train(Regression(), batch, CONFIG, tmp_path, "a")
+def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
+    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
+    other = Regression()
+    other.model = nn.Linear(5, 1)
+    with pytest.raises(CheckpointError, match="does not fit this run"):
+        train(other, batch, CONFIG, tmp_path, "a")
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    task = Regression()
+    optimizer = build_optimizer(task.model, OptimizerConfig(name="adamw"))
+    task.losses(batch(0))["error"].backward()
+    optimizer.step()
+    for step, score in enumerate([5.0, 1.0, 4.0, 3.0, None]):
+        save_run(tmp_path, task.model, optimizer, RunState(step=step, fingerprint="a", score=score), keep=2)
+    assert [state.step for _, state in find_checkpoints(tmp_path)] == [4, 3, 1]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
-    before = (tmp_path / FILE).read_bytes()
+    before = find_checkpoints(tmp_path)
     with pytest.raises(DataError, match="loss is nan"):
         train(Regression(), lambda step: batch(step) * (math.nan if step == 9 else 1), CONFIG, tmp_path, "a")
-    assert (tmp_path / FILE).read_bytes() == before
+    assert find_checkpoints(tmp_path) == before
 
 
-def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_that_are_not_finite_may_be_left_out(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, skip_bad_losses=2)
+
+    def bad(*steps: int) -> Callable[[int], Tensor]:
+        return lambda step: batch(step) * (math.nan if step in steps else 1)
+
     task = Regression()
-    optimizer = build_optimizer(task.model, OptimizerConfig())
-    save_run(tmp_path, task.model, optimizer, RunState(1, "a"))
-    before = (tmp_path / FILE).read_bytes()
+    train(task, bad(9, 10, 20), config, tmp_path / "two", "a")
+    assert task.steps_seen == 27 and task.model.weight.isfinite().all()
+    with pytest.raises(DataError, match="step 11"):
+        train(Regression(), bad(9, 10, 11), config, tmp_path / "three", "a")
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+def test_a_full_disk_is_survived_until_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
+    rename, failing = Path.rename, {"step-00000014", "step-00000021"}
+
+    def full(path: Path, target: Path) -> Path:
+        if target.name in failing:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=28)
+    assert caplog.text.count("No space left on device; training goes on") == 2
+    assert [state.step for _, state in find_checkpoints(tmp_path)] == [28, 7]
+    failing.add("step-00000030")
     with pytest.raises(OutputError, match="No space left"):
-        save_run(tmp_path, task.model, optimizer, RunState(2, "a"))
-    assert (tmp_path / FILE).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+        train(Regression(), batch, CONFIG, tmp_path, "a")
+    assert [state.step for _, state in find_checkpoints(tmp_path)] == [28, 7]
 
 
 def test_an_error_in_a_batch_reaches_the_caller() -> None:

@@ -1,0 +1,157 @@
+"""Several processes as one: who this one is, what all have, and micro-batches that make any batch fit.
+
+Features are gathered with their gradients, and each rank computes its part of the loss; the parts of all ranks add up
+to the loss of one process with the whole batch, and so do the gradients.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.nn.block import Block
+from perception_encoder.ranks import ALONE, Rank
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How a step is spread over ranks and fitted into memory."""
+
+    kind: str = "ddp"
+    """"ddp": every rank holds the model. "fsdp": transformer blocks, with their optimizer state, are shared out
+    (FSDP2), all else is held by every rank."""
+    chunk: int | None = None
+    """Pictures or captions whose activations are held at a time; None for all."""
+    checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+    compile: bool = False
+    """Let torch.compile make the model's kernels."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("ddp", "fsdp"):
+            raise ConfigError(f"parallel.kind is {self.kind!r}; it must be 'ddp' or 'fsdp'")
+        if self.chunk is not None and self.chunk < 1:
+            raise ConfigError(f"parallel.chunk is {self.chunk}; it must be at least 1")
+
+
+@contextmanager
+def process_group() -> Iterator[Rank]:
+    """Join the processes that torchrun started, until the block ends; alone without torchrun."""
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield this_rank()
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        yield this_rank()
+    finally:
+        dist.destroy_process_group()
+
+
+def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
+    """The model as the ranks share it; its gradients become the mean of the ranks'."""
+    if config.compile:
+        model.compile()
+    if this_rank() == ALONE:
+        return model
+    if config.kind == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    for block in [module for module in model.modules() if isinstance(module, Block)]:
+        if not isinstance(block, FSDPModule):  # of an earlier stage
+            fully_shard(block)
+    return model
+
+
+def whole_model(model: M) -> M:
+    """The model again with whole parameters on every rank, in place; all ranks call it."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor):
+                setattr(module, name, nn.Parameter(parameter.full_tensor()))
+    return model
+
+
+def mean_gradients(model: nn.Module) -> None:
+    """Finish what `parallelize` began: of parameters that every rank holds, without DDP, the ranks' mean gradient."""
+    rank = this_rank()
+    if rank == ALONE or isinstance(model, nn.parallel.DistributedDataParallel):
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad and not isinstance(parameter, DTensor):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= rank.of
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
+    """Scale all gradients so that their norm together is at most `most`; returns what it was."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    squares = [gradient.pow(2).sum() for gradient in gradients]
+    total = torch.stack([s.full_tensor() if isinstance(s, DTensor) else s for s in squares]).sum().sqrt().item()
+    if total > most:
+        for gradient in gradients:
+            gradient.mul_(most / total)
+    return total
+
+
+def this_rank() -> Rank:
+    """Which process of the group this is; alone without a group."""
+    return Rank(number=dist.get_rank(), of=dist.get_world_size()) if dist.is_initialized() else ALONE
+
+
+def gather(local: Tensor, count: int) -> Tensor:
+    """All ranks' rows (count, …), given this rank's `share` of them; its own rows keep their gradient.
+
+    The gradient of a row is the sum of what all ranks' losses ask of it.
+    """
+    if this_rank() == ALONE:
+        return local
+    gathered: Tensor = _Gather.apply(local, count)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, count: int) -> Tensor:
+        rank = this_rank()
+        ctx.own = rank.share(count)
+        sizes = [share.stop - share.start for share in rank.all_shares(count)]
+        padded = local.new_zeros(max(sizes), *local.shape[1:])  # all_gather wants equal shapes
+        padded[: len(local)] = local
+        pieces = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(pieces, padded)
+        return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total[ctx.own], None
+
+
+def in_chunks(encode: Callable[[Tensor], Tensor], inputs: Tensor, size: int | None) -> Tensor:
+    """`encode(inputs)`, `size` rows at a time, each chunk's activations recomputed in the backward pass.
+
+    Memory is that of one chunk and of all features, whatever the batch (gradient caching, Gao and others 2021). None:
+    all at once, nothing recomputed.
+    """
+    if size is None or not torch.is_grad_enabled():
+        return encode(inputs)
+    chunks: Sequence[Tensor] = inputs.split(size)
+    return torch.cat([checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks])

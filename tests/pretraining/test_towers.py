@@ -1,0 +1,119 @@
+"""What is trained, step by step of section 2.1: masking, positions at another resolution, pooling, rotary positions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.errors import CheckpointError
+from perception_encoder.models.clip import CLIP
+from perception_encoder.nn.position import resample_table
+from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.run import build_model, fit_positions
+from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.recipes.builtin import debug
+from tests.models.small import CORE, SIZE, TEXT, randomize
+
+
+def small_towers(chunk: int | None = None) -> Towers:
+    clip = CLIP(CORE, TEXT)
+    randomize(clip)
+    towers = Towers(clip, masked=True, chunk=chunk)
+    torch.nn.init.normal_(towers.mask_token, generator=torch.Generator().manual_seed(5))
+    return towers
+
+
+def small_batch(masks: bool = True) -> ImageTextBatch:
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    tokens = torch.randint(1, 49, (8, 8), generator=generator)
+    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool))
+    if not masks:
+        return batch
+    rows, hidden = MaskRegularization(every=3).draw(8, 16, generator)
+    return dataclasses.replace(batch, masked=rows, masks=hidden, masked_share=1.0)
+
+
+def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*towers.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+
+
+def test_a_mask_is_of_the_asked_ratio_on_one_picture_in_sixteen() -> None:
+    rows, masks = MaskRegularization().draw(64, 100, torch.Generator().manual_seed(0))
+    assert rows.tolist() == [0, 16, 32, 48] and masks.shape == (4, 100)
+    assert masks.sum(1).tolist() == [40] * 4 and not torch.equal(masks[0], masks[1])
+
+
+def test_the_two_losses_have_disjoint_gradients() -> None:
+    """The contrastive loss never sees a masked picture, the mask loss sees the whole one as a fixed target."""
+    towers = small_towers()
+    losses = ContrastiveTask(towers).losses(small_batch())
+    alone = ContrastiveTask(towers).losses(small_batch(masks=False))
+    assert losses.keys() == {"contrastive", "mask"} and alone.keys() == {"contrastive"}
+    contrastive, expected = gradients(towers, losses["contrastive"]), gradients(towers, alone["contrastive"])
+    assert "mask_token" not in contrastive and contrastive.keys() == expected.keys()
+    assert all(torch.equal(contrastive[name], expected[name]) for name in expected)
+    mask = gradients(towers, losses["mask"])
+    assert "mask_token" in mask and mask["mask_token"].abs().max() > 0
+    assert not [name for name in mask if "attn_pool" in name or "text" in name or name.endswith(("proj", "scale"))]
+
+
+def test_the_mask_loss_is_that_of_a_masked_pass_against_the_output_of_a_whole_one() -> None:
+    towers, batch = small_towers(), small_batch()
+    visual = towers.clip.visual
+    pixels = batch.pictures[batch.masked].float() / 127.5 - 1
+    whole = visual.forward_features(pixels)[:, 1:]
+    tokens = visual.conv1(pixels).flatten(2).transpose(1, 2)
+    tokens[batch.masks] = towers.mask_token
+    tokens = torch.cat([visual.class_embedding.expand(len(tokens), 1, -1), tokens], 1) + visual.positional_embedding
+    seen = visual.ln_post(visual.transformer(visual.ln_pre(tokens), visual.rope(SIZE, SIZE, pixels.device)))[:, 1:]
+    expected = 1 - F.cosine_similarity(seen[batch.masks], whole[batch.masks], dim=-1).mean()
+    found = ContrastiveTask(towers, mask_weight=2.0).losses(batch)["mask"]
+    torch.testing.assert_close(found, 2 * expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+def test_chunks_change_neither_losses_nor_gradients(chunk: int) -> None:
+    whole, chunked = small_towers(), small_towers(chunk)
+    ours, theirs = (ContrastiveTask(towers).losses(small_batch()) for towers in (chunked, whole))
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+    found, expected = gradients(chunked, sum(ours.values())), gradients(whole, sum(theirs.values()))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_another_resolution_resamples_the_table_and_what_the_optimizer_knows_of_it() -> None:
+    clip = CLIP(CORE, TEXT)
+    randomize(clip)
+    before = clip.visual.positional_embedding.detach().clone()
+    expected = clip.visual.positions((6, 6)).detach()
+    clip.visual.set_image_size(48)
+    assert torch.equal(clip.visual.positional_embedding, expected) and clip.visual.config.image_size == 48
+    assert torch.equal(expected[0], before[0])  # the class token's
+    assert torch.equal(fit_positions("visual.positional_embedding.exp_avg", before, expected), expected)
+    assert (resample_table(before.square(), 37) >= 0).all()  # second moments stay what they are
+    with pytest.raises(CheckpointError, match=r"proj is \(3, 4\)"):
+        fit_positions("visual.proj", torch.zeros(3, 4), torch.zeros(4, 4))
+
+
+def test_without_attention_pooling_the_class_token_is_projected() -> None:
+    clip = CLIP(dataclasses.replace(CORE, attention_pool=False), TEXT)
+    randomize(clip)
+    pixels = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    expected = clip.visual.forward_features(pixels)[:, 0] @ clip.visual.proj
+    torch.testing.assert_close(clip.encode_image(pixels), expected)
+
+
+def test_a_recipe_turns_steps_off() -> None:
+    model = build_model(dataclasses.replace(debug(), rope=False, attention_pool=False))
+    assert model.visual.attn_pool is None and model.visual.rope(32, 32, torch.device("cpu")) is None
+    assert model.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 256)

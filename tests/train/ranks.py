@@ -1,0 +1,60 @@
+"""Loss and gradients of a small model on one batch, by as many processes as torchrun starts; rank 0 writes them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from perception_encoder.losses.contrastive import contrastive_loss
+from perception_encoder.models.clip import CLIP
+from perception_encoder.train.distributed import gather, in_chunks, this_rank
+from tests.models.small import CORE, SIZE, TEXT, randomize
+
+PICTURES, CAPTIONS = 13, 11  # no multiples of anything
+
+
+def loss_and_gradients(dtype: torch.dtype, chunk: int | None) -> dict[str, torch.Tensor]:
+    """Of the whole batch, whatever the number of processes."""
+    model = CLIP(CORE, TEXT)
+    randomize(model)
+    model = model.to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randn(PICTURES, 3, SIZE, SIZE, generator=generator, dtype=torch.float64).to(dtype)
+    tokens = torch.randint(1, 49, (CAPTIONS, 8), generator=generator)
+    positives = torch.rand(PICTURES, CAPTIONS, generator=generator) < 0.1
+    positives[:, 0] |= ~positives.any(1)
+    positives[0] |= ~positives.any(0)
+    rank = this_rank()
+    own_pictures, own_captions = rank.share(PICTURES), rank.share(CAPTIONS)
+    images = F.normalize(in_chunks(model.encode_image, pictures[own_pictures], chunk), dim=-1)
+    texts = F.normalize(in_chunks(model.encode_text, tokens[own_captions], chunk), dim=-1)
+    loss = contrastive_loss(
+        gather(images, PICTURES),
+        gather(texts, CAPTIONS),
+        model.logit_scale.exp(),
+        positives,
+        own_pictures,
+        own_captions,
+    )
+    loss.backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()} | {"loss": loss.detach()}
+    if rank.of > 1:
+        for value in found.values():
+            dist.all_reduce(value)
+    return found
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    chunks = [int(size) or None for size in sys.argv[2:]]
+    results = {
+        str(dtype): {chunk: loss_and_gradients(dtype, chunk) for chunk in chunks}
+        for dtype in (torch.float64, torch.float32)
+    }
+    if dist.get_rank() == 0:
+        torch.save(results, Path(sys.argv[1]))
+    dist.destroy_process_group()

@@ -1,0 +1,69 @@
+"""Several processes and any micro-batch give the loss and the gradients of one process with the whole batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from perception_encoder.ranks import Rank
+from perception_encoder.train.distributed import in_chunks
+from tests.train.ranks import loss_and_gradients
+
+CHUNKS = (None, 1, 3, 5, 100)
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    """The loss, and the gradient as one vector, to a relative error."""
+    assert found.keys() == expected.keys()
+    parts = ({"loss"}, found.keys() - {"loss"})
+    for names in parts:
+        ours, theirs = (torch.cat([each[name].flatten() for name in sorted(names)]) for each in (found, expected))
+        assert (ours - theirs).norm() / theirs.norm() < tolerance, names
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_ranks_and_micro_batches_change_nothing(processes: int, tmp_path: Path) -> None:
+    out = tmp_path / "found.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [str(Path(__file__).with_name("ranks.py")), str(out), *(str(size or 0) for size in CHUNKS)]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = torch.load(out, weights_only=True)
+    for dtype, tolerance in TOLERANCE.items():
+        expected = loss_and_gradients(dtype, None)
+        assert expected["loss"] > 1 and found[str(dtype)].keys() == set(CHUNKS)
+        for each in found[str(dtype)].values():
+            assert_same(each, expected, tolerance)
+
+
+def test_shares_are_all_and_differ_by_one_at_most() -> None:
+    for count in range(20):
+        for ranks in range(1, 9):
+            parts = [range(count)[share] for share in Rank(of=ranks).all_shares(count)]
+            assert [each for part in parts for each in part] == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_each_chunk_is_encoded_again_for_its_gradient() -> None:
+    seen: list[int] = []
+    weight = torch.ones(64, requires_grad=True)
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return (x * weight).tanh().sum(1)
+
+    total = in_chunks(encode, torch.ones(10, 64), 4).sum()
+    assert seen == [4, 4, 2]
+    total.backward()
+    assert seen == [4, 4, 2, 2, 4, 4]
+    with torch.no_grad():
+        in_chunks(encode, torch.ones(10, 64), 4)
+    assert seen[6:] == [10]
