@@ -36,9 +36,9 @@ def best_rows(
 
 
 def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " K"]:
-    """The numbers of the `count` best scores, best first; only these are sorted."""
+    """The numbers of the `count` best scores, best first, those that are none last; only the best are sorted."""
     if count == len(scores):
         return np.argsort(-scores, kind="stable")
-    least = np.partition(scores, -count)[-count]
-    enough = np.flatnonzero(scores >= least)
+    worst = np.partition(-scores, count - 1)[count - 1]
+    enough = np.flatnonzero(~(-scores > worst))
     return enough[np.argsort(-scores[enough], kind="stable")[:count]]

@@ -28,6 +28,15 @@ def test_best_first_and_every_score_right() -> None:
 def test_equal_scores_keep_the_gallery_s_order() -> None:
     gallery = np.repeat(vectors(2), [3, 4], axis=0)
     assert best_rows(gallery[:1], gallery, top=3)[1].tolist() == [[0, 1, 2]]
+    assert best_rows(gallery[:1], gallery, top=2)[1].tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("top", [1, 3, 5])
+def test_vectors_that_are_none_come_last(top: int) -> None:
+    gallery = vectors(5)
+    gallery[[0, 3]] = np.nan
+    rows = best_rows(vectors(1, seed=1), gallery, top)[1][0].tolist()
+    assert len(rows) == top and set(rows[:3]) <= {1, 2, 4} and set(rows[3:]) <= {0, 3}
 
 
 def test_top_may_be_more_than_there_is() -> None:
