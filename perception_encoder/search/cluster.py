@@ -12,15 +12,16 @@ import logging
 import os
 import pickle
 import queue
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -28,7 +29,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from perception_encoder.errors import ClusterError, MediaNotFoundError, MissingExtraError, PerceptionEncoderError
+from perception_encoder import errors
+from perception_encoder.errors import (
+    ClusterError,
+    InputError,
+    MediaNotFoundError,
+    MissingExtraError,
+    PerceptionEncoderError,
+)
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order, worker_count
 from perception_encoder.search.changes import File
@@ -38,12 +46,12 @@ from perception_encoder.search.moments import MomentConfig
 
 logger = logging.getLogger(__name__)
 
-Read = Callable[[Index, Encoder, Container[str], Sequence[File]], Iterator[list[Result]]]
+Read = Callable[[Index, Encoder, set[str], Sequence[File]], Iterator[list[Result]]]
 
 _KNOCK_SECONDS, _CONNECT_SECONDS, _END_SECONDS = 10.0, 60.0, 20.0
 _GPU_BATCH = 64
 _TASK_BATCHES = 8  # at most; enough for the threads beside a GPU, and little work to lose
-_TASK_RETRIES = 4  # files that a worker died of are given up then
+_TASK_TRIES = 2  # then its files are read one by one, to find the one that workers die of
 _MEMORY = 1 << 30  # bytes that a worker takes beside its model's weights
 
 
@@ -136,11 +144,8 @@ class _Driver:
         finally:
             clock.cancel()
 
-    def read(
-        self, index: Index, encoder: Encoder, digests: Container[str], files: Sequence[File]
-    ) -> Iterator[list[Result]]:
+    def read(self, index: Index, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[Result]]:
         """What files hold, as workers find it."""
-        assert isinstance(digests, set)
         job = _Job(
             source=index.settings["source"],
             weight_hash=encoder.weight_hash,
@@ -191,12 +196,12 @@ def run() -> None:
     except BrokenPipeError:
         pass  # nobody waits any more
     except Exception as error:
-        logger.info("the cluster failed", exc_info=error)
+        logger.warning("the cluster failed", exc_info=error)  # shown by pe -v
         give(pickle.dumps(_failure(error)))
 
 
 def _take_jobs(stream: IO[bytes], jobs: queue.SimpleQueue[tuple[_Job, list[File]]]) -> None:
-    with suppress(EOFError):
+    with suppress(EOFError, pickle.UnpicklingError):
         while True:
             jobs.put(pickle.load(stream))
     os.kill(os.getpid(), signal.SIGTERM)  # the parent is done, or gone; on this Ray leaves its cluster in good order
@@ -216,7 +221,7 @@ def _connect(address: str) -> None:
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:
-            logger.info("no cluster", exc_info=error)
+            logger.warning("no cluster", exc_info=error)
             if trial == tries - 1:
                 raise ClusterError(f"no Ray cluster answers at {address}: {_brief(error)}") from None
 
@@ -228,15 +233,12 @@ def _brief(error: BaseException) -> str:
     return said[:300] or type(error).__name__
 
 
-def _failure(error: BaseException | None) -> ClusterError:
-    """Why workers failed: our own error where there is one beneath Ray's."""
-    first = error
-    while error is not None:
-        if isinstance(error, PerceptionEncoderError):
-            return ClusterError(f"a worker of the cluster failed: {error}")
-        error = getattr(error, "cause", None) or error.__cause__
-    assert first is not None
-    return ClusterError(f"the cluster failed ({type(first).__name__}: {_brief(first)}); what was read is kept")
+def _failure(error: Exception) -> ClusterError:
+    """Why workers failed; of an error that crossed process borders, Ray keeps no more than its traceback's text."""
+    own = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
+    foreign = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
+    said = own[1] if own else foreign[0] if foreign else f"{type(error).__name__}: {_brief(error)}"
+    return ClusterError(f"a worker of the cluster failed, and what was read is kept: {said}")
 
 
 def _stream(address: str, job: _Job, files: list[File]) -> Iterator[bytes]:
@@ -266,18 +268,20 @@ class _Pipeline:
         workers = gpus or max(1, int(resources.get("CPU", 0)))
         cut = list(batches(files, _GPU_BATCH if gpus else job.batch_size))
         size = max(1, min(_TASK_BATCHES, len(cut) // (4 * workers)))
-        tasks = [{"batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)]
+        tasks = [
+            {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
+        ]
+        begun: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Begun)
+        self._begun = begun.remote()  # ends when nobody holds it
         found = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             _Worker,
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(tasks))),
-            fn_constructor_args=(job, "cuda" if gpus else "cpu"),
+            fn_constructor_args=(job, "cuda" if gpus else "cpu", self._begun),
             num_cpus=None if gpus else 1,
             num_gpus=1 if gpus else None,
             memory=job.memory,
-            max_restarts=-1,
-            max_task_retries=_TASK_RETRIES,
         )
         self._rows = iter(found.iter_rows())
 
@@ -287,12 +291,32 @@ class _Pipeline:
         return None if row is None else row["results"]
 
 
-class _Worker:
-    """A process of the cluster with a model of its own, on one core, or on a GPU that threads decode for."""
+class _Begun:
+    """Remembers what workers began, whether or not they lived to end it."""
 
-    def __init__(self, job: _Job, device: str) -> None:
+    def __init__(self) -> None:
+        self._times: Counter[int | str] = Counter()
+
+    def begin(self, what: int | str) -> int:
+        """How often it was begun and did not end, this time included."""
+        self._times[what] += 1
+        return self._times[what]
+
+    def end(self, what: int | str) -> None:
+        """It was done."""
+        del self._times[what]
+
+
+class _Worker:
+    """A process of the cluster with a model of its own, on one core, or on a GPU that threads decode for.
+
+    Ray gives what a dead worker was at to another, again and again; so that a file that workers die of is reported
+    like any other bad file, what was tried before is read file by file.
+    """
+
+    def __init__(self, job: _Job, device: str, begun: Any) -> None:
         torch.set_num_threads(1)
-        self._job, self._encoder = job, load(job.source, device, job.dtype)
+        self._job, self._encoder, self._begun = job, load(job.source, device, job.dtype), begun
         if self._encoder.weight_hash != job.weight_hash:
             raise ClusterError(
                 f"{job.source} has other weights on {socket.gethostname()} than here; "
@@ -300,11 +324,27 @@ class _Worker:
             )
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
-        """Rows of `batches`, lists of lists of files, to rows of `results`, a list of results each."""
+        """A task, a row of `batches`, a list of lists of files, to rows of `results`, a list of results each."""
+        (task,) = tasks.to_pylist()
+        cut: list[list[File]] = pickle.loads(task["batches"])
         reader = Reader(self._encoder, MomentConfig(**self._job.moments), self._job.digests)
-        cut = chain.from_iterable(pickle.loads(task) for task in tasks["batches"].to_pylist())
-        read = map_in_order(reader.read, cut, worker_count(self._encoder))
+        if self._begin(task["number"]) <= _TASK_TRIES:
+            read = map_in_order(reader.read, cut, worker_count(self._encoder))
+        else:
+            read = (self._read_alone(reader, file) for batch in cut for file in batch)
         return pa.table({"results": [pickle.dumps([_placeless(result) for result in results]) for results in read]})
+
+    def _read_alone(self, reader: Reader, file: File) -> list[Result]:
+        if self._begin(file.path) > 1:
+            return [Result(file, error=InputError(file.item.name, "ended the worker of the cluster that read it"))]
+        results = reader.read([file])
+        self._begun.end.remote(file.path)
+        return results
+
+    def _begin(self, what: int | str) -> int:
+        import ray
+
+        return ray.get(self._begun.begin.remote(what))
 
 
 def _placeless(result: Result) -> Result:

@@ -89,7 +89,7 @@ class Result:
 
 
 def read_here(
-    index: Index, encoder: Encoder, digests: Container[str], files: Sequence[File]
+    index: Index, encoder: Encoder, digests: set[str], files: Sequence[File]
 ) -> Iterator[list[Result]]:
     """What files hold, a list a batch, read by the cores of this machine.
 
@@ -103,7 +103,7 @@ def update_index(
     index: Index,
     encoder: Encoder,
     begin: Callable[[int], Callable[[int], object]] = lambda _: lambda _: None,
-    read: Callable[[Index, Encoder, Container[str], Sequence[File]], Iterable[list[Result]]] = read_here,
+    read: Callable[[Index, Encoder, set[str], Sequence[File]], Iterable[list[Result]]] = read_here,
 ) -> Report:
     """Make an index say what its folder holds; bad files are reported, never a reason to stop.
 
