@@ -10,6 +10,7 @@
     ├── DataError                    a data set that lacks what the work needs
     ├── OutputError                  a result that could not be written
     ├── SearchIndexError             an index that is missing, damaged, or of another model
+    ├── ClusterError                 a cluster that does not answer, fails or is lost
     ├── MissingExtraError            an optional dependency that is not installed
     └── InputError                   one input of many; `.source` is its name
         ├── MediaNotFoundError       no such file
@@ -59,6 +60,10 @@ class OutputError(PerceptionEncoderError):
 
 class SearchIndexError(PerceptionEncoderError):
     """A search index that is missing, damaged, of another version, or of another model."""
+
+
+class ClusterError(PerceptionEncoderError):
+    """A cluster that does not answer, whose workers fail, or that is lost."""
 
 
 class MissingExtraError(PerceptionEncoderError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 FOLDERS = "Folders; each gets an index of its own, in FOLDER/.pe-index."
+RAY = (
+    "Read the files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
+    "Its machines must see the folders under the same paths."
+)
 MODEL = "Name, alias or checkpoint of a model [default: the index's, or builtin]."
 
 
@@ -28,6 +33,7 @@ def index(
         float | None, typer.Option(min=0.01, help="Seconds between frames of a video [default: 1].")
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew, whatever is there.")] = False,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help=RAY)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Make or renew the index of folders, for `pe search`.
@@ -41,25 +47,28 @@ def index(
         pe index photos
         pe index photos videos --every 0.5
         pe index photos --model PE-Core-L14-336 --rebuild
+        pe index /mnt/photos --ray auto
         pe search "a red mug" photos
     """
-    from perception_encoder.search.indexing import update_index, writable_index
+    from perception_encoder.search.cluster import on_cluster
+    from perception_encoder.search.indexing import read_here, update_index, writable_index
 
     reports: dict[str, dict[str, Any]] = {}
     failures: list[InputError] = []
     tried = 0
-    for folder in folders:
-        with writable_index(folder, model, every, rebuild) as (opened, encoder), late_progress(f"{folder}") as begin:
-            started = time.perf_counter()
-            report = update_index(opened, encoder, begin)
-            speed = report.added / (time.perf_counter() - started)
-        failures += report.failures
-        tried += report.added + report.moved + report.unchanged + len(report.failures)
-        counts = {name: getattr(report, name) for name in ("added", "moved", "gone", "unchanged", "rows")}
-        reports[str(folder)] = counts
-        if not json:
-            did = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "rows")
-            output.print_line(f"{folder}: {did}; {report.rows} pictures and moments ({speed:.1f} files/s)")
+    with on_cluster(ray) if ray else nullcontext(read_here) as read:
+        for folder in folders:
+            with writable_index(folder, model, every, rebuild) as opened, late_progress(f"{folder}") as begin:
+                started = time.perf_counter()
+                report = update_index(*opened, begin, read)
+                speed = report.added / (time.perf_counter() - started)
+            failures += report.failures
+            tried += report.added + report.moved + report.unchanged + len(report.failures)
+            counts = {name: getattr(report, name) for name in ("added", "moved", "gone", "unchanged", "rows")}
+            reports[str(folder)] = counts
+            if not json:
+                did = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "rows")
+                output.print_line(f"{folder}: {did}; {report.rows} pictures and moments ({speed:.1f} files/s)")
     if json:
         skipped = [{"path": failure.source, "reason": failure.reason} for failure in failures]
         output.print_json({"folders": reports, "skipped": skipped})

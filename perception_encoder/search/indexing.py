@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -79,25 +79,49 @@ def writable_index(
         yield index, encoder
 
 
+@dataclass(frozen=True)
+class Result:
+    """A file that was read: its rows, None where its content is known already, or why there are none."""
+
+    file: File
+    digest: str = ""
+    rows: list[Row] | None = None
+    error: InputError | None = None
+
+
+def read_here(
+    index: Index, encoder: Encoder, digests: set[str], files: Sequence[File]
+) -> Iterator[list[Result]]:
+    """What files hold, a list a batch, read by the cores of this machine.
+
+    `digests`: contents that are known already, so that only their name is new.
+    """
+    reader = Reader(encoder, MomentConfig(**index.settings["moments"]), digests)
+    return map_in_order(reader.read, batches(files, encoder.batch_size), worker_count(encoder))
+
+
 def update_index(
-    index: Index, encoder: Encoder, begin: Callable[[int], Callable[[int], object]] = lambda _: lambda _: None
+    index: Index,
+    encoder: Encoder,
+    begin: Callable[[int], Callable[[int], object]] = lambda _: lambda _: None,
+    read: Callable[[Index, Encoder, set[str], Sequence[File]], Iterable[list[Result]]] = read_here,
 ) -> Report:
     """Make an index say what its folder holds; bad files are reported, never a reason to stop.
 
     `index` and `encoder` are those of `writable_index`. `begin` is told how many files there are to read, and gives
-    what is told of files done. Raises OutputError where the index cannot be written: what was committed stays.
+    what is told of files done. `read`: who reads them, such as `on_cluster`. Raises OutputError where the index cannot
+    be written, and what `read` raises: what was committed stays.
     """
     known = index.files()
     changes = find_changes(index.folder, known)
     report = Report(gone=len(changes.gone), unchanged=changes.unchanged, failures=list(changes.failures))
-    config, digests = MomentConfig(**index.settings["moments"]), {state.digest for state in known.values()}
+    digests = {state.digest for state in known.values()}
     pending = _Pending(index, set(known), report)
     advance = begin(len(changes.candidates))
     files = changes.candidates
     try:
         while files:
-            reader = _Reader(encoder, config, digests)
-            for results in map_in_order(reader.read, _batches(files, encoder.batch_size), worker_count(encoder)):
+            for results in read(index, encoder, digests, files):
                 pending.take(results)
                 advance(len(results))
             files, digests = pending.commit(), set()
@@ -108,16 +132,6 @@ def update_index(
     renew_calibration(index, encoder)
     report.rows = len(index)
     return report
-
-
-@dataclass(frozen=True)
-class _Result:
-    """A file that was read: its rows, None where its content is known already, or why there are none."""
-
-    file: File
-    digest: str = ""
-    rows: list[Row] | None = None
-    error: InputError | None = None
 
 
 class _Pending:
@@ -131,7 +145,7 @@ class _Pending:
         self._lost: list[File] = []
         self._since = time.monotonic()
 
-    def take(self, results: Sequence[_Result]) -> None:
+    def take(self, results: Sequence[Result]) -> None:
         """Note results."""
         for result in results:
             if result.error is not None:
@@ -178,7 +192,7 @@ class _Pending:
 
 
 def _renamed(row: Row, file: File) -> Row:
-    date = row.date if row.date != _date(row.modified) else _date(file.modified)  # the camera's stays
+    date = row.date if row.date != local_date(row.modified) else local_date(file.modified)  # the camera's stays
     row = replace(row, id=_row_id(file.path, row.start), path=file.path, date=date)
     return replace(row, size=file.size, modified=file.modified)
 
@@ -187,7 +201,7 @@ def _row_id(path: str, start: float | None) -> str:
     return hashlib.blake2b(f"{path}\0{start}".encode(), digest_size=6).hexdigest()
 
 
-def _date(modified: int) -> str:
+def local_date(modified: int) -> str:
     """A file system's time as a row's date; those of no calendar are 1970."""
     try:
         return datetime.fromtimestamp(modified / 1e9).isoformat(timespec="seconds")
@@ -195,7 +209,7 @@ def _date(modified: int) -> str:
         return "1970-01-01T00:00:00"
 
 
-def _batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
+def batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
     """Some pictures, or one video, at a time."""
     batch: list[File] = []
     for file in files:
@@ -210,33 +224,33 @@ def _batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
         yield batch
 
 
-class _Reader:
+class Reader:
     """From files to rows; threads share one."""
 
-    def __init__(self, encoder: Encoder, config: MomentConfig, digests: set[str]) -> None:
+    def __init__(self, encoder: Encoder, config: MomentConfig, digests: Container[str]) -> None:
         self._encoder, self._config, self._digests = encoder, config, digests
 
-    def read(self, files: list[File]) -> list[_Result]:
+    def read(self, files: list[File]) -> list[Result]:
         """Read a batch; its pictures are encoded together."""
-        results: dict[int, _Result] = {}
+        results: dict[int, Result] = {}
         pictures: dict[int, tuple[Row, Tensor]] = {}  # rows without vectors, and what the encoder is given
         for position, file in enumerate(files):
             digest = ""
             try:
                 digest = file.digest()
                 if digest in self._digests:
-                    results[position] = _Result(file, digest)
+                    results[position] = Result(file, digest)
                     continue
                 media = file.item.media()
                 if media.kind == "video":
-                    results[position] = _Result(file, digest, self._video_rows(file, digest, media))
+                    results[position] = Result(file, digest, self._video_rows(file, digest, media))
                 else:
                     pictures[position] = self._picture_row(file, digest, media)
             except InputError as error:
-                results[position] = _Result(file, digest, error=error)
+                results[position] = Result(file, digest, error=error)
         vectors = self._embed(pixels for _, pixels in pictures.values())
         for (position, (row, _)), vector in zip(pictures.items(), vectors, strict=True):
-            results[position] = _Result(files[position], row.digest, [replace(row, vector=vector)])
+            results[position] = Result(files[position], row.digest, [replace(row, vector=vector)])
         return [results[position] for position in range(len(files))]
 
     def _picture_row(self, file: File, digest: str, media: Media) -> tuple[Row, Tensor]:
@@ -292,7 +306,7 @@ def _row(file: File, digest: str, image: Image.Image, small: bytes) -> Row:
         length=None,
         width=image.width,
         height=image.height,
-        date=_date(file.modified),
+        date=local_date(file.modified),
         size=file.size,
         modified=file.modified,
         digest=digest,
