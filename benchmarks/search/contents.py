@@ -37,7 +37,7 @@ def page(result: dict[str, Any]) -> str:
                 f"Written by `{figures['command']}`; {figures['machine']}; load {before:.1f} before, {after:.1f} after"
             )
             brief = (
-                " (a short trial, beside other work: not the final figures)" if "--brief" in figures["command"] else ""
+                " (fewer rounds, without what is slow to build)" if "--brief" in figures["command"] else ""
             )
             lines += [f"## {part.TITLE}", "", f"{origin}{brief}.", "", *part.section(figures), ""]
     return "\n".join(lines)

@@ -52,7 +52,7 @@ def contenders(encoder: Encoder, folder: Path, paths: Sequence[Path]) -> dict[st
 
 def measure(brief: bool) -> dict[str, Any]:
     """Pictures a second of each contender in each round, after one that warms up."""
-    rounds = BRIEF if brief else 7
+    rounds = BRIEF if brief else 4
     speeds: dict[str, dict[str, list[float]]] = {}
     for name, count in PICTURES.items():
         encoder = load(name) if name == "builtin" else Encoder(create_model(name))
