@@ -20,6 +20,7 @@ from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.weights import load_model, weight_hash, write_checkpoint
@@ -51,8 +52,9 @@ class PretrainingConfig:
     """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
     locked: str | None = None
     """A tower that keeps its weights: "visual" or "text"."""
-    weights: Mapping[str, float]
-    """Share of each source in a batch; sources that the data lacks are left out."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Share of each source in a batch; sources that the data lacks are left out. None given: every source counts by the
+    number of its samples."""
     batch_size: int = 256
     warmup: int = 200
     """Steps of linear warm-up."""
@@ -67,6 +69,10 @@ class PretrainingConfig:
     """Step 6."""
     attention_pool: bool = True
     """Step 7; without it the class token is the picture's embedding."""
+    patch_size: int | None = None
+    """Side of a patch in pixels, by default the model's."""
+    frames: int | None = None
+    """Frames of a video, where the run is on videos (section 2.2)."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     keep: int = 2
     """Newest checkpoints that are kept, beside the best."""
@@ -201,21 +207,31 @@ def train_stages(
 def build_model(config: PretrainingConfig) -> CLIP:
     """The model that a run begins with; ConfigError where it has no text tower, or `initial` is another model."""
     entry = find_model(config.model)
-    if entry.text is None:
-        raise ConfigError(f"{config.model} has no text tower; pretraining needs both")
+    vision, text = tower_configs(config)
     if config.initial is not None:
         loaded = load_model(config.initial)
         if not isinstance(loaded, CLIP) or loaded.name != entry.name:
             raise ConfigError(f"initial is {config.initial}, which is {loaded.name}; the run trains {entry.name}")
         return loaded
-    vision = dataclasses.replace(
-        entry.vision, rope=config.rope, attention_pool=config.attention_pool and entry.vision.attention_pool
-    )
     with torch.device("meta"):
-        model = CLIP(vision, entry.text, entry.name)
+        model = CLIP(vision, text, entry.name)
     model = model.to_empty(device="cpu")
     initialize(model, torch_generator(config.seed))
     return model
+
+
+def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
+    """The towers that a run trains; ConfigError where the model has no text tower."""
+    entry = find_model(config.model)
+    if entry.text is None:
+        raise ConfigError(f"{config.model} has no text tower; pretraining needs both")
+    vision = dataclasses.replace(
+        entry.vision,
+        patch_size=config.patch_size or entry.vision.patch_size,
+        rope=config.rope,
+        attention_pool=config.attention_pool and entry.vision.attention_pool,
+    )
+    return vision, entry.text
 
 
 def fit_positions(name: str, saved: Tensor, wanted: Tensor) -> Tensor:
