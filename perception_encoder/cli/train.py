@@ -7,19 +7,10 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import output, recipes
 from perception_encoder.cli.progress import progress, track
 
 app = typer.Typer()
-
-
-def show_recipes(wanted: bool) -> None:
-    """List the recipes and stop."""
-    if wanted:
-        from perception_encoder.recipes.catalog import RECIPES
-
-        output.print_table(("recipe", "what it trains"), [(name, each.summary) for name, each in RECIPES.items()])
-        raise typer.Exit(output.OK)
 
 
 @app.command()
@@ -35,8 +26,14 @@ def train(
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: name.name=value.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Four tiny steps, to see that all works.")] = False,
-    recipes: Annotated[
-        bool, typer.Option("--list", callback=show_recipes, is_eager=True, help="List the recipes.")
+    plan: Annotated[bool, typer.Option("--plan", help="Print what it costs on a cluster, and stop.")] = False,
+    devices: Annotated[int, typer.Option(help="For --plan: how many.")] = 8,
+    device: Annotated[str, typer.Option(help="For --plan: h100, h200, a100-80gb, l40s, …")] = "h100",
+    memory: Annotated[float | None, typer.Option(help="For --plan: GB of one, instead of the device's.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="For --plan: peak in bf16, instead of the device's.")] = None,
+    utilization: Annotated[float, typer.Option(help="For --plan: share of the peak that is reached.")] = 0.4,
+    list_: Annotated[
+        bool, typer.Option("--list", callback=recipes.show_recipes, is_eager=True, help="List the recipes.")
     ] = False,
 ) -> None:
     """Train by a recipe.
@@ -49,6 +46,7 @@ def train(
         pe train --list
         pe data prepare datasets && pe train builtin --photos photos --drawings datasets
         pe train builtin --data photos --out runs/short --set optimizer.lr=3e-3 --set batch_size=128
+        pe train core_g14 --plan --devices 512 --device h100
     """
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
@@ -58,6 +56,8 @@ def train(
 
     config = find_recipe(recipe)
     config = override(kinds.debug_form(config) if debug else config, set_ or [])
+    if plan:
+        return recipes.show_plan(config, devices, device, memory, tflops, utilization)
     folders = [*(data or []), *(folder for folder in (photos, drawings) if folder is not None)]
     if not folders:
         raise DataError("no data: give --data DIR, a folder with train.tar")

@@ -27,7 +27,9 @@ SIZES = {
 STEPS = {"b16": 443_000, "l14": 443_000, "g14": 656_000}
 SHARES = (10, 8, 4, 2, 1)
 """Of the samples at each resolution: step 5's, where the paper names them (10, 8, 4 and 2 billion), and a half more."""
-COOLDOWN_SAMPLES, VIDEO_STEPS, VIDEO_BATCH = 50_000_000, 5_400, 4_096
+COOLDOWN_SAMPLES = 50_000_000
+VIDEO_STEPS, VIDEO_BATCH, FRAMES = 5_400, 4_096, 8
+RECOMPUTED = ParallelConfig(checkpointing=True)
 LAST_STEP = 9
 FOURTEENTHS = {"s14": "PE-Core-S16-384", "b14": "PE-Core-B16-224", "l14": "PE-Core-L14-336"}
 
@@ -35,8 +37,8 @@ FOURTEENTHS = {"s14": "PE-Core-S16-384", "b14": "PE-Core-B16-224", "l14": "PE-Co
 def core(size: str) -> PretrainingConfig:
     """PE-Core-B, -L or -G ("b16", "l14", "g14"): 58 billion pairs, 86 for G.
 
-    The paper leaves open how many of them each resolution sees (`SHARES`), and how a step is spread: here G's blocks
-    are shared out and recomputed, and pictures go through in micro-batches of 64.
+    The paper leaves open how many of them each resolution sees (`SHARES`), and how a step is fitted into memory: here
+    blocks are recomputed, and G's are shared out and see 64 pictures at a time (`pe train core_g14 --plan`).
     """
     model, resolutions = SIZES[size]
     return PretrainingConfig(
@@ -45,7 +47,7 @@ def core(size: str) -> PretrainingConfig:
         batch_size=BATCH,
         warmup=WARMUP,
         masking=MaskRegularization(),
-        parallel=ParallelConfig(kind="fsdp", checkpointing=True, chunk=64) if size == "g14" else ParallelConfig(),
+        parallel=ParallelConfig(kind="fsdp", checkpointing=True, chunk=64) if size == "g14" else RECOMPUTED,
         image_side=resolutions[-1],
         log_every=10,
         checkpoint_every=1_000,
@@ -76,11 +78,12 @@ def video_finetune(size: str) -> PretrainingConfig:
         config,
         initial=f"runs/core_{size}_cooldown/model.safetensors",
         stages=(Stage(image_size=SIZES[size][1][-1], steps=VIDEO_STEPS),),
-        frames=8,
+        frames=FRAMES,
         batch_size=VIDEO_BATCH,
         warmup=WARMUP,
         optimizer=OptimizerConfig(lr=1e-6),
         masking=None,
+        parallel=dataclasses.replace(config.parallel, chunk=config.parallel.chunk and config.parallel.chunk // FRAMES),
     )
 
 
@@ -108,6 +111,7 @@ def ablation(step: int) -> PretrainingConfig:
         attention_pool=step >= 7,
         augmentation=Augmentation() if step >= 8 else None,
         masking=MaskRegularization() if step >= 9 else None,
+        parallel=RECOMPUTED,
         image_side=max(shares),
         log_every=10,
         checkpoint_every=1_000,

@@ -10,8 +10,11 @@ from typing import Any, Protocol
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
+from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
+from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.metrics import Listener
 
 
@@ -32,6 +35,8 @@ class Kind:
     """Train on folders, or go on with it, into a folder; returns the weights."""
     debug: Callable[[Any], Any]
     """The same in four steps of a small model."""
+    plan: Callable[[Any, Cluster], Plan] | None = None
+    """What it costs on a cluster."""
 
 
 def run(
@@ -47,6 +52,14 @@ def debug_form(config: RunConfig) -> RunConfig:
     return small
 
 
+def plan(config: RunConfig, cluster: Cluster) -> Plan:
+    """What a run costs on a cluster; ConfigError for a kind of run that nobody has formulas for."""
+    of_kind = KINDS[type(config)].plan
+    if of_kind is None:
+        raise ConfigError(f"there are no formulas for what a {type(config).__name__} costs")
+    return of_kind(config, cluster)
+
+
 def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
     """The same steps of section 2.1, on the built-in model at two small resolutions."""
     return dataclasses.replace(
@@ -58,10 +71,11 @@ def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
         batch_size=16,
         masking=None if config.masking is None else dataclasses.replace(config.masking, every=4),
         frames=None if config.frames is None else 2,
+        parallel=ParallelConfig(),
         warmup=1,
         log_every=1,
         checkpoint_every=2,
     )
 
 
-KINDS: dict[type, Kind] = {PretrainingConfig: Kind(run=pretrain, debug=debug_pretraining)}
+KINDS: dict[type, Kind] = {PretrainingConfig: Kind(run=pretrain, debug=debug_pretraining, plan=plan_pretraining)}

@@ -46,3 +46,16 @@ def test_recipes_are_listed_and_an_unknown_one_is_answered_with_near_ones(run_pe
 def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
     run = run_pe("train", "builtin")
     assert run.status == 2 and "give --data DIR" in run.stderr
+
+
+def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
+    run = run_pe("train", "core_g14", "--plan", "--devices", "512")
+    assert run.status == 0, run.stderr
+    assert "656,000" in run.stdout and "optimizer" in run.stdout and "GB: fits" in run.stdout
+    small = run_pe("train", "core_g14", "--plan", "--devices", "512", "--memory", "40")
+    assert "does not fit" in small.stdout
+    slow = run_pe("train", "core_g14", "--plan", "--devices", "512", "--tflops", "98.9", "--utilization", "0.4")
+    hours = [int(each.stdout.partition(" device-hours, ")[0].split()[-1].replace(",", "")) for each in (run, slow)]
+    assert abs(hours[1] - 10 * hours[0]) <= 10  # both are rounded
+    unknown = run_pe("train", "core_g14", "--plan", "--device", "h10")
+    assert unknown.status == 2 and "did you mean h100?" in unknown.stderr

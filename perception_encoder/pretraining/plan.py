@@ -1,0 +1,217 @@
+"""What a pretraining run costs before it begins, from formulas: operations, hours, and memory of each device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.activations import FLOAT32, text_activations, vision_activations
+from perception_encoder.models.cost import (
+    block_parameters,
+    contrastive_flops,
+    text_cost,
+    text_parameters,
+    vision_cost,
+    vision_parameters,
+)
+from perception_encoder.models.devices import Device
+from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
+
+BFLOAT16 = 2  # bytes of an element
+OPTIMIZER = 2  # moments of a parameter, in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What a run is planned for."""
+
+    device: Device
+    devices: int
+    utilization: float = 0.4
+    """Share of the peak that is reached; what is computed twice counts as work."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 or not 0 < self.utilization <= 1 or min(self.device.flops, self.device.memory) <= 0:
+            raise ConfigError(
+                f"a cluster of {self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} bytes "
+                f"each, used to {self.utilization:g}; all must be positive, and the use at most 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """A part of a run at one resolution."""
+
+    image_size: int
+    steps: int
+    samples: int
+    flops: float
+    """Operations of all steps, forward and backward."""
+    executed: float
+    """The same with what is computed once more to save memory."""
+    memory: dict[str, float]
+    """Bytes of a device, by what they hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole run on a cluster."""
+
+    parameters: int
+    stages: tuple[StagePlan, ...]
+    cluster: Cluster
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """That of the stage which needs most."""
+        return max((stage.memory for stage in self.stages), key=lambda parts: sum(parts.values()))
+
+    def device_hours(self, stage: StagePlan | None = None) -> float:
+        """Of one stage, or of all."""
+        executed = sum(each.executed for each in self.stages) if stage is None else stage.executed
+        return executed / (self.cluster.device.flops * self.cluster.utilization) / 3600
+
+
+def plan_pretraining(config: PretrainingConfig, cluster: Cluster) -> Plan:
+    """Stages and memory; ConfigError where a batch has fewer pairs than there are devices."""
+    vision, text = tower_configs(config)
+    stages = []
+    for stage in config.stages:
+        batch = stage.batch_size or config.batch_size
+        if batch < cluster.devices:
+            raise ConfigError(f"a batch of {batch} cannot be shared by {cluster.devices} devices")
+        flops, executed = _pair_flops(config, stage)
+        pairs = stage.steps * batch
+        stages.append(
+            StagePlan(
+                image_size=stage.image_size,
+                steps=stage.steps,
+                samples=pairs,
+                flops=pairs * flops,
+                executed=pairs * executed,
+                memory=device_memory(config, stage, cluster.devices),
+            )
+        )
+    parameters = vision_parameters(vision) + text_parameters(text) + 1
+    return Plan(parameters=parameters, stages=tuple(stages), cluster=cluster)
+
+
+def _pair_flops(config: PretrainingConfig, stage: Stage) -> tuple[float, float]:
+    """Operations of one pair whose caption fills the context; the same with what is computed once more."""
+    vision, text = tower_configs(config)
+    saving = {"checkpointing": config.parallel.checkpointing, "chunked": config.parallel.chunk is not None}
+    pictures = vision_cost(vision, stage.image_size)
+    flops = float(contrastive_flops(stage.batch_size or config.batch_size, vision.output_dim or vision.width))
+    again = 0.0
+    for tower, count, cost in (("visual", config.frames or 1, pictures), ("text", 1, text_cost(text))):
+        trained = config.locked != tower
+        flops += count * (cost.training() if trained else cost.forward)
+        again += count * cost.recomputed(**saving) if trained else 0
+    if config.masking is not None:
+        flops += pictures.masked_training() / config.masking.every
+        again += pictures.masked_recomputed(**saving) / config.masking.every
+    return flops, flops + again
+
+
+def device_memory(config: PretrainingConfig, stage: Stage, devices: int) -> dict[str, float]:
+    """Bytes that a step holds on a device under bf16 autocast, by what they are, each at its most.
+
+    What an operation needs in passing, and what the allocator wastes, come on top: leave a tenth free.
+    """
+    return (
+        _parameter_memory(config, devices)
+        | {"activations": _activation_memory(config, stage, devices)}
+        | _batch_memory(config, stage, devices)
+    )
+
+
+def _parameter_memory(config: PretrainingConfig, devices: int) -> dict[str, float]:
+    """Weights, what the optimizer adds, and what the ranks' sharing adds."""
+    vision, text = tower_configs(config)
+    shared = config.parallel.kind == "fsdp" and devices > 1
+    towers = {
+        "visual": (vision_parameters(vision), vision.depth * block_parameters(vision.width, vision.mlp_width)),
+        "text": (text_parameters(text), text.depth * block_parameters(text.width, 4 * text.width)),
+    }
+    parts = dict.fromkeys(("weights", "bf16 copies", "gradients", "optimizer", "whole blocks", "buckets"), 0.0)
+    for tower, (total, blocks) in towers.items():
+        held = total - blocks + blocks / devices if shared else total
+        parts["weights"] += FLOAT32 * held
+        parts["bf16 copies"] += BFLOAT16 * total
+        parts["whole blocks"] += FLOAT32 * blocks if shared else 0  # gathered at first use, until the backward pass
+        if config.locked != tower:
+            parts["gradients"] += FLOAT32 * held
+            parts["optimizer"] += OPTIMIZER * FLOAT32 * held
+            parts["buckets"] += FLOAT32 * total if devices > 1 and not shared else 0  # in which DDP adds gradients up
+    return {name: size for name, size in parts.items() if size}
+
+
+def _activation_memory(config: PretrainingConfig, stage: Stage, devices: int) -> float:
+    vision, text = tower_configs(config)
+    pairs = -(-(stage.batch_size or config.batch_size) // devices)
+    masked = 0 if config.masking is None else -(-pairs // config.masking.every)
+    at_once = min(config.parallel.chunk or pairs, pairs)
+    checkpointing, frames = config.parallel.checkpointing, config.frames or 1
+    of_picture = frames * vision_activations(vision, stage.image_size, BFLOAT16).total(checkpointing)
+    of_text = text_activations(text, size=BFLOAT16).total(checkpointing)
+    parts = [
+        at_once * of_picture if config.locked != "visual" else 0,
+        at_once * of_text if config.locked != "text" else 0,
+        min(at_once, masked) * of_picture,
+    ]
+    return float(sum(parts) if config.parallel.chunk is None else max(parts))
+
+
+def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int) -> dict[str, float]:
+    """The pictures, all ranks' features, and the logits of this rank's rows."""
+    vision, _ = tower_configs(config)
+    batch = stage.batch_size or config.batch_size
+    pairs = -(-batch // devices)
+    copies = 5 if devices > 1 else 2  # of both towers, their gradients, and what one of them is joined from
+    return {
+        "pictures": 3.0 * pairs * stage.image_size**2 * (config.frames or 1),
+        "features": copies * FLOAT32 * float(batch) * (vision.output_dim or vision.width),
+        "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets are kept, three are in passing
+        "true pairs": float(batch) ** 2,  # of the whole batch, a byte each
+    }
+
+
+class RunCost:
+    """What the loop asks of a run's cost, to tell how well the device is used and when the run will end."""
+
+    def __init__(self, config: PretrainingConfig) -> None:
+        self.config = config
+
+    def flops(self, batch: ImageTextBatch) -> float:
+        """Operations of a rank's part of a batch, forward and backward, without what is computed twice."""
+        vision, text = tower_configs(self.config)
+        pictures = vision_cost(vision, batch.pictures.shape[-1])
+        texts = text_cost(text, batch.tokens.shape[1])
+        frames = self.config.frames or 1
+        loss = contrastive_flops(len(batch.positives), vision.output_dim or vision.width)
+        locked = self.config.locked
+        return (
+            len(batch.pictures) * frames * (pictures.forward if locked == "visual" else pictures.training())
+            + len(batch.tokens) * (texts.forward if locked == "text" else texts.training())
+            + (0 if batch.masked is None else len(batch.masked)) * pictures.masked_training()
+            + len(batch.pictures) * loss
+        )
+
+    def share(self, steps: int) -> float:
+        """Share of the run's work that is done after so many steps."""
+        done, total, first = 0.0, 0.0, 0
+        for stage, cost in self._stages:
+            done += cost * min(max(steps - first, 0), stage.steps)
+            total += cost * stage.steps
+            first += stage.steps
+        return done / total
+
+    @cached_property
+    def _stages(self) -> list[tuple[Stage, float]]:
+        """Stages, and what a step of each costs."""
+        config = self.config
+        sizes = [stage.batch_size or config.batch_size for stage in config.stages]
+        return [(stage, size * _pair_flops(config, stage)[1]) for stage, size in zip(config.stages, sizes, strict=True)]
