@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from perception_encoder.cli import output
 
 T = TypeVar("T")
+SHOWN = {"samples_per_second": "samples/s", "mfu": "MFU"}
 
 
 class Rate(ProgressColumn):
@@ -43,3 +44,11 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         for item in items:
             yield item
             advance(1)
+
+
+def live_line(row: dict[str, float]) -> str:
+    """A report of the training loop on one line; the time left as hours and minutes."""
+    left = row.get("seconds_left")
+    shown = [f"{SHOWN.get(name, name)} {value:g}" for name, value in row.items() if name != "seconds_left"]
+    minutes = [] if left is None else [f"{int(left) // 3600}:{int(left) % 3600 // 60:02} h left"]
+    return "  ".join(shown + minutes)

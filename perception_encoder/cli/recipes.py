@@ -60,7 +60,7 @@ def show_plan(
 def _print_stages(plan: Plan) -> None:
     rows = [
         (
-            stage.image_size,
+            str(stage.image_size),
             f"{stage.steps:,}",
             f"{stage.samples / 1e6:,.1f}",
             f"{stage.flops / 1e18:,.1f}",

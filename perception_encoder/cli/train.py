@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import output, recipes
-from perception_encoder.cli.progress import progress, track
+from perception_encoder.cli.progress import live_line, progress, track
 
 app = typer.Typer()
 
@@ -69,7 +69,7 @@ def train(
             nonlocal done
             advance(int(row["step"]) - done)
             done = int(row["step"])
-            output.print_line("  ".join(f"{name} {value:g}" for name, value in row.items()))
+            output.print_line(live_line(row))
 
         path = kinds.run(config, folders, out or Path("runs") / recipe, track, show)
     output.print_line(f"weights: {path}")

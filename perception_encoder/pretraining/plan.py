@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
-from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.activations import FLOAT32, text_activations, vision_activations
-from perception_encoder.models.cost import (
-    block_parameters,
-    contrastive_flops,
-    text_cost,
-    text_parameters,
-    vision_cost,
-    vision_parameters,
-)
+from perception_encoder.models.cost import block_parameters, text_parameters, vision_parameters
 from perception_encoder.models.devices import Device
+from perception_encoder.pretraining.cost import pair_flops
 from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
 
 BFLOAT16 = 2  # bytes of an element
@@ -36,8 +28,8 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.devices < 1 or not 0 < self.utilization <= 1 or min(self.device.flops, self.device.memory) <= 0:
             raise ConfigError(
-                f"a cluster of {self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} bytes "
-                f"each, used to {self.utilization:g}; all must be positive, and the use at most 1"
+                f"a cluster of {self.devices} devices with {self.device.flops:g} FLOP/s and {self.device.memory:g} "
+                f"bytes each, used to {self.utilization:g}; all must be positive, and the use at most 1"
             )
 
 
@@ -83,7 +75,7 @@ def plan_pretraining(config: PretrainingConfig, cluster: Cluster) -> Plan:
         batch = stage.batch_size or config.batch_size
         if batch < cluster.devices:
             raise ConfigError(f"a batch of {batch} cannot be shared by {cluster.devices} devices")
-        flops, executed = _pair_flops(config, stage)
+        flops, executed = pair_flops(config, vision, text, stage)
         pairs = stage.steps * batch
         stages.append(
             StagePlan(
@@ -97,23 +89,6 @@ def plan_pretraining(config: PretrainingConfig, cluster: Cluster) -> Plan:
         )
     parameters = vision_parameters(vision) + text_parameters(text) + 1
     return Plan(parameters=parameters, stages=tuple(stages), cluster=cluster)
-
-
-def _pair_flops(config: PretrainingConfig, stage: Stage) -> tuple[float, float]:
-    """Operations of one pair whose caption fills the context; the same with what is computed once more."""
-    vision, text = tower_configs(config)
-    saving = {"checkpointing": config.parallel.checkpointing, "chunked": config.parallel.chunk is not None}
-    pictures = vision_cost(vision, stage.image_size)
-    flops = float(contrastive_flops(stage.batch_size or config.batch_size, vision.output_dim or vision.width))
-    again = 0.0
-    for tower, count, cost in (("visual", config.frames or 1, pictures), ("text", 1, text_cost(text))):
-        trained = config.locked != tower
-        flops += count * (cost.training() if trained else cost.forward)
-        again += count * cost.recomputed(**saving) if trained else 0
-    if config.masking is not None:
-        flops += pictures.masked_training() / config.masking.every
-        again += pictures.masked_recomputed(**saving) / config.masking.every
-    return flops, flops + again
 
 
 def device_memory(config: PretrainingConfig, stage: Stage, devices: int) -> dict[str, float]:
@@ -177,41 +152,3 @@ def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int) -> dict
         "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets are kept, three are in passing
         "true pairs": float(batch) ** 2,  # of the whole batch, a byte each
     }
-
-
-class RunCost:
-    """What the loop asks of a run's cost, to tell how well the device is used and when the run will end."""
-
-    def __init__(self, config: PretrainingConfig) -> None:
-        self.config = config
-
-    def flops(self, batch: ImageTextBatch) -> float:
-        """Operations of a rank's part of a batch, forward and backward, without what is computed twice."""
-        vision, text = tower_configs(self.config)
-        pictures = vision_cost(vision, batch.pictures.shape[-1])
-        texts = text_cost(text, batch.tokens.shape[1])
-        frames = self.config.frames or 1
-        loss = contrastive_flops(len(batch.positives), vision.output_dim or vision.width)
-        locked = self.config.locked
-        return (
-            len(batch.pictures) * frames * (pictures.forward if locked == "visual" else pictures.training())
-            + len(batch.tokens) * (texts.forward if locked == "text" else texts.training())
-            + (0 if batch.masked is None else len(batch.masked)) * pictures.masked_training()
-            + len(batch.pictures) * loss
-        )
-
-    def share(self, steps: int) -> float:
-        """Share of the run's work that is done after so many steps."""
-        done, total, first = 0.0, 0.0, 0
-        for stage, cost in self._stages:
-            done += cost * min(max(steps - first, 0), stage.steps)
-            total += cost * stage.steps
-            first += stage.steps
-        return done / total
-
-    @cached_property
-    def _stages(self) -> list[tuple[Stage, float]]:
-        """Stages, and what a step of each costs."""
-        config = self.config
-        sizes = [stage.batch_size or config.batch_size for stage in config.stages]
-        return [(stage, size * _pair_flops(config, stage)[1]) for stage, size in zip(config.stages, sizes, strict=True)]

@@ -27,6 +27,7 @@ from perception_encoder.models.weights import load_model, weight_hash, write_che
 from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
+from perception_encoder.pretraining.cost import RunCost
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
@@ -198,12 +199,13 @@ def train_stages(
         model.get_submodule(config.locked).requires_grad_(False)
     towers = Towers(model, config.masking is not None, config.parallel.chunk)
     weight = config.masking.weight if config.masking else 0.0
+    cost = RunCost(config, model.visual.config, model.text.config)
     done = max((state.step for _, state in find_checkpoints(out)), default=0)
     for stage, end in zip(config.stages, batches.ends, strict=True):
         if end > done or end == config.steps:
             model.visual.set_image_size(stage.image_size)
             task = ContrastiveTask(towers, weight)  # what runs in parallel is made anew for each resolution
-            train(task, batches, loop, out, fingerprint, listener, stop_after=end, fit=fit_positions)
+            train(task, batches, loop, out, fingerprint, listener, stop_after=end, fit=fit_positions, cost=cost)
     whole_model(model)
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from perception_encoder.errors import DataError, OutputError
+from perception_encoder.models.devices import peak_flops
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.train.distributed import (
@@ -32,7 +33,7 @@ from perception_encoder.train.distributed import (
 from perception_encoder.train.metrics import Listener, Metrics
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from perception_encoder.train.schedule import warmup_cosine
-from perception_encoder.train.task import Task
+from perception_encoder.train.task import Cost, Task
 
 logger = logging.getLogger(__name__)
 
@@ -66,18 +67,21 @@ def train(
     listener: Listener | None = None,
     stop_after: int | None = None,
     fit: Fit | None = None,
+    cost: Cost | None = None,
 ) -> None:
     """Train until `config.steps`, or `stop_after`, going on from the folder's newest checkpoint if there is one.
 
-    `fit`: see `resume_run`. Raises DataError on losses that are not finite: the last checkpoint stays. A checkpoint
-    that cannot be written is reported, and tried again at the next one; only the last one must succeed.
+    `fit`: see `resume_run`. `cost`: then reports have the share of the device's peak that is used (`mfu`), and the
+    seconds left are those of work, not of steps. Raises DataError on losses that are not finite: the last checkpoint
+    stays. A checkpoint that cannot be written is reported, and tried again at the next one; only the last one must
+    succeed.
     """
     task.model = parallelize(task.model.train(), config.parallel)
     optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
     first = resume_run(folder, task.model, optimizer, fingerprint, fit)
     last = config.steps if stop_after is None else min(config.steps, stop_after)
-    group = _Group(config, last)
+    group = _Group(config, first, cost, next(task.model.parameters()).device)
     with closing(Metrics(folder, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(batches, first, last):
             share = warmup_cosine(step, config.steps, config.warmup)
@@ -89,10 +93,11 @@ def train(
                 optimizer.step()
                 task.after_step()
             optimizer.zero_grad(set_to_none=True)
-            group.add(losses, len(batch), wait)
+            group.add(losses, batch, wait)
             done = step + 1
             if done % config.log_every == 0 or done == last:
-                metrics.write({"step": done, **group.report(), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()})
+                row = group.report(done)
+                metrics.write({"step": done, **row, "lr": float(f"{peaks[0] * share:.4g}"), **task.report()})
             if done % config.checkpoint_every == 0 or done == last:
                 state = RunState(step=done, fingerprint=fingerprint, score=group.mean_loss())
                 _save(folder, task, optimizer, state, config, must=done == last)
@@ -116,14 +121,16 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
 class _Group:
     """The steps since the last report: their losses and speed; and the losses since the last checkpoint."""
 
-    def __init__(self, config: LoopConfig, last: int) -> None:
-        self._config, self._last = config, last
+    def __init__(self, config: LoopConfig, first: int, cost: Cost | None, device: torch.device) -> None:
+        self._config, self._cost = config, cost
+        self._peak = peak_flops(device) if cost and this_rank().number == 0 else math.inf
         self._bad = 0
         self._losses: list[float] = []
-        self._start()
+        self._start(first)
 
-    def _start(self) -> None:
-        self._since, self._samples, self._waited = time.perf_counter(), 0, 0.0
+    def _start(self, step: int) -> None:
+        self._first, self._since = step, time.perf_counter()
+        self._samples, self._waited, self._flops = 0, 0.0, 0.0
         self._newest: dict[str, float] = {}
 
     def counts(self, step: int, losses: dict[str, float]) -> bool:
@@ -138,21 +145,26 @@ class _Group:
         logger.warning("step %d: the loss is %s; the step is left out", step, total)
         return False
 
-    def add(self, losses: dict[str, float], samples: int, wait: float) -> None:
+    def add(self, losses: dict[str, float], batch: Any, wait: float) -> None:
         """Note a step."""
-        self._newest, self._samples, self._waited = losses, self._samples + samples, self._waited + wait
+        self._newest, self._samples, self._waited = losses, self._samples + len(batch), self._waited + wait
+        self._flops += self._cost.flops(batch) if self._cost else 0
         total = sum(losses.values())
         if math.isfinite(total):
             self._losses.append(total)
         if wait > SLOW:
             logger.warning("waited %.0f s for a batch: reading is slower than training", wait)
 
-    def report(self) -> dict[str, float]:
-        """The last losses, and the speed since the last report."""
+    def report(self, done: int) -> dict[str, float]:
+        """The last losses, the speed since the last report, and how long the rest takes at that speed."""
         seconds = time.perf_counter() - self._since
+        shares = [self._cost.share(step) if self._cost else step / self._config.steps for step in (self._first, done)]
         speed = {"samples_per_second": self._samples / seconds, "waiting": self._waited / seconds}
+        if self._cost:
+            speed["mfu"] = self._flops / seconds / self._peak
+        speed["seconds_left"] = seconds * (1 - shares[1]) / (shares[1] - shares[0])
         row = {name: round(loss, 5) for name, loss in self._newest.items()}
-        self._start()
+        self._start(done)
         return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
 
     def mean_loss(self) -> float | None:

@@ -15,7 +15,8 @@ from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.cost import contrastive_flops, text_cost, training_flops, vision_cost
 from perception_encoder.models.devices import Device, find_device
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.plan import Cluster, RunCost, device_memory, plan_pretraining
+from perception_encoder.pretraining.cost import RunCost
+from perception_encoder.pretraining.plan import Cluster, device_memory, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, build_model, tower_configs
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
@@ -141,11 +142,11 @@ def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
     unseen = VISION.depth * 4 * 5**2 * VISION.width * len(rows)  # fused attention of the pass without gradients
     loss = 12 * 8 * 6 * 256
     found = counter.get_total_flops() - probe + unseen - loss
-    assert RunCost(config).flops(batch) == found + 8 * contrastive_flops(8, 256)
+    assert RunCost(config, VISION, TEXT).flops(batch) == found + 8 * contrastive_flops(8, 256)
 
 
 def test_the_share_of_a_run_that_is_done() -> None:
-    cost = RunCost(CONFIG)
+    cost = RunCost(CONFIG, VISION, TEXT)
     shares = [cost.share(steps) for steps in range(16)]
     assert shares[0] == 0 and shares[15] == 1 and shares == sorted(shares)
     first, second = (stage.flops / stage.steps for stage in plan_pretraining(CONFIG, CLUSTER).stages)

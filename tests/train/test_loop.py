@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, DataError, OutputError
+from perception_encoder.train import loop
 from perception_encoder.train.checkpoint import RunState, find_checkpoints, save_run
 from perception_encoder.train.loop import LoopConfig, prefetch, train
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays
@@ -63,6 +65,34 @@ def test_learns_and_reports_every_step(tmp_path: Path) -> None:
     assert losses_of(tmp_path)[-1] < 0.2 * losses_of(tmp_path)[0]
     assert seen == rows(tmp_path)
     assert task.steps_seen == 30
+
+
+class Work:
+    """The second half of the run's steps cost three times as much as the first."""
+
+    def flops(self, batch: Tensor) -> float:
+        return 1e6 * len(batch)
+
+    def share(self, steps: int) -> float:
+        return (steps + 2 * max(0, steps - 15)) / 60
+
+
+def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 6))  # every look at the clock comes six seconds after the one before
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(loop, "prefetch", lambda made, first, last: ((n, made(n), 0.0) for n in range(first, last)))
+    monkeypatch.setattr(loop, "peak_flops", lambda device: 1e8)
+    config = dataclasses.replace(CONFIG, log_every=10)
+    train(Regression(), batch, config, tmp_path / "work", "a", cost=Work())
+    found = rows(tmp_path / "work")
+    assert [row["mfu"] for row in found] == [pytest.approx(10 * 32e6 / 6 / 1e8, rel=1e-3)] * 3
+    assert [row["samples_per_second"] for row in found] == [pytest.approx(320 / 6, rel=1e-3)] * 3
+    assert [row["seconds_left"] for row in found] == [pytest.approx(left) for left in (6 * 50 / 10, 6 * 30 / 20, 0)]
+    train(Regression(), batch, config, tmp_path / "steps", "a")
+    assert [row["seconds_left"] for row in rows(tmp_path / "steps")] == [pytest.approx(left) for left in (12, 6, 0)]
+    assert "mfu" not in rows(tmp_path / "steps")[0]
 
 
 @pytest.mark.parametrize("stop", [7, 10, 29])
