@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, Stage, all_captions
+from perception_encoder.data.pairs import PairBatches, Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.files import replacing, writing
@@ -127,7 +127,7 @@ def _pretrain(
     used = {source: weight for source, weight in config.weights.items() if weight > 0 and source in by_source}
     if not used:
         raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
-    texts = {text for source in used for sample in by_source[source] for text in all_captions(sample)}
+    texts = {text for source in used for sample in by_source[source] for text in sample.captions}
     vocabulary = CaptionVocabulary(tokenizer(model), texts)
     batches = PairBatches(
         [by_source[source].balanced(config.balance) for source in used],
