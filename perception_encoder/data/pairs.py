@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -197,7 +197,7 @@ class PairBatches:
             return map(work, items)
         size = max(1, len(items) // (4 * self.workers))
         chunks = [items[at : at + size] for at in range(0, len(items), size)]
-        return [result for results in self._pool.map(lambda chunk: list(map(work, chunk)), chunks) for result in results]
+        return chain.from_iterable(self._pool.map(lambda chunk: list(map(work, chunk)), chunks))
 
     def _all_texts(self, rows: Sequence[_Row], bad: Sequence[InputError], size: int) -> tuple[list[str], int]:
         """The batch's captions, each once, and how many samples were left out, on all ranks; DataError at too many."""
@@ -208,8 +208,8 @@ class PairBatches:
             raise DataError(f"{TRIES} samples in a row could not be read; the last was {errors[-1]}")
         if self._bad > self.bad_share * max(self._seen, FEWEST):
             raise DataError(
-                f"{self._bad} samples of {self._seen} could not be read, which is more than bad_share={self.bad_share:g}"
-                f" of them (of {FEWEST} at least); the last was {errors[-1]}"
+                f"{self._bad} samples of {self._seen} could not be read, more than bad_share={self.bad_share:g} of them"
+                f" (of {FEWEST} at least); the last was {errors[-1]}"
             )
         return list(dict.fromkeys(text for texts, _ in shared for text in texts)), len(errors)
 

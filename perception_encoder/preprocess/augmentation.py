@@ -47,9 +47,7 @@ def _resize(picture: Tensor, size: int) -> Tensor:
     return F.interpolate(picture[None], size=(size, size), mode="bilinear", antialias=True)[0]
 
 
-def needed_side(
-    width: int, height: int, size: int, augmentation: Augmentation | None, draw: Sequence[float]
-) -> int:
+def needed_side(width: int, height: int, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> int:
     """How long the short side of a picture must stay, upright or turned, for its crop to have `size` px each way."""
     short = min(width, height)
     if augmentation is None:
