@@ -13,37 +13,55 @@ from perception_encoder.cli.progress import progress, track
 app = typer.Typer()
 
 
-@app.callback()
-def train() -> None:
-    """Train an encoder."""
+def show_recipes(wanted: bool) -> None:
+    """List the recipes and stop."""
+    if wanted:
+        from perception_encoder.recipes.catalog import RECIPES
+
+        output.print_table(("recipe", "what it trains"), [(name, each.summary) for name, each in RECIPES.items()])
+        raise typer.Exit(output.OK)
 
 
 @app.command()
-def builtin(
-    photos: Annotated[Path, typer.Option(help="Folder with train.tar (or train/*.tar) of labelled photographs.")],
-    drawings: Annotated[Path | None, typer.Option(help="Folder that `pe data prepare` made.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, metrics, weights.")] = Path("runs/builtin"),
+def train(
+    recipe: Annotated[str, typer.Argument(help="What to train, by name: `--list` shows them.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder with train.tar, or train/*.tar; may be given several times.")
+    ] = None,
+    photos: Annotated[Path | None, typer.Option(help="Like --data: labelled photographs.")] = None,
+    drawings: Annotated[Path | None, typer.Option(help="Like --data: what `pe data prepare` made.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run: checkpoint, metrics, weights [default: runs/RECIPE].")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: name.name=value.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Four tiny steps, to see that all works.")] = False,
+    recipes: Annotated[
+        bool, typer.Option("--list", callback=show_recipes, is_eager=True, help="List the recipes.")
+    ] = False,
 ) -> None:
-    """Train the built-in model, PE-Core-N16-128 (two hours on 2 cores, in float32).
+    """Train by a recipe.
 
     A run that was stopped goes on where its last checkpoint is. Shards hold KEY.jpg with KEY.json
     (`source`, `label`, and if there are any `coarse`, `description`, `kids`, `tags`).
 
     Examples:
 
+        pe train --list
         pe data prepare datasets && pe train builtin --photos photos --drawings datasets
-        pe train builtin --photos photos --out runs/short --set optimizer.lr=3e-3 --set batch_size=128
+        pe train builtin --data photos --out runs/short --set optimizer.lr=3e-3 --set batch_size=128
     """
+    from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.pretraining.run import pretrain
-    from perception_encoder.recipes import builtin as recipe
+    from perception_encoder.recipes import kinds
+    from perception_encoder.recipes.catalog import find_recipe
     from perception_encoder.recipes.override import override
 
+    config = find_recipe(recipe)
+    config = override(kinds.debug_form(config) if debug else config, set_ or [])
+    folders = [*(data or []), *(folder for folder in (photos, drawings) if folder is not None)]
+    if not folders:
+        raise DataError("no data: give --data DIR, a folder with train.tar")
     keep_freed_memory()
-    config = override(recipe.debug() if debug else recipe.builtin(), set_ or [])
-    folders = [photos] if drawings is None else [photos, drawings]
     with progress("training", config.steps) as advance:
         done = 0
 
@@ -53,6 +71,6 @@ def builtin(
             done = int(row["step"])
             output.print_line("  ".join(f"{name} {value:g}" for name, value in row.items()))
 
-        path = pretrain(config, folders, out, track, show)
+        path = kinds.run(config, folders, out or Path("runs") / recipe, track, show)
     output.print_line(f"weights: {path}")
     output.print_line(f'try them: pe classify PICTURE --labels "cat,dog" --model {path}')

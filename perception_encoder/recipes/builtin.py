@@ -6,11 +6,14 @@ already cut to their subject), and captions drawn anew at every step.
 
 from __future__ import annotations
 
+import dataclasses
+
 from perception_encoder.data.pairs import Stage
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.recipes.kinds import debug_pretraining
 from perception_encoder.train.optimizer import OptimizerConfig
 
 WEIGHTS = {
@@ -44,14 +47,5 @@ def builtin() -> PretrainingConfig:
 
 
 def debug() -> PretrainingConfig:
-    """The same in four steps, for tests."""
-    return PretrainingConfig(
-        model=BUILTIN,
-        stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
-        weights=WEIGHTS,
-        batch_size=16,
-        masking=MaskRegularization(every=4),
-        warmup=1,
-        log_every=1,
-        checkpoint_every=2,
-    )
+    """The same in four steps, with every step of section 2.1, for tests."""
+    return dataclasses.replace(debug_pretraining(builtin()), masking=MaskRegularization(every=4))

@@ -1,4 +1,4 @@
-"""`pe train builtin` in its debug form: it trains, goes on where it stopped, and names wrong settings."""
+"""`pe train` with the built-in recipe's debug form: it trains, goes on, and names wrong settings."""
 
 from __future__ import annotations
 
@@ -34,3 +34,15 @@ def test_a_folder_without_shards(run_pe: Callable[..., Run], tmp_path: Path) -> 
     run = run_pe("train", "builtin", "--photos", tmp_path, "--out", tmp_path / "run", "--debug")
     assert run.status == 2
     assert "train.tar" in run.stderr
+
+
+def test_recipes_are_listed_and_an_unknown_one_is_answered_with_near_ones(run_pe: Callable[..., Run]) -> None:
+    listed = run_pe("train", "--list")
+    assert listed.status == 0 and "builtin" in listed.stdout and "PE-Core-N16-128" in listed.stdout
+    wrong = run_pe("train", "buildin")
+    assert wrong.status == 2 and "did you mean builtin?" in wrong.stderr
+
+
+def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
+    run = run_pe("train", "builtin")
+    assert run.status == 2 and "give --data DIR" in run.stderr

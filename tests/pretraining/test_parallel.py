@@ -17,7 +17,7 @@ import torch
 
 from perception_encoder.models.weights import load_model
 
-SETTINGS = ("masking.ratio=0.5", "parallel.chunk=3")
+SETTINGS = ("masking.every=4", "masking.ratio=0.5", "parallel.chunk=3")
 
 
 def start(photos: Path, out: Path, processes: int, *settings: str) -> subprocess.Popen[str]:

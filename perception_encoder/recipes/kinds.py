@@ -1,0 +1,65 @@
+"""What can be done with a configuration, by its class: the one place where stages of the paper are told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from perception_encoder.data.pairs import Stage
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.models.registry import BUILTIN
+from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.train.metrics import Listener
+
+
+class RunConfig(Protocol):
+    """A complete configuration: a frozen dataclass, one class a stage of the paper."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What can be done with the configurations of a class."""
+
+    run: Callable[[Any, Sequence[Path], Path, Track, Listener | None], Path]
+    """Train on folders, or go on with it, into a folder; returns the weights."""
+    debug: Callable[[Any], Any]
+    """The same in four steps of a small model."""
+
+
+def run(
+    config: RunConfig, folders: Sequence[Path], out: Path, track: Track = untracked, listener: Listener | None = None
+) -> Path:
+    """Run a configuration, or go on with it; returns the weights that it wrote."""
+    return KINDS[type(config)].run(config, folders, out, track, listener)
+
+
+def debug_form(config: RunConfig) -> RunConfig:
+    """The same in four steps of a small model, to see that all works."""
+    small: RunConfig = KINDS[type(config)].debug(config)
+    return small
+
+
+def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
+    """The same steps of section 2.1, on the built-in model at two small resolutions."""
+    return dataclasses.replace(
+        config,
+        model=BUILTIN,
+        initial=None if config.initial is None else BUILTIN,
+        stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
+        batch_size=16,
+        masking=None if config.masking is None else dataclasses.replace(config.masking, every=4),
+        warmup=1,
+        log_every=1,
+        checkpoint_every=2,
+    )
+
+
+KINDS: dict[type, Kind] = {PretrainingConfig: Kind(run=pretrain, debug=debug_pretraining)}
