@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,23 +42,34 @@ class ShardSample:
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
     """Write `samples` in order as the tar file `path`, atomically; returns how many."""
     count = 0
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        nonlocal count
+        for sample in samples:
+            yield f"{sample.key}.{sample.extension}", sample.picture
+            yield f"{sample.key}.json", to_json(sample.metadata)
+            count += 1
+
+    write_members(path, members())
+    return count
+
+
+def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write files by name, in order, as the tar file `path`, atomically."""
     with (
         writing(path),
         replacing(path) as temporary,
         tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,  # closed before it is replaced
     ):
-        for sample in samples:
-            _add(tar, f"{sample.key}.{sample.extension}", sample.picture)
-            text = json.dumps(sample.metadata, ensure_ascii=False, sort_keys=True)
-            _add(tar, f"{sample.key}.json", text.encode())
-            count += 1
-    return count
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+def to_json(metadata: Mapping[str, Any]) -> bytes:
+    """Metadata as a shard holds them: the same bytes for the same metadata."""
+    return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()
 
 
 def read_shard(path: Path) -> Iterator[ShardSample]:
