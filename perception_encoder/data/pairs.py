@@ -147,7 +147,7 @@ class PairBatches:
         draws = torch.rand(len(places), DRAWS, generator=generator).tolist()
         own = self.rank.share(len(places))
         rows, bad = self._read(step, places, draws, range(own.start, own.stop))
-        texts, left_out = self._all_texts(rows, bad, len(places))
+        texts = self._all_texts(rows, bad, len(places))
         here = true_pairs([row.captions for row in rows], texts)
         positives = torch.zeros(len(places), len(texts), dtype=torch.bool)
         for first, found in self.exchange((own.start, here.nonzero())):
@@ -155,7 +155,7 @@ class PairBatches:
         own_texts = self.rank.share(len(texts))
         tokens = trim(self.tokenize(texts[own_texts]))
         pictures = torch.stack([row.pixels for row in rows])
-        batch = ImageTextBatch(pictures, tokens, positives, own, own_texts, left_out=left_out)
+        batch = ImageTextBatch(pictures, tokens, positives, own, own_texts, left_out=self._bad)
         if self.masks is None:
             return batch
         masked, masks = self.masks(len(places), (size // self.patch) ** 2, generator)
@@ -199,8 +199,8 @@ class PairBatches:
         chunks = [items[at : at + size] for at in range(0, len(items), size)]
         return chain.from_iterable(self._pool.map(lambda chunk: list(map(work, chunk)), chunks))
 
-    def _all_texts(self, rows: Sequence[_Row], bad: Sequence[InputError], size: int) -> tuple[list[str], int]:
-        """The batch's captions, each once, and how many samples were left out, on all ranks; DataError at too many."""
+    def _all_texts(self, rows: Sequence[_Row], bad: Sequence[InputError], size: int) -> list[str]:
+        """All ranks' captions, each once; all ranks' bad samples are counted, and are a DataError where too many."""
         shared = self.exchange(([row.text for row in rows], [str(error) for error in bad]))
         errors = [error for _, each in shared for error in each]
         self._seen, self._bad = self._seen + size, self._bad + len(errors)
@@ -211,7 +211,7 @@ class PairBatches:
                 f"{self._bad} samples of {self._seen} could not be read, more than bad_share={self.bad_share:g} of them"
                 f" (of {FEWEST} at least); the last was {errors[-1]}"
             )
-        return list(dict.fromkeys(text for texts, _ in shared for text in texts)), len(errors)
+        return list(dict.fromkeys(text for texts, _ in shared for text in texts))
 
     def stage(self, step: int) -> int:
         """The number of the stage that a step belongs to."""

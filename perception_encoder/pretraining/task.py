@@ -29,7 +29,7 @@ class ContrastiveTask:
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
         """{"contrastive": …, "mask": …} (the second where the batch has masks), computed in float32."""
-        self._left_out += batch.left_out
+        self._left_out = batch.left_out
         images, texts, scale, mask = self.model(batch.pictures, batch.tokens, batch.masked, batch.masks)
         pictures, captions = batch.positives.shape
         with torch.autocast(images.device.type, enabled=False):
