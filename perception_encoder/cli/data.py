@@ -1,4 +1,4 @@
-"""`pe data`: fetch the public sources of drawings and make training shards of them."""
+"""`pe data`: make training shards, of the public sources of drawings or of pictures of your own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = ("source", "split", "pictures", "duplicates", "not drawn", "licence")
 
 @app.callback()
 def data() -> None:
-    """Make training data from public sources."""
+    """Make training data."""
 
 
 @app.command()
@@ -55,3 +55,29 @@ def prepare(
     failures = [failure for made in prepared for failure in made.failures]
     tried = sum(made.written + made.duplicates for made in prepared) + len(failures)
     raise typer.Exit(output.report_skipped(failures, tried))
+
+
+@app.command()
+def shards(
+    source: Annotated[Path, typer.Argument(help="A folder, or a table: CSV, TSV, Parquet, JSONL.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the shards; a new or an empty one.")],
+    size: Annotated[str, typer.Option(help="Of a shard: samples, or megabytes as in 500MB.")] = "1000",
+    side: Annotated[int | None, typer.Option(min=16, help="Longest short side; larger pictures are scaled.")] = None,
+) -> None:
+    """Pack pictures with captions into WebDataset shards, OUT/00000.tar and so on.
+
+    A picture's captions are in a .txt, .caption or .json beside it (as in `cup.jpg`, `cup.txt`), or the folder that it
+    is in is its label (`cup/1.jpg`); a table has columns of paths and of texts. Samples are shuffled, always in the
+    same way. Pictures that cannot be read, or have no caption, are listed, left out, and make the exit status 1.
+
+    Examples:
+
+        pe data shards photos/ -o shards/
+        pe data shards captions.parquet -o shards/ --size 500MB --side 256
+        pe train builtin --shards shards/
+    """
+    from perception_encoder.data.packing import ShardSize, pack
+
+    packed = pack(source, out, ShardSize.parse(size), side, track)
+    output.print_line(f"{packed.samples} pairs in {packed.shards} shards: {out}")
+    raise typer.Exit(output.report_skipped(packed.failures, packed.samples + len(packed.failures)))

@@ -21,6 +21,9 @@ def train(
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="Like --data: labelled photographs.")] = None,
     drawings: Annotated[Path | None, typer.Option(help="Like --data: what `pe data prepare` made.")] = None,
+    shards: Annotated[
+        list[str] | None, typer.Option(help="Tars, read as needed: PLACE or PLACE:WEIGHT; may be given several times.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run: checkpoint, metrics, weights [default: runs/RECIPE].")
     ] = None,
@@ -38,16 +41,21 @@ def train(
 ) -> None:
     """Train by a recipe.
 
-    A run that was stopped goes on where its last checkpoint is. Shards hold KEY.jpg with KEY.json
-    (`source`, `label`, and if there are any `coarse`, `description`, `kids`, `tags`).
+    A run that was stopped goes on where its last checkpoint is. Folders of --data are read into memory; their tars
+    hold KEY.jpg with KEY.json (`source`, `label`, and if there are any `coarse`, `description`, `kids`, `tags`).
+
+    A place of --shards is a tar, a folder, a glob or a URL (s3://…), with braces if need be; its tars hold KEY.jpg
+    with KEY.txt, KEY.caption or KEY.json. `streams.captions` says which fields of the last are captions.
 
     Examples:
 
         pe train --list
         pe data prepare datasets && pe train builtin --photos photos --drawings datasets
         pe train builtin --data photos --out runs/short --set optimizer.lr=3e-3 --set batch_size=128
+        pe train builtin --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/
         pe train core_g14 --plan --devices 512 --device h100
     """
+    from perception_encoder.data.streams import Shards
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.recipes import kinds
@@ -58,9 +66,10 @@ def train(
     config = override(kinds.debug_form(config) if debug else config, set_ or [])
     if plan:
         return recipes.show_plan(config, devices, device, memory, tflops, utilization)
-    folders = [*(data or []), *(folder for folder in (photos, drawings) if folder is not None)]
-    if not folders:
-        raise DataError("no data: give --data DIR, a folder with train.tar")
+    given: list[Path | Shards] = [*(data or []), *(folder for folder in (photos, drawings) if folder is not None)]
+    given += [Shards.parse(place) for place in shards or []]
+    if not given:
+        raise DataError("no data: give --data DIR, a folder with train.tar, or --shards PLACE")
     keep_freed_memory()
     with progress("training", config.steps) as advance:
         done = 0
@@ -71,6 +80,6 @@ def train(
             done = int(row["step"])
             output.print_line(live_line(row))
 
-        path = kinds.run(config, folders, out or Path("runs") / recipe, track, show)
+        path = kinds.run(config, given, out or Path("runs") / recipe, track, show)
     output.print_line(f"weights: {path}")
     output.print_line(f'try them: pe classify PICTURE --labels "cat,dog" --model {path}')

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,23 +42,34 @@ class ShardSample:
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
     """Write `samples` in order as the tar file `path`, atomically; returns how many."""
     count = 0
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        nonlocal count
+        for sample in samples:
+            yield f"{sample.key}.{sample.extension}", sample.picture
+            yield f"{sample.key}.json", to_json(sample.metadata)
+            count += 1
+
+    write_members(path, members())
+    return count
+
+
+def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write files by name, in order, as the tar file `path`, atomically."""
     with (
         writing(path),
         replacing(path) as temporary,
         tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,  # closed before it is replaced
     ):
-        for sample in samples:
-            _add(tar, f"{sample.key}.{sample.extension}", sample.picture)
-            text = json.dumps(sample.metadata, ensure_ascii=False, sort_keys=True)
-            _add(tar, f"{sample.key}.json", text.encode())
-            count += 1
-    return count
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+def to_json(metadata: Mapping[str, Any]) -> bytes:
+    """Metadata as a shard holds them: the same bytes for the same metadata."""
+    return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()
 
 
 def read_shard(path: Path) -> Iterator[ShardSample]:
@@ -69,7 +80,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
     """
     waiting: dict[str, dict[str, bytes]] = {}
     for name, content in _read_members(path, ("json", *PICTURES)):
-        key, extension = _split(name)
+        key, extension = split_member(name)
         parts = waiting.setdefault(key, {})
         parts[extension] = content
         picture = next((e for e in PICTURES if e in parts), None)
@@ -84,7 +95,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read only the JSON of a shard's samples: (key, metadata) in order. Errors as `read_shard`'s."""
     for name, content in _read_members(path, ("json",)):
-        key, _ = _split(name)
+        key, _ = split_member(name)
         yield key, _object(content, path, key)
 
 
@@ -92,7 +103,7 @@ def _read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if not member.isfile() or _split(member.name)[1] not in extensions:
+                if not member.isfile() or split_member(member.name)[1] not in extensions:
                     continue
                 stream = tar.extractfile(member)
                 assert stream is not None
@@ -101,7 +112,7 @@ def _read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str
         raise DataError(f"{path}: not a readable tar file ({error})") from error
 
 
-def _split(name: str) -> tuple[str, str]:
+def split_member(name: str) -> tuple[str, str]:
     """Key and lower-case extension; as in WebDataset, the extension starts at the base name's first dot."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")

@@ -202,9 +202,12 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def set_image_size(self, size: int) -> None:
-        """Resample the position table, in place, to the grid of another picture size: what this is trained on next."""
-        grid = self.grid_of(size, size)
-        self.positional_embedding.data = self.positions(grid).clone()
+        """Resample the position table to the grid of another picture size: what this is trained on next.
+
+        The parameter is a new one: of an old one, what DDP has noted of its shape may live on.
+        """
+        table = self.positions(self.grid_of(size, size)).detach().clone()
+        self.positional_embedding = nn.Parameter(table, requires_grad=self.positional_embedding.requires_grad)
         self.config = dataclasses.replace(self.config, image_size=size)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

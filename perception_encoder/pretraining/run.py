@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, Stage, all_captions
+from perception_encoder.data.pairs import PairBatches, Stage
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.data.streams import Shards, StreamConfig
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
@@ -29,12 +29,12 @@ from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.cost import RunCost
 from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import check_run, find_checkpoints
-from perception_encoder.train.distributed import ParallelConfig, process_group, whole_model
+from perception_encoder.train.distributed import Exchange, ParallelConfig, own_cores, process_group, whole_model
 from perception_encoder.train.loop import LoopConfig, train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -81,6 +81,8 @@ class PretrainingConfig:
     """Steps in a row whose loss is not finite that are left out; one more ends the run."""
     image_side: int = 160
     """Pictures are kept in memory with their short side at most this, in pixels."""
+    streams: StreamConfig = field(default_factory=StreamConfig)
+    """How shards are read, where the data are not folders; then the shards' own weights count."""
     log_every: int = 20
     checkpoint_every: int = 200
     seed: int = 0
@@ -104,7 +106,7 @@ class PretrainingConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
 
     def fingerprint(self, data: Iterable[str] = ()) -> str:
-        """Identity of the configuration, and of the data by the names of their samples."""
+        """Identity of the configuration, and of the data by names of their samples or shards."""
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
         for name in data:
             digest.update(b"\0" + name.encode())
@@ -113,49 +115,50 @@ class PretrainingConfig:
 
 def pretrain(
     config: PretrainingConfig,
-    folders: Sequence[Path],
+    data: Sequence[Path | Shards],
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
 ) -> Path:
     """Run, or go on with, a pretraining; returns the weights it wrote, `OUT/model.safetensors` (half precision).
 
-    `folders` hold `train.tar` or `train/*.tar`. Raises ConfigError, DataError, CheckpointError, OutputError.
+    `data` are folders that hold `train.tar` or `train/*.tar`, read into memory, or shards, read as they are needed.
+    Raises ConfigError, DataError, CheckpointError, OutputError.
     """
     with process_group() as rank:
-        return _pretrain(config, folders, out, track, listener, rank)
+        return _pretrain(config, data, out, track, listener, rank)
 
 
 def _pretrain(
     config: PretrainingConfig,
-    folders: Sequence[Path],
+    data: Sequence[Path | Shards],
     out: Path,
     track: Track,
     listener: Listener | None,
     rank: Rank,
 ) -> Path:
-    model = build_model(config)
-    by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
-    used = {source: weight for source, weight in config.weights.items() if weight > 0 and source in by_source}
-    if not used:
-        raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
-    texts = {text for source in used for sample in by_source[source] for text in all_captions(sample)}
-    vocabulary = CaptionVocabulary(tokenizer(model), texts)
+    model, exchange = build_model(config), Exchange()
+    sources = open_sources(config, data, model, rank, exchange, track)
+    vocabulary = sources.vocabulary
     batches = PairBatches(
-        [by_source[source].balanced(config.balance) for source in used],
-        list(used.values()),
+        sources.sets,
+        sources.weights,
         config.batch_size,
         config.stages,
         config.augmentation,
-        vocabulary,
+        vocabulary or dataclasses.replace(tokenizer(model), warns=False),
         config.seed,
         rank=rank,
+        exchange=exchange,
         masks=config.masking.draw if config.masking else None,
         patch=model.visual.config.patch_size,
+        workers=1 if vocabulary else own_cores(),
+        bad_share=config.streams.bad_share,
+        resampled=config.streams.resampled,
     )
-    fingerprint = config.fingerprint(f"{source}/{sample.key}" for source in used for sample in by_source[source])
+    fingerprint = config.fingerprint(sources.names)
     check_run(out, fingerprint)
-    record = describe(config, fingerprint, {source: len(by_source[source]) for source in used})
+    record = describe(config, fingerprint, sources.samples)
     if rank.number == 0:
         _write_record(out, record)
     loop = LoopConfig(
@@ -169,11 +172,13 @@ def _pretrain(
         skip_bad_losses=config.skip_bad_losses,
     )
     table = model.text.token_embedding.weight.detach() if config.initial else None
-    vocabulary.narrow(model)
+    if vocabulary:
+        vocabulary.narrow(model)
     train_stages(model, batches, config, loop, out, fingerprint, listener)
     path = out / "model.safetensors"
     if rank.number == 0:
-        vocabulary.widen(model, table)
+        if vocabulary:
+            vocabulary.widen(model, table)
         metadata = {"seed": str(config.seed), "run": fingerprint}
         write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
         _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the rounded weights

@@ -25,9 +25,11 @@ class ContrastiveTask:
     def __init__(self, towers: Towers, mask_weight: float = 1.0) -> None:
         self.model: nn.Module = towers
         self.mask_weight = mask_weight
+        self._left_out = 0
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
         """{"contrastive": …, "mask": …} (the second where the batch has masks), computed in float32."""
+        self._left_out = batch.left_out
         images, texts, scale, mask = self.model(batch.pictures, batch.tokens, batch.masked, batch.masks)
         pictures, captions = batch.positives.shape
         with torch.autocast(images.device.type, enabled=False):
@@ -50,8 +52,9 @@ class ContrastiveTask:
         return found
 
     def report(self) -> dict[str, float]:
-        """The logit scale."""
-        return {"logit_scale": round(self.logit_scale.exp().item(), 3)}
+        """The logit scale, and how many samples could not be read so far, if any."""
+        left_out = {"left_out": float(self._left_out)} if self._left_out else {}
+        return {"logit_scale": round(self.logit_scale.exp().item(), 3), **left_out}
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
+from perception_encoder.data.streams import Shards
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
@@ -31,8 +32,8 @@ class RunConfig(Protocol):
 class Kind:
     """What can be done with the configurations of a class."""
 
-    run: Callable[[Any, Sequence[Path], Path, Track, Listener | None], Path]
-    """Train on folders, or go on with it, into a folder; returns the weights."""
+    run: Callable[[Any, Sequence[Path | Shards], Path, Track, Listener | None], Path]
+    """Train on folders or shards, or go on with it, into a folder; returns the weights."""
     debug: Callable[[Any], Any]
     """The same in four steps of a small model."""
     plan: Callable[[Any, Cluster], Plan] | None = None
@@ -40,10 +41,14 @@ class Kind:
 
 
 def run(
-    config: RunConfig, folders: Sequence[Path], out: Path, track: Track = untracked, listener: Listener | None = None
+    config: RunConfig,
+    data: Sequence[Path | Shards],
+    out: Path,
+    track: Track = untracked,
+    listener: Listener | None = None,
 ) -> Path:
     """Run a configuration, or go on with it; returns the weights that it wrote."""
-    return KINDS[type(config)].run(config, folders, out, track, listener)
+    return KINDS[type(config)].run(config, data, out, track, listener)
 
 
 def debug_form(config: RunConfig) -> RunConfig:

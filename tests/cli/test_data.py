@@ -1,7 +1,8 @@
-"""`pe data prepare`: what it prints and how it ends."""
+"""`pe data`: what it prints and how it ends."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from perception_encoder.data import prepare
 from perception_encoder.data.prepare import PreparedSource
 from perception_encoder.data.sources import Source
 from perception_encoder.errors import DataError, MediaDecodeError
+from tests.conftest import Run
+from tests.data.tars import picture
 
 
 @pytest.fixture
@@ -58,3 +61,15 @@ def test_an_unknown_source_is_found_before_anything_is_fetched(asked: list) -> N
 def test_help_has_examples() -> None:
     result = CliRunner().invoke(app, ["prepare", "--help"])
     assert "pe data prepare" in result.stdout and "openmoji" in result.stdout
+
+
+def test_shards_of_a_folder(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "in" / "cup").mkdir(parents=True)
+    (tmp_path / "in" / "cup" / "1.png").write_bytes(picture(1))
+    run = run_pe("data", "shards", tmp_path / "in", "-o", tmp_path / "out", "--size", "5")
+    assert run.status == 0 and "1 pairs in 1 shards" in run.stdout
+    (tmp_path / "in" / "cup" / "2.png").write_bytes(b"?")
+    run = run_pe("data", "shards", tmp_path / "in", "-o", tmp_path / "more")
+    assert run.status == 1 and "2.png" in run.stderr and "1 of 2 inputs skipped" in run.stderr
+    assert run_pe("data", "shards", tmp_path / "in", "-o", tmp_path / "out").status == 2
+    assert "pe data shards photos/ -o shards/" in run_pe("data", "shards", "--help").stdout

@@ -1,0 +1,218 @@
+"""Make WebDataset shards of pictures and captions: out of a folder, or of a table's paths and texts.
+
+Training mixes samples of a few shards at a time, so the samples are shuffled before they are packed, always in the
+same way: the same input makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.data.shards import PICTURES, to_json, write_members
+from perception_encoder.data.tables import TABLE_SUFFIXES, read_rows
+from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, OutputError
+from perception_encoder.files import replacing, writing
+from perception_encoder.preprocess.image import FORMATS, open_image
+from perception_encoder.preprocess.source import escape_name, open_source
+
+TEXT_SUFFIXES = (".txt", ".caption", ".json")
+QUALITY = 92  # of a JPEG that is made anew
+AHEAD = 64  # pictures that are read in advance, each core
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture file and the texts beside it, not yet read."""
+
+    picture: Path
+    texts: tuple[tuple[str, bytes | Path], ...]
+    """By extension: the content, or the file that has it."""
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """When a shard is full."""
+
+    samples: int | None = None
+    bytes: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ShardSize:
+        """ "1000" samples, or "500MB"; ConfigError for anything else."""
+        found = re.fullmatch(r"([1-9]\d*)\s*(MB)?", text.strip(), re.IGNORECASE)
+        if found is None:
+            raise ConfigError(f"size {text!r}: write a number of samples, such as 1000, or of megabytes, such as 500MB")
+        return cls(bytes=int(found[1]) * 10**6) if found[2] else cls(samples=int(found[1]))
+
+    def is_full(self, samples: int, size: int) -> bool:
+        """Whether a shard of so many samples and bytes takes no more."""
+        return samples >= self.samples if self.samples is not None else size >= (self.bytes or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """What became of a folder or table."""
+
+    shards: int
+    samples: int
+    failures: tuple[InputError, ...]
+
+
+def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, track: Track = untracked) -> Packed:
+    """Write the pairs of a folder or table as `OUT/00000.tar` and so on, all of them or, where it fails, none.
+
+    Every picture is decoded to see that it can be; `side`: pictures whose short side is longer are scaled to it, as
+    JPEG. Bad inputs are left out. Raises DataError where there are no pairs, OutputError where `out` has files.
+    """
+    candidates, failures = find_pairs(source)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} is there already; choose another folder, or delete it")
+    order = np.random.default_rng(0).permutation(len(candidates))
+    shuffled = [candidates[at] for at in order]
+    done = 0
+
+    def samples() -> Iterator[list[tuple[str, bytes]]]:
+        nonlocal done
+        read = track(_read_all(shuffled, side), f"packing {source.name}", len(shuffled))
+        for found in read:
+            if isinstance(found, InputError):
+                failures.append(found)
+            else:
+                yield [(f"{done:08d}.{extension}", content) for extension, content in found]
+                done += 1
+
+    with writing(out), replacing(out) as temporary:
+        shards = _write_shards(samples(), temporary, size)
+        if not done:
+            said = f"; the first is {failures[0]}" if failures else ""
+            raise DataError(f"{source}: no pictures with captions; {len(failures)} inputs are bad{said}")
+    return Packed(shards=shards, samples=done, failures=tuple(failures))
+
+
+def _write_shards(samples: Iterator[list[tuple[str, bytes]]], folder: Path, size: ShardSize) -> int:
+    folder.mkdir(parents=True)
+    shards = 0
+    for first in samples:
+
+        def members(first: list[tuple[str, bytes]] = first) -> Iterator[tuple[str, bytes]]:
+            count, written, sample = 0, 0, first
+            while True:
+                yield from sample
+                count, written = count + 1, written + sum(len(content) for _, content in sample)
+                if size.is_full(count, written) or not (following := next(samples, None)):
+                    return
+                sample = following
+
+        write_members(folder / f"{shards:05d}.tar", members())
+        shards += 1
+    return shards
+
+
+def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
+    """The pictures of a folder or table with their texts, in order, and what has none."""
+    if source.is_dir():
+        found: Iterable[Candidate | InputError] = _folder_pairs(source)
+    elif source.suffix.lower() in TABLE_SUFFIXES:
+        found = _table_pairs(source)
+    else:
+        raise DataError(f"{source} is neither a folder nor a table ({', '.join(sorted(TABLE_SUFFIXES))})")
+    candidates: list[Candidate] = []
+    failures: list[InputError] = []
+    for each in found:
+        if isinstance(each, InputError):
+            failures.append(each)
+        else:
+            candidates.append(each)
+    return candidates, failures
+
+
+def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
+    """Pictures with the texts beside them; without any, the folder that a picture is in is its label."""
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    there = set(files)
+    for path in files:
+        if path.suffix.lower() not in suffixes:
+            continue
+        beside = [path.with_suffix(suffix) for suffix in TEXT_SUFFIXES]
+        texts: tuple[tuple[str, bytes | Path], ...]
+        texts = tuple((text.suffix[1:], text) for text in beside if text in there)
+        if not texts and path.parent != folder:
+            label = re.sub(r"[_\s]+", " ", path.parent.name).strip()
+            texts = (("json", to_json({"source": folder.resolve().name, "label": label})),)
+        if texts:
+            yield Candidate(path, texts)
+        else:
+            yield InputError(
+                escape_name(path), "has no caption: no .txt, .caption or .json beside it, and no folder that is a label"
+            )
+
+
+def _table_pairs(table: Path) -> Iterator[Candidate | InputError]:
+    """Rows with a path, looked up beside the table first, and a text."""
+    for number, row in enumerate(read_rows(table), 1):
+        where = f"{escape_name(table)}:{number}"
+        if isinstance(row, InputError):
+            yield row
+        elif row.path is None or row.text is None:
+            yield InputError(where, f"has no {'path' if row.path is None else 'caption'}")
+        elif "://" in row.path:
+            yield InputError(where, f"{row.path} is a URL; download it first, with img2dataset say")
+        else:
+            beside = table.parent / row.path
+            yield Candidate(beside if beside.exists() else Path(row.path), (("txt", row.text.encode()),))
+
+
+def _read_all(candidates: Sequence[Candidate], side: int | None) -> Iterator[list[tuple[str, bytes]] | InputError]:
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        for at in range(0, len(candidates), AHEAD * cores):
+            yield from pool.map(lambda each: _read(each, side), candidates[at : at + AHEAD * cores])
+
+
+def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | InputError:
+    """A sample's files by extension; pictures of other formats than a shard's become JPEG, too."""
+    try:
+        with open_source(candidate.picture) as (stream, name):
+            content = stream.read()
+        image = open_image(content, name, reduce_to=None if side is None else 2 * side)
+        texts = [(extension, _read_text(extension, text)) for extension, text in candidate.texts]
+    except InputError as error:
+        return error
+    extension, short = candidate.picture.suffix[1:].lower(), min(image.size)
+    fits = side is None or short <= side
+    if fits and extension in PICTURES:
+        return [(extension, content), *texts]
+    image = image.convert("RGB")
+    if side is not None and not fits:
+        width, height = (max(side, round(length * side / short)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    made = io.BytesIO()
+    image.save(made, "JPEG", quality=QUALITY)
+    return [("jpg", made.getvalue()), *texts]
+
+
+def _read_text(extension: str, text: bytes | Path) -> bytes:
+    if isinstance(text, bytes):
+        return text
+    with open_source(text) as (stream, name):
+        content = stream.read()
+    try:
+        value: Any = json.loads(content) if extension == "json" else content.decode()
+    except ValueError as error:
+        raise MediaDecodeError(name, f"cannot be read: {error}") from None
+    if extension == "json" and not isinstance(value, dict):
+        raise MediaDecodeError(name, "is no JSON object")
+    return content
