@@ -46,6 +46,19 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
             advance(1)
 
 
+def reporter(advance: Callable[[int], None]) -> Callable[[dict[str, float]], None]:
+    """A listener of the training loop: it moves the bar, and prints each report on one line."""
+    done = 0
+
+    def show(row: dict[str, float]) -> None:
+        nonlocal done
+        advance(int(row["step"]) - done)
+        done = int(row["step"])
+        output.print_line(live_line(row))
+
+    return show
+
+
 def live_line(row: dict[str, float]) -> str:
     """A report of the training loop on one line; the time left as hours and minutes."""
     left = row.get("seconds_left")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import typer
@@ -25,20 +24,13 @@ def show_recipes(wanted: bool) -> None:
         raise typer.Exit(output.OK)
 
 
-def show_plan(
-    config: RunConfig, devices: int, device: str, memory: float | None, tflops: float | None, utilization: float
-) -> None:
-    """Print what a run costs on a cluster: `memory` in GB and `tflops` instead of the table's figures."""
-    from perception_encoder.models.devices import Device, find_device
+def show_plan(config: RunConfig, devices: int, device: str, utilization: float) -> None:
+    """Print what a run costs on a cluster."""
+    from perception_encoder.models.devices import find_device
     from perception_encoder.pretraining.plan import Cluster
     from perception_encoder.recipes import kinds
 
-    if memory is not None and tflops is not None:
-        each = Device(flops=tflops * 1e12, memory=memory * 1e9)
-    else:
-        each = find_device(device)
-        each = dataclasses.replace(each, memory=each.memory if memory is None else memory * 1e9)
-        each = dataclasses.replace(each, flops=each.flops if tflops is None else tflops * 1e12)
+    each = find_device(device)
     plan = kinds.plan(config, Cluster(device=each, devices=devices, utilization=utilization))
     _print_stages(plan)
     output.print_table(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import output, recipes
-from perception_encoder.cli.progress import live_line, progress, track
+from perception_encoder.cli.progress import progress, reporter, track
 
 app = typer.Typer()
 
@@ -31,9 +31,7 @@ def train(
     debug: Annotated[bool, typer.Option("--debug", help="Four tiny steps, to see that all works.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what it costs on a cluster, and stop.")] = False,
     devices: Annotated[int, typer.Option(help="For --plan: how many.")] = 8,
-    device: Annotated[str, typer.Option(help="For --plan: h100, h200, a100-80gb, l40s, …")] = "h100",
-    memory: Annotated[float | None, typer.Option(help="For --plan: GB of one, instead of the device's.")] = None,
-    tflops: Annotated[float | None, typer.Option(help="For --plan: peak in bf16, instead of the device's.")] = None,
+    device: Annotated[str, typer.Option(help="For --plan: h100, a100-80gb, …, or TFLOP/s:GB of one.")] = "h100",
     utilization: Annotated[float, typer.Option(help="For --plan: share of the peak that is reached.")] = 0.4,
     list_: Annotated[
         bool, typer.Option("--list", callback=recipes.show_recipes, is_eager=True, help="List the recipes.")
@@ -65,21 +63,13 @@ def train(
     config = find_recipe(recipe)
     config = override(kinds.debug_form(config) if debug else config, set_ or [])
     if plan:
-        return recipes.show_plan(config, devices, device, memory, tflops, utilization)
+        return recipes.show_plan(config, devices, device, utilization)
     given: list[Path | Shards] = [*(data or []), *(folder for folder in (photos, drawings) if folder is not None)]
     given += [Shards.parse(place) for place in shards or []]
     if not given:
         raise DataError("no data: give --data DIR, a folder with train.tar, or --shards PLACE")
     keep_freed_memory()
     with progress("training", config.steps) as advance:
-        done = 0
-
-        def show(row: dict[str, float]) -> None:
-            nonlocal done
-            advance(int(row["step"]) - done)
-            done = int(row["step"])
-            output.print_line(live_line(row))
-
-        path = kinds.run(config, given, out or Path("runs") / recipe, track, show)
+        path = kinds.run(config, given, out or Path("runs") / recipe, track, reporter(advance))
     output.print_line(f"weights: {path}")
     output.print_line(f'try them: pe classify PICTURE --labels "cat,dog" --model {path}')

@@ -1,7 +1,8 @@
 """Where each sample of a WebDataset shard is, so that a tar on disk or at a URL is read at random.
 
-One pass over a tar gives a table of the byte ranges of its samples' pictures and texts. It is kept, as Parquet, in the
-user's cache folder, under a name made of the shard's address and state: a shard that has changed is gone over anew.
+One pass over a tar gives a table of the byte ranges of its samples' pictures, videos and texts. It is kept, as Parquet,
+in the user's cache folder, under a name made of the shard's address and state: a shard that has changed is gone over
+anew.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.data.shards import PICTURES, split_member
+from perception_encoder.data.shards import PICTURES, VIDEOS, split_member
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.source import escape_name, one_line
 
 TEXTS = ("txt", "caption", "json")
-PARTS = ("picture", *TEXTS)
+MEDIA = {"picture": PICTURES, "video": VIDEOS}
+PARTS = (*MEDIA, *TEXTS)
 OPEN = 64  # tables of shards that are kept in memory
-_FORM = "1"  # of the table; part of its name
+_FORM = "2"  # of the table; part of its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,10 @@ class ShardSummary:
         """The file's own name."""
         return self.url.rpartition("/")[2]
 
-    def pairs(self, texts: Collection[str]) -> int:
-        """Samples with a picture and one of these `TEXTS`."""
+    def pairs(self, texts: Collection[str], medium: str = "picture") -> int:
+        """Samples with a picture, or another of the `MEDIA`, and one of these `TEXTS`."""
         parts = ((set(members.split()), count) for members, count in self.samples.items())
-        return sum(count for members, count in parts if members & {*PICTURES} and members & {*texts})
+        return sum(count for members, count in parts if members & {*MEDIA[medium]} and members & {*texts})
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,12 @@ class ShardTable:
     url: str
     keys: list[str]
     starts: np.ndarray
-    """int64 (n, 4): first bytes of the `PARTS`; −1 where a sample lacks one."""
+    """int64 (n, 5): first bytes of the `PARTS`; −1 where a sample lacks one."""
     sizes: np.ndarray
 
-    def read(self, row: int, texts: Collection[str]) -> dict[str, bytes]:
-        """A sample's picture and these texts, in one request; MediaDecodeError where the bytes are not to be had."""
-        wanted = [at for at, part in enumerate(PARTS) if part in ("picture", *texts) and self.starts[row, at] >= 0]
+    def read(self, row: int, texts: Collection[str], medium: str = "picture") -> dict[str, bytes]:
+        """A sample's picture (or video) and these texts, in one request; MediaDecodeError where that fails."""
+        wanted = [at for at, part in enumerate(PARTS) if part in (medium, *texts) and self.starts[row, at] >= 0]
         starts, sizes = self.starts[row, wanted], self.sizes[row, wanted]
         first, last = int(starts.min()), int((starts + sizes).max())
         try:
@@ -97,11 +99,11 @@ def summarize_shard(url: str) -> ShardSummary:
 
 
 @lru_cache(maxsize=OPEN)
-def load_table(url: str, texts: tuple[str, ...]) -> ShardTable:
-    """The pairs of a shard that have one of these `TEXTS`; DataError where it cannot be read."""
+def load_table(url: str, texts: tuple[str, ...], medium: str = "picture") -> ShardTable:
+    """The pairs of a shard that have a picture or a video, and one of these `TEXTS`; DataError where that fails."""
     table = pq.read_table(_find_table(url))
     starts, sizes = (np.stack([table[f"{part}_{name}"].to_numpy() for part in PARTS], 1) for name in ("start", "size"))
-    usable = (starts[:, 0] >= 0) & (starts[:, [PARTS.index(text) for text in texts]] >= 0).any(axis=1)
+    usable = (starts[:, PARTS.index(medium)] >= 0) & (starts[:, [PARTS.index(text) for text in texts]] >= 0).any(axis=1)
     return ShardTable(url, table["key"].filter(pa.array(usable)).to_pylist(), starts[usable], sizes[usable])
 
 
@@ -138,8 +140,8 @@ def _make_table(url: str, size: int) -> pa.Table:
                 samples[" ".join(sorted(parts))] += 1
                 if fields is None and "json" in parts:
                     fields = _fields(tar, parts["json"])
-                picture = next((parts[name] for name in PICTURES if name in parts), None)
-                found = [picture, *(parts.get(name) for name in TEXTS)]
+                media = [next((parts[name] for name in names if name in parts), None) for names in MEDIA.values()]
+                found = [*media, *(parts.get(name) for name in TEXTS)]
                 keys.append(key)
                 ranges.append([(-1, 0) if each is None else (each.offset_data, each.size) for each in found])
                 if any(each is not None and each.offset_data + each.size > size for each in found):

@@ -17,6 +17,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.files import replacing, writing
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
+VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")
 
 
 @dataclass(frozen=True)

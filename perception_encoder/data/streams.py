@@ -28,6 +28,7 @@ from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table,
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, MissingExtraError
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.preprocess.tokenizer import clean
+from perception_encoder.preprocess.video import read_frames
 from perception_encoder.ranks import Rank
 
 logger = logging.getLogger(__name__)
@@ -112,9 +113,10 @@ def _find(url: str) -> list[str]:
 
 @dataclass(frozen=True)
 class StreamPair:
-    """A picture of a shard and its captions."""
+    """A picture or a video of a shard and its captions."""
 
     image: Tensor
+    """uint8 (3, H, W), or the frames of a video (F, 3, H, W)."""
     texts: Mapping[str, Sequence[str]]
     """By where they are from."""
     shares: Mapping[str, float]
@@ -130,11 +132,14 @@ class StreamPair:
 
 
 class ShardSet:
-    """The pairs of some tars, read one at a time (see `pairs.PairSource`); any number of threads may read."""
+    """The pairs of some tars, read one at a time (see `pairs.PairSource`); any number of threads may read.
 
-    def __init__(self, shards: Sequence[ShardSummary], config: StreamConfig) -> None:
-        self.shards, self.config = shards, config
-        self.sizes = [shard.pairs(config.texts) for shard in shards]
+    `frames`: of videos, so many uniform frames; pictures without.
+    """
+
+    def __init__(self, shards: Sequence[ShardSummary], config: StreamConfig, frames: int | None = None) -> None:
+        self.shards, self.config, self.frames, self.medium = shards, config, frames, medium_of(frames)
+        self.sizes = [shard.pairs(config.texts, self.medium) for shard in shards]
         self._ends = np.cumsum(self.sizes)
 
     def __len__(self) -> int:
@@ -145,15 +150,24 @@ class ShardSet:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]
         try:
-            table = load_table(url, self.config.texts)
+            table = load_table(url, self.config.texts, self.medium)
         except DataError as error:
             raise MediaDecodeError(f"{url}, pair {row}", str(error)) from error
         if len(table.keys) != self.sizes[shard]:
             raise MediaDecodeError(f"{url}, pair {row}", "the shard has changed since the run began")
-        parts, name = table.read(row, self.config.texts), table.name(row)
+        parts, name = table.read(row, self.config.texts, self.medium), table.name(row)
         texts, shares = _read_texts(parts, self.config.captions, name)
-        image = open_image(parts["picture"], name, reduce_to=needed).convert("RGB")
-        return StreamPair(torch.from_numpy(np.array(image)).permute(2, 0, 1), texts, shares)
+        if self.frames is None:
+            image = open_image(parts["picture"], name, reduce_to=needed).convert("RGB")
+            return StreamPair(torch.from_numpy(np.array(image)).permute(2, 0, 1), texts, shares)
+        frames = read_frames(parts["video"], name, self.frames).images
+        pixels = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+        return StreamPair(torch.from_numpy(pixels).permute(0, 3, 1, 2), texts, shares)
+
+
+def medium_of(frames: int | None) -> str:
+    """What of a shard is read: its pictures, or its videos where frames are asked for."""
+    return "picture" if frames is None else "video"
 
 
 def _read_texts(
@@ -193,10 +207,12 @@ def open_shards(
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
     track: Track = untracked,
+    frames: int | None = None,
 ) -> list[ShardSet]:
     """Find out what all the shards hold, each rank a part of them, before anything is trained.
 
-    Raises DataError for shards that cannot be read, or have no pictures with captions, unless they are to be skipped.
+    `frames`: of each video; pictures without. Raises DataError for shards that cannot be read, or have none of either
+    with captions, unless they are to be skipped.
     """
     urls = [shards.find() for shards in given]
     everything = list(dict.fromkeys(url for found in urls for url in found))
@@ -204,7 +220,8 @@ def open_shards(
     with ThreadPoolExecutor(READERS) as pool:
         summaries = list(track(pool.map(summarize_shard, own), "looking into shards", len(own)))
     known = {summary.url: summary for part in exchange(summaries) for summary in part}
-    problems = {url: problem for url, each in known.items() if (problem := _problem(each, config))}
+    medium = medium_of(frames)
+    problems = {url: problem for url, each in known.items() if (problem := _problem(each, config, medium))}
     if problems and not config.skip_bad_shards:
         raise DataError(
             f"{len(problems)} of {len(known)} shards cannot be used (streams.skip_bad_shards=true leaves them out): "
@@ -216,25 +233,25 @@ def open_shards(
     for shards, usable in zip(given, sets, strict=True):
         if not usable:
             raise DataError(f"{shards.place}: none of its shards can be used")
-    _warn_of_incomplete([known[url] for url in everything if url not in problems], config)
-    return [ShardSet(usable, config) for usable in sets]
+    _warn_of_incomplete([known[url] for url in everything if url not in problems], config, medium)
+    return [ShardSet(usable, config, frames) for usable in sets]
 
 
-def _problem(shard: ShardSummary, config: StreamConfig) -> str | None:
+def _problem(shard: ShardSummary, config: StreamConfig, medium: str) -> str | None:
     """Why a shard cannot be used."""
     if shard.problem is not None:
         return shard.problem
     in_json = set(shard.fields) if "json" in config.texts else set()
     members = {member for combination in shard.samples for member in combination.split()}
-    if shard.pairs(config.texts) and config.captions.keys() & (members | in_json):
+    if shard.pairs(config.texts, medium) and config.captions.keys() & (members | in_json):
         return None
     held = ", ".join(f"{members} ({count})" for members, count in list(shard.samples.items())[:5]) or "nothing"
     fields = f"; its .json has {', '.join(shard.fields)}" if shard.fields else ""
-    return f"{shard.url}: no pictures with captions in {', '.join(config.captions)}; its samples hold {held}{fields}"
+    return f"{shard.url}: no {medium}s with captions in {', '.join(config.captions)}; its samples hold {held}{fields}"
 
 
-def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig) -> None:
+def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig, medium: str) -> None:
     for shard in shards:
-        lacking = sum(shard.samples.values()) - shard.pairs(config.texts)
+        lacking = sum(shard.samples.values()) - shard.pairs(config.texts, medium)
         if lacking:
-            logger.warning("left out %d samples of %s that lack a picture or a caption", lacking, shard.url)
+            logger.warning("left out %d samples of %s that lack a %s or a caption", lacking, shard.url, medium)

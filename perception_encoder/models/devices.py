@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,10 +39,13 @@ _REPEATS = 5
 
 
 def find_device(name: str) -> Device:
-    """A device of the table; ConfigError shows what there is."""
+    """A device of the table, or one with figures of its own, "TFLOP/s:GB"; ConfigError shows what there is."""
+    own = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", name)
+    if own:
+        return Device(flops=float(own[1]) * 1e12, memory=float(own[2]) * 1e9)
     if name.lower() not in DEVICES:
         near = difflib.get_close_matches(name.lower(), DEVICES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEVICES)}; or give its figures"
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEVICES)}; or give TFLOP/s:GB, 400:48 say"
         raise ConfigError(f"no device is called {name!r}; {hint}")
     return DEVICES[name.lower()]
 

@@ -32,19 +32,22 @@ class Augmentation:
 def augment(picture: Tensor, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
     """Augment a uint8 picture (3, H, W) to (3, size, size); without `augmentation`, squash.
 
-    `draw`: `DRAWS` numbers from 0 to 1, by which everything is chosen.
+    All frames of a video (F, 3, H, W) are augmented alike. `draw`: `DRAWS` numbers from 0 to 1, by which everything is
+    chosen.
     """
+    frames = picture if picture.dim() == 4 else picture[None]
     if augmentation is None:
-        return _resize(picture, size)
+        return _resize(frames, size).view(*picture.shape[:-2], size, size)
     top, left, height, width = _crop(picture.shape[-2], picture.shape[-1], augmentation, draw)
-    crop = picture[:, top : top + height, left : left + width]
+    crop = frames[..., top : top + height, left : left + width]
     if draw[4] < augmentation.flip:
         crop = crop.flip(-1)
-    return jitter(_resize(crop, size)[None], augmentation, torch.tensor([draw[5:]]))[0]
+    augmented = jitter(_resize(crop, size), augmentation, torch.tensor([draw[5:]]))
+    return augmented.view(*picture.shape[:-2], size, size)
 
 
-def _resize(picture: Tensor, size: int) -> Tensor:
-    return F.interpolate(picture[None], size=(size, size), mode="bilinear", antialias=True)[0]
+def _resize(frames: Tensor, size: int) -> Tensor:
+    return F.interpolate(frames, size=(size, size), mode="bilinear", antialias=True)
 
 
 def needed_side(width: int, height: int, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> int:
@@ -79,7 +82,7 @@ def _crop_sides(height: int, width: int, augmentation: Augmentation, draw: Seque
 def jitter(batch: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
     """Brightness and saturation of each picture of a uint8 batch (B, 3, H, W) times its own factor.
 
-    `draws` (B, 2): numbers from 0 to 1, by which the two factors are chosen.
+    `draws` (B, 2), or (1, 2) for all: numbers from 0 to 1, by which the two factors are chosen.
     """
     strengths = torch.tensor([augmentation.brightness, augmentation.saturation])
     brightness, saturation = (1 + strengths * (2 * draws - 1)).view(-1, 2, 1, 1, 1).unbind(1)

@@ -100,7 +100,10 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if self.locked not in (None, "visual", "text"):
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
+        if self.frames is not None and self.masking is not None:
+            raise ConfigError("frames and masking: videos have no masked copies; set masking=null")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
+        least |= {name: 1 for name in ("frames", "patch_size") if getattr(self, name) is not None}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")

@@ -43,6 +43,8 @@ class SourceConfig(Protocol):
     def image_side(self) -> int: ...
     @property
     def streams(self) -> StreamConfig: ...
+    @property
+    def frames(self) -> int | None: ...
 
 
 def open_sources(
@@ -62,8 +64,11 @@ def open_sources(
 
 
 def _load(config: SourceConfig, folders: Sequence[Path], model: CLIP, track: Track) -> Sources:
+    if config.frames is not None:
+        raise DataError("the run is on videos, which are read from shards: give --shards PLACE")
     by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
-    used = {source: weight for source, weight in config.weights.items() if weight > 0 and source in by_source}
+    weights = config.weights or {source: len(samples) for source, samples in by_source.items()}
+    used = {source: weight for source, weight in weights.items() if weight > 0 and source in by_source}
     if not used:
         raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
     texts = {text for source in used for sample in by_source[source] for text in sample.captions}
@@ -83,7 +88,7 @@ def _stream(
     exchange: Callable[[Any], list[Any]],
     track: Track,
 ) -> Sources:
-    sets = open_shards(shards, config.streams, rank, exchange, track)
+    sets = open_shards(shards, config.streams, rank, exchange, track, config.frames)
     of_all = [(given.weight, shard) for given, found in zip(shards, sets, strict=True) for shard in found.shards]
     return Sources(
         sets=sets,

@@ -8,12 +8,13 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, encode, train
+from benchmarks import calibration, encode, memory, train
 from benchmarks.search import contents as search
 
 
 @pytest.mark.parametrize(
-    ("name", "benchmark"), [("calibration", calibration), ("encode", encode), ("search", search), ("train", train)]
+    ("name", "benchmark"),
+    [("calibration", calibration), ("encode", encode), ("memory", memory), ("search", search), ("train", train)],
 )
 def test_the_page_is_made_of_its_json(root: Path, name: str, benchmark: ModuleType) -> None:
     results = root / "docs" / "results" / f"{name}.json"

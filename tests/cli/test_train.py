@@ -52,9 +52,9 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     run = run_pe("train", "core_g14", "--plan", "--devices", "512")
     assert run.status == 0, run.stderr
     assert "656,000" in run.stdout and "optimizer" in run.stdout and "GB: fits" in run.stdout
-    small = run_pe("train", "core_g14", "--plan", "--devices", "512", "--memory", "40")
+    small = run_pe("train", "core_g14", "--plan", "--devices", "512", "--device", "989:40")
     assert "does not fit" in small.stdout
-    slow = run_pe("train", "core_g14", "--plan", "--devices", "512", "--tflops", "98.9", "--utilization", "0.4")
+    slow = run_pe("train", "core_g14", "--plan", "--devices", "512", "--device", "98.9:80", "--utilization", "0.4")
     hours = [int(each.stdout.partition(" device-hours, ")[0].split()[-1].replace(",", "")) for each in (run, slow)]
     assert abs(hours[1] - 10 * hours[0]) <= 10  # both are rounded
     unknown = run_pe("train", "core_g14", "--plan", "--device", "h10")

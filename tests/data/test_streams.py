@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from perception_encoder.data import shard_index
@@ -26,6 +27,7 @@ from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.ranks import ALONE, Rank
+from tests.clips import HEIGHT, WIDTH, clip, number_of
 from tests.data.tars import picture, write_pairs, write_tar
 
 
@@ -292,3 +294,12 @@ def test_weights_are_written_behind_the_place() -> None:
     for wrong in ("x.tar:0", ""):
         with pytest.raises(ConfigError, match="PLACE:WEIGHT"):
             Shards.parse(wrong)
+
+
+def test_videos_give_uniform_frames(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "clips.tar", {"a.mp4": clip(count=30), "a.txt": b"numbers", "b.png": picture(1)})
+    (found,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, alone, frames=4)
+    assert len(found) == 1 and found.sizes == [1]
+    pair = found.load(0, lambda width, height: 32)
+    assert pair.image.shape == (4, 3, HEIGHT, WIDTH) and pair.captions == {"numbers"}
+    assert [number_of(Image.fromarray(frame.permute(1, 2, 0).numpy())) for frame in pair.image] == [0, 10, 19, 29]

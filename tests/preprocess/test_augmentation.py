@@ -76,3 +76,12 @@ def test_jitter_scales_brightness_and_saturation_only() -> None:
     assert torch.equal(out.amax(1), out.amin(1))  # grey stays grey
     assert 66 <= out.min() < 80
     assert 120 < out.max() <= 132
+
+
+def test_the_frames_of_a_video_are_augmented_alike() -> None:
+    video = torch.randint(0, 256, (3, 3, 40, 30), dtype=torch.uint8, generator=generator())
+    for augmentation in (Augmentation(), None):
+        found = augment(video, 16, augmentation, draw(1))
+        assert found.shape == (3, 3, 16, 16)
+        for frame, alone in zip(video, found, strict=True):
+            assert torch.equal(augment(frame, 16, augmentation, draw(1)), alone)

@@ -22,6 +22,8 @@ from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers, encode_by_length
 from perception_encoder.recipes.builtin import builtin, debug
+from perception_encoder.recipes.catalog import find_recipe
+from perception_encoder.recipes.kinds import debug_form
 
 
 def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
@@ -42,6 +44,17 @@ def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
     assert table[Tokenizer(32)("xylophone")[0, 1]].abs().max() == 0  # in no caption: adds nothing
     random = create_model("builtin")
     assert not torch.allclose(random.visual.conv1.weight, model.visual.conv1.weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ablation_1", "core_b16_cooldown", "full_s14"])
+def test_the_paper_s_runs_train_in_their_debug_form_on_whatever_sources_there_are(
+    name: str, photos: Path, tmp_path: Path
+) -> None:
+    config = debug_form(find_recipe(name))
+    path = pretrain(config, [photos], tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"caltech101": 20, "flowers": 20}
+    model = load_model(path)
+    assert (model.visual.attn_pool is None) == (not config.attention_pool) and model.visual.config.rope == config.rope
 
 
 def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Path) -> None:

@@ -34,3 +34,9 @@ def test_every_recipe_is_a_config_of_a_known_kind_with_a_debug_form_of_four_step
 def test_an_unknown_name_shows_near_matches(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_recipe(name)
+
+
+def test_a_debug_form_has_the_steps_of_its_recipe() -> None:
+    first, last = (debug_form(find_recipe(name)) for name in ("ablation_1", "ablation_9"))
+    assert (first.rope, first.attention_pool, first.masking, first.optimizer.name) == (False, False, None, "adamw")
+    assert (last.rope, last.attention_pool, last.masking.ratio, last.optimizer.name) == (True, True, 0.4, "lamb")
