@@ -111,7 +111,7 @@ def train(shards: Path, out: Path, processes: int) -> list[tuple[float, ...]]:
     root = str(Path(__file__).parents[2])
     ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *ranks, "-m", "perception_encoder", "train", "builtin", "--debug", "--out", str(out)]
-    command += ["--shards", str(shards), "--set", "masking.ratio=0.5"]
+    command += ["--shards", str(shards), "--set", "masking.every=4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -120,9 +120,11 @@ def train(shards: Path, out: Path, processes: int) -> list[tuple[float, ...]]:
 
 
 def test_ranks_train_on_one_shard_as_one_process_and_go_on_where_others_stopped(shards: Path, tmp_path: Path) -> None:
+    """The first losses agree closely; the later ones as far as bfloat16, which rounds other parts of a batch otherwise."""
     one = train(shards, tmp_path / "one", 1)
-    several = train(shards, tmp_path / "three", 3)
-    assert [pytest.approx(row, rel=2e-4) for row in one] == several
-    shutil.rmtree(tmp_path / "three" / "checkpoints" / "step-00000004")
-    resumed = train(shards, tmp_path / "three", 1)
-    assert [pytest.approx(row[:3], rel=2e-4) for row in one] == [row[:3] for row in resumed]
+    several = train(shards, tmp_path / "two", 2)
+    assert several[0] == pytest.approx(one[0], rel=2e-4)
+    assert several == [pytest.approx(row, rel=5e-3) for row in one]
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000004")
+    resumed = train(shards, tmp_path / "two", 1)
+    assert [row[:3] for row in resumed] == [pytest.approx(row[:3], rel=5e-3) for row in one]
