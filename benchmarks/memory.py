@@ -20,7 +20,9 @@ import torch
 
 from benchmarks.results import report
 from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.models.activations import text_activations, vision_activations
 from perception_encoder.models.precision import fast_dtype
+from perception_encoder.models.registry import find_model
 from perception_encoder.models.weights import create_model
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
@@ -71,6 +73,15 @@ def measure() -> dict[str, dict[str, float]]:
     return found
 
 
+def formulas(size: int) -> dict[str, float]:
+    """Bytes of activations of a pair by mode, where they grow with the batch; `size`: of an element of a product."""
+    entry = find_model("builtin")
+    assert entry.text is not None
+    towers = vision_activations(entry.vision, PIXELS, size), text_activations(entry.text, TOKENS, size)
+    modes = {"plain": False, "checkpointing": True}
+    return {mode: sum(tower.total(recomputed) for tower in towers) for mode, recomputed in modes.items()}
+
+
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON."""
     peaks = result["peaks"]
@@ -80,7 +91,8 @@ def page(result: dict[str, Any]) -> str:
     for mode, by_size in peaks.items():
         each = (by_size[last] - by_size[first]) / (int(last) - int(first))
         cells = " | ".join(f"{by_size[size] / 1e6:,.0f}" for size in sizes)
-        rows.append(f"| {mode} | {cells} | {each / 1e6:.2f} |")
+        formula = result["formulas"].get(mode)
+        rows.append(f"| {mode} | {cells} | {each / 1e6:.2f} | {f'{formula / 1e6:.2f}' if formula else '–'} |")
     idle = max(by_size["0"] for by_size in peaks.values())
     return "\n".join(
         [
@@ -92,8 +104,8 @@ def page(result: dict[str, Any]) -> str:
             f"Largest resident memory in MB by pairs a batch. Before a step it is {idle / 1e6:,.0f} MB: Python, torch,"
             " the weights.",
             "",
-            f"| | {' | '.join(sizes)} | MB a further pair |",
-            f"|---|{'---|' * (len(sizes) + 1)}",
+            f"| | {' | '.join(sizes)} | MB a further pair | activations by formula |",
+            f"|---|{'---|' * (len(sizes) + 2)}",
             *rows,
             "",
             "![Memory by batch size, a line for each way](memory.svg)",
@@ -101,7 +113,8 @@ def page(result: dict[str, Any]) -> str:
             "With micro-batches (`--set parallel.chunk=64`) memory hardly grows with the batch: activations are those"
             " of one micro-batch, and a further pair costs its pixels, its features and its row of logits. Losses and"
             " gradients are the same (`tests/train/test_distributed.py`). `pe train RECIPE --plan` computes a device's"
-            " memory from formulas, which `tests/models/test_activations.py` holds against what autograd saves.",
+            " memory from formulas, which `tests/models/test_activations.py` holds against what autograd saves; they"
+            " take attention to be fused, as it is on a GPU.",
             "",
         ]
     )
@@ -141,7 +154,14 @@ def main() -> None:
     dtype = str(fast_dtype(torch.device("cpu"))).removeprefix("torch.")
     machine = f"CPU, {dtype}, torch {torch.__version__}, Python {platform.python_version()}"
     command = "python -m benchmarks.memory --out docs/results/memory.json"
-    result = {"command": command, "machine": machine, "pixels": PIXELS, "tokens": TOKENS, "peaks": measure()}
+    result = {
+        "command": command,
+        "machine": machine,
+        "pixels": PIXELS,
+        "tokens": TOKENS,
+        "formulas": formulas(2 if dtype == "bfloat16" else 4),
+        "peaks": measure(),
+    }
     report(result, page, arguments.out)
     if arguments.out is not None:
         draw(result, arguments.out.with_suffix(".svg"))

@@ -14,8 +14,8 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.cost import contrastive_flops, text_cost, training_flops, vision_cost
 from perception_encoder.models.devices import Device, find_device
-from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.cost import RunCost
+from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.plan import Cluster, device_memory, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, build_model, tower_configs
 from perception_encoder.pretraining.task import ContrastiveTask
