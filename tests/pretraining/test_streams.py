@@ -120,7 +120,7 @@ def train(shards: Path, out: Path, processes: int) -> list[tuple[float, ...]]:
 
 
 def test_ranks_train_on_one_shard_as_one_process_and_go_on_where_others_stopped(shards: Path, tmp_path: Path) -> None:
-    """The first losses agree closely; the later ones as far as bfloat16, which rounds other parts of a batch otherwise."""
+    """The first losses agree closely, later ones as far as bfloat16, which rounds other parts of a batch otherwise."""
     one = train(shards, tmp_path / "one", 1)
     several = train(shards, tmp_path / "two", 2)
     assert several[0] == pytest.approx(one[0], rel=2e-4)
