@@ -78,7 +78,12 @@ class PairBatches:
         pictures = augment([sample.image for sample in samples], size, self.augmentation, draws, own)
         own_texts = self.rank.share(len(texts))
         batch = ImageTextBatch(
-            pictures, trim(self.tokenize(texts)[own_texts]), true_pairs(samples, texts), own, own_texts
+            pictures,
+            trim(self.tokenize(texts)[own_texts]),
+            true_pairs(samples, texts),
+            own,
+            own_texts,
+            tuple(texts[own_texts]),
         )
         if self.masks is None:
             return batch

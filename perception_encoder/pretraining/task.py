@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,11 +10,10 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import gather
+from perception_encoder.train.logit_scale import LearnsLogitScale
 
-MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
 
-
-class ContrastiveTask:
+class ContrastiveTask(LearnsLogitScale):
     """Pull pictures and their captions together, push all others apart; pull masked pictures to the whole ones.
 
     Of a rank's part of a batch, the losses are its parts of the whole batch's.
@@ -42,18 +39,3 @@ class ContrastiveTask:
         if mask is None:
             return {"contrastive": contrastive}
         return {"contrastive": contrastive, "mask": self.mask_weight * batch.masked_share * mask}
-
-    @property
-    def logit_scale(self) -> nn.Parameter:
-        """The logarithm of the logit scale."""
-        (found,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
-        return found
-
-    def report(self) -> dict[str, float]:
-        """The logit scale."""
-        return {"logit_scale": round(self.logit_scale.exp().item(), 3)}
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Keep the logit scale at or below its maximum."""
-        self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
