@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.results import report
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, Stage, all_captions
+from perception_encoder.data.pairs import PairBatches, Stage
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
@@ -50,7 +50,7 @@ def make_batches(config: PretrainingConfig, folders: list[Path]) -> tuple[Captio
     """The run's vocabulary, and some of its batches by resolution."""
     by_source = ImageTextSet.from_folder(folders, "train", config.image_side).by_source()
     used = {source: weight for source, weight in config.weights.items() if source in by_source}
-    texts = {text for source in used for sample in by_source[source] for text in all_captions(sample)}
+    texts = {text for source in used for sample in by_source[source] for text in sample.captions}
     vocabulary = CaptionVocabulary(tokenizer(create_model(config.model)), texts)
     sets = [by_source[source].balanced(config.balance) for source in used]
     batches = {}

@@ -29,6 +29,8 @@ class ImageTextBatch:
     """What is hidden of them, bool (M, h·w)."""
     masked_share: float = 0.0
     """Share of the whole batch's masked copies that these are."""
+    left_out: int = 0
+    """Samples that could not be read, in whose place others are, of the whole batch."""
 
     def __len__(self) -> int:
         """Pictures of the whole batch."""

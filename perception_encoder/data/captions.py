@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -199,11 +200,27 @@ def captions(metadata: Mapping[str, Any], colours: Sequence[str] = ()) -> dict[s
 
 def choose_caption(metadata: Mapping[str, Any], generator: np.random.Generator, colours: Sequence[str] = ()) -> str:
     """Draw one caption; the same generator state draws the same caption."""
-    by_way = captions(metadata, colours)
-    shares = np.array([SHARES[way] for way in by_way])
-    way = list(by_way)[int(generator.choice(len(shares), p=shares / shares.sum()))]
-    texts = by_way[way]
-    return texts[int(generator.integers(len(texts)))]
+    return draw_text(captions(metadata, colours), SHARES, generator)
+
+
+def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], generator: np.random.Generator) -> str:
+    """Draw a kind of text by its share, rescaled to the kinds that there are, and one of its texts."""
+    weights = np.array([shares[kind] for kind in texts])
+    kind = list(texts)[int(generator.choice(len(weights), p=weights / weights.sum()))]
+    return texts[kind][int(generator.integers(len(texts[kind])))]
+
+
+def all_captions(metadata: Mapping[str, Any], colours: Sequence[str] = ()) -> frozenset[str]:
+    """Every caption that may be drawn for a sample."""
+    fields = ("source", "label", "coarse", "description", "kids", "tags")
+    values = ((name, metadata[name]) for name in fields if name in metadata)
+    known = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
+    return _all_captions(known, tuple(colours))
+
+
+@cache
+def _all_captions(metadata: tuple[tuple[str, object], ...], colours: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(text for texts in captions(dict(metadata), colours).values() for text in texts)
 
 
 def sentences(text: str) -> list[str]:

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.data.captions import DRAWN, choose_caption, colour_words, concept
+from perception_encoder.data.captions import DRAWN, all_captions, choose_caption, colour_words, concept
 from perception_encoder.data.labelled import find_shards, find_unseen_labels
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.shards import ShardSample, read_shard
 from perception_encoder.data.sources import NEVER_TRAINED
 from perception_encoder.errors import DataError
+from perception_encoder.preprocess.image import NeededSide
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,11 @@ class ImageTextSample:
     def caption(self, generator: np.random.Generator) -> str:
         """Draw a caption (see `captions.choose_caption`)."""
         return choose_caption(self.metadata, generator, self.colours)
+
+    @property
+    def captions(self) -> frozenset[str]:
+        """Every caption that may be drawn for it."""
+        return all_captions(self.metadata, self.colours)
 
 
 class ImageTextSet(Sequence[ImageTextSample]):
@@ -97,6 +103,15 @@ class ImageTextSet(Sequence[ImageTextSample]):
         return len(self.samples)
 
     def __getitem__(self, index: Any) -> Any:
+        return self.samples[index]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Its samples are shuffled as one shard."""
+        return [len(self.samples)]
+
+    def load(self, index: int, needed: NeededSide) -> ImageTextSample:
+        """A sample, as it was read (see `pairs.PairSource`)."""
         return self.samples[index]
 
     def by_source(self) -> dict[str, ImageTextSet]:

@@ -1,28 +1,72 @@
-"""Training batches out of image-text sets: a pure function of the step.
+"""Training batches out of image-text pairs, in memory or in shards: a pure function of the step.
 
 Every step draws samples from the sources by weight, a caption for each, and an augmentation; captions are encoded
-once each, and a picture's positives are all captions of the batch that are true of it.
+once each, and a picture's positives are all captions of the batch that are true of it. What becomes of a sample
+depends on the seed, the step and its row alone. A sample that cannot be read gives way to the one whose turn it would
+be in the same row a step later, which is the same on any number of ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, chain
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from perception_encoder.data.batch import ImageTextBatch
-from perception_encoder.data.captions import captions
-from perception_encoder.data.image_text import ImageTextSample, ImageTextSet
-from perception_encoder.data.sampler import WeightedSampler
-from perception_encoder.errors import ConfigError
-from perception_encoder.preprocess.augmentation import Augmentation, augment
+from perception_encoder.data.sampler import Place, WeightedSampler
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, needed_side
+from perception_encoder.preprocess.image import NeededSide
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.ranks import ALONE, Rank
+
+logger = logging.getLogger(__name__)
+
+TRIES = 8  # samples that are tried for one row
+FEWEST = 1000  # samples that a share of bad ones is taken of, at least
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Pair(Protocol):
+    """A picture and what may be said of it."""
+
+    @property
+    def image(self) -> Tensor:
+        """(3, H, W) uint8."""
+        ...
+
+    @property
+    def captions(self) -> AbstractSet[str]:
+        """Every caption that is true of it and may be drawn."""
+        ...
+
+    def caption(self, generator: np.random.Generator) -> str:
+        """Draw a caption."""
+        ...
+
+
+class PairSource(Protocol):
+    """Where pairs come from: in memory `ImageTextSet`, from shards `ShardSet`."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Samples of each shard."""
+        ...
+
+    def load(self, index: int, needed: NeededSide) -> Pair:
+        """A sample, its picture no smaller than `needed` says if it was larger; InputError where it cannot be read."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +80,32 @@ class Stage:
     """Pairs a step; by default the run's."""
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One row of a batch."""
+
+    pixels: Tensor  # uint8 (3, S, S)
+    text: str
+    captions: AbstractSet[str]
+
+
+def alone(value: T) -> list[T]:
+    """What all ranks have of something, where there is one rank."""
+    return [value]
+
+
 class PairBatches:
     """`batches(step)` → `ImageTextBatch`, or a rank's part of it: together the ranks see what one process would see.
 
     `masks(pictures, patches, generator)` draws rows to copy (M,) and what to hide of each (M, patches), for pictures
-    of `patch` px a patch. Without it nothing is masked.
+    of `patch` px a patch; without it nothing is masked. `exchange(value)` gives all ranks' values, in order.
+    `workers` threads read and augment; 1 is the caller's own. `bad_share`: of all samples so far, or of the first
+    thousand, so many may be unreadable; then DataError. `resampled`: see `ShardOrder`.
     """
 
     def __init__(
         self,
-        sets: Sequence[ImageTextSet],
+        sources: Sequence[PairSource],
         weights: Sequence[float],
         batch_size: int,
         stages: Sequence[Stage],
@@ -54,43 +114,105 @@ class PairBatches:
         seed: int,
         *,
         rank: Rank = ALONE,
+        exchange: Callable[[Any], list[Any]] = alone,
         masks: Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]] | None = None,
         patch: int = 16,
+        workers: int = 1,
+        bad_share: float = 0.0,
+        resampled: bool = False,
     ) -> None:
         if not stages or min(stage.steps for stage in stages) < 1:
             raise ConfigError("a run needs stages of at least one step each")
         sizes = [stage.batch_size or batch_size for stage in stages]
         if min(sizes) < rank.of:
             raise ConfigError(f"a batch of {min(sizes)} cannot be shared by {rank.of} ranks; it needs one pair each")
-        self.sets, self.rank, self.masks, self.patch = sets, rank, masks, patch
-        self.samplers = [WeightedSampler([len(s) for s in sets], weights, size, seed) for size in sizes]
+        self.sources, self.rank, self.exchange, self.masks, self.patch = sources, rank, exchange, masks, patch
         self.ends = list(accumulate(stage.steps for stage in stages))
+        self.samplers: list[WeightedSampler] = []
+        for size, first in zip(sizes, (0, *self.ends), strict=False):
+            before = self.samplers[-1] if self.samplers else None
+            shards = [source.sizes for source in sources]
+            sampler = WeightedSampler(shards, weights, size, seed, resampled=resampled, before=before, first=first)
+            self.samplers.append(sampler)
         self.stages, self.augmentation, self.tokenize, self.seed = stages, augmentation, tokenize, seed
+        self.bad_share, self.workers, self._seen, self._bad = bad_share, workers, 0, 0
+        self._pool = ThreadPoolExecutor(workers, "pairs", torch.set_num_threads, (1,)) if workers > 1 else None
 
     def __call__(self, step: int) -> ImageTextBatch:
         """The batch of a step (0-based)."""
-        generator = np.random.default_rng([self.seed, step])
         stage = self.stage(step)
-        samples = [self.sets[source][index] for source, index in self.samplers[stage].batch(step)]
-        texts = list(dict.fromkeys(sample.caption(generator) for sample in samples))
-        draws = torch.Generator().manual_seed(int(generator.integers(2**62)))
-        size, own = self.stages[stage].image_size, self.rank.share(len(samples))
-        pictures = augment([sample.image for sample in samples], size, self.augmentation, draws, own)
+        size, places = self.stages[stage].image_size, self.samplers[stage].places(step)
+        seed = np.random.default_rng([self.seed, step]).integers(2**62)
+        generator = torch.Generator().manual_seed(int(seed))
+        draws = torch.rand(len(places), DRAWS, generator=generator).tolist()
+        own = self.rank.share(len(places))
+        rows, bad = self._read(step, places, draws, range(own.start, own.stop))
+        texts, left_out = self._all_texts(rows, bad, len(places))
+        here = true_pairs([row.captions for row in rows], texts)
+        positives = torch.zeros(len(places), len(texts), dtype=torch.bool)
+        for first, found in self.exchange((own.start, here.nonzero())):
+            positives[first + found[:, 0], found[:, 1]] = True
         own_texts = self.rank.share(len(texts))
-        batch = ImageTextBatch(
-            pictures,
-            trim(self.tokenize(texts)[own_texts]),
-            true_pairs(samples, texts),
-            own,
-            own_texts,
-            tuple(texts[own_texts]),
-        )
+        tokens = trim(self.tokenize(texts[own_texts]))
+        pictures = torch.stack([row.pixels for row in rows])
+        words = tuple(texts[own_texts])
+        batch = ImageTextBatch(pictures, tokens, positives, own, own_texts, words, left_out=left_out)
         if self.masks is None:
             return batch
-        rows, masks = self.masks(len(samples), (size // self.patch) ** 2, draws)
-        here = (own.start <= rows) & (rows < own.stop)
-        share = here.float().mean().item()
-        return replace(batch, masked=rows[here] - own.start, masks=masks[here], masked_share=share)
+        masked, masks = self.masks(len(places), (size // self.patch) ** 2, generator)
+        ours = (own.start <= masked) & (masked < own.stop)
+        share = ours.float().mean().item()
+        return replace(batch, masked=masked[ours] - own.start, masks=masks[ours], masked_share=share)
+
+    def _read(
+        self, step: int, places: Sequence[Place], draws: Sequence[Sequence[float]], rows: Sequence[int]
+    ) -> tuple[list[_Row], list[InputError]]:
+        """These rows of a batch, fewer where `TRIES` samples for one are bad, and why samples were left out."""
+        sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
+        wanted = list(rows)
+        for later in range(TRIES):
+            asked = [(row, places[row][0], sampler.index(places[row], later), draws[row]) for row in wanted]
+            for row, found in zip(wanted, self._map(partial(self._read_row, step), asked), strict=True):
+                if isinstance(found, InputError):
+                    logger.warning("left out %s; the next sample takes its place", found)
+                    errors.append(found)
+                else:
+                    done[row] = found
+            wanted = [row for row in wanted if row not in done]
+        return [done[row] for row in rows if row in done], errors
+
+    def _read_row(self, step: int, asked: tuple[int, int, int, Sequence[float]]) -> _Row | InputError:
+        row, source, index, draw = asked
+        size = self.image_size(step)
+        try:
+            needed = partial(needed_side, size=size, augmentation=self.augmentation, draw=draw)
+            pair = self.sources[source].load(index, needed)
+        except InputError as error:
+            return error
+        text = pair.caption(np.random.default_rng([self.seed, step, row]))
+        return _Row(augment(pair.image, size, self.augmentation, draw), text, pair.captions)
+
+    def _map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
+        """`map` by the workers, each of which takes several items at a time."""
+        if self._pool is None:
+            return map(work, items)
+        size = max(1, len(items) // (4 * self.workers))
+        chunks = [items[at : at + size] for at in range(0, len(items), size)]
+        return chain.from_iterable(self._pool.map(lambda chunk: list(map(work, chunk)), chunks))
+
+    def _all_texts(self, rows: Sequence[_Row], bad: Sequence[InputError], size: int) -> tuple[list[str], int]:
+        """The batch's captions, each once, and how many samples were left out, on all ranks; DataError at too many."""
+        shared = self.exchange(([row.text for row in rows], [str(error) for error in bad]))
+        errors = [error for _, each in shared for error in each]
+        self._seen, self._bad = self._seen + size, self._bad + len(errors)
+        if sum(len(texts) for texts, _ in shared) < size:
+            raise DataError(f"{TRIES} samples in a row could not be read; the last was {errors[-1]}")
+        if self._bad > self.bad_share * max(self._seen, FEWEST):
+            raise DataError(
+                f"{self._bad} samples of {self._seen} could not be read, more than bad_share={self.bad_share:g} of them"
+                f" (of {FEWEST} at least); the last was {errors[-1]}"
+            )
+        return list(dict.fromkeys(text for texts, _ in shared for text in texts)), len(errors)
 
     def stage(self, step: int) -> int:
         """The number of the stage that a step belongs to."""
@@ -101,27 +223,10 @@ class PairBatches:
         return self.stages[self.stage(step)].image_size
 
 
-def true_pairs(samples: Sequence[ImageTextSample], texts: Sequence[str]) -> Tensor:
-    """Which captions (U) are true of which samples (B): bool (B, U)."""
-    row_of = {text: row for row, text in enumerate(texts)}
-    positives = torch.zeros(len(samples), len(texts), dtype=torch.bool)
-    for row, sample in zip(positives, samples, strict=True):
-        row[[row_of[text] for text in all_captions(sample) & row_of.keys()]] = True
+def true_pairs(captions: Sequence[AbstractSet[str]], texts: Sequence[str]) -> Tensor:
+    """Which texts (U) are true of which samples, by the captions of these (B): bool (B, U)."""
+    column_of = {text: column for column, text in enumerate(texts)}
+    positives = torch.zeros(len(captions), len(texts), dtype=torch.bool)
+    for row, true in zip(positives, captions, strict=True):
+        row[[column_of[text] for text in true & column_of.keys()]] = True
     return positives
-
-
-def all_captions(sample: ImageTextSample) -> frozenset[str]:
-    """Every caption that may be drawn for a sample."""
-    return _all_captions(_freeze(sample.metadata), sample.colours)
-
-
-@cache
-def _all_captions(metadata: tuple[tuple[str, object], ...], colours: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(text for texts in captions(dict(metadata), colours).values() for text in texts)
-
-
-def _freeze(metadata: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
-    """The part of a sample's metadata that captions are made of, hashable."""
-    fields = ("source", "label", "coarse", "description", "kids", "tags")
-    values = ((name, metadata[name]) for name in fields if name in metadata)
-    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)

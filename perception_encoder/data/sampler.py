@@ -8,6 +8,12 @@ import numpy as np
 
 from perception_encoder.errors import ConfigError
 
+WINDOW = 16
+"""Shards whose samples are shuffled together."""
+
+Place = tuple[int, int]
+"""A source, and how many samples of it were drawn before."""
+
 
 class WeightedSampler:
     """Mixes several sources in fixed shares; each source is gone through in a new random order every epoch.
@@ -16,38 +22,103 @@ class WeightedSampler:
     where the weight is positive). The next batch goes on where the last one stopped.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch_size: int, seed: int) -> None:
-        """Mix sources of `sizes` samples by `weights` (any positive scale); `ConfigError` where that is impossible."""
+    def __init__(
+        self,
+        sizes: Sequence[int | Sequence[int]],
+        weights: Sequence[float],
+        batch_size: int,
+        seed: int,
+        *,
+        resampled: bool = False,
+        before: WeightedSampler | None = None,
+        first: int = 0,
+    ) -> None:
+        """Mix sources of `sizes` samples, or of so many a shard, by `weights` (any positive scale).
+
+        `resampled`: see `ShardOrder`. `before`: the sampler of the steps before `first`, after which this one goes
+        on. ConfigError where that is impossible.
+        """
         if len(sizes) != len(weights) or not sizes:
             raise ConfigError(f"{len(sizes)} sources and {len(weights)} weights; give one weight a source")
         if min(weights) < 0 or sum(weights) <= 0:
             raise ConfigError(f"weights {list(weights)}: none may be negative and one must be positive")
-        empty = [i for i, (size, weight) in enumerate(zip(sizes, weights, strict=True)) if weight and size < 1]
+        self.shards = [np.atleast_1d(np.asarray(size, dtype=np.int64)) for size in sizes]
+        self.sizes = [int(shards.sum()) for shards in self.shards]
+        empty = [i for i, (size, weight) in enumerate(zip(self.sizes, weights, strict=True)) if weight and size < 1]
         if empty:
             raise ConfigError(f"sources {empty} have a weight but no samples")
-        self.sizes = tuple(sizes)
-        self.seed = seed
+        self.seed, self.resampled, self.first = seed, resampled, first
         self.counts = _apportion(weights, batch_size)
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self.begins = [0 if before is None else before.begin(source, first) for source in range(len(sizes))]
+        self._orders: dict[tuple[int, int], ShardOrder] = {}
+
+    def begin(self, source: int, step: int) -> int:
+        """How many samples of a source were drawn before a step."""
+        return self.begins[source] + (step - self.first) * self.counts[source]
+
+    def places(self, step: int) -> list[Place]:
+        """What `step` (from 0) draws, in random order."""
+        drawn = []
+        for source, count in enumerate(self.counts):
+            begin = self.begin(source, step)
+            drawn += [(source, position) for position in range(begin, begin + count)]
+        shuffle = np.random.default_rng([self.seed, 1, step]).permutation(len(drawn))
+        return [drawn[i] for i in shuffle]
+
+    def index(self, place: Place, later: int = 0) -> int:
+        """The sample at a place, within its source; or at the place that has its turn so many steps later."""
+        source, position = place
+        epoch, offset = divmod(position + later * self.counts[source], self.sizes[source])
+        return self._order(source, epoch)[offset]
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """The samples of `step` (from 0), in random order, as (source, index within the source)."""
-        picked = []
-        for source, count in enumerate(self.counts):
-            for position in range(step * count, (step + 1) * count):
-                epoch, offset = divmod(position, self.sizes[source])
-                picked.append((source, int(self._order(source, epoch)[offset])))
-        shuffle = np.random.default_rng([self.seed, 1, step]).permutation(len(picked))
-        return [picked[i] for i in shuffle]
+        """The samples of `step`, in random order, as (source, index within the source)."""
+        return [(place[0], self.index(place)) for place in self.places(step)]
 
-    def _order(self, source: int, epoch: int) -> np.ndarray:
+    def _order(self, source: int, epoch: int) -> ShardOrder:
         """The order of a source in an epoch; the last two epochs are kept, as a batch may span them."""
         key = (source, epoch)
         if key not in self._orders:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != source or k[1] == epoch - 1}
-            generator = np.random.default_rng([self.seed, 0, source, epoch])
-            self._orders[key] = generator.permutation(self.sizes[source])
+            self._orders[key] = ShardOrder(self.shards[source], (self.seed, 0, source, epoch), self.resampled)
         return self._orders[key]
+
+
+class ShardOrder:
+    """The order of a source's samples in one epoch, a window of shards at a time, so that few files are in use.
+
+    Shards come in random order, and the samples of each `WINDOW` of them are mixed: every sample once. `resampled`:
+    as many samples, but the window's shards are drawn with replacement by their sizes, and so are samples in them.
+    """
+
+    def __init__(self, sizes: np.ndarray, key: Sequence[int], resampled: bool) -> None:
+        """Order shards of `sizes` samples by the random key."""
+        self._sizes, self._key, self._resampled = sizes, key, resampled
+        self._starts = np.cumsum(sizes) - sizes
+        order = np.random.default_rng([*key, 0]).permutation(len(sizes))
+        self._windows = [order[at : at + WINDOW] for at in range(0, len(order), WINDOW)]
+        self._ends = np.cumsum([sizes[window].sum() for window in self._windows])
+        self._mixed: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, offset: int) -> int:
+        """The index, within the source, of the sample at `offset`."""
+        window = int(np.searchsorted(self._ends, offset, side="right"))
+        if window not in self._mixed:
+            self._mixed = {k: v for k, v in self._mixed.items() if k == window - 1}
+            self._mixed[window] = self._mix(window)
+        return int(self._mixed[window][offset - self._ends[window]])  # from the end: negative
+
+    def _mix(self, window: int) -> np.ndarray:
+        generator = np.random.default_rng([*self._key, 1, window])
+        shards = self._windows[window]
+        count = int(self._sizes[shards].sum())
+        if self._resampled:
+            drawn = generator.choice(len(self._sizes), len(shards), p=self._sizes / self._sizes.sum())
+            chosen = generator.choice(drawn, count)
+            return self._starts[chosen] + generator.integers(self._sizes[chosen])
+        return generator.permutation(
+            np.concatenate([np.arange(self._sizes[shard]) + self._starts[shard] for shard in shards])
+        )
 
 
 def _apportion(weights: Sequence[float], batch_size: int) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
     """
     waiting: dict[str, dict[str, bytes]] = {}
     for name, content in _read_members(path, ("json", *PICTURES)):
-        key, extension = _split(name)
+        key, extension = split_member(name)
         parts = waiting.setdefault(key, {})
         parts[extension] = content
         picture = next((e for e in PICTURES if e in parts), None)
@@ -84,7 +84,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read only the JSON of a shard's samples: (key, metadata) in order. Errors as `read_shard`'s."""
     for name, content in _read_members(path, ("json",)):
-        key, _ = _split(name)
+        key, _ = split_member(name)
         yield key, _object(content, path, key)
 
 
@@ -92,7 +92,7 @@ def _read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if not member.isfile() or _split(member.name)[1] not in extensions:
+                if not member.isfile() or split_member(member.name)[1] not in extensions:
                     continue
                 stream = tar.extractfile(member)
                 assert stream is not None
@@ -101,7 +101,7 @@ def _read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str
         raise DataError(f"{path}: not a readable tar file ({error})") from error
 
 
-def _split(name: str) -> tuple[str, str]:
+def split_member(name: str) -> tuple[str, str]:
     """Key and lower-case extension; as in WebDataset, the extension starts at the base name's first dot."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")

@@ -11,12 +11,12 @@ from perception_encoder.distillation.teacher import Teacher
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.losses.logit_distillation import logit_distillation_loss
 from perception_encoder.train.distributed import gather
-from perception_encoder.train.logit_scale import MAX_LOGIT_SCALE, LearnsLogitScale
+from perception_encoder.train.image_text_task import MAX_LOGIT_SCALE, ImageTextTask
 
 TEACHER_LOGIT_SCALE = 2 * MAX_LOGIT_SCALE  # the teacher's temperature is half the student's (appendix C.3)
 
 
-class DistillationTask(LearnsLogitScale):
+class DistillationTask(ImageTextTask):
     """Fit a student to what a teacher says of each batch; the contrastive loss stands beside it where it has a weight.
 
     `student`: takes uint8 pictures (b, 3, S, S) and token ids (u, T), and gives their embeddings and the logit scale
@@ -31,11 +31,13 @@ class DistillationTask(LearnsLogitScale):
         teacher_logit_scale: float = TEACHER_LOGIT_SCALE,
         contrastive_weight: float = 0.0,
     ) -> None:
-        self.model, self.teacher, self.image_size = student, teacher, image_size
+        super().__init__(student)
+        self.teacher, self.image_size = teacher, image_size
         self.teacher_logit_scale, self.contrastive_weight = teacher_logit_scale, contrastive_weight
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
         """{"distillation": …, "contrastive": …} (the second where it has a weight), computed in float32."""
+        self.left_out += batch.left_out
         images, texts, scale, *_ = self.model(scale_down(batch.pictures, self.image_size), batch.tokens)
         pictures, captions = batch.positives.shape
         with torch.autocast(images.device.type, enabled=False):

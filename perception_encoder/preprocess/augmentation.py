@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+DRAWS = 7
+"""Random numbers that a picture's augmentation takes."""
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -27,47 +29,51 @@ class Augmentation:
     """Probability of a mirror image."""
 
 
-def augment(
-    pictures: Sequence[Tensor],
-    size: int,
-    augmentation: Augmentation | None,
-    generator: torch.Generator,
-    own: slice = slice(None),
-) -> Tensor:
-    """Augment uint8 pictures (3, H_i, W_i) into one uint8 batch (B, 3, size, size); without `augmentation`, squash.
+def augment(picture: Tensor, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
+    """Augment a uint8 picture (3, H, W) to (3, size, size); without `augmentation`, squash.
 
-    `own`: the rows to make; each is what it is in the whole batch.
+    `draw`: `DRAWS` numbers from 0 to 1, by which everything is chosen.
     """
-    draws = torch.rand(len(pictures), 7, generator=generator)[own]
-    pictures = pictures[own]
-    batch = torch.empty(len(pictures), 3, size, size, dtype=torch.uint8)
     if augmentation is None:
-        for row, picture in zip(batch, pictures, strict=True):
-            row.copy_(F.interpolate(picture[None], size=(size, size), mode="bilinear", antialias=True)[0])
-        return batch
-    for row, picture, draw in zip(batch, pictures, draws.tolist(), strict=True):
-        top, left, height, width = _crop(picture.shape[-2], picture.shape[-1], augmentation, draw)
-        crop = picture[:, top : top + height, left : left + width]
-        if draw[4] < augmentation.flip:
-            crop = crop.flip(-1)
-        row.copy_(F.interpolate(crop[None], size=(size, size), mode="bilinear", antialias=True)[0])
-    return jitter(batch, augmentation, draws[:, 5:])
+        return _resize(picture, size)
+    top, left, height, width = _crop(picture.shape[-2], picture.shape[-1], augmentation, draw)
+    crop = picture[:, top : top + height, left : left + width]
+    if draw[4] < augmentation.flip:
+        crop = crop.flip(-1)
+    return jitter(_resize(crop, size)[None], augmentation, torch.tensor([draw[5:]]))[0]
 
 
-def _crop(height: int, width: int, augmentation: Augmentation, draw: list[float]) -> tuple[int, int, int, int]:
+def _resize(picture: Tensor, size: int) -> Tensor:
+    return F.interpolate(picture[None], size=(size, size), mode="bilinear", antialias=True)[0]
+
+
+def needed_side(width: int, height: int, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> int:
+    """How long the short side of a picture must stay, upright or turned, for its crop to have `size` px each way."""
+    short = min(width, height)
+    if augmentation is None:
+        return size
+    return math.ceil(size * short / min(short, *_crop_sides(height, width, augmentation, draw)))
+
+
+def _crop(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random crop, clipped to the picture."""
-    low, high = augmentation.scale
-    area = height * width * (low + (high - low) * draw[0])
-    log_low, log_high = (math.log(bound) for bound in augmentation.aspect)
-    aspect = math.exp(log_low + (log_high - log_low) * draw[1])
-    crop_height = min(height, max(1, round(math.sqrt(area / aspect))))
-    crop_width = min(width, max(1, round(math.sqrt(area * aspect))))
+    tall, wide = _crop_sides(height, width, augmentation, draw)
+    crop_height, crop_width = min(height, max(1, round(tall))), min(width, max(1, round(wide)))
     return (
         int(draw[2] * (height - crop_height + 1)),
         int(draw[3] * (width - crop_width + 1)),
         crop_height,
         crop_width,
     )
+
+
+def _crop_sides(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> tuple[float, float]:
+    """Height and width of a random crop, before it is clipped to the picture."""
+    low, high = augmentation.scale
+    area = height * width * (low + (high - low) * draw[0])
+    log_low, log_high = (math.log(bound) for bound in augmentation.aspect)
+    aspect = math.exp(log_low + (log_high - log_low) * draw[1])
+    return math.sqrt(area / aspect), math.sqrt(area * aspect)
 
 
 def jitter(batch: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:

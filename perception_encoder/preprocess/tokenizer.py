@@ -40,6 +40,8 @@ class Tokenizer:
     """Texts to ids for a model that reads `context_length` tokens."""
 
     context_length: int = 32
+    warns: bool = True
+    """Say so where a text is cut; of millions of captions, as training reads them, nobody wants to hear."""
 
     def __call__(self, texts: str | Iterable[str]) -> Int[Tensor, "B T"]:
         """Ids (B, context_length), int64; a text too long keeps its end token in the last place and is warned of."""
@@ -49,7 +51,8 @@ class Tokenizer:
         for row, text in zip(rows, texts, strict=True):
             ids = [START, *backend.encode(clean(text)).ids, END]
             if len(ids) > self.context_length:
-                self._warn(text, len(ids))
+                if self.warns:
+                    self._warn(text, len(ids))
                 ids = [*ids[: self.context_length - 1], END]
             row[: len(ids)] = torch.tensor(ids)
         return rows

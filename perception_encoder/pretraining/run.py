@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, Stage, all_captions
+from perception_encoder.data.pairs import PairBatches, Stage
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.data.streams import Shards, StreamConfig
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -26,17 +26,19 @@ from perception_encoder.models.weights import load_model, weight_hash, write_che
 from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
+from perception_encoder.pretraining.lora import LoRA, add_adapters, merge_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import check_run, find_checkpoints
-from perception_encoder.train.distributed import ParallelConfig, process_group, whole_model
+from perception_encoder.train.distributed import Exchange, ParallelConfig, own_cores, process_group, whole_model
 from perception_encoder.train.loop import LoopConfig, train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.seed import torch_generator
+from perception_encoder.train.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +53,11 @@ class PretrainingConfig:
     """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
     locked: str | None = None
     """A tower that keeps its weights: "visual" or "text"."""
-    weights: Mapping[str, float]
-    """Share of each source in a batch; sources that the data lacks are left out."""
+    lora: LoRA | None = None
+    """Adapters alone are trained, and merged into the weights at the end."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Share of each source in a batch; sources that the data lacks are left out. By default all sources of the data
+    are taken, each by how many samples it has."""
     batch_size: int = 256
     warmup: int = 200
     """Steps of linear warm-up."""
@@ -74,6 +79,8 @@ class PretrainingConfig:
     """Steps in a row whose loss is not finite that are left out; one more ends the run."""
     image_side: int = 160
     """Pictures are kept in memory with their short side at most this, in pixels."""
+    streams: StreamConfig = field(default_factory=StreamConfig)
+    """How shards are read, where the data are not folders; then the shards' own weights count."""
     log_every: int = 20
     checkpoint_every: int = 200
     seed: int = 0
@@ -86,64 +93,81 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if self.locked not in (None, "visual", "text"):
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
+        if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
+            raise ConfigError("lora adapts the weights of `initial`; it goes with neither masking nor parallel.kind=fsdp")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
 
     def fingerprint(self, data: Iterable[str] = ()) -> str:
-        """Identity of the configuration, and of the data by the names of their samples."""
+        """Identity of the configuration, and of the data by names of their samples or shards."""
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
         for name in data:
             digest.update(b"\0" + name.encode())
         return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a run minimises, where that is not the contrastive loss (distillation's)."""
+
+    make_task: Callable[[Towers], Task]
+    """Made anew for each resolution, which the towers have then."""
+    picture_size: int
+    """Pictures of a batch are at least this large; the task scales them down for the towers."""
+    identity: str
+    """What else the result depends on: a teacher's weights."""
+
+
 def pretrain(
     config: PretrainingConfig,
-    folders: Sequence[Path],
+    data: Sequence[Path | Shards],
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
+    objective: Objective | None = None,
 ) -> Path:
     """Run, or go on with, a pretraining; returns the weights it wrote, `OUT/model.safetensors` (half precision).
 
-    `folders` hold `train.tar` or `train/*.tar`. Raises ConfigError, DataError, CheckpointError, OutputError.
+    `data` are folders that hold `train.tar` or `train/*.tar`, read into memory, or shards, read as they are needed.
+    Raises ConfigError, DataError, CheckpointError, OutputError.
     """
     with process_group() as rank:
-        return _pretrain(config, folders, out, track, listener, rank)
+        return _pretrain(config, data, out, track, listener, objective, rank)
 
 
 def _pretrain(
     config: PretrainingConfig,
-    folders: Sequence[Path],
+    data: Sequence[Path | Shards],
     out: Path,
     track: Track,
     listener: Listener | None,
+    objective: Objective | None,
     rank: Rank,
 ) -> Path:
-    model = build_model(config)
-    by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
-    used = {source: weight for source, weight in config.weights.items() if weight > 0 and source in by_source}
-    if not used:
-        raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
-    texts = {text for source in used for sample in by_source[source] for text in all_captions(sample)}
-    vocabulary = CaptionVocabulary(tokenizer(model), texts)
+    model, exchange = build_model(config), Exchange()
+    sources = open_sources(config, data, model, rank, exchange, track)
+    vocabulary = sources.vocabulary
     batches = PairBatches(
-        [by_source[source].balanced(config.balance) for source in used],
-        list(used.values()),
+        sources.sets,
+        sources.weights,
         config.batch_size,
-        config.stages,
+        _picture_stages(config, objective),
         config.augmentation,
-        vocabulary,
+        vocabulary or dataclasses.replace(tokenizer(model), warns=False),
         config.seed,
         rank=rank,
+        exchange=exchange,
         masks=config.masking.draw if config.masking else None,
         patch=model.visual.config.patch_size,
+        workers=1 if vocabulary else own_cores(),
+        bad_share=config.streams.bad_share,
+        resampled=config.streams.resampled,
     )
-    fingerprint = config.fingerprint(f"{source}/{sample.key}" for source in used for sample in by_source[source])
+    fingerprint = config.fingerprint([*sources.names, *([objective.identity] if objective else [])])
     check_run(out, fingerprint)
-    record = describe(config, fingerprint, {source: len(by_source[source]) for source in used})
+    record = describe(config, fingerprint, sources.samples)
     if rank.number == 0:
         _write_record(out, record)
     loop = LoopConfig(
@@ -157,11 +181,13 @@ def _pretrain(
         skip_bad_losses=config.skip_bad_losses,
     )
     table = model.text.token_embedding.weight.detach() if config.initial else None
-    vocabulary.narrow(model)
-    train_stages(model, batches, config, loop, out, fingerprint, listener)
+    if vocabulary:
+        vocabulary.narrow(model)
+    train_stages(model, batches, config, loop, out, fingerprint, listener, objective)
     path = out / "model.safetensors"
     if rank.number == 0:
-        vocabulary.widen(model, table)
+        if vocabulary:
+            vocabulary.widen(model, table)
         metadata = {"seed": str(config.seed), "run": fingerprint}
         write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
         _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the rounded weights
@@ -176,6 +202,7 @@ def train_stages(
     out: Path,
     fingerprint: str,
     listener: Listener | None,
+    objective: Objective | None = None,
 ) -> None:
     """Train a model through all resolutions, in place (step 2 of section 2.1).
 
@@ -186,16 +213,26 @@ def train_stages(
     model.set_grad_checkpointing(config.parallel.checkpointing)
     if config.locked is not None:
         model.get_submodule(config.locked).requires_grad_(False)
+    adapters = None if config.lora is None else add_adapters(model, config.lora, config.locked, config.seed)
     towers = Towers(model, config.masking is not None, config.parallel.chunk)
     weight = config.masking.weight if config.masking else 0.0
     done = max((state.step for _, state in find_checkpoints(out)), default=0)
     for stage, end in zip(config.stages, batches.ends, strict=True):
         if end > done or end == config.steps:
             model.visual.set_image_size(stage.image_size)
-            task = ContrastiveTask(towers, weight)  # what runs in parallel is made anew for each resolution
+            # what runs in parallel is made anew for each resolution
+            task = objective.make_task(towers) if objective else ContrastiveTask(towers, weight)
             train(task, batches, loop, out, fingerprint, listener, stop_after=end, fit=fit_positions)
     whole_model(model)
+    if adapters is not None:
+        merge_adapters(adapters)
     model.visual.set_image_size(final)
+
+
+def _picture_stages(config: PretrainingConfig, objective: Objective | None) -> list[Stage]:
+    """The stages with the pictures' sizes instead of the towers'."""
+    least = objective.picture_size if objective else 0
+    return [dataclasses.replace(stage, image_size=max(stage.image_size, least)) for stage in config.stages]
 
 
 def build_model(config: PretrainingConfig) -> CLIP:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import torch
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import gather
-from perception_encoder.train.logit_scale import LearnsLogitScale
+from perception_encoder.train.image_text_task import ImageTextTask
 
 
-class ContrastiveTask(LearnsLogitScale):
+class ContrastiveTask(ImageTextTask):
     """Pull pictures and their captions together, push all others apart; pull masked pictures to the whole ones.
 
     Of a rank's part of a batch, the losses are its parts of the whole batch's.
     """
 
     def __init__(self, towers: Towers, mask_weight: float = 1.0) -> None:
-        self.model: nn.Module = towers
+        super().__init__(towers)
         self.mask_weight = mask_weight
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
         """{"contrastive": …, "mask": …} (the second where the batch has masks), computed in float32."""
+        self.left_out += batch.left_out
         images, texts, scale, mask = self.model(batch.pictures, batch.tokens, batch.masked, batch.masks)
         pictures, captions = batch.positives.shape
         with torch.autocast(images.device.type, enabled=False):

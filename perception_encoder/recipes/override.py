@@ -20,8 +20,9 @@ def override(config: Config, settings: Sequence[str]) -> Config:
 
     A name leads into dataclasses by field, into tuples by number (from 0) and into mappings by key:
     "optimizer.lr=1e-3", "stages.0.steps=100", "weights.flowers=0.2"; `null` is None where that is allowed, and a
-    setting inside of what is None begins with its defaults. Raises
-    ConfigError for a name that does not exist (near matches shown), or a value of another type or out of range.
+    setting inside of what is None begins with its defaults. A JSON object replaces a whole mapping:
+    'streams.captions={"alt_text": 1}'. Raises ConfigError for a name that does not exist (near matches shown), or a
+    value of another type or out of range.
     """
     for setting in settings:
         path, equals, text = setting.partition("=")
@@ -65,7 +66,7 @@ def _check(name: str, names: Iterable[str]) -> None:
 
 
 def _parse(old: Any, kind: Any, text: str) -> Any:
-    """`text` as a value of `kind`: number, text, true/false, null, or a JSON list for a tuple of that length."""
+    """`text` as a value of `kind`: number, text, true/false, null, or a JSON list or object."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if str in kinds:
         return text
@@ -78,6 +79,9 @@ def _parse(old: Any, kind: Any, text: str) -> Any:
         return None
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(old, Mapping) and isinstance(value, dict):
+        of = typing.get_args(kind)[1]
+        return {name: _parse(None, of, json.dumps(each)) for name, each in value.items()}
     if isinstance(old, tuple) and isinstance(value, list) and len(value) == len(old):
         return tuple(_parse(o, type(o), json.dumps(v)) for o, v in zip(old, value, strict=True))
     if type(value) not in kinds:

@@ -23,6 +23,7 @@ from perception_encoder.nn.block import Block
 from perception_encoder.ranks import ALONE, Rank
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,28 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
 def this_rank() -> Rank:
     """Which process of the group this is; alone without a group."""
     return Rank(number=dist.get_rank(), of=dist.get_world_size()) if dist.is_initialized() else ALONE
+
+
+class Exchange:
+    """`exchange(value)` gives all ranks' values, in order; a thread of its own may call it while others compute.
+
+    All ranks make it, and call it as often.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def __call__(self, value: T) -> list[T]:
+        if self._group is None:
+            return [value]
+        values: list[T] = [value] * dist.get_world_size()
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+
+def own_cores() -> int:
+    """Cores of this machine for each of the ranks on it."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def gather(local: Tensor, count: int) -> Tensor:

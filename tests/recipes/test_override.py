@@ -23,6 +23,11 @@ def test_settings_are_changed_in_a_copy() -> None:
     assert changed.fingerprint() != config.fingerprint() != config.fingerprint(["one more sample"])
 
 
+def test_a_mapping_is_replaced_as_a_whole() -> None:
+    changed = override(builtin(), ['streams.captions={"alt_text": 1, "caption": 0.5}', "streams.bad_share=0"])
+    assert changed.streams.captions == {"alt_text": 1.0, "caption": 0.5} and changed.streams.bad_share == 0.0
+
+
 def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
     assert builtin().masking is None
     assert override(builtin(), ["masking.ratio=0.7"]).masking == MaskRegularization(ratio=0.7)
@@ -45,6 +50,9 @@ def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
         ("stages.0.step=1", "did you mean steps"),
         ("weights.flower=1", "did you mean flowers"),
         ("weights.flowers=much", "is no float"),
+        ('streams.captions={"alt_text": "much"}', "is no float"),
+        ("streams.captions={}", "a positive share to each"),
+        ("streams.bad_share=2", "from 0 to 1"),
         ("optimizer.plain_lr=fast", "is no float or NoneType"),
         ("batch_size=null", "is no int"),
         ("checkpoint_every=0", "--set checkpoint_every=0: checkpoint_every is 0; it must be at least 1"),

@@ -1,0 +1,176 @@
+"""Where each sample of a WebDataset shard is, so that a tar on disk or at a URL is read at random.
+
+One pass over a tar gives a table of the byte ranges of its samples' pictures and texts. It is kept, as Parquet, in the
+user's cache folder, under a name made of the shard's address and state: a shard that has changed is gone over anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perception_encoder.data.shards import PICTURES, split_member
+from perception_encoder.errors import DataError, MediaDecodeError
+from perception_encoder.files import replacing, writing
+from perception_encoder.preprocess.source import escape_name, one_line
+
+TEXTS = ("txt", "caption", "json")
+PARTS = ("picture", *TEXTS)
+OPEN = 64  # tables of shards that are kept in memory
+_FORM = "1"  # of the table; part of its name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSummary:
+    """What a shard holds, or why it cannot be read."""
+
+    url: str
+    size: int = 0
+    """Of the tar, in bytes."""
+    samples: Mapping[str, int] = field(default_factory=dict)
+    """How many samples have which members: {"jpg json txt": 998, "jpg": 2}."""
+    fields: tuple[str, ...] = ()
+    """Names in the first sample's JSON object."""
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.url.rpartition("/")[2]
+
+    def pairs(self, texts: Collection[str]) -> int:
+        """Samples with a picture and one of these `TEXTS`."""
+        parts = ((set(members.split()), count) for members, count in self.samples.items())
+        return sum(count for members, count in parts if members & {*PICTURES} and members & {*texts})
+
+
+@dataclass(frozen=True)
+class ShardTable:
+    """The byte ranges of a shard's pairs."""
+
+    url: str
+    keys: list[str]
+    starts: np.ndarray
+    """int64 (n, 4): first bytes of the `PARTS`; −1 where a sample lacks one."""
+    sizes: np.ndarray
+
+    def read(self, row: int, texts: Collection[str]) -> dict[str, bytes]:
+        """A sample's picture and these texts, in one request; MediaDecodeError where the bytes are not to be had."""
+        wanted = [at for at, part in enumerate(PARTS) if part in ("picture", *texts) and self.starts[row, at] >= 0]
+        starts, sizes = self.starts[row, wanted], self.sizes[row, wanted]
+        first, last = int(starts.min()), int((starts + sizes).max())
+        try:
+            files, path = fsspec.core.url_to_fs(self.url)
+            data = files.cat_file(path, first, last)
+        except Exception as error:  # each kind of storage raises its own
+            raise MediaDecodeError(self.name(row), f"cannot be read: {one_line(error)}") from error
+        if len(data) < last - first:
+            raise MediaDecodeError(self.name(row), "is cut off: the shard ends early")
+        begins = starts - first
+        return {PARTS[at]: data[b : b + s] for at, b, s in zip(wanted, begins, sizes, strict=True)}
+
+    def name(self, row: int) -> str:
+        """What messages call a sample."""
+        return f"{self.url}/{escape_name(self.keys[row])}"
+
+
+def summarize_shard(url: str) -> ShardSummary:
+    """What a shard holds; gone over if it is new or has changed."""
+    try:
+        return _summary(pq.read_schema(_find_table(url)))
+    except DataError as error:
+        return ShardSummary(url=url, problem=str(error))
+
+
+@lru_cache(maxsize=OPEN)
+def load_table(url: str, texts: tuple[str, ...]) -> ShardTable:
+    """The pairs of a shard that have one of these `TEXTS`; DataError where it cannot be read."""
+    table = pq.read_table(_find_table(url))
+    starts, sizes = (np.stack([table[f"{part}_{name}"].to_numpy() for part in PARTS], 1) for name in ("start", "size"))
+    usable = (starts[:, 0] >= 0) & (starts[:, [PARTS.index(text) for text in texts]] >= 0).any(axis=1)
+    return ShardTable(url, table["key"].filter(pa.array(usable)).to_pylist(), starts[usable], sizes[usable])
+
+
+def _find_table(url: str) -> Path:
+    """The file of a shard's table, made if it is not there."""
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+        size, state = files.size(path), files.ukey(path)
+    except Exception as error:  # each kind of storage raises its own
+        raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
+    name = hashlib.sha256("\0".join((_FORM, url, str(size), state)).encode()).hexdigest()[:32]
+    place = cache_folder() / f"{name}.parquet"
+    if not place.exists():
+        table = _make_table(url, size or 0)
+        with writing(place, note="set XDG_CACHE_HOME to a folder for caches"), replacing(place) as temporary:
+            pq.write_table(table, temporary)
+    return place
+
+
+def cache_folder() -> Path:
+    """Where tables are kept."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "perception_encoder" / "shards"
+
+
+def _make_table(url: str, size: int) -> pa.Table:
+    """Go over a tar; DataError where it is none, or is cut."""
+    keys, ranges, samples = list[str](), list[list[tuple[int, int]]](), Counter[str]()
+    fields: tuple[str, ...] | None = None
+    try:
+        with fsspec.open(url, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            for key, members in groupby(_files(tar), lambda member: split_member(member.name)[0]):
+                parts = {split_member(member.name)[1]: member for member in members}
+                samples[" ".join(sorted(parts))] += 1
+                if fields is None and "json" in parts:
+                    fields = _fields(tar, parts["json"])
+                picture = next((parts[name] for name in PICTURES if name in parts), None)
+                found = [picture, *(parts.get(name) for name in TEXTS)]
+                keys.append(key)
+                ranges.append([(-1, 0) if each is None else (each.offset_data, each.size) for each in found])
+                if any(each is not None and each.offset_data + each.size > size for each in found):
+                    raise tarfile.ReadError("it ends inside of a file")
+    except Exception as error:  # each kind of storage raises its own
+        raise DataError(f"{url}: not a readable tar file: {one_line(error)}") from error
+    summary = ShardSummary(url=url, size=size, samples=dict(samples.most_common()), fields=fields or ())
+    numbers = np.array(ranges, dtype=np.int64).reshape(len(keys), len(PARTS), 2)
+    columns = {"key": pa.array(keys, pa.string())}
+    for at, part in enumerate(PARTS):
+        columns |= {f"{part}_start": pa.array(numbers[:, at, 0]), f"{part}_size": pa.array(numbers[:, at, 1])}
+    return pa.table(columns).replace_schema_metadata({"shard": json.dumps(asdict(summary))})
+
+
+def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+        if member.isreg() and not member.issparse():
+            yield member
+
+
+def _fields(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, ...]:
+    stream = tar.extractfile(member)
+    assert stream is not None
+    try:
+        value: Any = json.loads(stream.read())
+    except ValueError:
+        return ()
+    return tuple(value) if isinstance(value, dict) else ()
+
+
+def _summary(schema: pa.Schema) -> ShardSummary:
+    said = json.loads(schema.metadata[b"shard"])
+    return ShardSummary(**{**said, "fields": tuple(said["fields"])})

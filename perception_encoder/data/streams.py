@@ -1,0 +1,240 @@
+"""Image-text pairs read from WebDataset tars while training goes on: on disk, or at any URL that fsspec knows.
+
+The tars are read at random by a table of byte ranges (`shard_index`), not by webdataset's own pipelines: their shuffle
+buffer is a state that cannot be put back mid-shard, and what a rank sees depends on how many ranks there are. Here the
+sample in a row of a step is a pure function of the seed, so a resumed run, and one on another number of ranks (more of
+them than shards, too), sees the very same stream.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception_encoder.data.captions import SHARES, captions, draw_text
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, summarize_shard
+from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, MissingExtraError
+from perception_encoder.preprocess.image import NeededSide, open_image
+from perception_encoder.preprocess.tokenizer import clean
+from perception_encoder.ranks import Rank
+
+logger = logging.getLogger(__name__)
+
+READERS = 16  # tars that are gone over at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How shards are read."""
+
+    captions: Mapping[str, float] = field(
+        default_factory=lambda: {"txt": 1.0, "caption": 1.0, "text": 1.0, "label": 1.0}
+    )
+    """Share of each caption field, rescaled to those that a sample has: "txt" and "caption" are members KEY.txt and
+    KEY.caption, every name is also one in KEY.json, a text or a list of texts; "label" is put into templates."""
+    resampled: bool = False
+    """Draw shards with replacement, by their sizes, instead of every sample once an epoch."""
+    bad_share: float = 0.01
+    """Share of the samples, or of the first thousand, that may be unreadable; others take their places."""
+    skip_bad_shards: bool = False
+    """Leave out shards that cannot be read or have no pairs, with a warning, instead of an error."""
+
+    def __post_init__(self) -> None:
+        if not self.captions or min(self.captions.values()) <= 0:
+            raise ConfigError(f"streams.captions is {dict(self.captions)}; give fields, and a positive share to each")
+        if not 0 <= self.bad_share <= 1:
+            raise ConfigError(f"streams.bad_share is {self.bad_share}; it must be from 0 to 1")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The members that captions may be in."""
+        in_json = self.captions.keys() - {"txt"}
+        return tuple(text for text in TEXTS if text in self.captions or (text == "json" and in_json))
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Tars as training data, given by one name, and their weight among others."""
+
+    place: str
+    """A tar, a folder of tars, a glob, or braces as in `s3://bucket/{000..127}.tar`."""
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Shards:
+        """`PLACE` or `PLACE:WEIGHT`; ConfigError where the weight is not positive."""
+        found = re.fullmatch(r"(?P<place>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?", text)
+        weight = float(found["weight"] or 1) if found else 0.0
+        if found is None or weight <= 0:
+            raise ConfigError(f"shards {text!r}: write PLACE or PLACE:WEIGHT, the weight a positive number")
+        return cls(found["place"], weight)
+
+    def find(self) -> list[str]:
+        """The tars' paths or URLs, in order; DataError where there are none."""
+        try:
+            from braceexpand import braceexpand
+        except ImportError as error:
+            raise MissingExtraError("braceexpand", "train") from error
+        try:
+            found = [tar for url in braceexpand(self.place) for tar in _find(url)]
+        except Exception as error:  # each kind of storage raises its own
+            raise DataError(f"{self.place}: cannot be listed: {error}") from error
+        if not found:
+            raise DataError(f"{self.place}: no tar files there")
+        return found
+
+
+def _find(url: str) -> list[str]:
+    files, path = fsspec.core.url_to_fs(url)
+    if glob.has_magic(path):
+        pattern = path
+    elif files.isdir(path):
+        pattern = f"{path}/*.tar"
+    else:
+        return [url]
+    chain, double, last = url.rpartition("::")
+    protocol = last.partition("://")[0] + "://" if "://" in last else ""
+    found = (each if "://" in each else protocol + each for each in sorted(files.glob(pattern)))
+    return [chain + double + each for each in found]
+
+
+@dataclass(frozen=True)
+class StreamPair:
+    """A picture of a shard and its captions."""
+
+    image: Tensor
+    texts: Mapping[str, Sequence[str]]
+    """By where they are from."""
+    shares: Mapping[str, float]
+
+    @property
+    def captions(self) -> frozenset[str]:
+        """Every caption that may be drawn for it."""
+        return frozenset(text for texts in self.texts.values() for text in texts)
+
+    def caption(self, generator: np.random.Generator) -> str:
+        """Draw a caption."""
+        return draw_text(self.texts, self.shares, generator)
+
+
+class ShardSet:
+    """The pairs of some tars, read one at a time (see `pairs.PairSource`); any number of threads may read."""
+
+    def __init__(self, shards: Sequence[ShardSummary], config: StreamConfig) -> None:
+        self.shards, self.config = shards, config
+        self.sizes = [shard.pairs(config.texts) for shard in shards]
+        self._ends = np.cumsum(self.sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def load(self, index: int, needed: NeededSide) -> StreamPair:
+        """Read and decode a pair; an InputError where its bytes, its picture or its captions are not to be had."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]
+        try:
+            table = load_table(url, self.config.texts)
+        except DataError as error:
+            raise MediaDecodeError(f"{url}, pair {row}", str(error)) from error
+        if len(table.keys) != self.sizes[shard]:
+            raise MediaDecodeError(f"{url}, pair {row}", "the shard has changed since the run began")
+        parts, name = table.read(row, self.config.texts), table.name(row)
+        texts, shares = _read_texts(parts, self.config.captions, name)
+        image = open_image(parts["picture"], name, reduce_to=needed).convert("RGB")
+        return StreamPair(torch.from_numpy(np.array(image)).permute(2, 0, 1), texts, shares)
+
+
+def _read_texts(
+    parts: Mapping[str, bytes], wanted: Mapping[str, float], name: str
+) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """Captions by where they are from, cleaned so that the same are equal, and the shares; MediaDecodeError if none."""
+    try:
+        fields = json.loads(parts["json"]) if "json" in parts else {}
+        said = {part: parts[part].decode() for part in ("txt", "caption") if part in parts}
+    except ValueError as error:
+        raise MediaDecodeError(name, f"its captions cannot be read: {error}") from None
+    if not isinstance(fields, dict):
+        raise MediaDecodeError(name, "its .json is no object")
+    found: dict[str, Sequence[Any]] = {}
+    shares: dict[str, float] = {}
+    for field_name, share in wanted.items():
+        value = said.get(field_name, fields.get(field_name))
+        if field_name == "label" and value is not None:
+            ways = captions(fields)
+            total = sum(SHARES[way] for way in ways)
+            found |= {f"label: {way}": texts for way, texts in ways.items()}
+            shares |= {f"label: {way}": share * SHARES[way] / total for way in ways}
+        else:
+            found[field_name] = value if isinstance(value, list) else [value]
+            shares[field_name] = share
+    cleaned = {key: [clean(text) for text in texts if isinstance(text, str)] for key, texts in found.items()}
+    cleaned = {key: kept for key, texts in cleaned.items() if (kept := [text for text in texts if text])}
+    if not cleaned:
+        there = ", ".join([*said, *fields]) or "none"
+        raise MediaDecodeError(name, f"has no caption in {', '.join(wanted)}; there are {there}")
+    return cleaned, shares
+
+
+def open_shards(
+    given: Sequence[Shards],
+    config: StreamConfig,
+    rank: Rank,
+    exchange: Callable[[Any], list[Any]],
+    track: Track = untracked,
+) -> list[ShardSet]:
+    """Find out what all the shards hold, each rank a part of them, before anything is trained.
+
+    Raises DataError for shards that cannot be read, or have no pictures with captions, unless they are to be skipped.
+    """
+    urls = [shards.find() for shards in given]
+    everything = list(dict.fromkeys(url for found in urls for url in found))
+    own = everything[rank.share(len(everything))]
+    with ThreadPoolExecutor(READERS) as pool:
+        summaries = list(track(pool.map(summarize_shard, own), "looking into shards", len(own)))
+    known = {summary.url: summary for part in exchange(summaries) for summary in part}
+    problems = {url: problem for url, each in known.items() if (problem := _problem(each, config))}
+    if problems and not config.skip_bad_shards:
+        raise DataError(
+            f"{len(problems)} of {len(known)} shards cannot be used (streams.skip_bad_shards=true leaves them out): "
+            + "; ".join(list(problems.values())[:3])
+        )
+    for problem in problems.values():
+        logger.warning("left out: %s", problem)
+    sets = [[known[url] for url in found if url not in problems] for found in urls]
+    for shards, usable in zip(given, sets, strict=True):
+        if not usable:
+            raise DataError(f"{shards.place}: none of its shards can be used")
+    _warn_of_incomplete([known[url] for url in everything if url not in problems], config)
+    return [ShardSet(usable, config) for usable in sets]
+
+
+def _problem(shard: ShardSummary, config: StreamConfig) -> str | None:
+    """Why a shard cannot be used."""
+    if shard.problem is not None:
+        return shard.problem
+    in_json = set(shard.fields) if "json" in config.texts else set()
+    members = {member for combination in shard.samples for member in combination.split()}
+    if shard.pairs(config.texts) and config.captions.keys() & (members | in_json):
+        return None
+    held = ", ".join(f"{members} ({count})" for members, count in list(shard.samples.items())[:5]) or "nothing"
+    fields = f"; its .json has {', '.join(shard.fields)}" if shard.fields else ""
+    return f"{shard.url}: no pictures with captions in {', '.join(config.captions)}; its samples hold {held}{fields}"
+
+
+def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig) -> None:
+    for shard in shards:
+        lacking = sum(shard.samples.values()) - shard.pairs(config.texts)
+        if lacking:
+            logger.warning("left out %d samples of %s that lack a picture or a caption", lacking, shard.url)

@@ -1,0 +1,294 @@
+"""Pairs out of tars: every one once an epoch, the same on any ranks and after a resume, and what is bad is said."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from perception_encoder.data import shard_index
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.data.captions import captions
+from perception_encoder.data.pairs import PairBatches, Stage, alone
+from perception_encoder.data.shard_index import load_table
+from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
+from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
+from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.ranks import ALONE, Rank
+from tests.data.tars import picture, write_pairs, write_tar
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    load_table.cache_clear()
+    return tmp_path / "caches"
+
+
+def streams(*places: Path | str, config: StreamConfig | None = None) -> list[ShardSet]:
+    return open_shards([Shards.parse(str(place)) for place in places], config or StreamConfig(), ALONE, alone)
+
+
+def batches(
+    sets: Sequence[ShardSet],
+    size: int = 6,
+    weights: Sequence[float] = (1.0,),
+    augmentation: Augmentation | None = None,
+    image_size: int = 8,
+    **settings: Any,
+) -> PairBatches:
+    stages = (Stage(image_size=image_size, steps=100),)
+    return PairBatches(sets, weights, size, stages, augmentation, Tokenizer(16), 3, **settings)
+
+
+def numbers(batch: ImageTextBatch) -> list[int]:
+    """Which pictures of `write_pairs` are in a batch."""
+    return batch.pictures[:, 0, 0, 0].tolist()
+
+
+def equal(one: ImageTextBatch, other: ImageTextBatch) -> bool:
+    names = ("pictures", "tokens", "positives")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+def load_all(sets: ShardSet) -> list[Any]:
+    return [sets.load(index, lambda width, height: 1) for index in range(len(sets))]
+
+
+def test_every_pair_comes_once_an_epoch_with_its_own_caption(tmp_path: Path) -> None:
+    for shard in range(3):
+        write_pairs(tmp_path / f"{shard}.tar", range(10 * shard, 10 * shard + 6))
+    make = batches(streams(tmp_path))
+    epochs = [[make(step) for step in range(3 * epoch, 3 * epoch + 3)] for epoch in range(2)]
+    for epoch in epochs:
+        assert sorted(n for batch in epoch for n in numbers(batch)) == [*range(6), *range(10, 16), *range(20, 26)]
+    assert numbers(epochs[0][0]) != numbers(epochs[1][0])
+    first = epochs[0][0]
+    for number, row in zip(numbers(first), first.positives, strict=True):
+        assert first.tokens[row].equal(Tokenizer(16)([f"number {number}"])[:, : first.tokens.shape[1]])
+
+
+def test_the_same_batch_from_any_number_of_threads_and_after_a_resume(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "x.tar", range(20))
+    run = batches(streams(tmp_path / "x.tar"), augmentation=Augmentation())
+    unbroken = [run(step) for step in range(8)]
+    resumed = batches(streams(tmp_path / "x.tar"), augmentation=Augmentation(), workers=4)
+    assert all(equal(resumed(step), unbroken[step]) for step in (7, 2, 5))
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_ranks_share_a_batch_also_where_they_are_more_than_shards(tmp_path: Path, count: int) -> None:
+    write_pairs(tmp_path / "only.tar", range(20), n7_png=b"damaged")
+    whole = batches(streams(tmp_path / "only.tar"), 20, bad_share=0.5)(2)
+    assert whole.left_out == 1
+    barrier, said = threading.Barrier(count), [None] * count
+
+    def work(number: int) -> ImageTextBatch:
+        def exchange(value: Any) -> list[Any]:
+            said[number] = value
+            barrier.wait()
+            values = list(said)
+            barrier.wait()
+            return values
+
+        rank = Rank(number=number, of=count)
+        sets = open_shards([Shards(str(tmp_path / "only.tar"))], StreamConfig(), rank, exchange)
+        return batches(sets, 20, rank=rank, exchange=exchange, bad_share=0.5)(2)
+
+    with ThreadPoolExecutor(count) as pool:
+        parts = list(pool.map(work, range(count)))
+    assert torch.equal(torch.cat([part.pictures for part in parts]), whole.pictures)
+    assert all(torch.equal(part.positives, whole.positives) and part.left_out == 1 for part in parts)
+    widest = whole.tokens.shape[1]
+    tokens = [torch.nn.functional.pad(part.tokens, (0, widest - part.tokens.shape[1])) for part in parts]
+    assert torch.equal(torch.cat(tokens), whole.tokens)
+
+
+def test_a_shard_reads_as_webdataset_reads_it(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "x.tar", range(9))
+    table = load_table(str(path), ("txt",))
+    with path.open("rb") as stream:
+        theirs = list(group_by_keys({"__url__": "", **file} for file in tar_file_iterator(stream)))
+    assert table.keys == [sample["__key__"] for sample in theirs]
+    for row, sample in enumerate(theirs):
+        assert table.read(row, ("txt",)) == {"picture": sample["png"], "txt": sample["txt"]}
+
+
+def test_sources_are_mixed_by_weight(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "a.tar", range(10))
+    write_pairs(tmp_path / "b.tar", range(100, 110))
+    make = batches(streams(tmp_path / "a.tar", tmp_path / "b.tar"), 8, weights=(3, 1))
+    assert [sum(number >= 100 for number in numbers(make(step))) for step in range(3)] == [2, 2, 2]
+
+
+def draw(pair: Any, times: int = 2000) -> Counter[str]:
+    generator = np.random.default_rng(0)
+    return Counter(pair.caption(generator) for _ in range(times))
+
+
+def test_caption_fields_are_drawn_by_their_shares(tmp_path: Path) -> None:
+    said = {"caption": "A  cup", "alt_text": ["IMG 1", "", 5, "IMG 2"], "url": "u"}
+    write_tar(tmp_path / "x.tar", {"a.json": json.dumps(said).encode(), "a.png": picture(1), "a.txt": b"not wanted"})
+    [pair] = load_all(streams(tmp_path, config=StreamConfig(captions={"caption": 0.7, "alt_text": 0.3, "x": 5.0}))[0])
+    assert pair.captions == {"a cup", "img 1", "img 2"}
+    drawn = draw(pair)
+    assert drawn["a cup"] / 2000 == pytest.approx(0.7, abs=0.03)
+    assert drawn["img 1"] / 2000 == pytest.approx(0.15, abs=0.03)
+
+
+def test_a_member_is_a_field_and_a_label_is_put_into_templates(tmp_path: Path) -> None:
+    label = {"source": "s", "label": "Cup"}
+    members = {"a.png": picture(1), "a.caption": b"red\n", "b.jpg": picture(2, "JPEG")}
+    write_tar(tmp_path / "x.tar", members | {"b.json": json.dumps(label).encode()})
+    captioned, labelled = load_all(streams(tmp_path)[0])
+    assert captioned.captions == {"red"}
+    assert labelled.captions == {text.lower() for texts in captions(label).values() for text in texts}
+    assert draw(labelled)["a photo of a cup."] > 0
+
+
+def test_pictures_with_the_same_caption_are_positives_of_each_other(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "x.tar", range(6), n1_txt=b"the same", n4_txt=b" The same\n")
+    batch = batches(streams(tmp_path))(0)
+    assert batch.positives.shape == (6, 5)
+    rows = {number: row.tolist() for number, row in zip(numbers(batch), batch.positives, strict=True)}
+    assert rows[1] == rows[4] and sum(rows[1]) == 1
+    assert len({tuple(row) for row in rows.values()}) == 5
+
+
+def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", {"a.jpg": picture(9, "JPEG", (800, 400)), "a.txt": b"nine"})
+    [stream] = streams(tmp_path)
+    shapes = [tuple(stream.load(0, lambda width, height, side=side: side).image.shape) for side in (401, 200, 99, 1)]
+    assert shapes == [(3, 400, 800), (3, 200, 400), (3, 100, 200), (3, 50, 100)]
+    assert batches([stream], 1, image_size=64)(0).pictures.shape == (1, 3, 64, 64)
+
+
+def test_a_bad_picture_gives_way_to_the_next_one_and_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pairs(tmp_path / "x.tar", range(12), n3_png=picture(3)[:50], n5_txt=b"\xff", n8_txt=b" ")
+    make = batches(streams(tmp_path), 4, bad_share=0.01)
+    seen = [make(step) for step in range(3)]
+    assert sum(batch.left_out for batch in seen) >= 3
+    assert not {3, 5, 8} & {number for batch in seen for number in numbers(batch)}
+    assert all(len(batch.pictures) == 4 for batch in seen)
+    for name, reason in (("n3", "cannot be decoded"), ("n5", "captions cannot be read"), ("n8", "has no caption")):
+        assert f"x.tar/{name}: " in caplog.text and reason in caplog.text
+    [bad] = [step for step in range(3) if 3 in numbers_meant(make, step)]
+    row = numbers_meant(make, bad).index(3)
+    assert numbers(seen[bad])[row] == make.samplers[0].index(make.samplers[0].places(bad)[row], later=1)
+
+
+def numbers_meant(make: PairBatches, step: int) -> list[int]:
+    return [index for _, index in make.samplers[0].batch(step)]
+
+
+def test_more_bad_samples_than_are_survived_end_the_run(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "x.tar", range(40), n3_png=b"", n5_png=b"?")
+    make = batches(streams(tmp_path), 20, bad_share=0.002)
+    with pytest.raises(DataError, match=r"3 samples of \d+ could not be read, more than bad_share=0.002"):
+        [make(step) for step in range(4)]
+    bad = {f"n{number}_png": b"" for number in range(4)}
+    write_pairs(tmp_path / "y.tar", range(4), **bad)
+    with pytest.raises(DataError, match=r"8 samples in a row could not be read; the last was .*y\.tar/n"):
+        batches(streams(tmp_path / "y.tar"), 1, bad_share=1.0)(0)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"a.png": b"p", "b.jpg": b"p", "c.png": b""}, r"no pictures with captions in txt.*hold png \(2\), jpg \(1\)"),
+        ({"a.txt": b"t", "a.mp4": b"v"}, r"no pictures with captions .*hold mp4 txt \(1\)"),
+        ({"a.png": b"p", "a.json": b'{"url": "u"}'}, r"hold json png \(1\); its \.json has url"),
+        ({}, "hold nothing"),
+    ],
+)
+def test_shards_without_pairs_are_named_before_anything_is_trained(
+    tmp_path: Path, members: dict[str, bytes], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tar(tmp_path / "bad.tar", members)
+    write_pairs(tmp_path / "good.tar", range(4))
+    with pytest.raises(DataError, match=rf"1 of 2 shards cannot be used.*skip_bad_shards.*bad\.tar: .*{said}"):
+        streams(tmp_path)
+    [stream] = streams(tmp_path, config=StreamConfig(skip_bad_shards=True))
+    assert len(stream) == 4 and "bad.tar" in caplog.text
+    with pytest.raises(DataError, match="none of its shards"):
+        streams(tmp_path / "bad.tar", config=StreamConfig(skip_bad_shards=True))
+
+
+def test_missing_and_damaged_shards(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "cut.tar", range(30))
+    path.write_bytes(path.read_bytes()[:20_000])
+    (tmp_path / "none.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(DataError, match=r"2 of 2 shards.*cut\.tar: not a readable tar.*none\.tar: not a readable tar"):
+        streams(tmp_path)
+    with pytest.raises(DataError, match=r"gone\.tar: cannot be opened"):
+        streams(tmp_path / "gone.tar")
+    with pytest.raises(DataError, match="no tar files there"):
+        streams(tmp_path / "x*.tar")
+
+
+def test_samples_without_a_caption_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_pairs(tmp_path / "x.tar", range(5), lone_png=picture(99), other_txt=b"alone")
+    [stream] = streams(tmp_path)
+    assert len(stream) == 5 and "left out 2 samples of" in caplog.text
+
+
+def test_a_shard_that_is_lost_mid_run_is_bad_samples(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "x.tar", range(5))
+    [stream] = streams(tmp_path)
+    path.unlink()
+    with pytest.raises(MediaDecodeError, match=r"x\.tar, pair 2: .*cannot be opened"):
+        stream.load(2, lambda width, height: 1)
+    write_pairs(path, range(6))
+    with pytest.raises(MediaDecodeError, match="has changed since the run began"):
+        stream.load(2, lambda width, height: 1)
+
+
+def test_a_table_is_made_once_and_again_for_a_shard_that_changed(
+    tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    make = shard_index._make_table
+    monkeypatch.setattr(shard_index, "_make_table", lambda url, size: made.append(url) or make(url, size))
+    path = write_pairs(tmp_path / "x.tar", range(5))
+    first, again = streams(path)[0], streams(path)[0]
+    assert made == [str(path)] and (len(first), len(again)) == (5, 5)
+    write_pairs(path, range(6))
+    assert len(streams(path)[0]) == 6 and len(made) == 2
+    assert len(list(caches.rglob("*.parquet"))) == 2
+
+
+def test_tars_at_urls_by_glob_folder_and_braces(tmp_path: Path) -> None:
+    for shard in range(3):
+        path = write_pairs(tmp_path / f"{shard}.tar", range(shard, shard + 2))
+        fsspec.filesystem("memory").pipe(f"/bucket/{shard}.tar", path.read_bytes())
+    urls = [f"memory:///bucket/{shard}.tar" for shard in range(3)]
+    assert Shards("memory://bucket").find() == Shards("memory://bucket/*.tar").find() == urls
+    assert Shards("memory:///bucket/{0..2}.tar").find() == urls
+    cached = Shards("simplecache::memory://bucket/[01].tar").find()
+    assert cached == [f"simplecache::{url}" for url in urls[:2]]
+    for place in ("memory://bucket", "simplecache::memory://bucket/{0..2}.tar"):
+        [stream] = streams(place)
+        assert sorted(int(pair.image[0, 0, 0]) for pair in load_all(stream)) == [0, 1, 1, 2, 2, 3]
+    assert Shards(str(tmp_path)).find() == [str(tmp_path / f"{shard}.tar") for shard in range(3)]
+
+
+def test_weights_are_written_behind_the_place() -> None:
+    assert Shards.parse("s3://b/{0..9}.tar:0.25") == Shards("s3://b/{0..9}.tar", 0.25)
+    assert Shards.parse("s3://b/x.tar") == Shards("s3://b/x.tar", 1.0)
+    for wrong in ("x.tar:0", ""):
+        with pytest.raises(ConfigError, match="PLACE:WEIGHT"):
+            Shards.parse(wrong)
