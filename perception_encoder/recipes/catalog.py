@@ -33,6 +33,34 @@ RECIPES: dict[str, Recipe] = {
         function="builtin:builtin",
         summary="the built-in model, PE-Core-N16-128: two hours on 2 cores, in float32",
     ),
+    "finetune": Recipe(
+        function="finetuning:FinetuningConfig",
+        summary="your own pairs on the weights that `--set initial=…` names; `locked=text`, `lora.rank=8`",
+    ),
+    "distill_builtin": Recipe(
+        function="distillation:distill_builtin",
+        summary="the model that `--set teacher=…` names, PE-Core-L say, into the built-in one, on your own pairs",
+    ),
+    "distill_l14": Recipe(
+        function="distillation:distill_core",
+        arguments=("PE-Core-L14-336", "runs/core_l14/model.safetensors"),
+        summary="section 2.4: PE-Core-G into PE-Core-L14, 4.4 billion pairs",
+    ),
+    "distill_b16": Recipe(
+        function="distillation:distill_core",
+        arguments=("PE-Core-B16-224", "runs/core_b16/model.safetensors"),
+        summary="section 2.4: PE-Core-G into PE-Core-B16, 4.4 billion pairs",
+    ),
+    "distill_s16": Recipe(
+        function="distillation:distill_core",
+        arguments=("PE-Core-S16-384", "runs/core_s16/model.safetensors"),
+        summary="section 2.4: PE-Core-G into PE-Core-S16, 4.4 billion pairs",
+    ),
+    "distill_t16": Recipe(
+        function="distillation:distill_core",
+        arguments=("PE-Core-T16-384", "runs/core_t16/model.safetensors"),
+        summary="section 2.4: PE-Core-G into PE-Core-T16, 4.4 billion pairs",
+    ),
 }
 
 
