@@ -30,7 +30,7 @@ class LoRA:
     """Which adapters are trained."""
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     """What they add is scaled by alpha / rank."""
     targets: str = "all"
     """Which matrices of each block have one: "attention" (its projections in and out), "mlp" or "all"."""

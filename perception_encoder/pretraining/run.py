@@ -94,7 +94,7 @@ class PretrainingConfig:
         if self.locked not in (None, "visual", "text"):
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
         if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
-            raise ConfigError("lora adapts the weights of `initial`; it goes with neither masking nor parallel.kind=fsdp")
+            raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:

@@ -1,4 +1,4 @@
-"""The distillation task: each model sees its own size and reads its own words; any teacher; sums over ranks elsewhere."""
+"""The distillation task: each model sees its own size and reads its own words."""
 
 from __future__ import annotations
 
