@@ -5,9 +5,12 @@ Real weights or an error: a model is random only where `create_model(name)` asks
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +125,35 @@ def write_checkpoint(
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
     if int8_tokens:
         tensors |= quantized_rows("token_embedding.weight", state["token_embedding.weight"])
-    write_tensors(tensors, path, {"model": model.name, **(metadata or {})})
+    write_tensors(tensors, path, {"model": model.name, **_changes(model), **(metadata or {})})
+
+
+def _changes(model: Model) -> dict[str, str]:
+    """What a model's towers have otherwise than their entry of the registry says: metadata "vision" and "text"."""
+    entry = find_model(model.name)
+    towers = {"vision": (entry.vision, model.visual.config if isinstance(model, CLIP) else model.config)}
+    if isinstance(model, CLIP) and entry.text is not None:
+        towers["text"] = (entry.text, model.text.config)
+    changed = {name: _differences(*configs) for name, configs in towers.items()}
+    return {name: json.dumps(fields) for name, fields in changed.items() if fields}
+
+
+def _differences(listed: Any, own: Any) -> dict[str, Any]:
+    fields = (field.name for field in dataclasses.fields(own))
+    return {name: getattr(own, name) for name in fields if getattr(own, name) != getattr(listed, name)}
+
+
+def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
+    """The entry with what a file's metadata says otherwise (`_changes`)."""
+    try:
+        towers = {
+            name: dataclasses.replace(getattr(entry, name), **json.loads(metadata[name]))
+            for name in ("vision", "text")
+            if name in metadata
+        }
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"its metadata says what no {entry.name} can be ({error})") from None
+    return dataclasses.replace(entry, **towers)
 
 
 def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> int:
@@ -174,7 +205,7 @@ def _load_file(path: Path, entry: ModelEntry | None = None) -> Model:
         if entry is None:
             named = canonical_name(metadata.get("model", ""))
             entry = MODELS[named] if named is not None else recognise(state, path.stem)
-        return _fit(entry, state, copy=False)
+        return _fit(_changed(entry, metadata), state, copy=False)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

@@ -90,6 +90,11 @@ class PretrainingConfig:
         """Optimizer steps of the whole run."""
         return sum(stage.steps for stage in self.stages)
 
+    @property
+    def samples(self) -> int:
+        """Pairs of the whole run."""
+        return sum(stage.steps * (stage.batch_size or self.batch_size) for stage in self.stages)
+
     def __post_init__(self) -> None:
         if self.locked not in (None, "visual", "text"):
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
@@ -207,9 +212,8 @@ def train_stages(
     """Train a model through all resolutions, in place (step 2 of section 2.1).
 
     At each switch the run goes through its checkpoint: the position table, and the optimizer's moments of it, are
-    resampled as they are read, and all else is kept.
+    resampled as they are read, and all else is kept. The model comes out at the last resolution.
     """
-    final = model.visual.config.image_size
     model.set_grad_checkpointing(config.parallel.checkpointing)
     if config.locked is not None:
         model.get_submodule(config.locked).requires_grad_(False)
@@ -226,7 +230,6 @@ def train_stages(
     whole_model(model)
     if adapters is not None:
         merge_adapters(adapters)
-    model.visual.set_image_size(final)
 
 
 def _picture_stages(config: PretrainingConfig, objective: Objective | None) -> list[Stage]:

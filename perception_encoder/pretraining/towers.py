@@ -32,20 +32,33 @@ class Towers(nn.Module):
     def forward(
         self, pictures: Tensor, tokens: Tensor, masked: Tensor | None = None, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Embeddings of uint8 pictures (b, 3, H, W) and of token ids (u, T), the logit scale, and the mask loss."""
-        images = in_chunks(lambda some: self.clip.encode_image(to_float(some)), pictures, self.chunk)
+        """Embeddings of uint8 pictures (b, 3, H, W) and of token ids (u, T), the logit scale, and the mask loss.
+
+        Of videos (b, F, 3, H, W) the means of their frames' embeddings, and no mask loss.
+        """
+        encode = self.clip.encode_video if pictures.dim() == 5 else self.clip.encode_image
+        images = in_chunks(lambda some: encode(to_float(some)), pictures, self.chunk)
         texts = encode_by_length(self.clip, tokens, self.chunk)
         loss = None
         if self.mask_token is not None and masked is not None and masks is not None:
-            loss = self._mask_loss(to_float(pictures[masked]), masks, self.mask_token)
+            loss = self._mask_loss(pictures[masked], masks, self.mask_token)
         return images.float(), texts.float(), self.clip.logit_scale.exp(), loss
 
-    def _mask_loss(self, pixels: Tensor, masks: Tensor, mask_token: Tensor) -> Tensor:
+    def _mask_loss(self, pictures: Tensor, masks: Tensor, mask_token: Tensor) -> Tensor:
         visual, prefix = self.clip.visual, int(self.clip.visual.config.class_token)
-        with torch.no_grad():
-            whole = visual.forward_features(pixels)[:, prefix:]
-        seen = visual.forward_features(pixels, mask=masks, mask_token=mask_token)[:, prefix:]
-        return mask_regularization_loss(seen.float(), whole.float(), masks)
+
+        def losses(rows: Tensor) -> Tensor:
+            """The sum over some rows (m,), which hide as many patches each."""
+            pixels, hidden = to_float(pictures[rows]), masks[rows]
+            with torch.no_grad():
+                whole = visual.forward_features(pixels)[:, prefix:]
+            seen = visual.forward_features(pixels, mask=hidden, mask_token=mask_token)[:, prefix:]
+            return len(rows) * mask_regularization_loss(seen.float(), whole.float(), hidden)[None]
+
+        if not len(masks):
+            return 0 * mask_token.sum()  # no copy is this rank's, but the others wait for its gradient
+        rows = torch.arange(len(masks), device=masks.device)
+        return in_chunks(losses, rows, self.chunk).sum() / len(masks)
 
 
 def encode_by_length(model: CLIP, tokens: Tensor, chunk: int | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from perception_encoder.errors import CheckpointError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layouts import from_published
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -277,3 +279,24 @@ def test_loading_a_model_imports_no_compiler() -> None:
     code += "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_that_differs_from_its_entry_comes_back_as_it_was(tmp_path: Path) -> None:
+    entry = find_model("builtin")
+    vision = dataclasses.replace(entry.vision, rope=False, attention_pool=False, image_size=96)
+    model = build(dataclasses.replace(entry, vision=vision)).to_empty(device="cpu")
+    initialize(model, torch.Generator().manual_seed(0))
+    write_checkpoint(model, tmp_path / "changed.safetensors")
+    loaded = load_model(tmp_path / "changed.safetensors")
+    assert isinstance(loaded, CLIP)
+    assert loaded.visual.config == vision
+    images = torch.randn(2, 3, 96, 96)
+    assert torch.equal(loaded.encode_image(images), model.eval().encode_image(images))
+
+
+@pytest.mark.parametrize("changes", ['{"colour": 3}', "no JSON", "[1]"])
+def test_metadata_that_no_model_can_have(tmp_path: Path, nano: dict[str, Tensor], changes: str) -> None:
+    path = tmp_path / "odd.safetensors"
+    safetensors.torch.save_file({n: t.contiguous() for n, t in nano.items()}, path, {"model": "PE-Core-N16-128", "vision": changes})
+    with pytest.raises(CheckpointError, match="metadata"):
+        load_model(path)

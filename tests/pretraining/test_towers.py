@@ -12,6 +12,7 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.nn.position import resample_table
+from perception_encoder.preprocess.image import to_float
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import build_model, fit_positions
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -89,6 +90,28 @@ def test_chunks_change_neither_losses_nor_gradients(chunk: int) -> None:
     assert found.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_rank_without_a_masked_copy_adds_nothing() -> None:
+    towers, batch = small_towers(), small_batch()
+    none = dataclasses.replace(batch, masked=batch.masked[:0], masks=batch.masks[:0], masked_share=0.0)
+    losses = ContrastiveTask(towers).losses(none)
+    assert losses["mask"].item() == 0
+    assert gradients(towers, sum(losses.values()))["mask_token"].abs().max() == 0
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_video_is_the_mean_of_its_frames(chunk: int | None) -> None:
+    towers, batch = small_towers(chunk), small_batch(masks=False)
+    videos = batch.pictures.unflatten(0, (4, 2))  # (B, F, 3, H, W)
+    images, texts, _, mask = towers(videos, batch.tokens)
+    torch.testing.assert_close(images, towers.clip.encode_video(to_float(videos)))
+    frames = towers.clip.encode_image(to_float(videos[:, 0])), towers.clip.encode_image(to_float(videos[:, 1]))
+    torch.testing.assert_close(images, (frames[0] + frames[1]) / 2)
+    assert images.shape == (4, 16) and texts.shape == (8, 16) and mask is None
+    task = ContrastiveTask(towers)
+    loss = task.losses(ImageTextBatch(videos, batch.tokens[:4], torch.eye(4, dtype=torch.bool)))["contrastive"]
+    assert gradients(towers, loss)["clip.visual.conv1.weight"].abs().max() > 0
 
 
 def test_another_resolution_resamples_the_table_and_what_the_optimizer_knows_of_it() -> None:

@@ -1,0 +1,109 @@
+"""The recipe in small: its points are the paper's steps, nothing is run twice, and what is claimed holds for all seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.outcomes import PHOTOS, Outcomes
+from perception_encoder.evaluation.paired import Outcome
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.models.weights import load_model
+from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.recipes.builtin import debug
+from perception_encoder.recipes.nano_steps import FLOPS, nano_step, run_flops
+from perception_encoder.recipes.recipe_page import draw, page
+from perception_encoder.recipes.reproduce_recipe import POINTS, ROBUST, SEEDS, Place, compare, reproduce_recipe
+from tests.evaluation.colours import write_colours
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_every_run_has_the_same_number_of_flops(step: int) -> None:
+    assert run_flops(nano_step(step)) == pytest.approx(FLOPS, rel=0.01)
+
+
+def test_each_step_changes_what_the_paper_changes() -> None:
+    def changed(step: int) -> set[str]:
+        before, after = (dataclasses.asdict(nano_step(number)) for number in (step - 1, step))
+        return {name for name in before if before[name] != after[name]} - {"warmup"}
+
+    assert changed(2) == {"stages"}
+    assert changed(3) == {"batch_size", "stages"}
+    assert changed(4) == {"optimizer"}
+    assert changed(5) == {"stages"}
+    assert changed(6) - {"stages"} == {"rope"}  # fewer or more steps keep the FLOPs
+    assert changed(7) - {"stages"} == {"attention_pool"}
+    assert changed(8) == {"augmentation"}
+    assert changed(9) - {"stages"} == {"masking"}
+    with pytest.raises(ConfigError, match="step 10"):
+        nano_step(10)
+
+
+def tiny(step: int, seed: int) -> PretrainingConfig:
+    """A run of a second that keeps what tells the points apart."""
+    config = nano_step(step, seed)
+    stages = (Stage(image_size=32, steps=2),)
+    return dataclasses.replace(
+        debug(), stages=stages, batch_size=8, rope=config.rope, seed=seed, weights={"flowers": 1}
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    for split in ("train", "test"):
+        write_colours(tmp_path / "photos" / f"{split}.tar", "flowers", ["red rose", "green rose", "blue rose"] * 4)
+    write_colours(tmp_path / "drawings" / "unseen.tar", "openmoji", ["red hat", "blue hat", "green hat"])
+    write_colours(tmp_path / "drawings" / "train.tar", "noto", ["red hat"])
+    return Place(
+        photos=tmp_path / "photos", drawings=tmp_path / "drawings", runs=tmp_path / "runs", result=tmp_path / "r.json"
+    )
+
+
+def recipe(step: int, seed: int) -> PretrainingConfig:
+    return dataclasses.replace(tiny(step, seed), warmup=step)  # so that no two points are one run
+
+
+def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = reproduce_recipe(place, recipe)
+    assert {(run["step"], run["seed"]) for run in result["runs"].values()} == {(p, s) for p in POINTS for s in SEEDS}
+    assert len(result["figures"]) == 8 * 8  # runs x (seven sets and robustness)
+    assert json.loads(place.result.read_text()) == result
+    tower = load_model(place.result.parent / "towers" / "nano_step1.safetensors")
+    assert isinstance(tower, VisionTransformer)
+    assert not tower.config.rope
+    assert tower.config.image_size == 32
+
+    monkeypatch.setattr("perception_encoder.recipes.reproduce_recipe.pretrain", None)  # nothing is run again
+    assert reproduce_recipe(place, recipe) == result
+
+    text = page(result, "plot.png")
+    assert "| 1–9 |" in text
+    draw(result, place.result.with_name("plot.png"))
+    assert place.result.with_name("plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def outcomes(right: np.ndarray) -> Outcomes:
+    keys, labels = tuple(map(str, range(len(right)))), ("a",) * len(right)
+    return {name: [Outcome("food", keys, labels, right)] for name in (PHOTOS, "grey", "turned")}
+
+
+def test_a_difference_is_claimed_only_where_both_seeds_show_it() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(500) < 0.4
+    better = base | (rng.random(500) < 0.2)
+    runs = {(step, seed): outcomes(base) for step in POINTS for seed in SEEDS}
+    runs |= {(9, 0): outcomes(better), (9, 1): outcomes(better), (5, 0): outcomes(better)}
+    result = compare(runs)
+    result["runs"] = {str(n): {"step": p, "seed": s, "samples": 1, "seconds": 1} for n, (p, s) in enumerate(runs)}
+    rows = [line.split(" | ") for line in page(result, "p.png").splitlines() if "→" in line]
+    claims = {(row[0].removeprefix("| "), row[1]): row[4] for row in rows}
+    assert claims["1 → 1–9", PHOTOS] == claims["1 → 1–9", ROBUST] == "better"
+    assert claims["1 → 1–5", PHOTOS] == "none"  # one seed alone
+    assert claims["1–5 → 1–7", PHOTOS] == "none"
+    assert claims["1–7 → 1–9", ROBUST] == "better"
