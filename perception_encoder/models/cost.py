@@ -82,6 +82,22 @@ def _block(tokens: int, width: int, hidden: int) -> int:
     return 8 * tokens * width**2 + 4 * tokens**2 * width + 4 * tokens * width * hidden
 
 
+def training_flops(
+    vision: VisionConfig,
+    text: TextConfig,
+    *,
+    image_size: int | None = None,
+    length: int | None = None,
+    masked: float = 0.0,
+) -> float:
+    """Of one pair of a picture and a text, forward and backward, without its part of the loss.
+
+    `masked`: share of the pictures that have a masked copy. Nothing is computed twice.
+    """
+    pictures = vision_cost(vision, image_size)
+    return pictures.training() + masked * pictures.masked_training() + text_cost(text, length).training()
+
+
 def contrastive_flops(batch: int, width: int) -> int:
     """Of the contrastive loss, forward and backward, for each of `batch` pairs of features of `width`."""
     return 12 * batch * width

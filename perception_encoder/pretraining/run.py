@@ -20,6 +20,7 @@ from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.weights import load_model, weight_hash, write_checkpoint
@@ -56,8 +57,8 @@ class PretrainingConfig:
     lora: LoRA | None = None
     """Adapters alone are trained, and merged into the weights at the end."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Share of each source in a batch; sources that the data lacks are left out. By default all sources of the data
-    are taken, each by how many samples it has."""
+    """Share of each source in a batch; sources that the data lacks are left out. None given: every source counts by the
+    number of its samples."""
     batch_size: int = 256
     warmup: int = 200
     """Steps of linear warm-up."""
@@ -72,6 +73,12 @@ class PretrainingConfig:
     """Step 6."""
     attention_pool: bool = True
     """Step 7; without it the class token is the picture's embedding."""
+    patch_size: int | None = None
+    """Side of a patch in pixels, by default the model's."""
+    text_tower: str | None = None
+    """Name of the model whose text tower it has, by default its own."""
+    frames: int | None = None
+    """Frames of a video, where the run is on videos (section 2.2)."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     keep: int = 2
     """Newest checkpoints that are kept, beside the best."""
@@ -241,21 +248,32 @@ def _picture_stages(config: PretrainingConfig, objective: Objective | None) -> l
 def build_model(config: PretrainingConfig) -> CLIP:
     """The model that a run begins with; ConfigError where it has no text tower, or `initial` is another model."""
     entry = find_model(config.model)
-    if entry.text is None:
-        raise ConfigError(f"{config.model} has no text tower; pretraining needs both")
+    vision, text = tower_configs(config)
     if config.initial is not None:
         loaded = load_model(config.initial)
         if not isinstance(loaded, CLIP) or loaded.name != entry.name:
             raise ConfigError(f"initial is {config.initial}, which is {loaded.name}; the run trains {entry.name}")
         return loaded
-    vision = dataclasses.replace(
-        entry.vision, rope=config.rope, attention_pool=config.attention_pool and entry.vision.attention_pool
-    )
     with torch.device("meta"):
-        model = CLIP(vision, entry.text, entry.name)
+        model = CLIP(vision, text, entry.name)
     model = model.to_empty(device="cpu")
     initialize(model, torch_generator(config.seed))
     return model
+
+
+def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
+    """The towers that a run trains; ConfigError where the model has no text tower."""
+    entry = find_model(config.model)
+    text, output = find_model(config.text_tower or config.model).text, entry.vision.output_dim
+    if text is None or output is None:
+        raise ConfigError(f"{config.text_tower or config.model} has no text tower; pretraining needs both")
+    vision = dataclasses.replace(
+        entry.vision,
+        patch_size=config.patch_size or entry.vision.patch_size,
+        rope=config.rope,
+        attention_pool=config.attention_pool and entry.vision.attention_pool,
+    )
+    return vision, dataclasses.replace(text, output_dim=output)
 
 
 def fit_positions(name: str, saved: Tensor, wanted: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.recipes.kinds import RunConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Recipe:
     """Where the function is that returns a run's configuration."""
 
     function: str
     """"module:function", in this folder."""
-    arguments: tuple[Any, ...] = ()
     summary: str
     """One line, for the list."""
+    arguments: tuple[Any, ...] = ()
 
     def config(self) -> RunConfig:
         """The complete configuration."""
@@ -29,38 +29,41 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "builtin": Recipe(
-        function="builtin:builtin",
-        summary="the built-in model, PE-Core-N16-128: two hours on 2 cores, in float32",
-    ),
-    "finetune": Recipe(
-        function="finetuning:FinetuningConfig",
-        summary="your own pairs on the weights that `--set initial=…` names; `locked=text`, `lora.rank=8`",
-    ),
-    "distill_builtin": Recipe(
-        function="distillation:distill_builtin",
-        summary="the model that `--set teacher=…` names, PE-Core-L say, into the built-in one, on your own pairs",
-    ),
-    "distill_l14": Recipe(
-        function="distillation:distill_core",
-        arguments=("PE-Core-L14-336", "runs/core_l14/model.safetensors"),
-        summary="section 2.4: PE-Core-G into PE-Core-L14, 4.4 billion pairs",
-    ),
-    "distill_b16": Recipe(
-        function="distillation:distill_core",
-        arguments=("PE-Core-B16-224", "runs/core_b16/model.safetensors"),
-        summary="section 2.4: PE-Core-G into PE-Core-B16, 4.4 billion pairs",
-    ),
-    "distill_s16": Recipe(
-        function="distillation:distill_core",
-        arguments=("PE-Core-S16-384", "runs/core_s16/model.safetensors"),
-        summary="section 2.4: PE-Core-G into PE-Core-S16, 4.4 billion pairs",
-    ),
-    "distill_t16": Recipe(
-        function="distillation:distill_core",
-        arguments=("PE-Core-T16-384", "runs/core_t16/model.safetensors"),
-        summary="section 2.4: PE-Core-G into PE-Core-T16, 4.4 billion pairs",
-    ),
+    "builtin": Recipe("builtin:builtin", "the built-in model, PE-Core-N16-128: two hours on 2 cores, in float32"),
+    "core_b16": Recipe("image_pretraining:core", "PE-Core-B: 58 billion pairs", ("b16",)),
+    "core_l14": Recipe("image_pretraining:core", "PE-Core-L: 58 billion pairs", ("l14",)),
+    "core_g14": Recipe("image_pretraining:core", "PE-Core-G: 86 billion pairs", ("g14",)),
+    "core_b16_cooldown": Recipe("image_pretraining:cooldown", "PE-Core-B goes on: 50 million pairs", ("b16",)),
+    "core_l14_cooldown": Recipe("image_pretraining:cooldown", "PE-Core-L goes on: 50 million pairs", ("l14",)),
+    "core_g14_cooldown": Recipe("image_pretraining:cooldown", "PE-Core-G goes on: 50 million pairs", ("g14",)),
+    "video_finetune_b16": Recipe("image_pretraining:video_finetune", "PE-Core-B ends: 22 million videos", ("b16",)),
+    "video_finetune_l14": Recipe("image_pretraining:video_finetune", "PE-Core-L ends: 22 million videos", ("l14",)),
+    "video_finetune_g14": Recipe("image_pretraining:video_finetune", "PE-Core-G ends: 22 million videos", ("g14",)),
+    "ablation_1": Recipe("image_pretraining:ablation", "ViT-L/14, step 1: CLIP as it was", (1,)),
+    "ablation_2": Recipe("image_pretraining:ablation", "ViT-L/14, steps 1 to 2: progressive resolution", (2,)),
+    "ablation_3": Recipe("image_pretraining:ablation", "ViT-L/14, steps 1 to 3: twice the batch and the pairs", (3,)),
+    "ablation_4": Recipe("image_pretraining:ablation", "ViT-L/14, steps 1 to 4: LAMB", (4,)),
+    "ablation_5": Recipe("image_pretraining:ablation", "ViT-L/14, steps 1 to 5: a stage at 336 px", (5,)),
+    "ablation_6": Recipe("image_pretraining:ablation", "ViT-L/14, steps 1 to 6: 2D RoPE", (6,)),
+    "ablation_7": Recipe("image_pretraining:ablation", "ViT-L/14, steps 1 to 7: attention pooling", (7,)),
+    "ablation_8": Recipe("image_pretraining:ablation", "ViT-L/14, steps 1 to 8: augmentation", (8,)),
+    "ablation_9": Recipe("image_pretraining:ablation", "ViT-L/14, steps 1 to 9: mask regularisation", (9,)),
+    "vanilla_s14": Recipe("image_pretraining:scaling", "ViT-S/14: CLIP as it was (Fig. 3)", (1, "s14")),
+    "full_s14": Recipe("image_pretraining:scaling", "ViT-S/14: all nine steps (Fig. 3)", (9, "s14")),
+    "vanilla_b14": Recipe("image_pretraining:scaling", "ViT-B/14: CLIP as it was (Fig. 3)", (1, "b14")),
+    "full_b14": Recipe("image_pretraining:scaling", "ViT-B/14: all nine steps (Fig. 3)", (9, "b14")),
+    "vanilla_l14_120k": Recipe("image_pretraining:scaling", "ViT-L/14: CLIP (Fig. 4)", (1, "l14", 120_000)),
+    "full_l14_120k": Recipe("image_pretraining:scaling", "ViT-L/14: all nine (Fig. 4)", (9, "l14", 120_000)),
+    "vanilla_l14_240k": Recipe("image_pretraining:scaling", "ViT-L/14: CLIP (Fig. 4)", (1, "l14", 240_000)),
+    "full_l14_240k": Recipe("image_pretraining:scaling", "ViT-L/14: all nine (Fig. 4)", (9, "l14", 240_000)),
+    "vanilla_l14_360k": Recipe("image_pretraining:scaling", "ViT-L/14: CLIP (Figs. 3, 4)", (1, "l14", 360_000)),
+    "full_l14_360k": Recipe("image_pretraining:scaling", "ViT-L/14: all nine (Figs. 3, 4)", (9, "l14", 360_000)),
+    "distill_l14": Recipe("distillation:distill_core", "PE-Core-G into PE-Core-L: 4.4 billion pairs", ("l14",)),
+    "distill_b16": Recipe("distillation:distill_core", "PE-Core-G into PE-Core-B: 4.4 billion pairs", ("b16",)),
+    "distill_s16": Recipe("distillation:distill_core", "PE-Core-G into PE-Core-S: 4.4 billion pairs", ("s16",)),
+    "distill_t16": Recipe("distillation:distill_core", "PE-Core-G into PE-Core-T: 4.4 billion pairs", ("t16",)),
+    "distill_builtin": Recipe("distillation:distill_builtin", "a model, --set teacher=…, into the built-in one"),
+    "finetune": Recipe("finetuning:FinetuningConfig", "weights, --set initial=…, on your own pairs"),
 }
 
 

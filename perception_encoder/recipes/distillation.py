@@ -23,6 +23,8 @@ from perception_encoder.train.distributed import process_group
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
 
+STUDENTS = {"l14": "PE-Core-L14-336", "b16": "PE-Core-B16-224", "s16": "PE-Core-S16-384", "t16": "PE-Core-T16-384"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig(PretrainingConfig):
@@ -40,8 +42,8 @@ class DistillationConfig(PretrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.masking is not None:
-            raise ConfigError("a distillation has no mask regularisation; leave masking at null")
+        if self.masking is not None or self.frames is not None:
+            raise ConfigError("a distillation is of whole pictures; leave masking and frames at null")
 
 
 def distill(
@@ -70,16 +72,17 @@ def distill(
         return pretrain(config, data, out, track, listener, objective)
 
 
-def distill_core(model: str, initial: str, teacher: str = "PE-Core-G14-448") -> DistillationConfig:
-    """The paper's distillation (appendix B.1.1): 4.4 billion pairs at the final resolution, no augmentation.
+def distill_core(size: str) -> DistillationConfig:
+    """PE-Core-G into L, B, S or T ("l14", "b16", "s16", "t16"): 4.4 billion pairs at the final resolution.
 
-    `initial`: the pretrained student. Weight decay is the 0.05 of the paper's table; its text says none, which is
-    `--set optimizer.weight_decay=0`.
+    It begins where the student's pretraining ended. Weight decay is the 0.05 of the paper's table (appendix B.1.1); its
+    text says none, which is `--set optimizer.weight_decay=0`.
     """
+    model = STUDENTS[size]
     return DistillationConfig(
         model=model,
-        initial=initial,
-        teacher=teacher,
+        initial=f"runs/core_{size}_cooldown/model.safetensors",
+        teacher="PE-Core-G14-448",
         stages=(Stage(image_size=find_model(model).vision.image_size, steps=269_000),),
         batch_size=16_384,
         warmup=2_000,

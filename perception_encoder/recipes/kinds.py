@@ -56,10 +56,12 @@ def debug_pretraining(config: P) -> P:
     return dataclasses.replace(
         config,
         model=BUILTIN,
+        patch_size=None,
         initial=None if config.initial is None else BUILTIN,
         stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
         batch_size=16,
         masking=None if config.masking is None else dataclasses.replace(config.masking, every=4),
+        frames=None if config.frames is None else 2,
         warmup=1,
         log_every=1,
         checkpoint_every=2,

@@ -16,6 +16,7 @@ from perception_encoder.models.cost import (
     contrastive_flops,
     text_cost,
     text_parameters,
+    training_flops,
     vision_cost,
     vision_parameters,
 )
@@ -97,3 +98,9 @@ def test_the_contrastive_loss() -> None:
     positives = torch.eye(6, dtype=torch.bool)
     found = count(lambda: contrastive_loss(images, texts, torch.tensor(10.0), positives).backward())
     assert found == 6 * contrastive_flops(6, 16)
+
+
+def test_a_pair_is_its_picture_its_text_and_its_share_of_masked_copies() -> None:
+    vision, text = vision_cost(CORE, 64), text_cost(TEXT, LENGTH)
+    found = training_flops(CORE, TEXT, image_size=64, length=LENGTH, masked=1 / 16)
+    assert found == vision.training() + text.training() + vision.masked_training() / 16

@@ -92,9 +92,10 @@ def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
     assert len(rows) == 4 and Foreign.sizes == {(size, size)}
 
 
-def test_masks_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no mask regularisation"):
-        dataclasses.replace(distill_builtin(), masking=MaskRegularization())
+@pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
+def test_masks_and_videos_are_refused(change: dict) -> None:
+    with pytest.raises(ConfigError, match="leave masking and frames at null"):
+        dataclasses.replace(distill_builtin(), **change)
 
 
 def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""Robust image pretraining at the paper's scale (section 2.1, appendix B.1.1), and the video finetuning (section 2.2).
+
+The order is pretraining, cooldown, video finetuning; each begins where `pe train` leaves the one before it, unless
+`initial` says otherwise. Data come as shards: the paper's own 5.4 billion pairs are not published.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.train.distributed import ParallelConfig
+from perception_encoder.train.optimizer import OptimizerConfig
+
+BATCH = 131_072
+WARMUP = 2_000  # steps
+SIZES = {
+    "b16": ("PE-Core-B16-224", (112, 160, 224)),
+    "l14": ("PE-Core-L14-336", (98, 154, 224, 336)),
+    "g14": ("PE-Core-G14-448", (98, 154, 224, 336, 448)),
+}
+STEPS = {"b16": 443_000, "l14": 443_000, "g14": 656_000}
+SHARES = (10, 8, 4, 2, 1)
+"""Of the samples at each resolution: step 5's, where the paper names them (10, 8, 4 and 2 billion), and a half more."""
+COOLDOWN_SAMPLES, VIDEO_STEPS, VIDEO_BATCH = 50_000_000, 5_400, 4_096
+LAST_STEP = 9
+FOURTEENTHS = {"s14": "PE-Core-S16-384", "b14": "PE-Core-B16-224", "l14": "PE-Core-L14-336"}
+
+
+def core(size: str) -> PretrainingConfig:
+    """PE-Core-B, -L or -G ("b16", "l14", "g14"): 58 billion pairs, 86 for G.
+
+    The paper leaves open how many of them each resolution sees (`SHARES`), and how a step is spread: here G's blocks
+    are shared out and recomputed, and pictures go through in micro-batches of 64.
+    """
+    model, resolutions = SIZES[size]
+    return PretrainingConfig(
+        model=model,
+        stages=_stages(dict(zip(resolutions, SHARES, strict=False)), STEPS[size]),
+        batch_size=BATCH,
+        warmup=WARMUP,
+        masking=MaskRegularization(),
+        parallel=ParallelConfig(kind="fsdp", checkpointing=True, chunk=64) if size == "g14" else ParallelConfig(),
+        image_side=resolutions[-1],
+        log_every=10,
+        checkpoint_every=1_000,
+    )
+
+
+def cooldown(size: str) -> PretrainingConfig:
+    """50 million pairs at the final resolution, from the weights of `core`.
+
+    The paper leaves open its batch and rate: here the pretraining's batch, and a tenth of its rate, which falls to zero
+    without a warm-up.
+    """
+    config = core(size)
+    return dataclasses.replace(
+        config,
+        initial=f"runs/core_{size}/model.safetensors",
+        stages=(Stage(image_size=SIZES[size][1][-1], steps=round(COOLDOWN_SAMPLES / BATCH)),),
+        warmup=0,
+        optimizer=OptimizerConfig(lr=2e-4),
+        checkpoint_every=100,
+    )
+
+
+def video_finetune(size: str) -> PretrainingConfig:
+    """22 million videos of 8 frames, from the weights of `cooldown` (section 2.2, appendix B.1.1)."""
+    config = cooldown(size)
+    return dataclasses.replace(
+        config,
+        initial=f"runs/core_{size}_cooldown/model.safetensors",
+        stages=(Stage(image_size=SIZES[size][1][-1], steps=VIDEO_STEPS),),
+        frames=8,
+        batch_size=VIDEO_BATCH,
+        warmup=WARMUP,
+        optimizer=OptimizerConfig(lr=1e-6),
+        masking=None,
+    )
+
+
+def ablation(step: int) -> PretrainingConfig:
+    """The run at ViT-L/14 with all of the paper's nine steps up to this one; ConfigError for any other.
+
+    1 is the baseline, and each further one changes what section 2.1 says and nothing else: 2 progressive resolution, 3
+    a batch and samples twice as large, 4 LAMB, 5 a stage at 336 px, 6 2D RoPE, 7 attention pooling, 8 augmentation,
+    9 mask regularisation. The paper leaves open the text tower (here that of PE-Core-L), AdamW's betas and decay (here
+    LAMB's), the split of step 3 (equal parts, as step 2's), and what a picture goes through before step 8 (here it is
+    squashed to a square).
+    """
+    if not 1 <= step <= LAST_STEP:
+        raise ConfigError(f"step {step} is none of the paper's; they are 1 to {LAST_STEP}")
+    batch_size = 32_768 if step < 3 else 65_536
+    shares = {224: 1} if step < 2 else {98: 1, 154: 1, 224: 1} if step < 5 else {98: 10, 154: 8, 224: 4, 336: 2}
+    samples = 12_000_000_000 if step < 3 else 24_000_000_000
+    return PretrainingConfig(
+        model="PE-Core-L14-336",
+        stages=_stages(shares, round(samples / batch_size)),
+        batch_size=batch_size,
+        warmup=WARMUP,
+        optimizer=OptimizerConfig(name="adamw", lr=5e-4) if step < 4 else OptimizerConfig(),
+        rope=step >= 6,
+        attention_pool=step >= 7,
+        augmentation=Augmentation() if step >= 8 else None,
+        masking=MaskRegularization() if step >= 9 else None,
+        image_side=max(shares),
+        log_every=10,
+        checkpoint_every=1_000,
+    )
+
+
+def scaling(step: int, size: str, steps: int = 360_000) -> PretrainingConfig:
+    """A point of the curves over model size ("s14", "b14", "l14": Fig. 3) and length (120K, 240K, 360K: Fig. 4).
+
+    `step`: of the ablation, 1 for CLIP as it was and 9 for the whole recipe. The text towers are those of PE-Core-S,
+    -B and -L, which the paper leaves open.
+    """
+    config = ablation(step)
+    shares = {stage.image_size: stage.steps for stage in config.stages}
+    return dataclasses.replace(config, model=FOURTEENTHS[size], patch_size=14, stages=_stages(shares, steps))
+
+
+def _stages(shares: Mapping[int, int], steps: int) -> tuple[Stage, ...]:
+    """Stages by resolution that share out `steps`, to the step."""
+    total, ends = sum(shares.values()), [0]
+    for share in shares.values():
+        ends.append(ends[-1] + share)
+    bounds = [round(steps * end / total) for end in ends]
+    return tuple(
+        Stage(image_size=size, steps=bounds[number + 1] - bounds[number]) for number, size in enumerate(shares)
+    )
