@@ -131,10 +131,8 @@ def write_checkpoint(
 def _changes(model: Model) -> dict[str, str]:
     """What a model's towers have otherwise than their entry of the registry says: metadata "vision" and "text"."""
     entry = find_model(model.name)
-    towers = {"vision": (entry.vision, model.visual.config if isinstance(model, CLIP) else model.config)}
-    if isinstance(model, CLIP) and entry.text is not None:
-        towers["text"] = (entry.text, model.text.config)
-    changed = {name: _differences(*configs) for name, configs in towers.items()}
+    towers = {"vision": model.visual, "text": model.text} if isinstance(model, CLIP) else {"vision": model}
+    changed = {name: _differences(getattr(entry, name), tower.config) for name, tower in towers.items()}
     return {name: json.dumps(fields) for name, fields in changed.items() if fields}
 
 

@@ -113,11 +113,31 @@ class PretrainingConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
 
     def fingerprint(self, data: Iterable[str] = ()) -> str:
-        """Identity of the configuration, and of the data by names of their samples or shards."""
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
+        """Identity of the configuration, and of the data by the names of their samples or shards.
+
+        A setting at its default does not count, so that a later version's new settings leave old runs what they are.
+        """
+        digest = hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode())
         for name in data:
             digest.update(b"\0" + name.encode())
         return digest.hexdigest()[:16]
+
+
+def _chosen(value: Any) -> Any:
+    """What of a configuration is not as it is by default, dataclasses inside of it likewise."""
+    if isinstance(value, Mapping):
+        return {name: _chosen(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return [_chosen(each) for each in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    chosen = {}
+    for each in dataclasses.fields(value):
+        factory = each.default_factory
+        default = each.default if factory is dataclasses.MISSING else factory()
+        if getattr(value, each.name) != default:
+            chosen[each.name] = _chosen(getattr(value, each.name))
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)

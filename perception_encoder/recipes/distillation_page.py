@@ -16,24 +16,24 @@ Figures = Sequence[dict[str, Any]]
 def page(result: dict[str, Any]) -> str:
     """The page in Markdown."""
     runs: Figures = list(result["runs"].values())
-    taught = next(run for run in runs if run["role"] == TAUGHT)
+    scale = next(run["config"]["teacher_logit_scale"] for run in runs if run["role"] == TAUGHT)
     return "\n".join(
         [
             "# Distillation in small",
             "",
-            "Written by `pe reproduce distillation`: a student of the size of the built-in model learns from pairs alone,",
-            "or from the same pairs in the same order with a larger teacher that was trained at home on the same data",
-            f"(section 2.4; the teacher's logit scale is {taught['config']['teacher_logit_scale']:g}, twice the one it",
-            "learned, and the contrastive loss stands beside). Percent ± half the width of the 95 % interval over",
-            "pictures; a column for each seed.",
+            "Written by `pe reproduce distillation`: a student of the size of the built-in model learns from pairs",
+            "alone, or from the same pairs in the same order with a larger teacher that was trained at home on the",
+            f"same data (section 2.4; the teacher's logit scale is {scale:g}, twice the one that it learned, and the",
+            "contrastive loss stands beside). Percent ± half the width of the 95 % interval over pictures; a column for",
+            "each seed.",
             "",
             f"*{PHOTOS}*: mean class accuracy on the test photographs, zero-shot, averaged over the tasks. *{ROBUST}*:",
             "the average over test sets unlike training: the photographs changed in five ways, and drawings in a style",
             "that is never trained on, by their names. Minutes are of training, the teacher's own work included.",
             "",
             _figure_table(runs, result["figures"]).markdown(),
-            "Taught less alone, in points, paired over pictures. A difference is claimed only where the intervals of all",
-            "seeds exclude zero on the same side.",
+            "Taught less alone, in points, paired over pictures. A difference is claimed only where the intervals of",
+            "all seeds exclude zero on the same side.",
             "",
             _difference_table(result["differences"]).markdown(),
         ]

@@ -11,7 +11,8 @@ import dataclasses
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.registry import BUILTIN
+from perception_encoder.models.cost import text_cost, vision_cost
+from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import PretrainingConfig
@@ -61,3 +62,12 @@ def run_flops(config: PretrainingConfig) -> float:
         stage.steps * (stage.batch_size or config.batch_size) * _pair_flops(config, stage.image_size)
         for stage in config.stages
     )
+
+
+def _pair_flops(config: PretrainingConfig, image_size: int) -> float:
+    """Of one pair, forward and backward, with its share of the masked copies."""
+    entry = find_model(config.model)
+    assert entry.text is not None
+    vision = vision_cost(dataclasses.replace(entry.vision, attention_pool=config.attention_pool), image_size)
+    masked = vision.masked_training() / config.masking.every if config.masking else 0.0
+    return vision.training() + masked + text_cost(entry.text, CAPTION).training()

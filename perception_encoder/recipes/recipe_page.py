@@ -39,8 +39,8 @@ def page(result: dict[str, Any], plot: str) -> str:
             "",
             "## What can be said",
             "",
-            "Differences in points, paired over pictures. A difference is claimed only where the intervals of both seeds",
-            "exclude zero on the same side.",
+            "Differences in points, paired over pictures. A difference is claimed only where the intervals of both",
+            "seeds exclude zero on the same side.",
             "",
             _difference_table(result["differences"]).markdown(),
             "## Each set",
@@ -103,12 +103,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for seed in SEEDS:
             found = [_find(result["figures"], step, seed, name) for step in POINTS]
             values = [100 * f["value"] for f in found]
-            spans = [
-                [100 * abs(f["value"] - bound) for f, bound in zip(found, (f["ci"][end] for f in found))]
-                for end in (0, 1)
-            ]
+            below = [100 * (f["value"] - f["ci"][0]) for f in found]
+            above = [100 * (f["ci"][1] - f["value"]) for f in found]
             shifted = [place + 0.06 * seed for place in places]
-            axes.errorbar(shifted, values, spans, marker="o", capsize=3, label=f"here, seed {seed}")
+            axes.errorbar(shifted, values, [below, above], marker="o", capsize=3, label=f"here, seed {seed}")
         paper = axes.twinx()
         paper.plot(
             places, [PAPER[step][column] for step in POINTS], ":", color="grey", marker="s", label="the paper (right)"

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,16 @@ def reproduce_distillation(
     runs = _Runs(place, held_out, track, listener)
     data = [place.photos, place.drawings]
     config = plan.teacher()
-    path = runs.add(TEACHER, 0, config.fingerprint(), config, lambda out: pretrain(config, data, out, track, listener))
+    shown = {"track": track, "listener": listener}
+    path = runs.add(TEACHER, 0, config.fingerprint(), config, partial(pretrain, config, data, **shown))
     model = load_model(path)
     assert isinstance(model, CLIP)
     scale = round(2 * model.logit_scale.exp().item(), 1)
     for seed in SEEDS:
         alone, taught = plan.student(seed), plan.taught(seed, str(path), scale)
         key = dataclasses.replace(taught, teacher=config.fingerprint()).fingerprint()
-        runs.add(ALONE, seed, alone.fingerprint(), alone, lambda out, c=alone: pretrain(c, data, out, track, listener))
-        runs.add(TAUGHT, seed, key, taught, lambda out, c=taught: distill(c, data, out, track, listener))
+        runs.add(ALONE, seed, alone.fingerprint(), alone, partial(pretrain, alone, data, **shown))
+        runs.add(TAUGHT, seed, key, taught, partial(distill, taught, data, **shown))
     return runs.finish()
 
 
@@ -125,8 +127,9 @@ class _Runs:
     def finish(self) -> dict[str, Any]:
         """The result of these runs and no others, with what can be said of it, written."""
         outcomes = {(run["role"], run["seed"]): self._held_out.unpack(run["right"]) for run in self._used.values()}
-        result = {"runs": self._used, **compare(outcomes)}
-        write_text(self._place.result, json.dumps(result, indent=1) + "\n")
+        text = json.dumps({"runs": self._used, **compare(outcomes)}, indent=1) + "\n"
+        write_text(self._place.result, text)
+        result: dict[str, Any] = json.loads(text)
         return result
 
 

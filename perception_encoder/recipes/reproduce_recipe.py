@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ def reproduce_recipe(
             result["runs"][key] = about | {"config": asdict(config), "right": held_out.pack(right)}
             write_text(place.result, json.dumps(result, indent=1) + "\n")
     outcomes = {(run["step"], run["seed"]): held_out.unpack(run["right"]) for run in result["runs"].values()}
-    result |= compare(outcomes)
-    write_text(place.result, json.dumps(result, indent=1) + "\n")
-    return result
+    text = json.dumps(result | compare(outcomes), indent=1) + "\n"
+    write_text(place.result, text)
+    whole: dict[str, Any] = json.loads(text)
+    return whole
 
 
 def compare(outcomes: dict[tuple[int, int], Outcomes]) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def compare(outcomes: dict[tuple[int, int], Outcomes]) -> dict[str, Any]:
         for (step, seed), found in sorted(outcomes.items())
         for name, sets in _sets(found).items()
     ]
-    pairs = [*zip(POINTS, POINTS[1:], strict=False), (POINTS[0], POINTS[-1])]
+    pairs = [*pairwise(POINTS), (POINTS[0], POINTS[-1])]
     differences = []
     for before, after in pairs:
         for seed in SEEDS:

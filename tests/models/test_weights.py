@@ -297,6 +297,7 @@ def test_a_model_that_differs_from_its_entry_comes_back_as_it_was(tmp_path: Path
 @pytest.mark.parametrize("changes", ['{"colour": 3}', "no JSON", "[1]"])
 def test_metadata_that_no_model_can_have(tmp_path: Path, nano: dict[str, Tensor], changes: str) -> None:
     path = tmp_path / "odd.safetensors"
-    safetensors.torch.save_file({n: t.contiguous() for n, t in nano.items()}, path, {"model": "PE-Core-N16-128", "vision": changes})
+    tensors = {n: t.contiguous() for n, t in nano.items()}
+    safetensors.torch.save_file(tensors, path, {"model": "PE-Core-N16-128", "vision": changes})
     with pytest.raises(CheckpointError, match="metadata"):
         load_model(path)

@@ -18,6 +18,7 @@ from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.models.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers, encode_by_length
@@ -138,7 +139,9 @@ def test_the_builtin_recipe_is_complete() -> None:
 def test_a_run_may_begin_with_weights_and_lock_a_tower(photos: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(debug(), initial="builtin", locked="text", warmup=0)
     tuned = load_model(pretrain(config, [photos], tmp_path / "run")).state_dict()
-    for name, value in load_model("builtin").state_dict().items():
+    before = load_model("builtin")
+    before.visual.set_image_size(debug().stages[-1].image_size)
+    for name, value in before.state_dict().items():
         same = torch.allclose(tuned[name], value, atol=1e-3 * value.abs().max().item() + 1e-6)
         assert same or not name.startswith("text."), name
     assert not torch.equal(tuned["visual.conv1.weight"], load_model("builtin").visual.conv1.weight)
@@ -151,3 +154,19 @@ def test_weights_of_another_model_are_refused(photos: Path, tmp_path: Path) -> N
         pretrain(dataclasses.replace(debug(), initial=str(path)), [photos], tmp_path / "run")
     with pytest.raises(ConfigError, match="'visual' or 'text'"):
         dataclasses.replace(debug(), locked="both")
+
+
+def test_a_run_is_told_by_what_is_not_by_default() -> None:
+    config = builtin()
+    same = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, betas=(0.9, 0.95)))
+    assert same.fingerprint() == config.fingerprint()
+    others = [
+        dataclasses.replace(config, seed=1),
+        dataclasses.replace(config, augmentation=None),
+        dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, betas=(0.9, 0.99))),
+        dataclasses.replace(config, stages=config.stages[:2]),
+        dataclasses.replace(config, masking=MaskRegularization()),
+        dataclasses.replace(config, masking=MaskRegularization(every=8)),
+    ]
+    assert len({each.fingerprint() for each in [config, *others]}) == len(others) + 1
+    assert config.fingerprint(["a"]) != config.fingerprint(["b"])
