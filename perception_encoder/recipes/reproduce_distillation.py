@@ -88,16 +88,19 @@ def reproduce_distillation(
     runs = _Runs(place, held_out, track, listener)
     data = [place.photos, place.drawings]
     config = plan.teacher()
-    shown = {"track": track, "listener": listener}
-    path = runs.add(TEACHER, 0, config.fingerprint(), config, partial(pretrain, config, data, **shown))
+    path = runs.add(
+        TEACHER, 0, config.fingerprint(), config, partial(pretrain, config, data, track=track, listener=listener)
+    )
     model = load_model(path)
     assert isinstance(model, CLIP)
     scale = round(2 * model.logit_scale.exp().item(), 1)
     for seed in SEEDS:
         alone, taught = plan.student(seed), plan.taught(seed, str(path), scale)
         key = dataclasses.replace(taught, teacher=config.fingerprint()).fingerprint()
-        runs.add(ALONE, seed, alone.fingerprint(), alone, partial(pretrain, alone, data, **shown))
-        runs.add(TAUGHT, seed, key, taught, partial(distill, taught, data, **shown))
+        runs.add(
+            ALONE, seed, alone.fingerprint(), alone, partial(pretrain, alone, data, track=track, listener=listener)
+        )
+        runs.add(TAUGHT, seed, key, taught, partial(distill, taught, data, track=track, listener=listener))
     return runs.finish()
 
 

@@ -107,10 +107,12 @@ def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:
         ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes > 1 else []
         command = [sys.executable, *ranks, "-m", "perception_encoder", "train", "distill_builtin", "--debug"]
         command += ["--data", str(photos), "--out", str(out), "--set", "contrastive_weight=1"]
+        command += ["--set", "optimizer.lr=1e-4", "--set", "optimizer.plain_lr=1e-4"]
         command += ["--set", "initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
         ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
         assert ended.returncode == 0, ended.stderr[-3000:]
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         found[processes] = [(row["distillation"], row["contrastive"]) for row in rows]
-    assert found[2] == [pytest.approx(row, rel=2e-4) for row in found[1]]
+    assert found[2][0] == pytest.approx(found[1][0], rel=1e-4)
+    assert found[2] == [pytest.approx(row, rel=5e-3) for row in found[1]]  # by then weights are rounded otherwise
