@@ -21,6 +21,8 @@ class ImageTextBatch:
     """Which rows of the whole batch `pictures` are."""
     own_tokens: slice = field(default_factory=lambda: slice(None))
     """Which of its captions `tokens` are."""
+    texts: tuple[str, ...] = ()
+    """The captions that `tokens` are, in words."""
     masked: Tensor | None = None
     """Rows of `pictures` whose copies are masked, int64 (M,)."""
     masks: Tensor | None = None

@@ -155,7 +155,8 @@ class PairBatches:
         own_texts = self.rank.share(len(texts))
         tokens = trim(self.tokenize(texts[own_texts]))
         pictures = torch.stack([row.pixels for row in rows])
-        batch = ImageTextBatch(pictures, tokens, positives, own, own_texts, left_out=self._bad)
+        words = tuple(texts[own_texts])
+        batch = ImageTextBatch(pictures, tokens, positives, own, own_texts, words, left_out=self._bad)
         if self.masks is None:
             return batch
         masked, masks = self.masks(len(places), (size // self.patch) ** 2, generator)

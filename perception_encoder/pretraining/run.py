@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.cost import RunCost
+from perception_encoder.pretraining.lora import LoRA, add_adapters, merge_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -39,6 +40,7 @@ from perception_encoder.train.loop import LoopConfig, train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.seed import torch_generator
+from perception_encoder.train.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class PretrainingConfig:
     """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
     locked: str | None = None
     """A tower that keeps its weights: "visual" or "text"."""
+    lora: LoRA | None = None
+    """Adapters alone are trained, and merged into the weights at the end."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Share of each source in a batch; sources that the data lacks are left out. None given: every source counts by the
     number of its samples."""
@@ -72,6 +76,8 @@ class PretrainingConfig:
     """Step 7; without it the class token is the picture's embedding."""
     patch_size: int | None = None
     """Side of a patch in pixels, by default the model's."""
+    text_tower: str | None = None
+    """Name of the model whose text tower it has, by default its own."""
     frames: int | None = None
     """Frames of a video, where the run is on videos (section 2.2)."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -102,6 +108,8 @@ class PretrainingConfig:
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
         if self.frames is not None and self.masking is not None:
             raise ConfigError("frames and masking: videos have no masked copies; set masking=null")
+        if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
+            raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
         least |= {name: 1 for name in ("frames", "patch_size") if getattr(self, name) is not None}
         for name, lowest in least.items():
@@ -136,12 +144,25 @@ def _chosen(value: Any) -> Any:
     return chosen
 
 
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a run minimises, where that is not the contrastive loss (distillation's)."""
+
+    make_task: Callable[[Towers], Task]
+    """Made anew for each resolution, which the towers have then."""
+    picture_size: int
+    """Pictures of a batch are at least this large; the task scales them down for the towers."""
+    identity: str
+    """What else the result depends on: a teacher's weights."""
+
+
 def pretrain(
     config: PretrainingConfig,
     data: Sequence[Path | Shards],
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
+    objective: Objective | None = None,
 ) -> Path:
     """Run, or go on with, a pretraining; returns the weights it wrote, `OUT/model.safetensors` (half precision).
 
@@ -149,7 +170,7 @@ def pretrain(
     Raises ConfigError, DataError, CheckpointError, OutputError.
     """
     with process_group() as rank:
-        return _pretrain(config, data, out, track, listener, rank)
+        return _pretrain(config, data, out, track, listener, objective, rank)
 
 
 def _pretrain(
@@ -158,6 +179,7 @@ def _pretrain(
     out: Path,
     track: Track,
     listener: Listener | None,
+    objective: Objective | None,
     rank: Rank,
 ) -> Path:
     model, exchange = build_model(config), Exchange()
@@ -167,7 +189,7 @@ def _pretrain(
         sources.sets,
         sources.weights,
         config.batch_size,
-        config.stages,
+        _picture_stages(config, objective),
         config.augmentation,
         vocabulary or dataclasses.replace(tokenizer(model), warns=False),
         config.seed,
@@ -179,7 +201,7 @@ def _pretrain(
         bad_share=config.streams.bad_share,
         resampled=config.streams.resampled,
     )
-    fingerprint = config.fingerprint(sources.names)
+    fingerprint = config.fingerprint([*sources.names, *([objective.identity] if objective else [])])
     check_run(out, fingerprint)
     record = describe(config, fingerprint, sources.samples)
     if rank.number == 0:
@@ -197,7 +219,7 @@ def _pretrain(
     table = model.text.token_embedding.weight.detach() if config.initial else None
     if vocabulary:
         vocabulary.narrow(model)
-    train_stages(model, batches, config, loop, out, fingerprint, listener)
+    train_stages(model, batches, config, loop, out, fingerprint, listener, objective)
     path = out / "model.safetensors"
     if rank.number == 0:
         if vocabulary:
@@ -216,6 +238,7 @@ def train_stages(
     out: Path,
     fingerprint: str,
     listener: Listener | None,
+    objective: Objective | None = None,
 ) -> None:
     """Train a model through all resolutions, in place (step 2 of section 2.1).
 
@@ -225,16 +248,27 @@ def train_stages(
     model.set_grad_checkpointing(config.parallel.checkpointing)
     if config.locked is not None:
         model.get_submodule(config.locked).requires_grad_(False)
+    adapters = None if config.lora is None else add_adapters(model, config.lora, config.locked, config.seed)
     towers = Towers(model, config.masking is not None, config.parallel.chunk)
     weight = config.masking.weight if config.masking else 0.0
-    cost = RunCost(config, model.visual.config, model.text.config)
+    counted = objective is None and config.lora is None  # there are no formulas for a teacher or for adapters
+    cost = RunCost(config, model.visual.config, model.text.config) if counted else None
     done = max((state.step for _, state in find_checkpoints(out)), default=0)
     for stage, end in zip(config.stages, batches.ends, strict=True):
         if end > done or end == config.steps:
             model.visual.set_image_size(stage.image_size)
-            task = ContrastiveTask(towers, weight)  # what runs in parallel is made anew for each resolution
+            # what runs in parallel is made anew for each resolution
+            task = objective.make_task(towers) if objective else ContrastiveTask(towers, weight)
             train(task, batches, loop, out, fingerprint, listener, stop_after=end, fit=fit_positions, cost=cost)
     whole_model(model)
+    if adapters is not None:
+        merge_adapters(adapters)
+
+
+def _picture_stages(config: PretrainingConfig, objective: Objective | None) -> list[Stage]:
+    """The stages with the pictures' sizes instead of the towers'."""
+    least = objective.picture_size if objective else 0
+    return [dataclasses.replace(stage, image_size=max(stage.image_size, least)) for stage in config.stages]
 
 
 def build_model(config: PretrainingConfig) -> CLIP:
@@ -256,15 +290,16 @@ def build_model(config: PretrainingConfig) -> CLIP:
 def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
     """The towers that a run trains; ConfigError where the model has no text tower."""
     entry = find_model(config.model)
-    if entry.text is None:
-        raise ConfigError(f"{config.model} has no text tower; pretraining needs both")
+    text, output = find_model(config.text_tower or config.model).text, entry.vision.output_dim
+    if text is None or output is None:
+        raise ConfigError(f"{config.text_tower or config.model} has no text tower; pretraining needs both")
     vision = dataclasses.replace(
         entry.vision,
         patch_size=config.patch_size or entry.vision.patch_size,
         rope=config.rope,
         attention_pool=config.attention_pool and entry.vision.attention_pool,
     )
-    return vision, entry.text
+    return vision, dataclasses.replace(text, output_dim=output)
 
 
 def fit_positions(name: str, saved: Tensor, wanted: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def _load(config: SourceConfig, folders: Sequence[Path], model: CLIP, track: Tra
     if config.frames is not None:
         raise DataError("the run is on videos, which are read from shards: give --shards PLACE")
     by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
-    weights = config.weights or {source: len(samples) for source, samples in by_source.items()}
+    weights = config.weights or {source: float(len(samples)) for source, samples in by_source.items()}
     used = {source: weight for source, weight in weights.items() if weight > 0 and source in by_source}
     if not used:
         raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")

@@ -58,6 +58,12 @@ RECIPES: dict[str, Recipe] = {
     "full_l14_240k": Recipe("image_pretraining:scaling", "ViT-L/14: all nine (Fig. 4)", (9, "l14", 240_000)),
     "vanilla_l14_360k": Recipe("image_pretraining:scaling", "ViT-L/14: CLIP (Figs. 3, 4)", (1, "l14", 360_000)),
     "full_l14_360k": Recipe("image_pretraining:scaling", "ViT-L/14: all nine (Figs. 3, 4)", (9, "l14", 360_000)),
+    "distill_l14": Recipe("distillation:distill_core", "PE-Core-G into PE-Core-L: 4.4 billion pairs", ("l14",)),
+    "distill_b16": Recipe("distillation:distill_core", "PE-Core-G into PE-Core-B: 4.4 billion pairs", ("b16",)),
+    "distill_s16": Recipe("distillation:distill_core", "PE-Core-G into PE-Core-S: 4.4 billion pairs", ("s16",)),
+    "distill_t16": Recipe("distillation:distill_core", "PE-Core-G into PE-Core-T: 4.4 billion pairs", ("t16",)),
+    "distill_builtin": Recipe("distillation:distill_builtin", "a model, --set teacher=…, into the built-in one"),
+    "finetune": Recipe("finetuning:FinetuningConfig", "weights, --set initial=…, on your own pairs"),
 }
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
@@ -15,8 +15,12 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.recipes.distillation import DistillationConfig, distill
+from perception_encoder.recipes.finetuning import FinetuningConfig, finetune
 from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.metrics import Listener
+
+P = TypeVar("P", bound=PretrainingConfig)
 
 
 class RunConfig(Protocol):
@@ -65,7 +69,7 @@ def plan(config: RunConfig, cluster: Cluster) -> Plan:
     return of_kind(config, cluster)
 
 
-def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
+def debug_pretraining(config: P) -> P:
     """The same steps of section 2.1, on the built-in model at two small resolutions."""
     return dataclasses.replace(
         config,
@@ -83,4 +87,20 @@ def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
     )
 
 
-KINDS: dict[type, Kind] = {PretrainingConfig: Kind(run=pretrain, debug=debug_pretraining, plan=plan_pretraining)}
+def debug_distillation(config: DistillationConfig) -> DistillationConfig:
+    """The same losses, of the built-in model by itself."""
+    return dataclasses.replace(debug_pretraining(config), teacher=BUILTIN)
+
+
+def debug_finetuning(config: FinetuningConfig) -> FinetuningConfig:
+    """The same adapters or tower, of the built-in model."""
+    return dataclasses.replace(
+        config, initial=BUILTIN, steps=4, image_size=32, batch_size=16, warmup=1, log_every=1, checkpoint_every=2
+    )
+
+
+KINDS: dict[type, Kind] = {
+    PretrainingConfig: Kind(run=pretrain, debug=debug_pretraining, plan=plan_pretraining),
+    DistillationConfig: Kind(run=distill, debug=debug_distillation),
+    FinetuningConfig: Kind(run=finetune, debug=debug_finetuning),
+}

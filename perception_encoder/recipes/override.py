@@ -68,6 +68,8 @@ def _check(name: str, names: Iterable[str]) -> None:
 def _parse(old: Any, kind: Any, text: str) -> Any:
     """`text` as a value of `kind`: number, text, true/false, null, or a JSON list or object."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if text == "null" and types.NoneType in kinds:
+        return None
     if str in kinds:
         return text
     shown = " or ".join(getattr(each, "__name__", str(each)) for each in kinds)
@@ -75,8 +77,6 @@ def _parse(old: Any, kind: Any, text: str) -> Any:
         value = json.loads(text)
     except json.JSONDecodeError:
         raise ConfigError(f"{text!r} is no {shown}") from None
-    if value is None and types.NoneType in kinds:
-        return None
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(old, Mapping) and isinstance(value, dict):

@@ -171,7 +171,7 @@ def test_killed_workers_lose_and_double_nothing(
 ) -> None:
     deadly = folder / "deadly.jpg"
     with deadly.open("wb") as file:
-        file.truncate(1 << 30)  # so that it takes a while to be read
+        file.truncate(1 << 33)  # so that it takes a while to be read
     address = f"127.0.0.1:{ports[0]}"
     with on_cluster(address) as read, writable_index(folder, str(checkpoint)) as (index, encoder):
         with killing_readers(deadly) as killed:

@@ -1,0 +1,71 @@
+"""The teacher: a frozen two-tower model of any size, library or tokenizer, that turns a batch into vectors.
+
+It reads captions as words, so that its vocabulary and context are its own, and pictures at its own size: those of a
+batch are made at least that large, and each of the two models scales them down as it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.protocol import ImageTextEncoder
+from perception_encoder.inference.encoder import load
+
+T = TypeVar("T", Image.Image, str)
+
+
+class Teacher:
+    """An `ImageTextEncoder`, and what a run must know of it.
+
+    `picture_size`: side of the pictures it looks at, in pixels. `identity`: of its weights; part of the run's own.
+    `remember`: pictures and captions whose vectors are kept. They are encoded one at a time, so that their vectors do
+    not depend on what else is in a batch, nor on where a run was resumed.
+    """
+
+    def __init__(self, encoder: ImageTextEncoder, picture_size: int, identity: str, remember: int = 0) -> None:
+        self.encoder, self.picture_size, self.identity, self.remember = encoder, picture_size, identity, remember
+        self._known: dict[bytes, np.ndarray] = {}
+
+    def embed(
+        self, pictures: UInt8[Tensor, "B 3 H W"], texts: Sequence[str]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "U D"]]:
+        """Unit vectors of pictures and of texts, float32, on the CPU."""
+        shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures.cpu()]
+        images = self._encode(shown, Image.Image.tobytes, self.encoder.encode_images)
+        return images, self._encode(list(texts), str.encode, self.encoder.encode_texts)
+
+    def _encode(
+        self, things: list[T], content: Callable[[T], bytes], encode: Callable[[Sequence[T]], np.ndarray]
+    ) -> Tensor:
+        if not self.remember or not things:
+            return torch.from_numpy(encode(things))
+        rows = []
+        for thing in things:
+            key = hashlib.blake2b(content(thing), digest_size=16).digest()
+            row = self._known.get(key)
+            if row is None:
+                row = encode([thing])[0]
+                if len(self._known) < self.remember:
+                    self._known[key] = row
+            rows.append(row)
+        return torch.from_numpy(np.stack(rows))
+
+
+def load_teacher(name: str, remember: int = 0) -> Teacher:
+    """A model of this package as a teacher: a name, an alias or a path, in bfloat16 where that is fast.
+
+    Raises what `load` does, and ConfigError for a model without a text tower.
+    """
+    encoder = load(name)
+    if encoder.tokenizer is None:
+        raise ConfigError(f"the teacher is {name}, which has no text tower; take a Core model")
+    return Teacher(encoder, encoder.visual.config.image_size, encoder.weight_hash, remember)

@@ -1,0 +1,81 @@
+"""Low-rank adapters (LoRA, by the library peft) on the linear maps of a model's transformer blocks.
+
+A matrix W becomes W + (alpha / rank) B A, of which only A and B are trained, and beside them the logit scale: how far
+apart the adapted vectors lie is learned with them. B begins as zero, so the model begins as it was. Merged, it is a
+model like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.models.clip import CLIP
+from perception_encoder.nn.block import Block
+from perception_encoder.train.seed import torch_generator
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraModel
+
+TARGETS = ("attention", "mlp", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Which adapters are trained."""
+
+    rank: int = 8
+    alpha: int = 16
+    """What they add is scaled by alpha / rank."""
+    targets: str = "all"
+    """Which matrices of each block have one: "attention" (its projections in and out), "mlp" or "all"."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"lora.rank is {self.rank}; it must be at least 1")
+        if self.targets not in TARGETS:
+            raise ConfigError(f"lora.targets is {self.targets!r}; it must be one of {', '.join(TARGETS)}")
+
+
+def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> LoraModel:
+    """Put adapters into a model, in place, but for a locked tower; nothing else of it is trained but the logit scale.
+
+    MissingExtraError without peft.
+    """
+    try:
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+    except ImportError:
+        raise MissingExtraError("peft", "train") from None
+    blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
+    blocks = [name for name in blocks if locked is None or not name.startswith(f"{locked}.")]
+    linear, parameters = list[str](), list[str]()
+    if config.targets != "mlp":
+        linear += [f"{name}.attn.out_proj" for name in blocks]
+        parameters += [f"{name}.attn.in_proj_weight" for name in blocks]
+    if config.targets != "attention":
+        linear += [f"{name}.mlp.{part}" for name in blocks for part in ("c_fc", "c_proj")]
+    asked = LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=linear, target_parameters=parameters or None
+    )
+    adapters = LoraModel(model, asked, "default")
+    model.logit_scale.requires_grad_(True)
+    generator = torch_generator(seed, 1)  # peft draws from the global state
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
+    return adapters
+
+
+@torch.no_grad()
+def merge_adapters(adapters: LoraModel) -> None:
+    """Add what adapters learned to the weights that they adapt, in place, and take them out of the model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    while any(isinstance(module, BaseTunerLayer) for module in adapters.model.modules()):
+        adapters.merge_and_unload()  # an adapter inside another module's adapter takes a second time

@@ -1,0 +1,107 @@
+"""Distillation (section 2.4): the paper's students of PE-Core-G, and any teacher into the built-in model.
+
+Here the run of section 2.1 and the task of section 2.4 meet: a distillation is a pretraining with another objective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception_encoder.data.pairs import Stage
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.data.streams import Shards
+from perception_encoder.distillation.task import TEACHER_LOGIT_SCALE, DistillationTask
+from perception_encoder.distillation.teacher import Teacher, load_teacher
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.registry import BUILTIN, find_model
+from perception_encoder.pretraining.run import Objective, PretrainingConfig, pretrain
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.train.distributed import process_group
+from perception_encoder.train.metrics import Listener
+from perception_encoder.train.optimizer import OptimizerConfig
+
+STUDENTS = {"l14": "PE-Core-L14-336", "b16": "PE-Core-B16-224", "s16": "PE-Core-S16-384", "t16": "PE-Core-T16-384"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig(PretrainingConfig):
+    """All that decides a distillation's result, but the data itself: the run of the student, and its teacher."""
+
+    teacher: str
+    """Name, alias or path of a two-tower model."""
+    teacher_logit_scale: float = TEACHER_LOGIT_SCALE
+    """The paper's is twice the student's maximum; of a teacher whose own is below 100, twice its own is as sharp."""
+    contrastive_weight: float = 0.0
+    """Of the contrastive loss beside the distillation (the paper has none)."""
+    remember: int = 0
+    """Pictures and captions whose teacher's vectors are kept in memory (4 KiB each for PE-Core-L). A picture that is
+    not augmented is then encoded by the teacher once in a run, whatever the number of steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.masking is not None or self.frames is not None:
+            raise ConfigError("a distillation is of whole pictures; leave masking and frames at null")
+
+
+def distill(
+    config: DistillationConfig,
+    data: Sequence[Path | Shards],
+    out: Path,
+    track: Track = untracked,
+    listener: Listener | None = None,
+    teacher: Teacher | None = None,
+) -> Path:
+    """Run, or go on with, a distillation; returns the student's weights, as `pretrain` does.
+
+    `teacher` stands for the one that `config` names: a model of another library, say. Pictures are made once, at the
+    larger of the two models' sizes, and each model sees them scaled down to its own: both see the same crop, and one
+    antialiased step more costs less than decoding twice.
+    """
+    with process_group():  # or every rank would load its teacher onto the first device
+        teacher = teacher or load_teacher(config.teacher, config.remember)
+
+        def make_task(towers: Towers) -> DistillationTask:
+            size = towers.clip.visual.config.image_size
+            return DistillationTask(towers, teacher, size, config.teacher_logit_scale, config.contrastive_weight)
+
+        objective = Objective(make_task=make_task, picture_size=teacher.picture_size, identity=teacher.identity)
+        config = dataclasses.replace(config, image_side=max(config.image_side, teacher.picture_size))
+        return pretrain(config, data, out, track, listener, objective)
+
+
+def distill_core(size: str) -> DistillationConfig:
+    """PE-Core-G into L, B, S or T ("l14", "b16", "s16", "t16"): 4.4 billion pairs at the final resolution.
+
+    It begins where the student's pretraining ended. Weight decay is the 0.05 of the paper's table (appendix B.1.1); its
+    text says none, which is `--set optimizer.weight_decay=0`.
+    """
+    model = STUDENTS[size]
+    return DistillationConfig(
+        model=model,
+        initial=f"runs/core_{size}_cooldown/model.safetensors",
+        teacher="PE-Core-G14-448",
+        stages=(Stage(image_size=find_model(model).vision.image_size, steps=269_000),),
+        batch_size=16_384,
+        warmup=2_000,
+        optimizer=OptimizerConfig(lr=1e-6),
+        augmentation=None,
+        checkpoint_every=1_000,
+    )
+
+
+def distill_builtin() -> DistillationConfig:
+    """One's own pictures and any teacher into the built-in model; the teacher encodes each picture and caption once."""
+    return DistillationConfig(
+        model=BUILTIN,
+        initial="builtin",
+        teacher="PE-Core-L14-336",
+        stages=(Stage(image_size=128, steps=1_000),),
+        batch_size=128,
+        warmup=50,
+        optimizer=OptimizerConfig(lr=1e-3, plain_lr=1e-3),
+        augmentation=None,
+        remember=200_000,
+    )

@@ -1,0 +1,33 @@
+"""What the tasks that train two towers share: the logit scale, found, reported and bounded, and samples left out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
+
+
+class ImageTextTask:
+    """The half of a task that knows no loss, for models of which one parameter is called `logit_scale`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.left_out = model, 0
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """The logarithm of the logit scale."""
+        (found,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
+        return found
+
+    def report(self) -> dict[str, float]:
+        """The logit scale, and how many samples could not be read so far, if any."""
+        left_out = {"left_out": float(self.left_out)} if self.left_out else {}
+        return {"logit_scale": round(self.logit_scale.exp().item(), 3), **left_out}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Keep the logit scale at or below its maximum."""
+        self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))

@@ -1,0 +1,127 @@
+"""The distillation task: each model sees its own size and reads its own words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.distillation.task import DistillationTask, scale_down
+from perception_encoder.distillation.teacher import Teacher, load_teacher
+from perception_encoder.errors import ConfigError
+from perception_encoder.losses.logit_distillation import logit_distillation_loss
+from perception_encoder.models.weights import create_model, write_checkpoint
+from perception_encoder.preprocess.image import to_float
+from perception_encoder.preprocess.tokenizer import Tokenizer, trim
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+
+TEXTS = ("a photo of a cup", "a rose", "an ant on a leaf")
+
+
+def pictures(size: int, count: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def batch(size: int, tokens: torch.Tensor) -> ImageTextBatch:
+    positives = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)
+    return ImageTextBatch(pictures(size), tokens, positives, texts=TEXTS)
+
+
+class Noted:
+    """A teacher's encoder that says nothing of what it is shown, and keeps it."""
+
+    name = "noted"
+
+    def __init__(self) -> None:
+        self.seen: list = []
+
+    def encode_images(self, images) -> np.ndarray:
+        self.seen.append([np.asarray(image) for image in images])
+        return np.stack([self._vector(np.asarray(image, dtype=np.float32).mean((0, 1))) for image in images])
+
+    def encode_texts(self, texts) -> np.ndarray:
+        self.seen.append(list(texts))
+        return np.stack([self._vector(np.array([len(t), 3, 5], dtype=np.float32)) for t in texts])
+
+    @staticmethod
+    def _vector(values: np.ndarray) -> np.ndarray:
+        return values / np.linalg.norm(values)
+
+
+def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -> None:
+    student, vocabulary = create_model("builtin"), CaptionVocabulary(Tokenizer(32), TEXTS)
+    plain = create_model("builtin")
+    vocabulary.narrow(student)
+    noted = Noted()
+    task = DistillationTask(Towers(student), Teacher(noted, 64, "noted"), 32)
+    given = batch(64, trim(vocabulary(list(TEXTS))))
+    found = task.losses(given)
+    assert found.keys() == {"distillation"}
+    assert np.array_equal(noted.seen[0][1], given.pictures[1].permute(1, 2, 0).numpy())
+    assert noted.seen[1] == list(TEXTS)
+    small = F.interpolate(given.pictures.float(), size=(32, 32), mode="bilinear", antialias=True).round().byte()
+    assert (scale_down(given.pictures, 32).int() - small.int()).abs().max() <= 1
+    images = plain.encode_image(to_float(scale_down(given.pictures, 32)), normalize=True)
+    texts = plain.encode_text(Tokenizer(32)(TEXTS), normalize=True)
+    shown = torch.from_numpy(noted.encode_images(noted.seen[0])), torch.from_numpy(noted.encode_texts(TEXTS))
+    expected = logit_distillation_loss(images, texts, plain.logit_scale.exp(), *shown, 200.0)
+    torch.testing.assert_close(found["distillation"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_the_size_are_not_touched() -> None:
+    given = pictures(32)
+    assert scale_down(given, 32) is given
+
+
+def test_a_model_has_nothing_to_learn_from_itself_at_the_same_temperature(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = create_model("builtin", pretrained=True)
+    write_checkpoint(model, path)
+    teacher = load_teacher(str(path))
+    assert teacher.picture_size == 128
+    scale = model.logit_scale.exp().item()
+    tokens = trim(Tokenizer(32)(TEXTS))
+    same = DistillationTask(Towers(model), teacher, 128, scale).losses(batch(128, tokens))["distillation"]
+    sharper = DistillationTask(Towers(model), teacher, 128).losses(batch(128, tokens))["distillation"]
+    assert same.item() < 2e-3 < 0.05 < sharper.item()  # 2e-3 leaves room for a teacher in bfloat16
+
+
+def test_gradients_reach_the_student_alone_and_the_contrastive_loss_stands_beside() -> None:
+    model = create_model("builtin")
+    teacher = load_teacher("builtin")
+    task = DistillationTask(Towers(model), teacher, 32, contrastive_weight=0.5)
+    found = task.losses(dataclasses.replace(batch(64, trim(Tokenizer(32)(TEXTS))), left_out=2))
+    assert found.keys() == {"distillation", "contrastive"}
+    sum(found.values()).backward()
+    assert all(p.grad is not None for name, p in model.named_parameters())
+    assert not any(p.grad is not None for p in teacher.encoder.model.parameters())
+    twice = DistillationTask(Towers(model), teacher, 32, contrastive_weight=1.0)
+    again = twice.losses(batch(64, trim(Tokenizer(32)(TEXTS))))
+    torch.testing.assert_close(again["contrastive"], 2 * found["contrastive"])
+    assert task.report()["left_out"] == 2 and "left_out" not in twice.report()
+
+
+def test_what_is_remembered_is_not_encoded_again_and_is_the_same_in_any_batch() -> None:
+    noted = Noted()
+    teacher = Teacher(noted, 32, "noted", remember=5)
+    first = teacher.embed(pictures(32), TEXTS[:2])
+    seen = len(noted.seen)
+    assert seen == 6 and all(len(each) == 1 for each in noted.seen)
+    again = teacher.embed(pictures(32)[2:], [*TEXTS[:1], TEXTS[2]])  # the second caption found no room
+    assert len(noted.seen) == seen + 1
+    assert torch.equal(again[0], first[0][2:]) and torch.equal(again[1][0], first[1][0])
+    one, three = load_teacher("builtin", remember=9), load_teacher("builtin", remember=9)
+    alone = torch.cat([one.embed(p[None], TEXTS[:1])[0] for p in pictures(32)])
+    assert torch.equal(alone, three.embed(pictures(32), TEXTS)[0])
+
+
+def test_a_teacher_needs_a_text_tower(tmp_path) -> None:
+    write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "PE-Spatial-T16-512.safetensors")
+    with pytest.raises(ConfigError, match="no text tower; take a Core model"):
+        load_teacher(str(tmp_path / "PE-Spatial-T16-512.safetensors"))

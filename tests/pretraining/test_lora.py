@@ -1,0 +1,105 @@
+"""Adapters: they begin as nothing, they alone are trained, and merged they leave a plain model behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.weights import create_model, load_model
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.lora import LoRA, add_adapters, merge_adapters
+from perception_encoder.pretraining.run import pretrain
+from perception_encoder.recipes.builtin import builtin
+from perception_encoder.recipes.kinds import debug_pretraining
+
+DEBUG = dataclasses.replace(debug_pretraining(builtin()), initial="builtin", lora=LoRA(rank=4), warmup=0)
+TEXTS = ["a photo of a cup", "a rose"]
+
+
+def pixels() -> torch.Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def outputs(model) -> torch.Tensor:
+    return torch.cat([model.encode_image(pixels()), model.encode_text(Tokenizer(32)(TEXTS))])
+
+
+@pytest.mark.parametrize("rank", [1, 256])
+def test_untrained_adapters_change_nothing_and_merge_into_the_same_weights(rank: int) -> None:
+    model, original = create_model("builtin"), create_model("builtin")
+    adapters = add_adapters(model, LoRA(rank=rank), None, 0)
+    torch.testing.assert_close(outputs(model), outputs(original), rtol=1e-4, atol=1e-5)
+    merge_adapters(adapters)
+    state = model.state_dict()
+    assert state.keys() == original.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in original.state_dict().items())
+
+
+def test_only_adapters_and_the_logit_scale_get_gradients() -> None:
+    model = create_model("builtin")
+    add_adapters(model, LoRA(), None, 0)
+    (outputs(model).square().mean() * model.logit_scale).backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if "lora_" in name} | {"logit_scale"}
+    assert len(trained) == 1 + 2 * 4 * (12 + 6)  # A and B of four matrices of each block
+
+
+@pytest.mark.parametrize(
+    ("config", "locked", "count"),
+    [(LoRA(targets="attention"), "text", 2 * 12), (LoRA(targets="mlp"), "visual", 2 * 6), (LoRA(), "text", 4 * 12)],
+)
+def test_targets_and_a_locked_tower(config: LoRA, locked: str, count: int) -> None:
+    model = create_model("builtin")
+    add_adapters(model, config, locked, 0)
+    names = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    assert len(names) == count and not [name for name in names if name.startswith(locked)]
+
+
+def test_merged_the_model_computes_what_it_computed_with_them() -> None:
+    model, again = create_model("builtin"), create_model("builtin")
+    adapters, others = (add_adapters(each, LoRA(rank=2, alpha=6), None, 5) for each in (model, again))
+    generator = torch.Generator().manual_seed(1)
+    for (name, parameter), (_, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(parameter, other)  # drawn from the seed
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05, generator=generator)
+    name = "visual.transformer.resblocks.3.mlp.c_fc"
+    layer = model.get_submodule(name)
+    delta = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * (6 / 2)
+    expected, before = outputs(model), layer.base_layer.weight.clone()
+    merge_adapters(adapters)
+    merge_adapters(others)
+    torch.testing.assert_close(outputs(model), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(expected, outputs(again), rtol=1e-2)
+    torch.testing.assert_close(model.get_submodule(name).weight, before + delta)
+
+
+def test_a_run_with_adapters_goes_on_bit_by_bit_and_writes_plain_weights(photos: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    pretrain(DEBUG, [photos], whole)
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoints" / "step-00000004")
+    (broken / "model.safetensors").unlink()
+    pretrain(DEBUG, [photos], broken)
+    ours, theirs = (load_model(out / "model.safetensors") for out in (whole, broken))
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    original = load_model("builtin").state_dict()
+    kept = {name: value for name, value in ours.state_dict().items() if value.shape == original[name].shape}
+    changed = {name for name, value in kept.items() if (value - original[name]).abs().max() > 1e-3}
+    blocks = {name for name in changed if ".resblocks." in name and not name.endswith("bias")}
+    assert blocks and changed - blocks <= {"logit_scale"}
+
+
+def test_what_adapters_do_not_go_with() -> None:
+    with pytest.raises(ConfigError, match=r"lora.rank is 0"):
+        LoRA(rank=0)
+    with pytest.raises(ConfigError, match="one of attention, mlp, all"):
+        LoRA(targets="pooling")
+    for change in ({"initial": None}, {"parallel": dataclasses.replace(DEBUG.parallel, kind="fsdp")}):
+        with pytest.raises(ConfigError, match="lora adapts the weights of `initial`"):
+            dataclasses.replace(DEBUG, **change)

@@ -1,0 +1,118 @@
+"""Distillation as a run: it writes a student, goes on bit by bit, takes foreign teachers, and has the paper's sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.distillation.teacher import Teacher
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.models.registry import find_model
+from perception_encoder.models.weights import create_model, load_model, write_checkpoint
+from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.recipes.catalog import find_recipe
+from perception_encoder.recipes.distillation import distill, distill_builtin
+from perception_encoder.recipes.kinds import debug_form
+
+DEBUG = debug_form(distill_builtin())
+
+
+@pytest.mark.parametrize("name", ["l14", "b16", "s16", "t16"])
+def test_the_papers_distillation(name: str) -> None:
+    config = find_recipe(f"distill_{name}")
+    assert config.steps * config.batch_size == pytest.approx(4.4e9, rel=0.01)
+    assert (config.batch_size, config.warmup, config.optimizer.lr) == (16_384, 2_000, 1e-6)
+    assert (config.optimizer.name, config.optimizer.betas, config.optimizer.weight_decay) == ("lamb", (0.9, 0.95), 0.05)
+    assert (config.teacher, config.teacher_logit_scale, config.contrastive_weight) == ("PE-Core-G14-448", 200.0, 0.0)
+    assert config.augmentation is None and config.masking is None
+    assert [stage.image_size for stage in config.stages] == [find_model(config.model).vision.image_size]
+
+
+def test_a_run_writes_a_student_and_goes_on_bit_by_bit(photos: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    path = distill(DEBUG, [photos], whole, listener=rows.append)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(row["distillation"] > 0 for row in rows)
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoints" / "step-00000004")
+    distill(DEBUG, [photos], broken)
+    ours, theirs = (load_model(out / "model.safetensors").state_dict() for out in (whole, broken))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    record = json.loads((whole / "config.json").read_text())["config"]
+    assert (record["teacher"], record["teacher_logit_scale"]) == ("PE-Core-N16-128", 200.0)
+    assert load_model(path).name == "PE-Core-N16-128"
+
+
+def test_another_teacher_is_another_run(photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    write_checkpoint(create_model("builtin"), path)
+    config = dataclasses.replace(DEBUG, teacher=str(path), contrastive_weight=1.0)
+    rows: list[dict[str, float]] = []
+    distill(config, [photos], tmp_path / "run", listener=rows.append)
+    assert {"distillation", "contrastive"} <= rows[0].keys()
+    write_checkpoint(create_model("builtin", generator=torch.Generator().manual_seed(9)), path)
+    with pytest.raises(CheckpointError, match="other settings or other data"):
+        distill(config, [photos], tmp_path / "run")
+
+
+def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
+    """open_clip's own model, transform and tokenizer, in ten lines; its pictures are larger than the student's."""
+    import open_clip
+
+    size, context = 64, 20
+    vision = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 16, "image_size": size}
+    model = open_clip.CLIP(16, vision, {"context_length": context, "width": 32, "heads": 2, "layers": 1}).eval()
+    tokenize = open_clip.SimpleTokenizer(context_length=context)
+    transform = open_clip.image_transform(size, is_train=False)
+
+    class Foreign:
+        name, sizes = "open_clip", set[tuple[int, int]]()
+
+        @torch.no_grad()
+        def encode_images(self, images: list[Image.Image]):
+            self.sizes |= {image.size for image in images}
+            return model.encode_image(torch.stack([transform(image) for image in images]), normalize=True).numpy()
+
+        @torch.no_grad()
+        def encode_texts(self, texts: list[str]):
+            return model.encode_text(tokenize(texts), normalize=True).numpy()
+
+    rows: list[dict[str, float]] = []
+    teacher = Teacher(Foreign(), size, "a small open_clip")
+    distill(DEBUG, [photos], tmp_path / "run", listener=rows.append, teacher=teacher)
+    assert len(rows) == 4 and Foreign.sizes == {(size, size)}
+
+
+@pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
+def test_masks_and_videos_are_refused(change: dict) -> None:
+    with pytest.raises(ConfigError, match="leave masking and frames at null"):
+        dataclasses.replace(distill_builtin(), **change)
+
+
+def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:
+    """Two processes, each with a teacher of its own, have the losses of one."""
+    root = Path(__file__).parents[2]
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes > 1 else []
+        command = [sys.executable, *ranks, "-m", "perception_encoder", "train", "distill_builtin", "--debug"]
+        command += ["--data", str(photos), "--out", str(out), "--set", "contrastive_weight=1"]
+        command += ["--set", "optimizer.lr=1e-4", "--set", "optimizer.plain_lr=1e-4"]
+        command += ["--set", "initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        found[processes] = [(row["distillation"], row["contrastive"]) for row in rows]
+    assert found[2][0] == pytest.approx(found[1][0], rel=1e-4)
+    assert found[2] == [pytest.approx(row, rel=5e-3) for row in found[1]]  # by then weights are rounded otherwise

@@ -1,0 +1,104 @@
+"""The distillation in small: a teacher, students with it and alone on the same pairs; nothing is run twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.data.pairs import Stage
+from perception_encoder.evaluation.outcomes import PHOTOS, Outcomes
+from perception_encoder.evaluation.paired import Outcome
+from perception_encoder.models.weights import create_model, load_model
+from perception_encoder.pretraining.run import PretrainingConfig, build_model
+from perception_encoder.recipes.distillation_page import page
+from perception_encoder.recipes.reproduce_distillation import (
+    ALONE,
+    SEEDS,
+    TAUGHT,
+    TEACHER,
+    Plan,
+    compare,
+    home_teacher,
+    reproduce_distillation,
+    student,
+)
+from perception_encoder.recipes.reproduce_recipe import ROBUST, Place
+from tests.evaluation.colours import write_colours
+
+
+def test_the_teacher_has_about_20_million_parameters_and_its_students_the_same_data() -> None:
+    teacher, alone = build_model(dataclasses.replace(home_teacher())), student(2)
+    vision = sum(parameter.numel() for parameter in teacher.visual.parameters())
+    assert 20e6 < vision < 25e6 and vision > 3.5 * sum(p.numel() for p in create_model("builtin").visual.parameters())
+    assert teacher.text.config.width == 256 and teacher.text.config.output_dim == teacher.visual.config.output_dim
+    taught = Plan().taught(2, "teacher.safetensors", 60.0)
+    shared = {field.name for field in dataclasses.fields(PretrainingConfig)}
+    assert {name: getattr(taught, name) for name in shared} == {name: getattr(alone, name) for name in shared}
+    assert (taught.teacher, taught.teacher_logit_scale, taught.contrastive_weight) == ("teacher.safetensors", 60.0, 1.0)
+
+
+def tiny(config: PretrainingConfig) -> PretrainingConfig:
+    stages = (Stage(image_size=32, steps=2),)
+    return dataclasses.replace(config, stages=stages, batch_size=8, warmup=1, weights={"flowers": 1})
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    for split in ("train", "test"):
+        write_colours(tmp_path / "photos" / f"{split}.tar", "flowers", ["red rose", "green rose", "blue rose"] * 4)
+    write_colours(tmp_path / "drawings" / "unseen.tar", "openmoji", ["red hat", "blue hat", "green hat"])
+    write_colours(tmp_path / "drawings" / "train.tar", "noto", ["red hat"])
+    return Place(
+        photos=tmp_path / "photos", drawings=tmp_path / "drawings", runs=tmp_path / "runs", result=tmp_path / "r.json"
+    )
+
+
+def test_a_teacher_then_students_and_nothing_twice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(teacher=lambda: tiny(home_teacher()), student=lambda seed: tiny(student(seed)))
+    result = reproduce_distillation(place, plan)
+    found = [(run["role"], run["seed"]) for run in result["runs"].values()]
+    assert found == [(TEACHER, 0), *((role, seed) for seed in SEEDS for role in (ALONE, TAUGHT))]
+    assert json.loads(place.result.read_text()) == result
+    assert len(result["figures"]) == 7 * 2 and len(result["differences"]) == 3 * 2
+    key = next(iter(result["runs"]))
+    teacher = load_model(place.runs / key / "model.safetensors")
+    scale = next(run["config"]["teacher_logit_scale"] for run in result["runs"].values() if run["role"] == TAUGHT)
+    assert scale == pytest.approx(2 * teacher.logit_scale.exp().item(), abs=0.06)
+    assert str(place.runs) not in place.result.read_text()
+    text = page(result)
+    assert "| teacher | 16 |" in text and "| taught | 16 |" in text
+
+    for name in ("pretrain", "distill"):
+        fail = lambda *_, **__: pytest.fail("run again")  # noqa: E731
+        monkeypatch.setattr(f"perception_encoder.recipes.reproduce_distillation.{name}", fail)
+    assert reproduce_distillation(place, plan) == result
+
+
+def outcomes(right: np.ndarray) -> Outcomes:
+    keys, labels = tuple(map(str, range(len(right)))), ("a",) * len(right)
+    return {name: [Outcome("food", keys, labels, right)] for name in (PHOTOS, "grey", "turned")}
+
+
+def test_a_difference_is_claimed_only_where_all_seeds_show_it() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(500) < 0.4
+    better = base | (rng.random(500) < 0.2)
+    runs = {(TEACHER, 0): outcomes(better)} | {(ALONE, seed): outcomes(base) for seed in SEEDS}
+    taught = {(TAUGHT, seed): outcomes(better) for seed in SEEDS}
+
+    def claims(found: dict) -> list[str]:
+        result = compare(runs | found)
+        config = {"teacher_logit_scale": 60.0}
+        result["runs"] = {
+            str(n): {"role": r, "seed": s, "samples": 1, "seconds": 1, "config": config}
+            for n, (r, s) in enumerate(runs | found)
+        }
+        return [line.split(" | ")[-1].rstrip(" |") for line in page(result).splitlines() if " to " in line][-2:]
+
+    assert claims(taught) == ["better", "better"]
+    assert claims(taught | {(TAUGHT, 1): outcomes(base)}) == ["none", "none"]
+    assert {d["name"] for d in compare(runs | taught)["differences"]} == {PHOTOS, ROBUST}
