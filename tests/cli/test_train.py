@@ -40,7 +40,7 @@ def test_recipes_are_listed_and_an_unknown_one_is_answered_with_near_ones(run_pe
     listed = run_pe("train", "--list")
     assert listed.status == 0 and "builtin" in listed.stdout and "PE-Core-N16-128" in listed.stdout
     wrong = run_pe("train", "buildin")
-    assert wrong.status == 2 and "did you mean builtin?" in wrong.stderr
+    assert wrong.status == 2 and "did you mean builtin" in wrong.stderr
 
 
 def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
@@ -59,3 +59,5 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     assert abs(hours[1] - 10 * hours[0]) <= 10  # both are rounded
     unknown = run_pe("train", "core_g14", "--plan", "--device", "h10")
     assert unknown.status == 2 and "did you mean h100?" in unknown.stderr
+    teacher = run_pe("train", "distill_builtin", "--plan")
+    assert teacher.status == 2 and "no formulas for what a DistillationConfig costs" in teacher.stderr
