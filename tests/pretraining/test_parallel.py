@@ -20,13 +20,17 @@ from perception_encoder.models.weights import load_model
 SETTINGS = ("masking.every=4", "masking.ratio=0.5", "parallel.chunk=3")
 
 
+FLOAT32 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""Makes bfloat16 slow, so that runs compute in float32: other parts of a batch are rounded otherwise in bfloat16."""
+
+
 def start(photos: Path, out: Path, processes: int, *settings: str) -> subprocess.Popen[str]:
     root = str(Path(__file__).parents[2])
     ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *ranks, "-m", "perception_encoder", "train", "builtin", "--debug"]
     command += ["--photos", str(photos), "--out", str(out)]
     command += [word for setting in settings for word in ("--set", setting)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, **FLOAT32}
     piped = subprocess.PIPE
     return subprocess.Popen(command, cwd=root, env=environment, stderr=piped, stdout=piped, text=True)
 
@@ -46,7 +50,7 @@ def test_ranks_train_as_one_and_go_on_where_others_stopped(photos: Path, tmp_pat
     """DDP and FSDP2, two and four processes, and a run that is gone on with by another number of ranks."""
     one = tmp_path / "one"
     run(photos, one, 1, *SETTINGS)
-    expected = [pytest.approx(row, rel=2e-4) for row in losses(one)]
+    expected = [pytest.approx(row, rel=5e-5) for row in losses(one)]
     for processes, kind in ((2, "fsdp"), (4, "ddp")):
         several = tmp_path / f"{kind}{processes}"
         run(photos, several, processes, *SETTINGS, f"parallel.kind={kind}")
