@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
+import torch
 from torch import Tensor
 
 
@@ -12,11 +13,13 @@ class ImageTextBatch:
     """Pictures, the distinct captions drawn for them, and which captions are true of which pictures."""
 
     pictures: Tensor
-    """uint8 (B, 3, H, W)."""
+    """uint8 (b, 3, H, W)."""
     tokens: Tensor
-    """int64 (U, T), cut to the longest caption."""
-    positives: Tensor
-    """bool (B, U), of the whole batch."""
+    """int64 (u, T), cut to the longest caption."""
+    image_positives: Tensor
+    """Which captions of the whole batch are true of these pictures: bool (b, U)."""
+    text_positives: Tensor
+    """Of which pictures of the whole batch these captions are true: bool (u, B)."""
     own_pictures: slice = field(default_factory=lambda: slice(None))
     """Which rows of the whole batch `pictures` are."""
     own_tokens: slice = field(default_factory=lambda: slice(None))
@@ -34,4 +37,12 @@ class ImageTextBatch:
 
     def __len__(self) -> int:
         """Pictures of the whole batch."""
-        return len(self.positives)
+        return self.text_positives.shape[1]
+
+    def to(self, device: torch.device) -> ImageTextBatch:
+        """The same on a device; to a GPU it goes out of pinned memory, while that computes."""
+        held = {each.name: getattr(self, each.name) for each in fields(self)}
+        tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+        if device.type == "cuda":
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})

@@ -61,7 +61,7 @@ def numbers(batch: ImageTextBatch) -> list[int]:
 
 
 def equal(one: ImageTextBatch, other: ImageTextBatch) -> bool:
-    names = ("pictures", "tokens", "positives")
+    names = ("pictures", "tokens", "image_positives", "text_positives")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
@@ -78,7 +78,7 @@ def test_every_pair_comes_once_an_epoch_with_its_own_caption(tmp_path: Path) -> 
         assert sorted(n for batch in epoch for n in numbers(batch)) == [*range(6), *range(10, 16), *range(20, 26)]
     assert numbers(epochs[0][0]) != numbers(epochs[1][0])
     first = epochs[0][0]
-    for number, row in zip(numbers(first), first.positives, strict=True):
+    for number, row in zip(numbers(first), first.image_positives, strict=True):
         assert first.tokens[row].equal(Tokenizer(16)([f"number {number}"])[:, : first.tokens.shape[1]])
 
 
@@ -112,7 +112,10 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(tmp_path: Path
     with ThreadPoolExecutor(count) as pool:
         parts = list(pool.map(work, range(count)))
     assert torch.equal(torch.cat([part.pictures for part in parts]), whole.pictures)
-    assert all(torch.equal(part.positives, whole.positives) and part.left_out == 1 for part in parts)
+    for name in ("image_positives", "text_positives"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert torch.equal(whole.text_positives, whole.image_positives.T)
+    assert all(part.left_out == 1 and len(part) == 20 for part in parts)
     widest = whole.tokens.shape[1]
     tokens = [torch.nn.functional.pad(part.tokens, (0, widest - part.tokens.shape[1])) for part in parts]
     assert torch.equal(torch.cat(tokens), whole.tokens)
@@ -163,8 +166,8 @@ def test_a_member_is_a_field_and_a_label_is_put_into_templates(tmp_path: Path) -
 def test_pictures_with_the_same_caption_are_positives_of_each_other(tmp_path: Path) -> None:
     write_pairs(tmp_path / "x.tar", range(6), n1_txt=b"the same", n4_txt=b" The same\n")
     batch = batches(streams(tmp_path))(0)
-    assert batch.positives.shape == (6, 5)
-    rows = {number: row.tolist() for number, row in zip(numbers(batch), batch.positives, strict=True)}
+    assert batch.image_positives.shape == (6, 5)
+    rows = {number: row.tolist() for number, row in zip(numbers(batch), batch.image_positives, strict=True)}
     assert rows[1] == rows[4] and sum(rows[1]) == 1
     assert len({tuple(row) for row in rows.values()}) == 5
 

@@ -30,7 +30,7 @@ def pictures(size: int, count: int = 4) -> torch.Tensor:
 
 def batch(size: int, tokens: torch.Tensor) -> ImageTextBatch:
     positives = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)
-    return ImageTextBatch(pictures(size), tokens, positives, texts=TEXTS)
+    return ImageTextBatch(pictures(size), tokens, positives, positives.T, texts=TEXTS)
 
 
 class Noted:

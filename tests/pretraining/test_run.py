@@ -83,7 +83,7 @@ def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
     seen = {step: forwards(step) for step in range(4)}
     for step in reversed(range(4)):
         again = backwards(step)
-        for name in ("pictures", "tokens", "positives"):
+        for name in ("pictures", "tokens", "image_positives", "text_positives"):
             assert torch.equal(getattr(seen[step], name), getattr(again, name))
     assert [seen[step].pictures.shape[-1] for step in range(4)] == [32, 32, 48, 48]
     assert not torch.equal(seen[0].pictures, seen[1].pictures)
@@ -98,8 +98,8 @@ def test_every_caption_and_picture_has_a_positive_and_true_pairs_are_found(photo
         expected |= {"ant": [False, False, False, True], "daisy": [False] * 4}
         assert row == expected[sample.label]
     batch = PairBatches([samples], [1.0], 8, (Stage(image_size=32, steps=1),), Augmentation(), Tokenizer(32), 0)(0)
-    assert batch.positives.any(0).all()
-    assert batch.positives.any(1).all()
+    assert batch.image_positives.any(1).all() and batch.text_positives.any(1).all()
+    assert torch.equal(batch.text_positives, batch.image_positives.T)
 
 
 @torch.no_grad()
