@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,10 @@ class ImageTextBatch:
 
     def to(self, device: torch.device) -> ImageTextBatch:
         """The same on a device; to a GPU it goes out of pinned memory, while that computes."""
-        held = {each.name: getattr(self, each.name) for each in fields(self)}
-        tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
-        if device.type == "cuda":
-            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        moved: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Tensor):
+                pinned = value.pin_memory() if device.type == "cuda" else value
+                moved[each.name] = pinned.to(device, non_blocking=True)
+        return replace(self, **moved)

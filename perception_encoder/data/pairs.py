@@ -154,9 +154,7 @@ class PairBatches:
         tokens = trim(self.tokenize(texts[own_texts]))
         pictures = torch.stack([row.pixels for row in rows])
         words = tuple(texts[own_texts])
-        batch = ImageTextBatch(
-            pictures, tokens, true_texts, true_pictures, own, own_texts, words, left_out=self._bad
-        )
+        batch = ImageTextBatch(pictures, tokens, true_texts, true_pictures, own, own_texts, words, left_out=self._bad)
         if self.masks is None:
             return batch
         masked, masks = self.masks(len(places), (size // self.patch) ** 2, generator)

@@ -109,16 +109,16 @@ def _parameter_memory(config: PretrainingConfig, devices: int) -> dict[str, floa
     vision, text = tower_configs(config)
     shared = config.parallel.kind == "fsdp" and devices > 1
     towers = {
-        "visual": (vision_parameters(vision), vision.depth * block_parameters(vision.width, vision.mlp_width)),
-        "text": (text_parameters(text), text.depth * block_parameters(text.width, 4 * text.width)),
+        "visual": (vision_parameters(vision), vision.depth, block_parameters(vision.width, vision.mlp_width)),
+        "text": (text_parameters(text), text.depth, block_parameters(text.width, 4 * text.width)),
     }
     parts = dict.fromkeys(("weights", "bf16 copies", "gradients", "optimizer", "whole blocks", "buckets"), 0.0)
-    for tower, (total, blocks) in towers.items():
+    for tower, (total, depth, block) in towers.items():
+        blocks = depth * block
         held = total - blocks + blocks / devices if shared else total
         parts["weights"] += FLOAT32 * held
         parts["bf16 copies"] += BFLOAT16 * total
-        of_block = blocks / {"visual": vision, "text": text}[tower].depth
-        parts["whole blocks"] = max(parts["whole blocks"], WHOLE * FLOAT32 * of_block if shared else 0)
+        parts["whole blocks"] = max(parts["whole blocks"], WHOLE * FLOAT32 * block if shared else 0)
         if config.locked != tower:
             parts["gradients"] += FLOAT32 * held
             parts["optimizer"] += OPTIMIZER * FLOAT32 * held

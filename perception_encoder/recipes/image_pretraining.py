@@ -1,7 +1,8 @@
 """Robust image pretraining at the paper's scale (section 2.1, appendix B.1.1), and the video finetuning (section 2.2).
 
 The order is pretraining, cooldown, video finetuning; each begins where `pe train` leaves the one before it, unless
-`initial` says otherwise, and with its very weights: they are written in float32. Data come as shards: the paper's own 5.4 billion pairs are not published.
+`initial` says otherwise, and with its very weights: they are written in float32. Data come as shards: the paper's own
+5.4 billion pairs are not published.
 """
 
 from __future__ import annotations

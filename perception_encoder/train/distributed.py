@@ -99,10 +99,9 @@ def whole_model(model: M) -> M:
     """The model again with whole parameters on every rank, and on the CPU, in place; all ranks call it."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(parameter, DTensor):
-                setattr(module, name, nn.Parameter(parameter.full_tensor().cpu()))
-            else:
-                parameter.data = parameter.data.cpu()
+            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            if whole is not parameter or whole.device.type != "cpu":
+                setattr(module, name, nn.Parameter(whole.detach().cpu(), requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.cpu())
     return model

@@ -188,9 +188,7 @@ def _save(
 
 
 def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any, float]]:
-    """(step, batch, seconds waited for it), batches made ahead in a thread.
-
-    """
+    """(step, batch, seconds waited for it), batches made ahead in a thread."""
     with ThreadPoolExecutor(1, "batches", _prepare_thread) as pool:
         pending = [pool.submit(batches, step) for step in range(first, min(first + AHEAD, last))]
         for step in range(first, last):

@@ -1,4 +1,4 @@
-"""Losses and gradients of one batch, shared out by FSDP2 among the processes that torchrun starts; rank 0 writes them."""
+"""Losses and gradients of one batch, shared out by FSDP2 among the processes of torchrun; rank 0 writes them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ CASES = {
     "recomputed": (5, ParallelConfig(kind="fsdp", checkpointing=True)),
     "chunks, recomputed": (5, ParallelConfig(kind="fsdp", chunk=2, checkpointing=True)),
     "one caption": (1, ParallelConfig(kind="fsdp", chunk=1)),
+    "bfloat16": (5, ParallelConfig(kind="fsdp", chunk=2, checkpointing=True), torch.bfloat16),
 }
 """Captions, of which the ranks have unlike numbers, and how a step is spread."""
 
@@ -58,7 +59,9 @@ def batch_of(captions: int, rank: Rank) -> ImageTextBatch:
     )
 
 
-def losses_and_gradients(captions: int, config: ParallelConfig) -> dict[str, torch.Tensor]:
+def losses_and_gradients(
+    captions: int, config: ParallelConfig, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
     """Of the whole batch, whatever the number of processes; twice, as two steps would."""
     model = CLIP(CORE, TEXT)
     randomize(model)
@@ -67,7 +70,8 @@ def losses_and_gradients(captions: int, config: ParallelConfig) -> dict[str, tor
     task = ContrastiveTask(parallelize(Towers(model, masked=True, chunk=config.chunk), config))
     for _ in range(2):
         task.model.zero_grad(set_to_none=True)
-        losses = task.losses(batch_of(captions, rank))
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            losses = task.losses(batch_of(captions, rank))
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         shared = rank.of == 1 or all(isinstance(p, DTensor) for block in blocks for p in block.parameters())
         assert shared, "whole weights stay between forward and backward"

@@ -92,7 +92,8 @@ def test_memory_of_parameters_by_hand() -> None:
     assert device_memory(CONFIG, CONFIG.stages[0], 4)["buckets"] == 4 * total
     shared = device_memory(dataclasses.replace(CONFIG, parallel=ParallelConfig(kind="fsdp")), CONFIG.stages[0], 4)
     assert shared["optimizer"] == pytest.approx(8 * (total - blocks + blocks / 4))
-    block = sum(p.numel() for p in model.visual.transformer.resblocks[0].parameters())
+    towers = (model.visual.transformer, model.text.transformer)
+    block = max(sum(p.numel() for p in tower.resblocks[0].parameters()) for tower in towers)
     assert shared["whole blocks"] == 3 * 4 * block and "buckets" not in shared
     assert shared["true pairs"] == 2 * 4 * 16
     half = device_memory(dataclasses.replace(CONFIG, locked="text"), CONFIG.stages[0], 1)

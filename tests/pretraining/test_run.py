@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
@@ -57,6 +60,21 @@ def test_the_paper_s_runs_train_in_their_debug_form_on_whatever_sources_there_ar
     assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"caltech101": 10, "flowers": 20}
     model = load_model(path)
     assert (model.visual.attn_pool is None) == (not config.attention_pool) and model.visual.config.rope == config.rope
+
+
+def test_weights_for_going_on_are_written_without_loss(photos: Path, tmp_path: Path) -> None:
+    """They are those of the last checkpoint, and of the same run's weights for use, before rounding."""
+    use, whole = debug(), dataclasses.replace(debug(), half=False)
+    paths = [pretrain(config, [photos], tmp_path / str(config.half)) for config in (use, whole)]
+    kept, rounded = (load_file(path) for path in reversed(paths))
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+    assert rounded["visual.conv1.weight"].dtype == torch.float16
+    assert torch.equal(kept["visual.conv1.weight"].half(), rounded["visual.conv1.weight"])
+    assert not torch.equal(kept["visual.conv1.weight"], rounded["visual.conv1.weight"].float())
+    state = {"model/clip.visual.conv1.weight": torch.empty_like(kept["visual.conv1.weight"])}
+    with warnings.catch_warnings(action="ignore"):  # that one process is alone
+        dcp.load(state, checkpoint_id=tmp_path / "False" / "checkpoints" / "step-00000004")
+    assert torch.equal(kept["visual.conv1.weight"], state["model/clip.visual.conv1.weight"])
 
 
 def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Path) -> None:
@@ -122,7 +140,7 @@ def test_training_fits_a_handful_of_pairs() -> None:
     torch.manual_seed(0)
     task = ContrastiveTask(Towers(create_model("builtin")))
     pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch = ImageTextBatch(pictures, Tokenizer(32)(["a", "b", "c", "d"])[:, :4], torch.eye(4, dtype=torch.bool))
+    batch = ImageTextBatch(pictures, Tokenizer(32)(["a", "b", "c", "d"])[:, :4], *[torch.eye(4, dtype=torch.bool)] * 2)
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
     losses = []
     for _ in range(12):
