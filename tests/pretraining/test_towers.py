@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from perception_encoder.errors import CheckpointError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.image import to_float
+from perception_encoder.pretraining import towers as module
+from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import build_model, fit_positions
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -33,7 +36,7 @@ def small_batch(masks: bool = True) -> ImageTextBatch:
     generator = torch.Generator().manual_seed(1)
     pictures = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     tokens = torch.randint(1, 49, (8, 8), generator=generator)
-    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool))
+    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool), torch.eye(8, dtype=torch.bool))
     if not masks:
         return batch
     rows, hidden = MaskRegularization(every=3).draw(8, 16, generator)
@@ -110,7 +113,8 @@ def test_a_video_is_the_mean_of_its_frames(chunk: int | None) -> None:
     torch.testing.assert_close(images, (frames[0] + frames[1]) / 2)
     assert images.shape == (4, 16) and texts.shape == (8, 16) and mask is None
     task = ContrastiveTask(towers)
-    loss = task.losses(ImageTextBatch(videos, batch.tokens[:4], torch.eye(4, dtype=torch.bool)))["contrastive"]
+    positives = torch.eye(4, dtype=torch.bool)
+    loss = task.losses(ImageTextBatch(videos, batch.tokens[:4], positives, positives))["contrastive"]
     assert gradients(towers, loss)["clip.visual.conv1.weight"].abs().max() > 0
 
 
@@ -140,3 +144,19 @@ def test_a_recipe_turns_steps_off() -> None:
     model = build_model(dataclasses.replace(debug(), rope=False, attention_pool=False))
     assert model.visual.attn_pool is None and model.visual.rope(32, 32, torch.device("cpu")) is None
     assert model.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 256)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_step_stays_on_the_model_s_device(adapted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU: what mixes it with the CPU raises."""
+    monkeypatch.setattr(module, "trim", lambda tokens: tokens)  # which looks at values
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    towers, meta = small_towers(chunk=3), torch.device("meta")
+    if adapted:
+        add_adapters(towers.clip, LoRA(rank=2), None, 0)
+    task = ContrastiveTask(towers.to(meta))
+    loss = task.losses(small_batch(masks=False).to(meta))["contrastive"]
+    loss.backward()
+    assert loss.device == meta
+    trained = [parameter for parameter in towers.clip.parameters() if parameter.requires_grad]
+    assert len(trained) > 10 and all(parameter.grad.device == meta for parameter in trained)
