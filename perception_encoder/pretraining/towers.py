@@ -12,6 +12,7 @@ from perception_encoder.losses.mask_regularization import mask_regularization_lo
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim
+from perception_encoder.pretraining.kept_texts import KeptTexts
 from perception_encoder.train.distributed import in_chunks
 
 LENGTH_GROUPS = 4  # captions are encoded in groups of like length, so that few pay for the longest
@@ -21,12 +22,14 @@ class Towers(nn.Module):
     """A CLIP model as it is trained.
 
     `masked`: with a mask token, which is no part of the model that comes out. `chunk`: pictures or captions whose
-    activations are held at a time; None for all.
+    activations are held at a time; None for all. `kept`: features of all captions, of a locked text tower.
     """
 
-    def __init__(self, clip: CLIP, masked: bool = False, chunk: int | None = None) -> None:
+    def __init__(
+        self, clip: CLIP, masked: bool = False, chunk: int | None = None, kept: KeptTexts | None = None
+    ) -> None:
         super().__init__()
-        self.clip, self.chunk = clip, chunk
+        self.clip, self.chunk, self.kept = clip, chunk, kept
         self.mask_token = nn.Parameter(torch.zeros(clip.visual.config.width)) if masked else None
 
     def forward(
@@ -38,7 +41,7 @@ class Towers(nn.Module):
         """
         encode = self.clip.encode_video if pictures.dim() == 5 else self.clip.encode_image
         images = in_chunks(lambda some: encode(to_float(some)), pictures, self.chunk)
-        texts = encode_by_length(self.clip, tokens, self.chunk)
+        texts = self.kept(tokens) if self.kept else encode_by_length(self.clip, tokens, self.chunk)
         loss = None
         if self.mask_token is not None and masked is not None and masks is not None:
             loss = self._mask_loss(pictures[masked], masks, self.mask_token)
