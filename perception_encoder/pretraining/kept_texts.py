@@ -36,7 +36,6 @@ class KeptTexts:
             parts = [model.encode_text(trim(own[rows]).to(device)).float() for rows in tracked]
             self._features = gather(torch.cat(parts)[order.argsort()], len(tokens))  # (U, D)
 
-    @torch.compiler.disable
     def __call__(self, tokens: Tensor) -> Tensor:
         """Features (u, D) of captions (u, t) that are kept, padded or not."""
         rows = F.pad(tokens, (0, self._length - tokens.shape[1]), value=PADDING).cpu().numpy()

@@ -55,8 +55,8 @@ class PretrainingConfig:
     initial: str | None = None
     """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
     locked: str | None = None
-    """A tower that keeps its weights: "visual" or "text". Captions of a locked text tower are encoded once, where all of
-    them are known, no more than 131,072 and fewer than the pairs of the run."""
+    """A tower that keeps its weights: "visual" or "text". A locked text tower encodes each caption once, where all are
+    known, at most 131,072, and no more than the pairs of the run."""
     lora: LoRA | None = None
     """Adapters alone are trained, and merged into the weights at the end."""
     weights: Mapping[str, float] = field(default_factory=dict)

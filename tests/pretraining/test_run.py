@@ -20,8 +20,8 @@ from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.models.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining import run
+from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers, encode_by_length
