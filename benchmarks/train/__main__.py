@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from benchmarks.results import report
-from benchmarks.train.cases import FIXED, Case, NanoData, b16_case
+from benchmarks.train.cases import B16, B16_BATCH, FIXED, LENGTH, Case, NanoData, b16_case
 from benchmarks.train.contenders import CPU, Step
 from benchmarks.train.contents import page
 from benchmarks.train.profile import layer_products, shares
 from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.models.cost import training_flops
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
@@ -76,6 +77,17 @@ def analyse(nano: NanoData, pairs_a_second: float) -> dict[str, Any]:
             for dtype in (torch.float32, torch.bfloat16)
         },
         "captions_a_second": nano.captions_a_second(),
+        "b16": b16_limit(),
+    }
+
+
+def b16_limit() -> dict[str, float]:
+    """Operations of a pair of the case of PE-Core-B16, and how fast its layers' products are in the fast type."""
+    entry = find_model(B16)
+    assert entry.text is not None
+    return {
+        "flops_a_pair": training_flops(entry.vision, entry.text, length=LENGTH),
+        "layer_products": layer_products(entry.vision, B16_BATCH, entry.vision.image_size, fast_dtype(CPU)),
     }
 
 

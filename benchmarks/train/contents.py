@@ -44,7 +44,7 @@ def _mark(reached: bool) -> str:
 def _profile(figures: dict[str, Any], dtype: str) -> list[str]:
     """What bounds a step."""
     limits, reached = figures["layer_products"], figures["flops_a_second"]
-    limit = limits[dtype]
+    limit, b16 = limits[dtype], figures["b16"]
     most = {name: limit / figures[name] for name in ("flops_a_pair", "flops_a_pair_text_fixed")}
     return [
         "## What bounds it",
@@ -60,6 +60,10 @@ def _profile(figures: dict[str, Any], dtype: str) -> list[str]:
         f"{figures['flops_a_pair'] / 1e9:.2f} GFLOP a pair, {reached / 1e9:.0f} GFLOP/s: "
         f"{100 * reached / limit:.0f} % of that. A step that were nothing but such products in {dtype} would train "
         f"{most['flops_a_pair']:.0f} pairs/s, with its text fixed {most['flops_a_pair_text_fixed']:.0f}.",
+        "",
+        f"PE-Core-B16 takes {b16['flops_a_pair'] / 1e9:.0f} GFLOP a pair; its layers' products alone run at "
+        f"{b16['layer_products'] / 1e9:.0f} GFLOP/s, which would be {b16['layer_products'] / b16['flops_a_pair']:.2f} "
+        "pairs/s.",
         "",
         f"A fixed text tower's captions are encoded before the run, {figures['captions_a_second']:.0f} a second.",
     ]
