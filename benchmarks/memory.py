@@ -51,7 +51,7 @@ def peak(mode: str, batch_size: int) -> float:
         pictures = torch.randint(0, 256, (batch_size, 3, PIXELS, PIXELS), dtype=torch.uint8, generator=generator)
         tokens = torch.randint(1, 49_000, (batch_size, TOKENS), generator=generator)
         tokens[:, -1] = 49_407
-        batch = ImageTextBatch(pictures, tokens, torch.eye(batch_size, dtype=torch.bool))
+        batch = ImageTextBatch(pictures, tokens, *[torch.eye(batch_size, dtype=torch.bool)] * 2)
         with fast_autocast(torch.device("cpu")):
             loss = task.losses(batch)["contrastive"]
         loss.backward()

@@ -65,7 +65,7 @@ class NanoData:
     def ours(self, locked: bool = False) -> Step:
         """Our step, with a fixed text tower or a trained one."""
         model = our_model(self.config.model, self.vocabulary)
-        kept = KeptTexts(model, all_captions(self.batches[FIXED], LENGTH)) if locked else None
+        kept = KeptTexts(model.text, all_captions(self.batches[FIXED], LENGTH)) if locked else None
         return our_step(model, self.config.optimizer, kept)
 
     def theirs(self, size: int, locked: bool = False) -> Step:
@@ -88,7 +88,7 @@ class NanoData:
         """How fast the captions are encoded that a fixed text tower keeps."""
         model, captions = our_model(self.config.model, self.vocabulary), all_captions(self.batches[FIXED], LENGTH)
         start = time.perf_counter()
-        KeptTexts(model, captions)
+        KeptTexts(model.text, captions)
         return len(captions) / (time.perf_counter() - start)
 
 
@@ -99,7 +99,7 @@ def b16_case() -> Case:
     pictures = torch.randint(0, 256, (B16_BATCH, 3, side, side), dtype=torch.uint8, generator=generator)
     tokens = torch.randint(1, 49_000, (B16_BATCH, LENGTH), generator=generator)
     tokens[:, -1] = 49_407
-    batch = ImageTextBatch(pictures, tokens, torch.eye(B16_BATCH, dtype=torch.bool))
+    batch = ImageTextBatch(pictures, tokens, *[torch.eye(B16_BATCH, dtype=torch.bool)] * 2)
 
     def theirs() -> Step:
         import open_clip

@@ -50,7 +50,7 @@ def train(
         pe train --list
         pe data prepare datasets && pe train builtin --photos photos --drawings datasets
         pe train builtin --data photos --out runs/short --set optimizer.lr=3e-3 --set batch_size=128
-        pe train builtin --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/
+        pe train builtin --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
         pe train core_g14 --plan --devices 512 --device h100
     """
     from perception_encoder.data.streams import Shards

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -12,11 +14,13 @@ class ImageTextBatch:
     """Pictures, the distinct captions drawn for them, and which captions are true of which pictures."""
 
     pictures: Tensor
-    """uint8 (B, 3, H, W)."""
+    """uint8 (b, 3, H, W)."""
     tokens: Tensor
-    """int64 (U, T), cut to the longest caption."""
-    positives: Tensor
-    """bool (B, U), of the whole batch."""
+    """int64 (u, T), cut to the longest caption."""
+    image_positives: Tensor
+    """Which captions of the whole batch are true of these pictures: bool (b, U)."""
+    text_positives: Tensor
+    """Of which pictures of the whole batch these captions are true: bool (u, B)."""
     own_pictures: slice = field(default_factory=lambda: slice(None))
     """Which rows of the whole batch `pictures` are."""
     own_tokens: slice = field(default_factory=lambda: slice(None))
@@ -34,4 +38,14 @@ class ImageTextBatch:
 
     def __len__(self) -> int:
         """Pictures of the whole batch."""
-        return len(self.positives)
+        return self.text_positives.shape[1]
+
+    def to(self, device: torch.device) -> ImageTextBatch:
+        """The same on a device; to a GPU it goes out of pinned memory, while that computes."""
+        moved: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Tensor):
+                pinned = value.pin_memory() if device.type == "cuda" else value
+                moved[each.name] = pinned.to(device, non_blocking=True)
+        return replace(self, **moved)

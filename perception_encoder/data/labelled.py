@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from perception_encoder.data.shards import read_metadata, read_shard
 from perception_encoder.errors import DataError
@@ -16,6 +16,11 @@ from perception_encoder.errors import DataError
 SPLITS = ("train", "val", "test", "unseen")
 UNSEEN_SOURCE = "caltech101"
 UNSEEN_CLASSES = 10
+UNSEEN_LABELS = frozenset(
+    {"airplane", "cannon", "cougar", "crocodile", "flamingo", "hedgehog", "mandolin", "menorah"}
+    | {"wild cat", "windsor chair"}
+)
+"""Those classes, for where only some of the labels are at hand."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,16 @@ def find_shards(place: Path, split: str) -> list[Path]:
     if not shards:
         raise DataError(f"{place}: no {split}.tar and no {split}/*.tar")
     for shard in shards:
-        others = {shard.stem, shard.parent.name} & set(SPLITS) - {split}
-        if others:
-            raise DataError(f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}")
+        if problem := split_problem(shard, split):
+            raise DataError(problem)
     return shards
+
+
+def split_problem(shard: PurePath | str, split: str) -> str | None:
+    """Why a tar file cannot be used as of a split: its own or its folder's name is another one."""
+    path = PurePath(shard)
+    others = {path.stem, path.parent.name} & set(SPLITS) - {split}
+    return f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}" if others else None
 
 
 def _shards_below(folder: Path, split: str) -> list[Path]:

@@ -148,21 +148,28 @@ class PairBatches:
         own = self.rank.share(len(places))
         rows, bad = self._read(step, places, draws, range(own.start, own.stop))
         texts = self._all_texts(rows, bad, len(places))
-        here = true_pairs([row.captions for row in rows], texts)
-        positives = torch.zeros(len(places), len(texts), dtype=torch.bool)
-        for first, found in self.exchange((own.start, here.nonzero())):
-            positives[first + found[:, 0], found[:, 1]] = True
         own_texts = self.rank.share(len(texts))
+        true_texts = true_pairs([row.captions for row in rows], texts)
+        true_pictures = self._true_pictures(own.start, true_texts, own_texts, len(places))
         tokens = trim(self.tokenize(texts[own_texts]))
         pictures = torch.stack([row.pixels for row in rows])
         words = tuple(texts[own_texts])
-        batch = ImageTextBatch(pictures, tokens, positives, own, own_texts, words, left_out=self._bad)
+        batch = ImageTextBatch(pictures, tokens, true_texts, true_pictures, own, own_texts, words, left_out=self._bad)
         if self.masks is None:
             return batch
         masked, masks = self.masks(len(places), (size // self.patch) ** 2, generator)
         ours = (own.start <= masked) & (masked < own.stop)
         share = ours.float().mean().item()
         return replace(batch, masked=masked[ours] - own.start, masks=masks[ours], masked_share=share)
+
+    def _true_pictures(self, first: int, true_texts: Tensor, own_texts: slice, size: int) -> Tensor:
+        """Of which pictures of all ranks (B) this rank's captions are true: bool (u, B)."""
+        found = torch.zeros(own_texts.stop - own_texts.start, size, dtype=torch.bool)
+        for start, pairs in self.exchange((first, true_texts.nonzero())):
+            rows, columns = pairs.unbind(1)
+            ours = (own_texts.start <= columns) & (columns < own_texts.stop)
+            found[columns[ours] - own_texts.start, start + rows[ours]] = True
+        return found
 
     def _read(
         self, step: int, places: Sequence[Place], draws: Sequence[Sequence[float]], rows: Sequence[int]

@@ -24,7 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perception_encoder.data.captions import concept
+from perception_encoder.data.labelled import UNSEEN_LABELS, UNSEEN_SOURCE
 from perception_encoder.data.shards import PICTURES, VIDEOS, split_member
+from perception_encoder.data.sources import NEVER_TRAINED
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.source import escape_name, one_line
@@ -33,7 +36,8 @@ TEXTS = ("txt", "caption", "json")
 MEDIA = {"picture": PICTURES, "video": VIDEOS}
 PARTS = (*MEDIA, *TEXTS)
 OPEN = 64  # tables of shards that are kept in memory
-_FORM = "2"  # of the table; part of its name
+GUARDED = NEVER_TRAINED | {UNSEEN_SOURCE}  # sources of which training must not see all
+_FORM = "3"  # of the table; part of its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,10 @@ class ShardSummary:
     """Of the tar, in bytes."""
     samples: Mapping[str, int] = field(default_factory=dict)
     """How many samples have which members: {"jpg json txt": 998, "jpg": 2}."""
+    unseen: Mapping[str, int] = field(default_factory=dict)
+    """Those of them whose label is one of the unseen classes."""
+    sources: tuple[str, ...] = ()
+    """Which of the `GUARDED` sources its samples are from."""
     fields: tuple[str, ...] = ()
     """Names in the first sample's JSON object."""
     problem: str | None = None
@@ -54,9 +62,10 @@ class ShardSummary:
         """The file's own name."""
         return self.url.rpartition("/")[2]
 
-    def pairs(self, texts: Collection[str], medium: str = "picture") -> int:
-        """Samples with a picture, or another of the `MEDIA`, and one of these `TEXTS`."""
-        parts = ((set(members.split()), count) for members, count in self.samples.items())
+    def pairs(self, texts: Collection[str], medium: str = "picture", guarded: bool = False) -> int:
+        """Samples with a picture, or another of the `MEDIA`, and one of these `TEXTS`; guarded: of no unseen class."""
+        unseen = self.unseen if guarded else {}
+        parts = ((set(members.split()), count - unseen.get(members, 0)) for members, count in self.samples.items())
         return sum(count for members, count in parts if members & {*MEDIA[medium]} and members & {*texts})
 
 
@@ -99,11 +108,13 @@ def summarize_shard(url: str) -> ShardSummary:
 
 
 @lru_cache(maxsize=OPEN)
-def load_table(url: str, texts: tuple[str, ...], medium: str = "picture") -> ShardTable:
-    """The pairs of a shard that have a picture or a video, and one of these `TEXTS`; DataError where that fails."""
+def load_table(url: str, texts: tuple[str, ...], medium: str = "picture", guarded: bool = False) -> ShardTable:
+    """A shard's pairs, those that `ShardSummary.pairs` counts; DataError where that fails."""
     table = pq.read_table(_find_table(url))
     starts, sizes = (np.stack([table[f"{part}_{name}"].to_numpy() for part in PARTS], 1) for name in ("start", "size"))
     usable = (starts[:, PARTS.index(medium)] >= 0) & (starts[:, [PARTS.index(text) for text in texts]] >= 0).any(axis=1)
+    if guarded:
+        usable &= ~table["unseen"].to_numpy()
     return ShardTable(url, table["key"].filter(pa.array(usable)).to_pylist(), starts[usable], sizes[usable])
 
 
@@ -131,15 +142,19 @@ def cache_folder() -> Path:
 
 def _make_table(url: str, size: int) -> pa.Table:
     """Go over a tar; DataError where it is none, or is cut."""
-    keys, ranges, samples = list[str](), list[list[tuple[int, int]]](), Counter[str]()
+    keys, ranges, unseen = list[str](), list[list[tuple[int, int]]](), list[bool]()
+    samples, of_unseen, sources = Counter[str](), Counter[str](), set[str]()
     fields: tuple[str, ...] | None = None
     try:
         with fsspec.open(url, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for key, members in groupby(_files(tar), lambda member: split_member(member.name)[0]):
                 parts = {split_member(member.name)[1]: member for member in members}
+                said = _object(tar, parts["json"]) if "json" in parts else {}
+                fields = tuple(said) if fields is None and "json" in parts else fields
+                sources |= GUARDED & {str(said.get("source"))}
+                unseen.append("label" in said and concept(said) in UNSEEN_LABELS)
                 samples[" ".join(sorted(parts))] += 1
-                if fields is None and "json" in parts:
-                    fields = _fields(tar, parts["json"])
+                of_unseen[" ".join(sorted(parts))] += unseen[-1]
                 media = [next((parts[name] for name in names if name in parts), None) for names in MEDIA.values()]
                 found = [*media, *(parts.get(name) for name in TEXTS)]
                 keys.append(key)
@@ -148,9 +163,16 @@ def _make_table(url: str, size: int) -> pa.Table:
                     raise tarfile.ReadError("it ends inside of a file")
     except Exception as error:  # each kind of storage raises its own
         raise DataError(f"{url}: not a readable tar file: {one_line(error)}") from error
-    summary = ShardSummary(url=url, size=size, samples=dict(samples.most_common()), fields=fields or ())
+    summary = ShardSummary(
+        url=url,
+        size=size,
+        samples=dict(samples.most_common()),
+        unseen=dict(+of_unseen),
+        sources=tuple(sorted(sources)),
+        fields=fields or (),
+    )
     numbers = np.array(ranges, dtype=np.int64).reshape(len(keys), len(PARTS), 2)
-    columns = {"key": pa.array(keys, pa.string())}
+    columns = {"key": pa.array(keys, pa.string()), "unseen": pa.array(unseen, pa.bool_())}
     for at, part in enumerate(PARTS):
         columns |= {f"{part}_start": pa.array(numbers[:, at, 0]), f"{part}_size": pa.array(numbers[:, at, 1])}
     return pa.table(columns).replace_schema_metadata({"shard": json.dumps(asdict(summary))})
@@ -163,16 +185,17 @@ def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             yield member
 
 
-def _fields(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, ...]:
+def _object(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
+    """What a sample's JSON says; nothing where it is no object, which is said when the sample is read."""
     stream = tar.extractfile(member)
     assert stream is not None
     try:
         value: Any = json.loads(stream.read())
     except ValueError:
-        return ()
-    return tuple(value) if isinstance(value, dict) else ()
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _summary(schema: pa.Schema) -> ShardSummary:
     said = json.loads(schema.metadata[b"shard"])
-    return ShardSummary(**{**said, "fields": tuple(said["fields"])})
+    return ShardSummary(**said | {name: tuple(said[name]) for name in ("sources", "fields")})

@@ -3,7 +3,8 @@
 The tars are read at random by a table of byte ranges (`shard_index`), not by webdataset's own pipelines: their shuffle
 buffer is a state that cannot be put back mid-shard, and what a rank sees depends on how many ranks there are. Here the
 sample in a row of a step is a pure function of the seed, so a resumed run, and one on another number of ranks (more of
-them than shards, too), sees the very same stream.
+them than shards, too), sees the very same stream. As with folders, shards of a held-out source or of another split than
+`train` are refused, and beside pictures of Caltech-101 its unseen classes are left out, whatever source they are of.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import torch
 from torch import Tensor
 
 from perception_encoder.data.captions import SHARES, captions, draw_text
+from perception_encoder.data.labelled import UNSEEN_SOURCE, split_problem
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, summarize_shard
+from perception_encoder.data.sources import NEVER_TRAINED
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, MissingExtraError
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.preprocess.tokenizer import clean
@@ -134,12 +137,15 @@ class StreamPair:
 class ShardSet:
     """The pairs of some tars, read one at a time (see `pairs.PairSource`); any number of threads may read.
 
-    `frames`: of videos, so many uniform frames; pictures without.
+    `frames`: of videos, so many uniform frames; pictures without. `guarded`: without the unseen classes.
     """
 
-    def __init__(self, shards: Sequence[ShardSummary], config: StreamConfig, frames: int | None = None) -> None:
-        self.shards, self.config, self.frames, self.medium = shards, config, frames, medium_of(frames)
-        self.sizes = [shard.pairs(config.texts, self.medium) for shard in shards]
+    def __init__(
+        self, shards: Sequence[ShardSummary], config: StreamConfig, frames: int | None = None, guarded: bool = False
+    ) -> None:
+        self.shards, self.config, self.frames, self.guarded = shards, config, frames, guarded
+        self.medium = medium_of(frames)
+        self.sizes = [shard.pairs(config.texts, self.medium, guarded) for shard in shards]
         self._ends = np.cumsum(self.sizes)
 
     def __len__(self) -> int:
@@ -150,7 +156,7 @@ class ShardSet:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]
         try:
-            table = load_table(url, self.config.texts, self.medium)
+            table = load_table(url, self.config.texts, self.medium, self.guarded)
         except DataError as error:
             raise MediaDecodeError(f"{url}, pair {row}", str(error)) from error
         if len(table.keys) != self.sizes[shard]:
@@ -221,7 +227,8 @@ def open_shards(
         summaries = list(track(pool.map(summarize_shard, own), "looking into shards", len(own)))
     known = {summary.url: summary for part in exchange(summaries) for summary in part}
     medium = medium_of(frames)
-    problems = {url: problem for url, each in known.items() if (problem := _problem(each, config, medium))}
+    guarded = any(UNSEEN_SOURCE in each.sources for each in known.values())
+    problems = {url: problem for url, each in known.items() if (problem := _problem(each, config, medium, guarded))}
     if problems and not config.skip_bad_shards:
         raise DataError(
             f"{len(problems)} of {len(known)} shards cannot be used (streams.skip_bad_shards=true leaves them out): "
@@ -233,25 +240,34 @@ def open_shards(
     for shards, usable in zip(given, sets, strict=True):
         if not usable:
             raise DataError(f"{shards.place}: none of its shards can be used")
-    _warn_of_incomplete([known[url] for url in everything if url not in problems], config, medium)
-    return [ShardSet(usable, config, frames) for usable in sets]
+    _warn_of_incomplete([known[url] for url in everything if url not in problems], config, medium, guarded)
+    return [ShardSet(usable, config, frames, guarded) for usable in sets]
 
 
-def _problem(shard: ShardSummary, config: StreamConfig, medium: str) -> str | None:
+def _problem(shard: ShardSummary, config: StreamConfig, medium: str, guarded: bool) -> str | None:
     """Why a shard cannot be used."""
     if shard.problem is not None:
         return shard.problem
+    if of_split := split_problem(shard.url, "train"):
+        return of_split
+    if held_out := NEVER_TRAINED & {*shard.sources}:
+        return f"{shard.url}: {', '.join(held_out)} is never trained on"
     in_json = set(shard.fields) if "json" in config.texts else set()
     members = {member for combination in shard.samples for member in combination.split()}
-    if shard.pairs(config.texts, medium) and config.captions.keys() & (members | in_json):
+    if shard.pairs(config.texts, medium, guarded) and config.captions.keys() & (members | in_json):
         return None
     held = ", ".join(f"{members} ({count})" for members, count in list(shard.samples.items())[:5]) or "nothing"
     fields = f"; its .json has {', '.join(shard.fields)}" if shard.fields else ""
+    if guarded and shard.pairs(config.texts, medium) and not shard.pairs(config.texts, medium, guarded):
+        held += ", all of unseen classes"
     return f"{shard.url}: no {medium}s with captions in {', '.join(config.captions)}; its samples hold {held}{fields}"
 
 
-def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig, medium: str) -> None:
+def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig, medium: str, guarded: bool) -> None:
     for shard in shards:
+        unseen = shard.pairs(config.texts, medium) - shard.pairs(config.texts, medium, guarded)
+        if unseen:
+            logger.warning("left out %d samples of %s that are of unseen classes", unseen, shard.url)
         lacking = sum(shard.samples.values()) - shard.pairs(config.texts, medium)
         if lacking:
             logger.warning("left out %d samples of %s that lack a %s or a caption", lacking, shard.url, medium)

@@ -39,7 +39,7 @@ class DistillationTask(ImageTextTask):
         """{"distillation": …, "contrastive": …} (the second where it has a weight), computed in float32."""
         self.left_out = batch.left_out
         images, texts, scale, *_ = self.model(scale_down(batch.pictures, self.image_size), batch.tokens)
-        pictures, captions = batch.positives.shape
+        pictures, captions = len(batch), batch.image_positives.shape[1]
         with torch.autocast(images.device.type, enabled=False):
             taught_images, taught_texts = self.teacher.embed(batch.pictures, batch.texts)
             student = gather(F.normalize(images, dim=-1), pictures), gather(F.normalize(texts, dim=-1), captions)
@@ -48,7 +48,7 @@ class DistillationTask(ImageTextTask):
             found = {"distillation": logit_distillation_loss(*student, scale, *taught, self.teacher_logit_scale, *own)}
             if self.contrastive_weight:
                 found["contrastive"] = self.contrastive_weight * contrastive_loss(
-                    *student, scale, batch.positives, *own
+                    *student, scale, batch.image_positives, batch.text_positives, *own
                 )
         return found
 
@@ -57,4 +57,6 @@ def scale_down(pictures: Tensor, size: int) -> Tensor:
     """Uint8 pictures (B, 3, H, W) as (B, 3, size, size), antialiased; as they are where they have that size."""
     if pictures.shape[-1] == size:
         return pictures
-    return F.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
+    exact = pictures if pictures.device.type == "cpu" else pictures.float()  # no other device scales uint8
+    scaled = F.interpolate(exact, size=(size, size), mode="bilinear", antialias=True)
+    return scaled if scaled.dtype == torch.uint8 else scaled.round().byte()

@@ -19,6 +19,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.inference.encoder import load
+from perception_encoder.train.distributed import own_device
 
 T = TypeVar("T", Image.Image, str)
 
@@ -61,11 +62,11 @@ class Teacher:
 
 
 def load_teacher(name: str, remember: int = 0) -> Teacher:
-    """A model of this package as a teacher: a name, an alias or a path, in bfloat16 where that is fast.
+    """A model of this package as a teacher on this rank's device: a name, an alias or a path, bfloat16 where fast.
 
     Raises what `load` does, and ConfigError for a model without a text tower.
     """
-    encoder = load(name)
+    encoder = load(name, own_device())
     if encoder.tokenizer is None:
         raise ConfigError(f"the teacher is {name}, which has no text tower; take a Core model")
     return Teacher(encoder, encoder.visual.config.image_size, encoder.weight_hash, remember)

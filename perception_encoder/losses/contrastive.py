@@ -20,18 +20,20 @@ def contrastive_loss(
     images: Float[Tensor, "B D"],
     texts: Float[Tensor, "U D"],
     logit_scale: Float[Tensor, ""],
-    positives: Bool[Tensor, "B U"],
+    image_positives: Bool[Tensor, "b U"],
+    text_positives: Bool[Tensor, "u B"],
     own_images: slice = ALL,
     own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:
     """Mean of the picture→text and text→picture cross-entropies of unit vectors, or this rank's part of it.
 
-    `positives`: which captions are true of which pictures; every row and column needs one. The identity makes this
-    CLIP's symmetric loss. `own_images`, `own_texts`: the rows, of features gathered from all ranks, that are this
-    rank's; the parts of all ranks add up to the loss.
+    `own_images`, `own_texts`: the rows, of features gathered from all ranks, that are this rank's; the parts of all
+    ranks add up to the loss. `image_positives`: which captions are true of this rank's pictures; `text_positives`: of
+    which pictures this rank's captions are true (alone, the transpose). Every row needs one; identities make this
+    CLIP's symmetric loss.
     """
-    image_to_text = _cross_entropies(logit_scale * images[own_images] @ texts.T, positives[own_images])
-    text_to_image = _cross_entropies(logit_scale * texts[own_texts] @ images.T, positives[:, own_texts].T)
+    image_to_text = _cross_entropies(logit_scale * images[own_images] @ texts.T, image_positives)
+    text_to_image = _cross_entropies(logit_scale * texts[own_texts] @ images.T, text_positives)
     return (image_to_text.sum() / len(images) + text_to_image.sum() / len(texts)) / 2
 
 

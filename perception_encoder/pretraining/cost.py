@@ -46,7 +46,7 @@ class RunCost:
         pictures = vision_cost(self.vision, batch.pictures.shape[-1])
         texts = text_cost(self.text, batch.tokens.shape[1])
         frames = self.config.frames or 1
-        loss = contrastive_flops(len(batch.positives), self.vision.output_dim or self.vision.width)
+        loss = contrastive_flops(len(batch), self.vision.output_dim or self.vision.width)
         locked = self.config.locked
         of_text = texts.forward if locked == "text" else texts.training()
         return (

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_autocast
+from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.pretraining.vocabulary import PADDING
 from perception_encoder.train.distributed import gather, this_rank
@@ -22,18 +22,18 @@ AT_ONCE = 256  # captions that are encoded at a time
 
 
 class KeptTexts:
-    """Features of captions, by their token ids (U, T); made by all ranks, each of which encodes its share."""
+    """Features of captions, by their token ids (U, T), on the tower's device; all ranks make them, each of a share."""
 
-    def __init__(self, model: CLIP, tokens: Tensor, track: Track = untracked) -> None:
+    def __init__(self, tower: TextTransformer, tokens: Tensor, track: Track = untracked) -> None:
         self._length = tokens.shape[1]
         self._place_of = {row.tobytes(): place for place, row in enumerate(tokens.numpy())}
-        device = model.logit_scale.device
+        device = tower.positional_embedding.device
         own = tokens[this_rank().share(len(tokens))]
         order = own.argmax(dim=-1).argsort()  # by length
         groups = order.split(AT_ONCE)
         with torch.no_grad(), fast_autocast(device):
             tracked = track(groups, "encoding captions", len(groups))
-            parts = [model.encode_text(trim(own[rows]).to(device)).float() for rows in tracked]
+            parts = [tower(trim(own[rows]).to(device)).float() for rows in tracked]
             self._features = gather(torch.cat(parts)[order.argsort()], len(tokens))  # (U, D)
 
     def __call__(self, tokens: Tensor) -> Tensor:

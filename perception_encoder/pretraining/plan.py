@@ -14,6 +14,7 @@ from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
 
 BFLOAT16 = 2  # bytes of an element
 OPTIMIZER = 2  # moments of a parameter, in float32
+WHOLE = 3  # blocks that FSDP2 holds whole at a time: the one at work, the next one, and the gradient of the last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +109,16 @@ def _parameter_memory(config: PretrainingConfig, devices: int) -> dict[str, floa
     vision, text = tower_configs(config)
     shared = config.parallel.kind == "fsdp" and devices > 1
     towers = {
-        "visual": (vision_parameters(vision), vision.depth * block_parameters(vision.width, vision.mlp_width)),
-        "text": (text_parameters(text), text.depth * block_parameters(text.width, 4 * text.width)),
+        "visual": (vision_parameters(vision), vision.depth, block_parameters(vision.width, vision.mlp_width)),
+        "text": (text_parameters(text), text.depth, block_parameters(text.width, 4 * text.width)),
     }
     parts = dict.fromkeys(("weights", "bf16 copies", "gradients", "optimizer", "whole blocks", "buckets"), 0.0)
-    for tower, (total, blocks) in towers.items():
+    for tower, (total, depth, block) in towers.items():
+        blocks = depth * block
         held = total - blocks + blocks / devices if shared else total
         parts["weights"] += FLOAT32 * held
         parts["bf16 copies"] += BFLOAT16 * total
-        parts["whole blocks"] += FLOAT32 * blocks if shared else 0  # gathered at first use, until the backward pass
+        parts["whole blocks"] = max(parts["whole blocks"], WHOLE * FLOAT32 * block if shared else 0)
         if config.locked != tower:
             parts["gradients"] += FLOAT32 * held
             parts["optimizer"] += OPTIMIZER * FLOAT32 * held
@@ -150,5 +152,5 @@ def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int) -> dict
         "pictures": 3.0 * pairs * stage.image_size**2 * (config.frames or 1),
         "features": copies * FLOAT32 * float(batch) * (vision.output_dim or vision.width),
         "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets are kept, three are in passing
-        "true pairs": float(batch) ** 2,  # of the whole batch, a byte each
+        "true pairs": 2.0 * pairs * batch,  # both ways, a byte each
     }

@@ -36,7 +36,14 @@ from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import check_run, find_checkpoints
-from perception_encoder.train.distributed import Exchange, ParallelConfig, own_cores, process_group, whole_model
+from perception_encoder.train.distributed import (
+    Exchange,
+    ParallelConfig,
+    own_cores,
+    own_device,
+    process_group,
+    whole_model,
+)
 from perception_encoder.train.loop import LoopConfig, train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -83,6 +90,9 @@ class PretrainingConfig:
     frames: int | None = None
     """Frames of a video, where the run is on videos (section 2.2)."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    half: bool = True
+    """Write the weights for use, in float16 and the token table in int8; else in float32, for a run that goes on from
+    them, without loss."""
     keep: int = 2
     """Newest checkpoints that are kept, beside the best."""
     skip_bad_losses: int = 0
@@ -166,7 +176,7 @@ def pretrain(
     listener: Listener | None = None,
     objective: Objective | None = None,
 ) -> Path:
-    """Run, or go on with, a pretraining; returns the weights it wrote, `OUT/model.safetensors` (half precision).
+    """Run, or go on with, a pretraining; returns the weights it wrote, `OUT/model.safetensors`.
 
     `data` are folders that hold `train.tar` or `train/*.tar`, read into memory, or shards, read as they are needed.
     Raises ConfigError, DataError, CheckpointError, OutputError.
@@ -223,15 +233,15 @@ def _pretrain(
     if vocabulary:
         vocabulary.narrow(model)
         if config.locked == "text" and len(vocabulary.captions) <= min(MOST, config.samples):
-            kept = KeptTexts(model, vocabulary.captions, track)
+            kept = KeptTexts(model.text.to(own_device()), vocabulary.captions, track)
     train_stages(model, batches, config, loop, out, fingerprint, listener, objective, kept)
     path = out / "model.safetensors"
     if rank.number == 0:
         if vocabulary:
             vocabulary.widen(model, table)
         metadata = {"seed": str(config.seed), "run": fingerprint}
-        write_checkpoint(model, path, half=True, int8_tokens=True, metadata=metadata)
-        _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the rounded weights
+        write_checkpoint(model, path, half=config.half, int8_tokens=config.half, metadata=metadata)
+        _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the weights as written
     return path
 
 
@@ -249,7 +259,7 @@ def train_stages(
     """Train a model through all resolutions, in place (step 2 of section 2.1).
 
     At each switch the run goes through its checkpoint: the position table, and the optimizer's moments of it, are
-    resampled as they are read, and all else is kept. The model comes out at the last resolution.
+    resampled as they are read, and all else is kept. The model comes out at the last resolution, on the CPU.
     """
     model.set_grad_checkpointing(config.parallel.checkpointing)
     if config.locked is not None:

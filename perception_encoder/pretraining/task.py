@@ -27,13 +27,14 @@ class ContrastiveTask(ImageTextTask):
         """{"contrastive": …, "mask": …} (the second where the batch has masks), computed in float32."""
         self.left_out = batch.left_out
         images, texts, scale, mask = self.model(batch.pictures, batch.tokens, batch.masked, batch.masks)
-        pictures, captions = batch.positives.shape
+        captions = batch.image_positives.shape[1]
         with torch.autocast(images.device.type, enabled=False):
             contrastive = contrastive_loss(
-                gather(F.normalize(images, dim=-1), pictures),
+                gather(F.normalize(images, dim=-1), len(batch)),
                 gather(F.normalize(texts, dim=-1), captions),
                 scale,
-                batch.positives,
+                batch.image_positives,
+                batch.text_positives,
                 batch.own_pictures,
                 batch.own_tokens,
             )

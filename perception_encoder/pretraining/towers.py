@@ -13,13 +13,13 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.pretraining.kept_texts import KeptTexts
-from perception_encoder.train.distributed import in_chunks
+from perception_encoder.train.distributed import in_chunks, pad_rows
 
 LENGTH_GROUPS = 4  # captions are encoded in groups of like length, so that few pay for the longest
 
 
 class Towers(nn.Module):
-    """A CLIP model as it is trained.
+    """A CLIP model as it is trained, by all ranks at once: each runs it on as many rows, so that each runs as often.
 
     `masked`: with a mask token, which is no part of the model that comes out. `chunk`: pictures or captions whose
     activations are held at a time; None for all. `kept`: features of all captions, of a locked text tower.
@@ -40,14 +40,19 @@ class Towers(nn.Module):
         Of videos (b, F, 3, H, W) the means of their frames' embeddings, and no mask loss.
         """
         encode = self.clip.encode_video if pictures.dim() == 5 else self.clip.encode_image
-        images = in_chunks(lambda some: encode(to_float(some)), pictures, self.chunk)
-        texts = self.kept(tokens) if self.kept else encode_by_length(self.clip, tokens, self.chunk)
+        images = in_chunks(lambda some: encode(to_float(some)), pad_rows(pictures), self.chunk)[: len(pictures)]
+        texts = self._encode_texts(tokens) if self.kept is None else self.kept(tokens)
         loss = None
         if self.mask_token is not None and masked is not None and masks is not None:
-            loss = self._mask_loss(pictures[masked], masks, self.mask_token)
+            copies = pictures[pad_rows(masked)]
+            loss = self._mask_loss(copies, pad_rows(masks), self.mask_token, len(masks))
         return images.float(), texts.float(), self.clip.logit_scale.exp(), loss
 
-    def _mask_loss(self, pictures: Tensor, masks: Tensor, mask_token: Tensor) -> Tensor:
+    def _encode_texts(self, tokens: Tensor) -> Tensor:
+        return encode_by_length(self.clip, pad_rows(tokens), self.chunk)[: len(tokens)]
+
+    def _mask_loss(self, pictures: Tensor, masks: Tensor, mask_token: Tensor, count: int) -> Tensor:
+        """The mean over the first `count` rows; all are run."""
         visual, prefix = self.clip.visual, int(self.clip.visual.config.class_token)
 
         def losses(rows: Tensor) -> Tensor:
@@ -56,12 +61,13 @@ class Towers(nn.Module):
             with torch.no_grad():
                 whole = visual.forward_features(pixels)[:, prefix:]
             seen = visual.forward_features(pixels, mask=hidden, mask_token=mask_token)[:, prefix:]
-            return len(rows) * mask_regularization_loss(seen.float(), whole.float(), hidden)[None]
+            own = int((rows < count).sum())
+            if not own:
+                return 0 * seen.float().sum()[None]  # the others wait for its gradient
+            return own * mask_regularization_loss(seen[:own].float(), whole[:own].float(), hidden[:own])[None]
 
-        if not len(masks):
-            return 0 * mask_token.sum()  # no copy is this rank's, but the others wait for its gradient
         rows = torch.arange(len(masks), device=masks.device)
-        return in_chunks(losses, rows, self.chunk).sum() / len(masks)
+        return in_chunks(losses, rows, self.chunk).sum() / max(1, count)
 
 
 def encode_by_length(model: CLIP, tokens: Tensor, chunk: int | None = None) -> Tensor:

@@ -88,6 +88,7 @@ def distill_core(size: str) -> DistillationConfig:
         warmup=2_000,
         optimizer=OptimizerConfig(lr=1e-6),
         augmentation=None,
+        half=False,
         checkpoint_every=1_000,
     )
 

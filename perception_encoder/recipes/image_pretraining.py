@@ -1,7 +1,8 @@
 """Robust image pretraining at the paper's scale (section 2.1, appendix B.1.1), and the video finetuning (section 2.2).
 
 The order is pretraining, cooldown, video finetuning; each begins where `pe train` leaves the one before it, unless
-`initial` says otherwise. Data come as shards: the paper's own 5.4 billion pairs are not published.
+`initial` says otherwise, and with its very weights: they are written in float32. Data come as shards: the paper's own
+5.4 billion pairs are not published.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def core(size: str) -> PretrainingConfig:
         warmup=WARMUP,
         masking=MaskRegularization(),
         parallel=ParallelConfig(kind="fsdp", checkpointing=True, chunk=64) if size == "g14" else RECOMPUTED,
+        half=False,
         image_side=resolutions[-1],
         log_every=10,
         checkpoint_every=1_000,
@@ -112,6 +114,7 @@ def ablation(step: int) -> PretrainingConfig:
         augmentation=Augmentation() if step >= 8 else None,
         masking=MaskRegularization() if step >= 9 else None,
         parallel=RECOMPUTED,
+        half=False,
         image_side=max(shares),
         log_every=10,
         checkpoint_every=1_000,

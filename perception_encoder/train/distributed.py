@@ -32,7 +32,7 @@ class ParallelConfig:
 
     kind: str = "ddp"
     """"ddp": every rank holds the model. "fsdp": transformer blocks, with their optimizer state, are shared out
-    (FSDP2), all else is held by every rank."""
+    (FSDP2) and whole only while they compute; all else is held by every rank."""
     chunk: int | None = None
     """Pictures or captions whose activations are held at a time; None for all."""
     checkpointing: bool = False
@@ -49,41 +49,61 @@ class ParallelConfig:
 
 @contextmanager
 def process_group() -> Iterator[Rank]:
-    """Join the processes that torchrun started, until the block ends; alone without torchrun."""
+    """Join the processes that torchrun started, until the block ends, each on its `own_device`; alone without it."""
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield this_rank()
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    device = own_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield this_rank()
     finally:
         dist.destroy_process_group()
 
 
+def own_device() -> torch.device:
+    """Where this rank trains: its GPU of this machine, by LOCAL_RANK, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
-    """The model as the ranks share it; its gradients become the mean of the ranks'."""
+    """The model, which is on its device, as the ranks share it; its gradients become the mean of the ranks'.
+
+    Under FSDP2 a block is gathered each time it is run, forward, again or backward, so all ranks must run it as often
+    as one another (`pad_rows`). The model itself is the root, without parameters of its own: it lets go of the blocks'
+    weights after each run, and gathers the next block's while one computes.
+    """
     if config.compile:
         model.compile()
     if this_rank() == ALONE:
         return model
     if config.kind == "ddp":
-        return nn.parallel.DistributedDataParallel(model)
+        device = next(model.parameters()).device
+        return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    for block in [module for module in model.modules() if isinstance(module, Block)]:
-        if not isinstance(block, FSDPModule):  # of an earlier stage
+    if not isinstance(model, FSDPModule):  # of an earlier stage
+        for block in [module for module in model.modules() if isinstance(module, Block)]:
             fully_shard(block)
+        fully_shard(model, ignored_params={each for each in model.parameters() if not isinstance(each, DTensor)})
     return model
 
 
 def whole_model(model: M) -> M:
-    """The model again with whole parameters on every rank, in place; all ranks call it."""
+    """The model again with whole parameters on every rank, and on the CPU, in place; all ranks call it."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(parameter, DTensor):
-                setattr(module, name, nn.Parameter(parameter.full_tensor()))
+            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            if whole is not parameter or whole.device.type != "cpu":
+                setattr(module, name, nn.Parameter(whole.detach().cpu(), requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.cpu())
     return model
 
 
@@ -166,6 +186,15 @@ class _Gather(torch.autograd.Function):
         total = gradients[0].contiguous()
         dist.all_reduce(total)
         return total[ctx.own], None
+
+
+def pad_rows(rows: Tensor) -> Tensor:
+    """Rows (n, …), and zeros below them where another rank has more rows; all ranks call it."""
+    if this_rank() == ALONE:
+        return rows
+    most = torch.tensor(len(rows), device=rows.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return torch.cat([rows, rows.new_zeros(int(most) - len(rows), *rows.shape[1:])])
 
 
 def in_chunks(encode: Callable[[Tensor], Tensor], inputs: Tensor, size: int | None) -> Tensor:

@@ -27,6 +27,7 @@ from perception_encoder.train.distributed import (
     ParallelConfig,
     clip_gradients,
     mean_gradients,
+    own_device,
     parallelize,
     this_rank,
 )
@@ -71,19 +72,21 @@ def train(
 ) -> None:
     """Train until `config.steps`, or `stop_after`, going on from the folder's newest checkpoint if there is one.
 
+    The model, and every batch by its `to(device)`, are put onto this rank's device, where the model stays.
     `fit`: see `resume_run`. `cost`: then reports have the share of the device's peak that is used (`mfu`), and the
     seconds left are those of work, not of steps. Raises DataError on losses that are not finite: the last checkpoint
     stays. A checkpoint that cannot be written is reported, and tried again at the next one; only the last one must
     succeed.
     """
-    task.model = parallelize(task.model.train(), config.parallel)
+    device = own_device()
+    task.model = parallelize(task.model.to(device).train(), config.parallel)
     optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
     first = resume_run(folder, task.model, optimizer, fingerprint, fit)
     last = config.steps if stop_after is None else min(config.steps, stop_after)
-    group = _Group(config, first, cost, next(task.model.parameters()).device)
+    group = _Group(config, first, cost, device)
     with closing(Metrics(folder, first, this_rank(), listener)) as metrics:
-        for step, batch, wait in prefetch(batches, first, last):
+        for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
             share = warmup_cosine(step, config.steps, config.warmup)
             for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
                 parameters["lr"] = peak * share
@@ -183,11 +186,8 @@ def _save(
 
 
 def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any, float]]:
-    """(step, batch, seconds waited for it), batches made ahead in a thread.
-
-    That thread computes alone: a second OpenMP team on the same cores made a step 1.2 times as slow on two cores.
-    """
-    with ThreadPoolExecutor(1, "batches", torch.set_num_threads, (1,)) as pool:
+    """(step, batch, seconds waited for it), batches made ahead in a thread."""
+    with ThreadPoolExecutor(1, "batches", _prepare_thread) as pool:
         pending = [pool.submit(batches, step) for step in range(first, min(first + AHEAD, last))]
         for step in range(first, last):
             start = time.perf_counter()
@@ -196,3 +196,14 @@ def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any
             if step + AHEAD < last:
                 pending.append(pool.submit(batches, step + AHEAD))
             yield step, batch, wait
+
+
+def _prepare_thread() -> None:
+    """Compute alone: a second OpenMP team on the same cores made a step 1.2 times as slow on two cores.
+
+    And on this rank's GPU, or what the thread allocates would open the first one.
+    """
+    torch.set_num_threads(1)
+    device = own_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

@@ -20,6 +20,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from perception_encoder.data import shard_index
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.captions import captions
+from perception_encoder.data.labelled import UNSEEN_LABELS, find_unseen_labels
 from perception_encoder.data.pairs import PairBatches, Stage, alone
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
@@ -61,7 +62,7 @@ def numbers(batch: ImageTextBatch) -> list[int]:
 
 
 def equal(one: ImageTextBatch, other: ImageTextBatch) -> bool:
-    names = ("pictures", "tokens", "positives")
+    names = ("pictures", "tokens", "image_positives", "text_positives")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
@@ -78,7 +79,7 @@ def test_every_pair_comes_once_an_epoch_with_its_own_caption(tmp_path: Path) -> 
         assert sorted(n for batch in epoch for n in numbers(batch)) == [*range(6), *range(10, 16), *range(20, 26)]
     assert numbers(epochs[0][0]) != numbers(epochs[1][0])
     first = epochs[0][0]
-    for number, row in zip(numbers(first), first.positives, strict=True):
+    for number, row in zip(numbers(first), first.image_positives, strict=True):
         assert first.tokens[row].equal(Tokenizer(16)([f"number {number}"])[:, : first.tokens.shape[1]])
 
 
@@ -112,7 +113,10 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(tmp_path: Path
     with ThreadPoolExecutor(count) as pool:
         parts = list(pool.map(work, range(count)))
     assert torch.equal(torch.cat([part.pictures for part in parts]), whole.pictures)
-    assert all(torch.equal(part.positives, whole.positives) and part.left_out == 1 for part in parts)
+    for name in ("image_positives", "text_positives"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert torch.equal(whole.text_positives, whole.image_positives.T)
+    assert all(part.left_out == 1 and len(part) == 20 for part in parts)
     widest = whole.tokens.shape[1]
     tokens = [torch.nn.functional.pad(part.tokens, (0, widest - part.tokens.shape[1])) for part in parts]
     assert torch.equal(torch.cat(tokens), whole.tokens)
@@ -163,8 +167,8 @@ def test_a_member_is_a_field_and_a_label_is_put_into_templates(tmp_path: Path) -
 def test_pictures_with_the_same_caption_are_positives_of_each_other(tmp_path: Path) -> None:
     write_pairs(tmp_path / "x.tar", range(6), n1_txt=b"the same", n4_txt=b" The same\n")
     batch = batches(streams(tmp_path))(0)
-    assert batch.positives.shape == (6, 5)
-    rows = {number: row.tolist() for number, row in zip(numbers(batch), batch.positives, strict=True)}
+    assert batch.image_positives.shape == (6, 5)
+    rows = {number: row.tolist() for number, row in zip(numbers(batch), batch.image_positives, strict=True)}
     assert rows[1] == rows[4] and sum(rows[1]) == 1
     assert len({tuple(row) for row in rows.values()}) == 5
 
@@ -303,3 +307,41 @@ def test_videos_give_uniform_frames(tmp_path: Path) -> None:
     pair = found.load(0, lambda width, height: 32)
     assert pair.image.shape == (4, 3, HEIGHT, WIDTH) and pair.captions == {"numbers"}
     assert [number_of(Image.fromarray(frame.permute(1, 2, 0).numpy())) for frame in pair.image] == [0, 10, 19, 29]
+
+
+def test_unseen_classes_are_left_out_of_all_shards_beside_caltech_s(
+    make_shard: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_shard("a/0.tar", [("caltech101", "ant"), ("caltech101", "Wild  Cat"), ("caltech101", "watch")])
+    make_shard("b/0.tar", [("noto", "cougar"), ("noto", "cat"), ("noto", "cannon")])
+    photos, drawings = streams(tmp_path / "a", tmp_path / "b")
+    assert (photos.sizes, drawings.sizes) == ([2], [1])
+    for found, labels in ((photos, ("ant", "watch")), (drawings, ("cat",))):
+        pairs = load_all(found)
+        assert all(any(label in text for text in pair.captions) for label, pair in zip(labels, pairs, strict=True))
+    assert "left out 2 samples of" in caplog.text and "unseen classes" in caplog.text
+    [alone] = streams(tmp_path / "b")  # without the photographs nobody asks for unseen classes
+    assert alone.sizes == [3] and len(load_all(alone)) == 3
+    make_shard("c/0.tar", [("caltech101", "cannon")])
+    with pytest.raises(DataError, match=r"c/0\.tar: no pictures .*all of unseen classes"):
+        streams(tmp_path / "c")
+
+
+def test_the_unseen_classes_are_those_of_the_smallest_hashes(real_data: Path) -> None:
+    assert {label for _, label in find_unseen_labels(real_data / "photos")} == UNSEEN_LABELS
+
+
+@pytest.mark.parametrize("name", ["test.tar", "val/0.tar", "unseen/x.tar"])
+def test_shards_of_another_split_are_refused(make_shard: Any, tmp_path: Path, name: str) -> None:
+    path = make_shard(f"a/{name}", [("flowers", "rose")])
+    with pytest.raises(DataError, match=rf"{name} is of the split '(test|val|unseen)'; it cannot be used as 'train'"):
+        streams(path)
+
+
+def test_shards_of_a_held_out_source_are_refused_wherever_it_stands(make_shard: Any, tmp_path: Path) -> None:
+    make_shard("a/0.tar", [("noto", "cat")] * 5 + [("openmoji", "cat")])
+    with pytest.raises(DataError, match=r"a/0\.tar: openmoji is never trained on"):
+        streams(tmp_path / "a")
+    make_shard("a/1.tar", [("noto", "cat")] * 5)
+    [kept] = streams(tmp_path / "a", config=StreamConfig(skip_bad_shards=True))
+    assert kept.sizes == [5]

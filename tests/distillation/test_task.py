@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ import torch
 import torch.nn.functional as F
 
 from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.distillation import teacher as teachers
 from perception_encoder.distillation.task import DistillationTask, scale_down
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference import encoder
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.losses.logit_distillation import logit_distillation_loss
 from perception_encoder.models.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
+from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 
@@ -30,7 +35,7 @@ def pictures(size: int, count: int = 4) -> torch.Tensor:
 
 def batch(size: int, tokens: torch.Tensor) -> ImageTextBatch:
     positives = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)
-    return ImageTextBatch(pictures(size), tokens, positives, texts=TEXTS)
+    return ImageTextBatch(pictures(size), tokens, positives, positives.T, texts=TEXTS)
 
 
 class Noted:
@@ -119,6 +124,33 @@ def test_what_is_remembered_is_not_encoded_again_and_is_the_same_in_any_batch() 
     one, three = load_teacher("builtin", remember=9), load_teacher("builtin", remember=9)
     alone = torch.cat([one.embed(p[None], TEXTS[:1])[0] for p in pictures(32)])
     assert torch.equal(alone, three.embed(pictures(32), TEXTS)[0])
+
+
+def test_a_student_on_another_device_meets_its_teacher_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU: what mixes it with the CPU raises."""
+    monkeypatch.setattr(module, "trim", lambda tokens: tokens)  # which looks at values
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    teacher, meta = Teacher(Noted(), 64, "noted"), torch.device("meta")
+    taught = teacher.embed(pictures(64), TEXTS)
+    monkeypatch.setattr(teacher, "embed", lambda pictures, texts: taught)
+    task = DistillationTask(Towers(create_model("builtin").to(meta)), teacher, 32, contrastive_weight=1.0)
+    found = task.losses(batch(64, Tokenizer(32)(TEXTS)).to(meta))
+    assert {loss.device for loss in found.values()} == {meta}
+    small = scale_down(pictures(64).to(meta), 32)
+    assert (small.device, small.dtype, small.shape) == (meta, torch.uint8, (4, 3, 32, 32))
+
+
+def test_a_teacher_is_loaded_onto_the_rank_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+
+    def load(name: str, device: torch.device) -> Encoder:
+        asked.append(device)
+        return encoder.load(name)
+
+    monkeypatch.setattr(teachers, "own_device", lambda: torch.device("cuda", 3))
+    monkeypatch.setattr(teachers, "load", load)
+    load_teacher("builtin")
+    assert asked == [torch.device("cuda", 3)]
 
 
 def test_a_teacher_needs_a_text_tower(tmp_path) -> None:

@@ -90,13 +90,13 @@ def test_a_masked_copy(checkpointing: bool, chunk: int | None) -> None:
     whole = CORE.depth * 4 * 17**2 * CORE.width  # attention without gradients is fused, which torch does not count
     unseen = BATCH * whole * (1 if chunk is None else 2)
     expected = BATCH * (cost.masked_training() + cost.masked_recomputed(checkpointing, chunk is not None)) - unseen
-    assert count(lambda: towers._mask_loss(pictures, masks, towers.mask_token).backward()) == expected
+    assert count(lambda: towers._mask_loss(pictures, masks, towers.mask_token, len(masks)).backward()) == expected
 
 
 def test_the_contrastive_loss() -> None:
     images, texts = (torch.randn(6, 16, requires_grad=True) for _ in range(2))
     positives = torch.eye(6, dtype=torch.bool)
-    found = count(lambda: contrastive_loss(images, texts, torch.tensor(10.0), positives).backward())
+    found = count(lambda: contrastive_loss(images, texts, torch.tensor(10.0), positives, positives).backward())
     assert found == 6 * contrastive_flops(6, 16)
 
 

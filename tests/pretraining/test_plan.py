@@ -92,7 +92,10 @@ def test_memory_of_parameters_by_hand() -> None:
     assert device_memory(CONFIG, CONFIG.stages[0], 4)["buckets"] == 4 * total
     shared = device_memory(dataclasses.replace(CONFIG, parallel=ParallelConfig(kind="fsdp")), CONFIG.stages[0], 4)
     assert shared["optimizer"] == pytest.approx(8 * (total - blocks + blocks / 4))
-    assert shared["whole blocks"] == 4 * blocks and "buckets" not in shared
+    towers = (model.visual.transformer, model.text.transformer)
+    block = max(sum(p.numel() for p in tower.resblocks[0].parameters()) for tower in towers)
+    assert shared["whole blocks"] == 3 * 4 * block and "buckets" not in shared
+    assert shared["true pairs"] == 2 * 4 * 16
     half = device_memory(dataclasses.replace(CONFIG, locked="text"), CONFIG.stages[0], 1)
     vision = sum(p.numel() for p in model.visual.parameters())
     assert (half["weights"], half["optimizer"]) == (4 * total, 8 * vision)
@@ -122,7 +125,7 @@ def test_the_loss_keeps_two_matrices_each_way() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        contrastive_loss(images, texts, torch.tensor(10.0), torch.eye(12, dtype=torch.bool))
+        contrastive_loss(images, texts, torch.tensor(10.0), *[torch.eye(12, dtype=torch.bool)] * 2)
     assert sum(tensor.untyped_storage().nbytes() == 4 * 12 * 12 for tensor in kept.values()) == 4
     assert device_memory(CONFIG, CONFIG.stages[0], 1)["logits"] == 7 * 4 * 16 * 16
 
@@ -135,7 +138,7 @@ def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
     tokens = torch.full((6, 5), 3)
     tokens[:, -1] = 9  # all of one length, so that all groups are
     positives = torch.ones(8, 6, dtype=torch.bool)
-    batch = ImageTextBatch(pictures, tokens, positives, masked=rows, masks=masks, masked_share=1.0)
+    batch = ImageTextBatch(pictures, tokens, positives, positives.T, masked=rows, masks=masks, masked_share=1.0)
     with FlopCounterMode(display=False) as counter:
         sum(task.losses(batch).values()).backward()
     probe = 3 * 2 * VISION.width**2  # once a call
@@ -158,7 +161,7 @@ def test_kept_texts_cost_nothing() -> None:
     config = dataclasses.replace(CONFIG, locked="text")
     kept, encoded = (RunCost(config, VISION, TEXT, texts_kept=kept) for kept in (True, False))
     tokens, pictures = torch.ones(6, 7, dtype=torch.long), torch.zeros(8, 3, 64, 64, dtype=torch.uint8)
-    batch = ImageTextBatch(pictures, tokens, torch.ones(8, 6, dtype=torch.bool))
+    batch = ImageTextBatch(pictures, tokens, torch.ones(8, 6, dtype=torch.bool), torch.ones(6, 8, dtype=torch.bool))
     assert encoded.flops(batch) - kept.flops(batch) == 6 * text_cost(TEXT, 7).forward
     first, second = (vision_cost(VISION, size).training() for size in (32, 64))
     first, second = 16 * (first + contrastive_flops(16, 256)), 8 * (second + contrastive_flops(8, 256))

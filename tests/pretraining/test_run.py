@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
@@ -62,6 +65,21 @@ def test_the_paper_s_runs_train_in_their_debug_form_on_whatever_sources_there_ar
     assert (model.visual.attn_pool is None) == (not config.attention_pool) and model.visual.config.rope == config.rope
 
 
+def test_weights_for_going_on_are_written_without_loss(photos: Path, tmp_path: Path) -> None:
+    """They are those of the last checkpoint, and of the same run's weights for use, before rounding."""
+    use, whole = debug(), dataclasses.replace(debug(), half=False)
+    paths = [pretrain(config, [photos], tmp_path / str(config.half)) for config in (use, whole)]
+    kept, rounded = (load_file(path) for path in reversed(paths))
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+    assert rounded["visual.conv1.weight"].dtype == torch.float16
+    assert torch.equal(kept["visual.conv1.weight"].half(), rounded["visual.conv1.weight"])
+    assert not torch.equal(kept["visual.conv1.weight"], rounded["visual.conv1.weight"].float())
+    state = {"model/clip.visual.conv1.weight": torch.empty_like(kept["visual.conv1.weight"])}
+    with warnings.catch_warnings(action="ignore"):  # that one process is alone
+        dcp.load(state, checkpoint_id=tmp_path / "False" / "checkpoints" / "step-00000004")
+    assert torch.equal(kept["visual.conv1.weight"], state["model/clip.visual.conv1.weight"])
+
+
 def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Path) -> None:
     pretrain(debug(), [photos], tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
@@ -86,7 +104,7 @@ def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
     seen = {step: forwards(step) for step in range(4)}
     for step in reversed(range(4)):
         again = backwards(step)
-        for name in ("pictures", "tokens", "positives"):
+        for name in ("pictures", "tokens", "image_positives", "text_positives"):
             assert torch.equal(getattr(seen[step], name), getattr(again, name))
     assert [seen[step].pictures.shape[-1] for step in range(4)] == [32, 32, 48, 48]
     assert not torch.equal(seen[0].pictures, seen[1].pictures)
@@ -101,8 +119,8 @@ def test_every_caption_and_picture_has_a_positive_and_true_pairs_are_found(photo
         expected |= {"ant": [False, False, False, True], "daisy": [False] * 4}
         assert row == expected[sample.label]
     batch = PairBatches([samples], [1.0], 8, (Stage(image_size=32, steps=1),), Augmentation(), Tokenizer(32), 0)(0)
-    assert batch.positives.any(0).all()
-    assert batch.positives.any(1).all()
+    assert batch.image_positives.any(1).all() and batch.text_positives.any(1).all()
+    assert torch.equal(batch.text_positives, batch.image_positives.T)
 
 
 @torch.no_grad()
@@ -125,7 +143,7 @@ def test_training_fits_a_handful_of_pairs() -> None:
     torch.manual_seed(0)
     task = ContrastiveTask(Towers(create_model("builtin")))
     pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch = ImageTextBatch(pictures, Tokenizer(32)(["a", "b", "c", "d"])[:, :4], torch.eye(4, dtype=torch.bool))
+    batch = ImageTextBatch(pictures, Tokenizer(32)(["a", "b", "c", "d"])[:, :4], *[torch.eye(4, dtype=torch.bool)] * 2)
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
     losses = []
     for _ in range(12):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import kept_texts
+from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.kept_texts import KeptTexts
+from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import build_model, fit_positions
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -38,7 +41,7 @@ def small_batch(masks: bool = True) -> ImageTextBatch:
     generator = torch.Generator().manual_seed(1)
     pictures = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     tokens = torch.randint(1, 49, (8, 8), generator=generator)
-    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool))
+    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool), torch.eye(8, dtype=torch.bool))
     if not masks:
         return batch
     rows, hidden = MaskRegularization(every=3).draw(8, 16, generator)
@@ -116,7 +119,8 @@ def test_a_video_is_the_mean_of_its_frames(chunk: int | None) -> None:
     torch.testing.assert_close(images, (frames[0] + frames[1]) / 2)
     assert images.shape == (4, 16) and texts.shape == (8, 16) and mask is None
     task = ContrastiveTask(towers)
-    loss = task.losses(ImageTextBatch(videos, batch.tokens[:4], torch.eye(4, dtype=torch.bool)))["contrastive"]
+    positives = torch.eye(4, dtype=torch.bool)
+    loss = task.losses(ImageTextBatch(videos, batch.tokens[:4], positives, positives))["contrastive"]
     assert gradients(towers, loss)["clip.visual.conv1.weight"].abs().max() > 0
 
 
@@ -157,7 +161,8 @@ def kept_and_not(chunk: int | None = None) -> tuple[Towers, Towers, CaptionVocab
     vocabulary = CaptionVocabulary(Tokenizer(32), TEXTS)
     vocabulary.narrow(clip)
     clip.text.requires_grad_(False)
-    return Towers(clip, chunk=chunk, kept=KeptTexts(clip, vocabulary.captions)), Towers(clip, chunk=chunk), vocabulary
+    kept = KeptTexts(clip.text, vocabulary.captions)
+    return Towers(clip, chunk=chunk, kept=kept), Towers(clip, chunk=chunk), vocabulary
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
@@ -168,7 +173,8 @@ def test_kept_texts_change_neither_losses_nor_gradients(chunk: int | None, monke
     assert len(vocabulary.captions) == 3  # two captions are one row of tokens
     tokens = trim(vocabulary(["an ant", "a cup"]))
     assert tokens.shape[1] < 6
-    batch = dataclasses.replace(small_batch(masks=False), tokens=tokens, positives=torch.eye(2).bool().repeat(4, 1))
+    positives = torch.eye(2).bool().repeat(4, 1)
+    batch = ImageTextBatch(small_batch().pictures, tokens, positives, positives.T)
     ours, theirs = (ContrastiveTask(towers).losses(batch)["contrastive"] for towers in (kept, plain))
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
     found, expected = gradients(kept, ours), gradients(plain, theirs)
@@ -194,3 +200,19 @@ def test_a_locked_visual_tower_keeps_no_graph() -> None:
     clip.visual.requires_grad_(False)
     images, texts, *_ = Towers(clip)(small_batch().pictures, Tokenizer(32)(["a cup"]))
     assert not images.requires_grad and texts.requires_grad
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_step_stays_on_the_model_s_device(adapted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU: what mixes it with the CPU raises."""
+    monkeypatch.setattr(module, "trim", lambda tokens: tokens)  # which looks at values
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    towers, meta = small_towers(chunk=3), torch.device("meta")
+    if adapted:
+        add_adapters(towers.clip, LoRA(rank=2), None, 0)
+    task = ContrastiveTask(towers.to(meta))
+    loss = task.losses(small_batch(masks=False).to(meta))["contrastive"]
+    loss.backward()
+    assert loss.device == meta
+    trained = [parameter for parameter in towers.clip.parameters() if parameter.requires_grad]
+    assert len(trained) > 10 and all(parameter.grad.device == meta for parameter in trained)

@@ -36,7 +36,8 @@ def loss_and_gradients(dtype: torch.dtype, chunk: int | None) -> dict[str, torch
         gather(images, PICTURES),
         gather(texts, CAPTIONS),
         model.logit_scale.exp(),
-        positives,
+        positives[own_pictures],
+        positives[:, own_captions].T,
         own_pictures,
         own_captions,
     )

@@ -1,0 +1,94 @@
+"""Losses and gradients of one batch, shared out by FSDP2 among the processes of torchrun; rank 0 writes them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.models.clip import CLIP
+from perception_encoder.nn.block import Block
+from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.ranks import Rank
+from perception_encoder.train.distributed import (
+    ParallelConfig,
+    mean_gradients,
+    parallelize,
+    process_group,
+    this_rank,
+    whole_model,
+)
+from tests.models.small import CORE, SIZE, TEXT, randomize
+
+PICTURES = 7
+CASES = {
+    "all at once": (3, ParallelConfig(kind="fsdp")),
+    "chunks": (5, ParallelConfig(kind="fsdp", chunk=2)),
+    "recomputed": (5, ParallelConfig(kind="fsdp", checkpointing=True)),
+    "chunks, recomputed": (5, ParallelConfig(kind="fsdp", chunk=2, checkpointing=True)),
+    "one caption": (1, ParallelConfig(kind="fsdp", chunk=1)),
+    "bfloat16": (5, ParallelConfig(kind="fsdp", chunk=2, checkpointing=True), torch.bfloat16),
+}
+"""Captions, of which the ranks have unlike numbers, and how a step is spread."""
+
+
+def batch_of(captions: int, rank: Rank) -> ImageTextBatch:
+    """A rank's part of a batch whose one masked copy is the last rank's."""
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randint(0, 256, (PICTURES, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    tokens = torch.randint(1, 49, (captions, 8), generator=generator)
+    positives = torch.arange(PICTURES)[:, None] % captions == torch.arange(captions)
+    masks = torch.rand(1, 16, generator=generator).argsort(dim=1) < 5
+    own, texts, masked = rank.share(PICTURES), rank.share(captions), torch.tensor([5])
+    ours = (own.start <= masked) & (masked < own.stop)
+    return ImageTextBatch(
+        pictures[own],
+        tokens[texts],
+        positives[own],
+        positives[:, texts].T,
+        own,
+        texts,
+        masked=masked[ours] - own.start,
+        masks=masks[ours],
+        masked_share=float(ours.sum()),
+    )
+
+
+def losses_and_gradients(
+    captions: int, config: ParallelConfig, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Of the whole batch, whatever the number of processes; twice, as two steps would."""
+    model = CLIP(CORE, TEXT)
+    randomize(model)
+    model.set_grad_checkpointing(config.checkpointing)
+    rank = this_rank()
+    task = ContrastiveTask(parallelize(Towers(model, masked=True, chunk=config.chunk), config))
+    for _ in range(2):
+        task.model.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            losses = task.losses(batch_of(captions, rank))
+        blocks = [module for module in model.modules() if isinstance(module, Block)]
+        shared = rank.of == 1 or all(isinstance(p, DTensor) for block in blocks for p in block.parameters())
+        assert shared, "whole weights stay between forward and backward"
+        (sum(losses.values()) * rank.of).backward()
+        mean_gradients(task.model)
+    found = {name: loss.detach() for name, loss in losses.items()}
+    if rank.of > 1:
+        for loss in found.values():
+            dist.all_reduce(loss)
+    for name, parameter in task.model.named_parameters():
+        gradient = parameter.grad
+        found[f"gradient {name}"] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+    return found | {name: p.detach() for name, p in whole_model(task.model).named_parameters()}
+
+
+if __name__ == "__main__":
+    with process_group() as rank:
+        results = {name: losses_and_gradients(*case) for name, case in CASES.items()}
+        if rank.number == 0:
+            torch.save(results, Path(sys.argv[1]))

@@ -1,0 +1,132 @@
+"""What a rank trains on its own device, seen without a GPU: torch's fake tensors know where they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.train import distributed, loop
+from perception_encoder.train.distributed import ParallelConfig, own_device, parallelize, process_group, whole_model
+from perception_encoder.train.loop import LoopConfig, train
+
+GPU = torch.device("cuda", 3)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """The fourth rank of a machine with GPUs; which of them a thread was put onto."""
+    chosen: list[torch.device] = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+def test_a_rank_has_the_gpu_of_its_number_or_the_cpu(gpus: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_device() == GPU
+    monkeypatch.delenv("LOCAL_RANK")
+    assert own_device() == torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert own_device() == torch.device("cpu")
+
+
+def test_ranks_with_gpus_talk_by_nccl_each_on_its_own(gpus: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list = []
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, device_id: started.append((backend, device_id)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with process_group():
+        assert started == [("nccl", GPU)] and gpus == [GPU]
+
+
+def small_batch() -> ImageTextBatch:
+    return ImageTextBatch(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(2, 5, dtype=torch.int64),
+        torch.eye(2, dtype=torch.bool),
+        torch.eye(2, dtype=torch.bool),
+        texts=("a", "b"),
+        masked=torch.tensor([0]),
+        masks=torch.ones(1, 4, dtype=torch.bool),
+    )
+
+
+def test_a_batch_goes_to_a_device_whole_and_out_of_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = small_batch()
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        tensors = [f.name for f in dataclasses.fields(batch) if isinstance(getattr(batch, f.name), Tensor)]
+        fake = dataclasses.replace(batch, **{name: mode.from_tensor(getattr(batch, name)) for name in tensors})
+        there = fake.to(GPU)
+    assert len(tensors) == len(pinned) == 6
+    assert all(getattr(there, name).device == GPU for name in tensors) and there.texts == batch.texts
+    pinned.clear()
+    here = batch.to(torch.device("cpu"))
+    assert not pinned and all(getattr(here, name) is getattr(batch, name) for name in tensors)
+
+
+class Stopped(Exception):
+    """What is looked at has happened."""
+
+
+class Sum:
+    """A task that looks where its model and its batch are."""
+
+    def __init__(self) -> None:
+        self.model = nn.Linear(4, 1)
+
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        assert batch.device == self.model.weight.device == torch.device("meta")
+        raise Stopped
+
+
+def test_the_model_is_moved_before_it_is_shared_out_and_every_batch_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, torch.device] = {}
+
+    def shared(model: nn.Module, config: ParallelConfig) -> nn.Module:
+        seen["shared"] = next(model.parameters()).device
+        return model
+
+    def optimizer(model: nn.Module, config: object) -> torch.optim.Optimizer:
+        seen["optimizer"] = next(model.parameters()).device
+        return torch.optim.SGD(model.parameters(), lr=1.0)
+
+    monkeypatch.setattr(loop, "own_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(loop, "parallelize", shared)
+    monkeypatch.setattr(loop, "build_optimizer", optimizer)
+    monkeypatch.setattr(loop, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: torch.no_grad())
+    with pytest.raises(Stopped):
+        train(Sum(), lambda step: torch.ones(2, 4), LoopConfig(steps=1, warmup=0), tmp_path, "a")
+    assert seen == {"shared": torch.device("meta"), "optimizer": torch.device("meta")}
+
+
+def test_the_thread_that_makes_batches_uses_the_rank_s_gpu(gpus: list) -> None:
+    assert [step for step, _, _ in loop.prefetch(lambda step: step, 0, 2)] == [0, 1]
+    assert gpus == [GPU]
+
+
+def test_ddp_is_told_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list = []
+    monkeypatch.setattr(distributed, "this_rank", lambda: None)
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda model, devices: told.append(devices))
+    parallelize(nn.Linear(2, 2), ParallelConfig())
+    with FakeTensorMode():
+        parallelize(nn.BatchNorm1d(2, device=GPU), ParallelConfig())
+    assert told == [None, [GPU]]
+
+
+def test_the_model_comes_back_to_the_cpu() -> None:
+    with FakeTensorMode():
+        model = whole_model(nn.BatchNorm1d(4, device=GPU))
+    assert {tensor.device.type for tensor in [*model.parameters(), *model.buffers()]} == {"cpu"}
