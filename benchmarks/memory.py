@@ -21,7 +21,7 @@ import torch
 from benchmarks.results import report
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.activations import text_activations, vision_activations
-from perception_encoder.models.precision import fast_dtype
+from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.weights import create_model
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -52,8 +52,7 @@ def peak(mode: str, batch_size: int) -> float:
         tokens = torch.randint(1, 49_000, (batch_size, TOKENS), generator=generator)
         tokens[:, -1] = 49_407
         batch = ImageTextBatch(pictures, tokens, *[torch.eye(batch_size, dtype=torch.bool)] * 2)
-        dtype = fast_dtype(torch.device("cpu"))
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with fast_autocast(torch.device("cpu")):
             loss = task.losses(batch)["contrastive"]
         loss.backward()
         clip_gradients(task.model.parameters(), 1.0)

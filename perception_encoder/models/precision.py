@@ -26,6 +26,12 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if seconds[torch.float32] > _SPEEDUP * seconds[torch.bfloat16] else torch.float32
 
 
+def fast_autocast(device: torch.device) -> torch.autocast:
+    """Matrix products in the device's fast type, all else as autocast has it."""
+    dtype = fast_dtype(device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 @torch.no_grad()
 def _time_product(dtype: torch.dtype, repeats: int = 5) -> float:
     a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)

@@ -53,7 +53,7 @@ def from_state_dict(name: str, state_dict: StateDict) -> Model:
 
 
 def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
-    """The model with these weights; without `copy`, float32 tensors become its parameters as they are."""
+    """The model with these weights; without `copy`, aligned float32 tensors become its parameters as they are."""
     model, published = _align(entry, state)
     problems = _misfits(model, published)
     if problems:
@@ -65,9 +65,15 @@ def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
             + ":\n  "
             + "\n  ".join(problems)
         )
-    own = {n: published[_published_name(n, model)].to(torch.float32, copy=copy) for n in model.state_dict()}
+    given = {n: published[_published_name(n, model)] for n in model.state_dict()}
+    own = {n: tensor.to(torch.float32, copy=copy or not _is_aligned(tensor)) for n, tensor in given.items()}
     model.load_state_dict(own, assign=True)
     return model.requires_grad_().train(False)
+
+
+def _is_aligned(tensor: torch.Tensor) -> bool:
+    """Whether it begins where vector instructions like it: elsewhere, as in a mapped file, products round otherwise."""
+    return tensor.data_ptr() % 64 == 0
 
 
 def _align(entry: ModelEntry, state: StateDict) -> tuple[Model, StateDict]:

@@ -31,10 +31,15 @@ def pair_flops(config: PretrainingConfig, vision: VisionConfig, text: TextConfig
 
 
 class RunCost:
-    """What the loop asks of a run's cost, to tell how well the device is used and when the run will end."""
+    """What the loop asks of a run's cost, to tell how well the device is used and when the run will end.
 
-    def __init__(self, config: PretrainingConfig, vision: VisionConfig, text: TextConfig) -> None:
-        self.config, self.vision, self.text = config, vision, text
+    `texts_kept`: features of captions are looked up (`KeptTexts`).
+    """
+
+    def __init__(
+        self, config: PretrainingConfig, vision: VisionConfig, text: TextConfig, texts_kept: bool = False
+    ) -> None:
+        self.config, self.vision, self.text, self.texts_kept = config, vision, text, texts_kept
 
     def flops(self, batch: ImageTextBatch) -> float:
         """Operations of a rank's part of a batch, forward and backward, without what is computed twice."""
@@ -43,9 +48,10 @@ class RunCost:
         frames = self.config.frames or 1
         loss = contrastive_flops(len(batch), self.vision.output_dim or self.vision.width)
         locked = self.config.locked
+        of_text = texts.forward if locked == "text" else texts.training()
         return (
             len(batch.pictures) * frames * (pictures.forward if locked == "visual" else pictures.training())
-            + len(batch.tokens) * (texts.forward if locked == "text" else texts.training())
+            + (0 if self.texts_kept else len(batch.tokens) * of_text)
             + (0 if batch.masked is None else len(batch.masked)) * pictures.masked_training()
             + len(batch.pictures) * loss
         )
@@ -65,5 +71,6 @@ class RunCost:
         found = []
         for stage in self.config.stages:
             _, executed = pair_flops(self.config, self.vision, self.text, stage)
+            executed -= text_cost(self.text).forward if self.texts_kept else 0
             found.append((stage, executed * (stage.batch_size or self.config.batch_size)))
         return found

@@ -28,6 +28,7 @@ from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.cost import RunCost
+from perception_encoder.pretraining.kept_texts import MOST, KeptTexts
 from perception_encoder.pretraining.lora import LoRA, add_adapters, merge_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.sources import open_sources
@@ -35,7 +36,14 @@ from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import check_run, find_checkpoints
-from perception_encoder.train.distributed import Exchange, ParallelConfig, own_cores, process_group, whole_model
+from perception_encoder.train.distributed import (
+    Exchange,
+    ParallelConfig,
+    own_cores,
+    own_device,
+    process_group,
+    whole_model,
+)
 from perception_encoder.train.loop import LoopConfig, train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -54,7 +62,8 @@ class PretrainingConfig:
     initial: str | None = None
     """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
     locked: str | None = None
-    """A tower that keeps its weights: "visual" or "text"."""
+    """A tower that keeps its weights: "visual" or "text". A locked text tower encodes each caption once, where all are
+    known, at most 131,072, and no more than the pairs of the run."""
     lora: LoRA | None = None
     """Adapters alone are trained, and merged into the weights at the end."""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -220,9 +229,12 @@ def _pretrain(
         skip_bad_losses=config.skip_bad_losses,
     )
     table = model.text.token_embedding.weight.detach() if config.initial else None
+    kept = None
     if vocabulary:
         vocabulary.narrow(model)
-    train_stages(model, batches, config, loop, out, fingerprint, listener, objective)
+        if config.locked == "text" and len(vocabulary.captions) <= min(MOST, config.samples):
+            kept = KeptTexts(model.text.to(own_device()), vocabulary.captions, track)
+    train_stages(model, batches, config, loop, out, fingerprint, listener, objective, kept)
     path = out / "model.safetensors"
     if rank.number == 0:
         if vocabulary:
@@ -242,6 +254,7 @@ def train_stages(
     fingerprint: str,
     listener: Listener | None,
     objective: Objective | None = None,
+    kept: KeptTexts | None = None,
 ) -> None:
     """Train a model through all resolutions, in place (step 2 of section 2.1).
 
@@ -252,10 +265,10 @@ def train_stages(
     if config.locked is not None:
         model.get_submodule(config.locked).requires_grad_(False)
     adapters = None if config.lora is None else add_adapters(model, config.lora, config.locked, config.seed)
-    towers = Towers(model, config.masking is not None, config.parallel.chunk)
+    towers = Towers(model, config.masking is not None, config.parallel.chunk, kept)
     weight = config.masking.weight if config.masking else 0.0
     counted = objective is None and config.lora is None  # there are no formulas for a teacher or for adapters
-    cost = RunCost(config, model.visual.config, model.text.config) if counted else None
+    cost = RunCost(config, model.visual.config, model.text.config, kept is not None) if counted else None
     done = max((state.step for _, state in find_checkpoints(out)), default=0)
     for stage, end in zip(config.stages, batches.ends, strict=True):
         if end > done or end == config.steps:

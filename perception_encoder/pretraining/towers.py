@@ -12,6 +12,7 @@ from perception_encoder.losses.mask_regularization import mask_regularization_lo
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim
+from perception_encoder.pretraining.kept_texts import KeptTexts
 from perception_encoder.train.distributed import in_chunks, pad_rows
 
 LENGTH_GROUPS = 4  # captions are encoded in groups of like length, so that few pay for the longest
@@ -21,12 +22,14 @@ class Towers(nn.Module):
     """A CLIP model as it is trained, by all ranks at once: each runs it on as many rows, so that each runs as often.
 
     `masked`: with a mask token, which is no part of the model that comes out. `chunk`: pictures or captions whose
-    activations are held at a time; None for all.
+    activations are held at a time; None for all. `kept`: features of all captions, of a locked text tower.
     """
 
-    def __init__(self, clip: CLIP, masked: bool = False, chunk: int | None = None) -> None:
+    def __init__(
+        self, clip: CLIP, masked: bool = False, chunk: int | None = None, kept: KeptTexts | None = None
+    ) -> None:
         super().__init__()
-        self.clip, self.chunk = clip, chunk
+        self.clip, self.chunk, self.kept = clip, chunk, kept
         self.mask_token = nn.Parameter(torch.zeros(clip.visual.config.width)) if masked else None
 
     def forward(
@@ -38,12 +41,15 @@ class Towers(nn.Module):
         """
         encode = self.clip.encode_video if pictures.dim() == 5 else self.clip.encode_image
         images = in_chunks(lambda some: encode(to_float(some)), pad_rows(pictures), self.chunk)[: len(pictures)]
-        texts = encode_by_length(self.clip, pad_rows(tokens), self.chunk)[: len(tokens)]
+        texts = self._encode_texts(tokens) if self.kept is None else self.kept(tokens)
         loss = None
         if self.mask_token is not None and masked is not None and masks is not None:
             copies = pictures[pad_rows(masked)]
             loss = self._mask_loss(copies, pad_rows(masks), self.mask_token, len(masks))
         return images.float(), texts.float(), self.clip.logit_scale.exp(), loss
+
+    def _encode_texts(self, tokens: Tensor) -> Tensor:
+        return encode_by_length(self.clip, pad_rows(tokens), self.chunk)[: len(tokens)]
 
     def _mask_loss(self, pictures: Tensor, masks: Tensor, mask_token: Tensor, count: int) -> Tensor:
         """The mean over the first `count` rows; all are run."""

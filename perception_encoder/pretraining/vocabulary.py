@@ -22,7 +22,10 @@ class CaptionVocabulary:
 
     def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
         self.tokenizer = tokenizer
-        self.ids = torch.cat([torch.tensor([PADDING]), tokenizer(texts).flatten()]).unique()  # ascending
+        rows = tokenizer(texts).unique(dim=0)
+        self.ids = torch.cat([torch.tensor([PADDING]), rows.flatten()]).unique()  # ascending
+        self.captions = torch.searchsorted(self.ids, rows)
+        """Renumbered ids (U, T) of the texts, each once, in an order that does not depend on the texts'."""
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Renumbered ids (U, T) of texts, all of whose tokens are known."""

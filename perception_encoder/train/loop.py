@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.devices import peak_flops
-from perception_encoder.models.precision import fast_dtype
+from perception_encoder.models.precision import fast_autocast
 from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.train.distributed import (
     ParallelConfig,
@@ -108,9 +108,7 @@ def train(
 
 def _backward(task: Task, batch: Any) -> dict[str, float]:
     """Gradients of the whole batch's losses, and the losses themselves."""
-    device = next(task.model.parameters()).device
-    dtype = fast_dtype(device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with fast_autocast(next(task.model.parameters()).device):
         losses = task.losses(batch)
     total = torch.stack(list(losses.values())).sum()
     (total * this_rank().of).backward()  # the ranks' parts add up; their gradients are averaged

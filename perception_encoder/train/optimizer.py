@@ -43,7 +43,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": exempt, "weight_decay": 0.0, "lr": plain_lr},
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     try:
         from timm.optim import Lamb
     except ImportError:

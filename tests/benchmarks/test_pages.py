@@ -8,8 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, encode, memory, train
+from benchmarks import calibration, encode, memory
 from benchmarks.search import contents as search
+from benchmarks.train import contents as train
 
 
 @pytest.mark.parametrize(

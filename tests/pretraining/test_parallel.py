@@ -43,7 +43,7 @@ def run(photos: Path, out: Path, processes: int, *settings: str) -> None:
 
 def losses(out: Path) -> list[tuple[int, float, float]]:
     rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["contrastive"], row["mask"]) for row in rows]
+    return [(row["step"], row["contrastive"], row.get("mask", 0.0)) for row in rows]
 
 
 def test_ranks_train_as_one_and_go_on_where_others_stopped(photos: Path, tmp_path: Path) -> None:
@@ -61,6 +61,14 @@ def test_ranks_train_as_one_and_go_on_where_others_stopped(photos: Path, tmp_pat
     shutil.rmtree(tmp_path / "fsdp2" / "checkpoints" / "step-00000004")
     run(photos, tmp_path / "fsdp2", 1, *SETTINGS, "parallel.kind=fsdp")
     assert losses(tmp_path / "fsdp2") == expected
+
+
+def test_ranks_share_the_encoding_of_captions_that_are_kept(photos: Path, tmp_path: Path) -> None:
+    settings = ("locked=text", "batch_size=32", "masking=null")  # it draws more pairs than there are captions
+    for processes in (1, 2):
+        run(photos, tmp_path / str(processes), processes, *settings)
+    one, two = ([row[:2] for row in losses(tmp_path / name)] for name in ("1", "2"))
+    assert two == [pytest.approx(row, rel=5e-5) for row in one]
 
 
 @pytest.mark.timeout(600)

@@ -157,6 +157,17 @@ def test_the_share_of_a_run_that_is_done() -> None:
     assert shares[12] - shares[11] == pytest.approx(second / (10 * first + 5 * second))
 
 
+def test_kept_texts_cost_nothing() -> None:
+    config = dataclasses.replace(CONFIG, locked="text")
+    kept, encoded = (RunCost(config, VISION, TEXT, texts_kept=kept) for kept in (True, False))
+    tokens, pictures = torch.ones(6, 7, dtype=torch.long), torch.zeros(8, 3, 64, 64, dtype=torch.uint8)
+    batch = ImageTextBatch(pictures, tokens, torch.ones(8, 6, dtype=torch.bool), torch.ones(6, 8, dtype=torch.bool))
+    assert encoded.flops(batch) - kept.flops(batch) == 6 * text_cost(TEXT, 7).forward
+    first, second = (vision_cost(VISION, size).training() for size in (32, 64))
+    first, second = 16 * (first + contrastive_flops(16, 256)), 8 * (second + contrastive_flops(8, 256))
+    assert kept.share(10) == pytest.approx(10 * first / (10 * first + 5 * second))
+
+
 def test_wrong_clusters_are_named() -> None:
     with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 9 devices"):
         plan_pretraining(CONFIG, dataclasses.replace(CLUSTER, devices=9))

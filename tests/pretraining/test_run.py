@@ -18,9 +18,12 @@ from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, true_pairs
 from perception_encoder.data.shards import ShardSample, read_shard, write_shard
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.models import precision
+from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.models.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining import run
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -177,6 +180,29 @@ def test_a_run_may_begin_with_weights_and_lock_a_tower(photos: Path, tmp_path: P
         same = torch.allclose(tuned[name], value, atol=1e-3 * value.abs().max().item() + 1e-6)
         assert same or not name.startswith("text."), name
     assert not torch.equal(tuned["visual.conv1.weight"], load_model("builtin").visual.conv1.weight)
+
+
+def test_a_locked_text_tower_encodes_each_caption_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data have 111 captions: features are kept where so many fit, and the run draws more pairs."""
+    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.float32)
+    encode, encoded = TextTransformer.forward, list[int]()
+    monkeypatch.setattr(TextTransformer, "forward", lambda self, ids: encoded.append(len(ids)) or encode(self, ids))
+
+    def losses(most: int, batch_size: int) -> list[float]:
+        encoded.clear()
+        monkeypatch.setattr(run, "MOST", most)
+        rows: list[dict[str, float]] = []
+        config = dataclasses.replace(debug(), locked="text", batch_size=batch_size, masking=None)
+        pretrain(config, [photos], tmp_path / f"{most}-{batch_size}", listener=rows.append)
+        return [row["contrastive"] for row in rows]
+
+    kept = losses(111, 32)
+    assert encoded == [111] and len(kept) == 4
+    assert losses(110, 32) == pytest.approx(kept, rel=1e-5) and len(encoded) == 16  # four groups a step
+    losses(111, 16)
+    assert len(encoded) == 16
 
 
 def test_weights_of_another_model_are_refused(photos: Path, tmp_path: Path) -> None:

@@ -11,15 +11,20 @@ import torch.nn.functional as F
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.errors import CheckpointError
+from perception_encoder.models import precision
 from perception_encoder.models.clip import CLIP
 from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.image import to_float
+from perception_encoder.preprocess.tokenizer import Tokenizer, trim
+from perception_encoder.pretraining import kept_texts
 from perception_encoder.pretraining import towers as module
+from perception_encoder.pretraining.kept_texts import KeptTexts
 from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import build_model, fit_positions
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.recipes.builtin import debug
 from tests.models.small import CORE, SIZE, TEXT, randomize
 
@@ -44,7 +49,8 @@ def small_batch(masks: bool = True) -> ImageTextBatch:
 
 
 def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    names, parameters = zip(*towers.named_parameters(), strict=True)
+    trained = {name: parameter for name, parameter in towers.named_parameters() if parameter.requires_grad}
+    names, parameters = zip(*trained.items(), strict=True)
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
 
@@ -144,6 +150,56 @@ def test_a_recipe_turns_steps_off() -> None:
     model = build_model(dataclasses.replace(debug(), rope=False, attention_pool=False))
     assert model.visual.attn_pool is None and model.visual.rope(32, 32, torch.device("cpu")) is None
     assert model.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 256)
+
+
+TEXTS = ("a cup", "the rose, and a long caption about it", "an ant", "A  cup")
+
+
+def kept_and_not(chunk: int | None = None) -> tuple[Towers, Towers, CaptionVocabulary]:
+    """Towers with a locked text tower, with its features kept and without, and the vocabulary."""
+    clip = build_model(debug())
+    vocabulary = CaptionVocabulary(Tokenizer(32), TEXTS)
+    vocabulary.narrow(clip)
+    clip.text.requires_grad_(False)
+    kept = KeptTexts(clip.text, vocabulary.captions)
+    return Towers(clip, chunk=chunk, kept=kept), Towers(clip, chunk=chunk), vocabulary
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_kept_texts_change_neither_losses_nor_gradients(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_texts, "AT_ONCE", 2)
+    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.float32)
+    kept, plain, vocabulary = kept_and_not(chunk)
+    assert len(vocabulary.captions) == 3  # two captions are one row of tokens
+    tokens = trim(vocabulary(["an ant", "a cup"]))
+    assert tokens.shape[1] < 6
+    positives = torch.eye(2).bool().repeat(4, 1)
+    batch = ImageTextBatch(small_batch().pictures, tokens, positives, positives.T)
+    ours, theirs = (ContrastiveTask(towers).losses(batch)["contrastive"] for towers in (kept, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+    found, expected = gradients(kept, ours), gradients(plain, theirs)
+    assert found.keys() == expected.keys() and not [name for name in found if ".text." in name]
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_kept_texts_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, plain, vocabulary = kept_and_not()
+    encoded: list[int] = []
+    kept.clip.text.register_forward_hook(lambda module, given, result: encoded.append(len(result)))
+    kept(small_batch().pictures, vocabulary(["a cup"]))
+    assert encoded == []
+    plain(small_batch().pictures, vocabulary(["a cup"]))
+    assert encoded == [1]
+    with pytest.raises(KeyError):
+        kept.kept(vocabulary(["a cup"]) + 1)
+
+
+def test_a_locked_visual_tower_keeps_no_graph() -> None:
+    clip = build_model(debug())
+    clip.visual.requires_grad_(False)
+    images, texts, *_ = Towers(clip)(small_batch().pictures, Tokenizer(32)(["a cup"]))
+    assert not images.requires_grad and texts.requires_grad
 
 
 @pytest.mark.parametrize("adapted", [False, True])

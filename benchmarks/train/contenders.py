@@ -1,0 +1,108 @@
+"""The steps that are timed: ours, as the training loop does them, and those of open_clip's models and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.precision import fast_autocast
+from perception_encoder.models.registry import find_model
+from perception_encoder.models.weights import create_model
+from perception_encoder.preprocess.image import to_float
+from perception_encoder.pretraining.kept_texts import KeptTexts
+from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.train.distributed import clip_gradients
+from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
+
+CPU = torch.device("cpu")
+UPDATE = "update"
+"""What the profiler calls the part of our step after the gradients."""
+
+Step = Callable[[ImageTextBatch], None]
+
+
+def our_model(name: str, vocabulary: CaptionVocabulary | None) -> CLIP:
+    """A model with random weights, and the rows of its token table that are trained."""
+    model = create_model(name).train()
+    if vocabulary is not None:
+        vocabulary.narrow(model)
+    return model
+
+
+def our_step(model: CLIP, optimizer_config: OptimizerConfig, kept: KeptTexts | None = None) -> Step:
+    """A step as the training loop does it; with `kept`, features of its captions, the text tower is locked."""
+    model.text.requires_grad_(kept is None)
+    task, optimizer = ContrastiveTask(Towers(model, kept=kept)), build_optimizer(model, optimizer_config)
+
+    def step(batch: ImageTextBatch) -> None:
+        with fast_autocast(CPU):
+            loss = task.losses(batch)["contrastive"]
+        loss.backward()
+        with record_function(UPDATE):
+            clip_gradients(model.parameters(), optimizer_config.max_grad_norm)
+            optimizer.step()
+            task.after_step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def all_captions(batches: Iterable[ImageTextBatch], length: int) -> Tensor:
+    """Token ids (U, length) of the captions of some batches, each once."""
+    return torch.cat([F.pad(batch.tokens, (0, length - batch.tokens.shape[1])) for batch in batches]).unique(dim=0)
+
+
+def open_clip_step(model: nn.Module, vocabulary: CaptionVocabulary | None, length: int) -> Step:
+    """A step of one of open_clip's models with its loss and AdamW; captions are padded to `length`, as it pads them."""
+    import open_clip
+
+    loss_of = open_clip.ClipLoss()
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-4)
+
+    def step(batch: ImageTextBatch) -> None:
+        ids = batch.tokens if vocabulary is None else vocabulary.ids[batch.tokens]
+        rows = torch.arange(len(batch.pictures)) % len(ids)  # it encodes a caption for each picture
+        tokens = F.pad(ids, (0, length - ids.shape[1]))[rows]
+        with fast_autocast(CPU):
+            images, texts, scale = model(to_float(batch.pictures), tokens)
+            loss = loss_of(images, texts, scale)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def open_clip_model(name: str, image_size: int) -> Any:
+    """open_clip's CLIP with its own towers, of the sizes of one of our models."""
+    import open_clip
+
+    vision, text = find_model(name).vision, find_model(name).text
+    assert text is not None
+    return open_clip.CLIP(
+        embed_dim=vision.output_dim,
+        vision_cfg={
+            "layers": vision.depth,
+            "width": vision.width,
+            "head_width": vision.width // vision.heads,
+            "patch_size": vision.patch_size,
+            "image_size": image_size,
+            "attentional_pool": False,
+        },
+        text_cfg={
+            "context_length": text.context_length,
+            "vocab_size": text.vocabulary,
+            "width": text.width,
+            "heads": text.heads,
+            "layers": text.depth,
+        },
+    ).train()
