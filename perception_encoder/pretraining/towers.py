@@ -46,7 +46,9 @@ class Towers(nn.Module):
         if self.mask_token is not None and masked is not None and masks is not None:
             copies = pictures[pad_rows(masked)]
             loss = self._mask_loss(copies, pad_rows(masks), self.mask_token, len(masks))
-        return images.float(), texts.float(), self.clip.logit_scale.exp(), loss
+        # copies, not views of the padded rows, which FSDP's hooks would not follow
+        images, texts = images.to(torch.float32, copy=True), texts.to(torch.float32, copy=True)
+        return images, texts, self.clip.logit_scale.exp(), loss
 
     def _encode_texts(self, tokens: Tensor) -> Tensor:
         return encode_by_length(self.clip, pad_rows(tokens), self.chunk)[: len(tokens)]

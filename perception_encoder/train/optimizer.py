@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 
@@ -43,7 +44,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": exempt, "weight_decay": 0.0, "lr": plain_lr},
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+        fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())  # it takes one kind alone
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
     try:
         from timm.optim import Lamb
     except ImportError:

@@ -23,9 +23,10 @@ from perception_encoder.train.distributed import (
     this_rank,
     whole_model,
 )
+from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from tests.models.small import CORE, SIZE, TEXT, randomize
 
-PICTURES = 7
+PICTURES, LR = 7, 1e-3
 CASES = {
     "all at once": (3, ParallelConfig(kind="fsdp")),
     "chunks": (5, ParallelConfig(kind="fsdp", chunk=2)),
@@ -62,7 +63,7 @@ def batch_of(captions: int, rank: Rank) -> ImageTextBatch:
 def losses_and_gradients(
     captions: int, config: ParallelConfig, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
-    """Of the whole batch, whatever the number of processes; twice, as two steps would."""
+    """Of the whole batch, whatever the number of processes, the second time; and the parameters after it."""
     model = CLIP(CORE, TEXT)
     randomize(model)
     model.set_grad_checkpointing(config.checkpointing)
@@ -84,6 +85,8 @@ def losses_and_gradients(
     for name, parameter in task.model.named_parameters():
         gradient = parameter.grad
         found[f"gradient {name}"] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+    for name in ("adamw", "lamb"):
+        build_optimizer(task.model, OptimizerConfig(name=name, lr=LR)).step()
     return found | {name: p.detach() for name, p in whole_model(task.model).named_parameters()}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pretraining.sharing import CASES, losses_and_gradients
+from tests.pretraining.sharing import CASES, LR, losses_and_gradients
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torc
         env=environment,
         timeout=200,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0 and "UserWarning" not in done.stderr, done.stderr[-3000:]
     return torch.load(out, weights_only=True)
 
 
@@ -45,4 +45,5 @@ def test_ranks_with_unlike_numbers_of_rows_find_what_one_process_finds(
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
         return
     for name, value in expected.items():
-        torch.testing.assert_close(shared[case][name], value, rtol=1e-4, atol=2e-6, msg=name)
+        near = 2e-6 if name.startswith(("contrastive", "mask", "gradient")) and name != "mask_token" else 3 * LR
+        torch.testing.assert_close(shared[case][name], value, rtol=1e-4, atol=near, msg=name)

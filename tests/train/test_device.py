@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,7 @@ def test_the_model_is_moved_before_it_is_shared_out_and_every_batch_is(
     monkeypatch.setattr(loop, "own_device", lambda: torch.device("meta"))
     monkeypatch.setattr(loop, "parallelize", shared)
     monkeypatch.setattr(loop, "build_optimizer", optimizer)
-    monkeypatch.setattr(loop, "fast_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: torch.no_grad())
+    monkeypatch.setattr(loop, "fast_autocast", lambda device: nullcontext())
     with pytest.raises(Stopped):
         train(Sum(), lambda step: torch.ones(2, 4), LoopConfig(steps=1, warmup=0), tmp_path, "a")
     assert seen == {"shared": torch.device("meta"), "optimizer": torch.device("meta")}
