@@ -11,6 +11,7 @@ from perception_encoder.models.cost import block_parameters, text_parameters, vi
 from perception_encoder.models.devices import Device
 from perception_encoder.pretraining.cost import pair_flops
 from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
+from perception_encoder.train.loop import AHEAD
 
 BFLOAT16 = 2  # bytes of an element
 OPTIMIZER = 2  # moments of a parameter, in float32
@@ -147,10 +148,11 @@ def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int) -> dict
     vision, _ = tower_configs(config)
     batch = stage.batch_size or config.batch_size
     pairs = -(-batch // devices)
+    batches = 1 + AHEAD  # are on the device: the current one, and those that are made in advance
     copies = 5 if devices > 1 else 2  # of both towers, their gradients, and what one of them is joined from
     return {
-        "pictures": 3.0 * pairs * stage.image_size**2 * (config.frames or 1),
+        "pictures": batches * 3.0 * pairs * stage.image_size**2 * (config.frames or 1),
         "features": copies * FLOAT32 * float(batch) * (vision.output_dim or vision.width),
         "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets are kept, three are in passing
-        "true pairs": 2.0 * pairs * batch,  # both ways, a byte each
+        "true pairs": batches * 2.0 * pairs * batch,  # both ways, a byte each
     }

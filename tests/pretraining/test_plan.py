@@ -95,7 +95,7 @@ def test_memory_of_parameters_by_hand() -> None:
     towers = (model.visual.transformer, model.text.transformer)
     block = max(sum(p.numel() for p in tower.resblocks[0].parameters()) for tower in towers)
     assert shared["whole blocks"] == 3 * 4 * block and "buckets" not in shared
-    assert shared["true pairs"] == 2 * 4 * 16
+    assert (shared["pictures"], shared["true pairs"]) == (3 * 3 * 4 * 32**2, 3 * 2 * 4 * 16)  # of three batches
     half = device_memory(dataclasses.replace(CONFIG, locked="text"), CONFIG.stages[0], 1)
     vision = sum(p.numel() for p in model.visual.parameters())
     assert (half["weights"], half["optimizer"]) == (4 * total, 8 * vision)
