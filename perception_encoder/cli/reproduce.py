@@ -12,24 +12,25 @@ from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
+Photos = Annotated[Path, typer.Option(help="Folder with train, val and test shards of labelled photographs.")]
+Drawings = Annotated[Path, typer.Option(help="Folder that `pe data prepare` made.")]
+Runs = Annotated[Path, typer.Option(help="Folder of the runs: checkpoints and metrics.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="JSON of the figures; the page goes beside it.")]
+
 
 @app.callback()
 def reproduce() -> None:
-    """Repeat the paper's experiments in small."""
+    """Repeat the paper's experiments in small.
+
+    A run that was stopped goes on from its last checkpoint; one that the JSON has is not run again.
+    """
 
 
 @app.command()
 def recipe(
-    photos: Annotated[Path, typer.Option(help="Folder with train, val and test shards of labelled photographs.")],
-    drawings: Annotated[Path, typer.Option(help="Folder that `pe data prepare` made.")],
-    runs: Annotated[Path, typer.Option(help="Folder of the runs: checkpoints and metrics.")] = Path("runs/recipe"),
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="JSON of the figures; a page and a plot go beside it.")
-    ] = Path("recipe.json"),
+    photos: Photos, drawings: Drawings, runs: Runs = Path("runs/recipe"), out: Out = Path("recipe.json")
 ) -> None:
     """Train with steps 1, 1-5, 1-7 and 1-9 of section 2.1, two seeds each, equal FLOPs (two hours on 2 cores).
-
-    A run that was stopped goes on from its last checkpoint; one that the JSON has is not run again.
 
     Examples:
 
@@ -41,14 +42,37 @@ def recipe(
     from perception_encoder.recipes.reproduce_recipe import Place, reproduce_recipe
 
     keep_freed_memory()
-
-    def show(row: dict[str, float]) -> None:
-        output.print_line("  ".join(f"{name} {value:g}" for name, value in row.items()))
-
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
     result = reproduce_recipe(place, track=track, listener=show)
     plot = out.with_suffix(".png")
     draw(result, plot)
-    text = page(result, plot.name)
+    write_text(out.with_suffix(".md"), page(result, plot.name))
+    output.print_line(page(result, plot.name))
+
+
+@app.command()
+def distillation(
+    photos: Photos, drawings: Drawings, runs: Runs = Path("runs/distillation"), out: Out = Path("distillation.json")
+) -> None:
+    """Train a teacher, and a student with and without it, three seeds each (section 2.4; three hours on 2 cores).
+
+    Examples:
+
+        pe data prepare datasets && pe reproduce distillation --photos photos --drawings datasets
+    """
+    from perception_encoder.evaluation.report import write_text
+    from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.recipes.distillation_page import page
+    from perception_encoder.recipes.reproduce_distillation import reproduce_distillation
+    from perception_encoder.recipes.reproduce_recipe import Place
+
+    keep_freed_memory()
+    place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
+    text = page(reproduce_distillation(place, track=track, listener=show))
     write_text(out.with_suffix(".md"), text)
     output.print_line(text)
+
+
+def show(row: dict[str, float]) -> None:
+    """Print a line of a run's metrics."""
+    output.print_line("  ".join(f"{name} {value:g}" for name, value in row.items()))

@@ -54,9 +54,9 @@ class HeldOut:
         return outcomes
 
     def pack(self, outcomes: Outcomes) -> dict[str, dict[str, str]]:
-        """Outcomes as text, a hexadecimal digit for four pictures, by set and task."""
+        """Outcomes as text by set and task: how many pictures, and a hexadecimal digit for four of them."""
         return {
-            name: {outcome.task: np.packbits(outcome.right).tobytes().hex() for outcome in found}
+            name: {o.task: f"{len(o.right)} {np.packbits(o.right).tobytes().hex()}" for o in found}
             for name, found in outcomes.items()
         }
 
@@ -71,10 +71,11 @@ class HeldOut:
 
 
 def _outcome(task: LabelledPictures, text: str) -> Outcome:
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))
-    if len(bits) != -(-len(task.keys) // 8) * 8:
-        raise DataError(f"the result is of other pictures of {task.name}; write to another file")
-    return Outcome(task.name, task.keys, task.labels, bits[: len(task.keys)].astype(bool))
+    count, _, digits = text.partition(" ")
+    if count != str(len(task.keys)):
+        raise DataError(f"the result is of {count} pictures of {task.name}, not {len(task.keys)}; take another file")
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=len(task.keys))
+    return Outcome(task.name, task.keys, task.labels, bits.astype(bool))
 
 
 def _every(task: LabelledPictures) -> LabelledPictures:
