@@ -24,7 +24,7 @@ from jaxtyping import TypeCheckError, install_import_hook
 with install_import_hook({PACKAGES.split(",")!r}, "beartype.beartype"):
     from perception_encoder.losses.contrastive import contrastive_loss
 try:
-    contrastive_loss(torch.ones(2, 3), torch.ones(2, 4), torch.tensor(1.0), torch.arange(2))
+    contrastive_loss(torch.ones(2, 3), torch.ones(2, 4), torch.tensor(1.0), torch.eye(2) > 0, torch.eye(2) > 0)
 except TypeCheckError:
     print("seen")
 """

@@ -64,9 +64,9 @@ seconds = time.perf_counter() - began
 assert content() == truth()
 
 chance = random.Random(2504)
-killed, states = 0, set()
+killed, states, ended = 0, set(), False
 while killed < kills:
-    if killed % 5 == 0:  # from the start, every fifth time
+    if killed % 5 == 0 or ended:  # from the start, every fifth time, and where nothing would be left to do
         (folder / ".pe-index" / "settings.json").unlink(missing_ok=True)
     if killed % 5 == 2:  # half of the files change places
         names = [f"{number:03d}.jpg" for number in range(0, 60, 2)]
@@ -77,7 +77,8 @@ while killed < kills:
     pid = child(update)
     time.sleep(chance.uniform(0.3 * seconds, 0.9 * seconds))
     os.kill(pid, signal.SIGKILL)
-    killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    ended = not os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    killed += not ended
     if killed % 2:
         states.add(tuple(sorted(content().items())))
 assert os.waitpid(child(update), 0)[1] == 0
