@@ -39,7 +39,8 @@ def recipe(
     from perception_encoder.evaluation.report import write_text
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.recipes.recipe_page import draw, page
-    from perception_encoder.recipes.reproduce_recipe import Place, reproduce_recipe
+    from perception_encoder.recipes.reproduce_recipe import reproduce_recipe
+    from perception_encoder.recipes.reproduction import Place
 
     keep_freed_memory()
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
@@ -64,7 +65,7 @@ def distillation(
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.recipes.distillation_page import page
     from perception_encoder.recipes.reproduce_distillation import reproduce_distillation
-    from perception_encoder.recipes.reproduce_recipe import Place
+    from perception_encoder.recipes.reproduction import Place
 
     keep_freed_memory()
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)

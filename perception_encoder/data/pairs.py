@@ -129,7 +129,7 @@ class PairBatches:
         self.sources, self.rank, self.exchange, self.masks, self.patch = sources, rank, exchange, masks, patch
         self.ends = list(accumulate(stage.steps for stage in stages))
         self.samplers: list[WeightedSampler] = []
-        for size, first in zip(sizes, (0, *self.ends), strict=False):
+        for size, first in zip(sizes, (0, *self.ends[:-1]), strict=True):
             before = self.samplers[-1] if self.samplers else None
             shards = [source.sizes for source in sources]
             sampler = WeightedSampler(shards, weights, size, seed, resampled=resampled, before=before, first=first)

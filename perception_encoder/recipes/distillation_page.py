@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.evaluation.report import Table
 from perception_encoder.recipes.reproduce_distillation import ALONE, SEEDS, TAUGHT, TEACHER
-from perception_encoder.recipes.reproduce_recipe import ROBUST
-
-Figures = Sequence[dict[str, Any]]
+from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, percent, points
 
 
 def page(result: dict[str, Any]) -> str:
@@ -46,7 +43,7 @@ def _figure_table(runs: Figures, figures: Figures) -> Table:
         own = [run for run in runs if run["role"] == role]
         minutes = sum(run["seconds"] for run in own) / len(own) / 60
         for name in (PHOTOS, ROBUST):
-            found = [_percent(f) for f in figures if (f["role"], f["name"]) == (role, name)]
+            found = [percent(f) for f in figures if (f["role"], f["name"]) == (role, name)]
             cells = found + ["–"] * (len(SEEDS) - len(found))
             rows.append((role, f"{own[0]['samples']:,}", f"{minutes:.0f}", name, *cells))
     return Table(("run", "pairs", "minutes", "figure", *(f"seed {seed}" for seed in SEEDS)), tuple(rows))
@@ -56,12 +53,5 @@ def _difference_table(differences: Figures) -> Table:
     rows = []
     for name in (PHOTOS, ROBUST):
         found = [d for d in differences if d["name"] == name]
-        cells = [f"{100 * d['value']:+.1f} ({100 * d['ci'][0]:+.1f} to {100 * d['ci'][1]:+.1f})" for d in found]
-        better, worse = all(d["ci"][0] > 0 for d in found), all(d["ci"][1] < 0 for d in found)
-        rows.append((name, *cells, "better" if better else "worse" if worse else "none"))
+        rows.append((name, *map(points, found), claim(found)))
     return Table(("figure", *(f"seed {seed}" for seed in SEEDS), "claim"), tuple(rows))
-
-
-def _percent(figure: dict[str, Any]) -> str:
-    low, high = figure["ci"]
-    return f"{100 * figure['value']:.1f} ±{50 * (high - low):.1f}"

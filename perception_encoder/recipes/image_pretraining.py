@@ -44,7 +44,7 @@ def core(size: str) -> PretrainingConfig:
     model, resolutions = SIZES[size]
     return PretrainingConfig(
         model=model,
-        stages=_stages(dict(zip(resolutions, SHARES, strict=False)), STEPS[size]),
+        stages=_stages(dict(zip(resolutions, SHARES[: len(resolutions)], strict=True)), STEPS[size]),
         batch_size=BATCH,
         warmup=WARMUP,
         masking=MaskRegularization(),

@@ -11,11 +11,11 @@ import dataclasses
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.cost import text_cost, vision_cost
-from perception_encoder.models.registry import BUILTIN, find_model
+from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.pretraining.cost import pair_flops
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
 from perception_encoder.recipes.builtin import WEIGHTS
 from perception_encoder.train.optimizer import OptimizerConfig
 
@@ -65,9 +65,7 @@ def run_flops(config: PretrainingConfig) -> float:
 
 
 def _pair_flops(config: PretrainingConfig, image_size: int) -> float:
-    """Of one pair, forward and backward, with its share of the masked copies."""
-    entry = find_model(config.model)
-    assert entry.text is not None
-    vision = vision_cost(dataclasses.replace(entry.vision, attention_pool=config.attention_pool), image_size)
-    masked = vision.masked_training() / config.masking.every if config.masking else 0.0
-    return vision.training() + masked + text_cost(entry.text, CAPTION).training()
+    """Of one pair of an average caption, forward and backward, with its share of the masked copies."""
+    vision, text = tower_configs(config)
+    text = dataclasses.replace(text, context_length=CAPTION)
+    return pair_flops(config, vision, text, Stage(image_size=image_size, steps=1))[0]

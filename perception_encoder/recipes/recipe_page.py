@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,11 @@ from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.evaluation.report import Table
 from perception_encoder.files import replacing, writing
-from perception_encoder.recipes.reproduce_recipe import POINTS, ROBUST, SEEDS
+from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
+from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, percent, points
 
 PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
 """ImageNet val and the mean of six robustness sets, in percent (section 2.1)."""
-
-Figures = Sequence[dict[str, Any]]
 
 
 def page(result: dict[str, Any], plot: str) -> str:
@@ -57,7 +56,7 @@ def _main_table(result: dict[str, Any], runs: Figures) -> Table:
     rows = []
     for step in POINTS:
         samples = next(run["samples"] for run in runs if run["step"] == step)
-        cells = [_percent(_find(result["figures"], step, seed, name)) for name in (PHOTOS, ROBUST) for seed in SEEDS]
+        cells = [percent(_find(result["figures"], step, seed, name)) for name in (PHOTOS, ROBUST) for seed in SEEDS]
         rows.append((_steps(step), f"{samples:,}", *cells, *(f"{value:.1f}" for value in PAPER[step])))
     return Table(("steps", "pairs", *seeds, "paper: ImageNet", "paper: robustness"), tuple(rows))
 
@@ -69,15 +68,9 @@ def _difference_table(differences: Figures) -> Table:
         for column, name in enumerate((PHOTOS, ROBUST)):
             found = [d for d in differences if (d["before"], d["after"], d["name"]) == (before, after, name)]
             paper = PAPER[after][column] - PAPER[before][column]
-            cells = [f"{100 * d['value']:+.1f} ({100 * d['ci'][0]:+.1f} to {100 * d['ci'][1]:+.1f})" for d in found]
-            rows.append((f"{_steps(before)} → {_steps(after)}", name, *cells, _verdict(found), f"{paper:+.1f}"))
+            cells = map(points, found)
+            rows.append((f"{_steps(before)} → {_steps(after)}", name, *cells, claim(found), f"{paper:+.1f}"))
     return Table(("steps", "figure", *(f"seed {seed}" for seed in SEEDS), "claim", "paper"), tuple(rows))
-
-
-def _verdict(found: Figures) -> str:
-    if all(d["ci"][0] > 0 for d in found):
-        return "better"
-    return "worse" if all(d["ci"][1] < 0 for d in found) else "none"
 
 
 def _set_table(figures: Figures) -> Table:
@@ -116,13 +109,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _find(figures: Figures, step: int, seed: int, name: str) -> dict[str, Any]:
+def _find(figures: Figures, step: int, seed: int, name: str) -> Mapping[str, Any]:
     return next(f for f in figures if (f["step"], f["seed"], f["name"]) == (step, seed, name))
-
-
-def _percent(figure: dict[str, Any]) -> str:
-    low, high = figure["ci"]
-    return f"{100 * figure['value']:.1f} ±{50 * (high - low):.1f}"
 
 
 def _steps(step: int) -> str:

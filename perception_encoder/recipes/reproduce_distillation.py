@@ -1,30 +1,23 @@
 """Section 2.4 in small: the built-in model's student with a larger teacher trained at home, and without, three seeds.
 
 Both students see the same pairs, in the same order, for the same number of steps; the one that is taught has the
-distillation beside the contrastive loss. A run that the result already has is not run again: its key is the hash of its
-configuration, a student's with the teacher's key for the teacher.
+distillation beside the contrastive loss. In the hash of a student's configuration, the teacher's key stands for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.evaluation.outcomes import PHOTOS, HeldOut, Outcomes
+from perception_encoder.evaluation.outcomes import PHOTOS, Outcomes
 from perception_encoder.evaluation.paired import Outcome, average, difference
-from perception_encoder.evaluation.report import read_text, write_text
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.weights import load_model
@@ -32,7 +25,7 @@ from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.recipes.builtin import WEIGHTS
 from perception_encoder.recipes.distillation import DistillationConfig, distill
-from perception_encoder.recipes.reproduce_recipe import ROBUST, Place
+from perception_encoder.recipes.reproduction import ROBUST, Place, Runs, averaged
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
 
@@ -79,82 +72,49 @@ class Plan:
 def reproduce_distillation(
     place: Place, plan: Plan | None = None, track: Track = untracked, listener: Listener | None = None
 ) -> dict[str, Any]:
-    """Run what the result lacks, write it after each run, and return it whole.
+    """Run what the result lacks, and return it whole.
 
     The teacher's logit scale is twice the one that it learned, as the paper's is twice its teacher's 100. Raises what
     `pretrain` and `HeldOut` do.
     """
-    plan, held_out = plan or Plan(), HeldOut(place.photos, place.drawings)
-    runs = _Runs(place, held_out, track, listener)
-    data = [place.photos, place.drawings]
+    plan = plan or Plan()
+    runs, data = Runs(place, track), [place.photos, place.drawings]
     config = plan.teacher()
-    path = runs.add(
-        TEACHER, 0, config.fingerprint(), config, partial(pretrain, config, data, track=track, listener=listener)
-    )
+    key, train = config.fingerprint(), partial(pretrain, config, data, track=track, listener=listener)
+    weights = place.runs / key / "model.safetensors"
+    path = runs.add(key, {"role": TEACHER, "seed": 0}, config, train, needed=weights)
     model = load_model(path)
     assert isinstance(model, CLIP)
     scale = round(2 * model.logit_scale.exp().item(), 1)
     for seed in SEEDS:
         alone, taught = plan.student(seed), plan.taught(seed, str(path), scale)
-        key = dataclasses.replace(taught, teacher=config.fingerprint()).fingerprint()
-        runs.add(
-            ALONE, seed, alone.fingerprint(), alone, partial(pretrain, alone, data, track=track, listener=listener)
-        )
-        runs.add(TAUGHT, seed, key, taught, partial(distill, taught, data, track=track, listener=listener))
-    return runs.finish()
-
-
-class _Runs:
-    """The runs of a result, in its file."""
-
-    def __init__(self, place: Place, held_out: HeldOut, track: Track, listener: Listener | None) -> None:
-        self._place, self._held_out, self._track = place, held_out, track
-        self._known = json.loads(read_text(place.result))["runs"] if place.result.exists() else {}
-        self._used: dict[str, Any] = {}
-
-    def add(self, role: str, seed: int, key: str, config: PretrainingConfig, train: Callable[[Path], Path]) -> Path:
-        """Take a run from the file, or run it; returns its weights, which a teacher's run must still have."""
-        path = self._place.runs / key / "model.safetensors"
-        if key not in self._known or (role == TEACHER and not path.exists()):
-            start = time.perf_counter()
-            train(self._place.runs / key)
-            model, about = load_model(path), {"role": role, "seed": seed, "samples": config.samples}
-            about["seconds"] = round(time.perf_counter() - start)
-            right = self._held_out.measure(Encoder(model, dtype=torch.float32), self._track)
-            self._known[key] = about | {"config": dataclasses.asdict(config), "right": self._held_out.pack(right)}
-            self._known[key]["config"].pop("teacher", None)  # a path of this machine; the key stands for it
-            write_text(self._place.result, json.dumps({"runs": self._known}, indent=1) + "\n")
-        self._used[key] = self._known[key]
-        return path
-
-    def finish(self) -> dict[str, Any]:
-        """The result of these runs and no others, with what can be said of it, written."""
-        outcomes = {(run["role"], run["seed"]): self._held_out.unpack(run["right"]) for run in self._used.values()}
-        text = json.dumps({"runs": self._used, **compare(outcomes)}, indent=1) + "\n"
-        write_text(self._place.result, text)
-        result: dict[str, Any] = json.loads(text)
-        return result
+        train = partial(pretrain, alone, data, track=track, listener=listener)
+        runs.add(alone.fingerprint(), {"role": ALONE, "seed": seed}, alone, train)
+        own = dataclasses.replace(taught, teacher=key).fingerprint()
+        train = partial(distill, taught, data, track=track, listener=listener)
+        runs.add(own, {"role": TAUGHT, "seed": seed}, taught, train)
+    return runs.finish(compare(runs.outcomes("role", "seed")))
 
 
 def compare(outcomes: dict[tuple[str, int], Outcomes]) -> dict[str, Any]:
     """Averages of each run, given by role and seed, and how the taught student differs from the one alone.
 
-    "figures": role, seed, name, value, n, ci; "differences": seed, name, value, n, ci. The set `ROBUST` is the mean
-    over all sets but `PHOTOS`.
+    "figures": role, seed, name, value, n, ci; "differences": seed, name, value, n, ci.
     """
     generator = np.random.default_rng(0)
     figures = [
         {"role": role, "seed": seed, **dataclasses.asdict(average(name, sets, generator))}
         for (role, seed), found in outcomes.items()
-        for name, sets in _sets(found).items()
+        for name, sets in _both(found).items()
     ]
     differences = [
-        {"seed": seed, **dataclasses.asdict(difference(name, ours, _sets(outcomes[ALONE, seed])[name], generator))}
+        {"seed": seed, **dataclasses.asdict(difference(name, ours, _both(outcomes[ALONE, seed])[name], generator))}
         for seed in SEEDS
-        for name, ours in _sets(outcomes[TAUGHT, seed]).items()
+        for name, ours in _both(outcomes[TAUGHT, seed]).items()
     ]
     return {"figures": figures, "differences": differences}
 
 
-def _sets(outcomes: Outcomes) -> dict[str, list[list[Outcome]]]:
-    return {PHOTOS: [outcomes[PHOTOS]], ROBUST: [found for name, found in outcomes.items() if name != PHOTOS]}
+def _both(outcomes: Outcomes) -> dict[str, list[list[Outcome]]]:
+    sets = averaged(outcomes)
+    return {name: sets[name] for name in (PHOTOS, ROBUST)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,20 +9,12 @@ import pytest
 
 from perception_encoder.data.shards import ShardSample, read_metadata, read_shard, write_shard
 from perception_encoder.errors import DataError, OutputError
+from tests.data.tars import write_tar
 
 SAMPLES = [
     ShardSample("a/b.c", "png", b"one", {"source": "s", "label": "cat"}),
     ShardSample("d", "jpg", b"", {"source": "s", "label": "café", "tags": ["x"]}),
 ]
-
-
-def write_members(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
 
 
 def test_round_trip_keeps_order_and_content(tmp_path: Path) -> None:
@@ -61,7 +51,7 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None
 def test_other_members_are_passed_over_and_parts_may_come_in_any_order(tmp_path: Path) -> None:
     text = b'{"source": "s", "label": "l"}'
     members = {"README.md": b"", "k.json": text, "k.cls": b"1", "k.JPG": b"picture"}
-    [sample] = read_shard(write_members(tmp_path / "x.tar", members))
+    [sample] = read_shard(write_tar(tmp_path / "x.tar", members))
     assert (sample.key, sample.extension, sample.picture) == ("k", "jpg", b"picture")
 
 
@@ -77,7 +67,7 @@ def test_other_members_are_passed_over_and_parts_may_come_in_any_order(tmp_path:
 )
 def test_incomplete_samples_are_data_errors(tmp_path: Path, members: dict[str, bytes], match: str) -> None:
     with pytest.raises(DataError, match=match):
-        list(read_shard(write_members(tmp_path / "x.tar", members)))
+        list(read_shard(write_tar(tmp_path / "x.tar", members)))
 
 
 def test_a_missing_or_cut_or_foreign_file_is_a_data_error(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +25,7 @@ from perception_encoder.recipes.reproduce_distillation import (
     reproduce_distillation,
     student,
 )
-from perception_encoder.recipes.reproduce_recipe import ROBUST, Place
-from tests.evaluation.colours import write_colours
+from perception_encoder.recipes.reproduction import ROBUST, Place
 
 
 def test_the_teacher_has_about_20_million_parameters_and_its_students_the_same_data() -> None:
@@ -44,17 +42,6 @@ def test_the_teacher_has_about_20_million_parameters_and_its_students_the_same_d
 def tiny(config: PretrainingConfig) -> PretrainingConfig:
     stages = (Stage(image_size=32, steps=2),)
     return dataclasses.replace(config, stages=stages, batch_size=8, warmup=1, weights={"flowers": 1})
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    for split in ("train", "test"):
-        write_colours(tmp_path / "photos" / f"{split}.tar", "flowers", ["red rose", "green rose", "blue rose"] * 4)
-    write_colours(tmp_path / "drawings" / "unseen.tar", "openmoji", ["red hat", "blue hat", "green hat"])
-    write_colours(tmp_path / "drawings" / "train.tar", "noto", ["red hat"])
-    return Place(
-        photos=tmp_path / "photos", drawings=tmp_path / "drawings", runs=tmp_path / "runs", result=tmp_path / "r.json"
-    )
 
 
 def test_a_teacher_then_students_and_nothing_twice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from perception_encoder.pretraining.run import PretrainingConfig
 from perception_encoder.recipes.builtin import debug
 from perception_encoder.recipes.nano_steps import FLOPS, nano_step, run_flops
 from perception_encoder.recipes.recipe_page import draw, page
-from perception_encoder.recipes.reproduce_recipe import POINTS, ROBUST, SEEDS, Place, compare, reproduce_recipe
-from tests.evaluation.colours import write_colours
+from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS, compare, reproduce_recipe
+from perception_encoder.recipes.reproduction import ROBUST, Place
 
 
 @pytest.mark.parametrize("step", range(1, 10))
@@ -54,17 +54,6 @@ def tiny(step: int, seed: int) -> PretrainingConfig:
     )
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    for split in ("train", "test"):
-        write_colours(tmp_path / "photos" / f"{split}.tar", "flowers", ["red rose", "green rose", "blue rose"] * 4)
-    write_colours(tmp_path / "drawings" / "unseen.tar", "openmoji", ["red hat", "blue hat", "green hat"])
-    write_colours(tmp_path / "drawings" / "train.tar", "noto", ["red hat"])
-    return Place(
-        photos=tmp_path / "photos", drawings=tmp_path / "drawings", runs=tmp_path / "runs", result=tmp_path / "r.json"
-    )
-
-
 def recipe(step: int, seed: int) -> PretrainingConfig:
     return dataclasses.replace(tiny(step, seed), warmup=step)  # so that no two points are one run
 
@@ -81,7 +70,10 @@ def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.Monkey
     assert not tower.config.rope
     assert tower.config.image_size == 32
 
-    monkeypatch.setattr("perception_encoder.recipes.reproduce_recipe.pretrain", None)  # nothing is run again
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a run was repeated")
+
+    monkeypatch.setattr("perception_encoder.recipes.reproduce_recipe.pretrain", fail)
     assert reproduce_recipe(place, recipe) == result
 
 
