@@ -46,3 +46,47 @@ class Metric:
     """How many items it was measured on."""
     ci: tuple[float, float]
     """95 % confidence interval, by bootstrap."""
+
+
+@dataclass(frozen=True)
+class LayerTokens:
+    """What a vision transformer made of pictures after one of its blocks."""
+
+    prefix: np.ndarray
+    """(B, P, D) float32: class and register tokens; P is 0 where a model has none."""
+    patches: np.ndarray
+    """(B, h, w, D) float32."""
+
+
+class LayerEncoder(Protocol):
+    """Pictures to the tokens of any layer of a vision transformer."""
+
+    @property
+    def name(self) -> str:
+        """What the results are listed under."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How many blocks there are; a layer is the 0-based number of one."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels along a patch's side."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width that pictures are squashed to where nothing else is asked for."""
+        ...
+
+    def encode_layers(
+        self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
+    ) -> dict[int, LayerTokens]:
+        """Each asked layer's tokens, in the pictures' order; the last layer's went through the final norm.
+
+        `image_size`: height and width, multiples of the patch. Raises ConfigError for a layer that does not exist, and
+        ModelError where a token is not finite.
+        """
+        ...
