@@ -41,7 +41,7 @@ class Metric:
 
     name: str
     value: float
-    """A share, in [0, 1], or a difference of two."""
+    """A share, in [0, 1], or a difference of two; an error of depth in metres."""
     n: int
     """How many items it was measured on."""
     ci: tuple[float, float]
