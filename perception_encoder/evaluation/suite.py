@@ -7,7 +7,6 @@ splits together. The probe picks its strength on the val split, so it is measure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,40 +19,13 @@ from perception_encoder.evaluation.features import Features, encode_pictures, re
 from perception_encoder.evaluation.linear_probe import fit_probe
 from perception_encoder.evaluation.metrics import share
 from perception_encoder.evaluation.prompts import PROMPTS, ensemble, find_templates
-from perception_encoder.evaluation.protocol import ImageTextEncoder, Metric
+from perception_encoder.evaluation.protocol import ImageTextEncoder
+from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.retrieval import dual_softmax, found_first
 
 SPLITS = ("test", "val")
 DEFAULT_PROMPTS = ("photo", "imagenet")
 SEED = 0  # of the bootstrap
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The figures of one task, measured one way."""
-
-    task: str
-    method: str
-    """`zero-shot`, `linear probe` or `retrieval`."""
-    transform: str
-    """How pictures are made square: `squash` or `crop`."""
-    prompts: str
-    """Name of the templates, of `PROMPTS`; empty for the probe."""
-    classes: int
-    metrics: tuple[Metric, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuiteResult:
-    """All figures of one model."""
-
-    model: str
-    split: str
-    measurements: tuple[Measurement, ...]
-    failures: tuple[str, ...]
-    """Pictures that could not be decoded, each with the reason; they are in no figure."""
-    about: Mapping[str, str]
-    """What else fixes the figures: weight hash, floating-point type, versions."""
 
 
 class Suite:
@@ -105,9 +77,9 @@ class Suite:
             metrics = tuple(share(way, right, self._generator) for way, right in found.items())
             self.measurements.append(Measurement(name, "retrieval", self.transform, "name", len(texts), metrics))
 
-    def result(self, split: str, about: Mapping[str, str]) -> SuiteResult:
+    def result(self, split: str, about: Mapping[str, str]) -> Result:
         """All that was measured."""
-        return SuiteResult(
+        return Result(
             model=self.encoders[self.transform].name,
             split=split,
             measurements=tuple(self.measurements),

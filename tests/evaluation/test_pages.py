@@ -12,12 +12,12 @@ from perception_encoder.evaluation.classification import accuracies, classify
 from perception_encoder.evaluation.features import encode_pictures
 from perception_encoder.evaluation.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.report import from_json, insert_figures, page
-from perception_encoder.evaluation.suite import SuiteResult
+from perception_encoder.evaluation.results import Result
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.registry import BUILTIN
 
 
-def read_result(root: Path) -> SuiteResult:
+def read_result(root: Path) -> Result:
     path = root / "docs" / "results" / "builtin.json"
     return from_json(path.read_text(encoding="utf-8"), path.name)
 
