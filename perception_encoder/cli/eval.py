@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import eval_compare, output
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
+for commands in (eval_compare,):
+    app.add_typer(commands.app)
 
 
 @app.callback()

@@ -41,11 +41,14 @@ class Metric:
 
     name: str
     value: float
-    """A share, in [0, 1], or a difference of two; an error of depth in metres."""
+    """With the unit "%": a share, in [0, 1], or a difference of two."""
     n: int
     """How many items it was measured on."""
     ci: tuple[float, float]
     """95 % confidence interval, by bootstrap."""
+    unit: str = "%"
+    """Of the value; "m" for metres, empty for a plain number."""
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
-"""A suite's result as JSON, as tables, and as the pages of the documentation that are generated from it."""
+"""A result as JSON, as tables, and as the pages of the documentation that are generated from it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from perception_encoder.errors import DataError
+from perception_encoder.evaluation.comparison import Difference
 from perception_encoder.evaluation.protocol import Metric
-from perception_encoder.evaluation.suite import Measurement, SuiteResult
+from perception_encoder.evaluation.results import Measurement, Result
+from perception_encoder.evaluation.scores import ItemScores
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.registry import BUILTIN
 
@@ -36,7 +38,7 @@ class Table:
         return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
-def classification_table(result: SuiteResult) -> Table:
+def classification_table(result: Result) -> Table:
     """Mean class accuracy of each task: zero-shot with the first prompts, probe, chance, and the built-in's marks."""
     zero_shot = [m for m in result.measurements if m.method == "zero-shot" and m.prompts == first_prompts(result)]
     probes = {m.task: _percent(m.metrics[0]) for m in result.measurements if m.method == "linear probe"}
@@ -53,7 +55,7 @@ def classification_table(result: SuiteResult) -> Table:
     return Table((*columns, "mark") if marked else columns, tuple(rows))
 
 
-def first_prompts(result: SuiteResult) -> str:
+def first_prompts(result: Result) -> str:
     """Name of the prompts that stand in front; empty where nothing was classified zero-shot."""
     return next((m.prompts for m in result.measurements if m.method == "zero-shot"), "")
 
@@ -64,28 +66,59 @@ def _mark(task: str, value: float) -> str:
     return f"{100 * MARKS[task]:.0f} {'✓' if value >= MARKS[task] else '✗'}"
 
 
-def retrieval_table(result: SuiteResult) -> Table:
-    """Every retrieval figure beside chance."""
+def retrieval_table(result: Result) -> Table:
+    """Every retrieval figure at the first place beside chance."""
     retrievals = [m for m in result.measurements if m.method == "retrieval"]
     rows = [
         (m.task, metric.name, f"{metric.n:,}", f"{100 / m.classes:.2f}", _percent(metric))
         for m in retrievals
         for metric in m.metrics
+        if metric.name.endswith("R@1")
     ]
     return Table(("task", "figure", "queries", "chance", "R@1"), tuple(rows))
 
 
-def full_table(result: SuiteResult) -> Table:
+def full_table(result: Result) -> Table:
     """Every figure with its label and interval."""
-    columns = ("task", "method", "transform", "prompts", "figure", "n", "%", "95 % interval")
-    return Table(columns, tuple(row for m in result.measurements for row in _full_rows(m)))
+    shares = all(metric.unit == "%" for m in result.measurements for metric in m.metrics)
+    settings = any(m.settings for m in result.measurements)
+    rows = tuple(row if settings else row[:4] + row[5:] for m in result.measurements for row in _full_rows(m, shares))
+    labels = ("task", "method", "transform", "prompts", *(("settings",) if settings else ()))
+    return Table((*labels, "figure", "n", "%" if shares else "value", "95 % interval"), rows)
 
 
-def _full_rows(m: Measurement) -> Iterable[tuple[str, ...]]:
+def _full_rows(m: Measurement, shares: bool) -> Iterable[tuple[str, ...]]:
+    settings = ", ".join(f"{name} {value}" for name, value in m.settings.items())
     for metric in m.metrics:
-        low, high = (f"{100 * bound:.1f}" for bound in metric.ci)
-        labels = (m.task, m.method, m.transform, m.prompts or "–")
-        yield (*labels, metric.name, f"{metric.n:,}", f"{100 * metric.value:.1f}", f"{low}–{high}")
+        low, high = (_number(bound, metric.unit) for bound in metric.ci)
+        labels = (m.task, m.method, m.transform or "–", m.prompts or "–", settings or "–")
+        value = _number(metric.value, metric.unit) if shares else shown(metric.value, metric.unit)
+        yield (*labels, metric.name, f"{metric.n:,}", value, f"{low}–{high}")
+
+
+def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) -> Table:
+    """Each figure of two models, the difference with its interval, and who is better where that is shown."""
+    rows = []
+    for each in differences:
+        unit = each.difference.unit
+        gap, low, high = (_number(value, unit, True) for value in (each.difference.value, *each.difference.ci))
+        label = ", ".join(filter(None, each.measurement.label))
+        values = [shown(value, unit) for value in (each.ours.value, each.theirs.value)]
+        better = "no difference shown" if each.winner is None else f"{names[each.winner]} is better"
+        rows.append(
+            (label, each.difference.name, f"{each.difference.n:,}", *values, f"{gap} ({low} to {high})", better)
+        )
+    return Table(("task", "figure", "n", *names, "difference (95 % interval)", "verdict"), tuple(rows))
+
+
+def shown(value: float, unit: str) -> str:
+    """A figure with its unit: shares in percent, all else with three decimals."""
+    return f"{_number(value, unit)} {unit}".rstrip()
+
+
+def _number(value: float, unit: str, sign: bool = False) -> str:
+    text = f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}"
+    return f"+{text}" if sign and value > 0 else text
 
 
 def _percent(metric: Metric) -> str:
@@ -93,31 +126,36 @@ def _percent(metric: Metric) -> str:
     return f"{100 * metric.value:.1f} ±{50 * (metric.ci[1] - metric.ci[0]):.1f}"
 
 
-def figures(result: SuiteResult) -> str:
+def figures(result: Result) -> str:
     """The figures in Markdown, as the page and the model card show them."""
-    lines = [
-        f"Mean class accuracy on the `{result.split}` split in percent, ± half the width of its 95 % interval:",
-        f"zero-shot with the prompts `{first_prompts(result)}` under each transform, and a linear probe.",
-        "",
-        classification_table(result).markdown(),
-        *([MARKED, ""] if result.model == BUILTIN and result.split == "test" else []),
-    ]
+    classification = classification_table(result)
+    lines = []
+    if classification.rows:
+        lines += [
+            f"Mean class accuracy on the `{result.split}` split in percent, ± half the width of its 95 % interval:",
+            f"zero-shot with the prompts `{first_prompts(result)}` under each transform, and a linear probe.",
+            "",
+            classification.markdown(),
+            *([MARKED, ""] if result.model == BUILTIN and result.split == "test" else []),
+        ]
     retrieval = retrieval_table(result)
     if retrieval.rows:
-        lines += ["Drawings in a style that was never trained on, among all their names:", "", retrieval.markdown()]
+        drawn = all(m.prompts == "name" for m in result.measurements if m.method == "retrieval")
+        what = "Drawings in a style that was never trained on, among all their names" if drawn else "Retrieval"
+        lines += [f"{what}:", "", retrieval.markdown()]
     if result.failures:
         lines += ["Left out, because they cannot be decoded:", "", *(f"- {f}" for f in result.failures), ""]
     return "\n".join(lines)
 
 
-def page(result: SuiteResult, source: str) -> str:
+def page(result: Result, source: str) -> str:
     """A page of docs/results: `source` is the name of the JSON file beside it."""
     about = ", ".join(f"{name} {value}" for name, value in sorted(result.about.items()))
     return "\n".join(
         [
             f"# {result.model}: evaluation suite",
             "",
-            f"Made by `pe eval page {source}` from [{source}]({source}), which `pe eval suite` wrote ({about}).",
+            f"Made by `pe eval page {source}` from [{source}]({source}), which `pe eval` wrote ({about}).",
             "",
             figures(result),
             "## Every figure",
@@ -127,7 +165,7 @@ def page(result: SuiteResult, source: str) -> str:
     )
 
 
-def insert_figures(card: str, result: SuiteResult) -> str:
+def insert_figures(card: str, result: Result) -> str:
     """A model card with its figures brought up to date; `DataError` where it has no place for them."""
     start, end = FIGURES
     before, found, rest = card.partition(start + "\n")
@@ -137,25 +175,26 @@ def insert_figures(card: str, result: SuiteResult) -> str:
     return f"{before}{start}\n\n{figures(result)}\n{end}\n{after}"
 
 
-def to_json(result: SuiteResult) -> str:
+def to_json(result: Result) -> str:
     """The result as JSON, one value of it a line."""
     return json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False) + "\n"
 
 
-def from_json(text: str, name: str) -> SuiteResult:
+def from_json(text: str, name: str) -> Result:
     """Read what `to_json` made; `DataError` under `name` for anything else."""
     try:
         value = json.loads(text)
         measurements = (_measurement(m) for m in value.pop("measurements"))
         failures = tuple(value.pop("failures"))
-        return SuiteResult(measurements=tuple(measurements), failures=failures, **value)
+        return Result(measurements=tuple(measurements), failures=failures, **value)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{name} is not a result that `pe eval suite -o` wrote ({error!r})") from error
+        raise DataError(f"{name} is not a result that `pe eval` wrote with -o ({error!r})") from error
 
 
 def _measurement(value: dict) -> Measurement:
     metrics = tuple(Metric(**{**metric, "ci": tuple(metric["ci"])}) for metric in value.pop("metrics"))
-    return Measurement(metrics=metrics, **value)
+    scores = tuple(ItemScores(**each) for each in value.pop("scores", ()))
+    return Measurement(metrics=metrics, scores=scores, **value)
 
 
 def read_text(path: Path) -> str:

@@ -8,7 +8,7 @@ anew for intervals.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,8 @@ from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.dense_features import check_layer, encode_patches, patch_multiple
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.region_and_boundary import boundary_accuracy, region_similarity
-from perception_encoder.evaluation.scored import Scored, mean_of
+from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.scores import ItemScores, measure
 
 Masks = Sequence[UInt8[np.ndarray, "H W"] | None]
 """A video's true masks: 0 background, 255 not scored, all else objects; None for a frame without one."""
@@ -37,38 +38,38 @@ class TrackingConfig:
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
 
 
-def track_objects(
+def measure_tracking(
     encoder: LayerEncoder,
     layer: int,
     videos: Sequence[MaskedVideo],
     config: TrackingConfig | None = None,
     track: Track = untracked,
-) -> Scored:
+) -> tuple[Measurement, tuple[InputError, ...]]:
     """Measure one layer; one video is in memory at a time.
 
-    A video with a frame or mask that cannot be decoded is reported and left out. Raises DataError where a video's masks
-    will not do or no video is left, ConfigError for a layer that does not exist, ModelError for features that are not
-    finite.
+    A video with a frame or mask that cannot be decoded is left out, and its error returned. Raises DataError where a
+    video's masks will not do or no video is left, ConfigError for a layer that does not exist, and ModelError for
+    features that are not finite.
     """
     config = config or TrackingConfig()
     check_layer(encoder, layer)
-    masks: dict[str, Masks] = {}
+    scores: dict[str, VideoScores] = {}
     failures: list[InputError] = []
-
-    def features() -> Iterator[tuple[str, np.ndarray]]:
-        for video in track(videos, f"tracking at layer {layer}", len(videos)):
-            try:
-                frames, masks[video.name] = video.read_frames(), video.read_masks()
-            except InputError as error:
-                failures.append(error)
-                continue
-            size = frame_size(frames[0].size, config.short_side, encoder.patch_size)
-            yield video.name, encode_patches(encoder, [layer], frames, size)[layer]
-
-    scores = {name: score_video(name, maps, masks[name], config.propagation) for name, maps in features()}
+    for video in track(videos, f"tracking at layer {layer}", len(videos)):
+        try:
+            frames, masks = video.read_frames(), video.read_masks()
+        except InputError as error:
+            failures.append(error)
+            continue
+        size = frame_size(frames[0].size, config.short_side, encoder.patch_size)
+        features = encode_patches(encoder, [layer], frames, size)[layer]
+        scores[video.name] = score_video(video.name, features, masks, config.propagation)
     if not scores:
         raise DataError(f"no video can be decoded; the first: {failures[0]}" if failures else "there are no videos")
-    return gather(scores, failures)
+    found = gather(scores)
+    settings = {"layer": str(layer), "short side": str(config.short_side)}
+    metrics = tuple(measure(each) for each in found)
+    return Measurement("tracking", "label propagation", "", "", 0, metrics, settings, found), tuple(failures)
 
 
 def frame_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:
@@ -131,16 +132,11 @@ def score_masks(
     return VideoScores(regions.mean(axis=0), boundaries.mean(axis=0))
 
 
-def gather(scores: Mapping[str, VideoScores], failures: Sequence[InputError] = ()) -> Scored:
-    """A set's figures from its videos' scores: `J&F`, `J` and `F`."""
+def gather(scores: Mapping[str, VideoScores]) -> tuple[ItemScores, ...]:
+    """A set's `J&F`, `J` and `F` from its videos' scores: an entry for each object, and videos as items."""
     found = list(scores.values())
-    objects = np.array([len(each.region) for each in found], dtype=float)
-    region = np.array([each.region.sum() for each in found])
-    boundary = np.array([each.boundary.sum() for each in found])
-    sums = {"J&F": (region + boundary) / 2, "J": region, "F": boundary}
-    return Scored(
-        keys=tuple(scores),
-        items={name: total / objects for name, total in sums.items()},
-        figures={name: mean_of(total, objects) for name, total in sums.items()},
-        failures=tuple(failures),
-    )
+    owners = np.repeat(np.arange(len(found)), [len(each.region) for each in found])
+    region = np.concatenate([each.region for each in found])
+    boundary = np.concatenate([each.boundary for each in found])
+    figures = {"J&F": (region + boundary) / 2, "J": region, "F": boundary}
+    return tuple(ItemScores.of(name, values, list(scores), owners=owners) for name, values in figures.items())

@@ -225,8 +225,13 @@ def recognise(state: StateDict, file_name: str) -> ModelEntry:
 
 def weight_hash(model: Model) -> str:
     """SHA-256 over the published names and float32 values, the first 16 hex digits."""
+    return state_hash(published_state_dict(model))
+
+
+def state_hash(state: StateDict) -> str:
+    """SHA-256 over names and float32 values, the first 16 hex digits."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(published_state_dict(model).items()):
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         values = tensor.detach().to("cpu", torch.float32).flatten().numpy()
         digest.update(values.view(np.uint8).data)

@@ -23,7 +23,7 @@ from perception_encoder.evaluation.report import (
     to_json,
     write_text,
 )
-from perception_encoder.evaluation.suite import Measurement, SuiteResult
+from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.models.registry import BUILTIN
 
 
@@ -35,7 +35,7 @@ def measured(task: str, method: str, transform: str, value: float, prompts: str 
     return Measurement(task, method, transform, prompts, 4, metrics)
 
 
-RESULT = SuiteResult(
+RESULT = Result(
     model=BUILTIN,
     split="test",
     measurements=(

@@ -1,0 +1,182 @@
+"""What each item contributed to a figure: the figure, its bootstrap interval, and the paired difference of two models.
+
+A figure is the mean over groups of the weighted mean of entries. One entry for each item is a share (top-1); the
+classes as groups make the mean class accuracy; entries of (picture, class) with their unions as weights, and the
+classes as groups, make mIoU. Items are what is drawn anew: all entries of one are drawn together. Where every item is
+of one group, items are drawn within their group, so that no group is ever empty.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_encoder.errors import DataError
+from perception_encoder.evaluation.metrics import INTERVAL, RESAMPLES
+from perception_encoder.evaluation.protocol import Metric
+
+SEED = 0  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """The entries of one figure, packed as text, so that JSON holds them in a few bytes each; `of` makes one."""
+
+    metric: str
+    """Name of the figure."""
+    items: int
+    """How many there are."""
+    digest: str
+    """Of the items' names in order: two models were measured on the same items where this is the same."""
+    values: str
+    owners: str = ""
+    """Which item each entry is of; empty for one entry an item."""
+    groups: str = ""
+    weights: str = ""
+    unit: str = "%"
+    lower_is_better: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        metric: str,
+        values: np.ndarray,
+        names: Sequence[str],
+        *,
+        owners: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        unit: str = "%",
+        lower_is_better: bool = False,
+    ) -> ItemScores:
+        """Pack m entries of n named items.
+
+        `values`: bool or float (m,); floats are kept as float32. `owners`: place in `names` of each entry's item, (m,);
+        left out, entry i is of item i. `groups`: ints from 0, (m,). `weights`: at least 0, (m,). Raises DataError for
+        no entries and for a value that is no number.
+        """
+        entry_of = np.arange(len(values)) if owners is None else owners
+        if len(values) == 0:
+            raise DataError(f"{metric}: there is nothing to measure; give at least one item")
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise DataError(f"{metric}: the score of {names[entry_of[bad[0]]]} is no number; its features may be bad")
+        return cls(
+            metric=metric,
+            items=len(names),
+            digest=hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16],
+            values=_pack(values),
+            owners="" if owners is None else _pack(owners),
+            groups="" if groups is None else _pack(groups),
+            weights="" if weights is None else _pack(weights),
+            unit=unit,
+            lower_is_better=lower_is_better,
+        )
+
+    @property
+    def drawn(self) -> tuple[int, str, str, str]:
+        """What two models must share to be compared: the items, and which entry is of which item and group."""
+        return self.items, self.digest, self.owners, self.groups
+
+    def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Values (float64), owners, groups and weights of the entries, (m,) each; DataError where they are damaged."""
+        try:
+            values = _unpack(self.values).astype(np.float64)
+            owners = _unpack(self.owners).astype(np.int64) if self.owners else np.arange(len(values))
+            groups = _unpack(self.groups).astype(np.int64) if self.groups else np.zeros(len(values), np.int64)
+            weights = _unpack(self.weights).astype(np.float64) if self.weights else np.ones(len(values))
+        except (ValueError, TypeError, zlib.error) as error:
+            raise DataError(f"{self.metric}: the items' scores are damaged ({error}); measure anew") from error
+        if not len(values) == len(owners) == len(groups) == len(weights) or owners.max(initial=0) >= self.items:
+            raise DataError(f"{self.metric}: the items' scores are damaged; measure anew")
+        return values, owners, groups, weights
+
+
+def measure(scores: ItemScores, seed: int = SEED) -> Metric:
+    """The figure with its 95 % interval over items drawn anew."""
+    value, drawn = _bootstrap([scores], seed)
+    return _metric(scores, scores.metric, value[0], drawn[:, 0])
+
+
+def difference(ours: ItemScores, theirs: ItemScores, seed: int = SEED) -> Metric:
+    """Ours less theirs, with its 95 % interval over items drawn anew, the same for both.
+
+    Raises DataError unless both are of the same items, in the same groups.
+    """
+    if ours.drawn != theirs.drawn:
+        counts = f"{ours.items:,} and {theirs.items:,}"
+        raise DataError(f"{ours.metric}: the two were not measured on the same items ({counts}); take the same data")
+    value, drawn = _bootstrap([ours, theirs], seed)
+    return _metric(ours, ours.metric, value[0] - value[1], drawn[:, 0] - drawn[:, 1])
+
+
+def _metric(scores: ItemScores, name: str, value: float, drawn: np.ndarray) -> Metric:
+    low, high = np.percentile(drawn, INTERVAL)
+    return Metric(name, float(value), scores.items, (float(low), float(high)), scores.unit, scores.lower_is_better)
+
+
+def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The figures of one or more models (M,), and in each resample (R, M)."""
+    entries = [scores.entries() for scores in several]
+    count = several[0].items
+    starts, sizes, order = _strata(count, *entries[0][1:3])
+    generator = np.random.default_rng(seed)
+    drawn = np.empty((RESAMPLES, len(several)))
+    for row in drawn:
+        places = starts + (generator.random(count) * sizes).astype(np.int64)
+        times = np.bincount(order[places], minlength=count)
+        row[:] = [_figure(times, *each) for each in entries]
+    once = np.ones(count)
+    return np.array([_figure(once, *each) for each in entries]), drawn
+
+
+def _strata(count: int, owners: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each place (n,): where its stratum starts and how large it is; and which item stands where, (n,)."""
+    stratum = np.zeros(count, np.int64)
+    stratum[owners] = groups
+    if len(np.unique(owners)) < count or (stratum[owners] != groups).any():  # an item of no group, or of several
+        stratum[:] = 0
+    order = np.argsort(stratum, kind="stable")
+    _, places, sizes = np.unique(stratum[order], return_inverse=True, return_counts=True)
+    return (np.cumsum(sizes) - sizes)[places], sizes[places], order
+
+
+def _figure(
+    times: np.ndarray, values: np.ndarray, owners: np.ndarray, groups: np.ndarray, weights: np.ndarray
+) -> float:
+    """The figure where each item is there so many times, (n,); groups without weight are left out."""
+    drawn = times[owners] * weights
+    totals = np.bincount(groups, drawn)
+    sums = np.bincount(groups, drawn * values)
+    held = totals > 0
+    return float((sums[held] / totals[held]).mean()) if held.any() else 0.0
+
+
+def _pack(values: np.ndarray) -> str:
+    if values.dtype == bool:
+        kind, content = "bool", np.packbits(values)
+    elif values.dtype.kind in "iu":
+        kind = str(np.min_scalar_type(int(values.max(initial=0))))
+        content = values.astype(kind)
+    else:
+        kind, content = "float32", values.astype(np.float32)
+    little = content.astype(content.dtype.newbyteorder("<"))
+    return f"{kind} {len(values)} {base64.b64encode(zlib.compress(little.tobytes(), 9)).decode()}"
+
+
+def _unpack(text: str) -> np.ndarray:
+    kind, count, content = text.split(" ")
+    if kind not in ("bool", "uint8", "uint16", "uint32", "uint64", "float32"):
+        raise ValueError(f"scores of type {kind!r}")
+    data = zlib.decompress(base64.b64decode(content))
+    if kind == "bool":
+        return np.unpackbits(np.frombuffer(data, np.uint8), count=int(count)).astype(bool)
+    values = np.frombuffer(data, np.dtype(kind).newbyteorder("<"))
+    if len(values) != int(count):
+        raise ValueError(f"{len(values)} scores, not {count}")
+    return values

@@ -1,0 +1,1 @@
+"""Layerwise analysis: which layer serves which task, and why (section 3)."""

@@ -1,0 +1,166 @@
+"""The sweep: every task asked of every layer, from features that are extracted once.
+
+A layer's figures are kept beside the features as soon as they are known, under a digest of what they depend on, so
+that a sweep that was stopped goes on where it was, and a second one with another task measures that task alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
+from perception_encoder.evaluation.layer_encoders import StoredEncoder
+from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
+from perception_encoder.files import replacing, writing
+from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
+
+KEPT_DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCurve:
+    """One figure of one task over a model's layers."""
+
+    model: str
+    task: str
+    figure: str
+    pool: str
+    """What `pe embed --pool` takes for such work."""
+    depth: int
+    """Layers that the model has."""
+    scores: dict[int, LayerScore]
+    """By layer, ascending."""
+
+    @property
+    def unit(self) -> str:
+        """ "%" of a share in 0-1, "m", or nothing."""
+        return next(iter(self.scores.values())).unit
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a small figure is a good one."""
+        return next(iter(self.scores.values())).lower_is_better
+
+    @property
+    def last(self) -> int:
+        """The last of its layers: the output, where all were measured."""
+        return max(self.scores)
+
+    @property
+    def best(self) -> int:
+        """The layer with the best figure, the earliest of equals."""
+        sign = -1 if self.lower_is_better else 1
+        return max(self.scores, key=lambda layer: (sign * self.scores[layer].value, -layer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A model's curves."""
+
+    model: str
+    about: dict[str, str]
+    curves: tuple[LayerCurve, ...]
+    failures: tuple[InputError, ...]
+    """Pictures that could not be decoded, each once; they are in no figure."""
+    pictures: int
+    """How many were looked at, those included."""
+
+
+def run_sweep(
+    encoder: StoredEncoder,
+    tasks: Sequence[LayerTask],
+    config: StoreConfig,
+    layers: Sequence[int] | None = None,
+    track: Track = untracked,
+) -> Sweep:
+    """Extract what the tasks look at, then measure them layer by layer.
+
+    `layers`: 0-based, negative from the end; all by default. Raises ConfigError for a layer that does not exist,
+    DataError where data lack what a task needs, ModelError for features, or a figure, that are not finite.
+    """
+    wanted = resolve_layers(encoder, layers)
+    curves: list[LayerCurve] = []
+    failures: dict[str, InputError] = {}
+    seen: set[str] = set()
+    for task in tasks:
+        shown = task.pictures(encoder)
+        stored = [extract(encoder, pictures, wanted, config, track) for pictures in shown]
+        for pictures, kept in zip(shown, stored, strict=True):
+            seen |= {f"{pictures.digest}/{key}" for key in pictures.keys}
+            failures |= {f"{pictures.digest}/{failure.source}": failure for failure in kept.failures}
+        found = {
+            layer: _measure(encoder.name, task, stored, layer, config.folder / "scores")
+            for layer in track(wanted, f"{task.name}, {encoder.name}", len(wanted))
+        }
+        curves += _curves(encoder, task, found)
+    return Sweep(
+        model=encoder.name,
+        about=dict(encoder.about),
+        curves=tuple(curves),
+        failures=tuple(failures.values()),
+        pictures=len(seen),
+    )
+
+
+def resolve_layers(encoder: StoredEncoder, layers: Sequence[int] | None) -> list[int]:
+    """Layers as 0-based numbers, ascending; ConfigError for one that does not exist."""
+    depth = encoder.depth
+    for layer in layers or ():
+        if not -depth <= layer < depth:
+            raise ConfigError(f"layer {layer} does not exist; {encoder.name} has layers 0 to {depth - 1}")
+    return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})
+
+
+def _curves(encoder: StoredEncoder, task: LayerTask, found: dict[int, tuple[LayerScore, ...]]) -> list[LayerCurve]:
+    """One curve for each of the task's figures."""
+    names = [score.name for score in next(iter(found.values()))]
+    for layer, scores in found.items():
+        if [score.name for score in scores] != names:
+            raise DataError(f"{task.name} has other figures at layer {layer} than before; delete the store's scores")
+    return [
+        LayerCurve(
+            model=encoder.name,
+            task=task.name,
+            figure=name,
+            pool=task.pool,
+            depth=encoder.depth,
+            scores={layer: scores[place] for layer, scores in found.items()},
+        )
+        for place, name in enumerate(names)
+    ]
+
+
+def _measure(
+    model: str, task: LayerTask, stored: Sequence[StoredLayers], layer: int, folder: Path
+) -> tuple[LayerScore, ...]:
+    depends = json.dumps([task.name, task.digest, layer, [kept.key for kept in stored]])
+    path = folder / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
+    if path.is_file():
+        return _read_scores(path)
+    scores = task.measure([kept.read(layer) for kept in stored])
+    for score in scores:
+        if not np.isfinite(score.value):
+            raise ModelError(f"{task.name}: {score.name} of layer {layer} of {model} is not a number; features are bad")
+    with writing(path), replacing(path) as temporary:
+        temporary.write_text(json.dumps([_pack(score) for score in scores]), encoding="utf-8")
+    return _read_scores(path)  # as the next run will have them
+
+
+def _pack(score: LayerScore) -> dict[str, object]:
+    kept = {name: getattr(score, name) for name in ("name", "value", "n", "unit", "lower_is_better")}
+    return {**kept, "drawn": [round(float(value), KEPT_DIGITS) for value in score.drawn]}
+
+
+def _read_scores(path: Path) -> tuple[LayerScore, ...]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(LayerScore(**{**score, "drawn": np.array(score["drawn"])}) for score in said)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it, and it is measured anew") from None

@@ -1,0 +1,72 @@
+"""Two results side by side: which differences are called real, and for whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from perception_encoder.errors import DataError
+from perception_encoder.evaluation.comparison import compare
+from perception_encoder.evaluation.report import comparison_table, from_json, to_json
+from perception_encoder.evaluation.results import Measurement, Result
+from perception_encoder.evaluation.scores import ItemScores, measure
+
+NAMES = [str(number) for number in range(400)]
+RIGHT = np.arange(400) < 200
+
+
+def result(model: str, *scores: ItemScores, task: str = "toys") -> Result:
+    metrics = tuple(measure(each) for each in scores)
+    found = Measurement(task, "k-NN", "squash", "", 4, metrics, {"k": "20"}, scores)
+    return Result(model=model, split="test", measurements=(found,), failures=(), about={})
+
+
+def top1(right: np.ndarray) -> ItemScores:
+    return ItemScores.of("top-1", right, NAMES)
+
+
+def test_a_large_difference_is_real_and_a_small_one_is_not() -> None:
+    (large,) = compare(result("a", top1(np.arange(400) < 240)), result("b", top1(RIGHT)))
+    assert (large.difference.value, large.winner) == (pytest.approx(0.1), 0)
+    (small,) = compare(result("a", top1(np.arange(400) < 201)), result("b", top1(RIGHT)))
+    assert (small.real, small.winner) == (False, None)
+
+
+def test_less_error_is_better() -> None:
+    errors = [ItemScores.of("RMSE", np.full(400, e) + RIGHT, NAMES, unit="m", lower_is_better=True) for e in (0.2, 0.3)]
+    (found,) = compare(result("a", errors[0]), result("b", errors[1]))
+    assert found.difference.value == pytest.approx(-0.1)
+    assert found.winner == 0
+    (row,) = comparison_table([found], ("a", "b")).rows
+    assert row == (
+        "toys, k-NN, squash",
+        "RMSE",
+        "400",
+        "0.700 m",
+        "0.800 m",
+        "-0.100 (-0.100 to -0.100)",
+        "a is better",
+    )
+
+
+def test_a_result_read_from_json_compares_alike() -> None:
+    ours, theirs = result("a", top1(~RIGHT)), result("b", top1(RIGHT))
+    again = from_json(to_json(ours), "a.json")
+    assert again == ours
+    assert compare(again, theirs) == compare(ours, theirs)
+
+
+def test_results_without_a_figure_in_common_are_a_data_error() -> None:
+    ours = result("a", top1(RIGHT))
+    bare = replace(ours, measurements=(replace(ours.measurements[0], scores=()),))
+    for theirs in (result("b", top1(RIGHT), task="other"), bare):
+        with pytest.raises(DataError, match="share no figure"):
+            compare(ours, theirs)
+
+
+def test_other_items_are_named_by_their_task() -> None:
+    other = ItemScores.of("top-1", RIGHT, NAMES[::-1])
+    with pytest.raises(DataError, match="toys, k-NN: top-1: the two were not measured on the same items"):
+        compare(result("a", top1(RIGHT)), result("b", other))
