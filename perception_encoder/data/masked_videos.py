@@ -65,7 +65,9 @@ def read_object_mask(mask: Stored, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(mask) if isinstance(mask, bytes) else mask) as image:
             if image.mode not in ("1", "L", "P"):
-                raise MediaDecodeError(name, f"has the mode {image.mode}; a mask has one channel of 8 bits or a palette")
+                raise MediaDecodeError(
+                    name, f"has the mode {image.mode}; a mask has one channel of 8 bits or a palette"
+                )
             pixels = np.asarray(image, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaDecodeError(name, f"cannot be decoded: {error}") from error
@@ -101,15 +103,15 @@ def _read_davis(root: Path) -> list[MaskedVideo]:
             names = listed.read_text(encoding="utf-8").split()
             break
     return [
-        _pair(name, {p.stem: p for p in (frames / name).glob("*.jpg")}, {p.stem: p for p in (masks / name).glob("*.png")})
+        _pair(
+            name, {p.stem: p for p in (frames / name).glob("*.jpg")}, {p.stem: p for p in (masks / name).glob("*.png")}
+        )
         for name in names
     ]
 
 
 def _read_pairs(folder: Path) -> MaskedVideo:
-    return _pair(
-        folder.name, {p.stem: p for p in folder.glob("*.jpg")}, {p.stem: p for p in folder.glob("*.png")}
-    )
+    return _pair(folder.name, {p.stem: p for p in folder.glob("*.jpg")}, {p.stem: p for p in folder.glob("*.png")})
 
 
 def _read_tar(path: Path) -> MaskedVideo:

@@ -51,7 +51,9 @@ def propagate(
     """
     config = config or PropagationConfig()
     if features.ndim != 4 or len(features) < 2:
-        raise ShapeError(f"features have the shape {tuple(features.shape)}; at least two frames (F, h, w, D) are needed")
+        raise ShapeError(
+            f"features have the shape {tuple(features.shape)}; at least two frames (F, h, w, D) are needed"
+        )
     count, h, w, _ = features.shape
     unit = F.normalize(features.float(), dim=-1)
     classes = F.one_hot(first, int(first.max()) + 1).permute(2, 0, 1).float()  # (K, H, W)
@@ -90,7 +92,9 @@ def _ask_tile(
     context = asked[:, window[0], window[1]].flatten(1, 2)  # (C, M, D)
     given = labels[:, window[0], window[1]].flatten(0, 2)  # (C·M, K)
     queries = own[rows.start : rows.stop, columns.start : columns.stop].flatten(0, 1)  # (N, D)
-    near = _near(rows, asked_rows, config.reach)[:, None, :, None] & _near(columns, asked_columns, config.reach)[:, None]
+    near = (
+        _near(rows, asked_rows, config.reach)[:, None, :, None] & _near(columns, asked_columns, config.reach)[:, None]
+    )
     far = ~near.flatten(2).flatten(0, 1).to(own.device)  # (N, M)
     cosines = torch.stack([(queries @ frame.T).masked_fill_(far, -torch.inf) for frame in context], dim=1).flatten(1)
     best, places = cosines.topk(min(config.nearest, cosines.shape[1]), dim=1)

@@ -53,5 +53,7 @@ def check_maps(features: np.ndarray, name: str, keys: Sequence[str] = ()) -> np.
     bad = np.flatnonzero(~np.isfinite(features).all(axis=(1, 2, 3)))
     if len(bad):
         first = keys[bad[0]] if keys else f"item {bad[0]}"
-        raise ModelError(f"{name}: NaN or infinity in the features of {len(bad)} of {len(features)} items; {first} first")
+        raise ModelError(
+            f"{name}: NaN or infinity in the features of {len(bad)} of {len(features)} items; {first} first"
+        )
     return features

@@ -112,9 +112,7 @@ def score_video(
     return score_masks(name, followed.numpy(), masks, objects)
 
 
-def score_masks(
-    name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]
-) -> VideoScores:
+def score_masks(name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]) -> VideoScores:
     """Score labels 1 to K, which stand for `objects`, against the true masks."""
     last = len(masks) - 1 if len(masks) > 2 else 2
     frames = [index for index in range(1, last) if masks[index] is not None]
