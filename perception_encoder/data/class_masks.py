@@ -63,7 +63,7 @@ class ClassMasks:
 def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:
     """What is trained on and what is measured: see the module. The classes of both are those of the training split.
 
-    Pixels of a class that is not trained on are not scored. DataError where a split, a mask or a second class is missing.
+    Pixels of a class that is not trained on are not scored. DataError where a split, a mask or a class is missing.
     """
     if (place / "annotations").is_dir():
         return _read_ade(place, "training"), _read_ade(place, "validation")

@@ -48,9 +48,9 @@ def measure_depth(
 ) -> tuple[Measurement, tuple[InputError, ...]]:
     """Fit a head on one layer's features of `train`, and measure it on `test`.
 
-    Pictures that cannot be decoded, or their depth, are left out, and their errors returned. Raises DataError where none is left or a
-    depth is unknown everywhere, ConfigError for a layer that does not exist, and ModelError for features that are not
-    finite.
+    Pictures that cannot be decoded, or their depth, are left out, and their errors returned. Raises DataError where
+    none is left or a depth is unknown everywhere, ConfigError for a layer that does not exist, and ModelError for
+    features that are not finite.
     """
     protocol = protocol or DepthProtocol()
     check_layer(encoder, layer)
