@@ -45,7 +45,7 @@ def measure_depth(
     test: DepthPictures,
     protocol: DepthProtocol | None = None,
     track: Track = untracked,
-) -> tuple[Measurement, tuple[InputError, ...]]:
+) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Fit a head on one layer's features of `train`, and measure it on `test`.
 
     Pictures that cannot be decoded, or their depth, are left out, and their errors returned. Raises DataError where
@@ -60,7 +60,7 @@ def measure_depth(
     scores = score_depth(parts[0].maps, depths[0], parts[1].maps, depths[1], keys, protocol, track)
     settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "channels": str(protocol.head.channels)}
     found = Measurement(test.name, "depth head", "squash", "", 0, tuple(map(measure, scores)), settings, scores)
-    return found, parts[0].failures + parts[1].failures
+    return (found,), parts[0].failures + parts[1].failures
 
 
 def _depths(pictures: DepthPictures, rows: np.ndarray) -> Depths:

@@ -35,7 +35,7 @@ def measure_detection(
     test: InstanceSet,
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
-) -> tuple[Measurement, tuple[InputError, ...]]:
+) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Fit a detector on one layer's features of `train`, and measure it on `test`.
 
     Pictures that cannot be decoded are left out, and their errors returned. Raises DataError where none is left or
@@ -51,7 +51,7 @@ def measure_detection(
     settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "channels": str(protocol.head.channels)}
     method = "Mask R-CNN" if "mask" in found else "Faster R-CNN"
     measured = Measurement(test.name, method, "squash", "", len(test.categories), metrics, settings)
-    return measured, parts[0].failures + parts[1].failures
+    return (measured,), parts[0].failures + parts[1].failures
 
 
 def score_detection(

@@ -39,7 +39,7 @@ def measure_segmentation(
     test: ClassMasks,
     protocol: SegmentationProtocol | None = None,
     track: Track = untracked,
-) -> tuple[Measurement, tuple[InputError, ...]]:
+) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Fit a head on one layer's features of `train`, and measure it on `test`.
 
     Pictures that cannot be decoded, or their masks, are left out, and their errors returned. Raises DataError where
@@ -56,7 +56,7 @@ def measure_segmentation(
     settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "kernel": str(protocol.head.kernel)}
     metrics = tuple(map(measure, scores))
     found = Measurement(test.name, "linear segmentation", "squash", "", count, metrics, settings, scores)
-    return found, parts[0].failures + parts[1].failures
+    return (found,), parts[0].failures + parts[1].failures
 
 
 def _labels(pictures: ClassMasks, rows: np.ndarray) -> Labels:

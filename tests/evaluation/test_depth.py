@@ -93,7 +93,7 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     train, test = read_depth_splits(tmp_path / "room.tar")
     assert (train.keys[-1], test.keys[0]) == ("00005", "00006")
     assert train.depth(0) == pytest.approx(rooms(10, 0)[0], abs=1e-3)
-    found, failures = measure_depth(ColourLayers(4, (24, 32)), 0, train, test, PROTOCOL)
+    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, train, test, PROTOCOL)
     assert [failure.source for failure in failures] == ["00008 (depth)"]
     assert found.metrics[0].name == "RMSE" and found.metrics[0].n == 3
     with pytest.raises(ModelError, match="colours, layer 2"):

@@ -149,11 +149,11 @@ def test_the_pyramid_has_five_levels() -> None:
 def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     train, test = read_instance_splits(write_scenes(tmp_path, {"train": 6, "test": 2}, masks))
     encoder = ColourLayers(16, (48, 64))
-    found, failures = measure_detection(encoder, 0, train, test, DetectionProtocol(head=SMALL))
+    (found,), failures = measure_detection(encoder, 0, train, test, DetectionProtocol(head=SMALL))
     assert not failures and found.method == ("Mask R-CNN" if masks else "Faster R-CNN")
     names = ["box AP", "box AP50", "box AP75"] + (["mask AP", "mask AP50", "mask AP75"] if masks else [])
     assert [metric.name for metric in found.metrics] == names
-    again, _ = measure_detection(encoder, 0, train, test, DetectionProtocol(head=SMALL))
+    (again,), _ = measure_detection(encoder, 0, train, test, DetectionProtocol(head=SMALL))
     assert again.metrics == found.metrics  # what is drawn at random hangs on the seed
 
 

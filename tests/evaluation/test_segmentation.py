@@ -99,11 +99,11 @@ def test_scenes_are_measured_and_a_broken_picture_reported(tmp_path: Path) -> No
     assert train.classes == ("background", "chair", "lamp")
     assert (test.labels(0) == pictures(6, 1)[0]).all()
     encoder = ColourLayers(4, (24, 32))
-    found, failures = measure_segmentation(encoder, 0, train, test, PROTOCOL)
+    (found,), failures = measure_segmentation(encoder, 0, train, test, PROTOCOL)
     assert [failure.source for failure in failures] == ["test-2"] and found.metrics[0].n == 5
     assert found.metrics[0].value > 0.75 and found.classes == 3
     wide = SegmentationProtocol(head=SegmentationConfig(kernel=3, fit=PROTOCOL.head.fit))
-    assert measure_segmentation(encoder, 0, train, test, wide)[0].metrics[0].value > found.metrics[0].value - 0.1
+    assert measure_segmentation(encoder, 0, train, test, wide)[0][0].metrics[0].value > found.metrics[0].value - 0.1
     with pytest.raises(ModelError, match="colours, layer 2"):
         measure_segmentation(encoder, 2, train, test, PROTOCOL)
 
