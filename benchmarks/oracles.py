@@ -214,8 +214,8 @@ def page(result: dict[str, Any]) -> str:
         f"Made by `python -m benchmarks.oracles --out docs/results/oracles.json --davis {result['davis']}`.",
         "",
         "Perfect features are the truth itself, as patches see it. What they lack of 100 % is the patch: it is",
-        f"{PATCH} pixels wide in drawn pictures of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p, of whose clips the first "
-        f"{DAVIS_FRAMES} frames are followed.",
+        f"{PATCH} pixels wide in drawn pictures of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p.",
+        f"Of DAVIS's clips the first {DAVIS_FRAMES} frames are followed.",
         "For detection it is what was found that is perfect or random: the scoring is tried, not the head.",
         "",
         "| task | features | figure | n | value |",

@@ -17,7 +17,7 @@ from perception_encoder.data.rgbd import DepthPictures
 from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_depth
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.dense_features import check_layer, check_maps, encode_decodable
+from perception_encoder.evaluation.dense_features import check_finite, check_layer, encode_decodable
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.scores import ItemScores, measure
@@ -81,8 +81,8 @@ def score_depth(
     ModelError where features are not finite; DataError, naming the picture, where no depth is known.
     """
     protocol = protocol or DepthProtocol()
-    check_maps(train, "depth, training pictures")
-    check_maps(test, "depth", keys)
+    check_finite(train, "depth, training pictures")
+    check_finite(test, "depth", keys)
     head = fit_depth(train, train_depths, protocol.head, track)
     rows = []
     for place, key in enumerate(track(keys, "measuring depth", len(keys))):

@@ -14,7 +14,7 @@ from perception_encoder.dense_prediction.detection import Detected, DetectionCon
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError, MissingExtraError
 from perception_encoder.evaluation.average_precision import AveragePrecision, average_precision
-from perception_encoder.evaluation.dense_features import check_layer, check_maps, encode_decodable
+from perception_encoder.evaluation.dense_features import check_finite, check_layer, encode_decodable
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 
@@ -69,8 +69,8 @@ def score_detection(
     """
     protocol = protocol or DetectionProtocol()
     known, rows = test_set
-    check_maps(train, "detection, training pictures")
-    check_maps(test, "detection", [known.keys[int(row)] for row in rows])
+    check_finite(train, "detection, training pictures")
+    check_finite(test, "detection", [known.keys[int(row)] for row in rows])
     learned, learned_rows = train_set
     sizes = _sizes(learned, learned_rows)
     detector = fit_detector(
