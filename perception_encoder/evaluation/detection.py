@@ -45,7 +45,7 @@ def measure_detection(
     check_layer(encoder, layer)
     parts = [encode_decodable(encoder, layer, each, each.things, protocol.image_size, track) for each in (train, test)]
     found = score_detection(
-        parts[0].maps, (train, parts[0].rows), parts[1].maps, (test, parts[1].rows), encoder.patch_size, protocol, track
+        parts[0].maps, (train, parts[0].rows), parts[1].maps, (test, parts[1].rows), protocol, track
     )
     metrics = tuple(metric for prefix, figures in found.items() for metric in figures.metrics(prefix))
     settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "channels": str(protocol.head.channels)}
@@ -59,7 +59,6 @@ def score_detection(
     train_set: tuple[InstanceSet, np.ndarray],
     test: Maps,
     test_set: tuple[InstanceSet, np.ndarray],
-    patch_size: int,
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
 ) -> dict[str, AveragePrecision]:
@@ -73,9 +72,7 @@ def score_detection(
     check_finite(test, "detection", [known.keys[int(row)] for row in rows])
     learned, learned_rows = train_set
     sizes = _sizes(learned, learned_rows)
-    detector = fit_detector(
-        train, _things(learned, learned_rows), sizes, len(learned.categories), patch_size, protocol.head, track
-    )
+    detector = fit_detector(train, _things(learned, learned_rows), sizes, len(learned.categories), protocol.head, track)
     results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if known.has_masks else {})}
     for place, row in enumerate(track(rows, "detecting", len(rows))):
         (found,) = detector.detect(take(test, slice(place, place + 1)), [_sizes(known, [row])[0]])

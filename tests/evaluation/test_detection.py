@@ -171,7 +171,7 @@ def test_fitting_lowers_the_losses(tmp_path: Path) -> None:
         config = DetectionConfig(
             channels=16, hidden=32, regions=32, fit=FitConfig(epochs=epochs, batch=3, lr=3e-3 if epochs > 1 else 1e-9)
         )
-        detector: Detector = fit_detector(maps, train.things, sizes, 2, 16, config).train()
+        detector: Detector = fit_detector(maps, train.things, sizes, 2, config).train()
         with torch.no_grad(), drawn_from(torch.Generator().manual_seed(0)):
             losses.append(detector(torch.from_numpy(maps), targets)[1])
     assert len(losses[0]) == 5
@@ -196,7 +196,7 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
         whole.things(0)
     maps = np.full((2, 3, 4, 3), np.nan)
     with pytest.raises(ModelError, match=r"1\.jpg first"):
-        score_detection(np.zeros((2, 3, 4, 3)), (whole, np.arange(2)), maps, (whole, np.arange(2)), 16)
+        score_detection(np.zeros((2, 3, 4, 3)), (whole, np.arange(2)), maps, (whole, np.arange(2)))
 
 
 def test_the_coco_subset(real_data: Path) -> None:
