@@ -35,7 +35,7 @@ class SimplePyramid(nn.Module):
         super().__init__()
         self.out_channels = channels
         self.standardize = Standardize(width)
-        half, quarter = max(1, width // 2), max(1, width // 4)
+        half, quarter = max(channels, width // 2), max(channels, width // 4)  # a norm of few channels would level them
         finest = [nn.ConvTranspose2d(width, half, 2, 2), ChannelNorm(half), nn.GELU()]
         resize = [
             nn.Sequential(*finest, nn.ConvTranspose2d(half, quarter, 2, 2)),
