@@ -50,7 +50,13 @@ def tiny(step: int, seed: int) -> PretrainingConfig:
     config = nano_step(step, seed)
     stages = (Stage(image_size=32, steps=2),)
     return dataclasses.replace(
-        debug(), stages=stages, batch_size=8, rope=config.rope, seed=seed, weights={"flowers": 1}
+        debug(),
+        stages=stages,
+        batch_size=8,
+        rope=config.rope,
+        attention_pool=config.attention_pool,
+        seed=seed,
+        weights={"flowers": 1},
     )
 
 
