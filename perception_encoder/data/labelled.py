@@ -6,10 +6,11 @@ The ten classes of Caltech-101 whose label has the smallest SHA-256 are the publ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from perception_encoder.data.media_folder import Source
 from perception_encoder.data.shards import read_metadata, read_shard
 from perception_encoder.errors import DataError
 
@@ -30,14 +31,22 @@ class LabelledPictures:
     name: str
     """The source, with `/coarse` for its coarse labels and `/unseen` for classes never trained on."""
     keys: tuple[str, ...]
-    pictures: tuple[bytes, ...]
-    """The files as stored, undecoded."""
+    pictures: tuple[Source, ...]
+    """The files as stored, undecoded, or where they are; videos, too."""
     labels: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    """The classes to choose from, where they are not just the labels that occur."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What prompts call a class; itself where it has none here."""
+    accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The classes that are right for a label, where they are of another set; else the label is its own class."""
+    trim: int = 0
+    """Pixels that are cut off each side of a picture before anything else."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The labels, each once, sorted."""
-        return tuple(sorted(set(self.labels)))
+        """The classes to choose from: the labels, each once, sorted, or `choices`."""
+        return self.choices or tuple(sorted(set(self.labels)))
 
 
 def find_shards(place: Path, split: str) -> list[Path]:

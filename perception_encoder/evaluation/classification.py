@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from perception_encoder.errors import DataError
-from perception_encoder.evaluation.features import Features
-from perception_encoder.evaluation.metrics import mean_class_accuracy, share
-from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.data.labelled import LabelledPictures
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.evaluation.features import FRAMES, Features, encode_pictures
+from perception_encoder.evaluation.prompts import ensemble, find_templates
+from perception_encoder.evaluation.protocol import ImageTextEncoder
+from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.scores import ItemScores, measure
+
+TOP = 5
 
 
 def classify(vectors: np.ndarray, class_vectors: np.ndarray) -> np.ndarray:
@@ -17,16 +23,80 @@ def classify(vectors: np.ndarray, class_vectors: np.ndarray) -> np.ndarray:
     return (vectors @ class_vectors.T).argmax(axis=1)
 
 
+def nearest(scores: np.ndarray, top: int) -> np.ndarray:
+    """The places of the `top` highest scores of each row, highest first: (n, K) to (n, top)."""
+    some = np.argpartition(-scores, top - 1, axis=1)[:, :top]
+    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, order, axis=1)
+
+
 def accuracies(
-    predicted: np.ndarray, features: Features, classes: Sequence[str], generator: np.random.Generator
-) -> tuple[Metric, Metric]:
-    """Mean class accuracy and top-1 of predicted places in `classes`, (n,)."""
-    targets = features.targets(classes)
-    correct = predicted == targets
-    return mean_class_accuracy(correct, targets, generator), share("top-1", correct, generator)
+    predicted: np.ndarray,
+    features: Features,
+    classes: Sequence[str],
+    accepted: Mapping[str, frozenset[str]] | None = None,
+) -> tuple[ItemScores, ...]:
+    """Mean class accuracy and top-1 of predicted places in `classes`, (n,), or best first (n, top): then top-5, too.
+
+    `accepted`: the classes that are right for a label, where those are not just the label itself.
+    """
+    ranked = predicted if predicted.ndim == 2 else predicted[:, None]  # (n, top)
+    hits = _hits(ranked, features, classes, accepted or {})
+    names = [f"{key}: {label}" for key, label in zip(features.keys, features.labels, strict=True)]
+    _, groups = np.unique(features.labels, return_inverse=True)
+    found = [
+        ItemScores.of("mean class accuracy", hits[:, 0], names, groups=groups),
+        ItemScores.of("top-1", hits[:, 0], names),
+    ]
+    if ranked.shape[1] >= TOP:
+        found.append(ItemScores.of(f"top-{TOP}", np.any(hits[:, :TOP], axis=1), names))
+    return tuple(found)
+
+
+def _hits(
+    ranked: np.ndarray, features: Features, classes: Sequence[str], accepted: Mapping[str, frozenset[str]]
+) -> np.ndarray:
+    """Whether each predicted class is right, bool (n, top)."""
+    if not accepted:
+        return np.equal(ranked, features.targets(classes)[:, None])
+    labels = sorted(set(features.labels))
+    table = np.array([[each in accepted[label] for each in classes] for label in labels])  # (labels, K)
+    rows = np.array([labels.index(label) for label in features.labels])
+    return table[rows[:, None], ranked]
 
 
 def check_classes(task: str, classes: Sequence[str]) -> None:
     """Raise `DataError` for a task in which there is nothing to tell apart."""
     if len(classes) < 2:
         raise DataError(f"{task} has only the class {classes[0]!r}; a classification task needs at least two")
+
+
+def classify_zero_shot(
+    encoders: Mapping[str, ImageTextEncoder],
+    task: LabelledPictures,
+    prompts: Sequence[str],
+    track: Track = untracked,
+    frames: int = FRAMES,
+) -> tuple[list[Measurement], tuple[InputError, ...]]:
+    """Measure a task with each of the prompts and under each transform; and what cannot be decoded.
+
+    `encoders`: the model by its transforms' names; `prompts`: names of templates (see `PROMPTS`). Raises DataError for
+    a single class, ModelError where a vector is not finite.
+    """
+    check_classes(task.name, task.classes)
+    templates = {name: find_templates(name) for name in prompts}
+    encoder = next(iter(encoders.values()))
+    named = [task.names.get(label, label) for label in task.classes]
+    vectors = {name: ensemble(encoder, named, sentences, track) for name, sentences in templates.items()}
+    measurements: list[Measurement] = []
+    failures: tuple[InputError, ...] = ()
+    for transform, shown in encoders.items():
+        features = encode_pictures(shown, task, track, frames)
+        failures = features.failures
+        for name, class_vectors in vectors.items():
+            ranked = nearest(features.vectors @ class_vectors.T, TOP if len(named) > TOP else 1)
+            scores = accuracies(ranked, features, task.classes, task.accepted)
+            metrics = tuple(map(measure, scores))
+            found = Measurement(task.name, "zero-shot", transform, name, len(named), metrics, scores=scores)
+            measurements.append(found)
+    return measurements, failures

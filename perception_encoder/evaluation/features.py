@@ -1,6 +1,7 @@
-"""Vectors of labelled pictures, each picture decoded and encoded once.
+"""Vectors of labelled pictures and videos, each decoded and encoded once.
 
-A picture that cannot be decoded is left out and reported; no other one takes its place.
+A video's vector is the mean of its frames' unit vectors, made unit again (section 2.2). An item that cannot be decoded
+is left out and reported; no other one takes its place.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.data.labelled import LabelledPictures
+from perception_encoder.data.media_folder import Clip, Source
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.protocol import ImageEncoder
-from perception_encoder.preprocess.image import open_image
+from perception_encoder.inference.media import open_media, resolve
+from perception_encoder.preprocess.frames import VideoFrames
 
 CHUNK = 256  # pictures in memory at a time
+FRAMES = 8  # of a video
 
 
 @dataclass(frozen=True)
@@ -40,42 +44,98 @@ class Features:
         return np.array([place[label] for label in self.labels], dtype=np.int64)
 
 
-def encode_pictures(encoder: ImageEncoder, pictures: LabelledPictures, track: Track = untracked) -> Features:
-    """Encode a task's pictures.
+def encode_pictures(
+    encoder: ImageEncoder, pictures: LabelledPictures, track: Track = untracked, frames: int = FRAMES
+) -> Features:
+    """Encode a task's pictures, and its videos by `frames` uniform frames.
 
     Raises `DataError` where none can be decoded, `ModelError` where a vector is not finite.
+    """
+    vectors, decodable, failures = encode_sources(
+        encoder, pictures.pictures, pictures.keys, pictures.name, track, frames, pictures.trim
+    )
+    return Features(
+        vectors=vectors,
+        keys=tuple(pictures.keys[row] for row in decodable),
+        labels=tuple(pictures.labels[row] for row in decodable),
+        failures=failures,
+    )
+
+
+def encode_sources(
+    encoder: ImageEncoder,
+    sources: Sequence[Source],
+    keys: Sequence[str],
+    name: str,
+    track: Track = untracked,
+    frames: int = FRAMES,
+    trim: int = 0,
+) -> tuple[np.ndarray, list[int], tuple[InputError, ...]]:
+    """Unit vectors (n, D) of what can be decoded, the rows of `sources` that they are of, and what cannot be.
+
+    Errors as those of `encode_pictures`.
     """
     vectors: list[np.ndarray] = []
     decodable: list[int] = []
     failures: list[InputError] = []
-    images: list[Image.Image] = []
-    count = len(pictures.keys)
-    decoded = enumerate(_decode_all(pictures))
-    for row, picture in track(decoded, f"encoding {pictures.name}", count):
-        if isinstance(picture, InputError):
-            failures.append(picture)
+    waiting: list[list[Image.Image]] = []
+    count = len(keys)
+    decoded = enumerate(decode_sources(sources, keys, frames, trim))
+    for row, shown in track(decoded, f"encoding {name}", count):
+        if isinstance(shown, InputError):
+            failures.append(shown)
         else:
             decodable.append(row)
-            images.append(picture)
-        if images and (len(images) == CHUNK or row == count - 1):
-            vectors.append(encoder.encode_images(images))
-            images = []
+            waiting.append(shown)
+        if waiting and (sum(map(len, waiting)) >= CHUNK or row == count - 1):
+            vectors.append(_encode(encoder, waiting, name))
+            waiting = []
     if not vectors:
-        raise DataError(f"{pictures.name}: no picture can be decoded; the first: {failures[0]}")
-    return Features(
-        vectors=check_finite(np.concatenate(vectors), encoder.name, pictures.name),
-        keys=tuple(pictures.keys[row] for row in decodable),
-        labels=tuple(pictures.labels[row] for row in decodable),
-        failures=tuple(failures),
-    )
+        first = f"; the first: {failures[0]}" if failures else ", for there is none"
+        raise DataError(f"{name}: no picture can be decoded{first}")
+    return np.concatenate(vectors), decodable, tuple(failures)
 
 
-def _decode_all(pictures: LabelledPictures) -> Iterator[Image.Image | InputError]:
-    """Decode in order, `CHUNK` pictures ahead at most."""
+def _encode(encoder: ImageEncoder, shown: Sequence[Sequence[Image.Image]], name: str) -> np.ndarray:
+    """Unit vectors of items (n, D) out of their pictures, all encoded together."""
+    flat = encoder.encode_images([image for images in shown for image in images])
+    check_finite(flat, encoder.name, name)
+    if len(flat) == len(shown):
+        return flat
+    starts = np.cumsum([0, *(len(images) for images in shown[:-1])])
+    means = np.add.reduceat(flat, starts, axis=0)
+    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+
+
+def decode_sources(
+    sources: Sequence[Source], keys: Sequence[str], frames: int = FRAMES, trim: int = 0
+) -> Iterator[list[Image.Image] | InputError]:
+    """What each source shows, in order: a picture, the frames of a video, or why it cannot be decoded."""
+
+    def decode(source: Source, key: str) -> list[Image.Image] | InputError:
+        try:
+            return _decode(source, key, frames, trim)
+        except InputError as error:
+            return error
+
+    ahead = max(1, CHUNK // frames) if any(not isinstance(source, bytes) for source in sources) else CHUNK
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(pictures.keys), CHUNK):
-            rows = slice(start, start + CHUNK)
-            yield from pool.map(_decode, pictures.pictures[rows], pictures.keys[rows])
+        for start in range(0, len(keys), ahead):
+            rows = slice(start, start + ahead)
+            yield from pool.map(decode, sources[rows], keys[rows])
+
+
+def _decode(source: Source, key: str, frames: int, trim: int) -> list[Image.Image]:
+    if isinstance(source, Clip):
+        media = resolve(source.path, key, start=source.start, end=source.end)
+    else:
+        media = resolve(source, key)
+    opened = open_media(media, frames)
+    assert not isinstance(opened, str)
+    images = opened.images if isinstance(opened, VideoFrames) else [opened]
+    if trim and min(min(image.size) for image in images) <= 2 * trim:
+        raise InputError(key, f"is too small to have {trim} pixels cut off each side")
+    return [image.crop((trim, trim, image.width - trim, image.height - trim)) for image in images] if trim else images
 
 
 def relabel(features: Features, pictures: LabelledPictures) -> Features:
@@ -90,10 +150,3 @@ def check_finite(vectors: np.ndarray, model: str, inputs: str) -> np.ndarray:
     if bad:
         raise ModelError(f"{model} gives NaN or infinity in {bad} of {len(vectors)} vectors of {inputs}; try float32")
     return vectors
-
-
-def _decode(picture: bytes, key: str) -> Image.Image | InputError:
-    try:
-        return open_image(picture, key)
-    except InputError as error:
-        return error

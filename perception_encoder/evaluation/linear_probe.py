@@ -7,13 +7,19 @@ best mean class accuracy on the val split.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from perception_encoder.errors import MissingExtraError
-from perception_encoder.evaluation.features import Features
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.errors import InputError, MissingExtraError
+from perception_encoder.evaluation.classification import TOP, accuracies, nearest
+from perception_encoder.evaluation.features import FRAMES, Features, encode_pictures
+from perception_encoder.evaluation.protocol import ImageEncoder
+from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.scores import measure
+from perception_encoder.evaluation.splits import Splits
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Inverse regularisation C that is tried, on standardised features."""
@@ -33,7 +39,11 @@ class LinearProbe:
 
     def classify(self, vectors: np.ndarray) -> np.ndarray:
         """The place of the likeliest class for each vector: (n, D) to (n,)."""
-        return (vectors @ self.weight.T + self.bias).argmax(axis=1)
+        return self.scores(vectors).argmax(axis=1)
+
+    def scores(self, vectors: np.ndarray) -> np.ndarray:
+        """The logarithm of each class's probability, but for a constant: (n, D) to (n, K)."""
+        return vectors @ self.weight.T + self.bias
 
 
 def fit_probe(
@@ -45,8 +55,30 @@ def fit_probe(
     """
     targets, val_targets = train.targets(classes), val.targets(classes)
     probes = [_fit(train.vectors, targets, len(classes), strength) for strength in strengths]
-    scores = [_mean_class_accuracy(probe.classify(val.vectors), val_targets) for probe in probes]
+    scores = [mean_class_accuracy(probe.classify(val.vectors), val_targets) for probe in probes]
     return probes[int(np.argmax(scores))]
+
+
+def measure_linear(
+    encoders: Mapping[str, ImageEncoder], splits: Splits, track: Track = untracked, frames: int = FRAMES
+) -> tuple[list[Measurement], tuple[InputError, ...]]:
+    """Measure a task by a linear probe under each transform; and what cannot be decoded, training items included.
+
+    Errors as those of `fit_probe` and `encode_pictures`.
+    """
+    measurements: list[Measurement] = []
+    failures: tuple[InputError, ...] = ()
+    classes = splits.classes
+    for transform, encoder in encoders.items():
+        parts = [encode_pictures(encoder, part, track, frames) for part in (splits.train, splits.val, splits.test)]
+        failures = tuple(failure for part in parts for failure in part.failures)
+        probe = fit_probe(parts[0], parts[1], classes)
+        ranked = nearest(probe.scores(parts[2].vectors), TOP if len(classes) > TOP else 1)
+        scores = accuracies(ranked, parts[2], classes)
+        label = (splits.test.name, "linear probe", transform, "", len(classes))
+        settings = {"C": f"{probe.strength:g}", "train": f"{len(parts[0].keys):,}"}
+        measurements.append(Measurement(*label, tuple(map(measure, scores)), settings, scores))
+    return measurements, failures
 
 
 def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float) -> LinearProbe:
@@ -70,5 +102,6 @@ def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float
     return LinearProbe(weight, bias, strength)
 
 
-def _mean_class_accuracy(predicted: np.ndarray, targets: np.ndarray) -> float:
+def mean_class_accuracy(predicted: np.ndarray, targets: np.ndarray) -> float:
+    """The share of each class that is right, averaged over the classes that occur; both are places, (n,)."""
     return float(np.mean([(predicted[targets == place] == place).mean() for place in np.unique(targets)]))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from perception_encoder.data.captions import PHOTO_TEMPLATES
+from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.features import check_finite
 from perception_encoder.evaluation.protocol import ImageTextEncoder
@@ -130,7 +131,12 @@ def find_templates(name: str) -> tuple[str, ...]:
     return PROMPTS[name]
 
 
-def ensemble(encoder: ImageTextEncoder, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+CHUNK = 4096  # prompts that are encoded at a time
+
+
+def ensemble(
+    encoder: ImageTextEncoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
+) -> np.ndarray:
     """Unit vectors of the classes (K, D): the mean over templates of unit text vectors, made unit again.
 
     Raises `ConfigError` for no templates and for one without `{}`, `ModelError` where a vector is not finite.
@@ -141,6 +147,12 @@ def ensemble(encoder: ImageTextEncoder, classes: Sequence[str], templates: Seque
         if "{}" not in template:
             raise ConfigError(f"the template {template!r} needs {{}} where the class goes")
     texts = [template.replace("{}", name) for name in classes for template in templates]
-    vectors = check_finite(encoder.encode_texts(texts), encoder.name, "the prompts")
+    starts = range(0, len(texts), CHUNK)
+    vectors = np.concatenate(
+        [
+            check_finite(encoder.encode_texts(texts[start : start + CHUNK]), encoder.name, "the prompts")
+            for start in track(starts, "reading prompts", len(starts))
+        ]
+    )
     means = vectors.reshape(len(classes), len(templates), -1).mean(axis=1)  # (K, D)
     return means / np.linalg.norm(means, axis=1, keepdims=True)

@@ -9,23 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from perception_encoder.data.labelled import LabelledPictures, load_labelled
+from perception_encoder.data.media_folder import Source
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.classification import accuracies, check_classes, classify
 from perception_encoder.evaluation.features import Features, encode_pictures, relabel
 from perception_encoder.evaluation.linear_probe import fit_probe
-from perception_encoder.evaluation.metrics import share
 from perception_encoder.evaluation.prompts import PROMPTS, ensemble, find_templates
 from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.retrieval import dual_softmax, found_first
+from perception_encoder.evaluation.scores import ItemScores, measure
 
 SPLITS = ("test", "val")
 DEFAULT_PROMPTS = ("photo", "imagenet")
-SEED = 0  # of the bootstrap
 
 
 class Suite:
@@ -48,8 +46,7 @@ class Suite:
         self.failures: list[InputError] = []
         self.pictures = 0
         """How many were read, those that could not be decoded included; each counts once."""
-        self._generator = np.random.default_rng(SEED)
-        self._encoded: dict[tuple[str, tuple[str, ...], tuple[bytes, ...]], Features] = {}
+        self._encoded: dict[tuple[str, tuple[str, ...], tuple[Source, ...]], Features] = {}
 
     def classify_photos(self, folder: Path, split: str = "test") -> None:
         """Measure every classification task of a folder of labelled pictures (see `load_labelled`)."""
@@ -73,9 +70,8 @@ class Suite:
             scores = texts @ pictures.vectors.T  # (n, n)
             ways = {"picture by name": scores, "name of picture": scores.T}
             ways |= {f"{way}, dual softmax": dual_softmax(scores) for way, scores in ways.items()}
-            found = {f"{way} R@1": found_first(scores) for way, scores in ways.items()}
-            metrics = tuple(share(way, right, self._generator) for way, right in found.items())
-            self.measurements.append(Measurement(name, "retrieval", self.transform, "name", len(texts), metrics))
+            found = [ItemScores.of(f"{way} R@1", found_first(each), pictures.keys) for way, each in ways.items()]
+            self._add(name, "retrieval", self.transform, "name", len(texts), found)
 
     def result(self, split: str, about: Mapping[str, str]) -> Result:
         """All that was measured."""
@@ -92,17 +88,23 @@ class Suite:
             vectors = ensemble(self.encoders[self.transform], classes, templates)
             for transform in self.encoders:
                 features = self._encode(task, transform)
-                metrics = accuracies(classify(features.vectors, vectors), features, classes, self._generator)
-                measured = Measurement(task.name, "zero-shot", transform, prompts, len(classes), metrics)
-                self.measurements.append(measured)
+                scores = accuracies(classify(features.vectors, vectors), features, classes)
+                self._add(task.name, "zero-shot", transform, prompts, len(classes), scores)
 
     def _probe(
         self, task: LabelledPictures, train: LabelledPictures, val: LabelledPictures, classes: Sequence[str]
     ) -> None:
         probe = fit_probe(self._encode(train, self.transform), self._encode(val, self.transform), classes)
         features = self._encode(task, self.transform)
-        metrics = accuracies(probe.classify(features.vectors), features, classes, self._generator)
-        self.measurements.append(Measurement(task.name, "linear probe", self.transform, "", len(classes), metrics))
+        scores = accuracies(probe.classify(features.vectors), features, classes)
+        self._add(task.name, "linear probe", self.transform, "", len(classes), scores)
+
+    def _add(
+        self, task: str, method: str, transform: str, prompts: str, classes: int, scores: Sequence[ItemScores]
+    ) -> None:
+        metrics = tuple(map(measure, scores))
+        found = Measurement(task, method, transform, prompts, classes, metrics, scores=tuple(scores))
+        self.measurements.append(found)
 
     def _encode(self, pictures: LabelledPictures, transform: str) -> Features:
         """Encode pictures once, whichever tasks they serve."""

@@ -15,8 +15,11 @@ from perception_encoder.nn.pooling import AttentionPooling
 
 
 @torch.no_grad()
-def initialize(model: CLIP | VisionTransformer, generator: torch.Generator) -> None:
-    """Fill every parameter in place; LayerNorms become the identity, biases zero."""
+def initialize(model: nn.Module, generator: torch.Generator) -> None:
+    """Fill every parameter of a model, a tower or an attention pooling in place.
+
+    LayerNorms become the identity, biases zero.
+    """
 
     def normal(parameter: Tensor | None, std: float) -> None:
         if parameter is not None:

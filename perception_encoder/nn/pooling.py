@@ -24,6 +24,21 @@ class ProbeAttention(Attention):
         attended = attend(q, k, v, mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
+    def pool_frozen(self, probe: Tensor, tokens: Tensor) -> Tensor:
+        """`pool` at a fraction of its cost where tokens need no gradient: keys and values are never made.
+
+        The probe goes through the keys' weights instead, and what each head attends to through the values'. A bias of
+        the keys moves all of a head's scores alike, so it drops out; one of the values is added once.
+        """
+        width = probe.shape[-1]
+        query = F.linear(probe[0, 0], self.in_proj_weight[:width], self.in_proj_bias[:width])
+        _, keys, values = self.in_proj_weight.unflatten(0, (3, self.heads, -1)).unbind(0)  # (heads, head_dim, D)
+        seen = torch.einsum("hd,hdw->hw", query.unflatten(0, (self.heads, -1)), keys)  # (heads, D)
+        scores = tokens @ seen.T / (width // self.heads) ** 0.5  # (B, N, heads)
+        attended = scores.softmax(dim=1).transpose(1, 2) @ tokens  # (B, heads, D)
+        pooled = torch.einsum("bhw,hdw->bhd", attended, values).flatten(1) + self.in_proj_bias[2 * width :]
+        return self.out_proj(pooled[:, None])
+
 
 class AttentionPooling(nn.Module):
     """Pool tokens (B, N, D) to (B, D): the probe attends to all of them, then `x + mlp(layernorm(x))`."""
@@ -36,5 +51,11 @@ class AttentionPooling(nn.Module):
         self.mlp = FeedForward(width, 4 * width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = self.attn.pool(self.probe, tokens, mask)
+        return self._finish(self.attn.pool(self.probe, tokens, mask))
+
+    def forward_frozen(self, tokens: Tensor) -> Tensor:
+        """The same, cheaper, of tokens that need no gradient."""
+        return self._finish(self.attn.pool_frozen(self.probe, tokens))
+
+    def _finish(self, x: Tensor) -> Tensor:
         return (x + self.mlp(self.layernorm(x)))[:, 0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from perception_encoder.data.labelled import load_labelled
@@ -13,6 +12,7 @@ from perception_encoder.evaluation.features import encode_pictures
 from perception_encoder.evaluation.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.report import from_json, insert_figures, page
 from perception_encoder.evaluation.results import Result
+from perception_encoder.evaluation.scores import measure
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.registry import BUILTIN
 
@@ -39,7 +39,7 @@ def test_the_figures_come_out_again(root: Path, real_data: Path) -> None:
     task = load_labelled(real_data / "photos")["flowers"]
     features = encode_pictures(encoder, task)
     predicted = classify(features.vectors, ensemble(encoder, task.classes, PROMPTS["photo"]))
-    measured = accuracies(predicted, features, task.classes, np.random.default_rng(0))
+    measured = map(measure, accuracies(predicted, features, task.classes))
     result = read_result(root)
     assert result.about["weights"] == encoder.weight_hash
     (listed,) = (
