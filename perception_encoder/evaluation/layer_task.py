@@ -115,10 +115,18 @@ class LayerTask(Protocol):
         """Of whatever the figures depend on besides features: targets, settings."""
         ...
 
+    @property
+    def failures(self) -> Sequence[InputError]:
+        """What besides pictures could not be read, masks say; known once `measure` was called."""
+        ...
+
     def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
         """What is to be encoded; DataError where the data lack what the task needs."""
         ...
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """A layer's figures from its features of `pictures`, in their order; the first figure stands in front."""
+        """A layer's figures from its features of `pictures`, in their order; the first figure stands in front.
+
+        Where none of a set's pictures could be decoded its features have no rows.
+        """
         ...

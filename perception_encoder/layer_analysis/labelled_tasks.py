@@ -55,6 +55,7 @@ class ClassificationTask:
     """Whether a layer's tokens tell classes apart."""
 
     name = "classification"
+    failures: tuple[InputError, ...] = ()
 
     def __init__(self, splits: Splits, config: LabelledConfig | None = None) -> None:
         """`splits`: of one task; see `load_labels`."""
@@ -107,6 +108,7 @@ class RetrievalTask:
     """Whether pictures of a class lie near one another."""
 
     name = "retrieval"
+    failures: tuple[InputError, ...] = ()
 
     def __init__(self, pictures: LabelledPictures) -> None:
         """DataError where no class has two pictures, or there is a single class."""
@@ -251,7 +253,9 @@ def _read(source: Path | Clip) -> bytes:
 
 
 def _labelled(features: LayerFeatures, task: LabelledPictures) -> Features:
-    """The means of a layer's patches, with the labels of those pictures that could be decoded."""
+    """The means of a layer's patches, with the labels of those pictures that could be decoded; DataError for none."""
+    if not len(features.rows):
+        raise DataError(f"{task.name}: no picture can be decoded; the first: {features.failures[0]}")
     keys, labels = (tuple(these[row] for row in features.rows) for these in (task.keys, task.labels))
     return Features(features.mean(), keys, labels, features.failures)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.evaluation.layer_encoders import RANDOM
@@ -312,9 +313,21 @@ def to_svg(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
+def write_colours(inside: Inside, path: Path) -> None:
+    """Write the first layer's features as colours, at the size of the picture; errors as those of `write_png`."""
+    _check_name(path)
+    colours = Image.fromarray(to_colours(next(iter(inside.maps.values()))))
+    with writing(path), replacing(path) as temporary:
+        colours.resize(inside.image.size, Image.Resampling.NEAREST).save(temporary, "PNG")
+
+
 def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
     """Write a figure as PNG, whole or not at all; ConfigError where it is no .png, OutputError where it cannot be."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path}: a plot's name ends in .png")
+    _check_name(path)
     with writing(path), replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dots)
+
+
+def _check_name(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"{path}: a plot's name ends in .png")

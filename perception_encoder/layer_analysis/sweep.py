@@ -103,6 +103,7 @@ def run_sweep(
             for layer in track(wanted, f"{task.name}, {encoder.name}", len(wanted))
         }
         curves += _curves(encoder, task, found)
+        failures |= {f"{task.name}/{failure.source}": failure for failure in task.failures}
     return Sweep(
         model=encoder.name,
         about=dict(encoder.about),
