@@ -7,7 +7,7 @@ the family name their folders by WordNet id (-A, -R, -Sketch), by number (-V2) o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -89,12 +89,17 @@ def imagenet_classes() -> ClassNames:
     except ImportError:
         raise MissingExtraError("open_clip_torch", "eval") from None
     ids, lemmas = ImageNetInfo().label_names(), ImageNetInfo().label_descriptions()
-    meanings: dict[str, set[str]] = {}
-    for identity, synonyms in zip(ids, lemmas, strict=True):
-        for name in (synonyms, *synonyms.split(",")):
-            meanings.setdefault(_plain(name), set()).add(identity)
-    clear = {name: found.pop() for name, found in meanings.items() if len(found) == 1}  # "crane" means two
+    synonyms = [(name, identity) for identity, names in zip(ids, lemmas, strict=True) for name in names.split(",")]
+    clear = _clear(synonyms) | _clear(zip(lemmas, ids, strict=True))
     return ClassNames(tuple(ids), tuple(IMAGENET_CLASSNAMES), "ImageNet", clear)
+
+
+def _clear(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Ids by name, of the names that mean one class only; "crane" means two."""
+    meanings: dict[str, set[str]] = {}
+    for name, identity in pairs:
+        meanings.setdefault(_plain(name), set()).add(identity)
+    return {name: found.pop() for name, found in meanings.items() if len(found) == 1}
 
 
 def _pairs_of_json(path: Path) -> list[tuple[str, str]]:

@@ -170,12 +170,13 @@ def measure_attentive(
     device: torch.device | None = None,
     track: Track = untracked,
     frames: int = FRAMES,
-) -> tuple[Measurement, tuple[InputError, ...]]:
-    """Measure a task by an attentive probe on one layer; and what cannot be decoded, training items included.
+) -> tuple[list[Measurement], tuple[InputError, ...]]:
+    """Measure a task by an attentive probe on one layer, negative from the end; and what cannot be decoded.
 
-    Errors as those of `encode_tokens` and `fit_attentive`.
+    That includes training items. Errors as those of `encode_tokens` and `fit_attentive`.
     """
     classes = splits.classes
+    layer = layer + encoder.depth if layer < 0 else layer
     train, val, test = (
         encode_tokens(encoder, layer, part, track, frames) for part in (splits.train, splits.val, splits.test)
     )
@@ -186,7 +187,7 @@ def measure_attentive(
     settings = {"layer": str(layer), "lr": f"{fitted.learning_rate:g}", "train": f"{len(train.keys):,}"}
     label = (splits.test.name, "attentive probe", "squash", "", len(classes))
     failures = train.failures + val.failures + test.failures
-    return Measurement(*label, tuple(map(measure, scores)), settings, scores), failures
+    return [Measurement(*label, tuple(map(measure, scores)), settings, scores)], failures
 
 
 def _listed(tokens: TaskTokens) -> Features:

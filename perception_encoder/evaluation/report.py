@@ -32,6 +32,12 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def filled(self) -> Table:
+        """The columns that say something: without those whose cells are all –."""
+        kept = [column for column in range(len(self.columns)) if any(row[column] != "–" for row in self.rows)]
+        rows = tuple(tuple(row[column] for column in kept) for row in self.rows)
+        return Table(tuple(self.columns[column] for column in kept), rows)
+
     def markdown(self) -> str:
         """The table in Markdown."""
         lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]

@@ -21,6 +21,7 @@ from perception_encoder.evaluation.metrics import INTERVAL, RESAMPLES
 from perception_encoder.evaluation.protocol import Metric
 
 SEED = 0  # of the bootstrap
+_AT_ONCE = 1_000_000  # items drawn at a time, all resamples of a block together
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,29 @@ def _metric(scores: ItemScores, name: str, value: float, drawn: np.ndarray) -> M
 
 def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The figures of one or more models (M,), and in each resample (R, M)."""
-    entries = [scores.entries() for scores in several]
+    entries = [_by_group(*scores.entries()) for scores in several]
     count = several[0].items
-    starts, sizes, order = _strata(count, *entries[0][1:3])
+    starts, sizes, order = _strata(count, *several[0].entries()[1:3])
     generator = np.random.default_rng(seed)
-    drawn = np.empty((RESAMPLES, len(several)))
-    for row in drawn:
-        places = starts + (generator.random(count) * sizes).astype(np.int64)
-        times = np.bincount(order[places], minlength=count)
-        row[:] = [_figure(times, *each) for each in entries]
-    once = np.ones(count)
-    return np.array([_figure(once, *each) for each in entries]), drawn
+    block = max(1, _AT_ONCE // max(count, *(len(each[0]) for each in entries)))
+    drawn = []
+    for start in range(0, RESAMPLES, block):
+        rows = min(block, RESAMPLES - start)
+        places = starts + (generator.random((rows, count)) * sizes).astype(np.int64)
+        offsets = count * np.arange(rows)[:, None]
+        times = np.bincount((order[places] + offsets).ravel(), minlength=rows * count).reshape(rows, count)
+        drawn.append(np.stack([_figures(times, *each) for each in entries], axis=1))
+    once = np.ones((1, count))
+    return np.array([_figures(once, *each)[0] for each in entries]), np.concatenate(drawn)
+
+
+def _by_group(
+    values: np.ndarray, owners: np.ndarray, groups: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Entries sorted by group: values, owners and weights, and where each group begins."""
+    order = np.argsort(groups, kind="stable")
+    begins = np.unique(groups[order], return_index=True)[1]
+    return values[order], owners[order], weights[order], begins
 
 
 def _strata(count: int, owners: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -152,15 +165,15 @@ def _strata(count: int, owners: np.ndarray, groups: np.ndarray) -> tuple[np.ndar
     return (np.cumsum(sizes) - sizes)[places], sizes[places], order
 
 
-def _figure(
-    times: np.ndarray, values: np.ndarray, owners: np.ndarray, groups: np.ndarray, weights: np.ndarray
-) -> float:
-    """The figure where each item is there so many times, (n,); groups without weight are left out."""
-    drawn = times[owners] * weights
-    totals = np.bincount(groups, drawn)
-    sums = np.bincount(groups, drawn * values)
-    held = totals > 0
-    return float((sums[held] / totals[held]).mean()) if held.any() else 0.0
+def _figures(
+    times: np.ndarray, values: np.ndarray, owners: np.ndarray, weights: np.ndarray, begins: np.ndarray
+) -> np.ndarray:
+    """The figure where each item is there so many times, (R, n) to (R,); groups without weight are left out."""
+    drawn = times[:, owners] * weights
+    totals = np.add.reduceat(drawn, begins, axis=1)  # (R, groups)
+    sums = np.add.reduceat(drawn * values, begins, axis=1)
+    means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
+    return means.sum(axis=1) / np.maximum(1, (totals > 0).sum(axis=1))
 
 
 def _pack(values: np.ndarray) -> str:

@@ -88,11 +88,11 @@ def _optional_val(
 
 
 def _shared(one: LabelledPictures, other: LabelledPictures) -> set[str]:
-    """Names of the items that are in both: the same files, or the same names where they are in memory."""
+    """Names of the items that are in both: the same files, or the same content under the same name."""
 
     def identities(task: LabelledPictures) -> dict[object, str]:
         pairs = zip(task.keys, task.pictures, strict=True)
-        return {key if isinstance(source, bytes) else source: key for key, source in pairs}
+        return {(key, source) if isinstance(source, bytes) else source: key for key, source in pairs}
 
     ours, theirs = identities(one), identities(other)
     return {ours[each] for each in ours.keys() & theirs.keys()}

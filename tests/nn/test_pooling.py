@@ -41,3 +41,20 @@ def test_pooling_sees_no_padding() -> None:
     pooled = pooling(tokens, seen[:, None, None])
     torch.testing.assert_close(pooled, expected(pooling, tokens, seen), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pooled[1:], pooling(tokens[1:, :5]), rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_of_frozen_tokens_is_the_same_and_learns_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pooling = AttentionPooling(16, 4)
+    for parameter in pooling.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.3, generator)
+    tokens = torch.randn(3, 7, 16, generator=generator)
+    for forward in (pooling, pooling.forward_frozen):
+        pooling.zero_grad()
+        pooled = forward(tokens)
+        pooled.square().sum().backward()
+        found = {name: parameter.grad.clone() for name, parameter in pooling.named_parameters()}
+        if forward is pooling:
+            expected, gradients = pooled, found
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(found, gradients, atol=1e-4, rtol=1e-4)

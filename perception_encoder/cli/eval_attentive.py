@@ -1,0 +1,42 @@
+"""`pe eval attentive`: what a cross-attention block reads out of a layer's tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import eval_options as options
+from perception_encoder.cli.progress import track
+
+app = typer.Typer()
+
+
+@app.command()
+def attentive(
+    model: Annotated[str, typer.Argument(help="As `pe layers` takes it: a name, checkpoint, timm:NAME, hf:NAME.")],
+    data: options.Data,
+    split: options.Split = "test",
+    train: options.Train = None,
+    layer: options.Layer = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    lr: Annotated[str, typer.Option(help="Learning rates to try.")] = "3e-4,1e-3,3e-3",
+    media: options.Media = None,
+    out: options.Out = None,
+) -> None:
+    """Classify by a cross-attention block over all tokens of a layer (the last by default), trained here.
+
+    Examples:
+
+        pe eval attentive builtin --data photos --layer 8 -o attentive.json
+    """
+    from perception_encoder.evaluation.attentive_probe import AttentiveConfig, measure_attentive
+    from perception_encoder.evaluation.layer_encoders import load_layer_encoder
+    from perception_encoder.evaluation.splits import load_splits
+
+    config = AttentiveConfig(epochs=epochs, learning_rates=tuple(options.numbers(lr)))
+    tasks = load_splits(data, split, train, options.class_options(media=media))
+    encoder = load_layer_encoder(model)
+    at = encoder.depth - 1 if layer is None else layer
+    found = [measure_attentive(encoder, task, at, config, encoder.device, track) for task in tasks.values()]
+    options.finish(encoder.name, split, found, encoder.about, out)
