@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from perception_encoder.data.masked_videos import MaskedVideo
-from perception_encoder.data.rgbd import DepthPictures
-from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.depth import DepthProtocol, score_depth
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.tracking import TrackingConfig, VideoScores, frame_size, gather, score_video
@@ -84,52 +80,6 @@ class TrackingTask:
         if not scores:
             raise DataError("tracking: no video can be decoded whole")
         return tuple(LayerScore.of(score, DENSE) for score in gather(scores))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DepthTask:
-    """Whether a head reads the depth of pixels off a layer."""
-
-    train: DepthPictures
-    test: DepthPictures
-    protocol: DepthProtocol = field(default_factory=lambda: DepthProtocol(head=DepthConfig(channels=64)))
-    """A head of a quarter of DPT's channels, for every layer pays for it."""
-
-    name = "depth"
-    failures = ()
-
-    @cached_property
-    def digest(self) -> str:
-        """Of the depths and the settings."""
-        return digest_of(self.protocol, content_digest((*self.train.depths, *self.test.depths)))
-
-    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
-        """What the head is fitted on, and what it is measured on."""
-        size = self.protocol.image_size
-        return [
-            LayerPictures(
-                name=f"depth, {part}",
-                keys=these.keys,
-                open=these.open,
-                digest=content_digest(these.pictures),
-                image_size=size,
-            )
-            for part, these in (("train", self.train), ("test", self.test))
-        ]
-
-    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """RMSE first."""
-        fitted, measured = features
-        check_rows("depth", features)
-        scores = score_depth(
-            fitted.patches,
-            lambda place: self.train.depth(int(fitted.rows[place])),
-            measured.patches,
-            lambda place: self.test.depth(int(measured.rows[place])),
-            [self.test.keys[row] for row in measured.rows],
-            self.protocol,
-        )
-        return tuple(LayerScore.of(score, DENSE) for score in scores)
 
 
 def check_rows(name: str, features: Sequence[LayerFeatures]) -> None:

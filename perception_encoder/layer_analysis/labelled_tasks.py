@@ -209,12 +209,12 @@ def _join(parts: Sequence[LabelledPictures], name: str, several: bool) -> Labell
 
 
 def _thin(task: LabelledPictures, items: int, classes: int) -> LabelledPictures:
-    """At most `items` pictures, as many of each class, always the same ones; at least one of each."""
+    """At most `items` pictures, as many of each class, always the same ones; two of each, if there are, in any case."""
     by_label: dict[str, list[int]] = defaultdict(list)
     order = sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(task.keys[row].encode()).digest())
     for row in order:
         by_label[task.labels[row]].append(row)
-    each = max(1, items // classes)
+    each = max(2, items // classes)
     rows = sorted(row for found in by_label.values() for row in found[:each])
     return replace(
         task,

@@ -9,25 +9,26 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.evaluation.layer_encoders import RANDOM
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import to_colours
 from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.inside import Inside
-from perception_encoder.layer_analysis.recommendation import recommend, show
+from perception_encoder.layer_analysis.recommendation import show
 from perception_encoder.layer_analysis.sweep import LayerCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GROUND, INK, QUIET, LINE = "#fbfaf7", "#201e1b", "#77726a", "#e0dbd1"
-COLOURS = ("#b0522b", "#2b6c8f", "#5d8a3a", "#7d5ba6", "#b58a1b")
+PALETTE = ("#b0522b", "#2b6c8f", "#5d8a3a", "#7d5ba6", "#b58a1b")
 GREY = "#a39d93"
 ROWS = ("features", "alike", "attention", "received", "norms")
 """What a picture's inside can show, a row each."""
@@ -64,42 +65,15 @@ def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, 
         metrics = [score.metric for score in curve.scores.values()]
         values = scale * np.array([metric.value for metric in metrics])
         low, high = scale * np.array([metric.ci for metric in metrics]).T
-        axes.fill_between(layers, low, high, color=colour, alpha=0.14, linewidth=0)
-        dashed = curve.model.startswith(RANDOM)
-        axes.plot(
-            layers,
-            values,
-            color=colour,
-            linewidth=1.4 if dashed else 2,
-            label=curve.model,
-            linestyle=(0, (4, 3)) if dashed else "-",
-        )
-        if dashed:
+        if curve.depth == 1:
+            axes.axhline(values[0], color=colour, linewidth=1.2, linestyle=":", label=curve.model)
             continue
-        found = recommend(curve)
-        best = scale * curve.scores[found.best].value
-        axes.plot([found.best], [best], "o", color=colour, markersize=7)
-        axes.plot([found.last], [values[-1]], "o", color=colour, markerfacecolor=GROUND, markersize=6)
-        above = not curve.lower_is_better
-        text = f"{found.best}: {show(curve.scores[found.best].value, unit)}"
-        offset = (0, 9 if above else -9)
-        side = (
-            "center"
-            if 0.12 < found.best / max(1, curve.depth - 1) < 0.88
-            else "left"
-            if found.best < curve.depth / 2
-            else "right"
-        )
-        axes.annotate(
-            text,
-            (found.best, best),
-            xytext=offset,
-            textcoords="offset points",
-            ha=side,
-            va="bottom" if above else "top",
-            color=colour,
-            fontsize=9,
-        )
+        baseline = curve.model.startswith(RANDOM)
+        axes.fill_between(layers, low, high, color=colour, alpha=0.14, linewidth=0)
+        style, width = ((0, (4, 3)), 1.4) if baseline else ("-", 2.0)
+        axes.plot(layers, values, color=colour, linewidth=width, linestyle=style, label=curve.model)
+        if not baseline:
+            _mark_best(axes, curve, colour, scale)
     figure, better = curves[0].figure, "lower is better" if curves[0].lower_is_better else ""
     axes.set_ylabel(figure + (f", {unit}" if unit else "") + (f"\n({better})" if better else ""), fontsize=9)
     axes.set_xlabel("layer", fontsize=9)
@@ -108,53 +82,64 @@ def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, 
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
 
 
+def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
+    """A filled point at the best layer, with its figure, and a hollow one at the last."""
+    best, last = curve.best, curve.last
+    values = {layer: scale * curve.scores[layer].value for layer in (best, last)}
+    axes.plot([best], [values[best]], "o", color=colour, markersize=7)
+    if best != last:
+        axes.plot([last], [values[last]], "o", color=colour, markerfacecolor=GROUND, markersize=6)
+    share = best / max(1, curve.depth - 1)
+    axes.annotate(
+        f"{best}: {show(curve.scores[best].value, curve.unit)}",
+        (best, values[best]),
+        xytext=(0, -9 if curve.lower_is_better else 9),
+        textcoords="offset points",
+        ha="left" if share < 0.12 else "right" if share > 0.88 else "center",
+        va="top" if curve.lower_is_better else "bottom",
+        color=colour,
+        fontsize=9,
+    )
+
+
 def tokens_figure(statistics: Mapping[str, Sequence[TokenStatistics]]) -> Figure:
     """Norms of tokens, and the attention that goes to global ones, over the layers of each model."""
     figure = _figure(10.4, 3.3)
-    colours = model_colours(list(statistics))
     norms, attention = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
+    _draw_tokens(norms, attention, statistics)
+    return figure
+
+
+def _draw_tokens(norms: Any, attention: Any, statistics: Mapping[str, Sequence[TokenStatistics]]) -> None:
+    colours = model_colours(list(statistics))
     for model, found in statistics.items():
         colour, layers = colours[model], [each.layer for each in found]
-        name = f"{model}: " if len(statistics) > 1 else ""
-        norms.plot(layers, [s.patch_norm for s in found], color=colour, linewidth=2, label=f"{name}patches, median")
-        norms.plot(
-            layers, [s.largest_norm for s in found], ":", color=colour, linewidth=1.6, label=f"{name}patches, largest"
-        )
-        if found[0].prefix_norm is not None:
-            norms.plot(
-                layers,
-                [s.prefix_norm for s in found],
-                "--",
-                color=colour,
-                linewidth=1.2,
-                label=f"{name}class and registers",
-            )
-        attention.plot(layers, [100 * s.global_attention for s in found], color=colour, linewidth=2, label=model)
+        lines = {"patches, median": ("-", [s.patch_norm for s in found])}
+        if not model.startswith(RANDOM):
+            lines["patches, largest"] = (":", [s.largest_norm for s in found])
+            before = [s.prefix_norm for s in found if s.prefix_norm is not None]
+            lines |= {"class, registers": ("--", before)} if before else {}
+        for name, (style, values) in lines.items():
+            label = f"{model}: {name}" if len(statistics) > 1 else name
+            norms.plot(layers, values, style, color=colour, linewidth=1.8, label=label)
+        attention.plot(layers, [100 * s.global_attention for s in found], color=colour, linewidth=1.8, label=model)
         start = first_global_layer(found)
         if start is not None:
             attention.axvline(start, color=colour, linewidth=1, linestyle=(0, (2, 2)))
-            attention.annotate(
-                f"from layer {start}",
-                (start, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(4, -4),
-                textcoords="offset points",
-                va="top",
-                fontsize=9,
-                color=colour,
-            )
-    norms.set_title("length of tokens", loc="left", fontsize=12, color=INK)
-    attention.set_title(
-        f"attention to global tokens (looked at {TIMES:g} times an even share)", loc="left", fontsize=12, color=INK
-    )
+    norms.set_title("length of tokens", loc="left", fontsize=11, color=INK)
+    attention.set_title("attention to global tokens", loc="left", fontsize=11, color=INK)
     norms.set_ylabel("norm", fontsize=9)
     attention.set_ylabel("% of the patches' attention", fontsize=9)
+    attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
     for axes in (norms, attention):
         _bare(axes)
         axes.set_xlabel("layer", fontsize=9)
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-    attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
-    return figure
+    norms.legend(frameon=False, fontsize=8, labelcolor=INK)
+    starts = {model: first_global_layer(found) for model, found in statistics.items()}
+    said = [f"{m}: {'none that last' if n is None else f'from layer {n} on'}" for m, n in starts.items()]
+    attention.text(
+        0.98, 0.95, "\n".join(said), transform=attention.transAxes, ha="right", va="top", fontsize=8, color=QUIET
+    )
 
 
 def inside_figure(inside: Inside, rows: Sequence[str] = ROWS) -> Figure:
@@ -167,7 +152,7 @@ def inside_figure(inside: Inside, rows: Sequence[str] = ROWS) -> Figure:
     height = cell * h / w if h <= w else cell
     width = cell if h <= w else cell * w / h
     figure = _figure(1.5 + (width + 0.12) * (len(layers) + 1), 0.75 + (height + 0.12) * len(rows) + 2.5)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(0.75 + (height + 0.12) * len(rows), 2.5))
+    top, bottom = cast(Any, figure).subfigures(2, 1, height_ratios=(0.75 + (height + 0.12) * len(rows), 2.5))
     grid = top.add_gridspec(len(rows), len(layers) + 1)
     picture = top.add_subplot(grid[0, 0])
     picture.imshow(inside.image, extent=(-0.5, w - 0.5, h - 0.5, -0.5))
@@ -184,7 +169,11 @@ def inside_figure(inside: Inside, rows: Sequence[str] = ROWS) -> Figure:
                 axes.set_ylabel(
                     f"{name}\n{what}", fontsize=8, color=INK, rotation=0, ha="right", va="center", labelpad=8
                 )
-    _draw_tokens(bottom, inside)
+    norms, attention = bottom.subplots(1, 2)
+    _draw_tokens(norms, attention, {inside.model: inside.statistics})
+    for axes in (norms, attention):
+        for layer in layers:
+            axes.axvline(layer, color=LINE, linewidth=0.8, zorder=0)
     return figure
 
 
@@ -201,43 +190,16 @@ def _draw_cell(axes: Any, inside: Inside, row: str, layer: int) -> None:
     elif row == "received":
         axes.imshow(inside.received(layer), cmap="magma", vmin=0, vmax=_top(inside.received(layer)))
     else:
-        axes.imshow(inside.norms(layer), cmap="cividis", vmin=0)
+        axes.imshow(inside.norms(layer), cmap="viridis")
     if row in ("attention", "received", "norms"):
         values = {"attention": inside.looked_at, "received": inside.received, "norms": inside.norms}[row](layer)
-        axes.set_xlabel(f"up to {values.max():.3g}", fontsize=7, color=QUIET, labelpad=2)
+        least = f"{values.min():.3g} to " if row == "norms" else "up to "
+        axes.set_xlabel(f"{least}{values.max():.3g}", fontsize=7, color=QUIET, labelpad=2)
 
 
 def _top(values: np.ndarray) -> float:
     """The end of a scale in even shares: what stands out does so, and noise does not look like it."""
     return max(TIMES / 2, float(values.max()))
-
-
-def _draw_tokens(figure: Any, inside: Inside) -> None:
-    norms, attention = figure.subplots(1, 2)
-    found, layers = inside.statistics, [each.layer for each in inside.statistics]
-    norms.plot(layers, [s.patch_norm for s in found], color=COLOURS[0], linewidth=2, label="patches, median")
-    norms.plot(layers, [s.largest_norm for s in found], ":", color=COLOURS[0], linewidth=1.6, label="patches, largest")
-    if found[0].prefix_norm is not None:
-        norms.plot(
-            layers, [s.prefix_norm for s in found], "--", color=COLOURS[1], linewidth=1.4, label="class, registers"
-        )
-    attention.plot(layers, [100 * s.global_attention for s in found], color=COLOURS[0], linewidth=2)
-    start = inside.global_from
-    attention.set_title(
-        "attention to global tokens" + (": none" if start is None else f": from layer {start} on"),
-        loc="left",
-        fontsize=10,
-        color=INK,
-    )
-    norms.set_title("length of tokens", loc="left", fontsize=10, color=INK)
-    norms.legend(frameon=False, fontsize=7, labelcolor=INK)
-    attention.set_ylabel("% of the patches' attention", fontsize=8)
-    attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
-    for axes in (norms, attention):
-        _bare(axes)
-        axes.set_xlabel("layer", fontsize=8)
-        for layer in inside.maps:
-            axes.axvline(layer, color=LINE, linewidth=0.8, zorder=0)
 
 
 def _mark(axes: Any, inside: Inside) -> None:
@@ -256,7 +218,7 @@ def _mark(axes: Any, inside: Inside) -> None:
         "s",
         markersize=5,
         markerfacecolor="none",
-        markeredgecolor=COLOURS[0],
+        markeredgecolor=PALETTE[0],
         markeredgewidth=1.1,
     )
     _frame(axes)
@@ -287,12 +249,10 @@ def _bare(axes: Any) -> None:
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:
-    """A colour for each model, in their order; grey for random weights."""
-    colours: dict[str, str] = {}
-    for model in dict.fromkeys(models):
-        plain = [m for m in colours if not m.startswith(RANDOM)]
-        colours[model] = GREY if model.startswith(RANDOM) else COLOURS[len(plain) % len(COLOURS)]
-    return colours
+    """A colour for each model, in their order; greys for random weights and for colours alone."""
+    names = list(dict.fromkeys(models))
+    plain = [name for name in names if not name.startswith(RANDOM) and name != COLOURS]
+    return {name: PALETTE[plain.index(name) % len(PALETTE)] if name in plain else GREY for name in names}
 
 
 def _figure(width: float, height: float) -> Figure:

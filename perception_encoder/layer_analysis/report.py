@@ -204,7 +204,7 @@ def _global_text(statistics: Mapping[str, Sequence[TokenStatistics]]) -> str:
     said = []
     for model, found in statistics.items():
         start = first_global_layer(found)
-        where = "has no global tokens" if start is None else f"has global tokens from layer {start} on"
+        where = "has no global tokens that last" if start is None else f"has global tokens from layer {start} on"
         said.append(f"{model} {where}.")
     return " ".join(said)
 

@@ -192,7 +192,7 @@ def _encode(
         largest = float(np.abs(values).max())  # NaN where one is
         if not np.isfinite(largest):
             raise ModelError(f"{encoder.name} gives NaN or infinity at layer {layer}, for pictures of {pictures.name}")
-        if largest > np.finfo(config.dtype).max:
+        if largest > float(np.finfo(config.dtype).max):
             reason = f"gives {largest:.3g} at layer {layer}, too large for {config.dtype}"
             raise ModelError(f"{encoder.name} {reason}; keep features as float32")
         joined[layer] = values.astype(config.dtype)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from perception_encoder.data.masked_videos import read_videos
-from perception_encoder.data.rgbd import read_depth_splits
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.layer_task import LayerTask
-from perception_encoder.layer_analysis.dense_tasks import DepthTask, TrackingTask
+from perception_encoder.evaluation.splits import Splits
+from perception_encoder.layer_analysis.dense_tasks import TrackingTask
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
@@ -21,29 +22,28 @@ Maker = Callable[[Path, int], LayerTask]
 """A place and how many items at most are measured, to a task; DataError where the place lacks what it needs."""
 
 
+@lru_cache(maxsize=1)
+def _labels(place: Path, items: int) -> Splits:
+    """Read once for the two tasks of labels."""
+    return load_labels(place, LabelledConfig(items=items))
+
+
 def _classification(place: Path, items: int) -> LayerTask:
-    config = LabelledConfig(items=items)
-    return ClassificationTask(load_labels(place, config), config)
+    return ClassificationTask(_labels(place, items), LabelledConfig(items=items))
 
 
 def _retrieval(place: Path, items: int) -> LayerTask:
-    return RetrievalTask(load_labels(place, LabelledConfig(items=items)).test)
+    return RetrievalTask(_labels(place, items).test)
 
 
 def _tracking(place: Path, items: int) -> LayerTask:
     return TrackingTask(read_videos(place))
 
 
-def _depth(place: Path, items: int) -> LayerTask:
-    train, test = read_depth_splits(place)
-    return DepthTask(train=train.some(slice(0, 2 * items)), test=test.some(slice(0, items)))
-
-
 TASKS: Mapping[str, Maker] = {
     "classification": _classification,
     "retrieval": _retrieval,
     "tracking": _tracking,
-    "depth": _depth,
 }
 """Makers by name."""
 
