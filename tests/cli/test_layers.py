@@ -27,21 +27,8 @@ def test_a_report_from_a_checkpoint(
     run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path, pictures: list[Path]
 ) -> None:
     out = tmp_path / "report"
-    layers = (
-        "layers",
-        checkpoint,
-        "--tasks",
-        "retrieval",
-        "--data",
-        photos,
-        "--layer",
-        "0,-1",
-        "--items",
-        "9",
-        "-o",
-        out,
-    )
-    done = run_pe(*layers)
+    asked = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "9")
+    done = run_pe("layers", checkpoint, *asked, "-o", out)
     assert done.status == 1 and "skipped toys-1" in done.stderr and "retrieval" in done.stdout
     assert {path.name for path in out.iterdir()} >= {"report.html", "curves.png", "layers.csv", "layers.json"}
     said = json.loads((out / "layers.json").read_text(encoding="utf-8"))
@@ -70,14 +57,19 @@ def test_mistakes_are_one_line(
     assert done.status == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
 def test_a_picture_from_inside(
     run_pe: Callable[..., Run], checkpoint: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "x.png"
     shown = ("features", pictures[0], "--model", checkpoint, "--out", out, "--patches", "6")
     done = run_pe(*shown, "--layer", "0,-1", "--rows", "features,received")
-    assert done.status == 0 and "nano: " in done.stdout and Image.open(out).size[0] > 300
-    assert run_pe(*shown, "--layer", "3", "--bare").status == 0 and Image.open(out).size == (96, 64)
+    assert done.status == 0 and "nano: " in done.stdout and size(out)[0] > 300
+    assert run_pe(*shown, "--layer", "3", "--bare").status == 0 and size(out) == (96, 64)
     for arguments, message in (
         (["--bare"], "draws one layer"),
         (["--at", "middle"], "a place is two numbers"),

@@ -76,7 +76,7 @@ def test_a_picture_from_inside() -> None:
 
 
 def test_places_and_layers_that_do_not_exist() -> None:
-    with pytest.raises(ConfigError, match="place 1.5,0 is outside the picture"):
+    with pytest.raises(ConfigError, match=r"place 1\.5,0 is outside the picture"):
         look_inside(tower(0), dark(8), at=(1.5, 0))
     with pytest.raises(ConfigError, match="layer 8 does not exist; built has layers 0 to 7"):
         look_inside(tower(0), dark(8), [8])

@@ -97,7 +97,7 @@ def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
         RetrievalTask(LabelledPictures("few", ("a", "b"), (b"", b""), ("x", "y")))
     with pytest.raises(DataError, match="a single class"):
         RetrievalTask(LabelledPictures("few", ("a", "b"), (b"", b""), ("x", "x")))
-    with pytest.raises(DataError, match="retrieval: .*/nothing does not exist"):
+    with pytest.raises(DataError, match=r"retrieval: .*/nothing does not exist"):
         make_tasks(["retrieval"], {}, tmp_path / "nothing", 10)
     with pytest.raises(DataError, match="retrieval has no data; give --data retrieval=PLACE"):
         make_tasks(["retrieval"], {}, None, 10)

@@ -61,7 +61,8 @@ def test_the_page_holds_all_and_fetches_nothing(report: LayerReport, tmp_path: P
     text = made[0].read_text(encoding="utf-8")
     assert "default-src 'none'" in text and "<script" not in text and not re.search(r'(?:src|href)="(?!data:)', text)
     assert f"pe embed … --layer {CLEAR} --pool mean" in text and "random:toy (random weights)" in text
-    assert Image.open(made[1]).size[0] > 800
+    with Image.open(made[1]) as chart:
+        assert chart.size[0] > 800
 
 
 def test_names_from_outside_are_escaped(sweep: Sweep) -> None:
@@ -84,7 +85,8 @@ def test_a_model_keeps_its_colour() -> None:
 def test_a_picture_from_inside_is_drawn(tmp_path: Path) -> None:
     inside = look_inside(tower(3), dark(8), [0, 7])
     write_png(inside_figure(inside, ["features", "received"]), tmp_path / "x.png", dots=40)
-    pixels = np.asarray(Image.open(tmp_path / "x.png").convert("RGB"))
+    with Image.open(tmp_path / "x.png") as drawn:
+        pixels = np.asarray(drawn.convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
     with pytest.raises(ConfigError, match="there is no depth"):
         inside_figure(inside, ["depth"])
