@@ -60,8 +60,11 @@ class MaskedVideo:
         return masks
 
 
-def read_object_mask(mask: Stored, name: str) -> np.ndarray:
-    """Decode a mask, uint8 (H, W): see the module; MediaDecodeError where it is no picture of one channel."""
+def read_object_mask(mask: Stored, name: str, binary: bool = True) -> np.ndarray:
+    """Decode a mask, uint8 (H, W): see the module; MediaDecodeError where it is no picture of one channel.
+
+    `binary`: in a mask of black and white alone, white is 1.
+    """
     try:
         with Image.open(io.BytesIO(mask) if isinstance(mask, bytes) else mask) as image:
             if image.mode not in ("1", "L", "P"):
@@ -71,7 +74,7 @@ def read_object_mask(mask: Stored, name: str) -> np.ndarray:
             pixels = np.asarray(image, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaDecodeError(name, f"cannot be decoded: {error}") from error
-    if image.mode == "L" and not ((pixels > 0) & (pixels < VOID)).any():
+    if binary and image.mode == "L" and not ((pixels > 0) & (pixels < VOID)).any():
         return (pixels == VOID).astype(np.uint8)
     return pixels
 

@@ -69,7 +69,7 @@ def propagate(
 
 
 def _ask(own: Tensor, asked: Tensor, labels: Tensor, config: PropagationConfig) -> Tensor:
-    """Soft labels (h, w, K) of a frame's unit features (h, w, D) from those of others, (C, h, w, D) and (C, h, w, K)."""
+    """Soft labels (h, w, K) of a frame's unit features (h, w, D) from those of others (C, h, w, D), (C, h, w, K)."""
     h, w, _ = own.shape
     found = labels.new_empty(h, w, labels.shape[-1])
     for top in range(0, h, _TILE):

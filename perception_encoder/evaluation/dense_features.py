@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, ModelError
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.protocol import LayerEncoder
 
 PATCHES = 16_384
@@ -45,7 +48,9 @@ def encode_patches(
         tokens = encoder.encode_layers(batch, layers, image_size)
         for layer in layers:
             found[layer].append(check_maps(tokens[layer].patches, f"{encoder.name}, layer {layer}"))
-    return {layer: np.concatenate(maps) for layer, maps in found.items()}
+    return {
+        layer: np.concatenate(maps) if maps else np.empty((0, 1, 1, 1), np.float32) for layer, maps in found.items()
+    }
 
 
 def check_maps(features: np.ndarray, name: str, keys: Sequence[str] = ()) -> np.ndarray:
@@ -57,3 +62,65 @@ def check_maps(features: np.ndarray, name: str, keys: Sequence[str] = ()) -> np.
             f"{name}: NaN or infinity in the features of {len(bad)} of {len(features)} items; {first} first"
         )
     return features
+
+
+class Pictures(Protocol):
+    """Pictures by name, decoded when they are asked for."""
+
+    @property
+    def name(self) -> str:
+        """What they are called in errors."""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+    def open(self, place: int) -> Image.Image:
+        """The picture at a place; InputError for one that cannot be decoded."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """A layer's features of the pictures that could be decoded."""
+
+    maps: Float[np.ndarray, "n h w D"]
+    rows: np.ndarray
+    """Which of the pictures these are, (n,)."""
+    failures: tuple[InputError, ...]
+    """The others."""
+
+
+def encode_decodable(
+    encoder: LayerEncoder,
+    layer: int,
+    pictures: Pictures,
+    target: Callable[[int], object],
+    image_size: tuple[int, int] | None = None,
+    track: Track = untracked,
+) -> EncodedPictures:
+    """Encode pictures at one layer, some at a time; DataError where none can be decoded.
+
+    `target`: decodes what is known of the picture at a place, only to see whether that can be done.
+    """
+    rows: list[int] = []
+    failures: list[InputError] = []
+
+    def decodable() -> Iterator[Image.Image]:
+        for place in track(range(len(pictures.keys)), f"encoding {pictures.name}", len(pictures.keys)):
+            try:
+                target(place)
+                image = pictures.open(place)
+            except InputError as error:
+                failures.append(error)
+                continue
+            rows.append(place)
+            yield image
+
+    maps = encode_patches(encoder, [layer], decodable(), image_size)[layer]
+    if not rows:
+        first = f"; the first: {failures[0]}" if failures else ""
+        raise DataError(f"{pictures.name}: no picture can be decoded{first}")
+    return EncodedPictures(maps, np.array(rows), tuple(failures))

@@ -1,9 +1,9 @@
 """Tracking of objects by likeness of patches (section 3): J, F and J&F as DAVIS defines them.
 
-The masks of the first frame are carried through a video (dense_prediction/label_propagation.py) and compared with the
-true ones at the masks' own size. As in DAVIS the first and the last frame are not scored; an object's J is the mean over
-frames, a set's J the mean over the objects of all videos, and J&F the mean of J and F. Videos, not objects, are drawn
-anew for intervals.
+The masks of the first frame are carried through a video (dense_prediction/label_propagation.py) and compared with
+the true ones at the masks' own size. As in DAVIS the first and the last frame are not scored; an object's J is the mean
+over frames, a set's J the mean over the objects of all videos, and J&F the mean of J and F. Videos, not objects, are
+drawn anew for intervals.
 """
 
 from __future__ import annotations
