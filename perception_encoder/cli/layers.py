@@ -35,8 +35,9 @@ def layers(
     against last, recommendations for `pe embed --layer`, and why; curves.png, layers.csv, layers.json.
 
     Tasks and their data: classification and retrieval (labelled pictures: shards, a folder for each class, tables),
-    tracking (DAVIS, or NAME.tar of NNNNN.jpg with NNNNN.png), depth (KEY.jpg with KEY.depth.png, NYU). Needs the extra
-    `eval`. Status 1: some pictures could not be decoded, and are listed; they are in no figure.
+    segmentation (rendered scenes, ADE20K), depth (rendered scenes, NYU, KEY.jpg with KEY.depth.png), tracking (DAVIS,
+    NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS). Needs the extra `eval`. Status 1: some pictures
+    could not be decoded, and are listed; they are in no figure.
 
     Examples:
 

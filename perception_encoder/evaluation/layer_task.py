@@ -47,6 +47,7 @@ class LayerFeatures:
     prefix: int
     """How many class and register tokens stand before the patches."""
     grid: tuple[int, int]
+    patch_size: int
     rows: np.ndarray
     """Which of the pictures these are, (n,) int64, ascending."""
     failures: tuple[InputError, ...] = ()

@@ -81,17 +81,18 @@ def recommend(curve: LayerCurve) -> Recommendation:
     layers, best, last = list(curve.scores), curve.best, curve.last
     values = sign * np.array([curve.scores[layer].value for layer in layers])  # (L,)
     drawn = sign * np.stack([curve.scores[layer].drawn for layer in layers])  # (L, R)
+    drawn = drawn[:, np.isfinite(drawn).all(axis=0)]  # some draws have no such figure: nothing that is to be found
     top, end = layers.index(best), layers.index(last)
     strayed = (drawn - drawn[end]) - (values - values[end])[:, None]
-    width = float(np.nanpercentile(np.abs(strayed).max(axis=0), 100 * CONFIDENCE))
+    width = float(np.percentile(np.abs(strayed).max(axis=0), 100 * CONFIDENCE))
     gain = float(values[top] - values[end])
-    lowest = np.nanpercentile(drawn[top] - drawn, INTERVAL[0], axis=1)
+    lowest = np.percentile(drawn[top] - drawn, INTERVAL[0], axis=1)
     return Recommendation(
         curve=curve,
         best=best,
         last=last,
         gain=Metric(curve.figure, gain, curve.scores[best].n, (gain - width, gain + width)),
-        best_share=float((np.nanargmax(drawn, axis=0) == top).mean()),
+        best_share=float((drawn.argmax(axis=0) == top).mean()),
         as_good=tuple(layer for layer, low in zip(layers, lowest, strict=True) if layer != best and low <= 0),
     )
 

@@ -72,8 +72,8 @@ class _Progress:
 class StoredLayers:
     """The features of a set of pictures that is whole."""
 
-    def __init__(self, folder: Path, progress: _Progress, layers: Sequence[int]) -> None:
-        self.folder, self.layers, self._progress = folder, tuple(layers), progress
+    def __init__(self, folder: Path, progress: _Progress, layers: Sequence[int], patch_size: int) -> None:
+        self.folder, self.layers, self.patch_size, self._progress = folder, tuple(layers), patch_size, progress
 
     @property
     def key(self) -> str:
@@ -95,6 +95,7 @@ class StoredLayers:
             tokens=_open(path, "r")[: progress.rows] if progress.rows else np.empty((0, 1, 1), np.float32),
             prefix=progress.prefix,
             grid=(progress.grid[0], progress.grid[1]) if progress.rows else (1, 1),
+            patch_size=self.patch_size,
             rows=np.delete(np.arange(progress.seen), lost),
             failures=self.failures,
         )
@@ -121,7 +122,7 @@ def extract(
         progress = _read_progress(folder)
         if progress.seen < len(pictures.keys):
             _extend(encoder, pictures, layers, config, folder, progress, track)
-    return StoredLayers(folder, progress, layers)
+    return StoredLayers(folder, progress, layers, encoder.patch_size)
 
 
 def feature_key(encoder: StoredEncoder, pictures: LayerPictures, layers: Sequence[int], config: StoreConfig) -> str:
@@ -134,7 +135,6 @@ def feature_key(encoder: StoredEncoder, pictures: LayerPictures, layers: Sequenc
         "size": list(pictures.image_size or encoder.image_size),
         "kept as": config.dtype,
         "pictures": pictures.digest,
-        "keys": list(pictures.keys),
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 

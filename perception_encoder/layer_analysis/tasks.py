@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from perception_encoder.data.class_masks import ClassMasks, read_class_splits
+from perception_encoder.data.instances import read_instance_splits
 from perception_encoder.data.masked_videos import read_videos
+from perception_encoder.data.rgbd import read_depth_splits
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.layer_task import LayerTask
 from perception_encoder.evaluation.splits import Splits
-from perception_encoder.layer_analysis.dense_tasks import TrackingTask
+from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTask, SegmentationTask, TrackingTask
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
@@ -40,10 +44,34 @@ def _tracking(place: Path, items: int) -> LayerTask:
     return TrackingTask(read_videos(place))
 
 
+def _depth(place: Path, items: int) -> LayerTask:
+    train, test = read_depth_splits(place)
+    return DepthTask(train.some(slice(0, 2 * items)), test.some(slice(0, items)))
+
+
+def _segmentation(place: Path, items: int) -> LayerTask:
+    train, test = read_class_splits(place)
+    return SegmentationTask(_first(train, 2 * items), _first(test, items))
+
+
+def _first(masks: ClassMasks, count: int) -> ClassMasks:
+    parts = {name: getattr(masks, name)[:count] for name in ("keys", "pictures", "masks", "numbers")}
+    return replace(masks, **parts)
+
+
+def _detection(place: Path, items: int) -> LayerTask:
+    train, test = read_instance_splits(place)
+    some = [part.some(range(min(len(part.keys), count))) for part, count in ((train, 2 * items), (test, items))]
+    return DetectionTask(some[0], some[1])
+
+
 TASKS: Mapping[str, Maker] = {
     "classification": _classification,
     "retrieval": _retrieval,
+    "segmentation": _segmentation,
+    "depth": _depth,
     "tracking": _tracking,
+    "detection": _detection,
 }
 """Makers by name."""
 

@@ -27,7 +27,7 @@ def test_a_report_from_a_checkpoint(
     run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path, pictures: list[Path]
 ) -> None:
     out = tmp_path / "report"
-    asked = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "9")
+    asked = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "12")
     done = run_pe("layers", checkpoint, *asked, "-o", out)
     assert done.status == 1 and "skipped toys-1" in done.stderr and "retrieval" in done.stdout
     assert {path.name for path in out.iterdir()} >= {"report.html", "curves.png", "layers.csv", "layers.json"}
