@@ -119,12 +119,12 @@ class Encoder:
         """
         config = self.visual.config
         index = self.visual.layer_indices([-1 if layer is None else layer])[0]
-        pooled_here = config.attention_pool and index == config.depth - 1
+        pooled_here = config.pools and index == config.depth - 1
         pool = pool or ("attn" if pooled_here else "mean")
         if pool not in POOLS:
             raise ConfigError(f"pool is {pool!r}; it must be one of {', '.join(POOLS)}")
         if pool == "attn" and not pooled_here:
-            where = f"has it after layer {config.depth - 1} only" if config.attention_pool else "has none"
+            where = f"has it after layer {config.depth - 1} only" if config.pools else "has none"
             raise ConfigError(f"no pool 'attn' after layer {index}: {self.name} {where}; take mean, cls or tokens")
         if pool == "cls" and not config.class_token:
             raise ConfigError(f"{self.name} has no class token; take another pool than 'cls'")

@@ -37,6 +37,11 @@ class VisionConfig:
             raise ConfigError("a tower that projects needs attention_pool or class_token, to have something to project")
 
     @property
+    def pools(self) -> bool:
+        """Whether the tower makes one vector of a picture, by its attention pooling or out of its class token."""
+        return self.attention_pool or self.output_dim is not None
+
+    @property
     def grid(self) -> int:
         """Patches along one side at the training size."""
         return self.image_size // self.patch_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.weights import load_model
 from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.train.metrics import FILE as METRICS
 
 ROBUST = "robustness"
 """The mean over all test sets but `PHOTOS`."""
@@ -64,9 +64,8 @@ class Runs:
         """
         folder = self._place.runs / key
         if key not in self._known or (needed is not None and not needed.exists()):
-            start = time.perf_counter()
             model = load_model(train(folder))
-            found = {**about, "samples": config.samples, "seconds": round(time.perf_counter() - start)}
+            found = {**about, "samples": config.samples, "seconds": training_seconds(folder, config.batch_size)}
             right = self._held_out.measure(Encoder(model, dtype=torch.float32), self._track)
             self._known[key] = found | {"config": asdict(config), "right": self._held_out.pack(right)}
             self._known[key]["config"].pop("teacher", None)  # a path of this machine; the key stands for it
@@ -88,6 +87,14 @@ class Runs:
         write_text(self._place.result, text)
         written: dict[str, Any] = json.loads(text)
         return written
+
+
+def training_seconds(folder: Path, batch_size: int) -> int:
+    """Of all parts of a run that was stopped and went on, by its metrics."""
+    rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    starts = [0, *(row["step"] for row in rows)]
+    steps = (row["step"] - start for row, start in zip(rows, starts, strict=False))
+    return round(sum(n * batch_size / row["samples_per_second"] for n, row in zip(steps, rows, strict=True)))
 
 
 def averaged(outcomes: Outcomes) -> dict[str, list[list[Outcome]]]:

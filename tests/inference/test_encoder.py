@@ -29,10 +29,13 @@ from perception_encoder.errors import (
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.models.initialization import initialize
 from perception_encoder.models.weights import create_model, weight_hash
 from perception_encoder.preprocess.image import image_transform, open_image
 from perception_encoder.preprocess.tokenizer import TruncationWarning, tokenizer
 from perception_encoder.preprocess.video import read_frames
+from perception_encoder.train.seed import torch_generator
 from tests.clips import clip
 
 Draw = Callable[[int], Image.Image]
@@ -292,6 +295,23 @@ def test_a_model_without_text_or_pooling(pictures: list[Path]) -> None:
         spatial.encode_texts("a dog")
     with pytest.raises(ConfigError, match="has none"):
         spatial.encode(pictures[0], pool="attn")
+
+
+def test_a_model_that_projects_its_class_token(pictures: list[Path]) -> None:
+    """As vanilla CLIP does, and as the first points of `pe reproduce recipe` are."""
+    visual = VisionConfig(
+        image_size=32, patch_size=16, width=16, depth=2, heads=2, mlp_width=32, attention_pool=False, output_dim=8
+    )
+    text = TextConfig(context_length=8, width=16, depth=1, heads=2, output_dim=8)
+    model = CLIP(visual, text).eval()
+    initialize(model, torch_generator(0))
+    encoder = Encoder(model, "cpu", torch.float32)
+    vectors = encoder.encode_images(pictures[:2], normalize=False)
+    with torch.inference_mode():
+        wanted = model.encode_image(tensors(encoder, [open_image(path) for path in pictures[:2]]))
+    np.testing.assert_allclose(vectors, wanted, **CLOSE)
+    assert encoder.encode_texts(["a dog"]).shape == (1, 8)
+    assert encoder.feature(0).pool == "mean"
 
 
 def test_a_vision_tower_alone_is_an_encoder(encoder: Encoder, pictures: list[Path]) -> None:

@@ -20,7 +20,7 @@ from perception_encoder.recipes.builtin import debug
 from perception_encoder.recipes.nano_steps import FLOPS, nano_step, run_flops
 from perception_encoder.recipes.recipe_page import draw, page
 from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS, compare, reproduce_recipe
-from perception_encoder.recipes.reproduction import ROBUST, Place
+from perception_encoder.recipes.reproduction import ROBUST, Place, training_seconds
 
 
 @pytest.mark.parametrize("step", range(1, 10))
@@ -50,7 +50,13 @@ def tiny(step: int, seed: int) -> PretrainingConfig:
     config = nano_step(step, seed)
     stages = (Stage(image_size=32, steps=2),)
     return dataclasses.replace(
-        debug(), stages=stages, batch_size=8, rope=config.rope, seed=seed, weights={"flowers": 1}
+        debug(),
+        stages=stages,
+        batch_size=8,
+        rope=config.rope,
+        attention_pool=config.attention_pool,
+        seed=seed,
+        weights={"flowers": 1},
     )
 
 
@@ -75,6 +81,12 @@ def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("perception_encoder.recipes.reproduce_recipe.pretrain", fail)
     assert reproduce_recipe(place, recipe) == result
+
+
+def test_seconds_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
+    rows = [{"step": 20, "samples_per_second": 10.0}, {"step": 30, "samples_per_second": 5.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert training_seconds(tmp_path, batch_size=8) == 20 * 8 / 10 + 10 * 8 / 5
 
 
 def outcomes(right: np.ndarray) -> Outcomes:
