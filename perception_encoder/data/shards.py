@@ -80,7 +80,7 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
     has a `source` and a `label`.
     """
     waiting: dict[str, dict[str, bytes]] = {}
-    for name, content in _read_members(path, ("json", *PICTURES)):
+    for name, content in read_members(path, ("json", *PICTURES)):
         key, extension = split_member(name)
         parts = waiting.setdefault(key, {})
         parts[extension] = content
@@ -95,12 +95,13 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read only the JSON of a shard's samples: (key, metadata) in order. Errors as `read_shard`'s."""
-    for name, content in _read_members(path, ("json",)):
+    for name, content in read_members(path, ("json",)):
         key, _ = split_member(name)
         yield key, _object(content, path, key)
 
 
-def _read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Read the files of a tar that have one of some extensions, in order; `DataError` where it is no tar, or cut."""
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:

@@ -1,0 +1,137 @@
+"""Pictures with the class of each pixel: rendered scenes, and folders in the manner of ADE20K.
+
+    PLACE/train/*.tar  PLACE/test/*.tar: KEY.jpg, KEY.mask.png (numbers of things) and KEY.json (`objects`)   scenes
+    PLACE/images/training/KEY.jpg  PLACE/annotations/training/KEY.png, and the same of validation             ADE20K
+
+In scenes a pixel has the kind of its thing, and what is no thing is the class `background`. In ADE20K's masks 0 is not
+scored and the classes begin with 1; `objectInfo150.txt` names them where it is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from perception_encoder.data.masked_videos import Stored, read_object_mask
+from perception_encoder.data.rgbd import split_places
+from perception_encoder.data.shards import PICTURES, read_members, split_member
+from perception_encoder.errors import DataError
+from perception_encoder.preprocess.image import open_image
+
+UNSCORED = -1
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMasks:
+    """Pictures and masks, as stored, and what the numbers in each mask stand for."""
+
+    name: str
+    keys: tuple[str, ...]
+    pictures: tuple[Stored, ...]
+    masks: tuple[Stored, ...]
+    classes: tuple[str, ...]
+    numbers: tuple[dict[int, int], ...]
+    """Of each mask: its values to places in `classes`, or to `UNSCORED`."""
+
+    def open(self, place: int) -> Image.Image:
+        """The picture at a place, RGB; InputError for one that cannot be decoded."""
+        return open_image(self.pictures[place], self.keys[place]).convert("RGB")
+
+    def labels(self, place: int) -> Int[np.ndarray, "H W"]:
+        """Each pixel's place in `classes`, int16, `UNSCORED` where it counts for nothing.
+
+        Raises MediaDecodeError where the mask cannot be decoded, and DataError for a number that stands for nothing.
+        """
+        name = f"{self.keys[place]} (mask)"
+        mask, known = read_object_mask(self.masks[place], name, binary=False), self.numbers[place]
+        if foreign := set(np.unique(mask).tolist()) - known.keys():
+            raise DataError(f"{name}: {min(foreign)} is in the mask, but not among what it may show ({len(known)})")
+        table = np.full(256, UNSCORED, np.int16)
+        for value, number in known.items():
+            table[value] = number
+        return table[mask]
+
+
+def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:
+    """What is trained on and what is measured: see the module. The classes of both are those of the training split.
+
+    Pixels of a class that is not trained on are not scored. DataError where a split, a mask or a class is missing.
+    """
+    if (place / "annotations").is_dir():
+        return _read_ade(place, "training"), _read_ade(place, "validation")
+    found = {split: list(_read_scenes(place, split)) for split in ("train", "test")}
+    kinds = sorted({thing["kind"] for *_, things in found["train"] for thing in things} - {BACKGROUND})
+    if not kinds:
+        raise DataError(f"{place}: the training pictures show no thing; one class alone cannot be told from others")
+    numbers = {kind: number for number, kind in enumerate((BACKGROUND, *kinds))}
+    train, test = (_to_masks(f"{place.name}/{split}", rows, numbers) for split, rows in found.items())
+    return train, test
+
+
+def _to_masks(
+    name: str, rows: list[tuple[str, Stored, Stored, list[dict[str, Any]]]], numbers: dict[str, int]
+) -> ClassMasks:
+    keys, pictures, masks, things = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
+    meanings = tuple(
+        {0: 0, **{int(thing["id"]): numbers.get(thing["kind"], UNSCORED) for thing in some}} for some in things
+    )
+    return ClassMasks(name=name, keys=keys, pictures=pictures, masks=masks, classes=tuple(numbers), numbers=meanings)
+
+
+def _read_scenes(place: Path, split: str) -> Iterator[tuple[str, Stored, Stored, list[dict[str, Any]]]]:
+    tars = [path for path in split_places(place, split) if path.is_file()]
+    if not tars:
+        raise DataError(f"{place}: no annotations/ and no {split}/*.tar with KEY.mask.png")
+    waiting: dict[str, dict[str, bytes]] = {}
+    for path in tars:
+        for name, content in read_members(path, ("json", "mask.png", *PICTURES)):
+            key, extension = split_member(name)
+            parts = waiting.setdefault(key, {})
+            parts[extension if extension in ("json", "mask.png") else "picture"] = content
+            if len(parts) == 3:
+                yield key, parts["picture"], parts["mask.png"], _things(parts["json"], f"{path}: {key}")
+                del waiting[key]
+    if waiting:
+        key = next(iter(waiting))
+        raise DataError(f"{place}: {len(waiting)} samples lack a picture, a mask or a .json; the first is {key}")
+
+
+def _things(text: bytes, name: str) -> list[dict[str, Any]]:
+    try:
+        things = json.loads(text)["objects"]
+        return [{"id": int(thing["id"]), "kind": str(thing["kind"])} for thing in things]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{name}.json has no `objects`, each with an `id` and a `kind` ({error!r})") from error
+
+
+def _read_ade(root: Path, split: str) -> ClassMasks:
+    masks = {path.stem: path for path in sorted((root / "annotations" / split).glob("*.png"))}
+    pictures = {path.stem: path for path in sorted((root / "images" / split).glob("*.jpg"))}
+    if not masks:
+        raise DataError(f"{root}: no annotations/{split}/*.png")
+    if lacking := sorted(masks.keys() ^ pictures.keys()):
+        raise DataError(f"{root}: {lacking[0]} of {split} lacks its picture or its mask; {len(lacking)} do")
+    listed = root / "objectInfo150.txt"
+    if listed.is_file():
+        lines = listed.read_text(encoding="utf-8").splitlines()[1:]
+        names = tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip())
+    else:
+        names = tuple(f"class {number}" for number in range(1, 151))
+    numbers = {0: UNSCORED, **{number: number - 1 for number in range(1, len(names) + 1)}}
+    keys = tuple(masks)
+    return ClassMasks(
+        name=f"{root.name}/{split}",
+        keys=keys,
+        pictures=tuple(pictures[key] for key in keys),
+        masks=tuple(masks.values()),
+        classes=names,
+        numbers=(numbers,) * len(keys),
+    )

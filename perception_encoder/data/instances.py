@@ -1,0 +1,177 @@
+"""Pictures with boxes and masks of the things in them, in COCO's format or LVIS's.
+
+    PLACE/annotations/instances_{train,val}2017.json  PLACE/{train,val}2017/*.jpg        COCO
+    PLACE/[annotations/]lvis_v1_{train,val}.json  PLACE/{train,val}2017/*.jpg            LVIS
+    PLACE/{train,test}/instances.json  PLACE/{train,test}/*.tar                          rendered scenes
+    PLACE/annotations.json  PLACE/*.jpg                                                  one set, cut by three fifths
+
+Of a set that is cut, pictures without a box are left out, for it does not say whether anybody looked for some.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.data.masked_videos import Stored
+from perception_encoder.data.rgbd import TRAINED
+from perception_encoder.data.shards import PICTURES, read_members
+from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.preprocess.image import open_image
+
+
+@dataclass(frozen=True)
+class Things:
+    """What is annotated in a picture, in the picture's own pixels; crowds are left out."""
+
+    boxes: np.ndarray
+    """(m, 4) float32: left, top, right, bottom."""
+    labels: np.ndarray
+    """(m,) int64: 1 is the first of the set's categories."""
+    masks: np.ndarray | None
+    """(m, H, W) bool; None where the set has no masks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceSet:
+    """Annotated pictures."""
+
+    name: str
+    images: tuple[dict[str, Any], ...]
+    """As the annotations have them: `id`, `width`, `height` and so on."""
+    keys: tuple[str, ...]
+    """File names."""
+    pictures: tuple[Stored, ...]
+    annotations: dict[int, list[dict[str, Any]]]
+    """By the image's id, as they are in the file."""
+    categories: tuple[dict[str, Any], ...]
+    """Ascending by id."""
+
+    @property
+    def lvis(self) -> bool:
+        """Whether only some categories were looked for in each picture, as in LVIS."""
+        return any("neg_category_ids" in image for image in self.images)
+
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether every annotation has a mask."""
+        every = [each for some in self.annotations.values() for each in some]
+        return bool(every) and all(each.get("segmentation") for each in every)
+
+    def open(self, place: int) -> Image.Image:
+        """The picture at a place, RGB; InputError for one that cannot be decoded or is not there."""
+        return open_image(self.pictures[place], self.keys[place]).convert("RGB")
+
+    def things(self, place: int) -> Things:
+        """What is annotated in the picture at a place; DataError for a box that is none."""
+        image = self.images[place]
+        number = {category["id"]: row for row, category in enumerate(self.categories, start=1)}
+        kept = [each for each in self.annotations.get(image["id"], []) if not each.get("iscrowd")]
+        for each in kept:
+            if each.get("category_id") not in number or min(each["bbox"][2:]) <= 0:
+                raise DataError(f"{self.keys[place]}: annotation {each.get('id')} has no category or an empty box")
+        boxes = np.array([each["bbox"] for each in kept], dtype=np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = np.array([number[each["category_id"]] for each in kept], dtype=np.int64)
+        if not self.has_masks:
+            return Things(boxes, labels, None)
+        masks = [_to_mask(each["segmentation"], image["height"], image["width"]) for each in kept]
+        shape = (len(kept), image["height"], image["width"])
+        return Things(boxes, labels, np.array(masks, dtype=bool).reshape(shape))
+
+    def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """COCO's json of some of the pictures, for the evaluation."""
+        images = [self.images[int(row)] for row in rows]
+        annotations = [dict(each) for image in images for each in self.annotations.get(image["id"], [])]
+        for number, each in enumerate(annotations, start=1):
+            each.update(id=each.get("id", number), iscrowd=each.get("iscrowd", 0))
+            each.setdefault("area", each["bbox"][2] * each["bbox"][3])
+        return {"images": images, "annotations": annotations, "categories": [dict(each) for each in self.categories]}
+
+    def some(self, rows: Sequence[int]) -> InstanceSet:
+        """A part of them."""
+        parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in ("images", "keys", "pictures")}
+        ids = {image["id"] for image in parts["images"]}
+        return replace(self, **parts, annotations={key: own for key, own in self.annotations.items() if key in ids})
+
+
+def _to_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """COCO's polygons or run lengths, plain or compressed, as bool (H, W)."""
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError:
+        raise MissingExtraError("faster-coco-eval", "eval") from None
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        runs: Any = segmentation
+    elif isinstance(segmentation, dict):
+        runs = mask.frPyObjects(segmentation, height, width)
+    else:
+        runs = mask.merge(mask.frPyObjects(segmentation, height, width))
+    return np.asarray(mask.decode(runs), dtype=bool)
+
+
+def read_instance_splits(place: Path) -> tuple[InstanceSet, InstanceSet]:
+    """What is trained on and what is measured: see the module; DataError where annotations are missing or damaged."""
+    for folder in (place / "annotations", place):
+        for stem in ("instances_{}2017", "lvis_v1_{}"):
+            files = [folder / f"{stem.format(split)}.json" for split in ("train", "val")]
+            if files[1].is_file():
+                return _checked(*(read_instances(file, place) for file in files))
+    if (place / "test" / "instances.json").is_file():
+        return _checked(
+            *(read_instances(place / split / "instances.json", place / split) for split in ("train", "test"))
+        )
+    whole = place / "annotations.json"
+    if not whole.is_file():
+        raise DataError(f"{place}: no annotations/instances_val2017.json, lvis_v1_val.json, test/ or annotations.json")
+    both = read_instances(whole, place)
+    rows = [row for row, image in enumerate(both.images) if both.annotations.get(image["id"])]
+    cut = len(rows) * TRAINED[0] // TRAINED[1]
+    return _checked(both.some(rows[:cut]), both.some(rows[cut:]))
+
+
+def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:
+    for part in (train, test):
+        if not any(part.annotations.values()):
+            raise DataError(f"{part.name}: there is no box; detection needs some to train on and some to find")
+    if [each["id"] for each in train.categories] != [each["id"] for each in test.categories]:
+        raise DataError(f"{train.name} and {test.name} list different categories")
+    return train, test
+
+
+def read_instances(file: Path, folder: Path) -> InstanceSet:
+    """Read annotations, whose pictures lie in a folder, in folders in it, or in tar files in it."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        images = sorted(said["images"], key=lambda image: image["id"])
+        categories = tuple(sorted(said["categories"], key=lambda category: category["id"]))
+        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in said["annotations"]:
+            by_image[annotation["image_id"]].append(annotation)
+        keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in images)
+        split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} cannot be read as annotations in COCO's format ({error!r})") from error
+    packed = {name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_members(tar, PICTURES)}
+    places = [folder, folder / split, folder / f"{split}2017", folder / "images"]
+    return InstanceSet(
+        name=f"{folder.name}/{file.stem}",
+        images=tuple(images),
+        keys=keys,
+        pictures=tuple(packed.get(key) or _find(key, places) for key in keys),
+        annotations=dict(by_image),
+        categories=categories,
+    )
+
+
+def _find(key: str, places: Sequence[Path]) -> Path:
+    """Where a picture is, or where it should be."""
+    return next((place / key for place in places if (place / key).is_file()), places[0] / key)

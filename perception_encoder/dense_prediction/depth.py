@@ -1,0 +1,153 @@
+"""A depth head in the manner of DPT over one layer's features (section 3, appendix B.3).
+
+DPT makes four maps, of 4, 2, 1 and 1/2 times the grid, of four layers; here they are made of one layer, as in the
+paper's analysis. From coarse to fine each is added to what came before and refined by residual convolutions. The head
+gives the logarithm of the depth and is fitted by Eigen's scale-invariant loss on it. DPT is by Ranftl et al. (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.seeded import drawn_from
+
+Depths = Callable[[int], np.ndarray]
+"""An item's place to its depth (H, W) in metres, 0 where unknown."""
+
+_FINE = 8  # pixels of the head's map along a patch's side
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthConfig:
+    """The head's size, and how it is fitted."""
+
+    channels: int = 256
+    """Of the maps that are joined; DPT's."""
+    nearest: float = 1e-3
+    farthest: float = 10.0
+    """Metres: depths outside are not learned from, and predictions are held within (NYU's range)."""
+    scale_invariance: float = 0.85
+    """How much of a picture's common error in scale is forgiven, from 0 to 1."""
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        if self.channels < 4 or not 0 < self.nearest < self.farthest or not 0 <= self.scale_invariance <= 1:
+            raise ConfigError(
+                f"channels is {self.channels}, depths are {self.nearest} to {self.farthest} m, scale_invariance is "
+                f"{self.scale_invariance}; at least 4, 0 < nearest < farthest, and 0 to 1 are needed"
+            )
+
+
+class DepthHead(nn.Module):
+    """Features (B, h, w, D) to the logarithm of the depth in metres (B, 8h, 8w)."""
+
+    def __init__(self, width: int, config: DepthConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.config = config
+        self.standardize = Standardize(width)
+        self.reassemble = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(width, channels, 1), nn.ConvTranspose2d(channels, channels, 4, 4)),
+                nn.Sequential(nn.Conv2d(width, channels, 1), nn.ConvTranspose2d(channels, channels, 2, 2)),
+                nn.Conv2d(width, channels, 1),
+                nn.Sequential(nn.Conv2d(width, channels, 1), nn.Conv2d(channels, channels, 3, 2, 1)),
+            ]
+        )
+        self.fuse = nn.ModuleList(Fusion(channels) for _ in range(4))
+        self.out = nn.Sequential(
+            nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(channels // 2, 1, 1)
+        )
+        last = cast(nn.Conv2d, self.out[-1])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(cast(Tensor, last.bias))
+
+    def forward(self, features: Float[Tensor, "B h w D"]) -> Float[Tensor, "B H W"]:
+        maps = self.standardize(features)
+        size = tuple(_FINE * side for side in maps.shape[-2:])
+        levels = [level(maps) for level in self.reassemble]
+        joined: Tensor | None = None
+        for place in (3, 2, 1, 0):
+            shape = levels[place - 1].shape[-2:] if place else size
+            joined = self.fuse[place](levels[place], joined, shape)
+        assert joined is not None
+        return self.out(joined)[:, 0].float()
+
+    @torch.no_grad()
+    def predict(self, features: Float[Tensor, "B h w D"], size: tuple[int, int]) -> Float[Tensor, "B H W"]:
+        """Depth in metres at a size of pixels."""
+        depth = self(features).exp().clamp(self.config.nearest, self.config.farthest)
+        return F.interpolate(depth[:, None], size, mode="bilinear")[:, 0]
+
+
+class Fusion(nn.Module):
+    """A map joined with what coarser ones gave, refined, and brought to the next size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = Residual(channels), Residual(channels)
+        self.project = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, own: Tensor, coarser: Tensor | None, size: tuple[int, int]) -> Tensor:
+        joined = own if coarser is None else coarser + self.first(own)
+        return self.project(F.interpolate(self.second(joined), size, mode="bilinear"))
+
+
+class Residual(nn.Module):
+    """Two convolutions beside an identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(channels, channels, 3, padding=1)
+        self.two = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.two(F.relu(self.one(F.relu(x))))
+
+
+def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None, track: Track = untracked) -> DepthHead:
+    """Fit a head on items' features and depths; it begins with the typical depth everywhere."""
+    config = config or DepthConfig()
+    with drawn_from(torch.Generator().manual_seed(config.fit.seed)):
+        head = DepthHead(features.shape[-1], config)
+    head.standardize.measure(features)
+    size = _FINE * features.shape[1], _FINE * features.shape[2]
+    known: list[float] = []
+    targets = torch.empty(len(features), *size)
+    for place in range(len(features)):
+        depth = torch.from_numpy(np.asarray(depths(place), dtype=np.float32))
+        targets[place] = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
+        near = targets[place][(targets[place] > config.nearest) & (targets[place] < config.farthest)]
+        known += [near.log().mean().item()] if len(near) else []
+    nn.init.constant_(cast(Tensor, cast(nn.Conv2d, head.out[-1]).bias), float(np.mean(known)) if known else 0.0)
+
+    def loss(rows: np.ndarray) -> Tensor:
+        return scale_invariant_loss(head(take(features, rows)), targets[torch.from_numpy(rows)], config)
+
+    fit_head(head, loss, len(features), config.fit, "fitting a depth head", track)
+    return head
+
+
+def scale_invariant_loss(
+    log_depth: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], config: DepthConfig
+) -> Float[Tensor, ""]:
+    """The root of each picture's mean squared error in log depth, less a part of its squared mean error, averaged.
+
+    Pixels of unknown depth, or outside the config's range, are left out; Eigen et al. (2014).
+    """
+    known = (target > config.nearest) & (target < config.farthest)
+    error = torch.where(known, log_depth - target.clamp_min(1e-6).log(), 0.0).flatten(1)
+    count = known.flatten(1).sum(1).clamp_min(1)
+    square, mean = (error**2).sum(1) / count, error.sum(1) / count
+    return (square - config.scale_invariance * mean**2 + 1e-6).sqrt().mean()

@@ -1,0 +1,187 @@
+"""Boxes and masks of things by torchvision's Mask R-CNN over a pyramid of one frozen layer (section 3).
+
+The region proposals and the box and mask heads are torchvision's; pictures are features already, so its resizing is not
+used. Boxes are in the pixels of the picture as it was encoded. Without masks to learn from it is Faster R-CNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception_encoder.data.instances import Things
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
+from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
+from perception_encoder.errors import ConfigError, DataError, MissingExtraError
+from perception_encoder.models.seeded import drawn_from
+
+ThingsOf = Callable[[int], Things]
+"""An item's place to its things, in pixels of the picture as it is stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """The heads' size, and how they are fitted; the defaults are torchvision's and the paper's (appendix B.3)."""
+
+    channels: int = 256
+    """Of the pyramid and of the mask head."""
+    hidden: int = 1024
+    """Width of the box head."""
+    regions: int = 512
+    """Of a picture that the box head learns from."""
+    least_score: float = 0.05
+    """Below it nothing is given out."""
+    most: int = 100
+    """Things that are given out of a picture."""
+    fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=15, batch=8, lr=1e-3, weight_decay=0.05))
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.hidden, self.regions, self.most) < 1:
+            raise ConfigError("channels, hidden, regions and most must each be at least 1")
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found in a picture, best first, in its stored pixels."""
+
+    boxes: np.ndarray
+    """(m, 4) float32: left, top, right, bottom."""
+    labels: np.ndarray
+    """(m,) int64, from 1."""
+    scores: np.ndarray
+    """(m,) float32."""
+    masks: np.ndarray | None
+    """(m, H, W) bool."""
+
+
+class Detector(nn.Module):
+    """Features (B, h, w, D) to losses, or to what is found."""
+
+    def __init__(self, width: int, classes: int, patch_size: int, masks: bool, config: DetectionConfig) -> None:
+        """`classes`: without the background. MissingExtraError without torchvision."""
+        super().__init__()
+        try:
+            from torchvision.models.detection import FasterRCNN, MaskRCNN
+            from torchvision.models.detection.anchor_utils import AnchorGenerator
+            from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+            from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+            from torchvision.ops import MultiScaleRoIAlign
+        except ImportError:
+            raise MissingExtraError("torchvision", "eval") from None
+        channels, levels = config.channels, [str(number) for number in range(len(SCALES))]
+        strides = [patch_size / scale for scale in (*SCALES, SCALES[-1] / 2)]
+        settings: dict[str, Any] = {
+            "backbone": SimplePyramid(width, channels),
+            "rpn_anchor_generator": AnchorGenerator(
+                tuple((int(8 * stride),) for stride in strides), ((0.5, 1.0, 2.0),) * len(strides)
+            ),
+            "box_roi_pool": MultiScaleRoIAlign(levels, 7, 2),
+            "box_head": TwoMLPHead(channels * 7**2, config.hidden),
+            "box_predictor": FastRCNNPredictor(config.hidden, classes + 1),
+            "box_batch_size_per_image": config.regions,
+            "box_score_thresh": config.least_score,
+            "box_detections_per_img": config.most,
+        }
+        if masks:
+            settings["mask_roi_pool"] = MultiScaleRoIAlign(levels, 14, 2)
+            settings["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
+            settings["mask_predictor"] = MaskRCNNPredictor(channels, channels, classes + 1)
+        self.model: Any = MaskRCNN(**settings) if masks else FasterRCNN(**settings)
+        self.patch_size = patch_size
+
+    def forward(
+        self, features: Tensor, targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """What is found, in pixels of the picture as it was encoded, and in training the losses."""
+        from torchvision.models.detection.image_list import ImageList
+
+        size = features.shape[1] * self.patch_size, features.shape[2] * self.patch_size
+        shown = ImageList(features.new_zeros(1).expand(len(features), 3, *size), [size] * len(features))
+        maps = self.model.backbone(features)
+        proposals, proposing = self.model.rpn(shown, maps, targets)
+        found, losses = self.model.roi_heads(maps, proposals, shown.image_sizes, targets)
+        return found, {**proposing, **losses}
+
+    @torch.no_grad()
+    def detect(self, features: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detected]:
+        """What is found in pictures that are stored with these heights and widths."""
+        from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+        found, _ = self(features)
+        encoded = features.shape[1] * self.patch_size, features.shape[2] * self.patch_size
+        results = []
+        for each, (height, width) in zip(found, sizes, strict=True):
+            boxes = each["boxes"].float() * _scale(encoded, (height, width))
+            masks = None
+            if "masks" in each:
+                pasted = paste_masks_in_image(each["masks"].float(), boxes, (height, width))[:, 0]
+                masks = (pasted > 0.5).numpy()
+            kept = each["labels"].numpy(), each["scores"].float().numpy()
+            results.append(Detected(boxes.numpy(), *kept, masks))
+        return results
+
+
+def _scale(own: tuple[int, int], to: tuple[int, int]) -> Tensor:
+    """What boxes in pictures of one height and width are multiplied with for another, (4,)."""
+    return torch.tensor([to[1] / own[1], to[0] / own[0]] * 2, dtype=torch.float32)
+
+
+def fit_detector(
+    features: Maps,
+    things: ThingsOf,
+    sizes: Sequence[tuple[int, int]],
+    classes: int,
+    patch_size: int,
+    config: DetectionConfig | None = None,
+    track: Track = untracked,
+) -> Detector:
+    """Fit a detector on items' features and things; `sizes` are heights and widths of the pictures as stored.
+
+    Masks are learned where the first item with things has some. DataError where no item has a thing.
+    """
+    config = config or DetectionConfig()
+    encoded = features.shape[1] * patch_size, features.shape[2] * patch_size
+    targets = [_target(things(place), sizes[place], encoded) for place in range(len(features))]
+    shown = [target for target in targets if len(target["labels"])]
+    if not shown:
+        raise DataError("the training pictures show no thing; a detector needs some to learn from")
+    generator = torch.Generator().manual_seed(config.fit.seed)
+    with drawn_from(generator):
+        detector = Detector(features.shape[-1], classes, patch_size, "masks" in shown[0], config)
+    detector.model.backbone.standardize.measure(features)
+
+    def loss(rows: np.ndarray) -> Tensor:
+        with drawn_from(generator):  # which regions are learned from is drawn as well
+            _, losses = detector(take(features, rows), [_unpacked(targets[row], encoded) for row in rows])
+        return torch.stack([each.float() for each in losses.values()]).sum()
+
+    fit_head(detector, loss, len(features), config.fit, "fitting a detector", track)
+    return detector
+
+
+def _target(things: Things, stored: tuple[int, int], encoded: tuple[int, int]) -> dict[str, Tensor]:
+    """A picture's target as it was encoded, its masks packed to bits; things thinner than half a pixel are left out."""
+    boxes = torch.from_numpy(things.boxes) * _scale(stored, encoded)
+    kept = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(dim=1)
+    target = {"boxes": boxes[kept], "labels": torch.from_numpy(things.labels)[kept]}
+    if things.masks is not None:
+        masks = torch.from_numpy(things.masks)[kept][:, None].float()
+        if len(masks):
+            masks = F.interpolate(masks, encoded, mode="nearest-exact")
+        bits = np.packbits(masks.reshape(len(masks), -1).numpy().astype(bool), axis=1)
+        target["masks"] = torch.from_numpy(bits)
+    return target
+
+
+def _unpacked(target: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+    if "masks" not in target:
+        return target
+    bits = np.unpackbits(target["masks"].numpy(), axis=1, count=size[0] * size[1])
+    return {**target, "masks": torch.from_numpy(bits).reshape(-1, *size)}

@@ -1,0 +1,114 @@
+"""How heads over frozen features are fitted: AdamW with warm-up and a cosine, for some passes over the items.
+
+Features of different layers differ in scale by orders, so every head first standardises them by what it is fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.errors import ConfigError, DataError, ModelError
+from perception_encoder.models.precision import fast_autocast
+from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.train.schedule import warmup_cosine
+
+Maps = Float[np.ndarray, "n h w D"]
+"""Features of pictures; float16 and arrays that are mapped from disk will do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How long and how fast a head is fitted."""
+
+    epochs: int = 20
+    """Passes over all items."""
+    batch: int = 16
+    lr: float = 1e-3
+    """Peak learning rate (appendix B.3: 1e-3 for segmentation)."""
+    weight_decay: float = 0.01
+    warm_up: float = 0.1
+    """Share of the steps in which the learning rate rises."""
+    seed: int = 0
+    """Of the head's first weights and of the order of items."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch) < 1:
+            raise ConfigError(f"epochs ({self.epochs}) and batch ({self.batch}) must each be at least 1")
+
+
+class Standardize(nn.Module):
+    """Features (B, h, w, D) to (B, D, h, w) of mean 0 and deviation 1 over what a head is fitted on."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def measure(self, features: Maps, chunk: int = 256) -> None:
+        """Take mean and deviation of all patches of these items."""
+        total, squares, count = 0.0, 0.0, 0
+        for start in range(0, len(features), chunk):
+            part = np.asarray(features[start : start + chunk], dtype=np.float64).reshape(-1, features.shape[-1])
+            total, squares, count = total + part.sum(axis=0), squares + (part**2).sum(axis=0), count + len(part)
+        mean = np.asarray(total / count)
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        self.mean.copy_(torch.from_numpy(mean))
+        self.deviation.copy_(torch.from_numpy(np.maximum(deviation, 1e-6)))
+
+    def forward(self, features: Float[Tensor, "B h w D"]) -> Float[Tensor, "B D h w"]:
+        return ((features - self.mean) / self.deviation).permute(0, 3, 1, 2)
+
+
+def fit_head(
+    head: nn.Module,
+    loss: Callable[[np.ndarray], Tensor],
+    count: int,
+    config: FitConfig,
+    description: str,
+    track: Track = untracked,
+) -> None:
+    """Minimise a head's loss on batches of items, given as their places among `count`; the head is then in eval mode.
+
+    Raises ModelError where the loss is not finite, DataError where there are no items.
+    """
+    if not count:
+        raise DataError(f"{description}: there is nothing to fit on")
+    optimizer = build_optimizer(
+        head, OptimizerConfig(name="adamw", lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+    )
+    steps = config.epochs * -(-count // config.batch)
+    warm_up = int(config.warm_up * steps)
+    head.train()
+    for step, rows in enumerate(track(_batches(count, config), description, steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * warmup_cosine(step, steps, warm_up)
+        with fast_autocast(torch.device("cpu")):
+            value = loss(rows)
+        if not torch.isfinite(value):
+            raise ModelError(f"{description}: the loss is {value.item()}; features are not finite, or lr is too high")
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+    head.eval()
+
+
+def _batches(count: int, config: FitConfig) -> Iterator[np.ndarray]:
+    order = np.random.default_rng(config.seed)
+    for _ in range(config.epochs):
+        yield from np.array_split(order.permutation(count), -(-count // config.batch))
+
+
+def take(features: Maps, rows: Sequence[int] | np.ndarray | slice) -> Tensor:
+    """Some items' features as a float32 tensor (b, h, w, D)."""
+    return torch.from_numpy(np.array(features[rows], dtype=np.float32))

@@ -1,0 +1,83 @@
+"""A linear segmentation head over one layer's features: each patch's class scores, brought to pixels bilinearly.
+
+It is fitted on the shares of the classes among a patch's pixels, which is the pixels' own cross-entropy where a patch
+has one answer. A kernel of 3 looks at the neighbours as well, as the paper's head does (appendix B.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.models.seeded import drawn_from
+
+Labels = Callable[[int], np.ndarray]
+"""An item's place to its pixels' classes (H, W), below 0 where they count for nothing."""
+
+_FINE = 4  # pixels along a patch's side that are learned from
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig:
+    """The head's size, and how it is fitted."""
+
+    kernel: int = 1
+    """Patches along the side of what a patch's class is read from: 1 is a linear probe, 3 looks at the neighbours."""
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError(f"kernel is {self.kernel}; it must be odd")
+
+
+class SegmentationHead(nn.Module):
+    """Features (B, h, w, D) to class scores (B, K, h, w)."""
+
+    def __init__(self, width: int, classes: int, kernel: int) -> None:
+        super().__init__()
+        self.standardize = Standardize(width)
+        self.score = nn.Conv2d(width, classes, kernel, padding=kernel // 2)
+
+    def forward(self, features: Float[Tensor, "B h w D"]) -> Float[Tensor, "B K h w"]:
+        return self.score(self.standardize(features))
+
+    @torch.no_grad()
+    def predict(self, features: Float[Tensor, "B h w D"], size: tuple[int, int]) -> Int[Tensor, "B H W"]:
+        """The likeliest class of each pixel at a size."""
+        return F.interpolate(self(features), size, mode="bilinear").argmax(dim=1)
+
+
+def fit_segmentation(
+    features: Maps, labels: Labels, classes: int, config: SegmentationConfig | None = None, track: Track = untracked
+) -> SegmentationHead:
+    """Fit a head on items' features and labels; DataError where their pixels are of fewer than two classes."""
+    config = config or SegmentationConfig()
+    with drawn_from(torch.Generator().manual_seed(config.fit.seed)):
+        head = SegmentationHead(features.shape[-1], classes, config.kernel)
+    head.standardize.measure(features)
+    size = _FINE * features.shape[1], _FINE * features.shape[2]
+    targets = torch.empty(len(features), *size, dtype=torch.int16)
+    for place in range(len(features)):
+        pixels = torch.from_numpy(np.asarray(labels(place), dtype=np.float32))
+        targets[place] = F.interpolate(pixels[None, None], size, mode="nearest-exact")[0, 0].to(torch.int16)
+    if len(seen := set(targets.unique().tolist()) - set(range(-32768, 0))) < 2:
+        raise DataError(f"the training pictures show {len(seen)} class; at least two are needed to tell them apart")
+
+    def loss(rows: np.ndarray) -> Tensor:
+        here = targets[torch.from_numpy(rows)].long()
+        shares = F.one_hot(here.clamp_min(0), classes).float() * (here >= 0)[..., None]
+        shares = F.avg_pool2d(shares.permute(0, 3, 1, 2), _FINE)  # (b, K, h, w)
+        logs = head(take(features, rows)).float().log_softmax(dim=1)
+        return -(shares * logs).sum() / shares.sum().clamp_min(1e-6)
+
+    fit_head(head, loss, len(features), config.fit, "fitting a segmentation head", track)
+    return head

@@ -1,0 +1,121 @@
+"""Detection by Mask R-CNN over one frozen layer (section 3): box and mask AP, as COCO or LVIS define them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perception_encoder.data.instances import InstanceSet
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, ThingsOf, fit_detector
+from perception_encoder.dense_prediction.head_fitting import Maps, take
+from perception_encoder.errors import InputError, MissingExtraError
+from perception_encoder.evaluation.average_precision import AveragePrecision, average_precision
+from perception_encoder.evaluation.dense_features import check_layer, check_maps, encode_decodable
+from perception_encoder.evaluation.protocol import LayerEncoder
+from perception_encoder.evaluation.results import Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionProtocol:
+    """How detection is measured."""
+
+    head: DetectionConfig = field(default_factory=DetectionConfig)
+    image_size: tuple[int, int] | None = None
+    """Height and width that pictures are squashed to; the encoder's own by default."""
+
+
+def measure_detection(
+    encoder: LayerEncoder,
+    layer: int,
+    train: InstanceSet,
+    test: InstanceSet,
+    protocol: DetectionProtocol | None = None,
+    track: Track = untracked,
+) -> tuple[Measurement, tuple[InputError, ...]]:
+    """Fit a detector on one layer's features of `train`, and measure it on `test`.
+
+    Pictures that cannot be decoded are left out, and their errors returned. Raises DataError where none is left or
+    there is no thing, ConfigError for a layer that does not exist, and ModelError for features that are not finite.
+    """
+    protocol = protocol or DetectionProtocol()
+    check_layer(encoder, layer)
+    parts = [encode_decodable(encoder, layer, each, each.things, protocol.image_size, track) for each in (train, test)]
+    found = score_detection(
+        parts[0].maps, (train, parts[0].rows), parts[1].maps, (test, parts[1].rows), encoder.patch_size, protocol, track
+    )
+    metrics = tuple(metric for prefix, figures in found.items() for metric in figures.metrics(prefix))
+    settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "channels": str(protocol.head.channels)}
+    method = "Mask R-CNN" if "mask" in found else "Faster R-CNN"
+    measured = Measurement(test.name, method, "squash", "", len(test.categories), metrics, settings)
+    return measured, parts[0].failures + parts[1].failures
+
+
+def score_detection(
+    train: Maps,
+    train_set: tuple[InstanceSet, np.ndarray],
+    test: Maps,
+    test_set: tuple[InstanceSet, np.ndarray],
+    patch_size: int,
+    protocol: DetectionProtocol | None = None,
+    track: Track = untracked,
+) -> dict[str, AveragePrecision]:
+    """Fit on features of pictures and measure on others: `box`, and `mask` where there are masks.
+
+    With each set: which of its pictures the features are of, (n,). ModelError where features are not finite.
+    """
+    protocol = protocol or DetectionProtocol()
+    known, rows = test_set
+    check_maps(train, "detection, training pictures")
+    check_maps(test, "detection", [known.keys[int(row)] for row in rows])
+    learned, learned_rows = train_set
+    sizes = _sizes(learned, learned_rows)
+    detector = fit_detector(
+        train, _things(learned, learned_rows), sizes, len(learned.categories), patch_size, protocol.head, track
+    )
+    results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if known.has_masks else {})}
+    for place, row in enumerate(track(rows, "detecting", len(rows))):
+        (found,) = detector.detect(take(test, slice(place, place + 1)), [_sizes(known, [row])[0]])
+        for kind, some in to_results(found, known, int(row)).items():
+            if kind in results:
+                results[kind] += some
+    truth = known.truth(rows)
+    kinds: Sequence[tuple[str, Any]] = (("box", "bbox"), ("mask", "segm"))
+    return {name: average_precision(truth, results[name], kind, known.lvis) for name, kind in kinds if name in results}
+
+
+def _things(pictures: InstanceSet, rows: np.ndarray) -> ThingsOf:
+    return lambda place: pictures.things(int(rows[place]))
+
+
+def _sizes(pictures: InstanceSet, rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
+    return [(pictures.images[int(row)]["height"], pictures.images[int(row)]["width"]) for row in rows]
+
+
+def to_results(found: Detected, pictures: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:
+    """What was found in a picture, in COCO's format of results: `box`, and `mask` where masks were found."""
+    image = pictures.images[row]["id"]
+    numbers = [pictures.categories[label - 1]["id"] for label in found.labels.tolist()]
+    corners = found.boxes.astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    rest = [
+        {"image_id": image, "category_id": number, "score": score}
+        for number, score in zip(numbers, found.scores.tolist(), strict=True)
+    ]
+    results = {"box": [{**each, "bbox": box} for each, box in zip(rest, boxes, strict=True)]}
+    if found.masks is not None:
+        encode = _encoder()
+        results["mask"] = [{**each, "segmentation": encode(mask)} for each, mask in zip(rest, found.masks, strict=True)]
+    return results
+
+
+def _encoder() -> Callable[[np.ndarray], dict[str, Any]]:
+    """What makes COCO's run lengths of a mask."""
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError:
+        raise MissingExtraError("faster-coco-eval", "eval") from None
+    return lambda pixels: mask.encode(np.asfortranarray(pixels.astype(np.uint8)))

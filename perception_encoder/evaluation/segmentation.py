@@ -1,0 +1,113 @@
+"""Semantic segmentation by a linear head on one layer (section 3): mIoU and the share of pixels that are right.
+
+A class's IoU is over the pixels of all pictures together; the mean is over the classes that are shown or were guessed.
+Pixels are compared at the mask's own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int
+
+from perception_encoder.data.class_masks import ClassMasks
+from perception_encoder.data.progress import Track, untracked
+from perception_encoder.dense_prediction.head_fitting import Maps, take
+from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.evaluation.dense_features import check_layer, check_maps, encode_decodable
+from perception_encoder.evaluation.protocol import LayerEncoder
+from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.scores import ItemScores, measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationProtocol:
+    """How segmentation is measured."""
+
+    head: SegmentationConfig = field(default_factory=SegmentationConfig)
+    image_size: tuple[int, int] | None = None
+    """Height and width that pictures are squashed to; the encoder's own by default."""
+
+
+def measure_segmentation(
+    encoder: LayerEncoder,
+    layer: int,
+    train: ClassMasks,
+    test: ClassMasks,
+    protocol: SegmentationProtocol | None = None,
+    track: Track = untracked,
+) -> tuple[Measurement, tuple[InputError, ...]]:
+    """Fit a head on one layer's features of `train`, and measure it on `test`.
+
+    Pictures that cannot be decoded, or their masks, are left out, and their errors returned. Raises DataError where
+    none is left or all pixels are of one class, ConfigError for a layer that does not exist, and ModelError for
+    features that are not finite.
+    """
+    protocol = protocol or SegmentationProtocol()
+    check_layer(encoder, layer)
+    parts = [encode_decodable(encoder, layer, each, each.labels, protocol.image_size, track) for each in (train, test)]
+    labels = [_labels(each, part.rows) for each, part in zip((train, test), parts, strict=True)]
+    keys = [test.keys[row] for row in parts[1].rows]
+    count = len(train.classes)
+    scores = score_segmentation(parts[0].maps, labels[0], parts[1].maps, labels[1], keys, count, protocol, track)
+    settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "kernel": str(protocol.head.kernel)}
+    metrics = tuple(map(measure, scores))
+    found = Measurement(test.name, "linear segmentation", "squash", "", count, metrics, settings, scores)
+    return found, parts[0].failures + parts[1].failures
+
+
+def _labels(pictures: ClassMasks, rows: np.ndarray) -> Labels:
+    return lambda place: pictures.labels(int(rows[place]))
+
+
+def score_segmentation(
+    train: Maps,
+    train_labels: Labels,
+    test: Maps,
+    test_labels: Labels,
+    keys: Sequence[str],
+    classes: int,
+    protocol: SegmentationProtocol | None = None,
+    track: Track = untracked,
+) -> tuple[ItemScores, ...]:
+    """Fit on features of pictures and measure on others, whose names are `keys`: `mIoU`, and `pixels`, those right.
+
+    ModelError where features are not finite; DataError for one class, or, naming it, for a picture without a label.
+    """
+    protocol = protocol or SegmentationProtocol()
+    check_maps(train, "segmentation, training pictures")
+    check_maps(test, "segmentation", keys)
+    head = fit_segmentation(train, train_labels, classes, protocol.head, track)
+    inside, either = np.zeros((2, len(keys), classes))
+    for place, key in enumerate(track(keys, "measuring segmentation", len(keys))):
+        truth = test_labels(place)
+        if not (truth >= 0).any():
+            raise DataError(f"{key}: its mask is empty: no pixel has a class that is scored; leave it out")
+        guess = head.predict(take(test, slice(place, place + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
+        inside[place], either[place] = overlaps(guess, truth, classes)
+    return gather(inside, either, keys)
+
+
+def overlaps(
+    guess: Int[np.ndarray, "H W"], truth: Int[np.ndarray, "H W"], classes: int
+) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
+    """Each class's pixels in both, and in either, where the truth has a class."""
+    known = truth >= 0
+    guess, truth = guess[known].astype(np.int64), truth[known].astype(np.int64)
+    inside = np.bincount(truth[guess == truth], minlength=classes)
+    return inside, np.bincount(guess, minlength=classes) + np.bincount(truth, minlength=classes) - inside
+
+
+def gather(inside: np.ndarray, either: np.ndarray, keys: Sequence[str]) -> tuple[ItemScores, ...]:
+    """`mIoU` and `pixels` of a set from its pictures' overlaps (n, K); an entry for each picture and class."""
+    count, classes = either.shape
+    shares = np.divide(inside, either, out=np.zeros(either.shape), where=either > 0)
+    owners, groups = np.repeat(np.arange(count), classes), np.tile(np.arange(classes), count)
+    known = (either.sum(axis=1) + inside.sum(axis=1)) / 2  # a wrong pixel is in the union of two classes
+    return (
+        ItemScores.of("mIoU", shares.ravel(), keys, owners=owners, groups=groups, weights=either.ravel()),
+        ItemScores.of("pixels", inside.sum(axis=1) / known, keys, weights=known),
+    )

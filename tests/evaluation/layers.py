@@ -1,0 +1,64 @@
+"""Encoders of layers that see colours or nothing, and videos drawn for them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.data.shards import write_members
+from perception_encoder.evaluation.protocol import LayerTokens
+
+
+class ColourLayers:
+    """Layer 0: a patch's mean colour. Layer 1: noise. Layer 2: NaN."""
+
+    name, depth = "colours", 3
+
+    def __init__(self, patch_size: int = 4, image_size: tuple[int, int] = (32, 32)) -> None:
+        self.patch_size, self.image_size = patch_size, image_size
+        self.rng = np.random.default_rng(0)
+
+    def encode_layers(
+        self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
+    ) -> dict[int, LayerTokens]:
+        height, width = image_size or self.image_size
+        grid = width // self.patch_size, height // self.patch_size
+        shown = [image.convert("RGB").resize(grid, Image.Resampling.BOX) for image in images]
+        colours = np.stack([np.asarray(image, dtype=np.float32) for image in shown]) / 255 - 0.5
+        made = {0: colours, 1: self.rng.normal(size=(*colours.shape[:3], 8)), 2: np.full_like(colours, np.nan)}
+        prefix = np.zeros((len(images), 0, 3), np.float32)
+        return {layer: LayerTokens(prefix, made[layer].astype(np.float32)) for layer in layers}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def discs(frames: int = 6, size: tuple[int, int] = (48, 64)) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """A red disc (1) and a blue square (2) that cross a grey floor: frames (H, W, 3) and masks (H, W), uint8."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    pictures, masks = [], []
+    for index in range(frames):
+        mask = np.zeros(size, np.uint8)
+        mask[(y - 16) ** 2 + (x - 14 - 3 * index) ** 2 < 100] = 1
+        mask[(abs(y - 36) < 8) & (abs(x - 48 + 2 * index) < 9)] = 2
+        pictures.append(np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)[mask])
+        masks.append(mask)
+    return pictures, masks
+
+
+def write_video(path: Path, pictures: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> Path:
+    """Write a tar of NNNNN.jpg (holding PNG, to lose nothing) and NNNNN.png."""
+    members = []
+    for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
+        members.append((f"{index:05}.jpg", png(picture)))
+        if mask is not None:
+            members.append((f"{index:05}.png", png(mask)))
+    write_members(path, members)
+    return path
