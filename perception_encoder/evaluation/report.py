@@ -110,11 +110,11 @@ def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) 
         gap, low, high = (_number(value, unit, True) for value in (each.difference.value, *each.difference.ci))
         label = ", ".join(filter(None, each.measurement.label))
         values = [shown(value, unit) for value in (each.ours.value, each.theirs.value)]
-        better = "no difference shown" if each.winner is None else f"{names[each.winner]} is better"
+        better = "not shown" if each.winner is None else names[each.winner]
         rows.append(
             (label, each.difference.name, f"{each.difference.n:,}", *values, f"{gap} ({low} to {high})", better)
         )
-    return Table(("task", "figure", "n", *names, "difference (95 % interval)", "verdict"), tuple(rows))
+    return Table(("task", "figure", "n", *names, "difference (95 % interval)", "better"), tuple(rows))
 
 
 def shown(value: float, unit: str) -> str:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from perception_encoder.data.labelled import LabelledPictures
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.classification import accuracies, check_classes, classify
+from perception_encoder.evaluation.classification import (
+    accuracies,
+    check_classes,
+    classify,
+    classify_zero_shot,
+    nearest,
+)
 from perception_encoder.evaluation.features import Features
 from perception_encoder.evaluation.scores import measure
-from tests.evaluation.colours import unit
+from tests.evaluation.colours import ColourEncoder, picture, unit
 
 
 def test_the_nearest_class_wins() -> None:
@@ -29,3 +36,32 @@ def test_one_class_is_no_task() -> None:
     check_classes("clothing", ("hat", "shoes"))
     with pytest.raises(DataError, match="clothing has only the class 'hat'"):
         check_classes("clothing", ("hat",))
+
+
+def test_top_five_and_mapped_classes() -> None:
+    features = Features(np.zeros((2, 2), dtype=np.float32), ("p", "q"), ("lamp", "cup"))
+    ranked = np.array([(2, 0, 1, 3, 4), (1, 3, 4, 5, 0)])
+    accepted = {"lamp": frozenset("bc"), "cup": frozenset("f")}  # of another set's classes
+    by_class, top1, top5 = map(measure, accuracies(ranked, features, tuple("abcdef"), accepted))
+    assert (by_class.value, top1.value, top5.value) == (0.5, 0.5, 1.0)
+    assert top5.name == "top-5"
+
+
+def test_the_highest_scores_come_first() -> None:
+    scores = np.random.default_rng(0).standard_normal((7, 9))
+    np.testing.assert_array_equal(nearest(scores, 5), np.argsort(-scores, axis=1)[:, :5])
+
+
+def test_a_task_is_measured_with_each_of_the_prompts() -> None:
+    ids = ("n1", "n2", "n3", "n4")
+    task = LabelledPictures(
+        "toys", ("p", "q"), (picture("red"), picture("blue")), ("n1", "n3"),
+        choices=ids, names=dict(zip(ids, ("red", "green", "blue", "white"), strict=True)),
+    )  # fmt: skip
+    encoder = ColourEncoder()
+    found, failures = classify_zero_shot({"squash": encoder}, task, ("name", "kinetics"))
+    assert [(m.prompts, m.classes, m.metrics[1].value, m.metrics[1].n) for m in found] == [
+        ("name", 4, 1.0, 2),
+        ("kinetics", 4, 1.0, 2),
+    ]
+    assert (encoder.texts, encoder.pictures, failures) == (4 * 29, 2, ())

@@ -47,7 +47,7 @@ def test_less_error_is_better() -> None:
         "0.700 m",
         "0.800 m",
         "-0.100 (-0.100 to -0.100)",
-        "a is better",
+        "a",
     )
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from perception_encoder.data.labelled import LabelledPictures
+from perception_encoder.data.media_folder import Clip
 from perception_encoder.errors import DataError, MediaDecodeError, ModelError
 from perception_encoder.evaluation import features as module
 from perception_encoder.evaluation.features import encode_pictures, relabel
+from perception_encoder.preprocess.video import read_frames
+from tests.clips import clip
 from tests.evaluation.colours import ColourEncoder, picture
 
 COLOURS = ("red", "green", "blue", "red", "white")
@@ -61,3 +68,40 @@ def test_the_same_pictures_take_other_labels() -> None:
     coarse = LabelledPictures("colours/coarse", tuple("abcde"), task().pictures, ("warm", "?", "cold", "warm", "none"))
     assert relabel(found, coarse).labels == ("warm", "cold", "warm", "none")
     assert relabel(found, coarse).vectors is found.vectors
+
+
+def test_a_video_is_the_mean_of_its_frames_made_unit(tmp_path) -> None:
+    (tmp_path / "v.mp4").write_bytes(clip(30))
+    sources = (picture("red"), tmp_path / "v.mp4", Clip(tmp_path / "v.mp4", 0.4, 0.8), tmp_path / "none.mp4")
+    clips = LabelledPictures("clips", tuple("abcd"), sources, tuple("wxyz"))
+    found = encode_pictures(ColourEncoder(), clips, frames=4)
+    for row, (start, end) in ((1, (None, None)), (2, (0.4, 0.8))):
+        frames = ColourEncoder().encode_images(read_frames(tmp_path / "v.mp4", frames=4, start=start, end=end).images)
+        mean = frames.mean(axis=0)
+        np.testing.assert_allclose(found.vectors[row], mean / np.linalg.norm(mean), rtol=1e-5)
+    assert np.abs(found.vectors[1] - found.vectors[2]).max() > 0
+    assert [(failure.source, failure.reason) for failure in found.failures] == [("d", "no such file")]
+
+
+def test_a_video_of_one_frame_is_that_frame(tmp_path) -> None:
+    (tmp_path / "v.mp4").write_bytes(clip(1))
+    clips = LabelledPictures("clips", ("a",), (tmp_path / "v.mp4",), ("x",))
+    (frame,) = ColourEncoder().encode_images(read_frames(tmp_path / "v.mp4", frames=1).images)
+    np.testing.assert_allclose(encode_pictures(ColourEncoder(), clips).vectors[0], frame, rtol=1e-5)
+
+
+def test_a_border_is_cut_off() -> None:
+    framed = Image.new("RGB", (24, 16), "red")
+    framed.paste((0, 0, 255), (2, 2, 22, 14))
+    stream = io.BytesIO()
+    framed.save(stream, "PNG")
+    objects = LabelledPictures("objects", ("a", "b"), (stream.getvalue(), picture("red")), ("x", "y"), trim=2)
+    np.testing.assert_allclose(encode_pictures(ColourEncoder(), objects).vectors[0], [0, 0, 1])
+    found = encode_pictures(ColourEncoder(), replace(objects, pictures=(picture("red"), small()), trim=2))
+    assert found.failures[0].reason == "is too small to have 2 pixels cut off each side"
+
+
+def small() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (24, 4)).save(stream, "PNG")
+    return stream.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from perception_encoder.data.labelled import load_labelled
+from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.evaluation.features import encode_pictures
 from perception_encoder.evaluation.linear_probe import fit_probe
+from perception_encoder.evaluation.other_libraries import load_library, open_clip_encoders, timm_encoders
 from perception_encoder.evaluation.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.suite import Suite
 from tests.evaluation.colours import write_colours
@@ -92,3 +95,43 @@ def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
     np.testing.assert_allclose(ours.T, oracle.numpy(), atol=1e-6)
     predicted = (torch.from_numpy(encode_pictures(encoder, task).vectors) @ oracle).argmax(dim=1)
     assert zero_shot.metrics[1].value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))
+
+
+def test_a_timm_model_has_both_transforms_and_no_texts() -> None:
+    timm = pytest.importorskip("timm")
+    encoders = timm_encoders("timm:test_vit", timm.create_model("test_vit", num_classes=0))
+    wide = Image.new("RGB", (300, 100))
+    wide.paste((255, 255, 255), (0, 0, 40, 100))  # what a centre crop leaves out
+    plain = Image.new("RGB", (300, 100))
+    changed = {name: np.abs(e.encode_images([wide]) - e.encode_images([plain])).max() for name, e in encoders.items()}
+    assert changed["crop"] == 0 < changed["squash"]
+    own = TimmEncoder()
+    own.model = encoders["crop"].model.cpu()
+    np.testing.assert_allclose(encoders["crop"].encode_images([wide]), own.encode_images([wide]), atol=1e-5)
+    with pytest.raises(ConfigError, match="timm:test_vit has no text tower"):
+        encoders["squash"].encode_texts(["a dog"])
+
+
+def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
+    own = OpenClipEncoder()
+    own.model.visual.preprocess_cfg = {"size": 32}
+    encoders = open_clip_encoders("open_clip:tiny", own.model, own.tokenize)
+    images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(2)]
+    np.testing.assert_allclose(encoders["crop"].encode_images(images), own.encode_images(images), atol=1e-6)
+    assert not np.allclose(encoders["squash"].encode_images(images), own.encode_images(images))
+    np.testing.assert_allclose(encoders["crop"].encode_texts(["a dog"]), own.encode_texts(["a dog"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("timm:no_such_model", UnknownModelError, "timm:no_such_model could not be loaded"),
+        ("open_clip:no_such_model,x", UnknownModelError, "open_clip:no_such_model,x could not be loaded"),
+        ("open_clip:ViT-B-32", WeightsUnavailableError, "names no weights; say open_clip:ViT-B-32,TAG"),
+        ("open_clip:local-dir:/no/such", WeightsUnavailableError, "could not be loaded"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_named(name: str, error: type[Exception], said: str) -> None:
+    pytest.importorskip("open_clip")
+    with pytest.raises(error, match=re.escape(said)):
+        load_library(name)
