@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import eval_attentive, eval_compare, eval_probes, eval_zero_shot, output
+from perception_encoder.cli import eval_attentive, eval_compare, eval_probes, eval_things, eval_zero_shot, output
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
-for commands in (eval_zero_shot, eval_probes, eval_attentive, eval_compare):
+for commands in (eval_zero_shot, eval_probes, eval_attentive, eval_things, eval_compare):
     app.add_typer(commands.app)
 
 

@@ -98,9 +98,15 @@ class InstanceSet:
 
     def some(self, rows: Sequence[int]) -> InstanceSet:
         """A part of them."""
-        parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in ("images", "keys", "pictures")}
-        ids = {image["id"] for image in parts["images"]}
-        return replace(self, **parts, annotations={key: own for key, own in self.annotations.items() if key in ids})
+        images = tuple(self.images[row] for row in rows)
+        ids = {image["id"] for image in images}
+        return replace(
+            self,
+            images=images,
+            keys=tuple(self.keys[row] for row in rows),
+            pictures=tuple(self.pictures[row] for row in rows),
+            annotations={key: own for key, own in self.annotations.items() if key in ids},
+        )
 
 
 def _to_mask(segmentation: Any, height: int, width: int) -> np.ndarray:

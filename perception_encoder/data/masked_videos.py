@@ -2,6 +2,7 @@
 
     ROOT/JPEGImages/480p/NAME/NNNNN.jpg  ROOT/Annotations/480p/NAME/NNNNN.png  ROOT/ImageSets/2017/val.txt     DAVIS
     PLACE/NAME.tar  or  PLACE/NAME/      each with NNNNN.jpg and NNNNN.png                                     others
+    PLACE/00000.tar …  KEY.mp4  KEY.mask.png (the frames' masks below each other)                 rendered videos
 
 A mask's pixels are 0 (background) or an object's number; 255 counts for nothing. In a mask of black and white alone,
 as DAVIS 2016 has them, white is object 1.
@@ -18,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.data.shards import read_members, split_member
-from perception_encoder.errors import DataError, MediaDecodeError
+from perception_encoder.errors import DataError, InputError, MediaDecodeError
 from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.video import read_frames as read_film
 
 VOID = 255
 """In a mask: a pixel that is not scored."""
@@ -87,10 +89,12 @@ def read_videos(place: Path) -> list[MaskedVideo]:
     if (place / "JPEGImages").is_dir():
         videos = _read_davis(place)
     elif place.is_file():
-        videos = [_read_tar(place)]
+        videos = _read_tar(place)
     else:
         tars = [_read_tar(path) for path in sorted(place.glob("*.tar"))]
-        videos = tars + [_read_pairs(path) for path in sorted(place.glob("*/")) if any(path.glob("*.jpg"))]
+        videos = [video for some in tars for video in some] + [
+            _read_pairs(path) for path in sorted(place.glob("*/")) if any(path.glob("*.jpg"))
+        ]
     if not videos:
         raise DataError(f"{place}: no JPEGImages, no NAME.tar and no NAME/*.jpg")
     return sorted(videos, key=lambda video: video.name)
@@ -117,13 +121,44 @@ def _read_pairs(folder: Path) -> MaskedVideo:
     return _pair(folder.name, {p.stem: p for p in folder.glob("*.jpg")}, {p.stem: p for p in folder.glob("*.png")})
 
 
-def _read_tar(path: Path) -> MaskedVideo:
+def _read_tar(path: Path) -> list[MaskedVideo]:
     frames: dict[str, Stored] = {}
     masks: dict[str, Stored] = {}
-    for name, content in read_members(path, ("jpg", "jpeg", "png")):
+    films: dict[str, dict[str, bytes]] = {}
+    for name, content in read_members(path, ("jpg", "jpeg", "png", "mp4", "mask.png")):
         key, extension = split_member(name)
-        (masks if extension == "png" else frames)[key] = content
-    return _pair(path.stem, frames, masks)
+        if extension in ("mp4", "mask.png"):
+            films.setdefault(key, {})[extension] = content
+        else:
+            (masks if extension == "png" else frames)[key] = content
+    rendered = [_cut_film(key, parts) for key, parts in films.items() if "mp4" in parts]
+    return rendered if rendered else [_pair(path.stem, frames, masks)]
+
+
+def _cut_film(name: str, parts: Mapping[str, bytes]) -> MaskedVideo:
+    """A film and its masks as frames, each stored by itself without loss.
+
+    What cannot be decoded stays as it is, so that it fails, and is reported, where it is used.
+    """
+    if "mask.png" not in parts:
+        raise DataError(f"{name}: the video has no {name}.mask.png")
+    try:
+        stacked = read_object_mask(parts["mask.png"], f"{name} (mask)", binary=False)
+        width, height = read_film(parts["mp4"], name, 1).images[0].size
+        count, rest = divmod(stacked.shape[0], height)
+        shown = read_film(parts["mp4"], name, max(1, count)).images
+    except InputError:
+        return MaskedVideo(name, (parts["mp4"],) * 2, (parts["mask.png"], None))
+    if rest or count < 2 or stacked.shape[1] != width:
+        raise DataError(f"{name}: masks of {stacked.shape} are not those of two or more frames of {height}x{width}")
+    masks = np.split(stacked, count)
+    return MaskedVideo(name, tuple(map(_png, shown)), tuple(_png(Image.fromarray(mask)) for mask in masks))
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def _pair(name: str, frames: Mapping[str, Stored], masks: Mapping[str, Stored]) -> MaskedVideo:

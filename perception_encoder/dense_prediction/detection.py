@@ -1,7 +1,8 @@
 """Boxes and masks of things by torchvision's Mask R-CNN over a pyramid of one frozen layer (section 3).
 
 The region proposals and the box and mask heads are torchvision's; pictures are features already, so its resizing is not
-used. Boxes are in the pixels of the picture as it was encoded. Without masks to learn from it is Faster R-CNN.
+used. Inside, a patch is 16 pixels wide whatever it was in the picture, as in the paper, for torchvision takes strides
+for powers of two. Without masks to learn from it is Faster R-CNN.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePy
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.models.seeded import drawn_from
+
+PATCH = 16
+"""Pixels along a patch's side, inside."""
 
 ThingsOf = Callable[[int], Things]
 """An item's place to its things, in pixels of the picture as it is stored."""
@@ -64,7 +68,7 @@ class Detected:
 class Detector(nn.Module):
     """Features (B, h, w, D) to losses, or to what is found."""
 
-    def __init__(self, width: int, classes: int, patch_size: int, masks: bool, config: DetectionConfig) -> None:
+    def __init__(self, width: int, classes: int, masks: bool, config: DetectionConfig) -> None:
         """`classes`: without the background. MissingExtraError without torchvision."""
         super().__init__()
         try:
@@ -76,7 +80,7 @@ class Detector(nn.Module):
         except ImportError:
             raise MissingExtraError("torchvision", "eval") from None
         channels, levels = config.channels, [str(number) for number in range(len(SCALES))]
-        strides = [patch_size / scale for scale in (*SCALES, SCALES[-1] / 2)]
+        strides = [PATCH / scale for scale in (*SCALES, SCALES[-1] / 2)]
         settings: dict[str, Any] = {
             "backbone": SimplePyramid(width, channels),
             "rpn_anchor_generator": AnchorGenerator(
@@ -94,15 +98,14 @@ class Detector(nn.Module):
             settings["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
             settings["mask_predictor"] = MaskRCNNPredictor(channels, channels, classes + 1)
         self.model: Any = MaskRCNN(**settings) if masks else FasterRCNN(**settings)
-        self.patch_size = patch_size
 
     def forward(
         self, features: Tensor, targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[Any, dict[str, Tensor]]:
-        """What is found, in pixels of the picture as it was encoded, and in training the losses."""
+        """What is found, in pixels of which a patch has 16 by 16, and in training the losses."""
         from torchvision.models.detection.image_list import ImageList
 
-        size = features.shape[1] * self.patch_size, features.shape[2] * self.patch_size
+        size = _pixels(features)
         shown = ImageList(features.new_zeros(1).expand(len(features), 3, *size), [size] * len(features))
         maps = self.model.backbone(features)
         proposals, proposing = self.model.rpn(shown, maps, targets)
@@ -115,7 +118,7 @@ class Detector(nn.Module):
         from torchvision.models.detection.roi_heads import paste_masks_in_image
 
         found, _ = self(features)
-        encoded = features.shape[1] * self.patch_size, features.shape[2] * self.patch_size
+        encoded = _pixels(features)
         results = []
         for each, (height, width) in zip(found, sizes, strict=True):
             boxes = each["boxes"].float() * _scale(encoded, (height, width))
@@ -128,6 +131,11 @@ class Detector(nn.Module):
         return results
 
 
+def _pixels(features: Maps) -> tuple[int, int]:
+    """Height and width of pictures in the pixels that are reckoned with inside."""
+    return features.shape[1] * PATCH, features.shape[2] * PATCH
+
+
 def _scale(own: tuple[int, int], to: tuple[int, int]) -> Tensor:
     """What boxes in pictures of one height and width are multiplied with for another, (4,)."""
     return torch.tensor([to[1] / own[1], to[0] / own[0]] * 2, dtype=torch.float32)
@@ -138,7 +146,6 @@ def fit_detector(
     things: ThingsOf,
     sizes: Sequence[tuple[int, int]],
     classes: int,
-    patch_size: int,
     config: DetectionConfig | None = None,
     track: Track = untracked,
 ) -> Detector:
@@ -147,14 +154,14 @@ def fit_detector(
     Masks are learned where the first item with things has some. DataError where no item has a thing.
     """
     config = config or DetectionConfig()
-    encoded = features.shape[1] * patch_size, features.shape[2] * patch_size
+    encoded = _pixels(features)
     targets = [_target(things(place), sizes[place], encoded) for place in range(len(features))]
     shown = [target for target in targets if len(target["labels"])]
     if not shown:
         raise DataError("the training pictures show no thing; a detector needs some to learn from")
     generator = torch.Generator().manual_seed(config.fit.seed)
     with drawn_from(generator):
-        detector = Detector(features.shape[-1], classes, patch_size, "masks" in shown[0], config)
+        detector = Detector(features.shape[-1], classes, "masks" in shown[0], config)
     detector.model.backbone.standardize.measure(features)
 
     def loss(rows: np.ndarray) -> Tensor:
@@ -167,7 +174,7 @@ def fit_detector(
 
 
 def _target(things: Things, stored: tuple[int, int], encoded: tuple[int, int]) -> dict[str, Tensor]:
-    """A picture's target as it was encoded, its masks packed to bits; things thinner than half a pixel are left out."""
+    """A picture's target at another size, its masks packed to bits; things thinner than half a pixel are left out."""
     boxes = torch.from_numpy(things.boxes) * _scale(stored, encoded)
     kept = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(dim=1)
     target = {"boxes": boxes[kept], "labels": torch.from_numpy(things.labels)[kept]}

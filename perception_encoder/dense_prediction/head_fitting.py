@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +20,20 @@ from perception_encoder.models.precision import fast_autocast
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from perception_encoder.train.schedule import warmup_cosine
 
-Maps = Float[np.ndarray, "n h w D"]
-"""Features of pictures; float16 and arrays that are mapped from disk will do."""
+
+class Maps(Protocol):
+    """Features of pictures (n, h, w, D): an array, one mapped from disk, or what encodes them when they are asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, h, w, D)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Features of a slice or an array of places."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,9 @@ def average_precision(
     drawn = np.stack([weighted_precision(each, counts, evaluator.params.recThrs) for each in matches], axis=-1)
     chosen = _figures(truth, thresholds, lvis)
     return AveragePrecision(
-        values={name: _mean(by_class[None][:, rows][..., columns])[0] for name, (rows, columns) in chosen.items()},
+        values={
+            name: float(_mean(by_class[None][:, rows][..., columns])[0]) for name, (rows, columns) in chosen.items()
+        },
         drawn={name: _mean(drawn[:, rows][..., columns]) for name, (rows, columns) in chosen.items()},
         pictures=len(order),
     )

@@ -12,11 +12,14 @@ from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.data.progress import Track, untracked
+from perception_encoder.dense_prediction.head_fitting import Maps
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.protocol import LayerEncoder
 
 PATCHES = 16_384
 """Patches that are encoded at a time."""
+KEPT = 8e9
+"""Bytes of features that are kept in memory; those of larger sets are computed anew in each pass."""
 
 
 def check_layer(encoder: LayerEncoder, layer: int) -> None:
@@ -55,13 +58,19 @@ def encode_patches(
 
 def check_maps(features: np.ndarray, name: str, keys: Sequence[str] = ()) -> np.ndarray:
     """Return features (n, h, w, D) as they are; ModelError, naming the first such item, where one is not finite."""
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=(1, 2, 3)))
+    bad = np.array([row for row, each in enumerate(features) if not np.isfinite(each).all()], dtype=np.int64)
     if len(bad):
         first = keys[bad[0]] if keys else f"item {bad[0]}"
         raise ModelError(
             f"{name}: NaN or infinity in the features of {len(bad)} of {len(features)} items; {first} first"
         )
     return features
+
+
+def check_finite(features: Maps, name: str, keys: Sequence[str] = ()) -> None:
+    """`check_maps` for features that are there; those that are computed when they are asked for are checked then."""
+    if isinstance(features, np.ndarray):
+        check_maps(features, name, keys)
 
 
 class Pictures(Protocol):
@@ -82,11 +91,35 @@ class Pictures(Protocol):
         ...
 
 
+class ComputedMaps:
+    """A layer's features of pictures, encoded each time they are asked for: for sets that would fill the memory."""
+
+    def __init__(
+        self,
+        encoder: LayerEncoder,
+        layer: int,
+        pictures: Pictures,
+        rows: Sequence[int],
+        image_size: tuple[int, int] | None,
+        shape: tuple[int, ...],
+    ) -> None:
+        """`rows`: which of the pictures; `shape`: of one's features, (h, w, D)."""
+        self.encoder, self.layer, self.pictures = encoder, layer, pictures
+        self.rows, self.image_size, self.shape = np.asarray(rows), image_size, (len(rows), *shape)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: slice | np.ndarray) -> Float[np.ndarray, "b h w D"]:
+        images = (self.pictures.open(int(row)) for row in self.rows[places])
+        return encode_patches(self.encoder, [self.layer], images, self.image_size)[self.layer]
+
+
 @dataclass(frozen=True)
 class EncodedPictures:
     """A layer's features of the pictures that could be decoded."""
 
-    maps: Float[np.ndarray, "n h w D"]
+    maps: Maps
     rows: np.ndarray
     """Which of the pictures these are, (n,)."""
     failures: tuple[InputError, ...]
@@ -100,10 +133,12 @@ def encode_decodable(
     target: Callable[[int], object],
     image_size: tuple[int, int] | None = None,
     track: Track = untracked,
+    kept: float = KEPT,
 ) -> EncodedPictures:
-    """Encode pictures at one layer, some at a time; DataError where none can be decoded.
+    """Encode pictures at one layer, or where features would take more than `kept` bytes, see which can be decoded.
 
-    `target`: decodes what is known of the picture at a place, only to see whether that can be done.
+    `target`: decodes what is known of the picture at a place, only to see whether that can be done. Raises DataError
+    where none can be decoded.
     """
     rows: list[int] = []
     failures: list[InputError] = []
@@ -119,8 +154,16 @@ def encode_decodable(
             rows.append(place)
             yield image
 
-    maps = encode_patches(encoder, [layer], decodable(), image_size)[layer]
-    if not rows:
-        first = f"; the first: {failures[0]}" if failures else ""
-        raise DataError(f"{pictures.name}: no picture can be decoded{first}")
+    images = decodable()
+    if (first := next(images, None)) is None:
+        reason = f"; the first: {failures[0]}" if failures else ""
+        raise DataError(f"{pictures.name}: no picture can be decoded{reason}")
+    one = encode_patches(encoder, [layer], [first], image_size)[layer]
+    if one.nbytes * len(pictures.keys) <= kept:
+        rest = encode_patches(encoder, [layer], images, image_size)[layer]
+        maps: Maps = np.concatenate([one, rest]) if len(rest) else one
+    else:
+        for _ in images:
+            pass
+        maps = ComputedMaps(encoder, layer, pictures, rows, image_size, one.shape[1:])
     return EncodedPictures(maps, np.array(rows), tuple(failures))

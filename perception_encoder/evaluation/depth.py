@@ -17,7 +17,7 @@ from perception_encoder.data.rgbd import DepthPictures
 from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_depth
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.dense_features import check_layer, check_maps, encode_decodable
+from perception_encoder.evaluation.dense_features import check_finite, check_layer, encode_decodable
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.scores import ItemScores, measure
@@ -45,7 +45,7 @@ def measure_depth(
     test: DepthPictures,
     protocol: DepthProtocol | None = None,
     track: Track = untracked,
-) -> tuple[Measurement, tuple[InputError, ...]]:
+) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Fit a head on one layer's features of `train`, and measure it on `test`.
 
     Pictures that cannot be decoded, or their depth, are left out, and their errors returned. Raises DataError where
@@ -60,7 +60,7 @@ def measure_depth(
     scores = score_depth(parts[0].maps, depths[0], parts[1].maps, depths[1], keys, protocol, track)
     settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "channels": str(protocol.head.channels)}
     found = Measurement(test.name, "depth head", "squash", "", 0, tuple(map(measure, scores)), settings, scores)
-    return found, parts[0].failures + parts[1].failures
+    return (found,), parts[0].failures + parts[1].failures
 
 
 def _depths(pictures: DepthPictures, rows: np.ndarray) -> Depths:
@@ -81,8 +81,8 @@ def score_depth(
     ModelError where features are not finite; DataError, naming the picture, where no depth is known.
     """
     protocol = protocol or DepthProtocol()
-    check_maps(train, "depth, training pictures")
-    check_maps(test, "depth", keys)
+    check_finite(train, "depth, training pictures")
+    check_finite(test, "depth", keys)
     head = fit_depth(train, train_depths, protocol.head, track)
     rows = []
     for place, key in enumerate(track(keys, "measuring depth", len(keys))):

@@ -14,7 +14,7 @@ from perception_encoder.dense_prediction.detection import Detected, DetectionCon
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError, MissingExtraError
 from perception_encoder.evaluation.average_precision import AveragePrecision, average_precision
-from perception_encoder.evaluation.dense_features import check_layer, check_maps, encode_decodable
+from perception_encoder.evaluation.dense_features import check_finite, check_layer, encode_decodable
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 
@@ -35,7 +35,7 @@ def measure_detection(
     test: InstanceSet,
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
-) -> tuple[Measurement, tuple[InputError, ...]]:
+) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Fit a detector on one layer's features of `train`, and measure it on `test`.
 
     Pictures that cannot be decoded are left out, and their errors returned. Raises DataError where none is left or
@@ -45,13 +45,13 @@ def measure_detection(
     check_layer(encoder, layer)
     parts = [encode_decodable(encoder, layer, each, each.things, protocol.image_size, track) for each in (train, test)]
     found = score_detection(
-        parts[0].maps, (train, parts[0].rows), parts[1].maps, (test, parts[1].rows), encoder.patch_size, protocol, track
+        parts[0].maps, (train, parts[0].rows), parts[1].maps, (test, parts[1].rows), protocol, track
     )
     metrics = tuple(metric for prefix, figures in found.items() for metric in figures.metrics(prefix))
     settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "channels": str(protocol.head.channels)}
     method = "Mask R-CNN" if "mask" in found else "Faster R-CNN"
     measured = Measurement(test.name, method, "squash", "", len(test.categories), metrics, settings)
-    return measured, parts[0].failures + parts[1].failures
+    return (measured,), parts[0].failures + parts[1].failures
 
 
 def score_detection(
@@ -59,7 +59,6 @@ def score_detection(
     train_set: tuple[InstanceSet, np.ndarray],
     test: Maps,
     test_set: tuple[InstanceSet, np.ndarray],
-    patch_size: int,
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
 ) -> dict[str, AveragePrecision]:
@@ -69,13 +68,11 @@ def score_detection(
     """
     protocol = protocol or DetectionProtocol()
     known, rows = test_set
-    check_maps(train, "detection, training pictures")
-    check_maps(test, "detection", [known.keys[int(row)] for row in rows])
+    check_finite(train, "detection, training pictures")
+    check_finite(test, "detection", [known.keys[int(row)] for row in rows])
     learned, learned_rows = train_set
     sizes = _sizes(learned, learned_rows)
-    detector = fit_detector(
-        train, _things(learned, learned_rows), sizes, len(learned.categories), patch_size, protocol.head, track
-    )
+    detector = fit_detector(train, _things(learned, learned_rows), sizes, len(learned.categories), protocol.head, track)
     results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if known.has_masks else {})}
     for place, row in enumerate(track(rows, "detecting", len(rows))):
         (found,) = detector.detect(take(test, slice(place, place + 1)), [_sizes(known, [row])[0]])

@@ -17,7 +17,7 @@ from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.dense_features import check_layer, check_maps, encode_decodable
+from perception_encoder.evaluation.dense_features import check_finite, check_layer, encode_decodable
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.scores import ItemScores, measure
@@ -39,7 +39,7 @@ def measure_segmentation(
     test: ClassMasks,
     protocol: SegmentationProtocol | None = None,
     track: Track = untracked,
-) -> tuple[Measurement, tuple[InputError, ...]]:
+) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Fit a head on one layer's features of `train`, and measure it on `test`.
 
     Pictures that cannot be decoded, or their masks, are left out, and their errors returned. Raises DataError where
@@ -56,7 +56,7 @@ def measure_segmentation(
     settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "kernel": str(protocol.head.kernel)}
     metrics = tuple(map(measure, scores))
     found = Measurement(test.name, "linear segmentation", "squash", "", count, metrics, settings, scores)
-    return found, parts[0].failures + parts[1].failures
+    return (found,), parts[0].failures + parts[1].failures
 
 
 def _labels(pictures: ClassMasks, rows: np.ndarray) -> Labels:
@@ -78,8 +78,8 @@ def score_segmentation(
     ModelError where features are not finite; DataError for one class, or, naming it, for a picture without a label.
     """
     protocol = protocol or SegmentationProtocol()
-    check_maps(train, "segmentation, training pictures")
-    check_maps(test, "segmentation", keys)
+    check_finite(train, "segmentation, training pictures")
+    check_finite(test, "segmentation", keys)
     head = fit_segmentation(train, train_labels, classes, protocol.head, track)
     inside, either = np.zeros((2, len(keys), classes))
     for place, key in enumerate(track(keys, "measuring segmentation", len(keys))):

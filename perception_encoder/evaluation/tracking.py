@@ -44,7 +44,7 @@ def measure_tracking(
     videos: Sequence[MaskedVideo],
     config: TrackingConfig | None = None,
     track: Track = untracked,
-) -> tuple[Measurement, tuple[InputError, ...]]:
+) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Measure one layer; one video is in memory at a time.
 
     A video with a frame or mask that cannot be decoded is left out, and its error returned. Raises DataError where a
@@ -69,7 +69,7 @@ def measure_tracking(
     found = gather(scores)
     settings = {"layer": str(layer), "short side": str(config.short_side)}
     metrics = tuple(measure(each) for each in found)
-    return Measurement("tracking", "label propagation", "", "", 0, metrics, settings, found), tuple(failures)
+    return (Measurement("tracking", "label propagation", "", "", 0, metrics, settings, found),), tuple(failures)
 
 
 def frame_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:

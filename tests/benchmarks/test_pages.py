@@ -8,14 +8,21 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, encode, memory
+from benchmarks import calibration, encode, memory, oracles
 from benchmarks.search import contents as search
 from benchmarks.train import contents as train
 
 
 @pytest.mark.parametrize(
     ("name", "benchmark"),
-    [("calibration", calibration), ("encode", encode), ("memory", memory), ("search", search), ("train", train)],
+    [
+        ("calibration", calibration),
+        ("encode", encode),
+        ("memory", memory),
+        ("oracles", oracles),
+        ("search", search),
+        ("train", train),
+    ],
 )
 def test_the_page_is_made_of_its_json(root: Path, name: str, benchmark: ModuleType) -> None:
     results = root / "docs" / "results" / f"{name}.json"

@@ -38,7 +38,7 @@ def test_j_by_hand() -> None:
 
 
 def test_a_boundary_by_hand() -> None:
-    """A 2x2 square: pixels above and left of it look in, its own right and lower ones look out; its first sees itself."""
+    """A 2x2 square: pixels above and left of it look in, its right and lower ones look out; its first sees itself."""
     found = boundary(rectangle((5, 5), slice(2, 4), slice(2, 4)))
     assert [list(map(int, row)) for row in found] == [
         [0, 0, 0, 0, 0],

@@ -42,12 +42,12 @@ def test_masks_as_features_track_almost_perfectly_and_noise_does_not() -> None:
 
 def test_colours_track_coloured_things(tmp_path: Path) -> None:
     write_video(tmp_path / "discs.tar", *discs())
-    found, failures = measure_tracking(ColourLayers(4), 0, read_videos(tmp_path), CONFIG)
+    (found,), failures = measure_tracking(ColourLayers(4), 0, read_videos(tmp_path), CONFIG)
     assert not failures and [metric.name for metric in found.metrics] == ["J&F", "J", "F"]
     both, region, boundary = (metric.value for metric in found.metrics)
     assert region > 0.8 and both == pytest.approx((region + boundary) / 2)
     assert found.settings == {"layer": "0", "short side": "48"}
-    noise, _ = measure_tracking(ColourLayers(4), 1, read_videos(tmp_path), CONFIG)
+    (noise,), _ = measure_tracking(ColourLayers(4), 1, read_videos(tmp_path), CONFIG)
     assert noise.metrics[0].value < both / 2
 
 
@@ -108,7 +108,7 @@ def test_a_video_that_cannot_be_decoded_is_reported_and_left_out(tmp_path: Path)
     write_video(tmp_path / "good.tar", *discs(3))
     good = read_videos(tmp_path)[0]
     bad = MaskedVideo("bad", (good.frames[0], b"\x89PNG cut", good.frames[2]), good.masks)
-    found, failures = measure_tracking(ColourLayers(), 0, [bad, good], CONFIG)
+    (found,), failures = measure_tracking(ColourLayers(), 0, [bad, good], CONFIG)
     assert [failure.source for failure in failures] == ["bad/frame 1"] and found.metrics[0].n == 1
     with pytest.raises(DataError, match="no video can be decoded; the first: bad/frame 1"):
         measure_tracking(ColourLayers(), 0, [bad], CONFIG)
@@ -121,7 +121,7 @@ def test_a_clip_of_davis(real_data: Path) -> None:
     config = PropagationConfig()
     scores = {}
     for short, layer in ((120, 0), (240, 0), (240, 1)):
-        found, _ = measure_tracking(
+        (found,), _ = measure_tracking(
             ColourLayers(16), layer, [swan], TrackingConfig(short_side=short, propagation=config)
         )
         scores[short, layer] = found.metrics[0].value

@@ -1,0 +1,241 @@
+"""Each dense evaluator with perfect features and with noise: it gives nearly all, and next to nothing.
+
+    python -m benchmarks.oracles --out docs/results/oracles.json --davis FOLDER
+
+Perfect features are the truth itself, as patches see it: shares of the objects or classes among a patch's pixels, mean
+depth. They run through the same heads and the same scoring as any layer's. Pictures are drawn here: rectangles and
+discs before a wall. With `--davis`, a folder of NAME.tar, real masks are followed as well, by their
+own shares, by colours, and by noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.results import report
+from perception_encoder.data.instances import InstanceSet
+from perception_encoder.data.masked_videos import VOID, read_videos
+from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.detection import Detected
+from perception_encoder.dense_prediction.head_fitting import FitConfig
+from perception_encoder.dense_prediction.segmentation import SegmentationConfig
+from perception_encoder.evaluation.average_precision import average_precision
+from perception_encoder.evaluation.depth import DepthProtocol, score_depth
+from perception_encoder.evaluation.detection import to_results
+from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.evaluation.report import shown
+from perception_encoder.evaluation.scores import measure
+from perception_encoder.evaluation.segmentation import SegmentationProtocol, score_segmentation
+from perception_encoder.evaluation.tracking import gather, score_video
+
+SIZE, PATCH, TRAINED, TESTED = (64, 80), 4, 32, 12
+DAVIS_PATCH, DAVIS_FRAMES = 8, 30
+
+Row = dict[str, Any]
+
+
+def draw(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[tuple[int, list[int]]]]:
+    """A picture's classes (H, W), depth in metres (H, W), and its things: class and box (left, top, width, height)."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    classes, depth = np.zeros(SIZE, np.int16), np.full(SIZE, generator.uniform(4, 8), np.float32)
+    things = []
+    for side in range(2):
+        number = int(generator.integers(1, 3))
+        top, left = int(generator.integers(2, 28)), int(generator.integers(2, 12)) + 40 * side
+        height, width = int(generator.integers(16, 32)), int(generator.integers(14, 24))
+        inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+        if number == 2:
+            inside &= ((y - top + 0.5) / height - 0.5) ** 2 + ((x - left + 0.5) / width - 0.5) ** 2 < 0.25
+        classes[inside], depth[inside] = number, generator.uniform(1, 3)
+        things.append((number, [left, top, width, height]))
+    return classes, depth, things
+
+
+def by_patch(maps: np.ndarray, patch: int) -> np.ndarray:
+    """The means of patches, (…, H, W, C) → (…, H/p, W/p, C)."""
+    *first, height, width, channels = maps.shape
+    cut = maps.reshape(*first, height // patch, patch, width // patch, patch, channels)
+    return cut.mean(axis=(-4, -2))
+
+
+def noise(like: np.ndarray) -> np.ndarray:
+    """Features of the same grid that say nothing."""
+    return np.random.default_rng(1).normal(size=(*like.shape[:-1], 16))
+
+
+def rows_of(task: str, features: str, metrics: Sequence[Metric]) -> Iterator[Row]:
+    """A measurement's figures."""
+    for metric in metrics:
+        yield {
+            "task": task,
+            "features": features,
+            "figure": metric.name,
+            "value": round(metric.value, 4),
+            "unit": metric.unit,
+            "n": metric.n,
+        }
+
+
+def heads() -> Iterator[Row]:
+    """Segmentation and depth."""
+    generator = np.random.default_rng(0)
+    drawn = [draw(generator) for _ in range(TRAINED + TESTED)]
+    classes, depth = np.stack([each[0] for each in drawn]), np.stack([each[1] for each in drawn])
+    keys = [str(number) for number in range(TESTED)]
+    fit = FitConfig(epochs=25, batch=8, lr=1e-2)
+    shares, mean = by_patch(np.eye(3)[classes], PATCH), by_patch(depth[..., None], PATCH)
+    for name, maps in (("the truth", shares), ("noise", noise(shares))):
+        protocol = SegmentationProtocol(head=SegmentationConfig(fit=fit))
+        truths = classes[:TRAINED].__getitem__, classes[TRAINED:].__getitem__
+        found = score_segmentation(maps[:TRAINED], truths[0], maps[TRAINED:], truths[1], keys, 3, protocol)
+        yield from rows_of("segmentation", name, list(map(measure, found)))
+    for name, maps in (("the truth", mean), ("noise", noise(mean))):
+        protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit))
+        depths = depth[:TRAINED].__getitem__, depth[TRAINED:].__getitem__
+        found = score_depth(maps[:TRAINED], depths[0], maps[TRAINED:], depths[1], keys, protocol)
+        yield from rows_of("depth", name, [measure(each) for each in found if each.metric in ("RMSE", "delta1")])
+
+
+def detection() -> Iterator[Row]:
+    """What is found is the truth, the truth with boxes moved by a tenth, or boxes anywhere."""
+    generator = np.random.default_rng(0)
+    known = instances([draw(generator) for _ in range(TESTED)])
+    ways: dict[str, Callable[[Detected], Detected]] = {
+        "the truth": lambda found: found,
+        "the truth, a tenth to the right": lambda found: moved(found, 0.1),
+        "boxes anywhere": lambda found: anywhere(found, generator),
+    }
+    rows = np.arange(TESTED)
+    for name, change in ways.items():
+        results: dict[str, list[dict[str, Any]]] = {"box": [], "mask": []}
+        for row in range(TESTED):
+            things = known.things(row)
+            right = Detected(things.boxes, things.labels, np.ones(len(things.labels), np.float32), things.masks)
+            for kind, some in to_results(change(right), known, row).items():
+                results[kind] += some
+        for kind, iou in (("box", "bbox"), ("mask", "segm")):
+            measured = average_precision(known.truth(rows), results[kind], iou)  # type: ignore[arg-type]
+            yield from rows_of("detection", name, measured.metrics(kind)[:2])
+
+
+def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list[int]]]]]) -> InstanceSet:
+    """Drawn pictures as an annotated set, with run lengths as masks."""
+    images, annotations = [], {}
+    for number, (classes, _, things) in enumerate(drawn, start=1):
+        images.append({"id": number, "height": SIZE[0], "width": SIZE[1]})
+        own = []
+        for label, (left, top, width, height) in things:
+            mask = np.zeros(SIZE, bool)
+            here = np.s_[top : top + height, left : left + width]
+            mask[here] = classes[here] == label
+            flat = mask.T.ravel()
+            ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
+            counts = [int(each) for each in np.diff(ends)]
+            own.append(
+                {
+                    "id": 2 * number + len(own),
+                    "image_id": number,
+                    "category_id": label,
+                    "bbox": [left, top, width, height],
+                    "area": int(mask.sum()),
+                    "iscrowd": 0,
+                    "segmentation": {"size": list(SIZE), "counts": [0, *counts] if flat[0] else counts},
+                }
+            )
+        annotations[number] = own
+    return InstanceSet(
+        name="drawn",
+        images=tuple(images),
+        keys=tuple(str(image["id"]) for image in images),
+        pictures=(b"",) * len(images),
+        annotations=annotations,
+        categories=({"id": 1, "name": "rectangle"}, {"id": 2, "name": "disc"}),
+    )
+
+
+def moved(found: Detected, share: float) -> Detected:
+    """Boxes moved to the right by a share of their width, and masks by as many whole pixels."""
+    steps = share * (found.boxes[:, 2] - found.boxes[:, 0])
+    boxes = found.boxes + np.stack([steps, 0 * steps] * 2, axis=1)
+    assert found.masks is not None
+    masks = np.stack([np.roll(mask, round(float(step)), 1) for mask, step in zip(found.masks, steps, strict=True)])
+    return Detected(boxes.astype(np.float32), found.labels, found.scores, masks)
+
+
+def anywhere(found: Detected, generator: np.random.Generator) -> Detected:
+    """As many boxes, of the same sizes, at random places."""
+    size = found.boxes[:, 2:] - found.boxes[:, :2]
+    corner = generator.uniform(0, 1, size.shape) * (np.array(SIZE[::-1]) - size)
+    boxes = np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+    masks = np.zeros((len(boxes), *SIZE), bool)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
+        mask[top:bottom, left:right] = True
+    return Detected(boxes, found.labels, found.scores, masks)
+
+
+def tracking(folder: Path) -> Iterator[Row]:
+    """Real clips' masks, followed by their own shares, by colours and by noise."""
+    videos = read_videos(folder)
+    kinds: dict[str, dict[str, np.ndarray]] = {"the truth": {}, "colours": {}, "noise": {}}
+    masks = {video.name: [mask for mask in video.read_masks()[:DAVIS_FRAMES] if mask is not None] for video in videos}
+    for video in videos:
+        frames = video.read_frames()[:DAVIS_FRAMES]
+        width, height = (side // DAVIS_PATCH for side in frames[0].size)
+        shown = [np.asarray(frame.resize((width, height), Image.Resampling.BOX)) / 255 - 0.5 for frame in frames]
+        kinds["colours"][video.name] = np.stack(shown)
+        kinds["noise"][video.name] = noise(np.stack(shown))
+        cut = np.stack(masks[video.name])
+        ids = [0, *(int(n) for n in np.unique(cut[0]) if n not in (0, VOID))]
+        one_hot = np.stack([cut == number for number in ids], axis=-1).astype(np.float32)
+        resized = [
+            np.stack([_shrink(frame[..., k], (width, height)) for k in range(len(ids))], axis=-1) for frame in one_hot
+        ]
+        kinds["the truth"][video.name] = np.stack(resized)
+    for name, maps in kinds.items():
+        scores = {video: score_video(video, features, masks[video]) for video, features in maps.items()}
+        yield from rows_of("tracking", name, list(map(measure, gather(scores))))
+
+
+def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BOX))
+
+
+def page(result: dict[str, Any]) -> str:
+    """The result as a page."""
+    lines = [
+        "# Oracles: dense evaluators with perfect features and with noise",
+        "",
+        f"Made by `python -m benchmarks.oracles --out docs/results/oracles.json --davis {result['davis']}`.",
+        "",
+        "Perfect features are the truth itself, as patches see it. What they lack of 100 % is the patch: it is",
+        f"{PATCH} pixels wide in drawn pictures of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p.",
+        f"Of DAVIS's clips the first {DAVIS_FRAMES} frames are followed.",
+        "For detection it is what was found that is perfect or random: the scoring is tried, not the head.",
+        "",
+        "| task | features | figure | n | value |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        value = shown(row["value"], row["unit"])
+        lines.append(f"| {row['task']} | {row['features']} | {row['figure']} | {row['n']} | {value} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, show, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--davis", type=Path, help="folder of NAME.tar, or DAVIS itself")
+    parser.add_argument("--out", type=Path, help="JSON file; the page is written beside it")
+    given = parser.parse_args()
+    rows = [*(tracking(given.davis) if given.davis else ()), *heads(), *detection()]
+    report({"davis": given.davis.name if given.davis else "", "rows": rows}, page, given.out)
+
+
+if __name__ == "__main__":
+    main()

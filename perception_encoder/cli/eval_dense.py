@@ -1,0 +1,76 @@
+"""`pe eval tracking` and `pe eval depth`: where things go, and how far they are, read off a layer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import eval_options as options
+from perception_encoder.cli.dense_options import Channels, Data, Epochs, Model, Size, image_size, layer_encoder
+from perception_encoder.cli.progress import track
+
+app = typer.Typer()
+
+
+@app.command()
+def tracking(
+    model: Model,
+    data: Data,
+    layer: options.Layer = None,
+    short_side: Annotated[int, typer.Option(min=16, help="Of the frames, in pixels; DAVIS's figures: 480.")] = 480,
+    frames: Annotated[int, typer.Option(min=1, help="Earlier frames that a patch asks, beside the first.")] = 7,
+    out: options.Out = None,
+) -> None:
+    """Follow the objects of a video's first mask by likeness of patches, without training: J&F, J and F as in DAVIS.
+
+    DATA: a DAVIS folder (JPEGImages, Annotations), a tar, or a folder of tars or folders, each of NNNNN.jpg with
+    NNNNN.png, or of rendered videos.
+
+    Examples:
+
+        pe eval tracking PE-Core-G14-448 --data DAVIS --layer 32 -o tracking.json
+        pe eval tracking builtin --data davis --layer 5 --short-side 240
+    """
+    from perception_encoder.data.masked_videos import read_videos
+    from perception_encoder.dense_prediction.label_propagation import PropagationConfig
+    from perception_encoder.evaluation.tracking import TrackingConfig, measure_tracking
+
+    config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
+    videos = read_videos(data)
+    encoder, at = layer_encoder(model, layer)
+    found = measure_tracking(encoder, at, videos, config, track)
+    options.finish(encoder.name, data.stem, [found], encoder.about, out)
+
+
+@app.command()
+def depth(
+    model: Model,
+    data: Data,
+    layer: options.Layer = None,
+    size: Size = None,
+    epochs: Epochs = 20,
+    channels: Channels = 64,
+    eigen_crop: Annotated[bool, typer.Option("--eigen-crop", help="Score what NYU's figures are of.")] = False,
+    out: options.Out = None,
+) -> None:
+    """Fit a DPT-style head on a layer: RMSE in metres, absolute relative error, shares within 1.25, 1.25², 1.25³.
+
+    DATA: train and test, as tars or folders of KEY.jpg with KEY.depth.png, or of NYU's rgb_N.jpg with sync_depth_N.png;
+    or one tar or folder, whose first three fifths are trained on.
+
+    Examples:
+
+        pe eval depth PE-Core-G14-448 --data nyu --layer 39 --channels 256 --eigen-crop -o depth.json
+        pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
+    """
+    from perception_encoder.data.rgbd import read_depth_splits
+    from perception_encoder.dense_prediction.depth import DepthConfig
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.evaluation.depth import DepthProtocol, measure_depth
+
+    head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
+    protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, image_size=image_size(size))
+    train, test = read_depth_splits(data)
+    encoder, at = layer_encoder(model, layer)
+    options.finish(encoder.name, "test", [measure_depth(encoder, at, train, test, protocol, track)], encoder.about, out)

@@ -1,0 +1,82 @@
+"""`pe eval segmentation` and `pe eval detection`: what and where things are, read off a layer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import eval_dense
+from perception_encoder.cli import eval_options as options
+from perception_encoder.cli.dense_options import Channels, Data, Epochs, Model, Size, image_size, layer_encoder
+from perception_encoder.cli.progress import track
+
+app = typer.Typer()
+app.add_typer(eval_dense.app)
+
+
+@app.command()
+def segmentation(
+    model: Model,
+    data: Data,
+    layer: options.Layer = None,
+    size: Size = None,
+    epochs: Epochs = 20,
+    kernel: Annotated[int, typer.Option(min=1, help="Patches along a side: 1 is linear, 3 a convolution.")] = 1,
+    out: options.Out = None,
+) -> None:
+    """Fit a linear head on a layer: mIoU, and the share of pixels that are right.
+
+    DATA: rendered scenes (train/*.tar and test/*.tar with KEY.jpg, KEY.mask.png, KEY.json), or ADE20K's images and
+    annotations.
+
+    Examples:
+
+        pe eval segmentation PE-Spatial-G14-448 --data ADEChallengeData2016 --size 518 -o segmentation.json
+        pe eval segmentation builtin --data scenes --layer 8 --kernel 3
+    """
+    from perception_encoder.data.class_masks import read_class_splits
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.dense_prediction.segmentation import SegmentationConfig
+    from perception_encoder.evaluation.segmentation import SegmentationProtocol, measure_segmentation
+
+    head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
+    protocol = SegmentationProtocol(head=head, image_size=image_size(size))
+    train, test = read_class_splits(data)
+    encoder, at = layer_encoder(model, layer)
+    found = measure_segmentation(encoder, at, train, test, protocol, track)
+    options.finish(encoder.name, "test", [found], encoder.about, out)
+
+
+@app.command()
+def detection(
+    model: Model,
+    data: Data,
+    layer: options.Layer = None,
+    size: Size = None,
+    epochs: Epochs = 15,
+    channels: Channels = 64,
+    out: options.Out = None,
+) -> None:
+    """Fit Mask R-CNN over a frozen layer: AP of boxes and of masks, as COCO or LVIS define them.
+
+    DATA: COCO's or LVIS's folders, rendered scenes (train/instances.json, test/instances.json and tars beside them), or
+    a folder with annotations.json, whose first three fifths are trained on. Boxes alone will do.
+
+    Examples:
+
+        pe eval detection PE-Core-G14-448 --data coco --layer 40 --size 1024 --channels 256 -o detection.json
+        pe eval detection builtin --data scenes --layer 8
+    """
+    from perception_encoder.data.instances import read_instance_splits
+    from perception_encoder.dense_prediction.detection import DetectionConfig
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.evaluation.detection import DetectionProtocol, measure_detection
+
+    fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
+    head = DetectionConfig(channels=channels, hidden=4 * channels, fit=fit)
+    protocol = DetectionProtocol(head=head, image_size=image_size(size))
+    train, test = read_instance_splits(data)
+    encoder, at = layer_encoder(model, layer)
+    found = measure_detection(encoder, at, train, test, protocol, track)
+    options.finish(encoder.name, "test", [found], encoder.about, out)

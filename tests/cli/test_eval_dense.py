@@ -1,0 +1,80 @@
+"""`pe eval tracking|depth|segmentation|detection`: tables, JSON, and one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.cli import output
+from perception_encoder.evaluation import layer_encoders
+from tests.evaluation.layers import ColourLayers, discs, png, write_video
+from tests.evaluation.test_depth import rooms, stored
+from tests.evaluation.test_segmentation import write_scenes
+
+
+@pytest.fixture(autouse=True)
+def colours(monkeypatch) -> None:
+    """Every model is one that sees colours."""
+    encoder = ColourLayers(4, (24, 32))
+    encoder.about = {"weights": "none"}
+    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda model: encoder)
+
+
+def test_tracking(run_pe, tmp_path: Path) -> None:
+    write_video(tmp_path / "discs.tar", *discs(4))
+    out = tmp_path / "tracking.json"
+    run = run_pe("eval", "tracking", "any", "--data", tmp_path, "--layer", "0", "--short-side", "48", "-o", out)
+    assert run.status == output.OK and "J&F" in run.stdout and "layer 0" in run.stdout
+    (found,) = json.loads(out.read_text(encoding="utf-8"))["measurements"]
+    assert found["metrics"][0]["value"] > 0.7 and found["settings"]["short side"] == "48"
+    compared = run_pe("eval", "compare", out, out)
+    assert compared.status == output.OK and "not shown" in compared.stdout
+
+
+def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
+    from perception_encoder.data.shards import write_members
+
+    members = []
+    for index, depth in enumerate(rooms(5, 0)):
+        grey = np.repeat((40 * depth).astype(np.uint8)[..., None], 3, axis=2)
+        members += [(f"{index}.jpg", png(grey)), (f"{index}.depth.png", stored(depth))]
+    write_members(tmp_path / "room.tar", members)
+    run = run_pe(
+        *("eval", "depth", "any", "--data", tmp_path / "room.tar", "--layer", "0"),
+        *("--channels", "8", "--epochs", "2"),
+    )
+    assert run.status == output.OK and "RMSE" in run.stdout and " m" in run.stdout
+    write_scenes(tmp_path, "train", 6, 0)
+    write_scenes(tmp_path, "test", 3, 1, cut=0)
+    run = run_pe("eval", "segmentation", "any", "--data", tmp_path, "--layer", "0", "--size", "24x32")
+    assert run.status == output.SOME_SKIPPED and "mIoU" in run.stdout and "skipped test-0" in run.stderr
+
+
+def test_detection(run_pe, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    from tests.evaluation.test_detection import write_scenes as write_things
+
+    place = write_things(tmp_path, {"train": 2, "test": 1})
+    run = run_pe(*("eval", "detection", "any", "--data", place, "--layer", "0"), *("--channels", "8", "--epochs", "1"))
+    assert run.status == output.OK and "mask AP50" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        ("tracking", [], "no JPEGImages"),
+        ("depth", [], "there is no depth"),
+        ("segmentation", [], "no annotations/"),
+        ("detection", [], "no annotations/instances_val2017.json"),
+        ("tracking", ["--layer", "7"], "layer 7 does not exist; colours has layers 0 to 2"),
+        ("depth", ["--size", "big"], "--size is 'big'"),
+    ],
+)
+def test_errors_are_one_line(run_pe, tmp_path: Path, task: str, options: list[str], said: str) -> None:
+    if "--layer" in options:
+        write_video(tmp_path / "discs.tar", *discs(3))
+    run = run_pe("eval", task, "any", "--data", tmp_path, *options)
+    assert run.status == output.ERROR and said in run.stderr and run.stderr.count("\n") == 1
