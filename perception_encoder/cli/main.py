@@ -29,7 +29,7 @@ VERBS = {
     name: f"perception_encoder.cli.{name}"
     for name in (
         *("demo", "index", "search", "serve", "classify", "embed", "models"),
-        *("data", "train", "reproduce", "eval", "convert", "export"),
+        *("data", "train", "reproduce", "eval", "layers", "features", "convert", "export"),
     )
 }
 HELP = {"help_option_names": ["-h", "--help"]}

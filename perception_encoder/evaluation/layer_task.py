@@ -18,6 +18,7 @@ from PIL import Image
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.metrics import INTERVAL
 from perception_encoder.evaluation.protocol import LayerEncoder, Metric
+from perception_encoder.evaluation.scores import ItemScores, draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class LayerFeatures:
     prefix: int
     """How many class and register tokens stand before the patches."""
     grid: tuple[int, int]
+    patch_size: int
     rows: np.ndarray
     """Which of the pictures these are, (n,) int64, ascending."""
     failures: tuple[InputError, ...] = ()
@@ -74,15 +76,31 @@ class LayerScore:
     """How many items it was measured on."""
     drawn: Float[np.ndarray, " R"]
     """The figure on items drawn anew, R times: the same draws for every layer and model, so that differences pair."""
+    pool: str
+    """What `pe embed --pool` takes for such work: "mean" for a vector a picture, "tokens" for all of them."""
     unit: str = "%"
     """"%" of a share in 0–1, "m", or nothing."""
     lower_is_better: bool = False
+
+    @classmethod
+    def of(cls, scores: ItemScores, pool: str, name: str | None = None) -> LayerScore:
+        """The figure of what each item contributed, under its own name or another."""
+        value, drawn = draw(scores)
+        return cls(
+            name=name or scores.metric,
+            value=value,
+            n=scores.items,
+            drawn=drawn,
+            pool=pool,
+            unit=scores.unit,
+            lower_is_better=scores.lower_is_better,
+        )
 
     @property
     def metric(self) -> Metric:
         """The figure with its interval."""
         low, high = np.nanpercentile(self.drawn, INTERVAL)
-        return Metric(self.name, self.value, self.n, (float(low), float(high)))
+        return Metric(self.name, self.value, self.n, (float(low), float(high)), self.unit, self.lower_is_better)
 
 
 class LayerTask(Protocol):
@@ -94,13 +112,13 @@ class LayerTask(Protocol):
         ...
 
     @property
-    def pool(self) -> str:
-        """What `pe embed --pool` takes for such work: "mean" for a vector a picture, "tokens" for a map."""
+    def digest(self) -> str:
+        """Of whatever the figures depend on besides features: targets, settings."""
         ...
 
     @property
-    def digest(self) -> str:
-        """Of whatever the figures depend on besides features: targets, settings."""
+    def failures(self) -> Sequence[InputError]:
+        """What besides pictures could not be read, masks say; known once `measure` was called."""
         ...
 
     def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
@@ -108,5 +126,8 @@ class LayerTask(Protocol):
         ...
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """A layer's figures from its features of `pictures`, in their order; the first figure stands in front."""
+        """A layer's figures from its features of `pictures`, in their order; the first figure stands in front.
+
+        Where none of a set's pictures could be decoded its features have no rows.
+        """
         ...

@@ -104,6 +104,12 @@ def measure(scores: ItemScores, seed: int = SEED) -> Metric:
     return _metric(scores, scores.metric, value[0], drawn[:, 0])
 
 
+def draw(scores: ItemScores, seed: int = SEED) -> tuple[float, np.ndarray]:
+    """The figure, and what it is on items drawn anew, (R,): the same draws for all that have the same items."""
+    value, drawn = _bootstrap([scores], seed)
+    return float(value[0]), drawn[:, 0]
+
+
 def difference(ours: ItemScores, theirs: ItemScores, seed: int = SEED) -> Metric:
     """Ours less theirs, with its 95 % interval over items drawn anew, the same for both.
 

@@ -9,6 +9,7 @@ ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,7 @@ def describe_tokens(
     )
 
 
-def first_global_layer(statistics: list[TokenStatistics]) -> int | None:
+def first_global_layer(statistics: Sequence[TokenStatistics]) -> int | None:
     """The layer from which on most pictures have global tokens, in it and in most of those after it; None for none."""
     has = np.array([each.pictures_with >= MOST for each in statistics])
     for place, each in enumerate(statistics):

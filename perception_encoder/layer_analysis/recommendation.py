@@ -1,9 +1,9 @@
 """Which layer to take for a task, in words: best against last, and how sure that is.
 
-The best layer of many looks better than it is, since it was chosen on the very items that it is measured on. So it is
-also said how often it comes out best when the items are drawn anew, and which layers are as good as it within the
-interval of the paired difference. An advantage over the last layer is called one only where that interval leaves out
-zero.
+The best layer of many looks better than it is, for it was chosen on the very items that it is measured on. So the
+interval of its advantage over the last layer is one that holds for all layers at once (as wide as the largest deviation
+of any of them), and only where it leaves out zero the best layer is recommended. It is also said how often the layer
+comes out best when the items are drawn anew, and which layers cannot be told from it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from perception_encoder.evaluation.metrics import INTERVAL
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.layer_analysis.sweep import LayerCurve
 
+CONFIDENCE = 0.95
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
@@ -25,7 +27,8 @@ class Recommendation:
     best: int
     last: int
     gain: Metric
-    """How much better the best is than the last, on the same items; at least 0 whichever way the figure points."""
+    """How much better the best is than the last, on the same items; at least 0 whichever way the figure points. Its
+    interval holds for all layers at once."""
     best_share: float
     """In which share of the draws this layer comes out best."""
     as_good: tuple[int, ...]
@@ -37,26 +40,31 @@ class Recommendation:
         return self.gain.ci[0] > 0
 
     @property
+    def layer(self) -> int:
+        """The layer to take: the best, or the last where that cannot be told from it."""
+        return self.best if self.is_real else self.last
+
+    @property
     def command(self) -> str:
         """What `pe embed` is to be told."""
-        return f"--layer {self.best} --pool {self.curve.pool}"
+        return f"--layer {self.layer} --pool {self.curve.pool}"
 
     def text(self) -> str:
         """The recommendation in plain words."""
-        curve, unit = self.curve, self.curve.unit
-        value = {layer: show(curve.scores[layer].value, unit) for layer in (self.best, self.last)}
-        if self.best == self.last:
-            return f"Take the last layer, {self.last}: {value[self.last]}. No earlier one is better. {self._peers()}".strip()
-        between = f"{show(self.gain.ci[0], unit)} to {show(self.gain.ci[1], unit)}"
+        curve, best, last = self.curve, self.best, self.last
+        value = {layer: show(curve.scores[layer].value, curve.unit) for layer in (best, last)}
+        if best == last:
+            return f"Take the last layer, {last}: {value[last]}; no other is better. {self._peers()}".strip()
+        low, high = (show_difference(bound, curve.unit) for bound in self.gain.ci)
         if not self.is_real:
             return (
-                f"Layer {self.best} has {value[self.best]} and the last layer, {self.last}, {value[self.last]}; these items "
-                f"cannot tell them apart (difference {between}). The last layer will do."
+                f"The last layer, {last}, will do: {value[last]}. Layer {best} has {value[best]}, which these items "
+                f"cannot tell from it (difference {low} to {high})."
             )
+        gain = show_difference(self.gain.value, curve.unit)
         return (
-            f"Take layer {self.best} of 0–{curve.depth - 1}: {value[self.best]} against {value[self.last]} at the last layer, "
-            f"{show(self.gain.value, unit)} better (95 % interval {between}). It comes out best in "
-            f"{self.best_share:.0%} of draws. {self._peers()}"
+            f"Take layer {best}: {value[best]} against {value[last]} at the last layer, {last}; that is {gain} better "
+            f"(95 % interval {low} to {high}). It is the best in {self.best_share:.0%} of draws. {self._peers()}"
         ).strip()
 
     def _peers(self) -> str:
@@ -70,23 +78,30 @@ class Recommendation:
 def recommend(curve: LayerCurve) -> Recommendation:
     """Compare a curve's layers."""
     sign = -1.0 if curve.lower_is_better else 1.0
-    layers = list(curve.scores)
+    layers, best, last = list(curve.scores), curve.best, curve.last
+    values = sign * np.array([curve.scores[layer].value for layer in layers])  # (L,)
     drawn = sign * np.stack([curve.scores[layer].drawn for layer in layers])  # (L, R)
-    best, last = curve.best, curve.last
-    ours = drawn[layers.index(best)]
-    lead = {layer: ours - each for layer, each in zip(layers, drawn, strict=True)}
-    low, high = np.nanpercentile(lead[last], INTERVAL)
-    gain = sign * (curve.scores[best].value - curve.scores[last].value)
+    drawn = drawn[:, np.isfinite(drawn).all(axis=0)]  # some draws have no such figure: nothing that is to be found
+    top, end = layers.index(best), layers.index(last)
+    strayed = (drawn - drawn[end]) - (values - values[end])[:, None]
+    width = float(np.percentile(np.abs(strayed).max(axis=0), 100 * CONFIDENCE))
+    gain = float(values[top] - values[end])
+    lowest = np.percentile(drawn[top] - drawn, INTERVAL[0], axis=1)
     return Recommendation(
         curve=curve,
         best=best,
         last=last,
-        gain=Metric(curve.figure, gain, curve.scores[best].n, (float(low), float(high))),
-        best_share=float((np.nanargmax(drawn, axis=0) == layers.index(best)).mean()),
-        as_good=tuple(layer for layer in layers if layer != best and np.nanpercentile(lead[layer], INTERVAL[0]) <= 0),
+        gain=Metric(curve.figure, gain, curve.scores[best].n, (gain - width, gain + width)),
+        best_share=float((drawn.argmax(axis=0) == top).mean()),
+        as_good=tuple(layer for layer, low in zip(layers, lowest, strict=True) if layer != best and low <= 0),
     )
 
 
 def show(value: float, unit: str) -> str:
     """A figure with its unit: a share in percent, a length in metres."""
     return f"{100 * value:.1f} %" if unit == "%" else f"{value:.3f}{' ' + unit if unit else ''}"
+
+
+def show_difference(value: float, unit: str) -> str:
+    """A difference of two figures: of shares in points."""
+    return f"{100 * value:.1f} points" if unit == "%" else show(value, unit)

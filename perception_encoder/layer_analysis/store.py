@@ -72,8 +72,8 @@ class _Progress:
 class StoredLayers:
     """The features of a set of pictures that is whole."""
 
-    def __init__(self, folder: Path, progress: _Progress, layers: Sequence[int]) -> None:
-        self.folder, self.layers, self._progress = folder, tuple(layers), progress
+    def __init__(self, folder: Path, progress: _Progress, layers: Sequence[int], patch_size: int) -> None:
+        self.folder, self.layers, self.patch_size, self._progress = folder, tuple(layers), patch_size, progress
 
     @property
     def key(self) -> str:
@@ -89,12 +89,13 @@ class StoredLayers:
         """One layer, mapped; DataError where its file is damaged."""
         progress = self._progress
         lost = [place for place, _, _ in progress.failures]
-        array = _open(self.folder / _file_name(layer), "r")
+        path = self.folder / _file_name(layer)
         return LayerFeatures(
             layer=layer,
-            tokens=array[: progress.rows],
+            tokens=_open(path, "r")[: progress.rows] if progress.rows else np.empty((0, 1, 1), np.float32),
             prefix=progress.prefix,
-            grid=(progress.grid[0], progress.grid[1]),
+            grid=(progress.grid[0], progress.grid[1]) if progress.rows else (1, 1),
+            patch_size=self.patch_size,
             rows=np.delete(np.arange(progress.seen), lost),
             failures=self.failures,
         )
@@ -109,9 +110,11 @@ def extract(
 ) -> StoredLayers:
     """Encode pictures at several layers in one pass, or go on with it, or find that it was done.
 
-    Raises DataError where none can be decoded, ModelError where a feature is not finite or too large for float16,
+    Raises DataError where there are none, ModelError where a feature is not finite or too large for float16,
     OutputError where the disk has no room or another run is at it.
     """
+    if not pictures.keys:
+        raise DataError(f"{pictures.name}: there are no pictures")
     folder = config.folder / feature_key(encoder, pictures, layers, config)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,10 +122,7 @@ def extract(
         progress = _read_progress(folder)
         if progress.seen < len(pictures.keys):
             _extend(encoder, pictures, layers, config, folder, progress, track)
-    if not progress.rows:
-        first = f"; the first: {progress.failures[0][1]}: {progress.failures[0][2]}" if progress.failures else ""
-        raise DataError(f"{pictures.name}: no picture can be decoded{first}")
-    return StoredLayers(folder, progress, layers)
+    return StoredLayers(folder, progress, layers, encoder.patch_size)
 
 
 def feature_key(encoder: StoredEncoder, pictures: LayerPictures, layers: Sequence[int], config: StoreConfig) -> str:
@@ -135,7 +135,6 @@ def feature_key(encoder: StoredEncoder, pictures: LayerPictures, layers: Sequenc
         "size": list(pictures.image_size or encoder.image_size),
         "kept as": config.dtype,
         "pictures": pictures.digest,
-        "keys": list(pictures.keys),
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -193,7 +192,7 @@ def _encode(
         largest = float(np.abs(values).max())  # NaN where one is
         if not np.isfinite(largest):
             raise ModelError(f"{encoder.name} gives NaN or infinity at layer {layer}, for pictures of {pictures.name}")
-        if largest > np.finfo(config.dtype).max:
+        if largest > float(np.finfo(config.dtype).max):
             reason = f"gives {largest:.3g} at layer {layer}, too large for {config.dtype}"
             raise ModelError(f"{encoder.name} {reason}; keep features as float32")
         joined[layer] = values.astype(config.dtype)

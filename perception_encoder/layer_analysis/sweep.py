@@ -31,8 +31,6 @@ class LayerCurve:
     model: str
     task: str
     figure: str
-    pool: str
-    """What `pe embed --pool` takes for such work."""
     depth: int
     """Layers that the model has."""
     scores: dict[int, LayerScore]
@@ -42,6 +40,11 @@ class LayerCurve:
     def unit(self) -> str:
         """ "%" of a share in 0-1, "m", or nothing."""
         return next(iter(self.scores.values())).unit
+
+    @property
+    def pool(self) -> str:
+        """What `pe embed --pool` takes for such work."""
+        return next(iter(self.scores.values())).pool
 
     @property
     def lower_is_better(self) -> bool:
@@ -100,6 +103,7 @@ def run_sweep(
             for layer in track(wanted, f"{task.name}, {encoder.name}", len(wanted))
         }
         curves += _curves(encoder, task, found)
+        failures |= {f"{task.name}/{failure.source}": failure for failure in task.failures}
     return Sweep(
         model=encoder.name,
         about=dict(encoder.about),
@@ -129,7 +133,6 @@ def _curves(encoder: StoredEncoder, task: LayerTask, found: dict[int, tuple[Laye
             model=encoder.name,
             task=task.name,
             figure=name,
-            pool=task.pool,
             depth=encoder.depth,
             scores={layer: scores[place] for layer, scores in found.items()},
         )
@@ -154,7 +157,7 @@ def _measure(
 
 
 def _pack(score: LayerScore) -> dict[str, object]:
-    kept = {name: getattr(score, name) for name in ("name", "value", "n", "unit", "lower_is_better")}
+    kept = {name: getattr(score, name) for name in ("name", "value", "n", "pool", "unit", "lower_is_better")}
     return {**kept, "drawn": [round(float(value), KEPT_DIGITS) for value in score.drawn]}
 
 

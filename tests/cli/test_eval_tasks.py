@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from perception_encoder.cli import output
@@ -22,7 +23,7 @@ class ColourBlind(ColourEncoder):
     name = "blind"
 
     def encode_images(self, images):
-        return super().encode_images(images)[:, [0, 0, 0]] * [1.0, 0.1, 0.1]
+        return np.tile(np.float32([1, 0, 0]), (len(images), 1))
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,79 @@
+"""`pe layers`: which layer of a model to take for which task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import output
+from perception_encoder.cli.progress import track
+from perception_encoder.errors import ConfigError
+
+app = typer.Typer()
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help="A model's name or checkpoint; timm:NAME, hf:NAME; random:… before it.")],
+    data: Annotated[list[str], typer.Option(help="TASK=PLACE, or a place for all tasks; again for more.")],
+    tasks: Annotated[str, typer.Option(help="Names with commas between.")] = "classification,retrieval",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("layers"),
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Further models for the same plots [default: random weights].")
+    ] = None,
+    layer: Annotated[str, typer.Option(help="Layers, from 0 or, from the end, -1; all by default.")] = "",
+    items: Annotated[int, typer.Option(min=2, help="Pictures measured for a task, at most.")] = 1000,
+    store: Annotated[Path | None, typer.Option(help="Folder of the features [default: OUT/features].")] = None,
+    dtype: Annotated[str, typer.Option(help="Of kept features: float16 or float32.")] = "float16",
+) -> None:
+    """Ask every layer of a model which task it serves, and say which one to take.
+
+    One pass extracts all layers' features into a store; every task is measured on them, layer by layer. A run that was
+    stopped goes on where it was, and further tasks take what is there. Written: OUT/report.html with curves, best
+    against last, recommendations for `pe embed --layer`, and why; curves.png, layers.csv, layers.json.
+
+    Tasks and their data: classification and retrieval (labelled pictures: shards, a folder for each class, tables),
+    segmentation (rendered scenes, ADE20K), depth (rendered scenes, NYU, KEY.jpg with KEY.depth.png), tracking (DAVIS,
+    NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS). Needs the extra `eval`. Status 1: some pictures
+    could not be decoded, and are listed; they are in no figure.
+
+    Examples:
+
+        pe layers builtin --data photos
+        pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
+        pe layers timm:vit_small_patch14_dinov2 --beside builtin --data photos
+    """
+    from perception_encoder.evaluation.layer_encoders import RANDOM, load_layer_encoder
+    from perception_encoder.layer_analysis.analysis import analyse
+    from perception_encoder.layer_analysis.report import write_report
+    from perception_encoder.layer_analysis.store import StoreConfig
+    from perception_encoder.layer_analysis.tasks import make_tasks
+    from perception_encoder.models.memory import keep_freed_memory
+
+    keep_freed_memory()
+    config = StoreConfig(folder=store or out / "features", dtype=dtype)
+    wanted = read_layers(layer) if layer else None
+    named = [part.partition("=")[::2] for part in data]
+    places = {task.strip(): Path(place) for task, place in named if place}
+    general = [Path(task) for task, place in named if not place]
+    if len(general) > 1:
+        raise ConfigError("one place can be for all tasks; name the tasks of the others: TASK=PLACE")
+    chosen = make_tasks([name.strip() for name in tasks.split(",")], places, general[0] if general else None, items)
+    others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
+    report = analyse([model, *others], chosen, config, wanted, load_layer_encoder, track)
+    written = write_report(report, out)
+    rows = [(found.curve.task, found.curve.figure, found.text()) for found in report.recommendations]
+    output.print_table(("task", "figure", "recommendation"), rows, title=report.sweeps[0].model)
+    output.print_line(f"written: {', '.join(str(path) for path in written)}")
+    sweep = report.sweeps[0]
+    raise typer.Exit(output.report_skipped(sweep.failures, sweep.pictures))
+
+
+def read_layers(text: str) -> list[int]:
+    """Numbers with commas between; ConfigError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"layers are numbers with commas between, 0,5,-1 say, not {text!r}") from None

@@ -1,0 +1,269 @@
+"""What layers know of labels: classification by probes, and retrieval of pictures by a picture (section 3).
+
+All classification tasks of the data are one here: a class is a task's label, and a probe chooses among all of them.
+Classification is by the attentive probe, as in the paper, and beside it by a linear probe and k-NN on the mean of the
+patches. Retrieval needs no training: every measured picture asks for the others of its class, by the cosine of means.
+Of each class as many pictures are taken, those whose names have the smallest hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+
+from perception_encoder.data.classified import ClassOptions
+from perception_encoder.data.labelled import LabelledPictures
+from perception_encoder.data.media_folder import Clip, Source
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.evaluation.attentive_probe import AttentiveConfig, fit_attentive
+from perception_encoder.evaluation.classification import accuracies
+from perception_encoder.evaluation.features import Features
+from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
+from perception_encoder.evaluation.linear_probe import fit_probe
+from perception_encoder.evaluation.nearest_neighbours import K, vote
+from perception_encoder.evaluation.protocol import LayerEncoder
+from perception_encoder.evaluation.scores import ItemScores
+from perception_encoder.evaluation.splits import Splits, load_splits
+from perception_encoder.preprocess.image import open_image
+
+STRENGTHS = (1e-2, 1e-1, 1.0)
+"""Of the linear probe's regularisation; the ends of the suite's range are slow and seldom chosen."""
+METHODS = ("attentive probe", "linear probe", "k-NN")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledConfig:
+    """How much is looked at, and how."""
+
+    items: int = 1000
+    """Pictures to be measured, at most; twice as many to train on, half as many to choose settings on."""
+    methods: tuple[str, ...] = METHODS
+    """Ways of classification; the first stands in front."""
+    attentive: AttentiveConfig = field(default_factory=lambda: AttentiveConfig(learning_rates=(1e-3, 3e-3)))
+    """Fewer rates than for a published figure, for every layer pays for them."""
+
+
+class ClassificationTask:
+    """Whether a layer's tokens tell classes apart."""
+
+    name = "classification"
+    failures: tuple[InputError, ...] = ()
+
+    def __init__(self, splits: Splits, config: LabelledConfig | None = None) -> None:
+        """`splits`: of one task; see `load_labels`."""
+        self.splits, self.config = splits, config or LabelledConfig()
+
+    @property
+    def digest(self) -> str:
+        """Of the labels and the settings."""
+        parts = (self.splits.train, self.splits.val, self.splits.test)
+        return _digest(asdict(self.config), *(part.labels for part in parts))
+
+    @cached_property
+    def _pictures(self) -> tuple[LayerPictures, ...]:
+        parts = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}
+        return tuple(layer_pictures(part, f"{self.name}, {split}") for split, part in parts.items())
+
+    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+        """Training, validation and measured pictures."""
+        return self._pictures
+
+    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
+        """Mean class accuracy by each of the methods."""
+        splits, classes = self.splits, self.splits.classes
+        parts = [
+            _labelled(found, part)
+            for found, part in zip(features, (splits.train, splits.val, splits.test), strict=True)
+        ]
+        targets = [part.targets(classes) for part in parts]
+        scores = []
+        for method in self.config.methods:
+            if method == "attentive probe":
+                tokens = [found.tokens for found in features]
+                fitted = fit_attentive(
+                    tokens[0], targets[0], tokens[1], targets[1], len(classes), self.config.attentive
+                )
+                predicted = fitted.probe.scores(tokens[2]).argmax(axis=1)
+            elif method == "linear probe":
+                predicted = fit_probe(parts[0], parts[1], classes, STRENGTHS).classify(parts[2].vectors)
+            else:
+                known = unit(np.concatenate([parts[0].vectors, parts[1].vectors]))
+                labels = np.concatenate(targets[:2])
+                predicted = vote(known, labels, unit(parts[2].vectors), min(K, len(known)))
+            accuracy = accuracies(predicted, parts[2], classes)[0]
+            pool = "tokens" if method == "attentive probe" else "mean"
+            scores.append(LayerScore.of(accuracy, pool, f"{accuracy.metric}, {method}"))
+        return tuple(scores)
+
+
+class RetrievalTask:
+    """Whether pictures of a class lie near one another."""
+
+    name = "retrieval"
+    failures: tuple[InputError, ...] = ()
+
+    def __init__(self, pictures: LabelledPictures) -> None:
+        """DataError where no class has two pictures, or there is a single class."""
+        if len(set(pictures.labels)) < 2:
+            raise DataError(f"{pictures.name} has a single class; retrieval needs at least two")
+        if len(set(pictures.labels)) == len(pictures.labels):
+            raise DataError(f"{pictures.name} has one picture of each class; retrieval needs a second one to find")
+        self.labelled = pictures
+
+    @property
+    def digest(self) -> str:
+        """Of the labels."""
+        return _digest({}, self.labelled.labels)
+
+    @cached_property
+    def _pictures(self) -> LayerPictures:
+        return layer_pictures(self.labelled, f"{self.name}, test")
+
+    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+        """The measured pictures; they ask, and are found."""
+        return (self._pictures,)
+
+    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
+        """Mean average precision and R@1 over the pictures that have another of their class."""
+        found = _labelled(features[0], self.labelled)
+        _, labels = np.unique(found.labels, return_inverse=True)
+        precision, first = average_precision(unit(found.vectors), labels)
+        asking = np.flatnonzero(~np.isnan(precision))
+        if not len(asking):
+            raise DataError(
+                f"{self.labelled.name}: no class has two pictures that can be decoded; nothing can be found"
+            )
+        names = [found.keys[row] for row in asking]
+        scores = (
+            ItemScores.of("mean average precision", precision[asking], names),
+            ItemScores.of("R@1", first[asking], names),
+        )
+        return tuple(LayerScore.of(score, "mean") for score in scores)
+
+
+def average_precision(
+    vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], np.ndarray]:
+    """Of each picture, which asks for all others of its label: average precision, and whether the first is one, bool.
+
+    `vectors` are unit. Of equal similarities the foreign picture comes first, so that vectors that are all the same
+    find nothing early. NaN where no other picture has the label.
+    """
+    precision, first = np.full(len(vectors), np.nan), np.zeros(len(vectors), dtype=bool)
+    for row, vector in enumerate(vectors):
+        similarity = vectors @ vector
+        own = labels == labels[row]
+        others = np.delete(np.arange(len(vectors)), row)
+        order = others[np.lexsort((own[others], -similarity[others]))]
+        hits = own[order]
+        if hits.any():
+            ranks = np.flatnonzero(hits) + 1
+            precision[row] = (np.arange(1, len(ranks) + 1) / ranks).mean()
+            first[row] = hits[0]
+    return precision, first
+
+
+def load_labels(place: Path, config: LabelledConfig | None = None, split: str = "test") -> Splits:
+    """The classification tasks of a place as one, with as many pictures of each class.
+
+    Coarse labels of the same pictures and classes that are never trained on are left out. Errors as those of
+    `load_splits`.
+    """
+    items = (config or LabelledConfig()).items
+    tasks = {name: task for name, task in load_splits(place, split, options=ClassOptions()).items() if "/" not in name}
+    if not tasks:
+        raise DataError(
+            f"{place} has no task with labels that are trained on; give labelled pictures in train and {split}"
+        )
+    joined = {
+        part: _join([getattr(task, part) for task in tasks.values()], "+".join(tasks), len(tasks) > 1)
+        for part in ("train", "val", "test")
+    }
+    classes = len(set(joined["test"].labels))
+    if classes < 2:
+        raise DataError(f"{place} has only the class {joined['test'].labels[0]!r}; a task needs at least two")
+    return Splits(
+        train=_thin(joined["train"], 2 * items, classes),
+        val=_thin(joined["val"], items // 2, classes),
+        test=_thin(joined["test"], items, classes),
+    )
+
+
+def _join(parts: Sequence[LabelledPictures], name: str, several: bool) -> LabelledPictures:
+    """Tasks as one; where there are several, the task's name leads each key and label."""
+    rows = [
+        (f"{part.name}/{key}", source, f"{part.name}/{label}") if several else (key, source, label)
+        for part in parts
+        for key, source, label in zip(part.keys, part.pictures, part.labels, strict=True)
+    ]
+    keys, sources, labels = zip(*rows, strict=True)
+    return LabelledPictures(name, keys, sources, labels)
+
+
+def _thin(task: LabelledPictures, items: int, classes: int) -> LabelledPictures:
+    """At most `items` pictures, as many of each class, always the same ones; two of each, if there are, in any case."""
+    by_label: dict[str, list[int]] = defaultdict(list)
+    order = sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(task.keys[row].encode()).digest())
+    for row in order:
+        by_label[task.labels[row]].append(row)
+    each = max(2, items // classes)
+    rows = sorted(row for found in by_label.values() for row in found[:each])
+    return replace(
+        task,
+        keys=tuple(task.keys[row] for row in rows),
+        pictures=tuple(task.pictures[row] for row in rows),
+        labels=tuple(task.labels[row] for row in rows),
+    )
+
+
+def layer_pictures(task: LabelledPictures, name: str) -> LayerPictures:
+    """Labelled pictures as they are encoded: whole, at the encoder's own size."""
+
+    def open(place: int) -> Image.Image:
+        source, key = task.pictures[place], task.keys[place]
+        if isinstance(source, Clip):
+            raise InputError(key, "is a part of a video; layers are measured on pictures")
+        return open_image(source, key)
+
+    return LayerPictures(name=name, keys=task.keys, open=open, digest=content_digest(task.pictures))
+
+
+def content_digest(sources: Sequence[Source]) -> str:
+    """SHA-256 of the content of files, in order; what is missing counts as empty, for it is reported later."""
+    digest = hashlib.sha256()
+    for source in sources:
+        content = source if isinstance(source, bytes) else _read(source)
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()[:20]
+
+
+def _read(source: Path | Clip) -> bytes:
+    try:
+        return (source.path if isinstance(source, Clip) else source).read_bytes()
+    except OSError:
+        return b""
+
+
+def _labelled(features: LayerFeatures, task: LabelledPictures) -> Features:
+    """The means of a layer's patches, with the labels of those pictures that could be decoded; DataError for none."""
+    if not len(features.rows):
+        raise DataError(f"{task.name}: no picture can be decoded; the first: {features.failures[0]}")
+    keys, labels = (tuple(these[row] for row in features.rows) for these in (task.keys, task.labels))
+    return Features(features.mean(), keys, labels, features.failures)
+
+
+def unit(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+    """Vectors made of length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _digest(settings: object, *labels: Sequence[str]) -> str:
+    return hashlib.sha256(repr((settings, labels)).encode(errors="surrogatepass")).hexdigest()[:20]

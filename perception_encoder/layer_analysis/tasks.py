@@ -1,0 +1,102 @@
+"""The tasks that layers are asked, by name, and how each is made of a place of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from perception_encoder.data.class_masks import ClassMasks, read_class_splits
+from perception_encoder.data.instances import read_instance_splits
+from perception_encoder.data.masked_videos import read_videos
+from perception_encoder.data.rgbd import read_depth_splits
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.layer_task import LayerTask
+from perception_encoder.evaluation.splits import Splits
+from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTask, SegmentationTask, TrackingTask
+from perception_encoder.layer_analysis.labelled_tasks import (
+    ClassificationTask,
+    LabelledConfig,
+    RetrievalTask,
+    load_labels,
+)
+
+Maker = Callable[[Path, int], LayerTask]
+"""A place and how many items at most are measured, to a task; DataError where the place lacks what it needs."""
+
+
+@lru_cache(maxsize=1)
+def _labels(place: Path, items: int) -> Splits:
+    """Read once for the two tasks of labels."""
+    return load_labels(place, LabelledConfig(items=items))
+
+
+def _classification(place: Path, items: int) -> LayerTask:
+    return ClassificationTask(_labels(place, items), LabelledConfig(items=items))
+
+
+def _retrieval(place: Path, items: int) -> LayerTask:
+    return RetrievalTask(_labels(place, items).test)
+
+
+def _tracking(place: Path, items: int) -> LayerTask:
+    return TrackingTask(read_videos(place))
+
+
+def _depth(place: Path, items: int) -> LayerTask:
+    train, test = read_depth_splits(place)
+    return DepthTask(train.some(slice(0, 2 * items)), test.some(slice(0, items)))
+
+
+def _segmentation(place: Path, items: int) -> LayerTask:
+    train, test = read_class_splits(place)
+    return SegmentationTask(_first(train, 2 * items), _first(test, items))
+
+
+def _first(masks: ClassMasks, count: int) -> ClassMasks:
+    parts = {name: getattr(masks, name)[:count] for name in ("keys", "pictures", "masks", "numbers")}
+    return replace(masks, **parts)
+
+
+def _detection(place: Path, items: int) -> LayerTask:
+    train, test = read_instance_splits(place)
+    some = [part.some(range(min(len(part.keys), count))) for part, count in ((train, 2 * items), (test, items))]
+    return DetectionTask(some[0], some[1])
+
+
+TASKS: Mapping[str, Maker] = {
+    "classification": _classification,
+    "retrieval": _retrieval,
+    "segmentation": _segmentation,
+    "depth": _depth,
+    "tracking": _tracking,
+    "detection": _detection,
+}
+"""Makers by name."""
+
+
+def make_tasks(names: list[str], places: Mapping[str, Path], everywhere: Path | None, items: int) -> list[LayerTask]:
+    """The tasks of these names, each of its own place or of the one that is for all.
+
+    Raises ConfigError for a name that there is not and a place whose task is not asked, DataError for a task without a
+    place and where a place lacks what its task needs.
+    """
+    for name in (*names, *places):
+        if name not in TASKS:
+            raise ConfigError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
+    for name in places:
+        if name not in names:
+            raise ConfigError(f"data are given for {name}, which is not among the tasks; add it to --tasks")
+    tasks = []
+    for name in dict.fromkeys(names):
+        place = places.get(name, everywhere)
+        if place is None:
+            raise DataError(f"{name} has no data; give --data {name}=PLACE")
+        if not place.exists():
+            raise DataError(f"{name}: {place} does not exist")
+        try:
+            tasks.append(TASKS[name](place, items))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+    return tasks

@@ -1,0 +1,80 @@
+"""`pe layers` and `pe features`: from a checkpoint to a report whose options `pe embed` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Run
+from tests.evaluation.colours import write_colours
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for split in ("train", "val", "test"):
+        broken = (1,) if split == "test" else ()
+        write_colours(tmp_path / "photos" / f"{split}.tar", "toys", ["red", "green", "blue"] * 4, broken=broken)
+    return tmp_path / "photos"
+
+
+def test_a_report_from_a_checkpoint(
+    run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path, pictures: list[Path]
+) -> None:
+    out = tmp_path / "report"
+    asked = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "12")
+    done = run_pe("layers", checkpoint, *asked, "-o", out)
+    assert done.status == 1 and "skipped toys-1" in done.stderr and "retrieval" in done.stdout
+    assert {path.name for path in out.iterdir()} >= {"report.html", "curves.png", "layers.csv", "layers.json"}
+    said = json.loads((out / "layers.json").read_text(encoding="utf-8"))
+    assert [model["name"] for model in said["models"]] == ["nano", "random:nano"]
+    assert list(said["curves"][0]["layers"]) == ["0", "11"] and len(said["tokens"]["nano"]) == 12
+    options = said["recommendations"][0]["options"].split()
+    embedded = run_pe("embed", pictures[0], "--model", checkpoint, *options, "-o", tmp_path / "x.parquet")
+    assert embedded.status == 0, embedded.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "colour"], "there is no task 'colour'"),
+        (["--layer", "0,12", "--tasks", "retrieval"], "layer 12 does not exist; nano has layers 0 to 11"),
+        (["--layer", "first"], "layers are numbers with commas between"),
+        (["--dtype", "int8"], "float16 or float32"),
+        (["--tasks", "tracking"], "tracking: "),
+        (["--data", "elsewhere"], "one place can be for all tasks"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    done = run_pe("layers", checkpoint, "--data", photos, "-o", tmp_path / "out", *arguments)
+    assert done.status == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_a_picture_from_inside(
+    run_pe: Callable[..., Run], checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.png"
+    shown = ("features", pictures[0], "--model", checkpoint, "--out", out, "--patches", "6")
+    done = run_pe(*shown, "--layer", "0,-1", "--rows", "features,received")
+    assert done.status == 0 and "nano: " in done.stdout and size(out)[0] > 300
+    assert run_pe(*shown, "--layer", "3", "--bare").status == 0 and size(out) == (96, 64)
+    for arguments, message in (
+        (["--bare"], "draws one layer"),
+        (["--at", "middle"], "a place is two numbers"),
+        (["--layer", "12"], "layer 12 does not exist"),
+        (["--rows", "depth"], "rows can be features"),
+    ):
+        wrong = run_pe(*shown, *arguments)
+        assert wrong.status == 2 and message in wrong.stderr

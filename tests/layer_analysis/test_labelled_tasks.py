@@ -1,0 +1,109 @@
+"""Tasks of labels: hand-computed average precision, and a layer that shows colours among layers that do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.data.labelled import LabelledPictures
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.attentive_probe import AttentiveConfig
+from perception_encoder.layer_analysis.labelled_tasks import (
+    ClassificationTask,
+    LabelledConfig,
+    RetrievalTask,
+    average_precision,
+    load_labels,
+    unit,
+)
+from perception_encoder.layer_analysis.store import StoreConfig
+from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.layer_analysis.tasks import make_tasks
+from tests.evaluation.colours import write_colours
+from tests.layer_analysis.toys import CLEAR, ToyEncoder
+
+LABELS = ["red", "green", "blue"] * 8
+FAST = LabelledConfig(items=24, attentive=AttentiveConfig(epochs=8, batch=8, learning_rates=(3e-2,)))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for split in ("train", "val", "test"):
+        write_colours(tmp_path / f"{split}.tar", "toys", LABELS, coarse=True, broken=(4,) if split == "test" else ())
+    return tmp_path
+
+
+def test_average_precision_by_hand() -> None:
+    angles = np.radians([0, 10, 25, 45, 90])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    precision, first = average_precision(vectors, np.array([0, 1, 0, 0, 2]))
+    # the first asks: 1 (no), 2 (yes), 3 (yes) -> (1/2 + 2/3) / 2; the third: 1 (no), 3 (yes), 0 (yes)
+    np.testing.assert_allclose(precision[[0, 2]], [(1 / 2 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2])
+    np.testing.assert_allclose(precision[3], (1 + 2 / 3) / 2)
+    assert np.isnan(precision[[1, 4]]).all() and first.tolist() == [False, False, False, True, False]
+
+
+def test_vectors_that_are_all_the_same_find_nothing_early() -> None:
+    precision, first = average_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
+    assert not first.any() and precision[0] == pytest.approx(1 / 5)
+    assert np.array_equal(unit(np.zeros((1, 3))), np.zeros((1, 3)))
+
+
+def test_average_precision_is_scikit_learns() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    vectors, labels = unit(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
+    precision, _ = average_precision(vectors, labels)
+    for row in range(20):
+        others = np.delete(np.arange(20), row)
+        wanted = metrics.average_precision_score(labels[others] == labels[row], vectors[others] @ vectors[row])
+        assert precision[row] == pytest.approx(wanted)
+
+
+def test_the_layer_that_shows_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
+    splits = load_labels(photos, FAST)
+    tasks = [ClassificationTask(splits, FAST), RetrievalTask(splits.test)]
+    found = run_sweep(ToyEncoder(), tasks, StoreConfig(folder=tmp_path / "store"))
+    figures = {curve.figure: curve for curve in found.curves}
+    assert list(figures) == [
+        "mean class accuracy, attentive probe",
+        "mean class accuracy, linear probe",
+        "mean class accuracy, k-NN",
+        "mean average precision",
+        "R@1",
+    ]
+    for curve in figures.values():
+        assert curve.best == CLEAR and curve.scores[CLEAR].value > 0.95 and curve.scores[CLEAR].n == 23, curve.figure
+        assert curve.scores[0].value < 0.9
+    assert figures["mean class accuracy, attentive probe"].pool == "tokens" and figures["R@1"].pool == "mean"
+    assert [failure.source for failure in found.failures] == ["toys-4"] and found.pictures == 60
+
+
+def test_as_many_of_each_class_and_always_the_same(photos: Path) -> None:
+    splits = load_labels(photos, LabelledConfig(items=9))
+    assert [len(part.labels) for part in (splits.train, splits.val, splits.test)] == [18, 6, 9]
+    assert {splits.test.labels.count(label) for label in splits.classes} == {3}
+    assert load_labels(photos, LabelledConfig(items=9)).test.keys == splits.test.keys
+
+
+def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_colours(tmp_path / "one" / f"{split}.tar", "toys", ["red"] * 12)
+    with pytest.raises(DataError, match="only the class 'red'"):
+        load_labels(tmp_path / "one")
+    with pytest.raises(DataError, match="one picture of each class"):
+        RetrievalTask(LabelledPictures("few", ("a", "b"), (b"", b""), ("x", "y")))
+    with pytest.raises(DataError, match="a single class"):
+        RetrievalTask(LabelledPictures("few", ("a", "b"), (b"", b""), ("x", "x")))
+    with pytest.raises(DataError, match=r"retrieval: .*/nothing does not exist"):
+        make_tasks(["retrieval"], {}, tmp_path / "nothing", 10)
+    with pytest.raises(DataError, match="retrieval has no data; give --data retrieval=PLACE"):
+        make_tasks(["retrieval"], {}, None, 10)
+    with pytest.raises(DataError, match="tracking: "):
+        make_tasks(["tracking"], {}, tmp_path / "one" / "train.tar", 10)
+    with pytest.raises(ConfigError, match="there is no task 'colour'; there are classification"):
+        make_tasks(["colour"], {}, tmp_path, 10)
+    with pytest.raises(ConfigError, match="not among the tasks"):
+        make_tasks(["retrieval"], {"tracking": tmp_path}, tmp_path, 10)
