@@ -203,7 +203,6 @@ class DetectionTask:
             (self.train, fitted.rows),
             measured.patches,
             (self.test, measured.rows),
-            fitted.patch_size,
             self.protocol,
         )
         return tuple(
