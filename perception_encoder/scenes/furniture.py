@@ -25,7 +25,7 @@ from perception_encoder.data.sources import fetch_debian
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.scenes.meshes import bake, stand
 from perception_encoder.scenes.models import About, Model, find_top, write_library
-from perception_encoder.scenes.names import LEFT_OUT, kind_of, label_of
+from perception_encoder.scenes.names import LEFT_OUT, ROUND, kind_of, label_of
 from perception_encoder.scenes.wavefront import read_obj
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def read_model(archive: Path, entry: Mapping[str, str]) -> Model:
     rotation = entry.get("modelRotation")
     matrix = np.array(rotation.split(), dtype=np.float64).reshape(3, 3) if rotation else None
     mesh = bake(stand(triangles, _size(entry), matrix), BUDGET)
-    height = float(mesh.vertices[:, 2].max())
+    width, depth, height = (float(side) for side in np.ptp(mesh.vertices, axis=0))
     on_top = float(entry.get("dropOnTopElevation", 100 * height)) / 100
     about = About(
         key="sh3d-" + re.sub(r"[^A-Za-z0-9_-]+", "-", entry["id"]).strip("-"),
@@ -153,5 +153,7 @@ def read_model(archive: Path, entry: Mapping[str, str]) -> Model:
         source="sweethome3d",
         creator=entry.get("creator", ""),
         licence=LICENCES.get(archive.stem, OTHER_LICENCE),
+        size=(width, depth, height),
+        shape="sphere" if kind_of(entry["name"]) in ROUND else "box",
     )
     return Model(replace(about, top=find_top(mesh, (on_top, height)) if on_top > 0 else None), mesh)

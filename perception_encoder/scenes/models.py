@@ -55,7 +55,9 @@ class About:
     source: str
     creator: str = ""
     licence: str
-    shape: Literal["box", "sphere", "cylinder"] = "box"
+    size: tuple[float, float, float]
+    """Width, depth and height in metres."""
+    shape: Literal["box", "sphere"] = "box"
     """What it is in a simulation."""
     tinted: bool = False
     """Whether it may take any colour: it has none of its own that belongs to it."""
@@ -76,10 +78,10 @@ class Model:
     about: About
     mesh: Mesh
 
-    @cached_property
+    @property
     def size(self) -> np.ndarray:
         """Width, depth and height in metres (3,)."""
-        return np.ptp(self.mesh.vertices, axis=0).astype(np.float64)
+        return np.array(self.about.size)
 
     @cached_property
     def sampled_colours(self) -> np.ndarray:
@@ -176,7 +178,7 @@ class Library:
 def _read_about(values: dict[str, Any]) -> About:
     top = values.pop("top")
     surface = Surface(height=top["height"], x=tuple(top["x"]), y=tuple(top["y"])) if top else None
-    return About(**{**values, "tags": tuple(values["tags"])}, top=surface)
+    return About(**{**values, "tags": tuple(values["tags"]), "size": tuple(values["size"])}, top=surface)
 
 
 def _read_mesh(key: str, parts: dict[str, bytes]) -> Mesh:

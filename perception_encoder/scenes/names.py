@@ -171,8 +171,23 @@ FAMILIES = (
     *(("cabinet", "cupboard", "wardrobe", "bookcase", "shelf", "chest", "locker", "dresser", "box", "crate", "trunk"),),
     *(("car", "van", "truck", "bus", "toy car", "city bus"), ("phone", "tablet", "laptop", "computer", "monitor", "tv")),
     *(("bicycle", "exercise bike", "motorbike", "scooter", "tricycle"), ("trash can", "dustbin", "trashcan", "bin")),
-    *(("ball", "soccer ball", "basketball"), ("brick", "block", "cube", "domino"), ("oven", "stove", "fridge", "hob")),
+    *(("ball", "soccer ball", "basketball"), ("lego brick", "wooden block", "cube", "domino"), ("oven", "stove", "fridge", "hob")),
 )
+
+SUPPORTS = frozenset(
+    (
+        *("table", "desk", "workbench", "cabinet", "chest", "box", "bench", "stool", "bookcase", "shelf", "chest freezer"),
+        *("washing machine", "dryer machine", "tv stand", "island", "safe", "crate", "pallet", "trunk", "chair", "bed"),
+        *("dressing table", "table tennis", "trampoline", "pouf", "armchair ottoman", "locker", "cupboard", "tatami"),
+        *("dresser with drawers", "speaker", "fridge", "oven", "double oven", "stove", "small oven", "microwave", "sofa"),
+        *("piano", "tray", "book", "suitcase", "fireplace", "changing table", "pool table", "medicine box", "lego brick", "cube", "wooden block"),
+    )
+)
+"""What things may be stood on, if it has a level top."""
+ROUND = frozenset(("ball", "soccer ball", "basketball"))
+"""What rolls."""
+NEVER_TINTED = frozenset(("characters", "kitchen", "miscellaneous", "exterior", "bathroom"))
+"""Categories of things that come in colours of their own: food, people, plants, tools."""
 
 
 def label_of(name: str) -> str:

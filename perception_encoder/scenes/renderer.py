@@ -30,8 +30,8 @@ from perception_encoder.scenes.scene import Scene, Thing
 SIDES = (16, 1024)  # pixels
 SHADOW_SIDE = 160  # samples along the light's view
 LIGHT_AWAY = 8.0  # radii of the scene that the light's view is taken from
-SHADOW_BIAS = 0.02  # radii: closer to the light than this is the surface itself
-KEPT = 400  # models that stay loaded; then all are dropped
+SHADOW_BIAS = (0.02, 0.06)  # radii: closer to the light than this is the surface itself; planes, and things
+KEPT = 2000  # models that stay loaded; then all are dropped
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Renderer:
     """Draws scenes of a library's models, one after another; `with` closes it."""
 
     def __init__(self, library: Library) -> None:
-        with _silence():
+        with silence():
             try:
                 import pybullet
                 from pybullet_utils.bullet_client import BulletClient
@@ -65,7 +65,7 @@ class Renderer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with _silence():
+        with silence():
             self._client.disconnect()
         self._folder.cleanup()
 
@@ -135,7 +135,8 @@ class Stage:
         shown = bodies >= 0
         backdrop = paint(self.scene, camera, side)
         depth = np.where(shown[::2, 1::2], camera.depth_of(buffer[::2, 1::2]), backdrop.depth)
-        lit = self._lit(camera, depth)[..., None]
+        bias = np.where(shown[::2, 1::2], SHADOW_BIAS[1], SHADOW_BIAS[0]) * self.scene.radius
+        lit = self._lit(camera, depth, bias)[..., None]
         shade = 1 - self.scene.light.shade * (1 - lit)
         cover = _filter(shown[..., None])
         things = _filter(colours * shown[..., None]) * shade
@@ -167,7 +168,7 @@ class Stage:
         shape = (side, side)
         return np.reshape(colours, (*shape, 4))[..., :3], np.reshape(buffer, shape), np.reshape(bodies, shape)
 
-    def _lit(self, camera: Camera, depth: np.ndarray) -> np.ndarray:
+    def _lit(self, camera: Camera, depth: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """How much of the light reaches each pixel's surface, (S, S) in [0, 1]."""
         radius = self.scene.radius
         away = LIGHT_AWAY * radius
@@ -178,7 +179,7 @@ class Stage:
         nearest = np.where(bodies < 0, np.inf, lamp.depth_of(buffer)).astype(np.float32)
         nearest = np.pad(nearest, 2, constant_values=np.inf)
         seen = lamp.project(camera.unproject(np.where(np.isfinite(depth), depth, 0)), SHADOW_SIDE)
-        limit = (seen[..., 2] - SHADOW_BIAS * radius).astype(np.float32)
+        limit = (seen[..., 2] - bias).astype(np.float32)
         # a sample is at whole coordinates, from the left and from the bottom; two more are padding
         columns = np.clip(np.rint(seen[..., 0]), -1, SHADOW_SIDE).astype(np.intp) + 2
         rows = np.clip(np.rint(seen[..., 1]) - 1, -1, SHADOW_SIDE).astype(np.intp) + 2
@@ -203,7 +204,7 @@ def _filter(values: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep what pybullet's C code prints, as it begins and ends, off the standard streams."""
     sys.stdout.flush()
     kept = [os.dup(stream) for stream in (1, 2)]

@@ -16,6 +16,7 @@ from perception_encoder.scenes.scene import Plane, Scene
 from perception_encoder.scenes.surfaces import SIDE, texture
 
 GRAZING = 0.15  # below this cosine a texture is not filtered further
+SOFTER = 0.7  # levels that textures are filtered beyond a pixel, for places on them are not interpolated
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _look_up(
     scale = SIDE / plane.repeat  # texels a metre
     covered = depth / focal * scale / np.maximum(-facing, GRAZING)
     levels = pyramid(plane.kind, plane.texture)
-    level = np.clip(np.rint(np.log2(np.maximum(covered, 1))), 0, len(levels) - 1).astype(np.intp)
+    level = np.clip(np.rint(np.log2(np.maximum(covered, 1)) + SOFTER), 0, len(levels) - 1).astype(np.intp)
     rows, columns = (along * scale).astype(np.intp) % SIDE, (across * scale).astype(np.intp) % SIDE
     return levels[level, rows, columns]
 
