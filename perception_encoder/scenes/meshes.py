@@ -74,9 +74,7 @@ def bake(triangles: Triangles, budget: int) -> Mesh:
     )
 
 
-def stand(
-    triangles: Triangles, size: tuple[float, float, float], rotation: np.ndarray | None = None
-) -> Triangles:
+def stand(triangles: Triangles, size: tuple[float, float, float], rotation: np.ndarray | None = None) -> Triangles:
     """Turn triangles whose y axis is up and whose front is +z to x right, y back, z up; scale to `size` in metres.
 
     The middle of the bottom comes to be the origin. `rotation`: (3, 3), before all that.

@@ -1,4 +1,4 @@
-"""Let things of a scene move, by pybullet's physics: what falls, rolls or is pushed, and when; and a camera that orbits.
+"""Let things of a scene move by pybullet's physics: what falls, rolls or is pushed, and when; and orbit the camera.
 
 Each event has its own thing. Events begin one after another. What happened is read off the poses, not off the plan:
 a video in which something did not happen, or something else moved, is refused. Gravity is such that a fall takes the
@@ -101,12 +101,20 @@ def _run(
     client.setPhysicsEngineParameter(fixedTimeStep=1 / RATE, deterministicOverlappingPairs=1)
     floor = client.createMultiBody(0, client.createCollisionShape(client.GEOM_PLANE))
     client.changeDynamics(floor, -1, lateralFriction=1.0, restitution=1.0, rollingFriction=1.0)
-    bodies = [_add_body(client, thing.position, thing.turn, about) for thing, about in zip(scene.things, abouts, strict=True)]
+    bodies = [
+        _add_body(client, thing.position, thing.turn, about) for thing, about in zip(scene.things, abouts, strict=True)
+    ]
     waiting = sorted(plans, key=lambda each: each.start)
     for each in waiting:
         if each.action == "falls":
             place = scene.things[each.thing].position
-            _put(client, bodies[each.thing], (place[0], place[1], AWAY), scene.things[each.thing].turn, abouts[each.thing])
+            _put(
+                client,
+                bodies[each.thing],
+                (place[0], place[1], AWAY),
+                scene.things[each.thing].turn,
+                abouts[each.thing],
+            )
             client.changeDynamics(bodies[each.thing], -1, mass=0)
     poses, step = np.empty((frames, len(bodies), 7)), 0
     for frame in range(frames):
@@ -128,7 +136,12 @@ def _add_body(client: Any, position: Sequence[float], turn: Sequence[float], abo
     body: int = client.createMultiBody(1.0, shape)
     radius = about.size[2] / 2
     client.changeDynamics(
-        body, -1, lateralFriction=FRICTION, restitution=BOUNCE, rollingFriction=ROLLING * radius, spinningFriction=0.01 * radius
+        body,
+        -1,
+        lateralFriction=FRICTION,
+        restitution=BOUNCE,
+        rollingFriction=ROLLING * radius,
+        spinningFriction=0.01 * radius,
     )
     if about.shape == "box":  # it slides and falls without tumbling
         client.changeDynamics(body, -1, localInertiaDiagonal=[1e3 * max(about.size) ** 2] * 3)
@@ -137,7 +150,9 @@ def _add_body(client: Any, position: Sequence[float], turn: Sequence[float], abo
 
 
 def _put(client: Any, body: int, position: Sequence[float], turn: Sequence[float], about: About) -> None:
-    middle = np.array(position) + rotation_of((turn[0], turn[1], turn[2], turn[3])) @ np.array([0, 0, about.size[2] / 2])
+    middle = np.array(position) + rotation_of((turn[0], turn[1], turn[2], turn[3])) @ np.array(
+        [0, 0, about.size[2] / 2]
+    )
     client.resetBasePositionAndOrientation(body, middle.tolist(), list(turn))
     client.resetBaseVelocity(body, [0, 0, 0], [0, 0, 0])
 
@@ -165,7 +180,9 @@ def _begin(client: Any, body: int, scene: Scene, about: About, each: Plan, gravi
         client.resetBaseVelocity(body, [*(way * speed), 0], [0, 0, 0])
 
 
-def observe(poses: np.ndarray, plans: Sequence[Plan], abouts: Sequence[About], radius: float, rate: float) -> list[Event] | None:
+def observe(
+    poses: np.ndarray, plans: Sequence[Plan], abouts: Sequence[About], radius: float, rate: float
+) -> list[Event] | None:
     """What happened, in order; None where a plan did not come true, or anything else moved."""
     events = []
     for number, about in enumerate(abouts):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 
 LEFT_OUT = re.compile(
-    r"^(socket|range hood|hood|shower|sink$|arrow|parking|pedestrian|rail|concrete sidewalk|bill |cctv|smoke|thermometer|"
-    r"electric water heater|boiler|chimney|round chimney|tool|little bank|wood bank|child game|children game|barnum|"
+    r"^(socket|range hood|hood|shower|sink$|arrow|parking|pedestrian|rail|concrete sidewalk|bill |cctv|smoke|"
+    r"thermometer|electric water heater|boiler|chimney|round chimney|tool|little bank|wood bank|child game|children game|barnum|"
     r"shape|opened convertible|island extension|porch column|diving board|short$|frame |washbasin|urinal|radiator|"
     r"wire coathanger|clothes hanger|contemporary living room|fork lift|utensils|kitchen tools|plate, glass|mp3|"
-    r"holding|furnace|hook|convertible sofa|fitness tower|cosmetics pot|lying down|screen door|white board|spice tower)",
+    r"holding|furnace|hook|convertible sofa|fitness tower|cosmetics pot|lying down|screen door|white board|"
+    r"spice tower)",
     re.IGNORECASE,
 )
 """Names of what hangs, lies flat, is several things at once, or whose name does not say what it is."""
@@ -157,30 +158,99 @@ KINDS = {
     "succulent plant": "plant",
 }
 HEADS = (
-    *("chair", "armchair", "table", "sofa", "bed", "bench", "stool", "plant", "tree", "lamp", "bottle", "glass", "knife"),
+    *(
+        "chair",
+        "armchair",
+        "table",
+        "sofa",
+        "bed",
+        "bench",
+        "stool",
+        "plant",
+        "tree",
+        "lamp",
+        "bottle",
+        "glass",
+        "knife",
+    ),
     *("cabinet", "box", "desk", "cup", "trashcan", "bin", "umbrella", "clock", "phone", "piano", "locker", "fence"),
 )
 """What the last word of a name is counted as, whatever stands before it."""
 NO_HEADS = frozenset(("pool table", "tape measure", "football table", "toy car", "christmas tree", "high chair"))
 FAMILIES = (
-    *(("chair", "armchair", "stool", "bench", "sofa", "ottoman", "pouf", "wheelchair", "baby high chair", "bed", "futon"),),
+    *(
+        (
+            "chair",
+            "armchair",
+            "stool",
+            "bench",
+            "sofa",
+            "ottoman",
+            "pouf",
+            "wheelchair",
+            "baby high chair",
+            "bed",
+            "futon",
+        ),
+    ),
     *(("table", "desk", "workbench", "vanity", "table tennis", "dressing table", "changing table", "pool table"),),
     *(("cup", "mug", "glass", "bowl", "jar", "teapot", "creamer", "vase", "pottery", "sugar bowl"),),
     *(("plant", "tree", "bonsai", "orchid", "cactus", "christmas tree", "bush", "hedge", "high hedge", "peace lily"),),
     *(("man", "woman", "boy", "girl", "mannequin", "doll", "snowman"),),
     *(("cabinet", "cupboard", "wardrobe", "bookcase", "shelf", "chest", "locker", "dresser", "box", "crate", "trunk"),),
-    *(("car", "van", "truck", "bus", "toy car", "city bus"), ("phone", "tablet", "laptop", "computer", "monitor", "tv")),
+    *(
+        ("car", "van", "truck", "bus", "toy car", "city bus"),
+        ("phone", "tablet", "laptop", "computer", "monitor", "tv"),
+    ),
     *(("bicycle", "exercise bike", "motorbike", "scooter", "tricycle"), ("trash can", "dustbin", "trashcan", "bin")),
-    *(("ball", "soccer ball", "basketball"), ("lego brick", "wooden block", "cube", "domino"), ("oven", "stove", "fridge", "hob")),
+    *(
+        ("ball", "soccer ball", "basketball"),
+        ("lego brick", "wooden block", "cube", "domino"),
+        ("oven", "stove", "fridge", "hob"),
+    ),
 )
 
 SUPPORTS = frozenset(
     (
-        *("table", "desk", "workbench", "cabinet", "chest", "box", "bench", "stool", "bookcase", "shelf", "chest freezer"),
+        *(
+            "table",
+            "desk",
+            "workbench",
+            "cabinet",
+            "chest",
+            "box",
+            "bench",
+            "stool",
+            "bookcase",
+            "shelf",
+            "chest freezer",
+        ),
         *("washing machine", "dryer machine", "tv stand", "island", "safe", "crate", "pallet", "trunk", "chair", "bed"),
         *("dressing table", "table tennis", "trampoline", "pouf", "armchair ottoman", "locker", "cupboard", "tatami"),
-        *("dresser with drawers", "speaker", "fridge", "oven", "double oven", "stove", "small oven", "microwave", "sofa"),
-        *("piano", "tray", "book", "suitcase", "fireplace", "changing table", "pool table", "medicine box", "lego brick", "cube", "wooden block"),
+        *(
+            "dresser with drawers",
+            "speaker",
+            "fridge",
+            "oven",
+            "double oven",
+            "stove",
+            "small oven",
+            "microwave",
+            "sofa",
+        ),
+        *(
+            "piano",
+            "tray",
+            "book",
+            "suitcase",
+            "fireplace",
+            "changing table",
+            "pool table",
+            "medicine box",
+            "lego brick",
+            "cube",
+            "wooden block",
+        ),
     )
 )
 """What things may be stood on, if it has a level top."""
@@ -214,7 +284,14 @@ def family_of(kind: str) -> str:
 def plural_of(noun: str) -> str:
     """The plural of a noun as labels have it."""
     head, of, rest = noun.partition(" of ")
-    irregular = {"man": "men", "woman": "women", "shelf": "shelves", "knife": "knives", "loaf": "loaves", "bus": "buses"}
+    irregular = {
+        "man": "men",
+        "woman": "women",
+        "shelf": "shelves",
+        "knife": "knives",
+        "loaf": "loaves",
+        "bus": "buses",
+    }
     first, space, last = head.rpartition(" ")
     if last in irregular:
         plural = irregular[last]

@@ -169,7 +169,8 @@ def _members(samples: Iterable[Sample], kept: list[Sample]) -> Iterator[tuple[st
 def coco(samples: Sequence[Sample], kinds: Sequence[str]) -> dict[str, Any]:
     """COCO's instances: categories are all kinds of the library in alphabetical order, in every split the same."""
     numbers = {kind: number for number, kind in enumerate(kinds, start=1)}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image, sample in enumerate(samples, start=1):
         about = sample.metadata
         name = f"{sample.key}.jpg"

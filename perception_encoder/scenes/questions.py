@@ -6,6 +6,7 @@ ids of all things that it rests on, so that answers can be checked and looked up
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,7 +46,7 @@ def ask(graph: Graph, kinds: Sequence[str], generator: np.random.Generator, most
     for question in (*_count(graph), *_exists(graph, kinds, generator), *_about_one(graph), *_about_two(graph)):
         found.setdefault(question.type, []).append(question)
     for asked in found.values():
-        generator.shuffle(asked)  # type: ignore[arg-type]
+        generator.shuffle(asked)
     chosen: list[Question] = []
     while found and len(chosen) < most:
         for kind in list(found):
@@ -131,7 +132,7 @@ def _about_two(graph: Graph) -> Iterator[Question]:
             if first.id < second.id:
                 yield from _compare(first, name, second, other)
     counts = list(graph.counts.items())
-    for (kind, count), (other, others) in zip(counts, counts[1:], strict=False):
+    for (kind, count), (other, others) in itertools.pairwise(counts):
         ids = _ids([node for node in graph.nodes if node.kind in (kind, other)])
         text, answer = f"Are there more {plural_of(kind)} than {plural_of(other)}?", "yes" if count > others else "no"
         yield Question(type="compare", question=text, answer=answer, box=None, objects=ids)

@@ -174,7 +174,9 @@ class Stage:
         away = LIGHT_AWAY * radius
         eye = np.array(self.scene.light.towards) * away
         angle = float(2 * np.degrees(np.arcsin(1.1 / LIGHT_AWAY)))
-        lamp = Camera((float(eye[0]), float(eye[1]), float(eye[2])), (0, 0, 0), angle, away - 2 * radius, away + 2 * radius)
+        lamp = Camera(
+            (float(eye[0]), float(eye[1]), float(eye[2])), (0, 0, 0), angle, away - 2 * radius, away + 2 * radius
+        )
         _, buffer, bodies = self._view(lamp, SHADOW_SIDE)
         nearest = np.where(bodies < 0, np.inf, lamp.depth_of(buffer)).astype(np.float32)
         nearest = np.pad(nearest, 2, constant_values=np.inf)

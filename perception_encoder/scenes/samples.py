@@ -45,7 +45,9 @@ class Sample:
 class Pictures:
     """Makes the pictures of a split, by number; `with` closes its renderer."""
 
-    def __init__(self, library: Library, split: Split, side: int, seed: int, config: LayoutConfig | None = None) -> None:
+    def __init__(
+        self, library: Library, split: Split, side: int, seed: int, config: LayoutConfig | None = None
+    ) -> None:
         self.layouts = Layouts(library, library.keys(split), config or LayoutConfig())
         self.renderer = Renderer(library)
         self.library, self.split, self.side, self.seed = library, split, side, seed
@@ -68,9 +70,7 @@ class Pictures:
                 return self._write(f"{self.split}-{number:07}", scene, picture, graph, generator)
         raise DataError(f"{self.split} picture {number}: no scene showed all of its things in {TRIES} tries")
 
-    def _write(
-        self, key: str, scene: Scene, picture: Picture, graph: Graph, generator: np.random.Generator
-    ) -> Sample:
+    def _write(self, key: str, scene: Scene, picture: Picture, graph: Graph, generator: np.random.Generator) -> Sample:
         said = captions(graph, generator)
         metadata = {
             "source": SOURCE,

@@ -1,4 +1,4 @@
-"""One video of a set of scenes: frames with depth and masks, tracks, what happened and when, and what may be said of it.
+"""One video of a set of scenes: frames, depth, masks, tracks, what happened and when, and what may be said of it.
 
 Its JSON has the fields of the PE Video Dataset (section 2.3 of the paper) and, beside them, everything that is known.
 """
@@ -18,7 +18,7 @@ from perception_encoder.data.shards import to_json
 from perception_encoder.errors import DataError
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.graph import Graph, describe, find_boxes
-from perception_encoder.scenes.language import counted, description, listed, noun, number_word
+from perception_encoder.scenes.language import description, noun, number_word
 from perception_encoder.scenes.layout import LayoutConfig, Layouts, aim
 from perception_encoder.scenes.models import SPLITS, About, Library, Split
 from perception_encoder.scenes.motion import AWAY, Event, observe, orbit, plan, simulate
@@ -48,9 +48,7 @@ class Clip:
 class Videos:
     """Makes the videos of a split, by number; `with` closes its renderer."""
 
-    def __init__(
-        self, library: Library, split: Split, side: int, seed: int, frames: int = 24, rate: int = 8
-    ) -> None:
+    def __init__(self, library: Library, split: Split, side: int, seed: int, frames: int = 24, rate: int = 8) -> None:
         self.layouts = Layouts(library, library.keys(split), LayoutConfig(least=1, most=4, again=0.2))
         self.renderer = Renderer(library)
         self.library, self.split, self.side, self.seed = library, split, side, seed
@@ -157,18 +155,20 @@ def swept(poses: np.ndarray, abouts: Sequence[About], radius: float) -> np.ndarr
 
 def track(pictures: Sequence[Picture], clip: Clip) -> list[dict[str, Any]]:
     """Of each thing, in each frame: its frame in the picture (null where it is not seen), pixels, place and turn."""
-    count = clip.poses.shape[1]
-    boxes = [find_boxes(picture.mask, count) for picture in pictures]
-    return [
-        {
-            "id": number + 1,
-            "boxes": [found[number] and found[number][0] for found in boxes],
-            "pixels": [found[number][1] if found[number] else 0 for found in boxes],
-            "positions": [list(pose[:3]) if pose[2] < AWAY / 2 else None for pose in clip.poses[:, number].tolist()],
-            "turns": [pose[3:] for pose in clip.poses[:, number].tolist()],
-        }
-        for number in range(count)
-    ]
+    found = [find_boxes(picture.mask, clip.poses.shape[1]) for picture in pictures]
+    tracks = []
+    for number, of_one in enumerate(zip(*found, strict=True)):
+        poses = clip.poses[:, number].tolist()
+        tracks.append(
+            {
+                "id": number + 1,
+                "boxes": [seen[0] if seen else None for seen in of_one],
+                "pixels": [seen[1] if seen else 0 for seen in of_one],
+                "positions": [pose[:3] if pose[2] < AWAY / 2 else None for pose in poses],
+                "turns": [pose[3:] for pose in poses],
+            }
+        )
+    return tracks
 
 
 def tell(graph: Graph, events: Sequence[Event]) -> tuple[str, str]:

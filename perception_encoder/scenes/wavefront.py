@@ -6,6 +6,7 @@ textures. Polygons become fans of triangles; lines and curves are passed over.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -86,7 +87,7 @@ def _add_face(parts: _Parts, corners: list[str], material: int) -> None:
         numbers = [int(number) if number else 0 for number in (*corner.split("/"), "", "")[:3]]
         # from 1, or from the end where negative; -1 is none
         rows.append([n - 1 if n > 0 else count + n if n < 0 else -1 for n, count in zip(numbers, counts, strict=True)])
-    for second, third in zip(rows[1:-1], rows[2:], strict=True):
+    for second, third in itertools.pairwise(rows):
         parts.corners.append(tuple(row[kind] for kind in range(3) for row in (rows[0], second, third)))
         parts.materials.append(material)
 
