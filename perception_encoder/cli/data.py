@@ -45,7 +45,6 @@ def prepare(
     Examples:
 
         pe data prepare ~/datasets --sources noto,twemoji
-        pe data prepare /tmp/unseen --sources openmoji --side 224
         pe data prepare scenes ~/datasets
     """
     from perception_encoder.data.prepare import prepare_source

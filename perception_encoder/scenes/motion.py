@@ -24,7 +24,7 @@ RATE = 240  # steps of the simulation a second
 FALL = 0.7  # seconds that a fall takes
 AWAY = 1000.0  # metres above the floor, where things wait that are yet to fall
 FRICTION, BOUNCE = 0.6, 0.15
-ROLLING = 0.012  # friction against rolling, in radii
+ROLL = 1.3  # seconds that a ball rolls
 STIRRED = 0.03  # of the scene's radius: what moves less stands still
 SLOW = 0.08  # of the scene's radius a second: slower things have come to rest
 
@@ -100,7 +100,7 @@ def _run(
     client.setGravity(0, 0, -gravity)
     client.setPhysicsEngineParameter(fixedTimeStep=1 / RATE, deterministicOverlappingPairs=1)
     floor = client.createMultiBody(0, client.createCollisionShape(client.GEOM_PLANE))
-    client.changeDynamics(floor, -1, lateralFriction=1.0, restitution=1.0, rollingFriction=1.0)
+    client.changeDynamics(floor, -1, lateralFriction=1.0, restitution=1.0)
     bodies = [
         _add_body(client, thing.position, thing.turn, about) for thing, about in zip(scene.things, abouts, strict=True)
     ]
@@ -134,15 +134,7 @@ def _add_body(client: Any, position: Sequence[float], turn: Sequence[float], abo
     else:
         shape = client.createCollisionShape(client.GEOM_BOX, halfExtents=[side / 2 for side in about.size])
     body: int = client.createMultiBody(1.0, shape)
-    radius = about.size[2] / 2
-    client.changeDynamics(
-        body,
-        -1,
-        lateralFriction=FRICTION,
-        restitution=BOUNCE,
-        rollingFriction=ROLLING * radius,
-        spinningFriction=0.01 * radius,
-    )
+    client.changeDynamics(body, -1, lateralFriction=FRICTION, restitution=BOUNCE)
     if about.shape == "box":  # it slides and falls without tumbling
         client.changeDynamics(body, -1, localInertiaDiagonal=[1e3 * max(about.size) ** 2] * 3)
     _put(client, body, position, turn, about)
@@ -173,48 +165,58 @@ def _begin(client: Any, body: int, scene: Scene, about: About, each: Plan, gravi
         return
     way, radius = np.array(each.way), about.size[2] / 2
     if each.action == "rolls":
-        speed = each.reach / 1.1
+        speed = 2 * each.reach / ROLL
+        slowing = 1.4 * speed / ROLL / gravity  # a solid ball has 1.4 times the inertia of its mass alone
+        client.changeDynamics(body, -1, rollingFriction=slowing * radius)
         client.resetBaseVelocity(body, [*(way * speed), 0], [-way[1] * speed / radius, way[0] * speed / radius, 0])
     else:
         speed = float(np.sqrt(2 * FRICTION * gravity * each.reach))
         client.resetBaseVelocity(body, [*(way * speed), 0], [0, 0, 0])
 
 
+def middles(poses: np.ndarray, abouts: Sequence[About]) -> np.ndarray:
+    """The middles of the things' boxes, (F, n, 3), for poses (F, n, 7)."""
+    found = poses[..., :3].copy()
+    for frame, row in enumerate(poses):
+        for number, (pose, about) in enumerate(zip(row, abouts, strict=True)):
+            found[frame, number] += rotation_of(tuple(pose[3:])) @ np.array([0, 0, about.size[2] / 2])
+    return found
+
+
 def observe(
     poses: np.ndarray, plans: Sequence[Plan], abouts: Sequence[About], radius: float, rate: float
 ) -> list[Event] | None:
     """What happened, in order; None where a plan did not come true, or anything else moved."""
-    events = []
+    events, places = [], middles(poses, abouts)
     for number, about in enumerate(abouts):
-        places = poses[:, number, :3]
+        path = places[:, number]
         planned = next((each for each in plans if each.thing == number), None)
         if planned is None:
-            if np.linalg.norm(places - places[0], axis=1).max() > STIRRED * radius:
+            if np.linalg.norm(path - path[0], axis=1).max() > STIRRED * radius:
                 return None
             continue
-        if not _came_true(poses[:, number], planned, about):
+        there = path[:, 2] < AWAY / 2
+        if there.sum() < 2 or not _came_true(path[there], poses[-1, number], planned, about):
             return None
-        there = places[:, 2] < AWAY / 2
-        speeds = np.linalg.norm(np.diff(places, axis=0), axis=1) * rate
+        speeds = np.linalg.norm(np.diff(path, axis=0), axis=1) * rate
         moving = np.flatnonzero((speeds > SLOW * radius) & there[1:] & there[:-1])
         if len(moving) == 0:
             return None
-        end = float(moving[-1] + 1) / rate
-        events.append(Event(action=planned.action, object=number + 1, start=planned.start, end=max(end, planned.start)))
+        end = max(float(moving[-1] + 1) / rate, planned.start)
+        events.append(Event(action=planned.action, object=number + 1, start=planned.start, end=end))
     return sorted(events, key=lambda event: event.start)
 
 
-def _came_true(poses: np.ndarray, planned: Plan, about: About) -> bool:
-    places = poses[poses[:, 2] < AWAY / 2, :3]
-    if len(places) < 2:
-        return False
-    moved = float(np.linalg.norm(places[-1, :2] - places[0, :2]))
+def _came_true(path: np.ndarray, last: np.ndarray, planned: Plan, about: About) -> bool:
+    """Whether a thing's middle (F, 3) went as planned, and the thing lies on the floor in the end."""
+    on_floor = abs(path[-1, 2] - about.size[2] / 2) < 0.05 * max(about.size)
+    moved = float(np.linalg.norm(path[-1, :2] - path[0, :2]))
     if planned.action == "falls":
-        return bool(places[0, 2] - places[-1, 2] > 0.3 * planned.reach and abs(places[-1, 2]) < 0.05 * max(about.size))
-    upright = rotation_of(tuple(poses[-1, 3:]))[2, 2] > 0.98
+        return bool(on_floor and path[0, 2] - path[-1, 2] > 0.3 * planned.reach)
     if planned.action == "rolls":
-        return moved > 1.5 * about.size[2]
-    return moved > 0.4 * max(about.size) and bool(upright) and abs(places[-1, 2]) < 0.05 * max(about.size)
+        return bool(on_floor and moved > 1.2 * about.size[2])
+    upright = rotation_of(tuple(last[3:]))[2, 2] > 0.98
+    return bool(on_floor and upright and moved > 0.4 * max(about.size))
 
 
 def orbit(camera: Camera, total: float, frames: int) -> list[Camera]:

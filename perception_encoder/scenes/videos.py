@@ -21,13 +21,14 @@ from perception_encoder.scenes.graph import Graph, describe, find_boxes
 from perception_encoder.scenes.language import description, noun, number_word
 from perception_encoder.scenes.layout import LayoutConfig, Layouts, aim
 from perception_encoder.scenes.models import SPLITS, About, Library, Split
-from perception_encoder.scenes.motion import AWAY, Event, observe, orbit, plan, simulate
+from perception_encoder.scenes.motion import AWAY, Event, middles, observe, orbit, plan, simulate
 from perception_encoder.scenes.renderer import Picture, Renderer
 from perception_encoder.scenes.samples import SOURCE, Sample, attributions, encode_png, millimetres
 from perception_encoder.scenes.scene import Scene, rotation_of
 
 TRIES = 60
 CATEGORY = "Object Interactions"
+HIGH = 0.3  # radii above the floor: the camera need not show what is higher
 ORBIT = (0.5, 1.2)  # radians, from the first frame to the last
 UNIT = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0, 1)])
 SAID = {"falls": "falls to the floor", "rolls": "rolls", "is pushed": "is pushed across the floor"}
@@ -143,13 +144,12 @@ class Videos:
 
 def swept(poses: np.ndarray, abouts: Sequence[About], radius: float) -> np.ndarray:
     """The corners (m, 3) of the boxes of all things in all frames in which they are not high above the scene."""
-    found = []
+    found, places = [], middles(poses, abouts)
     for number, about in enumerate(abouts):
-        corners = UNIT * np.array(about.size)
-        for pose in poses[:, number]:
-            if pose[2] < 0.3 * radius:
-                turn = (float(pose[3]), float(pose[4]), float(pose[5]), float(pose[6]))
-                found.append(corners @ rotation_of(turn).T + pose[:3])
+        corners = (UNIT - (0, 0, 0.5)) * np.array(about.size)
+        for pose, middle in zip(poses[:, number], places[:, number], strict=True):
+            if middle[2] - about.size[2] / 2 < HIGH * radius:
+                found.append(corners @ rotation_of(tuple(pose[3:])).T + middle)
     return np.concatenate(found)
 
 
