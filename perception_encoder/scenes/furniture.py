@@ -74,17 +74,23 @@ def build_library(root: Path, path: Path, jobs: int | None = None, track: Track 
     failures: list[MediaDecodeError] = []
 
     def models() -> Iterator[Model]:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=context) as pool:
-            results = pool.map(_read_one, tasks, chunksize=4)
-            for result in track(results, "reading models", len(tasks)):
-                if isinstance(result, MediaDecodeError):
-                    logger.warning("left out %s", result)
-                    failures.append(result)
-                else:
-                    yield result
+        for result in track(_read_all(tasks, jobs), "reading models", len(tasks)):
+            if isinstance(result, MediaDecodeError):
+                logger.warning("left out %s", result)
+                failures.append(result)
+            else:
+                yield result
 
     return PreparedLibrary(path=path, models=write_library(path, models()), failures=tuple(failures))
+
+
+def _read_all(tasks: list[tuple[Path, dict[str, str]]], jobs: int | None) -> Iterator[Model | MediaDecodeError]:
+    """Read all models, in order; with one job in this process."""
+    if jobs == 1:
+        yield from map(_read_one, tasks)
+        return
+    with ProcessPoolExecutor(jobs or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_read_one, tasks, chunksize=4)
 
 
 def read_catalogue(archive: Path) -> list[dict[str, str]]:
