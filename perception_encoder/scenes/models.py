@@ -179,7 +179,7 @@ class Library:
         except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not a library of models ({error}); `pe data prepare scenes` makes one") from error
 
-    def keys(self, split: Split | None = None) -> list[str]:
+    def select(self, split: Split | None = None) -> list[str]:
         """The keys of a split's models, or of all, in alphabetical order."""
         return sorted(key for key, about in self.about.items() if split in (None, about.split))
 

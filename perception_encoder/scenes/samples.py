@@ -48,7 +48,7 @@ class Pictures:
     def __init__(
         self, library: Library, split: Split, side: int, seed: int, config: LayoutConfig | None = None
     ) -> None:
-        self.layouts = Layouts(library, library.keys(split), config or LayoutConfig())
+        self.layouts = Layouts(library, library.select(split), config or LayoutConfig())
         self.renderer = Renderer(library)
         self.library, self.split, self.side, self.seed = library, split, side, seed
         self.kinds = sorted(self.layouts.kinds)

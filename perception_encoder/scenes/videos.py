@@ -50,11 +50,11 @@ class Videos:
     """Makes the videos of a split, by number; `with` closes its renderer."""
 
     def __init__(self, library: Library, split: Split, side: int, seed: int, frames: int = 24, rate: int = 8) -> None:
-        self.layouts = Layouts(library, library.keys(split), LayoutConfig(least=1, most=4, again=0.2))
+        self.layouts = Layouts(library, library.select(split), LayoutConfig(least=1, most=4, again=0.2))
         self.renderer = Renderer(library)
         self.library, self.split, self.side, self.seed = library, split, side, seed
         self.frames, self.rate = frames, rate
-        self.balls = [key for key in library.keys(split) if library.about[key].shape == "sphere"]
+        self.balls = [key for key in library.select(split) if library.about[key].shape == "sphere"]
 
     def __enter__(self) -> Videos:
         return self

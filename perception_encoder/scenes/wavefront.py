@@ -6,9 +6,9 @@ textures. Polygons become fans of triangles; lines and curves are passed over.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def _add_face(parts: _Parts, corners: list[str], material: int) -> None:
         numbers = [int(number) if number else 0 for number in (*corner.split("/"), "", "")[:3]]
         # from 1, or from the end where negative; -1 is none
         rows.append([n - 1 if n > 0 else count + n if n < 0 else -1 for n, count in zip(numbers, counts, strict=True)])
-    for second, third in itertools.pairwise(rows):
+    for second, third in pairwise(rows[1:]):
         parts.corners.append(tuple(row[kind] for kind in range(3) for row in (rows[0], second, third)))
         parts.materials.append(material)
 
