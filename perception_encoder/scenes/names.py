@@ -11,7 +11,8 @@ import re
 LEFT_OUT = re.compile(
     r"^(socket|range hood|hood|shower|sink$|arrow|parking|pedestrian|rail|concrete sidewalk|bill |cctv|smoke|"
     r"thermometer|electric water heater|boiler|chimney|round chimney|tool|little bank|wood bank|child game|"
-    r"children game|barnum|shape|opened convertible|island extension|porch column|diving board|short$|frame |washbasin|urinal|radiator|"
+    r"children game|barnum|shape|"
+    r"opened convertible|island extension|porch column|diving board|short$|frame |washbasin|urinal|radiator|"
     r"wire coathanger|clothes hanger|contemporary living room|fork lift|utensils|kitchen tools|plate, glass|mp3|"
     r"holding|furnace|hook|convertible sofa|fitness tower|cosmetics pot|lying down|screen door|white board|"
     r"spice tower)",

@@ -123,7 +123,7 @@ def _about_two(graph: Graph) -> Iterator[Question]:
         for second, other in named:
             if first.id == second.id:
                 continue
-            ids = (first.id, second.id)
+            ids: tuple[int, ...] = (first.id, second.id)
             for relation, opposite in OPPOSITE.items():
                 said = (first.id, relation, second.id) in graph.relations
                 if said or (first.id, opposite, second.id) in graph.relations:
