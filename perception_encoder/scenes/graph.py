@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class Graph:
     def to_json(self) -> dict[str, Any]:
         """As samples hold it."""
         return {
-            "objects": [asdict(node) for node in self.nodes],
+            "objects": [dict(vars(node)) for node in self.nodes],
             "relations": [list(relation) for relation in self.relations],
             "floor": self.floor,
         }

@@ -54,7 +54,7 @@ class Placing:
 
     models: list[Model] = field(default_factory=list)
     things: list[Thing] = field(default_factory=list)
-    angles: list[float] = field(default_factory=list)
+    footprints: list[np.ndarray] = field(default_factory=list)
 
     def families(self) -> dict[str, str]:
         """The kind that is there of each family."""
@@ -160,12 +160,11 @@ def _stand(placing: Placing, model: Model, generator: np.random.Generator, confi
     """Stand a model on the floor where nothing is; false where no place was found."""
     spread = sum(float(np.hypot(*other.size[:2])) for other in (*placing.models, model))
     for attempt in range(TRIES):
-        reach = 0.2 * spread * (1 + 2 * attempt / TRIES) * (len(placing.models) > 0)
+        reach = 0.26 * spread * (1 + 2 * attempt / TRIES) * (len(placing.models) > 0)
         place = np.array([*generator.uniform(-reach, reach, 2), 0.0])
         angle = float(generator.normal(0, 0.7))  # most show their front
         frame = _footprint(model, place, angle)
-        others = zip(placing.models, placing.things, placing.angles, strict=True)
-        if all(_apart(frame, _footprint(other, np.array(thing.position), turn)) for other, thing, turn in others):
+        if all(_apart(frame, other) for other in placing.footprints):
             _add(placing, model, place, angle, generator, config, None)
             return True
     return False
@@ -186,7 +185,7 @@ def _add(
         tint = TINTS[int(generator.integers(len(TINTS)))]
     position = (float(place[0]), float(place[1]), float(place[2]))
     placing.models.append(model)
-    placing.angles.append(angle)
+    placing.footprints.append(_footprint(model, place, angle))
     placing.things.append(Thing(model=about.key, position=position, turn=yaw(angle), tint=tint, on=on))
 
 
@@ -200,12 +199,9 @@ def _footprint(model: Model, place: np.ndarray, angle: float) -> np.ndarray:
 
 def _apart(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether a side of one of two rectangles separates them."""
-    for corners in (first, second):
-        for side in (corners[1] - corners[0], corners[2] - corners[1]):
-            one, other = first @ side, second @ side
-            if one.max() < other.min() or other.max() < one.min():
-                return True
-    return False
+    sides = np.stack([first[1] - first[0], first[2] - first[1], second[1] - second[0], second[2] - second[1]])
+    one, other = first @ sides.T, second @ sides.T  # (4 corners, 4 directions)
+    return bool(((one.max(axis=0) < other.min(axis=0)) | (other.max(axis=0) < one.min(axis=0))).any())
 
 
 def compose(placing: Placing, generator: np.random.Generator, config: LayoutConfig) -> Scene | None:
@@ -262,22 +258,15 @@ def aim(corners: np.ndarray, away: np.ndarray, angle: float) -> Camera:
     points = corners.reshape(-1, 3)
     target = (points.min(axis=0) + points.max(axis=0)) / 2
     size = float(np.linalg.norm(np.ptp(points, axis=0)))
-    least, most = 0.5 * size, 8 * size
-    for _ in range(14):
-        distance = (least + most) / 2
-        seen = _camera(target, away, distance, angle, size).project(points, 1)
-        inside = (seen[:, 2] > 0.1 * size) & (seen[:, :2] > MARGIN).all(axis=1) & (seen[:, :2] < 1 - MARGIN).all(axis=1)
-        least, most = (least, distance) if inside.all() else (distance, most)
-    return _camera(target, away, most, angle, size)
+    across, down, deep = _camera(target, away, size, angle).rotation @ (points - target).T
+    # a point is inside where it is as deep as it is far from the axis, by the angle of what is left of the picture
+    least = np.maximum(np.abs(across), np.abs(down)) / np.tan(np.radians(angle) / 2) / (1 - 2 * MARGIN)
+    return _camera(target, away, float((np.maximum(least, 0.1 * size) - deep).max()), angle, size)
 
 
-def _camera(target: np.ndarray, away: np.ndarray, distance: float, angle: float, size: float) -> Camera:
-    eye = target + distance * away
-    place, aim_at = (
-        (float(eye[0]), float(eye[1]), float(eye[2])),
-        (float(target[0]), float(target[1]), float(target[2])),
-    )
-    return Camera(place, aim_at, angle, near=0.02 * size, far=12 * size)
+def _camera(target: np.ndarray, away: np.ndarray, distance: float, angle: float, size: float = 1.0) -> Camera:
+    (x, y, z), at = (target + distance * away).tolist(), target.tolist()
+    return Camera((x, y, z), (at[0], at[1], at[2]), angle, near=0.02 * size, far=12 * size)
 
 
 def _hides(camera: Camera, corners: np.ndarray, things: Sequence[Thing]) -> bool:

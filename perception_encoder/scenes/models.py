@@ -91,8 +91,17 @@ class Model:
         """Colours of places spread evenly over its surface, (SAMPLES, 3) uint8."""
         return self.mesh.colours(SAMPLES)
 
+    @cached_property
+    def _named(self) -> dict[tuple[float, float, float], str]:
+        return {}
+
     def colour(self, tint: tuple[float, float, float] = (1, 1, 1)) -> str:
         """The name of the colour of most of its surface, empty where none covers most."""
+        if tint not in self._named:
+            self._named[tint] = self._name_colour(tint)
+        return self._named[tint]
+
+    def _name_colour(self, tint: tuple[float, float, float]) -> str:
         seen = (self.sampled_colours * np.array(tint)).astype(np.int32)
         names, counts = np.unique(name_colours(seen), return_counts=True)
         return str(names[counts.argmax()]) if counts.max() >= COLOUR_SHARE * SAMPLES else ""

@@ -77,7 +77,7 @@ RENAMED = {
     "extinguisher": "fire extinguisher",
     "table on trestles": "trestle table",
     "seesaw": "seesaw",
-    "screen": "monitor",
+    "screen": "folding screen",
     "biplane": "toy biplane",
     "car model": "toy car",
     "wood toy": "wooden toy",
@@ -136,7 +136,7 @@ RENAMED = {
     "bowl with fruits": "bowl of fruit",
     "bowl with salad": "bowl of salad",
     "stone grill device": "stone grill",
-    "shop": "shop",
+    "pottery": "clay pot",
     "basketball": "basketball",
 }
 KINDS = {
@@ -195,13 +195,13 @@ FAMILIES = (
         ),
     ),
     *(("table", "desk", "workbench", "vanity", "table tennis", "dressing table", "changing table", "pool table"),),
-    *(("cup", "mug", "glass", "bowl", "jar", "teapot", "creamer", "vase", "pottery", "sugar bowl"),),
+    *(("cup", "mug", "glass", "bowl", "jar", "teapot", "creamer", "vase", "clay pot", "sugar bowl"),),
     *(("plant", "tree", "bonsai", "orchid", "cactus", "christmas tree", "bush", "hedge", "high hedge", "peace lily"),),
     *(("man", "woman", "boy", "girl", "mannequin", "doll", "snowman"),),
     *(("cabinet", "cupboard", "wardrobe", "bookcase", "shelf", "chest", "locker", "dresser", "box", "crate", "trunk"),),
     *(
         ("car", "van", "truck", "bus", "toy car", "city bus"),
-        ("phone", "tablet", "laptop", "computer", "monitor", "tv"),
+        ("phone", "tablet", "laptop", "computer", "tv"),
     ),
     *(("bicycle", "exercise bike", "motorbike", "scooter", "tricycle"), ("trash can", "dustbin", "trashcan", "bin")),
     *(
@@ -291,6 +291,7 @@ def plural_of(noun: str) -> str:
         "shelf": "shelves",
         "knife": "knives",
         "loaf": "loaves",
+        "deer": "deer",
         "bus": "buses",
     }
     first, space, last = head.rpartition(" ")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Question:
 
     def to_json(self) -> dict[str, Any]:
         """As samples hold it."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def ask(graph: Graph, kinds: Sequence[str], generator: np.random.Generator, most: int = 8) -> list[Question]:

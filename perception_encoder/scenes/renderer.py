@@ -28,9 +28,9 @@ from perception_encoder.scenes.room import paint
 from perception_encoder.scenes.scene import Scene, Thing
 
 SIDES = (16, 1024)  # pixels
-SHADOW_SIDE = 160  # samples along the light's view
+SHADOW_SIDE = 144  # samples along the light's view
 LIGHT_AWAY = 8.0  # radii of the scene that the light's view is taken from
-SHADOW_BIAS = (0.02, 0.06)  # radii: closer to the light than this is the surface itself; planes, and things
+SHADOW_BIAS = (0.02, 0.12)  # radii: closer to the light than this is the surface itself; planes, and things
 KEPT = 2000  # models that stay loaded; then all are dropped
 
 

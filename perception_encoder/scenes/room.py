@@ -28,29 +28,31 @@ class Backdrop:
     direct: np.ndarray
     """(S, S, 3) float32: what the light adds."""
     depth: np.ndarray
-    """(S, S) float64: metres along the camera's axis, infinite in the sky."""
+    """(S, S) float32: metres along the camera's axis, infinite in the sky."""
 
 
 def paint(scene: Scene, camera: Camera, side: int) -> Backdrop:
     """Paint a scene's planes and sky as a camera sees them."""
-    rays = camera.rays(side)  # (S, S, 3), one metre along the axis
+    rays = camera.rays(side).astype(np.float32)  # (S, S, 3), one metre along the axis
     top, bottom = (np.array(colour, np.float32) for colour in scene.sky)
     part = np.linspace(0, 1, side, dtype=np.float32)[:, None, None]
     ambient = np.broadcast_to(top + part * (bottom - top), rays.shape).copy()
-    direct, depth = np.zeros(rays.shape, np.float32), np.full(rays.shape[:2], np.inf)
+    direct, depth = np.zeros(rays.shape, np.float32), np.full(rays.shape[:2], np.inf, np.float32)
     light = scene.light
     for plane in scene.planes:
-        right, up, normal = plane.axes
+        right, up, normal = (axis.astype(np.float32) for axis in plane.axes)
         facing = rays @ normal
-        offset = np.array(plane.corner) - np.array(camera.eye)
+        offset = np.subtract(plane.corner, camera.eye).astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             reached = (offset @ normal) / facing
-            places = rays * reached[..., None] - offset  # from the corner
+        met = (facing < 0) & (reached > camera.near) & (reached < depth)
+        places = rays[met] * reached[met][:, None] - offset  # (n, 3), from the corner
         across, along = places @ right, places @ up  # metres
         lengths = plane.lengths
-        met = (facing < 0) & (reached > camera.near) & (reached < depth)
-        met &= (across >= 0) & (across <= lengths[0]) & (along >= 0) & (along <= lengths[1])
-        bright = _look_up(plane, across[met], along[met], reached[met], facing[met], camera.focal(side))
+        inside = (across >= 0) & (across <= lengths[0]) & (along >= 0) & (along <= lengths[1])
+        met[met] = inside
+        across, along = across[inside], along[inside]
+        bright = _look_up(plane, across, along, reached[met], facing[met], camera.focal(side))
         colour = bright[:, None] * np.array(plane.tint, np.float32) * 255
         reach = light.diffuse * max(float(normal @ np.array(light.towards)), 0.0)
         ambient[met] = colour * light.ambient
