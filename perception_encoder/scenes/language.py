@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception_encoder.data.captions import with_article
+from perception_encoder.data.captions import COLOURS, with_article
 from perception_encoder.scenes.graph import Graph, Node
 from perception_encoder.scenes.names import plural_of
 
@@ -31,7 +31,8 @@ def listed(parts: list[str]) -> str:
 
 def noun(node: Node) -> str:
     """What a thing is called, with its colour if it has one name."""
-    return f"{node.colour} {node.label}" if node.colour and node.colour not in node.label else node.label
+    coloured = set(COLOURS) & set(node.label.split())  # a white lily is not called green
+    return f"{node.colour} {node.label}" if node.colour and not coloured else node.label
 
 
 def counted(graph: Graph) -> list[str]:

@@ -286,8 +286,6 @@ def plural_of(noun: str) -> str:
     """The plural of a noun as labels have it."""
     head, of, rest = noun.partition(" of ")
     irregular = {
-        "man": "men",
-        "woman": "women",
         "shelf": "shelves",
         "knife": "knives",
         "loaf": "loaves",
@@ -295,7 +293,9 @@ def plural_of(noun: str) -> str:
         "bus": "buses",
     }
     first, space, last = head.rpartition(" ")
-    if last in irregular:
+    if last.endswith("man"):
+        plural = f"{last[:-3]}men"
+    elif last in irregular:
         plural = irregular[last]
     elif re.search(r"(s|x|z|ch|sh)$", last):
         plural = f"{last}es"

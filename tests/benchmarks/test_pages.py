@@ -8,14 +8,17 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, encode, memory
+from benchmarks import calibration, encode, memory, scenes
 from benchmarks.search import contents as search
 from benchmarks.train import contents as train
 
 
 @pytest.mark.parametrize(
     ("name", "benchmark"),
-    [("calibration", calibration), ("encode", encode), ("memory", memory), ("search", search), ("train", train)],
+    [
+        *(("calibration", calibration), ("encode", encode), ("memory", memory), ("scenes", scenes)),
+        *(("search", search), ("train", train)),
+    ],
 )
 def test_the_page_is_made_of_its_json(root: Path, name: str, benchmark: ModuleType) -> None:
     results = root / "docs" / "results" / f"{name}.json"
