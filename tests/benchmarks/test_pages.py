@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, encode, memory, oracles
+from benchmarks import calibration, encode, memory, oracles, scenes
 from benchmarks.search import contents as search
 from benchmarks.train import contents as train
 
@@ -20,6 +20,7 @@ from benchmarks.train import contents as train
         ("encode", encode),
         ("memory", memory),
         ("oracles", oracles),
+        ("scenes", scenes),
         ("search", search),
         ("train", train),
     ],

@@ -1,0 +1,90 @@
+"""A pinhole camera: where it stands, what it looks at, and where things appear in its square picture.
+
+World: metres, z up. Camera: x right, y down, z forward. Picture: u right and v down in pixels, 0 at the picture's edge,
+so that the middle of the pixel in row r and column c is at (c + 0.5, r + 0.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+UP = np.array([0.0, 0.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera with a square picture."""
+
+    eye: tuple[float, float, float]
+    """Where it stands, in metres."""
+    target: tuple[float, float, float]
+    """What it looks at: the middle of the picture."""
+    angle: float
+    """The field of view from edge to edge, in degrees."""
+    near: float = 0.05
+    far: float = 60.0
+    """Depths between which things are drawn, in metres."""
+
+    @cached_property
+    def rotation(self) -> np.ndarray:
+        """World to camera axes (3, 3): the rows are the camera's x, y and z in the world."""
+        forward = np.subtract(self.target, self.eye)
+        forward /= np.linalg.norm(forward)
+        right = np.cross(forward, UP)
+        right /= np.linalg.norm(right)
+        return np.stack([right, np.cross(forward, right), forward])
+
+    def focal(self, size: int) -> float:
+        """The focal length in pixels of a picture of this side."""
+        return float(size / 2 / np.tan(np.radians(self.angle) / 2))
+
+    def project(self, points: np.ndarray, size: int) -> np.ndarray:
+        """World points (…, 3) to u, v and depth (…, 3) in a picture of this side; depth is along the camera's axis."""
+        seen = (points - np.array(self.eye)) @ self.rotation.T
+        depth = seen[..., 2:]
+        behind = np.where(depth > 1e-9, depth, np.nan)
+        return np.concatenate([size / 2 + self.focal(size) * seen[..., :2] / behind, depth], axis=-1)
+
+    def rays(self, size: int) -> np.ndarray:
+        """World vectors from the eye through the middles of the pixels, (S, S, 3), of depth 1."""
+        across = (np.arange(size) + 0.5 - size / 2) / self.focal(size)
+        right, down, forward = self.rotation
+        return (across[:, None] * right) + (across[:, None] * down)[:, None] + forward
+
+    def unproject(self, depth: np.ndarray) -> np.ndarray:
+        """Depths (S, S) of a picture's pixels to world points (S, S, 3)."""
+        return self.rays(len(depth)) * depth[..., None] + np.array(self.eye)
+
+    def view_matrix(self) -> list[float]:
+        """OpenGL's view matrix, column by column: camera axes there are x right, y up, z backward."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.rotation * np.array([[1.0], [-1.0], [-1.0]])
+        matrix[:3, 3] = -matrix[:3, :3] @ np.array(self.eye)
+        return [float(value) for value in matrix.T.ravel()]
+
+    def projection_matrix(self) -> list[float]:
+        """OpenGL's projection matrix, column by column."""
+        scale, extent = 1 / np.tan(np.radians(self.angle) / 2), self.near - self.far
+        matrix = np.zeros((4, 4))
+        matrix[0, 0] = matrix[1, 1] = scale
+        matrix[2, 2:] = (self.far + self.near) / extent, 2 * self.far * self.near / extent
+        matrix[3, 2] = -1
+        return [float(value) for value in matrix.T.ravel()]
+
+    def depth_of(self, buffer: np.ndarray) -> np.ndarray:
+        """Metres along the camera's axis for values in [0, 1] of OpenGL's depth buffer."""
+        return self.far * self.near / (self.far - (self.far - self.near) * buffer.astype(np.float64))
+
+    def to_json(self, size: int) -> dict[str, Any]:
+        """What another program needs: intrinsics (3, 3) and world-to-camera rotation (3, 3) and translation (3)."""
+        focal = self.focal(size)
+        return {
+            "intrinsics": [[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]],
+            "rotation": self.rotation.tolist(),
+            "translation": (-self.rotation @ np.array(self.eye)).tolist(),
+            "position": list(self.eye),
+        }

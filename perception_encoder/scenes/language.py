@@ -1,0 +1,87 @@
+"""Say what a picture shows, out of its graph: short captions, single relations, and a description."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perception_encoder.data.captions import COLOURS, with_article
+from perception_encoder.scenes.graph import Graph, Node
+from perception_encoder.scenes.names import plural_of
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+SAID = {
+    "left of": "to the left of",
+    "right of": "to the right of",
+    "behind": "behind",
+    "in front of": "in front of",
+    "on": "on",
+}
+OPENINGS = ("", "a photo of ", "a picture of ", "a rendering of ", "a view of ")
+
+
+def number_word(number: int) -> str:
+    """A number in words, as far as twelve."""
+    return NUMBERS[number] if number < len(NUMBERS) else str(number)
+
+
+def listed(parts: list[str]) -> str:
+    """Parts with commas and an `and`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def noun(node: Node) -> str:
+    """What a thing is called, with its colour if it has one name."""
+    coloured = set(COLOURS) & set(node.label.split())  # a white lily is not called green
+    return f"{node.colour} {node.label}" if node.colour and not coloured else node.label
+
+
+def counted(graph: Graph) -> list[str]:
+    """All things by kind: `two chairs`, `a red table`; the kinds in the order of their first thing."""
+    said = []
+    for kind, count in graph.counts.items():
+        first = next(node for node in graph.nodes if node.kind == kind)
+        said.append(with_article(noun(first)) if count == 1 else f"{number_word(count)} {plural_of(kind)}")
+    return said
+
+
+def captions(graph: Graph, generator: np.random.Generator) -> list[str]:
+    """Three captions: what there is, one relation (where there is one to tell), and all at length."""
+    opening = OPENINGS[int(generator.integers(len(OPENINGS)))]
+    said = [f"{opening}{listed(counted(graph))}{_floor(graph)}"]
+    relation = relation_caption(graph, generator)
+    return [*said, *([relation] if relation else []), description(graph)]
+
+
+def _floor(graph: Graph) -> str:
+    return " on grass" if graph.floor == "grass" else f" on a {graph.floor}"
+
+
+def relation_caption(graph: Graph, generator: np.random.Generator) -> str:
+    """One relation between two things that can be told apart; empty where there is none."""
+    by_id = {node.id: node for node in graph.nodes}
+    told = [
+        (by_id[first], relation, by_id[second])
+        for first, relation, second in graph.relations
+        if graph.name(by_id[first]) and graph.name(by_id[second])
+    ]
+    if not told:
+        return ""
+    first, relation, second = told[int(generator.integers(len(told)))]
+    return f"{with_article(noun(first))} {SAID[relation]} {with_article(noun(second))}"
+
+
+def description(graph: Graph) -> str:
+    """Several sentences: what stands on the floor, what is on what, and where things are to each other."""
+    counts = [f"{number_word(count)} {plural_of(kind) if count > 1 else kind}" for kind, count in graph.counts.items()]
+    floor = "on grass" if graph.floor == "grass" else f"on a {graph.floor}"
+    sentences = [f"The picture shows {listed(counted(graph))} {floor}."]
+    by_id = {node.id: node for node in graph.nodes}
+    for first, relation, second in graph.relations:
+        names = graph.name(by_id[first]), graph.name(by_id[second])
+        if relation in ("on", "left of", "behind") and all(names):
+            sentences.append(f"The {names[0]} is {SAID[relation]} the {names[1]}.")
+    coloured = [node for node in graph.nodes if node.colour and graph.name(node) == node.label]
+    sentences += [f"The {node.label} is {node.colour}." for node in coloured if node.colour not in node.label]
+    if max(graph.counts.values()) > 1:
+        sentences.append(f"In all there {'are' if len(graph.nodes) > 1 else 'is'} {listed(counts)}.")
+    return " ".join(sentences)

@@ -1,0 +1,209 @@
+"""Turn triangles with many materials into a light mesh with one small texture, as the renderer draws it fastest.
+
+Meshes over the budget lose edges by quadric error (the library fast-simplification); each face that is left keeps the
+material and the texture coordinates of the face it was. All materials share one atlas: a tile for each texture, as
+large as its part of the atlas and filtered to it, and a few texels for each plain colour.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import MissingExtraError
+from perception_encoder.scenes.wavefront import Material, Triangles
+
+ATLAS, CELL, SMALLEST_TILE = 128, 4, 16  # texels: the atlas's width, a plain colour's side, a texture's side
+CREASE = np.cos(np.radians(50))  # faces that meet at a wider angle have an edge between them
+WELD = 1e-5  # of the size: positions closer than this are one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """A mesh as it is drawn."""
+
+    vertices: np.ndarray
+    """(V, 3) float32, metres; x to the right, y to the back, z up from 0."""
+    normals: np.ndarray
+    """(V, 3) float32, unit length."""
+    uv: np.ndarray
+    """(V, 2) float32 in [0, 1], from the texture's lower left corner."""
+    faces: np.ndarray
+    """(F, 3) int32, counter-clockwise from outside."""
+    texture: np.ndarray
+    """(H, W, 3) uint8."""
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Each face's area (F,), in square metres."""
+        return np.linalg.norm(self.crosses, axis=1) / 2
+
+    @property
+    def crosses(self) -> np.ndarray:
+        """Each face's normal (F, 3), twice as long as its area."""
+        first, second, third = (self.vertices[self.faces[:, corner]].astype(np.float64) for corner in range(3))
+        return np.cross(second - first, third - first)
+
+    def colours(self, count: int) -> np.ndarray:
+        """Colours of `count` places evenly spread over the surface: (count, 3) uint8."""
+        ends = np.cumsum(self.areas)
+        chosen = np.searchsorted(ends, (np.arange(count) + 0.5) / count * ends[-1])
+        u, v = self.uv[self.faces[chosen]].mean(axis=1).T
+        height, width = self.texture.shape[:2]
+        return self.texture[np.minimum(((1 - v) * height).astype(int), height - 1), (u * width).astype(int)]
+
+
+def bake(triangles: Triangles, budget: int) -> Mesh:
+    """Make a mesh of at most about `budget` faces, in the axes and the size that the triangles have."""
+    welded, rows = _weld(triangles.positions)
+    welded, corners, source = _decimate(welded, rows[triangles.faces], budget)
+    uv, texture = _atlas(triangles, source)
+    corners, uv = _orient(welded, corners, uv, triangles.normals[source])
+    normals = _normals(welded, corners)
+    table = np.concatenate([welded[corners], normals, uv], axis=2).reshape(-1, 8).astype(np.float32)
+    unique, inverse = np.unique(table.round(5), axis=0, return_inverse=True)
+    return Mesh(
+        vertices=unique[:, :3].copy(),
+        normals=unique[:, 3:6].copy(),
+        uv=unique[:, 6:].copy(),
+        faces=inverse.reshape(-1, 3).astype(np.int32),
+        texture=texture,
+    )
+
+
+def stand(triangles: Triangles, size: tuple[float, float, float], rotation: np.ndarray | None = None) -> Triangles:
+    """Turn triangles whose y axis is up and whose front is +z to x right, y back, z up; scale to `size` in metres.
+
+    The middle of the bottom comes to be the origin. `rotation`: (3, 3), before all that.
+    """
+    turn = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ (np.eye(3) if rotation is None else rotation)
+    positions, normals = triangles.positions @ turn.T, triangles.normals @ turn.T
+    seen = positions[np.unique(triangles.faces)]
+    low, extent = seen.min(axis=0), np.ptp(seen, axis=0)
+    scale = np.array(size) / np.maximum(extent, 1e-9)
+    middle = low + extent * (0.5, 0.5, 0)
+    return replace(triangles, positions=(positions - middle) * scale, normals=normals / scale)
+
+
+def _weld(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unite positions that are the same: the (v, 3) that are left, and the row of each in them."""
+    step = WELD * max(np.ptp(positions, axis=0).max(), 1e-9)
+    _, first, inverse = np.unique(np.round(positions / step), axis=0, return_index=True, return_inverse=True)
+    return positions[first], inverse.ravel()
+
+
+def _decimate(welded: np.ndarray, corners: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions, faces (F, 3), and the number of the face that each was, without faces that have no area."""
+    source = np.flatnonzero(_has_area(welded, corners))
+    corners = corners[source]
+    if len(corners) <= budget:
+        return welded, corners, source
+    try:
+        import fast_simplification
+    except ImportError as error:
+        raise MissingExtraError("fast_simplification", "scenes") from error
+    points, faces = welded.astype(np.float32), corners.astype(np.int32)
+    *_, collapses = fast_simplification.simplify(points, faces, target_count=budget, return_collapses=True)
+    moved, _, rows = fast_simplification.replay_simplification(points, faces, collapses)
+    corners, moved = rows[corners], moved.astype(np.float64)
+    left = _has_area(moved, corners)
+    corners, source = corners[left], source[left]
+    _, first = np.unique(np.sort(corners, axis=1), axis=0, return_index=True)  # faces that fell together
+    return moved, corners[np.sort(first)], source[np.sort(first)]
+
+
+def _has_area(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    first, second, third = (positions[corners[:, corner]] for corner in range(3))
+    areas = np.linalg.norm(np.cross(second - first, third - first), axis=1)
+    return areas > 1e-9 * max(np.ptp(positions, axis=0).max(), 1e-9) ** 2
+
+
+def _orient(
+    positions: np.ndarray, corners: np.ndarray, uv: np.ndarray, outside: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn faces over whose order of corners contradicts the file's normals."""
+    first, second, third = (positions[corners[:, corner]] for corner in range(3))
+    wrong = (np.cross(second - first, third - first) * outside).sum(axis=1) < 0
+    corners, uv = corners.copy(), uv.copy()
+    corners[wrong] = corners[wrong][:, ::-1]
+    uv[wrong] = uv[wrong][:, ::-1]
+    return corners, uv
+
+
+def _normals(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Unit normals of each face's corners (F, 3, 3): the mean of the faces around that are not beyond a crease."""
+    first, second, third = (positions[corners[:, corner]] for corner in range(3))
+    crosses = np.cross(second - first, third - first)
+    units = crosses / np.linalg.norm(crosses, axis=1, keepdims=True)
+    flat = corners.ravel()
+    order = np.argsort(flat, kind="stable")
+    counts = np.bincount(flat, minlength=len(positions))
+    starts = np.cumsum(counts) - counts
+    here = np.repeat(np.arange(len(flat)), counts[flat])  # each corner, once for every corner at its position
+    offsets = np.arange(len(here)) - np.repeat(np.cumsum(counts[flat]) - counts[flat], counts[flat])
+    there = order[starts[flat[here]] + offsets] // 3
+    near = (units[here // 3] * units[there]).sum(axis=1) >= CREASE
+    total = np.zeros((len(flat), 3))
+    np.add.at(total, here[near], crosses[there[near]])
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    return (total / np.maximum(length, 1e-12)).reshape(-1, 3, 3)
+
+
+def _atlas(triangles: Triangles, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each face's texture coordinates (F, 3, 2) in an atlas of all materials, and the atlas."""
+    materials, uv = triangles.materials[source], triangles.uv[source]
+    uv = uv - np.floor(uv.min(axis=1, keepdims=True))  # textures repeat
+    used = np.unique(materials)
+    pictures = {number: _open(triangles.looks[number]) for number in used}
+    textured = [number for number in used if pictures[number] is not None]
+    plain = [number for number in used if pictures[number] is None]
+    across = int(np.ceil(np.sqrt(max(len(textured), 1))))
+    side = max(ATLAS // across, SMALLEST_TILE)
+    tiles_down = -(-len(textured) // across)
+    width = max(side * across, ATLAS) if textured else CELL * min(len(plain), ATLAS // CELL)
+    per_row = width // CELL
+    height = side * tiles_down + CELL * -(-len(plain) // per_row)
+    atlas, placed = np.zeros((height, width, 3), np.uint8), np.empty_like(uv)
+    for place, number in enumerate(textured):
+        top, left, rows = place // across * side, place % across * side, materials == number
+        low, high = uv[rows].min(axis=(0, 1)), uv[rows].max(axis=(0, 1))
+        atlas[top : top + side, left : left + side] = _tile(pictures[number], low, high, side)
+        inside = (uv[rows] - low) / np.maximum(high - low, 1e-9)  # in [0, 1], y up
+        placed[rows, :, 0] = left + 0.5 + inside[..., 0] * (side - 1)
+        placed[rows, :, 1] = top + side - 0.5 - inside[..., 1] * (side - 1)
+    for place, number in enumerate(plain):
+        top, left = side * tiles_down + place // per_row * CELL, place % per_row * CELL
+        colour = np.clip(np.array(triangles.looks[number].colour) * 255, 0, 255).round()
+        atlas[top : top + CELL, left : left + CELL] = colour
+        placed[materials == number] = (left + CELL / 2, top + CELL / 2)
+    return np.stack([placed[..., 0] / width, 1 - placed[..., 1] / height], axis=-1), atlas
+
+
+def _open(material: Material) -> Image.Image | None:
+    """The material's texture without transparency: what cannot be seen takes the mean colour of what can."""
+    if material.texture is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(material.texture)) as picture:
+            picture.draft("RGB", (2 * ATLAS, 2 * ATLAS))
+            colours = np.asarray(picture.convert("RGBA"), dtype=np.float64)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    alpha = colours[..., 3:] / 255
+    mean = (colours[..., :3] * alpha).sum(axis=(0, 1)) / max(alpha.sum(), 1e-9)
+    return Image.fromarray((colours[..., :3] * alpha + mean * (1 - alpha)).round().astype(np.uint8))
+
+
+def _tile(picture: Image.Image | None, low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
+    """The part [low, high] of a repeated texture, (side, side, 3) uint8, filtered to that size."""
+    assert picture is not None
+    extent = np.maximum(high - low, 1e-3)
+    once = np.clip(np.round(side / extent), 1, [picture.width, picture.height]).astype(int)  # texels a repeat
+    small = np.asarray(picture.resize((int(once[0]), int(once[1])), Image.Resampling.BOX))
+    steps = np.arange(side) / (side - 1)
+    columns = np.floor((low[0] + steps * (high[0] - low[0])) % 1 * once[0]).astype(int)
+    rows = np.floor((1 - (high[1] - steps * (high[1] - low[1])) % 1) * once[1]).astype(int)
+    return small[np.minimum(rows, once[1] - 1)[:, None], np.minimum(columns, once[0] - 1)]

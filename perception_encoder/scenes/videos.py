@@ -1,0 +1,203 @@
+"""One video of a set of scenes: frames, depth, masks, tracks, what happened and when, and what may be said of it.
+
+Its JSON has the fields of the PE Video Dataset (section 2.3 of the paper) and, beside them, everything that is known.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import av
+import numpy as np
+
+from perception_encoder.data.captions import with_article
+from perception_encoder.data.shards import to_json
+from perception_encoder.errors import DataError
+from perception_encoder.scenes.camera import Camera
+from perception_encoder.scenes.graph import Graph, describe, find_boxes
+from perception_encoder.scenes.language import description, noun, number_word
+from perception_encoder.scenes.layout import LayoutConfig, Layouts, aim
+from perception_encoder.scenes.models import SPLITS, About, Library, Split
+from perception_encoder.scenes.motion import AWAY, Event, middles, observe, orbit, plan, simulate
+from perception_encoder.scenes.renderer import Picture, Renderer
+from perception_encoder.scenes.samples import SOURCE, Sample, attributions, encode_png, millimetres
+from perception_encoder.scenes.scene import Scene, rotation_of
+
+TRIES = 60
+CATEGORY = "Object Interactions"
+HIGH = 0.3  # radii above the floor: the camera need not show what is higher
+ORBIT = (0.5, 1.2)  # radians, from the first frame to the last
+UNIT = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0, 1)])
+SAID = {"falls": "falls to the floor", "rolls": "rolls", "is pushed": "is pushed across the floor"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video before it is written."""
+
+    scene: Scene
+    """As it is in the last frame."""
+    cameras: list[Camera]
+    poses: np.ndarray
+    """(F, n, 7)."""
+    events: list[Event]
+
+
+class Videos:
+    """Makes the videos of a split, by number; `with` closes its renderer."""
+
+    def __init__(self, library: Library, split: Split, side: int, seed: int, frames: int = 24, rate: int = 8) -> None:
+        self.layouts = Layouts(library, library.select(split), LayoutConfig(least=1, most=4, again=0.2))
+        self.renderer = Renderer(library)
+        self.library, self.split, self.side, self.seed = library, split, side, seed
+        self.frames, self.rate = frames, rate
+        self.balls = [key for key in library.select(split) if library.about[key].shape == "sphere"]
+
+    def __enter__(self) -> Videos:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.renderer.__exit__()
+
+    def sample(self, number: int) -> Sample:
+        """The video of this number; DataError where no scene can be made."""
+        generator = np.random.default_rng([self.seed, SPLITS.index(self.split), number, 1])  # not the pictures' states
+        for _ in range(TRIES):
+            clip = self._invent(generator)
+            if clip is None:
+                continue
+            with self.renderer.stage(clip.scene) as stage:
+                pictures: list[Picture] = []
+                for poses, camera in zip(clip.poses, clip.cameras, strict=True):
+                    stage.move(poses)
+                    pictures.append(stage.draw(camera, self.side))
+            graph = describe(clip.scene, pictures[-1].mask, self.library)
+            if graph is not None:
+                return self._write(f"{self.split}-video-{number:07}", clip, pictures, graph)
+        raise DataError(f"{self.split} video {number}: no scene came out as planned in {TRIES} tries")
+
+    def _invent(self, generator: np.random.Generator) -> Clip | None:
+        rolls = self.balls and generator.random() < 0.4
+        keys = self.balls if rolls else list(self.layouts.kinds)
+        first = keys[int(generator.integers(len(keys)))]
+        scene = self.layouts.invent(generator, first if rolls else self.layouts.choose(generator, keys).key)
+        abouts = [self.library.about[thing.model] for thing in scene.things]
+        plans = plan(scene, abouts, self.frames / self.rate, generator)
+        poses = simulate(scene, abouts, plans, self.frames, self.rate)
+        events = observe(poses, plans, abouts, scene.radius, self.rate)
+        if events is None:
+            return None
+        corners = swept(poses, abouts, scene.radius)
+        if any(((corners - plane.corner) @ plane.axes[2]).min() < -1e-3 * scene.radius for plane in scene.planes[1:]):
+            return None  # through a wall
+        away = np.array(scene.camera.eye) - np.array(scene.camera.target)
+        camera = aim(corners[None], away / np.linalg.norm(away), scene.camera.angle)
+        cameras = [camera] * self.frames
+        if generator.random() < 0.4:
+            total = float(generator.uniform(*ORBIT)) * (1 if generator.random() < 0.5 else -1)
+            cameras = orbit(camera, total, self.frames)
+            events = [*events, Event(action="orbits", object=None, start=0.0, end=(self.frames - 1) / self.rate)]
+        things = tuple(
+            replace(thing, position=tuple(pose[:3]), turn=tuple(pose[3:]))
+            for thing, pose in zip(scene.things, poses[-1].tolist(), strict=True)
+        )
+        radius = float(np.linalg.norm(corners, axis=1).max())
+        return Clip(replace(scene, things=things, camera=cameras[-1], radius=radius), cameras, poses, events)
+
+    def _write(self, key: str, clip: Clip, pictures: list[Picture], graph: Graph) -> Sample:
+        video = encode_mp4([picture.rgb for picture in pictures], self.rate)
+        human, model = tell(graph, clip.events)
+        metadata: dict[str, Any] = {
+            "category": CATEGORY,
+            "duration": self.frames / self.rate,
+            "human_caption": human,
+            "keywords": sorted({node.kind for node in graph.nodes} | {event.action for event in clip.events}),
+            "model_caption": model,
+            "size_in_bytes": len(video),
+            "video_id": key,
+            "source": SOURCE,
+            "label": human,
+            "caption": [human, model],
+            "split": self.split,
+            "width": self.side,
+            "height": self.side,
+            "frames": self.frames,
+            "rate": self.rate,
+            "events": [asdict(event) for event in clip.events],
+            "number_of_events": len(clip.events),
+            **graph.to_json(),
+            "tracks": track(pictures, clip),
+            "cameras": [camera.to_json(self.side) for camera in clip.cameras],
+            "attribution": attributions(self.library, [thing.model for thing in clip.scene.things]),
+        }
+        files = (
+            ("mp4", video),
+            ("depth.png", encode_png(millimetres(np.concatenate([picture.depth for picture in pictures])))),
+            ("mask.png", encode_png(np.concatenate([picture.mask for picture in pictures]))),
+            ("json", to_json(metadata)),
+        )
+        return Sample(key, files, metadata)
+
+
+def swept(poses: np.ndarray, abouts: Sequence[About], radius: float) -> np.ndarray:
+    """The corners (m, 3) of the boxes of all things in all frames in which they are not high above the scene."""
+    found, places = [], middles(poses, abouts)
+    for number, about in enumerate(abouts):
+        corners = (UNIT - (0, 0, 0.5)) * np.array(about.size)
+        for pose, middle in zip(poses[:, number], places[:, number], strict=True):
+            if middle[2] - about.size[2] / 2 < HIGH * radius:
+                found.append(corners @ rotation_of(tuple(pose[3:])).T + middle)
+    return np.concatenate(found)
+
+
+def track(pictures: Sequence[Picture], clip: Clip) -> list[dict[str, Any]]:
+    """Of each thing, in each frame: its frame in the picture (null where it is not seen), pixels, place and turn."""
+    found = [find_boxes(picture.mask, clip.poses.shape[1]) for picture in pictures]
+    tracks = []
+    for number, of_one in enumerate(zip(*found, strict=True)):
+        poses = clip.poses[:, number].tolist()
+        tracks.append(
+            {
+                "id": number + 1,
+                "boxes": [seen[0] if seen else None for seen in of_one],
+                "pixels": [seen[1] if seen else 0 for seen in of_one],
+                "positions": [pose[:3] if pose[2] < AWAY / 2 else None for pose in poses],
+                "turns": [pose[3:] for pose in poses],
+            }
+        )
+    return tracks
+
+
+def tell(graph: Graph, events: Sequence[Event]) -> tuple[str, str]:
+    """What happens, in a sentence or two; and the same with what the picture shows in the end."""
+    by_id = {node.id: node for node in graph.nodes}
+    said = []
+    for event in events:
+        if event.object is not None:
+            node = by_id[event.object]
+            name = f"the {graph.name(node)}" if graph.name(node) else f"one of the {node.kind}s"
+            subject = with_article(noun(node)) if graph.name(node) == node.label else name
+            said.append(f"{subject} {SAID[event.action]}")
+    human = ", then ".join(said)
+    human = f"{human[0].upper()}{human[1:]}"
+    if any(event.action == "orbits" for event in events):
+        human += " while the camera orbits around the scene"
+    count = len(events)
+    things = f"{number_word(count).capitalize()} {'event' if count == 1 else 'events'}: {human[0].lower()}{human[1:]}."
+    return f"{human}.", f"{things} {description(graph)}"
+
+
+def encode_mp4(frames: Sequence[np.ndarray], rate: int) -> bytes:
+    """Frames (H, W, 3) as H.264 in MP4; the same bytes for the same frames."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        video = container.add_stream("libx264", rate=rate, options={"crf": "18", "threads": "1", "preset": "fast"})
+        video.height, video.width = frames[0].shape[:2]
+        video.pix_fmt = "yuv420p"
+        for pixels in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+        container.mux(video.encode())
+    return stream.getvalue()

@@ -1,0 +1,87 @@
+"""Small models and scenes that several test modules share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from perception_encoder.scenes.bundled import turned_models
+from perception_encoder.scenes.camera import Camera
+from perception_encoder.scenes.meshes import bake
+from perception_encoder.scenes.models import About, Library, Model, find_top
+from perception_encoder.scenes.scene import Light, Plane, Scene, Thing
+from perception_encoder.scenes.wavefront import Material, Triangles
+
+CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0.0, 1.0)])
+QUADS = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
+
+
+def box_model(
+    label: str, size: tuple[float, float, float], colour: tuple[float, float, float] = (0.9, 0.9, 0.9)
+) -> Model:
+    """A box that stands on the floor."""
+    faces = np.array([face for quad in QUADS for face in ((quad[0], quad[1], quad[2]), (quad[0], quad[2], quad[3]))])
+    positions = CORNERS * size
+    triangles = Triangles(
+        positions=positions,
+        faces=faces,
+        uv=np.zeros((len(faces), 3, 2)),
+        normals=positions[faces].mean(axis=1) - (0, 0, size[2] / 2),
+        materials=np.zeros(len(faces), dtype=np.int64),
+        looks=(Material(colour=colour),),
+    )
+    mesh = bake(triangles, 100)
+    about = About(key=f"test-{label}", label=label, kind=label, source="test", licence="CC0-1.0", size=size)
+    return Model(about, mesh) if label != "table" else Model(_with_top(about, size), mesh)
+
+
+def _with_top(about: About, size: tuple[float, float, float]) -> About:
+    mesh = box_model("plain", size).mesh
+    values = {name: getattr(about, name) for name in about.__dataclass_fields__}
+    return About(**{**values, "top": find_top(mesh, (size[2],))})
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    """Turned things, a crate and a table."""
+    models = turned_models()
+    for model in (
+        box_model("crate", (0.2, 0.3, 0.25), (0.5, 0.3, 0.15)),
+        box_model("table", (0.6, 0.5, 0.2)),
+        box_model("sign", (0.2, 0.05, 0.3)),
+        box_model("cushion", (0.3, 0.3, 0.1)),
+    ):
+        models[model.about.key] = model
+    return Library(models)
+
+
+FLOOR = Plane(
+    corner=(-4.0, -4.0, 0.0),
+    right=(8.0, 0.0, 0.0),
+    up=(0.0, 8.0, 0.0),
+    texture=5,
+    tint=(0.8, 0.8, 0.8),
+    repeat=1.0,
+    kind="floor",
+)
+
+
+def scene_of(*things: Thing, camera: Camera | None = None, planes: tuple[Plane, ...] = (FLOOR,)) -> Scene:
+    """A scene with a light from above and behind the camera, which looks north."""
+    towards = np.array([0.3, -0.5, 0.8])
+    towards /= np.linalg.norm(towards)
+    return Scene(
+        things=things,
+        planes=planes,
+        light=Light(
+            towards=(float(towards[0]), float(towards[1]), float(towards[2])),
+            colour=(1.0, 1.0, 1.0),
+            ambient=0.5,
+            diffuse=0.5,
+            shade=0.4,
+        ),
+        camera=camera or Camera((0.0, -2.0, 1.0), (0.0, 0.0, 0.1), 45, near=0.1, far=20),
+        sky=((100, 150, 200), (200, 220, 240)),
+        floor="carpet",
+        radius=1.0,
+    )
