@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 
 DEMO_EXTRAS := demo
-DEV_EXTRAS := dev,demo,search,train,eval,cluster,onnx,data
+DEV_EXTRAS := dev,demo,search,train,eval,scenes,cluster,onnx,data
 
 .PHONY: demo test test-slow check lint types docs clean
 
