@@ -91,7 +91,7 @@ def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
         axes.plot([last], [values[last]], "o", color=colour, markerfacecolor=GROUND, markersize=6)
     share = best / max(1, curve.depth - 1)
     axes.annotate(
-        f"{best}: {show(curve.scores[best].value, curve.unit)}",
+        f"layer {best}: {show(curve.scores[best].value, curve.unit)}",
         (best, values[best]),
         xytext=(0, -9 if curve.lower_is_better else 9),
         textcoords="offset points",
@@ -134,7 +134,7 @@ def _draw_tokens(norms: Any, attention: Any, statistics: Mapping[str, Sequence[T
     for axes in (norms, attention):
         _bare(axes)
         axes.set_xlabel("layer", fontsize=9)
-    norms.legend(frameon=False, fontsize=8, labelcolor=INK)
+    norms.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     starts = {model: first_global_layer(found) for model, found in statistics.items()}
     said = [f"{m}: {'none that last' if n is None else f'from layer {n} on'}" for m, n in starts.items()]
     attention.text(
@@ -151,8 +151,8 @@ def inside_figure(inside: Inside, rows: Sequence[str] = ROWS) -> Figure:
     cell = 1.75
     height = cell * h / w if h <= w else cell
     width = cell if h <= w else cell * w / h
-    figure = _figure(1.5 + (width + 0.12) * (len(layers) + 1), 0.75 + (height + 0.12) * len(rows) + 2.5)
-    top, bottom = cast(Any, figure).subfigures(2, 1, height_ratios=(0.75 + (height + 0.12) * len(rows), 2.5))
+    figure = _figure(1.5 + (width + 0.12) * (len(layers) + 1), 0.75 + (height + 0.12) * len(rows) + 2.9)
+    top, bottom = cast(Any, figure).subfigures(2, 1, height_ratios=(0.75 + (height + 0.12) * len(rows), 2.9))
     grid = top.add_gridspec(len(rows), len(layers) + 1)
     picture = top.add_subplot(grid[0, 0])
     picture.imshow(inside.image, extent=(-0.5, w - 0.5, h - 0.5, -0.5))

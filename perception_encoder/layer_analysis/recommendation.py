@@ -55,16 +55,16 @@ class Recommendation:
         value = {layer: show(curve.scores[layer].value, curve.unit) for layer in (best, last)}
         if best == last:
             return f"Take the last layer, {last}: {value[last]}; no other is better. {self._peers()}".strip()
-        low, high = (show_difference(bound, curve.unit) for bound in self.gain.ci)
+        between = show_differences(*self.gain.ci, curve.unit)
         if not self.is_real:
             return (
                 f"The last layer, {last}, will do: {value[last]}. Layer {best} has {value[best]}, which these items "
-                f"cannot tell from it (difference {low} to {high})."
+                f"cannot tell from it (difference {between})."
             )
-        gain = show_difference(self.gain.value, curve.unit)
+        gain = show_differences(self.gain.value, None, curve.unit)
         return (
             f"Take layer {best}: {value[best]} against {value[last]} at the last layer, {last}; that is {gain} better "
-            f"(95 % interval {low} to {high}). It is the best in {self.best_share:.0%} of draws. {self._peers()}"
+            f"(95 % interval {between}). It is the best in {self.best_share:.0%} of draws. {self._peers()}"
         ).strip()
 
     def _peers(self) -> str:
@@ -102,6 +102,8 @@ def show(value: float, unit: str) -> str:
     return f"{100 * value:.1f} %" if unit == "%" else f"{value:.3f}{' ' + unit if unit else ''}"
 
 
-def show_difference(value: float, unit: str) -> str:
-    """A difference of two figures: of shares in points."""
-    return f"{100 * value:.1f} points" if unit == "%" else show(value, unit)
+def show_differences(low: float, high: float | None, unit: str) -> str:
+    """One difference of figures, or the ends of an interval; of shares in points."""
+    ends = [low] if high is None else [low, high]
+    shown = [f"{100 * end:.1f}" if unit == "%" else f"{end:.3f}" for end in ends]
+    return f"{' to '.join(shown)} {'points' if unit == '%' else unit}".strip().replace("-", "−")

@@ -190,8 +190,9 @@ def _why(report: LayerReport) -> Iterator[str]:
     yield from _section("Why", _global_text(report.statistics))
     if report.statistics:
         caption = (
-            "Left: how long tokens are. Right: the share of the patches' attention that goes to global tokens, patches "
-            f"at which the median other patch looks {TIMES:g} times as much as at an even share."
+            "Left: how long tokens are; the last layer's went through the final norm. Right: the share of the patches' "
+            "attention that goes to global tokens, patches at which the median other patch looks "
+            f"{TIMES:g} times as much as at an even share."
         )
         yield _figure(tokens_figure(report.statistics), caption)
     for inside in report.insides:
