@@ -140,7 +140,7 @@ def _train(
     )
     for step, batch in enumerate(track(rows, f"probe, learning rate {rate:g}", steps)):
         for group in optimizer.param_groups:
-            group["lr"] = rate * _schedule((step + 1) / steps, config.warm_up)
+            group["lr"] = rate * _schedule((step + 0.5) / steps, config.warm_up)
         there = torch.from_numpy(targets[batch]).to(device)
         loss = F.cross_entropy(probe(_batch(tokens, batch, device)), there, weight)
         if not torch.isfinite(loss):
