@@ -42,6 +42,8 @@ def page(result: dict[str, Any], plot: str) -> str:
             "seeds exclude zero on the same side.",
             "",
             _difference_table(result["differences"]).markdown(),
+            f"Other than in the paper: {'; '.join(_disagreements(result['differences'])) or 'nothing that is claimed'}.",
+            "",
             "## Each set",
             "",
             "Means of the seeds, in percent.",
@@ -71,6 +73,19 @@ def _difference_table(differences: Figures) -> Table:
             cells = map(points, found)
             rows.append((f"{_steps(before)} → {_steps(after)}", name, *cells, claim(found), f"{paper:+.1f}"))
     return Table(("steps", "figure", *(f"seed {seed}" for seed in SEEDS), "claim", "paper"), tuple(rows))
+
+
+def _disagreements(differences: Figures) -> list[str]:
+    """Claims whose sign is not the paper's."""
+    found = []
+    for first in differences[:: len(SEEDS) * 2]:
+        before, after = first["before"], first["after"]
+        for column, name in enumerate((PHOTOS, ROBUST)):
+            said = claim([d for d in differences if (d["before"], d["after"], d["name"]) == (before, after, name)])
+            theirs = "better" if PAPER[after][column] > PAPER[before][column] else "worse"
+            if said not in ("none", theirs):
+                found.append(f"{_steps(before)} → {_steps(after)} is {said} on {name}")
+    return found
 
 
 def _set_table(figures: Figures) -> Table:

@@ -1,0 +1,30 @@
+"""The pages of the experiments in small are those that their JSON makes, of the runs that the recipes are today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from perception_encoder.models.registry import BUILTIN
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.models.weights import load_model
+from perception_encoder.recipes import recipe_page
+from perception_encoder.recipes.nano_steps import nano_step
+from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
+
+
+def test_the_recipe_in_small(root: Path) -> None:
+    results = root / "docs" / "results" / "recipe.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    runs = {nano_step(step, seed).fingerprint() for step in POINTS for seed in SEEDS}
+    assert result["runs"].keys() == runs, "run: pe reproduce recipe"
+    assert results.with_suffix(".md").read_text(encoding="utf-8") == recipe_page.page(result, "recipe.png")
+
+
+def test_its_towers_are_those_of_its_ends(root: Path) -> None:
+    for step in (POINTS[0], POINTS[-1]):
+        tower = load_model(root / "docs" / "results" / "towers" / f"nano_step{step}.safetensors")
+        config = nano_step(step)
+        assert isinstance(tower, VisionTransformer)
+        assert (tower.name, tower.config.image_size) == (BUILTIN, config.stages[-1].image_size)
+        assert (tower.config.rope, tower.config.attention_pool) == (config.rope, config.attention_pool)
