@@ -42,7 +42,7 @@ def page(result: dict[str, Any], plot: str) -> str:
             "seeds exclude zero on the same side.",
             "",
             _difference_table(result["differences"]).markdown(),
-            f"Other than in the paper: {'; '.join(_disagreements(result['differences'])) or 'nothing that is claimed'}.",
+            f"Other than in the paper: {_disagreements(result['differences']) or 'nothing that is claimed'}.",
             "",
             "## Each set",
             "",
@@ -75,7 +75,7 @@ def _difference_table(differences: Figures) -> Table:
     return Table(("steps", "figure", *(f"seed {seed}" for seed in SEEDS), "claim", "paper"), tuple(rows))
 
 
-def _disagreements(differences: Figures) -> list[str]:
+def _disagreements(differences: Figures) -> str:
     """Claims whose sign is not the paper's."""
     found = []
     for first in differences[:: len(SEEDS) * 2]:
@@ -85,7 +85,7 @@ def _disagreements(differences: Figures) -> list[str]:
             theirs = "better" if PAPER[after][column] > PAPER[before][column] else "worse"
             if said not in ("none", theirs):
                 found.append(f"{_steps(before)} → {_steps(after)} is {said} on {name}")
-    return found
+    return "; ".join(found)
 
 
 def _set_table(figures: Figures) -> Table:
