@@ -48,7 +48,7 @@ def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: P
     assert [curve.figure for curve in found.curves] == ["J&F", "J", "F"] and found.curves[0].pool == "tokens"
     assert found.curves[0].best == CLEAR and found.pictures == 12
     for layer in (0, CLEAR):
-        wanted, _ = measure_tracking(encoder, layer, read_videos(videos), CONFIG)
+        (wanted,), _ = measure_tracking(encoder, layer, read_videos(videos), CONFIG)
         values = [curve.scores[layer].value for curve in found.curves]
         assert values == pytest.approx([metric.value for metric in wanted.metrics], abs=1e-6)
 
@@ -112,7 +112,7 @@ def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     curve = found.curves[0]
     assert curve.figure == "RMSE" and curve.lower_is_better and curve.best == CLEAR and curve.unit == "m"
     assert [failure.source for failure in found.failures] == ["0-0 (depth)"]
-    wanted, _ = measure_depth(encoder, CLEAR, *parts, protocol)
+    (wanted,), _ = measure_depth(encoder, CLEAR, *parts, protocol)
     agrees(found.curves, CLEAR, wanted)
 
 
@@ -133,7 +133,7 @@ def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> No
     found = run_sweep(encoder, [SegmentationTask(*parts, protocol)], store, [0, CLEAR])
     curve = found.curves[0]
     assert curve.figure == "mIoU" and curve.best == CLEAR and curve.scores[CLEAR].value > 0.7
-    wanted, _ = measure_segmentation(encoder, CLEAR, *parts, protocol)
+    (wanted,), _ = measure_segmentation(encoder, CLEAR, *parts, protocol)
     agrees(found.curves, CLEAR, wanted)
     depth = DepthTask(depth_pictures(0), depth_pictures(1), DepthProtocol(head=DepthConfig(channels=8, fit=FIT)))
     seen = encoder.seen
@@ -165,7 +165,7 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     task = DetectionTask(*parts, DetectionProtocol(head=head))
     found = run_sweep(encoder, [task], store, [CLEAR])
     assert found.curves[0].figure == "box AP"
-    wanted, _ = measure_detection(encoder, CLEAR, *parts, DetectionProtocol(head=head))
+    (wanted,), _ = measure_detection(encoder, CLEAR, *parts, DetectionProtocol(head=head))
     agrees(found.curves, CLEAR, wanted)
 
 
