@@ -48,10 +48,9 @@ def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: P
     assert [curve.figure for curve in found.curves] == ["J&F", "J", "F"] and found.curves[0].pool == "tokens"
     assert found.curves[0].best == CLEAR and found.pictures == 12
     for layer in (0, CLEAR):
-        measured, _ = measure_tracking(encoder, layer, read_videos(videos), CONFIG)
-        wanted = [metric.value for each in measured for metric in each.metrics]
+        (wanted,), _ = measure_tracking(encoder, layer, read_videos(videos), CONFIG)
         values = [curve.scores[layer].value for curve in found.curves]
-        assert values == pytest.approx(wanted, abs=1e-6)
+        assert values == pytest.approx([metric.value for metric in wanted.metrics], abs=1e-6)
 
 
 def test_colours_alone_are_a_layer(videos: Path, tmp_path: Path) -> None:
@@ -89,10 +88,10 @@ def squares(count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return pictures, masks
 
 
-def agrees(curves: Sequence[LayerCurve], layer: int, wanted: Sequence[Measurement]) -> None:
+def agrees(curves: Sequence[LayerCurve], layer: int, wanted: Measurement) -> None:
     """The sweep's figures at a layer are the evaluator's."""
     found = {curve.figure: curve.scores[layer].value for curve in curves}
-    assert found == pytest.approx({metric.name: metric.value for each in wanted for metric in each.metrics}, abs=1e-5)
+    assert found == pytest.approx({metric.name: metric.value for metric in wanted.metrics}, abs=1e-5)
 
 
 def depth_pictures(seed: int, broken: bool = False) -> DepthPictures:
@@ -113,7 +112,7 @@ def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     curve = found.curves[0]
     assert curve.figure == "RMSE" and curve.lower_is_better and curve.best == CLEAR and curve.unit == "m"
     assert [failure.source for failure in found.failures] == ["0-0 (depth)"]
-    wanted, _ = measure_depth(encoder, CLEAR, *parts, protocol)
+    (wanted,), _ = measure_depth(encoder, CLEAR, *parts, protocol)
     agrees(found.curves, CLEAR, wanted)
 
 
@@ -134,7 +133,7 @@ def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> No
     found = run_sweep(encoder, [SegmentationTask(*parts, protocol)], store, [0, CLEAR])
     curve = found.curves[0]
     assert curve.figure == "mIoU" and curve.best == CLEAR and curve.scores[CLEAR].value > 0.7
-    wanted, _ = measure_segmentation(encoder, CLEAR, *parts, protocol)
+    (wanted,), _ = measure_segmentation(encoder, CLEAR, *parts, protocol)
     agrees(found.curves, CLEAR, wanted)
     depth = DepthTask(depth_pictures(0), depth_pictures(1), DepthProtocol(head=DepthConfig(channels=8, fit=FIT)))
     seen = encoder.seen
@@ -166,7 +165,7 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     task = DetectionTask(*parts, DetectionProtocol(head=head))
     found = run_sweep(encoder, [task], store, [CLEAR])
     assert found.curves[0].figure == "box AP"
-    wanted, _ = measure_detection(encoder, CLEAR, *parts, DetectionProtocol(head=head))
+    (wanted,), _ = measure_detection(encoder, CLEAR, *parts, DetectionProtocol(head=head))
     agrees(found.curves, CLEAR, wanted)
 
 
