@@ -36,8 +36,6 @@ def page(result: dict[str, Any]) -> str:
             origin = (
                 f"Written by `{figures['command']}`; {figures['machine']}; load {before:.1f} before, {after:.1f} after"
             )
-            brief = (
-                " (fewer rounds, without what is slow to build)" if "--brief" in figures["command"] else ""
-            )
+            brief = " (fewer rounds, without what is slow to build)" if "--brief" in figures["command"] else ""
             lines += [f"## {part.TITLE}", "", f"{origin}{brief}.", "", *part.section(figures), ""]
     return "\n".join(lines)

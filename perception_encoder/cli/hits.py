@@ -85,4 +85,3 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, json: bool, html:
     output.print_table(("group", "likeness", "file", "time", "id"), table)
     if len(groups) > top:
         output.print_note(f"{len(groups) - top} groups more; see them with: --top {len(groups)}")
-

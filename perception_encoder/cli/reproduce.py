@@ -15,6 +15,7 @@ app = typer.Typer()
 Photos = Annotated[Path, typer.Option(help="Folder with train, val and test shards of labelled photographs.")]
 Drawings = Annotated[Path, typer.Option(help="Folder that `pe data prepare` made.")]
 Runs = Annotated[Path, typer.Option(help="Folder of the runs: checkpoints and metrics.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time; each has its share of the cores.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="JSON of the figures; the page goes beside it.")]
 
 
@@ -28,7 +29,11 @@ def reproduce() -> None:
 
 @app.command()
 def recipe(
-    photos: Photos, drawings: Drawings, runs: Runs = Path("runs/recipe"), out: Out = Path("recipe.json")
+    photos: Photos,
+    drawings: Drawings,
+    runs: Runs = Path("runs/recipe"),
+    out: Out = Path("recipe.json"),
+    jobs: Jobs = 2,
 ) -> None:
     """Train with steps 1, 1-5, 1-7 and 1-9 of section 2.1, two seeds each, equal FLOPs (two hours on 2 cores).
 
@@ -44,7 +49,7 @@ def recipe(
 
     keep_freed_memory()
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
-    result = reproduce_recipe(place, track=track, listener=show)
+    result = reproduce_recipe(place, track=track, listener=show, jobs=jobs)
     plot = out.with_suffix(".png")
     draw(result, plot)
     write_text(out.with_suffix(".md"), page(result, plot.name))
@@ -53,9 +58,13 @@ def recipe(
 
 @app.command()
 def distillation(
-    photos: Photos, drawings: Drawings, runs: Runs = Path("runs/distillation"), out: Out = Path("distillation.json")
+    photos: Photos,
+    drawings: Drawings,
+    runs: Runs = Path("runs/distillation"),
+    out: Out = Path("distillation.json"),
+    jobs: Jobs = 2,
 ) -> None:
-    """Train a teacher, and a student with and without it, three seeds each (section 2.4; three hours on 2 cores).
+    """Train a teacher, and a student with and without it, three seeds each (section 2.4; two hours on 2 cores).
 
     Examples:
 
@@ -69,7 +78,7 @@ def distillation(
 
     keep_freed_memory()
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
-    text = page(reproduce_distillation(place, track=track, listener=show))
+    text = page(reproduce_distillation(place, track=track, listener=show, jobs=jobs))
     write_text(out.with_suffix(".md"), text)
     output.print_line(text)
 

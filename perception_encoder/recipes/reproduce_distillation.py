@@ -1,7 +1,8 @@
 """Section 2.4 in small: the built-in model's student with a larger teacher trained at home, and without, three seeds.
 
 Both students see the same pairs, in the same order, for the same number of steps; the one that is taught has the
-distillation beside the contrastive loss. In the hash of a student's configuration, the teacher's key stands for it.
+distillation beside the contrastive loss. Pictures are not augmented, as in the paper's distillation; so the teacher
+encodes each once a resolution. In the hash of a student's configuration, the teacher's key stands for it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,17 @@ from perception_encoder.evaluation.paired import Outcome, average, difference
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.weights import load_model
-from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.recipes.builtin import WEIGHTS
 from perception_encoder.recipes.distillation import DistillationConfig, distill
-from perception_encoder.recipes.reproduction import ROBUST, Place, Runs, averaged
+from perception_encoder.recipes.reproduction import ROBUST, Place, Run, Runs, averaged
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
 
 SEEDS = (0, 1, 2)
 TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
+REMEMBERED = 500_000
+"""Pictures and captions, a kilobyte each: more than a run sees."""
 
 
 def home_teacher() -> PretrainingConfig:
@@ -45,7 +46,7 @@ def home_teacher() -> PretrainingConfig:
         weights=WEIGHTS,
         warmup=130,
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),
-        augmentation=Augmentation(scale=(0.25, 1.0)),
+        augmentation=None,
     )
 
 
@@ -66,33 +67,46 @@ class Plan:
         """The student with the distillation beside its own loss."""
         alone = self.student(seed)
         fields = {field.name: getattr(alone, field.name) for field in dataclasses.fields(alone)}
-        return DistillationConfig(**fields, teacher=teacher, teacher_logit_scale=logit_scale, contrastive_weight=1.0)
+        return DistillationConfig(
+            **fields,
+            teacher=teacher,
+            teacher_logit_scale=logit_scale,
+            contrastive_weight=1.0,
+            remember=REMEMBERED,
+        )
 
 
 def reproduce_distillation(
-    place: Place, plan: Plan | None = None, track: Track = untracked, listener: Listener | None = None
+    place: Place,
+    plan: Plan | None = None,
+    track: Track = untracked,
+    listener: Listener | None = None,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Run what the result lacks, and return it whole.
 
     The teacher's logit scale is twice the one that it learned, as the paper's is twice its teacher's 100. Raises what
     `pretrain` and `HeldOut` do.
     """
-    plan = plan or Plan()
-    runs, data = Runs(place, track), [place.photos, place.drawings]
+    plan, runs = plan or Plan(), Runs(place, track, listener, jobs)
     config = plan.teacher()
-    key, train = config.fingerprint(), partial(pretrain, config, data, track=track, listener=listener)
-    weights = place.runs / key / "model.safetensors"
-    path = runs.add(key, {"role": TEACHER, "seed": 0}, config, train, needed=weights)
+    key = config.fingerprint()
+    teacher = Run(about={"role": TEACHER, "seed": 0}, config=config, train=pretrain, key=key, needed=True)
+    students = {seed: plan.student(seed) for seed in SEEDS}
+    alone = [
+        Run(about={"role": ALONE, "seed": seed}, config=student, train=pretrain, key=student.fingerprint())
+        for seed, student in students.items()
+    ]
+    path, *_ = runs.add(teacher, *alone)
     model = load_model(path)
     assert isinstance(model, CLIP)
     scale = round(2 * model.logit_scale.exp().item(), 1)
+    taught = []
     for seed in SEEDS:
-        alone, taught = plan.student(seed), plan.taught(seed, str(path), scale)
-        train = partial(pretrain, alone, data, track=track, listener=listener)
-        runs.add(alone.fingerprint(), {"role": ALONE, "seed": seed}, alone, train)
-        own = dataclasses.replace(taught, teacher=key).fingerprint()
-        train = partial(distill, taught, data, track=track, listener=listener)
-        runs.add(own, {"role": TAUGHT, "seed": seed}, taught, train)
+        config = plan.taught(seed, str(path), scale)
+        own = dataclasses.replace(config, teacher=key).fingerprint()
+        taught.append(Run(about={"role": TAUGHT, "seed": seed}, config=config, train=distill, key=own))
+    runs.add(*taught)
     return runs.finish(compare(runs.outcomes("role", "seed")))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +19,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.weights import load_model, write_checkpoint
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.recipes.nano_steps import nano_step
-from perception_encoder.recipes.reproduction import ROBUST, Place, Runs, averaged
+from perception_encoder.recipes.reproduction import ROBUST, Place, Run, Runs, averaged
 from perception_encoder.train.metrics import Listener
 
 POINTS, SEEDS = (1, 5, 7, 9), (0, 1)
@@ -31,23 +30,27 @@ def reproduce_recipe(
     recipe: Callable[[int, int], PretrainingConfig] = nano_step,
     track: Track = untracked,
     listener: Listener | None = None,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Run what the result lacks, and return it whole; `recipe(step, seed)` gives a run's configuration.
 
     The vision towers of the first and the last point are kept in a folder `towers` beside the result. Raises what
     `pretrain` and `HeldOut` do.
     """
-    runs, data = Runs(place, track), [place.photos, place.drawings]
+    wanted = []
     for seed in SEEDS:
         for step in (POINTS[0], *POINTS[:0:-1]):  # the ends first
             config = recipe(step, seed)
-            train = partial(pretrain, config, data, track=track, listener=listener)
-            path = runs.add(config.fingerprint(), {"step": step, "seed": seed}, config, train)
-            tower = place.result.parent / "towers" / f"nano_step{step}.safetensors"
-            if seed == SEEDS[0] and step in (POINTS[0], POINTS[-1]) and path.exists() and not tower.exists():
-                model = load_model(path)
-                assert isinstance(model, CLIP)
-                write_checkpoint(model.visual, tower, half=True)
+            about = {"step": step, "seed": seed}
+            wanted.append(Run(about=about, config=config, train=pretrain, key=config.fingerprint()))
+    runs = Runs(place, track, listener, jobs)
+    for run, path in zip(wanted, runs.add(*wanted), strict=True):
+        step, seed = run.about["step"], run.about["seed"]
+        tower = place.result.parent / "towers" / f"nano_step{step}.safetensors"
+        if seed == SEEDS[0] and step in (POINTS[0], POINTS[-1]) and path.exists() and not tower.exists():
+            model = load_model(path)
+            assert isinstance(model, CLIP)
+            write_checkpoint(model.visual, tower, half=True)
     return runs.finish(compare(runs.outcomes("step", "seed")))
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from perception_encoder.data.progress import Track
+from perception_encoder.data.progress import Track, untracked
 from perception_encoder.evaluation.outcomes import PHOTOS, HeldOut, Outcomes
 from perception_encoder.evaluation.paired import Outcome
 from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.weights import load_model
 from perception_encoder.pretraining.run import PretrainingConfig
 from perception_encoder.train.metrics import FILE as METRICS
+from perception_encoder.train.metrics import Listener
 
 ROBUST = "robustness"
 """The mean over all test sets but `PHOTOS`."""
@@ -38,40 +43,53 @@ class Place:
     """The JSON; what else is kept lies beside it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of an experiment."""
+
+    about: Mapping[str, Any]
+    """What tells it from the others."""
+    config: PretrainingConfig
+    train: Callable[..., Path]
+    """`pretrain` or `distill`."""
+    key: str
+    """Stands for its configuration."""
+    needed: bool = False
+    """Its weights are needed, so that it is run again where they are gone."""
+
+
 class Runs:
     """The runs of a result, in its file, written after each; one that the file has is not run again.
 
-    A run's key stands for its configuration.
+    `jobs` at a time, each in a process of its own and on its share of the cores: two on one core each are a third
+    faster than one on both.
     """
 
-    def __init__(self, place: Place, track: Track) -> None:
-        self._place, self._track = place, track
+    def __init__(self, place: Place, track: Track, listener: Listener | None = None, jobs: int = 1) -> None:
+        self._place, self._track, self._listener, self._jobs = place, track, listener, jobs
         self._held_out = HeldOut(place.photos, place.drawings)
         self._known = json.loads(read_text(place.result))["runs"] if place.result.exists() else {}
         self._used: dict[str, Any] = {}
 
-    def add(
-        self,
-        key: str,
-        about: Mapping[str, Any],
-        config: PretrainingConfig,
-        train: Callable[[Path], Path],
-        needed: Path | None = None,
-    ) -> Path:
-        """Take a run from the file, or train and measure it; returns the path of its weights.
-
-        `about`: what tells it from the others. `needed`: a file of it without which it is run again.
-        """
-        folder = self._place.runs / key
-        if key not in self._known or (needed is not None and not needed.exists()):
-            model = load_model(train(folder))
-            found = {**about, "samples": config.samples, "seconds": training_seconds(folder, config.batch_size)}
-            right = self._held_out.measure(Encoder(model, dtype=torch.float32), self._track)
-            self._known[key] = found | {"config": asdict(config), "right": self._held_out.pack(right)}
-            self._known[key]["config"].pop("teacher", None)  # a path of this machine; the key stands for it
+    def add(self, *runs: Run) -> list[Path]:
+        """Take runs from the file, or train and measure them; returns the paths of their weights."""
+        paths = {run.key: self._place.runs / run.key / "model.safetensors" for run in runs}
+        missing = [run for run in runs if run.key not in self._known or (run.needed and not paths[run.key].exists())]
+        for key, found in self._carry_out(missing):
+            self._known[key] = found
             self._write({"runs": self._known})
-        self._used[key] = self._known[key]
-        return folder / "model.safetensors"
+        self._used |= {run.key: self._known[run.key] for run in runs}
+        return list(paths.values())
+
+    def _carry_out(self, runs: Sequence[Run]) -> Iterator[tuple[str, dict[str, Any]]]:
+        if self._jobs == 1 or len(runs) < 2:
+            for run in runs:
+                yield run.key, carry_out(run, self._place, self._listener, self._track)
+            return
+        with ProcessPoolExecutor(self._jobs, get_context("spawn"), _share_cores, (self._jobs,)) as pool:
+            begun = {pool.submit(carry_out, run, self._place, self._listener): run.key for run in runs}
+            for done in as_completed(begun):
+                yield begun[done], done.result()
 
     def outcomes(self, *names: str) -> dict[tuple[Any, ...], Outcomes]:
         """What each run got right, by these entries of its `about`."""
@@ -87,6 +105,24 @@ class Runs:
         write_text(self._place.result, text)
         written: dict[str, Any] = json.loads(text)
         return written
+
+
+def carry_out(run: Run, place: Place, listener: Listener | None, track: Track = untracked) -> dict[str, Any]:
+    """Train and measure: the entry of a run in the result."""
+    folder, data = place.runs / run.key, [place.photos, place.drawings]
+    model = load_model(run.train(run.config, data, folder, track=track, listener=listener))
+    held_out = HeldOut(place.photos, place.drawings)
+    right = held_out.measure(Encoder(model, dtype=torch.float32), track)
+    config = asdict(run.config)
+    config.pop("teacher", None)  # a path of this machine; the key stands for it
+    seconds = training_seconds(folder, run.config.batch_size)
+    found = {"samples": run.config.samples, "seconds": seconds, "config": config, "right": held_out.pack(right)}
+    return {**run.about, **found}
+
+
+def _share_cores(jobs: int) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    keep_freed_memory()
 
 
 def training_seconds(folder: Path, batch_size: int) -> int:

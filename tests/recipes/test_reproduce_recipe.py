@@ -67,7 +67,7 @@ def recipe(step: int, seed: int) -> PretrainingConfig:
 def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perception_encoder.recipes.reproduce_recipe.POINTS", (1, 9))
     monkeypatch.setattr("perception_encoder.recipes.reproduce_recipe.SEEDS", (0,))
-    result = reproduce_recipe(place, recipe)
+    result = reproduce_recipe(place, recipe, jobs=2)
     assert [(run["step"], run["seed"]) for run in result["runs"].values()] == [(1, 0), (9, 0)]
     assert len(result["figures"]) == 2 * 8  # runs x (seven sets and robustness)
     assert json.loads(place.result.read_text()) == result
