@@ -13,7 +13,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,29 +24,12 @@ from perception_encoder.layer_analysis.inside import Inside
 from perception_encoder.layer_analysis.plots import curves_figure, inside_figure, to_svg, tokens_figure, write_png
 from perception_encoder.layer_analysis.recommendation import Recommendation, recommend, show
 from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep
+from perception_encoder.search.pages import escaped, page_head
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = ("model", "task", "figure", "unit", "layer", "value", "low", "high", "items", "pool")
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p>{note}</p>
-</header>
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,16 +127,16 @@ def to_html(report: LayerReport) -> Iterator[str]:
     style = (files("perception_encoder.layer_analysis") / "report.css").read_text(encoding="utf-8")
     about = ", ".join(f"{name} {value}" for name, value in report.sweeps[0].about.items())
     note = f"Written by pe layers: {model} ({about}). Layers count from 0; the last one went through the final norm."
-    yield _HEAD.format(policy=_POLICY, title=_text(f"Which layer of {model}?"), note=_text(note), style=style)
+    yield page_head(f"Which layer of {model}?", note, style)
     yield '<section>\n<h2>In short</h2>\n<ul class="answers">\n'
     for found in report.recommendations:
         options = (
-            f"<code>pe embed … {_text(found.command)}</code>"
+            f"<code>pe embed … {escaped(found.command)}</code>"
             if _is_ours(model)
-            else f"<code>{_text(found.command)}</code>"
+            else f"<code>{escaped(found.command)}</code>"
         )
-        figure = _text(f"{found.curve.task} ({found.curve.figure})")
-        yield f"<li><b>{figure}</b>{_text(found.text())} {options}</li>\n"
+        figure = escaped(f"{found.curve.task} ({found.curve.figure})")
+        yield f"<li><b>{figure}</b>{escaped(found.text())} {options}</li>\n"
     yield "</ul>\n</section>\n"
     yield from _section(
         "Curves",
@@ -170,7 +152,7 @@ def to_html(report: LayerReport) -> Iterator[str]:
         yield from _section("Left out", f"{len(failures)} pictures could not be decoded and are in no figure.")
         yield (
             '<ul class="plain">\n'
-            + "".join(f"<li>{_text(str(failure))}</li>\n" for failure in failures)
+            + "".join(f"<li>{escaped(str(failure))}</li>\n" for failure in failures)
             + "</ul>\n</section>\n"
         )
     yield "</body>\n</html>\n"
@@ -216,10 +198,10 @@ def _tables(report: LayerReport) -> Iterator[str]:
         curves = [curve for curve in report.curves if (curve.task, curve.figure) == (task, figure)]
         layers = sorted({layer for curve in curves for layer in curve.scores})
         yield '<div class="scroll"><table>\n<tr>'
-        yield f"<th>{_text(f'{task}: {figure}')}</th>" + "".join(f"<th>{layer}</th>" for layer in layers) + "</tr>\n"
+        yield f"<th>{escaped(f'{task}: {figure}')}</th>" + "".join(f"<th>{layer}</th>" for layer in layers) + "</tr>\n"
         for curve in curves:
             cells = "".join(_cell(curve, layer) for layer in layers)
-            yield f"<tr><td>{_text(curve.model)}</td>{cells}</tr>\n"
+            yield f"<tr><td>{escaped(curve.model)}</td>{cells}</tr>\n"
         yield "</table></div>\n"
     yield "</section>\n"
 
@@ -238,15 +220,10 @@ def _cell(curve: LayerCurve, layer: int) -> str:
 
 
 def _section(heading: str, note: str) -> Iterator[str]:
-    yield f'<section>\n<h2>{_text(heading)}</h2>\n<p class="note">{_text(note)}</p>\n'
+    yield f'<section>\n<h2>{escaped(heading)}</h2>\n<p class="note">{escaped(note)}</p>\n'
 
 
 def _figure(figure: Figure, caption: str) -> str:
     data = base64.b64encode(to_svg(figure)).decode("ascii")
-    image = f'<img src="data:image/svg+xml;base64,{data}" alt="{_text(caption)}">'
-    return f"<figure>{image}<figcaption>{_text(caption)}</figcaption></figure>\n"
-
-
-def _text(value: str) -> str:
-    """Escaped for text and attributes; what UTF-8 cannot hold is shown as escapes."""
-    return escape(value.encode("utf-8", "backslashreplace").decode())
+    image = f'<img src="data:image/svg+xml;base64,{data}" alt="{escaped(caption)}">'
+    return f"<figure>{image}<figcaption>{escaped(caption)}</figcaption></figure>\n"

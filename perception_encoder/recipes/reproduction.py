@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,7 @@ def _share_cores(jobs: int) -> None:
 def training_seconds(folder: Path, batch_size: int) -> int:
     """Of all parts of a run that was stopped and went on, by its metrics."""
     rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-    starts = [0, *(row["step"] for row in rows)]
-    steps = (row["step"] - start for row, start in zip(rows, starts, strict=False))
+    steps = (after["step"] - before["step"] for before, after in pairwise([{"step": 0}, *rows]))
     return round(sum(n * batch_size / row["samples_per_second"] for n, row in zip(steps, rows, strict=True)))
 
 

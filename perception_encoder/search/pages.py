@@ -89,17 +89,22 @@ def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Se
         file.writelines(contact_sheet(title, note, sections))
 
 
+def page_head(title: str, note: str, style: str) -> str:
+    """The beginning of a page that stands alone: it loads nothing, and runs no scripts."""
+    return _HEAD.format(policy=_POLICY, title=escaped(title), note=escaped(note), style=style)
+
+
 def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterator[str]:
     """Yield the page in pieces."""
     style = (files("perception_encoder.search") / "contact_sheet.css").read_text(encoding="utf-8")
-    yield _HEAD.format(policy=_POLICY, title=_text(title), note=_text(note), style=style)
+    yield page_head(title, note, style)
     for section in sections:
         yield '<section>\n<div class="query">\n'
         if section.picture is not None:
             yield f'<img src="{data_uri(section.picture)}" alt="">\n'
-        yield f"<h2>{_text(section.heading)}</h2>\n</div>\n"
+        yield f"<h2>{escaped(section.heading)}</h2>\n</div>\n"
         if section.note:
-            yield f"<p>{_text(section.note)}</p>\n"
+            yield f"<p>{escaped(section.note)}</p>\n"
         yield '<ol class="tiles">\n'
         yield from map(_tile, section.tiles)
         yield "</ol>\n</section>\n"
@@ -111,20 +116,20 @@ def _tile(tile: Tile) -> str:
         ratio, shown = 1.0, '<span class="missing">no preview</span>'
     else:
         ratio = min(max(tile.image.width / tile.image.height, 0.6), 2.0)
-        shown = f'<img src="{data_uri(tile.image)}" alt="{_text(tile.caption)}">'
+        shown = f'<img src="{data_uri(tile.image)}" alt="{escaped(tile.caption)}">'
     if tile.time is not None:
         shown += f'<span class="time">{clock(tile.time)}</span>'
-    link = f'a href="{_text(tile.link)}"' if tile.link else "div"
+    link = f'a href="{escaped(tile.link)}"' if tile.link else "div"
     lines = [f'<{link} class="frame">{shown}</{link[:3].split()[0]}>']
     if tile.share is not None:
         lines.append(f'<div class="share"><i style="width: {100 * tile.share:.1f}%"></i></div>')
-    lines.append(f'<div class="caption"><b>{_bidi(tile.caption)}</b><span>{_text(tile.figure)}</span></div>')
+    lines.append(f'<div class="caption"><b>{_bidi(tile.caption)}</b><span>{escaped(tile.figure)}</span></div>')
     lines += [f'<div class="detail">{_bidi(detail)}</div>' for detail in tile.details]
-    lines = [f'<li class="tile" style="--ratio: {ratio:.3f}" title="{_text(tile.hint)}">', *lines, "</li>"]
+    lines = [f'<li class="tile" style="--ratio: {ratio:.3f}" title="{escaped(tile.hint)}">', *lines, "</li>"]
     return "\n".join(lines) + "\n"
 
 
-def _text(value: str) -> str:
+def escaped(value: str) -> str:
     """Escaped for text and attributes; what UTF-8 cannot hold, and control characters, are shown as escapes."""
     plain = value.encode("utf-8", "backslashreplace").decode()
     return escape("".join(c if c >= " " or c == "\n" else repr(c)[1:-1] for c in plain))
@@ -132,7 +137,7 @@ def _text(value: str) -> str:
 
 def _bidi(value: str) -> str:
     """Text that cannot turn its surroundings around, whatever marks of direction it holds."""
-    return f"<bdi>{_text(value)}</bdi>"
+    return f"<bdi>{escaped(value)}</bdi>"
 
 
 def clock(seconds: float) -> str:

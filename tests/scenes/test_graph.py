@@ -62,7 +62,8 @@ def test_relations_of_a_scene_made_by_hand(renderer: Renderer) -> None:
 def test_things_of_one_kind_are_told_apart_by_colour_or_not_at_all(renderer: Renderer) -> None:
     def cones(*tints: tuple[float, float, float]) -> list[str]:
         places = ((-0.4, 0.0, 0.0), (0.0, 0.0, 0.0), (0.4, 0.0, 0.0))
-        things = [Thing(model="pybullet-cone", position=p, tint=t) for p, t in zip(places, tints, strict=False)]
+        placed = zip(places[: len(tints)], tints, strict=True)
+        things = [Thing(model="pybullet-cone", position=place, tint=tint) for place, tint in placed]
         graph = graph_of(renderer, *things)
         return [graph.name(node) for node in graph.nodes]
 
