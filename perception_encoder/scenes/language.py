@@ -70,11 +70,10 @@ def relation_caption(graph: Graph, generator: np.random.Generator) -> str:
     return f"{with_article(noun(first))} {SAID[relation]} {with_article(noun(second))}"
 
 
-def description(graph: Graph) -> str:
+def description(graph: Graph, opening: str = "The picture shows") -> str:
     """Several sentences: what stands on the floor, what is on what, and where things are to each other."""
     counts = [f"{number_word(count)} {plural_of(kind) if count > 1 else kind}" for kind, count in graph.counts.items()]
-    floor = "on grass" if graph.floor == "grass" else f"on a {graph.floor}"
-    sentences = [f"The picture shows {listed(counted(graph))} {floor}."]
+    sentences = [f"{opening} {listed(counted(graph))}{_floor(graph)}."]
     by_id = {node.id: node for node in graph.nodes}
     for first, relation, second in graph.relations:
         names = graph.name(by_id[first]), graph.name(by_id[second])

@@ -81,7 +81,7 @@ class Model:
     about: About
     mesh: Mesh
 
-    @property
+    @cached_property
     def size(self) -> np.ndarray:
         """Width, depth and height in metres (3,)."""
         return np.array(self.about.size)

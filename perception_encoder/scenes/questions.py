@@ -42,19 +42,21 @@ class Question:
 
 def ask(graph: Graph, kinds: Sequence[str], generator: np.random.Generator, most: int = 8) -> list[Question]:
     """Up to `most` questions, as many types as there are; `kinds`: what might be asked for though it is not there."""
-    found: dict[str, list[Question]] = {}
-    for question in (*_count(graph), *_exists(graph, kinds, generator), *_about_one(graph), *_about_two(graph)):
-        found.setdefault(question.type, []).append(question)
-    for asked in found.values():
-        generator.shuffle(asked)
-    chosen: list[Question] = []
-    while found and len(chosen) < most:
-        for kind in list(found):
-            if len(chosen) < most:
-                chosen.append(found[kind].pop())
-            if not found[kind]:
-                del found[kind]
-    return chosen
+    asked = (*_count(graph), *_exists(graph, kinds, generator), *_about_one(graph), *_about_two(graph))
+    return choose(asked, most, generator)
+
+
+def choose(asked: Sequence[Question], most: int, generator: np.random.Generator) -> list[Question]:
+    """Up to `most` questions: the types take turns, and in each type the answers, so that none is the rule."""
+    chosen = [asked[number] for number in generator.permutation(len(asked))]
+    for alike in ("type", "answer"), ("type",):
+        groups: dict[tuple[str, ...], list[Question]] = {}
+        for question in chosen:
+            groups.setdefault(tuple(getattr(question, name) for name in alike), []).append(question)
+        order = [list(groups.values())[number] for number in generator.permutation(len(groups))]
+        rows = itertools.zip_longest(*order)
+        chosen = [question for row in rows for question in row if question is not None]
+    return chosen[:most]
 
 
 def _ids(nodes: Sequence[Node]) -> tuple[int, ...]:
@@ -132,7 +134,9 @@ def _about_two(graph: Graph) -> Iterator[Question]:
             if first.id < second.id:
                 yield from _compare(first, name, second, other)
     counts = list(graph.counts.items())
-    for (kind, count), (other, others) in itertools.pairwise(counts):
+    for (kind, count), (other, others) in itertools.permutations(counts, 2):
+        if count == others:
+            continue
         ids = _ids([node for node in graph.nodes if node.kind in (kind, other)])
         text, answer = f"Are there more {plural_of(kind)} than {plural_of(other)}?", "yes" if count > others else "no"
         yield Question(type="compare", question=text, answer=answer, box=None, objects=ids)
@@ -146,8 +150,7 @@ def _compare(first: Node, name: str, second: Node, other: str) -> Iterator[Quest
         text = f"Which is taller, the {name} or the {other}?"
         yield Question(type="compare", question=text, answer=answer, box=tall.box, objects=ids)
     near, far = (first, second) if first.depth < second.depth else (second, first)
-    extents = [float(np.hypot(*node.size[:2])) / 2 for node in (first, second)]
-    if far.depth - near.depth > NEARER * sum(extents):
+    if far.depth - near.depth > NEARER * (first.extent + second.extent):
         answer = f"the {name if near is first else other}"
         text = f"Which is closer, the {name} or the {other}?"
         yield Question(type="compare", question=text, answer=answer, box=near.box, objects=ids)

@@ -64,10 +64,11 @@ class Pictures:
         generator = np.random.default_rng([self.seed, SPLITS.index(self.split), number])
         for _ in range(TRIES):
             scene = self.layouts.invent(generator)
-            picture = self.renderer.draw(scene, self.side)
-            graph = describe(scene, picture.mask, self.library)
-            if graph is not None:
-                return self._write(f"{self.split}-{number:07}", scene, picture, graph, generator)
+            with self.renderer.stage(scene) as stage:
+                view = stage.look(scene.camera, self.side)
+                graph = describe(scene, view.mask, self.library)
+                if graph is not None:
+                    return self._write(f"{self.split}-{number:07}", scene, stage.light(view), graph, generator)
         raise DataError(f"{self.split} picture {number}: no scene showed all of its things in {TRIES} tries")
 
     def _write(self, key: str, scene: Scene, picture: Picture, graph: Graph, generator: np.random.Generator) -> Sample:
