@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,10 +33,6 @@ class Question:
     """The frame of the thing that the answer is about, in pixels; None where it is about none or several."""
     objects: tuple[int, ...]
     """Ids of the things that the answer rests on."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As samples hold it."""
-        return dict(vars(self))
 
 
 def ask(graph: Graph, kinds: Sequence[str], generator: np.random.Generator, most: int = 8) -> list[Question]:
