@@ -74,9 +74,22 @@ class Graph:
         """How many things there are of each kind."""
         return Counter(node.kind for node in self.nodes)
 
+    @property
+    def by_id(self) -> dict[int, Node]:
+        """The things by id."""
+        return {node.id: node for node in self.nodes}
+
+    def of_kind(self, kind: str) -> list[Node]:
+        """The things of one kind."""
+        return [node for node in self.nodes if node.kind == kind]
+
+    def named(self) -> list[tuple[Node, str]]:
+        """The things that have a name of their own, with it."""
+        return [(node, name) for node in self.nodes if (name := self.name(node))]
+
     def name(self, node: Node) -> str:
         """What tells a thing from all others in the picture, without an article; empty where nothing short does."""
-        alike = [other for other in self.nodes if other.kind == node.kind]
+        alike = self.of_kind(node.kind)
         if len(alike) == 1:
             return node.label
         colours = [other.colour for other in alike]
@@ -86,7 +99,7 @@ class Graph:
 
     def related(self, relation: str, to: int) -> list[Node]:
         """The things that stand in a relation to one."""
-        by_id = {node.id: node for node in self.nodes}
+        by_id = self.by_id
         return [by_id[first] for first, between, second in self.relations if (between, second) == (relation, to)]
 
 

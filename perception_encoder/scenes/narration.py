@@ -6,7 +6,6 @@ As in pictures, only what has one answer is asked. A rolling ball may be called 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from perception_encoder.scenes.graph import Graph, Node
 from perception_encoder.scenes.language import description, noun, number_word
 from perception_encoder.scenes.motion import Action, Event
 from perception_encoder.scenes.names import plural_of
-from perception_encoder.scenes.questions import Question, choose
+from perception_encoder.scenes.questions import Question, about, choose
 
 VERBS: dict[Action, tuple[str, str, str]] = {
     "falls": ("falls from above", "fall from above", "Does the {} fall from above?"),
@@ -25,11 +24,12 @@ VERBS: dict[Action, tuple[str, str, str]] = {
     "tips over": ("tips over", "tip over", "Does the {} tip over?"),
 }
 """Of one thing, of several, and asked."""
+Move = tuple[Action, Node]
 
 
 def tell(graph: Graph, events: Sequence[Event]) -> tuple[str, str]:
     """What happens, in a sentence; and the same with how many events there are and what is seen in the end."""
-    by_id = {node.id: node for node in graph.nodes}
+    by_id = graph.by_id
     said = []
     for event in events:
         if event.object is not None:
@@ -50,69 +50,54 @@ def ask_what_happened(
     graph: Graph, events: Sequence[Event], generator: np.random.Generator, most: int = 8
 ) -> list[Question]:
     """Up to `most` questions: `action`, `happens`, `times`, `who` and `order`; frames are those of the last picture."""
-    by_id = {node.id: node for node in graph.nodes}
-    moves = [(event, by_id[event.object]) for event in events if event.object is not None]
-    orbits = "yes" if len(events) > len(moves) else "no"
-    camera = Question(type="action", question="Does the camera move?", answer=orbits, box=None, objects=())
+    by_id = graph.by_id
+    moves = [(event.action, by_id[event.object]) for event in events if event.object is not None]
+    camera = about("action", "Does the camera move?", "yes" if len(events) > len(moves) else "no", ())
     asked = (camera, *_actions(graph, moves), *_times(moves), *_who(graph, moves), *_order(graph, moves))
     return choose(asked, most, generator)
 
 
-def _actions(graph: Graph, moves: Sequence[tuple[Event, Node]]) -> Iterator[Question]:
-    done = {node.id: event.action for event, node in moves}
-    for node in graph.nodes:
-        name, action = graph.name(node), done.get(node.id)
-        if not name:
-            continue
-        answer = f"it {VERBS[action][0]}" if action else "nothing"
-        text = f"What happens to the {name}?"
-        yield Question(type="happens", question=text, answer=answer, box=node.box, objects=(node.id,))
+def _actions(graph: Graph, moves: Sequence[Move]) -> Iterator[Question]:
+    done = {node.id: action for action, node in moves}
+    for node, name in graph.named():
+        action = done.get(node.id)
+        yield about(
+            "happens", f"What happens to the {name}?", f"it {VERBS[action][0]}" if action else "nothing", (node,)
+        )
         for other, (_, _, asks) in VERBS.items():
             if (action, other) != ("rolls", "is pushed"):
-                answer = "yes" if action == other else "no"
-                text = asks.format(name)
-                yield Question(type="action", question=text, answer=answer, box=node.box, objects=(node.id,))
+                yield about("action", asks.format(name), "yes" if action == other else "no", (node,))
 
 
-def _times(moves: Sequence[tuple[Event, Node]]) -> Iterator[Question]:
-    counts = Counter(event.action for event, _ in moves)
-    ids = tuple(node.id for _, node in moves)
-    yield Question(type="times", question="How many things move?", answer=str(len(ids)), box=None, objects=ids)
-    for action, (_, several, _) in VERBS.items():
-        if action != "is pushed" or not counts["rolls"]:
-            alike = [node for event, node in moves if event.action == action]
-            yield Question(
-                type="times",
-                question=f"How many things {several}?",
-                answer=str(len(alike)),
-                box=alike[0].box if len(alike) == 1 else None,
-                objects=tuple(node.id for node in alike),
-            )
+def _alike(moves: Sequence[Move]) -> Iterator[tuple[Action, list[Node]]]:
+    """The things that each action happens to, where it is beyond doubt."""
+    for action in VERBS:
+        if action != "is pushed" or all(other != "rolls" for other, _ in moves):
+            yield action, [node for other, node in moves if other == action]
 
 
-def _who(graph: Graph, moves: Sequence[tuple[Event, Node]]) -> Iterator[Question]:
-    counts = Counter(event.action for event, _ in moves)
+def _times(moves: Sequence[Move]) -> Iterator[Question]:
+    yield about("times", "How many things move?", str(len(moves)), [node for _, node in moves], False)
+    for action, nodes in _alike(moves):
+        yield about("times", f"How many things {VERBS[action][1]}?", str(len(nodes)), nodes, len(nodes) == 1)
+
+
+def _who(graph: Graph, moves: Sequence[Move]) -> Iterator[Question]:
     moved = {node.id for _, node in moves}
-    still = [node for node in graph.nodes if node.id not in moved]
-    asked = [(f"What {VERBS[event.action][0]}?", node) for event, node in moves if counts[event.action] == 1]
-    asked = [each for each in asked if "pushed" not in each[0] or not counts["rolls"]]
+    asked = [(f"What {VERBS[action][0]}?", nodes) for action, nodes in _alike(moves)]
+    asked.append(("What does not move?", [node for node in graph.nodes if node.id not in moved]))
     if len(moves) > 1:
-        asked += [("What moves first?", moves[0][1]), ("What moves last?", moves[-1][1])]
-    if len(still) == 1:
-        asked.append(("What does not move?", still[0]))
-    for text, node in asked:
-        if len(graph.nodes) > 1 and graph.name(node):
-            answer = f"the {graph.name(node)}"
-            yield Question(type="who", question=text, answer=answer, box=node.box, objects=(node.id,))
+        asked += [("What moves first?", [moves[0][1]]), ("What moves last?", [moves[-1][1]])]
+    for text, nodes in asked:
+        if len(nodes) == 1 < len(graph.nodes) and graph.name(nodes[0]):
+            yield about("who", text, f"the {graph.name(nodes[0])}", nodes)
 
 
-def _order(graph: Graph, moves: Sequence[tuple[Event, Node]]) -> Iterator[Question]:
-    for (place, (_, first)), (other, (_, second)) in itertools.permutations(enumerate(moves), 2):
-        if graph.name(first) and graph.name(second):
-            text = f"Does the {graph.name(first)} move before the {graph.name(second)}?"
-            answer, ids = "yes" if place < other else "no", (first.id, second.id)
-            yield Question(type="order", question=text, answer=answer, box=first.box, objects=ids)
+def _order(graph: Graph, moves: Sequence[Move]) -> Iterator[Question]:
+    named = [(place, node, graph.name(node)) for place, (_, node) in enumerate(moves) if graph.name(node)]
+    for (place, first, name), (other, second, after) in itertools.permutations(named, 2):
+        text = f"Does the {name} move before the {after}?"
+        yield about("order", text, "yes" if place < other else "no", (first, second))
     if len(moves) > 1 and graph.name(moves[0][1]):
-        event, node = moves[0]
-        answer = f"the {graph.name(node)} {VERBS[event.action][0]}"
-        yield Question(type="order", question="What happens first?", answer=answer, box=node.box, objects=(node.id,))
+        action, node = moves[0]
+        yield about("order", "What happens first?", f"the {graph.name(node)} {VERBS[action][0]}", (node,))

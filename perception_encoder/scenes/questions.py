@@ -54,58 +54,41 @@ def choose(asked: Sequence[Question], most: int, generator: np.random.Generator)
     return chosen[:most]
 
 
-def _ids(nodes: Sequence[Node]) -> tuple[int, ...]:
-    return tuple(node.id for node in nodes)
+def about(type: str, question: str, answer: str, nodes: Sequence[Node], boxed: bool = True) -> Question:
+    """A question whose answer rests on things, and is about the first of them if it is `boxed`."""
+    box = nodes[0].box if boxed and nodes else None
+    return Question(type=type, question=question, answer=answer, box=box, objects=tuple(node.id for node in nodes))
 
 
 def _count(graph: Graph) -> Iterator[Question]:
     for kind, count in graph.counts.items():
-        alike = [node for node in graph.nodes if node.kind == kind]
-        box = alike[0].box if count == 1 else None
-        text = f"How many {plural_of(kind)} are there?"
-        yield Question(type="count", question=text, answer=str(count), box=box, objects=_ids(alike))
-    text = "How many things are there?"
-    everything = _ids(graph.nodes)
-    yield Question(type="count", question=text, answer=str(len(everything)), box=None, objects=everything)
+        yield about("count", f"How many {plural_of(kind)} are there?", str(count), graph.of_kind(kind), count == 1)
+    yield about("count", "How many things are there?", str(len(graph.nodes)), graph.nodes, False)
 
 
 def _exists(graph: Graph, kinds: Sequence[str], generator: np.random.Generator) -> Iterator[Question]:
     there = {family_of(kind) for kind in graph.counts}
     absent = [kind for kind in kinds if family_of(kind) not in there]
     for kind, count in graph.counts.items():
-        alike = [node for node in graph.nodes if node.kind == kind]
-        text = f"Is there {with_article(kind)}?"
-        box = alike[0].box if count == 1 else None
-        yield Question(type="exists", question=text, answer="yes", box=box, objects=_ids(alike))
+        yield about("exists", f"Is there {with_article(kind)}?", "yes", graph.of_kind(kind), count == 1)
         if absent:  # as many that are not there
             other = absent[int(generator.integers(len(absent)))]
-            text = f"Is there {with_article(other)}?"
-            yield Question(type="exists", question=text, answer="no", box=None, objects=())
+            yield about("exists", f"Is there {with_article(other)}?", "no", ())
 
 
 def _about_one(graph: Graph) -> Iterator[Question]:
-    by_id = {node.id: node for node in graph.nodes}
-    for node in graph.nodes:
-        name = graph.name(node)
-        if not name:
-            continue
+    for node, name in graph.named():
+        below = graph.by_id[node.on] if node.on is not None else None
         if node.colour and name == node.label and node.colour not in name:
-            text = f"What colour is the {name}?"
-            yield Question(type="colour", question=text, answer=node.colour, box=node.box, objects=(node.id,))
-        if node.on is not None and graph.name(by_id[node.on]):
-            below = f"on the {graph.name(by_id[node.on])}"
-            text = f"Where is the {name}?"
-            yield Question(type="where", question=text, answer=below, box=node.box, objects=(node.id, node.on))
+            yield about("colour", f"What colour is the {name}?", node.colour, (node,))
+        if below is not None and graph.name(below):
+            yield about("where", f"Where is the {name}?", f"on the {graph.name(below)}", (node, below))
         elif (third := _third(graph, node)) is not None:
-            text = f"In which part of the picture is the {name}?"
-            yield Question(type="where", question=text, answer=THIRDS[third], box=node.box, objects=(node.id,))
-        for relation in SAID:
+            yield about("where", f"In which part of the picture is the {name}?", THIRDS[third], (node,))
+        for relation, said in SAID.items():
             others = graph.related(relation, node.id)
-            asked = f"What is {SAID[relation]} the {name}?"
             if len(others) == 1 and graph.name(others[0]):
-                answer = f"the {graph.name(others[0])}"
-                ids = (others[0].id, node.id)
-                yield Question(type="which", question=asked, answer=answer, box=others[0].box, objects=ids)
+                yield about("which", f"What is {said} the {name}?", f"the {graph.name(others[0])}", (others[0], node))
 
 
 def _third(graph: Graph, node: Node) -> int | None:
@@ -115,37 +98,19 @@ def _third(graph: Graph, node: Node) -> int | None:
 
 
 def _about_two(graph: Graph) -> Iterator[Question]:
-    named = [(node, graph.name(node)) for node in graph.nodes if graph.name(node)]
-    for first, name in named:
-        for second, other in named:
-            if first.id == second.id:
-                continue
-            ids: tuple[int, ...] = (first.id, second.id)
-            for relation, opposite in OPPOSITE.items():
-                said = (first.id, relation, second.id) in graph.relations
-                if said or (first.id, opposite, second.id) in graph.relations:
-                    text, answer = f"Is the {name} {SAID[relation]} the {other}?", "yes" if said else "no"
-                    yield Question(type="relation", question=text, answer=answer, box=first.box, objects=ids)
-            if first.id < second.id:
-                yield from _compare(first, name, second, other)
-    counts = list(graph.counts.items())
-    for (kind, count), (other, others) in itertools.permutations(counts, 2):
-        if count == others:
-            continue
-        ids = _ids([node for node in graph.nodes if node.kind in (kind, other)])
-        text, answer = f"Are there more {plural_of(kind)} than {plural_of(other)}?", "yes" if count > others else "no"
-        yield Question(type="compare", question=text, answer=answer, box=None, objects=ids)
-
-
-def _compare(first: Node, name: str, second: Node, other: str) -> Iterator[Question]:
-    ids = (first.id, second.id)
-    tall, short = (first, second) if first.size[2] > second.size[2] else (second, first)
-    if tall.size[2] > TALLER * short.size[2]:
-        answer = f"the {name if tall is first else other}"
-        text = f"Which is taller, the {name} or the {other}?"
-        yield Question(type="compare", question=text, answer=answer, box=tall.box, objects=ids)
-    near, far = (first, second) if first.depth < second.depth else (second, first)
-    if far.depth - near.depth > NEARER * (first.extent + second.extent):
-        answer = f"the {name if near is first else other}"
-        text = f"Which is closer, the {name} or the {other}?"
-        yield Question(type="compare", question=text, answer=answer, box=near.box, objects=ids)
+    for (first, name), (second, other) in itertools.permutations(graph.named(), 2):
+        for relation, opposite in OPPOSITE.items():
+            said = (first.id, relation, second.id) in graph.relations
+            if said or (first.id, opposite, second.id) in graph.relations:
+                text = f"Is the {name} {SAID[relation]} the {other}?"
+                yield about("relation", text, "yes" if said else "no", (first, second))
+        names = " or ".join(f"the {each}" for each in sorted((name, other)))
+        if first.size[2] > TALLER * second.size[2]:
+            yield about("compare", f"Which is taller, {names}?", f"the {name}", (first, second))
+        if second.depth - first.depth > NEARER * (first.extent + second.extent):
+            yield about("compare", f"Which is closer, {names}?", f"the {name}", (first, second))
+    for (kind, count), (other, others) in itertools.permutations(graph.counts.items(), 2):
+        if count != others:
+            text = f"Are there more {plural_of(kind)} than {plural_of(other)}?"
+            nodes = (*graph.of_kind(kind), *graph.of_kind(other))
+            yield about("compare", text, "yes" if count > others else "no", nodes, False)
