@@ -24,11 +24,11 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.room import paint
+from perception_encoder.scenes.room import Backdrop, paint
 from perception_encoder.scenes.scene import Scene, Thing, triple
 
 SIDES = (16, 1024)  # pixels
-SHADOW_SIDE = 112  # samples along the light's view
+SHADOWS = (64, 0.75)  # samples along the light's view: at least, and for each along the picture
 LIGHT_AWAY = 8.0  # radii of the scene that the light's view is taken from
 SHADOW_BIAS = (0.02, 0.12)  # radii: closer to the light than this is the surface itself; planes, and things
 KEPT = 2000  # models that stay loaded; then all are dropped
@@ -56,7 +56,7 @@ class View:
     shown: np.ndarray
     """(2S, 2S) bool: where there is a thing."""
     depth: np.ndarray
-    """(S, S) metres along the camera's axis in the middle of each pixel."""
+    """(S, S) float32: metres along the camera's axis in the middle of each pixel."""
     mask: np.ndarray
     """(S, S) uint8: 0 is background, n the thing of number n − 1."""
 
@@ -122,6 +122,7 @@ class Stage:
 
     def __init__(self, client: Any, scene: Scene, bodies: Sequence[int]) -> None:
         self._client, self.scene, self._bodies = client, scene, bodies
+        self._painted: dict[tuple[Camera, int], Backdrop] = {}
 
     def move(self, poses: np.ndarray) -> None:
         """Put the things elsewhere: (n, 7), position and turn of each."""
@@ -139,12 +140,16 @@ class Stage:
         colours, buffer, bodies = self._view(camera, 2 * side)
         numbers = np.zeros(max([-1, *self._bodies]) + 2, np.uint8)  # by body; -1 is none
         numbers[list(self._bodies)] = np.arange(1, len(self._bodies) + 1)
-        return View(camera, colours, bodies >= 0, camera.depth_of(buffer[::2, 1::2]), numbers[bodies[::2, 1::2]])
+        depth = camera.depth_of(buffer[::2, 1::2]).astype(np.float32)
+        return View(camera, colours, bodies >= 0, depth, numbers[bodies[::2, 1::2]])
 
     def light(self, view: View) -> Picture:
         """Add the room and the shadows to the things."""
         here = view.mask > 0
-        backdrop = paint(self.scene, view.camera, len(here))
+        place = (view.camera, len(here))
+        if place not in self._painted:
+            self._painted[place] = paint(self.scene, *place)
+        backdrop = self._painted[place]
         depth = np.where(here, view.depth, backdrop.depth)
         bias = np.where(here, SHADOW_BIAS[1], SHADOW_BIAS[0]).astype(np.float32) * self.scene.radius
         lit = self._lit(view.camera, depth, bias)[..., None]
@@ -153,7 +158,7 @@ class Stage:
         rgb = things + (1 - _filter(view.shown[..., None])) * (backdrop.ambient + backdrop.direct * lit)
         return Picture(
             np.minimum(rgb, 255).round().astype(np.uint8),
-            np.where(np.isfinite(depth), depth, 0).astype(np.float32),
+            np.where(np.isfinite(depth), depth, np.float32(0)),
             view.mask,
         )
 
@@ -178,21 +183,22 @@ class Stage:
 
     def _lit(self, camera: Camera, depth: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """How much of the light reaches each pixel's surface, (S, S) in [0, 1]."""
-        radius = self.scene.radius
+        radius, side = self.scene.radius, max(SHADOWS[0], int(SHADOWS[1] * len(depth)))
         away = LIGHT_AWAY * radius
         angle = float(2 * np.degrees(np.arcsin(1.1 / LIGHT_AWAY)))
         eye = triple(np.array(self.scene.light.towards) * away)
         lamp = Camera(eye, (0, 0, 0), angle, away - 2 * radius, away + 2 * radius)
-        _, buffer, bodies = self._view(lamp, SHADOW_SIDE)
+        _, buffer, bodies = self._view(lamp, side)
         nearest = np.where(bodies < 0, np.inf, lamp.depth_of(buffer)).astype(np.float32)
         nearest = np.pad(nearest, 2, constant_values=np.inf)
         there = np.isfinite(depth)
         offset = (lamp.rotation @ np.subtract(camera.eye, eye)).astype(np.float32)
-        seen = camera.rays_along(lamp.rotation, len(depth)) * np.where(there, depth, 0) + offset[:, None, None]
-        right, down = SHADOW_SIDE / 2 + lamp.focal(SHADOW_SIDE) * seen[:2] / seen[2]
+        reached = np.where(there, depth, np.float32(0))
+        seen = camera.rays_along(lamp.rotation, len(depth)) * reached + offset[:, None, None]
+        right, down = side / 2 + lamp.focal(side) * seen[:2] / seen[2]
         # a sample is at whole coordinates, from the left and from the bottom; two more are padding
-        columns = np.clip(np.rint(right), -1, SHADOW_SIDE).astype(np.intp) + 2
-        rows = np.clip(np.rint(down) - 1, -1, SHADOW_SIDE).astype(np.intp) + 2
+        columns = np.clip(np.rint(right), -1, side).astype(np.intp) + 2
+        rows = np.clip(np.rint(down) - 1, -1, side).astype(np.intp) + 2
         width, flat, limit = nearest.shape[1], nearest.ravel(), seen[2] - bias
         places = rows * width + columns
         steps = (row * width + column for row in (-1, 0, 1) for column in (-1, 0, 1))

@@ -47,7 +47,7 @@ def paint(scene: Scene, camera: Camera, side: int) -> Backdrop:
             across, along = across * reached - offsets[0], along * reached - offsets[1]  # metres, from the corner
         met = (facing < 0) & (reached > camera.near) & (reached < depth)
         for place, length in ((across, right @ plane.right), (along, up @ plane.up)):
-            met &= (place >= 0) & (place <= length)
+            met &= (place >= 0) & (place <= float(length))
         bright = _look_up(plane, across[met], along[met], reached[met], facing[met], camera.focal(side))
         colour = bright[:, None] * np.array(plane.tint, np.float32) * 255
         reach = light.diffuse * max(float(normal @ np.array(light.towards)), 0.0)
