@@ -57,22 +57,6 @@ class Camera:
         """Depths (S, S) of a picture's pixels to world points (S, S, 3)."""
         return np.moveaxis(self.rays_along(np.eye(3), len(depth)), 0, -1) * depth[..., None] + np.array(self.eye)
 
-    def view_matrix(self) -> list[float]:
-        """OpenGL's view matrix, column by column: camera axes there are x right, y up, z backward."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = self.rotation * np.array([[1.0], [-1.0], [-1.0]])
-        matrix[:3, 3] = -matrix[:3, :3] @ np.array(self.eye)
-        return [float(value) for value in matrix.T.ravel()]
-
-    def projection_matrix(self) -> list[float]:
-        """OpenGL's projection matrix, column by column."""
-        scale, extent = 1 / np.tan(np.radians(self.angle) / 2), self.near - self.far
-        matrix = np.zeros((4, 4))
-        matrix[0, 0] = matrix[1, 1] = scale
-        matrix[2, 2:] = (self.far + self.near) / extent, 2 * self.far * self.near / extent
-        matrix[3, 2] = -1
-        return [float(value) for value in matrix.T.ravel()]
-
     def depth_of(self, buffer: np.ndarray) -> np.ndarray:
         """Metres along the camera's axis for values in [0, 1] of OpenGL's depth buffer."""
         return self.far * self.near / (self.far - (self.far - self.near) * buffer.astype(np.float64))

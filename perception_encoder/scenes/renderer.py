@@ -164,19 +164,19 @@ class Stage:
 
     def _view(self, camera: Camera, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Colours (side, side, 3), depth buffer and numbers of bodies (side, side)."""
-        light = self.scene.light
-        _, _, colours, buffer, bodies = self._client.getCameraImage(
+        light, client = self.scene.light, self._client
+        _, _, colours, buffer, bodies = client.getCameraImage(
             side,
             side,
-            camera.view_matrix(),
-            camera.projection_matrix(),
+            client.computeViewMatrix(camera.eye, camera.target, (0, 0, 1)),
+            client.computeProjectionMatrixFOV(camera.angle, 1, camera.near, camera.far),
             light.towards,
             light.colour,
             lightAmbientCoeff=light.ambient,
             lightDiffuseCoeff=light.diffuse,
             lightSpecularCoeff=0.0,
             shadow=0,
-            renderer=self._client.ER_TINY_RENDERER,
+            renderer=client.ER_TINY_RENDERER,
         )
         shape = (side, side)
         return np.reshape(colours, (*shape, 4))[..., :3], np.reshape(buffer, shape), np.reshape(bodies, shape)

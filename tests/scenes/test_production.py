@@ -19,6 +19,7 @@ from perception_encoder.scenes.layout import LayoutConfig, Layouts
 from perception_encoder.scenes.models import Library
 from perception_encoder.scenes.production import ScenesConfig, make_scenes, produce
 from perception_encoder.scenes.samples import Pictures, millimetres, run_lengths
+from perception_encoder.scenes.scene import CORNERS, Thing
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -128,9 +129,8 @@ def test_things_stand_apart_and_in_the_picture(library: Library) -> None:
     assert stacked
 
 
-def _box(library: Library, thing) -> np.ndarray:
-    unit = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0, 1)])
-    return (unit * library.about[thing.model].size) @ thing.rotation.T + thing.position
+def _box(library: Library, thing: Thing) -> np.ndarray:
+    return (CORNERS * library.about[thing.model].size) @ thing.rotation.T + thing.position
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float:
