@@ -48,7 +48,7 @@ class Videos(Maker):
     what = "video"
 
     def __init__(self, library: Library, split: str, side: int, seed: int, frames: int = 24, rate: int = 8) -> None:
-        super().__init__(library, split, side, seed, LayoutConfig(least=1, most=4, again=0.2))
+        super().__init__(library, split, side, seed, LayoutConfig(least=2, most=4, again=0.2))
         self.frames, self.rate = frames, rate
         balls = {about.kind for about in library.about.values() if about.shape == "sphere"}
         self.balls = [kind for kind in self.layouts.kinds if kind in balls]
