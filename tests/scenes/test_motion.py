@@ -63,6 +63,8 @@ def test_what_is_planned_comes_true() -> None:
     assert np.abs(poses[:, 3] - poses[0, 3]).max() < 1e-3
     turned = 2 * np.arccos(np.abs(poses[1:, 1, 3:] * poses[:-1, 1, 3:]).sum(axis=1).clip(0, 1)).sum()
     assert turned == pytest.approx(np.linalg.norm(np.diff(places[:, 1], axis=0), axis=1).sum() / 0.1, rel=0.2)
+    again = simulate(scene_of(*things), abouts, plans, FRAMES, RATE)
+    assert again.tobytes() == poses.tobytes()
     assert poses[-1, 4, 2] == pytest.approx(0.06, abs=0.02)  # it lies on its side: its bottom stands upright
     assert rotation_of(poses[-1, 4, 3:])[:, 2] == pytest.approx((0, -1, 0), abs=0.1)  # with its top to where it fell
 
@@ -138,7 +140,8 @@ def test_a_video_is_what_its_tracks_say(sample: Sample) -> None:
             if box:
                 assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         places = [place for place in track["positions"] if place]
-        if len(places) < FRAMES or np.ptp(np.array(places), axis=0).max() > 0.05:
+        spans = [np.ptp(np.array(values), axis=0).max() for values in (places, track["turns"])]
+        if len(places) < FRAMES or max(spans) > 0.05:
             moving.add(track["id"])
     assert moving == {event["object"] for event in about["events"]} - {None}
     asked = {question["question"]: question["answer"] for question in about["questions"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -88,6 +88,7 @@ def test_coco_reads_the_instances(folder: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.booleans(), min_size=12, max_size=12))
 def test_run_lengths_are_cocos(bits: list[bool]) -> None:
     from pycocotools import mask as coco
