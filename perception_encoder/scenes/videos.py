@@ -151,8 +151,10 @@ def track(pictures: Sequence[Picture], clip: Clip) -> list[dict[str, Any]]:
 def encode_mp4(frames: Sequence[np.ndarray], rate: int) -> bytes:
     """Frames (H, W, 3) as H.264 in MP4; the same bytes for the same frames."""
     stream = io.BytesIO()
+    # macroblock trees read beyond frames that are under 128 px, so that each encoding would differ
+    options = {"crf": "18", "threads": "1", "preset": "fast", "x264-params": "mbtree=0"}
     with av.open(stream, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream("libx264", rate=rate, options={"crf": "18", "threads": "1", "preset": "fast"})
+        video = container.add_stream("libx264", rate=rate, options=options)
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt = "yuv420p"
         for pixels in frames:

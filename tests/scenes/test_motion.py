@@ -16,7 +16,7 @@ from perception_encoder.scenes.models import About, Library
 from perception_encoder.scenes.motion import AWAY, Plan, middles, observe, orbit, plan, simulate
 from perception_encoder.scenes.samples import Sample
 from perception_encoder.scenes.scene import Thing, rotation_of
-from perception_encoder.scenes.videos import Videos, swept
+from perception_encoder.scenes.videos import Videos, encode_mp4, swept
 from tests.scenes.conftest import scene_of
 
 BOX = About(key="b", label="box", kind="box", source="t", licence="CC0-1.0", size=(0.2, 0.2, 0.2))
@@ -147,6 +147,12 @@ def test_a_video_is_what_its_tracks_say(sample: Sample) -> None:
     asked = {question["question"]: question["answer"] for question in about["questions"]}
     assert len(asked) == 8
     assert asked.get("How many things move?", str(len(moving))) == str(len(moving))
+
+
+def test_the_same_frames_make_the_same_file() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+    frames = [np.roll(noise, step, axis=1) for step in range(16)]
+    assert len({encode_mp4(frames, RATE) for _ in range(8)}) == 1
 
 
 def test_a_video_depends_on_its_number_alone(sample: Sample, library: Library) -> None:
