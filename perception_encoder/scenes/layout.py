@@ -37,7 +37,7 @@ class LayoutConfig:
     """How scenes are made."""
 
     least: int = 2
-    """Things on the floor, at least."""
+    """Things on the floor, at least; fewer where no others of like size are found."""
     most: int = 5
     """Things on the floor, at most."""
     again: float = 0.35
@@ -78,9 +78,9 @@ class Layouts:
 
         `first`: the model of its first thing; then nothing stands on anything.
         """
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             placing = self._place(generator, first)
-            if placing is None:
+            if len(placing.models) < self.config.least and attempt < TRIES // 2:
                 continue
             if first is None:
                 self._stack(placing, generator)
@@ -89,16 +89,15 @@ class Layouts:
                 return scene
         raise DataError(f"no scene could be made in {TRIES} tries; are there models of like size and different kinds?")
 
-    def _place(self, generator: np.random.Generator, key: str | None) -> Placing | None:
+    def _place(self, generator: np.random.Generator, key: str | None) -> Placing:
         placing = Placing()
         wanted = int(generator.integers(self.config.least, self.config.most + 1))
         first = self.library.about[key] if key else self.choose(generator, list(self.kinds))
-        if not _stand(placing, self.library[first.key], generator):
-            return None
+        _stand(placing, self.library[first.key], generator)
         while len(placing.models) < wanted:
             about = self._another(placing, generator, max(first.size))
             if about is None or not _stand(placing, self.library[about.key], generator):
-                return placing if len(placing.models) >= self.config.least else None
+                break
         return placing
 
     def _another(self, placing: Placing, generator: np.random.Generator, length: float) -> About | None:
