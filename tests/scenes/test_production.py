@@ -20,6 +20,7 @@ from perception_encoder.scenes.models import Library
 from perception_encoder.scenes.production import ScenesConfig, make_scenes, produce
 from perception_encoder.scenes.samples import Pictures, millimetres, run_lengths
 from perception_encoder.scenes.scene import CORNERS, Thing
+from tests.scenes.conftest import box_model
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -140,6 +141,13 @@ def _distance(first: np.ndarray, second: np.ndarray) -> float:
     ways = np.stack([np.cos(angles), np.sin(angles)])
     one, other = first[:, :2] @ ways, second[:, :2] @ ways
     return float(np.maximum(one.min(0) - other.max(0), other.min(0) - one.max(0)).max())
+
+
+def test_what_goes_with_nothing_else_stands_alone() -> None:
+    models = [box_model("crate", (0.2, 0.3, 0.25)), box_model("tower", (2.0, 2.0, 5.0))]
+    few = Library({model.about.key: model for model in models})
+    scene = Layouts(few, few.select(), LayoutConfig(again=0.0)).invent(np.random.default_rng(0))
+    assert len(scene.things) == 1
 
 
 def test_too_few_models_are_an_error(library: Library) -> None:
