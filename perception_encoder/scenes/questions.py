@@ -23,14 +23,14 @@ THIRDS = ("on the left", "in the middle", "on the right")
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question about a picture and its only answer."""
+    """A question about a picture or a video and its only answer."""
 
     type: str
-    """`exists`, `count`, `which`, `where`, `colour`, `compare` or `relation`."""
+    """`exists`, `count`, `which`, `where`, `colour`, `compare` or `relation`; of a video see `narration`."""
     question: str
     answer: str
     box: tuple[float, float, float, float] | None
-    """The frame of the thing that the answer is about, in pixels; None where it is about none or several."""
+    """The frame of the thing that the answer is about, in pixels, in a video's last frame; None: of none or several."""
     objects: tuple[int, ...]
     """Ids of the things that the answer rests on."""
 
