@@ -32,7 +32,7 @@ from perception_encoder.scenes.videos import Videos
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 8  # samples that a process is given at a time
+AT_ONCE = 8  # pictures that a process is given at a time
 NOT_IN_PVD = ("source", "label", "caption", "cameras", "attribution", "relations")
 
 
@@ -116,7 +116,8 @@ def make_scenes(
 
 def produce(library: Library, config: ScenesConfig, jobs: int | None = None) -> Iterator[Sample]:
     """Make a set's samples, in order; with one job in this process."""
-    jobs = min(jobs or os.cpu_count() or 1, -(-config.count // AT_ONCE))
+    at_once = 1 if config.videos else AT_ONCE
+    jobs = min(jobs or os.cpu_count() or 1, -(-config.count // at_once))
     if jobs == 1:
         with _maker(library, config) as maker:
             yield from map(maker.sample, range(config.count))
@@ -124,7 +125,7 @@ def produce(library: Library, config: ScenesConfig, jobs: int | None = None) -> 
     _maker(library, config).__exit__()  # what is wrong with the models is said here
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _begin, (library, config)) as pool:
-        yield from pool.map(_sample, range(config.count), chunksize=AT_ONCE)
+        yield from pool.map(_sample, range(config.count), chunksize=at_once)
 
 
 def _maker(library: Library, config: ScenesConfig) -> Maker:
