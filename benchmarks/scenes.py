@@ -139,8 +139,8 @@ CPU time of a picture of 128 px in one process, its models loaded:
 | --- | --- |
 {spent}
 
-That is {1000 / parts["all"]:.0f} pictures a second of each core. {tries:.2f} scenes are drawn for each
-that is kept; the others show too little of one of their things.
+That is {1000 / parts["all"]:.0f} pictures a second of a core with nothing else to do.
+{tries:.2f} scenes are drawn for each that is kept; the others show too little of one of their things.
 The aim, {AIM} pictures a second at 128 px on two cores, is {"reached" if rate >= AIM else "missed here"}.
 """
 
