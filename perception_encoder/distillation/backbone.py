@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Backbone(nn.Module):
             raise ConfigError(f"timm has no network {name!r}; timm.list_models() shows those that it has")
         self.name = name
         with drawn_from(generator):
-            network = timm.create_model(name, num_classes=output_dim)
+            network: Any = timm.create_model(name, num_classes=output_dim)
         self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, pictures: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
