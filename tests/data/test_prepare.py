@@ -99,7 +99,7 @@ def test_different_labels_need_a_closer_look_to_be_duplicates() -> None:
 
 
 def test_an_unknown_source_lists_the_known_ones() -> None:
-    with pytest.raises(DataError, match="noto, twemoji, .*openclipart, openmoji"):
+    with pytest.raises(DataError, match=r"noto, twemoji, .*openclipart, openmoji"):
         find_source("emojitwo")
 
 
