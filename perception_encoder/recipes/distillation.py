@@ -108,7 +108,7 @@ def plan_distillation(config: DistillationConfig, cluster: Cluster) -> Plan:
     if entry.text is None:
         raise ConfigError(f"the teacher is {config.teacher}, which has no text tower; take a Core model")
     cost = _teacher_cost(config, entry.vision, entry.text)
-    assumed = f"the teacher encodes {cost.pictures:.0%} of the pairs' pictures and {cost.captions:.0%} of their captions"
+    assumed = f"the teacher encodes {cost.pictures:.0%} of the pairs' pictures and {cost.captions:.0%} of the captions"
     if config.remember:
         assumed += f"; of {config.remember:,} things that it remembers, half are pictures"
     return dataclasses.replace(plan_pretraining(config, cluster, cost), assumed=assumed)

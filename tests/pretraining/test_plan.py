@@ -150,7 +150,7 @@ def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
 
 
 def test_a_teacher_s_passes_come_on_top() -> None:
-    """Its passes as torch counts them, of what it is shown and no more; in the plan once a pair, or as often as said."""
+    """Its passes as torch counts them, of what it is shown and no more; in the plan as often a pair as is said."""
     model = build_model(CONFIG)
     teacher = TeacherCost(VISION, TEXT, pictures=0.5)
     teacher.watch(model)
