@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +23,8 @@ from perception_encoder.pretraining.plan import Cluster, plan_pretraining
 from perception_encoder.recipes.catalog import find_recipe
 from perception_encoder.recipes.distillation import DistillationConfig, distill, distill_builtin
 from perception_encoder.recipes.kinds import debug_form, plan
+from tests import processes
+from tests.processes import pe
 
 DEBUG = debug_form(distill_builtin())
 
@@ -127,19 +126,15 @@ def test_masks_and_videos_are_refused(change: dict) -> None:
 
 def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:
     """Two processes, each with a teacher of its own, have the losses of one."""
-    root = Path(__file__).parents[2]
     found = {}
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes > 1 else []
-        command = [sys.executable, *ranks, "-m", "perception_encoder", "train", "distill_builtin", "--debug"]
-        command += ["--data", str(photos), "--out", str(out), "--set", "contrastive_weight=1"]
-        command += ["--set", "optimizer.lr=1e-4", "--set", "optimizer.plain_lr=1e-4"]
-        command += ["--set", "initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-        ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
-        assert ended.returncode == 0, ended.stderr[-3000:]
+    for ranks in (None, 2):
+        out = tmp_path / str(ranks)
+        arguments = ["train", "distill_builtin", "--debug", "--data", str(photos), "--out", str(out)]
+        settings = ["contrastive_weight=1", "optimizer.lr=1e-4", "optimizer.plain_lr=1e-4"]
+        settings += ["initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
+        arguments += [word for setting in settings for word in ("--set", setting)]
+        processes.run(pe, *arguments, log=tmp_path / f"{ranks}.log", ranks=ranks)
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-        found[processes] = [(row["distillation"], row["contrastive"]) for row in rows]
-    assert found[2][0] == pytest.approx(found[1][0], rel=1e-4)
-    assert found[2] == [pytest.approx(row, rel=5e-3) for row in found[1]]  # by then weights are rounded otherwise
+        found[ranks] = [(row["distillation"], row["contrastive"]) for row in rows]
+    assert found[2][0] == pytest.approx(found[None][0], rel=1e-4)
+    assert found[2] == [pytest.approx(row, rel=5e-3) for row in found[None]]  # by then weights are rounded otherwise
