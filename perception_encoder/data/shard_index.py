@@ -132,8 +132,8 @@ def open_storage(url: str) -> tuple[Any, str]:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         protocols = re.findall(r"(?:^|::)(\w+)://", url)
-        for module, extra in (_EXTRAS[each] for each in protocols if each in _EXTRAS):
-            raise MissingExtraError(module, extra) from error
+        if needed := [_EXTRAS[each] for each in protocols if each in _EXTRAS]:
+            raise MissingExtraError(*needed[0]) from error
         raise DataError(f"{url}: {one_line(error)}") from error
     return files, path
 
@@ -143,7 +143,7 @@ def _patiently(work: Callable[[], T]) -> T:
     for pause in _PAUSES:
         try:
             return work()
-        except (FileNotFoundError, PermissionError, tarfile.TarError, ValueError):
+        except (FileNotFoundError, PermissionError, tarfile.TarError, ValueError, DataError):
             raise  # the same would come again
         except Exception:  # each kind of storage raises its own
             time.sleep(pause)
@@ -163,7 +163,7 @@ def _find_table(url: str) -> Path:
     place = cache_folder() / f"{name}.parquet"
     if not place.exists():
         try:
-            _check_ranges(files, path, size)
+            _patiently(lambda: _check_ranges(files, path, size))
             table = _patiently(lambda: _make_table(url, size))
         except DataError as error:
             raise DataError(f"{url}: {error}") from None

@@ -114,7 +114,7 @@ def _find(url: str) -> list[str]:
     elif "://" in url and path.endswith(".tar"):
         return [url]  # unasked: a web server would send all of it
     elif files.isdir(path):
-        pattern = f"{path}/*.tar"
+        pattern = f"{path.rstrip('/')}/*.tar"
     else:
         return [url]
     chain, double, last = url.rpartition("::")
