@@ -1,9 +1,10 @@
 # Every target sets up what it needs: .venv, then this package with that target's extras.
-# PYTHON=python3.12 picks the interpreter, PIP_ARGS="…" goes to every pip install.
+# PYTHON=python3.12 picks the interpreter, PIP_ARGS="…" goes to every pip install, WORKERS=4 is how many run the tests.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP_ARGS ?=
+WORKERS ?= 2
 BIN := .venv/bin
 
 DEMO_EXTRAS := demo
@@ -14,8 +15,8 @@ DEV_EXTRAS := dev,demo,search,train,eval,scenes,cluster,onnx,data
 demo: .venv/demo-installed ## the main job on real pictures, with the built-in model
 	$(BIN)/pe demo
 
-test: .venv/dev-installed ## the tests, but for the slow ones
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: .venv/dev-installed ## the tests, but for the slow ones; a file's tests on one worker, of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: .venv/dev-installed
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

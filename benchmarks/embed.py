@@ -14,7 +14,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +79,23 @@ def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], objec
 
 
 def measure(name: str, rounds: int) -> dict[str, list[float]]:
-    """Pictures a second of each contender in each round, after one that warms up."""
+    """Pictures a second of each contender in each round."""
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photographs(Path(folder), PICTURES[name])
-        runs = contenders(name, paths)
-        speeds: dict[str, list[float]] = {label: [] for label in runs}
-        for number in range(rounds + 1):
-            for label, run in runs.items():
-                start = time.perf_counter()
-                run()
-                speed = len(paths) / (time.perf_counter() - start)
-                if number:
-                    speeds[label].append(speed)
-                print(f"{name} round {number}/{rounds}  {label}: {speed:.1f}/s", flush=True)
+        return take_turns(name, contenders(name, paths), len(paths), rounds)
+
+
+def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, rounds: int) -> dict[str, list[float]]:
+    """Pictures a second of each run, over `count` of them, in each round, after one that warms up."""
+    speeds: dict[str, list[float]] = {label: [] for label in runs}
+    for number in range(rounds + 1):
+        for label, run in runs.items():
+            start = time.perf_counter()
+            run()
+            speed = count / (time.perf_counter() - start)
+            if number:
+                speeds[label].append(speed)
+            print(f"{name} round {number}/{rounds}  {label}: {speed:.1f}/s", flush=True)
     return speeds
 
 

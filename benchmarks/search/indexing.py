@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.embed import DECODE, ENCODE, write_photographs
+from benchmarks.embed import DECODE, ENCODE, take_turns, write_photographs
 from benchmarks.search.figures import mark, median
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order
@@ -51,23 +50,14 @@ def contenders(encoder: Encoder, folder: Path, paths: Sequence[Path]) -> dict[st
 
 
 def measure(brief: bool) -> dict[str, Any]:
-    """Pictures a second of each contender in each round, after one that warms up."""
+    """Pictures a second of each contender in each round."""
     rounds = BRIEF if brief else 4
     speeds: dict[str, dict[str, list[float]]] = {}
     for name, count in PICTURES.items():
         encoder = load(name) if name == "builtin" else Encoder(create_model(name))
         with tempfile.TemporaryDirectory() as folder:
             paths = write_photographs(Path(folder), count)
-            runs = contenders(encoder, Path(folder), paths)
-            speeds[name] = {label: [] for label in runs}
-            for number in range(rounds + 1):
-                for label, run in runs.items():
-                    start = time.perf_counter()
-                    run()
-                    speed = len(paths) / (time.perf_counter() - start)
-                    if number:
-                        speeds[name][label].append(speed)
-                    print(f"{name} round {number}/{rounds}  {label}: {speed:.1f}/s", flush=True)
+            speeds[name] = take_turns(name, contenders(encoder, Path(folder), paths), len(paths), rounds)
     return {"speeds": speeds}
 
 

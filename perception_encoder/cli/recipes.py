@@ -40,34 +40,40 @@ def show_plan(config: RunConfig, devices: int, device: str, utilization: float) 
     hours, used = plan.device_hours(), sum(plan.memory.values())
     output.print_line(
         f"{devices} devices at {100 * utilization:g} % of {each.flops / 1e12:g} TFLOP/s: "
-        f"{hours:,.0f} device-hours, {hours / devices / 24:,.1f} days"
+        f"{_figure(hours)} device-hours, {_figure(hours / devices / 24)} days"
     )
     hint = "fits"
     if used > (1 - FREE) * each.memory:
         hint = "does not fit, as a tenth must stay free; more --devices, or --set parallel.checkpointing=true, "
         hint += "parallel.chunk=N, parallel.kind=fsdp"
     output.print_line(f"{used / 1e9:.1f} of {each.memory / 1e9:g} GB: {hint}")
+    if plan.assumed:
+        output.print_line(f"assumed: {plan.assumed}")
 
 
 def _print_stages(plan: Plan) -> None:
     rows = [
         (
             str(stage.image_size),
-            f"{stage.steps:,}",
-            f"{stage.samples / 1e6:,.1f}",
-            f"{stage.flops / 1e18:,.1f}",
-            f"{stage.executed / 1e18:,.1f}",
+            *_counts(stage.steps, stage.samples, stage.flops, stage.executed),
             f"{sum(stage.memory.values()) / 1e9:.1f}",
-            f"{plan.device_hours(stage):,.0f}",
+            _figure(plan.device_hours(stage)),
         )
         for stage in plan.stages
     ]
     totals = [sum(getattr(stage, name) for stage in plan.stages) for name in ("steps", "samples", "flops", "executed")]
-    steps, samples, flops, executed = totals
     most = f"{sum(plan.memory.values()) / 1e9:.1f}"
-    hours = f"{plan.device_hours():,.0f}"
-    rows.append(
-        ("all", f"{steps:,}", f"{samples / 1e6:,.1f}", f"{flops / 1e18:,.1f}", f"{executed / 1e18:,.1f}", most, hours)
-    )
+    rows.append(("all", *_counts(*totals), most, _figure(plan.device_hours())))
     columns = ("px", "steps", "million pairs", "EFLOPs", "executed", "GB a device", "device-hours")
     output.print_table(columns, rows, f"{plan.parameters / 1e6:,.0f} million parameters")
+
+
+def _counts(steps: int, samples: int, flops: float, executed: float) -> tuple[str, str, str, str]:
+    return f"{steps:,}", _figure(samples / 1e6), _figure(flops / 1e18), _figure(executed / 1e18)
+
+
+def _figure(value: float) -> str:
+    """Whole where it is large, two digits where it is small."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

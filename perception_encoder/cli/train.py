@@ -42,8 +42,8 @@ def train(
     A run that was stopped goes on where its last checkpoint is. Folders of --data are read into memory; their tars
     hold KEY.jpg with KEY.json (`source`, `label`, and if there are any `coarse`, `description`, `kids`, `tags`).
 
-    A place of --shards is a tar, a folder, a glob or a URL (s3://…), with braces if need be; its tars hold KEY.jpg
-    with KEY.txt, KEY.caption or KEY.json. `streams.captions` says which fields of the last are captions.
+    A place of --shards is a tar, a folder, a glob or a URL (https://…, s3://…), with braces if need be; its tars hold
+    KEY.jpg with KEY.txt, KEY.caption or KEY.json. `streams.captions` says which fields of the last are captions.
 
     Examples:
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tarfile
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
@@ -28,7 +30,7 @@ from perception_encoder.data.captions import concept
 from perception_encoder.data.labelled import UNSEEN_LABELS, UNSEEN_SOURCE
 from perception_encoder.data.shards import PICTURES, VIDEOS, split_member
 from perception_encoder.data.sources import NEVER_TRAINED
-from perception_encoder.errors import DataError, MediaDecodeError
+from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError
 from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.source import escape_name, one_line
 
@@ -38,6 +40,11 @@ PARTS = (*MEDIA, *TEXTS)
 OPEN = 64  # tables of shards that are kept in memory
 GUARDED = NEVER_TRAINED | {UNSEEN_SOURCE}  # sources of which training must not see all
 _FORM = "3"  # of the table; part of its name
+_PAUSES = (0.2, 1.0)  # seconds before a connection that broke off is tried again
+_EXTRAS = {"http": ("aiohttp", "train"), "https": ("aiohttp", "train"), "s3": ("s3fs", "s3")}
+_WHOLE = "its server sends whole files only; put simplecache:: before the URL, or download the shards"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +92,13 @@ class ShardTable:
         starts, sizes = self.starts[row, wanted], self.sizes[row, wanted]
         first, last = int(starts.min()), int((starts + sizes).max())
         try:
-            files, path = fsspec.core.url_to_fs(self.url)
-            data = files.cat_file(path, first, last)
+            files, path = open_storage(self.url)
+            data = _patiently(lambda: files.cat_file(path, first, last))
         except Exception as error:  # each kind of storage raises its own
             raise MediaDecodeError(self.name(row), f"cannot be read: {one_line(error)}") from error
-        if len(data) < last - first:
-            raise MediaDecodeError(self.name(row), "is cut off: the shard ends early")
+        if len(data) != last - first:
+            cut = len(data) < last - first
+            raise MediaDecodeError(self.name(row), "is cut off: the shard ends early" if cut else _WHOLE)
         begins = starts - first
         return {PARTS[at]: data[b : b + s] for at, b, s in zip(wanted, begins, sizes, strict=True)}
 
@@ -118,20 +126,74 @@ def load_table(url: str, texts: tuple[str, ...], medium: str = "picture", guarde
     return ShardTable(url, table["key"].filter(pa.array(usable)).to_pylist(), starts[usable], sizes[usable])
 
 
-def _find_table(url: str) -> Path:
-    """The file of a shard's table, made if it is not there."""
+def open_storage(url: str) -> tuple[Any, str]:
+    """The storage of a URL, as fsspec has it, and the path there; MissingExtraError, DataError without its package."""
     try:
         files, path = fsspec.core.url_to_fs(url)
-        size, state = files.size(path), files.ukey(path)
+    except ImportError as error:
+        protocols = re.findall(r"(?:^|::)(\w+)://", url)
+        if needed := [_EXTRAS[each] for each in protocols if each in _EXTRAS]:
+            raise MissingExtraError(*needed[0]) from error
+        raise DataError(f"{url}: {one_line(error)}") from error
+    return files, path
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """What `work` gives; where a connection breaks off it is tried again."""
+    for pause in _PAUSES:
+        try:
+            return work()
+        except (FileNotFoundError, PermissionError, tarfile.TarError, ValueError, DataError):
+            raise  # the same would come again
+        except Exception:  # each kind of storage raises its own
+            time.sleep(pause)
+    return work()
+
+
+def _find_table(url: str) -> Path:
+    """The file of a shard's table, made if it is not there."""
+    files, path = open_storage(url)
+    try:
+        size, state = _patiently(lambda: (files.size(path), _state(files, path)))
     except Exception as error:  # each kind of storage raises its own
-        raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
+        raise DataError(f"{url}: cannot be opened: {one_line(error.__cause__ or error)}") from error
+    if size is None:
+        raise DataError(f"{url}: its server does not say how large it is; download the shards")
     name = hashlib.sha256("\0".join((_FORM, url, str(size), state)).encode()).hexdigest()[:32]
     place = cache_folder() / f"{name}.parquet"
     if not place.exists():
-        table = _make_table(url, size or 0)
+        try:
+            _patiently(lambda: _check_ranges(files, path, size))
+            table = _patiently(lambda: _make_table(url, size))
+        except DataError as error:
+            raise DataError(f"{url}: {error}") from None
+        except Exception as error:  # each kind of storage raises its own
+            tar = isinstance(error, (tarfile.TarError, ValueError))
+            problem = "not a readable tar file" if tar else "cannot be read"
+            raise DataError(f"{url}: {problem}: {one_line(error)}") from error
         with writing(place, note="set XDG_CACHE_HOME to a folder for caches"), replacing(place) as temporary:
             pq.write_table(table, temporary)
     return place
+
+
+def _state(files: Any, path: str) -> str:
+    """What is another when a file is; fsspec takes what is on the web for unchanging."""
+    if "http" not in files.protocol:
+        return str(files.ukey(path))
+    told = files.info(path)
+    return "\0".join([files.ukey(path), *(told[name] for name in ("ETag", "Last-Modified") if name in told)])
+
+
+def _check_ranges(files: Any, path: str, size: int) -> None:
+    """DataError where a web server cannot send a part of a file; nothing more than a byte is fetched to see it."""
+    if "http" not in files.protocol or not size:
+        return
+    try:
+        with files.open(path, "rb", cache_type="none", block_size=1) as stream:
+            stream.seek(size - 1)
+            stream.read(1)
+    except ValueError:
+        raise DataError(_WHOLE) from None
 
 
 def cache_folder() -> Path:
@@ -141,28 +203,25 @@ def cache_folder() -> Path:
 
 
 def _make_table(url: str, size: int) -> pa.Table:
-    """Go over a tar; DataError where it is none, or is cut."""
+    """Go over a tar; tarfile.ReadError where it is none, or is cut."""
     keys, ranges, unseen = list[str](), list[list[tuple[int, int]]](), list[bool]()
     samples, of_unseen, sources = Counter[str](), Counter[str](), set[str]()
     fields: tuple[str, ...] | None = None
-    try:
-        with fsspec.open(url, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            for key, members in groupby(_files(tar), lambda member: split_member(member.name)[0]):
-                parts = {split_member(member.name)[1]: member for member in members}
-                said = _object(tar, parts["json"]) if "json" in parts else {}
-                fields = tuple(said) if fields is None and "json" in parts else fields
-                sources |= GUARDED & {str(said.get("source"))}
-                unseen.append("label" in said and concept(said) in UNSEEN_LABELS)
-                samples[" ".join(sorted(parts))] += 1
-                of_unseen[" ".join(sorted(parts))] += unseen[-1]
-                media = [next((parts[name] for name in names if name in parts), None) for names in MEDIA.values()]
-                found = [*media, *(parts.get(name) for name in TEXTS)]
-                keys.append(key)
-                ranges.append([(-1, 0) if each is None else (each.offset_data, each.size) for each in found])
-                if any(each is not None and each.offset_data + each.size > size for each in found):
-                    raise tarfile.ReadError("it ends inside of a file")
-    except Exception as error:  # each kind of storage raises its own
-        raise DataError(f"{url}: not a readable tar file: {one_line(error)}") from error
+    with fsspec.open(url, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        for key, members in groupby(_files(tar), lambda member: split_member(member.name)[0]):
+            parts = {split_member(member.name)[1]: member for member in members}
+            said = _object(tar, parts["json"]) if "json" in parts else {}
+            fields = tuple(said) if fields is None and "json" in parts else fields
+            sources |= GUARDED & {str(said.get("source"))}
+            unseen.append("label" in said and concept(said) in UNSEEN_LABELS)
+            samples[" ".join(sorted(parts))] += 1
+            of_unseen[" ".join(sorted(parts))] += unseen[-1]
+            media = [next((parts[name] for name in names if name in parts), None) for names in MEDIA.values()]
+            found = [*media, *(parts.get(name) for name in TEXTS)]
+            keys.append(key)
+            ranges.append([(-1, 0) if each is None else (each.offset_data, each.size) for each in found])
+            if any(each is not None and each.offset_data + each.size > size for each in found):
+                raise tarfile.ReadError("it ends inside of a file")
     summary = ShardSummary(
         url=url,
         size=size,

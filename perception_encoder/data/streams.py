@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,9 +25,15 @@ from torch import Tensor
 from perception_encoder.data.captions import SHARES, captions, draw_text
 from perception_encoder.data.labelled import UNSEEN_SOURCE, split_problem
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, summarize_shard
+from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.data.sources import NEVER_TRAINED
-from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, MissingExtraError
+from perception_encoder.errors import (
+    ConfigError,
+    DataError,
+    MediaDecodeError,
+    MissingExtraError,
+    PerceptionEncoderError,
+)
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.preprocess.tokenizer import clean
 from perception_encoder.preprocess.video import read_frames
@@ -86,13 +91,15 @@ class Shards:
         return cls(found["place"], weight)
 
     def find(self) -> list[str]:
-        """The tars' paths or URLs, in order; DataError where there are none."""
+        """The tars' paths or URLs, in order; DataError where there are none, MissingExtraError without a package."""
         try:
             from braceexpand import braceexpand
         except ImportError as error:
             raise MissingExtraError("braceexpand", "train") from error
         try:
             found = [tar for url in braceexpand(self.place) for tar in _find(url)]
+        except PerceptionEncoderError:
+            raise
         except Exception as error:  # each kind of storage raises its own
             raise DataError(f"{self.place}: cannot be listed: {error}") from error
         if not found:
@@ -101,11 +108,13 @@ class Shards:
 
 
 def _find(url: str) -> list[str]:
-    files, path = fsspec.core.url_to_fs(url)
+    files, path = open_storage(url)
     if glob.has_magic(path):
         pattern = path
+    elif "://" in url and path.endswith(".tar"):
+        return [url]  # unasked: a web server would send all of it
     elif files.isdir(path):
-        pattern = f"{path}/*.tar"
+        pattern = f"{path.rstrip('/')}/*.tar"
     else:
         return [url]
     chain, double, last = url.rpartition("::")

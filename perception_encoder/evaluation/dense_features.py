@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.head_fitting import Maps
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.protocol import LayerEncoder
+
+T = TypeVar("T")
 
 PATCHES = 16_384
 """Patches that are encoded at a time."""
@@ -116,29 +118,53 @@ class ComputedMaps:
 
 
 @dataclass(frozen=True)
-class EncodedPictures:
+class EncodedPictures(Generic[T]):
     """A layer's features of the pictures that could be decoded."""
 
     maps: Maps
     rows: np.ndarray
     """Which of the pictures these are, (n,)."""
+    keys: tuple[str, ...]
+    """Their names."""
+    target: Callable[[int], T]
     failures: tuple[InputError, ...]
     """The others."""
+
+    def truth(self, place: int) -> T:
+        """What is known of the picture whose features are at a place."""
+        return self.target(int(self.rows[place]))
+
+
+def encode_both(
+    encoder: LayerEncoder,
+    layer: int,
+    train: tuple[Pictures, Callable[[int], T]],
+    test: tuple[Pictures, Callable[[int], T]],
+    image_size: tuple[int, int] | None = None,
+    track: Track = untracked,
+) -> tuple[EncodedPictures[T], EncodedPictures[T]]:
+    """`encode_decodable` of pictures to learn from and of pictures to measure on, each with what is known of them.
+
+    ConfigError for a layer that does not exist.
+    """
+    check_layer(encoder, layer)
+    learned, shown = (encode_decodable(encoder, layer, *each, image_size, track) for each in (train, test))
+    return learned, shown
 
 
 def encode_decodable(
     encoder: LayerEncoder,
     layer: int,
     pictures: Pictures,
-    target: Callable[[int], object],
+    target: Callable[[int], T],
     image_size: tuple[int, int] | None = None,
     track: Track = untracked,
     kept: float = KEPT,
-) -> EncodedPictures:
+) -> EncodedPictures[T]:
     """Encode pictures at one layer, or where features would take more than `kept` bytes, see which can be decoded.
 
-    `target`: decodes what is known of the picture at a place, only to see whether that can be done. Raises DataError
-    where none can be decoded.
+    `target`: decodes what is known of the picture at a place, here only to see whether that can be done. Raises
+    DataError where none can be decoded.
     """
     rows: list[int] = []
     failures: list[InputError] = []
@@ -166,4 +192,5 @@ def encode_decodable(
         for _ in images:
             pass
         maps = ComputedMaps(encoder, layer, pictures, rows, image_size, one.shape[1:])
-    return EncodedPictures(maps, np.array(rows), tuple(failures))
+    keys = tuple(pictures.keys[row] for row in rows)
+    return EncodedPictures(maps, np.array(rows), keys, target, tuple(failures))

@@ -17,7 +17,7 @@ from perception_encoder.data.rgbd import DepthPictures
 from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_depth
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.dense_features import check_finite, check_layer, encode_decodable
+from perception_encoder.evaluation.dense_features import check_finite, encode_both
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.scores import ItemScores, measure
@@ -53,18 +53,12 @@ def measure_depth(
     features that are not finite.
     """
     protocol = protocol or DepthProtocol()
-    check_layer(encoder, layer)
-    parts = [encode_decodable(encoder, layer, each, each.depth, protocol.image_size, track) for each in (train, test)]
-    depths = [_depths(each, part.rows) for each, part in zip((train, test), parts, strict=True)]
-    keys = [test.keys[row] for row in parts[1].rows]
-    scores = score_depth(parts[0].maps, depths[0], parts[1].maps, depths[1], keys, protocol, track)
-    settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "channels": str(protocol.head.channels)}
+    sets = (train, train.depth), (test, test.depth)
+    learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
+    scores = score_depth(learned.maps, learned.truth, shown.maps, shown.truth, shown.keys, protocol, track)
+    settings = {"layer": str(layer), "train": str(len(learned.rows)), "channels": str(protocol.head.channels)}
     found = Measurement(test.name, "depth head", "squash", "", 0, tuple(map(measure, scores)), settings, scores)
-    return (found,), parts[0].failures + parts[1].failures
-
-
-def _depths(pictures: DepthPictures, rows: np.ndarray) -> Depths:
-    return lambda place: pictures.depth(int(rows[place]))
+    return (found,), learned.failures + shown.failures
 
 
 def score_depth(

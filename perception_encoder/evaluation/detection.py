@@ -14,7 +14,7 @@ from perception_encoder.dense_prediction.detection import Detected, DetectionCon
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError, MissingExtraError
 from perception_encoder.evaluation.average_precision import AveragePrecision, average_precision
-from perception_encoder.evaluation.dense_features import check_finite, check_layer, encode_decodable
+from perception_encoder.evaluation.dense_features import check_finite, encode_both
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 
@@ -42,16 +42,14 @@ def measure_detection(
     there is no thing, ConfigError for a layer that does not exist, and ModelError for features that are not finite.
     """
     protocol = protocol or DetectionProtocol()
-    check_layer(encoder, layer)
-    parts = [encode_decodable(encoder, layer, each, each.things, protocol.image_size, track) for each in (train, test)]
-    found = score_detection(
-        parts[0].maps, (train, parts[0].rows), parts[1].maps, (test, parts[1].rows), protocol, track
-    )
+    sets = (train, train.things), (test, test.things)
+    learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
+    found = score_detection(learned.maps, (train, learned.rows), shown.maps, (test, shown.rows), protocol, track)
     metrics = tuple(metric for prefix, figures in found.items() for metric in figures.metrics(prefix))
-    settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "channels": str(protocol.head.channels)}
+    settings = {"layer": str(layer), "train": str(len(learned.rows)), "channels": str(protocol.head.channels)}
     method = "Mask R-CNN" if "mask" in found else "Faster R-CNN"
     measured = Measurement(test.name, method, "squash", "", len(test.categories), metrics, settings)
-    return (measured,), parts[0].failures + parts[1].failures
+    return (measured,), learned.failures + shown.failures
 
 
 def score_detection(

@@ -17,7 +17,7 @@ from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.dense_features import check_finite, check_layer, encode_decodable
+from perception_encoder.evaluation.dense_features import check_finite, encode_both
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.scores import ItemScores, measure
@@ -47,20 +47,14 @@ def measure_segmentation(
     features that are not finite.
     """
     protocol = protocol or SegmentationProtocol()
-    check_layer(encoder, layer)
-    parts = [encode_decodable(encoder, layer, each, each.labels, protocol.image_size, track) for each in (train, test)]
-    labels = [_labels(each, part.rows) for each, part in zip((train, test), parts, strict=True)]
-    keys = [test.keys[row] for row in parts[1].rows]
-    count = len(train.classes)
-    scores = score_segmentation(parts[0].maps, labels[0], parts[1].maps, labels[1], keys, count, protocol, track)
-    settings = {"layer": str(layer), "train": str(len(parts[0].rows)), "kernel": str(protocol.head.kernel)}
+    sets = (train, train.labels), (test, test.labels)
+    learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
+    count, features = len(train.classes), (learned.maps, learned.truth, shown.maps, shown.truth)
+    scores = score_segmentation(*features, shown.keys, count, protocol, track)
+    settings = {"layer": str(layer), "train": str(len(learned.rows)), "kernel": str(protocol.head.kernel)}
     metrics = tuple(map(measure, scores))
     found = Measurement(test.name, "linear segmentation", "squash", "", count, metrics, settings, scores)
-    return (found,), parts[0].failures + parts[1].failures
-
-
-def _labels(pictures: ClassMasks, rows: np.ndarray) -> Labels:
-    return lambda place: pictures.labels(int(rows[place]))
+    return (found,), learned.failures + shown.failures
 
 
 def score_segmentation(

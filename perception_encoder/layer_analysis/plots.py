@@ -203,24 +203,16 @@ def _top(values: np.ndarray) -> float:
 
 
 def _mark(axes: Any, inside: Inside) -> None:
-    axes.plot(
-        [inside.column],
-        [inside.row],
-        "s",
-        markersize=5,
-        markerfacecolor="none",
-        markeredgecolor="white",
-        markeredgewidth=2.4,
-    )
-    axes.plot(
-        [inside.column],
-        [inside.row],
-        "s",
-        markersize=5,
-        markerfacecolor="none",
-        markeredgecolor=PALETTE[0],
-        markeredgewidth=1.1,
-    )
+    for colour, width in (("white", 2.4), (PALETTE[0], 1.1)):  # seen on light and on dark
+        axes.plot(
+            [inside.column],
+            [inside.row],
+            "s",
+            markersize=5,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+            markeredgewidth=width,
+        )
     _frame(axes)
 
 

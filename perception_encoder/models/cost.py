@@ -12,18 +12,57 @@ from perception_encoder.models.config import TextConfig, VisionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockCost:
+    """Operations of a transformer block's forward pass over one input, by part."""
+
+    tokens: int
+    width: int
+    hidden: int
+    """Width between the two layers of the feed-forward."""
+
+    @property
+    def projections_in(self) -> int:
+        """Queries, keys and values."""
+        return 6 * self.tokens * self.width**2
+
+    @property
+    def attention(self) -> int:
+        """Scores and their use; neither has weights."""
+        return 4 * self.tokens**2 * self.width
+
+    @property
+    def projection_out(self) -> int:
+        """What is attended to, mixed."""
+        return 2 * self.tokens * self.width**2
+
+    @property
+    def end(self) -> int:
+        """The last product, the second of the feed-forward: recomputation stops before it."""
+        return 2 * self.tokens * self.width * self.hidden
+
+    @property
+    def total(self) -> int:
+        """All of it; the feed-forward's two products are of one size."""
+        return self.projections_in + self.attention + self.projection_out + 2 * self.end
+
+
+@dataclass(frozen=True, kw_only=True)
 class TowerCost:
     """Operations of a tower's forward pass over one input, by part."""
 
     embedding: int
     """Patches to tokens; no gradient is needed of what it reads."""
-    blocks: int
+    block: BlockCost
+    depth: int
     head: int
     """Pooling and projection; the product that all inputs share, of the probe, is left out."""
-    block_ends: int
-    """Of `blocks`, each block's last product: recomputation stops before it."""
     end: int
     """Of `head`, its last product."""
+
+    @property
+    def blocks(self) -> int:
+        """Of all blocks."""
+        return self.depth * self.block.total
 
     @property
     def forward(self) -> int:
@@ -36,8 +75,7 @@ class TowerCost:
 
     def recomputed(self, checkpointing: bool = False, chunked: bool = False) -> int:
         """What training computes once more to save memory: every block, every chunk (`in_chunks`), or both."""
-        blocks = self.blocks - self.block_ends if checkpointing else 0
-        return blocks + (self.forward - self.end if chunked else 0)
+        return self._blocks_again(checkpointing) + (self.forward - self.end if chunked else 0)
 
     def masked_training(self) -> int:
         """A masked copy's: a pass over the whole picture without gradients, one over the masked with them, no head."""
@@ -45,8 +83,10 @@ class TowerCost:
 
     def masked_recomputed(self, checkpointing: bool = False, chunked: bool = False) -> int:
         """What a masked copy computes once more."""
-        blocks = self.blocks - self.block_ends if checkpointing else 0
-        return blocks + (2 * (self.embedding + self.blocks) if chunked else 0)
+        return self._blocks_again(checkpointing) + (2 * (self.embedding + self.blocks) if chunked else 0)
+
+    def _blocks_again(self, checkpointing: bool) -> int:
+        return self.blocks - self.depth * self.block.end if checkpointing else 0
 
 
 def vision_cost(config: VisionConfig, image_size: int | None = None) -> TowerCost:
@@ -57,9 +97,9 @@ def vision_cost(config: VisionConfig, image_size: int | None = None) -> TowerCos
     pooling = 4 * tokens * width**2 + 4 * tokens * width + 18 * width**2 if config.attention_pool else 0
     return TowerCost(
         embedding=2 * patches * 3 * config.patch_size**2 * width,
-        blocks=config.depth * _block(tokens, width, config.mlp_width),
+        block=BlockCost(tokens=tokens, width=width, hidden=config.mlp_width),
+        depth=config.depth,
         head=pooling + projection,
-        block_ends=config.depth * 2 * tokens * width * config.mlp_width,
         end=projection,
     )
 
@@ -70,16 +110,11 @@ def text_cost(config: TextConfig, length: int | None = None) -> TowerCost:
     projection = 2 * width * config.output_dim
     return TowerCost(
         embedding=0,
-        blocks=config.depth * _block(tokens, width, 4 * width),
+        block=BlockCost(tokens=tokens, width=width, hidden=4 * width),
+        depth=config.depth,
         head=projection,
-        block_ends=config.depth * 2 * tokens * width * 4 * width,
         end=projection,
     )
-
-
-def _block(tokens: int, width: int, hidden: int) -> int:
-    """Queries, keys, values and output; scores and their use; the two layers of the feed-forward."""
-    return 8 * tokens * width**2 + 4 * tokens**2 * width + 4 * tokens * width * hidden
 
 
 def training_flops(

@@ -202,6 +202,16 @@ def load_model(name: str | Path) -> Model:
     return _load_file(path)
 
 
+def find_entry(name: str | Path) -> ModelEntry:
+    """The architecture behind what `load_model` takes; of a name, no weights are read or fetched."""
+    if isinstance(name, str) and canonical_name(name) is not None:
+        return find_model(name)
+    model = load_model(name)
+    if isinstance(model, CLIP):
+        return dataclasses.replace(find_model(model.name), vision=model.visual.config, text=model.text.config)
+    return dataclasses.replace(find_model(model.name), vision=model.config, text=None)
+
+
 def _load_file(path: Path, entry: ModelEntry | None = None) -> Model:
     """A model from a file: the one given, or named in the file, or recognised."""
     state, metadata = read_checkpoint(path)

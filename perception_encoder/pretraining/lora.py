@@ -16,6 +16,7 @@ from torch import nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.cost import BlockCost, TowerCost
 from perception_encoder.nn.block import Block
 from perception_encoder.train.seed import torch_generator
 
@@ -40,6 +41,53 @@ class LoRA:
             raise ConfigError(f"lora.rank is {self.rank}; it must be at least 1")
         if self.targets not in TARGETS:
             raise ConfigError(f"lora.targets is {self.targets!r}; it must be one of {', '.join(TARGETS)}")
+
+    @property
+    def of_attention(self) -> bool:
+        """Whether the attention's projections are adapted."""
+        return self.targets != "mlp"
+
+    @property
+    def of_mlp(self) -> bool:
+        """Whether the feed-forward is adapted."""
+        return self.targets != "attention"
+
+    def parameters(self, width: int, hidden: int) -> int:
+        """Numbers that the adapters of a block learn; `hidden`: between the feed-forward's layers."""
+        attention = 2 * width + 4 * width if self.of_attention else 0
+        return self.rank * (attention + (2 * (width + hidden) if self.of_mlp else 0))
+
+
+def adapted_training(config: LoRA, cost: TowerCost) -> int:
+    """Operations of one input of a tower, forward and backward, of which adapters alone are trained.
+
+    A frozen matrix costs two products instead of three: its own gradient is not computed. That of the queries, keys and
+    values is: peft adds their adapter to them, and that sum, which all inputs share, is left out.
+    """
+    block = cost.block
+    of_block = 2 * block.total + block.attention + 3 * _adapters(config, block)
+    if config.of_attention:
+        of_block += block.projections_in
+        unneeded = block.projections_in  # what the first block reads needs no gradient
+    else:  # nor does anything before its feed-forward
+        before = block.projections_in + 2 * block.attention + block.projection_out
+        unneeded = before + block.end + 2 * block.tokens * config.rank * block.width
+    return cost.embedding + cost.depth * of_block - unneeded + 2 * cost.head
+
+
+def adapted_recomputed(config: LoRA, cost: TowerCost, checkpointing: bool = False, chunked: bool = False) -> int:
+    """What that computes once more to save memory (`TowerCost.recomputed`)."""
+    block, adapters = cost.block, _adapters(config, cost.block)
+    last = 2 * block.tokens * config.rank * block.width if config.of_mlp else block.end
+    again = cost.depth * (block.total + adapters - last) if checkpointing else 0
+    return again + (cost.forward + cost.depth * adapters - cost.end if chunked else 0)
+
+
+def _adapters(config: LoRA, block: BlockCost) -> int:
+    """Of those that stand beside a block's matrices, forward."""
+    beside = 2 * block.width if config.of_attention else 0
+    beside += 2 * (block.width + block.hidden) if config.of_mlp else 0
+    return 2 * block.tokens * config.rank * beside
 
 
 def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> LoraModel:

@@ -9,7 +9,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.activations import FLOAT32, text_activations, vision_activations
 from perception_encoder.models.cost import block_parameters, text_parameters, vision_parameters
 from perception_encoder.models.devices import Device
-from perception_encoder.pretraining.cost import pair_flops
+from perception_encoder.pretraining.cost import TeacherCost, pair_flops
 from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
 from perception_encoder.train.loop import AHEAD
 
@@ -57,6 +57,8 @@ class Plan:
     parameters: int
     stages: tuple[StagePlan, ...]
     cluster: Cluster
+    assumed: str = ""
+    """What no formula tells, and was taken for granted."""
 
     @property
     def memory(self) -> dict[str, float]:
@@ -69,15 +71,18 @@ class Plan:
         return executed / (self.cluster.device.flops * self.cluster.utilization) / 3600
 
 
-def plan_pretraining(config: PretrainingConfig, cluster: Cluster) -> Plan:
-    """Stages and memory; ConfigError where a batch has fewer pairs than there are devices."""
+def plan_pretraining(config: PretrainingConfig, cluster: Cluster, teacher: TeacherCost | None = None) -> Plan:
+    """Stages and memory; ConfigError where a batch has fewer pairs than there are devices.
+
+    `teacher`: of a distillation, on every device; it looks at pictures without gradients.
+    """
     vision, text = tower_configs(config)
     stages = []
     for stage in config.stages:
         batch = stage.batch_size or config.batch_size
         if batch < cluster.devices:
             raise ConfigError(f"a batch of {batch} cannot be shared by {cluster.devices} devices")
-        flops, executed = pair_flops(config, vision, text, stage)
+        flops, executed = pair_flops(config, vision, text, stage, teacher)
         pairs = stage.steps * batch
         stages.append(
             StagePlan(
@@ -86,22 +91,29 @@ def plan_pretraining(config: PretrainingConfig, cluster: Cluster) -> Plan:
                 samples=pairs,
                 flops=pairs * flops,
                 executed=pairs * executed,
-                memory=device_memory(config, stage, cluster.devices),
+                memory=device_memory(config, stage, cluster.devices, teacher),
             )
         )
     parameters = vision_parameters(vision) + text_parameters(text) + 1
     return Plan(parameters=parameters, stages=tuple(stages), cluster=cluster)
 
 
-def device_memory(config: PretrainingConfig, stage: Stage, devices: int) -> dict[str, float]:
+def device_memory(
+    config: PretrainingConfig, stage: Stage, devices: int, teacher: TeacherCost | None = None
+) -> dict[str, float]:
     """Bytes that a step holds on a device under bf16 autocast, by what they are, each at its most.
 
     What an operation needs in passing, and what the allocator wastes, come on top: leave a tenth free.
     """
+    side, frozen = stage.image_size, {}
+    if teacher is not None:
+        side = max(side, teacher.vision.image_size)  # each of the two scales its pictures down
+        frozen = {"teacher": float(BFLOAT16 * (vision_parameters(teacher.vision) + text_parameters(teacher.text)))}
     return (
         _parameter_memory(config, devices)
+        | frozen
         | {"activations": _activation_memory(config, stage, devices)}
-        | _batch_memory(config, stage, devices)
+        | _batch_memory(config, stage, devices, side)
     )
 
 
@@ -110,20 +122,26 @@ def _parameter_memory(config: PretrainingConfig, devices: int) -> dict[str, floa
     vision, text = tower_configs(config)
     shared = config.parallel.kind == "fsdp" and devices > 1
     towers = {
-        "visual": (vision_parameters(vision), vision.depth, block_parameters(vision.width, vision.mlp_width)),
-        "text": (text_parameters(text), text.depth, block_parameters(text.width, 4 * text.width)),
+        "visual": (vision_parameters(vision), vision.depth, vision.width, vision.mlp_width),
+        "text": (text_parameters(text), text.depth, text.width, 4 * text.width),
     }
     parts = dict.fromkeys(("weights", "bf16 copies", "gradients", "optimizer", "whole blocks", "buckets"), 0.0)
-    for tower, (total, depth, block) in towers.items():
+    for tower, (total, depth, width, hidden) in towers.items():
+        block = block_parameters(width, hidden)
         blocks = depth * block
         held = total - blocks + blocks / devices if shared else total
         parts["weights"] += FLOAT32 * held
         parts["bf16 copies"] += BFLOAT16 * total
         parts["whole blocks"] = max(parts["whole blocks"], WHOLE * FLOAT32 * block if shared else 0)
-        if config.locked != tower:
-            parts["gradients"] += FLOAT32 * held
-            parts["optimizer"] += OPTIMIZER * FLOAT32 * held
-            parts["buckets"] += FLOAT32 * total if devices > 1 and not shared else 0  # in which DDP adds gradients up
+        if config.locked == tower:
+            continue
+        if config.lora is not None:
+            held = total = depth * config.lora.parameters(width, hidden)
+            parts["weights"] += FLOAT32 * held
+            parts["bf16 copies"] += BFLOAT16 * total
+        parts["gradients"] += FLOAT32 * held
+        parts["optimizer"] += OPTIMIZER * FLOAT32 * held
+        parts["buckets"] += FLOAT32 * total if devices > 1 and not shared else 0  # in which DDP adds gradients up
     return {name: size for name, size in parts.items() if size}
 
 
@@ -143,15 +161,15 @@ def _activation_memory(config: PretrainingConfig, stage: Stage, devices: int) ->
     return float(sum(parts) if config.parallel.chunk is None else max(parts))
 
 
-def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int) -> dict[str, float]:
-    """The pictures, all ranks' features, and the logits of this rank's rows."""
+def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int, side: int) -> dict[str, float]:
+    """The pictures, of `side` px, all ranks' features, and the logits of this rank's rows."""
     vision, _ = tower_configs(config)
     batch = stage.batch_size or config.batch_size
     pairs = -(-batch // devices)
     batches = 1 + AHEAD  # are on the device: the current one, and those that are made in advance
     copies = 5 if devices > 1 else 2  # of both towers, their gradients, and what one of them is joined from
     return {
-        "pictures": batches * 3.0 * pairs * stage.image_size**2 * (config.frames or 1),
+        "pictures": batches * 3.0 * pairs * side**2 * (config.frames or 1),
         "features": copies * FLOAT32 * float(batch) * (vision.output_dim or vision.width),
         "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets are kept, three are in passing
         "true pairs": batches * 2.0 * pairs * batch,  # both ways, a byte each

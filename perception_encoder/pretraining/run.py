@@ -28,7 +28,7 @@ from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.pretraining.cost import RunCost
+from perception_encoder.pretraining.cost import RunCost, TeacherCost
 from perception_encoder.pretraining.kept_texts import MOST, KeptTexts
 from perception_encoder.pretraining.lora import LoRA, add_adapters, merge_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
@@ -171,6 +171,8 @@ class Objective:
     """Pictures of a batch are at least this large; the task scales them down for the towers."""
     identity: str
     """What else the result depends on: a teacher's weights."""
+    teacher: TeacherCost | None
+    """What a teacher costs; None where it is a model that nobody has formulas for, and then the run has no MFU."""
 
 
 def pretrain(
@@ -273,18 +275,25 @@ def train_stages(
     adapters = None if config.lora is None else add_adapters(model, config.lora, config.locked, config.seed)
     towers = Towers(model, config.masking is not None, config.parallel.chunk, kept)
     weight = config.masking.weight if config.masking else 0.0
-    counted = objective is None and config.lora is None  # there are no formulas for a teacher or for adapters
-    cost = RunCost(config, model.visual.config, model.text.config, kept is not None) if counted else None
     done = max((state.step for _, state in find_checkpoints(out)), default=0)
     for stage, end in zip(config.stages, batches.ends, strict=True):
         if end > done or end == config.steps:
             model.visual.set_image_size(stage.image_size)
             # what runs in parallel is made anew for each resolution
+            cost = _run_cost(config, model, kept is not None, objective)
             task = objective.make_task(towers) if objective else ContrastiveTask(towers, weight)
             train(task, batches, loop, out, fingerprint, listener, stop_after=end, fit=fit_positions, cost=cost)
     whole_model(model)
     if adapters is not None:
         merge_adapters(adapters)
+
+
+def _run_cost(config: PretrainingConfig, model: CLIP, texts_kept: bool, objective: Objective | None) -> RunCost | None:
+    """Of the model at its resolution."""
+    teacher = objective.teacher if objective else None
+    if objective and teacher is None:
+        return None
+    return RunCost(config, model.visual.config, model.text.config, texts_kept, teacher)
 
 
 def _picture_stages(config: PretrainingConfig, objective: Objective | None) -> list[Stage]:

@@ -69,8 +69,9 @@ def train_backbone(
     def make_task(towers: Towers) -> ContrastiveTask:
         return ContrastiveTask(BackboneTowers(backbone, towers))
 
+    objective = Objective(make_task=make_task, picture_size=0, identity="", teacher=None)
     with process_group() as rank:
-        pretrain(config, data, out, track, listener, Objective(make_task=make_task, picture_size=0, identity=""))
+        pretrain(config, data, out, track, listener, objective)
         if rank.number == 0:
             backbone.write(out / BACKBONE, config.stages[-1].image_size)
     return out / BACKBONE

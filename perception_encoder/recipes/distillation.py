@@ -16,7 +16,13 @@ from perception_encoder.data.streams import Shards
 from perception_encoder.distillation.task import TEACHER_LOGIT_SCALE, DistillationTask
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import BUILTIN, find_model
+from perception_encoder.models.weights import find_entry
+from perception_encoder.pretraining.cost import TeacherCost
+from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import Objective, PretrainingConfig, pretrain
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import process_group
@@ -67,9 +73,45 @@ def distill(
             size = towers.clip.visual.config.image_size
             return DistillationTask(towers, teacher, size, config.teacher_logit_scale, config.contrastive_weight)
 
-        objective = Objective(make_task=make_task, picture_size=teacher.picture_size, identity=teacher.identity)
+        objective = Objective(
+            make_task=make_task,
+            picture_size=teacher.picture_size,
+            identity=teacher.identity,
+            teacher=_watched(config, teacher),
+        )
         config = dataclasses.replace(config, image_side=max(config.image_side, teacher.picture_size))
         return pretrain(config, data, out, track, listener, objective)
+
+
+def _watched(config: DistillationConfig, teacher: Teacher) -> TeacherCost | None:
+    """The cost of a teacher that is a model of this package."""
+    encoder = teacher.encoder
+    if not isinstance(encoder, Encoder) or not isinstance(encoder.model, CLIP):
+        return None
+    cost = _teacher_cost(config, encoder.model.visual.config, encoder.model.text.config)
+    cost.watch(encoder.model)
+    return cost
+
+
+def _teacher_cost(config: DistillationConfig, vision: VisionConfig, text: TextConfig) -> TeacherCost:
+    """What is remembered is encoded once: half of `remember` are taken for pictures, half for captions, and all used.
+
+    An augmented picture is another one each time.
+    """
+    once = min(1.0, config.remember / 2 / config.samples) if config.remember else 1.0
+    return TeacherCost(vision, text, pictures=once if config.augmentation is None else 1.0, captions=once)
+
+
+def plan_distillation(config: DistillationConfig, cluster: Cluster) -> Plan:
+    """The student's run and its teacher's passes, of the architecture that the teacher's name stands for."""
+    entry = find_entry(config.teacher)
+    if entry.text is None:
+        raise ConfigError(f"the teacher is {config.teacher}, which has no text tower; take a Core model")
+    cost = _teacher_cost(config, entry.vision, entry.text)
+    assumed = f"the teacher encodes {cost.pictures:.0%} of the pairs' pictures and {cost.captions:.0%} of the captions"
+    if config.remember:
+        assumed += f"; of {config.remember:,} things that it remembers, half are pictures"
+    return dataclasses.replace(plan_pretraining(config, cluster, cost), assumed=assumed)
 
 
 def distill_core(size: str) -> DistillationConfig:

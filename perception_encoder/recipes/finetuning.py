@@ -10,11 +10,11 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.models.weights import load_model
+from perception_encoder.models.weights import find_entry
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.lora import LoRA
+from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.metrics import Listener
@@ -49,13 +49,13 @@ class FinetuningConfig:
     seed: int = 0
 
     def pretraining(self) -> PretrainingConfig:
-        """The same as a complete run; ConfigError where `initial` has no text tower, and what `load_model` raises."""
-        model = load_model(self.initial)
-        if not isinstance(model, CLIP):
+        """The same as a complete run; ConfigError where `initial` has no text tower, and what `find_entry` raises."""
+        entry = find_entry(self.initial)
+        if entry.text is None:
             raise ConfigError(f"initial is {self.initial}, which has no text tower; finetuning on pairs needs both")
-        size = self.image_size or model.visual.config.image_size
+        size = self.image_size or entry.vision.image_size
         return PretrainingConfig(
-            model=model.name,
+            model=entry.name,
             initial=self.initial,
             locked=self.locked,
             lora=self.lora,
@@ -83,3 +83,8 @@ def finetune(
 ) -> Path:
     """Run, or go on with, a finetuning; returns the weights, as `pretrain` does."""
     return pretrain(config.pretraining(), data, out, track, listener)
+
+
+def plan_finetuning(config: FinetuningConfig, cluster: Cluster) -> Plan:
+    """What a finetuning costs on a cluster."""
+    return plan_pretraining(config.pretraining(), cluster)

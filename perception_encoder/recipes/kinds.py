@@ -16,8 +16,8 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.recipes.backbone import BackboneConfig, train_backbone
-from perception_encoder.recipes.distillation import DistillationConfig, distill
-from perception_encoder.recipes.finetuning import FinetuningConfig, finetune
+from perception_encoder.recipes.distillation import DistillationConfig, distill, plan_distillation
+from perception_encoder.recipes.finetuning import FinetuningConfig, finetune, plan_finetuning
 from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.metrics import Listener
 
@@ -103,6 +103,6 @@ def debug_finetuning(config: FinetuningConfig) -> FinetuningConfig:
 KINDS: dict[type, Kind] = {
     PretrainingConfig: Kind(run=pretrain, debug=debug_pretraining, plan=plan_pretraining),
     BackboneConfig: Kind(run=train_backbone, debug=debug_pretraining),
-    DistillationConfig: Kind(run=distill, debug=debug_distillation),
-    FinetuningConfig: Kind(run=finetune, debug=debug_finetuning),
+    DistillationConfig: Kind(run=distill, debug=debug_distillation, plan=plan_distillation),
+    FinetuningConfig: Kind(run=finetune, debug=debug_finetuning, plan=plan_finetuning),
 }

@@ -59,5 +59,6 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     assert abs(hours[1] - 10 * hours[0]) <= 10  # both are rounded
     unknown = run_pe("train", "core_g14", "--plan", "--device", "h10")
     assert unknown.status == 2 and "did you mean h100?" in unknown.stderr
-    teacher = run_pe("train", "distill_builtin", "--plan")
-    assert teacher.status == 2 and "no formulas for what a DistillationConfig costs" in teacher.stderr
+    for recipe, holds in (("distill_builtin", "assumed: the teacher encodes 78% of"), ("finetune", "buckets")):
+        small = run_pe("train", recipe, "--plan")
+        assert small.status == 0 and holds in small.stdout and " 0 device-hours" not in small.stdout, small.stderr

@@ -8,9 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -18,37 +16,9 @@ import pytest
 from perception_encoder.errors import InputError, MediaNotFoundError, MediaTooLargeError, UrlRefusedError
 from perception_encoder.inference import fetch as module
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_public, is_url
+from tests.web import Answer, serving
 
 LOCAL = FetchLimits(allow_private=True, seconds=20)
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-@contextmanager
-def serving(answer: Answer, context: ssl.SSLContext | None = None) -> Iterator[str]:
-    """A server on this machine; yields its URL without the path."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # a client that hangs up is what some tests want
-
-    server = Server(("127.0.0.1", 0), Handler)
-    if context is not None:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def body(data: bytes, status: int = 200, length: int | None = None, **headers: str) -> Answer:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.cost import text_cost, vision_cost
 from perception_encoder.models.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.lora import LoRA, add_adapters, merge_adapters
+from perception_encoder.pretraining.lora import (
+    TARGETS,
+    LoRA,
+    adapted_recomputed,
+    adapted_training,
+    add_adapters,
+    merge_adapters,
+)
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.recipes.builtin import builtin
 from perception_encoder.recipes.kinds import debug_pretraining
+from perception_encoder.train.distributed import in_chunks
+from tests.models.small import CORE, TEXT, small_clip
 
 DEBUG = dataclasses.replace(debug_pretraining(builtin()), initial="builtin", lora=LoRA(rank=4), warmup=0)
 TEXTS = ["a photo of a cup", "a rose"]
@@ -79,13 +91,45 @@ def test_merged_the_model_computes_what_it_computed_with_them() -> None:
     torch.testing.assert_close(model.get_submodule(name).weight, before + delta)
 
 
+@pytest.mark.parametrize("saving", [{}, {"checkpointing": True}, {"chunked": True}])
+@pytest.mark.parametrize("targets", TARGETS)
+def test_they_cost_what_torch_counts(targets: str, saving: dict[str, bool]) -> None:
+    """But for products that all inputs of a call share, and fused attention where nothing is trained before it."""
+    model, lora, inputs, length = small_clip(), LoRA(rank=3, targets=targets), 2, 5
+    add_adapters(model, lora, None, 0)
+    model.set_grad_checkpointing("checkpointing" in saving)
+    chunk = inputs if "chunked" in saving else None
+    times = 3 + len(saving)  # forward, backward twice, and once more
+    sums = 2 * lora.rank * 3 * 32**2 if lora.of_attention else 0
+    fused = 0 if lora.of_attention else times - 2  # the first block's attention is run forward alone
+
+    def count(encode: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) -> int:
+        with FlopCounterMode(display=False) as counter:
+            in_chunks(encode, given, chunk).sum().backward()
+        return counter.get_total_flops()
+
+    cost = text_cost(TEXT, length)
+    expected = inputs * (adapted_training(lora, cost) + adapted_recomputed(lora, cost, **saving))
+    expected += times * TEXT.depth * sums - fused * inputs * cost.block.attention
+    assert count(model.encode_text, torch.ones(inputs, length, dtype=torch.int64)) == expected
+
+    cost, passes = vision_cost(CORE, 48), 1 + ("chunked" in saving)
+    expected = inputs * (adapted_training(lora, cost) + adapted_recomputed(lora, cost, **saving))
+    expected += times * CORE.depth * sums - fused * inputs * cost.block.attention
+    pooled = 4 * cost.block.tokens * CORE.width  # fused too: a frozen probe asks
+    expected += passes * 2 * CORE.width**2 - (passes + 1) * inputs * pooled
+    assert count(model.encode_image, torch.zeros(inputs, 3, 48, 48)) == expected
+
+
 def test_a_run_with_adapters_goes_on_bit_by_bit_and_writes_plain_weights(photos: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pretrain(DEBUG, [photos], whole)
     shutil.copytree(whole, broken)
     shutil.rmtree(broken / "checkpoints" / "step-00000004")
     (broken / "model.safetensors").unlink()
-    pretrain(DEBUG, [photos], broken)
+    rows: list[dict[str, float]] = []
+    pretrain(DEBUG, [photos], broken, listener=rows.append)
+    assert [row["step"] for row in rows] == [3, 4] and all(row["mfu"] > 0 for row in rows)
     ours, theirs = (load_model(out / "model.safetensors") for out in (whole, broken))
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
     original = load_model("builtin").state_dict()

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,29 +15,37 @@ import pytest
 import torch
 
 from perception_encoder.models.weights import load_model
+from tests import processes
+from tests.conftest import ROOT
+from tests.processes import Processes, pe
 
 SETTINGS = ("masking.every=4", "masking.ratio=0.5", "parallel.chunk=3")
-
-
 FLOAT32 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 """Makes bfloat16 slow, so that runs compute in float32: other parts of a batch are rounded otherwise in bfloat16."""
 
 
-def start(photos: Path, out: Path, processes: int, *settings: str) -> subprocess.Popen[str]:
-    root = str(Path(__file__).parents[2])
-    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *ranks, "-m", "perception_encoder", "train", "builtin", "--debug"]
-    command += ["--photos", str(photos), "--out", str(out)]
-    command += [word for setting in settings for word in ("--set", setting)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, **FLOAT32}
-    piped = subprocess.PIPE
-    return subprocess.Popen(command, cwd=root, env=environment, stderr=piped, stdout=piped, text=True)
+def arguments(photos: Path, out: Path, *settings: str) -> list[str]:
+    told = [word for setting in settings for word in ("--set", setting)]
+    return ["train", "builtin", "--debug", "--photos", str(photos), "--out", str(out), *told]
 
 
-def run(photos: Path, out: Path, processes: int, *settings: str) -> None:
-    process = start(photos, out, processes, *settings)
-    _, said = process.communicate(timeout=250)
-    assert process.returncode == 0, said[-3000:]
+def start(photos: Path, out: Path, ranks: int, *settings: str) -> Processes:
+    """`pe train` as so many ranks; one is no rank, but by itself."""
+    given, log = arguments(photos, out, *settings), out.with_name(f"{out.name}.log")
+    return processes.start(pe, *given, log=log, ranks=None if ranks == 1 else ranks, environment=FLOAT32)
+
+
+def run(photos: Path, out: Path, ranks: int, *settings: str) -> None:
+    started = start(photos, out, ranks, *settings)
+    assert not any(started.statuses()), started.said()
+
+
+def run_by_torchrun(photos: Path, out: Path, ranks: int, *settings: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command += ["-m", "perception_encoder", *arguments(photos, out, *settings)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **FLOAT32}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def losses(out: Path) -> list[tuple[int, float, float]]:
@@ -47,13 +54,13 @@ def losses(out: Path) -> list[tuple[int, float, float]]:
 
 
 def test_ranks_train_as_one_and_go_on_where_others_stopped(photos: Path, tmp_path: Path) -> None:
-    """DDP and FSDP2, two and four processes, and a run that is gone on with by another number of ranks."""
+    """FSDP2 by torchrun, DDP on four processes, and a run that is gone on with by another number of ranks."""
     one = tmp_path / "one"
     run(photos, one, 1, *SETTINGS)
     expected = [pytest.approx(row, rel=5e-5) for row in losses(one)]
-    for processes, kind in ((2, "fsdp"), (4, "ddp")):
-        several = tmp_path / f"{kind}{processes}"
-        run(photos, several, processes, *SETTINGS, f"parallel.kind={kind}")
+    for ranks, kind, by in ((2, "fsdp", run_by_torchrun), (4, "ddp", run)):
+        several = tmp_path / f"{kind}{ranks}"
+        by(photos, several, ranks, *SETTINGS, f"parallel.kind={kind}")
         assert losses(several) == expected
         ours, theirs = (load_model(out / "model.safetensors").state_dict() for out in (one, several))
         for name, value in ours.items():
@@ -65,8 +72,8 @@ def test_ranks_train_as_one_and_go_on_where_others_stopped(photos: Path, tmp_pat
 
 def test_ranks_share_the_encoding_of_captions_that_are_kept(photos: Path, tmp_path: Path) -> None:
     settings = ("locked=text", "batch_size=32", "masking=null")  # it draws more pairs than there are captions
-    for processes in (1, 2):
-        run(photos, tmp_path / str(processes), processes, *settings)
+    for ranks in (1, 2):
+        run(photos, tmp_path / str(ranks), ranks, *settings)
     one, two = ([row[:2] for row in losses(tmp_path / name)] for name in ("1", "2"))
     assert two == [pytest.approx(row, rel=5e-5) for row in one]
 
@@ -79,14 +86,12 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Pa
     run(photos, whole, 1, *settings)
     chance, metrics = random.Random(4), broken / "metrics.jsonl"
     for kill in range(5):
-        process = start(photos, broken, 1, *settings)
+        started = start(photos, broken, 1, *settings)
         until = 3 * kill + chance.randint(1, 5)  # steps; a checkpoint is written every three
-        while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < until):
+        while started.running() and (not metrics.exists() or len(metrics.read_text().splitlines()) < until):
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        started.kill()
     run(photos, broken, 1, *settings)
     assert losses(broken) == losses(whole) and len(losses(whole)) == 24
     ours, theirs = (load_model(out / "model.safetensors").state_dict() for out in (whole, broken))
@@ -94,6 +99,5 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Pa
 
 
 def test_more_ranks_than_pairs_is_said_before_the_first_step(photos: Path, tmp_path: Path) -> None:
-    process = start(photos, tmp_path / "run", 2, "batch_size=2", "stages.1.batch_size=1")
-    _, said = process.communicate(timeout=100)
-    assert process.returncode != 0 and "cannot be shared by 2 ranks" in said
+    started = start(photos, tmp_path / "run", 2, "batch_size=2", "stages.1.batch_size=1")
+    assert any(started.statuses(100)) and "cannot be shared by 2 ranks" in started.said()

@@ -14,7 +14,8 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.cost import contrastive_flops, text_cost, training_flops, vision_cost
 from perception_encoder.models.devices import Device, find_device
-from perception_encoder.pretraining.cost import RunCost
+from perception_encoder.pretraining.cost import RunCost, TeacherCost
+from perception_encoder.pretraining.lora import LoRA, adapted_recomputed, adapted_training, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.plan import Cluster, device_memory, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, build_model, tower_configs
@@ -146,6 +147,46 @@ def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
     loss = 12 * 8 * 6 * 256
     found = counter.get_total_flops() - probe + unseen - loss
     assert RunCost(config, VISION, TEXT).flops(batch) == found + 8 * contrastive_flops(8, 256)
+
+
+def test_a_teacher_s_passes_come_on_top() -> None:
+    """Its passes as torch counts them, of what it is shown and no more; in the plan as often a pair as is said."""
+    model = build_model(CONFIG)
+    teacher = TeacherCost(VISION, TEXT, pictures=0.5)
+    teacher.watch(model)
+    pair = vision_cost(VISION).forward / 2 + text_cost(TEXT).forward
+    with_it = plan_pretraining(CONFIG, CLUSTER, teacher).stages[0]
+    assert with_it.flops == plan_pretraining(CONFIG, CLUSTER).stages[0].flops + 160 * pair
+    assert with_it.memory["teacher"] == 2 * (sum(p.numel() for p in model.parameters()) - 1)
+    assert with_it.memory["pictures"] == 3 * 3 * 4 * 128**2  # large enough for the teacher
+    with FlopCounterMode(display=False) as counter:  # with gradients, as torch knows no operations of fused attention
+        model.encode_image(torch.zeros(2, 3, 64, 64))
+        model.encode_text(torch.ones(3, 5, dtype=torch.int64))
+    assert teacher.take() == counter.get_total_flops() - 2 * VISION.width**2 and teacher.take() == 0
+    pictures, truth = torch.zeros(4, 3, 128, 128, dtype=torch.uint8), torch.ones(4, 4, dtype=torch.bool)
+    batch = ImageTextBatch(pictures, torch.ones(4, 5, dtype=torch.int64), truth, truth)
+    small = dataclasses.replace(VISION, image_size=64)
+    alone = ImageTextBatch(pictures[..., :64, :64], batch.tokens, truth, truth)
+    model.encode_image(torch.zeros(1, 3, 128, 128))
+    own = RunCost(CONFIG, VISION, TEXT).flops(alone)  # of a student of 64 px
+    assert RunCost(CONFIG, small, TEXT, teacher=teacher).flops(batch) == own + vision_cost(VISION).forward
+
+
+def test_adapters_are_planned() -> None:
+    """Gradients and moments of adapters alone; operations as `test_lora` counts them."""
+    lora = LoRA(rank=4)
+    config = dataclasses.replace(CONFIG, initial="builtin", lora=lora, parallel=ParallelConfig(chunk=4))
+    model = build_model(config)
+    frozen = sum(p.numel() for p in model.parameters()) - 1
+    add_adapters(model, lora, None, 0)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) - 1
+    memory = device_memory(config, config.stages[0], 4)
+    assert (memory["weights"], memory["gradients"], memory["buckets"]) == (4 * (frozen + trained), *[4 * trained] * 2)
+    stage = plan_pretraining(config, CLUSTER).stages[0]
+    costs = vision_cost(VISION, 32), text_cost(TEXT)
+    flops = contrastive_flops(16, 256) + sum(adapted_training(lora, cost) for cost in costs)
+    assert stage.flops == 160 * flops
+    assert stage.executed == 160 * (flops + sum(adapted_recomputed(lora, cost, chunked=True) for cost in costs))
 
 
 def test_the_share_of_a_run_that_is_done() -> None:

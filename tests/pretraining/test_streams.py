@@ -6,8 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +22,11 @@ from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.recipes.builtin import builtin
 from perception_encoder.recipes.catalog import find_recipe
 from perception_encoder.recipes.kinds import debug_form, debug_pretraining
+from tests import processes
 from tests.clips import clip
 from tests.data.tars import write_tar
 from tests.pretraining.test_parallel import FLOAT32
+from tests.processes import pe
 
 
 @pytest.fixture
@@ -107,23 +107,19 @@ def test_more_bad_samples_than_are_allowed_end_the_run(shards: Path, tmp_path: P
         pretrain(debug(streams=StreamConfig(bad_share=0.0)), [Shards(str(shards))], tmp_path / "run")
 
 
-def train(shards: Path, out: Path, processes: int) -> list[tuple[float, ...]]:
+def train(shards: Path, out: Path, ranks: int | None) -> list[tuple[float, ...]]:
     """The rows of a run by `pe train`: step, losses, samples left out."""
-    root = str(Path(__file__).parents[2])
-    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *ranks, "-m", "perception_encoder", "train", "builtin", "--debug", "--out", str(out)]
-    command += ["--shards", str(shards), "--set", "masking.every=4"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, **FLOAT32}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = ["train", "builtin", "--debug", "--out", str(out), "--shards", str(shards), "--set", "masking.every=4"]
+    environment = {**FLOAT32, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+    processes.run(pe, *arguments, log=out.with_name(f"{out.name}.log"), ranks=ranks, environment=environment)
     rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     return [(row["step"], row["contrastive"], row["mask"], row.get("left_out", 0)) for row in rows]
 
 
 def test_ranks_train_on_one_shard_as_one_process_and_go_on_where_others_stopped(shards: Path, tmp_path: Path) -> None:
-    one = train(shards, tmp_path / "one", 1)
+    one = train(shards, tmp_path / "one", None)
     expected = [pytest.approx(row, rel=5e-5) for row in one]
     assert train(shards, tmp_path / "two", 2) == expected
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000004")
-    resumed = train(shards, tmp_path / "two", 1)
+    resumed = train(shards, tmp_path / "two", None)
     assert [row[:3] for row in resumed] == [pytest.approx(row[:3], rel=5e-5) for row in one]

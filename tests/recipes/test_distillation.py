@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +13,18 @@ from PIL import Image
 
 from perception_encoder.distillation.teacher import Teacher
 from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.models.cost import text_cost, vision_cost
+from perception_encoder.models.devices import find_device
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.weights import create_model, load_model, write_checkpoint
+from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.plan import Cluster, plan_pretraining
 from perception_encoder.recipes.catalog import find_recipe
-from perception_encoder.recipes.distillation import distill, distill_builtin
-from perception_encoder.recipes.kinds import debug_form
+from perception_encoder.recipes.distillation import DistillationConfig, distill, distill_builtin
+from perception_encoder.recipes.kinds import debug_form, plan
+from tests import processes
+from tests.processes import pe
 
 DEBUG = debug_form(distill_builtin())
 
@@ -41,7 +44,8 @@ def test_a_run_writes_a_student_and_goes_on_bit_by_bit(photos: Path, tmp_path: P
     rows: list[dict[str, float]] = []
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     path = distill(DEBUG, [photos], whole, listener=rows.append)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(row["distillation"] > 0 for row in rows)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["distillation"] > 0 and row["mfu"] > 0 for row in rows)
     shutil.copytree(whole, broken)
     shutil.rmtree(broken / "checkpoints" / "step-00000004")
     distill(DEBUG, [photos], broken)
@@ -90,6 +94,28 @@ def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
     teacher = Teacher(Foreign(), size, "a small open_clip")
     distill(DEBUG, [photos], tmp_path / "run", listener=rows.append, teacher=teacher)
     assert len(rows) == 4 and Foreign.sizes == {(size, size)}
+    assert not any("mfu" in row for row in rows)  # nobody has formulas for it
+
+
+def test_the_teacher_s_passes_are_planned() -> None:
+    """Once a pair; of what is remembered once for each, where pictures are not augmented."""
+    cluster = Cluster(device=find_device("h100"), devices=8)
+    config = find_recipe("distill_b16")
+    teacher = find_model(config.teacher)
+    beside = vision_cost(teacher.vision).forward + text_cost(teacher.text).forward
+
+    def added(config: DistillationConfig) -> float:
+        stage, alone = plan(config, cluster).stages[0], plan_pretraining(config, cluster).stages[0]
+        return (stage.flops - alone.flops) / stage.samples
+
+    assert added(config) == pytest.approx(beside)
+    half = dataclasses.replace(config, remember=config.samples)
+    assert added(half) == pytest.approx(beside / 2)
+    assert added(dataclasses.replace(config, remember=9 * config.samples)) == pytest.approx(beside)
+    drawn = dataclasses.replace(half, augmentation=Augmentation())
+    assert added(drawn) == pytest.approx(vision_cost(teacher.vision).forward + text_cost(teacher.text).forward / 2)
+    with pytest.raises(ConfigError, match="the teacher is PE-Spatial-T16-512, which has no text tower"):
+        plan(dataclasses.replace(config, teacher="PE-Spatial-T16-512"), cluster)
 
 
 @pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
@@ -100,19 +126,15 @@ def test_masks_and_videos_are_refused(change: dict) -> None:
 
 def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:
     """Two processes, each with a teacher of its own, have the losses of one."""
-    root = Path(__file__).parents[2]
     found = {}
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes > 1 else []
-        command = [sys.executable, *ranks, "-m", "perception_encoder", "train", "distill_builtin", "--debug"]
-        command += ["--data", str(photos), "--out", str(out), "--set", "contrastive_weight=1"]
-        command += ["--set", "optimizer.lr=1e-4", "--set", "optimizer.plain_lr=1e-4"]
-        command += ["--set", "initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-        ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
-        assert ended.returncode == 0, ended.stderr[-3000:]
+    for ranks in (None, 2):
+        out = tmp_path / str(ranks)
+        arguments = ["train", "distill_builtin", "--debug", "--data", str(photos), "--out", str(out)]
+        settings = ["contrastive_weight=1", "optimizer.lr=1e-4", "optimizer.plain_lr=1e-4"]
+        settings += ["initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
+        arguments += [word for setting in settings for word in ("--set", setting)]
+        processes.run(pe, *arguments, log=tmp_path / f"{ranks}.log", ranks=ranks)
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-        found[processes] = [(row["distillation"], row["contrastive"]) for row in rows]
-    assert found[2][0] == pytest.approx(found[1][0], rel=1e-4)
-    assert found[2] == [pytest.approx(row, rel=5e-3) for row in found[1]]  # by then weights are rounded otherwise
+        found[ranks] = [(row["distillation"], row["contrastive"]) for row in rows]
+    assert found[2][0] == pytest.approx(found[None][0], rel=1e-4)
+    assert found[2] == [pytest.approx(row, rel=5e-3) for row in found[None]]  # by then weights are rounded otherwise

@@ -19,7 +19,7 @@ for slow in ("lance_namespace", "pyarrow.dataset"):  # LanceDB's slowest imports
 from perception_encoder.inference.encoder import load
 from perception_encoder.search import indexing
 
-folder, checkpoint, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+folder, checkpoint, kills, files = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])
 encoder = load(checkpoint)
 encoder.weight_hash
 indexing.load = lambda source: encoder
@@ -69,7 +69,7 @@ while killed < kills:
     if killed % 5 == 0 or ended:  # from the start, every fifth time, and where nothing would be left to do
         (folder / ".pe-index" / "settings.json").unlink(missing_ok=True)
     if killed % 5 == 2:  # half of the files change places
-        names = [f"{number:03d}.jpg" for number in range(0, 60, 2)]
+        names = [f"{number:03d}.jpg" for number in range(0, files, 2)]
         for name in names:
             (folder / name).rename(folder / f"{name}.moving")
         for name, other in zip(names, names[1:] + names[:1]):
@@ -87,16 +87,19 @@ print(killed, len(states))
 """
 
 
+FILES = 32  # eight commits, one of which each kill falls into
+
+
 @pytest.mark.timeout(280)
 def test_twenty_kills_lose_and_double_nothing(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
-    for number in range(60):
+    for number in range(FILES):
         content = pictures[number % len(pictures)].read_bytes()
         (folder / f"{number:03d}.jpg").write_bytes(content + bytes([number]))  # so that each is another file
     (folder / "clip.mp4").write_bytes(clip(60))
     (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff")
-    command = [sys.executable, "-c", HARNESS, folder, checkpoint, "20", tmp_path / "found.txt"]
+    command = [sys.executable, "-c", HARNESS, folder, checkpoint, "20", tmp_path / "found.txt", str(FILES)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     killed, states = map(int, done.stdout.split()[:2])

@@ -1,8 +1,8 @@
-"""Loss and gradients of a small model on one batch, by as many processes as torchrun starts; rank 0 writes them."""
+"""Loss and gradients of a small model on one batch, by as many processes as there are; rank 0 writes them."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,13 +49,13 @@ def loss_and_gradients(dtype: torch.dtype, chunk: int | None) -> dict[str, torch
     return found
 
 
-if __name__ == "__main__":
+def write(out: Path, chunks: Sequence[int | None]) -> None:
+    """By each rank, in both types."""
     dist.init_process_group("gloo")
-    chunks = [int(size) or None for size in sys.argv[2:]]
     results = {
         str(dtype): {chunk: loss_and_gradients(dtype, chunk) for chunk in chunks}
         for dtype in (torch.float64, torch.float32)
     }
     if dist.get_rank() == 0:
-        torch.save(results, Path(sys.argv[1]))
+        torch.save(results, out)
     dist.destroy_process_group()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,8 @@ import torch
 
 from perception_encoder.ranks import Rank
 from perception_encoder.train.distributed import in_chunks
-from tests.train.ranks import loss_and_gradients
+from tests import processes
+from tests.train.ranks import loss_and_gradients, write
 
 CHUNKS = (None, 1, 3, 5, 100)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -27,18 +26,18 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         assert (ours - theirs).norm() / theirs.norm() < tolerance, names
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_ranks_and_micro_batches_change_nothing(processes: int, tmp_path: Path) -> None:
+@cache
+def of_one_process(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return loss_and_gradients(dtype, None)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_ranks_and_micro_batches_change_nothing(ranks: int, tmp_path: Path) -> None:
     out = tmp_path / "found.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(Path(__file__).with_name("ranks.py")), str(out), *(str(size or 0) for size in CHUNKS)]
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    run = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
-    assert run.returncode == 0, run.stderr[-2000:]
+    processes.run(write, out, CHUNKS, ranks=ranks, log=tmp_path / "log")
     found = torch.load(out, weights_only=True)
     for dtype, tolerance in TOLERANCE.items():
-        expected = loss_and_gradients(dtype, None)
+        expected = of_one_process(dtype)
         assert expected["loss"] > 1 and found[str(dtype)].keys() == set(CHUNKS)
         for each in found[str(dtype)].values():
             assert_same(each, expected, tolerance)

@@ -1,0 +1,132 @@
+"""Processes with the package already imported: a server forks them, as to start Python and torch anew takes seconds.
+
+pytest's own process cannot be forked: it has threads. The server, multiprocessing's, only imports. What torchrun tells
+its processes stands here in a line; real torchrun is used where a test is about it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from unittest.mock import patch
+
+from tests.conftest import ROOT
+
+IMPORTED = (
+    "pytest",
+    "timm.optim",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.utils.tensorboard.writer",
+    "perception_encoder.cli.main",
+    "perception_encoder.cli.train",
+    "perception_encoder.recipes.catalog",
+    "perception_encoder.recipes.kinds",
+    "tests.pretraining.sharing",
+    "tests.train.ranks",
+)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What was started together."""
+
+    processes: list[BaseProcess]
+    log: Path
+
+    def running(self) -> bool:
+        return any(each.exitcode is None for each in self.processes)
+
+    def kill(self) -> None:
+        """End them at once; AssertionError where one had ended before."""
+        for each in self.processes:
+            each.kill()
+            each.join()
+            assert each.exitcode == -signal.SIGKILL, self.said()
+
+    def statuses(self, seconds: float = 250) -> list[int]:
+        """Wait for all to end; how they did."""
+        for each in self.processes:
+            each.join(seconds)
+        for each in self.processes:
+            if each.exitcode is None:
+                each.kill()
+                raise TimeoutError(self.said())
+        return [each.exitcode or 0 for each in self.processes]
+
+    def said(self) -> str:
+        """The end of what they wrote to stdout and stderr."""
+        return self.log.read_text()[-3000:] if self.log.exists() else ""
+
+
+def start(
+    work: Callable[..., object],
+    *arguments: object,
+    log: Path,
+    ranks: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Processes:
+    """Let a function of a module work in a process of its own, or as all of so many ranks."""
+    own = dict(environment or {})
+    everyone = [own]
+    if ranks is not None:
+        count, port = str(ranks), str(_free_port())
+        shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        everyone = [{**own, **shared, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)]
+    context = _server()
+    made = [context.Process(target=_begin, args=(work, arguments, each, log)) for each in everyone]
+    for each in made:
+        each.start()
+    return Processes(made, log)
+
+
+def run(
+    work: Callable[..., object],
+    *arguments: object,
+    log: Path,
+    ranks: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """`start`, and wait; all must end well."""
+    processes = start(work, *arguments, log=log, ranks=ranks, environment=environment)
+    assert not any(processes.statuses()), processes.said()
+
+
+def pe(*arguments: str) -> None:
+    """The `pe` command."""
+    from perception_encoder.cli.main import main
+
+    main(list(arguments))
+
+
+@cache
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}):
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def _begin(
+    work: Callable[..., object], arguments: tuple[object, ...], environment: Mapping[str, str], log: Path
+) -> None:
+    os.environ.update(environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    work(*arguments)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
