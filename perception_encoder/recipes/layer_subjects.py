@@ -24,6 +24,7 @@ from perception_encoder.evaluation.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.evaluation.layer_encoders import StoredEncoder, load_layer_encoder
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.evaluation.report import read_text, write_text
+from perception_encoder.layer_analysis.analysis import BY_COLOUR
 from perception_encoder.layer_analysis.dense_tasks import TrackingTask
 from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig
 from perception_encoder.layer_analysis.store import StoreConfig
@@ -130,10 +131,10 @@ def examine(subject: Subject, data: LayerData, sizes: Sizes, runs: Path, track: 
     encoder: StoredEncoder
     if subject.place == COLOURS:
         encoder = ColourEncoder(load_layer_encoder("builtin"))
-        tasks = tuple(task for task in tasks if task.name == "tracking")
+        tasks = tuple(task for task in tasks if task.name in BY_COLOUR)
     else:
-        encoder = load_layer_encoder(subject.place)
-        encoder.name = subject.name
+        encoder = tower = load_layer_encoder(subject.place)
+        tower.name = subject.name
     layers = measured_layers(encoder.depth)
     key = _key(encoder, layers, tasks)
     kept = runs / "analyses" / f"{key}.json"

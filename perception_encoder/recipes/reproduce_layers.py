@@ -24,7 +24,7 @@ from perception_encoder.evaluation.paired import average
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.recipes.layer_findings import Contrast, curve_rows, effect_rows
 from perception_encoder.recipes.layer_subjects import LayerData, Sizes, Subject, examine, make_questions, unpack
-from perception_encoder.recipes.nano_steps import nano_step
+from perception_encoder.recipes.nano_steps import nano_step, run_flops
 from perception_encoder.recipes.reproduction import Place, Run, Runs, averaged, side_by_side
 from perception_encoder.train.metrics import Listener
 
@@ -81,7 +81,7 @@ def reproduce_layers(
     wanted = []
     for depth, pool, length in plan.variants:
         config = plan.variant(depth, pool, length)
-        about = {"name": tower_name(depth, pool, length), "depth": depth, "pool": pool, "length": length}
+        about = {"name": tower_name(depth, pool, length), "depth": depth, "tflop": round(run_flops(config) / 1e12)}
         wanted.append(Run(about=about, config=config, train=pretrain, key=config.fingerprint(), needed=True))
     runs = Runs(place, track, listener, jobs)
     paths = {run.about["name"]: path for run, path in zip(wanted, runs.add(*wanted), strict=True)}
