@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.data.progress import Track, untracked
+from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS, ColourEncoder
+from perception_encoder.evaluation.depth import DepthProtocol
 from perception_encoder.evaluation.layer_encoders import StoredEncoder, load_layer_encoder
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
-from perception_encoder.layer_analysis.dense_tasks import TrackingTask
+from perception_encoder.layer_analysis.dense_tasks import DepthTask, TrackingTask
 from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep, run_sweep
@@ -33,6 +36,10 @@ from perception_encoder.layer_analysis.tasks import make_tasks
 
 MEASURED = 12
 """Layers that are measured of a deeper tower."""
+EPOCHS = 12
+"""Of the attentive probe."""
+CHANNELS, STEPS = 16, 200
+"""Of the depth head, and of its fit, whatever the number of pictures."""
 QUESTIONS = {
     "classification": ("classification", "photos"),
     "retrieval": ("retrieval", "photos"),
@@ -75,7 +82,7 @@ class Sizes:
     photos: int = 500
     scenes: int = 150
     rooms: int = 150
-    clips: int = 25
+    clips: int = 60
     """Frames of each video."""
     things: int = 100
 
@@ -101,13 +108,23 @@ def make_questions(data: LayerData, sizes: Sizes) -> tuple[LayerTask, ...]:
         if place is None:
             continue
         (task,) = make_tasks([kind], {kind: place}, None, items)
-        if isinstance(task, ClassificationTask):
-            task = ClassificationTask(task.splits, LabelledConfig(items=items, methods=("attentive probe",)))
-        elif isinstance(task, TrackingTask):
-            cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in task.videos]
-            task = TrackingTask(cut, task.config)
-        found.append(_Named(task, name))
+        found.append(_Named(_lighten(task, items), name))
     return tuple(found)
+
+
+def _lighten(task: LayerTask, items: int) -> LayerTask:
+    """The task with a head that is fitted more briefly: many layers of many models pay for it."""
+    if isinstance(task, ClassificationTask):
+        config = LabelledConfig(items=items, methods=("attentive probe",))
+        return ClassificationTask(task.splits, replace(config, attentive=replace(config.attentive, epochs=EPOCHS)))
+    if isinstance(task, DepthTask):
+        fit = FitConfig()
+        fit = replace(fit, epochs=-(-STEPS * fit.batch // len(task.train.keys)))
+        return DepthTask(task.train, task.test, DepthProtocol(head=DepthConfig(channels=CHANNELS, fit=fit)))
+    if isinstance(task, TrackingTask):
+        cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in task.videos]
+        return TrackingTask(cut, task.config)
+    return task
 
 
 class _Named:

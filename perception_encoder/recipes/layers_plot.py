@@ -12,7 +12,7 @@ from typing import Any
 
 from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.plots import GREY, GROUND, INK, bare_axes, empty_figure, write_png
-from perception_encoder.recipes.reproduce_layers import BUILTIN, FIRST, LAST, LENGTHS, POOLS, tower_name
+from perception_encoder.recipes.reproduce_layers import BUILTIN, FIRST, LAST, LENGTHS, POOLS, UNTURNED, tower_name
 
 LINES = {
     FIRST: ("#E69F00", "-"),
@@ -24,6 +24,7 @@ LINES = {
     (POOLS[1], LENGTHS[1]): ("#0072B2", "-"),
 }
 """Colour and dashes, of a model or of a kind of tower."""
+UNTURNED_DASHES = (0, (1, 1.5))
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
@@ -46,7 +47,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
                 axes.set_ylabel(f"{task}\n{first['figure']}, {first['unit']}".rstrip(", "), fontsize=9, color=INK)
             if row is grid[0]:
                 axes.set_title(title, loc="left", fontsize=12, color=INK)
-                axes.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1.1))
+                axes.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1.14))
         if first["lower_is_better"]:
             row[0].invert_yaxis()
     for axes in grid[-1]:
@@ -82,7 +83,7 @@ def _draw_panel(axes: Any, shown: Mapping[str, Mapping[str, Any]], lines: Mappin
         if name == COLOURS:
             axes.axhline(values[0], color=INK, linewidth=1.1, linestyle=":", label="colours alone", zorder=1)
             continue
-        colour, dashes = lines.get(name, (GREY, "-"))
+        colour, dashes = lines.get(name, (GREY, UNTURNED_DASHES if name == UNTURNED else "-"))
         axes.fill_between(layers, low, high, color=colour, alpha=0.10, linewidth=0)
         axes.plot(layers, values, color=colour, linestyle=dashes, linewidth=1.8, label=name)
         if name in lines:

@@ -152,7 +152,8 @@ def _ask(
     """The answers of all, by their names."""
     if jobs == 1:
         return {each.name: examine(each, data, sizes, runs, track) for each in subjects}
-    return dict(side_by_side(examine, {each.name: (each, data, sizes, runs) for each in subjects}, jobs))
+    answers = side_by_side(examine, {each.name: (each, data, sizes, runs) for each in subjects}, jobs)
+    return dict(track(answers, "models asked", len(subjects)))
 
 
 def _describe(subject: Subject, answer: Mapping[str, Any], trained: Mapping[str, Any] | None) -> dict[str, Any]:
