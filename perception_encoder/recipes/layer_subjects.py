@@ -44,8 +44,8 @@ QUESTIONS = {
     "classification": ("classification", "photos"),
     "retrieval": ("retrieval", "photos"),
     "segmentation": ("segmentation", "scenes"),
-    "depth, scenes": ("depth", "scenes"),
-    "depth, rooms": ("depth", "rooms"),
+    "depth of scenes": ("depth", "scenes"),
+    "depth of rooms": ("depth", "rooms"),
     "tracking": ("tracking", "clips"),
     "detection": ("detection", "things"),
 }

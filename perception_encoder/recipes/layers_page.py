@@ -14,7 +14,7 @@ from perception_encoder.recipes.layer_findings import claim
 from perception_encoder.recipes.reproduce_layers import BUILTIN, LAST, STEP
 from perception_encoder.recipes.reproduction import Figures, percent
 
-SPATIAL = ("tracking", "depth, scenes", "depth, rooms", "segmentation", "detection")
+SPATIAL = ("tracking", "depth of scenes", "depth of rooms", "segmentation", "detection")
 CHANGES = {
     "recipe": "Steps 1–9 in place of step 1, with equal FLOPs",
     "built-in": "The built-in model, trained for longer than both, in place of step 1",
@@ -28,14 +28,14 @@ _ABOUT_CHANGES = (
     "Differences with 95 % intervals over items; a plus is an improvement, of errors too, and of the gap a wider one. "
     "The three lower changes are means of four pairs of towers. A change is claimed, in bold, where the interval leaves"
     " out zero and no pair points the other way. Each run has one seed: a difference between two runs may still be "
-    "chance of the training."
+    "chance of the training, and of twenty intervals one leaves out zero by chance."
 )
 DATA = {
     "classification": "labelled photographs; an attentive probe",
     "retrieval": "the measured photographs; no training",
     "segmentation": "rendered scenes; a linear head",
-    "depth, scenes": "rendered scenes; a DPT head on one layer",
-    "depth, rooms": "a rendered walk through a living room; a DPT head on one layer",
+    "depth of scenes": "rendered scenes; a DPT head on one layer",
+    "depth of rooms": "a rendered walk through a living room; a DPT head on one layer",
     "tracking": "videos; labels carried along without training",
     "detection": "pictures with boxes; a small Mask R-CNN on one layer",
 }
@@ -64,21 +64,15 @@ def page(result: Mapping[str, Any], plot: str) -> str:
             "leaves out zero. The interval holds for all layers at once, for the best of many looks better than it is.",
             "",
             _overview(result).markdown(),
-            *(
-                line
-                for task in _tasks(result)
-                for line in ("", f"**{task}**", "", _task_table(result, task).markdown())
-            ),
+            *(line for task in _tasks(result) for line in (f"**{task}**", "", _task_table(result, task).markdown())),
             "## What each change does",
             "",
             *wrap(_ABOUT_CHANGES, WIDTH),
             "",
             _effect_table(result).markdown(),
-            "",
             "## Beside the paper",
             "",
             _paper_table(result).markdown(),
-            "",
             "## What was run",
             "",
             *_runs(result),
@@ -143,7 +137,7 @@ def _answers(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _all_but(rows: Figures, behind: Figures) -> str:
     names = [row["model"] for row in behind]
-    return f" ({', '.join(names)})" if len(names) < len(rows) else ""
+    return f" ({'; '.join(names)})" if len(names) < len(rows) else ""
 
 
 def _said(result: Mapping[str, Any], contrast: str, part: str, words: tuple[str, str]) -> str:
@@ -191,7 +185,7 @@ def _task_table(result: Mapping[str, Any], task: str) -> Table:
         cells.append(
             (
                 row["model"],
-                f"{row['best']} of {last}",
+                f"{row['best']} of {last}" if last else "–",
                 show(_value(row, row["best"]), unit),
                 peers,
                 show(_value(row, last), unit),
@@ -211,8 +205,8 @@ def _effect_table(result: Mapping[str, Any]) -> Table:
     for name, words in CHANGES.items():
         for row in _effects(result, name):
             cells = (_signed(row[part], row["unit"]) for part in ("best", "output", "gap"))
-            moved = sum(row["depth"]) / len(row["depth"])
-            rows.append((words, row["task"], *cells, f"{100 * moved:+.0f} %"))
+            moved = round(100 * sum(row["depth"]) / len(row["depth"]))
+            rows.append((words, row["task"], *cells, f"{moved:+d} %".replace("-", "−") if moved else "0 %"))
             words = ""
     return Table(("change", "task", "best layer", "output", "gap", "best layer moves up the tower by"), tuple(rows))
 

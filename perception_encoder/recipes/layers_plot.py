@@ -34,7 +34,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     columns = group(result)
     figure = empty_figure(3.6 * len(columns), 2.2 * len(tasks) + 0.9)
     grid = figure.subplots(len(tasks), len(columns), sharey="row", squeeze=False)
-    for task, row in zip(tasks, grid, strict=True):
+    for place, (task, row) in enumerate(zip(tasks, grid, strict=True)):
         for (title, models), axes in zip(columns.items(), row, strict=True):
             shown = {
                 name: curves[name, task] for name in (*models, *_baselines(result, models)) if (name, task) in curves
@@ -44,8 +44,9 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             _draw_panel(axes, shown, models)
             if axes is row[0]:
                 first = next(iter(shown.values()))
-                axes.set_ylabel(f"{task}\n{first['figure']}, {first['unit']}".rstrip(", "), fontsize=9, color=INK)
-            if row is grid[0]:
+                figure_name = f"{first['figure']}, {first['unit']}".rstrip(", ").replace(", a", ",\na")
+                axes.set_ylabel(f"{task}\n{figure_name}", fontsize=9, color=INK)
+            if place == 0:
                 axes.set_title(title, loc="left", fontsize=12, color=INK)
                 axes.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1.14))
         if first["lower_is_better"]:

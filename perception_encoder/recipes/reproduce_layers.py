@@ -33,7 +33,7 @@ STEP = 7
 DEPTHS, POOLS, LENGTHS = (12, 24), ("class token", "attention pooling"), ("short", "long")
 FLOPS = {"short": 100e12, "long": 280e12}
 """Of a run, forward and backward; the eight together are two hours on two slow cores."""
-BUILTIN, FIRST, LAST = "built-in", "steps 1", "steps 1–9"
+BUILTIN, FIRST, LAST = "built-in", "step 1", "steps 1–9"
 KEPT = {FIRST: "nano_step1.safetensors", LAST: "nano_step9.safetensors"}
 """Towers that `pe reproduce recipe` kept."""
 UNTURNED = "random, no RoPE"

@@ -61,12 +61,12 @@ def made(model: str) -> dict[str, LayerCurve]:
     if model == RANDOM:
         return {
             "tracking": curve(model, "tracking", [0.3] * 4),
-            "depth, rooms": curve(model, "depth, rooms", [0.5] * 4),
+            "depth of rooms": curve(model, "depth of rooms", [0.5] * 4),
             "classification": curve(model, "classification", [0.1] * 4),
         }
     return {
         "tracking": curve(model, "tracking", [0.5, 0.7 + better, 0.65 + better, 0.6 + better - deep]),
-        "depth, rooms": curve(model, "depth, rooms", [0.5, 0.4, 0.3, 0.301], spread=0.02),
+        "depth of rooms": curve(model, "depth of rooms", [0.5, 0.4, 0.3, 0.301], spread=0.02),
         "classification": curve(model, "classification", [0.1, 0.2, 0.3, 0.1 if model == FIRST else 0.5]),
     }
 
@@ -93,9 +93,9 @@ def result() -> dict[str, Any]:
 
 def test_known_peaks_are_found(result: dict[str, Any]) -> None:
     rows = {(row["model"], row["task"]): row for row in result["curves"]}
-    assert [rows[LAST, task]["best"] for task in ("tracking", "depth, rooms", "classification")] == [1, 2, 3]
-    assert rows[LAST, "tracking"]["gap"]["ci"][0] > 0 > rows[LAST, "depth, rooms"]["gap"]["ci"][0]
-    assert rows[LAST, "depth, rooms"]["above_random"]["value"] == pytest.approx(0.2)  # metres better, not worse
+    assert [rows[LAST, task]["best"] for task in ("tracking", "depth of rooms", "classification")] == [1, 2, 3]
+    assert rows[LAST, "tracking"]["gap"]["ci"][0] > 0 > rows[LAST, "depth of rooms"]["gap"]["ci"][0]
+    assert rows[LAST, "depth of rooms"]["above_random"]["value"] == pytest.approx(0.2)  # metres better, not worse
     assert "above_random" not in rows[RANDOM, "tracking"]
 
 
@@ -116,7 +116,7 @@ def test_models_measured_on_other_items_are_not_compared() -> None:
 def test_the_page_says_what_the_curves_say(result: dict[str, Any]) -> None:
     text = page(result, "p.png")
     assert "- **tracking**: the output is behind the best layer in 11 of 11 trained models; most of all in *24" in text
-    assert "- **depth, rooms**: in none of 11 trained models can the output be told from the best layer." in text
+    assert "- **depth of rooms**: in none of 11 trained models can the output be told from the best layer." in text
     assert f"- **classification**: the output is behind the best layer in 1 of 11 trained models ({FIRST})" in text
     assert (
         "24 layers in place of 12: the best layer is shown to differ on no task; the output is worse on tracking"
@@ -125,6 +125,6 @@ def test_the_page_says_what_the_curves_say(result: dict[str, Any]) -> None:
     assert "the gap is wider on tracking." in text
     assert "Best layers that cannot be told from random weights' best: none." in text
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| 9 |")]
-    assert ["9", "the recipe lifts the best layer", "tracking, classification", "–", "depth, rooms"] in rows
+    assert ["9", "the recipe lifts the best layer", "tracking, classification", "–", "depth of rooms"] in rows
     overview = next(line for line in text.splitlines() if line.startswith(f"| {LAST} |"))
     assert overview == f"| {LAST} | 1 of 3: **−10.0** | 2 of 3: −0.001 m | 3 of 3: the output |"

@@ -6,16 +6,21 @@ import dataclasses
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.shards import write_members
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS
-from perception_encoder.models.weights import write_checkpoint
-from perception_encoder.pretraining.run import PretrainingConfig, build_model, tower_configs
+from perception_encoder.evaluation.outcomes import HeldOut
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.weights import load_model, write_checkpoint
+from perception_encoder.pretraining.run import PretrainingConfig, build_model, pretrain, tower_configs
 from perception_encoder.recipes.builtin import debug
 from perception_encoder.recipes.layer_subjects import LayerData, Sizes, make_questions, measured_layers
 from perception_encoder.recipes.layers_page import page
@@ -37,16 +42,17 @@ from perception_encoder.recipes.reproduce_layers import (
     tower_name,
     variant,
 )
-from perception_encoder.recipes.reproduction import Place
+from perception_encoder.recipes.reproduction import Place, Run
 from tests.evaluation.colours import write_colours
 from tests.evaluation.layers import discs, png, write_video
 from tests.layer_analysis.toys import LightnessTask
 
 
-@pytest.mark.parametrize(("depth", "pool", "length"), product(DEPTHS, POOLS, LENGTHS))
+@pytest.mark.parametrize(("depth", "pool", "length"), list(product(DEPTHS, POOLS, LENGTHS)))
 def test_towers_differ_in_depth_pooling_and_length_alone(depth: int, pool: str, length: str) -> None:
     config = variant(depth, pool, length)
     assert run_flops(config) == pytest.approx(FLOPS[length], rel=0.01)
+    assert config.samples < variant(12, pool, length).samples or depth == 12
     vision, _ = tower_configs(config)
     assert (vision.depth, vision.attention_pool) == (depth, pool == "attention pooling")
     given, whole = dataclasses.asdict(nano_step(STEP)), dataclasses.asdict(config)
@@ -74,13 +80,32 @@ def tiny(depth: int, pool: str, length: str) -> PretrainingConfig:
     """A run of a second."""
     return dataclasses.replace(
         debug(),
-        stages=(Stage(image_size=32, steps=1 if length == "short" else 2),),
+        stages=(Stage(image_size=32, steps=1),),
+        seed=int(length == "long"),
         batch_size=4,
         layers=depth,
         attention_pool=pool == POOLS[1],
         masking=None,
         weights={"flowers": 1},
     )
+
+
+def test_a_tower_of_another_depth_is_trained(place: Place) -> None:
+    path = pretrain(tiny(2, POOLS[0], "short"), [place.photos, place.drawings], place.runs)
+    model = load_model(path)
+    assert isinstance(model, CLIP) and (model.visual.config.depth, model.visual.config.attention_pool) == (2, False)
+
+
+class Untrained:
+    """Stands for training, which `test_reproduce_recipe` covers: first weights, and what the first model got right."""
+
+    right: dict[str, Any] | None = None
+
+    def __call__(self, run: Run, place: Place, listener: object, track: object = None) -> dict[str, Any]:
+        model, held_out = build_model(run.config), HeldOut(place.photos, place.drawings)
+        write_checkpoint(model, place.runs / run.key / "model.safetensors", half=True, int8_tokens=True)
+        self.right = self.right or held_out.pack(held_out.measure(Encoder(model, dtype=torch.float32)))
+        return {**run.about, "samples": run.config.samples, "seconds": 1, "right": self.right}
 
 
 @pytest.fixture
@@ -119,11 +144,18 @@ def scene_members(count: int) -> list[tuple[str, bytes]]:
 
 def test_questions_are_cut_to_size(data: LayerData) -> None:
     tasks = {task.name: task for task in make_questions(data, Sizes(photos=6, scenes=2, rooms=2, clips=3))}
-    assert list(tasks) == ["classification", "retrieval", "segmentation", "depth, scenes", "depth, rooms", "tracking"]
+    assert list(tasks) == [
+        "classification",
+        "retrieval",
+        "segmentation",
+        "depth of scenes",
+        "depth of rooms",
+        "tracking",
+    ]
     encoder = LikeEncoder()
     shown = {name: [len(each.keys) for each in task.pictures(encoder)] for name, task in tasks.items()}
-    assert shown["depth, scenes"] == shown["segmentation"] == [4, 2]
-    assert shown["depth, rooms"] == [3, 2] and shown["tracking"] == [3] and shown["retrieval"] == [6]
+    assert shown["depth of scenes"] == shown["segmentation"] == [4, 2]
+    assert shown["depth of rooms"] == [3, 2] and shown["tracking"] == [3] and shown["retrieval"] == [6]
 
 
 class LikeEncoder:
@@ -137,14 +169,14 @@ def test_missing_data_are_named(data: LayerData, place: Place, tmp_path: Path) -
         dataclasses.replace(data, clips=tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"detection: .*no annotations"):
         make_questions(dataclasses.replace(data, things=data.rooms.parent / "clips"), Sizes())
-    with pytest.raises(DataError, match=r"tower of steps 1 is missing: .*nano_step1.safetensors; pe reproduce recipe"):
+    with pytest.raises(DataError, match=r"tower of step 1 is missing: .*nano_step1.safetensors; pe reproduce recipe"):
         reproduce_layers(place, data, tmp_path / "towers")
     assert not place.runs.exists()
 
 
 TASKS = (
     LightnessTask(count=12, name="tracking"),
-    LightnessTask(count=12, name="depth, rooms", lower=True),
+    LightnessTask(count=12, name="depth of rooms", lower=True),
     LightnessTask(count=12, name="classification"),
 )
 
@@ -165,6 +197,7 @@ def test_towers_and_answers_are_kept_and_not_made_again(
 ) -> None:
     for module in ("layer_subjects", "reproduce_layers"):
         monkeypatch.setattr(f"perception_encoder.recipes.{module}.make_questions", lambda *_: TASKS)
+    monkeypatch.setattr("perception_encoder.recipes.reproduction.carry_out", Untrained())
     plan = Plan(variant=tiny, depths=(1, 2))
     result = reproduce_layers(place, data, towers, plan)
     names = [model["name"] for model in result["models"]]
