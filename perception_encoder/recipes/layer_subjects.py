@@ -38,7 +38,7 @@ MEASURED = 12
 """Layers that are measured of a deeper tower."""
 EPOCHS = 12
 """Of the attentive probe."""
-CHANNELS, STEPS = 16, 200
+CHANNELS, STEPS = 16, 150
 """Of the depth head, and of its fit, whatever the number of pictures."""
 QUESTIONS = {
     "classification": ("classification", "photos"),
