@@ -17,10 +17,11 @@ from perception_encoder.data.shards import write_members
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.evaluation.outcomes import HeldOut
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.initialization import initialize
+from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.models.weights import load_model, write_checkpoint
-from perception_encoder.pretraining.run import PretrainingConfig, build_model, pretrain, tower_configs
+from perception_encoder.pretraining.run import PretrainingConfig, pretrain, tower_configs
 from perception_encoder.recipes.builtin import debug
 from perception_encoder.recipes.layer_subjects import LayerData, Sizes, make_questions, measured_layers
 from perception_encoder.recipes.layers_page import page
@@ -43,7 +44,7 @@ from perception_encoder.recipes.reproduce_layers import (
     variant,
 )
 from perception_encoder.recipes.reproduction import Place, Run
-from tests.evaluation.colours import write_colours
+from tests.evaluation.colours import ColourEncoder, write_colours
 from tests.evaluation.layers import discs, png, write_video
 from tests.layer_analysis.toys import LightnessTask
 
@@ -97,15 +98,21 @@ def test_a_tower_of_another_depth_is_trained(place: Place) -> None:
 
 
 class Untrained:
-    """Stands for training, which `test_reproduce_recipe` covers: first weights, and what the first model got right."""
+    """Stands for training, which `test_reproduce_recipe` covers: first weights, and what colours alone get right."""
 
     right: dict[str, Any] | None = None
 
     def __call__(self, run: Run, place: Place, listener: object, track: object = None) -> dict[str, Any]:
-        model, held_out = build_model(run.config), HeldOut(place.photos, place.drawings)
-        write_checkpoint(model, place.runs / run.key / "model.safetensors", half=True, int8_tokens=True)
-        self.right = self.right or held_out.pack(held_out.measure(Encoder(model, dtype=torch.float32)))
+        held_out = HeldOut(place.photos, place.drawings)
+        write_checkpoint(untrained(run.config), place.runs / run.key / "model.safetensors", half=True)
+        self.right = self.right or held_out.pack(held_out.measure(ColourEncoder()))
         return {**run.about, "samples": run.config.samples, "seconds": 1, "right": self.right}
+
+
+def untrained(config: PretrainingConfig) -> VisionTransformer:
+    tower = VisionTransformer(tower_configs(config)[0], config.model)
+    initialize(tower, torch.Generator().manual_seed(config.seed + config.attention_pool))
+    return tower
 
 
 @pytest.fixture
@@ -183,12 +190,11 @@ TASKS = (
 
 @pytest.fixture
 def towers(tmp_path: Path) -> Path:
-    """Two towers of two layers where the recipe's ends are looked for."""
+    """Two towers where the recipe's ends are looked for."""
     folder = tmp_path / "towers"
     folder.mkdir()
     for seed, file in enumerate(KEPT.values()):
-        config = dataclasses.replace(tiny(2, POOLS[seed], "short"), rope=bool(seed), seed=seed)
-        write_checkpoint(build_model(config).visual, folder / file)
+        write_checkpoint(untrained(dataclasses.replace(tiny(3, POOLS[seed], "short"), rope=bool(seed))), folder / file)
     return folder
 
 
