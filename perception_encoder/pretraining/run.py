@@ -26,6 +26,7 @@ from perception_encoder.models.registry import find_model
 from perception_encoder.models.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.cost import RunCost
 from perception_encoder.pretraining.kept_texts import MOST, KeptTexts
@@ -79,6 +80,8 @@ class PretrainingConfig:
     """Step 8 of section 2.1; without it pictures are squashed to a square and nothing more."""
     masking: MaskRegularization | None = None
     """Step 9."""
+    mixing: Mixing | None = None
+    """Pictures are mixed with each other, for runs that see each of few pictures often (not the paper's)."""
     rope: bool = True
     """Step 6."""
     attention_pool: bool = True
@@ -122,6 +125,8 @@ class PretrainingConfig:
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
         if self.frames is not None and self.masking is not None:
             raise ConfigError("frames and masking: videos have no masked copies; set masking=null")
+        if self.frames is not None and self.mixing is not None:
+            raise ConfigError("frames and mixing: pictures are mixed, not videos; set mixing=null")
         if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
             raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
@@ -210,6 +215,7 @@ def _pretrain(
         rank=rank,
         exchange=exchange,
         masks=config.masking.draw if config.masking else None,
+        mixing=config.mixing,
         patch=model.visual.config.patch_size,
         workers=1 if vocabulary else own_cores(),
         bad_share=config.streams.bad_share,
