@@ -180,7 +180,8 @@ def _task_table(result: Mapping[str, Any], task: str) -> Table:
         peers = ", ".join(map(str, row["as_good"])) or "–"
         gap = "–"
         if len(row["layers"]) > 1:
-            ends = show_differences(*row["gap"]["ci"], unit).removesuffix(" points").removesuffix(f" {unit}")
+            low, high = row["gap"]["ci"]
+            ends = show_differences(low, high, unit).removesuffix(" points").removesuffix(f" {unit}")
             gap = f"{show_differences(row['gap']['value'], None, unit)} ({ends})"
         above = row.get("above_random")
         cells.append(
