@@ -88,6 +88,8 @@ class PretrainingConfig:
     """Step 7; without it the class token is the picture's embedding."""
     patch_size: int | None = None
     """Side of a patch in pixels, by default the model's."""
+    layers: int | None = None
+    """Depth of the vision tower, by default the model's."""
     text_tower: str | None = None
     """Name of the model whose text tower it has, by default its own."""
     frames: int | None = None
@@ -128,7 +130,7 @@ class PretrainingConfig:
         if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
             raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
-        least |= {name: 1 for name in ("frames", "patch_size") if getattr(self, name) is not None}
+        least |= {name: 1 for name in ("frames", "patch_size", "layers") if getattr(self, name) is not None}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
@@ -327,6 +329,7 @@ def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
     vision = dataclasses.replace(
         entry.vision,
         patch_size=config.patch_size or entry.vision.patch_size,
+        depth=config.layers or entry.vision.depth,
         rope=config.rope,
         attention_pool=config.attention_pool and entry.vision.attention_pool,
     )
