@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -137,10 +138,17 @@ def _share_cores(jobs: int) -> None:
 
 
 def training_seconds(folder: Path, batch_size: int) -> int:
-    """Of all parts of a run that was stopped and went on, by its metrics."""
+    """Of all parts of a run that was stopped and went on, by its metrics.
+
+    A process that was halted, or a machine that slept, shows as a row at less than a quarter of the run's median
+    speed, and counts as if it had worked at that.
+    """
     rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-    steps = (after["step"] - before["step"] for before, after in pairwise([{"step": 0}, *rows]))
-    return round(sum(n * batch_size / row["samples_per_second"] for n, row in zip(steps, rows, strict=True)))
+    steps = [after["step"] - before["step"] for before, after in pairwise([{"step": 0}, *rows])]
+    speeds = [row["samples_per_second"] for row in rows]
+    usual = median(speeds)
+    awake = (speed if speed > usual / 4 else usual for speed in speeds)
+    return round(sum(n * batch_size / speed for n, speed in zip(steps, awake, strict=True)))
 
 
 def averaged(outcomes: Outcomes) -> dict[str, list[list[Outcome]]]:

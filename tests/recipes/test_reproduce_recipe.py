@@ -84,9 +84,10 @@ def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.Monkey
 
 
 def test_seconds_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
+    halted = [{"step": 40, "samples_per_second": 0.1}]
     rows = [{"step": 20, "samples_per_second": 10.0}, {"step": 30, "samples_per_second": 5.0}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert training_seconds(tmp_path, batch_size=8) == 20 * 8 / 10 + 10 * 8 / 5
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + halted))
+    assert training_seconds(tmp_path, batch_size=8) == 20 * 8 / 10 + 10 * 8 / 5 + 10 * 8 / 5
 
 
 def outcomes(right: np.ndarray) -> Outcomes:
