@@ -28,7 +28,7 @@ from perception_encoder.scenes.samples import Pictures
 
 FIRST = 20  # samples that are made while processes start
 AIM = 100  # pictures a second at 128 px, on two cores
-PARTS = ("inventing", "drawing", "describing", "the rest: words and files")
+PARTS = ("inventing", "drawing the things", "describing", "shadows and room", "the rest: words and files")
 
 
 class Clock:
@@ -67,18 +67,22 @@ def measure_parts(library: Library, side: int, count: int) -> dict[str, float]:
         for number in range(count):
             pictures.sample(number)
         whole += time.process_time()
-        parts, tries = np.zeros(3), 0
+        parts, tries = np.zeros(4), 0
         for number in range(count):
-            generator = np.random.default_rng([1, SPLITS.index("train"), number])
+            generator = np.random.default_rng([1, SPLITS.index("train"), number, False])
             graph = None
             while graph is None:
                 marks = [time.process_time()]
                 scene = pictures.layouts.invent(generator)
                 marks.append(time.process_time())
-                picture = pictures.renderer.draw(scene, side)
-                marks.append(time.process_time())
-                graph = describe(scene, picture.mask, library)
-                marks.append(time.process_time())
+                with pictures.renderer.stage(scene) as stage:
+                    view = stage.look(scene.camera, side)
+                    marks.append(time.process_time())
+                    graph = describe(scene, view.mask, library)
+                    marks.append(time.process_time())
+                    if graph is not None:
+                        stage.light(view)
+                    marks.append(time.process_time())
                 parts += np.diff(marks)
                 tries += 1
     values = [*parts, max(whole - parts.sum(), 0)]
@@ -111,44 +115,34 @@ def run(models: Path | None, count: int, jobs: int) -> dict[str, Any]:
 
 def page(result: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = [
-        "# Rendered scenes",
-        "",
-        "Made by `python -m benchmarks.scenes --models datasets/scenes/furniture.tar --out docs/results/scenes.json`:",
-        "samples a second as `pe data scenes` writes them (JPEG, depth, mask, graph, captions, questions), without the",
-        f"start of the processes. {result['models']} models, {result['cores']} processes.",
-        "",
-    ]
-    if result["load"] > 0.5:
-        lines += [
-            f"The machine was at other work as well (load {result['load']:.1f} before it began): the rates are lower "
-            "than they",
-            "would be alone.",
-            "",
-        ]
-    lines += ["| what | side, px | samples | a second |", "| --- | --- | --- | --- |"]
-    lines += [f"| {r['what']} | {r['side']} | {r['count']} | {r['rate']:.1f} |" for r in result["rates"]]
-    parts = result["parts"]
-    alone = 1000 / parts["all"]
-    lines += [
-        "",
-        "CPU time of a picture of 128 px in one process, its models loaded:",
-        "",
-        "| part | ms |",
-        "| --- | --- |",
-    ]
-    lines += [f"| {name} | {parts[name]:.1f} |" for name in (*PARTS, "all")]
-    rate = result["rates"][0]["rate"]
-    reached = "reached" if rate >= AIM else "missed here"
+    parts, rate = result["parts"], result["rates"][0]["rate"]
     tries = parts["drawn for each that is kept"]
-    lines += [
-        "",
-        f"That is {alone:.0f} pictures a second of each core. {tries:.2f} scenes are drawn for each that is kept; the "
-        "others show too",
-        f"little of one of their things. The aim, {AIM} pictures a second at 128 px on two cores, is {reached}.",
-        "",
-    ]
-    return "\n".join(lines)
+    busy = f"""
+The machine was at other work as well (load {result["load"]:.1f} before it began): the rates are lower than they would
+be alone.
+"""
+    rates = "\n".join(f"| {r['what']} | {r['side']} | {r['count']} | {r['rate']:.1f} |" for r in result["rates"])
+    spent = "\n".join(f"| {name} | {parts[name]:.1f} |" for name in (*PARTS, "all"))
+    return f"""# Rendered scenes
+
+Made by `python -m benchmarks.scenes --models datasets/scenes/furniture.tar --out docs/results/scenes.json`:
+samples a second as `pe data scenes` writes them (JPEG, depth, mask, graph, captions, questions), without the start of
+the processes. {result["models"]} models, {result["cores"]} processes.
+{busy if result["load"] > 0.5 else ""}
+| what | side, px | samples | a second |
+| --- | --- | --- | --- |
+{rates}
+
+CPU time of a picture of 128 px in one process, its models loaded:
+
+| part | ms |
+| --- | --- |
+{spent}
+
+That is {1000 / parts["all"]:.0f} pictures a second of a core with nothing else to do.
+{tries:.2f} scenes are drawn for each that is kept; the others show too little of one of their things.
+The aim, {AIM} pictures a second at 128 px on two cores, is {"reached" if rate >= AIM else "missed here"}.
+"""
 
 
 def main() -> None:

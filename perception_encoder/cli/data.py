@@ -34,7 +34,7 @@ def prepare(
 ) -> None:
     """Fetch emoji and clip art from the registries and draw them.
 
-    Needs `npm` for the emoji (noto, twemoji, openmoji), `apt-get` for openclipart, and the extra `data`. Writes
+    Needs `npm` for the emoji (all but openclipart), `apt-get` for openclipart, and the extra `data`. Writes
     WebDataset shards OUT/train/SOURCE.tar of KEY.png and KEY.json (source, label, tags, licence, attribution);
     openmoji goes to OUT/unseen, for it is never trained on. A source whose shard is there is not done again;
     delete the shard to make it anew. Status 1: some pictures could not be drawn, and are listed.

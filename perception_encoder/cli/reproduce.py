@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import output, reproduce_layers
 from perception_encoder.cli.progress import track
+from perception_encoder.cli.reproduce_options import Drawings, Jobs, Out, Photos, Runs, show
 
 app = typer.Typer()
-
-Photos = Annotated[Path, typer.Option(help="Folder with train, val and test shards of labelled photographs.")]
-Drawings = Annotated[Path, typer.Option(help="Folder that `pe data prepare` made.")]
-Runs = Annotated[Path, typer.Option(help="Folder of the runs: checkpoints and metrics.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time; each has its share of the cores.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="JSON of the figures; the page goes beside it.")]
+app.add_typer(reproduce_layers.app)
 
 
 @app.callback()
@@ -81,8 +76,3 @@ def distillation(
     text = page(reproduce_distillation(place, track=track, listener=show, jobs=jobs))
     write_text(out.with_suffix(".md"), text)
     output.print_line(text)
-
-
-def show(row: dict[str, float]) -> None:
-    """Print a line of a run's metrics."""
-    output.print_line("  ".join(f"{name} {value:g}" for name, value in row.items()))

@@ -37,10 +37,9 @@ def scenes(
         pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 20000 --split train
         pe data scenes -o clips --videos --count 100 --split test --models datasets/scenes/furniture.tar
     """
-    from perception_encoder.scenes.models import parse_split
     from perception_encoder.scenes.production import ScenesConfig, load_models, make_scenes
 
-    config = ScenesConfig(count=count, split=parse_split(split), side=size, seed=seed, videos=videos, frames=frames)
+    config = ScenesConfig(count=count, split=split, side=size, seed=seed, videos=videos, frames=frames)
     made = make_scenes(load_models(models), out, config, jobs, track)
     what = "videos" if videos else "pictures"
     said = f"{made.samples} {what} of {made.things} things, {made.models} models, in {made.tars} tars"

@@ -18,9 +18,9 @@ class ImageTextBatch:
     tokens: Tensor
     """int64 (u, T), cut to the longest caption."""
     image_positives: Tensor
-    """Which captions of the whole batch are true of these pictures: bool (b, U)."""
+    """Which captions of the whole batch are true of these pictures: bool (b, U), or float where pictures are mixed."""
     text_positives: Tensor
-    """Of which pictures of the whole batch these captions are true: bool (u, B)."""
+    """Of which pictures of the whole batch these captions are true: (u, B), likewise."""
     own_pictures: slice = field(default_factory=lambda: slice(None))
     """Which rows of the whole batch `pictures` are."""
     own_tokens: slice = field(default_factory=lambda: slice(None))

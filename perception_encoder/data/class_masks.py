@@ -63,7 +63,8 @@ class ClassMasks:
 def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:
     """What is trained on and what is measured: see the module. The classes of both are those of the training split.
 
-    Pixels of a class that is not trained on are not scored. DataError where a split, a mask or a class is missing.
+    Pixels of a class that is not trained on are not scored. DataError where a split, a mask or a class is missing, and
+    where the measured pictures show nothing that is trained on.
     """
     if (place / "annotations").is_dir():
         return _read_ade(place, "training"), _read_ade(place, "validation")
@@ -73,6 +74,10 @@ def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:
         raise DataError(f"{place}: the training pictures show no thing; one class alone cannot be told from others")
     numbers = {kind: number for number, kind in enumerate((BACKGROUND, *kinds))}
     train, test = (_to_masks(f"{place.name}/{split}", rows, numbers) for split, rows in found.items())
+    if not any(number > 0 for meanings in test.numbers for number in meanings.values()):
+        raise DataError(
+            f"{place}: no thing of test is of a kind that train shows; take scenes of more models (--models)"
+        )
     return train, test
 
 

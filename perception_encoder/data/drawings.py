@@ -64,11 +64,14 @@ class Drawing:
 
 
 def read_emoji(icons: Path, names: Path, source: Source) -> Iterator[Drawing]:
-    """Read one emoji style from the roots of its icon package and of emojibase; one drawing a concept."""
+    """Read one emoji style from the roots of its icon package and of emojibase; one drawing a concept.
+
+    Icons are found by the code of the emoji, or in older styles, which do not say them, by its name.
+    """
     drawn = _read_json(icons / "icons.json")
     by_code = {_plain_code(code): name for code, name in _read_json(icons / "chars.json").items()}
     for emoji in _read_json(names / "en" / "data.json"):
-        name = by_code.get(_plain_code(emoji["hexcode"]))
+        name = by_code.get(_plain_code(emoji["hexcode"])) or _icon_name(emoji["label"])
         name = drawn.get("aliases", {}).get(name, {}).get("parent", name)
         if emoji.get("group") in EMOJI_COMPONENTS or name not in drawn["icons"]:
             continue
@@ -100,6 +103,11 @@ def _read_json(path: Path) -> Any:
 
 def _plain_code(code: str) -> str:
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
+
+
+def _icon_name(label: str) -> str:
+    """Iconify's name for an emoji: "flag: Yemen" is flag-for-yemen."""
+    return re.sub(r"[^a-z0-9]+", "-", re.sub("^flag: ", "flag for ", label.lower()).replace("’", "")).strip("-")
 
 
 def _emoji_label(label: str) -> str:

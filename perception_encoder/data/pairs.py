@@ -26,6 +26,7 @@ from perception_encoder.data.sampler import Place, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, needed_side
 from perception_encoder.preprocess.image import NeededSide
+from perception_encoder.preprocess.mixing import MIXING_DRAWS, Mixing, mix
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.ranks import ALONE, Rank
 
@@ -99,6 +100,9 @@ class PairBatches:
 
     `masks(pictures, patches, generator)` draws rows to copy (M,) and what to hide of each (M, patches), for pictures
     of `patch` px a patch; without it nothing is masked. `exchange(value)` gives all ranks' values, in order.
+    `mixing`: pictures are mixed with each other, and so are their positives: a caption is as true of a mixed picture
+    as the share of it that it describes. A picture's other is the one as far from the batch's end as it is from its
+    beginning; on several ranks, that may have to be read twice.
     `workers` threads read and augment; 1 is the caller's own. `bad_share`: of all samples so far, or of the first
     thousand, so many may be unreadable; then DataError. `resampled`: see `ShardOrder`.
     """
@@ -116,6 +120,7 @@ class PairBatches:
         rank: Rank = ALONE,
         exchange: Callable[[Any], list[Any]] = alone,
         masks: Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]] | None = None,
+        mixing: Mixing | None = None,
         patch: int = 16,
         workers: int = 1,
         bad_share: float = 0.0,
@@ -127,6 +132,7 @@ class PairBatches:
         if min(sizes) < rank.of:
             raise ConfigError(f"a batch of {min(sizes)} cannot be shared by {rank.of} ranks; it needs one pair each")
         self.sources, self.rank, self.exchange, self.masks, self.patch = sources, rank, exchange, masks, patch
+        self.mixing = mixing
         self.ends = list(accumulate(stage.steps for stage in stages))
         self.samplers: list[WeightedSampler] = []
         for size, first in zip(sizes, (0, *self.ends[:-1]), strict=True):
@@ -147,12 +153,18 @@ class PairBatches:
         draws = torch.rand(len(places), DRAWS, generator=generator).tolist()
         own = self.rank.share(len(places))
         rows, bad = self._read(step, places, draws, range(own.start, own.stop))
-        texts = self._all_texts(rows, bad, len(places))
+        texts = self._all_texts([row.text for row in rows.values()], bad, len(places))
         own_texts = self.rank.share(len(texts))
-        true_texts = true_pairs([row.captions for row in rows], texts)
+        pictures, true_texts = _stack(list(rows.values()), texts)
+        if self.mixing is not None:
+            others = [len(places) - 1 - row for row in rows]
+            rows |= self._read(step, places, draws, [row for row in others if row not in rows])[0]
+            other_pictures, other_true = _stack([rows[row] for row in others], texts)
+            mixing_draws = torch.rand(len(places), MIXING_DRAWS, generator=generator)[own]
+            pictures, kept = mix(pictures, other_pictures, self.mixing, mixing_draws)
+            true_texts = torch.lerp(other_true.float(), true_texts.float(), kept[:, None])
         true_pictures = self._true_pictures(own.start, true_texts, own_texts, len(places))
         tokens = trim(self.tokenize(texts[own_texts]))
-        pictures = torch.stack([row.pixels for row in rows])
         words = tuple(texts[own_texts])
         batch = ImageTextBatch(pictures, tokens, true_texts, true_pictures, own, own_texts, words, left_out=self._bad)
         if self.masks is None:
@@ -163,18 +175,18 @@ class PairBatches:
         return replace(batch, masked=masked[ours] - own.start, masks=masks[ours], masked_share=share)
 
     def _true_pictures(self, first: int, true_texts: Tensor, own_texts: slice, size: int) -> Tensor:
-        """Of which pictures of all ranks (B) this rank's captions are true: bool (u, B)."""
-        found = torch.zeros(own_texts.stop - own_texts.start, size, dtype=torch.bool)
-        for start, pairs in self.exchange((first, true_texts.nonzero())):
-            rows, columns = pairs.unbind(1)
+        """Of which pictures of all ranks (B) this rank's captions are true, or how far: (u, B)."""
+        found = torch.zeros(own_texts.stop - own_texts.start, size, dtype=true_texts.dtype)
+        pairs = true_texts.nonzero(as_tuple=True)
+        for start, rows, columns, shares in self.exchange((first, *pairs, true_texts[pairs])):
             ours = (own_texts.start <= columns) & (columns < own_texts.stop)
-            found[columns[ours] - own_texts.start, start + rows[ours]] = True
+            found[columns[ours] - own_texts.start, start + rows[ours]] = shares[ours]
         return found
 
     def _read(
         self, step: int, places: Sequence[Place], draws: Sequence[Sequence[float]], rows: Sequence[int]
-    ) -> tuple[list[_Row], list[InputError]]:
-        """These rows of a batch, fewer where `TRIES` samples for one are bad, and why samples were left out."""
+    ) -> tuple[dict[int, _Row], list[InputError]]:
+        """Rows by their numbers, fewer where `TRIES` samples for one are bad, and why samples were left out."""
         sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
         wanted = list(rows)
         for later in range(TRIES):
@@ -186,7 +198,7 @@ class PairBatches:
                 else:
                     done[row] = found
             wanted = [row for row in wanted if row not in done]
-        return [done[row] for row in rows if row in done], errors
+        return {row: done[row] for row in rows if row in done}, errors
 
     def _read_row(self, step: int, asked: tuple[int, int, int, Sequence[float]]) -> _Row | InputError:
         row, source, index, draw = asked
@@ -207,9 +219,9 @@ class PairBatches:
         chunks = [items[at : at + size] for at in range(0, len(items), size)]
         return chain.from_iterable(self._pool.map(lambda chunk: list(map(work, chunk)), chunks))
 
-    def _all_texts(self, rows: Sequence[_Row], bad: Sequence[InputError], size: int) -> list[str]:
+    def _all_texts(self, own: list[str], bad: Sequence[InputError], size: int) -> list[str]:
         """All ranks' captions, each once; all ranks' bad samples are counted, and are a DataError where too many."""
-        shared = self.exchange(([row.text for row in rows], [str(error) for error in bad]))
+        shared = self.exchange((own, [str(error) for error in bad]))
         errors = [error for _, each in shared for error in each]
         self._seen, self._bad = self._seen + size, self._bad + len(errors)
         if sum(len(texts) for texts, _ in shared) < size:
@@ -228,6 +240,11 @@ class PairBatches:
     def image_size(self, step: int) -> int:
         """The resolution of a step, in pixels."""
         return self.stages[self.stage(step)].image_size
+
+
+def _stack(rows: Sequence[_Row], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Pictures (B, 3, S, S) of rows, and which texts (U) are true of them: bool (B, U)."""
+    return torch.stack([row.pixels for row in rows]), true_pairs([row.captions for row in rows], texts)
 
 
 def true_pairs(captions: Sequence[AbstractSet[str]], texts: Sequence[str]) -> Tensor:

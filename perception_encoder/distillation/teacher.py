@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from perception_encoder.distillation.backbone import BACKBONE, load_backbone
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.inference.encoder import load
@@ -62,10 +64,15 @@ class Teacher:
 
 
 def load_teacher(name: str, remember: int = 0) -> Teacher:
-    """A model of this package as a teacher on this rank's device: a name, an alias or a path, bfloat16 where fast.
+    """A teacher on this rank's device, bfloat16 where fast: a model of this package by name, alias or path, or the
+    path of a `Backbone`, whose text tower is that of the model beside it, `model.safetensors`.
 
     Raises what `load` does, and ConfigError for a model without a text tower.
     """
+    path = Path(name)
+    if path.name == BACKBONE:
+        beside = load_backbone(path, load(str(path.parent / "model.safetensors"), own_device()))
+        return Teacher(beside, beside.image_size, beside.weight_hash, remember)
     encoder = load(name, own_device())
     if encoder.tokenizer is None:
         raise ConfigError(f"the teacher is {name}, which has no text tower; take a Core model")

@@ -46,7 +46,7 @@ def curves_figure(curves: Sequence[LayerCurve], columns: int = 2) -> Figure:
     tasks = list(dict.fromkeys((curve.task, curve.figure) for curve in curves))
     columns = min(columns, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure = _figure(5.2 * columns, 3.5 * rows)
+    figure = empty_figure(5.2 * columns, 3.5 * rows)
     colours = model_colours([curve.model for curve in curves])
     for place, task in enumerate(tasks, start=1):
         axes = figure.add_subplot(rows, columns, place)
@@ -57,7 +57,7 @@ def curves_figure(curves: Sequence[LayerCurve], columns: int = 2) -> Figure:
 
 
 def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, str]) -> None:
-    _bare(axes)
+    bare_axes(axes)
     unit = curves[0].unit
     scale = 100 if unit == "%" else 1
     for curve in curves:
@@ -104,7 +104,7 @@ def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
 
 def tokens_figure(statistics: Mapping[str, Sequence[TokenStatistics]]) -> Figure:
     """Norms of tokens, and the attention that goes to global ones, over the layers of each model."""
-    figure = _figure(10.4, 3.3)
+    figure = empty_figure(10.4, 3.3)
     norms, attention = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     _draw_tokens(norms, attention, statistics)
     return figure
@@ -132,7 +132,7 @@ def _draw_tokens(norms: Any, attention: Any, statistics: Mapping[str, Sequence[T
     attention.set_ylabel("% of the patches' attention", fontsize=9)
     attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
     for axes in (norms, attention):
-        _bare(axes)
+        bare_axes(axes)
         axes.set_xlabel("layer", fontsize=9)
     norms.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     starts = {model: first_global_layer(found) for model, found in statistics.items()}
@@ -151,7 +151,7 @@ def inside_figure(inside: Inside, rows: Sequence[str] = ROWS) -> Figure:
     cell = 1.75
     height = cell * h / w if h <= w else cell
     width = cell if h <= w else cell * w / h
-    figure = _figure(1.5 + (width + 0.12) * (len(layers) + 1), 0.75 + (height + 0.12) * len(rows) + 2.9)
+    figure = empty_figure(1.5 + (width + 0.12) * (len(layers) + 1), 0.75 + (height + 0.12) * len(rows) + 2.9)
     top, bottom = cast(Any, figure).subfigures(2, 1, height_ratios=(0.75 + (height + 0.12) * len(rows), 2.9))
     grid = top.add_gridspec(len(rows), len(layers) + 1)
     picture = top.add_subplot(grid[0, 0])
@@ -223,7 +223,7 @@ def _frame(axes: Any) -> None:
         side.set_color(LINE)
 
 
-def _bare(axes: Any) -> None:
+def bare_axes(axes: Any) -> None:
     """Axes with little ink."""
     from matplotlib.ticker import MaxNLocator
 
@@ -247,7 +247,8 @@ def model_colours(models: Sequence[str]) -> dict[str, str]:
     return {name: PALETTE[plain.index(name) % len(PALETTE)] if name in plain else GREY for name in names}
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure to be filled, its sides in inches; MissingExtraError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

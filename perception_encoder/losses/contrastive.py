@@ -2,7 +2,7 @@
 
 A batch may hold several pictures of one caption, and several captions that are true of one picture. Each distinct
 caption is encoded once, and every true pair is a positive: a picture's target is spread evenly over its captions, a
-caption's over its pictures.
+caption's over its pictures. Of mixed pictures, positives are numbers: how far a caption is true of one.
 
 Spread over ranks, each computes the rows of its own pictures and captions against everybody's: memory for logits
 falls with the number of ranks, and the ranks' parts add up to the loss of the whole batch.
@@ -20,8 +20,8 @@ def contrastive_loss(
     images: Float[Tensor, "B D"],
     texts: Float[Tensor, "U D"],
     logit_scale: Float[Tensor, ""],
-    image_positives: Bool[Tensor, "b U"],
-    text_positives: Bool[Tensor, "u B"],
+    image_positives: Bool[Tensor, "b U"] | Float[Tensor, "b U"],
+    text_positives: Bool[Tensor, "u B"] | Float[Tensor, "u B"],
     own_images: slice = ALL,
     own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:

@@ -26,6 +26,7 @@ from perception_encoder.models.registry import find_model
 from perception_encoder.models.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.cost import RunCost, TeacherCost
 from perception_encoder.pretraining.kept_texts import MOST, KeptTexts
@@ -79,12 +80,16 @@ class PretrainingConfig:
     """Step 8 of section 2.1; without it pictures are squashed to a square and nothing more."""
     masking: MaskRegularization | None = None
     """Step 9."""
+    mixing: Mixing | None = None
+    """Pictures are mixed with each other, for runs that see each of few pictures often (not the paper's)."""
     rope: bool = True
     """Step 6."""
     attention_pool: bool = True
     """Step 7; without it the class token is the picture's embedding."""
     patch_size: int | None = None
     """Side of a patch in pixels, by default the model's."""
+    layers: int | None = None
+    """Depth of the vision tower, by default the model's."""
     text_tower: str | None = None
     """Name of the model whose text tower it has, by default its own."""
     frames: int | None = None
@@ -120,10 +125,12 @@ class PretrainingConfig:
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
         if self.frames is not None and self.masking is not None:
             raise ConfigError("frames and masking: videos have no masked copies; set masking=null")
+        if self.frames is not None and self.mixing is not None:
+            raise ConfigError("frames and mixing: pictures are mixed, not videos; set mixing=null")
         if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
             raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
-        least |= {name: 1 for name in ("frames", "patch_size") if getattr(self, name) is not None}
+        least |= {name: 1 for name in ("frames", "patch_size", "layers") if getattr(self, name) is not None}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
@@ -210,6 +217,7 @@ def _pretrain(
         rank=rank,
         exchange=exchange,
         masks=config.masking.draw if config.masking else None,
+        mixing=config.mixing,
         patch=model.visual.config.patch_size,
         workers=1 if vocabulary else own_cores(),
         bad_share=config.streams.bad_share,
@@ -321,6 +329,7 @@ def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
     vision = dataclasses.replace(
         entry.vision,
         patch_size=config.patch_size or entry.vision.patch_size,
+        depth=config.layers or entry.vision.depth,
         rope=config.rope,
         attention_pool=config.attention_pool and entry.vision.attention_pool,
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
-from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import gather
 from perception_encoder.train.image_text_task import ImageTextTask
 
@@ -16,10 +15,11 @@ from perception_encoder.train.image_text_task import ImageTextTask
 class ContrastiveTask(ImageTextTask):
     """Pull pictures and their captions together, push all others apart; pull masked pictures to the whole ones.
 
-    Of a rank's part of a batch, the losses are its parts of the whole batch's.
+    `towers`: a `Towers`, or what is called as one is. Of a rank's part of a batch, the losses are its parts of the
+    whole batch's.
     """
 
-    def __init__(self, towers: Towers, mask_weight: float = 1.0) -> None:
+    def __init__(self, towers: nn.Module, mask_weight: float = 1.0) -> None:
         super().__init__(towers)
         self.mask_weight = mask_weight
 

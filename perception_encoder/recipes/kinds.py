@@ -11,9 +11,11 @@ from typing import Any, Protocol, TypeVar
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards
+from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.recipes.backbone import BackboneConfig, train_backbone
 from perception_encoder.recipes.distillation import DistillationConfig, distill, plan_distillation
 from perception_encoder.recipes.finetuning import FinetuningConfig, finetune, plan_finetuning
 from perception_encoder.train.distributed import ParallelConfig
@@ -39,7 +41,7 @@ class Kind:
     """Train on folders or shards, or go on with it, into a folder; returns the weights."""
     debug: Callable[[Any], Any]
     """The same in four steps of a small model."""
-    plan: Callable[[Any, Cluster], Plan]
+    plan: Callable[[Any, Cluster], Plan] | None = None
     """What it costs on a cluster."""
 
 
@@ -61,8 +63,11 @@ def debug_form(config: RunConfig) -> RunConfig:
 
 
 def plan(config: RunConfig, cluster: Cluster) -> Plan:
-    """What a run costs on a cluster."""
-    return KINDS[type(config)].plan(config, cluster)
+    """What a run costs on a cluster; ConfigError for a kind of run that nobody has formulas for."""
+    of_kind = KINDS[type(config)].plan
+    if of_kind is None:
+        raise ConfigError(f"there are no formulas for what a {type(config).__name__} costs")
+    return of_kind(config, cluster)
 
 
 def debug_pretraining(config: P) -> P:
@@ -97,6 +102,7 @@ def debug_finetuning(config: FinetuningConfig) -> FinetuningConfig:
 
 KINDS: dict[type, Kind] = {
     PretrainingConfig: Kind(run=pretrain, debug=debug_pretraining, plan=plan_pretraining),
+    BackboneConfig: Kind(run=train_backbone, debug=debug_pretraining),
     DistillationConfig: Kind(run=distill, debug=debug_distillation, plan=plan_distillation),
     FinetuningConfig: Kind(run=finetune, debug=debug_finetuning, plan=plan_finetuning),
 }

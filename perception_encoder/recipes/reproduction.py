@@ -87,10 +87,7 @@ class Runs:
             for run in runs:
                 yield run.key, carry_out(run, self._place, self._listener, self._track)
             return
-        with ProcessPoolExecutor(self._jobs, get_context("spawn"), _share_cores, (self._jobs,)) as pool:
-            begun = {pool.submit(carry_out, run, self._place, self._listener): run.key for run in runs}
-            for done in as_completed(begun):
-                yield begun[done], done.result()
+        yield from side_by_side(carry_out, {run.key: (run, self._place, self._listener) for run in runs}, self._jobs)
 
     def outcomes(self, *names: str) -> dict[tuple[Any, ...], Outcomes]:
         """What each run got right, by these entries of its `about`."""
@@ -119,6 +116,19 @@ def carry_out(run: Run, place: Place, listener: Listener | None, track: Track = 
     seconds = training_seconds(folder, run.config.batch_size)
     found = {"samples": run.config.samples, "seconds": seconds, "config": config, "right": held_out.pack(right)}
     return {**run.about, **found}
+
+
+def side_by_side(
+    work: Callable[..., dict[str, Any]], arguments: Mapping[str, tuple[Any, ...]], jobs: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Work on several things, `jobs` at a time, each in a process of its own and on its share of the cores.
+
+    `arguments`, by a name, are begun in their order; names and results come as they are done.
+    """
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _share_cores, (jobs,)) as pool:
+        begun = {pool.submit(work, *those): name for name, those in arguments.items()}
+        for done in as_completed(begun):
+            yield begun[done], done.result()
 
 
 def _share_cores(jobs: int) -> None:

@@ -13,7 +13,7 @@ from perception_encoder.scenes.meshes import Mesh, bake, stand
 from perception_encoder.scenes.models import About, Model, find_top
 from perception_encoder.scenes.wavefront import Material, Triangles, read_obj
 
-BUDGET = 1500  # faces of a mesh
+BUDGET = 1000  # faces of a mesh
 LICENCE = "Zlib"
 CREATOR = "Erwin Coumans and the Bullet contributors"
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-UP = np.array([0.0, 0.0, 1.0])
-
 
 @dataclass(frozen=True)
 class Camera:
@@ -34,9 +32,9 @@ class Camera:
         """World to camera axes (3, 3): the rows are the camera's x, y and z in the world."""
         forward = np.subtract(self.target, self.eye)
         forward /= np.linalg.norm(forward)
-        right = np.cross(forward, UP)
-        right /= np.linalg.norm(right)
-        return np.stack([right, np.cross(forward, right), forward])
+        x, y, z = forward.tolist()
+        level = float(np.hypot(x, y))
+        return np.array([[y / level, -x / level, 0.0], [x * z / level, y * z / level, -level], [x, y, z]])
 
     def focal(self, size: int) -> float:
         """The focal length in pixels of a picture of this side."""
@@ -49,31 +47,15 @@ class Camera:
         behind = np.where(depth > 1e-9, depth, np.nan)
         return np.concatenate([size / 2 + self.focal(size) * seen[..., :2] / behind, depth], axis=-1)
 
-    def rays(self, size: int) -> np.ndarray:
-        """World vectors from the eye through the middles of the pixels, (S, S, 3), of depth 1."""
-        across = (np.arange(size) + 0.5 - size / 2) / self.focal(size)
-        right, down, forward = self.rotation
-        return (across[:, None] * right) + (across[:, None] * down)[:, None] + forward
+    def rays_along(self, axes: np.ndarray, size: int) -> np.ndarray:
+        """How far rays through the middles of pixels go along axes (K, 3) at a depth of 1: (K, S, S) float32."""
+        steps = ((np.arange(size) + 0.5 - size / 2) / self.focal(size)).astype(np.float32)
+        right, down, forward = (self.rotation @ axes.T).astype(np.float32)[..., None, None]  # (K, 1, 1) each
+        return right * steps + (down * steps[:, None] + forward)
 
     def unproject(self, depth: np.ndarray) -> np.ndarray:
         """Depths (S, S) of a picture's pixels to world points (S, S, 3)."""
-        return self.rays(len(depth)) * depth[..., None] + np.array(self.eye)
-
-    def view_matrix(self) -> list[float]:
-        """OpenGL's view matrix, column by column: camera axes there are x right, y up, z backward."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = self.rotation * np.array([[1.0], [-1.0], [-1.0]])
-        matrix[:3, 3] = -matrix[:3, :3] @ np.array(self.eye)
-        return [float(value) for value in matrix.T.ravel()]
-
-    def projection_matrix(self) -> list[float]:
-        """OpenGL's projection matrix, column by column."""
-        scale, extent = 1 / np.tan(np.radians(self.angle) / 2), self.near - self.far
-        matrix = np.zeros((4, 4))
-        matrix[0, 0] = matrix[1, 1] = scale
-        matrix[2, 2:] = (self.far + self.near) / extent, 2 * self.far * self.near / extent
-        matrix[3, 2] = -1
-        return [float(value) for value in matrix.T.ravel()]
+        return np.moveaxis(self.rays_along(np.eye(3), len(depth)), 0, -1) * depth[..., None] + np.array(self.eye)
 
     def depth_of(self, buffer: np.ndarray) -> np.ndarray:
         """Metres along the camera's axis for values in [0, 1] of OpenGL's depth buffer."""

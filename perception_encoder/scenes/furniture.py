@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE, LIBRARY = "sweethome3d-furniture", "furniture.tar"
 CATALOGUE = "PluginFurnitureCatalog.properties"
-BUDGET = 1500  # faces of a mesh
+BUDGET = 1000  # faces of a mesh
 SIZES = (0.02, 5.0)  # metres: the least and the largest longest side
 THINNEST = 0.004  # metres: lower things cannot be told from a picture of them
 LICENCES = {"BlendSwap-CC-0": "CC0-1.0", "KatorLegaz": "CC-BY-3.0-US", "Reallusion": "CC-BY-3.0-US"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.scene import Scene
+from perception_encoder.scenes.scene import Scene, corners_of
 
 LEAST_SEEN = 0.0025  # of the picture's pixels, for a thing to be in it
 BESIDE = 0.08  # of the picture's side, between the middles of frames of which one is left of the other
@@ -45,6 +45,8 @@ class Node:
     """How it is turned: a quaternion x, y, z, w."""
     depth: float
     """Metres along the camera's axis to the middle of its box."""
+    extent: float
+    """Metres along the floor that it reaches from its middle."""
     on: int | None
     """The id of what it stands on; None is the floor."""
 
@@ -72,9 +74,22 @@ class Graph:
         """How many things there are of each kind."""
         return Counter(node.kind for node in self.nodes)
 
+    @property
+    def by_id(self) -> dict[int, Node]:
+        """The things by id."""
+        return {node.id: node for node in self.nodes}
+
+    def of_kind(self, kind: str) -> list[Node]:
+        """The things of one kind."""
+        return [node for node in self.nodes if node.kind == kind]
+
+    def named(self) -> list[tuple[Node, str]]:
+        """The things that have a name of their own, with it."""
+        return [(node, name) for node in self.nodes if (name := self.name(node))]
+
     def name(self, node: Node) -> str:
         """What tells a thing from all others in the picture, without an article; empty where nothing short does."""
-        alike = [other for other in self.nodes if other.kind == node.kind]
+        alike = self.of_kind(node.kind)
         if len(alike) == 1:
             return node.label
         colours = [other.colour for other in alike]
@@ -84,7 +99,7 @@ class Graph:
 
     def related(self, relation: str, to: int) -> list[Node]:
         """The things that stand in a relation to one."""
-        by_id = {node.id: node for node in self.nodes}
+        by_id = self.by_id
         return [by_id[first] for first, between, second in self.relations if (between, second) == (relation, to)]
 
 
@@ -97,7 +112,8 @@ def describe(scene: Scene, mask: np.ndarray, library: Library) -> Graph | None:
         if found is None or found[1] < LEAST_SEEN * side * side:
             return None
         about = library.about[thing.model]
-        middle = np.array(thing.position) + thing.rotation @ np.array([0, 0, about.size[2] / 2])
+        corners = corners_of(np.array(thing.position), np.array(thing.turn), np.array(about.size))
+        middle = corners.mean(axis=0)
         nodes.append(
             Node(
                 id=number,
@@ -111,6 +127,7 @@ def describe(scene: Scene, mask: np.ndarray, library: Library) -> Graph | None:
                 position=thing.position,
                 turn=thing.turn,
                 depth=float(scene.camera.project(middle, side)[2]),
+                extent=float(np.hypot(*(corners - middle)[:, :2].T).max()),
                 on=None if thing.on is None else thing.on + 1,
             )
         )
@@ -167,5 +184,4 @@ def _is_left(first: Node, second: Node, side: int) -> bool:
 
 def _is_behind(first: Node, second: Node) -> bool:
     """Whether the first is farther away by more than their extents on the floor explain."""
-    extents = [float(np.hypot(*node.size[:2])) / 2 for node in (first, second)]
-    return first.depth - second.depth > max(extents[0] + extents[1], 1e-6) * 0.9
+    return first.depth - second.depth > max(first.extent + second.extent, 1e-6) * 0.9

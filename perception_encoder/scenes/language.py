@@ -39,7 +39,7 @@ def counted(graph: Graph) -> list[str]:
     """All things by kind: `two chairs`, `a red table`; the kinds in the order of their first thing."""
     said = []
     for kind, count in graph.counts.items():
-        first = next(node for node in graph.nodes if node.kind == kind)
+        first = graph.of_kind(kind)[0]
         said.append(with_article(noun(first)) if count == 1 else f"{number_word(count)} {plural_of(kind)}")
     return said
 
@@ -58,28 +58,22 @@ def _floor(graph: Graph) -> str:
 
 def relation_caption(graph: Graph, generator: np.random.Generator) -> str:
     """One relation between two things that can be told apart; empty where there is none."""
-    by_id = {node.id: node for node in graph.nodes}
-    told = [
-        (by_id[first], relation, by_id[second])
-        for first, relation, second in graph.relations
-        if graph.name(by_id[first]) and graph.name(by_id[second])
-    ]
-    if not told:
+    told = {node.id: node for node, _ in graph.named()}
+    relations = [relation for relation in graph.relations if relation[0] in told and relation[2] in told]
+    if not relations:
         return ""
-    first, relation, second = told[int(generator.integers(len(told)))]
-    return f"{with_article(noun(first))} {SAID[relation]} {with_article(noun(second))}"
+    first, relation, second = relations[int(generator.integers(len(relations)))]
+    return f"{with_article(noun(told[first]))} {SAID[relation]} {with_article(noun(told[second]))}"
 
 
-def description(graph: Graph) -> str:
+def description(graph: Graph, opening: str = "The picture shows") -> str:
     """Several sentences: what stands on the floor, what is on what, and where things are to each other."""
     counts = [f"{number_word(count)} {plural_of(kind) if count > 1 else kind}" for kind, count in graph.counts.items()]
-    floor = "on grass" if graph.floor == "grass" else f"on a {graph.floor}"
-    sentences = [f"The picture shows {listed(counted(graph))} {floor}."]
-    by_id = {node.id: node for node in graph.nodes}
+    sentences = [f"{opening} {listed(counted(graph))}{_floor(graph)}."]
+    names = {node.id: name for node, name in graph.named()}
     for first, relation, second in graph.relations:
-        names = graph.name(by_id[first]), graph.name(by_id[second])
-        if relation in ("on", "left of", "behind") and all(names):
-            sentences.append(f"The {names[0]} is {SAID[relation]} the {names[1]}.")
+        if relation in ("on", "left of", "behind") and first in names and second in names:
+            sentences.append(f"The {names[first]} is {SAID[relation]} the {names[second]}.")
     coloured = [node for node in graph.nodes if node.colour and graph.name(node) == node.label]
     sentences += [f"The {node.label} is {node.colour}." for node in coloured if node.colour not in node.label]
     if max(graph.counts.values()) > 1:

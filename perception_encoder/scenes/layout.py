@@ -13,9 +13,10 @@ import numpy as np
 
 from perception_encoder.errors import DataError
 from perception_encoder.scenes.camera import Camera
+from perception_encoder.scenes.graph import LEAST_SEEN
 from perception_encoder.scenes.models import About, Library, Model
 from perception_encoder.scenes.names import NEVER_TINTED, SUPPORTS, family_of
-from perception_encoder.scenes.scene import Light, Plane, Scene, Thing, yaw
+from perception_encoder.scenes.scene import Light, Plane, Scene, Thing, corners_of, triple, yaw
 from perception_encoder.scenes.surfaces import FLOOR_TINTS, FLOORS, OTHER_TINTS, SKIES, WALLS
 
 TRIES = 60
@@ -23,6 +24,7 @@ LIKE_SIZE = 2.2  # how many times longer one thing on the floor may be than anot
 SMALLEST = 0.14  # of the longest thing's side: smaller ones cannot be seen on it
 HIDDEN = 0.55  # of a thing's frame that another in front of it may cover
 MARGIN = 0.05  # of the picture, that is kept free around the things
+STACKED, WALLED, TINTED = 0.6, 0.75, 0.4  # how often things stand on things, there are walls, pale things are coloured
 TINTS: tuple[tuple[float, float, float], ...] = (
     *((0.9, 0.15, 0.12), (0.2, 0.65, 0.25), (0.15, 0.3, 0.85), (0.98, 0.85, 0.1), (1.0, 0.52, 0.05)),
     *((0.5, 0.2, 0.7), (1.0, 0.5, 0.72), (0.5, 0.3, 0.15), (0.6, 0.8, 1.0)),
@@ -35,17 +37,11 @@ class LayoutConfig:
     """How scenes are made."""
 
     least: int = 2
-    """Things on the floor, at least."""
+    """Things on the floor, at least; fewer where no others of like size are found."""
     most: int = 5
     """Things on the floor, at most."""
     again: float = 0.35
     """How often another thing is of a kind that is there already."""
-    stacked: float = 0.6
-    """How often something stands on a thing with a level top."""
-    walls: float = 0.75
-    """How often there are walls."""
-    tinted: float = 0.4
-    """How often a pale thing takes another colour."""
 
 
 @dataclass
@@ -62,13 +58,8 @@ class Placing:
 
     def corners(self) -> np.ndarray:
         """The corners of the box around each thing, (n, 8, 3), in the world."""
-        unit = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0, 1)])
-        return np.stack(
-            [
-                (unit * model.size) @ thing.rotation.T + np.array(thing.position)
-                for model, thing in zip(self.models, self.things, strict=True)
-            ]
-        )
+        positions, turns = ([getattr(thing, name) for thing in self.things] for name in ("position", "turn"))
+        return corners_of(np.array(positions), np.array(turns), np.array([model.size for model in self.models]))
 
 
 class Layouts:
@@ -87,27 +78,26 @@ class Layouts:
 
         `first`: the model of its first thing; then nothing stands on anything.
         """
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             placing = self._place(generator, first)
-            if placing is None:
+            if len(placing.models) < self.config.least and attempt < TRIES // 2:
                 continue
             if first is None:
                 self._stack(placing, generator)
-            scene = compose(placing, generator, self.config)
+            scene = compose(placing, generator)
             if scene is not None:
                 return scene
         raise DataError(f"no scene could be made in {TRIES} tries; are there models of like size and different kinds?")
 
-    def _place(self, generator: np.random.Generator, key: str | None) -> Placing | None:
+    def _place(self, generator: np.random.Generator, key: str | None) -> Placing:
         placing = Placing()
         wanted = int(generator.integers(self.config.least, self.config.most + 1))
         first = self.library.about[key] if key else self.choose(generator, list(self.kinds))
-        if not _stand(placing, self.library[first.key], generator, self.config):
-            return None
+        _stand(placing, self.library[first.key], generator)
         while len(placing.models) < wanted:
             about = self._another(placing, generator, max(first.size))
-            if about is None or not _stand(placing, self.library[about.key], generator, self.config):
-                return placing if len(placing.models) >= self.config.least else None
+            if about is None or not _stand(placing, self.library[about.key], generator):
+                break
         return placing
 
     def _another(self, placing: Placing, generator: np.random.Generator, length: float) -> About | None:
@@ -132,7 +122,7 @@ class Layouts:
         smallest = SMALLEST * max(float(model.size.max()) for model in placing.models)
         for number, (model, thing) in enumerate(zip(list(placing.models), list(placing.things), strict=True)):
             top = model.about.top
-            if top is None or model.about.kind not in SUPPORTS or generator.random() >= self.config.stacked:
+            if top is None or model.about.kind not in SUPPORTS or generator.random() >= STACKED:
                 continue
             room = np.array([top.x[1] - top.x[0], top.y[1] - top.y[0]])
             there = placing.families()
@@ -144,103 +134,84 @@ class Layouts:
                     free = (room - across) / 2
                     middle = np.array([sum(top.x) / 2, sum(top.y) / 2]) + generator.uniform(-1, 1, 2) * free
                     place = thing.rotation @ np.array([*middle, top.height]) + np.array(thing.position)
-                    _add(
-                        placing,
-                        self.library[small.key],
-                        place,
-                        float(generator.uniform(0, 2 * np.pi)),
-                        generator,
-                        self.config,
-                        number,
-                    )
+                    turn = float(generator.uniform(0, 2 * np.pi))
+                    _add(placing, self.library[small.key], place, turn, generator, number)
                     break
 
 
-def _stand(placing: Placing, model: Model, generator: np.random.Generator, config: LayoutConfig) -> bool:
+def _stand(placing: Placing, model: Model, generator: np.random.Generator) -> bool:
     """Stand a model on the floor where nothing is; false where no place was found."""
     spread = sum(float(np.hypot(*other.size[:2])) for other in (*placing.models, model))
-    for attempt in range(TRIES):
-        reach = 0.26 * spread * (1 + 2 * attempt / TRIES) * (len(placing.models) > 0)
-        place = np.array([*generator.uniform(-reach, reach, 2), 0.0])
-        angle = float(generator.normal(0, 0.7))  # most show their front
-        frame = _footprint(model, place, angle)
-        if all(_apart(frame, other) for other in placing.footprints):
-            _add(placing, model, place, angle, generator, config, None)
-            return True
-    return False
+    reach = 0.26 * spread * (1 + 2 * np.arange(TRIES) / TRIES) * (len(placing.models) > 0)
+    places = generator.uniform(-1, 1, (TRIES, 2)) * reach[:, None]
+    angles = generator.normal(0, 0.7, TRIES)  # most show their front
+    frames, free = _footprints(model, places, angles), np.ones(TRIES, dtype=bool)
+    for other in placing.footprints:
+        free &= _apart(frames, other)
+    if not free.any():
+        return False
+    first = int(free.argmax())
+    _add(placing, model, np.array([*places[first], 0.0]), float(angles[first]), generator, None)
+    return True
 
 
 def _add(
-    placing: Placing,
-    model: Model,
-    place: np.ndarray,
-    angle: float,
-    generator: np.random.Generator,
-    config: LayoutConfig,
-    on: int | None,
+    placing: Placing, model: Model, place: np.ndarray, angle: float, generator: np.random.Generator, on: int | None
 ) -> None:
     about, tint = model.about, (1.0, 1.0, 1.0)
     may = about.tinted or (about.category not in NEVER_TINTED and model.colour() in PALE)
-    if may and (about.tinted or generator.random() < config.tinted):
+    if may and (about.tinted or generator.random() < TINTED):
         tint = TINTS[int(generator.integers(len(TINTS)))]
-    position = (float(place[0]), float(place[1]), float(place[2]))
     placing.models.append(model)
-    placing.footprints.append(_footprint(model, place, angle))
-    placing.things.append(Thing(model=about.key, position=position, turn=yaw(angle), tint=tint, on=on))
+    placing.footprints.append(_footprints(model, place[None, :2], np.array([angle]))[0])
+    placing.things.append(Thing(model=about.key, position=triple(place), turn=yaw(angle), tint=tint, on=on))
 
 
-def _footprint(model: Model, place: np.ndarray, angle: float) -> np.ndarray:
-    """The corners (4, 2) of a thing's rectangle on the floor, in order around it, a little larger than it is."""
+def _footprints(model: Model, places: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """The corners (n, 4, 2) of a thing's rectangle at places (n, 2), in order around it, a little larger than it is."""
     half = model.size[:2] * 0.54 + 0.01 * model.size.max()
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return corners @ turn.T + place[:2]
+    cosines, sines = np.cos(angles), np.sin(angles)
+    return corners @ np.array([[cosines, -sines], [sines, cosines]]).T + places[:, None]
 
 
-def _apart(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether a side of one of two rectangles separates them."""
-    sides = np.stack([first[1] - first[0], first[2] - first[1], second[1] - second[0], second[2] - second[1]])
-    one, other = first @ sides.T, second @ sides.T  # (4 corners, 4 directions)
-    return bool(((one.max(axis=0) < other.min(axis=0)) | (other.max(axis=0) < one.min(axis=0))).any())
+def _apart(frames: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of which of the rectangles (n, 4, 2) a side, or one of the other's (4, 2), separates it from the other: (n,)."""
+    both = np.concatenate([np.diff(frames[:, :3], axis=1), np.tile(np.diff(other[:3], axis=0), (len(frames), 1, 1))], 1)
+    ways = both.swapaxes(1, 2)  # (n, 2, 4)
+    one, two = frames @ ways, other @ ways  # (n, 4 corners, 4 ways)
+    return ((one.max(axis=1) < two.min(axis=1)) | (two.max(axis=1) < one.min(axis=1))).any(axis=1)
 
 
-def compose(placing: Placing, generator: np.random.Generator, config: LayoutConfig) -> Scene | None:
-    """Put the room, the light and the camera around things; None where one would hide another."""
+def compose(placing: Placing, generator: np.random.Generator) -> Scene | None:
+    """Put the room, the light and the camera around things; None where one would hide another or be too small."""
     corners = placing.corners()
     flat = corners.reshape(-1, 3)
-    middle = np.array([*(flat[:, :2].min(axis=0) + flat[:, :2].max(axis=0)) / 2, 0.0])
-    things = tuple(
-        replace(thing, position=(thing.position[0] - middle[0], thing.position[1] - middle[1], thing.position[2]))
-        for thing in placing.things
-    )
+    middle = (flat.min(axis=0) + flat.max(axis=0)) / 2 * (1, 1, 0)
+    things = tuple(replace(thing, position=triple(thing.position - middle)) for thing in placing.things)
     corners = corners - middle
     radius = float(np.linalg.norm(corners.reshape(-1, 3), axis=1).max())
     camera = aim(corners, *_point_of_view(generator))
-    if _hides(camera, corners, things):
+    if not _shows_all(camera, corners, things):
         return None
-    floor = int(generator.integers(len(FLOORS)))
-    name = FLOORS[floor][0]
-    reach = 12 * radius
-    planes = [
-        Plane(
-            corner=(-reach, -reach, 0.0),
-            right=(2 * reach, 0.0, 0.0),
-            up=(0.0, 2 * reach, 0.0),
-            texture=floor,
-            tint=_tint(FLOOR_TINTS.get(name, OTHER_TINTS), generator),
-            repeat=float(radius * generator.uniform(0.5, 1.0)),
-            kind="floor",
-        )
-    ]
-    if generator.random() < config.walls:
-        planes += _walls(radius, np.array(camera.eye), generator)
-    sky = SKIES[int(generator.integers(len(SKIES)))]
+    number = int(generator.integers(len(FLOORS)))
+    name, reach = FLOORS[number][0], 12 * radius
+    floor = Plane(
+        corner=(-reach, -reach, 0.0),
+        right=(2 * reach, 0.0, 0.0),
+        up=(0.0, 2 * reach, 0.0),
+        texture=number,
+        tint=_tint(FLOOR_TINTS.get(name, OTHER_TINTS), generator),
+        repeat=float(radius * generator.uniform(0.5, 1.0)),
+        kind="floor",
+    )
+    walls = _walls(radius, np.array(camera.eye), generator) if generator.random() < WALLED else []
     return Scene(
         things=things,
-        planes=tuple(planes),
+        planes=(floor, *walls),
         light=_light(camera, generator),
         camera=camera,
-        sky=sky,
+        sky=SKIES[int(generator.integers(len(SKIES)))],
         floor=name,
         radius=radius,
     )
@@ -265,21 +236,20 @@ def aim(corners: np.ndarray, away: np.ndarray, angle: float) -> Camera:
 
 
 def _camera(target: np.ndarray, away: np.ndarray, distance: float, angle: float, size: float = 1.0) -> Camera:
-    (x, y, z), at = (target + distance * away).tolist(), target.tolist()
-    return Camera((x, y, z), (at[0], at[1], at[2]), angle, near=0.02 * size, far=12 * size)
+    return Camera(triple(target + distance * away), triple(target), angle, near=0.02 * size, far=12 * size)
 
 
-def _hides(camera: Camera, corners: np.ndarray, things: Sequence[Thing]) -> bool:
-    """Whether the frame of a thing covers too much of the frame of one farther away."""
+def _shows_all(camera: Camera, corners: np.ndarray, things: Sequence[Thing]) -> bool:
+    """Whether each thing's frame is large enough, and no frame of a nearer thing covers too much of it."""
     seen = camera.project(corners, 1)
     low, high, depth = seen[..., :2].min(axis=1), seen[..., :2].max(axis=1), seen[..., 2].mean(axis=1)
-    for far in range(len(things)):
-        for near in range(len(things)):
-            overlap = np.clip(np.minimum(high[far], high[near]) - np.maximum(low[far], low[near]), 0, None).prod()
-            together = things[far].on == near or things[near].on == far
-            if depth[near] < depth[far] and not together and overlap > HIDDEN * (high[far] - low[far]).prod():
-                return True
-    return False
+    areas = (high - low).prod(axis=1)
+    overlaps = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+    covered = np.clip(overlaps, 0, None).prod(axis=2) * (depth < depth[:, None])  # row by column
+    for number, thing in enumerate(things):
+        if thing.on is not None:
+            covered[number, thing.on] = covered[thing.on, number] = 0
+    return bool((areas > LEAST_SEEN).all() and (covered <= HIDDEN * areas[:, None]).all())
 
 
 def _walls(radius: float, eye: np.ndarray, generator: np.random.Generator) -> list[Plane]:
@@ -291,12 +261,12 @@ def _walls(radius: float, eye: np.ndarray, generator: np.random.Generator) -> li
     number, repeat = int(generator.integers(len(WALLS))), float(radius * generator.uniform(0.5, 1.2))
     tint, length, walls = _tint(OTHER_TINTS, generator), 24 * radius, []
     for normal in (first, second):
-        along = np.array([normal[1], -normal[0]])
-        corner = normal * radius * generator.uniform(1.1, 2.5) - along * length / 2
+        along = np.array([normal[1], -normal[0], 0.0])
+        corner = np.array([*normal, 0.0]) * radius * generator.uniform(1.1, 2.5) - along * length / 2
         walls.append(
             Plane(
-                corner=(float(corner[0]), float(corner[1]), 0.0),
-                right=(float(along[0] * length), float(along[1] * length), 0.0),
+                corner=triple(corner),
+                right=triple(along * length),
                 up=(0.0, 0.0, 6 * radius),
                 texture=number,
                 tint=tint,
@@ -310,10 +280,10 @@ def _walls(radius: float, eye: np.ndarray, generator: np.random.Generator) -> li
 def _light(camera: Camera, generator: np.random.Generator) -> Light:
     behind = np.arctan2(camera.eye[1], camera.eye[0])
     azimuth, rise = behind + generator.uniform(-1.9, 1.9), np.radians(generator.uniform(35, 75))
-    towards = (np.cos(azimuth) * np.cos(rise), np.sin(azimuth) * np.cos(rise), np.sin(rise))
+    towards = np.array([np.cos(azimuth) * np.cos(rise), np.sin(azimuth) * np.cos(rise), np.sin(rise)])
     warmth = float(generator.uniform(-0.08, 0.08))
     return Light(
-        towards=(float(towards[0]), float(towards[1]), float(towards[2])),
+        towards=triple(towards),
         colour=(1 + warmth, 1.0, 1 - warmth),
         ambient=float(generator.uniform(0.45, 0.65)),
         diffuse=float(generator.uniform(0.4, 0.6)),
@@ -323,5 +293,4 @@ def _light(camera: Camera, generator: np.random.Generator) -> Light:
 
 def _tint(colours: Sequence[tuple[int, int, int]], generator: np.random.Generator) -> tuple[float, float, float]:
     colour = np.array(colours[int(generator.integers(len(colours)))]) / 255 * generator.uniform(0.85, 1.08)
-    red, green, blue = np.minimum(colour, 1).tolist()
-    return red, green, blue
+    return triple(np.minimum(colour, 1))

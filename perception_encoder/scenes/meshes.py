@@ -1,7 +1,8 @@
 """Turn triangles with many materials into a light mesh with one small texture, as the renderer draws it fastest.
 
-Meshes over the budget lose edges by quadric error (the library fast-simplification); each face that is left keeps the
-material and the texture coordinates of the face it was. All materials share one atlas: a tile for each texture, as
+Meshes over the budget lose edges by quadric error (the library fast-simplification), and where they fall into too many
+parts for that, their positions unite on a grid; each face that is left keeps the material and the texture coordinates
+of the face it was. All materials share one atlas: a tile for each texture, as
 large as its part of the atlas and filtered to it, and a few texels for each plain colour.
 """
 
@@ -19,6 +20,8 @@ from perception_encoder.scenes.wavefront import Material, Triangles
 ATLAS, CELL, SMALLEST_TILE = 128, 4, 16  # texels: the atlas's width, a plain colour's side, a texture's side
 CREASE = np.cos(np.radians(50))  # faces that meet at a wider angle have an edge between them
 WELD = 1e-5  # of the size: positions closer than this are one
+OVER = 1.1  # times its budget, that a mesh may have faces
+FINEST = 100  # steps of the first grid on which positions unite; each after it has a fifth fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,7 @@ class Mesh:
     @property
     def crosses(self) -> np.ndarray:
         """Each face's normal (F, 3), twice as long as its area."""
-        first, second, third = (self.vertices[self.faces[:, corner]].astype(np.float64) for corner in range(3))
-        return np.cross(second - first, third - first)
+        return _crosses(self.vertices.astype(np.float64), self.faces)
 
     def colours(self, count: int) -> np.ndarray:
         """Colours of `count` places evenly spread over the surface: (count, 3) uint8."""
@@ -88,9 +90,9 @@ def stand(triangles: Triangles, size: tuple[float, float, float], rotation: np.n
     return replace(triangles, positions=(positions - middle) * scale, normals=normals / scale)
 
 
-def _weld(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unite positions that are the same: the (v, 3) that are left, and the row of each in them."""
-    step = WELD * max(np.ptp(positions, axis=0).max(), 1e-9)
+def _weld(positions: np.ndarray, closeness: float = WELD) -> tuple[np.ndarray, np.ndarray]:
+    """Unite positions that are the same, but for this part of the size: those left (v, 3), and the row of each."""
+    step = closeness * max(np.ptp(positions, axis=0).max(), 1e-9)
     _, first, inverse = np.unique(np.round(positions / step), axis=0, return_index=True, return_inverse=True)
     return positions[first], inverse.ravel()
 
@@ -108,16 +110,31 @@ def _decimate(welded: np.ndarray, corners: np.ndarray, budget: int) -> tuple[np.
     points, faces = welded.astype(np.float32), corners.astype(np.int32)
     *_, collapses = fast_simplification.simplify(points, faces, target_count=budget, return_collapses=True)
     moved, _, rows = fast_simplification.replay_simplification(points, faces, collapses)
-    corners, moved = rows[corners], moved.astype(np.float64)
-    left = _has_area(moved, corners)
+    moved = moved.astype(np.float64)
+    corners, source = _whole(moved, rows[corners], source)
+    steps = float(FINEST)
+    while len(corners) > OVER * budget:
+        moved, rows = _weld(moved, 1 / steps)
+        corners, source = _whole(moved, rows[corners], source)
+        steps *= 0.8
+    return moved, corners, source
+
+
+def _whole(positions: np.ndarray, corners: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The faces (F, 3) that have an area, each once, and what they were."""
+    left = _has_area(positions, corners)
     corners, source = corners[left], source[left]
-    _, first = np.unique(np.sort(corners, axis=1), axis=0, return_index=True)  # faces that fell together
-    return moved, corners[np.sort(first)], source[np.sort(first)]
+    first = np.sort(np.unique(np.sort(corners, axis=1), axis=0, return_index=True)[1])
+    return corners[first], source[first]
+
+
+def _crosses(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    first, second, third = np.moveaxis(positions[faces], 1, 0)
+    return np.cross(second - first, third - first)
 
 
 def _has_area(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    first, second, third = (positions[corners[:, corner]] for corner in range(3))
-    areas = np.linalg.norm(np.cross(second - first, third - first), axis=1)
+    areas = np.linalg.norm(_crosses(positions, corners), axis=1)
     return areas > 1e-9 * max(np.ptp(positions, axis=0).max(), 1e-9) ** 2
 
 
@@ -125,8 +142,7 @@ def _orient(
     positions: np.ndarray, corners: np.ndarray, uv: np.ndarray, outside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn faces over whose order of corners contradicts the file's normals."""
-    first, second, third = (positions[corners[:, corner]] for corner in range(3))
-    wrong = (np.cross(second - first, third - first) * outside).sum(axis=1) < 0
+    wrong = (_crosses(positions, corners) * outside).sum(axis=1) < 0
     corners, uv = corners.copy(), uv.copy()
     corners[wrong] = corners[wrong][:, ::-1]
     uv[wrong] = uv[wrong][:, ::-1]
@@ -135,8 +151,7 @@ def _orient(
 
 def _normals(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """Unit normals of each face's corners (F, 3, 3): the mean of the faces around that are not beyond a crease."""
-    first, second, third = (positions[corners[:, corner]] for corner in range(3))
-    crosses = np.cross(second - first, third - first)
+    crosses = _crosses(positions, corners)
     units = crosses / np.linalg.norm(crosses, axis=1, keepdims=True)
     flat = corners.ravel()
     order = np.argsort(flat, kind="stable")

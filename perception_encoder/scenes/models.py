@@ -21,17 +21,13 @@ from PIL import Image
 
 from perception_encoder.data.captions import name_colours
 from perception_encoder.data.shards import to_json, write_members
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import DataError
 from perception_encoder.scenes.meshes import Mesh
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 SAMPLES = 256  # places of the surface whose colours are looked at
 COLOUR_SHARE = 0.6  # of the surface, for it to be called by its colour
-FLAT, COVERED = (
-    0.985,
-    0.6,
-)  # of a surface to stand on: how upright its faces are, and the part of its rectangle it fills
+FLAT, COVERED = 0.985, 0.6  # to stand on: how upright a surface's faces are, and the part of its rectangle they fill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,7 @@ class About:
     """What can be stood on, if anything."""
 
     @property
-    def split(self) -> Split:
+    def split(self) -> str:
         """70 % train, 10 % val, 20 % test, by the SHA-256 of the key."""
         place = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:4], "big") / 2**32
         return "train" if place < 0.7 else "val" if place < 0.8 else "test"
@@ -81,7 +77,7 @@ class Model:
     about: About
     mesh: Mesh
 
-    @property
+    @cached_property
     def size(self) -> np.ndarray:
         """Width, depth and height in metres (3,)."""
         return np.array(self.about.size)
@@ -105,14 +101,6 @@ class Model:
         seen = (self.sampled_colours * np.array(tint)).astype(np.int32)
         names, counts = np.unique(name_colours(seen), return_counts=True)
         return str(names[counts.argmax()]) if counts.max() >= COLOUR_SHARE * SAMPLES else ""
-
-
-def parse_split(name: str) -> Split:
-    """A split by its name; ConfigError lists them."""
-    for split in SPLITS:
-        if split == name:
-            return split
-    raise ConfigError(f"no split {name!r}; there are {', '.join(SPLITS)}")
 
 
 def find_top(mesh: Mesh, heights: Iterable[float]) -> Surface | None:
@@ -188,7 +176,7 @@ class Library:
         except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not a library of models ({error}); `pe data prepare scenes` makes one") from error
 
-    def select(self, split: Split | None = None) -> list[str]:
+    def select(self, split: str | None = None) -> list[str]:
         """The keys of a split's models, or of all, in alphabetical order."""
         return sorted(key for key, about in self.about.items() if split in (None, about.split))
 

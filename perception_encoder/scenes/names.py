@@ -8,6 +8,17 @@ from __future__ import annotations
 
 import re
 
+
+def _words(text: str) -> tuple[str, ...]:
+    """What commas separate."""
+    return tuple(" ".join(text.split()).split(", "))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """What commas separate: `name: other name`."""
+    return {name: other for name, _, other in (pair.partition(": ") for pair in _words(text))}
+
+
 LEFT_OUT = re.compile(
     r"^(socket|range hood|hood|shower|sink$|arrow|parking|pedestrian|rail|concrete sidewalk|bill |cctv|smoke|"
     r"thermometer|electric water heater|boiler|chimney|round chimney|tool|little bank|wood bank|child game|"
@@ -20,245 +31,78 @@ LEFT_OUT = re.compile(
 )
 """Names of what hangs, lies flat, is several things at once, or whose name does not say what it is."""
 
-RENAMED = {
-    "female": "woman",
-    "male": "man",
-    "sitting male": "sitting man",
-    "sitting female": "sitting woman",
-    "mannequin male": "mannequin",
-    "mannequin female": "mannequin",
-    "trunck": "trunk",
-    "mocassin": "moccasin",
-    "bootie": "boot",
-    "hashtray": "ashtray",
-    "flacon": "perfume bottle",
-    "toilets unit": "toilet",
-    "bath": "bathtub",
-    "class seat": "school chair",
-    "teck chair": "teak chair",
-    "woman shoes": "pair of women's shoes",
-    "slippers": "pair of slippers",
-    "sneakers": "pair of sneakers",
-    "glasses": "pair of glasses",
-    "sunglasses": "pair of sunglasses",
-    "scissors": "pair of scissors",
-    "trousers": "pair of trousers",
-    "headphones": "pair of headphones",
-    "cutting pliers": "pair of pliers",
-    "shelves": "shelf",
-    "vertical shelves": "shelf",
-    "wood logs": "pile of logs",
-    "apples": "heap of apples",
-    "french fries": "portion of french fries",
-    "folded clothes": "pile of clothes",
-    "orchids": "orchid",
-    "tulips": "bunch of tulips",
-    "flowers": "bunch of flowers",
-    "keys": "bunch of keys",
-    "butter": "piece of butter",
-    "bread": "loaf of bread",
-    "milk": "carton of milk",
-    "sugar": "sugar bowl",
-    "soap": "bar of soap",
-    "puff": "pouf",
-    "lip stick": "lipstick",
-    "cup cake": "cupcake",
-    "large stove": "stove",
-    "large pan": "pan",
-    "large fridge": "fridge",
-    "old jar": "jar",
-    "clear sofa": "sofa",
-    "black table": "table",
-    "tape": "roll of tape",
-    "clothes rack": "clothes rack",
-    "flipper": "pinball machine",
-    "hot dog": "hot dog",
-    "playstation": "game console",
-    "extinguisher": "fire extinguisher",
-    "table on trestles": "trestle table",
-    "seesaw": "seesaw",
-    "screen": "folding screen",
-    "biplane": "toy biplane",
-    "car model": "toy car",
-    "wood toy": "wooden toy",
-    "copper beech": "beech tree",
-    "palm tree": "palm tree",
-    "pine": "pine tree",
-    "poplar": "poplar tree",
-    "cypress": "cypress tree",
-    "acacia": "acacia tree",
-    "ficus": "ficus plant",
-    "bonsai tree": "bonsai",
-    "yucca": "yucca plant",
-    "bamboo": "bamboo plant",
-    "bended coconut tree": "coconut tree",
-    "japanese maple": "maple tree",
-    "sycamore maple": "maple tree",
-    "blue pine under snow": "snowy pine tree",
-    "pine under snow": "snowy pine tree",
-    "peach blossom": "peach tree",
-    "spathiphyllum": "peace lily",
-    "concept sedan": "car",
-    "concept sedan sport": "car",
-    "ford focus": "car",
-    "vw new beetle": "car",
-    "seat leon": "car",
-    "peugeot cc": "car",
-    "renault scenic": "car",
-    "chevrolet": "car",
-    "smart car": "car",
-    "suv": "car",
-    "yamaha yzr r": "motorbike",
-    "apple ibook": "laptop",
-    "apple imac": "computer",
-    "apple iphone": "phone",
-    "tv": "tv",
-    "osaka chair": "chair",
-    "winchester armchair": "armchair",
-    "winchester sofa": "sofa",
-    "seats sofa": "sofa",
-    "sofa seats": "sofa",
-    "ryokan chair": "chair",
-    "captain's bed": "bed",
-    "rigged fan": "fan",
-    "abdominal bench": "workout bench",
-    "locked locker": "locker",
-    "barrel": "barrel",
-    "bullet trash can": "trash can",
-    "electronic scale": "kitchen scale",
-    "tennis racket": "tennis racket",
-    "induction cooker zones": "induction hob",
-    "cooktop": "hob",
-    "clothes washing machine": "washing machine",
-    "dustbin": "dustbin",
-    "card game": "deck of cards",
-    "oil servers": "oil bottle",
-    "bowl with fruits": "bowl of fruit",
-    "bowl with salad": "bowl of salad",
-    "stone grill device": "stone grill",
-    "pottery": "clay pot",
-    "basketball": "basketball",
-}
-KINDS = {
-    "sitting man": "man",
-    "sitting woman": "woman",
-    "sitting boy": "boy",
-    "sitting girl": "girl",
-    "bulldog": "dog",
-    "siamese cat": "cat",
-    "couch": "sofa",
-    "refrigerator": "fridge",
-    "chair with cushion": "chair",
-    "table with tablecloth": "table",
-    "full bookcase": "bookcase",
-    "desk table": "desk",
-    "coffee mug": "mug",
-    "motorbike": "motorbike",
-    "bike": "bicycle",
-    "indoor bike": "exercise bike",
-    "succulent plant": "plant",
-}
-HEADS = (
-    *(
-        "chair",
-        "armchair",
-        "table",
-        "sofa",
-        "bed",
-        "bench",
-        "stool",
-        "plant",
-        "tree",
-        "lamp",
-        "bottle",
-        "glass",
-        "knife",
-    ),
-    *("cabinet", "box", "desk", "cup", "trashcan", "bin", "umbrella", "clock", "phone", "piano", "locker", "fence"),
-)
+RENAMED = _pairs("""
+female: woman, male: man, sitting male: sitting man, sitting female: sitting woman, mannequin male: mannequin,
+mannequin female: mannequin, trunck: trunk, mocassin: moccasin, bootie: boot, hashtray: ashtray,
+flacon: perfume bottle, toilets unit: toilet, bath: bathtub, class seat: school chair, teck chair: teak chair,
+woman shoes: pair of women's shoes, slippers: pair of slippers, sneakers: pair of sneakers, glasses: pair of glasses,
+sunglasses: pair of sunglasses, scissors: pair of scissors, trousers: pair of trousers, headphones: pair of headphones,
+cutting pliers: pair of pliers, shelves: shelf, vertical shelves: shelf, wood logs: pile of logs,
+apples: heap of apples, french fries: portion of french fries, folded clothes: pile of clothes, orchids: orchid,
+tulips: bunch of tulips, flowers: bunch of flowers, keys: bunch of keys, butter: piece of butter, bread: loaf of bread,
+milk: carton of milk, sugar: sugar bowl, soap: bar of soap, puff: pouf, lip stick: lipstick, cup cake: cupcake,
+large stove: stove, large pan: pan, large fridge: fridge, old jar: jar, clear sofa: sofa, black table: table,
+tape: roll of tape, flipper: pinball machine, playstation: game console, extinguisher: fire extinguisher,
+table on trestles: trestle table, screen: folding screen, biplane: toy biplane, car model: toy car,
+wood toy: wooden toy, copper beech: beech tree, pine: pine tree, poplar: poplar tree, cypress: cypress tree,
+acacia: acacia tree, ficus: ficus plant, bonsai tree: bonsai, yucca: yucca plant, bamboo: bamboo plant,
+bended coconut tree: coconut tree, japanese maple: maple tree, sycamore maple: maple tree,
+blue pine under snow: snowy pine tree, pine under snow: snowy pine tree, peach blossom: peach tree,
+spathiphyllum: peace lily, concept sedan: car, concept sedan sport: car, ford focus: car, vw new beetle: car,
+seat leon: car, peugeot cc: car, renault scenic: car, chevrolet: car, smart car: car, suv: car,
+yamaha yzr r: motorbike, apple ibook: laptop, apple imac: computer, apple iphone: phone, osaka chair: chair,
+winchester armchair: armchair, winchester sofa: sofa, seats sofa: sofa, sofa seats: sofa, ryokan chair: chair,
+captain's bed: bed, rigged fan: fan, abdominal bench: workout bench, locked locker: locker,
+bullet trash can: trash can, electronic scale: kitchen scale, induction cooker zones: induction hob, cooktop: hob,
+clothes washing machine: washing machine, card game: deck of cards, oil servers: oil bottle,
+bowl with fruits: bowl of fruit, bowl with salad: bowl of salad, stone grill device: stone grill, pottery: clay pot
+""")
+"""What names say worse than this."""
+KINDS = _pairs("""
+sitting man: man, sitting woman: woman, sitting boy: boy, sitting girl: girl, bulldog: dog, siamese cat: cat,
+couch: sofa, refrigerator: fridge, chair with cushion: chair, table with tablecloth: table, full bookcase: bookcase,
+desk table: desk, coffee mug: mug, bike: bicycle, indoor bike: exercise bike, succulent plant: plant
+""")
+"""What labels are counted as, where their last word does not say it."""
+HEADS = _words("""
+chair, armchair, table, sofa, bed, bench, stool, plant, tree, lamp, bottle, glass, knife, cabinet, box, desk, cup,
+trashcan, bin, umbrella, clock, phone, piano, locker, fence
+""")
 """What the last word of a name is counted as, whatever stands before it."""
-NO_HEADS = frozenset(("pool table", "tape measure", "football table", "toy car", "christmas tree", "high chair"))
-FAMILIES = (
-    *(
-        (
-            "chair",
-            "armchair",
-            "stool",
-            "bench",
-            "sofa",
-            "ottoman",
-            "pouf",
-            "wheelchair",
-            "baby high chair",
-            "bed",
-            "futon",
-        ),
-    ),
-    *(("table", "desk", "workbench", "vanity", "table tennis", "dressing table", "changing table", "pool table"),),
-    *(("cup", "mug", "glass", "bowl", "jar", "teapot", "creamer", "vase", "clay pot", "sugar bowl"),),
-    *(("plant", "tree", "bonsai", "orchid", "cactus", "christmas tree", "bush", "hedge", "high hedge", "peace lily"),),
-    *(("man", "woman", "boy", "girl", "mannequin", "doll", "snowman"),),
-    *(("cabinet", "cupboard", "wardrobe", "bookcase", "shelf", "chest", "locker", "dresser", "box", "crate", "trunk"),),
-    *(
-        ("car", "van", "truck", "bus", "toy car", "city bus"),
-        ("phone", "tablet", "laptop", "computer", "tv"),
-    ),
-    *(("bicycle", "exercise bike", "motorbike", "scooter", "tricycle"), ("trash can", "dustbin", "trashcan", "bin")),
-    *(
-        ("ball", "soccer ball", "basketball"),
-        ("lego brick", "wooden block", "cube", "domino"),
-        ("oven", "stove", "fridge", "hob"),
-    ),
+NO_HEADS = _words("christmas tree, football table, high chair, pool table, tape measure, toy car")
+FAMILIES = tuple(
+    _words(line)
+    for line in """
+chair, armchair, stool, bench, sofa, ottoman, pouf, wheelchair, baby high chair, bed, futon
+table, desk, workbench, vanity, table tennis, dressing table, changing table, pool table
+cup, mug, glass, bowl, jar, teapot, creamer, vase, clay pot, sugar bowl
+plant, tree, bonsai, orchid, cactus, christmas tree, bush, hedge, high hedge, peace lily
+man, woman, boy, girl, mannequin, doll, snowman
+cabinet, cupboard, wardrobe, bookcase, shelf, chest, locker, dresser, box, crate, trunk
+car, van, truck, bus, toy car, city bus
+phone, tablet, laptop, computer, tv
+bicycle, exercise bike, motorbike, scooter, tricycle
+trash can, dustbin, trashcan, bin
+ball, soccer ball, basketball
+lego brick, wooden block, cube, domino
+oven, stove, fridge, hob
+""".strip().splitlines()
 )
-
-SUPPORTS = frozenset(
-    (
-        *(
-            "table",
-            "desk",
-            "workbench",
-            "cabinet",
-            "chest",
-            "box",
-            "bench",
-            "stool",
-            "bookcase",
-            "shelf",
-            "chest freezer",
-        ),
-        *("washing machine", "dryer machine", "tv stand", "island", "safe", "crate", "pallet", "trunk", "chair", "bed"),
-        *("dressing table", "table tennis", "trampoline", "pouf", "armchair ottoman", "locker", "cupboard", "tatami"),
-        *(
-            "dresser with drawers",
-            "speaker",
-            "fridge",
-            "oven",
-            "double oven",
-            "stove",
-            "small oven",
-            "microwave",
-            "sofa",
-        ),
-        *(
-            "piano",
-            "tray",
-            "book",
-            "suitcase",
-            "fireplace",
-            "changing table",
-            "pool table",
-            "medicine box",
-            "lego brick",
-            "cube",
-            "wooden block",
-        ),
-    )
-)
+"""Kinds that are easily confused; the first stands for all."""
+FIRST_OF = {kind: family[0] for family in FAMILIES for kind in family}
+SUPPORTS = _words("""
+armchair ottoman, bed, bench, book, bookcase, box, cabinet, chair, changing table, chest, chest freezer, crate, cube,
+cupboard, desk, double oven, dresser with drawers, dressing table, dryer machine, fireplace, fridge, island,
+lego brick, locker, medicine box, microwave, oven, pallet, piano, pool table, pouf, safe, shelf, small oven, sofa,
+speaker, stool, stove, suitcase, table, table tennis, tatami, trampoline, tray, trunk, tv stand, washing machine,
+wooden block, workbench
+""")
 """What things may be stood on, if it has a level top."""
-ROUND = frozenset(("ball", "soccer ball", "basketball"))
+ROUND = _words("ball, basketball, soccer ball")
 """What rolls."""
-NEVER_TINTED = frozenset(("characters", "kitchen", "miscellaneous", "exterior", "bathroom"))
+NEVER_TINTED = _words("bathroom, characters, exterior, kitchen, miscellaneous")
 """Categories of things that come in colours of their own: food, people, plants, tools."""
+IRREGULAR = _pairs("shelf: shelves, knife: knives, loaf: loaves, deer: deer, bus: buses")
 
 
 def label_of(name: str) -> str:
@@ -279,24 +123,17 @@ def kind_of(name: str) -> str:
 
 def family_of(kind: str) -> str:
     """The first kind of the family that a kind is in; itself where it is in none."""
-    return next((family[0] for family in FAMILIES if kind in family), kind)
+    return FIRST_OF.get(kind, kind)
 
 
 def plural_of(noun: str) -> str:
     """The plural of a noun as labels have it."""
     head, of, rest = noun.partition(" of ")
-    irregular = {
-        "shelf": "shelves",
-        "knife": "knives",
-        "loaf": "loaves",
-        "deer": "deer",
-        "bus": "buses",
-    }
     first, space, last = head.rpartition(" ")
     if last.endswith("man"):
         plural = f"{last[:-3]}men"
-    elif last in irregular:
-        plural = irregular[last]
+    elif last in IRREGULAR:
+        plural = IRREGULAR[last]
     elif re.search(r"(s|x|z|ch|sh)$", last):
         plural = f"{last}es"
     elif re.search(r"[^aeiou]y$", last):

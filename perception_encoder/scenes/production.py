@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ from perception_encoder.data.shards import to_json, write_members
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import replacing, writing
 from perception_encoder.scenes.bundled import bundled_models
-from perception_encoder.scenes.models import SPLITS, Library, Split
+from perception_encoder.scenes.models import SPLITS, Library
 from perception_encoder.scenes.renderer import SIDES
-from perception_encoder.scenes.samples import Pictures, Sample
+from perception_encoder.scenes.samples import Maker, Pictures, Sample
 from perception_encoder.scenes.videos import Videos
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 8  # samples that a process is given at a time
+AT_ONCE = 8  # pictures that a process is given at a time
 NOT_IN_PVD = ("source", "label", "caption", "cameras", "attribution", "relations")
 
 
@@ -41,7 +42,7 @@ class ScenesConfig:
 
     count: int = 1000
     """Pictures or videos."""
-    split: Split = "train"
+    split: str = "train"
     """Whose models are shown."""
     side: int = 128
     """Side of the pictures, in pixels; even."""
@@ -96,24 +97,27 @@ def make_scenes(
     folder = out / config.split
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is there and not empty; choose another place, or remove it")
-    samples = track(produce(library, config, jobs), "rendering", config.count)
+    samples = iter(track(produce(library, config, jobs), "rendering", config.count))
     kept: list[Sample] = []
-    tars = 0
-    for first, group in _grouped(samples, config.shard):
-        write_members(folder / f"{first // config.shard:05}.tar", _members(group, kept))
-        tars += 1
-    shown = {thing["model"] for sample in kept for thing in sample.metadata["objects"]}
+    tars = -(-config.count // config.shard)
+    for number in range(tars):
+        write_members(folder / f"{number:05}.tar", _members(islice(samples, config.shard), kept))
     if config.videos:
-        _write_json(folder / "videos.json", [pvd(sample) for sample in kept])
+        entries = [{key: each for key, each in sample.metadata.items() if key not in NOT_IN_PVD} for sample in kept]
+        path, content = folder / "videos.json", b"[\n" + b",\n".join(map(to_json, entries)) + b"\n]\n"
     else:
-        _write_json(folder / "instances.json", coco(kept, sorted({about.kind for about in library.about.values()})))
-    things = sum(len(sample.metadata["objects"]) for sample in kept)
-    return Made(folder=folder, samples=len(kept), tars=tars, things=things, models=len(shown))
+        path, kinds = folder / "instances.json", sorted({about.kind for about in library.about.values()})
+        content = to_json(coco(kept, kinds))
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
+    shown = [thing["model"] for sample in kept for thing in sample.metadata["objects"]]
+    return Made(folder=folder, samples=len(kept), tars=tars, things=len(shown), models=len(set(shown)))
 
 
 def produce(library: Library, config: ScenesConfig, jobs: int | None = None) -> Iterator[Sample]:
     """Make a set's samples, in order; with one job in this process."""
-    jobs = min(jobs or os.cpu_count() or 1, -(-config.count // AT_ONCE))
+    at_once = 1 if config.videos else AT_ONCE
+    jobs = min(jobs or os.cpu_count() or 1, -(-config.count // at_once))
     if jobs == 1:
         with _maker(library, config) as maker:
             yield from map(maker.sample, range(config.count))
@@ -121,16 +125,16 @@ def produce(library: Library, config: ScenesConfig, jobs: int | None = None) -> 
     _maker(library, config).__exit__()  # what is wrong with the models is said here
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _begin, (library, config)) as pool:
-        yield from pool.map(_sample, range(config.count), chunksize=AT_ONCE)
+        yield from pool.map(_sample, range(config.count), chunksize=at_once)
 
 
-def _maker(library: Library, config: ScenesConfig) -> Pictures | Videos:
+def _maker(library: Library, config: ScenesConfig) -> Maker:
     if config.videos:
         return Videos(library, config.split, config.side, config.seed, config.frames, config.rate)
     return Pictures(library, config.split, config.side, config.seed)
 
 
-_makers: list[Pictures | Videos] = []  # one, in each process
+_makers: list[Maker] = []  # one, in each process
 
 
 def _begin(library: Library, config: ScenesConfig) -> None:
@@ -139,23 +143,6 @@ def _begin(library: Library, config: ScenesConfig) -> None:
 
 def _sample(number: int) -> Sample:
     return _makers[0].sample(number)
-
-
-def _grouped(samples: Iterable[Sample], size: int) -> Iterator[tuple[int, Iterator[Sample]]]:
-    """Each `size` samples with the number of the first; a group is to be used up before the next is taken."""
-    iterator, number = iter(samples), 0
-    for head in iterator:
-
-        def group(head: Sample = head) -> Iterator[Sample]:
-            yield head
-            for _ in range(size - 1):
-                following = next(iterator, None)
-                if following is None:
-                    return
-                yield following
-
-        yield number, group()
-        number += size
 
 
 def _members(samples: Iterable[Sample], kept: list[Sample]) -> Iterator[tuple[str, bytes]]:
@@ -187,18 +174,3 @@ def coco(samples: Sequence[Sample], kinds: Sequence[str]) -> dict[str, Any]:
         "captions": {str(image): sample.metadata["caption"] for image, sample in enumerate(samples, start=1)},
         "licenses": [],
     }
-
-
-def pvd(sample: Sample) -> dict[str, Any]:
-    """A video's entry in the common file."""
-    return {name: value for name, value in sample.metadata.items() if name not in NOT_IN_PVD}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with writing(path), replacing(path) as temporary:
-        temporary.write_bytes(to_json(value) if isinstance(value, dict) else to_json_list(value))
-
-
-def to_json_list(values: Sequence[dict[str, Any]]) -> bytes:
-    """A list, one entry a line."""
-    return b"[\n" + b",\n".join(to_json(value) for value in values) + b"\n]\n"

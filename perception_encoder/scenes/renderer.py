@@ -24,11 +24,11 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.room import paint
-from perception_encoder.scenes.scene import Scene, Thing
+from perception_encoder.scenes.room import Backdrop, paint
+from perception_encoder.scenes.scene import Scene, Thing, triple
 
 SIDES = (16, 1024)  # pixels
-SHADOW_SIDE = 144  # samples along the light's view
+SHADOWS = (64, 0.75)  # samples along the light's view: at least, and for each along the picture
 LIGHT_AWAY = 8.0  # radii of the scene that the light's view is taken from
 SHADOW_BIAS = (0.02, 0.12)  # radii: closer to the light than this is the surface itself; planes, and things
 KEPT = 2000  # models that stay loaded; then all are dropped
@@ -46,17 +46,26 @@ class Picture:
     """(S, S) uint8: 0 is background, n the thing of number n − 1."""
 
 
+@dataclass(frozen=True)
+class View:
+    """The things alone, as a camera sees them."""
+
+    camera: Camera
+    colours: np.ndarray
+    """(2S, 2S, 3) uint8."""
+    shown: np.ndarray
+    """(2S, 2S) bool: where there is a thing."""
+    depth: np.ndarray
+    """(S, S) float32: metres along the camera's axis in the middle of each pixel."""
+    mask: np.ndarray
+    """(S, S) uint8: 0 is background, n the thing of number n − 1."""
+
+
 class Renderer:
     """Draws scenes of a library's models, one after another; `with` closes it."""
 
     def __init__(self, library: Library) -> None:
-        with silence():
-            try:
-                import pybullet
-                from pybullet_utils.bullet_client import BulletClient
-            except ImportError as error:
-                raise MissingExtraError("pybullet", "scenes") from error
-            self._client: Any = BulletClient(pybullet.DIRECT)
+        self._client = connect()
         self.library = library
         self._folder = tempfile.TemporaryDirectory(prefix="pe-scenes-")
         self._shapes: dict[str, tuple[int, int]] = {}  # model → visual shape and texture
@@ -88,32 +97,24 @@ class Renderer:
                 self._shapes.clear()
 
     def _add_thing(self, thing: Thing) -> int:
+        client = self._client
         if thing.model not in self._shapes:
             mesh = self.library[thing.model].mesh
-            shape = self._shape(mesh.vertices, mesh.normals, mesh.uv, mesh.faces)
-            self._shapes[thing.model] = (shape, self._load_texture(mesh.texture))
+            shape = client.createVisualShape(
+                client.GEOM_MESH,
+                vertices=mesh.vertices.tolist(),
+                normals=mesh.normals.tolist(),
+                uvs=mesh.uv.tolist(),
+                indices=mesh.faces.ravel().tolist(),
+            )
+            path = Path(self._folder.name) / f"{len(self._shapes)}.png"  # pybullet remembers files by their names
+            Image.fromarray(mesh.texture).save(path, compress_level=1)
+            self._shapes[thing.model] = (shape, client.loadTexture(str(path)))
         shape, picture = self._shapes[thing.model]
-        client = self._client
         body: int = client.createMultiBody(0, -1, shape, thing.position, thing.turn)
-        colour = (*thing.tint, 1)
-        client.changeVisualShape(body, -1, textureUniqueId=picture, rgbaColor=colour, flags=_double_sided(client))
+        both = client.VISUAL_SHAPE_DOUBLE_SIDED
+        client.changeVisualShape(body, -1, textureUniqueId=picture, rgbaColor=(*thing.tint, 1), flags=both)
         return body
-
-    def _shape(self, vertices: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray) -> int:
-        shape: int = self._client.createVisualShape(
-            self._client.GEOM_MESH,
-            vertices=vertices.tolist(),
-            normals=normals.tolist(),
-            uvs=uv.tolist(),
-            indices=faces.ravel().tolist(),
-        )
-        return shape
-
-    def _load_texture(self, pixels: np.ndarray) -> int:
-        path = Path(self._folder.name) / f"{len(self._shapes)}.png"  # pybullet remembers files by their names
-        Image.fromarray(pixels).save(path, compress_level=1)
-        number: int = self._client.loadTexture(str(path))
-        return number
 
 
 class Stage:
@@ -121,6 +122,7 @@ class Stage:
 
     def __init__(self, client: Any, scene: Scene, bodies: Sequence[int]) -> None:
         self._client, self.scene, self._bodies = client, scene, bodies
+        self._painted: dict[tuple[Camera, int], Backdrop] = {}
 
     def move(self, poses: np.ndarray) -> None:
         """Put the things elsewhere: (n, 7), position and turn of each."""
@@ -129,72 +131,79 @@ class Stage:
 
     def draw(self, camera: Camera, side: int) -> Picture:
         """Draw what a camera sees, (side, side) pixels."""
+        return self.light(self.look(camera, side))
+
+    def look(self, camera: Camera, side: int) -> View:
+        """Draw the things alone, (side, side) pixels, without shadows and room."""
         if not SIDES[0] <= side <= SIDES[1]:
             raise ConfigError(f"a picture of {side} px; allowed are {SIDES[0]} to {SIDES[1]} px")
         colours, buffer, bodies = self._view(camera, 2 * side)
-        shown = bodies >= 0
-        backdrop = paint(self.scene, camera, side)
-        depth = np.where(shown[::2, 1::2], camera.depth_of(buffer[::2, 1::2]), backdrop.depth)
-        bias = np.where(shown[::2, 1::2], SHADOW_BIAS[1], SHADOW_BIAS[0]) * self.scene.radius
-        lit = self._lit(camera, depth, bias)[..., None]
-        shade = 1 - self.scene.light.shade * (1 - lit)
-        cover = _filter(shown[..., None])
-        things = _filter(colours * shown[..., None]) * shade
-        rgb = things + (1 - cover) * (backdrop.ambient + backdrop.direct * lit)
         numbers = np.zeros(max([-1, *self._bodies]) + 2, np.uint8)  # by body; -1 is none
         numbers[list(self._bodies)] = np.arange(1, len(self._bodies) + 1)
+        depth = camera.depth_of(buffer[::2, 1::2]).astype(np.float32)
+        return View(camera, colours, bodies >= 0, depth, numbers[bodies[::2, 1::2]])
+
+    def light(self, view: View) -> Picture:
+        """Add the room and the shadows to the things."""
+        here = view.mask > 0
+        place = (view.camera, len(here))
+        if place not in self._painted:
+            self._painted[place] = paint(self.scene, *place)
+        backdrop = self._painted[place]
+        depth = np.where(here, view.depth, backdrop.depth)
+        bias = np.where(here, SHADOW_BIAS[1], SHADOW_BIAS[0]).astype(np.float32) * self.scene.radius
+        lit = self._lit(view.camera, depth, bias)[..., None]
+        shade = 1 - self.scene.light.shade * (1 - lit)
+        things = _filter(view.colours * view.shown[..., None]) * shade
+        rgb = things + (1 - _filter(view.shown[..., None])) * (backdrop.ambient + backdrop.direct * lit)
         return Picture(
             np.minimum(rgb, 255).round().astype(np.uint8),
-            np.where(np.isfinite(depth), depth, 0).astype(np.float32),
-            numbers[bodies[::2, 1::2]],
+            np.where(np.isfinite(depth), depth, np.float32(0)),
+            view.mask,
         )
 
     def _view(self, camera: Camera, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Colours (side, side, 3), depth buffer and numbers of bodies (side, side)."""
-        light = self.scene.light
-        _, _, colours, buffer, bodies = self._client.getCameraImage(
+        light, client = self.scene.light, self._client
+        _, _, colours, buffer, bodies = client.getCameraImage(
             side,
             side,
-            camera.view_matrix(),
-            camera.projection_matrix(),
+            client.computeViewMatrix(camera.eye, camera.target, (0, 0, 1)),
+            client.computeProjectionMatrixFOV(camera.angle, 1, camera.near, camera.far),
             light.towards,
             light.colour,
             lightAmbientCoeff=light.ambient,
             lightDiffuseCoeff=light.diffuse,
             lightSpecularCoeff=0.0,
             shadow=0,
-            renderer=self._client.ER_TINY_RENDERER,
+            renderer=client.ER_TINY_RENDERER,
         )
         shape = (side, side)
         return np.reshape(colours, (*shape, 4))[..., :3], np.reshape(buffer, shape), np.reshape(bodies, shape)
 
     def _lit(self, camera: Camera, depth: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """How much of the light reaches each pixel's surface, (S, S) in [0, 1]."""
-        radius = self.scene.radius
+        radius, side = self.scene.radius, max(SHADOWS[0], int(SHADOWS[1] * len(depth)))
         away = LIGHT_AWAY * radius
-        eye = np.array(self.scene.light.towards) * away
         angle = float(2 * np.degrees(np.arcsin(1.1 / LIGHT_AWAY)))
-        lamp = Camera(
-            (float(eye[0]), float(eye[1]), float(eye[2])), (0, 0, 0), angle, away - 2 * radius, away + 2 * radius
-        )
-        _, buffer, bodies = self._view(lamp, SHADOW_SIDE)
+        eye = triple(np.array(self.scene.light.towards) * away)
+        lamp = Camera(eye, (0, 0, 0), angle, away - 2 * radius, away + 2 * radius)
+        _, buffer, bodies = self._view(lamp, side)
         nearest = np.where(bodies < 0, np.inf, lamp.depth_of(buffer)).astype(np.float32)
         nearest = np.pad(nearest, 2, constant_values=np.inf)
-        seen = lamp.project(camera.unproject(np.where(np.isfinite(depth), depth, 0)), SHADOW_SIDE)
-        limit = (seen[..., 2] - bias).astype(np.float32)
+        there = np.isfinite(depth)
+        offset = (lamp.rotation @ np.subtract(camera.eye, eye)).astype(np.float32)
+        reached = np.where(there, depth, np.float32(0))
+        seen = camera.rays_along(lamp.rotation, len(depth)) * reached + offset[:, None, None]
+        right, down = side / 2 + lamp.focal(side) * seen[:2] / seen[2]
         # a sample is at whole coordinates, from the left and from the bottom; two more are padding
-        columns = np.clip(np.rint(seen[..., 0]), -1, SHADOW_SIDE).astype(np.intp) + 2
-        rows = np.clip(np.rint(seen[..., 1]) - 1, -1, SHADOW_SIDE).astype(np.intp) + 2
-        places, width = rows * nearest.shape[1] + columns, nearest.shape[1]
-        flat = nearest.ravel()
-        steps = (down * width + right for down in (-1, 0, 1) for right in (-1, 0, 1))
-        lit = np.add.reduce([flat[places + step] > limit for step in steps], dtype=np.float32) / 9
-        return np.where(np.isfinite(depth), lit, 1)
-
-
-def _double_sided(client: Any) -> int:
-    flag: int = client.VISUAL_SHAPE_DOUBLE_SIDED
-    return flag
+        columns = np.clip(np.rint(right), -1, side).astype(np.intp) + 2
+        rows = np.clip(np.rint(down) - 1, -1, side).astype(np.intp) + 2
+        width, flat, limit = nearest.shape[1], nearest.ravel(), seen[2] - bias
+        places = rows * width + columns
+        steps = (row * width + column for row in (-1, 0, 1) for column in (-1, 0, 1))
+        lit = np.add.reduce([flat.take(places + step) > limit for step in steps], dtype=np.float32) / 9
+        return np.where(there, lit, np.float32(1))
 
 
 def _filter(values: np.ndarray) -> np.ndarray:
@@ -202,7 +211,18 @@ def _filter(values: np.ndarray) -> np.ndarray:
     wide = np.concatenate([values[:1], values]).astype(np.uint16)  # the middles are the even rows
     tall = wide[:-1:2] + 2 * wide[1::2] + wide[2::2]
     full = np.concatenate([tall, tall[:, -1:]], axis=1)  # and the odd columns
-    return ((full[:, :-1:2] + 2 * full[:, 1::2] + full[:, 2::2]) / 16).astype(np.float32)
+    return ((full[:, :-1:2] + 2 * full[:, 1::2] + full[:, 2::2]) / np.float32(16)).astype(np.float32)
+
+
+def connect() -> Any:
+    """A client of pybullet without a window; MissingExtraError where it is not installed."""
+    with silence():
+        try:
+            import pybullet
+            from pybullet_utils.bullet_client import BulletClient
+        except ImportError as error:
+            raise MissingExtraError("pybullet", "scenes") from error
+        return BulletClient(pybullet.DIRECT)
 
 
 @contextmanager

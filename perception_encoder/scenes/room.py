@@ -33,26 +33,22 @@ class Backdrop:
 
 def paint(scene: Scene, camera: Camera, side: int) -> Backdrop:
     """Paint a scene's planes and sky as a camera sees them."""
-    rays = camera.rays(side).astype(np.float32)  # (S, S, 3), one metre along the axis
     top, bottom = (np.array(colour, np.float32) for colour in scene.sky)
     part = np.linspace(0, 1, side, dtype=np.float32)[:, None, None]
-    ambient = np.broadcast_to(top + part * (bottom - top), rays.shape).copy()
-    direct, depth = np.zeros(rays.shape, np.float32), np.full(rays.shape[:2], np.inf, np.float32)
+    ambient = np.broadcast_to(top + part * (bottom - top), (side, side, 3)).copy()
+    direct, depth = np.zeros(ambient.shape, np.float32), np.full((side, side), np.inf, np.float32)
     light = scene.light
     for plane in scene.planes:
-        right, up, normal = (axis.astype(np.float32) for axis in plane.axes)
-        facing = rays @ normal
-        offset = np.subtract(plane.corner, camera.eye).astype(np.float32)
+        right, up, normal = axes = np.stack(plane.axes)
+        offsets = (axes @ np.subtract(plane.corner, camera.eye)).astype(np.float32)  # the corner, from the eye
+        across, along, facing = camera.rays_along(axes, side)  # (S, S) each, one metre along the camera's axis
         with np.errstate(divide="ignore", invalid="ignore"):
-            reached = (offset @ normal) / facing
+            reached = offsets[2] / facing
+            across, along = across * reached - offsets[0], along * reached - offsets[1]  # metres, from the corner
         met = (facing < 0) & (reached > camera.near) & (reached < depth)
-        places = rays[met] * reached[met][:, None] - offset  # (n, 3), from the corner
-        across, along = places @ right, places @ up  # metres
-        lengths = plane.lengths
-        inside = (across >= 0) & (across <= lengths[0]) & (along >= 0) & (along <= lengths[1])
-        met[met] = inside
-        across, along = across[inside], along[inside]
-        bright = _look_up(plane, across, along, reached[met], facing[met], camera.focal(side))
+        for place, length in ((across, right @ plane.right), (along, up @ plane.up)):
+            met &= (place >= 0) & (place <= float(length))
+        bright = _look_up(plane, across[met], along[met], reached[met], facing[met], camera.focal(side))
         colour = bright[:, None] * np.array(plane.tint, np.float32) * 255
         reach = light.diffuse * max(float(normal @ np.array(light.towards)), 0.0)
         ambient[met] = colour * light.ambient

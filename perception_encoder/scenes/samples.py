@@ -1,4 +1,4 @@
-"""One sample of a set of scenes: a picture with its depth, mask, graph, captions and questions.
+"""Samples of a set of scenes: what pictures and videos share, and pictures with depth, mask, graph and questions.
 
 A sample depends on the seed, its split and its number alone. A scene that shows too little of one of its things is
 drawn anew, with the next state of the sample's own generator.
@@ -7,9 +7,10 @@ drawn anew, with the next state of the sample's own generator.
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from PIL import Image
@@ -19,13 +20,12 @@ from perception_encoder.errors import DataError
 from perception_encoder.scenes.graph import Graph, describe
 from perception_encoder.scenes.language import captions
 from perception_encoder.scenes.layout import LayoutConfig, Layouts
-from perception_encoder.scenes.models import SPLITS, Library, Split
-from perception_encoder.scenes.questions import ask
-from perception_encoder.scenes.renderer import Picture, Renderer
-from perception_encoder.scenes.scene import Scene
+from perception_encoder.scenes.models import SPLITS, Library
+from perception_encoder.scenes.questions import Question, ask
+from perception_encoder.scenes.renderer import Renderer
 
 SOURCE = "scenes"
-TRIES = 40
+TRIES = 60
 JPEG_QUALITY = 92
 MOST_MILLIMETRES = 65535
 
@@ -42,61 +42,79 @@ class Sample:
     """COCO's, one a thing, with `category` in place of numbers."""
 
 
-class Pictures:
-    """Makes the pictures of a split, by number; `with` closes its renderer."""
+class Maker(ABC):
+    """Makes the samples of a split, by number; `with` closes its renderer."""
 
-    def __init__(
-        self, library: Library, split: Split, side: int, seed: int, config: LayoutConfig | None = None
-    ) -> None:
-        self.layouts = Layouts(library, library.select(split), config or LayoutConfig())
+    what: ClassVar[str]
+    """`picture` or `video`."""
+
+    def __init__(self, library: Library, split: str, side: int, seed: int, config: LayoutConfig) -> None:
+        self.layouts = Layouts(library, library.select(split), config)
         self.renderer = Renderer(library)
         self.library, self.split, self.side, self.seed = library, split, side, seed
-        self.kinds = sorted(self.layouts.kinds)
 
-    def __enter__(self) -> Pictures:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.renderer.__exit__()
 
     def sample(self, number: int) -> Sample:
-        """The picture of this number; DataError where no scene can be made."""
-        generator = np.random.default_rng([self.seed, SPLITS.index(self.split), number])
+        """The sample of this number; DataError where no scene can be made."""
+        generator = np.random.default_rng([self.seed, SPLITS.index(self.split), number, self.what == "video"])
         for _ in range(TRIES):
-            scene = self.layouts.invent(generator)
-            picture = self.renderer.draw(scene, self.side)
-            graph = describe(scene, picture.mask, self.library)
-            if graph is not None:
-                return self._write(f"{self.split}-{number:07}", scene, picture, graph, generator)
-        raise DataError(f"{self.split} picture {number}: no scene showed all of its things in {TRIES} tries")
+            made = self.attempt(number, generator)
+            if made is not None:
+                return made
+        raise DataError(f"{self.split} {self.what} {number}: no scene came out as it should in {TRIES} tries")
 
-    def _write(self, key: str, scene: Scene, picture: Picture, graph: Graph, generator: np.random.Generator) -> Sample:
-        said = captions(graph, generator)
-        metadata = {
+    @abstractmethod
+    def attempt(self, number: int, generator: np.random.Generator) -> Sample | None:
+        """Make a sample; None where a thing is hidden or something happened that was not planned."""
+
+    def common(self, graph: Graph, said: Sequence[str], asked: Sequence[Question]) -> dict[str, Any]:
+        """What the JSON of pictures and of videos has."""
+        abouts = [self.library.about[key] for key in dict.fromkeys(node.model for node in graph.nodes)]
+        return {
             "source": SOURCE,
             "label": said[0],
-            "caption": said,
+            "caption": list(said),
             "split": self.split,
             "width": self.side,
             "height": self.side,
             **graph.to_json(),
-            "camera": scene.camera.to_json(self.side),
-            "questions": [question.to_json() for question in ask(graph, self.kinds, generator)],
-            "attribution": attributions(self.library, [thing.model for thing in scene.things]),
+            "questions": [dict(vars(question)) for question in asked],
+            "attribution": [f"{a.key}: {a.label} by {a.creator or a.source}, {a.licence}" for a in abouts],
         }
+
+
+class Pictures(Maker):
+    """Makes the pictures of a split."""
+
+    what = "picture"
+
+    def __init__(self, library: Library, split: str, side: int, seed: int) -> None:
+        super().__init__(library, split, side, seed, LayoutConfig())
+        self.kinds = sorted(self.layouts.kinds)
+
+    def attempt(self, number: int, generator: np.random.Generator) -> Sample | None:
+        """Make a picture; None where a thing is hidden."""
+        scene = self.layouts.invent(generator)
+        with self.renderer.stage(scene) as stage:
+            view = stage.look(scene.camera, self.side)
+            graph = describe(scene, view.mask, self.library)
+            if graph is None:
+                return None
+            picture = stage.light(view)
+        said, asked = captions(graph, generator), ask(graph, self.kinds, generator)
+        metadata = {**self.common(graph, said, asked), "camera": scene.camera.to_json(self.side)}
         files = (
-            ("jpg", encode_jpeg(picture.rgb)),
-            ("depth.png", encode_png(millimetres(picture.depth))),
-            ("mask.png", encode_png(picture.mask)),
+            ("jpg", encode_image(picture.rgb, "JPEG")),
+            ("depth.png", encode_image(millimetres(picture.depth), "PNG")),
+            ("mask.png", encode_image(picture.mask, "PNG")),
             ("json", to_json(metadata)),
         )
-        return Sample(key, files, metadata, tuple(annotate(graph, picture.mask)))
-
-
-def attributions(library: Library, models: Sequence[str]) -> list[str]:
-    """A line for each model: what it is, who made it, and under which licence."""
-    abouts = [library.about[key] for key in dict.fromkeys(models)]
-    return [f"{about.key}: {about.label} by {about.creator or about.source}, {about.licence}" for about in abouts]
+        return Sample(f"{self.split}-{number:07}", files, metadata, tuple(annotate(graph, picture.mask)))
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:
@@ -105,35 +123,25 @@ def millimetres(depth: np.ndarray) -> np.ndarray:
     return np.where(rounded <= MOST_MILLIMETRES, rounded, 0).astype(np.uint16)
 
 
-def encode_jpeg(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as JPEG."""
+def encode_image(pixels: np.ndarray, kind: Literal["JPEG", "PNG"]) -> bytes:
+    """(H, W, 3) uint8, or (H, W) uint8 or uint16, as the content of a file."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY)
-    return stream.getvalue()
-
-
-def encode_png(values: np.ndarray) -> bytes:
-    """(H, W) uint8 or uint16 as grey PNG."""
-    stream = io.BytesIO()
-    Image.fromarray(values).save(stream, "PNG", compress_level=3)
+    Image.fromarray(pixels).save(stream, kind, quality=JPEG_QUALITY, compress_level=3)
     return stream.getvalue()
 
 
 def annotate(graph: Graph, mask: np.ndarray) -> list[dict[str, Any]]:
     """COCO's annotations of a picture's things: box, area, and the mask in run lengths."""
-    found = []
-    for node in graph.nodes:
-        left, top, right, bottom = node.box
-        found.append(
-            {
-                "category": node.kind,
-                "bbox": [left, top, right - left, bottom - top],
-                "area": node.pixels,
-                "iscrowd": 0,
-                "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask == node.id)},
-            }
-        )
-    return found
+    return [
+        {
+            "category": node.kind,
+            "bbox": [*node.box[:2], node.box[2] - node.box[0], node.box[3] - node.box[1]],
+            "area": node.pixels,
+            "iscrowd": 0,
+            "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask == node.id)},
+        }
+        for node in graph.nodes
+    ]
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from perception_encoder.scenes.camera import Camera
+
+CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0.0, 1.0)])
+"""Of a box of size 1 that stands on the origin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +52,9 @@ class Plane:
     """`floor` or `wall`."""
 
     @property
-    def lengths(self) -> tuple[float, float]:
-        """Of both sides, in metres."""
-        return float(np.linalg.norm(self.right)), float(np.linalg.norm(self.up))
-
-    @property
     def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Unit vectors (3,) along both sides and to the side that it is seen from."""
-        right, up = (np.array(side) / length for side, length in zip((self.right, self.up), self.lengths, strict=True))
+        right, up = (np.array(side) / np.linalg.norm(side) for side in (self.right, self.up))
         return right, up, np.cross(right, up)
 
 
@@ -88,16 +87,26 @@ class Scene:
     """Of a ball around the origin with all things in it, in metres."""
 
 
-def rotation_of(turn: tuple[float, float, float, float]) -> np.ndarray:
-    """A quaternion x, y, z, w as a matrix (3, 3)."""
-    x, y, z, w = turn
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+def rotation_of(turn: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Quaternions x, y, z, w (…, 4) as matrices (…, 3, 3)."""
+    x, y, z, w = np.asarray(turn, dtype=np.float64).T
+    transposed = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)],
+        [2 * (x * y - z * w), 1 - 2 * (x * x + z * z), 2 * (y * z + x * w)],
+        [2 * (x * z + y * w), 2 * (y * z - x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.array(transposed).T
+
+
+def corners_of(positions: np.ndarray, turns: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The corners (…, 8, 3) of boxes by the middles of their bottoms (…, 3), turns (…, 4) and sizes (…, 3)."""
+    return (CORNERS * sizes[..., None, :]) @ rotation_of(turns).swapaxes(-1, -2) + positions[..., None, :]
+
+
+def triple(values: np.ndarray) -> tuple[float, float, float]:
+    """An array (3,) as plain numbers."""
+    first, second, third = values.tolist()
+    return first, second, third
 
 
 def yaw(angle: float) -> tuple[float, float, float, float]:

@@ -6,32 +6,16 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from PIL import Image
 
 SIDE = 128  # texels
 
 
-def _noise(generator: np.random.Generator, cells: tuple[int, int], side: int = SIDE) -> np.ndarray:
-    """Smooth noise in [0, 1] that repeats without a seam, (side, side): random values at `cells`, cosines between."""
-    values = generator.random(cells)
-    found = np.zeros((side, side))
-    for axis_rows, axis_columns, weight in _corners(cells, side):
-        found += weight * values[axis_rows[:, None], axis_columns]
-    return found
-
-
-def _corners(cells: tuple[int, int], side: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    places = [np.arange(side) / side * count for count in cells]
-    low = [np.floor(place).astype(int) for place in places]
-    part = [(1 - np.cos(np.pi * (place - base))) / 2 for place, base in zip(places, low, strict=True)]
-    return [
-        (
-            (low[0] + down) % cells[0],
-            (low[1] + right) % cells[1],
-            np.outer(part[0] if down else 1 - part[0], part[1] if right else 1 - part[1]),
-        )
-        for down in (0, 1)
-        for right in (0, 1)
-    ]
+def _noise(generator: np.random.Generator, cells: tuple[int, int]) -> np.ndarray:
+    """Smooth noise in [0, 1] that repeats without a seam, (SIDE, SIDE), of random values at `cells`."""
+    around = np.tile(generator.random(cells).astype(np.float32), (3, 3))
+    smooth = Image.fromarray(around).resize((3 * SIDE, 3 * SIDE), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(smooth)[SIDE : 2 * SIDE, SIDE : 2 * SIDE], 0, 1).astype(np.float64)
 
 
 def _rough(generator: np.random.Generator, amount: float) -> np.ndarray:

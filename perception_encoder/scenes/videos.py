@@ -13,25 +13,21 @@ from typing import Any
 import av
 import numpy as np
 
-from perception_encoder.data.captions import with_article
 from perception_encoder.data.shards import to_json
-from perception_encoder.errors import DataError
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.graph import Graph, describe, find_boxes
-from perception_encoder.scenes.language import description, noun, number_word
-from perception_encoder.scenes.layout import LayoutConfig, Layouts, aim
-from perception_encoder.scenes.models import SPLITS, About, Library, Split
-from perception_encoder.scenes.motion import AWAY, Event, middles, observe, orbit, plan, simulate
-from perception_encoder.scenes.renderer import Picture, Renderer
-from perception_encoder.scenes.samples import SOURCE, Sample, attributions, encode_png, millimetres
-from perception_encoder.scenes.scene import Scene, rotation_of
+from perception_encoder.scenes.layout import LayoutConfig, aim
+from perception_encoder.scenes.models import About, Library
+from perception_encoder.scenes.motion import AWAY, Event, observe, orbit, plan, simulate
+from perception_encoder.scenes.narration import ask_what_happened, tell
+from perception_encoder.scenes.questions import Question
+from perception_encoder.scenes.renderer import Picture
+from perception_encoder.scenes.samples import Maker, Sample, encode_image, millimetres
+from perception_encoder.scenes.scene import Scene, corners_of
 
-TRIES = 60
 CATEGORY = "Object Interactions"
 HIGH = 0.3  # radii above the floor: the camera need not show what is higher
 ORBIT = (0.5, 1.2)  # radians, from the first frame to the last
-UNIT = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0, 1)])
-SAID = {"falls": "falls to the floor", "rolls": "rolls", "is pushed": "is pushed across the floor"}
 
 
 @dataclass(frozen=True)
@@ -46,44 +42,37 @@ class Clip:
     events: list[Event]
 
 
-class Videos:
-    """Makes the videos of a split, by number; `with` closes its renderer."""
+class Videos(Maker):
+    """Makes the videos of a split."""
 
-    def __init__(self, library: Library, split: Split, side: int, seed: int, frames: int = 24, rate: int = 8) -> None:
-        self.layouts = Layouts(library, library.select(split), LayoutConfig(least=1, most=4, again=0.2))
-        self.renderer = Renderer(library)
-        self.library, self.split, self.side, self.seed = library, split, side, seed
+    what = "video"
+
+    def __init__(self, library: Library, split: str, side: int, seed: int, frames: int = 24, rate: int = 8) -> None:
+        super().__init__(library, split, side, seed, LayoutConfig(least=2, most=4, again=0.2))
         self.frames, self.rate = frames, rate
-        self.balls = [key for key in library.select(split) if library.about[key].shape == "sphere"]
+        balls = {about.kind for about in library.about.values() if about.shape == "sphere"}
+        self.balls = [kind for kind in self.layouts.kinds if kind in balls]
 
-    def __enter__(self) -> Videos:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.renderer.__exit__()
-
-    def sample(self, number: int) -> Sample:
-        """The video of this number; DataError where no scene can be made."""
-        generator = np.random.default_rng([self.seed, SPLITS.index(self.split), number, 1])  # not the pictures' states
-        for _ in range(TRIES):
-            clip = self._invent(generator)
-            if clip is None:
-                continue
-            with self.renderer.stage(clip.scene) as stage:
-                pictures: list[Picture] = []
-                for poses, camera in zip(clip.poses, clip.cameras, strict=True):
-                    stage.move(poses)
-                    pictures.append(stage.draw(camera, self.side))
-            graph = describe(clip.scene, pictures[-1].mask, self.library)
-            if graph is not None:
-                return self._write(f"{self.split}-video-{number:07}", clip, pictures, graph)
-        raise DataError(f"{self.split} video {number}: no scene came out as planned in {TRIES} tries")
+    def attempt(self, number: int, generator: np.random.Generator) -> Sample | None:
+        """Make a video; None where it did not go as planned, or a thing is hidden in the end."""
+        clip = self._invent(generator)
+        if clip is None:
+            return None
+        pictures: list[Picture] = []
+        with self.renderer.stage(clip.scene) as stage:
+            graph = describe(clip.scene, stage.look(clip.cameras[-1], self.side).mask, self.library)
+            if graph is None:
+                return None
+            for poses, camera in zip(clip.poses, clip.cameras, strict=True):
+                stage.move(poses)
+                pictures.append(stage.draw(camera, self.side))
+        asked = ask_what_happened(graph, clip.events, generator)
+        return self._write(f"{self.split}-video-{number:07}", clip, pictures, graph, asked)
 
     def _invent(self, generator: np.random.Generator) -> Clip | None:
         rolls = self.balls and generator.random() < 0.4
-        keys = self.balls if rolls else list(self.layouts.kinds)
-        first = keys[int(generator.integers(len(keys)))]
-        scene = self.layouts.invent(generator, first if rolls else self.layouts.choose(generator, keys).key)
+        first = self.layouts.choose(generator, self.balls if rolls else list(self.layouts.kinds))
+        scene = self.layouts.invent(generator, first.key)
         abouts = [self.library.about[thing.model] for thing in scene.things]
         plans = plan(scene, abouts, self.frames / self.rate, generator)
         poses = simulate(scene, abouts, plans, self.frames, self.rate)
@@ -107,10 +96,11 @@ class Videos:
         radius = float(np.linalg.norm(corners, axis=1).max())
         return Clip(replace(scene, things=things, camera=cameras[-1], radius=radius), cameras, poses, events)
 
-    def _write(self, key: str, clip: Clip, pictures: list[Picture], graph: Graph) -> Sample:
+    def _write(self, key: str, clip: Clip, pictures: list[Picture], graph: Graph, asked: Sequence[Question]) -> Sample:
         video = encode_mp4([picture.rgb for picture in pictures], self.rate)
         human, model = tell(graph, clip.events)
         metadata: dict[str, Any] = {
+            **self.common(graph, (human, model), asked),
             "category": CATEGORY,
             "duration": self.frames / self.rate,
             "human_caption": human,
@@ -118,25 +108,17 @@ class Videos:
             "model_caption": model,
             "size_in_bytes": len(video),
             "video_id": key,
-            "source": SOURCE,
-            "label": human,
-            "caption": [human, model],
-            "split": self.split,
-            "width": self.side,
-            "height": self.side,
             "frames": self.frames,
             "rate": self.rate,
             "events": [asdict(event) for event in clip.events],
             "number_of_events": len(clip.events),
-            **graph.to_json(),
             "tracks": track(pictures, clip),
             "cameras": [camera.to_json(self.side) for camera in clip.cameras],
-            "attribution": attributions(self.library, [thing.model for thing in clip.scene.things]),
         }
         files = (
             ("mp4", video),
-            ("depth.png", encode_png(millimetres(np.concatenate([picture.depth for picture in pictures])))),
-            ("mask.png", encode_png(np.concatenate([picture.mask for picture in pictures]))),
+            ("depth.png", encode_image(millimetres(np.concatenate([picture.depth for picture in pictures])), "PNG")),
+            ("mask.png", encode_image(np.concatenate([picture.mask for picture in pictures]), "PNG")),
             ("json", to_json(metadata)),
         )
         return Sample(key, files, metadata)
@@ -144,13 +126,8 @@ class Videos:
 
 def swept(poses: np.ndarray, abouts: Sequence[About], radius: float) -> np.ndarray:
     """The corners (m, 3) of the boxes of all things in all frames in which they are not high above the scene."""
-    found, places = [], middles(poses, abouts)
-    for number, about in enumerate(abouts):
-        corners = (UNIT - (0, 0, 0.5)) * np.array(about.size)
-        for pose, middle in zip(poses[:, number], places[:, number], strict=True):
-            if middle[2] - about.size[2] / 2 < HIGH * radius:
-                found.append(corners @ rotation_of(tuple(pose[3:])).T + middle)
-    return np.concatenate(found)
+    corners = corners_of(poses[..., :3], poses[..., 3:], np.array([about.size for about in abouts]))  # (F, n, 8, 3)
+    return corners[corners[..., 2].min(axis=2) < HIGH * radius].reshape(-1, 3)
 
 
 def track(pictures: Sequence[Picture], clip: Clip) -> list[dict[str, Any]]:
@@ -171,30 +148,13 @@ def track(pictures: Sequence[Picture], clip: Clip) -> list[dict[str, Any]]:
     return tracks
 
 
-def tell(graph: Graph, events: Sequence[Event]) -> tuple[str, str]:
-    """What happens, in a sentence or two; and the same with what the picture shows in the end."""
-    by_id = {node.id: node for node in graph.nodes}
-    said = []
-    for event in events:
-        if event.object is not None:
-            node = by_id[event.object]
-            name = f"the {graph.name(node)}" if graph.name(node) else f"one of the {node.kind}s"
-            subject = with_article(noun(node)) if graph.name(node) == node.label else name
-            said.append(f"{subject} {SAID[event.action]}")
-    human = ", then ".join(said)
-    human = f"{human[0].upper()}{human[1:]}"
-    if any(event.action == "orbits" for event in events):
-        human += " while the camera orbits around the scene"
-    count = len(events)
-    things = f"{number_word(count).capitalize()} {'event' if count == 1 else 'events'}: {human[0].lower()}{human[1:]}."
-    return f"{human}.", f"{things} {description(graph)}"
-
-
 def encode_mp4(frames: Sequence[np.ndarray], rate: int) -> bytes:
     """Frames (H, W, 3) as H.264 in MP4; the same bytes for the same frames."""
     stream = io.BytesIO()
+    # macroblock trees read beyond frames that are under 128 px, so that each encoding would differ
+    options = {"crf": "18", "threads": "1", "preset": "fast", "x264-params": "mbtree=0"}
     with av.open(stream, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream("libx264", rate=rate, options={"crf": "18", "threads": "1", "preset": "fast"})
+        video = container.add_stream("libx264", rate=rate, options=options)
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt = "yuv420p"
         for pixels in frames:

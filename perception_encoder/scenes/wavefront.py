@@ -6,14 +6,15 @@ textures. Polygons become fans of triangles; lines and curves are passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 
 from perception_encoder.errors import MediaDecodeError
 
+WIDTHS = {"v": 3, "vt": 2, "vn": 3}  # numbers of a position, a texture coordinate and a normal
 Read = Callable[[str], bytes]
 """Gives the content of a file beside the OBJ by its name; KeyError or OSError where there is none."""
 
@@ -48,40 +49,34 @@ class Triangles:
 
 @dataclass
 class _Parts:
-    positions: list[list[float]] = field(default_factory=list)
-    uv: list[list[float]] = field(default_factory=list)
-    normals: list[list[float]] = field(default_factory=list)
+    rows: dict[str, list[list[float]]] = field(default_factory=lambda: {kind: [] for kind in WIDTHS})
     corners: list[tuple[int, ...]] = field(default_factory=list)  # of each triangle: 3 positions, 3 uv, 3 normals
-    materials: list[int] = field(default_factory=list)
-    looks: list[Material] = field(default_factory=lambda: [Material()])
-    numbers: dict[str, int] = field(default_factory=dict)
+    materials: list[str] = field(default_factory=list)  # of each triangle
+    looks: dict[str, Material] = field(default_factory=lambda: {"": Material()})
 
 
 def read_obj(name: str, read: Read) -> Triangles:
     """Read an OBJ file through `read`; MediaDecodeError where it is no OBJ or holds no face."""
-    parts, current = _Parts(), 0
+    parts, material = _Parts(), ""
     try:
         for line in read(name).decode("utf-8", "replace").replace("\\\n", " ").splitlines():
             kind, *values = line.split() or [""]
-            if kind == "v":
-                parts.positions.append([float(value) for value in values[:3]])
-            elif kind == "vt":
-                parts.uv.append([float(value) for value in (*values, "0")[:2]])
-            elif kind == "vn":
-                parts.normals.append([float(value) for value in values[:3]])
+            if kind in WIDTHS:
+                values = [*values, "0"] if kind == "vt" else values  # there may be one coordinate
+                parts.rows[kind].append([float(value) for value in values[: WIDTHS[kind]]])
             elif kind == "f":
-                _add_face(parts, values, current)
+                _add_face(parts, values, material)
             elif kind == "mtllib":
-                _add_materials(parts, line.split(maxsplit=1)[1].strip(), read)
+                _add_materials(parts.looks, line.split(maxsplit=1)[1].strip(), read)
             elif kind == "usemtl":
-                current = parts.numbers.get(" ".join(values), 0)
+                material = " ".join(values)
         return _assemble(parts)
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise MediaDecodeError(name, f"not a readable OBJ file ({error})") from error
 
 
-def _add_face(parts: _Parts, corners: list[str], material: int) -> None:
-    counts = (len(parts.positions), len(parts.uv), len(parts.normals))
+def _add_face(parts: _Parts, corners: list[str], material: str) -> None:
+    counts = [len(rows) for rows in parts.rows.values()]
     rows = []
     for corner in corners:
         numbers = [int(number) if number else 0 for number in (*corner.split("/"), "", "")[:3]]
@@ -92,55 +87,45 @@ def _add_face(parts: _Parts, corners: list[str], material: int) -> None:
         parts.materials.append(material)
 
 
-def _add_materials(parts: _Parts, name: str, read: Read) -> None:
-    try:
-        text = read(name).decode("utf-8", "replace")
-    except (KeyError, OSError):
-        return  # a model without its colours is still one
-    for key, material in _materials(text, read):
-        parts.numbers[key] = len(parts.looks)
-        parts.looks.append(material)
-
-
-def _materials(text: str, read: Read) -> Iterator[tuple[str, Material]]:
-    name, colour, texture = "", (0.8, 0.8, 0.8), None
-    for line in (*text.splitlines(), "newmtl"):
+def _add_materials(looks: dict[str, Material], name: str, read: Read) -> None:
+    material = ""
+    for line in _read_beside(name, read).decode("utf-8", "replace").splitlines():
         kind, *values = line.split() or [""]
         if kind == "newmtl":
-            if name:
-                yield name, Material(colour=colour, texture=texture)
-            name, colour, texture = " ".join(values), (0.8, 0.8, 0.8), None
+            material = " ".join(values)
+            looks[material] = Material()
         elif kind == "Kd" and values[0] not in ("spectral", "xyz"):
             red, green, blue = (float(value) for value in (values * 3)[:3])
-            colour = (red, green, blue)
-        elif kind == "map_Kd":
-            texture = _read_texture(values, read)
+            looks[material] = replace(looks[material], colour=(red, green, blue))
+        elif kind == "map_Kd":  # a name with spaces, or one after options
+            pictures = (_read_beside(file.replace("\\", "/"), read) for file in (" ".join(values), values[-1]))
+            looks[material] = replace(looks[material], texture=next(filter(None, pictures), None))
 
 
-def _read_texture(values: list[str], read: Read) -> bytes | None:
-    for name in (" ".join(values), values[-1]):  # a name with spaces, or one after options
-        try:
-            return read(name.replace("\\", "/"))
-        except (KeyError, OSError):
-            continue
-    return None
+def _read_beside(name: str, read: Read) -> bytes:
+    """Nothing where there is no such file: a model without its colours is still one."""
+    try:
+        return read(name)
+    except (KeyError, OSError):
+        return b""
 
 
 def _assemble(parts: _Parts) -> Triangles:
     if not parts.corners:
         raise ValueError("it holds no face")
     corners = np.array(parts.corners, dtype=np.int64).reshape(-1, 3, 3)  # (F, kind, corner)
-    positions = np.array(parts.positions, dtype=np.float64)
+    positions = np.array(parts.rows["v"], dtype=np.float64)
     faces = corners[:, 0]
     if faces.min() < 0 or faces.max() >= len(positions) or not np.isfinite(positions).all():
         raise ValueError("a face has a corner that does not exist")
-    uv = np.array([*parts.uv, [0.0, 0.0]], dtype=np.float64)  # row -1 stands for none
-    normals = np.array([*parts.normals, [0.0, 0.0, 0.0]], dtype=np.float64)
+    uv = np.array([*parts.rows["vt"], [0.0, 0.0]], dtype=np.float64)  # row -1 stands for none
+    normals = np.array([*parts.rows["vn"], [0.0, 0.0, 0.0]], dtype=np.float64)
+    numbers = {name: number for number, name in enumerate(parts.looks)}
     return Triangles(
         positions=positions,
         faces=faces,
         uv=np.nan_to_num(uv[corners[:, 1]]),
         normals=np.nan_to_num(normals[corners[:, 2]]).sum(axis=1),
-        materials=np.array(parts.materials, dtype=np.int64),
-        looks=tuple(parts.looks),
+        materials=np.array([numbers.get(name, 0) for name in parts.materials], dtype=np.int64),
+        looks=tuple(parts.looks.values()),
     )

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from perception_encoder.cli.data import app
 from perception_encoder.data import prepare
 from perception_encoder.data.prepare import PreparedSource
-from perception_encoder.data.sources import Source
+from perception_encoder.data.sources import SOURCES, Source
 from perception_encoder.errors import DataError, MediaDecodeError
 from tests.conftest import Run
 from tests.data.tars import picture
@@ -40,7 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, int, int | N
 
 def test_all_sources_by_default(asked: list) -> None:
     result = CliRunner().invoke(app, ["prepare"])
-    assert [call[0] for call in asked] == ["noto", "twemoji", "openclipart", "openmoji"]
+    assert [call[0] for call in asked] == [source.name for source in SOURCES]
     assert asked[0][1:] == (Path("datasets"), 144, None)
     assert "41" in result.stdout and "done" in result.stdout
 
@@ -53,7 +53,7 @@ def test_bad_drawings_are_listed_and_change_the_status(asked: list, tmp_path: Pa
 
 
 def test_an_unknown_source_is_found_before_anything_is_fetched(asked: list) -> None:
-    result = CliRunner().invoke(app, ["prepare", "--sources", "noto,emojione"])
+    result = CliRunner().invoke(app, ["prepare", "--sources", "noto,emojitwo"])
     assert isinstance(result.exception, DataError)
     assert asked == []
 

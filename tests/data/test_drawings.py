@@ -49,6 +49,15 @@ def test_emoji_take_names_and_tags_from_emojibase(tmp_path: Path) -> None:
     assert b'viewBox="0 0 40 36"' in flag.svg
 
 
+def test_older_styles_are_found_by_the_emoji_s_names(tmp_path: Path) -> None:
+    icons, names = write_emoji(tmp_path)
+    (icons / "chars.json").write_text("{}")
+    drawn = json.loads((icons / "icons.json").read_text())
+    drawn["icons"]["flag-for-iraq"] = drawn["icons"].pop("flag")
+    (icons / "icons.json").write_text(json.dumps(drawn))
+    assert [drawing.label for drawing in read_emoji(icons, names, find_source("emojione"))] == ["cat", "flag of iraq"]
+
+
 def test_a_package_without_its_files_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"icons\.json"):
         list(read_emoji(tmp_path, tmp_path, find_source("noto")))

@@ -26,6 +26,7 @@ from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
 from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.ranks import ALONE, Rank
 from tests.clips import HEIGHT, WIDTH, clip, number_of
@@ -91,10 +92,12 @@ def test_the_same_batch_from_any_number_of_threads_and_after_a_resume(tmp_path: 
     assert all(equal(resumed(step), unbroken[step]) for step in (7, 2, 5))
 
 
-@pytest.mark.parametrize("count", [2, 5])
-def test_ranks_share_a_batch_also_where_they_are_more_than_shards(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize(("count", "mixing"), [(2, None), (5, None), (3, Mixing())])
+def test_ranks_share_a_batch_also_where_they_are_more_than_shards(
+    tmp_path: Path, count: int, mixing: Mixing | None
+) -> None:
     write_pairs(tmp_path / "only.tar", range(20), n7_png=b"damaged")
-    whole = batches(streams(tmp_path / "only.tar"), 20, bad_share=0.5)(2)
+    whole = batches(streams(tmp_path / "only.tar"), 20, bad_share=0.5, mixing=mixing)(2)
     assert whole.left_out == 1
     barrier, said = threading.Barrier(count), [None] * count
 
@@ -108,7 +111,7 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(tmp_path: Path
 
         rank = Rank(number=number, of=count)
         sets = open_shards([Shards(str(tmp_path / "only.tar"))], StreamConfig(), rank, exchange)
-        return batches(sets, 20, rank=rank, exchange=exchange, bad_share=0.5)(2)
+        return batches(sets, 20, rank=rank, exchange=exchange, bad_share=0.5, mixing=mixing)(2)
 
     with ThreadPoolExecutor(count) as pool:
         parts = list(pool.map(work, range(count)))

@@ -108,6 +108,21 @@ def test_scenes_are_measured_and_a_broken_picture_reported(tmp_path: Path) -> No
         measure_segmentation(encoder, 2, train, test, PROTOCOL)
 
 
+def test_scenes_whose_things_are_not_trained_on_are_refused(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "train", 2, 0)
+    member = {"objects": [{"id": 1, "kind": "vase"}]}
+    mask = np.array([[0, 1]], np.uint8)
+    parts = (
+        ("jpg", png(np.zeros((1, 2, 3), np.uint8))),
+        ("mask.png", png(mask)),
+        ("json", json.dumps(member).encode()),
+    )
+    (tmp_path / "test").mkdir()
+    write_members(tmp_path / "test" / "00000.tar", [(f"a.{extension}", content) for extension, content in parts])
+    with pytest.raises(DataError, match="no thing of test is of a kind that train shows"):
+        read_class_splits(tmp_path)
+
+
 def test_ade_folders(tmp_path: Path) -> None:
     for split, value in (("training", 1), ("validation", 0)):
         for kind in ("images", "annotations"):

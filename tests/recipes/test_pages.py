@@ -8,8 +8,9 @@ from pathlib import Path
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.models.weights import load_model
-from perception_encoder.recipes import recipe_page
+from perception_encoder.recipes import layers_page, recipe_page
 from perception_encoder.recipes.nano_steps import nano_step
+from perception_encoder.recipes.reproduce_layers import Plan, variant
 from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
 
 
@@ -28,3 +29,13 @@ def test_its_towers_are_those_of_its_ends(root: Path) -> None:
         assert isinstance(tower, VisionTransformer)
         assert (tower.name, tower.config.image_size) == (BUILTIN, config.stages[-1].image_size)
         assert (tower.config.rope, tower.config.attention_pool) == (config.rope, config.attention_pool)
+
+
+def test_the_layers_in_small(root: Path) -> None:
+    """The page and its JSON come together; until `pe reproduce layers` was run there is neither."""
+    results = root / "docs" / "results" / "layers.json"
+    assert results.is_file() == results.with_suffix(".md").is_file() == results.with_suffix(".png").is_file()
+    if results.is_file():
+        result = json.loads(results.read_text(encoding="utf-8"))
+        assert result["runs"].keys() == {variant(*each).fingerprint() for each in Plan().variants}
+        assert results.with_suffix(".md").read_text(encoding="utf-8") == layers_page.page(result, "layers.png")

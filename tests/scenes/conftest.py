@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,9 @@ from perception_encoder.scenes.bundled import turned_models
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.meshes import bake
 from perception_encoder.scenes.models import About, Library, Model, find_top
-from perception_encoder.scenes.scene import Light, Plane, Scene, Thing
+from perception_encoder.scenes.scene import CORNERS, Light, Plane, Scene, Thing, triple
 from perception_encoder.scenes.wavefront import Material, Triangles
 
-CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0.0, 1.0)])
 QUADS = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
 
 
@@ -32,13 +33,7 @@ def box_model(
     )
     mesh = bake(triangles, 100)
     about = About(key=f"test-{label}", label=label, kind=label, source="test", licence="CC0-1.0", size=size)
-    return Model(about, mesh) if label != "table" else Model(_with_top(about, size), mesh)
-
-
-def _with_top(about: About, size: tuple[float, float, float]) -> About:
-    mesh = box_model("plain", size).mesh
-    values = {name: getattr(about, name) for name in about.__dataclass_fields__}
-    return About(**{**values, "top": find_top(mesh, (size[2],))})
+    return Model(replace(about, top=find_top(mesh, (size[2],)) if label == "table" else None), mesh)
 
 
 @pytest.fixture(scope="session")
@@ -69,12 +64,11 @@ FLOOR = Plane(
 def scene_of(*things: Thing, camera: Camera | None = None, planes: tuple[Plane, ...] = (FLOOR,)) -> Scene:
     """A scene with a light from above and behind the camera, which looks north."""
     towards = np.array([0.3, -0.5, 0.8])
-    towards /= np.linalg.norm(towards)
     return Scene(
         things=things,
         planes=planes,
         light=Light(
-            towards=(float(towards[0]), float(towards[1]), float(towards[2])),
+            towards=triple(towards / np.linalg.norm(towards)),
             colour=(1.0, 1.0, 1.0),
             ambient=0.5,
             diffuse=0.5,

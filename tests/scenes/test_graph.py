@@ -15,6 +15,11 @@ from perception_encoder.scenes.scene import Thing
 from tests.scenes.conftest import scene_of
 
 RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.2, 0.9)
+STACK = (
+    Thing(model="test-table", position=(0.5, 0.0, 0.0)),
+    Thing(model="pybullet-cone", position=(0.5, 0.0, 0.2), tint=RED, on=0),
+    Thing(model="test-crate", position=(-0.5, 0.0, 0.0)),
+)
 
 
 def graph_of(renderer: Renderer, *things: Thing) -> Graph:
@@ -40,9 +45,7 @@ def test_boxes_are_the_frames_of_a_mask() -> None:
 def test_relations_of_a_scene_made_by_hand(renderer: Renderer) -> None:
     graph = graph_of(
         renderer,
-        Thing(model="test-table", position=(0.5, 0.0, 0.0)),
-        Thing(model="pybullet-cone", position=(0.5, 0.0, 0.2), tint=RED, on=0),
-        Thing(model="test-crate", position=(-0.5, 0.0, 0.0)),
+        *STACK,
         Thing(model="pybullet-cylinder", position=(-0.74, 1.2, 0.0), tint=BLUE),
     )
     table, cone, crate, cylinder = 1, 2, 3, 4
@@ -167,12 +170,7 @@ def test_every_answer_is_what_a_recount_says(renderer: Renderer) -> None:
 
 
 def test_questions_are_of_many_types_and_have_both_answers(renderer: Renderer) -> None:
-    graph = graph_of(
-        renderer,
-        Thing(model="test-table", position=(0.5, 0.0, 0.0)),
-        Thing(model="pybullet-cone", position=(0.5, 0.0, 0.2), tint=RED, on=0),
-        Thing(model="test-crate", position=(-0.5, 0.0, 0.0)),
-    )
+    graph = graph_of(renderer, *STACK)
     asked = ask(graph, ["table", "cone", "crate", "sign"], np.random.default_rng(0), most=60)
     answers = {question.answer for question in asked if question.type == "exists"}
     assert answers == {"yes", "no"}

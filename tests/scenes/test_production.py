@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,6 +19,8 @@ from perception_encoder.scenes.layout import LayoutConfig, Layouts
 from perception_encoder.scenes.models import Library
 from perception_encoder.scenes.production import ScenesConfig, make_scenes, produce
 from perception_encoder.scenes.samples import Pictures, millimetres, run_lengths
+from perception_encoder.scenes.scene import CORNERS, Thing
+from tests.scenes.conftest import box_model
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -87,6 +89,7 @@ def test_coco_reads_the_instances(folder: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.booleans(), min_size=12, max_size=12))
 def test_run_lengths_are_cocos(bits: list[bool]) -> None:
     from pycocotools import mask as coco
@@ -128,9 +131,8 @@ def test_things_stand_apart_and_in_the_picture(library: Library) -> None:
     assert stacked
 
 
-def _box(library: Library, thing) -> np.ndarray:
-    unit = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0, 1)])
-    return (unit * library.about[thing.model].size) @ thing.rotation.T + thing.position
+def _box(library: Library, thing: Thing) -> np.ndarray:
+    return (CORNERS * library.about[thing.model].size) @ thing.rotation.T + thing.position
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -139,6 +141,13 @@ def _distance(first: np.ndarray, second: np.ndarray) -> float:
     ways = np.stack([np.cos(angles), np.sin(angles)])
     one, other = first[:, :2] @ ways, second[:, :2] @ ways
     return float(np.maximum(one.min(0) - other.max(0), other.min(0) - one.max(0)).max())
+
+
+def test_what_goes_with_nothing_else_stands_alone() -> None:
+    models = [box_model("crate", (0.2, 0.3, 0.25)), box_model("tower", (2.0, 2.0, 5.0))]
+    few = Library({model.about.key: model for model in models})
+    scene = Layouts(few, few.select(), LayoutConfig(again=0.0)).invent(np.random.default_rng(0))
+    assert len(scene.things) == 1
 
 
 def test_too_few_models_are_an_error(library: Library) -> None:

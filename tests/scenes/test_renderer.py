@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.models import Library
 from perception_encoder.scenes.renderer import Renderer
 from perception_encoder.scenes.room import paint
-from perception_encoder.scenes.scene import Plane, Thing, yaw
+from perception_encoder.scenes.scene import CORNERS, Thing, yaw
 from tests.scenes.conftest import FLOOR, scene_of
 
 SIDE = 48
@@ -78,8 +79,7 @@ def test_projected_corners_are_where_the_mask_ends(renderer: Renderer, library: 
     scene = scene_of(thing)
     mask = renderer.draw(scene, 96).mask
     size = library["test-crate"].size
-    corners = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0, 1)]) * size
-    seen = scene.camera.project(corners @ thing.rotation.T + thing.position, 96)
+    seen = scene.camera.project((CORNERS * size) @ thing.rotation.T + thing.position, 96)
     rows, columns = np.nonzero(mask)
     assert abs(columns.min() - seen[:, 0].min()) <= 1 and abs(columns.max() + 1 - seen[:, 0].max()) <= 1
     assert abs(rows.min() - seen[:, 1].min()) <= 1 and abs(rows.max() + 1 - seen[:, 1].max()) <= 1
@@ -114,15 +114,7 @@ def test_a_thing_shades_the_floor_and_not_itself_alone(renderer: Renderer) -> No
 
 
 def test_a_wall_hides_the_sky_and_has_its_depth() -> None:
-    wall = Plane(
-        corner=(-4.0, 2.0, 0.0),
-        right=(8.0, 0.0, 0.0),
-        up=(0.0, 0.0, 5.0),
-        texture=0,
-        tint=(0.5, 0.5, 0.5),
-        repeat=1.0,
-        kind="wall",
-    )
+    wall = replace(FLOOR, corner=(-4.0, 2.0, 0.0), up=(0.0, 0.0, 5.0), texture=0, kind="wall")
     camera = Camera((0.0, -2.0, 1.0), (0.0, 2.0, 1.0), 60, far=20)
     backdrop = paint(scene_of(planes=(FLOOR, wall)), camera, 16)
     assert np.allclose(backdrop.depth[:8], 4.0)  # the wall stands across the view, 4 m away
