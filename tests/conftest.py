@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is no test; set before the hub's client is imported
+for _name in ("COLUMNS", "LINES"):  # of a worker's terminal, by which the console would be made; `run_pe` says its own
+    os.environ.pop(_name, None)
 
 ROOT = Path(__file__).parent.parent
 
