@@ -8,8 +8,11 @@ from pathlib import Path
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.models.weights import load_model
-from perception_encoder.recipes import layers_page, recipe_page
+from perception_encoder.recipes import distillation_page, layers_page, recipe_page
 from perception_encoder.recipes.nano_steps import nano_step
+from perception_encoder.recipes.reproduce_distillation import SEEDS as STUDENTS
+from perception_encoder.recipes.reproduce_distillation import TAUGHT, home_teacher, student
+from perception_encoder.recipes.reproduce_distillation import Plan as DistillationPlan
 from perception_encoder.recipes.reproduce_layers import Plan, variant
 from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
 
@@ -29,6 +32,17 @@ def test_its_towers_are_those_of_its_ends(root: Path) -> None:
         assert isinstance(tower, VisionTransformer)
         assert (tower.name, tower.config.image_size) == (BUILTIN, config.stages[-1].image_size)
         assert (tower.config.rope, tower.config.attention_pool) == (config.rope, config.attention_pool)
+
+
+def test_distillation_in_small(root: Path) -> None:
+    results = root / "docs" / "results" / "distillation.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    teacher = home_teacher().fingerprint()
+    (scale,) = {run["config"]["teacher_logit_scale"] for run in result["runs"].values() if run["role"] == TAUGHT}
+    taught = {DistillationPlan().taught(seed, teacher, scale).fingerprint() for seed in STUDENTS}
+    runs = {teacher} | {student(seed).fingerprint() for seed in STUDENTS} | taught
+    assert result["runs"].keys() == runs, "run: pe reproduce distillation"
+    assert results.with_suffix(".md").read_text(encoding="utf-8") == distillation_page.page(result)
 
 
 def test_the_layers_in_small(root: Path) -> None:
