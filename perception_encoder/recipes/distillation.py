@@ -13,6 +13,7 @@ from pathlib import Path
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards
+from perception_encoder.distillation.backbone import BACKBONE
 from perception_encoder.distillation.task import TEACHER_LOGIT_SCALE, DistillationTask
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.errors import ConfigError
@@ -96,14 +97,20 @@ def _watched(config: DistillationConfig, teacher: Teacher) -> TeacherCost | None
 def _teacher_cost(config: DistillationConfig, vision: VisionConfig, text: TextConfig) -> TeacherCost:
     """What is remembered is encoded once: half of `remember` are taken for pictures, half for captions, and all used.
 
-    An augmented picture is another one each time.
+    An augmented or mixed picture is another one each time.
     """
     once = min(1.0, config.remember / 2 / config.samples) if config.remember else 1.0
-    return TeacherCost(vision, text, pictures=once if config.augmentation is None else 1.0, captions=once)
+    same = config.augmentation is None and config.mixing is None
+    return TeacherCost(vision, text, pictures=once if same else 1.0, captions=once)
 
 
 def plan_distillation(config: DistillationConfig, cluster: Cluster) -> Plan:
-    """The student's run and its teacher's passes, of the architecture that the teacher's name stands for."""
+    """The student's run and its teacher's passes, of the architecture that the teacher's name stands for.
+
+    ConfigError for a teacher without a text tower, and for a backbone, which has no formulas.
+    """
+    if Path(config.teacher).name == BACKBONE:
+        raise ConfigError(f"the teacher is {config.teacher}; there are no formulas for networks of timm")
     entry = find_entry(config.teacher)
     if entry.text is None:
         raise ConfigError(f"the teacher is {config.teacher}, which has no text tower; take a Core model")

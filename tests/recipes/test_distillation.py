@@ -18,6 +18,7 @@ from perception_encoder.models.devices import find_device
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.weights import create_model, load_model, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.plan import Cluster, plan_pretraining
 from perception_encoder.recipes.catalog import find_recipe
@@ -98,7 +99,7 @@ def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
 
 
 def test_the_teacher_s_passes_are_planned() -> None:
-    """Once a pair; of what is remembered once for each, where pictures are not augmented."""
+    """Once a pair; of what is remembered once for each, where pictures are neither augmented nor mixed."""
     cluster = Cluster(device=find_device("h100"), devices=8)
     config = find_recipe("distill_b16")
     teacher = find_model(config.teacher)
@@ -112,10 +113,13 @@ def test_the_teacher_s_passes_are_planned() -> None:
     half = dataclasses.replace(config, remember=config.samples)
     assert added(half) == pytest.approx(beside / 2)
     assert added(dataclasses.replace(config, remember=9 * config.samples)) == pytest.approx(beside)
-    drawn = dataclasses.replace(half, augmentation=Augmentation())
-    assert added(drawn) == pytest.approx(vision_cost(teacher.vision).forward + text_cost(teacher.text).forward / 2)
+    for change in ({"augmentation": Augmentation()}, {"mixing": Mixing()}):
+        drawn = dataclasses.replace(half, **change)
+        assert added(drawn) == pytest.approx(vision_cost(teacher.vision).forward + text_cost(teacher.text).forward / 2)
     with pytest.raises(ConfigError, match="the teacher is PE-Spatial-T16-512, which has no text tower"):
         plan(dataclasses.replace(config, teacher="PE-Spatial-T16-512"), cluster)
+    with pytest.raises(ConfigError, match="no formulas for networks of timm"):
+        plan(dataclasses.replace(config, teacher="runs/teacher/backbone.safetensors"), cluster)
 
 
 @pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
