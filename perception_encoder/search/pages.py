@@ -90,8 +90,12 @@ def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Se
 
 
 def page_head(title: str, note: str, style: str) -> str:
-    """The beginning of a page that stands alone: it loads nothing, and runs no scripts."""
-    return _HEAD.format(policy=_POLICY, title=escaped(title), note=escaped(note), style=style)
+    """The beginning of a page that stands alone: it loads nothing, and runs no scripts.
+
+    `style`: its own rules, after those that all such pages share.
+    """
+    shared = (files("perception_encoder.search") / "standalone.css").read_text(encoding="utf-8")
+    return _HEAD.format(policy=_POLICY, title=escaped(title), note=escaped(note), style=shared + style)
 
 
 def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterator[str]:
