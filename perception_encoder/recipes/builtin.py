@@ -51,7 +51,7 @@ def builtin() -> PretrainingConfig:
 
 
 def builtin_teacher() -> BackboneConfig:
-    """A convolutional teacher for the second edition, 11 million parameters beside the text tower: 742,400 pairs.
+    """A convolutional teacher for the second edition, 11 million parameters beside the text tower: 588,800 pairs.
 
     The text tower goes on from the first edition's. Seven styles of emoji instead of two: what they have in common is
     what they show.
@@ -60,7 +60,7 @@ def builtin_teacher() -> BackboneConfig:
     return BackboneConfig(
         model=BUILTIN,
         initial="runs/builtin/model.safetensors",
-        stages=(Stage(image_size=64, steps=2400), Stage(image_size=96, steps=500)),
+        stages=(Stage(image_size=64, steps=2000), Stage(image_size=96, steps=300)),
         weights=photographs | dict.fromkeys(EMOJI, 0.04),
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=7e-3),
         augmentation=Augmentation(scale=(0.3, 1.0)),
