@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from perception_encoder.distillation.backbone import BACKBONE, load_backbone
+from perception_encoder.distillation.backbone import BACKBONE, BackboneEncoder, load_backbone
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.protocol import ImageTextEncoder
-from perception_encoder.inference.encoder import load
+from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.models.clip import CLIP
 from perception_encoder.train.distributed import own_device
 
 T = TypeVar("T", Image.Image, str)
@@ -45,6 +46,14 @@ class Teacher:
         shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures.cpu()]
         images = self._encode(shown, Image.Image.tobytes, self.encoder.encode_images)
         return images, self._encode(list(texts), str.encode, self.encoder.encode_texts)
+
+    def reads_with(self, tower: nn.Module) -> bool:
+        """Whether its text tower has the same weights as this one, which need not be run twice then."""
+        texts = self.encoder.texts if isinstance(self.encoder, BackboneEncoder) else self.encoder
+        if not isinstance(texts, Encoder) or not isinstance(texts.model, CLIP):
+            return False
+        own, others = texts.model.text.state_dict(), tower.state_dict()
+        return own.keys() == others.keys() and all(torch.equal(own[name], others[name]) for name in own)
 
     def _encode(
         self, things: list[T], content: Callable[[T], bytes], encode: Callable[[Sequence[T]], np.ndarray]

@@ -1,4 +1,7 @@
-"""The built-in model, first edition: PE-Core-N16-128 from public photographs and drawings, in two hours on two cores.
+"""The built-in model: PE-Core-N16-128 from public photographs and drawings, three runs of some hours on two cores.
+
+`builtin` is the first edition, from random weights; `builtin_teacher` a convolutional network that learns beside its
+text tower; `builtin_student` the second edition, the first taught by the network. The first can do without the others.
 
 Progressive resolution, LAMB, the paper's augmentation with a milder crop (the data set is small and its pictures are
 already cut to their subject), and captions drawn anew at every step.
@@ -15,6 +18,7 @@ from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import PretrainingConfig
 from perception_encoder.recipes.backbone import BackboneConfig
+from perception_encoder.recipes.distillation import DistillationConfig
 from perception_encoder.recipes.kinds import debug_pretraining
 from perception_encoder.train.optimizer import OptimizerConfig
 
@@ -65,6 +69,28 @@ def builtin_teacher() -> BackboneConfig:
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=7e-3),
         augmentation=Augmentation(scale=(0.3, 1.0)),
         mixing=Mixing(),
+    )
+
+
+def builtin_student() -> DistillationConfig:
+    """The second edition: the first goes on, taught by the convolutional network on mixed pictures."""
+    teacher = builtin_teacher()
+    return DistillationConfig(
+        model=BUILTIN,
+        initial="runs/builtin_teacher/model.safetensors",
+        teacher="runs/builtin_teacher/backbone.safetensors",
+        teacher_logit_scale=80.0,
+        contrastive_weight=1.0,
+        locked="text",
+        stages=(
+            Stage(image_size=64, steps=1000),
+            Stage(image_size=96, steps=350),
+            Stage(image_size=128, steps=100),
+        ),
+        weights=teacher.weights,
+        optimizer=OptimizerConfig(lr=3e-3, plain_lr=7e-3),
+        augmentation=teacher.augmentation,
+        mixing=teacher.mixing,
     )
 
 

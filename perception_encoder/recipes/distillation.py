@@ -24,7 +24,7 @@ from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.weights import find_entry
 from perception_encoder.pretraining.cost import TeacherCost
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
-from perception_encoder.pretraining.run import Objective, PretrainingConfig, pretrain
+from perception_encoder.pretraining.run import Objective, PretrainingConfig, build_model, pretrain
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import process_group
 from perception_encoder.train.metrics import Listener
@@ -69,10 +69,12 @@ def distill(
     """
     with process_group():  # or every rank would load its teacher onto the first device
         teacher = teacher or load_teacher(config.teacher, config.remember)
+        initial = build_model(config) if config.locked == "text" else None
+        same = initial is not None and teacher.reads_with(initial.text)
 
         def make_task(towers: Towers) -> DistillationTask:
             size = towers.clip.visual.config.image_size
-            return DistillationTask(towers, teacher, size, config.teacher_logit_scale, config.contrastive_weight)
+            return DistillationTask(towers, teacher, size, config.teacher_logit_scale, config.contrastive_weight, same)
 
         objective = Objective(
             make_task=make_task,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from perception_encoder.distillation.backbone import BackboneEncoder
 from perception_encoder.distillation.teacher import load_teacher
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoint import read_checkpoint
@@ -53,7 +54,7 @@ def test_the_text_tower_learns_the_vision_tower_stands_by_and_a_run_goes_on_bit_
 
 
 def test_it_teaches_a_student_with_the_same_text_tower_and_other_files_are_refused(
-    run: Path, photos: Path, tmp_path: Path
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(
         debug_form(distill_builtin()),
@@ -65,7 +66,11 @@ def test_it_teaches_a_student_with_the_same_text_tower_and_other_files_are_refus
         remember=0,
     )
     rows: list[dict[str, float]] = []
-    student = load_model(distill(config, [photos], tmp_path / "student", listener=rows.append))
+    read: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(BackboneEncoder, "encode_texts", lambda self, texts: read.append(len(texts)) or np.empty((0, 1)))
+        student = load_model(distill(config, [photos], tmp_path / "student", listener=rows.append))
+    assert read and not any(read)  # the student's own text tower, locked, has said it already
     assert len(rows) == 4 and all(row["distillation"] > 0 for row in rows)
     teacher, texts = load_teacher(str(run / "backbone.safetensors")), load_model(run / "model.safetensors").text
     for name, value in texts.named_parameters():
@@ -73,6 +78,7 @@ def test_it_teaches_a_student_with_the_same_text_tower_and_other_files_are_refus
     picture = Image.fromarray(np.arange(40 * 30 * 3, dtype=np.uint8).reshape(40, 30, 3))
     vectors = teacher.encoder.encode_images([picture, picture.rotate(90)])
     assert vectors.dtype == np.float32 and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert teacher.reads_with(texts) and not teacher.reads_with(build_model(DEBUG).text)
     assert teacher.picture_size == 48 and len(teacher.identity) == 32
     with pytest.raises(CheckpointError, match="no such file"):
         load_teacher(str(tmp_path / "backbone.safetensors"))
