@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.metrics import INTERVAL
 from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.evaluation.scores import DrawnScores
 
 Kind = Literal["bbox", "segm"]
 SEED, RESAMPLES = 0, 200
@@ -34,6 +35,11 @@ class AveragePrecision:
     drawn: dict[str, Float[np.ndarray, " R"]]
     """The same draws each time, so that differences of two models pair."""
     pictures: int
+
+    def scores(self, prefix: str, names: Sequence[str]) -> tuple[DrawnScores, ...]:
+        """The same figures, by which two models are compared; `names`: the pictures', in the set's order."""
+        held = [name for name, value in self.values.items() if np.isfinite(value)]
+        return tuple(DrawnScores.of(f"{prefix} {name}", self.values[name], self.drawn[name], names) for name in held)
 
     def metrics(self, prefix: str) -> tuple[Metric, ...]:
         """The figures, named "PREFIX AP" and so on, with their intervals; those that do not exist are left out."""

@@ -48,7 +48,9 @@ def measure_detection(
     metrics = tuple(metric for prefix, figures in found.items() for metric in figures.metrics(prefix))
     settings = {"layer": str(layer), "train": str(len(learned.rows)), "channels": str(protocol.head.channels)}
     method = "Mask R-CNN" if "mask" in found else "Faster R-CNN"
-    measured = Measurement(test.name, method, "squash", "", len(test.categories), metrics, settings)
+    names = [test.keys[row] for row in shown.rows]
+    scores = tuple(each for prefix, figures in found.items() for each in figures.scores(prefix, names))
+    measured = Measurement(test.name, method, "squash", "", len(test.categories), metrics, settings, scores)
     return (measured,), learned.failures + shown.failures
 
 

@@ -12,7 +12,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.comparison import Difference
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.scores import ItemScores
+from perception_encoder.evaluation.scores import DrawnScores, ItemScores
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.registry import BUILTIN
 
@@ -199,7 +199,8 @@ def from_json(text: str, name: str) -> Result:
 
 def _measurement(value: dict) -> Measurement:
     metrics = tuple(Metric(**{**metric, "ci": tuple(metric["ci"])}) for metric in value.pop("metrics"))
-    scores = tuple(ItemScores(**each) for each in value.pop("scores", ()))
+    kept = value.pop("scores", ())
+    scores = tuple(DrawnScores(**each) if "draws" in each else ItemScores(**each) for each in kept)
     return Measurement(metrics=metrics, scores=scores, **value)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from perception_encoder.evaluation.protocol import Metric
-from perception_encoder.evaluation.scores import ItemScores
+from perception_encoder.evaluation.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Measurement:
     metrics: tuple[Metric, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
     """What else the method was given or chose: `layer`, `k`, `strength`."""
-    scores: tuple[ItemScores, ...] = ()
+    scores: tuple[Scores, ...] = ()
     """Of those metrics that can be compared item by item, under their names."""
 
     @property

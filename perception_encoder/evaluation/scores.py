@@ -13,6 +13,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -70,7 +71,7 @@ class ItemScores:
         return cls(
             metric=metric,
             items=len(names),
-            digest=hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16],
+            digest=_digest(names),
             values=_pack(values),
             owners="" if owners is None else _pack(owners),
             groups="" if groups is None else _pack(groups),
@@ -98,6 +99,46 @@ class ItemScores:
         return values, owners, groups, weights
 
 
+@dataclass(frozen=True)
+class DrawnScores:
+    """A figure that is no mean of entries, average precision say, and what it is on items drawn anew; `of` makes one.
+
+    Two models' draws pair where they are of the same items, drawn with the same seed.
+    """
+
+    metric: str
+    items: int
+    digest: str
+    value: float
+    draws: str
+    unit: str = "%"
+    lower_is_better: bool = False
+
+    @classmethod
+    def of(cls, metric: str, value: float, draws: np.ndarray, names: Sequence[str]) -> DrawnScores:
+        """Pack the figure of n named items in each resample, (R,), NaN where it does not exist."""
+        return cls(metric, len(names), _digest(names), value, _pack(draws))
+
+    @property
+    def drawn(self) -> tuple[int, str]:
+        """What two models must share to be compared."""
+        return self.items, self.digest
+
+    def resampled(self) -> np.ndarray:
+        """The figure in each resample, (R,); DataError where it is damaged."""
+        try:
+            return _unpack(self.draws).astype(np.float64)
+        except (ValueError, TypeError, zlib.error) as error:
+            raise DataError(f"{self.metric}: the draws are damaged ({error}); measure anew") from error
+
+
+Scores: TypeAlias = ItemScores | DrawnScores
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
 def measure(scores: ItemScores, seed: int = SEED) -> Metric:
     """The figure with its 95 % interval over items drawn anew."""
     value, drawn = _bootstrap([scores], seed)
@@ -110,7 +151,7 @@ def draw(scores: ItemScores, seed: int = SEED) -> tuple[float, np.ndarray]:
     return float(value[0]), drawn[:, 0]
 
 
-def difference(ours: ItemScores, theirs: ItemScores, seed: int = SEED) -> Metric:
+def difference(ours: Scores, theirs: Scores, seed: int = SEED) -> Metric:
     """Ours less theirs, with its 95 % interval over items drawn anew, the same for both.
 
     Raises DataError unless both are of the same items, in the same groups.
@@ -118,12 +159,18 @@ def difference(ours: ItemScores, theirs: ItemScores, seed: int = SEED) -> Metric
     if ours.drawn != theirs.drawn:
         counts = f"{ours.items:,} and {theirs.items:,}"
         raise DataError(f"{ours.metric}: the two were not measured on the same items ({counts}); take the same data")
+    if isinstance(ours, DrawnScores) and isinstance(theirs, DrawnScores):
+        first, second = ours.resampled(), theirs.resampled()
+        if len(first) != len(second):
+            raise DataError(f"{ours.metric}: drawn anew {len(first)} and {len(second)} times; measure both alike")
+        return _metric(ours, ours.metric, ours.value - theirs.value, first - second)
+    assert isinstance(ours, ItemScores) and isinstance(theirs, ItemScores)  # of as many parts in `drawn`
     value, drawn = _bootstrap([ours, theirs], seed)
     return _metric(ours, ours.metric, value[0] - value[1], drawn[:, 0] - drawn[:, 1])
 
 
-def _metric(scores: ItemScores, name: str, value: float, drawn: np.ndarray) -> Metric:
-    low, high = np.percentile(drawn, INTERVAL)
+def _metric(scores: Scores, name: str, value: float, drawn: np.ndarray) -> Metric:
+    low, high = np.nanpercentile(drawn, INTERVAL)
     return Metric(name, float(value), scores.items, (float(low), float(high)), scores.unit, scores.lower_is_better)
 
 

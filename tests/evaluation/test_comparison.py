@@ -9,9 +9,10 @@ import pytest
 
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.comparison import compare
+from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import comparison_table, from_json, to_json
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.scores import ItemScores, measure
+from perception_encoder.evaluation.scores import DrawnScores, ItemScores, difference, measure
 
 NAMES = [str(number) for number in range(400)]
 RIGHT = np.arange(400) < 200
@@ -56,6 +57,28 @@ def test_a_result_read_from_json_compares_alike() -> None:
     again = from_json(to_json(ours), "a.json")
     assert again == ours
     assert compare(again, theirs) == compare(ours, theirs)
+
+
+def test_a_figure_that_is_no_mean_is_compared_by_its_draws() -> None:
+    draws = np.random.default_rng(0).normal(0.5, 0.1, 200)
+    lower = DrawnScores.of("box AP", 0.5, draws, NAMES)
+    upper = DrawnScores.of("box AP", 0.53, draws + 0.03, NAMES)
+    both = []
+    for scores in (upper, lower):
+        plain = result("a", top1(RIGHT))
+        metric = Metric("box AP", scores.value, 400, (0.3, 0.7))
+        both.append(replace(plain, measurements=(replace(plain.measurements[0], scores=(scores,), metrics=(metric,)),)))
+    (found,) = compare(from_json(to_json(both[0]), "a.json"), both[1])
+    assert found.difference.value == pytest.approx(0.03) and found.winner == 0  # within both intervals, and real
+    assert found.difference.ci == pytest.approx((0.03, 0.03), abs=1e-6)
+    for other, message in (
+        (DrawnScores.of("box AP", 0.5, draws, NAMES[::-1]), "not measured on the same items"),
+        (DrawnScores.of("box AP", 0.5, draws[:100], NAMES), "drawn anew 200 and 100 times"),
+        (replace(lower, draws="float32 200 nonsense"), "the draws are damaged"),
+        (ItemScores.of("box AP", RIGHT, NAMES), "not measured on the same items"),
+    ):
+        with pytest.raises(DataError, match=message):
+            difference(upper, other)
 
 
 def test_results_without_a_figure_in_common_are_a_data_error() -> None:

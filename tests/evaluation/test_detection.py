@@ -18,6 +18,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, MediaNotFoundError, ModelError
 from perception_encoder.evaluation.average_precision import average_precision
 from perception_encoder.evaluation.detection import DetectionProtocol, measure_detection, score_detection, to_results
+from perception_encoder.evaluation.scores import difference
 from perception_encoder.models.seeded import drawn_from
 from tests.evaluation.layers import ColourLayers, png
 
@@ -154,6 +155,9 @@ def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     assert [metric.name for metric in found.metrics] == names
     (again,), _ = measure_detection(encoder, 0, train, test, DetectionProtocol(head=SMALL))
     assert again.metrics == found.metrics  # what is drawn at random hangs on the seed
+    assert [scores.metric for scores in found.scores] == names
+    gap = difference(found.scores[0], again.scores[0])
+    assert (gap.value, gap.ci, gap.n) == (0, (0, 0), 2)
 
 
 def test_every_loss_falls_where_there_is_something_to_see(tmp_path: Path) -> None:
