@@ -39,6 +39,15 @@ def test_bytes_do_not_depend_on_processes(library: Library, tmp_path: Path) -> N
         assert pictures.sample(7).metadata == [*produce(library, config, jobs=1)][7].metadata
 
 
+def test_videos_do_not_depend_on_processes_either(library: Library, tmp_path: Path) -> None:
+    config = ScenesConfig(count=4, side=48, frames=16, videos=True)
+    for name, jobs in (("one", 1), ("two", 2)):
+        make_scenes(library, tmp_path / name, config, jobs=jobs)
+    files = everything(tmp_path / "one" / "train")
+    assert list(files) == ["00000.tar", "videos.json"]
+    assert files == everything(tmp_path / "two" / "train")
+
+
 @pytest.fixture(scope="module")
 def folder(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scenes")
