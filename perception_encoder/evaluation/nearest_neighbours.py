@@ -54,17 +54,20 @@ def measure_neighbours(
 ) -> tuple[list[Measurement], tuple[InputError, ...]]:
     """Measure a task by k-NN for each k under each transform; and what cannot be decoded, training items included.
 
-    Neighbours are those of `train` and `val` together. Errors as those of `vote` and `encode_pictures`.
+    Neighbours are those of `train` and `val` together; `val` may be empty. Errors as those of `vote` and
+    `encode_pictures`.
     """
     measurements: list[Measurement] = []
     failures: tuple[InputError, ...] = ()
     for transform, encoder in encoders.items():
-        parts = [encode_pictures(encoder, part, track, frames) for part in (splits.train, splits.val, splits.test)]
-        train = np.concatenate([part.vectors for part in parts[:2]])
-        targets = np.concatenate([part.targets(splits.classes) for part in parts[:2]])
+        learned = [part for part in (splits.train, splits.val) if part.keys]
+        parts = [encode_pictures(encoder, part, track, frames) for part in (*learned, splits.test)]
+        *known, test = parts
+        train = np.concatenate([part.vectors for part in known])
+        targets = np.concatenate([part.targets(splits.classes) for part in known])
         failures = tuple(failure for part in parts for failure in part.failures)
         for k in ks:
-            scores = accuracies(vote(train, targets, parts[2].vectors, k), parts[2], splits.classes)
+            scores = accuracies(vote(train, targets, test.vectors, k), test, splits.classes)
             metrics = tuple(map(measure, scores))
             label = (splits.test.name, f"{k}-NN", transform, "", len(splits.classes))
             settings = {"temperature": f"{TEMPERATURE:g}", "train": f"{len(train):,}"}

@@ -1,12 +1,13 @@
 """What probes learn from, what their settings are chosen on, and what they are measured on.
 
-Settings are chosen on a split of their own, or on the tenth of the training items whose names have the smallest hash;
-never on what is measured.
+Settings are chosen on a split of their own, or on the tenth of the training items whose names have the smallest hash,
+of which each class keeps at least one to be learned from; never on what is measured.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Splits:
 
     train: LabelledPictures
     val: LabelledPictures
+    """Empty where nothing is chosen."""
     test: LabelledPictures
 
     @property
@@ -33,12 +35,17 @@ class Splits:
 
 
 def load_splits(
-    place: Path, split: str, train: Path | None = None, options: ClassOptions | None = None
+    place: Path,
+    split: str,
+    train: Path | None = None,
+    options: ClassOptions | None = None,
+    choosing: bool = True,
 ) -> dict[str, Splits]:
     """The tasks of a place by name (see `load_tasks`), measured on `split`.
 
     `train`: where the split `train` is, by default the same place. Settings are chosen on the split `val` beside it
-    where there is one that is not measured. Raises DataError for a task that train lacks, for one of a single class,
+    where there is one that is not measured; else some training items are held out, but not where `choosing` is false:
+    `val` is empty then. Raises DataError for a task that train lacks, for one of a single class,
     for a class that train lacks, and for items that are in both.
     """
     tests, trains = load_tasks(place, split, options), load_tasks(train or place, "train", options)
@@ -47,23 +54,33 @@ def load_splits(
     for name, test in tests.items():
         learned = trains.get(name) or (next(iter(trains.values())) if len(trains) == len(tests) == 1 else None)
         if learned is not None:
-            val = vals.get(learned.name)
-            found[name] = _checked(
-                hold_out(learned, test) if val is None else Splits(train=learned, val=val, test=test)
-            )
+            val = vals.get(learned.name, _some(learned, []))
+            held = choosing and not val.keys
+            found[name] = _checked(hold_out(learned, test) if held else Splits(train=learned, val=val, test=test))
     if not found:
         raise DataError(f"{train or place} has no task of {', '.join(tests)} to train on, but {', '.join(trains)}")
     return found
 
 
 def hold_out(train: LabelledPictures, test: LabelledPictures) -> Splits:
-    """Splits whose `val` is a tenth of `train`, always the same one."""
+    """Splits whose `val` is a tenth of `train`, always the same one; DataError where no item can be spared.
+
+    The last item of a class is not held out.
+    """
     order = sorted(range(len(train.keys)), key=lambda row: hashlib.sha256(train.keys[row].encode()).digest())
-    held = set(order[: len(order) // HELD_OUT])
-    rows = range(len(train.keys))
+    tenth, left = len(order) // HELD_OUT, Counter(train.labels)
+    held: set[int] = set()
+    for place, row in enumerate(order):
+        if tenth and left[train.labels[row]] > 1 and (place < tenth or not held):
+            held.add(row)
+            left[train.labels[row]] -= 1
+    if not held:
+        raise DataError(
+            f"{train.name} has {len(order)} training items; at least {HELD_OUT} are needed, and two of a class, to "
+            f"hold some out; or give a split val"
+        )
+    rows = range(len(order))
     kept, out = [row for row in rows if row not in held], [row for row in rows if row in held]
-    if not out:
-        raise DataError(f"{train.name} has {len(rows)} training items; at least {HELD_OUT} are needed to hold some out")
     return Splits(train=_some(train, kept), val=_some(train, out), test=test)
 
 

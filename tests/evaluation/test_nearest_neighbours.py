@@ -60,6 +60,12 @@ def test_a_task_is_measured_for_each_k_and_transform() -> None:
     assert [failure.source for failure in failures] == ["c1"]
 
 
+def test_val_may_be_empty() -> None:
+    splits = Splits(train=pictures("a", COLOURS, 0), val=pictures("b", [], 0), test=pictures("c", COLOURS, 30))
+    (found,), _ = measure_neighbours({"squash": ColourEncoder()}, splits, (1,))
+    assert (found.metrics[1].value, found.settings["train"]) == (1.0, "3")
+
+
 def test_a_tenth_is_held_out_always_the_same() -> None:
     train, test = pictures("a", COLOURS * 10, 0), pictures("c", COLOURS, 30)
     splits = hold_out(train, test)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from perception_encoder.data.labelled import LabelledPictures
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.splits import load_splits
+from perception_encoder.evaluation.splits import hold_out, load_splits
 from tests.evaluation.colours import picture, write_colours
 
 
@@ -65,3 +67,41 @@ def test_train_may_be_elsewhere(tmp_path: Path) -> None:
     folders(tmp_path / "b", "test", ["red", "green"])
     (splits,) = load_splits(tmp_path / "b", "test", tmp_path / "a").values()
     assert len(splits.train.keys) + len(splits.val.keys) == 20
+
+
+def named(labels: dict[str, str]) -> LabelledPictures:
+    return LabelledPictures("toys", tuple(labels), tuple(key.encode() for key in labels), tuple(labels.values()))
+
+
+def by_hash(count: int) -> list[str]:
+    """Names, those that are held out first."""
+    return sorted((f"a{n}" for n in range(count)), key=lambda key: hashlib.sha256(key.encode()).digest())
+
+
+def test_the_last_picture_of_a_class_is_not_held_out() -> None:
+    first, second, third, *others = by_hash(30)
+    labels = {first: "blue", second: "white", third: "white"} | {
+        key: ("red", "green")[place % 2] for place, key in enumerate(others)
+    }
+    splits = hold_out(named(labels), named({"t": "blue"}))
+    assert splits.val.keys == (second,)  # of the tenth, what its class can spare
+    assert set(splits.train.keys) == {first, third, *others}
+    small = {key: "blue" if key == by_hash(10)[0] else "red" for key in by_hash(10)}
+    assert hold_out(named(small), named({"t": "red"})).val.keys == (by_hash(10)[1],)  # the next one
+    with pytest.raises(DataError, match="12 training items; at least 10 are needed, and two of a class"):
+        hold_out(named({key: key for key in by_hash(12)}), named({"t": "a0"}))
+
+
+def test_larger_classes_give_the_tenth_that_they_always_gave() -> None:
+    labels = {key: ("red", "green")[place % 2] for place, key in enumerate(by_hash(40))}
+    splits = hold_out(named(labels), named({"t": "red"}))
+    assert set(splits.val.keys) == set(by_hash(40)[:4])
+
+
+def test_nothing_is_held_out_where_nothing_is_chosen(tmp_path: Path) -> None:
+    folders(tmp_path, "train", ["red", "green", "green"])
+    folders(tmp_path, "test", ["red", "green"], 80)
+    (splits,) = load_splits(tmp_path, "test", choosing=False).values()
+    assert (len(splits.train.keys), splits.val.keys, splits.classes) == (3, (), ("green", "red"))
+    with pytest.raises(DataError, match="3 training items; at least 10 are needed"):
+        load_splits(tmp_path, "test")
