@@ -33,11 +33,7 @@ def image_size(given: str | None) -> tuple[int, int] | None:
 
 def layer_encoder(model: str, layer: int | None) -> tuple[TowerEncoder, int]:
     """An encoder and its asked layer, 0-based, by default the last; ConfigError for one that does not exist."""
-    from perception_encoder.errors import ConfigError
-    from perception_encoder.evaluation.layer_encoders import load_layer_encoder
+    from perception_encoder.evaluation.layer_encoders import load_layer_encoder, resolve_layers
 
     encoder = load_layer_encoder(model)
-    asked = encoder.depth - 1 if layer is None else layer
-    if not -encoder.depth <= asked < encoder.depth:
-        raise ConfigError(f"layer {layer} does not exist; {encoder.name} has layers 0 to {encoder.depth - 1}")
-    return encoder, asked % encoder.depth
+    return encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0]

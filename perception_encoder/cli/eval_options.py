@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Argument(help="Name, alias or checkpoint; timm:NAME, or open_clip:NAME,WEIGHTS for texts too.")
 ]
+Tower = Annotated[
+    str, typer.Argument(help="Name, alias or checkpoint; timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers).")
+]
 Data = Annotated[
     Path, typer.Option(help="Folder of class folders or of labelled shards, or a table with a path and a label a row.")
 ]

@@ -11,12 +11,12 @@ from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
-Pool = Annotated[str | None, typer.Option(help="attn, cls or mean.")]
+Pool = Annotated[str | None, typer.Option(help="attn, cls or mean; of timm: and hf: cls or mean.")]
 
 
 @app.command()
 def knn(
-    model: options.Model,
+    model: options.Tower,
     data: options.Data,
     split: options.Split = "test",
     k: Annotated[str, typer.Option(help="Neighbours; several with commas.")] = "20",
@@ -33,12 +33,13 @@ def knn(
 
         pe eval knn PE-Core-L14-336 --data imagenet --split val -o knn.json
         pe eval knn timm:vit_small_patch14_dinov2 --data photos --k 10,20
+        pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
     from perception_encoder.evaluation.nearest_neighbours import measure_neighbours
     from perception_encoder.evaluation.splits import load_splits
     from perception_encoder.evaluation.transforms import load_views
 
-    tasks = load_splits(data, split, train, options.class_options(media=media))
+    tasks = load_splits(data, split, train, options.class_options(media=media), choosing=False)
     ks = [int(each) for each in options.numbers(k)]
     encoders, about = load_views(model, transform, layer, pool)
     found = [measure_neighbours(encoders, task, ks, track) for task in tasks.values()]
@@ -47,7 +48,7 @@ def knn(
 
 @app.command()
 def linear(
-    model: options.Model,
+    model: options.Tower,
     data: options.Data,
     split: options.Split = "test",
     train: options.Train = None,

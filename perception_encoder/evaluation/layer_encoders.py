@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from perception_encoder.errors import ConfigError, ModelError, ShapeError
+from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
 from perception_encoder.evaluation.protocol import LayerEncoder, LayerTokens
 from perception_encoder.inference.encoder import find_device
 from perception_encoder.models.clip import CLIP
@@ -52,6 +52,8 @@ class Tower:
     weight_hash: str
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     deviation: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    class_token: bool = False
+    """Whether the first token is one."""
     fixed_size: bool = False
     """Whether it takes pictures of `image_size` only."""
 
@@ -102,7 +104,7 @@ class TowerEncoder:
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
         """Each asked layer's tokens: see `LayerEncoder`."""
-        height, width = self._check_size(image_size)
+        height, width = self.check_size(image_size)
         h, w = height // self.patch_size, width // self.patch_size
         parts: dict[int, list[np.ndarray]] = {layer: [] for layer in self.check_layers(layers)}
         for batch in self._batches(images, (height, width)):
@@ -124,9 +126,12 @@ class TowerEncoder:
 
         Tokens are in the model's order, prefix first.
 
-        Raises ModelError for a model that does not attend through torch's `scaled_dot_product_attention`.
+        Raises ModelError for a model that does not attend through torch's `scaled_dot_product_attention`, and DataError
+        where there are no pictures.
         """
-        size, wanted = self._check_size(image_size), self.check_layers(layers)
+        if not images:
+            raise DataError(f"{self.name}: there are no pictures whose attention could be seen")
+        size, wanted = self.check_size(image_size), self.check_layers(layers)
         parts: dict[int, list[np.ndarray]] = {layer: [] for layer in wanted}
         for batch in self._batches(images, size):
             with _Watch(wanted) as watch:
@@ -146,7 +151,8 @@ class TowerEncoder:
             raise ConfigError(f"no layer was asked for; {self.name} has layers 0 to {self.depth - 1}")
         return sorted(set(layers))
 
-    def _check_size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
+    def check_size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
+        """The size asked for, or its own; ShapeError for no multiple of the patch, ConfigError where it is fixed."""
         size, patch = asked or self.image_size, self.patch_size
         if any(side < patch or side % patch for side in size):
             raise ShapeError(f"picture size {size[0]}x{size[1]} is not a multiple of the patch size {patch}; change it")
@@ -209,6 +215,15 @@ def _weights(q: Tensor, k: Tensor, named: dict[str, Any]) -> Tensor:
     return scores.softmax(dim=-1)
 
 
+def resolve_layers(encoder: LayerEncoder, layers: Sequence[int] | None) -> list[int]:
+    """Layers, negative from the end or None for all, as 0-based numbers, ascending; ConfigError where one is none."""
+    depth = encoder.depth
+    for layer in layers or ():
+        if not -depth <= layer < depth:
+            raise ConfigError(f"layer {layer} does not exist; {encoder.name} has layers 0 to {depth - 1}")
+    return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})
+
+
 def load_layer_encoder(
     name: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> TowerEncoder:
@@ -256,6 +271,7 @@ def own_tower(model: Model) -> Tower:
         image_size=(config.image_size, config.image_size),
         width=config.width,
         weight_hash=weight_hash(model),
+        class_token=config.class_token,
     )
 
 

@@ -43,6 +43,7 @@ def timm_tower(name: str, random: bool = False) -> Tower:
         weight_hash=state_hash(model.state_dict()),
         mean=tuple(config["mean"]),
         deviation=tuple(config["std"]),
+        class_token=getattr(model, "cls_token", None) is not None,
         fixed_size=not getattr(model, "dynamic_img_size", False),
     )
 

@@ -20,6 +20,8 @@ from perception_encoder.evaluation.layer_encoders import Tower
 from perception_encoder.models.seeded import drawn_from
 from perception_encoder.models.weights import state_hash
 
+CLASS_TOKENS = ("cls_token", "class_embedding")
+"""What the parameter of the class token is called; it stands first."""
 FINAL_NORMS = ("layernorm", "norm", "post_layernorm")
 """What the norm after the blocks is called."""
 
@@ -59,6 +61,7 @@ def transformers_tower(name: str, random: bool = False) -> Tower:
         weight_hash=state_hash(vision.state_dict()),
         mean=tuple(said["image_mean"]),
         deviation=tuple(said["image_std"]),
+        class_token=any(n.rpartition(".")[2] in CLASS_TOKENS for n, _ in vision.named_parameters()),
     )
 
 

@@ -12,11 +12,16 @@ from PIL import Image
 
 from perception_encoder import __version__
 from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.layer_encoders import RANDOM, TowerEncoder, load_layer_encoder, resolve_layers
 from perception_encoder.evaluation.other_libraries import LIBRARIES, load_library
 from perception_encoder.evaluation.protocol import ImageEncoder, ImageTextEncoder
 from perception_encoder.inference.encoder import Encoder, load
 
 TRANSFORMS = ("squash", "crop")
+TOWERS = ("hf:", RANDOM)
+"""What the names begin with of models that are vision towers and no more: see `layer_encoders`."""
+CHUNK = 32
+"""Pictures whose tokens are in memory at a time."""
 
 
 def load_transforms(name: str, transforms: str = "squash,crop") -> tuple[dict[str, ImageTextEncoder], dict[str, str]]:
@@ -24,23 +29,33 @@ def load_transforms(name: str, transforms: str = "squash,crop") -> tuple[dict[st
 
     `name`: as `load` takes it, or of another library (see `other_libraries`). `transforms`: "squash", "crop" or both
     with a comma; they share the weights. Errors as those of `load` and `load_library`, and ConfigError for another
-    transform.
+    transform and for a model that is taken as a vision tower alone.
     """
-    names = [each.strip() for each in transforms.split(",")]
-    for each in names:
-        if each not in TRANSFORMS:
-            raise ConfigError(f"no transform is called {each!r}; there are {' and '.join(TRANSFORMS)}")
-    about = {"perception-encoder": __version__, "torch": torch.__version__}
+    names = _check_transforms(transforms)
+    if name.startswith(TOWERS):
+        raise ConfigError(f"{name} is taken as a vision tower alone, without texts; measure it by k-NN or a probe")
     if name.startswith(LIBRARIES):
         made, known = load_library(name)
-        return {each: made[each] for each in names}, {**known, **about}
+        return {each: made[each] for each in names}, {**known, **_versions()}
     squash = load(name)
     crop = copy(squash)
     crop.transform = replace(squash.transform, mode="crop")
     dtype = str(squash.dtype).removeprefix("torch.")
     known = {"weights": squash.weight_hash, "dtype": dtype, "device": squash.device.type}
     both = {"squash": squash, "crop": crop}
-    return {each: both[each] for each in names}, {**known, **about}
+    return {each: both[each] for each in names}, {**known, **_versions()}
+
+
+def _check_transforms(transforms: str) -> list[str]:
+    names = [each.strip() for each in transforms.split(",")]
+    for each in names:
+        if each not in TRANSFORMS:
+            raise ConfigError(f"no transform is called {each!r}; there are {' and '.join(TRANSFORMS)}")
+    return names
+
+
+def _versions() -> dict[str, str]:
+    return {"perception-encoder": __version__, "torch": torch.__version__}
 
 
 class LayerView:
@@ -56,20 +71,52 @@ class LayerView:
         return self.encoder.encode_images(images, layer=self.feature.layer, pool=self.feature.pool)
 
 
+class TowerView:
+    """Vectors of one layer of a tower of any library: the mean of its patches, or the class token."""
+
+    def __init__(self, encoder: TowerEncoder, layer: int | None = None, pool: str | None = None) -> None:
+        """`layer`: the last by default; `pool`: "mean", the default, or "cls". ConfigError for what there is not."""
+        self.encoder, self.name = encoder, encoder.name
+        (self.layer,) = resolve_layers(encoder, [-1 if layer is None else layer])
+        self.pool = pool or "mean"
+        if self.pool not in ("mean", "cls"):
+            raise ConfigError(f"pool is {pool!r}; of a layer of {self.name} it can be mean or cls")
+        if self.pool == "cls" and not encoder.tower.class_token:
+            raise ConfigError(f"{self.name} has no class token; take the pool mean")
+
+    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Unit vectors (B, D), float32, in the pictures' order."""
+        vectors = np.concatenate([self._encode(images[n : n + CHUNK]) for n in range(0, len(images), CHUNK)])
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    def _encode(self, images: Sequence[Image.Image]) -> np.ndarray:
+        tokens = self.encoder.encode_layers(images, [self.layer])[self.layer]
+        return tokens.prefix[:, 0] if self.pool == "cls" else tokens.patches.mean(axis=(1, 2))
+
+
 def load_views(
     name: str, transforms: str, layer: int | None, pool: str | None
 ) -> tuple[dict[str, ImageEncoder], dict[str, str]]:
     """`load_transforms` for pictures only, at a layer; as the model is where neither layer nor pooling is given.
 
-    Raises ConfigError for a layer or pooling that the model does not have, and for a model of another library.
+    `hf:` and `random:` are always taken at a layer, the last by default, and `timm:` where layer or pooling is given;
+    under "squash" only. Raises ConfigError for a layer or pooling that the model does not have, and for one of
+    open_clip.
     """
+    asked = layer is not None or pool is not None
+    if name.startswith(TOWERS) or (asked and name.startswith("timm:")):
+        if _check_transforms(transforms) != ["squash"]:
+            raise ConfigError(f"a layer of {name} is measured under squash only, not {transforms}")
+        tower = TowerView(load_layer_encoder(name), layer, pool)
+        taken = {"layer": str(tower.layer), "pool": tower.pool}
+        return {"squash": tower}, {**tower.encoder.about, **_versions(), **taken}
     encoders, about = load_transforms(name, transforms)
-    if layer is None and pool is None:
+    if not asked:
         return {**encoders}, about
     views: dict[str, ImageEncoder] = {}
     for transform, encoder in encoders.items():
         if not isinstance(encoder, Encoder):
-            raise ConfigError(f"{name} is of another library; only this package's models are taken at a layer")
+            raise ConfigError(f"{name} cannot be taken at a layer; this package's models, timm: and hf: can")
         view = views[transform] = LayerView(encoder, layer, pool)
         about = {**about, "layer": str(view.feature.layer), "pool": view.feature.pool}
     return views, about

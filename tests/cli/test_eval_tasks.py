@@ -13,6 +13,7 @@ from perception_encoder.evaluation import layer_encoders, transforms
 from tests.clips import clip
 from tests.evaluation.colours import ColourEncoder, picture
 from tests.evaluation.test_attentive_probe import ColourLayers
+from tests.evaluation.test_layer_encoders import save_transformer
 
 COLOURS = ("red", "green", "blue")
 
@@ -98,6 +99,23 @@ def test_probes(run_pe, photos: Path, command: tuple[str, ...], method: str, tra
     run = run_pe("eval", command[0], "any", "--data", photos, "--split", "val", *command[1:])
     assert run.status == output.OK, run.stderr
     assert method in run.stdout and f"train {train}" in run.stdout
+
+
+def test_a_vision_transformer_of_transformers(run_pe, photos: Path, tmp_path: Path) -> None:
+    save_transformer("ViT", tmp_path / "vit")
+    for command in (("knn", "--k", "1", "--pool", "cls"), ("linear", "--layer", "1"), ("attentive", "--epochs", "1")):
+        run = run_pe("eval", command[0], f"hf:{tmp_path / 'vit'}", "--data", photos, "--split", "val", *command[1:])
+        assert run.status == output.OK, run.stderr
+        assert "top-1" in run.stdout and "100.0" in run.stdout
+
+
+def test_neighbours_of_few_pictures(run_pe, photos: Path) -> None:
+    for colour in COLOURS:
+        for number in range(1, 10):
+            (photos / "train" / colour / f"{number}.png").unlink()
+    run = run_pe("eval", "knn", "any", "--data", photos, "--split", "val", "--k", "1")
+    assert run.status == output.OK, run.stderr
+    assert "train 3" in run.stdout
 
 
 def test_an_attentive_probe(run_pe, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

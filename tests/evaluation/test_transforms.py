@@ -1,14 +1,19 @@
-"""A model under both transforms."""
+"""A model under both transforms, and a layer of a model of any library."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
-from perception_encoder.evaluation.transforms import load_transforms
+from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.layer_encoders import load_layer_encoder
+from perception_encoder.evaluation.transforms import CHUNK, load_transforms, load_views
 from perception_encoder.models.weights import create_model, write_checkpoint
+from tests.evaluation.test_layer_encoders import save_transformer
 
 
 def test_crop_sees_the_middle_and_squash_all(tmp_path: Path) -> None:
@@ -20,3 +25,55 @@ def test_crop_sees_the_middle_and_squash_all(tmp_path: Path) -> None:
     assert not np.allclose(squash, crop, atol=1e-3)
     np.testing.assert_allclose(crop, encoders["squash"].encode_images([wide[:, 60:120]]), atol=0.02)
     assert about["device"] in ("cpu", "cuda") and len(about["weights"]) == 16
+
+
+@pytest.fixture
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)) for _ in range(CHUNK + 3)]
+
+
+def test_a_model_of_transformers_at_a_layer(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    save_transformer("ViT", tmp_path)
+    name = f"hf:{tmp_path}"
+    for layer, pool, taken in (
+        (None, None, {"layer": "2", "pool": "mean"}),
+        (-2, "cls", {"layer": "1", "pool": "cls"}),
+    ):
+        encoders, about = load_views(name, "squash", layer, pool)
+        tokens = load_layer_encoder(name).encode_layers(pictures, [int(taken["layer"])])[int(taken["layer"])]
+        wanted = tokens.patches.mean(axis=(1, 2)) if taken["pool"] == "mean" else tokens.prefix[:, 0]
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        found = encoders["squash"].encode_images(pictures)
+        assert found.dtype == np.float32 and encoders["squash"].name == name
+        np.testing.assert_allclose(found, wanted, atol=1e-2)
+        assert about.items() >= taken.items() and len(about["weights"]) == 16 and "torch" in about
+
+
+def test_a_model_of_timm_at_a_layer(pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
+    as_it_is, _ = load_views("timm:test_vit", "squash,crop", None, None)
+    assert list(as_it_is) == ["squash", "crop"]  # its own output and transforms
+    for name in ("timm:test_vit", "random:timm:test_vit"):
+        encoders, about = load_views(name, "squash", 1, None)
+        assert encoders["squash"].encode_images(pictures[:2]).shape == (2, 64) and about["layer"] == "1"
+    with pytest.raises(ConfigError, match="measured under squash only, not crop"):
+        load_views("timm:test_vit", "crop", 1, None)
+    with pytest.raises(ConfigError, match="layer 6 does not exist; timm:test_vit has layers 0 to 5"):
+        load_views("timm:test_vit", "squash", 6, None)
+    with pytest.raises(ConfigError, match="pool is 'attn'; of a layer of timm:test_vit it can be mean or cls"):
+        load_views("timm:test_vit", "squash", None, "attn")
+
+
+def test_a_model_without_a_class_token(tmp_path: Path) -> None:
+    save_transformer("SiglipVision", tmp_path)
+    with pytest.raises(ConfigError, match="has no class token; take the pool mean"):
+        load_views(f"hf:{tmp_path}", "squash", None, "cls")
+
+
+@pytest.mark.parametrize("name", ["hf:any", "random:timm:test_vit"])
+def test_a_vision_tower_has_no_texts(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is taken as a vision tower alone, without texts"):
+        load_transforms(name)
