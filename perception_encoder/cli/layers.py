@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import output
+from perception_encoder.cli.dense_options import Size, image_size
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
 
@@ -23,8 +24,10 @@ def layers(
     beside: Annotated[
         list[str] | None, typer.Option(help="Further models for the same plots [default: random weights].")
     ] = None,
-    layer: Annotated[str, typer.Option(help="Layers, from 0 or, from the end, -1; all by default.")] = "",
+    layer: Annotated[str, typer.Option(help="Layers, from 0 or, from the end, -1, and the last; all by default.")] = "",
     items: Annotated[int, typer.Option(min=2, help="Pictures measured for a task, at most.")] = 1000,
+    size: Size = None,
+    short_side: Annotated[int, typer.Option(min=16, help="Of tracking's frames, in pixels.")] = 240,
     store: Annotated[Path | None, typer.Option(help="Folder of the features [default: OUT/features].")] = None,
     dtype: Annotated[str, typer.Option(help="Of kept features: float16 or float32.")] = "float16",
 ) -> None:
@@ -43,7 +46,7 @@ def layers(
 
         pe layers builtin --data photos
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
-        pe layers timm:vit_small_patch14_dinov2 --beside builtin --data photos
+        pe layers timm:vit_small_patch14_dinov2 --size 224 --beside builtin --data photos
     """
     from perception_encoder.evaluation.layer_encoders import RANDOM, load_layer_encoder
     from perception_encoder.layer_analysis.analysis import analyse
@@ -60,12 +63,15 @@ def layers(
     general = [Path(task) for task, place in named if not place]
     if len(general) > 1:
         raise ConfigError("one place can be for all tasks; name the tasks of the others: TASK=PLACE")
-    chosen = make_tasks([name.strip() for name in tasks.split(",")], places, general[0] if general else None, items)
+    names, everywhere = [name.strip() for name in tasks.split(",")], general[0] if general else None
+    chosen = make_tasks(names, places, everywhere, items, image_size(size), short_side)
     others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    report = analyse([model, *others], chosen, config, wanted, load_layer_encoder, track)
+    report = analyse([model, *others], chosen, config, wanted, load_layer_encoder, track, output.print_note)
     written = write_report(report, out)
     rows = [(found.curve.task, found.curve.figure, found.text()) for found in report.recommendations]
     output.print_table(("task", "figure", "recommendation"), rows, title=report.sweeps[0].model)
+    for said in report.notes:
+        output.print_warning(said)
     output.print_line(f"written: {', '.join(str(path) for path in written)}")
     sweep = report.sweeps[0]
     raise typer.Exit(output.report_skipped(sweep.failures, sweep.pictures))

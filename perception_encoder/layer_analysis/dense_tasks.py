@@ -36,14 +36,18 @@ DENSE = "tokens"
 """What `pe embed --pool` takes for maps."""
 
 
+SHORT_SIDE = 240
+"""Pixels of the short side of videos' frames, where nothing else is asked for."""
+
+
 class TrackingTask:
     """Whether a layer's patches find themselves again in later frames."""
 
     name = "tracking"
 
     def __init__(self, videos: Sequence[MaskedVideo], config: TrackingConfig | None = None) -> None:
-        """`config`: by default frames of 240 pixels, a seventh of the cost of DAVIS's 480."""
-        self.videos, self.config = tuple(videos), config or TrackingConfig(short_side=240)
+        """`config`: by default frames of `SHORT_SIDE` pixels, a seventh of the cost of DAVIS's 480."""
+        self.videos, self.config = tuple(videos), config or TrackingConfig(short_side=SHORT_SIDE)
         self._failures: dict[str, InputError] = {}
 
     @property

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.layer_encoders import TowerEncoder
+from perception_encoder.evaluation.layer_encoders import TowerEncoder, resolve_layers
 from perception_encoder.inference.feature_map import map_grid, similarity
 from perception_encoder.layer_analysis.global_tokens import (
     TokenStatistics,
@@ -83,20 +83,21 @@ def look_inside(
     patches: int | None = None,
     at: tuple[float, float] = (0.5, 0.5),
 ) -> Inside:
-    """Run a picture through the model, its aspect ratio kept to the patch.
+    """Run a picture through the model, its aspect ratio kept to the patch, but not by a model of one size.
 
     `layers`: 0-based, negative from the end; about six of all by default. `patches`: along the longer side; by default
     as many as the model was trained with. `at`: the chosen place, 0–1 from the left and from the top. Raises
-    ConfigError for a layer or a place that does not exist.
+    ConfigError for a layer or a place that does not exist, and a size that the model does not take; ModelError as
+    `TowerEncoder.attention` does.
     """
     if not all(0 <= share <= 1 for share in at):
         raise ConfigError(f"the place {at[0]:g},{at[1]:g} is outside the picture; give shares of 0 to 1, 0.5,0.5 say")
     depth, patch = encoder.depth, encoder.patch_size
-    for layer in layers or ():
-        if not -depth <= layer < depth:
-            raise ConfigError(f"layer {layer} does not exist; {encoder.name} has layers 0 to {depth - 1}")
-    wanted = evenly(depth) if layers is None else sorted({layer % depth for layer in layers})
-    h, w = map_grid(image.size, patches or max(encoder.image_size) // patch)
+    wanted = evenly(depth) if layers is None else resolve_layers(encoder, layers)
+    own = max(encoder.image_size) // patch
+    h, w = map_grid(image.size, patches or own)
+    if encoder.tower.fixed_size and patches in (None, own):
+        h, w = (side // patch for side in encoder.image_size)
     size = (h * patch, w * patch)
     every = range(depth)
     tokens = encoder.encode_layers([image], every, size)
@@ -114,11 +115,16 @@ def look_inside(
     )
 
 
-def describe_layers(encoder: TowerEncoder, images: Sequence[Image.Image]) -> tuple[TokenStatistics, ...]:
-    """Every layer's tokens over some pictures, at the size the model was trained at; a few pictures at a time."""
+def describe_layers(
+    encoder: TowerEncoder, images: Sequence[Image.Image], image_size: tuple[int, int] | None = None
+) -> tuple[TokenStatistics, ...]:
+    """Every layer's tokens over some pictures, by default at the size the model was trained at.
+
+    Errors as those of `TowerEncoder.attention`.
+    """
     every = range(encoder.depth)
-    tokens = encoder.encode_layers(images, every)
-    attention = encoder.attention(images, every)
+    tokens = encoder.encode_layers(images, every, image_size)
+    attention = encoder.attention(images, every, image_size)
     return tuple(describe_tokens(n, tokens[n].prefix, tokens[n].patches, attention[n]) for n in every)
 
 

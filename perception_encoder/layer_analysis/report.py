@@ -41,6 +41,8 @@ class LayerReport:
     """Every layer's tokens, by model."""
     insides: tuple[Inside, ...] = ()
     """Pictures that are shown from inside."""
+    notes: tuple[str, ...] = ()
+    """Why something of this is missing."""
 
     @property
     def curves(self) -> tuple[LayerCurve, ...]:
@@ -99,6 +101,7 @@ def to_json(report: LayerReport) -> str:
             for curve in report.curves
         ],
         "tokens": {model: [asdict(each) for each in found] for model, found in report.statistics.items()},
+        "notes": list(report.notes),
         "failures": [str(failure) for failure in report.sweeps[0].failures],
     }
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
@@ -144,7 +147,7 @@ def to_html(report: LayerReport) -> Iterator[str]:
     )
     yield _figure(curves_figure(report.leading), "Each task's leading figure over the layers: " + _models(report))
     yield "</section>\n"
-    if report.statistics or report.insides:
+    if report.statistics or report.insides or report.notes:
         yield from _why(report)
     yield from _tables(report)
     failures = report.sweeps[0].failures
@@ -170,6 +173,8 @@ def _models(report: LayerReport) -> str:
 
 def _why(report: LayerReport) -> Iterator[str]:
     yield from _section("Why", _global_text(report.statistics))
+    for said in report.notes:
+        yield f'<p class="note">{escaped(said)}.</p>\n'
     if report.statistics:
         caption = (
             "Left: how long tokens are; the last layer's went through the final norm. Right: the share of the patches' "

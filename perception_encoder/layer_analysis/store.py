@@ -214,6 +214,35 @@ def _decode(pictures: LayerPictures, start: int) -> Iterator[Image.Image | Input
             yield from pool.map(decode, range(first, min(first + CHUNK, len(pictures.keys))))
 
 
+def missing_bytes(
+    encoder: StoredEncoder, shown: Sequence[LayerPictures], layers: Sequence[int], config: StoreConfig
+) -> int:
+    """How much the features of sets of pictures will add to the store; one picture is encoded to know their shape."""
+    tokens = encoder.encode_layers([Image.new("RGB", (32, 32))], layers[:1])[layers[0]]
+    prefix, width = tokens.prefix.shape[1], tokens.patches.shape[-1]
+    total = 0
+    for key, pictures in {feature_key(encoder, each, layers, config): each for each in shown}.items():
+        h, w = (side // encoder.patch_size for side in pictures.image_size or encoder.image_size)
+        missing = [layer for layer in layers if not (config.folder / key / _file_name(layer)).is_file()]
+        total += len(missing) * len(pictures.keys) * (prefix + h * w) * width * np.dtype(config.dtype).itemsize
+    return total
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise OutputError where the disk of a folder, which need not exist, has no room for so many bytes."""
+    free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+    if needed + SPARE > free:
+        raise OutputError(
+            f"{folder} needs {show_bytes(needed)} for features and the disk has {show_bytes(free)}; take fewer or "
+            f"smaller pictures, fewer layers, or another place"
+        )
+
+
+def show_bytes(count: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+
+
 def _open_all(
     folder: Path, layers: Sequence[int], count: int, config: StoreConfig, progress: _Progress
 ) -> dict[int, np.memmap]:
@@ -221,13 +250,7 @@ def _open_all(
     height, width = progress.grid
     shape = (count, progress.prefix + height * width, progress.width)
     missing = [layer for layer in layers if not (folder / _file_name(layer)).is_file()]
-    needed = len(missing) * int(np.prod(shape)) * np.dtype(config.dtype).itemsize
-    free = shutil.disk_usage(folder).free
-    if needed + SPARE > free:
-        raise OutputError(
-            f"{folder} needs {needed / 1e9:.1f} GB for features and the disk has {free / 1e9:.1f} GB; take fewer "
-            f"pictures or layers, or another place"
-        )
+    check_space(folder, len(missing) * int(np.prod(shape)) * np.dtype(config.dtype).itemsize)
     arrays = {}
     with writing(folder):
         for layer in layers:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
-from perception_encoder.evaluation.layer_encoders import StoredEncoder
+from perception_encoder.errors import DataError, InputError, ModelError
+from perception_encoder.evaluation.layer_encoders import StoredEncoder, resolve_layers
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.files import replacing, writing
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
@@ -53,7 +53,7 @@ class LayerCurve:
 
     @property
     def last(self) -> int:
-        """The last of its layers: the output, where all were measured."""
+        """The last of its layers, the model's output: it is always measured."""
         return max(self.scores)
 
     @property
@@ -85,10 +85,10 @@ def run_sweep(
 ) -> Sweep:
     """Extract what the tasks look at, then measure them layer by layer.
 
-    `layers`: 0-based, negative from the end; all by default. Raises ConfigError for a layer that does not exist,
-    DataError where data lack what a task needs, ModelError for features, or a figure, that are not finite.
+    `layers`: see `measured_layers`; all by default. Raises ConfigError for a layer that does not exist, DataError where
+    data lack what a task needs, ModelError for features, or a figure, that are not finite.
     """
-    wanted = resolve_layers(encoder, layers)
+    wanted = measured_layers(encoder, layers)
     curves: list[LayerCurve] = []
     failures: dict[str, InputError] = {}
     seen: set[str] = set()
@@ -113,13 +113,12 @@ def run_sweep(
     )
 
 
-def resolve_layers(encoder: StoredEncoder, layers: Sequence[int] | None) -> list[int]:
-    """Layers as 0-based numbers, ascending; ConfigError for one that does not exist."""
-    depth = encoder.depth
-    for layer in layers or ():
-        if not -depth <= layer < depth:
-            raise ConfigError(f"layer {layer} does not exist; {encoder.name} has layers 0 to {depth - 1}")
-    return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})
+def measured_layers(encoder: StoredEncoder, layers: Sequence[int] | None) -> list[int]:
+    """The layers that a sweep measures, 0-based: those asked for, and the output, that all are compared with.
+
+    ConfigError for a layer that does not exist.
+    """
+    return resolve_layers(encoder, None if layers is None else [*layers, -1])
 
 
 def _curves(encoder: StoredEncoder, task: LayerTask, found: dict[int, tuple[LayerScore, ...]]) -> list[LayerCurve]:

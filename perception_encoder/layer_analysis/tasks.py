@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,10 +11,17 @@ from perception_encoder.data.class_masks import ClassMasks, read_class_splits
 from perception_encoder.data.instances import read_instance_splits
 from perception_encoder.data.masked_videos import read_videos
 from perception_encoder.data.rgbd import read_depth_splits
-from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.layer_task import LayerTask
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore, LayerTask
+from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.splits import Splits
-from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTask, SegmentationTask, TrackingTask
+from perception_encoder.layer_analysis.dense_tasks import (
+    SHORT_SIDE,
+    DepthTask,
+    DetectionTask,
+    SegmentationTask,
+    TrackingTask,
+)
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
@@ -76,9 +83,45 @@ TASKS: Mapping[str, Maker] = {
 """Makers by name."""
 
 
-def make_tasks(names: list[str], places: Mapping[str, Path], everywhere: Path | None, items: int) -> list[LayerTask]:
+class SizedTask:
+    """A task whose pictures are encoded at another size than the encoder's own."""
+
+    def __init__(self, task: LayerTask, image_size: tuple[int, int]) -> None:
+        """`image_size`: height and width; features, and so figures, are kept under it."""
+        self.task, self.image_size = task, image_size
+        self.name, self.digest = task.name, task.digest
+
+    @property
+    def failures(self) -> Sequence[InputError]:
+        """Those of the task."""
+        return self.task.failures
+
+    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+        """Those of the task, at the size."""
+        return [replace(pictures, image_size=self.image_size) for pictures in self.task.pictures(encoder)]
+
+    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
+        """As the task does."""
+        return self.task.measure(features)
+
+
+def _at_size(task: LayerTask, image_size: tuple[int, int] | None, short_side: int) -> LayerTask:
+    if isinstance(task, TrackingTask):
+        return TrackingTask(task.videos, replace(task.config, short_side=short_side))
+    return task if image_size is None else SizedTask(task, image_size)
+
+
+def make_tasks(
+    names: list[str],
+    places: Mapping[str, Path],
+    everywhere: Path | None,
+    items: int,
+    image_size: tuple[int, int] | None = None,
+    short_side: int = SHORT_SIDE,
+) -> list[LayerTask]:
     """The tasks of these names, each of its own place or of the one that is for all.
 
+    `image_size`: height and width of still pictures, by default the encoder's own; `short_side`: of videos' frames.
     Raises ConfigError for a name that there is not and a place whose task is not asked, DataError for a task without a
     place and where a place lacks what its task needs.
     """
@@ -96,7 +139,7 @@ def make_tasks(names: list[str], places: Mapping[str, Path], everywhere: Path | 
         if not place.exists():
             raise DataError(f"{name}: {place} does not exist")
         try:
-            tasks.append(TASKS[name](place, items))
+            tasks.append(_at_size(TASKS[name](place, items), image_size, short_side))
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
     return tasks

@@ -27,8 +27,9 @@ from perception_encoder.evaluation.tracking import TrackingConfig, measure_track
 from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTask, SegmentationTask, TrackingTask
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, run_sweep
+from perception_encoder.layer_analysis.tasks import SizedTask, make_tasks
 from tests.evaluation.layers import discs, png, write_video
-from tests.layer_analysis.toys import CLEAR, ToyEncoder
+from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder
 
 CONFIG = TrackingConfig(short_side=48)
 FIT = FitConfig(epochs=12, batch=4, lr=1e-2)
@@ -51,6 +52,14 @@ def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: P
         (wanted,), _ = measure_tracking(encoder, layer, read_videos(videos), CONFIG)
         values = [curve.scores[layer].value for curve in found.curves]
         assert values == pytest.approx([metric.value for metric in wanted.metrics], abs=1e-6)
+
+
+def test_frames_of_the_asked_side_and_still_pictures_of_the_asked_size(videos: Path) -> None:
+    (task,) = make_tasks(["tracking"], {}, videos, 10, image_size=(8, 8), short_side=24)
+    assert [each.image_size for each in task.pictures(ToyEncoder())] == [(24, 32)] * 2
+    still = SizedTask(LightnessTask(broken=(1,)), (8, 12))
+    (shown,) = still.pictures(ToyEncoder())
+    assert shown.image_size == (8, 12) and (still.name, still.digest) == ("lightness", "d1")
 
 
 def test_colours_alone_are_a_layer(videos: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, OutputError
 from perception_encoder.layer_analysis import store
-from perception_encoder.layer_analysis.store import StoreConfig, extract, feature_key
+from perception_encoder.layer_analysis.store import StoreConfig, extract, feature_key, missing_bytes, show_bytes
 from tests.layer_analysis.toys import ToyEncoder, pictures
 
 LAYERS = [0, 2, 3]
@@ -115,11 +116,21 @@ def test_sets_without_pictures(tmp_path: Path) -> None:
     assert len(stored.read(0).tokens) == 0 and len(stored.failures) == 2
 
 
+def test_what_features_will_take(tmp_path: Path) -> None:
+    config, shown = StoreConfig(folder=tmp_path / "none yet"), pictures(5)
+    wide = replace(shown, image_size=(8, 24))
+    each = 2 * len(LAYERS) * 5 * 3  # bytes of a token of every layer and picture
+    assert missing_bytes(ToyEncoder(), [shown, shown, wide], LAYERS, config) == each * (1 + 16 + 1 + 2 * 6)
+    extract(ToyEncoder(), shown, LAYERS, config)
+    assert missing_bytes(ToyEncoder(), [shown, wide], LAYERS, config) == each * (1 + 2 * 6)
+    assert (show_bytes(44_200_000_000), show_bytes(1_500_000)) == ("44.2 GB", "1.5 MB")
+
+
 def test_a_full_disk_and_damaged_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = StoreConfig(folder=tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(store, "SPARE", 1 << 62)
-        with pytest.raises(OutputError, match="GB for features and the disk has"):
+        with pytest.raises(OutputError, match="MB for features and the disk has"):
             extract(ToyEncoder(), pictures(3), LAYERS, config)
     stored = extract(ToyEncoder(), pictures(3), LAYERS, config)
     (stored.folder / "layer_02.npy").write_bytes(b"cut")

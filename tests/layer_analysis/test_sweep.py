@@ -48,6 +48,9 @@ def test_what_is_known_is_not_measured_again(tmp_path: Path) -> None:
 def test_some_layers(tmp_path: Path) -> None:
     found = run_sweep(ToyEncoder(), [LightnessTask()], StoreConfig(folder=tmp_path), [-1, 1])
     assert list(found.curves[0].scores) == [1, 3]
+    found = run_sweep(ToyEncoder(), [LightnessTask()], StoreConfig(folder=tmp_path), [CLEAR])
+    assert list(found.curves[0].scores) == [CLEAR, 3] and found.curves[0].last == 3  # the output is always measured
+    assert "at the last layer, 3;" in recommend(found.curves[0]).text()
     for layer in (4, -5):
         with pytest.raises(ConfigError, match=f"layer {layer} does not exist; toy has layers 0 to 3"):
             run_sweep(ToyEncoder(), [LightnessTask()], StoreConfig(folder=tmp_path), [layer])
