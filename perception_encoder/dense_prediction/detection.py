@@ -7,7 +7,7 @@ for powers of two. Without masks to learn from it is Faster R-CNN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.data.instances import Things
+from perception_encoder.data.instances import InstanceSet, Things
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
@@ -25,9 +25,6 @@ from perception_encoder.models.seeded import drawn_from
 
 PATCH = 16
 """Pixels along a patch's side, inside."""
-
-ThingsOf = Callable[[int], Things]
-"""An item's place to its things, in pixels of the picture as it is stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,30 +140,34 @@ def _scale(own: tuple[int, int], to: tuple[int, int]) -> Tensor:
 
 def fit_detector(
     features: Maps,
-    things: ThingsOf,
-    sizes: Sequence[tuple[int, int]],
-    classes: int,
+    pictures: InstanceSet,
+    rows: np.ndarray,
+    masks: bool = True,
     config: DetectionConfig | None = None,
     track: Track = untracked,
 ) -> Detector:
-    """Fit a detector on items' features and things; `sizes` are heights and widths of the pictures as stored.
+    """Fit a detector on features of pictures; `rows`: which of the set's pictures these are, (n,).
 
-    Masks are learned where the first item with things has some. DataError where no item has a thing.
+    `masks`: whether masks are learned where the set has them. A batch's targets are made when they are needed, for all
+    of a large set's masks would fill the memory. DataError where no picture has a thing.
     """
-    config = config or DetectionConfig()
+    config, masks = config or DetectionConfig(), masks and pictures.has_masks
     encoded = _pixels(features)
-    targets = [_target(things(place), sizes[place], encoded) for place in range(len(features))]
-    shown = [target for target in targets if len(target["labels"])]
-    if not shown:
+
+    def target(place: int) -> dict[str, Tensor]:
+        row = int(rows[place])
+        return _target(pictures.things(row, masks), pictures.size(row), encoded)
+
+    if not any(len(target(place)["labels"]) for place in range(len(features))):
         raise DataError("the training pictures show no thing; a detector needs some to learn from")
     generator = torch.Generator().manual_seed(config.fit.seed)
     with drawn_from(generator):
-        detector = Detector(features.shape[-1], classes, "masks" in shown[0], config)
+        detector = Detector(features.shape[-1], len(pictures.categories), masks, config)
     detector.model.backbone.standardize.measure(features)
 
-    def loss(rows: np.ndarray) -> Tensor:
+    def loss(places: np.ndarray) -> Tensor:
         with drawn_from(generator):  # which regions are learned from is drawn as well
-            _, losses = detector(take(features, rows), [_unpacked(targets[row], encoded) for row in rows])
+            _, losses = detector(take(features, places), [target(place) for place in places])
         return torch.stack([each.float() for each in losses.values()]).sum()
 
     fit_head(detector, loss, len(features), config.fit, "fitting a detector", track)
@@ -174,21 +175,12 @@ def fit_detector(
 
 
 def _target(things: Things, stored: tuple[int, int], encoded: tuple[int, int]) -> dict[str, Tensor]:
-    """A picture's target at another size, its masks packed to bits; things thinner than half a pixel are left out."""
+    """A picture's target at another size, masks uint8 (m, H, W); things thinner than half a pixel are left out."""
     boxes = torch.from_numpy(things.boxes) * _scale(stored, encoded)
     kept = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(dim=1)
     target = {"boxes": boxes[kept], "labels": torch.from_numpy(things.labels)[kept]}
     if things.masks is not None:
         masks = torch.from_numpy(things.masks)[kept][:, None].float()
-        if len(masks):
-            masks = F.interpolate(masks, encoded, mode="nearest-exact")
-        bits = np.packbits(masks.reshape(len(masks), -1).numpy().astype(bool), axis=1)
-        target["masks"] = torch.from_numpy(bits)
+        resized = F.interpolate(masks, encoded, mode="nearest-exact") if len(masks) else masks.new_empty(0, 1, *encoded)
+        target["masks"] = resized[:, 0].to(torch.uint8)
     return target
-
-
-def _unpacked(target: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    if "masks" not in target:
-        return target
-    bits = np.unpackbits(target["masks"].numpy(), axis=1, count=size[0] * size[1])
-    return {**target, "masks": torch.from_numpy(bits).reshape(-1, *size)}

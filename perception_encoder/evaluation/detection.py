@@ -10,7 +10,7 @@ import numpy as np
 
 from perception_encoder.data.instances import InstanceSet
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, ThingsOf, fit_detector
+from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError, MissingExtraError
 from perception_encoder.evaluation.average_precision import AveragePrecision, average_precision
@@ -70,26 +70,16 @@ def score_detection(
     known, rows = test_set
     check_finite(train, "detection, training pictures")
     check_finite(test, "detection", [known.keys[int(row)] for row in rows])
-    learned, learned_rows = train_set
-    sizes = _sizes(learned, learned_rows)
-    detector = fit_detector(train, _things(learned, learned_rows), sizes, len(learned.categories), protocol.head, track)
+    detector = fit_detector(train, *train_set, known.has_masks, protocol.head, track)
     results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if known.has_masks else {})}
     for place, row in enumerate(track(rows, "detecting", len(rows))):
-        (found,) = detector.detect(take(test, slice(place, place + 1)), [_sizes(known, [row])[0]])
+        (found,) = detector.detect(take(test, slice(place, place + 1)), [known.size(int(row))])
         for kind, some in to_results(found, known, int(row)).items():
             if kind in results:
                 results[kind] += some
     truth = known.truth(rows)
     kinds: Sequence[tuple[str, Any]] = (("box", "bbox"), ("mask", "segm"))
     return {name: average_precision(truth, results[name], kind, known.lvis) for name, kind in kinds if name in results}
-
-
-def _things(pictures: InstanceSet, rows: np.ndarray) -> ThingsOf:
-    return lambda place: pictures.things(int(rows[place]))
-
-
-def _sizes(pictures: InstanceSet, rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
-    return [(pictures.images[int(row)]["height"], pictures.images[int(row)]["width"]) for row in rows]
 
 
 def to_results(found: Detected, pictures: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:
