@@ -25,6 +25,8 @@ from perception_encoder.models.seeded import drawn_from
 
 PATCH = 16
 """Pixels along a patch's side, inside."""
+LIMITS = {False: (0.05, 100), True: (0.0001, 300)}
+"""The least score, and the most things of a picture: as is usual for COCO, and in detectron2 for LVIS."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +39,20 @@ class DetectionConfig:
     """Width of the box head."""
     regions: int = 512
     """Of a picture that the box head learns from."""
-    least_score: float = 0.05
-    """Below it nothing is given out."""
-    most: int = 100
-    """Things that are given out of a picture."""
+    least_score: float | None = None
+    """Below it nothing is given out; by default 0.05, in LVIS 0.0001."""
+    most: int | None = None
+    """Things that are given out of a picture; by default as many as count: 100, in LVIS 300."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=15, batch=8, lr=1e-3, weight_decay=0.05))
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.hidden, self.regions, self.most) < 1:
+        if min(self.channels, self.hidden, self.regions, 1 if self.most is None else self.most) < 1:
             raise ConfigError("channels, hidden, regions and most must each be at least 1")
+
+    def limits(self, lvis: bool) -> tuple[float, int]:
+        """The least score and the most things of a picture, by this config or else by the kind of set."""
+        score, most = LIMITS[lvis]
+        return score if self.least_score is None else self.least_score, self.most or most
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,8 @@ class Detected:
 class Detector(nn.Module):
     """Features (B, h, w, D) to losses, or to what is found."""
 
-    def __init__(self, width: int, classes: int, masks: bool, config: DetectionConfig) -> None:
-        """`classes`: without the background. MissingExtraError without torchvision."""
+    def __init__(self, width: int, classes: int, masks: bool, config: DetectionConfig, lvis: bool = False) -> None:
+        """`classes`: without the background; `lvis`: see `limits`. MissingExtraError without torchvision."""
         super().__init__()
         try:
             from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -77,6 +84,7 @@ class Detector(nn.Module):
         except ImportError:
             raise MissingExtraError("torchvision", "eval") from None
         channels, levels = config.channels, [str(number) for number in range(len(SCALES))]
+        least_score, most = config.limits(lvis)
         strides = [PATCH / scale for scale in (*SCALES, SCALES[-1] / 2)]
         settings: dict[str, Any] = {
             "backbone": SimplePyramid(width, channels),
@@ -87,8 +95,8 @@ class Detector(nn.Module):
             "box_head": TwoMLPHead(channels * 7**2, config.hidden),
             "box_predictor": FastRCNNPredictor(config.hidden, classes + 1),
             "box_batch_size_per_image": config.regions,
-            "box_score_thresh": config.least_score,
-            "box_detections_per_img": config.most,
+            "box_score_thresh": least_score,
+            "box_detections_per_img": most,
         }
         if masks:
             settings["mask_roi_pool"] = MultiScaleRoIAlign(levels, 14, 2)
@@ -162,7 +170,7 @@ def fit_detector(
         raise DataError("the training pictures show no thing; a detector needs some to learn from")
     generator = torch.Generator().manual_seed(config.fit.seed)
     with drawn_from(generator):
-        detector = Detector(features.shape[-1], len(pictures.categories), masks, config)
+        detector = Detector(features.shape[-1], len(pictures.categories), masks, config, pictures.lvis)
     detector.model.backbone.standardize.measure(features)
 
     def loss(places: np.ndarray) -> Tensor:

@@ -46,7 +46,9 @@ def measure_detection(
     learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
     found = score_detection(learned.maps, (train, learned.rows), shown.maps, (test, shown.rows), protocol, track)
     metrics = tuple(metric for prefix, figures in found.items() for metric in figures.metrics(prefix))
+    least_score, most = protocol.head.limits(train.lvis)
     settings = {"layer": str(layer), "train": str(len(learned.rows)), "channels": str(protocol.head.channels)}
+    settings |= {"least score": f"{least_score:g}", "most": str(most)}
     method = "Mask R-CNN" if "mask" in found else "Faster R-CNN"
     names = [test.keys[row] for row in shown.rows]
     scores = tuple(each for prefix, figures in found.items() for each in figures.scores(prefix, names))

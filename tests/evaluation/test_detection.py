@@ -163,6 +163,31 @@ def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     assert (gap.value, gap.ci, gap.n) == (0, (0, 0), 2)
 
 
+def test_lvis_counts_more_things_and_less_sure_ones(tmp_path: Path) -> None:
+    place = write_scenes(tmp_path, {"train": 2, "test": 1})
+    coco = read_instance_splits(place)
+    for split in ("train", "test"):
+        file = place / split / "instances.json"
+        said = json.loads(file.read_text(encoding="utf-8"))
+        for image in said["images"]:
+            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        for category in said["categories"]:
+            category["frequency"] = "f"
+        file.write_text(json.dumps(said), encoding="utf-8")
+    lvis = read_instance_splits(place)
+    asked = replace(SMALL, most=7, least_score=0.0)
+    for parts, head, limits in (
+        (coco, SMALL, (0.05, 100)),
+        (lvis, SMALL, (0.0001, 300)),
+        (lvis, asked, (0.0, 7)),
+    ):
+        model = fit_detector(np.zeros((2, 3, 4, 3)), parts[0], np.arange(2), config=head).model
+        assert (model.roi_heads.score_thresh, model.roi_heads.detections_per_img) == limits
+    (found,), _ = measure_detection(ColourLayers(16, (48, 64)), 0, *lvis, DetectionProtocol(head=SMALL))
+    assert (found.settings["most"], found.settings["least score"]) == ("300", "0.0001")
+    assert "box APf" in [metric.name for metric in found.metrics]
+
+
 def test_targets_are_made_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All masks of COCO at 1022 pixels would be 147 GB."""
     train, _ = read_instance_splits(write_scenes(tmp_path, {"train": 6, "test": 1}))
