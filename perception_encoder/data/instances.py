@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,13 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
     for part in (train, test):
         if not any(part.annotations.values()):
             raise DataError(f"{part.name}: there is no box; detection needs some to train on and some to find")
-    if [each["id"] for each in train.categories] != [each["id"] for each in test.categories]:
-        raise DataError(f"{train.name} and {test.name} list different categories")
+    listed = [[(each["id"], each.get("name")) for each in part.categories] for part in (train, test)]
+    for one, other in zip_longest(*listed):
+        if one != other:
+            raise DataError(f"{train.name} and {test.name} list different categories, first {one} and {other}")
+    if train.has_masks != test.has_masks:
+        masked = train if train.has_masks else test
+        logger.warning("only %s has masks; boxes alone are learned and measured", masked.name)
     return train, test
 
 
@@ -201,6 +207,13 @@ def _warn_of_gaps(file: Path, annotations: Sequence[dict[str, Any]]) -> None:
             "%s: boxes without area: %d, annotation %s of picture %s first; nothing is learned from them, and nothing "
             "that is found can match them",
             *(file, len(empty), empty[0].get("id"), empty[0]["image_id"]),
+        )
+    bare = [each for each in annotations if not each.get("segmentation")]
+    if 0 < len(bare) < len(annotations):
+        logger.warning(
+            "%s: annotations without a mask: %d of %d, annotation %s of picture %s first; boxes alone are learned and "
+            "measured",
+            *(file, len(bare), len(annotations), bare[0].get("id"), bare[0]["image_id"]),
         )
 
 

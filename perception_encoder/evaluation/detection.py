@@ -64,7 +64,7 @@ def score_detection(
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
 ) -> dict[str, AveragePrecision]:
-    """Fit on features of pictures and measure on others: `box`, and `mask` where there are masks.
+    """Fit on features of pictures and measure on others: `box`, and `mask` where both sets have masks.
 
     With each set: which of its pictures the features are of, (n,). ModelError where features are not finite.
     """
@@ -72,13 +72,13 @@ def score_detection(
     known, rows = test_set
     check_finite(train, "detection, training pictures")
     check_finite(test, "detection", [known.keys[int(row)] for row in rows])
-    detector = fit_detector(train, *train_set, known.has_masks, protocol.head, track)
-    results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if known.has_masks else {})}
+    masks = train_set[0].has_masks and known.has_masks
+    detector = fit_detector(train, *train_set, masks, protocol.head, track)
+    results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if masks else {})}
     for place, row in enumerate(track(rows, "detecting", len(rows))):
         (found,) = detector.detect(take(test, slice(place, place + 1)), [known.size(int(row))])
         for kind, some in to_results(found, known, int(row)).items():
-            if kind in results:
-                results[kind] += some
+            results[kind] += some
     truth = known.truth(rows)
     kinds: Sequence[tuple[str, Any]] = (("box", "bbox"), ("mask", "segm"))
     return {name: average_precision(truth, results[name], kind, known.lvis) for name, kind in kinds if name in results}

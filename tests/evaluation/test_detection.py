@@ -205,6 +205,37 @@ def test_targets_are_made_batch_by_batch(tmp_path: Path, monkeypatch: pytest.Mon
     assert seen == [1, 3, 4, 6] and asked[0] == 4 and sorted(asked[1:4]) == [0, 2, 4]
 
 
+@pytest.mark.parametrize("without", ["train", "test"])
+def test_masks_are_learned_and_measured_where_both_sets_have_them(
+    without: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = write_scenes(tmp_path, {"train": 2, "test": 2})
+    file = place / without / "instances.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    del said["annotations"][1]["segmentation"]
+    file.write_text(json.dumps(said), encoding="utf-8")
+    train, test = read_instance_splits(place)
+    lacking, other = caplog.messages
+    assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of picture 1 first" in lacking
+    assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
+    (found,), _ = measure_detection(ColourLayers(16, (48, 64)), 0, train, test, DetectionProtocol(head=SMALL))
+    assert [metric.name for metric in found.metrics] == ["box AP", "box AP50", "box AP75"]
+    assert found.method == "Faster R-CNN"
+
+
+def test_categories_of_both_sets_are_the_same(tmp_path: Path) -> None:
+    place = write_scenes(tmp_path, {"train": 2, "test": 1})
+    file = place / "test" / "instances.json"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"blue"', '"navy"'), encoding="utf-8")
+    with pytest.raises(DataError, match=r"different categories, first \(9, 'blue'\) and \(9, 'navy'\)"):
+        read_instance_splits(place)
+    said = json.loads(text)
+    file.write_text(json.dumps({**said, "categories": said["categories"] + [{"id": 11}]}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"first None and \(11, None\)"):
+        read_instance_splits(place)
+
+
 def test_every_loss_falls_where_there_is_something_to_see(tmp_path: Path) -> None:
     """Losses on what was fitted, after a step at no rate and 40 at a rate."""
     train, _ = read_instance_splits(write_scenes(tmp_path, {"train": 4, "test": 1}))
