@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.cli.main import VERBS
+from perception_encoder.models.registry import canonical_name, find_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,6 +37,16 @@ def test_commands_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     for program, name, *_ in commands(page.read_text(encoding="utf-8")):
         assert name in (targets if program == "make" else VERBS), f"{program} {name}"
+
+
+def test_examples_ask_for_sizes_of_whole_patches() -> None:
+    lines = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").splitlines()
+    asked = [line.split() for line in lines if line.strip().startswith("pe ") and " --size " in line]
+    found = [(name, words[words.index("--size") + 1]) for words in asked for name in filter(canonical_name, words)]
+    assert found
+    for name, size in found:
+        patch = find_model(name).vision.patch_size
+        assert not any(int(side) % patch for side in size.split("x")), f"{name} --size {size}"
 
 
 def test_readme_says_how_to_begin_in_its_first_screen() -> None:

@@ -65,7 +65,7 @@ def detection(
 
     Examples:
 
-        pe eval detection PE-Core-G14-448 --data coco --layer 40 --size 1024 --channels 256 -o detection.json
+        pe eval detection PE-Core-G14-448 --data coco --layer 40 --size 1022 --channels 256 -o detection.json
         pe eval detection builtin --data scenes --layer 8
     """
     from perception_encoder.data.instances import read_instance_splits

@@ -11,10 +11,12 @@ Of a set that is cut, pictures without a box are left out, for it does not say w
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,12 @@ from perception_encoder.data.shards import PICTURES, read_members
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.preprocess.image import open_image
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Things:
-    """What is annotated in a picture, in the picture's own pixels; crowds are left out."""
+    """What is annotated in a picture, in the picture's own pixels; crowds and boxes without area are left out."""
 
     boxes: np.ndarray
     """(m, 4) float32: left, top, right, bottom."""
@@ -70,25 +74,32 @@ class InstanceSet:
         """The picture at a place, RGB; InputError for one that cannot be decoded or is not there."""
         return open_image(self.pictures[place], self.keys[place]).convert("RGB")
 
-    def things(self, place: int) -> Things:
-        """What is annotated in the picture at a place; DataError for a box that is none."""
+    def size(self, place: int) -> tuple[int, int]:
+        """Height and width of the picture at a place."""
+        return self.images[place]["height"], self.images[place]["width"]
+
+    def things(self, place: int, masks: bool = True) -> Things:
+        """What is annotated in the picture at a place, with masks or without.
+
+        DataError for a category that is not in the list.
+        """
         image = self.images[place]
         number = {category["id"]: row for row, category in enumerate(self.categories, start=1)}
-        kept = [each for each in self.annotations.get(image["id"], []) if not each.get("iscrowd")]
-        for each in kept:
-            if each.get("category_id") not in number or min(each["bbox"][2:]) <= 0:
-                raise DataError(f"{self.keys[place]}: annotation {each.get('id')} has no category or an empty box")
+        things = [each for each in self.annotations.get(image["id"], []) if not each.get("iscrowd")]
+        for each in things:
+            if each.get("category_id") not in number:
+                raise DataError(f"{self.keys[place]}: annotation {each.get('id')} has no category that is in the list")
+        kept = [each for each in things if _has_area(each)]
         boxes = np.array([each["bbox"] for each in kept], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = np.array([number[each["category_id"]] for each in kept], dtype=np.int64)
-        if not self.has_masks:
+        if not (masks and self.has_masks):
             return Things(boxes, labels, None)
-        masks = [_to_mask(each["segmentation"], image["height"], image["width"]) for each in kept]
-        shape = (len(kept), image["height"], image["width"])
-        return Things(boxes, labels, np.array(masks, dtype=bool).reshape(shape))
+        pixels = [_to_mask(each["segmentation"], *self.size(place)) for each in kept]
+        return Things(boxes, labels, np.array(pixels, dtype=bool).reshape(len(kept), *self.size(place)))
 
     def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """COCO's json of some of the pictures, for the evaluation."""
+        """COCO's json of some of the pictures, for the evaluation; boxes without area are in it, as in COCO's own."""
         images = [self.images[int(row)] for row in rows]
         annotations = [dict(each) for image in images for each in self.annotations.get(image["id"], [])]
         for number, each in enumerate(annotations, start=1):
@@ -107,6 +118,10 @@ class InstanceSet:
             pictures=tuple(self.pictures[row] for row in rows),
             annotations={key: own for key, own in self.annotations.items() if key in ids},
         )
+
+
+def _has_area(annotation: dict[str, Any]) -> bool:
+    return min(annotation["bbox"][2:]) > 0
 
 
 def _to_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -148,8 +163,13 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
     for part in (train, test):
         if not any(part.annotations.values()):
             raise DataError(f"{part.name}: there is no box; detection needs some to train on and some to find")
-    if [each["id"] for each in train.categories] != [each["id"] for each in test.categories]:
-        raise DataError(f"{train.name} and {test.name} list different categories")
+    listed = [[(each["id"], each.get("name")) for each in part.categories] for part in (train, test)]
+    for one, other in zip_longest(*listed):
+        if one != other:
+            raise DataError(f"{train.name} and {test.name} list different categories, first {one} and {other}")
+    if train.has_masks != test.has_masks:
+        masked = train if train.has_masks else test
+        logger.warning("only %s has masks; boxes alone are learned and measured", masked.name)
     return train, test
 
 
@@ -164,6 +184,7 @@ def read_instances(file: Path, folder: Path) -> InstanceSet:
             by_image[annotation["image_id"]].append(annotation)
         keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in images)
         split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
+        _warn_of_gaps(file, said["annotations"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} cannot be read as annotations in COCO's format ({error!r})") from error
     packed = {name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_members(tar, PICTURES)}
@@ -176,6 +197,24 @@ def read_instances(file: Path, folder: Path) -> InstanceSet:
         annotations=dict(by_image),
         categories=categories,
     )
+
+
+def _warn_of_gaps(file: Path, annotations: Sequence[dict[str, Any]]) -> None:
+    """Say what annotations lack."""
+    empty = [each for each in annotations if not each.get("iscrowd") and not _has_area(each)]
+    if empty:
+        logger.warning(
+            "%s: boxes without area: %d, annotation %s of picture %s first; nothing is learned from them, and nothing "
+            "that is found can match them",
+            *(file, len(empty), empty[0].get("id"), empty[0]["image_id"]),
+        )
+    bare = [each for each in annotations if not each.get("segmentation")]
+    if 0 < len(bare) < len(annotations):
+        logger.warning(
+            "%s: annotations without a mask: %d of %d, annotation %s of picture %s first; boxes alone are learned and "
+            "measured",
+            *(file, len(bare), len(annotations), bare[0].get("id"), bare[0]["image_id"]),
+        )
 
 
 def _find(key: str, places: Sequence[Path]) -> Path:

@@ -7,7 +7,7 @@ for powers of two. Without masks to learn from it is Faster R-CNN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.data.instances import Things
+from perception_encoder.data.instances import InstanceSet, Things
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
@@ -25,9 +25,8 @@ from perception_encoder.models.seeded import drawn_from
 
 PATCH = 16
 """Pixels along a patch's side, inside."""
-
-ThingsOf = Callable[[int], Things]
-"""An item's place to its things, in pixels of the picture as it is stored."""
+LIMITS = {False: (0.05, 100), True: (0.0001, 300)}
+"""The least score, and the most things of a picture: as is usual for COCO, and in detectron2 for LVIS."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +39,20 @@ class DetectionConfig:
     """Width of the box head."""
     regions: int = 512
     """Of a picture that the box head learns from."""
-    least_score: float = 0.05
-    """Below it nothing is given out."""
-    most: int = 100
-    """Things that are given out of a picture."""
+    least_score: float | None = None
+    """Below it nothing is given out; by default 0.05, in LVIS 0.0001."""
+    most: int | None = None
+    """Things that are given out of a picture; by default as many as count: 100, in LVIS 300."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=15, batch=8, lr=1e-3, weight_decay=0.05))
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.hidden, self.regions, self.most) < 1:
+        if min(self.channels, self.hidden, self.regions, 1 if self.most is None else self.most) < 1:
             raise ConfigError("channels, hidden, regions and most must each be at least 1")
+
+    def limits(self, lvis: bool) -> tuple[float, int]:
+        """The least score and the most things of a picture, by this config or else by the kind of set."""
+        score, most = LIMITS[lvis]
+        return score if self.least_score is None else self.least_score, self.most or most
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Detected:
 class Detector(nn.Module):
     """Features (B, h, w, D) to losses, or to what is found."""
 
-    def __init__(self, width: int, classes: int, masks: bool, config: DetectionConfig) -> None:
-        """`classes`: without the background. MissingExtraError without torchvision."""
+    def __init__(self, width: int, classes: int, masks: bool, config: DetectionConfig, lvis: bool = False) -> None:
+        """`classes`: without the background; `lvis`: see `limits`. MissingExtraError without torchvision."""
         super().__init__()
         try:
             from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -80,6 +84,7 @@ class Detector(nn.Module):
         except ImportError:
             raise MissingExtraError("torchvision", "eval") from None
         channels, levels = config.channels, [str(number) for number in range(len(SCALES))]
+        least_score, most = config.limits(lvis)
         strides = [PATCH / scale for scale in (*SCALES, SCALES[-1] / 2)]
         settings: dict[str, Any] = {
             "backbone": SimplePyramid(width, channels),
@@ -90,8 +95,8 @@ class Detector(nn.Module):
             "box_head": TwoMLPHead(channels * 7**2, config.hidden),
             "box_predictor": FastRCNNPredictor(config.hidden, classes + 1),
             "box_batch_size_per_image": config.regions,
-            "box_score_thresh": config.least_score,
-            "box_detections_per_img": config.most,
+            "box_score_thresh": least_score,
+            "box_detections_per_img": most,
         }
         if masks:
             settings["mask_roi_pool"] = MultiScaleRoIAlign(levels, 14, 2)
@@ -143,30 +148,34 @@ def _scale(own: tuple[int, int], to: tuple[int, int]) -> Tensor:
 
 def fit_detector(
     features: Maps,
-    things: ThingsOf,
-    sizes: Sequence[tuple[int, int]],
-    classes: int,
+    pictures: InstanceSet,
+    rows: np.ndarray,
+    masks: bool = True,
     config: DetectionConfig | None = None,
     track: Track = untracked,
 ) -> Detector:
-    """Fit a detector on items' features and things; `sizes` are heights and widths of the pictures as stored.
+    """Fit a detector on features of pictures; `rows`: which of the set's pictures these are, (n,).
 
-    Masks are learned where the first item with things has some. DataError where no item has a thing.
+    `masks`: whether masks are learned where the set has them. A batch's targets are made when they are needed, for all
+    of a large set's masks would fill the memory. DataError where no picture has a thing.
     """
-    config = config or DetectionConfig()
+    config, masks = config or DetectionConfig(), masks and pictures.has_masks
     encoded = _pixels(features)
-    targets = [_target(things(place), sizes[place], encoded) for place in range(len(features))]
-    shown = [target for target in targets if len(target["labels"])]
-    if not shown:
+
+    def target(place: int) -> dict[str, Tensor]:
+        row = int(rows[place])
+        return _target(pictures.things(row, masks), pictures.size(row), encoded)
+
+    if not any(len(target(place)["labels"]) for place in range(len(features))):
         raise DataError("the training pictures show no thing; a detector needs some to learn from")
     generator = torch.Generator().manual_seed(config.fit.seed)
     with drawn_from(generator):
-        detector = Detector(features.shape[-1], classes, "masks" in shown[0], config)
+        detector = Detector(features.shape[-1], len(pictures.categories), masks, config, pictures.lvis)
     detector.model.backbone.standardize.measure(features)
 
-    def loss(rows: np.ndarray) -> Tensor:
+    def loss(places: np.ndarray) -> Tensor:
         with drawn_from(generator):  # which regions are learned from is drawn as well
-            _, losses = detector(take(features, rows), [_unpacked(targets[row], encoded) for row in rows])
+            _, losses = detector(take(features, places), [target(place) for place in places])
         return torch.stack([each.float() for each in losses.values()]).sum()
 
     fit_head(detector, loss, len(features), config.fit, "fitting a detector", track)
@@ -174,21 +183,12 @@ def fit_detector(
 
 
 def _target(things: Things, stored: tuple[int, int], encoded: tuple[int, int]) -> dict[str, Tensor]:
-    """A picture's target at another size, its masks packed to bits; things thinner than half a pixel are left out."""
+    """A picture's target at another size, masks uint8 (m, H, W); things thinner than half a pixel are left out."""
     boxes = torch.from_numpy(things.boxes) * _scale(stored, encoded)
     kept = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(dim=1)
     target = {"boxes": boxes[kept], "labels": torch.from_numpy(things.labels)[kept]}
     if things.masks is not None:
         masks = torch.from_numpy(things.masks)[kept][:, None].float()
-        if len(masks):
-            masks = F.interpolate(masks, encoded, mode="nearest-exact")
-        bits = np.packbits(masks.reshape(len(masks), -1).numpy().astype(bool), axis=1)
-        target["masks"] = torch.from_numpy(bits)
+        resized = F.interpolate(masks, encoded, mode="nearest-exact") if len(masks) else masks.new_empty(0, 1, *encoded)
+        target["masks"] = resized[:, 0].to(torch.uint8)
     return target
-
-
-def _unpacked(target: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    if "masks" not in target:
-        return target
-    bits = np.unpackbits(target["masks"].numpy(), axis=1, count=size[0] * size[1])
-    return {**target, "masks": torch.from_numpy(bits).reshape(-1, *size)}

@@ -16,7 +16,7 @@ COLOURS = "colours"
 class ColourEncoder:
     """A `LayerEncoder` that has no weights; its patches are those of another encoder."""
 
-    name, depth = COLOURS, 1
+    name, depth, width = COLOURS, 1, 3
 
     def __init__(self, like: LayerEncoder) -> None:
         self.patch_size, self.image_size = like.patch_size, like.image_size

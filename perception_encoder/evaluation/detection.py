@@ -10,7 +10,7 @@ import numpy as np
 
 from perception_encoder.data.instances import InstanceSet
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, ThingsOf, fit_detector
+from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError, MissingExtraError
 from perception_encoder.evaluation.average_precision import AveragePrecision, average_precision
@@ -46,7 +46,9 @@ def measure_detection(
     learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
     found = score_detection(learned.maps, (train, learned.rows), shown.maps, (test, shown.rows), protocol, track)
     metrics = tuple(metric for prefix, figures in found.items() for metric in figures.metrics(prefix))
+    least_score, most = protocol.head.limits(train.lvis)
     settings = {"layer": str(layer), "train": str(len(learned.rows)), "channels": str(protocol.head.channels)}
+    settings |= {"least score": f"{least_score:g}", "most": str(most)}
     method = "Mask R-CNN" if "mask" in found else "Faster R-CNN"
     names = [test.keys[row] for row in shown.rows]
     scores = tuple(each for prefix, figures in found.items() for each in figures.scores(prefix, names))
@@ -62,7 +64,7 @@ def score_detection(
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
 ) -> dict[str, AveragePrecision]:
-    """Fit on features of pictures and measure on others: `box`, and `mask` where there are masks.
+    """Fit on features of pictures and measure on others: `box`, and `mask` where both sets have masks.
 
     With each set: which of its pictures the features are of, (n,). ModelError where features are not finite.
     """
@@ -70,26 +72,16 @@ def score_detection(
     known, rows = test_set
     check_finite(train, "detection, training pictures")
     check_finite(test, "detection", [known.keys[int(row)] for row in rows])
-    learned, learned_rows = train_set
-    sizes = _sizes(learned, learned_rows)
-    detector = fit_detector(train, _things(learned, learned_rows), sizes, len(learned.categories), protocol.head, track)
-    results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if known.has_masks else {})}
+    masks = train_set[0].has_masks and known.has_masks
+    detector = fit_detector(train, *train_set, masks, protocol.head, track)
+    results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if masks else {})}
     for place, row in enumerate(track(rows, "detecting", len(rows))):
-        (found,) = detector.detect(take(test, slice(place, place + 1)), [_sizes(known, [row])[0]])
+        (found,) = detector.detect(take(test, slice(place, place + 1)), [known.size(int(row))])
         for kind, some in to_results(found, known, int(row)).items():
-            if kind in results:
-                results[kind] += some
+            results[kind] += some
     truth = known.truth(rows)
     kinds: Sequence[tuple[str, Any]] = (("box", "bbox"), ("mask", "segm"))
     return {name: average_precision(truth, results[name], kind, known.lvis) for name, kind in kinds if name in results}
-
-
-def _things(pictures: InstanceSet, rows: np.ndarray) -> ThingsOf:
-    return lambda place: pictures.things(int(rows[place]))
-
-
-def _sizes(pictures: InstanceSet, rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
-    return [(pictures.images[int(row)]["height"], pictures.images[int(row)]["width"]) for row in rows]
 
 
 def to_results(found: Detected, pictures: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:

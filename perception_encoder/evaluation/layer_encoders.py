@@ -59,7 +59,12 @@ class Tower:
 
 
 class StoredEncoder(LayerEncoder, Protocol):
-    """A LayerEncoder whose features can be kept, for it says what they depend on."""
+    """A LayerEncoder whose features can be kept, for it says what they depend on, and how large they are."""
+
+    @property
+    def width(self) -> int:
+        """Of a token, at every layer."""
+        ...
 
     @property
     def about(self) -> dict[str, str]:
@@ -95,6 +100,11 @@ class TowerEncoder:
         return self.tower.image_size
 
     @property
+    def width(self) -> int:
+        """Of a token, at every layer."""
+        return self.tower.width
+
+    @property
     def about(self) -> dict[str, str]:
         """What its features depend on, apart from the pictures."""
         dtype = str(self.dtype).removeprefix("torch.")
@@ -111,7 +121,8 @@ class TowerEncoder:
             for layer, tokens in zip(parts, self._run(batch, list(parts)), strict=True):
                 parts[layer].append(tokens.float().cpu().numpy())
         found = {}
-        for layer, arrays in parts.items():
+        for layer in list(parts):
+            arrays = parts.pop(layer)  # freed one by one: of a large model they are most of the memory
             joined = np.concatenate(arrays) if arrays else np.empty((0, h * w, self.tower.width), np.float32)
             prefix = joined.shape[1] - h * w
             found[layer] = LayerTokens(

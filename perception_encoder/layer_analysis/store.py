@@ -3,7 +3,9 @@
 A set has a folder of its own, named by a digest of all that its features depend on: weights, types, size, layers and
 the pictures' content. In it an array a layer, and `progress.json`, which says how many rows are whole. It is written
 after the rows are on the disk, so a run that was killed goes on behind the last whole chunk, and ends with the same
-bytes. A picture that cannot be decoded has no row, and is kept as a failure.
+bytes, for where a chunk ends hangs on the model, the size and the layers alone. How large chunks are is not kept: a set
+that was begun in others is gone on with where it is, and what is added may then differ from one pass by rounding. A
+picture that cannot be decoded has no row, and is kept as a failure.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ logger = logging.getLogger(__name__)
 
 DTYPES = ("float16", "float32")
 CHUNK = 64
-"""Pictures between two notes of progress."""
+"""Pictures at most between two notes of progress."""
+BYTES = 2_000_000_000
+"""Of all layers' float32 features that are in memory between two notes, unless one picture's are more."""
 SPARE = 256 << 20  # bytes of disk that are left to others
 VERSION = 1
 
@@ -45,7 +49,7 @@ class StoreConfig:
     dtype: str = "float16"
     """"float16", or "float32" for twice the space; a value beyond float16 is an error, not infinity."""
     chunk: int = CHUNK
-    """Pictures between two notes of progress."""
+    """Pictures at most between two notes of progress: see `chunk_size`."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -139,6 +143,13 @@ def feature_key(encoder: StoredEncoder, pictures: LayerPictures, layers: Sequenc
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 
 
+def chunk_size(encoder: StoredEncoder, image_size: tuple[int, int], layers: Sequence[int], most: int = CHUNK) -> int:
+    """Pictures between two notes of progress: as many as `BYTES` hold, at most so many, and at least one."""
+    height, width = image_size
+    patches = height * width // encoder.patch_size**2
+    return max(1, min(most, BYTES // (4 * patches * encoder.width * len(layers))))
+
+
 def _extend(
     encoder: StoredEncoder,
     pictures: LayerPictures,
@@ -153,7 +164,8 @@ def _extend(
     if progress.seen:
         logger.info("%s: going on after %d of %d pictures", pictures.name, progress.seen, count)
     arrays: dict[int, np.memmap] = {}
-    decoded = _decode(pictures, progress.seen)
+    chunk = chunk_size(encoder, pictures.image_size or encoder.image_size, layers, config.chunk)
+    decoded = _decode(pictures, progress.seen, chunk)
     images: list[Image.Image] = []
     failures: list[tuple[int, str, str]] = []
     places = range(progress.seen, count)
@@ -162,7 +174,7 @@ def _extend(
             failures.append((place, found.source, found.reason))
         else:
             images.append(found)
-        if (place + 1) % config.chunk and place + 1 < count:
+        if (place + 1) % chunk and place + 1 < count:
             continue
         if images:
             tokens = _encode(encoder, images, layers, config, pictures, progress)
@@ -185,8 +197,9 @@ def _encode(
     progress: _Progress,
 ) -> dict[int, np.ndarray]:
     """Tokens (n, N, D) by layer in the store's type; notes their prefix, grid and width in `progress`."""
-    joined = {}
-    for layer, tokens in encoder.encode_layers(images, layers, pictures.image_size).items():
+    joined, found = {}, encoder.encode_layers(images, layers, pictures.image_size)
+    for layer in list(found):
+        tokens = found.pop(layer)  # freed one by one, as float32 is twice what is kept
         n, h, w, width = tokens.patches.shape
         values = np.concatenate([tokens.prefix, tokens.patches.reshape(n, h * w, width)], axis=1)
         largest = float(np.abs(values).max())  # NaN where one is
@@ -200,8 +213,8 @@ def _encode(
     return joined
 
 
-def _decode(pictures: LayerPictures, start: int) -> Iterator[Image.Image | InputError]:
-    """Decode in order, some pictures ahead."""
+def _decode(pictures: LayerPictures, start: int, chunk: int) -> Iterator[Image.Image | InputError]:
+    """Decode in order, a chunk at a time."""
 
     def decode(place: int) -> Image.Image | InputError:
         try:
@@ -210,8 +223,8 @@ def _decode(pictures: LayerPictures, start: int) -> Iterator[Image.Image | Input
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(start, len(pictures.keys), CHUNK):
-            yield from pool.map(decode, range(first, min(first + CHUNK, len(pictures.keys))))
+        for first in range(start, len(pictures.keys), chunk):
+            yield from pool.map(decode, range(first, min(first + chunk, len(pictures.keys))))
 
 
 def missing_bytes(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from perception_encoder.data.instances import InstanceSet, read_instance_splits, read_instances
 from perception_encoder.data.shards import write_members
-from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, _target, _unpacked, fit_detector
+from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, _target, fit_detector
 from perception_encoder.dense_prediction.feature_pyramid import SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, MediaNotFoundError, ModelError
@@ -25,6 +27,7 @@ from tests.evaluation.layers import ColourLayers, png
 pytest.importorskip("torchvision")
 pytest.importorskip("faster_coco_eval")
 
+T = TypeVar("T")
 SMALL = DetectionConfig(channels=16, hidden=32, regions=32, fit=FitConfig(epochs=1, batch=4))
 
 
@@ -129,7 +132,7 @@ def test_an_oracle_finds_all(tmp_path: Path) -> None:
 def test_targets_and_what_is_found_go_to_the_encoded_size_and_back(tmp_path: Path) -> None:
     train, _ = read_instance_splits(write_scenes(tmp_path, {"train": 1, "test": 1}))
     things = train.things(0)
-    target = _unpacked(_target(things, (48, 64), (96, 64)), (96, 64))
+    target = _target(things, (48, 64), (96, 64))
     assert target["boxes"].numpy() == pytest.approx(things.boxes * [1, 2, 1, 2])
     assert (target["masks"].sum(dim=(1, 2)).numpy() == 2 * things.masks.sum(axis=(1, 2))).all()
 
@@ -160,17 +163,90 @@ def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     assert (gap.value, gap.ci, gap.n) == (0, (0, 0), 2)
 
 
+def test_lvis_counts_more_things_and_less_sure_ones(tmp_path: Path) -> None:
+    place = write_scenes(tmp_path, {"train": 2, "test": 1})
+    coco = read_instance_splits(place)
+    for split in ("train", "test"):
+        file = place / split / "instances.json"
+        said = json.loads(file.read_text(encoding="utf-8"))
+        for image in said["images"]:
+            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        for category in said["categories"]:
+            category["frequency"] = "f"
+        file.write_text(json.dumps(said), encoding="utf-8")
+    lvis = read_instance_splits(place)
+    asked = replace(SMALL, most=7, least_score=0.0)
+    for parts, head, limits in (
+        (coco, SMALL, (0.05, 100)),
+        (lvis, SMALL, (0.0001, 300)),
+        (lvis, asked, (0.0, 7)),
+    ):
+        model = fit_detector(np.zeros((2, 3, 4, 3)), parts[0], np.arange(2), config=head).model
+        assert (model.roi_heads.score_thresh, model.roi_heads.detections_per_img) == limits
+    (found,), _ = measure_detection(ColourLayers(16, (48, 64)), 0, *lvis, DetectionProtocol(head=SMALL))
+    assert (found.settings["most"], found.settings["least score"]) == ("300", "0.0001")
+    assert "box APf" in [metric.name for metric in found.metrics]
+
+
+def test_targets_are_made_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All masks of COCO at 1022 pixels would be 147 GB."""
+    train, _ = read_instance_splits(write_scenes(tmp_path, {"train": 6, "test": 1}))
+    asked: list[int] = []
+    things, seen = InstanceSet.things, []
+    monkeypatch.setattr(InstanceSet, "things", lambda self, row, *rest: asked.append(row) or things(self, row, *rest))
+
+    def track(steps: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        for step in steps:
+            seen.append(len(asked))
+            yield step
+
+    fit = FitConfig(epochs=2, batch=2)
+    fit_detector(np.zeros((3, 3, 4, 3)), train, np.array([4, 0, 2]), config=replace(SMALL, fit=fit), track=track)
+    assert seen == [1, 3, 4, 6] and asked[0] == 4 and sorted(asked[1:4]) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("without", ["train", "test"])
+def test_masks_are_learned_and_measured_where_both_sets_have_them(
+    without: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = write_scenes(tmp_path, {"train": 2, "test": 2})
+    file = place / without / "instances.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    del said["annotations"][1]["segmentation"]
+    file.write_text(json.dumps(said), encoding="utf-8")
+    train, test = read_instance_splits(place)
+    lacking, other = caplog.messages
+    assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of picture 1 first" in lacking
+    assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
+    (found,), _ = measure_detection(ColourLayers(16, (48, 64)), 0, train, test, DetectionProtocol(head=SMALL))
+    assert [metric.name for metric in found.metrics] == ["box AP", "box AP50", "box AP75"]
+    assert found.method == "Faster R-CNN"
+
+
+def test_categories_of_both_sets_are_the_same(tmp_path: Path) -> None:
+    place = write_scenes(tmp_path, {"train": 2, "test": 1})
+    file = place / "test" / "instances.json"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"blue"', '"navy"'), encoding="utf-8")
+    with pytest.raises(DataError, match=r"different categories, first \(9, 'blue'\) and \(9, 'navy'\)"):
+        read_instance_splits(place)
+    said = json.loads(text)
+    file.write_text(json.dumps({**said, "categories": said["categories"] + [{"id": 11}]}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"first None and \(11, None\)"):
+        read_instance_splits(place)
+
+
 def test_every_loss_falls_where_there_is_something_to_see(tmp_path: Path) -> None:
     """Losses on what was fitted, after a step at no rate and 40 at a rate."""
     train, _ = read_instance_splits(write_scenes(tmp_path, {"train": 4, "test": 1}))
     maps = ColourLayers(8).encode_layers([train.open(n) for n in range(4)], [0], (48, 64))[0].patches
     encoded = (96, 128)
-    targets = [_unpacked(_target(train.things(n), (48, 64), encoded), encoded) for n in range(4)]
+    targets = [_target(train.things(n), (48, 64), encoded) for n in range(4)]
     losses = []
     for epochs, rate in ((1, 0.0), (40, 2e-3)):
         fit = FitConfig(epochs=epochs, batch=4, lr=rate)
         config = DetectionConfig(channels=16, hidden=32, regions=16, fit=fit)
-        detector = fit_detector(maps, train.things, [(48, 64)] * 4, 2, config).train()
+        detector = fit_detector(maps, train, np.arange(4), config=config).train()
         with torch.no_grad(), drawn_from(torch.Generator().manual_seed(0)):
             _, found = detector(torch.from_numpy(maps), targets)
         losses.append({name: float(value) for name, value in found.items()})
@@ -178,6 +254,25 @@ def test_every_loss_falls_where_there_is_something_to_see(tmp_path: Path) -> Non
     assert len(after) == 5 and all(after[name] < before[name] for name in after)
     assert after["loss_classifier"] < before["loss_classifier"] / 3
     assert after["loss_objectness"] < before["loss_objectness"] / 3
+
+
+def test_boxes_without_area_are_not_learned_from_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in COCO's pictures 200365 and 550395."""
+    place = write_scenes(tmp_path, {"train": 4, "test": 2})
+    file = place / "train" / "instances.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    said["annotations"][0]["bbox"][2] = 0  # of picture 1, which has another one
+    said["annotations"][2]["bbox"][3] = 0  # all that picture 2 has
+    file.write_text(json.dumps(said), encoding="utf-8")
+    train, test = read_instance_splits(place)
+    (found,), failures = measure_detection(ColourLayers(16, (48, 64)), 0, train, test, DetectionProtocol(head=SMALL))
+    assert not failures and found.settings["train"] == "4" and len(found.metrics) == 6
+    assert [len(train.things(row).labels) for row in range(4)] == [1, 0, 2, 1]
+    assert len(train.truth(range(4))["annotations"]) == 6
+    (warning,) = caplog.messages
+    assert "train/instances.json: boxes without area: 2, annotation 1 of picture 1 first" in warning
 
 
 def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
@@ -190,10 +285,10 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps({**said, "annotations": []}), encoding="utf-8")
     with pytest.raises(DataError, match="there is no box"):
         read_instance_splits(tmp_path)
-    said["annotations"][0]["bbox"] = [1, 1, 0, 5]
+    said["annotations"][0]["category_id"] = 5
     (tmp_path / "annotations.json").write_text(json.dumps(said), encoding="utf-8")
     whole = read_instances(tmp_path / "annotations.json", tmp_path)
-    with pytest.raises(DataError, match=r"1\.jpg: annotation 1 has no category or an empty box"):
+    with pytest.raises(DataError, match=r"1\.jpg: annotation 1 has no category that is in the list"):
         whole.things(0)
     maps = np.full((2, 3, 4, 3), np.nan)
     with pytest.raises(ModelError, match=r"1\.jpg first"):

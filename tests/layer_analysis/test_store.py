@@ -12,7 +12,14 @@ import pytest
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, OutputError
 from perception_encoder.layer_analysis import store
-from perception_encoder.layer_analysis.store import StoreConfig, extract, feature_key, missing_bytes, show_bytes
+from perception_encoder.layer_analysis.store import (
+    StoreConfig,
+    chunk_size,
+    extract,
+    feature_key,
+    missing_bytes,
+    show_bytes,
+)
 from tests.layer_analysis.toys import ToyEncoder, pictures
 
 LAYERS = [0, 2, 3]
@@ -97,6 +104,50 @@ extract(ToyEncoder(before=kill), pictures(11), {LAYERS}, config)
     extract(after, pictures(11), LAYERS, StoreConfig(folder=tmp_path / "killed", chunk=4))
     extract(ToyEncoder(), pictures(11), LAYERS, StoreConfig(folder=tmp_path / "whole", chunk=4))
     assert after.seen == 3 and contents(tmp_path / "whole") == contents(tmp_path / "killed")
+
+
+def test_a_chunk_is_as_large_as_its_bytes_allow() -> None:
+    large = ToyEncoder(patch_size=14, width=1536)  # as PE-Core-G14-448, a picture 315 MB
+    assert chunk_size(large, (448, 448), range(50)) == 6
+    assert chunk_size(large, (448, 448), range(50), most=4) == 4
+    assert chunk_size(large, (448, 448), [49]) == store.CHUNK
+    assert chunk_size(large, (1792, 1792), range(50)) == 1
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_a_run_in_chunks_of_bytes_goes_on_to_the_same_batches(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BYTES", 4 * (4 * 16 * 3 * len(LAYERS)) + 100)
+    shown, begun = pictures(11), []
+
+    def stop(seen: int) -> None:
+        if seen >= at:
+            raise StopError
+        begun.append(seen)
+
+    extract(ToyEncoder(before=lambda seen: begun.append(seen)), shown, LAYERS, StoreConfig(folder=tmp_path / "whole"))
+    assert begun == [0, 4, 8]
+    begun.clear()
+    resumed = StoreConfig(folder=tmp_path / "resumed")
+    with pytest.raises(StopError):
+        extract(ToyEncoder(before=stop), shown, LAYERS, resumed)
+    extract(ToyEncoder(before=lambda seen: begun.append(at + seen)), shown, LAYERS, resumed)
+    assert begun == [0, 4, 8] and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
+
+
+def test_a_set_that_was_begun_in_other_chunks_is_gone_on_with(tmp_path: Path) -> None:
+    def stop(seen: int) -> None:
+        if seen >= 5:
+            raise StopError
+
+    whole, begun = (StoreConfig(folder=tmp_path / name, chunk=4) for name in ("whole", "begun"))
+    extract(ToyEncoder(), pictures(11), LAYERS, whole)
+    with pytest.raises(StopError):
+        extract(ToyEncoder(before=stop), pictures(11), LAYERS, StoreConfig(folder=tmp_path / "begun", chunk=5))
+    after = ToyEncoder()
+    extract(after, pictures(11), LAYERS, begun)
+    assert after.seen == 6 and contents(tmp_path / "whole") == contents(tmp_path / "begun")
 
 
 def test_features_that_are_not_finite_or_too_large_are_errors(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class ToyEncoder:
     patch_size: int = PATCH
     image_size: tuple[int, int] = (SIDE, SIDE)
     depth: int = DEPTH
+    width: int = 3
     scale: float = 1.0
     before: Callable[[int], None] = lambda seen: None
     seen: int = field(default=0, init=False)
