@@ -28,7 +28,14 @@ from perception_encoder.evaluation.detection import DetectionProtocol, score_det
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.segmentation import SegmentationProtocol, score_segmentation
-from perception_encoder.evaluation.tracking import TrackingConfig, VideoScores, frame_size, gather, score_video
+from perception_encoder.evaluation.tracking import (
+    TrackingConfig,
+    VideoScores,
+    frame_size,
+    gather,
+    read_scored,
+    score_video,
+)
 from perception_encoder.layer_analysis.labelled_tasks import content_digest
 from perception_encoder.preprocess.image import open_image
 
@@ -44,12 +51,22 @@ class TrackingTask:
     def __init__(self, videos: Sequence[MaskedVideo], config: TrackingConfig | None = None) -> None:
         """`config`: by default frames of 240 pixels, a seventh of the cost of DAVIS's 480."""
         self.videos, self.config = tuple(videos), config or TrackingConfig(short_side=240)
-        self._failures: dict[str, InputError] = {}
 
     @property
     def failures(self) -> Sequence[InputError]:
-        """Masks that cannot be decoded; their videos are left out."""
+        """Masks that cannot be decoded or will not do; their videos are left out."""
         return tuple(self._failures.values())
+
+    @cached_property
+    def _failures(self) -> dict[str, InputError]:
+        """By video. Masks are decoded once for it, so that failures are known where scores are on disk already."""
+        found: dict[str, InputError] = {}
+        for video in self.videos:
+            try:
+                read_scored(video)
+            except InputError as error:
+                found[video.name] = error
+        return found
 
     @cached_property
     def digest(self) -> str:
@@ -78,19 +95,16 @@ class TrackingTask:
         )
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """J&F, J and F over the videos whose frames and masks can all be decoded."""
+        """J&F, J and F over the videos whose frames can all be decoded, and whose masks will do."""
         scores: dict[str, VideoScores] = {}
         for video, found in zip(self.videos, features, strict=True):
-            if found.failures:
-                continue
-            try:
-                masks = video.read_masks()
-            except InputError as error:
-                self._failures[error.source] = error
-                continue
-            scores[video.name] = score_video(video.name, found.patches, masks, self.config.propagation)
+            if not found.failures and video.name not in self._failures:
+                masks = read_scored(video)
+                scores[video.name] = score_video(video.name, found.patches, masks, self.config.propagation)
         if not scores:
-            raise DataError("tracking: no video can be decoded whole")
+            failures = [failure for found in features for failure in found.failures] or self.failures
+            reason = f"; the first: {failures[0]}" if failures else ""
+            raise DataError(f"{self.name}: no video can be measured{reason}")
         return tuple(LayerScore.of(score, DENSE) for score in gather(scores))
 
 

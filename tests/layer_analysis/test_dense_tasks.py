@@ -71,8 +71,21 @@ def test_a_video_that_cannot_be_decoded_whole_is_left_out_and_said(videos: Path,
     assert found.curves[0].scores[CLEAR].n == 1 and [f.source for f in found.failures] == ["two/mask 1"]
     assert isinstance(found.failures[0], MediaDecodeError)
     neither = TrackingTask([replace(one, frames=(b"cut",) * len(one.frames))], CONFIG)
-    with pytest.raises(DataError, match="no video can be decoded whole"):
+    with pytest.raises(DataError, match="tracking: no video can be measured; the first: one/frame 0"):
         run_sweep(ToyEncoder(), [neither], StoreConfig(folder=tmp_path / "store"), [CLEAR])
+
+
+def test_masks_that_will_not_do_are_said_in_every_run(videos: Path, tmp_path: Path) -> None:
+    one, two = read_videos(videos)
+    empty = replace(one, masks=(png(np.zeros((48, 64), np.uint8)), *one.masks[1:]))
+    cut = replace(one, name="zero", masks=(b"cut", *one.masks[1:]))
+    store = StoreConfig(folder=tmp_path / "store")
+    for _ in range(2):
+        found = run_sweep(ToyEncoder(), [TrackingTask([empty, two, cut], CONFIG)], store, [CLEAR])
+        assert found.curves[0].scores[CLEAR].n == 1
+        assert [failure.source for failure in found.failures] == ["one", "zero/mask 0"]
+    with pytest.raises(DataError, match="tracking: no video can be measured; the first: one: the mask of the first"):
+        run_sweep(ToyEncoder(), [TrackingTask([empty], CONFIG)], store, [CLEAR])
 
 
 def squares(count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
