@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import output
+from perception_encoder.cli.dense_options import PerMetre
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
 
@@ -25,6 +26,7 @@ def layers(
     ] = None,
     layer: Annotated[str, typer.Option(help="Layers, from 0 or, from the end, -1; all by default.")] = "",
     items: Annotated[int, typer.Option(min=2, help="Pictures measured for a task, at most.")] = 1000,
+    per_metre: PerMetre = 1000.0,
     store: Annotated[Path | None, typer.Option(help="Folder of the features [default: OUT/features].")] = None,
     dtype: Annotated[str, typer.Option(help="Of kept features: float16 or float32.")] = "float16",
 ) -> None:
@@ -60,7 +62,8 @@ def layers(
     general = [Path(task) for task, place in named if not place]
     if len(general) > 1:
         raise ConfigError("one place can be for all tasks; name the tasks of the others: TASK=PLACE")
-    chosen = make_tasks([name.strip() for name in tasks.split(",")], places, general[0] if general else None, items)
+    names, everywhere = [name.strip() for name in tasks.split(",")], general[0] if general else None
+    chosen = make_tasks(names, places, everywhere, items, per_metre)
     others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
     report = analyse([model, *others], chosen, config, wanted, load_layer_encoder, track)
     written = write_report(report, out)
