@@ -17,6 +17,7 @@ Size = Annotated[
     str | None, typer.Option(help="Pixels pictures are squashed to, as 518 or 480x640 [default: its own].")
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")]
+PerMetre = Annotated[float, typer.Option(min=1, help="Stored units of depth in a metre: NYU, scenes 1000, TUM 5000.")]
 Channels = Annotated[int, typer.Option(min=4, help="Width of the head; published figures: 256.")]
 
 

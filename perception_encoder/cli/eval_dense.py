@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import eval_options as options
-from perception_encoder.cli.dense_options import Channels, Data, Epochs, Model, Size, image_size, layer_encoder
+from perception_encoder.cli.dense_options import (
+    Channels,
+    Data,
+    Epochs,
+    Model,
+    PerMetre,
+    Size,
+    image_size,
+    layer_encoder,
+)
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
@@ -51,6 +60,7 @@ def depth(
     size: Size = None,
     epochs: Epochs = 20,
     channels: Channels = 64,
+    per_metre: PerMetre = 1000.0,
     eigen_crop: Annotated[bool, typer.Option("--eigen-crop", help="Score what NYU's figures are of.")] = False,
     out: options.Out = None,
 ) -> None:
@@ -71,6 +81,6 @@ def depth(
 
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, image_size=image_size(size))
-    train, test = read_depth_splits(data)
+    train, test = read_depth_splits(data, per_metre)
     encoder, at = layer_encoder(model, layer)
     options.finish(encoder.name, "test", [measure_depth(encoder, at, train, test, protocol, track)], encoder.about, out)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import output
-from perception_encoder.cli.dense_options import Size, image_size
+from perception_encoder.cli.dense_options import PerMetre, Size, image_size
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
 
@@ -28,6 +28,7 @@ def layers(
     items: Annotated[int, typer.Option(min=2, help="Pictures measured for a task, at most.")] = 1000,
     size: Size = None,
     short_side: Annotated[int, typer.Option(min=16, help="Of tracking's frames, in pixels.")] = 240,
+    per_metre: PerMetre = 1000.0,
     store: Annotated[Path | None, typer.Option(help="Folder of the features [default: OUT/features].")] = None,
     dtype: Annotated[str, typer.Option(help="Of kept features: float16 or float32.")] = "float16",
 ) -> None:
@@ -64,7 +65,7 @@ def layers(
     if len(general) > 1:
         raise ConfigError("one place can be for all tasks; name the tasks of the others: TASK=PLACE")
     names, everywhere = [name.strip() for name in tasks.split(",")], general[0] if general else None
-    chosen = make_tasks(names, places, everywhere, items, image_size(size), short_side)
+    chosen = make_tasks(names, places, everywhere, items, image_size(size), short_side, per_metre)
     others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
     report = analyse([model, *others], chosen, config, wanted, load_layer_encoder, track, output.print_note)
     written = write_report(report, out)

@@ -10,8 +10,8 @@ scored and the classes begin with 1; `objectInfo150.txt` names them where it is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from jaxtyping import Int
 from PIL import Image
 
 from perception_encoder.data.masked_videos import Stored, read_object_mask
+from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.rgbd import split_places
 from perception_encoder.data.shards import PICTURES, read_members, split_member
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.preprocess.image import open_image
 
 UNSCORED = -1
@@ -59,12 +60,17 @@ class ClassMasks:
             table[value] = number
         return table[mask]
 
+    def some(self, rows: Sequence[int]) -> ClassMasks:
+        """A part of them."""
+        parts = ("keys", "pictures", "masks", "numbers")
+        return replace(self, **{name: tuple(getattr(self, name)[row] for row in rows) for name in parts})
+
 
 def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:
     """What is trained on and what is measured: see the module. The classes of both are those of the training split.
 
-    Pixels of a class that is not trained on are not scored. DataError where a split, a mask or a class is missing, and
-    where the measured pictures show nothing that is trained on.
+    In scenes, pixels of a class that is not trained on are not scored; see `keep_trained` for all others. DataError
+    where a split, a mask or a class is missing, and where the measured pictures show nothing that is trained on.
     """
     if (place / "annotations").is_dir():
         return _read_ade(place, "training"), _read_ade(place, "validation")
@@ -74,11 +80,44 @@ def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:
         raise DataError(f"{place}: the training pictures show no thing; one class alone cannot be told from others")
     numbers = {kind: number for number, kind in enumerate((BACKGROUND, *kinds))}
     train, test = (_to_masks(f"{place.name}/{split}", rows, numbers) for split, rows in found.items())
-    if not any(number > 0 for meanings in test.numbers for number in meanings.values()):
-        raise DataError(
-            f"{place}: no thing of test is of a kind that train shows; take scenes of more models (--models)"
-        )
+    _check_shared(test)
     return train, test
+
+
+def keep_trained(train: ClassMasks, test: ClassMasks, track: Track = untracked) -> tuple[ClassMasks, ClassMasks]:
+    """Both with those classes alone that a pixel of `train` shows: pixels of others are not scored.
+
+    Pictures may have been left out, or their masks be damaged; a mask that cannot be decoded shows nothing. DataError
+    where the measured pictures show nothing that is trained on.
+    """
+    seen: set[int] = set()
+    for place in track(range(len(train.keys)), f"reading the classes of {train.name}", len(train.keys)):
+        try:
+            seen |= set(np.unique(train.labels(place)).tolist()) - {UNSCORED}
+        except InputError:  # it is reported when it is used
+            continue
+    if not seen or len(seen) == len(train.classes):
+        return train, test
+    order = {old: new for new, old in enumerate(sorted(seen))}
+    kept = [
+        replace(
+            part,
+            classes=tuple(part.classes[old] for old in order),
+            numbers=tuple({value: order.get(old, UNSCORED) for value, old in some.items()} for some in part.numbers),
+        )
+        for part in (train, test)
+    ]
+    _check_shared(kept[1])
+    return kept[0], kept[1]
+
+
+def _check_shared(test: ClassMasks) -> None:
+    """DataError where no pixel of the measured pictures can be of any class but the background."""
+    things = {number for number, kind in enumerate(test.classes) if kind != BACKGROUND}
+    if not any(number in things for meanings in test.numbers for number in meanings.values()):
+        raise DataError(
+            f"{test.name}: no thing is of a kind that the training pictures show; take scenes of more models (--models)"
+        )
 
 
 def _to_masks(

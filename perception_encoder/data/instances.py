@@ -159,6 +159,27 @@ def read_instance_splits(place: Path) -> tuple[InstanceSet, InstanceSet]:
     return _checked(both.some(rows[:cut]), both.some(rows[cut:]))
 
 
+def keep_trained(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:
+    """Both with those categories alone of which `train` has a thing: others can only be missed, and are not asked.
+
+    DataError where the measured pictures have no thing of theirs.
+    """
+    every = [each for some in train.annotations.values() for each in some]
+    seen = {each.get("category_id") for each in every if not each.get("iscrowd")}
+    kept = [
+        replace(
+            part,
+            categories=tuple(category for category in part.categories if category["id"] in seen),
+            annotations={
+                image: [each for each in some if each.get("category_id") in seen]
+                for image, some in part.annotations.items()
+            },
+        )
+        for part in (train, test)
+    ]
+    return _checked(kept[0], kept[1])
+
+
 def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:
     for part in (train, test):
         if not any(part.annotations.values()):

@@ -46,19 +46,16 @@ class MaskedVideo:
     def read_masks(self) -> list[np.ndarray | None]:
         """Decode the masks, uint8 (H, W), None where a frame has none.
 
-        Raises InputError for a mask that cannot be decoded, and DataError where the first shows no object or masks
-        differ in size.
+        Raises InputError for a mask that cannot be decoded, and where masks differ in size.
         """
         masks = [
             None if mask is None else read_object_mask(mask, f"{self.name}/mask {n}")
             for n, mask in enumerate(self.masks)
         ]
         first = masks[0]
-        if first is None or not ((first > 0) & (first != VOID)).any():
-            raise DataError(f"{self.name}: the mask of the first frame shows no object, so there is none to follow")
         for number, mask in enumerate(masks):
-            if mask is not None and mask.shape != first.shape:
-                raise DataError(f"{self.name}: mask {number} is {mask.shape}, the first is {first.shape}")
+            if first is not None and mask is not None and mask.shape != first.shape:
+                raise InputError(self.name, f"mask {number} is {mask.shape}, the first is {first.shape}")
         return masks
 
 

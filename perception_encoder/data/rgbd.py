@@ -4,16 +4,16 @@
     …/SCENE/rgb_00045.jpg  …/SCENE/sync_depth_00045.png   NYU Depth v2, as it is handed on for training and testing
     …/rgb/KEY.jpg  …/depth/KEY.png                        TUM and others
 
-Depths are 16-bit integers, by default in millimetres; 0 is unknown. A place without splits is cut: the first three
-fifths, in the order of their names, are trained on. They are often frames of one video, so that a random cut would
-test on what was all but seen.
+Depths are 16-bit integers, by default in millimetres (TUM's are 5000 a metre); 0 is unknown. A place without splits is
+cut: the first three fifths, in the order of their names, are trained on. They are often frames of one video, so that a
+random cut would test on what was all but seen.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,25 +47,19 @@ class DepthPictures:
         return open_image(self.pictures[place], self.keys[place]).convert("RGB")
 
     def depth(self, place: int) -> Float[np.ndarray, "H W"]:
-        """The depth at a place, float32 metres, 0 where unknown.
-
-        Raises MediaDecodeError where it is no picture of 16 bits, DataError where no depth is known.
-        """
+        """The depth at a place, float32 metres, 0 where unknown; MediaDecodeError where it is no picture of 16 bits."""
         name, stored = f"{self.keys[place]} (depth)", self.depths[place]
         try:
             with Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored) as image:
                 if image.mode not in ("I;16", "I;16B", "I"):
                     raise MediaDecodeError(name, f"has the mode {image.mode}; depths are integers of 16 bits")
-                depth = np.asarray(image).astype(np.float32) / self.per_metre
+                return np.asarray(image).astype(np.float32) / self.per_metre
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise MediaDecodeError(name, f"cannot be decoded: {error}") from error
-        if not (depth > 0).any():
-            raise DataError(f"{name}: no pixel's depth is known; leave the picture out")
-        return depth
 
-    def some(self, places: slice) -> DepthPictures:
+    def some(self, rows: Sequence[int]) -> DepthPictures:
         """A part of them."""
-        parts = {name: getattr(self, name)[places] for name in ("keys", "pictures", "depths")}
+        parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in ("keys", "pictures", "depths")}
         return replace(self, **parts)
 
 
@@ -80,7 +74,7 @@ def read_depth_splits(place: Path, per_metre: float = MILLIMETRES) -> tuple[Dept
     cut = len(both.keys) * TRAINED[0] // TRAINED[1]
     if not cut:
         raise DataError(f"{place}: {len(both.keys)} pictures are too few to train on some and test on others")
-    return both.some(slice(0, cut)), both.some(slice(cut, None))
+    return both.some(range(cut)), both.some(range(cut, len(both.keys)))
 
 
 def split_places(place: Path, split: str) -> list[Path]:

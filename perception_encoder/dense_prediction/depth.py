@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.seeded import drawn_from
 
 Depths = Callable[[int], np.ndarray]
 """An item's place to its depth (H, W) in metres, 0 where unknown."""
+
+Lengths = TypeVar("Lengths", np.ndarray, Tensor)
 
 _FINE = 8  # pixels of the head's map along a patch's side
 
@@ -47,6 +49,10 @@ class DepthConfig:
                 f"channels is {self.channels}, depths are {self.nearest} to {self.farthest} m, scale_invariance is "
                 f"{self.scale_invariance}; at least 4, 0 < nearest < farthest, and 0 to 1 are needed"
             )
+
+    def within(self, depth: Lengths) -> Lengths:
+        """Where a depth in metres is known, and in the range: bool of the same shape."""
+        return (depth > self.nearest) & (depth < self.farthest)
 
 
 class DepthHead(nn.Module):
@@ -117,7 +123,10 @@ class Residual(nn.Module):
 
 
 def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None, track: Track = untracked) -> DepthHead:
-    """Fit a head on items' features and depths; it begins with the typical depth everywhere."""
+    """Fit a head on items' features and depths; it begins with the typical depth everywhere.
+
+    DataError where no item shows a depth within the range, so that there is nothing to learn.
+    """
     config = config or DepthConfig()
     with drawn_from(torch.Generator().manual_seed(config.fit.seed)):
         head = DepthHead(features.shape[-1], config)
@@ -128,9 +137,11 @@ def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None,
     for place in range(len(features)):
         depth = torch.from_numpy(np.asarray(depths(place), dtype=np.float32))
         targets[place] = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
-        near = targets[place][(targets[place] > config.nearest) & (targets[place] < config.farthest)]
+        near = targets[place][config.within(targets[place])]
         known += [near.log().mean().item()] if len(near) else []
-    nn.init.constant_(cast(Tensor, cast(nn.Conv2d, head.out[-1]).bias), float(np.mean(known)) if known else 0.0)
+    if not known:
+        raise DataError(f"no training picture shows a depth of {config.nearest:g} to {config.farthest:g} m")
+    nn.init.constant_(cast(Tensor, cast(nn.Conv2d, head.out[-1]).bias), float(np.mean(known)))
 
     def loss(rows: np.ndarray) -> Tensor:
         return scale_invariant_loss(head(take(features, rows)), targets[torch.from_numpy(rows)], config)
@@ -146,7 +157,7 @@ def scale_invariant_loss(
 
     Pixels of unknown depth, or outside the config's range, are left out; Eigen et al. (2014).
     """
-    known = (target > config.nearest) & (target < config.farthest)
+    known = config.within(target)
     error = torch.where(known, log_depth - target.clamp_min(1e-6).log(), 0.0).flatten(1)
     count = known.flatten(1).sum(1).clamp_min(1)
     square, mean = (error**2).sum(1) / count, error.sum(1) / count

@@ -119,7 +119,7 @@ class ComputedMaps:
 
 @dataclass(frozen=True)
 class EncodedPictures(Generic[T]):
-    """A layer's features of the pictures that could be decoded."""
+    """A layer's features of the pictures that could be used."""
 
     maps: Maps
     rows: np.ndarray
@@ -163,8 +163,8 @@ def encode_decodable(
 ) -> EncodedPictures[T]:
     """Encode pictures at one layer, or where features would take more than `kept` bytes, see which can be decoded.
 
-    `target`: decodes what is known of the picture at a place, here only to see whether that can be done. Raises
-    DataError where none can be decoded.
+    `target`: decodes what is known of the picture at a place, here only to see whether that can be done; InputError
+    where it cannot, or will not do. Raises DataError where none can be used.
     """
     rows: list[int] = []
     failures: list[InputError] = []
@@ -183,7 +183,7 @@ def encode_decodable(
     images = decodable()
     if (first := next(images, None)) is None:
         reason = f"; the first: {failures[0]}" if failures else ""
-        raise DataError(f"{pictures.name}: no picture can be decoded{reason}")
+        raise DataError(f"{pictures.name}: no picture can be used{reason}")
     one = encode_patches(encoder, [layer], [first], image_size)[layer]
     if one.nbytes * len(pictures.keys) <= kept:
         rest = encode_patches(encoder, [layer], images, image_size)[layer]

@@ -6,21 +6,24 @@ compared at the depth's own size. With NYU's 640x480 frames, take `eigen_crop`, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.rgbd import DepthPictures
 from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_depth
 from perception_encoder.dense_prediction.head_fitting import Maps, take
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense_features import check_finite, encode_both
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.scores import ItemScores, measure
+
+logger = logging.getLogger(__name__)
 
 EIGEN_CROP = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
 """Top, bottom, left and right of what is scored, in shares of the sides; Eigen et al. (2014)."""
@@ -48,15 +51,21 @@ def measure_depth(
 ) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Fit a head on one layer's features of `train`, and measure it on `test`.
 
-    Pictures that cannot be decoded, or their depth, are left out, and their errors returned. Raises DataError where
-    none is left or a depth is unknown everywhere, ConfigError for a layer that does not exist, and ModelError for
-    features that are not finite.
+    Pictures that cannot be decoded, or their depth, or that show no depth within the range are left out, and their
+    errors returned. Raises DataError where none is left, ConfigError for a layer that does not exist, and ModelError
+    for features that are not finite.
     """
     protocol = protocol or DepthProtocol()
-    sets = (train, train.depth), (test, test.depth)
-    learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
+    depths = known_depths(train, test, protocol)
+    learned, shown = encode_both(encoder, layer, (train, depths[0]), (test, depths[1]), protocol.image_size, track)
+    warn_of_range(*depths)
     scores = score_depth(learned.maps, learned.truth, shown.maps, shown.truth, shown.keys, protocol, track)
-    settings = {"layer": str(layer), "train": str(len(learned.rows)), "channels": str(protocol.head.channels)}
+    settings = {
+        "layer": str(layer),
+        "train": str(len(learned.rows)),
+        "channels": str(protocol.head.channels),
+        "per metre": f"{test.per_metre:g}",
+    }
     found = Measurement(test.name, "depth head", "squash", "", 0, tuple(map(measure, scores)), settings, scores)
     return (found,), learned.failures + shown.failures
 
@@ -72,11 +81,14 @@ def score_depth(
 ) -> tuple[ItemScores, ...]:
     """Fit on features of pictures and measure on others, whose names are `keys`: `RMSE` first.
 
-    ModelError where features are not finite; DataError, naming the picture, where no depth is known.
+    ModelError where features are not finite. Before the head is fitted: InputError, naming the picture, where no depth
+    to be measured is known, DataError where there is none to learn from.
     """
     protocol = protocol or DepthProtocol()
     check_finite(train, "depth, training pictures")
     check_finite(test, "depth", keys)
+    for place, key in enumerate(keys):
+        scored_pixels(key, test_depths(place), protocol)
     head = fit_depth(train, train_depths, protocol.head, track)
     rows = []
     for place, key in enumerate(track(keys, "measuring depth", len(keys))):
@@ -98,19 +110,63 @@ def score_depth(
 def depth_errors(
     key: str, guess: Float[np.ndarray, "H W"], truth: Float[np.ndarray, "H W"], protocol: DepthProtocol
 ) -> dict[str, float]:
-    """A picture's figures from depths in metres; DataError where no depth is known within the range."""
-    known = (truth > protocol.head.nearest) & (truth < protocol.head.farthest)
-    if protocol.eigen_crop:
-        top, bottom = (round(share * truth.shape[0]) for share in EIGEN_CROP[:2])
-        left, right = (round(share * truth.shape[1]) for share in EIGEN_CROP[2:])
-        inside = np.zeros_like(known)
-        inside[top:bottom, left:right] = True
-        known &= inside
-    if not known.any():
-        raise DataError(f"{key}: no pixel has a known depth of at most {protocol.head.farthest} m")
+    """A picture's figures from depths in metres; InputError where no depth is known within the range."""
+    known = scored_pixels(key, truth, protocol)
     true = truth[known].astype(np.float64)
     found = np.clip(guess[known].astype(np.float64), protocol.head.nearest, protocol.head.farthest)
     ratio = np.maximum(true / found, found / true)
     shares = {f"delta{power}": float((ratio < DELTA**power).mean()) for power in (1, 2, 3)}
     rmse = float(np.sqrt(((found - true) ** 2).mean()))
     return {"RMSE": rmse, "abs rel": float((abs(found - true) / true).mean()), **shares}
+
+
+def scored_pixels(key: str, depth: Float[np.ndarray, "H W"], protocol: DepthProtocol) -> Bool[np.ndarray, "H W"]:
+    """The pixels of known depth within the range, and the crop if there is one; InputError where there is none."""
+    known = protocol.head.within(depth)
+    if protocol.eigen_crop:
+        top, bottom = (round(share * depth.shape[0]) for share in EIGEN_CROP[:2])
+        left, right = (round(share * depth.shape[1]) for share in EIGEN_CROP[2:])
+        inside = np.zeros_like(known)
+        inside[top:bottom, left:right] = True
+        known &= inside
+    if not known.any():
+        span = f"{protocol.head.nearest:g} to {protocol.head.farthest:g} m"
+        raise InputError(key, f"no pixel has a known depth of {span}; if none has, see the units (--per-metre)")
+    return known
+
+
+class KnownDepths:
+    """The depths of pictures, each of which must show some that counts; and how much lies out of the range."""
+
+    def __init__(self, pictures: DepthPictures, protocol: DepthProtocol) -> None:
+        self.pictures, self.protocol = pictures, protocol
+        self._counts: dict[int, tuple[int, int]] = {}
+
+    def __call__(self, place: int) -> Float[np.ndarray, "H W"]:
+        """The depth at a place in metres; InputError where it cannot be decoded or nothing of it counts."""
+        depth = self.pictures.depth(place)
+        self._counts[place] = int((depth > 0).sum()), int(self.protocol.head.within(depth).sum())
+        scored_pixels(self.pictures.keys[place], depth, self.protocol)
+        return depth
+
+    @property
+    def counts(self) -> Int[np.ndarray, " 2"]:
+        """Over the depths that were asked for: pixels of known depth, and those of them within the range."""
+        return np.array([*self._counts.values(), (0, 0)]).sum(axis=0)
+
+
+def known_depths(train: DepthPictures, test: DepthPictures, protocol: DepthProtocol) -> tuple[KnownDepths, KnownDepths]:
+    """The depths to learn from, which are never cropped, and those to measure on."""
+    return KnownDepths(train, replace(protocol, eigen_crop=False)), KnownDepths(test, protocol)
+
+
+def warn_of_range(*depths: KnownDepths) -> None:
+    """Warn where most of the known depth is out of the range: its units may be others than were said."""
+    known, inside = np.sum([each.counts for each in depths], axis=0).tolist()
+    if known > 2 * inside:
+        pictures, head = depths[-1].pictures, depths[-1].protocol.head
+        logger.warning(
+            "%s: %.0f %% of the known depth is not within %g to %g m and counts for nothing; %g units were taken for a "
+            "metre, see --per-metre",
+            *(pictures.name, 100 * (known - inside) / known, head.nearest, head.farthest, pictures.per_metre),
+        )

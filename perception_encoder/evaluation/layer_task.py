@@ -118,7 +118,7 @@ class LayerTask(Protocol):
 
     @property
     def failures(self) -> Sequence[InputError]:
-        """What besides pictures could not be read, masks say; known once `measure` was called."""
+        """What besides pictures could not be used, masks say; known without `measure`, for scores may be on disk."""
         ...
 
     def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:

@@ -150,7 +150,7 @@ def figures(result: Result) -> str:
         what = "Drawings in a style that was never trained on, among all their names" if drawn else "Retrieval"
         lines += [f"{what}:", "", retrieval.markdown()]
     if result.failures:
-        lines += ["Left out, because they cannot be decoded:", "", *(f"- {f}" for f in result.failures), ""]
+        lines += ["Left out, because they cannot be used:", "", *(f"- {f}" for f in result.failures), ""]
     return "\n".join(lines)
 
 

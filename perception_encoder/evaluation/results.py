@@ -42,6 +42,6 @@ class Result:
     split: str
     measurements: tuple[Measurement, ...]
     failures: tuple[str, ...]
-    """Items that could not be decoded, each with the reason; they are in no figure."""
+    """Items that could not be used, each with the reason; they are in no figure."""
     about: Mapping[str, str]
     """What else fixes the figures: weight hash, floating-point type, versions."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
-from perception_encoder.data.class_masks import ClassMasks
+from perception_encoder.data.class_masks import ClassMasks, keep_trained
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense_features import check_finite, encode_both
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
@@ -42,12 +42,14 @@ def measure_segmentation(
 ) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Fit a head on one layer's features of `train`, and measure it on `test`.
 
-    Pictures that cannot be decoded, or their masks, are left out, and their errors returned. Raises DataError where
-    none is left or all pixels are of one class, ConfigError for a layer that does not exist, and ModelError for
-    features that are not finite.
+    Pictures that cannot be decoded, or their masks, or whose masks show no class are left out, and their errors
+    returned; classes that no training picture shows are not scored. Raises DataError where no picture is left or all
+    pixels are of one class, ConfigError for a layer that does not exist, and ModelError for features that are not
+    finite.
     """
     protocol = protocol or SegmentationProtocol()
-    sets = (train, train.labels), (test, test.labels)
+    train, test = keep_trained(train, test, track)
+    sets = (train, known_labels(train)), (test, known_labels(test))
     learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
     count, features = len(train.classes), (learned.maps, learned.truth, shown.maps, shown.truth)
     scores = score_segmentation(*features, shown.keys, count, protocol, track)
@@ -69,20 +71,33 @@ def score_segmentation(
 ) -> tuple[ItemScores, ...]:
     """Fit on features of pictures and measure on others, whose names are `keys`: `mIoU`, and `pixels`, those right.
 
-    ModelError where features are not finite; DataError for one class, or, naming it, for a picture without a label.
+    ModelError where features are not finite. Before the head is fitted: InputError, naming the picture, for one without
+    a label, DataError where training pictures show one class.
     """
     protocol = protocol or SegmentationProtocol()
     check_finite(train, "segmentation, training pictures")
     check_finite(test, "segmentation", keys)
+    for place, key in enumerate(keys):
+        check_labels(key, test_labels(place))
     head = fit_segmentation(train, train_labels, classes, protocol.head, track)
     inside, either = np.zeros((2, len(keys), classes))
-    for place, key in enumerate(track(keys, "measuring segmentation", len(keys))):
+    for place in track(range(len(keys)), "measuring segmentation", len(keys)):
         truth = test_labels(place)
-        if not (truth >= 0).any():
-            raise DataError(f"{key}: its mask is empty: no pixel has a class that is scored; leave it out")
         guess = head.predict(take(test, slice(place, place + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
         inside[place], either[place] = overlaps(guess, truth, classes)
     return gather(inside, either, keys)
+
+
+def check_labels(key: str, labels: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
+    """Return a picture's labels as they are; InputError where no pixel has one."""
+    if not (labels >= 0).any():
+        raise InputError(key, "its mask is empty: no pixel has a class that is scored")
+    return labels
+
+
+def known_labels(pictures: ClassMasks) -> Labels:
+    """The labels of pictures by place; InputError where they cannot be decoded or no pixel has one."""
+    return lambda place: check_labels(pictures.keys[place], pictures.labels(place))
 
 
 def overlaps(

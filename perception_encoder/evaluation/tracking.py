@@ -47,8 +47,8 @@ def measure_tracking(
 ) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
     """Measure one layer; one video is in memory at a time.
 
-    A video with a frame or mask that cannot be decoded is left out, and its error returned. Raises DataError where a
-    video's masks will not do or no video is left, ConfigError for a layer that does not exist, and ModelError for
+    A video with a frame or mask that cannot be decoded, or whose masks will not do, is left out, and its error
+    returned. Raises DataError where no video is left, ConfigError for a layer that does not exist, and ModelError for
     features that are not finite.
     """
     config = config or TrackingConfig()
@@ -57,7 +57,7 @@ def measure_tracking(
     failures: list[InputError] = []
     for video in track(videos, f"tracking at layer {layer}", len(videos)):
         try:
-            frames, masks = video.read_frames(), video.read_masks()
+            frames, masks = video.read_frames(), read_scored(video)
         except InputError as error:
             failures.append(error)
             continue
@@ -65,7 +65,7 @@ def measure_tracking(
         features = encode_patches(encoder, [layer], frames, size)[layer]
         scores[video.name] = score_video(video.name, features, masks, config.propagation)
     if not scores:
-        raise DataError(f"no video can be decoded; the first: {failures[0]}" if failures else "there are no videos")
+        raise DataError(f"no video can be measured; the first: {failures[0]}" if failures else "there are no videos")
     found = gather(scores)
     settings = {"layer": str(layer), "short side": str(config.short_side)}
     metrics = tuple(measure(each) for each in found)
@@ -93,18 +93,16 @@ def score_video(
 ) -> VideoScores:
     """Follow the objects of the first mask by a layer's features, and score them.
 
-    ModelError where features are not finite; DataError where there is no object, or nothing between the first and the
-    last frame to score.
+    ModelError where features are not finite; DataError where there are not as many as masks, and InputError where there
+    is no object, or nothing between the first and the last frame to score.
     """
     features = np.array(features, dtype=np.float32)
     if not np.isfinite(features).all():
         raise ModelError(f"{name}: its features hold NaN or infinity; try float32")
     if len(features) != len(masks):
         raise DataError(f"{name}: {len(masks)} masks for the features of {len(features)} frames")
-    first = masks[0]
-    objects = [] if first is None else [int(n) for n in np.unique(first) if n not in (0, VOID)]
-    if first is None or not objects:
-        raise DataError(f"{name}: the mask of the first frame shows no object, so there is none to follow")
+    objects, first = shown_objects(name, masks), masks[0]
+    assert first is not None
     labels = np.zeros(first.shape, dtype=np.int64)
     for place, number in enumerate(objects, start=1):
         labels[first == number] = place
@@ -114,10 +112,7 @@ def score_video(
 
 def score_masks(name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]) -> VideoScores:
     """Score labels 1 to K, which stand for `objects`, against the true masks."""
-    last = len(masks) - 1 if len(masks) > 2 else 2
-    frames = [index for index in range(1, last) if masks[index] is not None]
-    if not frames:
-        raise DataError(f"{name}: no frame after the first has a mask that is scored")
+    frames = scored_frames(name, masks)
     regions = np.zeros((len(frames), len(objects)))
     boundaries = np.zeros((len(frames), len(objects)))
     for row, index in enumerate(frames):
@@ -128,6 +123,31 @@ def score_masks(name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, obj
             pair = (followed[index] == place + 1) & counts, truth == number
             regions[row, place], boundaries[row, place] = region_similarity(*pair), boundary_accuracy(*pair)
     return VideoScores(regions.mean(axis=0), boundaries.mean(axis=0))
+
+
+def shown_objects(name: str, masks: Masks) -> list[int]:
+    """The numbers of the objects in the first mask, ascending; InputError where there is none."""
+    objects = [] if masks[0] is None else [int(n) for n in np.unique(masks[0]) if n not in (0, VOID)]
+    if not objects:
+        raise InputError(name, "the mask of the first frame shows no object, so there is none to follow")
+    return objects
+
+
+def scored_frames(name: str, masks: Masks) -> list[int]:
+    """The frames with a mask but the first and the last, of two the second; InputError where there is none."""
+    last = len(masks) - 1 if len(masks) > 2 else 2
+    frames = [index for index in range(1, last) if masks[index] is not None]
+    if not frames:
+        raise InputError(name, "no frame after the first has a mask that is scored")
+    return frames
+
+
+def read_scored(video: MaskedVideo) -> Masks:
+    """A video's masks; InputError where they cannot be decoded, or leave nothing to follow or to score."""
+    masks = video.read_masks()
+    shown_objects(video.name, masks)
+    scored_frames(video.name, masks)
+    return masks
 
 
 def gather(scores: Mapping[str, VideoScores]) -> tuple[ItemScores, ...]:

@@ -2,7 +2,8 @@
 
 The protocols and heads are those of evaluation/; here they are given features that were extracted once. Pictures are
 encoded at the encoder's own size, frames of videos with their aspect ratio kept. A picture whose target cannot be
-decoded is as one that cannot itself. Heads are smaller than for published figures, for every layer pays for them.
+decoded, or shows nothing that counts, is as one that cannot be decoded itself. Heads are smaller than for published
+figures, for every layer pays for them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from perception_encoder.data.class_masks import ClassMasks
+from perception_encoder.data.class_masks import ClassMasks, keep_trained
 from perception_encoder.data.instances import InstanceSet
 from perception_encoder.data.masked_videos import MaskedVideo, Stored
 from perception_encoder.data.rgbd import DepthPictures
@@ -23,12 +24,19 @@ from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.depth import DepthProtocol, score_depth
+from perception_encoder.evaluation.depth import DepthProtocol, known_depths, score_depth, warn_of_range
 from perception_encoder.evaluation.detection import DetectionProtocol, score_detection
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
 from perception_encoder.evaluation.protocol import LayerEncoder
-from perception_encoder.evaluation.segmentation import SegmentationProtocol, score_segmentation
-from perception_encoder.evaluation.tracking import TrackingConfig, VideoScores, frame_size, gather, score_video
+from perception_encoder.evaluation.segmentation import SegmentationProtocol, known_labels, score_segmentation
+from perception_encoder.evaluation.tracking import (
+    TrackingConfig,
+    VideoScores,
+    frame_size,
+    gather,
+    read_scored,
+    score_video,
+)
 from perception_encoder.layer_analysis.labelled_tasks import content_digest
 from perception_encoder.preprocess.image import open_image
 
@@ -48,12 +56,22 @@ class TrackingTask:
     def __init__(self, videos: Sequence[MaskedVideo], config: TrackingConfig | None = None) -> None:
         """`config`: by default frames of `SHORT_SIDE` pixels, a seventh of the cost of DAVIS's 480."""
         self.videos, self.config = tuple(videos), config or TrackingConfig(short_side=SHORT_SIDE)
-        self._failures: dict[str, InputError] = {}
 
     @property
     def failures(self) -> Sequence[InputError]:
-        """Masks that cannot be decoded; their videos are left out."""
+        """Masks that cannot be decoded or will not do; their videos are left out."""
         return tuple(self._failures.values())
+
+    @cached_property
+    def _failures(self) -> dict[str, InputError]:
+        """By video. Masks are decoded once for it, so that failures are known where scores are on disk already."""
+        found: dict[str, InputError] = {}
+        for video in self.videos:
+            try:
+                read_scored(video)
+            except InputError as error:
+                found[video.name] = error
+        return found
 
     @cached_property
     def digest(self) -> str:
@@ -82,19 +100,16 @@ class TrackingTask:
         )
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """J&F, J and F over the videos whose frames and masks can all be decoded."""
+        """J&F, J and F over the videos whose frames can all be decoded, and whose masks will do."""
         scores: dict[str, VideoScores] = {}
         for video, found in zip(self.videos, features, strict=True):
-            if found.failures:
-                continue
-            try:
-                masks = video.read_masks()
-            except InputError as error:
-                self._failures[error.source] = error
-                continue
-            scores[video.name] = score_video(video.name, found.patches, masks, self.config.propagation)
+            if not found.failures and video.name not in self._failures:
+                masks = read_scored(video)
+                scores[video.name] = score_video(video.name, found.patches, masks, self.config.propagation)
         if not scores:
-            raise DataError("tracking: no video can be decoded whole")
+            failures = [failure for found in features for failure in found.failures] or self.failures
+            reason = f"; the first: {failures[0]}" if failures else ""
+            raise DataError(f"{self.name}: no video can be measured{reason}")
         return tuple(LayerScore.of(score, DENSE) for score in gather(scores))
 
 
@@ -116,7 +131,10 @@ class DepthTask:
 
     @cached_property
     def _pictures(self) -> tuple[LayerPictures, LayerPictures]:
-        return fitted_and_measured(self.name, (self.train, self.train.depth), (self.test, self.test.depth))
+        depths = known_depths(self.train, self.test, self.protocol)
+        made = fitted_and_measured(self.name, (self.train, depths[0]), (self.test, depths[1]))
+        warn_of_range(*depths)
+        return made
 
     def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
         """What the head is fitted on, and what it is measured on."""
@@ -143,7 +161,9 @@ class SegmentationTask:
     failures: tuple[InputError, ...] = ()
 
     def __init__(self, train: ClassMasks, test: ClassMasks, protocol: SegmentationProtocol | None = None) -> None:
-        self.train, self.test, self.protocol = train, test, protocol or SegmentationProtocol()
+        """Classes that no training picture shows are not scored."""
+        self.train, self.test = keep_trained(train, test)
+        self.protocol = protocol or SegmentationProtocol()
 
     @cached_property
     def digest(self) -> str:
@@ -153,7 +173,8 @@ class SegmentationTask:
 
     @cached_property
     def _pictures(self) -> tuple[LayerPictures, LayerPictures]:
-        return fitted_and_measured(self.name, (self.train, self.train.labels), (self.test, self.test.labels))
+        sets = (self.train, known_labels(self.train)), (self.test, known_labels(self.test))
+        return fitted_and_measured(self.name, *sets)
 
     def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
         """What the head is fitted on, and what it is measured on."""
@@ -257,10 +278,10 @@ def _with_targets(name: str, these: _Pictures, target: Callable[[int], object]) 
 
 
 def check_rows(name: str, features: Sequence[LayerFeatures]) -> tuple[LayerFeatures, LayerFeatures]:
-    """Features of the two sets; DataError where none of a set's pictures could be decoded."""
+    """Features of the two sets; DataError where none of a set's pictures could be used."""
     for found in features:
         if not len(found.rows):
-            raise DataError(f"{name}: no picture can be decoded; the first: {found.failures[0]}")
+            raise DataError(f"{name}: no picture can be used; the first: {found.failures[0]}")
     fitted, measured = features
     return fitted, measured
 

@@ -152,7 +152,7 @@ def to_html(report: LayerReport) -> Iterator[str]:
     yield from _tables(report)
     failures = report.sweeps[0].failures
     if failures:
-        yield from _section("Left out", f"{len(failures)} pictures could not be decoded and are in no figure.")
+        yield from _section("Left out", f"{len(failures)} inputs could not be used and are in no figure.")
         yield (
             '<ul class="plain">\n'
             + "".join(f"<li>{escaped(str(failure))}</li>\n" for failure in failures)

@@ -71,7 +71,7 @@ class Sweep:
     about: dict[str, str]
     curves: tuple[LayerCurve, ...]
     failures: tuple[InputError, ...]
-    """Pictures that could not be decoded, each once; they are in no figure."""
+    """Pictures, and masks, that could not be used, each once; they are in no figure."""
     pictures: int
     """How many were looked at, those included."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from perception_encoder.data.class_masks import ClassMasks, read_class_splits
-from perception_encoder.data.instances import read_instance_splits
+from perception_encoder.data.instances import InstanceSet, keep_trained, read_instance_splits
 from perception_encoder.data.masked_videos import read_videos
-from perception_encoder.data.rgbd import read_depth_splits
+from perception_encoder.data.rgbd import MILLIMETRES, DepthPictures, read_depth_splits
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore, LayerTask
 from perception_encoder.evaluation.protocol import LayerEncoder
@@ -28,9 +29,12 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     RetrievalTask,
     load_labels,
 )
+from perception_encoder.preprocess.frames import frame_indices
 
 Maker = Callable[[Path, int], LayerTask]
 """A place and how many items at most are measured, to a task; DataError where the place lacks what it needs."""
+
+Part = TypeVar("Part", DepthPictures, ClassMasks, InstanceSet)
 
 
 @lru_cache(maxsize=1)
@@ -51,25 +55,28 @@ def _tracking(place: Path, items: int) -> LayerTask:
     return TrackingTask(read_videos(place))
 
 
-def _depth(place: Path, items: int) -> LayerTask:
-    train, test = read_depth_splits(place)
-    return DepthTask(train.some(slice(0, 2 * items)), test.some(slice(0, items)))
+def _depth(place: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask:
+    return DepthTask(*_thin(read_depth_splits(place, per_metre), items))
 
 
 def _segmentation(place: Path, items: int) -> LayerTask:
-    train, test = read_class_splits(place)
-    return SegmentationTask(_first(train, 2 * items), _first(test, items))
-
-
-def _first(masks: ClassMasks, count: int) -> ClassMasks:
-    parts = {name: getattr(masks, name)[:count] for name in ("keys", "pictures", "masks", "numbers")}
-    return replace(masks, **parts)
+    return SegmentationTask(*_thin(read_class_splits(place), items))
 
 
 def _detection(place: Path, items: int) -> LayerTask:
-    train, test = read_instance_splits(place)
-    some = [part.some(range(min(len(part.keys), count))) for part, count in ((train, 2 * items), (test, items))]
-    return DetectionTask(some[0], some[1])
+    return DetectionTask(*keep_trained(*_thin(read_instance_splits(place), items)))
+
+
+def _thin(splits: tuple[Part, Part], items: int) -> tuple[Part, Part]:
+    """At most `items` pictures to be measured and twice as many to train on, evenly apart in the order of their names.
+
+    Names are often those of places or times, so that the first ones would be of one kind.
+    """
+    train, test = (
+        part.some(frame_indices(len(part.keys), min(len(part.keys), count)))
+        for part, count in zip(splits, (2 * items, items), strict=True)
+    )
+    return train, test
 
 
 TASKS: Mapping[str, Maker] = {
@@ -118,8 +125,9 @@ def make_tasks(
     items: int,
     image_size: tuple[int, int] | None = None,
     short_side: int = SHORT_SIDE,
+    per_metre: float = MILLIMETRES,
 ) -> list[LayerTask]:
-    """The tasks of these names, each of its own place or of the one that is for all.
+    """The tasks of these names, each of its own place or of the one that is for all; `per_metre`: of stored depths.
 
     `image_size`: height and width of still pictures, by default the encoder's own; `short_side`: of videos' frames.
     Raises ConfigError for a name that there is not and a place whose task is not asked, DataError for a task without a
@@ -131,6 +139,7 @@ def make_tasks(
     for name in places:
         if name not in names:
             raise ConfigError(f"data are given for {name}, which is not among the tasks; add it to --tasks")
+    makers = {**TASKS, "depth": partial(_depth, per_metre=per_metre)}
     tasks = []
     for name in dict.fromkeys(names):
         place = places.get(name, everywhere)
@@ -139,7 +148,7 @@ def make_tasks(
         if not place.exists():
             raise DataError(f"{name}: {place} does not exist")
         try:
-            tasks.append(_at_size(TASKS[name](place, items), image_size, short_side))
+            tasks.append(_at_size(makers[name](place, items), image_size, short_side))
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
     return tasks

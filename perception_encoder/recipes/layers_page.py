@@ -279,7 +279,7 @@ def _runs(result: Mapping[str, Any]) -> Iterator[str]:
     rows = [(task, DATA[task], f"{measured[task]:,}") for task in _tasks(result)]
     yield Table(("task", "measured on", "items"), tuple(rows)).markdown()
     failures = sorted({failure for model in result["models"] for failure in model["failures"]})
-    yield f"Left out, for they cannot be decoded: {'; '.join(failures) or 'nothing'}."
+    yield f"Left out, for they cannot be used: {'; '.join(failures) or 'nothing'}."
     yield ""
 
 

@@ -54,7 +54,7 @@ class Videos(Maker):
         self.balls = [kind for kind in self.layouts.kinds if kind in balls]
 
     def attempt(self, number: int, generator: np.random.Generator) -> Sample | None:
-        """Make a video; None where it did not go as planned, or a thing is hidden in the end."""
+        """Make a video; None where it did not go as planned, begins without a thing, or hides one in the end."""
         clip = self._invent(generator)
         if clip is None:
             return None
@@ -66,6 +66,8 @@ class Videos(Maker):
             for poses, camera in zip(clip.poses, clip.cameras, strict=True):
                 stage.move(poses)
                 pictures.append(stage.draw(camera, self.side))
+                if not pictures[0].mask.any():
+                    return None  # all things are yet to fall: there is none to follow
         asked = ask_what_happened(graph, clip.events, generator)
         return self._write(f"{self.split}-video-{number:07}", clip, pictures, graph, asked)
 

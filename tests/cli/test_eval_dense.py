@@ -53,6 +53,20 @@ def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
     assert run.status == output.SOME_SKIPPED and "mIoU" in run.stdout and "skipped test-0" in run.stderr
 
 
+def test_units_of_depth(run_pe, tmp_path: Path) -> None:
+    from perception_encoder.data.shards import write_members
+
+    depth = np.repeat([1.0, 4.0], (8, 24))[None].repeat(24, axis=0)  # a quarter is near enough to seem within 10 m
+    parts = ("jpg", png(np.zeros((24, 32, 3), np.uint8))), ("depth.png", stored(5 * depth))
+    write_members(tmp_path / "tum.tar", [(f"{n}.{kind}", content) for n in range(5) for kind, content in parts])
+    asked = ("eval", "depth", "any", "--data", tmp_path / "tum.tar", "--layer", "0", "--channels", "8", "--epochs", "1")
+    run = run_pe(*asked, "--per-metre", "5000", "-o", tmp_path / "depth.json")
+    assert run.status == output.OK and not run.stderr
+    (found,) = json.loads((tmp_path / "depth.json").read_text(encoding="utf-8"))["measurements"]
+    assert found["settings"]["per metre"] == "5000" and found["metrics"][0]["n"] == 2
+    assert "1000 units were taken for a metre, see --per-metre" in run_pe(*asked).stderr
+
+
 def test_detection(run_pe, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     from tests.evaluation.test_detection import write_scenes as write_things

@@ -6,13 +6,19 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from perception_encoder.data.shards import write_members
 from tests.conftest import Run
 from tests.evaluation.colours import write_colours
+from tests.evaluation.layers import png
 
 pytest.importorskip("matplotlib")
+
+
+DEPTH = np.full((16, 16), 2000, np.uint16)
 
 
 @pytest.fixture
@@ -68,6 +74,17 @@ def test_mistakes_are_one_line(
 ) -> None:
     done = run_pe("layers", checkpoint, "--data", photos, "-o", tmp_path / "out", *arguments)
     assert done.status == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_units_of_depth_are_handed_over(
+    run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    write_members(
+        tmp_path / "room.tar", [(f"{n}.{kind}", png(DEPTH)) for n in range(4) for kind in ("jpg", "depth.png")]
+    )
+    asked = ("--tasks", "depth", "--data", tmp_path / "room.tar", "--layer", "0", "-o", tmp_path / "out")
+    done = run_pe("layers", checkpoint, *asked, "--per-metre", "1")
+    assert done.status == 2 and "depth: no picture can be used; the first: 0: no pixel has a known depth" in done.stderr
 
 
 def size(path: Path) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from perception_encoder.data.rgbd import DepthPictures, read_depth_splits
 from perception_encoder.data.shards import write_members
 from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead, scale_invariant_loss
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, ModelError
+from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError
+from perception_encoder.evaluation import depth as evaluator
 from perception_encoder.evaluation.depth import DepthProtocol, depth_errors, measure_depth, score_depth
 from perception_encoder.evaluation.scores import measure
 from tests.evaluation.layers import ColourLayers, png
@@ -100,6 +103,64 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
         measure_depth(ColourLayers(4, (24, 32)), 2, train, test, PROTOCOL)
 
 
+def pairs(name: str, depths: np.ndarray) -> DepthPictures:
+    """Depths in metres with pictures that are darker where it is near."""
+    greys = [np.repeat((40 * depth).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2) for depth in depths]
+    keys = tuple(f"{name}{row}" for row in range(len(depths)))
+    pictures, held = tuple(map(png, greys)), tuple(map(stored, depths))
+    return DepthPictures(name=name, keys=keys, pictures=pictures, depths=held)
+
+
+@pytest.fixture
+def unfitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that is fitted all the same fails the test."""
+    monkeypatch.setattr(evaluator, "fit_depth", lambda *_: pytest.fail("a head was fitted"))
+
+
+FAR = np.full((24, 32), 30, np.float32)
+FRAMED = np.pad(np.zeros((22, 32), np.float32), ((2, 0), (0, 0)), constant_values=2)  # above Eigen's crop alone
+
+
+def test_pictures_without_known_depth_are_reported_and_left_out() -> None:
+    train, test = rooms(6, 0), rooms(4, 1)
+    train[2], test[1], test[3] = FAR, 0, FRAMED
+    protocol = replace(PROTOCOL, eigen_crop=True)
+    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", train), pairs("b", test), protocol)
+    assert [failure.source for failure in failures] == ["a2", "b1", "b3"] and "--per-metre" in failures[0].reason
+    assert found.metrics[0].n == 2 and found.settings["train"] == "5" and found.settings["per metre"] == "1000"
+    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", test), pairs("b", test), PROTOCOL)
+    assert [failure.source for failure in failures] == ["a1", "b1"] and found.metrics[0].n == 3
+
+
+def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: None) -> None:
+    near, far = rooms(4, 0), FAR[None].repeat(4, axis=0)
+    for train, test, name in ((far, near, "a"), (near, far, "b")):
+        with pytest.raises(
+            DataError, match=f"{name}: no picture can be used; the first: {name}0: no pixel has a known"
+        ):
+            measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", train), pairs("b", test), PROTOCOL)
+    maps = np.zeros((4, 6, 8, 3))
+    with pytest.raises(InputError, match="b: no pixel has a known depth"):
+        score_depth(maps, near.__getitem__, maps[:2], (near[0], FAR).__getitem__, ["a", "b"], PROTOCOL)
+
+
+def test_a_head_is_not_fitted_on_nothing() -> None:
+    maps = np.zeros((2, 6, 8, 3))
+    with pytest.raises(DataError, match=r"no training picture shows a depth of 0\.001 to 10 m"):
+        score_depth(maps, (FAR, 0 * FAR).__getitem__, maps, rooms(2, 0).__getitem__, ["a", "b"], PROTOCOL)
+
+
+def test_depths_that_are_mostly_out_of_range_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    depths, encoder = rooms(4, 0), ColourLayers(4, (24, 32))
+    quick = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1, batch=4)))
+    with caplog.at_level(logging.WARNING):
+        measure_depth(encoder, 0, pairs("a", depths), pairs("b", depths), quick)
+        assert not caplog.text
+        wrong = replace(pairs("b", depths), per_metre=200.0)
+        measure_depth(encoder, 0, replace(pairs("a", depths), per_metre=200.0), wrong, quick)
+    assert "of the known depth is not within 0.001 to 10 m" in caplog.text and "200 units were taken" in caplog.text
+
+
 def test_nyu_folders(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for names in (("rgb_00045.jpg", "sync_depth_00045.png"), ("rgb/7.jpg", "depth/7.png")):
@@ -121,13 +182,10 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="has one of train and test"):
         read_depth_splits(tmp_path)
-    grey = png(np.zeros((2, 2), np.uint8))
-    one = DepthPictures(name="n", keys=("k", "m"), pictures=(b"", b""), depths=(stored(np.zeros((2, 2))), grey))
-    with pytest.raises(DataError, match=r"k \(depth\): no pixel's depth is known"):
-        one.depth(0)
+    one = DepthPictures(name="n", keys=("m",), pictures=(b"",), depths=(png(np.zeros((2, 2), np.uint8)),))
     with pytest.raises(MediaDecodeError, match=r"m \(depth\): has the mode L"):
-        one.depth(1)
-    with pytest.raises(DataError, match="far: no pixel has a known depth of at most 10"):
+        one.depth(0)
+    with pytest.raises(InputError, match=r"far: no pixel has a known depth of 0\.001 to 10 m"):
         depth_errors("far", np.ones((2, 2)), np.full((2, 2), 11.0), DepthProtocol())
     with pytest.raises(ConfigError, match="nearest"):
         DepthConfig(nearest=2.0, farthest=1.0)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from perception_encoder.data.class_masks import read_class_splits
+from perception_encoder.data.class_masks import UNSCORED, ClassMasks, keep_trained, read_class_splits
 from perception_encoder.data.shards import write_members
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-from perception_encoder.errors import ConfigError, DataError, ModelError
+from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
+from perception_encoder.evaluation import segmentation as evaluator
 from perception_encoder.evaluation.scores import difference, measure
 from perception_encoder.evaluation.segmentation import (
     SegmentationProtocol,
@@ -108,6 +110,49 @@ def test_scenes_are_measured_and_a_broken_picture_reported(tmp_path: Path) -> No
         measure_segmentation(encoder, 2, train, test, PROTOCOL)
 
 
+def drawn(name: str, shown: list[np.ndarray], known: list[np.ndarray] | None = None) -> ClassMasks:
+    """Pictures of labels, and masks that show them, or others."""
+    colours = np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)
+    return ClassMasks(
+        name=name,
+        keys=tuple(f"{name}{row}" for row in range(len(shown))),
+        pictures=tuple(png(colours[labels]) for labels in shown),
+        masks=tuple(png(labels.astype(np.uint8)) for labels in known or shown),
+        classes=("background", "chair", "lamp"),
+        numbers=({0: 0, 1: 1, 2: 2, 255: UNSCORED},) * len(shown),
+    )
+
+
+def test_classes_that_are_not_trained_on_are_not_scored() -> None:
+    learned, asked = pictures(16, 0), pictures(6, 1)
+    train = drawn("a", learned, [np.where(labels == 2, 255, labels) for labels in learned])
+    kept, test = keep_trained(train, drawn("b", asked))
+    assert kept.classes == test.classes == ("background", "chair")
+    assert (test.labels(0) == np.where(asked[0] == 2, UNSCORED, asked[0])).all()
+    (found,), failures = measure_segmentation(ColourLayers(4, (24, 32)), 0, train, drawn("b", asked), PROTOCOL)
+    assert found.classes == 2 and found.metrics[0].value > 0.75 and not failures
+    only = drawn("b", [np.where(labels == 1, 0, labels) for labels in asked])
+    only = replace(only, numbers=({0: 0, 2: 2},) * 6)
+    with pytest.raises(DataError, match="b: no thing is of a kind that the training pictures show"):
+        keep_trained(train, only)
+    assert keep_trained(drawn("a", learned), only)[1] is only
+
+
+def test_pictures_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    some, void = pictures(4, 0), np.full((24, 32), 255, np.uint8)
+    train, test = drawn("a", some, [*some[:3], void]), drawn("b", some, [void, *some[1:]])
+    (found,), failures = measure_segmentation(ColourLayers(4, (24, 32)), 0, train, test, PROTOCOL)
+    assert [failure.source for failure in failures] == ["a3", "b0"]
+    assert found.metrics[0].n == 3 and found.settings["train"] == "3"
+    monkeypatch.setattr(evaluator, "fit_segmentation", lambda *_: pytest.fail("a head was fitted"))
+    for sets, name in (((drawn("a", some, [void] * 4), test), "a"), ((train, drawn("b", some, [void] * 4)), "b")):
+        with pytest.raises(DataError, match=f"{name}: no picture can be used; the first: {name}0: its mask is empty"):
+            measure_segmentation(ColourLayers(4, (24, 32)), 0, *sets, PROTOCOL)
+    maps, mixed = np.zeros((1, 2, 2, 3)), np.array([[0, 1]])
+    with pytest.raises(InputError, match="b: its mask is empty"):
+        score_segmentation(maps, lambda _: mixed, maps, lambda _: -mixed - 1, ["b"], 2, PROTOCOL)
+
+
 def test_scenes_whose_things_are_not_trained_on_are_refused(tmp_path: Path) -> None:
     write_scenes(tmp_path, "train", 2, 0)
     member = {"objects": [{"id": 1, "kind": "vase"}]}
@@ -119,7 +164,7 @@ def test_scenes_whose_things_are_not_trained_on_are_refused(tmp_path: Path) -> N
     )
     (tmp_path / "test").mkdir()
     write_members(tmp_path / "test" / "00000.tar", [(f"a.{extension}", content) for extension, content in parts])
-    with pytest.raises(DataError, match="no thing of test is of a kind that train shows"):
+    with pytest.raises(DataError, match="no thing is of a kind that the training pictures show"):
         read_class_splits(tmp_path)
 
 
@@ -141,9 +186,6 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     ones, maps = np.ones((4, 4), np.int16), np.zeros((1, 2, 2, 3))
     with pytest.raises(DataError, match="show 1 class"):
         score_segmentation(maps, lambda _: ones, maps, lambda _: ones, ["a"], 3, PROTOCOL)
-    with pytest.raises(DataError, match="b: its mask is empty"):
-        mixed = np.array([[0, 1]])
-        score_segmentation(maps, lambda _: mixed, maps, lambda _: -ones, ["b"], 2, PROTOCOL)
     with pytest.raises(ModelError, match="c first"):
         score_segmentation(maps, lambda _: ones, maps * np.nan, lambda _: ones, ["c"], 2, PROTOCOL)
     with pytest.raises(ConfigError, match="kernel is 2"):

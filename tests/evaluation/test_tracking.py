@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.data.masked_videos import read_videos
+from perception_encoder.data.masked_videos import MaskedVideo, read_videos
 from perception_encoder.dense_prediction.label_propagation import PropagationConfig
-from perception_encoder.errors import ConfigError, DataError, ModelError
+from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.scores import measure
 from perception_encoder.evaluation.tracking import (
     TrackingConfig,
@@ -87,9 +87,9 @@ def test_frames_keep_their_aspect_ratio(size, short, patch, expected) -> None:
 
 def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
     pictures, masks = discs(3)
-    with pytest.raises(DataError, match=r"empty: the mask of the first frame shows no object"):
+    with pytest.raises(InputError, match=r"empty: the mask of the first frame shows no object"):
         score_video("empty", np.ones((3, 4, 4, 2)), [np.zeros((8, 8), np.uint8)] * 3)
-    with pytest.raises(DataError, match=r"only: no frame after the first"):
+    with pytest.raises(InputError, match=r"only: no frame after the first"):
         score_video("only", np.ones((3, 4, 4, 2)), [masks[0], None, None])
     with pytest.raises(ModelError, match=r"bad: .*NaN"):
         score_video("bad", np.full((3, 4, 4, 2), np.nan), masks)
@@ -103,15 +103,26 @@ def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
 
 
 def test_a_video_that_cannot_be_decoded_is_reported_and_left_out(tmp_path: Path) -> None:
-    from perception_encoder.data.masked_videos import MaskedVideo
-
     write_video(tmp_path / "good.tar", *discs(3))
     good = read_videos(tmp_path)[0]
     bad = MaskedVideo("bad", (good.frames[0], b"\x89PNG cut", good.frames[2]), good.masks)
     (found,), failures = measure_tracking(ColourLayers(), 0, [bad, good], CONFIG)
     assert [failure.source for failure in failures] == ["bad/frame 1"] and found.metrics[0].n == 1
-    with pytest.raises(DataError, match="no video can be decoded; the first: bad/frame 1"):
+    with pytest.raises(DataError, match="no video can be measured; the first: bad/frame 1"):
         measure_tracking(ColourLayers(), 0, [bad], CONFIG)
+
+
+def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path) -> None:
+    pictures, masks = discs(4)
+    write_video(tmp_path / "empty.tar", pictures, [np.zeros_like(masks[0]), *masks[1:]])
+    write_video(tmp_path / "good.tar", pictures, masks)
+    write_video(tmp_path / "one.tar", pictures, [masks[0], None, None, None])
+    write_video(tmp_path / "sizes.tar", pictures, [*masks[:3], masks[3][:-1]])
+    (found,), failures = measure_tracking(ColourLayers(), 0, read_videos(tmp_path), CONFIG)
+    assert [failure.source for failure in failures] == ["empty", "one", "sizes"] and found.metrics[0].n == 1
+    bad = [video for video in read_videos(tmp_path) if video.name != "good"]
+    with pytest.raises(DataError, match="no video can be measured; the first: empty: the mask of the first frame"):
+        measure_tracking(ColourLayers(), 0, bad, CONFIG)
 
 
 def test_a_clip_of_davis(real_data: Path) -> None:

@@ -80,8 +80,21 @@ def test_a_video_that_cannot_be_decoded_whole_is_left_out_and_said(videos: Path,
     assert found.curves[0].scores[CLEAR].n == 1 and [f.source for f in found.failures] == ["two/mask 1"]
     assert isinstance(found.failures[0], MediaDecodeError)
     neither = TrackingTask([replace(one, frames=(b"cut",) * len(one.frames))], CONFIG)
-    with pytest.raises(DataError, match="no video can be decoded whole"):
+    with pytest.raises(DataError, match="tracking: no video can be measured; the first: one/frame 0"):
         run_sweep(ToyEncoder(), [neither], StoreConfig(folder=tmp_path / "store"), [CLEAR])
+
+
+def test_masks_that_will_not_do_are_said_in_every_run(videos: Path, tmp_path: Path) -> None:
+    one, two = read_videos(videos)
+    empty = replace(one, masks=(png(np.zeros((48, 64), np.uint8)), *one.masks[1:]))
+    cut = replace(one, name="zero", masks=(b"cut", *one.masks[1:]))
+    store = StoreConfig(folder=tmp_path / "store")
+    for _ in range(2):
+        found = run_sweep(ToyEncoder(), [TrackingTask([empty, two, cut], CONFIG)], store, [CLEAR])
+        assert found.curves[0].scores[CLEAR].n == 1
+        assert [failure.source for failure in found.failures] == ["one", "zero/mask 0"]
+    with pytest.raises(DataError, match="tracking: no video can be measured; the first: one: the mask of the first"):
+        run_sweep(ToyEncoder(), [TrackingTask([empty], CONFIG)], store, [CLEAR])
 
 
 def squares(count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -103,24 +116,24 @@ def agrees(curves: Sequence[LayerCurve], layer: int, wanted: Measurement) -> Non
     assert found == pytest.approx({metric.name: metric.value for metric in wanted.metrics}, abs=1e-5)
 
 
-def depth_pictures(seed: int, broken: bool = False) -> DepthPictures:
+def depth_pictures(seed: int, broken: bool = False, far: bool = False) -> DepthPictures:
     pictures, masks = squares(10, seed)
     depths = [png(np.where(mask, 1000, 3000).astype(np.uint16)) for mask in masks]
     keys = tuple(f"{seed}-{row}" for row in range(10))
-    stored = (b"cut", *depths[1:]) if broken else tuple(depths)
-    return DepthPictures(name="squares", keys=keys, pictures=tuple(map(png, pictures)), depths=stored)
+    depths[0] = b"cut" if broken else png(np.full((16, 16), 60_000, np.uint16)) if far else depths[0]
+    return DepthPictures(name="squares", keys=keys, pictures=tuple(map(png, pictures)), depths=tuple(depths))
 
 
 def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     parts, protocol = (
-        (depth_pictures(0, broken=True), depth_pictures(1)),
+        (depth_pictures(0, broken=True), depth_pictures(1, far=True)),
         DepthProtocol(head=DepthConfig(channels=8, fit=FIT)),
     )
     store, encoder = StoreConfig(folder=tmp_path / "store", dtype="float32"), ToyEncoder()
     found = run_sweep(encoder, [DepthTask(*parts, protocol)], store, [0, CLEAR])
     curve = found.curves[0]
     assert curve.figure == "RMSE" and curve.lower_is_better and curve.best == CLEAR and curve.unit == "m"
-    assert [failure.source for failure in found.failures] == ["0-0 (depth)"]
+    assert [failure.source for failure in found.failures] == ["0-0 (depth)", "1-0"] and curve.scores[0].n == 9
     (wanted,), _ = measure_depth(encoder, CLEAR, *parts, protocol)
     agrees(found.curves, CLEAR, wanted)
 
@@ -180,5 +193,5 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
 
 def test_pictures_none_of_which_can_be_decoded(tmp_path: Path) -> None:
     bad = replace(depth_pictures(0), pictures=(b"cut",) * 10)
-    with pytest.raises(DataError, match="depth: no picture can be decoded; the first: 0-0"):
+    with pytest.raises(DataError, match="depth: no picture can be used; the first: 0-0"):
         run_sweep(ToyEncoder(), [DepthTask(bad, depth_pictures(1))], StoreConfig(folder=tmp_path / "store"))

@@ -149,6 +149,19 @@ def test_a_video_is_what_its_tracks_say(sample: Sample) -> None:
     assert asked.get("How many things move?", str(len(moving))) == str(len(moving))
 
 
+def test_a_video_that_begins_without_a_thing_is_refused(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Videos(library, "train", 32, seed=0) as made:
+        invent, clips = made._invent, []
+        monkeypatch.setattr(made, "_invent", lambda generator: clips.append(invent(generator)) or clips[-1])
+        made.sample(1)
+        falling = clips[-1].poses.copy()
+        falling[0, :, 2] = AWAY
+        for poses, refused in ((clips[-1].poses, False), (falling, True)):
+            clip = replace(clips[-1], poses=poses)
+            monkeypatch.setattr(made, "_invent", lambda _, clip=clip: clip)
+            assert (made.attempt(1, np.random.default_rng(0)) is None) == refused
+
+
 def test_the_same_frames_make_the_same_file() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(4, axis=0).repeat(4, axis=1)
     frames = [np.roll(noise, step, axis=1) for step in range(16)]
