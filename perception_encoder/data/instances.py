@@ -184,8 +184,8 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
     for part in (train, test):
         if not any(part.annotations.values()):
             raise DataError(f"{part.name}: there is no box; detection needs some to train on and some to find")
-    listed = [[(each["id"], each.get("name")) for each in part.categories] for part in (train, test)]
-    for one, other in zip_longest(*listed):
+    trained, tested = ([(each["id"], each.get("name")) for each in part.categories] for part in (train, test))
+    for one, other in zip_longest(trained, tested):
         if one != other:
             raise DataError(f"{train.name} and {test.name} list different categories, first {one} and {other}")
     if train.has_masks != test.has_masks:

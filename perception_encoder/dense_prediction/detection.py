@@ -159,8 +159,8 @@ def fit_detector(
     `masks`: whether masks are learned where the set has them. A batch's targets are made when they are needed, for all
     of a large set's masks would fill the memory. DataError where no picture has a thing.
     """
-    config, masks = config or DetectionConfig(), masks and pictures.has_masks
-    encoded = _pixels(features)
+    config = config or DetectionConfig()
+    masks, encoded = masks and pictures.has_masks, _pixels(features)
 
     def target(place: int) -> dict[str, Tensor]:
         row = int(rows[place])

@@ -197,7 +197,8 @@ def _encode(
     progress: _Progress,
 ) -> dict[int, np.ndarray]:
     """Tokens (n, N, D) by layer in the store's type; notes their prefix, grid and width in `progress`."""
-    joined, found = {}, encoder.encode_layers(images, layers, pictures.image_size)
+    joined = {}
+    found = encoder.encode_layers(images, layers, pictures.image_size)
     for layer in list(found):
         tokens = found.pop(layer)  # freed one by one, as float32 is twice what is kept
         n, h, w, width = tokens.patches.shape
