@@ -62,8 +62,9 @@ class ClassMasks:
 
     def some(self, rows: Sequence[int]) -> ClassMasks:
         """A part of them."""
-        parts = ("keys", "pictures", "masks", "numbers")
-        return replace(self, **{name: tuple(getattr(self, name)[row] for row in rows) for name in parts})
+        of = {name: getattr(self, name) for name in ("keys", "pictures", "masks", "numbers")}
+        parts: dict[str, Any] = {name: tuple(every[row] for row in rows) for name, every in of.items()}
+        return replace(self, **parts)
 
 
 def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:

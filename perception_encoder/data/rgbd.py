@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -59,7 +60,8 @@ class DepthPictures:
 
     def some(self, rows: Sequence[int]) -> DepthPictures:
         """A part of them."""
-        parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in ("keys", "pictures", "depths")}
+        of = {name: getattr(self, name) for name in ("keys", "pictures", "depths")}
+        parts: dict[str, Any] = {name: tuple(every[row] for row in rows) for name, every in of.items()}
         return replace(self, **parts)
 
 

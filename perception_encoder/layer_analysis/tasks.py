@@ -139,7 +139,7 @@ def make_tasks(
     for name in places:
         if name not in names:
             raise ConfigError(f"data are given for {name}, which is not among the tasks; add it to --tasks")
-    makers = {**TASKS, "depth": partial(_depth, per_metre=per_metre)}
+    makers: Mapping[str, Maker] = {**TASKS, "depth": partial(_depth, per_metre=per_metre)}
     tasks = []
     for name in dict.fromkeys(names):
         place = places.get(name, everywhere)
