@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 from perception_encoder.data.sources import Source
 from perception_encoder.errors import DataError
 
+PEN_WIDTH = 1 / 40  # of the longer side
 EMOJI_COMPONENTS = (None, 2)  # emojibase groups of parts: regional letters, skin tones, hair
 
 # Open Clip Art: series without a name for each picture, or that a text cannot tell apart.
@@ -64,23 +65,21 @@ class Drawing:
 
 
 def read_emoji(icons: Path, names: Path, source: Source) -> Iterator[Drawing]:
-    """Read one emoji style from the roots of its icon package and of emojibase; one drawing a concept.
-
-    Icons are found by the code of the emoji, or in older styles, which do not say them, by its name.
-    """
+    """Read one emoji style from the roots of its icon package and of emojibase; one drawing a concept."""
     drawn = _read_json(icons / "icons.json")
     by_code = {_plain_code(code): name for code, name in _read_json(icons / "chars.json").items()}
     for emoji in _read_json(names / "en" / "data.json"):
-        name = by_code.get(_plain_code(emoji["hexcode"])) or _icon_name(emoji["label"])
+        name = by_code.get(_plain_code(emoji["hexcode"]))
         name = drawn.get("aliases", {}).get(name, {}).get("parent", name)
         if emoji.get("group") in EMOJI_COMPONENTS or name not in drawn["icons"]:
             continue
         icon = drawn["icons"][name]
         width, height = (icon.get(side, drawn.get(side, 16)) for side in ("width", "height"))
-        body = icon["body"]
+        left, top, line = icon.get("left", 0), icon.get("top", 0), PEN_WIDTH * max(width, height) if source.pen else 0
         svg = (
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}">{body}</svg>'
+            f'viewBox="{left - line} {top - line} {width + 2 * line} {height + 2 * line}">'
+            f"{_pen(source, line)}{icon['body']}</svg>"
         )
         label = _emoji_label(emoji["label"])
         tags = tuple(tag.lower() for tag in emoji.get("tags", []) if tag.lower() != label)
@@ -94,6 +93,15 @@ def read_emoji(icons: Path, names: Path, source: Source) -> Iterator[Drawing]:
         )
 
 
+def _pen(source: Source, width: float) -> str:
+    """A stylesheet by which a black pen goes over every shape; `line`: and nothing else is drawn."""
+    if not source.pen:
+        return ""
+    bare = "; fill: #fff !important; fill-opacity: 0 !important" if source.pen == "line" else ""
+    stroke = f"stroke: #000 !important; stroke-width: {width} !important; stroke-linejoin: round; stroke-linecap: round"
+    return f"<style>* {{{stroke}{bare}}}</style>"
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
@@ -103,11 +111,6 @@ def _read_json(path: Path) -> Any:
 
 def _plain_code(code: str) -> str:
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
-
-
-def _icon_name(label: str) -> str:
-    """Iconify's name for an emoji: "flag: Yemen" is flag-for-yemen."""
-    return re.sub(r"[^a-z0-9]+", "-", re.sub("^flag: ", "flag for ", label.lower()).replace("’", "")).strip("-")
 
 
 def _emoji_label(label: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,66 +31,37 @@ class Source:
     licence: str
     """SPDX expression, or the words of the publisher."""
     attribution: str
+    pen: Literal["", "outlined", "line"] = ""
+    """How emoji are drawn over: their shapes outlined in black, or nothing but the lines."""
     near_duplicates: bool = False
     """Whether it holds the same picture several times, so that all but one are to be dropped."""
 
 
+PENS: tuple[Literal["outlined", "line"], ...] = ("outlined", "line")
+NOTO = Source(
+    name="noto",
+    registry="npm",
+    package="@iconify-json/noto",
+    split="train",
+    licence="Apache-2.0",
+    attribution="Noto Emoji, Google Inc, https://github.com/googlefonts/noto-emoji",
+)
+TWEMOJI = Source(
+    name="twemoji",
+    registry="npm",
+    package="@iconify-json/twemoji",
+    split="train",
+    licence="CC-BY-4.0",
+    attribution="Twemoji, Twitter Inc and other contributors, https://github.com/jdecked/twemoji",
+)
+
 SOURCES: tuple[Source, ...] = (
-    Source(
-        name="noto",
-        registry="npm",
-        package="@iconify-json/noto",
-        split="train",
-        licence="Apache-2.0",
-        attribution="Noto Emoji, Google Inc, https://github.com/googlefonts/noto-emoji",
-    ),
-    Source(
-        name="twemoji",
-        registry="npm",
-        package="@iconify-json/twemoji",
-        split="train",
-        licence="CC-BY-4.0",
-        attribution="Twemoji, Twitter Inc and other contributors, https://github.com/jdecked/twemoji",
-    ),
-    Source(
-        name="noto_v1",
-        registry="npm",
-        package="@iconify-json/noto-v1",
-        split="train",
-        licence="Apache-2.0",
-        attribution="Noto Emoji of 2017, Google Inc, https://github.com/googlefonts/noto-emoji",
-    ),
-    Source(
-        name="fluent_flat",
-        registry="npm",
-        package="@iconify-json/fluent-emoji-flat",
-        split="train",
-        licence="MIT",
-        attribution="Fluent Emoji, Microsoft Corporation, https://github.com/microsoft/fluentui-emoji",
-    ),
-    Source(
-        name="fluent_line",
-        registry="npm",
-        package="@iconify-json/fluent-emoji-high-contrast",
-        split="train",
-        licence="MIT",
-        attribution="Fluent Emoji, Microsoft Corporation, https://github.com/microsoft/fluentui-emoji",
-    ),
-    Source(
-        name="emojione",
-        registry="npm",
-        package="@iconify-json/emojione",
-        split="train",
-        licence="CC-BY-4.0",
-        attribution="Emoji One, https://github.com/EmojiTwo/emojitwo",
-    ),
-    Source(
-        name="emojione_line",
-        registry="npm",
-        package="@iconify-json/emojione-monotone",
-        split="train",
-        licence="CC-BY-4.0",
-        attribution="Emoji One, https://github.com/EmojiTwo/emojitwo",
+    NOTO,
+    TWEMOJI,
+    *(
+        replace(source, name=f"{source.name}_{pen}", pen=pen, attribution=f"{source.attribution}, drawn over")
+        for source in (NOTO, TWEMOJI)
+        for pen in PENS
     ),
     Source(
         name="openclipart",

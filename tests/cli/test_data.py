@@ -53,7 +53,7 @@ def test_bad_drawings_are_listed_and_change_the_status(asked: list, tmp_path: Pa
 
 
 def test_an_unknown_source_is_found_before_anything_is_fetched(asked: list) -> None:
-    result = CliRunner().invoke(app, ["prepare", "--sources", "noto,emojitwo"])
+    result = CliRunner().invoke(app, ["prepare", "--sources", "noto,emojione"])
     assert isinstance(result.exception, DataError)
     assert asked == []
 

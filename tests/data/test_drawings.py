@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from perception_encoder.data.drawings import read_emoji, read_openclipart
+from perception_encoder.data.rasterize import rasterize
 from perception_encoder.data.sources import find_source
 from perception_encoder.errors import DataError
 
@@ -49,13 +51,15 @@ def test_emoji_take_names_and_tags_from_emojibase(tmp_path: Path) -> None:
     assert b'viewBox="0 0 40 36"' in flag.svg
 
 
-def test_older_styles_are_found_by_the_emoji_s_names(tmp_path: Path) -> None:
-    icons, names = write_emoji(tmp_path)
-    (icons / "chars.json").write_text("{}")
-    drawn = json.loads((icons / "icons.json").read_text())
-    drawn["icons"]["flag-for-iraq"] = drawn["icons"].pop("flag")
-    (icons / "icons.json").write_text(json.dumps(drawn))
-    assert [drawing.label for drawing in read_emoji(icons, names, find_source("emojione"))] == ["cat", "flag of iraq"]
+def test_a_pen_outlines_every_shape_or_leaves_nothing_but_lines(tmp_path: Path) -> None:
+    packages = write_emoji(tmp_path)
+    bare, outlined, line = (
+        np.asarray(rasterize(next(read_emoji(*packages, find_source(name))).svg, 64, name).convert("L"))
+        for name in ("twemoji", "twemoji_outlined", "twemoji_line")
+    )
+    assert bare[20, 40] == outlined[20, 40] == 0 and line[20, 40] == 255  # within a black triangle
+    assert 0.1 < (line < 128).mean() < 0.6 * (bare < 128).mean()
+    assert find_source("noto_line").package == find_source("noto").package
 
 
 def test_a_package_without_its_files_is_a_data_error(tmp_path: Path) -> None:
