@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 Read = Callable[[Index, Encoder, set[str], Sequence[File]], Iterator[list[Result]]]
 
-_KNOCK_SECONDS, _CONNECT_SECONDS, _END_SECONDS = 10.0, 60.0, 20.0
+_KNOCK_SECONDS, _CONNECT_SECONDS, _END_SECONDS = 10.0, 120.0, 20.0
 _GPU_BATCH = 64
 _TASK_BATCHES = 8  # at most; enough for the threads beside a GPU, and little work to lose
 _TASK_TRIES = 2  # then its files are read one by one, to find the one that workers die of
