@@ -93,7 +93,7 @@ class ShardTable:
         first, last = int(starts.min()), int((starts + sizes).max())
         try:
             files, path = open_storage(self.url)
-            data = _patiently(lambda: files.cat_file(path, first, last))
+            data = _patiently(lambda: files.cat_file(path, start=first, end=last))
         except Exception as error:  # each kind of storage raises its own
             raise MediaDecodeError(self.name(row), f"cannot be read: {one_line(error)}") from error
         if len(data) != last - first:

@@ -20,8 +20,7 @@ class DistillationTask(ImageTextTask):
     """Fit a student to what a teacher says of each batch; the contrastive loss stands beside it where it has a weight.
 
     `student`: takes uint8 pictures (b, 3, S, S) and token ids (u, T), and gives their embeddings and the logit scale
-    first. `image_size`: S; the batch's pictures may be larger. `same_texts`: the teacher's text tower is the student's,
-    locked, and its vectors are taken for both. Of a rank's part of a batch, the losses are its parts.
+    first. `image_size`: S; the batch's pictures may be larger. Of a rank's part of a batch, the losses are its parts.
     """
 
     def __init__(
@@ -31,10 +30,9 @@ class DistillationTask(ImageTextTask):
         image_size: int,
         teacher_logit_scale: float = TEACHER_LOGIT_SCALE,
         contrastive_weight: float = 0.0,
-        same_texts: bool = False,
     ) -> None:
         super().__init__(student)
-        self.teacher, self.image_size, self.same_texts = teacher, image_size, same_texts
+        self.teacher, self.image_size = teacher, image_size
         self.teacher_logit_scale, self.contrastive_weight = teacher_logit_scale, contrastive_weight
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
@@ -43,10 +41,9 @@ class DistillationTask(ImageTextTask):
         images, texts, scale, *_ = self.model(scale_down(batch.pictures, self.image_size), batch.tokens)
         pictures, captions = len(batch), batch.image_positives.shape[1]
         with torch.autocast(images.device.type, enabled=False):
+            taught_images, taught_texts = self.teacher.embed(batch.pictures, batch.texts)
             student = gather(F.normalize(images, dim=-1), pictures), gather(F.normalize(texts, dim=-1), captions)
-            taught_images, taught_texts = self.teacher.embed(batch.pictures, () if self.same_texts else batch.texts)
-            read = student[1] if self.same_texts else gather(taught_texts.to(texts), captions)
-            taught = gather(taught_images.to(images), pictures), read
+            taught = gather(taught_images.to(images), pictures), gather(taught_texts.to(texts), captions)
             own = batch.own_pictures, batch.own_tokens
             found = {"distillation": logit_distillation_loss(*student, scale, *taught, self.teacher_logit_scale, *own)}
             if self.contrastive_weight:

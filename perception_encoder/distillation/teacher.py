@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from perception_encoder.distillation.backbone import BACKBONE, BackboneEncoder, load_backbone
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.protocol import ImageTextEncoder
-from perception_encoder.inference.encoder import Encoder, load
-from perception_encoder.models.clip import CLIP
+from perception_encoder.inference.encoder import load
 from perception_encoder.train.distributed import own_device
 
 T = TypeVar("T", Image.Image, str)
@@ -47,14 +44,6 @@ class Teacher:
         images = self._encode(shown, Image.Image.tobytes, self.encoder.encode_images)
         return images, self._encode(list(texts), str.encode, self.encoder.encode_texts)
 
-    def reads_with(self, tower: nn.Module) -> bool:
-        """Whether its text tower has the same weights as this one, which need not be run twice then."""
-        texts = self.encoder.texts if isinstance(self.encoder, BackboneEncoder) else self.encoder
-        if not isinstance(texts, Encoder) or not isinstance(texts.model, CLIP):
-            return False
-        own, others = texts.model.text.state_dict(), tower.state_dict()
-        return own.keys() == others.keys() and all(torch.equal(own[name], others[name]) for name in own)
-
     def _encode(
         self, things: list[T], content: Callable[[T], bytes], encode: Callable[[Sequence[T]], np.ndarray]
     ) -> Tensor:
@@ -73,15 +62,10 @@ class Teacher:
 
 
 def load_teacher(name: str, remember: int = 0) -> Teacher:
-    """A teacher on this rank's device, bfloat16 where fast: a model of this package by name, alias or path, or the
-    path of a `Backbone`, whose text tower is that of the model beside it, `model.safetensors`.
+    """A model of this package, by name, alias or path, on this rank's device, bfloat16 where that is fast.
 
     Raises what `load` does, and ConfigError for a model without a text tower.
     """
-    path = Path(name)
-    if path.name == BACKBONE:
-        beside = load_backbone(path, load(str(path.parent / "model.safetensors"), own_device()))
-        return Teacher(beside, beside.image_size, beside.weight_hash, remember)
     encoder = load(name, own_device())
     if encoder.tokenizer is None:
         raise ConfigError(f"the teacher is {name}, which has no text tower; take a Core model")

@@ -1,7 +1,6 @@
-"""The built-in model: PE-Core-N16-128 from public photographs and drawings, three runs of some hours on two cores.
+"""The built-in model: PE-Core-N16-128 from public photographs and drawings, two runs of two hours on two cores.
 
-`builtin` is the first edition, from random weights; `builtin_teacher` a convolutional network that learns beside its
-text tower; `builtin_student` the second edition, the first taught by the network. The first can do without the others.
+`builtin` is the first edition, from random weights; `builtin_second` goes on from it, and is what the package has.
 
 Progressive resolution, LAMB, the paper's augmentation with a milder crop (the data set is small and its pictures are
 already cut to their subject), and captions drawn anew at every step.
@@ -17,8 +16,6 @@ from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import PretrainingConfig
-from perception_encoder.recipes.backbone import BackboneConfig
-from perception_encoder.recipes.distillation import DistillationConfig
 from perception_encoder.recipes.kinds import debug_pretraining
 from perception_encoder.train.optimizer import OptimizerConfig
 
@@ -74,46 +71,6 @@ def builtin_second() -> PretrainingConfig:
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),
         augmentation=Augmentation(scale=(0.3, 1.0)),
         mixing=Mixing(),
-    )
-
-
-def builtin_teacher() -> BackboneConfig:
-    """A convolutional teacher for the second edition, 11 million parameters beside the text tower: 256,000 pairs.
-
-    The text tower goes on from the first edition's. Emoji are drawn in six ways instead of two: what these have in
-    common is what they show.
-    """
-    photographs = {name: 0.8 * share for name, share in WEIGHTS.items()}
-    return BackboneConfig(
-        model=BUILTIN,
-        initial="runs/builtin/model.safetensors",
-        stages=(Stage(image_size=64, steps=1000),),
-        weights=photographs | dict.fromkeys(EMOJI, 0.28 / len(EMOJI)),
-        optimizer=OptimizerConfig(lr=3e-3, plain_lr=7e-3),
-        augmentation=Augmentation(scale=(0.3, 1.0)),
-        mixing=Mixing(),
-    )
-
-
-def builtin_student() -> DistillationConfig:
-    """The second edition: the first goes on, taught by the convolutional network on mixed pictures."""
-    teacher = builtin_teacher()
-    return DistillationConfig(
-        model=BUILTIN,
-        initial="runs/builtin_teacher/model.safetensors",
-        teacher="runs/builtin_teacher/backbone.safetensors",
-        teacher_logit_scale=44.0,
-        contrastive_weight=1.0,
-        locked="text",
-        stages=(
-            Stage(image_size=64, steps=2000),
-            Stage(image_size=96, steps=400),
-            Stage(image_size=128, steps=100),
-        ),
-        weights=teacher.weights,
-        optimizer=OptimizerConfig(lr=3e-3, plain_lr=7e-3),
-        augmentation=teacher.augmentation,
-        mixing=teacher.mixing,
     )
 
 

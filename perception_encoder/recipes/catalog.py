@@ -31,8 +31,6 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "builtin": Recipe("builtin:builtin", "the built-in model, PE-Core-N16-128: two hours on 2 cores, in float32"),
     "builtin_second": Recipe("builtin:builtin_second", "then its second edition: two hours more, on mixed pictures"),
-    "builtin_teacher": Recipe("builtin:builtin_teacher", "then a convolutional teacher for it, of a network of timm"),
-    "builtin_student": Recipe("builtin:builtin_student", "then the built-in model's second edition, taught by it"),
     "core_b16": Recipe("image_pretraining:core", "PE-Core-B: 58 billion pairs", ("b16",)),
     "core_l14": Recipe("image_pretraining:core", "PE-Core-L: 58 billion pairs", ("l14",)),
     "core_g14": Recipe("image_pretraining:core", "PE-Core-G: 86 billion pairs", ("g14",)),

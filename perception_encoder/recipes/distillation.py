@@ -13,7 +13,6 @@ from pathlib import Path
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards
-from perception_encoder.distillation.backbone import BACKBONE
 from perception_encoder.distillation.task import TEACHER_LOGIT_SCALE, DistillationTask
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.errors import ConfigError
@@ -24,7 +23,7 @@ from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.weights import find_entry
 from perception_encoder.pretraining.cost import TeacherCost
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
-from perception_encoder.pretraining.run import Objective, PretrainingConfig, build_model, pretrain
+from perception_encoder.pretraining.run import Objective, PretrainingConfig, pretrain
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import process_group
 from perception_encoder.train.metrics import Listener
@@ -69,12 +68,10 @@ def distill(
     """
     with process_group():  # or every rank would load its teacher onto the first device
         teacher = teacher or load_teacher(config.teacher, config.remember)
-        initial = build_model(config) if config.locked == "text" else None
-        same = initial is not None and teacher.reads_with(initial.text)
 
         def make_task(towers: Towers) -> DistillationTask:
             size = towers.clip.visual.config.image_size
-            return DistillationTask(towers, teacher, size, config.teacher_logit_scale, config.contrastive_weight, same)
+            return DistillationTask(towers, teacher, size, config.teacher_logit_scale, config.contrastive_weight)
 
         objective = Objective(
             make_task=make_task,
@@ -109,10 +106,8 @@ def _teacher_cost(config: DistillationConfig, vision: VisionConfig, text: TextCo
 def plan_distillation(config: DistillationConfig, cluster: Cluster) -> Plan:
     """The student's run and its teacher's passes, of the architecture that the teacher's name stands for.
 
-    ConfigError for a teacher without a text tower, and for a backbone, which has no formulas.
+    ConfigError for a teacher without a text tower.
     """
-    if Path(config.teacher).name == BACKBONE:
-        raise ConfigError(f"the teacher is {config.teacher}; there are no formulas for networks of timm")
     entry = find_entry(config.teacher)
     if entry.text is None:
         raise ConfigError(f"the teacher is {config.teacher}, which has no text tower; take a Core model")

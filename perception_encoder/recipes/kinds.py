@@ -15,7 +15,6 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
-from perception_encoder.recipes.backbone import BackboneConfig, train_backbone
 from perception_encoder.recipes.distillation import DistillationConfig, distill, plan_distillation
 from perception_encoder.recipes.finetuning import FinetuningConfig, finetune, plan_finetuning
 from perception_encoder.train.distributed import ParallelConfig
@@ -102,7 +101,6 @@ def debug_finetuning(config: FinetuningConfig) -> FinetuningConfig:
 
 KINDS: dict[type, Kind] = {
     PretrainingConfig: Kind(run=pretrain, debug=debug_pretraining, plan=plan_pretraining),
-    BackboneConfig: Kind(run=train_backbone, debug=debug_pretraining),
     DistillationConfig: Kind(run=distill, debug=debug_distillation, plan=plan_distillation),
     FinetuningConfig: Kind(run=finetune, debug=debug_finetuning, plan=plan_finetuning),
 }

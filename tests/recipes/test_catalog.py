@@ -27,10 +27,6 @@ def test_every_recipe_is_a_config_of_a_known_kind_with_a_debug_form_of_four_step
     assert dataclasses.is_dataclass(config) and config.steps > small.steps == 4
     assert BUILTIN in (getattr(small, "model", None), small.initial)
     assert RECIPES[name].summary
-    if name in ("builtin_teacher", "builtin_student"):
-        with pytest.raises(ConfigError, match="no formulas for"):
-            plan(config, Cluster(device=find_device("h100"), devices=8))
-        return
     planned = plan(config, Cluster(device=find_device("h100"), devices=8))
     assert sum(stage.steps for stage in planned.stages) == config.steps and planned.device_hours() > 0
 
