@@ -24,6 +24,9 @@ def layers(
     things: Annotated[
         Path | None, typer.Option(help="Boxes: COCO, LVIS or scenes; without them detection is left out.")
     ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="Captions, as COCO's; without them their task is left out.")
+    ] = None,
     towers: Annotated[
         Path | None, typer.Option(help="What `pe reproduce recipe` kept [default: towers, beside the JSON].")
     ] = None,
@@ -55,7 +58,7 @@ def layers(
 
     keep_freed_memory()
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
-    data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, things=things)
+    data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, things=things, captions=captions)
     kept = towers or out.parent / "towers"
     result = reproduce_layers(place, data, kept, track=track, listener=show, jobs=jobs)
     plot = out.with_suffix(".png")

@@ -16,6 +16,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore, LayerTask
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.splits import Splits
+from perception_encoder.layer_analysis.caption_task import load_caption_task
 from perception_encoder.layer_analysis.dense_tasks import (
     SHORT_SIDE,
     DepthTask,
@@ -86,6 +87,7 @@ TASKS: Mapping[str, Maker] = {
     "depth": _depth,
     "tracking": _tracking,
     "detection": _detection,
+    "captions": load_caption_task,
 }
 """Makers by name."""
 

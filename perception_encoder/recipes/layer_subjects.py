@@ -48,6 +48,7 @@ QUESTIONS = {
     "depth of rooms": ("depth", "rooms"),
     "tracking": ("tracking", "clips"),
     "detection": ("detection", "things"),
+    "captions": ("captions", "captions"),
 }
 """What is asked, by the name it has on the page: the kind of task, and which of `LayerData` it is of."""
 
@@ -66,6 +67,8 @@ class LayerData:
     """Videos with masks."""
     things: Path | None = None
     """Pictures with boxes; without them detection is left out."""
+    captions: Path | None = None
+    """File of pictures' captions; without it their task is left out."""
 
     def __post_init__(self) -> None:
         """DataError for a place that does not exist."""
@@ -85,6 +88,7 @@ class Sizes:
     clips: int = 60
     """Frames of each video."""
     things: int = 100
+    captions: int = 500
 
 
 @dataclass(frozen=True, kw_only=True)

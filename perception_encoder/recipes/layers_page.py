@@ -38,6 +38,7 @@ DATA = {
     "depth of rooms": "a rendered walk through a living room; a DPT head on one layer",
     "tracking": "videos; labels carried along without training",
     "detection": "pictures with boxes; a small Mask R-CNN on one layer",
+    "captions": "pictures that people described; likeness beside that of the words, no training",
 }
 
 

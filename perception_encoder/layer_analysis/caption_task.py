@@ -1,0 +1,105 @@
+"""Whether pictures that people describe alike lie near one another: no training, so a few dozen pictures will do.
+
+Representational similarity analysis (Kriegeskorte and others, 2008): for each picture the others are ranked by the
+cosine of a layer's means and by the cosine of their captions' words, weighted by how rare these are (TF-IDF); the
+figure is Spearman's correlation of the two. Not one of the paper's tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from perception_encoder.data.captioned import CaptionedMedia, load_captions
+from perception_encoder.data.labelled import LabelledPictures
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
+from perception_encoder.evaluation.protocol import LayerEncoder
+from perception_encoder.evaluation.scores import ItemScores
+from perception_encoder.layer_analysis.labelled_tasks import layer_pictures, unit
+from perception_encoder.preprocess.frames import frame_indices
+
+LEAST = 3
+"""Pictures, for there must be two others to rank."""
+
+
+class CaptionTask:
+    """How well a layer's likeness of pictures agrees with that of their captions."""
+
+    name = "captions"
+    failures: tuple[InputError, ...] = ()
+
+    def __init__(self, media: CaptionedMedia, items: int) -> None:
+        """At most `items` pictures, evenly apart; DataError for fewer than three, and where no two share a word."""
+        texts = [""] * len(media.keys)
+        for caption, owner in zip(media.captions, media.owners, strict=True):
+            texts[owner] += f"{caption}\n"
+        rows = frame_indices(len(texts), min(len(texts), items))
+        keys, sources, self.texts = (tuple(each[row] for row in rows) for each in (media.keys, media.media, texts))
+        self.labelled = LabelledPictures(media.name, keys, sources, self.texts)
+        if len(self.texts) < LEAST:
+            raise DataError(f"{media.name} has {len(self.texts)} pictures with captions; it takes {LEAST} to rank them")
+        if not (self.likeness - np.eye(len(self.texts)) > 0).any():
+            raise DataError(f"{media.name}: no two pictures have a word in common; nothing can be ranked")
+
+    @property
+    def digest(self) -> str:
+        """Of the captions."""
+        return hashlib.sha256(repr(self.texts).encode(errors="surrogatepass")).hexdigest()[:20]
+
+    @cached_property
+    def likeness(self) -> Float[np.ndarray, "n n"]:
+        """The cosine of the captions' words."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        try:
+            words = TfidfVectorizer(stop_words="english").fit_transform(self.texts)
+        except ValueError as error:  # there are none
+            raise DataError(f"{self.labelled.name}: {error}") from error
+        return np.asarray((words @ words.T).todense())
+
+    @cached_property
+    def _pictures(self) -> LayerPictures:
+        return layer_pictures(self.labelled, f"{self.name}, test")
+
+    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+        """The pictures; nothing is trained."""
+        return (self._pictures,)
+
+    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
+        """The mean rank correlation over the pictures, 1 where a layer sees the likeness that the captions have."""
+        rows = features[0].rows
+        if len(rows) < LEAST:
+            raise DataError(f"{self.labelled.name}: {len(rows)} pictures can be decoded; it takes {LEAST}")
+        values = rank_agreement(unit(features[0].mean()), self.likeness[np.ix_(rows, rows)])
+        names = [self.labelled.keys[row] for row in rows]
+        return (LayerScore.of(ItemScores.of("rank correlation with captions", values, names, unit=""), "mean"),)
+
+
+def rank_agreement(vectors: Float[np.ndarray, "n D"], likeness: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
+    """Spearman's correlation, for each picture, of its cosines to all others with its row of `likeness`.
+
+    `vectors` are unit; cosines that agree to six digits are equal. 0 where one of the two says the same of all others:
+    such a ranking knows nothing.
+    """
+    from scipy.stats import rankdata
+
+    count = len(vectors)
+    others = ~np.eye(count, dtype=bool)
+    ranks = [
+        rankdata(each[others].reshape(count, count - 1).round(6), axis=1) - count / 2
+        for each in (vectors @ vectors.T, likeness)
+    ]
+    product, one, other = ((a * b).sum(axis=1) for a, b in ((ranks[0], ranks[1]), (ranks[0],) * 2, (ranks[1],) * 2))
+    scale = np.sqrt(one * other)
+    return np.divide(product, scale, out=np.zeros(count), where=scale > 0)
+
+
+def load_caption_task(path: Path, items: int) -> CaptionTask:
+    """The task of a file of captions; errors as those of `load_captions`."""
+    return CaptionTask(load_captions(path), items)
