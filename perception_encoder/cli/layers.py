@@ -40,7 +40,7 @@ def layers(
 
     Tasks and their data: classification and retrieval (labelled pictures: shards, a folder for each class, tables),
     segmentation (rendered scenes, ADE20K), depth (rendered scenes, NYU, KEY.jpg with KEY.depth.png), tracking (DAVIS,
-    NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS), captions (COCO, tables: do pictures that are described
+    NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS), captions (COCO: do pictures that are described
     alike lie together?). Needs the extra `eval`. Status 1: some pictures are listed; they could not be used.
 
     Examples:
