@@ -38,8 +38,7 @@ def layers(
 
     The towers are trained first, two hours on 2 cores: of 12 and 24 layers, with the class token or attention pooling,
     for two lengths. Each is measured beside random weights, tracking beside colours alone too. A tower and a model's
-    answers are kept in the folder of the runs, and not made again. For segmentation the scenes must show furniture:
-    the few things of pybullet are in one split each.
+    answers are kept in the folder of the runs, and not made again.
 
     Examples:
 

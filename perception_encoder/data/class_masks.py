@@ -27,7 +27,7 @@ from perception_encoder.errors import DataError, InputError
 from perception_encoder.preprocess.image import open_image
 
 UNSCORED = -1
-BACKGROUND = "background"
+BACKGROUND, THING = "background", "thing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,11 @@ class ClassMasks:
         for value, number in known.items():
             table[value] = number
         return table[mask]
+
+    def of_things(self) -> ClassMasks:
+        """Scenes' masks with two classes alone, `background` and `thing`, whatever the things are."""
+        numbers = tuple({value: int(value > 0) for value in known} for known in self.numbers)
+        return replace(self, classes=(BACKGROUND, THING), numbers=numbers)
 
     def some(self, rows: Sequence[int]) -> ClassMasks:
         """A part of them."""

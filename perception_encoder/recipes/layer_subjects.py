@@ -28,7 +28,7 @@ from perception_encoder.evaluation.layer_encoders import StoredEncoder, load_lay
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
-from perception_encoder.layer_analysis.dense_tasks import DepthTask, TrackingTask
+from perception_encoder.layer_analysis.dense_tasks import DepthTask, SegmentationTask, TrackingTask
 from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep, run_sweep
@@ -117,7 +117,10 @@ def make_questions(data: LayerData, sizes: Sizes) -> tuple[LayerTask, ...]:
 
 
 def _lighten(task: LayerTask, items: int) -> LayerTask:
-    """The task with a head that is fitted more briefly: many layers of many models pay for it."""
+    """The task with a head that is fitted more briefly: many layers of many models pay for it.
+
+    Of segmentation things are told from the background alone: a few hundred scenes show each kind of thing a few times.
+    """
     if isinstance(task, ClassificationTask):
         config = LabelledConfig(items=items, methods=("attentive probe",))
         return ClassificationTask(task.splits, replace(config, attentive=replace(config.attentive, epochs=EPOCHS)))
@@ -125,6 +128,8 @@ def _lighten(task: LayerTask, items: int) -> LayerTask:
         fit = FitConfig()
         fit = replace(fit, epochs=-(-STEPS * fit.batch // len(task.train.keys)))
         return DepthTask(task.train, task.test, DepthProtocol(head=DepthConfig(channels=CHANNELS, fit=fit)))
+    if isinstance(task, SegmentationTask):
+        return SegmentationTask(task.train.of_things(), task.test.of_things(), task.protocol)
     if isinstance(task, TrackingTask):
         cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in task.videos]
         return TrackingTask(cut, task.config)

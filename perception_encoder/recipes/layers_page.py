@@ -33,7 +33,7 @@ _ABOUT_CHANGES = (
 DATA = {
     "classification": "labelled photographs; an attentive probe",
     "retrieval": "the measured photographs; no training",
-    "segmentation": "rendered scenes; a linear head",
+    "segmentation": "rendered scenes, things and background; a linear head",
     "depth of scenes": "rendered scenes; a DPT head on one layer",
     "depth of rooms": "a rendered walk through a living room; a DPT head on one layer",
     "tracking": "videos; labels carried along without training",

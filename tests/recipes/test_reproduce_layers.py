@@ -121,16 +121,22 @@ def data(tmp_path: Path, place: Place) -> LayerData:
     for split in ("train", "test"):
         names = ["red rose", "green rose", "blue rose"] * (10 if split == "train" else 3)
         write_colours(tmp_path / "labelled" / f"{split}.tar", "flowers", names)
-        write_members(tmp_path / "scenes" / split / "00000.tar", scene_members(8 if split == "train" else 4))
+        kinds = {"train": ["chair"] * 8, "test": ["chair", "lamp"] * 2}[split]
+        write_members(tmp_path / "scenes" / split / "00000.tar", scene_members(kinds))
     pictures, masks = discs()
     write_video(tmp_path / "clips" / "one.tar", pictures, masks)
     members = [(f"{n}.{kind}", content) for n in range(5) for kind, content in depth_members(n)]
     write_members(tmp_path / "rooms.tar", members)
+    described = {f"{n}.png": f"a {colour} wall" for n, colour in enumerate(["red", "red", "blue", "blue"])}
+    for name in described:
+        (tmp_path / name).write_bytes(png(np.zeros((16, 16, 3), np.uint8)))
+    (tmp_path / "captions.json").write_text(json.dumps(described), encoding="utf-8")
     return LayerData(
         photos=tmp_path / "labelled",
         scenes=tmp_path / "scenes",
         rooms=tmp_path / "rooms.tar",
         clips=tmp_path / "clips",
+        captions=tmp_path / "captions.json",
     )
 
 
@@ -139,18 +145,19 @@ def depth_members(number: int) -> list[tuple[str, bytes]]:
     return [("jpg", png(np.full((16, 16, 3), 20 * number, np.uint8))), ("depth.png", png(depth))]
 
 
-def scene_members(count: int) -> list[tuple[str, bytes]]:
+def scene_members(kinds: list[str]) -> list[tuple[str, bytes]]:
     mask = np.pad(np.ones((8, 8), np.uint8), 4)
-    said = json.dumps({"objects": [{"id": 1, "kind": "chair"}]}).encode()
     found = []
-    for n in range(count):
+    for n, kind in enumerate(kinds):
+        said = json.dumps({"objects": [{"id": 1, "kind": kind}]}).encode()
         found += [(f"{n}.{kind}", content) for kind, content in depth_members(n)]
         found += [(f"{n}.mask.png", png(mask)), (f"{n}.json", said)]
     return found
 
 
 def test_questions_are_cut_to_size(data: LayerData) -> None:
-    tasks = {task.name: task for task in make_questions(data, Sizes(photos=6, scenes=2, rooms=2, clips=3))}
+    questions = make_questions(data, Sizes(photos=6, scenes=2, rooms=2, clips=3, captions=3))
+    tasks = {task.name: task for task in questions}
     assert list(tasks) == [
         "classification",
         "retrieval",
@@ -158,11 +165,19 @@ def test_questions_are_cut_to_size(data: LayerData) -> None:
         "depth of scenes",
         "depth of rooms",
         "tracking",
+        "captions",
     ]
     encoder = LikeEncoder()
     shown = {name: [len(each.keys) for each in task.pictures(encoder)] for name, task in tasks.items()}
     assert shown["depth of scenes"] == shown["segmentation"] == [4, 2]
-    assert shown["depth of rooms"] == [3, 2] and shown["tracking"] == [3] and shown["retrieval"] == [6]
+    assert shown["captions"] == [3] and shown["depth of rooms"] == [3, 2] and shown["tracking"] == [3] and shown["retrieval"] == [6]
+
+
+def test_scenes_are_told_into_things_and_background(data: LayerData) -> None:
+    (task,) = (each.task for each in make_questions(data, Sizes()) if each.name == "segmentation")
+    assert task.train.classes == task.test.classes == ("background", "thing")
+    lamp = task.test.labels(1)  # of a kind that no training picture shows
+    assert lamp[0, 0] == 0 and lamp[8, 8] == 1 and lamp.sum() == 64
 
 
 class LikeEncoder:
