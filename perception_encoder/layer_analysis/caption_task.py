@@ -40,7 +40,8 @@ class CaptionTask:
         for caption, owner in zip(media.captions, media.owners, strict=True):
             texts[owner] += f"{caption}\n"
         rows = frame_indices(len(texts), min(len(texts), items))
-        keys, sources, self.texts = (tuple(each[row] for row in rows) for each in (media.keys, media.media, texts))
+        self.texts = tuple(texts[row] for row in rows)
+        keys, sources = tuple(media.keys[row] for row in rows), tuple(media.media[row] for row in rows)
         self.labelled = LabelledPictures(media.name, keys, sources, self.texts)
         if len(self.texts) < LEAST:
             raise DataError(f"{media.name} has {len(self.texts)} pictures with captions; it takes {LEAST} to rank them")

@@ -11,6 +11,7 @@ from perception_encoder.errors import DataError, OutputError
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import (
     MARKED,
+    MARKED_SEARCH,
     MARKS,
     Table,
     classification_table,
@@ -47,7 +48,7 @@ RESULT = Result(
         measured("clothing", "zero-shot", "crop", 0.1),
         measured("caltech101/unseen", "zero-shot", "squash", 0.2),
         measured("caltech101/unseen", "zero-shot", "crop", 0.1),
-        Measurement("openmoji", "retrieval", "squash", "name", 500, (Metric("picture by name R@1", 0.25, 500, (0.2, 0.3)),)),
+        Measurement("openmoji", "retrieval", "squash", "name", 500, (Metric(MARKED_SEARCH, 0.25, 500, (0.2, 0.3)),)),
     ),
     failures=("flowers-7: cannot be decoded",),
     about={"weights": "abc", "torch": "2.6"},
