@@ -38,10 +38,10 @@ def layers(
     stopped goes on where it was, and further tasks take what is there. Written: OUT/report.html with curves, best
     against last, recommendations for `pe embed --layer`, and why; curves.png, layers.csv, layers.json.
 
-    Tasks and their data: classification and retrieval (labelled pictures: shards, a folder for each class, tables),
-    segmentation (rendered scenes, ADE20K), depth (rendered scenes, NYU, KEY.jpg with KEY.depth.png), tracking (DAVIS,
-    NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS), captions (COCO: do pictures that are described
-    alike lie together?). Needs the extra `eval`. Status 1: some pictures are listed; they could not be used.
+    Tasks and their data: classification, retrieval (labelled pictures: shards, a folder for each class, tables),
+    segmentation (rendered scenes, ADE20K), foreground (scenes), depth (scenes, NYU, KEY.jpg with KEY.depth.png),
+    tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS), captions (a file of them: are pictures
+    alike that are described alike?). Needs the extra `eval`. Status 1: some pictures could not be used.
 
     Examples:
 

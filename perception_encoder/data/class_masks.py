@@ -60,11 +60,6 @@ class ClassMasks:
             table[value] = number
         return table[mask]
 
-    def of_things(self) -> ClassMasks:
-        """Scenes' masks with two classes alone, `background` and `thing`, whatever the things are."""
-        numbers = tuple({value: int(value > 0) for value in known} for known in self.numbers)
-        return replace(self, classes=(BACKGROUND, THING), numbers=numbers)
-
     def some(self, rows: Sequence[int]) -> ClassMasks:
         """A part of them."""
         of = {name: getattr(self, name) for name in ("keys", "pictures", "masks", "numbers")}
@@ -88,6 +83,19 @@ def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:
     train, test = (_to_masks(f"{place.name}/{split}", rows, numbers) for split, rows in found.items())
     _check_shared(test)
     return train, test
+
+
+def read_things(place: Path) -> tuple[ClassMasks, ClassMasks]:
+    """Rendered scenes to train on and to measure, with two classes alone: `background`, and `thing` of any kind.
+
+    DataError where a split or a mask is missing, and where no measured picture shows a thing.
+    """
+    numbers, parts = {BACKGROUND: 0, THING: 1}, []
+    for split in ("train", "test"):
+        rows = [(*rest, [{**thing, "kind": THING} for thing in some]) for *rest, some in _read_scenes(place, split)]
+        parts.append(_to_masks(f"{place.name}/{split}", rows, numbers))
+    _check_shared(parts[1])
+    return parts[0], parts[1]
 
 
 def keep_trained(train: ClassMasks, test: ClassMasks, track: Track = untracked) -> tuple[ClassMasks, ClassMasks]:

@@ -31,7 +31,7 @@ in finding a drawing by its name."""
 MARKED_SEARCH = "picture by name R@1"
 """The figure of drawings that the mark is for."""
 
-MARKED = "Marks are those of the second edition, ✓ where the better of the two transforms reaches them."
+MARKED = "Marks are those of the second edition, ✓ where they are reached, by the better of the two transforms."
 
 FIGURES = ("<!-- figures -->", "<!-- end of figures -->")
 """Where a model card holds its figures: between these lines."""
@@ -161,13 +161,14 @@ def figures(result: Result) -> str:
             f"zero-shot with the prompts `{first_prompts(result)}` under each transform, and a linear probe.",
             "",
             classification.markdown(),
-            *([MARKED, ""] if _is_marked(result) else []),
         ]
     retrieval = retrieval_table(result)
     if retrieval.rows:
         drawn = all(m.prompts == "name" for m in result.measurements if m.method == "retrieval")
         what = "Drawings in a style that was never trained on, among all their names" if drawn else "Retrieval"
         lines += [f"{what}:", "", retrieval.markdown()]
+    if _is_marked(result):
+        lines += [MARKED, ""]
     if result.failures:
         lines += ["Left out, because they cannot be used:", "", *(f"- {f}" for f in result.failures), ""]
     return "\n".join(lines)

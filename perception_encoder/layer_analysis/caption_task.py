@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from perception_encoder.data.captioned import CaptionedMedia, load_captions
 from perception_encoder.data.labelled import LabelledPictures
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, MissingExtraError
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.scores import ItemScores
@@ -35,18 +35,17 @@ class CaptionTask:
     failures: tuple[InputError, ...] = ()
 
     def __init__(self, media: CaptionedMedia, items: int) -> None:
-        """At most `items` pictures, evenly apart; DataError for fewer than three, and where no two share a word."""
+        """At most `items` pictures, evenly apart, but three; DataError for fewer, and where no two share a word."""
         texts = [""] * len(media.keys)
         for caption, owner in zip(media.captions, media.owners, strict=True):
             texts[owner] += f"{caption}\n"
-        rows = frame_indices(len(texts), min(len(texts), items))
+        rows = frame_indices(len(texts), min(len(texts), max(items, LEAST)))
         self.texts = tuple(texts[row] for row in rows)
         keys, sources = tuple(media.keys[row] for row in rows), tuple(media.media[row] for row in rows)
         self.labelled = LabelledPictures(media.name, keys, sources, self.texts)
         if len(self.texts) < LEAST:
             raise DataError(f"{media.name} has {len(self.texts)} pictures with captions; it takes {LEAST} to rank them")
-        if not (self.likeness - np.eye(len(self.texts)) > 0).any():
-            raise DataError(f"{media.name}: no two pictures have a word in common; nothing can be ranked")
+        _check_alike(self.likeness, media.name)
 
     @property
     def digest(self) -> str:
@@ -56,8 +55,10 @@ class CaptionTask:
     @cached_property
     def likeness(self) -> Float[np.ndarray, "n n"]:
         """The cosine of the captions' words."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
+        try:
+            from sklearn.feature_extraction.text import TfidfVectorizer
+        except ImportError:
+            raise MissingExtraError("scikit-learn", "eval") from None
         try:
             words = TfidfVectorizer(stop_words="english").fit_transform(self.texts)
         except ValueError as error:  # there are none
@@ -76,10 +77,18 @@ class CaptionTask:
         """The mean rank correlation over the pictures, 1 where a layer sees the likeness that the captions have."""
         rows = features[0].rows
         if len(rows) < LEAST:
-            raise DataError(f"{self.labelled.name}: {len(rows)} pictures can be decoded; it takes {LEAST}")
-        values = rank_agreement(unit(features[0].mean()), self.likeness[np.ix_(rows, rows)])
+            first = features[0].failures[0]
+            raise DataError(f"{self.labelled.name}: {len(rows)} pictures can be decoded, it takes {LEAST}; {first}")
+        likeness = self.likeness[np.ix_(rows, rows)]
+        _check_alike(likeness, self.labelled.name)
+        values = rank_agreement(unit(features[0].mean()), likeness)
         names = [self.labelled.keys[row] for row in rows]
         return (LayerScore.of(ItemScores.of("rank correlation with captions", values, names, unit=""), "mean"),)
+
+
+def _check_alike(likeness: Float[np.ndarray, "n n"], name: str) -> None:
+    if not likeness[~np.eye(len(likeness), dtype=bool)].any():
+        raise DataError(f"{name}: no two pictures have a word in common; nothing can be ranked")
 
 
 def rank_agreement(vectors: Float[np.ndarray, "n D"], likeness: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
@@ -88,7 +97,7 @@ def rank_agreement(vectors: Float[np.ndarray, "n D"], likeness: Float[np.ndarray
     `vectors` are unit; cosines that agree to six digits are equal. 0 where one of the two says the same of all others:
     such a ranking knows nothing.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # scikit-learn, which made `likeness`, brings it
 
     count = len(vectors)
     others = ~np.eye(count, dtype=bool)
@@ -98,9 +107,13 @@ def rank_agreement(vectors: Float[np.ndarray, "n D"], likeness: Float[np.ndarray
     ]
     product, one, other = ((a * b).sum(axis=1) for a, b in ((ranks[0], ranks[1]), (ranks[0],) * 2, (ranks[1],) * 2))
     scale = np.sqrt(one * other)
-    return np.divide(product, scale, out=np.zeros(count), where=scale > 0)
+    return np.divide(product, scale, out=np.zeros(count), where=scale != 0)
 
 
 def load_caption_task(path: Path, items: int) -> CaptionTask:
-    """The task of a file of captions; errors as those of `load_captions`."""
-    return CaptionTask(load_captions(path), items)
+    """The task of a file of captions, its pictures in the same folder or below it; errors as those of `load_captions`.
+
+    Of a file in a folder `annotations`, as COCO's are, they are looked for beside that folder.
+    """
+    folder = path.parent
+    return CaptionTask(load_captions(path, folder.parent if folder.name == "annotations" else folder), items)

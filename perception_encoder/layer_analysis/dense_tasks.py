@@ -157,11 +157,17 @@ class DepthTask:
 class SegmentationTask:
     """Whether a linear head reads the class of pixels off a layer."""
 
-    name = "segmentation"
     failures: tuple[InputError, ...] = ()
 
-    def __init__(self, train: ClassMasks, test: ClassMasks, protocol: SegmentationProtocol | None = None) -> None:
+    def __init__(
+        self,
+        train: ClassMasks,
+        test: ClassMasks,
+        protocol: SegmentationProtocol | None = None,
+        name: str = "segmentation",
+    ) -> None:
         """Classes that no training picture shows are not scored."""
+        self.name = name
         self.train, self.test = keep_trained(train, test)
         self.protocol = protocol or SegmentationProtocol()
 

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
-from perception_encoder.data.class_masks import ClassMasks, read_class_splits
+from perception_encoder.data.class_masks import ClassMasks, read_class_splits, read_things
 from perception_encoder.data.instances import InstanceSet, keep_trained, read_instance_splits
 from perception_encoder.data.masked_videos import read_videos
 from perception_encoder.data.rgbd import MILLIMETRES, DepthPictures, read_depth_splits
@@ -64,6 +64,10 @@ def _segmentation(place: Path, items: int) -> LayerTask:
     return SegmentationTask(*_thin(read_class_splits(place), items))
 
 
+def _foreground(place: Path, items: int) -> LayerTask:
+    return SegmentationTask(*_thin(read_things(place), items), name="foreground")
+
+
 def _detection(place: Path, items: int) -> LayerTask:
     return DetectionTask(*keep_trained(*_thin(read_instance_splits(place), items)))
 
@@ -84,6 +88,7 @@ TASKS: Mapping[str, Maker] = {
     "classification": _classification,
     "retrieval": _retrieval,
     "segmentation": _segmentation,
+    "foreground": _foreground,
     "depth": _depth,
     "tracking": _tracking,
     "detection": _detection,

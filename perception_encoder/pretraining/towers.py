@@ -41,7 +41,7 @@ class Towers(nn.Module):
         """
         encode = self.clip.encode_video if pictures.dim() == 5 else self.clip.encode_image
         images = in_chunks(lambda some: encode(to_float(some)), pad_rows(pictures), self.chunk)[: len(pictures)]
-        texts = self.encode_texts(tokens)
+        texts = self._encode_texts(tokens)
         loss = None
         if self.mask_token is not None and masked is not None and masks is not None:
             copies = pictures[pad_rows(masked)]
@@ -50,7 +50,7 @@ class Towers(nn.Module):
         images, texts = images.to(torch.float32, copy=True), texts.to(torch.float32, copy=True)
         return images, texts, self.clip.logit_scale.exp(), loss
 
-    def encode_texts(self, tokens: Tensor) -> Tensor:
+    def _encode_texts(self, tokens: Tensor) -> Tensor:
         """Embeddings (u, D) of token ids (u, T)."""
         if self.kept is not None:
             return self.kept(tokens)

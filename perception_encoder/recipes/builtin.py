@@ -35,8 +35,8 @@ EMOJI = ("noto", "noto_outlined", "noto_line", "twemoji", "twemoji_outlined", "t
 def builtin() -> PretrainingConfig:
     """The run of the first edition: 985,600 pairs.
 
-    The weights in the package were trained before the position table was resampled at each switch of resolution: then
-    every step resampled the final table to its own grid. Run again, they come out a little different.
+    Its weights were trained before the position table was resampled at each switch of resolution: then every step
+    resampled the final table to its own grid. Run again, they come out a little different.
     """
     return PretrainingConfig(
         model=BUILTIN,
@@ -52,9 +52,10 @@ def builtin() -> PretrainingConfig:
 
 
 def builtin_second() -> PretrainingConfig:
-    """The second edition: the first goes on, with mixed pictures, emoji drawn in six ways, and its text tower locked.
+    """The run of the second edition: 998,400 pairs more, most pictures mixed, with the text tower locked.
 
-    What emoji drawn in six ways have in common is what they show.
+    The first had learned its few pictures by heart; mixtures are new at every step. Emoji are drawn in six ways instead
+    of two: what these have in common is what they show.
     """
     photographs = {name: 0.8 * share for name, share in WEIGHTS.items() if name not in EMOJI}
     return PretrainingConfig(

@@ -29,8 +29,8 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "builtin": Recipe("builtin:builtin", "the built-in model, PE-Core-N16-128: two hours on 2 cores, in float32"),
-    "builtin_second": Recipe("builtin:builtin_second", "then its second edition: two hours more, on mixed pictures"),
+    "builtin": Recipe("builtin:builtin", "the built-in model, PE-Core-N16-128, first edition: two hours on 2 cores"),
+    "builtin_second": Recipe("builtin:builtin_second", "its second edition: then two hours more, on mixed pictures"),
     "core_b16": Recipe("image_pretraining:core", "PE-Core-B: 58 billion pairs", ("b16",)),
     "core_l14": Recipe("image_pretraining:core", "PE-Core-L: 58 billion pairs", ("l14",)),
     "core_g14": Recipe("image_pretraining:core", "PE-Core-G: 86 billion pairs", ("g14",)),

@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards
-from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
@@ -40,7 +39,7 @@ class Kind:
     """Train on folders or shards, or go on with it, into a folder; returns the weights."""
     debug: Callable[[Any], Any]
     """The same in four steps of a small model."""
-    plan: Callable[[Any, Cluster], Plan] | None = None
+    plan: Callable[[Any, Cluster], Plan]
     """What it costs on a cluster."""
 
 
@@ -62,11 +61,8 @@ def debug_form(config: RunConfig) -> RunConfig:
 
 
 def plan(config: RunConfig, cluster: Cluster) -> Plan:
-    """What a run costs on a cluster; ConfigError for a kind of run that nobody has formulas for."""
-    of_kind = KINDS[type(config)].plan
-    if of_kind is None:
-        raise ConfigError(f"there are no formulas for what a {type(config).__name__} costs")
-    return of_kind(config, cluster)
+    """What a run costs on a cluster."""
+    return KINDS[type(config)].plan(config, cluster)
 
 
 def debug_pretraining(config: P) -> P:

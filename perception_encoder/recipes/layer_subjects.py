@@ -28,7 +28,7 @@ from perception_encoder.evaluation.layer_encoders import StoredEncoder, load_lay
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
-from perception_encoder.layer_analysis.dense_tasks import DepthTask, SegmentationTask, TrackingTask
+from perception_encoder.layer_analysis.dense_tasks import DepthTask, TrackingTask
 from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep, run_sweep
@@ -43,14 +43,17 @@ CHANNELS, STEPS = 16, 150
 QUESTIONS = {
     "classification": ("classification", "photos"),
     "retrieval": ("retrieval", "photos"),
-    "segmentation": ("segmentation", "scenes"),
+    "segmentation": ("foreground", "scenes"),
     "depth of scenes": ("depth", "scenes"),
     "depth of rooms": ("depth", "rooms"),
     "tracking": ("tracking", "clips"),
     "detection": ("detection", "things"),
     "captions": ("captions", "captions"),
 }
-"""What is asked, by the name it has on the page: the kind of task, and which of `LayerData` it is of."""
+"""What is asked, by the name it has on the page: the kind of task, and which of `LayerData` it is of.
+
+Segmentation is of things from the background: a few hundred scenes show each kind of thing a few times.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +120,7 @@ def make_questions(data: LayerData, sizes: Sizes) -> tuple[LayerTask, ...]:
 
 
 def _lighten(task: LayerTask, items: int) -> LayerTask:
-    """The task with a head that is fitted more briefly: many layers of many models pay for it.
-
-    Of segmentation things are told from the background alone: a few hundred scenes show each kind of thing a few times.
-    """
+    """The task with a head that is fitted more briefly: many layers of many models pay for it."""
     if isinstance(task, ClassificationTask):
         config = LabelledConfig(items=items, methods=("attentive probe",))
         return ClassificationTask(task.splits, replace(config, attentive=replace(config.attentive, epochs=EPOCHS)))
@@ -128,8 +128,6 @@ def _lighten(task: LayerTask, items: int) -> LayerTask:
         fit = FitConfig()
         fit = replace(fit, epochs=-(-STEPS * fit.batch // len(task.train.keys)))
         return DepthTask(task.train, task.test, DepthProtocol(head=DepthConfig(channels=CHANNELS, fit=fit)))
-    if isinstance(task, SegmentationTask):
-        return SegmentationTask(task.train.of_things(), task.test.of_things(), task.protocol)
     if isinstance(task, TrackingTask):
         cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in task.videos]
         return TrackingTask(cut, task.config)

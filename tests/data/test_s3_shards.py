@@ -29,17 +29,21 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3FileSy
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    S3FileSystem.clear_instance_cache()
-    files = S3FileSystem()
-    files.mkdir("web")
-    (tmp_path / "disk").mkdir()
-    for shard in range(2):
-        path = write_pairs(tmp_path / f"disk/{shard}.tar", range(10 * shard, 10 * shard + 10))
-        files.put(str(path), f"web/{shard}.tar")
-    yield files
-    files.rm("web", recursive=True)
-    server.stop()
-    S3FileSystem.clear_instance_cache()
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    try:
+        S3FileSystem.clear_instance_cache()
+        files = S3FileSystem()
+        files.mkdir("web")
+        (tmp_path / "disk").mkdir()
+        for shard in range(2):
+            path = write_pairs(tmp_path / f"disk/{shard}.tar", range(10 * shard, 10 * shard + 10))
+            files.put(str(path), f"web/{shard}.tar")
+        yield files
+        files.rm("web", recursive=True)
+    finally:
+        server.stop()
+        S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.parametrize("place", ["s3://web/{0..1}.tar", "s3://web", "simplecache::s3://web/{0..1}.tar"])

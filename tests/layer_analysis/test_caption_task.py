@@ -73,6 +73,7 @@ def test_pictures_are_taken_evenly_apart(captions: Path) -> None:
     [
         (("a cat", "a cat"), "few has 2 pictures with captions; it takes 3"),
         (("cat", "dog", "bird"), "few: no two pictures have a word in common"),
+        (tuple(" ".join(f"word{row}x{n}" for n in range(7)) for row in range(9)), "few: no two pictures have a word"),
         (("the", "of", "and"), "few: empty vocabulary"),
     ],
 )
@@ -80,6 +81,22 @@ def test_captions_that_cannot_be_ranked(texts: tuple[str, ...], message: str) ->
     keys = tuple(f"{n}.png" for n in range(len(texts)))
     with pytest.raises(DataError, match=message):
         CaptionTask(CaptionedMedia("few", keys, tuple(map(Path, keys)), texts, tuple(range(len(texts)))), 10)
+
+
+def test_pictures_beside_the_annotations_folder_are_found(captions: Path, tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    moved = captions.rename(tmp_path / "annotations" / "captions.json")
+    (task,) = make_tasks(["captions"], {}, moved, 2)
+    assert isinstance(task, CaptionTask) and len(task.labelled.keys) == 3
+    task.pictures(ToyEncoder())[0].open(0)
+
+
+def test_the_cause_is_told_where_nothing_can_be_decoded(captions: Path, tmp_path: Path) -> None:
+    for picture in tmp_path.glob("*.png"):
+        picture.write_bytes(b"no picture")
+    (task,) = make_tasks(["captions"], {}, captions, 10)
+    with pytest.raises(DataError, match=r"0 pictures can be decoded, it takes 3; 0\.png: "):
+        run_sweep(ToyEncoder(), [task], StoreConfig(folder=tmp_path / "store"))
 
 
 def test_a_place_without_captions(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def data(tmp_path: Path, place: Place) -> LayerData:
     for split in ("train", "test"):
         names = ["red rose", "green rose", "blue rose"] * (10 if split == "train" else 3)
         write_colours(tmp_path / "labelled" / f"{split}.tar", "flowers", names)
-        kinds = {"train": ["chair"] * 8, "test": ["chair", "lamp"] * 2}[split]
+        kinds = {"train": ["chair"] * 8, "test": ["lamp"] * 4}[split]
         write_members(tmp_path / "scenes" / split / "00000.tar", scene_members(kinds))
     pictures, masks = discs()
     write_video(tmp_path / "clips" / "one.tar", pictures, masks)
