@@ -92,7 +92,10 @@ def read_things(place: Path) -> tuple[ClassMasks, ClassMasks]:
     """
     numbers, parts = {BACKGROUND: 0, THING: 1}, []
     for split in ("train", "test"):
-        rows = [(*rest, [{**thing, "kind": THING} for thing in some]) for *rest, some in _read_scenes(place, split)]
+        rows = [
+            (key, picture, mask, [{**thing, "kind": THING} for thing in some])
+            for key, picture, mask, some in _read_scenes(place, split)
+        ]
         parts.append(_to_masks(f"{place.name}/{split}", rows, numbers))
     _check_shared(parts[1])
     return parts[0], parts[1]
