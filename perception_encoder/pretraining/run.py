@@ -28,6 +28,7 @@ from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import tokenizer
+from perception_encoder.pretraining.averaging import average_with
 from perception_encoder.pretraining.cost import RunCost, TeacherCost
 from perception_encoder.pretraining.kept_texts import MOST, KeptTexts
 from perception_encoder.pretraining.lora import LoRA, add_adapters, merge_adapters
@@ -62,6 +63,8 @@ class PretrainingConfig:
     """Resolutions, in order."""
     initial: str | None = None
     """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
+    initial_share: float = 0.0
+    """Share of the weights to begin with in those that come out, which are a mean of both ends."""
     locked: str | None = None
     """A tower that keeps its weights: "visual" or "text". A locked text tower encodes each caption once, where all are
     known, at most 131,072, and no more than the pairs of the run."""
@@ -123,6 +126,10 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if self.locked not in (None, "visual", "text"):
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
+        if not 0 <= self.initial_share < 1:
+            raise ConfigError(f"initial_share is {self.initial_share}; it must be at least 0 and below 1")
+        if self.initial_share and self.initial is None:
+            raise ConfigError("initial_share: a run from random weights has none to average with; set initial")
         if self.frames is not None and self.masking is not None:
             raise ConfigError("frames and masking: videos have no masked copies; set masking=null")
         if self.frames is not None and self.mixing is not None:
@@ -249,6 +256,8 @@ def _pretrain(
     if rank.number == 0:
         if vocabulary:
             vocabulary.widen(model, table)
+        if config.initial_share:
+            average_with(model, build_model(config), config.initial_share)
         metadata = {"seed": str(config.seed), "run": fingerprint}
         write_checkpoint(model, path, half=config.half, int8_tokens=config.half, metadata=metadata)
         _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the weights as written

@@ -160,6 +160,10 @@ def test_wrong_settings_are_named_before_any_step(photos: Path, tmp_path: Path) 
         pretrain(dataclasses.replace(debug(), model="PE-Spatial-T16-512"), [photos], tmp_path)
     with pytest.raises(DataError, match="no source of noto"):
         pretrain(dataclasses.replace(debug(), weights={"noto": 1.0}), [photos], tmp_path)
+    with pytest.raises(ConfigError, match=r"initial_share is 1\.0; it must be at least 0 and below 1"):
+        dataclasses.replace(debug(), initial="builtin", initial_share=1.0)
+    with pytest.raises(ConfigError, match="has none to average with; set initial"):
+        dataclasses.replace(debug(), initial_share=0.5)
     with pytest.raises(ConfigError, match="stages"):
         pretrain(dataclasses.replace(debug(), stages=()), [photos], tmp_path)
 
@@ -180,6 +184,19 @@ def test_a_run_may_begin_with_weights_and_lock_a_tower(photos: Path, tmp_path: P
         same = torch.allclose(tuned[name], value, atol=1e-3 * value.abs().max().item() + 1e-6)
         assert same or not name.startswith("text."), name
     assert not torch.equal(tuned["visual.conv1.weight"], load_model("builtin").visual.conv1.weight)
+
+
+def test_weights_that_come_out_may_be_a_mean_of_both_ends(photos: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(debug(), initial="builtin", warmup=0, half=False)
+    end = load_model(pretrain(config, [photos], tmp_path / "end"))
+    mean = load_model(pretrain(dataclasses.replace(config, initial_share=0.25), [photos], tmp_path / "mean"))
+    begin = load_model("builtin")
+    begin.visual.set_image_size(debug().stages[-1].image_size)
+    ends, begins = end.state_dict(), begin.state_dict()
+    for name, value in mean.state_dict().items():
+        share = 0 if name == "logit_scale" else 0.25
+        torch.testing.assert_close(value, (1 - share) * ends[name] + share * begins[name], msg=name)
+    assert not torch.allclose(ends["visual.conv1.weight"], begins["visual.conv1.weight"], atol=1e-4)
 
 
 def test_a_locked_text_tower_encodes_each_caption_once(
