@@ -107,8 +107,8 @@ class Renderer:
                 uvs=mesh.uv.tolist(),
                 indices=mesh.faces.ravel().tolist(),
             )
-            path = Path(self._folder.name) / f"{len(self._shapes)}.png"  # pybullet remembers files by their names
-            Image.fromarray(mesh.texture).save(path, compress_level=1)
+            path = Path(self._folder.name) / f"{len(self._shapes)}.bmp"  # pybullet remembers files by their names
+            Image.fromarray(mesh.texture).save(path)
             self._shapes[thing.model] = (shape, client.loadTexture(str(path)))
         shape, picture = self._shapes[thing.model]
         body: int = client.createMultiBody(0, -1, shape, thing.position, thing.turn)
