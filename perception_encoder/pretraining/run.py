@@ -235,23 +235,13 @@ def _pretrain(
     record = describe(config, fingerprint, sources.samples)
     if rank.number == 0:
         _write_record(out, record)
-    loop = LoopConfig(
-        steps=config.steps,
-        warmup=config.warmup,
-        optimizer=config.optimizer,
-        parallel=config.parallel,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        keep=config.keep,
-        skip_bad_losses=config.skip_bad_losses,
-    )
     table = model.text.token_embedding.weight.detach() if config.initial else None
     kept = None
     if vocabulary:
         vocabulary.narrow(model)
         if config.locked == "text" and len(vocabulary.captions) <= min(MOST, config.samples):
             kept = KeptTexts(model.text.to(own_device()), vocabulary.captions, track)
-    train_stages(model, batches, config, loop, out, fingerprint, listener, objective, kept)
+    train_stages(model, batches, config, _loop(config), out, fingerprint, listener, objective, kept)
     path = out / "model.safetensors"
     if rank.number == 0:
         if vocabulary:
@@ -262,6 +252,20 @@ def _pretrain(
         write_checkpoint(model, path, half=config.half, int8_tokens=config.half, metadata=metadata)
         _write_record(out, record | {"weight_hash": weight_hash(load_model(path))})  # of the weights as written
     return path
+
+
+def _loop(config: PretrainingConfig) -> LoopConfig:
+    """What of a run the training loop is told."""
+    return LoopConfig(
+        steps=config.steps,
+        warmup=config.warmup,
+        optimizer=config.optimizer,
+        parallel=config.parallel,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        keep=config.keep,
+        skip_bad_losses=config.skip_bad_losses,
+    )
 
 
 def train_stages(

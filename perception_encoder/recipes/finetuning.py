@@ -27,6 +27,8 @@ class FinetuningConfig:
 
     initial: str = BUILTIN
     """Name, alias or path of a two-tower model."""
+    initial_share: float = 0.0
+    """Share of its weights in those that come out, which are a mean of both."""
     locked: str | None = None
     """A tower that keeps its weights: "visual" or "text"."""
     lora: LoRA | None = None
@@ -57,6 +59,7 @@ class FinetuningConfig:
         return PretrainingConfig(
             model=entry.name,
             initial=self.initial,
+            initial_share=self.initial_share,
             locked=self.locked,
             lora=self.lora,
             stages=(Stage(image_size=size, steps=self.steps),),

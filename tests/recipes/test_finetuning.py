@@ -32,7 +32,8 @@ def test_every_setting_reaches_the_run() -> None:
         FinetuningConfig(),
         ["warmup=3", "balance=0.25", "optimizer.lr=1e-2", "augmentation=null", "parallel.chunk=2", "seed=7"],
     )
-    config = override(config, ["log_every=5", "checkpoint_every=6", "lora.rank=2", "streams.resampled=true"])
+    more = ["log_every=5", "checkpoint_every=6", "lora.rank=2", "streams.resampled=true", "initial_share=0.2"]
+    config = override(config, more)
     run = config.pretraining()
     own = {field.name for field in dataclasses.fields(config)} - {"steps", "image_size"}
     assert {name: getattr(run, name) for name in own} == {name: getattr(config, name) for name in own}
