@@ -82,7 +82,7 @@ def say_what_next(pictures: Path) -> None:
     folder = shlex.quote(str(pictures))
     for line in (
         "The built-in model is small and often wrong; the last line shows the real thing. Type next:",
-        f'  {pe} search "the full moon" {folder}',
+        f'  {pe} search "old coins" {folder}',
         f'  {pe} classify {folder} --labels "moon,motorbike,ginger cat"',
         f'  {pe} search "a red bicycle" YOUR_PICTURES --html found.html',
         f"  {pe} demo --model PE-Core-L14-336 --out demo-large    # fetches the published weights",

@@ -43,7 +43,7 @@ LABELS = (
 )
 # fmt: on
 """Names to choose from: of what the samples show, and of nine other things."""
-QUERIES = ("a ginger cat", "a newspaper", "the moon", "a camera", "a motorbike")
+QUERIES = ("a ginger cat", "a newspaper", "old coins", "a camera", "a motorbike")
 """Texts to look for."""
 
 _RATE, _SECONDS, _WINDOW = 15, 4, (480, 360)
