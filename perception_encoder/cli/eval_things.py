@@ -56,27 +56,30 @@ def detection(
     size: Size = None,
     epochs: Epochs = 15,
     channels: Channels = 64,
+    any_kind: Annotated[bool, typer.Option("--any-kind", help="Boxes of things of any kind, as one class.")] = False,
     out: options.Out = None,
 ) -> None:
     """Fit Mask R-CNN over a frozen layer: AP of boxes and of masks, as COCO or LVIS define them.
 
     DATA: COCO's or LVIS's folders, rendered scenes (train/instances.json, test/instances.json and tars beside them), or
-    a folder with annotations.json, whose first three fifths are trained on. Boxes alone will do.
+    a folder with annotations.json, whose first three fifths are trained on. Boxes alone will do. A few hundred scenes
+    are too few to tell their kinds of things apart: --any-kind.
 
     Examples:
 
         pe eval detection PE-Core-G14-448 --data coco --layer 40 --size 1022 --channels 256 -o detection.json
-        pe eval detection builtin --data scenes --layer 8
+        pe eval detection builtin --data scenes --layer 8 --any-kind
     """
-    from perception_encoder.data.instances import read_instance_splits
+    from perception_encoder.data.instances import forget_kinds, read_instance_splits
     from perception_encoder.dense_prediction.detection import DetectionConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.evaluation.detection import DetectionProtocol, measure_detection
 
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
-    head = DetectionConfig(channels=channels, hidden=4 * channels, fit=fit)
+    head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
     protocol = DetectionProtocol(head=head, image_size=image_size(size))
-    train, test = read_instance_splits(data)
+    splits = read_instance_splits(data)
+    train, test = (forget_kinds(part) for part in splits) if any_kind else splits
     encoder, at = layer_encoder(model, layer)
     found = measure_detection(encoder, at, train, test, protocol, track)
     options.finish(encoder.name, "test", [found], encoder.about, out)

@@ -40,8 +40,8 @@ def layers(
 
     Tasks and their data: classification, retrieval (labelled pictures: shards, a folder for each class, tables),
     segmentation (rendered scenes, ADE20K), foreground (scenes), depth (scenes, NYU, KEY.jpg with KEY.depth.png),
-    tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS), captions (their file: are pictures
-    alike that are described alike?). Needs the extra `eval`. Status 1: some pictures could not be used.
+    tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS, scenes), objects (of any kind: COCO,
+    scenes), captions (is alike what is described alike?). Needs the extra `eval`. Status 1: some pictures failed.
 
     Examples:
 

@@ -18,12 +18,9 @@ app = typer.Typer()
 def layers(
     photos: Photos,
     drawings: Drawings,
-    scenes: Annotated[Path, typer.Option(help="Rendered scenes, train and test: segmentation and depth.")],
+    scenes: Annotated[Path, typer.Option(help="Rendered scenes, train and test: segmentation, depth, detection.")],
     rooms: Annotated[Path, typer.Option(help="Pictures with their depths, a folder or a tar file.")],
     clips: Annotated[Path, typer.Option(help="Videos with masks: DAVIS, or NAME.tar.")],
-    things: Annotated[
-        Path | None, typer.Option(help="Boxes: COCO, LVIS or scenes; without them detection is left out.")
-    ] = None,
     captions: Annotated[
         Path | None, typer.Option(help="Captions, as COCO's; without them their task is left out.")
     ] = None,
@@ -57,7 +54,7 @@ def layers(
 
     keep_freed_memory()
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
-    data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, things=things, captions=captions)
+    data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, captions=captions)
     kept = towers or out.parent / "towers"
     result = reproduce_layers(place, data, kept, track=track, listener=show, jobs=jobs)
     plot = out.with_suffix(".png")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from perception_encoder.data.class_masks import THING
 from perception_encoder.data.masked_videos import Stored
 from perception_encoder.data.rgbd import TRAINED
 from perception_encoder.data.shards import PICTURES, read_members
@@ -178,6 +179,20 @@ def keep_trained(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, In
         for part in (train, test)
     ]
     return _checked(kept[0], kept[1])
+
+
+def forget_kinds(pictures: InstanceSet) -> InstanceSet:
+    """The same boxes as things of one category, without masks: for detection of things of any kind.
+
+    DataError for LVIS, where a thing of a kind that was not looked for is in no box.
+    """
+    if pictures.lvis:
+        raise DataError(f"{pictures.name}: not every thing has a box in LVIS, so none can be found regardless of kind")
+    boxes = {
+        image: [{**each, "category_id": 1, "segmentation": None} for each in some]
+        for image, some in pictures.annotations.items()
+    }
+    return replace(pictures, annotations=boxes, categories=({"id": 1, "name": THING},))
 
 
 def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:

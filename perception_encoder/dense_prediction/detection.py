@@ -38,7 +38,7 @@ class DetectionConfig:
     hidden: int = 1024
     """Width of the box head."""
     regions: int = 512
-    """Of a picture that the box head learns from."""
+    """Of a picture that the box head learns from; most of the time of fitting goes by them."""
     least_score: float | None = None
     """Below it nothing is given out; by default 0.05, in LVIS 0.0001."""
     most: int | None = None

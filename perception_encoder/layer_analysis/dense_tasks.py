@@ -204,13 +204,19 @@ class SegmentationTask:
 class DetectionTask:
     """Whether a detector over a layer finds things."""
 
-    name = "detection"
     failures: tuple[InputError, ...] = ()
 
-    def __init__(self, train: InstanceSet, test: InstanceSet, protocol: DetectionProtocol | None = None) -> None:
-        self.train, self.test = train, test
+    def __init__(
+        self,
+        train: InstanceSet,
+        test: InstanceSet,
+        protocol: DetectionProtocol | None = None,
+        name: str = "detection",
+    ) -> None:
+        self.name, self.train, self.test = name, train, test
         fit = FitConfig(epochs=8, batch=8, weight_decay=0.05)
-        self.protocol = protocol or DetectionProtocol(head=DetectionConfig(channels=64, hidden=256, fit=fit))
+        head = DetectionConfig(channels=64, hidden=256, regions=128, fit=fit)
+        self.protocol = protocol or DetectionProtocol(head=head)
 
     @cached_property
     def digest(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from perception_encoder.data.class_masks import ClassMasks, read_class_splits, read_things
-from perception_encoder.data.instances import InstanceSet, keep_trained, read_instance_splits
+from perception_encoder.data.instances import InstanceSet, forget_kinds, keep_trained, read_instance_splits
 from perception_encoder.data.masked_videos import read_videos
 from perception_encoder.data.rgbd import MILLIMETRES, DepthPictures, read_depth_splits
 from perception_encoder.errors import ConfigError, DataError, InputError
@@ -72,6 +72,11 @@ def _detection(place: Path, items: int) -> LayerTask:
     return DetectionTask(*keep_trained(*_thin(read_instance_splits(place), items)))
 
 
+def _objects(place: Path, items: int) -> LayerTask:
+    train, test = (forget_kinds(part) for part in _thin(read_instance_splits(place), items))
+    return DetectionTask(train, test, name="objects")
+
+
 def _thin(splits: tuple[Part, Part], items: int) -> tuple[Part, Part]:
     """At most `items` pictures to be measured and twice as many to train on, evenly apart in the order of their names.
 
@@ -92,6 +97,7 @@ TASKS: Mapping[str, Maker] = {
     "depth": _depth,
     "tracking": _tracking,
     "detection": _detection,
+    "objects": _objects,
     "captions": load_caption_task,
 }
 """Makers by name."""

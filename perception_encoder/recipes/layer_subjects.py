@@ -20,15 +20,17 @@ import numpy as np
 
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.detection import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.evaluation.depth import DepthProtocol
+from perception_encoder.evaluation.detection import DetectionProtocol
 from perception_encoder.evaluation.layer_encoders import StoredEncoder, load_layer_encoder
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
-from perception_encoder.layer_analysis.dense_tasks import DepthTask, TrackingTask
+from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTask, TrackingTask
 from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep, run_sweep
@@ -40,6 +42,8 @@ EPOCHS = 12
 """Of the attentive probe."""
 CHANNELS, STEPS = 16, 150
 """Of the depth head, and of its fit, whatever the number of pictures."""
+DETECTOR = DetectionConfig(channels=32, hidden=128, regions=64)
+"""As small as sets of a few hundred pictures allow; fitted for `STEPS` as well."""
 QUESTIONS = {
     "classification": ("classification", "photos"),
     "retrieval": ("retrieval", "photos"),
@@ -47,12 +51,12 @@ QUESTIONS = {
     "depth of scenes": ("depth", "scenes"),
     "depth of rooms": ("depth", "rooms"),
     "tracking": ("tracking", "clips"),
-    "detection": ("detection", "things"),
+    "detection": ("objects", "scenes"),
     "captions": ("captions", "captions"),
 }
 """What is asked, by the name it has on the page: the kind of task, and which of `LayerData` it is of.
 
-Segmentation is of things from the background: a few hundred scenes show each kind of thing a few times.
+Segmentation and detection are of things of any kind: a few hundred scenes show each kind a few times.
 """
 
 
@@ -68,8 +72,6 @@ class LayerData:
     """Pictures with their depths."""
     clips: Path
     """Videos with masks."""
-    things: Path | None = None
-    """Pictures with boxes; without them detection is left out."""
     captions: Path | None = None
     """File of pictures' captions; without it their task is left out."""
 
@@ -90,7 +92,6 @@ class Sizes:
     rooms: int = 150
     clips: int = 60
     """Frames of each video."""
-    things: int = 100
     captions: int = 500
 
 
@@ -125,13 +126,19 @@ def _lighten(task: LayerTask, items: int) -> LayerTask:
         config = LabelledConfig(items=items, methods=("attentive probe",))
         return ClassificationTask(task.splits, replace(config, attentive=replace(config.attentive, epochs=EPOCHS)))
     if isinstance(task, DepthTask):
-        fit = FitConfig()
-        fit = replace(fit, epochs=-(-STEPS * fit.batch // len(task.train.keys)))
+        fit = _briefly(FitConfig(), len(task.train.keys))
         return DepthTask(task.train, task.test, DepthProtocol(head=DepthConfig(channels=CHANNELS, fit=fit)))
+    if isinstance(task, DetectionTask):
+        head = replace(DETECTOR, fit=_briefly(DETECTOR.fit, len(task.train.keys)))
+        return DetectionTask(task.train, task.test, DetectionProtocol(head=head), task.name)
     if isinstance(task, TrackingTask):
         cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in task.videos]
         return TrackingTask(cut, task.config)
     return task
+
+
+def _briefly(fit: FitConfig, pictures: int) -> FitConfig:
+    return replace(fit, epochs=-(-STEPS * fit.batch // pictures))
 
 
 class _Named:

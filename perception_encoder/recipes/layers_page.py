@@ -37,7 +37,7 @@ DATA = {
     "depth of scenes": "rendered scenes; a DPT head on one layer",
     "depth of rooms": "a rendered walk through a living room; a DPT head on one layer",
     "tracking": "videos; labels carried along without training",
-    "detection": "pictures with boxes; a small Mask R-CNN on one layer",
+    "detection": "rendered scenes, boxes of things of any kind; a small Faster R-CNN on one layer",
     "captions": "pictures that people described; likeness beside that of the words, no training",
 }
 

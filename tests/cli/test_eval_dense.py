@@ -72,8 +72,11 @@ def test_detection(run_pe, tmp_path: Path) -> None:
     from tests.evaluation.test_detection import write_scenes as write_things
 
     place = write_things(tmp_path, {"train": 2, "test": 1})
-    run = run_pe(*("eval", "detection", "any", "--data", place, "--layer", "0"), *("--channels", "8", "--epochs", "1"))
+    asked = ("eval", "detection", "any", "--data", place, "--layer", "0", "--channels", "8", "--epochs", "1")
+    run = run_pe(*asked)
     assert run.status == output.OK and "mask AP50" in run.stdout
+    run = run_pe(*asked, "--any-kind")
+    assert run.status == output.OK and "box AP50" in run.stdout and "mask AP50" not in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from perception_encoder.data.instances import InstanceSet, read_instance_splits, read_instances
+from perception_encoder.data.instances import InstanceSet, forget_kinds, read_instance_splits, read_instances
 from perception_encoder.data.shards import write_members
 from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, _target, fit_detector
 from perception_encoder.dense_prediction.feature_pyramid import SimplePyramid
@@ -135,6 +135,21 @@ def test_targets_and_what_is_found_go_to_the_encoded_size_and_back(tmp_path: Pat
     target = _target(things, (48, 64), (96, 64))
     assert target["boxes"].numpy() == pytest.approx(things.boxes * [1, 2, 1, 2])
     assert (target["masks"].sum(dim=(1, 2)).numpy() == 2 * things.masks.sum(axis=(1, 2))).all()
+
+
+def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
+    parts = read_instance_splits(write_scenes(tmp_path, {"train": 3, "test": 2}))
+    known = parts[0].things(0)
+    assert len(set(known.labels)) == 2
+    train, test = (forget_kinds(part) for part in parts)
+    things = train.things(0)
+    assert things.labels.tolist() == [1, 1] and things.masks is None and (things.boxes == known.boxes).all()
+    found = [each for row in range(2) for each in to_results(found_all(test, row), test, row)["box"]]
+    truth = test.truth(np.arange(2))
+    assert [each["name"] for each in truth["categories"]] == ["thing"]
+    assert average_precision(truth, found, "bbox", resamples=5).values["AP"] == pytest.approx(1)
+    with pytest.raises(DataError, match="not every thing has a box in LVIS"):
+        forget_kinds(replace(train, images=({**train.images[0], "neg_category_ids": []},)))
 
 
 def test_the_pyramid_has_five_levels() -> None:

@@ -73,6 +73,8 @@ def test_categories_lost_from_training_are_not_asked(tmp_path: Path) -> None:
     assert task.test.things(1).labels.tolist() == [1] and task.test.things(0).labels.tolist() == [1, 1]
     (task,) = make_tasks(["detection"], {}, tmp_path, 3)
     assert cast(DetectionTask, task).test.things(2).labels.tolist() == [1, 2]
+    (task,) = make_tasks(["objects"], {}, tmp_path, 2)  # of any kind
+    assert task.name == "objects" and cast(DetectionTask, task).test.things(1).labels.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("items", [1, 2])
