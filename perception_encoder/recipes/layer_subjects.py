@@ -42,8 +42,8 @@ EPOCHS = 12
 """Of the attentive probe."""
 CHANNELS, STEPS = 16, 150
 """Of the depth head, and of its fit, whatever the number of pictures."""
-DETECTOR = DetectionConfig(channels=32, hidden=128, regions=64)
-"""As small as sets of a few hundred pictures allow; fitted for `STEPS` as well."""
+DETECTOR, DETECTOR_STEPS = DetectionConfig(channels=32, hidden=128, regions=32), 75
+"""Small, and fitted briefly, for it is the dearest of the heads."""
 QUESTIONS = {
     "classification": ("classification", "photos"),
     "retrieval": ("retrieval", "photos"),
@@ -126,10 +126,10 @@ def _lighten(task: LayerTask, items: int) -> LayerTask:
         config = LabelledConfig(items=items, methods=("attentive probe",))
         return ClassificationTask(task.splits, replace(config, attentive=replace(config.attentive, epochs=EPOCHS)))
     if isinstance(task, DepthTask):
-        fit = _briefly(FitConfig(), len(task.train.keys))
+        fit = _briefly(FitConfig(), STEPS, len(task.train.keys))
         return DepthTask(task.train, task.test, DepthProtocol(head=DepthConfig(channels=CHANNELS, fit=fit)))
     if isinstance(task, DetectionTask):
-        head = replace(DETECTOR, fit=_briefly(DETECTOR.fit, len(task.train.keys)))
+        head = replace(DETECTOR, fit=_briefly(DETECTOR.fit, DETECTOR_STEPS, len(task.train.keys)))
         return DetectionTask(task.train, task.test, DetectionProtocol(head=head), task.name)
     if isinstance(task, TrackingTask):
         cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in task.videos]
@@ -137,8 +137,8 @@ def _lighten(task: LayerTask, items: int) -> LayerTask:
     return task
 
 
-def _briefly(fit: FitConfig, pictures: int) -> FitConfig:
-    return replace(fit, epochs=-(-STEPS * fit.batch // pictures))
+def _briefly(fit: FitConfig, steps: int, pictures: int) -> FitConfig:
+    return replace(fit, epochs=-(-steps * fit.batch // pictures))
 
 
 class _Named:
