@@ -132,6 +132,17 @@ class DrawnScores:
             raise DataError(f"{self.metric}: the draws are damaged ({error}); measure anew") from error
 
 
+def contributions(whole: float, without: np.ndarray) -> np.ndarray:
+    """What each of n items contributes to a figure that is no mean over them, (n,): their mean is the figure.
+
+    `without`: the figure where each item is left out, (n,); NaN where it then does not exist, and such an item counts
+    as one that changes nothing. These are the jackknife's pseudo-values (Tukey, 1958): an item that others are compared
+    with counts for what it does to them, so that drawing items anew shows all that the figure owes to chance.
+    """
+    less = np.where(np.isfinite(without), without, whole)
+    return np.asarray(whole + (len(less) - 1) * (less.mean() - less))
+
+
 Scores: TypeAlias = ItemScores | DrawnScores
 
 

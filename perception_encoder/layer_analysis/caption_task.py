@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from perception_encoder.data.captioned import CaptionedMedia, load_captions
 from perception_encoder.data.labelled import LabelledPictures
 from perception_encoder.errors import DataError, InputError, MissingExtraError
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
 from perception_encoder.evaluation.protocol import LayerEncoder
-from perception_encoder.evaluation.scores import ItemScores
+from perception_encoder.evaluation.scores import ItemScores, contributions
 from perception_encoder.layer_analysis.labelled_tasks import layer_pictures, unit
 from perception_encoder.preprocess.frames import frame_indices
 
@@ -50,7 +50,7 @@ class CaptionTask:
     @property
     def digest(self) -> str:
         """Of the captions."""
-        return hashlib.sha256(repr(self.texts).encode(errors="surrogatepass")).hexdigest()[:20]
+        return hashlib.sha256(repr(("jackknife", self.texts)).encode(errors="surrogatepass")).hexdigest()[:20]
 
     @cached_property
     def likeness(self) -> Float[np.ndarray, "n n"]:
@@ -74,14 +74,19 @@ class CaptionTask:
         return (self._pictures,)
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """The mean rank correlation over the pictures, 1 where a layer sees the likeness that the captions have."""
+        """The mean rank correlation over the pictures, 1 where a layer sees the likeness that the captions have.
+
+        Every picture is ranked by all others: its interval is of what it contributes in both ways.
+        """
         rows = features[0].rows
         if len(rows) < LEAST:
             first = features[0].failures[0]
             raise DataError(f"{self.labelled.name}: {len(rows)} pictures can be decoded, it takes {LEAST}; {first}")
         likeness = self.likeness[np.ix_(rows, rows)]
         _check_alike(likeness, self.labelled.name)
-        values = rank_agreement(unit(features[0].mean()), likeness)
+        vectors = unit(features[0].mean())
+        whole = float(rank_agreement(vectors, likeness).mean())
+        values = contributions(whole, rank_agreement_without(vectors, likeness))
         names = [self.labelled.keys[row] for row in rows]
         return (LayerScore.of(ItemScores.of("rank correlation with captions", values, names, unit=""), "mean"),)
 
@@ -97,17 +102,40 @@ def rank_agreement(vectors: Float[np.ndarray, "n D"], likeness: Float[np.ndarray
     `vectors` are unit; cosines that agree to six digits are equal. 0 where one of the two says the same of all others:
     such a ranking knows nothing.
     """
+    return _correlate(_rank_others(vectors @ vectors.T), _rank_others(likeness), ~np.eye(len(vectors), dtype=bool))
+
+
+def rank_agreement_without(
+    vectors: Float[np.ndarray, "n D"], likeness: Float[np.ndarray, "n n"]
+) -> Float[np.ndarray, " n"]:
+    """The mean of `rank_agreement` where each of the pictures is not there: what ranked behind it moves up by one."""
+    ranks, everyone = (_rank_others(vectors @ vectors.T), _rank_others(likeness)), np.arange(len(vectors))
+    means = np.zeros(len(vectors))
+    for gone in everyone:
+        one, other = (each - (each > each[:, [gone]]) - 0.5 * (each == each[:, [gone]]) for each in ranks)
+        kept = ~np.eye(len(vectors), dtype=bool)
+        kept[:, gone] = False
+        means[gone] = _correlate(one, other, kept)[everyone != gone].mean()
+    return means
+
+
+def _rank_others(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """Ranks from 1 in each row without the diagonal, of equals their mean; 0 on the diagonal."""
     from scipy.stats import rankdata  # scikit-learn, which made `likeness`, brings it
 
-    count = len(vectors)
-    others = ~np.eye(count, dtype=bool)
-    ranks = [
-        rankdata(each[others].reshape(count, count - 1).round(6), axis=1) - count / 2
-        for each in (vectors @ vectors.T, likeness)
-    ]
-    product, one, other = ((a * b).sum(axis=1) for a, b in ((ranks[0], ranks[1]), (ranks[0],) * 2, (ranks[1],) * 2))
-    scale = np.sqrt(one * other)
-    return np.divide(product, scale, out=np.zeros(count), where=scale != 0)
+    others, ranks = ~np.eye(len(values), dtype=bool), np.zeros(values.shape)
+    ranks[others] = rankdata(values[others].reshape(len(values), -1).round(6), axis=1).ravel()
+    return ranks
+
+
+def _correlate(
+    one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"], kept: Bool[np.ndarray, "n n"]
+) -> Float[np.ndarray, " n"]:
+    """Pearson's correlation of each row's kept columns, 0 where either is the same throughout."""
+    count = kept.sum(axis=1, keepdims=True)
+    a, b = (np.where(kept, each - (each * kept).sum(axis=1, keepdims=True) / count, 0) for each in (one, other))
+    product, scale = (a * b).sum(axis=1), np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return np.divide(product, scale, out=np.zeros(len(one)), where=scale > 1e-9)
 
 
 def load_caption_task(path: Path, items: int) -> CaptionTask:

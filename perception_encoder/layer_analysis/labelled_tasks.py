@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPicture
 from perception_encoder.evaluation.linear_probe import fit_probe
 from perception_encoder.evaluation.nearest_neighbours import K, vote
 from perception_encoder.evaluation.protocol import LayerEncoder
-from perception_encoder.evaluation.scores import ItemScores
+from perception_encoder.evaluation.scores import ItemScores, contributions
 from perception_encoder.evaluation.splits import Splits, load_splits
 from perception_encoder.preprocess.image import open_image
 
@@ -121,7 +121,7 @@ class RetrievalTask:
     @property
     def digest(self) -> str:
         """Of the labels."""
-        return _digest({}, self.labelled.labels)
+        return _digest({"interval": "jackknife"}, self.labelled.labels)
 
     @cached_property
     def _pictures(self) -> LayerPictures:
@@ -132,43 +132,87 @@ class RetrievalTask:
         return (self._pictures,)
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """Mean average precision and R@1 over the pictures that have another of their class."""
+        """Mean average precision and R@1 over the pictures that have another of their class.
+
+        A picture asks, and is found by others: intervals are of what it contributes in both ways.
+        """
         found = _labelled(features[0], self.labelled)
         _, labels = np.unique(found.labels, return_inverse=True)
-        precision, first = average_precision(unit(found.vectors), labels)
-        asking = np.flatnonzero(~np.isnan(precision))
-        if not len(asking):
+        vectors = unit(found.vectors)
+        whole, without = average_precision(vectors, labels), average_precision_without(vectors, labels)
+        if np.isnan(whole[0]).all():
             raise DataError(
                 f"{self.labelled.name}: no class has two pictures that can be decoded; nothing can be found"
             )
-        names = [found.keys[row] for row in asking]
-        scores = (
-            ItemScores.of("mean average precision", precision[asking], names),
-            ItemScores.of("R@1", first[asking], names),
-        )
+        scores = [
+            ItemScores.of(name, contributions(float(np.nanmean(each)), _column_means(less)), found.keys)
+            for name, each, less in zip(("mean average precision", "R@1"), whole, without, strict=True)
+        ]
         return tuple(LayerScore.of(score, "mean") for score in scores)
 
 
-def average_precision(
+def rank_others(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " n"], np.ndarray]:
-    """Of each picture, which asks for all others of its label: average precision, and whether the first is one, bool.
+) -> Iterator[tuple[Int[np.ndarray, " n-1"], np.ndarray]]:
+    """For each picture the places of all others, the likest first, and which of them have its label, bool.
 
     `vectors` are unit. Of equal similarities the foreign picture comes first, so that vectors that are all the same
-    find nothing early. NaN where no other picture has the label.
+    find nothing early.
     """
-    precision, first = np.full(len(vectors), np.nan), np.zeros(len(vectors), dtype=bool)
     for row, vector in enumerate(vectors):
         similarity = vectors @ vector
         own = labels == labels[row]
         others = np.delete(np.arange(len(vectors)), row)
         order = others[np.lexsort((own[others], -similarity[others]))]
-        hits = own[order]
+        yield order, own[order]
+
+
+def average_precision(
+    vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Of each picture, which asks for all others of its label: average precision, and whether the first is one, 0 or 1.
+
+    `vectors` are unit; of equal ones see `rank_others`. NaN where no other picture has the label.
+    """
+    precision, first = np.full((2, len(vectors)), np.nan)
+    for row, (_, hits) in enumerate(rank_others(vectors, labels)):
         if hits.any():
             ranks = np.flatnonzero(hits) + 1
             precision[row] = (np.arange(1, len(ranks) + 1) / ranks).mean()
             first[row] = hits[0]
     return precision, first
+
+
+def average_precision_without(
+    vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
+    """`average_precision` of each picture (row) where another one (column) is not there; NaN where nothing is to find.
+
+    What is behind the one that is gone comes a rank earlier, and one hit fewer precedes it if that one was a hit.
+    """
+    precision, first = np.full((2, len(vectors), len(vectors)), np.nan)
+    for row, (order, hits) in enumerate(rank_others(vectors, labels)):
+        ranks, found = np.arange(1, len(order) + 1), hits.cumsum()
+        earlier = np.maximum(ranks - 1, 1)
+        before = np.where(hits, found / ranks, 0).cumsum() - np.where(hits, found / ranks, 0)
+        behind = np.where(hits, _sums_behind(hits * (found - 1) / earlier), _sums_behind(hits * found / earlier))
+        left = found[-1] - hits
+        precision[row, order] = np.where(left > 0, (before + behind) / np.maximum(left, 1), np.nan)
+        first[row, order] = np.where(left > 0, hits[0], np.nan)
+        if left[0] > 0:
+            first[row, order[0]] = hits[1]
+    return precision, first
+
+
+def _sums_behind(values: np.ndarray) -> np.ndarray:
+    """At each place the sum of all later ones."""
+    return np.asarray(values[::-1].cumsum()[::-1] - values)
+
+
+def _column_means(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
+    """The mean of what is there of each column, NaN of none."""
+    count = np.isfinite(values).sum(axis=0)
+    return np.divide(np.nansum(values, axis=0), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
 def load_labels(place: Path, config: LabelledConfig | None = None, split: str = "test") -> Splits:

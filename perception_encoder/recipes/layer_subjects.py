@@ -34,7 +34,7 @@ from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTa
 from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep, run_sweep
-from perception_encoder.layer_analysis.tasks import make_tasks
+from perception_encoder.layer_analysis.tasks import SizedTask, make_tasks
 
 MEASURED = 12
 """Layers that are measured of a deeper tower."""
@@ -58,6 +58,9 @@ QUESTIONS = {
 
 Segmentation and detection are of things of any kind: a few hundred scenes show each kind a few times.
 """
+
+AT_ONE_SIZE, SIZE = ("segmentation", "depth of scenes", "depth of rooms", "detection"), 128
+"""Tasks whose pictures all models see at one size: a finer grid of patches draws things better, whatever it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,8 @@ def make_questions(data: LayerData, sizes: Sizes) -> tuple[LayerTask, ...]:
         if place is None:
             continue
         (task,) = make_tasks([kind], {kind: place}, None, items)
-        found.append(_Named(_lighten(task, items), name))
+        task = _lighten(task, items)
+        found.append(_Named(SizedTask(task, (SIZE, SIZE)) if name in AT_ONE_SIZE else task, name))
     return tuple(found)
 
 

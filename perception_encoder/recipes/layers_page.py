@@ -11,6 +11,7 @@ from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.evaluation.report import Table
 from perception_encoder.layer_analysis.recommendation import show, show_differences
 from perception_encoder.recipes.layer_findings import claim
+from perception_encoder.recipes.layer_subjects import AT_ONE_SIZE, SIZE
 from perception_encoder.recipes.reproduce_layers import BUILTIN, LAST, STEP
 from perception_encoder.recipes.reproduction import Figures, percent
 
@@ -18,9 +19,9 @@ SPATIAL = ("tracking", "depth of scenes", "depth of rooms", "segmentation", "det
 CHANGES = {
     "recipe": "Steps 1–9 in place of step 1, with equal FLOPs",
     "built-in": "The built-in model, trained for longer than both, in place of step 1",
-    "depth": "24 layers in place of 12",
+    "depth": "24 layers in place of 12, with equal FLOPs and so three fifths of the pairs",
     "pooling": "Attention pooling in place of the class token (step 7)",
-    "length": "Longer in place of shorter training",
+    "length": "Three times longer in place of shorter training",
 }
 """Each contrast, in words."""
 WIDTH = 118
@@ -28,7 +29,8 @@ _ABOUT_CHANGES = (
     "Differences with 95 % intervals over items; a plus is an improvement, of errors too, and of the gap a wider one. "
     "The three lower changes are means of four pairs of towers. A change is claimed, in bold, where the interval leaves"
     " out zero and no pair points the other way. Each run has one seed: a difference between two runs may still be "
-    "chance of the training, and of twenty intervals one leaves out zero by chance."
+    "chance of the training, and of twenty intervals one leaves out zero by chance. A gap's is of the best layer on "
+    "all items, and does not pay for that choice."
 )
 DATA = {
     "classification": "labelled photographs; an attentive probe",
@@ -86,14 +88,16 @@ def _introduction(result: Mapping[str, Any]) -> Iterator[str]:
     minutes, analysis = (sum(each["seconds"] for each in some) / 60 for some in (runs, result["models"]))
     flops = " or ".join(str(value) for value in sorted({run["tflop"] for run in runs}))
     depths = " or ".join(str(value) for value in sorted({run["depth"] for run in runs}))
+    spatial = ", ".join(AT_ONE_SIZE)
     text = (
         "Written by `pe reproduce layers`: figures 8, 9 and 11 in small (section 3). Asked are the built-in model, the "
         f"vanilla tower and that of the [full recipe](recipe.md), and {len(runs)} towers trained for this with steps 1 "
         f"to {STEP}: of {depths} layers, with the class token or attention pooling, for {flops} TFLOP, forward and "
         f"backward. It took {minutes:.0f} minutes of training and {analysis:.0f} of analysis, summed over processes "
         "side by side. Sets are small, so that two cores can run it; `pe layers` measures one model more closely. "
-        f"Pictures are shown at the size that each model was trained at last ({_sizes(result)}), videos at 240 px. Of "
-        "deeper towers layers are measured evenly apart, the last among them."
+        f"Pictures are shown at the size that each model was trained at last ({_sizes(result)}), for {spatial} at "
+        f"{SIZE} px, videos at 240 px. Of deeper towers layers are measured evenly apart, the last among them. Spatial "
+        "tasks on still pictures are on rendered ones; the photographs with boxes that there are may not be trained on."
     )
     yield from wrap(text, WIDTH, break_on_hyphens=False)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.scores import ItemScores, difference, measure
+from perception_encoder.evaluation.scores import ItemScores, contributions, difference, measure
 
 TARGETS = np.repeat([0, 1, 4], [80, 15, 5])
 CORRECT = np.concatenate([np.arange(80) < 60, np.arange(15) < 3, np.arange(5) < 5])
@@ -66,6 +66,15 @@ def test_a_difference_is_paired() -> None:
     found = difference(*(ItemScores.of("top-1", some, names) for some in (better, right)))
     assert found.value == pytest.approx(0.03)
     assert found.ci == pytest.approx((0.03 - 0.0106, 0.03 + 0.0106), abs=0.002)  # unpaired: ± 0.044
+
+
+def test_contributions_to_a_mean_are_the_items() -> None:
+    values = np.random.default_rng(0).normal(size=9)
+    without = np.array([np.delete(values, place).mean() for place in range(9)])
+    np.testing.assert_allclose(contributions(values.mean(), without), values)
+    without[4] = np.nan  # a figure that is not there
+    found = contributions(values.mean(), without)
+    assert np.isfinite(found).all() and found.mean() == pytest.approx(values.mean())
 
 
 def test_the_text_holds_everything_in_few_bytes() -> None:

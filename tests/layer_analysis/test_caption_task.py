@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from perception_encoder.data.captioned import CaptionedMedia
 from perception_encoder.errors import DataError
-from perception_encoder.layer_analysis.caption_task import CaptionTask, rank_agreement
+from perception_encoder.layer_analysis.caption_task import CaptionTask, rank_agreement, rank_agreement_without
 from perception_encoder.layer_analysis.labelled_tasks import unit
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
@@ -46,6 +46,16 @@ def test_agreement_is_spearman_s_correlation_with_all_others() -> None:
         assert found[row] == pytest.approx(spearmanr(vectors[others] @ vectors[row], likeness[row, others]).statistic)
     by_hand = rank_agreement(unit(np.array([[1.0, 0], [2, 1], [1, 3], [0, 1]])), np.array([[9, 3, 2, 1]] * 4) * 1.0)
     assert by_hand[0] == pytest.approx(1)
+
+
+def test_agreement_without_a_picture_is_that_of_the_others() -> None:
+    rng = np.random.default_rng(0)
+    vectors, likeness = unit(rng.normal(size=(9, 4))), rng.integers(0, 3, (9, 9)).astype(float)
+    vectors[2] = vectors[7]
+    found = rank_agreement_without(vectors, likeness)
+    for gone in range(9):
+        kept = np.delete(np.arange(9), gone)
+        assert found[gone] == pytest.approx(rank_agreement(vectors[kept], likeness[np.ix_(kept, kept)]).mean())
 
 
 def test_a_layer_that_says_the_same_of_all_knows_nothing() -> None:

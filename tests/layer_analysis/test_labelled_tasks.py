@@ -10,11 +10,13 @@ import pytest
 from perception_encoder.data.labelled import LabelledPictures
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.attentive_probe import AttentiveConfig
+from perception_encoder.evaluation.scores import ItemScores, contributions, difference
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
     average_precision,
+    average_precision_without,
     load_labels,
     unit,
 )
@@ -42,13 +44,43 @@ def test_average_precision_by_hand() -> None:
     # the first asks: 1 (no), 2 (yes), 3 (yes) -> (1/2 + 2/3) / 2; the third: 1 (no), 3 (yes), 0 (yes)
     np.testing.assert_allclose(precision[[0, 2]], [(1 / 2 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2])
     np.testing.assert_allclose(precision[3], (1 + 2 / 3) / 2)
-    assert np.isnan(precision[[1, 4]]).all() and first.tolist() == [False, False, False, True, False]
+    np.testing.assert_array_equal(np.isnan(precision), [False, True, False, False, True])
+    np.testing.assert_array_equal(first, [0, np.nan, 0, 1, np.nan])
 
 
 def test_vectors_that_are_all_the_same_find_nothing_early() -> None:
     precision, first = average_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
-    assert not first.any() and precision[0] == pytest.approx(1 / 5)
+    assert not np.nansum(first) and precision[0] == pytest.approx(1 / 5)
     assert np.array_equal(unit(np.zeros((1, 3))), np.zeros((1, 3)))
+
+
+def test_average_precision_without_a_picture_is_that_of_the_others() -> None:
+    rng = np.random.default_rng(0)
+    vectors, labels = unit(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
+    vectors[3] = vectors[4]
+    without = average_precision_without(vectors, labels)
+    for gone in range(15):
+        kept = np.delete(np.arange(15), gone)
+        for found, wanted in zip(without, average_precision(vectors[kept], labels[kept]), strict=True):
+            np.testing.assert_allclose(found[kept, gone], wanted)
+            assert np.isnan(found[gone, gone])
+
+
+def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
+    """A picture that all others find, or none, counts for more than itself."""
+    told = 0
+    for seed in range(60):
+        rng, labels = np.random.default_rng(seed), np.repeat(np.arange(20), 4)
+        centres = rng.normal(size=(20, 16))
+        scores = []
+        for _ in range(2):
+            vectors = unit(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
+            whole, without = average_precision(vectors, labels)[0], average_precision_without(vectors, labels)[0]
+            values = contributions(float(whole.mean()), np.nanmean(without, axis=0))
+            scores.append(ItemScores.of("mAP", values, [str(n) for n in range(80)]))
+        low, high = difference(*scores).ci
+        told += not low <= 0 <= high
+    assert told <= 5  # drawing questions alone: 16
 
 
 def test_average_precision_is_scikit_learns() -> None:

@@ -121,7 +121,7 @@ def test_the_page_says_what_the_curves_say(result: dict[str, Any]) -> None:
     assert "- **depth of rooms**: in none of 11 trained models can the output be told from the best layer." in text
     assert f"- **classification**: the output is behind the best layer in 1 of 11 trained models ({FIRST})" in text
     assert (
-        "24 layers in place of 12: the best layer is shown to differ on no task; the output is worse on tracking"
+        "three fifths of the pairs: the best layer is shown to differ on no task; the output is worse on tracking"
         in text
     )
     assert "the gap is wider on tracking." in text

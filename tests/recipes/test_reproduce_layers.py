@@ -184,11 +184,13 @@ def test_questions_are_cut_to_size(data: LayerData) -> None:
     shown = {name: [len(each.keys) for each in task.pictures(encoder)] for name, task in tasks.items()}
     assert shown["depth of scenes"] == shown["segmentation"] == shown["detection"] == [4, 2]
     assert shown["captions"] == shown["tracking"] == [3]
+    sizes = {name: {each.image_size for each in task.pictures(encoder)} for name, task in tasks.items()}
+    assert sizes["detection"] == sizes["depth of rooms"] == {(128, 128)} != sizes["classification"]
     assert shown["depth of rooms"] == [3, 2] and shown["retrieval"] == [6]
 
 
 def test_scenes_are_told_into_things_and_background(data: LayerData) -> None:
-    (task,) = (each.task for each in make_questions(data, Sizes()) if each.name == "segmentation")
+    (task,) = (each.task.task for each in make_questions(data, Sizes()) if each.name == "segmentation")
     assert task.train.classes == task.test.classes == ("background", "thing")
     lamp = task.test.labels(1)  # of a kind that no training picture shows
     assert lamp[0, 0] == 0 and lamp[8, 8] == 1 and lamp.sum() == 64
