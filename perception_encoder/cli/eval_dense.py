@@ -38,7 +38,7 @@ def tracking(
 
     Examples:
 
-        pe eval tracking PE-Core-G14-448 --data DAVIS --layer 32 -o tracking.json
+        pe eval tracking PE-Core-G14-448 --data DAVIS --layer 31 -o tracking.json
         pe eval tracking builtin --data davis --layer 5 --short-side 240
     """
     from perception_encoder.data.masked_videos import read_videos
@@ -71,7 +71,7 @@ def depth(
 
     Examples:
 
-        pe eval depth PE-Core-G14-448 --data nyu --layer 39 --channels 256 --eigen-crop -o depth.json
+        pe eval depth PE-Core-G14-448 --data nyu --layer 38 --channels 256 --eigen-crop -o depth.json
         pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
     """
     from perception_encoder.data.rgbd import read_depth_splits

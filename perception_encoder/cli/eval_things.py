@@ -61,13 +61,13 @@ def detection(
 ) -> None:
     """Fit Mask R-CNN over a frozen layer: AP of boxes and of masks, as COCO or LVIS define them.
 
-    DATA: COCO's or LVIS's folders, rendered scenes (train/instances.json, test/instances.json and tars beside them), or
+    DATA: COCO's or LVIS's folders (or val's annotations, as annotations/lvis_v1_val.json), rendered scenes (train/instances.json, test/instances.json and tars beside them), or
     a folder with annotations.json, whose first three fifths are trained on. Boxes alone will do. A few hundred scenes
     are too few to tell their kinds of things apart: --any-kind.
 
     Examples:
 
-        pe eval detection PE-Core-G14-448 --data coco --layer 40 --size 1022 --channels 256 -o detection.json
+        pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
         pe eval detection builtin --data scenes --layer 8 --any-kind
     """
     from perception_encoder.data.instances import forget_kinds, read_instance_splits

@@ -69,6 +69,12 @@ def load_tasks(place: Path, split: str, options: ClassOptions | None = None) -> 
     return _named(_read_folders(place, split), options)
 
 
+def has_labels(place: Path, split: str) -> bool:
+    """Whether `load_tasks` will find this split there rather than another of the place's."""
+    alone = place.suffix.lower() in TABLE_SUFFIXES or not any((place / name).is_dir() for name in SPLITS)
+    return alone or _has_shards(place, split) or any(path.is_dir() for path in (place / split).glob("*"))
+
+
 def _named(task: LabelledPictures, options: ClassOptions) -> dict[str, LabelledPictures]:
     return {task.name: _with_options(task, options)}
 

@@ -5,7 +5,8 @@
     PLACE/{train,test}/instances.json  PLACE/{train,test}/*.tar                          rendered scenes
     PLACE/annotations.json  PLACE/*.jpg                                                  one set, cut by three fifths
 
-Of a set that is cut, pictures without a box are left out, for it does not say whether anybody looked for some.
+The file of val may be given in place of the folder, as where a folder has COCO's annotations and LVIS's. Of a set that
+is cut, pictures without a box are left out, for it does not say whether anybody looked for some.
 """
 
 from __future__ import annotations
@@ -142,11 +143,22 @@ def _to_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 def read_instance_splits(place: Path) -> tuple[InstanceSet, InstanceSet]:
     """What is trained on and what is measured: see the module; DataError where annotations are missing or damaged."""
-    for folder in (place / "annotations", place):
-        for stem in ("instances_{}2017", "lvis_v1_{}"):
-            files = [folder / f"{stem.format(split)}.json" for split in ("train", "val")]
-            if files[1].is_file():
-                return _checked(*(read_instances(file, place) for file in files))
+    if place.suffix == ".json":
+        root = place.parent.parent if place.parent.name == "annotations" else place.parent
+        files = [place.with_name(place.name.replace("val", split)) for split in ("train", "val")]
+        if files[0] == files[1]:
+            raise DataError(f"{place}: give the annotations of val, by the side of those of train")
+        return _checked(*(read_instances(file, root) for file in files))
+    found = [
+        [folder / f"{stem.format(split)}.json" for split in ("train", "val")]
+        for folder in (place / "annotations", place)
+        for stem in ("instances_{}2017", "lvis_v1_{}")
+        if (folder / f"{stem.format('val')}.json").is_file()
+    ]
+    if len(found) > 1:
+        raise DataError(f"{place} has several annotations; give one of {', '.join(str(val) for _, val in found)}")
+    if found:
+        return _checked(*(read_instances(file, place) for file in found[0]))
     if (place / "test" / "instances.json").is_file():
         return _checked(
             *(read_instances(place / split / "instances.json", place / split) for split in ("train", "test"))

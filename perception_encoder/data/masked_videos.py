@@ -146,8 +146,10 @@ def _cut_film(name: str, parts: Mapping[str, bytes]) -> MaskedVideo:
         shown = read_film(parts["mp4"], name, max(1, count)).images
     except InputError:
         return MaskedVideo(name, (parts["mp4"],) * 2, (parts["mask.png"], None))
-    if rest or count < 2 or stacked.shape[1] != width:
-        raise DataError(f"{name}: masks of {stacked.shape} are not those of two or more frames of {height}x{width}")
+    if count < 2:
+        raise DataError(f"{name}: has {count} frames; at least 2 are needed, for something to be followed")
+    if rest or stacked.shape[1] != width:
+        raise DataError(f"{name}: masks of {stacked.shape} are not those of whole frames of {height}x{width}")
     masks = np.split(stacked, count)
     return MaskedVideo(name, tuple(map(_png, shown)), tuple(_png(Image.fromarray(mask)) for mask in masks))
 

@@ -1,7 +1,8 @@
 """A linear segmentation head over one layer's features: each patch's class scores, brought to pixels bilinearly.
 
 It is fitted on the shares of the classes among a patch's pixels, which is the pixels' own cross-entropy where a patch
-has one answer. A kernel of 3 looks at the neighbours as well, as the paper's head does (appendix B.3).
+has one answer. A kernel of 3 looks at the neighbours as well; the paper's head (appendix B.3) has a linear and a
+convolutional layer, this one has either.
 """
 
 from __future__ import annotations

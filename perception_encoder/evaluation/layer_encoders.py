@@ -125,6 +125,9 @@ class TowerEncoder:
             arrays = parts.pop(layer)  # freed one by one: of a large model they are most of the memory
             joined = np.concatenate(arrays) if arrays else np.empty((0, h * w, self.tower.width), np.float32)
             prefix = joined.shape[1] - h * w
+            if prefix < 0:
+                count = f"{joined.shape[1]} tokens for {h}x{w} patches at layer {layer}"
+                raise ConfigError(f"{self.name} gives {count}; its layers are no plain vision transformer's")
             found[layer] = LayerTokens(
                 joined[:, :prefix], joined[:, prefix:].reshape(len(joined), h, w, self.tower.width)
             )
@@ -147,7 +150,7 @@ class TowerEncoder:
         for batch in self._batches(images, size):
             with _Watch(wanted) as watch:
                 self._run(batch, [max(wanted)])
-            if watch.calls != max(wanted) + 1:
+            if watch.calls not in (max(wanted) + 1, self.depth):  # some run all layers whatever is asked
                 raise ModelError(f"{self.name} does not attend through torch in every layer, so it cannot be seen")
             for layer in wanted:
                 parts[layer].append(watch.seen[layer].cpu().numpy())

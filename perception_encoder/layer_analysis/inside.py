@@ -27,6 +27,8 @@ from perception_encoder.preprocess.image import ImageTransform
 
 PICTURES = 32
 """Pictures that the tokens of a model are described on, where many are at hand."""
+HELD = 2e9
+"""Bytes of tokens and attention that are held for it at a time; of a large model's layers a few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +124,16 @@ def describe_layers(
 
     Errors as those of `TowerEncoder.attention`.
     """
-    every = range(encoder.depth)
-    tokens = encoder.encode_layers(images, every, image_size)
-    attention = encoder.attention(images, every, image_size)
-    return tuple(describe_tokens(n, tokens[n].prefix, tokens[n].patches, attention[n]) for n in every)
+    height, width = image_size or encoder.image_size
+    count = height * width // encoder.patch_size**2
+    each = 4 * len(images) * count * (count + encoder.width)  # bytes of a layer's attention and tokens
+    at_once, found = max(1, int(HELD // each)), []
+    for start in range(0, encoder.depth, at_once):
+        layers = range(start, min(start + at_once, encoder.depth))
+        tokens = encoder.encode_layers(images, layers, image_size)
+        attention = encoder.attention(images, layers, image_size)
+        found += [describe_tokens(n, tokens[n].prefix, tokens[n].patches, attention[n]) for n in layers]
+    return tuple(found)
 
 
 def evenly(depth: int, count: int = 6) -> list[int]:

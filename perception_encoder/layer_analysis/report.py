@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from perception_encoder.evaluation.layer_encoders import RANDOM
@@ -134,7 +135,7 @@ def to_html(report: LayerReport) -> Iterator[str]:
     yield '<section>\n<h2>In short</h2>\n<ul class="answers">\n'
     for found in report.recommendations:
         options = (
-            f"<code>pe embed … {escaped(found.command)}</code>"
+            f"<code>pe embed … --model {escaped(quote(model))} {escaped(found.command)}</code>"
             if _is_ours(model)
             else f"<code>{escaped(found.command)}</code>"
         )

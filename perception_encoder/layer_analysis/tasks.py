@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from perception_encoder.data.class_masks import ClassMasks, read_class_splits, read_things
+from perception_encoder.data.classified import has_labels
 from perception_encoder.data.instances import InstanceSet, forget_kinds, keep_trained, read_instance_splits
 from perception_encoder.data.masked_videos import read_videos
 from perception_encoder.data.rgbd import MILLIMETRES, DepthPictures, read_depth_splits
@@ -40,8 +41,8 @@ Part = TypeVar("Part", DepthPictures, ClassMasks, InstanceSet)
 
 @lru_cache(maxsize=1)
 def _labels(place: Path, items: int) -> Splits:
-    """Read once for the two tasks of labels."""
-    return load_labels(place, LabelledConfig(items=items))
+    """Read once for the two tasks of labels; measured is `test`, or `val` where there is no labelled `test`."""
+    return load_labels(place, LabelledConfig(items=items), "test" if has_labels(place, "test") else "val")
 
 
 def _classification(place: Path, items: int) -> LayerTask:

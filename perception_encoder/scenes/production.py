@@ -4,6 +4,7 @@
                              KEY.mp4  KEY.depth.png  KEY.mask.png  KEY.json    videos: frames of PNGs below each other
     OUT/SPLIT/instances.json COCO: boxes and masks of the pictures' things, by what they are counted as, and captions
     OUT/SPLIT/videos.json    the videos' fields as the PE Video Dataset has them, with events and tracks
+    OUT/SPLIT/ATTRIBUTION.txt  whose models are shown, and under which licences
 
 The bytes are the same whatever the number of processes: a sample depends on the seed, its split and its number alone.
 """
@@ -32,6 +33,7 @@ from perception_encoder.scenes.videos import Videos
 
 logger = logging.getLogger(__name__)
 
+ATTRIBUTION = "ATTRIBUTION.txt"
 AT_ONCE = 8  # pictures that a process is given at a time
 NOT_IN_PVD = ("source", "label", "caption", "cameras", "attribution", "relations")
 
@@ -110,6 +112,9 @@ def make_scenes(
         content = to_json(coco(kept, kinds))
     with writing(path), replacing(path) as temporary:
         temporary.write_bytes(content)
+    credited = sorted({line for sample in kept for line in sample.metadata["attribution"]})
+    with writing(folder / ATTRIBUTION), replacing(folder / ATTRIBUTION) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in credited), encoding="utf-8")
     shown = [thing["model"] for sample in kept for thing in sample.metadata["objects"]]
     return Made(folder=folder, samples=len(kept), tars=tars, things=len(shown), models=len(set(shown)))
 

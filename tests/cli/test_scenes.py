@@ -15,7 +15,8 @@ def test_scenes_are_made(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(production, "bundled_models", turned_models)
     run = run_pe("data", "scenes", "-o", tmp_path, "--count", 2, "--size", 32, "--jobs", 1)
     assert run.status == 0 and "2 pictures" in run.stdout
-    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["00000.tar", "instances.json"]
+    written = sorted(path.name for path in (tmp_path / "train").iterdir())
+    assert written == ["00000.tar", "ATTRIBUTION.txt", "instances.json"]
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,26 @@ def test_coco_and_lvis_folders(tmp_path: Path) -> None:
     assert test.lvis and test.keys[0] == "train2017/1.jpg" and train.open(0).size == (64, 48)
 
 
+def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
+    said, pictures = described(2)
+    (tmp_path / "annotations").mkdir()
+    for stem, categories in (("instances_{}2017", said["categories"]), ("lvis_v1_{}", [{"id": 9, "name": "x"}])):
+        for split in ("train", "val"):
+            file = tmp_path / "annotations" / f"{stem.format(split)}.json"
+            annotations = [{**each, "category_id": categories[0]["id"]} for each in said["annotations"]]
+            file.write_text(json.dumps({**said, "annotations": annotations, "categories": categories}), "utf-8")
+            (tmp_path / f"{split}2017").mkdir(exist_ok=True)
+            for number, picture in enumerate(pictures, start=1):
+                (tmp_path / f"{split}2017" / f"{number}.jpg").write_bytes(png(picture))
+    with pytest.raises(DataError, match=r"several annotations; give one of .*_val2017.json, .*lvis_v1_val.json"):
+        read_instance_splits(tmp_path)
+    train, test = read_instance_splits(tmp_path / "annotations" / "lvis_v1_val.json")
+    assert [each["id"] for each in test.categories] == [9] and train.name.endswith("lvis_v1_train")
+    assert train.open(0).size == test.open(0).size == (64, 48)
+    with pytest.raises(DataError, match="give the annotations of val, by the side of those of train"):
+        read_instance_splits(tmp_path / "annotations" / "lvis_v1_train.json")
+
+
 def found_all(pictures: InstanceSet, row: int) -> Detected:
     things = pictures.things(row)
     return Detected(things.boxes, things.labels, np.ones(len(things.labels), np.float32), things.masks)

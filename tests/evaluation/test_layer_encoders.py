@@ -186,7 +186,10 @@ def test_transformers_models(kind: str, tmp_path: Path, pictures: list[Image.Ima
         last = model.post_layernorm(given.last_hidden_state) if kind == "CLIPVision" else given.last_hidden_state
     np.testing.assert_allclose(tokens(2), last.numpy(), atol=1e-5)
     assert encoder.encode_layers(pictures, [1], (16, 40))[1].patches.shape == (3, 2, 5, 24)
-    np.testing.assert_allclose(encoder.attention(pictures, [2])[2].sum(-1), 1, atol=1e-5)
+    attention = encoder.attention(pictures, [2])[2]
+    np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(encoder.attention(pictures, [0, 2])[2], attention)
+    assert encoder.attention(pictures, [0])[0].shape == attention.shape  # though all layers run
 
 
 def test_transformers_models_that_do_not_do(tmp_path: Path) -> None:

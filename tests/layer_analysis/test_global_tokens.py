@@ -51,8 +51,10 @@ def dark(*bright: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("starts", [0, 3, 7])
-def test_the_layer_from_which_on_tokens_are_global(starts: int) -> None:
+def test_the_layer_from_which_on_tokens_are_global(starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     statistics = describe_layers(tower(starts), [dark(8), dark(20, 3)])
+    monkeypatch.setattr("perception_encoder.layer_analysis.inside.HELD", 1)  # a layer at a time
+    assert describe_layers(tower(starts), [dark(8), dark(20, 3)]) == statistics
     assert first(statistics) == starts
     assert [each.global_tokens for each in statistics] == [1.5 if n >= starts else 0 for n in range(DEPTH)]
     assert statistics[7].global_attention > 0.9 and statistics[7].prefix_norm is None

@@ -23,7 +23,8 @@ from perception_encoder.layer_analysis.labelled_tasks import (
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import make_tasks
-from tests.evaluation.colours import write_colours
+from tests.evaluation.colours import picture, write_colours
+from tests.evaluation.test_splits import folders
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
 LABELS = ["red", "green", "blue"] * 8
@@ -111,6 +112,21 @@ def test_the_layer_that_shows_colours_classifies_and_retrieves_best(photos: Path
         assert curve.scores[0].value < 0.9
     assert figures["mean class accuracy, attentive probe"].pool == "tokens" and figures["R@1"].pool == "mean"
     assert [failure.source for failure in found.failures] == ["toys-4"] and found.pictures == 60
+
+
+def test_where_test_has_no_labels_val_is_measured(tmp_path: Path) -> None:
+    """As in ImageNet, whose `test` is a folder of pictures without classes."""
+    folders(tmp_path, "train", ["red", "green"] * 10)
+    folders(tmp_path, "val", ["red", "green"] * 3, 50)
+    for _ in range(2):
+        (task,) = make_tasks(["classification"], {}, tmp_path, 4 + len(list(tmp_path.iterdir())))
+        assert isinstance(task, ClassificationTask) and task.splits.test.keys[0].startswith("green")
+        assert len(task.splits.train.keys) + len(task.splits.val.keys) <= 20
+        (tmp_path / "test").mkdir(exist_ok=True)
+        (tmp_path / "test" / "unlabelled.png").write_bytes(picture("red", 1))
+    folders(tmp_path, "test", ["red", "green"] * 2, 90)
+    (task,) = make_tasks(["retrieval"], {}, tmp_path, 9)
+    assert isinstance(task, RetrievalTask) and len(task.labelled.keys) == 4
 
 
 def test_as_many_of_each_class_and_always_the_same(photos: Path) -> None:

@@ -60,7 +60,7 @@ def test_the_page_holds_all_and_fetches_nothing(report: LayerReport, tmp_path: P
     assert [path.name for path in made] == ["report.html", "curves.png", "layers.csv", "layers.json"]
     text = made[0].read_text(encoding="utf-8")
     assert "default-src 'none'" in text and "<script" not in text and not re.search(r'(?:src|href)="(?!data:)', text)
-    assert f"pe embed … --layer {CLEAR} --pool mean" in text and "random:toy (random weights)" in text
+    assert f"pe embed … --model toy --layer {CLEAR} --pool mean" in text and "random:toy (random weights)" in text
     with Image.open(made[1]) as chart:
         assert chart.size[0] > 800
 

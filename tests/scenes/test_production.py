@@ -33,7 +33,7 @@ def test_bytes_do_not_depend_on_processes(library: Library, tmp_path: Path) -> N
     make_scenes(library, tmp_path / "two", config, jobs=2)
     files = everything(tmp_path / "one" / "train")
     assert files == everything(tmp_path / "two" / "train")
-    assert list(files) == ["00000.tar", "00001.tar", "instances.json"]
+    assert list(files) == ["00000.tar", "00001.tar", "ATTRIBUTION.txt", "instances.json"]
     assert (made.samples, made.tars) == (10, 2) and made.models > 2
     with Pictures(library, "train", 32, seed=0) as pictures:  # and not on what was made before
         assert pictures.sample(7).metadata == [*produce(library, config, jobs=1)][7].metadata
@@ -44,7 +44,7 @@ def test_videos_do_not_depend_on_processes_either(library: Library, tmp_path: Pa
     for name, jobs in (("one", 1), ("two", 2)):
         make_scenes(library, tmp_path / name, config, jobs=jobs)
     files = everything(tmp_path / "one" / "train")
-    assert list(files) == ["00000.tar", "videos.json"]
+    assert list(files) == ["00000.tar", "ATTRIBUTION.txt", "videos.json"]
     assert files == everything(tmp_path / "two" / "train")
 
 
@@ -52,6 +52,13 @@ def test_videos_do_not_depend_on_processes_either(library: Library, tmp_path: Pa
 def folder(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scenes")
     return make_scenes(library, out, ScenesConfig(count=5, side=48, seed=3), jobs=1).folder
+
+
+def test_a_set_says_whose_models_it_shows(folder: Path) -> None:
+    with tarfile.open(folder / "00000.tar") as tar:
+        samples = [json.loads(tar.extractfile(name).read()) for name in tar.getnames() if name.endswith(".json")]
+    wanted = sorted({line for sample in samples for line in sample["attribution"]})
+    assert (folder / "ATTRIBUTION.txt").read_text(encoding="utf-8").splitlines() == wanted
 
 
 def test_samples_hold_what_was_agreed(folder: Path) -> None:
