@@ -61,9 +61,10 @@ def detection(
 ) -> None:
     """Fit Mask R-CNN over a frozen layer: AP of boxes and of masks, as COCO or LVIS define them.
 
-    DATA: COCO's or LVIS's folders (or val's annotations, as annotations/lvis_v1_val.json), rendered scenes (train/instances.json, test/instances.json and tars beside them), or
-    a folder with annotations.json, whose first three fifths are trained on. Boxes alone will do. A few hundred scenes
-    are too few to tell their kinds of things apart: --any-kind.
+    DATA: COCO's or LVIS's folders (or val's annotations, as annotations/lvis_v1_val.json), rendered scenes
+    (train/instances.json, test/instances.json and tars beside them), or a folder with annotations.json, whose first
+    three fifths are trained on. Boxes alone will do. A few hundred scenes are too few to tell their kinds of things
+    apart: --any-kind.
 
     Examples:
 
