@@ -92,11 +92,13 @@ def _of_coco(value: Mapping[str, Any]) -> dict[str, list[str]]:
     names = {image["id"]: str(image["file_name"]) for image in value["images"]}
     pairs: dict[str, list[str]] = {name: [] for name in names.values()}
     if "captions" in value:
-        for identity, texts in value["captions"].items():
-            pairs[names[int(identity)]] += texts
+        said = [(int(identity), text) for identity, texts in value["captions"].items() for text in texts]
     else:
-        for annotation in value["annotations"]:
-            pairs[names[annotation["image_id"]]].append(annotation["caption"])
+        said = [(annotation["image_id"], annotation["caption"]) for annotation in value["annotations"]]
+    for identity, text in said:
+        if identity not in names:
+            raise DataError(f"there is a caption of picture {identity}, which is not among the images: {text!r}")
+        pairs[names[identity]].append(text)
     return pairs
 
 
