@@ -78,7 +78,7 @@ def _pairs_of_json(path: Path, split: str) -> dict[str, list[str]]:
             return _of_msrvtt(value, split)
         if isinstance(value, dict) and "images" in value:
             images = value["images"]
-            return _of_karpathy(images, split) if "sentences" in images[0] else _of_coco(value)
+            return _of_karpathy(images, split) if "sentences" in images[0] else _of_coco(value, path)
         if isinstance(value, dict):
             return {str(key): [texts] if isinstance(texts, str) else list(texts) for key, texts in value.items()}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -88,7 +88,7 @@ def _pairs_of_json(path: Path, split: str) -> dict[str, list[str]]:
     raise DataError(f"{path} is no JSON object of captions")
 
 
-def _of_coco(value: Mapping[str, Any]) -> dict[str, list[str]]:
+def _of_coco(value: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
     names = {image["id"]: str(image["file_name"]) for image in value["images"]}
     pairs: dict[str, list[str]] = {name: [] for name in names.values()}
     if "captions" in value:
@@ -97,7 +97,7 @@ def _of_coco(value: Mapping[str, Any]) -> dict[str, list[str]]:
         said = [(annotation["image_id"], annotation["caption"]) for annotation in value["annotations"]]
     for identity, text in said:
         if identity not in names:
-            raise DataError(f"there is a caption of picture {identity}, which is not among the images: {text!r}")
+            raise DataError(f"{path}: the caption {text!r} is of picture {identity}, which is not among the images")
         pairs[names[identity]].append(text)
     return pairs
 
