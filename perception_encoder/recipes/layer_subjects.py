@@ -1,7 +1,7 @@
 """Who is asked and what, in the layerwise analysis in small (section 3): models, tasks, and what is kept of an answer.
 
-Of a deep tower as many layers are measured as of one of twelve, evenly apart and the last among them; so curves of
-towers of different depth can be laid side by side. What a model answered is kept under a digest of all that it depends
+Of every tower as many layers are measured, evenly apart and the last among them; so curves of towers of different depth
+can be laid side by side. What a model answered is kept under a digest of all that it depends
 on: weights, layers, pictures, targets, settings. Its features, gigabytes, are deleted then.
 """
 
@@ -36,13 +36,13 @@ from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep, run_sweep
 from perception_encoder.layer_analysis.tasks import SizedTask, make_tasks
 
-MEASURED = 12
-"""Layers that are measured of a deeper tower."""
+MEASURED = 8
+"""Layers that are measured of a tower, at most."""
 EPOCHS = 12
 """Of the attentive probe."""
 CHANNELS, STEPS = 16, 150
 """Of the depth head, and of its fit, whatever the number of pictures."""
-DETECTOR, DETECTOR_STEPS = DetectionConfig(channels=32, hidden=128, regions=32), 75
+DETECTOR, DETECTOR_STEPS = DetectionConfig(channels=32, hidden=128, regions=32), 60
 """Small, and fitted briefly, for it is the dearest of the heads."""
 QUESTIONS = {
     "classification": ("classification", "photos"),
@@ -90,10 +90,10 @@ class LayerData:
 class Sizes:
     """How many items a task is measured on, at most; heads are fitted on twice as many."""
 
-    photos: int = 500
-    scenes: int = 150
-    rooms: int = 150
-    clips: int = 60
+    photos: int = 300
+    scenes: int = 100
+    rooms: int = 100
+    clips: int = 40
     """Frames of each video."""
     captions: int = 500
 
@@ -186,8 +186,8 @@ def examine(subject: Subject, data: LayerData, sizes: Sizes, runs: Path, track: 
 
 def measured_layers(depth: int) -> list[int]:
     """At most `MEASURED`, evenly apart, the last among them."""
-    step = max(1, depth // MEASURED)
-    return list(range(depth - 1, -1, -step))[::-1]
+    count = min(depth, MEASURED)
+    return [round((place + 1) * depth / count) - 1 for place in range(count)]
 
 
 def _key(encoder: StoredEncoder, layers: list[int], tasks: tuple[LayerTask, ...]) -> str:

@@ -96,7 +96,7 @@ def _introduction(result: Mapping[str, Any]) -> Iterator[str]:
         f"backward. It took {minutes:.0f} minutes of training and {analysis:.0f} of analysis, summed over processes "
         "side by side. Sets are small, so that two cores can run it; `pe layers` measures one model more closely. "
         f"Pictures are shown at the size that each model was trained at last ({_sizes(result)}), for {spatial} at "
-        f"{SIZE} px, videos at 240 px. Of deeper towers layers are measured evenly apart, the last among them. Spatial "
+        f"{SIZE} px, videos at 240 px. Of every tower layers evenly apart are measured, the last among them. Spatial "
         "tasks on still pictures are on rendered ones; the photographs with boxes that there are may not be trained on."
     )
     yield from wrap(text, WIDTH, break_on_hyphens=False)
