@@ -39,9 +39,9 @@ def layers(
     against last, recommendations for `pe embed --layer`, and why; curves.png, layers.csv, layers.json.
 
     Tasks and their data: classification, retrieval (labelled pictures: shards, a folder for each class, tables),
-    segmentation (rendered scenes, ADE20K), foreground (scenes), depth (scenes, NYU, KEY.jpg with KEY.depth.png),
-    tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS, scenes), objects (of any kind: COCO,
-    scenes), captions (is alike what is described alike?). Needs the extra `eval`. Status 1: some pictures failed.
+    segmentation (scenes, ADE20K), foreground (scenes), depth (NYU, KEY.jpg with KEY.depth.png), relative-depth (same),
+    tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS, scenes), objects (COCO, scenes),
+    captions (is alike what is described alike?). Needs the extra `eval`. Status 1: some pictures failed.
 
     Examples:
 

@@ -116,11 +116,12 @@ class TrackingTask:
 class DepthTask:
     """Whether a head reads the depth of pixels off a layer."""
 
-    name = "depth"
     failures: tuple[InputError, ...] = ()
 
-    def __init__(self, train: DepthPictures, test: DepthPictures, protocol: DepthProtocol | None = None) -> None:
-        self.train, self.test = train, test
+    def __init__(
+        self, train: DepthPictures, test: DepthPictures, protocol: DepthProtocol | None = None, name: str = "depth"
+    ) -> None:
+        self.name, self.train, self.test = name, train, test
         self.protocol = protocol or DepthProtocol(head=DepthConfig(channels=32))
 
     @cached_property
@@ -141,7 +142,7 @@ class DepthTask:
         return self._pictures
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """RMSE first."""
+        """RMSE first, or the relative error of aligned guesses."""
         fitted, measured = check_rows(self.name, features)
         scores = score_depth(
             fitted.patches,

@@ -13,7 +13,9 @@ from perception_encoder.data.classified import has_labels
 from perception_encoder.data.instances import InstanceSet, forget_kinds, keep_trained, read_instance_splits
 from perception_encoder.data.masked_videos import read_videos
 from perception_encoder.data.rgbd import MILLIMETRES, DepthPictures, read_depth_splits
+from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.evaluation.depth import DepthProtocol
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore, LayerTask
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.splits import Splits
@@ -61,6 +63,11 @@ def _depth(place: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask
     return DepthTask(*_thin(read_depth_splits(place, per_metre), items))
 
 
+def _relative_depth(place: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask:
+    protocol = DepthProtocol.relative(DepthConfig(channels=32))
+    return DepthTask(*_thin(read_depth_splits(place, per_metre), items), protocol, "relative-depth")
+
+
 def _segmentation(place: Path, items: int) -> LayerTask:
     return SegmentationTask(*_thin(read_class_splits(place), items))
 
@@ -90,12 +97,13 @@ def _thin(splits: tuple[Part, Part], items: int) -> tuple[Part, Part]:
     return train, test
 
 
+DEPTHS = {"depth": _depth, "relative-depth": _relative_depth}
 TASKS: Mapping[str, Maker] = {
     "classification": _classification,
     "retrieval": _retrieval,
     "segmentation": _segmentation,
     "foreground": _foreground,
-    "depth": _depth,
+    **DEPTHS,
     "tracking": _tracking,
     "detection": _detection,
     "objects": _objects,
@@ -153,7 +161,10 @@ def make_tasks(
     for name in places:
         if name not in names:
             raise ConfigError(f"data are given for {name}, which is not among the tasks; add it to --tasks")
-    makers: Mapping[str, Maker] = {**TASKS, "depth": partial(_depth, per_metre=per_metre)}
+    makers: Mapping[str, Maker] = {
+        **TASKS,
+        **{name: partial(make, per_metre=per_metre) for name, make in DEPTHS.items()},
+    }
     tasks = []
     for name in dict.fromkeys(names):
         place = places.get(name, everywhere)

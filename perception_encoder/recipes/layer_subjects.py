@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +20,10 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS, ColourEncoder
-from perception_encoder.evaluation.depth import DepthProtocol
 from perception_encoder.evaluation.detection import DetectionProtocol
 from perception_encoder.evaluation.layer_encoders import StoredEncoder, load_layer_encoder
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
@@ -48,7 +47,7 @@ QUESTIONS = {
     "classification": ("classification", "photos"),
     "retrieval": ("retrieval", "photos"),
     "segmentation": ("foreground", "scenes"),
-    "depth of scenes": ("depth", "scenes"),
+    "depth of scenes": ("relative-depth", "scenes"),
     "depth of rooms": ("depth", "rooms"),
     "tracking": ("tracking", "clips"),
     "detection": ("objects", "scenes"),
@@ -130,11 +129,12 @@ def _lighten(task: LayerTask, items: int) -> LayerTask:
         config = LabelledConfig(items=items, methods=("attentive probe",))
         return ClassificationTask(task.splits, replace(config, attentive=replace(config.attentive, epochs=EPOCHS)))
     if isinstance(task, DepthTask):
-        fit = _briefly(FitConfig(), STEPS, len(task.train.keys))
-        return DepthTask(task.train, task.test, DepthProtocol(head=DepthConfig(channels=CHANNELS, fit=fit)))
+        head = task.protocol.head
+        head = replace(head, channels=CHANNELS, fit=_briefly(head.fit, STEPS, len(task.train.keys)))
+        return DepthTask(task.train, task.test, replace(task.protocol, head=head), task.name)
     if isinstance(task, DetectionTask):
-        head = replace(DETECTOR, fit=_briefly(DETECTOR.fit, DETECTOR_STEPS, len(task.train.keys)))
-        return DetectionTask(task.train, task.test, DetectionProtocol(head=head), task.name)
+        detector = replace(DETECTOR, fit=_briefly(DETECTOR.fit, DETECTOR_STEPS, len(task.train.keys)))
+        return DetectionTask(task.train, task.test, DetectionProtocol(head=detector), task.name)
     if isinstance(task, TrackingTask):
         cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in task.videos]
         return TrackingTask(cut, task.config)
@@ -170,18 +170,18 @@ def examine(subject: Subject, data: LayerData, sizes: Sizes, runs: Path, track: 
     else:
         encoder = tower = load_layer_encoder(subject.place)
         tower.name = subject.name
-    layers = measured_layers(encoder.depth)
-    key = _key(encoder, layers, tasks)
-    kept = runs / "analyses" / f"{key}.json"
-    if not kept.is_file():
-        features = runs / "features" / key
-        begun = time.monotonic()
-        sweep = run_sweep(encoder, tasks, StoreConfig(folder=features), layers, track)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, json.dumps(pack(sweep, encoder, time.monotonic() - begun)) + "\n")
-        shutil.rmtree(features)
-    found: dict[str, Any] = json.loads(read_text(kept))
-    return found
+    layers, features = measured_layers(encoder.depth), runs / "features" / subject.name
+    answers = []
+    for task in tasks:
+        kept = runs / "analyses" / f"{_key(encoder, layers, task)}.json"
+        if not kept.is_file():
+            begun = time.monotonic()
+            sweep = run_sweep(encoder, [task], StoreConfig(folder=features), layers, track)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, json.dumps(pack(sweep, encoder, time.monotonic() - begun)) + "\n")
+        answers.append(json.loads(read_text(kept)))
+    shutil.rmtree(features, ignore_errors=True)
+    return join(answers)
 
 
 def measured_layers(depth: int) -> list[int]:
@@ -190,11 +190,9 @@ def measured_layers(depth: int) -> list[int]:
     return [round((place + 1) * depth / count) - 1 for place in range(count)]
 
 
-def _key(encoder: StoredEncoder, layers: list[int], tasks: tuple[LayerTask, ...]) -> str:
-    shown = [
-        (task.name, task.digest, [(each.digest, each.image_size) for each in task.pictures(encoder)]) for task in tasks
-    ]
-    depends = repr((sorted(encoder.about.items()), encoder.image_size, layers, shown))
+def _key(encoder: StoredEncoder, layers: list[int], task: LayerTask) -> str:
+    shown = [(each.digest, each.image_size) for each in task.pictures(encoder)]
+    depends = repr((sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, shown))
     return hashlib.sha256(depends.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
@@ -219,6 +217,17 @@ def pack(sweep: Sweep, encoder: StoredEncoder, seconds: float) -> dict[str, Any]
         "curves": curves,
         "pictures": sweep.pictures,
         "failures": [str(failure) for failure in sweep.failures],
+    }
+
+
+def join(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `pack` made of one model's answers to several tasks, as one."""
+    return {
+        **answers[0],
+        "seconds": sum(each["seconds"] for each in answers),
+        "curves": [curve for each in answers for curve in each["curves"]],
+        "pictures": sum(each["pictures"] for each in answers),
+        "failures": sorted({failure for each in answers for failure in each["failures"]}),
     }
 
 

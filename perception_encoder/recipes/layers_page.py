@@ -36,7 +36,7 @@ DATA = {
     "classification": "labelled photographs; an attentive probe",
     "retrieval": "the measured photographs; no training",
     "segmentation": "rendered scenes, things and background; a linear head",
-    "depth of scenes": "rendered scenes; a DPT head on one layer",
+    "depth of scenes": "rendered scenes, each guess with the right median; a DPT head on one layer",
     "depth of rooms": "a rendered walk through a living room; a DPT head on one layer",
     "tracking": "videos; labels carried along without training",
     "detection": "rendered scenes, boxes of things of any kind; a small Faster R-CNN on one layer",

@@ -18,7 +18,7 @@ from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead, sc
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError
 from perception_encoder.evaluation import depth as evaluator
-from perception_encoder.evaluation.depth import DepthProtocol, depth_errors, measure_depth, score_depth
+from perception_encoder.evaluation.depth import DepthProtocol, depth_errors, measure_depth, score_depth, scored_pixels
 from perception_encoder.evaluation.scores import measure
 from tests.evaluation.layers import ColourLayers, png
 
@@ -56,6 +56,16 @@ def test_the_eigen_crop_is_that_of_published_figures() -> None:
     assert depth_errors("a", guess, truth, DepthProtocol(eigen_crop=True))["RMSE"] == 0
     guess[45, 41] = 2
     assert depth_errors("a", guess, truth, DepthProtocol(eigen_crop=True))["RMSE"] > 0
+
+
+def test_an_aligned_guess_has_no_scale() -> None:
+    truth, protocol = rooms(1, 0)[0], DepthProtocol.relative(DepthConfig(channels=4))
+    found = depth_errors("a", 7 * truth, truth, protocol)
+    assert next(iter(found)) == "abs rel" and found["abs rel"] == pytest.approx(0, abs=1e-6) and found["delta1"] == 1
+    assert depth_errors("a", 7 * truth, truth, DepthProtocol())["abs rel"] > 1
+    by_hand = depth_errors("a", np.array([[1.0, 1, 2]]), np.array([[2.0, 2, 8]]), protocol)
+    assert by_hand["abs rel"] == pytest.approx((0 + 0 + 0.5) / 3) and by_hand["RMSE"] == pytest.approx(np.sqrt(16 / 3))
+    assert protocol.head.scale_invariance == 1 and scored_pixels("a", FAR, protocol).all()
 
 
 def test_the_loss_forgives_a_common_error_in_scale() -> None:
