@@ -62,9 +62,7 @@ def depth(
     channels: Channels = 64,
     per_metre: PerMetre = 1000.0,
     eigen_crop: Annotated[bool, typer.Option("--eigen-crop", help="Score what NYU's figures are of.")] = False,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="Give each guess the right median first, up to 100 m: relative depth.")
-    ] = False,
+    aligned: Annotated[bool, typer.Option("--aligned", help="Give guesses the right median: relative depth.")] = False,
     out: options.Out = None,
 ) -> None:
     """Fit a DPT-style head on a layer: RMSE in metres, absolute relative error, shares within 1.25, 1.25², 1.25³.
@@ -79,16 +77,14 @@ def depth(
         pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
         pe eval depth builtin --data scenes --layer 8 --aligned
     """
-    from dataclasses import replace
-
     from perception_encoder.data.rgbd import read_depth_splits
     from perception_encoder.dense_prediction.depth import DepthConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.evaluation.depth import DepthProtocol, measure_depth
 
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
-    made = DepthProtocol.relative(head) if aligned else DepthProtocol(head=head)
-    protocol = replace(made, eigen_crop=eigen_crop, image_size=image_size(size))
+    head = head.relative() if aligned else head
+    protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, aligned=aligned, image_size=image_size(size))
     train, test = read_depth_splits(data, per_metre)
     encoder, at = layer_encoder(model, layer)
     options.finish(encoder.name, "test", [measure_depth(encoder, at, train, test, protocol, track)], encoder.about, out)

@@ -8,7 +8,7 @@ gives the logarithm of the depth and is fitted by Eigen's scale-invariant loss o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import numpy as np
@@ -49,6 +49,10 @@ class DepthConfig:
                 f"channels is {self.channels}, depths are {self.nearest} to {self.farthest} m, scale_invariance is "
                 f"{self.scale_invariance}; at least 4, 0 < nearest < farthest, and 0 to 1 are needed"
             )
+
+    def relative(self) -> DepthConfig:
+        """A head that learns no scale, of things at up to 100 m."""
+        return replace(self, farthest=100.0, scale_invariance=1.0)
 
     def within(self, depth: Lengths) -> Lengths:
         """Where a depth in metres is known, and in the range: bool of the same shape."""

@@ -43,11 +43,6 @@ class DepthProtocol:
     image_size: tuple[int, int] | None = None
     """Height and width that pictures are squashed to; the encoder's own by default."""
 
-    @classmethod
-    def relative(cls, head: DepthConfig, image_size: tuple[int, int] | None = None) -> DepthProtocol:
-        """`aligned`, with a head that learns no scale, of things at up to 100 m."""
-        return cls(head=replace(head, farthest=100.0, scale_invariance=1.0), aligned=True, image_size=image_size)
-
 
 def measure_depth(
     encoder: LayerEncoder,

@@ -64,7 +64,7 @@ def _depth(place: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask
 
 
 def _relative_depth(place: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask:
-    protocol = DepthProtocol.relative(DepthConfig(channels=32))
+    protocol = DepthProtocol(head=DepthConfig(channels=32).relative(), aligned=True)
     return DepthTask(*_thin(read_depth_splits(place, per_metre), items), protocol, "relative-depth")
 
 

@@ -1,8 +1,8 @@
 """Who is asked and what, in the layerwise analysis in small (section 3): models, tasks, and what is kept of an answer.
 
 Of every tower as many layers are measured, evenly apart and the last among them; so curves of towers of different depth
-can be laid side by side. What a model answered is kept under a digest of all that it depends
-on: weights, layers, pictures, targets, settings. Its features, gigabytes, are deleted then.
+can be laid side by side. What a model answered to a task is kept under a digest of all that it depends on: weights,
+layers, pictures, targets, settings. Its features, gigabytes, are deleted when it has answered all.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_the_eigen_crop_is_that_of_published_figures() -> None:
 
 
 def test_an_aligned_guess_has_no_scale() -> None:
-    truth, protocol = rooms(1, 0)[0], DepthProtocol.relative(DepthConfig(channels=4))
+    truth, protocol = rooms(1, 0)[0], DepthProtocol(head=DepthConfig(channels=4).relative(), aligned=True)
     found = depth_errors("a", 7 * truth, truth, protocol)
     assert next(iter(found)) == "abs rel" and found["abs rel"] == pytest.approx(0, abs=1e-6) and found["delta1"] == 1
     assert depth_errors("a", 7 * truth, truth, DepthProtocol())["abs rel"] > 1
