@@ -31,7 +31,7 @@ def layers(
     out: Out = Path("layers.json"),
     jobs: Jobs = 2,
 ) -> None:
-    """Find where each task peaks in the built-in model, the recipe's ends and eight towers (section 3; three hours).
+    """Find where each task peaks in the built-in model, the recipe's ends and eight towers (section 3; 2½ hours).
 
     The towers are trained first, two hours on 2 cores: of 12 and 24 layers, with the class token or attention pooling,
     for two lengths. Each is measured beside random weights, tracking beside colours alone too. A tower and a model's
