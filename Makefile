@@ -10,13 +10,18 @@ BIN := .venv/bin
 DEMO_EXTRAS := demo
 DEV_EXTRAS := dev,demo,search,train,s3,eval,scenes,cluster,onnx,data
 
-.PHONY: demo test test-slow check lint types docs clean
+.PHONY: demo test test-slow test-dtypes check lint types docs clean
 
 demo: .venv/demo-installed ## the main job on real pictures, with the built-in model
 	$(BIN)/pe demo
 
 test: .venv/dev-installed ## the tests, but for the slow ones; a file's tests on one worker, of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-dtypes: .venv/dev-installed ## encoding, search and evaluation in both floating-point types, whatever this machine's choice
+	for dtype in float32 bfloat16; do \
+		PE_DTYPE=$$dtype OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
+			tests/inference tests/search tests/evaluation || exit 1; done
 
 test-slow: .venv/dev-installed
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

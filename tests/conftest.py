@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,42 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("PE_TEST_DATA names no folder of real photographs and clips")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def amx_rounding() -> Iterator[None]:
+    """With PE_DTYPE=bfloat16, round products as a CPU with AMX does, so that no test depends on a CPU without it.
+
+    There, products of fewer than about 192 rows round differently from larger ones, so the embedding of an image
+    depends a little on the size of its batch. Here such a product is the sum of two rounded halves.
+    """
+    if os.environ.get("PE_DTYPE") != "bfloat16":
+        yield
+        return
+    import torch
+
+    exact = torch.nn.functional.linear
+
+    def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        width = x.shape[-1]
+        if x.dtype != torch.bfloat16 or x.numel() // width >= 192:
+            return exact(x, weight, bias)
+        half = width // 2
+        return exact(x[..., :half], weight[:, :half], bias) + exact(x[..., half:], weight[:, half:])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", linear)
+        yield
+
+
+@pytest.fixture
+def tolerance() -> float:
+    """How far two encodings of one input may differ in a number of a unit embedding, in this machine's dtype."""
+    import torch
+
+    from perception_encoder.models.precision import TOLERANCE, fast_dtype
+
+    return TOLERANCE[fast_dtype(torch.device("cpu"))]
 
 
 @dataclass(frozen=True)

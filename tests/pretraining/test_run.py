@@ -18,7 +18,6 @@ from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, true_pairs
 from perception_encoder.data.shards import ShardSample, read_shard, write_shard
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
-from perception_encoder.models import precision
 from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.models.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
@@ -203,7 +202,7 @@ def test_a_locked_text_tower_encodes_each_caption_once(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The data have 111 captions: features are kept where so many fit, and the run draws more pairs."""
-    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setenv("PE_DTYPE", "float32")
     encode, encoded = TextTransformer.forward, list[int]()
     monkeypatch.setattr(TextTransformer, "forward", lambda self, ids: encoded.append(len(ids)) or encode(self, ids))
 

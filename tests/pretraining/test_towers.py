@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.errors import CheckpointError
-from perception_encoder.models import precision
 from perception_encoder.models.clip import CLIP
 from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.image import to_float
@@ -168,7 +167,7 @@ def kept_and_not(chunk: int | None = None) -> tuple[Towers, Towers, CaptionVocab
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_kept_texts_change_neither_losses_nor_gradients(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_texts, "AT_ONCE", 2)
-    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setenv("PE_DTYPE", "float32")
     kept, plain, vocabulary = kept_and_not(chunk)
     assert len(vocabulary.captions) == 3  # two captions are one row of tokens
     tokens = trim(vocabulary(["an ant", "a cup"]))
