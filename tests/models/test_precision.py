@@ -39,8 +39,10 @@ def test_an_embedding_hardly_depends_on_its_batch(dtype: torch.dtype) -> None:
     images = [*smooth]
     whole = encoder.encode_images(images, batch_size=24)
     for size in (1, 2, 3, 7):
-        np.testing.assert_allclose(
-            encoder.encode_images(images, batch_size=size), whole, rtol=0, atol=TOLERANCE[dtype]
-        )
-    np.testing.assert_allclose(encoder.encode_texts("a dog"), encoder.encode_texts(["a dog", "a red mug"] * 40)[0],
-                               rtol=0, atol=TOLERANCE[dtype])
+        np.testing.assert_allclose(encoder.encode_images(images, batch_size=size), whole, rtol=0, atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(
+        encoder.encode_texts("a dog"),
+        encoder.encode_texts(["a dog", "a red mug"] * 40)[0],
+        rtol=0,
+        atol=TOLERANCE[dtype],
+    )
