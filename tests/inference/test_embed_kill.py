@@ -42,9 +42,13 @@ def start(out):
             os._exit(status)
     return child
 
-began = time.perf_counter()
+def shards():
+    return len(list(parts.glob("*.parquet")))
+
+def running(child):
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
 assert os.waitpid(start(target), 0)[1] == 0
-seconds = time.perf_counter() - began
 expected = target.read_bytes()
 
 chance = random.Random(int(sys.argv[5]))
@@ -52,10 +56,14 @@ out = target.with_name("killed.parquet")
 parts = out.with_name(out.name + ".parts")
 killed, finished, resumed = 0, 0, 0
 while killed < kills or not out.exists():
-    resumed += any(parts.glob("*.parquet"))
+    before = shards()
+    resumed += before > 0
     child = start(out)
-    if killed < kills:
-        time.sleep(chance.uniform(0, 0.8 * seconds))
+    if killed < kills:  # by its progress, not by the clock: other work on this machine may slow it down
+        more = chance.randrange(7)
+        while running(child) and (shards() < before + more):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     killed += os.WIFSIGNALED(status)
