@@ -67,8 +67,8 @@ def needed_side(width: int, height: int, size: int, augmentation: Augmentation |
         return size
     short = min(width, height)
     margin = 2 / size  # a reduced side is a pixel off, and so is a crop's
-    sides = [side for turned in ((height, width), (width, height)) for side in _possible(*turned, augmentation, draw, margin)]
-    return math.ceil(size * short / min(short, *sides))
+    upright, turned = (_possible(*sides, augmentation, draw, margin) for sides in ((height, width), (width, height)))
+    return math.ceil(size * short / min(short, *upright, *turned))
 
 
 def _possible(

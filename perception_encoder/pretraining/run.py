@@ -72,7 +72,7 @@ class PretrainingConfig:
     """Adapters alone are trained, and merged into the weights at the end."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Share of each source in a batch; sources that the data lacks are left out. None given: every source counts by the
-    number of its samples."""
+    number of its samples, as class directories and tables of one's own do anyway."""
     batch_size: int = 256
     warmup: int = 200
     """Steps of linear warm-up."""
@@ -197,7 +197,8 @@ def pretrain(
 ) -> Path:
     """Run, or go on with, a pretraining; returns the weights it wrote, `OUT/model.safetensors`.
 
-    `data` are folders that hold `train.tar` or `train/*.tar`, read into memory, or shards, read as they are needed.
+    `data` are folders that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or shards,
+    read as they are needed.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
     with process_group() as rank, run_folder(out):

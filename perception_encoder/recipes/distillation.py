@@ -122,8 +122,8 @@ def plan_distillation(config: DistillationConfig, cluster: Cluster) -> Plan:
 def distill_core(size: str) -> DistillationConfig:
     """PE-Core-G into L, B, S or T ("l14", "b16", "s16", "t16"): 4.4 billion pairs at the final resolution.
 
-    It begins where the student's cooldown ended; the video finetuning begins where it ends. Weight decay is the 0.05 of the paper's table (appendix B.1.1); its
-    text says none, which is `--set optimizer.weight_decay=0`.
+    It begins where the student's cooldown ended; the video finetuning begins where it ends. Weight decay is the 0.05 of
+    the paper's table (appendix B.1.1); its text says none, which is `--set optimizer.weight_decay=0`: LAMB stays LAMB.
     """
     model = STUDENTS[size]
     return DistillationConfig(

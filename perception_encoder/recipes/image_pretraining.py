@@ -104,8 +104,8 @@ def ablation(step: int) -> PretrainingConfig:
     1 is the baseline, and each further one changes what section 2.1 says and nothing else: 2 progressive resolution, 3
     a batch and samples twice as large, 4 LAMB, 5 a stage at 336 px, 6 2D RoPE, 7 attention pooling, 8 augmentation,
     9 mask regularisation. The paper leaves open the text tower (here that of PE-Core-L), AdamW's betas and decay (here
-    LAMB's, of what decays in open_clip), the split of step 3 (equal parts, as step 2's), and what a picture goes through before step 8 (here it is
-    squashed to a square).
+    LAMB's, of what decays in open_clip), the split of step 3 (equal parts, as step 2's), and what a picture goes
+    through before step 8 (here it is squashed to a square).
     """
     if not 1 <= step <= LAST_STEP:
         raise ConfigError(f"step {step} is none of the paper's; they are 1 to {LAST_STEP}")

@@ -64,8 +64,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 def decays(name: str, parameter: nn.Parameter, tables: bool = False) -> bool:
-    """Whether weight decay applies: not to biases, norms and scales, and to tables (tokens, positions, probe) on request.
+    """Whether weight decay applies: never to biases, norms and scales, and only with `tables` to tables.
 
-    With `tables` this is open_clip's rule.
+    Tables are those of tokens and positions, and the probe. With `tables` this is open_clip's rule.
     """
     return parameter.ndim >= 2 and (tables or not name.endswith(("embedding", "embedding.weight", "probe")))

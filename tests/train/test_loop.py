@@ -143,7 +143,9 @@ class Killed(Exception):
     """Stands for SIGKILL."""
 
 
-def test_checkpoints_by_the_clock_change_nothing_but_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_by_the_clock_change_nothing_but_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step takes a minute here, and one kill comes between two checkpoints that the settings count."""
     minutes = iter(range(10_000))
     monkeypatch.setattr(

@@ -13,7 +13,7 @@ EPSILON = 1e-6  # timm's
 
 
 def lamb_by_hand(weight: Tensor, gradient: Tensor, lr: float, decay: float) -> Tensor:
-    """The weight after its first step (You and others 2019): Adam's direction and decay, scaled to the weight's norm."""
+    """The weight after its first step (You and others 2019): Adam's direction and the decay, scaled to its norm."""
     direction = gradient / (gradient.abs() + EPSILON) + decay * weight
     return weight - lr * weight.norm() / direction.norm() * direction
 
