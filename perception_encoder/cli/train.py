@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,11 @@ app = typer.Typer()
 def train(
     recipe: Annotated[str, typer.Argument(help="What to train, by name: `--list` shows them.")],
     data: Annotated[
-        list[Path] | None, typer.Option(help="Folder with train.tar, or train/*.tar; may be given several times.")
+        list[Path] | None,
+        typer.Option(
+            help="Directory of class directories, table (path, label or caption), or directory with train.tar or "
+            "train/*.tar; may be given several times."
+        ),
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="Like --data: labelled photographs.")] = None,
     drawings: Annotated[Path | None, typer.Option(help="Like --data: what `pe data prepare` made.")] = None,
@@ -39,8 +44,9 @@ def train(
 ) -> None:
     """Train by a recipe.
 
-    A run that was stopped goes on where its last checkpoint is. Folders of --data are read into memory; their tars
-    hold KEY.jpg with KEY.json (`source`, `label`, and if there are any `coarse`, `description`, `kids`, `tags`).
+    A run that was stopped goes on where its last checkpoint is. What --data names is read into memory: DIR/CLASS/*.jpg
+    or DIR/train/CLASS/*.jpg, a CSV, TSV, JSONL or Parquet file with `path` and `label` or `caption`, or tars of KEY.jpg
+    with KEY.json (`source`, `label`, and if there are any `coarse`, `description`, `kids`, `tags`).
 
     A place of --shards is a tar, a folder, a glob or a URL (https://…, s3://…), with braces if need be; its tars hold
     KEY.jpg with KEY.txt, KEY.caption or KEY.json. `streams.captions` says which fields of the last are captions.
@@ -50,10 +56,12 @@ def train(
         pe train --list
         pe data prepare datasets && pe train builtin --photos photos --drawings datasets
         pe train builtin --data photos --out runs/short --set optimizer.lr=3e-3 --set batch_size=128
+        pe train finetune --data photos/ --data more.csv --set initial=PE-Core-B16-224
         pe train builtin --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
         pe train core_g14 --plan --devices 512 --device h100
     """
     from perception_encoder.data.streams import Shards
+    from perception_encoder.data.training_files import LAYOUTS
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.recipes import kinds
@@ -67,8 +75,9 @@ def train(
     given: list[Path | Shards] = [*(data or []), *(folder for folder in (photos, drawings) if folder is not None)]
     given += [Shards.parse(place) for place in shards or []]
     if not given:
-        raise DataError("no data: give --data DIR, a folder with train.tar, or --shards PLACE")
+        raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
     keep_freed_memory()
+    logging.getLogger("perception_encoder.train.loop").setLevel(logging.INFO)  # that a run resumes is said
     with progress("training", config.steps) as advance:
         path = kinds.run(config, given, out or Path("runs") / recipe, track, reporter(advance))
     output.print_line(f"weights: {path}")

@@ -99,6 +99,14 @@ COLOURS = (
     *("black", "gray", "white", "beige", "brown", "red", "orange", "yellow"),
     *("green", "light blue", "blue", "purple", "pink"),
 )
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "source": (str, "a text"),
+    "label": ((str, int, float), "a text or a number"),
+    "coarse": (str, "a text"),
+    "description": (str, "a text"),
+    "tags": (list, "a list of texts"),
+    "kids": (bool, "true or false"),
+}
 COLOUR_SHARE = 0.25  # of the picture, for its colour to be named
 WHITE_LEVEL = 244  # a white background
 WHITE_BORDER = 0.8  # of the border, for a photograph to count as cut out over white
@@ -107,6 +115,17 @@ WHITE_BORDER = 0.8  # of the border, for a photograph to count as cut out over w
 def concept(metadata: Mapping[str, Any]) -> str:
     """What a sample shows, the same text for the same thing in every source: its label in lower case."""
     return " ".join(str(metadata["label"]).lower().split())
+
+
+def wrong_field(metadata: Mapping[str, Any]) -> str | None:
+    """Which of the fields that captions are made of has the wrong type, in words; a null is like no field."""
+    for name, (kinds, allowed) in _KINDS.items():
+        value = metadata.get(name)
+        if value is not None and not isinstance(value, kinds):
+            return f"its {name!r} is a {type(value).__name__}; it must be {allowed}"
+    if wrong := [tag for tag in metadata.get("tags") or () if not isinstance(tag, str)]:
+        return f"its 'tags' hold a {type(wrong[0]).__name__}; they must be texts"
+    return None
 
 
 def colour_words(image: np.ndarray, drawn: bool) -> tuple[str, ...]:
@@ -185,6 +204,7 @@ def _uncounted(word: str) -> bool:
 
 def captions(metadata: Mapping[str, Any], colours: Sequence[str] = ()) -> dict[str, list[str]]:
     """All captions of a sample by the way they say it (the keys of `SHARES`); ways it lacks are left out."""
+    metadata = {name: value for name, value in metadata.items() if value is not None}
     label = concept(metadata)
     source = metadata.get("source")
     drawn = source in DRAWN

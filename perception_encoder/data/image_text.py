@@ -1,7 +1,8 @@
-"""Image-text samples in memory: the pictures of shards as uint8 tensors, with their metadata.
+"""Image-text samples in memory: the pictures of shards, class directories or tables as uint8 tensors, with metadata.
 
 A split of a folder is `FOLDER/SPLIT.tar` and `FOLDER/SPLIT/*.tar`. The split `train` is guarded: a held-out
-source (OpenMoji) or a shard of another split is an error, and the unseen classes of Caltech-101 are left out.
+source (OpenMoji) or a shard of another split is an error, and the unseen classes of Caltech-101 are left out. It may
+also be a directory for each class, or a table (`training_files`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.data.captions import DRAWN, all_captions, choose_caption, colour_words, concept
-from perception_encoder.data.labelled import find_shards, find_unseen_labels
+from perception_encoder.data.captions import DRAWN, all_captions, choose_caption, colour_words, concept, wrong_field
+from perception_encoder.data.labelled import find_shards, find_unseen_labels, shards_below
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.shards import ShardSample, read_shard
 from perception_encoder.data.sources import NEVER_TRAINED
-from perception_encoder.errors import DataError
-from perception_encoder.preprocess.image import NeededSide
+from perception_encoder.data.training_files import FileSample, read_files
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.preprocess.image import NeededSide, open_image
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,13 @@ class ImageTextSample:
     key: str
     image: torch.Tensor
     """(3, H, W) uint8."""
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
     colours: tuple[str, ...]
     """Names of its dominant colours, for captions."""
+    texts: tuple[str, ...] = ()
+    """Its captions; if there are none they are made of the metadata."""
+    of_shard: bool = True
+    """Whether it is from a shard; else it is from a directory or a table of the user's."""
 
     @property
     def source(self) -> str:
@@ -53,13 +59,15 @@ class ImageTextSample:
         return str(self.metadata["label"])
 
     def caption(self, generator: np.random.Generator) -> str:
-        """Draw a caption (see `captions.choose_caption`)."""
+        """Draw one of its captions, or one that is made (see `captions.choose_caption`)."""
+        if self.texts:
+            return self.texts[int(generator.integers(len(self.texts)))]
         return choose_caption(self.metadata, generator, self.colours)
 
     @property
     def captions(self) -> frozenset[str]:
         """Every caption that may be drawn for it."""
-        return all_captions(self.metadata, self.colours)
+        return frozenset(self.texts) or all_captions(self.metadata, self.colours)
 
 
 class ImageTextSet(Sequence[ImageTextSample]):
@@ -77,7 +85,7 @@ class ImageTextSet(Sequence[ImageTextSample]):
         image_side: int = 160,
         track: Track = untracked,
     ) -> ImageTextSet:
-        """Load a split of some folders or tar files.
+        """Load a split of some folders or tar files; of class directories and tables, `train`.
 
         Pictures whose short side is over `image_side` px are scaled to it, none is enlarged.
         Raises `DataError` where there is no such split, where a shard is damaged, and where training data holds
@@ -130,23 +138,28 @@ class ImageTextSet(Sequence[ImageTextSample]):
         return ImageTextSet([s for s in self.samples for _ in range(repeats[s.label])], self.failures)
 
 
-def _read_split(folder: Path, split: str, unseen: set[str]) -> list[ShardSample]:
+def _read_split(folder: Path, split: str, unseen: set[str]) -> Sequence[ShardSample | FileSample]:
     """A split's samples; in training none of a held-out source, and none of any source under an unseen label."""
-    samples = [sample for shard in find_shards(folder, split) for sample in read_shard(shard)]
+    if split == "train" and folder.suffix != ".tar" and not shards_below(folder, split):
+        samples: Sequence[ShardSample | FileSample] = read_files(folder)
+    else:
+        samples = [sample for shard in find_shards(folder, split) for sample in read_shard(shard)]
     if split != "train":
         return samples
-    held_out = {sample.source for sample in samples} & NEVER_TRAINED
+    held_out = {str(sample.metadata["source"]) for sample in samples} & NEVER_TRAINED
     if held_out:
         raise DataError(f"{folder}: {', '.join(held_out)} is never trained on; move it from `train` to `unseen`")
     return [sample for sample in samples if concept(sample.metadata) not in unseen]
 
 
-def _decode(sample: ShardSample, image_side: int) -> ImageTextSample | None:
+def _decode(sample: ShardSample | FileSample, image_side: int) -> ImageTextSample | None:
+    """A sample with its picture, at most `image_side` px on the short side; None if it is bad, which is logged."""
     try:
-        with Image.open(io.BytesIO(sample.picture)) as picture:
-            rgb = picture.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        logger.warning("left out %s: its picture cannot be decoded (%s)", sample.key, error)
+        if problem := wrong_field(sample.metadata):
+            raise InputError(sample.key, problem)
+        rgb = _open(sample, image_side)
+    except InputError as error:
+        logger.warning("left out %s: %s", sample.key, error.reason)
         return None
     short = min(rgb.size)
     if short > image_side:
@@ -154,4 +167,19 @@ def _decode(sample: ShardSample, image_side: int) -> ImageTextSample | None:
         rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))  # (3, H, W)
     colours = colour_words(pixels, sample.metadata["source"] in DRAWN)
-    return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, colours)
+    if isinstance(sample, ShardSample):
+        return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, colours)
+    return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, colours, sample.texts, of_shard=False)
+
+
+def _open(sample: ShardSample | FileSample, image_side: int) -> Image.Image:
+    """The picture in RGB; InputError if it cannot be decoded."""
+    if isinstance(sample, FileSample):
+        if not isinstance(sample.image, Path):
+            raise InputError(sample.key, "is a part of a video; videos are trained on from shards")
+        return open_image(sample.image, sample.key, reduce_to=image_side).convert("RGB")
+    try:
+        with Image.open(io.BytesIO(sample.picture)) as picture:
+            return picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(sample.key, f"its picture cannot be decoded ({error})") from error

@@ -56,7 +56,7 @@ def find_shards(place: Path, split: str) -> list[Path]:
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    shards = [place] if place.suffix == ".tar" else _shards_below(place, split)
+    shards = [place] if place.suffix == ".tar" else shards_below(place, split)
     if not shards:
         raise DataError(f"{place}: no {split}.tar and no {split}/*.tar")
     for shard in shards:
@@ -72,7 +72,8 @@ def split_problem(shard: PurePath | str, split: str) -> str | None:
     return f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}" if others else None
 
 
-def _shards_below(folder: Path, split: str) -> list[Path]:
+def shards_below(folder: Path, split: str) -> list[Path]:
+    """The shards of a split in a folder, if there are any."""
     whole = folder / f"{split}.tar"
     return ([whole] if whole.is_file() else []) + sorted((folder / split).glob("*.tar"))
 
@@ -90,7 +91,7 @@ def find_unseen_labels(place: Path) -> frozenset[tuple[str, str]]:
     folder = place
     if place.suffix == ".tar":
         folder = place.parent.parent if place.parent.name in SPLITS else place.parent
-    shards = {shard for split in SPLITS for shard in _shards_below(folder, split)}
+    shards = {shard for split in SPLITS for shard in shards_below(folder, split)}
     shards |= {place} - {folder}
     labels: set[str] = set()
     for shard in shards:

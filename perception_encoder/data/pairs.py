@@ -150,7 +150,7 @@ class PairBatches:
         size, places = self.stages[stage].image_size, self.samplers[stage].places(step)
         seed = np.random.default_rng([self.seed, step]).integers(2**62)
         generator = torch.Generator().manual_seed(int(seed))
-        draws = torch.rand(len(places), DRAWS, generator=generator).tolist()
+        draws = torch.rand(len(places), DRAWS, generator=generator)
         own = self.rank.share(len(places))
         rows, bad = self._read(step, places, draws, range(own.start, own.stop))
         texts = self._all_texts([row.text for row in rows.values()], bad, len(places))
@@ -184,13 +184,13 @@ class PairBatches:
         return found
 
     def _read(
-        self, step: int, places: Sequence[Place], draws: Sequence[Sequence[float]], rows: Sequence[int]
+        self, step: int, places: Sequence[Place], draws: Tensor, rows: Sequence[int]
     ) -> tuple[dict[int, _Row], list[InputError]]:
         """Rows by their numbers, fewer where `TRIES` samples for one are bad, and why samples were left out."""
         sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
         wanted = list(rows)
         for later in range(TRIES):
-            asked = [(row, places[row][0], sampler.index(places[row], later), draws[row]) for row in wanted]
+            asked = [(row, places[row][0], sampler.index(places[row], later), draws[row].tolist()) for row in wanted]
             for row, found in zip(wanted, self._map(partial(self._read_row, step), asked), strict=True):
                 if isinstance(found, InputError):
                     logger.warning("left out %s; the next sample takes its place", found)

@@ -250,7 +250,7 @@ def _object(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
     assert stream is not None
     try:
         value: Any = json.loads(stream.read())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -124,7 +124,7 @@ def split_member(name: str) -> tuple[str, str]:
 def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {key}.json is not JSON ({error})") from error
     if not isinstance(value, dict) or not {"source", "label"} <= value.keys():
         raise DataError(f"{path}: {key}.json is not an object with a `source` and a `label`")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception_encoder.data.captions import SHARES, captions, draw_text
+from perception_encoder.data.captions import SHARES, captions, draw_text, wrong_field
 from perception_encoder.data.labelled import UNSEEN_SOURCE, split_problem
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
@@ -192,7 +192,7 @@ def _read_texts(
     try:
         fields = json.loads(parts["json"]) if "json" in parts else {}
         said = {part: parts[part].decode() for part in ("txt", "caption") if part in parts}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MediaDecodeError(name, f"its captions cannot be read: {error}") from None
     if not isinstance(fields, dict):
         raise MediaDecodeError(name, "its .json is no object")
@@ -201,6 +201,8 @@ def _read_texts(
     for field_name, share in wanted.items():
         value = said.get(field_name, fields.get(field_name))
         if field_name == "label" and value is not None:
+            if problem := wrong_field(fields):
+                raise MediaDecodeError(name, problem)
             ways = captions(fields)
             total = sum(SHARES[way] for way in ways)
             found |= {f"label: {way}": texts for way, texts in ways.items()}

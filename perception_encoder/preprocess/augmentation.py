@@ -1,17 +1,23 @@
-"""Training augmentation on uint8 pictures: random crop, flip, brightness and saturation (step 8 of section 2.1)."""
+"""Training augmentation on uint8 pictures: random crop, flip, brightness and saturation (step 8 of section 2.1).
+
+The crop has the distribution of torchvision's RandomResizedCrop.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DRAWS = 7
-"""Random numbers that a picture's augmentation takes."""
+TRIES = 10
+"""Crops that are drawn until one fits into the picture, as torchvision does."""
+DRAWS = 2 * TRIES + 5
+"""Random numbers that a picture's augmentation takes: area and aspect of each crop, then top, left, flip, brightness,
+saturation."""
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -40,9 +46,10 @@ def augment(picture: Tensor, size: int, augmentation: Augmentation | None, draw:
         return _resize(frames, size).view(*picture.shape[:-2], size, size)
     top, left, height, width = _crop(picture.shape[-2], picture.shape[-1], augmentation, draw)
     crop = frames[..., top : top + height, left : left + width]
-    if draw[4] < augmentation.flip:
+    flip, *factors = draw[2 * TRIES + 2 :]
+    if flip < augmentation.flip:
         crop = crop.flip(-1)
-    augmented = jitter(_resize(crop, size), augmentation, torch.tensor([draw[5:]]))
+    augmented = jitter(_resize(crop, size), augmentation, torch.tensor([factors]))
     return augmented.view(*picture.shape[:-2], size, size)
 
 
@@ -51,32 +58,59 @@ def _resize(frames: Tensor, size: int) -> Tensor:
 
 
 def needed_side(width: int, height: int, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> int:
-    """How long the short side of a picture must stay, upright or turned, for its crop to have `size` px each way."""
-    short = min(width, height)
+    """How long the short side of a picture must stay, upright or turned, for its crop to have `size` px each way.
+
+    A reduced picture has nearly the same proportions: of crops that fit into one and perhaps not into the other, the
+    smaller counts.
+    """
     if augmentation is None:
         return size
-    return math.ceil(size * short / min(short, *_crop_sides(height, width, augmentation, draw)))
+    short = min(width, height)
+    margin = 2 / size  # a reduced side is a pixel off, and so is a crop's
+    upright, turned = (_possible(*sides, augmentation, draw, margin) for sides in ((height, width), (width, height)))
+    return math.ceil(size * short / min(short, *upright, *turned))
+
+
+def _possible(
+    height: int, width: int, augmentation: Augmentation, draw: Sequence[float], margin: float
+) -> Iterator[float]:
+    """The short sides of the crops that may be taken, where whether a crop fits is known but for a relative margin."""
+    for tall, wide in _tries(height, width, augmentation, draw):
+        excess = max(tall / height, wide / width)
+        if excess <= 1 + margin:
+            yield min(tall, wide)
+        if excess <= 1 - margin:
+            return
+    yield min(_central(height, width, augmentation))
 
 
 def _crop(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random crop, clipped to the picture."""
-    tall, wide = _crop_sides(height, width, augmentation, draw)
-    crop_height, crop_width = min(height, max(1, round(tall))), min(width, max(1, round(wide)))
-    return (
-        int(draw[2] * (height - crop_height + 1)),
-        int(draw[3] * (width - crop_width + 1)),
-        crop_height,
-        crop_width,
-    )
+    """Top, left, height and width of a random crop: the first that fits, or the largest in the middle if none does."""
+    for tall, wide in _tries(height, width, augmentation, draw):
+        crop_height, crop_width = round(tall), round(wide)
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top, left = draw[2 * TRIES : 2 * TRIES + 2]
+            return int(top * (height - crop_height + 1)), int(left * (width - crop_width + 1)), crop_height, crop_width
+    crop_height, crop_width = (max(1, round(side)) for side in _central(height, width, augmentation))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def _crop_sides(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> tuple[float, float]:
-    """Height and width of a random crop, before it is clipped to the picture."""
+def _tries(
+    height: int, width: int, augmentation: Augmentation, draw: Sequence[float]
+) -> Iterator[tuple[float, float]]:
+    """Heights and widths of random crops, which may be larger than the picture."""
     low, high = augmentation.scale
-    area = height * width * (low + (high - low) * draw[0])
     log_low, log_high = (math.log(bound) for bound in augmentation.aspect)
-    aspect = math.exp(log_low + (log_high - log_low) * draw[1])
-    return math.sqrt(area / aspect), math.sqrt(area * aspect)
+    for share, position in zip(draw[: 2 * TRIES : 2], draw[1 : 2 * TRIES : 2], strict=True):
+        area = height * width * (low + (high - low) * share)
+        aspect = math.exp(log_low + (log_high - log_low) * position)
+        yield math.sqrt(area / aspect), math.sqrt(area * aspect)
+
+
+def _central(height: int, width: int, augmentation: Augmentation) -> tuple[float, float]:
+    """Height and width of the largest crop whose aspect is in the range, or nearest to the picture's."""
+    low, high = augmentation.aspect
+    return min(height, width / low), min(width, height * high)
 
 
 def jitter(batch: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.ranks import Rank
-from perception_encoder.train.checkpoint import check_run, find_checkpoints
+from perception_encoder.train.checkpoint import check_run, find_checkpoints, run_folder
 from perception_encoder.train.distributed import (
     Exchange,
     ParallelConfig,
@@ -72,7 +72,7 @@ class PretrainingConfig:
     """Adapters alone are trained, and merged into the weights at the end."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Share of each source in a batch; sources that the data lacks are left out. None given: every source counts by the
-    number of its samples."""
+    number of its samples, as class directories and tables of one's own do anyway."""
     batch_size: int = 256
     warmup: int = 200
     """Steps of linear warm-up."""
@@ -111,6 +111,8 @@ class PretrainingConfig:
     """How shards are read, where the data are not folders; then the shards' own weights count."""
     log_every: int = 20
     checkpoint_every: int = 200
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is also written so long after the last one."""
     seed: int = 0
 
     @property
@@ -137,6 +139,7 @@ class PretrainingConfig:
         if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
             raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
         least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
+        least["checkpoint_minutes"] = 0
         least |= {name: 1 for name in ("frames", "patch_size", "layers") if getattr(self, name) is not None}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
@@ -194,10 +197,11 @@ def pretrain(
 ) -> Path:
     """Run, or go on with, a pretraining; returns the weights it wrote, `OUT/model.safetensors`.
 
-    `data` are folders that hold `train.tar` or `train/*.tar`, read into memory, or shards, read as they are needed.
-    Raises ConfigError, DataError, CheckpointError, OutputError.
+    `data` are folders that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or shards,
+    read as they are needed.
+    Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
-    with process_group() as rank:
+    with process_group() as rank, run_folder(out):
         return _pretrain(config, data, out, track, listener, objective, rank)
 
 
@@ -263,6 +267,7 @@ def _loop(config: PretrainingConfig) -> LoopConfig:
         parallel=config.parallel,
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
+        checkpoint_minutes=config.checkpoint_minutes,
         keep=config.keep,
         skip_bad_losses=config.skip_bad_losses,
     )
@@ -291,13 +296,15 @@ def train_stages(
     towers = Towers(model, config.masking is not None, config.parallel.chunk, kept)
     weight = config.masking.weight if config.masking else 0.0
     done = max((state.step for _, state in find_checkpoints(out)), default=0)
+    trained = 0
     for stage, end in zip(config.stages, batches.ends, strict=True):
         if end > done or end == config.steps:
             model.visual.set_image_size(stage.image_size)
             # what runs in parallel is made anew for each resolution
             cost = _run_cost(config, model, kept is not None, objective)
             task = objective.make_task(towers) if objective else ContrastiveTask(towers, weight)
-            train(task, batches, loop, out, fingerprint, listener, stop_after=end, fit=fit_positions, cost=cost)
+            train(task, batches, loop, out, fingerprint, listener, end, fit_positions, cost, trained)
+            trained = end
     whole_model(model)
     if adapters is not None:
         merge_adapters(adapters)
@@ -326,6 +333,8 @@ def build_model(config: PretrainingConfig) -> CLIP:
         if not isinstance(loaded, CLIP) or loaded.name != entry.name:
             raise ConfigError(f"initial is {config.initial}, which is {loaded.name}; the run trains {entry.name}")
         return loaded
+    if config.stages:  # a table drawn for the last resolution would shrink as it is resampled to the first
+        vision = dataclasses.replace(vision, image_size=config.stages[0].image_size)
     with torch.device("meta"):
         model = CLIP(vision, text, entry.name)
     model = model.to_empty(device="cpu")

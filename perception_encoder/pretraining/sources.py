@@ -67,8 +67,9 @@ def _load(config: SourceConfig, folders: Sequence[Path], model: CLIP, track: Tra
     if config.frames is not None:
         raise DataError("the run is on videos, which are read from shards: give --shards PLACE")
     by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
-    weights = config.weights or {source: float(len(samples)) for source, samples in by_source.items()}
-    used = {source: weight for source, weight in weights.items() if weight > 0 and source in by_source}
+    used = _weigh(config.weights, by_source)
+    if not by_source:
+        raise DataError(f"no image of {', '.join(map(str, folders))} can be used")
     if not used:
         raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
     texts = {text for source in used for sample in by_source[source] for text in sample.captions}
@@ -79,6 +80,20 @@ def _load(config: SourceConfig, folders: Sequence[Path], model: CLIP, track: Tra
         samples={source: len(by_source[source]) for source in used},
         vocabulary=CaptionVocabulary(tokenizer(model), texts),
     )
+
+
+def _weigh(weights: Mapping[str, float], by_source: Mapping[str, ImageTextSet]) -> dict[str, float]:
+    """The weights of the sources that are used: those given, or else the numbers of samples.
+
+    A directory or table of the user's that no weight names counts by its samples beside the others.
+    """
+    sizes = {source: float(len(samples)) for source, samples in by_source.items()}
+    if not weights:
+        return sizes
+    used = {source: weight for source, weight in weights.items() if weight > 0 and source in by_source}
+    each = sum(used.values()) / sum(sizes[source] for source in used) if used else 1.0
+    own = [source for source, samples in by_source.items() if source not in weights and not samples[0].of_shard]
+    return used | {source: sizes[source] * each for source in own}
 
 
 def _stream(

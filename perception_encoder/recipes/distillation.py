@@ -25,6 +25,7 @@ from perception_encoder.pretraining.cost import TeacherCost
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import Objective, PretrainingConfig, pretrain
 from perception_encoder.pretraining.towers import Towers
+from perception_encoder.recipes.image_pretraining import MINUTES
 from perception_encoder.train.distributed import process_group
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -121,8 +122,8 @@ def plan_distillation(config: DistillationConfig, cluster: Cluster) -> Plan:
 def distill_core(size: str) -> DistillationConfig:
     """PE-Core-G into L, B, S or T ("l14", "b16", "s16", "t16"): 4.4 billion pairs at the final resolution.
 
-    It begins where the student's pretraining ended. Weight decay is the 0.05 of the paper's table (appendix B.1.1); its
-    text says none, which is `--set optimizer.weight_decay=0`.
+    It begins where the student's cooldown ended; the video finetuning begins where it ends. Weight decay is the 0.05 of
+    the paper's table (appendix B.1.1); its text says none, which is `--set optimizer.weight_decay=0`: LAMB stays LAMB.
     """
     model = STUDENTS[size]
     return DistillationConfig(
@@ -132,10 +133,11 @@ def distill_core(size: str) -> DistillationConfig:
         stages=(Stage(image_size=find_model(model).vision.image_size, steps=269_000),),
         batch_size=16_384,
         warmup=2_000,
-        optimizer=OptimizerConfig(lr=1e-6),
+        optimizer=OptimizerConfig(lr=1e-6, decay_tables=True),
         augmentation=None,
         half=False,
         checkpoint_every=1_000,
+        checkpoint_minutes=MINUTES,
     )
 
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn, optim
 
 from perception_encoder.errors import CheckpointError
-from perception_encoder.files import remove, sync, writing
+from perception_encoder.files import holding, remove, sync, writing
 from perception_encoder.train.distributed import this_rank
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,24 @@ class RunState:
     """Identity of the run's configuration; another one cannot be resumed."""
     score: float | None = None
     """How good the run is there, the lower the better; None where nobody measured it."""
+    loss_sum: float = 0.0
+    """Sum of the losses since the last checkpoint with a score."""
+    loss_count: int = 0
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[None]:
+    """Make a run's folder, and keep other runs out of it until the block ends; OutputError if another one is in it.
+
+    The first rank holds the lock for all.
+    """
+    if this_rank().number != 0:
+        yield
+        return
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with holding(folder / "lock", f"another run is training in {folder}; wait for it, or choose another folder"):
+        yield
 
 
 def save_run(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:
@@ -98,18 +116,18 @@ def check_run(folder: Path, fingerprint: str) -> None:
 
 def resume_run(
     folder: Path, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str, fit: Fit | None = None
-) -> int:
-    """Load the newest checkpoint that can be read, in place, and return the steps done; 0 where there is none.
+) -> RunState:
+    """Load the newest checkpoint that can be read, in place, and return where it stands; at step 0 if there is none.
 
     `fit` is given each saved tensor that has another shape than is wanted, those of the optimizer's state too. Raises
-    CheckpointError where checkpoints are another run's, or none can be read.
+    CheckpointError where checkpoints are another run's, none can be read, or one is no plain data (`CheckpointReader`).
     """
     check_run(folder, fingerprint)
     found = find_checkpoints(folder)
     for path, state in found:
         try:
             _load(path, model, optimizer, fit)
-            return state.step
+            return state
         except CheckpointError:
             raise
         except Exception as error:  # torch raises many kinds for a damaged file
@@ -117,17 +135,19 @@ def resume_run(
             logger.warning("%s cannot be read (%s); an older one is used if there is one", path, reason)
     if found or any((folder / FOLDER).glob("step-*")):
         raise CheckpointError(f"no checkpoint in {folder / FOLDER} can be read; delete them to start anew")
-    return 0
+    return RunState(step=0, fingerprint=fingerprint)
 
 
 def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | None) -> None:
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    from perception_encoder.train.checkpoint_reader import CheckpointReader, PlainValues
+
     wanted = _tensors(model, optimizer)
     saved = dict(wanted)
-    sizes = FileSystemReader(path).read_metadata().state_dict_metadata
+    reader = CheckpointReader(path)
+    sizes = reader.read_metadata().state_dict_metadata
     missing = wanted.keys() ^ sizes.keys()
     if missing:
         raise CheckpointError(f"{path} does not fit this run ({min(missing)}); delete it to start anew")
@@ -138,7 +158,7 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
                 raise CheckpointError(f"{path} does not fit this run (shape of {name}); delete it to start anew")
             saved[name] = tensor.new_empty(size)
     with _quietly():
-        load(saved, checkpoint_id=path)
+        load(saved, storage_reader=reader, planner=PlainValues())
     for name, tensor in saved.items():
         if isinstance(tensor, Tensor) and tensor.shape != wanted[name].shape:
             assert fit is not None

@@ -53,6 +53,8 @@ class LoopConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     log_every: int = 20
     checkpoint_every: int = 200
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is also written so long after the last one."""
     keep: int = 2
     """Newest checkpoints that are kept, beside the best."""
     skip_bad_losses: int = 0
@@ -69,22 +71,28 @@ def train(
     stop_after: int | None = None,
     fit: Fit | None = None,
     cost: Cost | None = None,
+    trained: int = 0,
 ) -> None:
     """Train until `config.steps`, or `stop_after`, going on from the folder's newest checkpoint if there is one.
 
     The model, and every batch by its `to(device)`, are put onto this rank's device, where the model stays.
     `fit`: see `resume_run`. `cost`: then reports have the share of the device's peak that is used (`mfu`), and the
-    seconds left are those of work, not of steps. Raises DataError on losses that are not finite: the last checkpoint
-    stays. A checkpoint that cannot be written is reported, and tried again at the next one; only the last one must
-    succeed.
+    seconds left are those of work, not of steps. `trained`: steps that this process has done already; beginning later
+    is resuming, which is logged. The first step is reported at once. Raises DataError on losses that are not finite:
+    the last checkpoint stays. A checkpoint that cannot be written is reported, and tried again at the next one; only
+    the last one must succeed.
     """
     device = own_device()
     task.model = parallelize(task.model.to(device).train(), config.parallel)
     optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    first = resume_run(folder, task.model, optimizer, fingerprint, fit)
+    state = resume_run(folder, task.model, optimizer, fingerprint, fit)
+    first = state.step
     last = config.steps if stop_after is None else min(config.steps, stop_after)
-    group = _Group(config, first, cost, device)
+    if trained < first < last and this_rank().number == 0:
+        logger.info("resuming from step %d", first)
+    group = _Group(config, state, cost, device)
+    saved = time.monotonic()
     with closing(Metrics(folder, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
             share = warmup_cosine(step, config.steps, config.warmup)
@@ -98,12 +106,14 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             group.add(losses, batch, wait)
             done = step + 1
-            if done % config.log_every == 0 or done == last:
-                row = group.report(done)
-                metrics.write({"step": done, **row, "lr": float(f"{peaks[0] * share:.4g}"), **task.report()})
-            if done % config.checkpoint_every == 0 or done == last:
-                state = RunState(step=done, fingerprint=fingerprint, score=group.mean_loss())
-                _save(folder, task, optimizer, state, config, must=done == last)
+            due = done % config.log_every == 0 or done in (1, last)
+            if due or done == first + 1:  # a resumed run's is shown alone: records do not depend on interruptions
+                row = {**group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
+                metrics.write({"step": done, **row}, record=due)
+            scored = done % config.checkpoint_every == 0 or done == last
+            if scored or _first_rank_says(time.monotonic() - saved > 60 * config.checkpoint_minutes, device):
+                _save(folder, task, optimizer, group.state(done, fingerprint, scored), config, must=done == last)
+                saved = time.monotonic()
 
 
 def _backward(task: Task, batch: Any) -> dict[str, float]:
@@ -119,15 +129,24 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
     return dict(zip(losses, values.tolist(), strict=True))
 
 
-class _Group:
-    """The steps since the last report: their losses and speed; and the losses since the last checkpoint."""
+def _first_rank_says(flag: bool, device: torch.device) -> bool:
+    """The first rank's flag, on all ranks: their clocks differ, and all must save at the same step."""
+    if not dist.is_initialized():
+        return flag
+    answer = torch.tensor(float(flag), device=device)
+    dist.broadcast(answer, 0)
+    return bool(answer)
 
-    def __init__(self, config: LoopConfig, first: int, cost: Cost | None, device: torch.device) -> None:
+
+class _Group:
+    """The steps since the last report: their losses and speed; and the losses since the last scored checkpoint."""
+
+    def __init__(self, config: LoopConfig, state: RunState, cost: Cost | None, device: torch.device) -> None:
         self._config, self._cost = config, cost
         self._peak = peak_flops(device) if cost and this_rank().number == 0 else math.inf
         self._bad = 0
-        self._losses: list[float] = []
-        self._start(first)
+        self._loss_sum, self._loss_count = state.loss_sum, state.loss_count
+        self._start(state.step)
 
     def _start(self, step: int) -> None:
         self._first, self._since = step, time.perf_counter()
@@ -152,7 +171,7 @@ class _Group:
         self._flops += self._cost.flops(batch) if self._cost else 0
         total = sum(losses.values())
         if math.isfinite(total):
-            self._losses.append(total)
+            self._loss_sum, self._loss_count = self._loss_sum + total, self._loss_count + 1
         if wait > SLOW:
             logger.warning("waited %.0f s for a batch: reading is slower than training", wait)
 
@@ -168,10 +187,13 @@ class _Group:
         self._start(done)
         return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
 
-    def mean_loss(self) -> float | None:
-        """The mean since it was last asked for; None where no step counted."""
-        losses, self._losses = self._losses, []
-        return sum(losses) / len(losses) if losses else None
+    def state(self, done: int, fingerprint: str, scored: bool) -> RunState:
+        """Where the run stands; scored by the mean loss since that was last done, if any step counted."""
+        if not scored:
+            return RunState(step=done, fingerprint=fingerprint, loss_sum=self._loss_sum, loss_count=self._loss_count)
+        score = self._loss_sum / self._loss_count if self._loss_count else None
+        self._loss_sum, self._loss_count = 0.0, 0
+        return RunState(step=done, fingerprint=fingerprint, score=score)
 
 
 def _save(

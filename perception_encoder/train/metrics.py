@@ -34,15 +34,16 @@ class Metrics:
             self.path.write_text("".join(row for row in whole if json.loads(row)["step"] <= step))
         self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
 
-    def write(self, row: dict[str, float]) -> None:
-        """Add a row; it must have a `step`."""
+    def write(self, row: dict[str, float], record: bool = True) -> None:
+        """Add a row, which must have a `step`; or only tell the listener of it, without `record`."""
         if not self._reports:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, int(row["step"]))
+        if record:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            for name, value in row.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, int(row["step"]))
         if self.listener is not None:
             self.listener(row)
 

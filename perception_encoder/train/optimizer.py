@@ -1,8 +1,13 @@
-"""LAMB (timm's) or AdamW, with the weight decay that the field uses: matrices decay, all else does not."""
+"""LAMB (timm's) or AdamW, with the weight decay that the field uses: matrices decay, all else does not.
+
+LAMB scales the step of each decaying tensor to the tensor's norm (the trust ratio), whatever the decay is, 0 included.
+The exempt tensors (biases, norms, scales and, by default, tables) take plain Adam steps.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +28,10 @@ class OptimizerConfig:
     """Peak rate of what does not decay, by default `lr`; it takes Adam's plain steps, not steps scaled to its norm."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
+    """Of matrices; at 0 LAMB still scales their steps."""
+    decay_tables: bool = False
+    """Whether the token table, the position tables and the pooling probe decay and take LAMB's scaled steps, as in
+    open_clip, which exempts only vectors and scalars; else they are exempt too. The paper leaves it open."""
     max_grad_norm: float = 1.0
     """The whole gradient is scaled down to this norm, as timm's LAMB does by default."""
 
@@ -37,9 +46,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (decayed if decays(name, parameter) else exempt).append(parameter)
+            (decayed if decays(name, parameter, config.decay_tables) else exempt).append(parameter)
     plain_lr = config.lr if config.plain_lr is None else config.plain_lr
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": exempt, "weight_decay": 0.0, "lr": plain_lr},
     ]
@@ -50,9 +59,13 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         from timm.optim import Lamb
     except ImportError:
         raise MissingExtraError("timm", "train") from None
+    groups[0]["always_adapt"] = True  # or timm's LAMB is Adam if nothing decays
     return Lamb(groups, lr=config.lr, betas=config.betas, max_grad_norm=None)  # the loop clips, over all ranks
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases, norms, scales, embeddings of positions, tokens or classes."""
-    return parameter.ndim >= 2 and not name.endswith(("embedding", "embedding.weight", "probe"))
+def decays(name: str, parameter: nn.Parameter, tables: bool = False) -> bool:
+    """Whether weight decay applies: never to biases, norms and scales, and only with `tables` to tables.
+
+    Tables are those of tokens and positions, and the probe. With `tables` this is open_clip's rule.
+    """
+    return parameter.ndim >= 2 and (tables or not name.endswith(("embedding", "embedding.weight", "probe")))

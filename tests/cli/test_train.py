@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from perception_encoder.train.checkpoint import run_folder
 from tests.conftest import Run
 
 
@@ -21,6 +26,41 @@ def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photo
     again = run_pe(*arguments)  # all steps are done: nothing is trained again
     assert again.status == 0
     assert "contrastive" not in again.stdout
+
+
+def test_a_run_that_was_stopped_says_where_it_goes_on(
+    run_pe: Callable[..., Run], photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "checkpoint_every=3")
+    assert "resuming" not in run_pe(*arguments).stderr
+    shutil.rmtree(out / "checkpoints" / "step-00000004")
+    run = run_pe(*arguments)
+    assert run.status == 0 and run.stderr.count("resuming from step 3") == 1
+    assert "step 4" in run.stdout
+
+
+def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug")
+    with run_folder(out):
+        run = run_pe(*arguments)
+    assert run.status == 2 and run.stderr.replace("\n", " ").count("another run is training in") == 1
+    assert [path.name for path in out.iterdir()] == ["lock"]
+    assert run_pe(*arguments).status == 0
+
+
+@pytest.mark.parametrize("recipe", ["builtin", "finetune"])
+def test_class_directories_and_a_table_train(run_pe: Callable[..., Run], recipe: str, tmp_path: Path) -> None:
+    for number in range(8):
+        path = tmp_path / "mugs" / ("red mug", "plate")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(path)
+    (tmp_path / "more.csv").write_text("path,caption\nmugs/plate/1.png,a plate of mine\n")
+    data = ("--data", tmp_path / "mugs", "--data", tmp_path / "more.csv")
+    run = run_pe("train", recipe, *data, "--out", tmp_path / "run", "--debug", "--set", "batch_size=8")
+    assert run.status == 0, run.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"more": 1, "mugs": 8}
 
 
 def test_a_setting_that_does_not_exist(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
@@ -45,7 +85,7 @@ def test_recipes_are_listed_and_an_unknown_one_is_answered_with_near_ones(run_pe
 
 def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
     run = run_pe("train", "builtin")
-    assert run.status == 2 and "give --data DIR" in run.stderr
+    assert run.status == 2 and "DIR/CLASS/*.jpg" in run.stderr.replace("\n", " ")
 
 
 def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:

@@ -204,6 +204,33 @@ def numbers_meant(make: PairBatches, step: int) -> list[int]:
     return [index for _, index in make.samplers[0].batch(step)]
 
 
+WRONG = ["3", '"red"', '["red", 3]', "{}", "true"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f'{{"label": "cup", "tags": {value}}}' for value in WRONG),
+        '{"label": ["cup"]}',
+        '{"label": "cup", "source": ["a"]}',
+        '{"label": "cup", "description": 3}',
+        '{"label": "cup", "coarse": {}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_field_of_a_wrong_type_is_one_bad_sample(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = {f"n{number}.png": picture(number) for number in range(4)}
+    members |= {f"n{number}.json": b'{"label": "cup", "tags": null}' for number in range(4)}
+    write_tar(tmp_path / "x.tar", dict(sorted((members | {"n2.json": text.encode()}).items())))
+    make = batches(streams(tmp_path), 4, bad_share=0.01)
+    assert 2 in numbers_meant(make, 0) and 2 not in numbers(make(0))
+    assert make(0).left_out and "left out" in caplog.text and "n2" in caplog.text
+    with pytest.raises(DataError, match="more than bad_share=0 of them"):
+        batches(streams(tmp_path), 4, bad_share=0)(0)
+
+
 def test_more_bad_samples_than_are_survived_end_the_run(tmp_path: Path) -> None:
     write_pairs(tmp_path / "x.tar", range(40), n3_png=b"", n5_png=b"?")
     make = batches(streams(tmp_path), 20, bad_share=0.002)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from PIL import Image
 from safetensors.torch import load_file
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, Stage, true_pairs
+from perception_encoder.data.pairs import PairBatches, Stage, alone, true_pairs
+from perception_encoder.data.progress import untracked
 from perception_encoder.data.shards import ShardSample, read_shard, write_shard
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.models.text_transformer import TextTransformer
@@ -25,8 +27,10 @@ from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import pretrain
+from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers, encode_by_length
+from perception_encoder.ranks import ALONE
 from perception_encoder.recipes.builtin import builtin, debug
 from perception_encoder.recipes.catalog import find_recipe
 from perception_encoder.recipes.kinds import debug_form
@@ -51,6 +55,44 @@ def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
     assert table[Tokenizer(32)("xylophone")[0, 1]].abs().max() == 0  # in no caption: adds nothing
     random = create_model("builtin")
     assert not torch.allclose(random.visual.conv1.weight, model.visual.conv1.weight, atol=1e-4)
+
+
+def test_fresh_positions_are_as_large_as_they_are_drawn(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first resolution, of 4 patches a side; resampled from the last one's 8 they would have shrunk to half."""
+    stages = (Stage(image_size=64, steps=2), Stage(image_size=128, steps=2))
+    config = dataclasses.replace(debug(), stages=stages, masking=None)
+    tables: list[torch.Tensor] = []
+
+    def look(task: ContrastiveTask, *rest: object) -> None:
+        tables.append(task.model.clip.visual.positional_embedding.detach().clone())
+
+    monkeypatch.setattr(run, "train", look)
+    pretrain(config, [photos], tmp_path / "run")
+    width = create_model("builtin").visual.config.width
+    assert [table.shape for table in tables] == [(17, width), (65, width)]
+    assert tables[0].std().item() == pytest.approx(width**-0.5, rel=0.05)
+    fresh = run.build_model(config).visual
+    assert fresh.config.image_size == 64 and torch.equal(tables[0], fresh.positional_embedding)
+
+
+def test_one_s_own_images_count_by_their_number_beside_the_weights(photos: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        path = tmp_path / "mine" / f"c{number}" / "a.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40), (9 * number, 0, 0)).save(path)
+    (tmp_path / "words.csv").write_text("path,caption\nmine/c1/a.png,dark red\n")
+    config = dataclasses.replace(debug(), weights={"flowers": 2.0, "noto": 1.0})
+
+    def shares(*data: Path) -> dict[str, float]:
+        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked)
+        return dict(zip(sources.samples, sources.weights, strict=True))
+
+    mine, words = tmp_path / "mine", tmp_path / "words.csv"
+    assert shares(photos) == {"flowers": 2.0}  # 20 pictures; Caltech-101's have no weight
+    assert shares(photos, mine, words) == {"flowers": 2.0, "mine": pytest.approx(0.5), "words": pytest.approx(0.1)}
+    assert shares(mine, words) == {"mine": 5.0, "words": 1.0}
 
 
 @pytest.mark.parametrize("name", ["ablation_1", "core_b16_cooldown", "full_s14"])

@@ -127,7 +127,7 @@ def test_the_baseline_and_the_whole_recipe() -> None:
 def test_one_run_begins_where_another_ends() -> None:
     cooldown, video = config_of("core_l14_cooldown"), config_of("video_finetune_l14")
     assert cooldown.initial == "runs/core_l14/model.safetensors"
-    assert video.initial == "runs/core_l14_cooldown/model.safetensors"
+    assert video.initial == "runs/distill_l14/model.safetensors"
     assert (video.frames, video.optimizer.lr, video.warmup, video.masking) == (8, 1e-6, 2_000, None)
     assert video.optimizer.name == "lamb" and cooldown.frames is None
 

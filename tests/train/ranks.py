@@ -1,9 +1,11 @@
-"""Loss and gradients of a small model on one batch, by as many processes as there are; rank 0 writes them."""
+"""What as many processes as there are do together: loss and gradients of one batch, and a run of several clocks."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -11,7 +13,9 @@ import torch.nn.functional as F
 
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
+from perception_encoder.train import loop
 from perception_encoder.train.distributed import gather, in_chunks, this_rank
+from perception_encoder.train.loop import LoopConfig
 from tests.models.small import CORE, SIZE, TEXT, randomize
 
 PICTURES, CAPTIONS = 13, 11  # no multiples of anything
@@ -58,4 +62,38 @@ def write(out: Path, chunks: Sequence[int | None]) -> None:
     }
     if dist.get_rank() == 0:
         torch.save(results, out)
+    dist.destroy_process_group()
+
+
+class Sum:
+    """A task on a batch of ones, without reports."""
+
+    def __init__(self) -> None:
+        self.model = torch.nn.Linear(4, 1)
+        torch.nn.init.ones_(self.model.weight)
+
+    def losses(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": self.model(batch).pow(2).mean()}
+
+    def report(self) -> dict[str, float]:
+        return {}
+
+    def after_step(self) -> None:
+        pass
+
+
+def train_by_own_clocks(out: Path) -> None:
+    """Nine steps; the first rank's clock goes three minutes a step, the others' stand still."""
+    dist.init_process_group("gloo")
+    now, pace = [0.0], 180.0 if dist.get_rank() == 0 else 0.0
+
+    def batch(step: int) -> torch.Tensor:
+        return torch.ones(2, 4)
+
+    def tick() -> float:
+        now[0] += pace
+        return now[0]
+
+    loop.time = SimpleNamespace(perf_counter=time.perf_counter, monotonic=tick)
+    loop.train(Sum(), batch, LoopConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")
     dist.destroy_process_group()

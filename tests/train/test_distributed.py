@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from perception_encoder.ranks import Rank
+from perception_encoder.train.checkpoint import find_checkpoints
 from perception_encoder.train.distributed import in_chunks
 from tests import processes
-from tests.train.ranks import loss_and_gradients, write
+from tests.train.ranks import loss_and_gradients, train_by_own_clocks, write
 
 CHUNKS = (None, 1, 3, 5, 100)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -66,3 +67,9 @@ def test_each_chunk_is_encoded_again_for_its_gradient() -> None:
     with torch.no_grad():
         in_chunks(encode, torch.ones(10, 64), 4)
     assert seen[6:] == [10]
+
+
+def test_ranks_save_when_the_first_one_s_clock_says(tmp_path: Path) -> None:
+    """By its own clock the other rank would never save, and the first would wait for it for ever."""
+    processes.run(train_by_own_clocks, tmp_path / "run", ranks=2, log=tmp_path / "log")
+    assert [state.step for _, state in find_checkpoints(tmp_path / "run")] == [9, 8, 6, 4, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from perception_encoder.errors import CheckpointError, DataError, OutputError
 from perception_encoder.train import loop
 from perception_encoder.train.checkpoint import RunState, find_checkpoints, save_run
 from perception_encoder.train.loop import LoopConfig, prefetch, train
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays
+from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from perception_encoder.train.schedule import warmup_cosine
 from perception_encoder.train.seed import numpy_generator, torch_generator
 
@@ -81,17 +82,21 @@ def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10_000, 6))  # every look at the clock comes six seconds after the one before
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=lambda: 0.0))
     monkeypatch.setattr(loop, "prefetch", lambda made, first, last: ((n, made(n), 0.0) for n in range(first, last)))
     monkeypatch.setattr(loop, "peak_flops", lambda device: 1e8)
     config = dataclasses.replace(CONFIG, log_every=10)
     train(Regression(), batch, config, tmp_path / "work", "a", cost=Work())
     found = rows(tmp_path / "work")
-    assert [row["mfu"] for row in found] == [pytest.approx(10 * 32e6 / 6 / 1e8, rel=1e-3)] * 3
-    assert [row["samples_per_second"] for row in found] == [pytest.approx(320 / 6, rel=1e-3)] * 3
-    assert [row["seconds_left"] for row in found] == [pytest.approx(left) for left in (6 * 50 / 10, 6 * 30 / 20, 0)]
+    steps = [1, 9, 10, 10]  # since the row before; the first step has a row of its own
+    assert [row["step"] for row in found] == [1, 10, 20, 30]
+    assert [row["mfu"] for row in found] == [pytest.approx(n * 32e6 / 6 / 1e8, rel=1e-3) for n in steps]
+    assert [row["samples_per_second"] for row in found] == [pytest.approx(n * 32 / 6, rel=1e-3) for n in steps]
+    lefts = [6 * 59, 6 * 50 / 9, 6 * 30 / 20, 0]
+    assert [row["seconds_left"] for row in found] == [pytest.approx(left, rel=1e-3) for left in lefts]
     train(Regression(), batch, config, tmp_path / "steps", "a")
-    assert [row["seconds_left"] for row in rows(tmp_path / "steps")] == [pytest.approx(left) for left in (12, 6, 0)]
+    lefts = [6 * 29, 6 * 20 / 9, 6, 0]
+    assert [row["seconds_left"] for row in rows(tmp_path / "steps")] == [pytest.approx(x, rel=1e-3) for x in lefts]
     assert "mfu" not in rows(tmp_path / "steps")[0]
 
 
@@ -116,6 +121,56 @@ def test_rows_after_the_last_checkpoint_are_done_again(tmp_path: Path) -> None:
     train(Regression(), batch, CONFIG, tmp_path, "a")
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, 31))
     assert min(losses_of(tmp_path)) >= 0
+
+
+def test_the_first_step_is_reported_at_once_and_resuming_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger=loop.__name__)
+    config, seen = dataclasses.replace(CONFIG, log_every=10), list[float]()
+    for stop in (14, None):
+        train(Regression(), batch, config, tmp_path, "a", lambda row: seen.append(row["step"]), stop_after=stop)
+        assert caplog.text.count("resuming from step 14") == (stop is None)
+    assert seen == [1, 10, 14, 15, 20, 30]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 10, 14, 20, 30]  # nothing of where it began anew
+    train(Regression(), batch, config, tmp_path, "a")  # it is done
+    train(Regression(), batch, config, tmp_path / "stages", "a", stop_after=15)
+    train(Regression(), batch, config, tmp_path / "stages", "a", trained=15)  # the same process went there
+    assert caplog.text.count("resuming") == 1
+
+
+class Killed(Exception):
+    """Stands for SIGKILL."""
+
+
+def test_checkpoints_by_the_clock_change_nothing_but_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes a minute here, and one kill comes between two checkpoints that the settings count."""
+    minutes = iter(range(10_000))
+    monkeypatch.setattr(
+        loop, "time", SimpleNamespace(perf_counter=time.perf_counter, monotonic=lambda: 60.0 * next(minutes))
+    )
+    config = dataclasses.replace(CONFIG, checkpoint_every=20, checkpoint_minutes=2.5, keep=99)
+    unbroken, resumed = Regression(), Regression()
+    train(unbroken, batch, dataclasses.replace(config, checkpoint_minutes=math.inf), tmp_path / "whole", "a")
+
+    def deadly(step: int) -> Tensor:
+        if step == 14:
+            raise Killed
+        return batch(step)
+
+    with pytest.raises(Killed):
+        train(Regression(), deadly, config, tmp_path / "broken", "a")
+    assert [state.step for _, state in find_checkpoints(tmp_path / "broken")] == [12, 9, 6, 3]
+    train(resumed, batch, config, tmp_path / "broken", "a")
+    assert torch.equal(unbroken.model.weight, resumed.model.weight)
+    assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
+    scores = [
+        {state.step: state.score for _, state in find_checkpoints(tmp_path / name) if state.score is not None}
+        for name in ("whole", "broken")
+    ]
+    assert scores[0] == scores[1] and scores[0].keys() == {20, 30}
 
 
 def test_settings_of_another_run_are_refused(tmp_path: Path) -> None:
@@ -224,19 +279,6 @@ def test_warm_up_then_cosine() -> None:
     assert math.isclose(shares[55], 0.5)
     assert 0 < shares[99] < 0.001
     assert shares[10:] == sorted(shares[10:], reverse=True)
-
-
-def test_decay_spares_what_the_field_spares() -> None:
-    from perception_encoder.models.weights import create_model
-
-    model = create_model("builtin")
-    spared = {name.split(".")[-1] for name, p in model.named_parameters() if p.ndim >= 2 and not decays(name, p)}
-    assert spared == {"positional_embedding", "probe", "weight"}  # the last is the token table
-    assert all(not decays(name, p) for name, p in model.named_parameters() if p.ndim < 2)
-    assert decays("visual.conv1.weight", model.visual.conv1.weight)
-    groups = build_optimizer(model, OptimizerConfig()).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
 def test_generators_depend_on_the_whole_key() -> None:

@@ -1,0 +1,57 @@
+"""LAMB's steps by hand, and what decays by default and by open_clip's rule."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.models.weights import create_model
+from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays
+
+EPSILON = 1e-6  # timm's
+
+
+def lamb_by_hand(weight: Tensor, gradient: Tensor, lr: float, decay: float) -> Tensor:
+    """The weight after its first step (You and others 2019): Adam's direction and the decay, scaled to its norm."""
+    direction = gradient / (gradient.abs() + EPSILON) + decay * weight
+    return weight - lr * weight.norm() / direction.norm() * direction
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_lamb_scales_the_steps_of_matrices_at_any_decay(decay: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(6, 5)
+    weight, bias = (parameter.detach().clone() for parameter in (model.weight, model.bias))
+    optimizer = build_optimizer(model, OptimizerConfig(lr=0.01, weight_decay=decay))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), lamb_by_hand(weight, model.weight.grad, 0.01, decay))
+    step = (model.weight.detach() - weight).norm() / weight.norm()
+    assert step.item() == pytest.approx(0.01, rel=1e-4)  # the trust ratio makes it the rate
+    torch.testing.assert_close(model.bias.detach(), bias - 0.01 * model.bias.grad.sign())  # Adam's plain step
+
+
+def test_tables_are_spared_by_default() -> None:
+    model = create_model("builtin")
+    spared = {name.split(".")[-1] for name, p in model.named_parameters() if p.ndim >= 2 and not decays(name, p)}
+    assert spared == {"positional_embedding", "probe", "weight"}  # the last is the token table
+    assert all(not decays(name, p) for name, p in model.named_parameters() if p.ndim < 2)
+    assert decays("visual.conv1.weight", model.visual.conv1.weight)
+    groups = build_optimizer(model, OptimizerConfig()).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+def test_tables_decay_by_open_clip_s_rule(name: str) -> None:
+    def exclude(n: str, p: Tensor) -> bool:  # open_clip_train/main.py, version 3.2
+        return p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n
+
+    model = create_model("builtin")
+    decayed, exempt = build_optimizer(model, OptimizerConfig(name=name, decay_tables=True)).param_groups
+    expected = {id(p) for n, p in model.named_parameters() if exclude(n, p)}
+    assert {id(p) for p in exempt["params"]} == expected and exempt["weight_decay"] == 0
+    assert {id(model.text.token_embedding.weight), id(model.visual.attn_pool.probe)} <= {*map(id, decayed["params"])}
+    assert len(decayed["params"]) + len(exempt["params"]) == len(list(model.parameters()))
