@@ -10,7 +10,7 @@ from perception_encoder.data.labelled import LabelledPictures
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.features import FRAMES, Features, encode_pictures
-from perception_encoder.evaluation.prompts import ensemble, find_templates
+from perception_encoder.evaluation.prompts import ensemble, find_templates, prompted_name
 from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.scores import ItemScores, measure
@@ -87,7 +87,10 @@ def classify_zero_shot(
     templates = {name: find_templates(name) for name in prompts}
     encoder = next(iter(encoders.values()))
     named = [task.names.get(label, label) for label in task.classes]
-    vectors = {name: ensemble(encoder, named, sentences, track) for name, sentences in templates.items()}
+    vectors = {
+        name: ensemble(encoder, [prompted_name(each, name) for each in named], sentences, track)
+        for name, sentences in templates.items()
+    }
     measurements: list[Measurement] = []
     failures: tuple[InputError, ...] = ()
     for transform, shown in encoders.items():
