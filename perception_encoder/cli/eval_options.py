@@ -31,7 +31,7 @@ Classes = Annotated[str, typer.Option(help="imagenet, or a file of class names b
 Mapped = Annotated[Path | None, typer.Option(help="JSON: the labels to keep, and what they may be called.")]
 Onto = Annotated[str, typer.Option(help="With a mapping: imagenet, or the class file to choose from.")]
 Media = Annotated[Path | None, typer.Option(help="Folder of the files that --data names [default: its own].")]
-Trim = Annotated[int, typer.Option(min=0, help="Pixels to cut off each side; ObjectNet asks for 2.")]
+Trim = Annotated[int, typer.Option(min=0, help="Pixels to cut off each side; 2 removes ObjectNet's border.")]
 Frames = Annotated[int, typer.Option(min=1, help="Uniform frames of a video.")]
 Transforms = Annotated[str, typer.Option(help="squash, crop, or both.")]
 Layer = Annotated[int | None, typer.Option(help="0-based, or negative from the end [default: the model's output].")]

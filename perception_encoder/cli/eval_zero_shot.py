@@ -33,8 +33,9 @@ def classification(
 ) -> None:
     """Name pictures or videos zero-shot: mean class accuracy, top-1 and top-5.
 
-    A video is the mean of its frames. Both transforms are measured; the paper reports the better one. Labels may be
-    folders' names, WordNet ids or numbers, in Kinetics' CSV or any table; see docs/evaluation.md for each set.
+    A video is the mean of its frames' embeddings. Both transforms are measured; the paper reports the better one.
+    Labels may be folders' names, WordNet ids or numbers, in Kinetics' CSV or any table; see docs/evaluation.md for
+    each set.
     Status 1: some items could not be decoded, and are listed; they are in no figure.
 
     Examples:
@@ -66,7 +67,8 @@ def retrieval(
 ) -> None:
     """Find pictures or videos by their captions and the other way: R@1, R@5, R@10, without and with dual softmax.
 
-    Captions are taken as they are. Dual softmax looks at all queries at once; its figures stand apart.
+    Captions are taken as they are. Dual softmax looks at all queries at once; its figures stand apart. The published
+    COCO figures (`pe models`) are very probably those with dual softmax.
 
     Examples:
 

@@ -23,9 +23,9 @@ def models(
     """List the models: sizes and published scores.
 
     Sizes: side of the picture and of a patch in pixels, width and number of layers, dimension of the embedding,
-    text length in tokens. Scores: zero-shot top-1 on ImageNet and Kinetics-400, text-to-image R@1 on COCO, in
-    percent, as published. `builtin`, `facebook/NAME` and the names of timm and open_clip are taken wherever a
-    name is; `--json` shows them.
+    text length in tokens. Scores: zero-shot top-1 on ImageNet and Kinetics-400, text-to-image R@1 on COCO (very
+    probably with dual softmax), in percent, as published. `builtin`, `facebook/NAME` and the names of timm and
+    open_clip are taken wherever a name is; `--json` shows them.
 
     Examples:
 

@@ -1,7 +1,8 @@
 """Classification sets in the usual layouts: a folder for each class, tables, Kinetics' CSV, and labelled shards.
 
 A set of ImageNet's family is one of folders whose classes are named by a class file; ObjectNet's labels are mapped:
-those without a counterpart are left out, and right is any of a label's counterparts.
+those without a counterpart are left out. The others are named as they are, in lower case, or with `onto` by their
+counterparts, of which any is right.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ class ClassOptions:
     every_class: bool = False
     """Choose from all classes of the class file, not only from those that the set has."""
     mapping: Path | None = None
-    """JSON of which classes each label may be called (see `read_mapping`); labels that are not in it are left out."""
+    """JSON of which classes each label may be called (see `read_mapping`); labels that are not in it are left out.
+
+    The others keep their own names, in lower case, as ObjectNet's 113 in the published mean; with `onto` they do not.
+    """
     onto: str = ""
     """The classes that are mapped onto, `imagenet` or a class file, to choose from; by default the set's own."""
     media: Path | None = None
     """Folder of the files that a table names; by default the table's own."""
     trim: int = 0
-    """Pixels cut off each side; ObjectNet's red border asks for 2."""
+    """Pixels cut off each side; 2 removes ObjectNet's red border, which the published mean leaves on."""
 
     def __post_init__(self) -> None:
         if self.trim < 0:
@@ -161,6 +165,7 @@ def _with_options(task: LabelledPictures, options: ClassOptions) -> LabelledPict
         if not rows:
             raise DataError(f"{options.mapping} maps none of the labels of {task.name}: {labels[0]!r} …")
         accepted = {each: found for each, found in counterparts.items() if found} if options.onto else {}
+    lower = options.mapping is not None and not options.onto
     kept = {labels[row] for row in rows}
     wanted = {each for found in accepted.values() for each in found} if accepted else kept
     choices = tuple(each for each in target.ids if options.every_class or each in wanted)
@@ -170,7 +175,7 @@ def _with_options(task: LabelledPictures, options: ClassOptions) -> LabelledPict
         pictures=tuple(task.pictures[row] for row in rows),
         labels=tuple(labels[row] for row in rows),
         choices=choices,
-        names={each: target.name(each) for each in choices},
+        names={each: target.name(each).lower() if lower else target.name(each) for each in choices},
         accepted=accepted,
         trim=options.trim,
     )

@@ -10,12 +10,14 @@ from perception_encoder.data.labelled import LabelledPictures
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.features import FRAMES, Features, encode_pictures
-from perception_encoder.evaluation.prompts import ensemble, find_templates
+from perception_encoder.evaluation.prompts import ensemble, find_templates, prompted_name
 from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.scores import ItemScores, measure
 
 TOP = 5
+FEW = 10
+"""Items of a class. Drawn within a class of n items, a mean varies by 1 - 1/n of what it should: not at all for one."""
 
 
 def classify(vectors: np.ndarray, class_vectors: np.ndarray) -> np.ndarray:
@@ -39,13 +41,18 @@ def accuracies(
     """Mean class accuracy and top-1 of predicted places in `classes`, (n,), or best first (n, top): then top-5, too.
 
     `accepted`: the classes that are right for a label, where those are not just the label itself.
+
+    In the interval of the mean class accuracy items are drawn anew within their class. If a class has fewer than `FEW`
+    items, they are drawn across all classes instead, each with the weight that it has in the mean: an interval that can
+    only be too wide, where the other would be too narrow, or of no width at all.
     """
     ranked = predicted if predicted.ndim == 2 else predicted[:, None]  # (n, top)
     hits = _hits(ranked, features, classes, accepted or {})
     names = [f"{key}: {label}" for key, label in zip(features.keys, features.labels, strict=True)]
-    _, groups = np.unique(features.labels, return_inverse=True)
+    _, groups, sizes = np.unique(features.labels, return_inverse=True, return_counts=True)
+    grouped, weights = (groups, None) if sizes.min(initial=FEW) >= FEW else (None, 1 / sizes[groups])
     found = [
-        ItemScores.of("mean class accuracy", hits[:, 0], names, groups=groups),
+        ItemScores.of("mean class accuracy", hits[:, 0], names, groups=grouped, weights=weights),
         ItemScores.of("top-1", hits[:, 0], names),
     ]
     if ranked.shape[1] >= TOP:
@@ -87,7 +94,10 @@ def classify_zero_shot(
     templates = {name: find_templates(name) for name in prompts}
     encoder = next(iter(encoders.values()))
     named = [task.names.get(label, label) for label in task.classes]
-    vectors = {name: ensemble(encoder, named, sentences, track) for name, sentences in templates.items()}
+    vectors = {
+        name: ensemble(encoder, [prompted_name(each, name) for each in named], sentences, track)
+        for name, sentences in templates.items()
+    }
     measurements: list[Measurement] = []
     failures: tuple[InputError, ...] = ()
     for transform, shown in encoders.items():

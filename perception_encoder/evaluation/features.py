@@ -1,7 +1,8 @@
 """Vectors of labelled pictures and videos, each decoded and encoded once.
 
-A video's vector is the mean of its frames' unit vectors, made unit again (section 2.2). An item that cannot be decoded
-is left out and reported; no other one takes its place.
+A video's vector is the mean of its frames' vectors, made unit length (section 2.2). They are averaged as the model
+makes them, each of its own length, as in the reference's evaluation. An item that cannot be decoded is left out and
+reported; no other one takes its place.
 """
 
 from __future__ import annotations
@@ -98,13 +99,13 @@ def encode_sources(
 
 def _encode(encoder: ImageEncoder, shown: Sequence[Sequence[Image.Image]], name: str) -> np.ndarray:
     """Unit vectors of items (n, D) out of their pictures, all encoded together."""
-    flat = encoder.encode_images([image for images in shown for image in images])
-    check_finite(flat, encoder.name, name)
-    if len(flat) == len(shown):
-        return flat
+    pictures = [image for images in shown for image in images]
+    if len(pictures) == len(shown):
+        return check_finite(encoder.encode_images(pictures), encoder.name, name)
+    flat = check_finite(encoder.encode_images(pictures, normalize=False), encoder.name, name)
     starts = np.cumsum([0, *(len(images) for images in shown[:-1])])
-    means = np.add.reduceat(flat, starts, axis=0)
-    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    sums = np.add.reduceat(flat, starts, axis=0)  # as long as the means times a constant, which does not matter
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
 
 
 def decode_sources(

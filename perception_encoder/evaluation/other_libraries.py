@@ -27,7 +27,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class LibraryEncoder:
-    """A model of another library: unit vectors of pictures and, where it has a text tower, of texts."""
+    """A model of another library: vectors of pictures and, where it has a text tower, of texts."""
 
     def __init__(
         self,
@@ -43,11 +43,14 @@ class LibraryEncoder:
         self._device = next(model.parameters()).device
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors (B, D), float32, in the pictures' order."""
+    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+        """Vectors (B, D), float32, in the pictures' order, of unit length under `normalize`."""
         return _stacked(
-            self._images(torch.stack([self.transform(image.convert("RGB")) for image in some]).to(self._device))
-            for some in _batches(images)
+            (
+                self._images(torch.stack([self.transform(image.convert("RGB")) for image in some]).to(self._device))
+                for some in _batches(images)
+            ),
+            normalize,
         )
 
     @torch.inference_mode()
@@ -55,7 +58,7 @@ class LibraryEncoder:
         """Unit vectors (B, D), float32, in the texts' order; ConfigError for a model without a text tower."""
         if self._texts is None:
             raise ConfigError(f"{self.name} has no text tower; measure it by k-NN or a probe")
-        return _stacked(self._texts(list(some)) for some in _batches(texts))
+        return _stacked((self._texts(list(some)) for some in _batches(texts)), normalize=True)
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -63,8 +66,9 @@ def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield items[start : start + BATCH]
 
 
-def _stacked(found: Iterator[Tensor]) -> np.ndarray:
-    return torch.cat([F.normalize(vectors.float(), dim=-1).cpu() for vectors in found]).numpy()
+def _stacked(batches: Iterator[Tensor], normalize: bool) -> np.ndarray:
+    floats = (batch.float() for batch in batches)
+    return torch.cat([(F.normalize(each, dim=-1) if normalize else each).cpu() for each in floats]).numpy()
 
 
 def load_library(name: str) -> tuple[dict[str, LibraryEncoder], dict[str, str]]:

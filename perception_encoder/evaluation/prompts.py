@@ -131,6 +131,14 @@ def find_templates(name: str) -> tuple[str, ...]:
     return PROMPTS[name]
 
 
+def prompted_name(label: str, prompts: str) -> str:
+    """What the prompts of a name call a class: under `kinetics` without parentheses, as in the reference's evaluation.
+
+    "passing American football (in game)" is then "passing American football in game".
+    """
+    return label.replace("(", "").replace(")", "") if prompts == "kinetics" else label
+
+
 CHUNK = 4096  # prompts that are encoded at a time
 
 

@@ -22,8 +22,8 @@ class ImageEncoder(Protocol):
         """What the results are listed under."""
         ...
 
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors (B, D), float32, in the pictures' order."""
+    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+        """Vectors (B, D), float32, in the pictures' order; without `normalize` as long as the model makes them."""
         ...
 
 

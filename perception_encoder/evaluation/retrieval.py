@@ -2,7 +2,8 @@
 
 Recall at k is the share of queries with something of their own among the k best: any of its captions for a picture
 that has several, as COCO's have. Whatever scores as high as the right answer stands before it, so that vectors that
-are all the same find nothing. A picture's captions are drawn anew together with it in the intervals.
+are all the same find nothing. A picture's captions are drawn anew together with it in the intervals. The published COCO
+results are very probably those with dual softmax.
 """
 
 from __future__ import annotations

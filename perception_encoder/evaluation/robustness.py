@@ -28,9 +28,10 @@ class Changed:
         self.name = encoder.name
         self._generator = np.random.default_rng(seed)
 
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors (B, D), float32, of the changed pictures."""
-        return self.encoder.encode_images([self.change(plain_image(image), self._generator) for image in images])
+    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+        """Vectors (B, D), float32, of the changed pictures."""
+        changed = [self.change(plain_image(image), self._generator) for image in images]
+        return self.encoder.encode_images(changed, normalize)
 
 
 def grey(image: Image.Image, generator: np.random.Generator) -> Image.Image:

@@ -16,7 +16,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.classification import accuracies, check_classes, classify
 from perception_encoder.evaluation.features import Features, encode_pictures, relabel
 from perception_encoder.evaluation.linear_probe import fit_probe
-from perception_encoder.evaluation.prompts import PROMPTS, ensemble, find_templates
+from perception_encoder.evaluation.prompts import PROMPTS, ensemble, find_templates, prompted_name
 from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.retrieval import dual_softmax, found_first
@@ -85,7 +85,8 @@ class Suite:
 
     def _classify(self, task: LabelledPictures, classes: Sequence[str]) -> None:
         for prompts, templates in self.templates.items():
-            vectors = ensemble(self.encoders[self.transform], classes, templates)
+            named = [prompted_name(each, prompts) for each in classes]
+            vectors = ensemble(self.encoders[self.transform], named, templates)
             for transform in self.encoders:
                 features = self._encode(task, transform)
                 scores = accuracies(classify(features.vectors, vectors), features, classes)

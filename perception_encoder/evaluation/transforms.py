@@ -66,9 +66,9 @@ class LayerView:
         self.encoder, self.feature = encoder, encoder.feature(layer, pool)
         self.name = encoder.name
 
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors (B, D), float32, in the pictures' order."""
-        return self.encoder.encode_images(images, layer=self.feature.layer, pool=self.feature.pool)
+    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+        """Vectors (B, D), float32, in the pictures' order."""
+        return self.encoder.encode_images(images, normalize, layer=self.feature.layer, pool=self.feature.pool)
 
 
 class TowerView:
@@ -84,10 +84,10 @@ class TowerView:
         if self.pool == "cls" and not encoder.tower.class_token:
             raise ConfigError(f"{self.name} has no class token; take the pool mean")
 
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors (B, D), float32, in the pictures' order."""
+    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+        """Vectors (B, D), float32, in the pictures' order."""
         vectors = np.concatenate([self._encode(images[n : n + CHUNK]) for n in range(0, len(images), CHUNK)])
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if normalize else vectors
 
     def _encode(self, images: Sequence[Image.Image]) -> np.ndarray:
         tokens = self.encoder.encode_layers(images, [self.layer])[self.layer]

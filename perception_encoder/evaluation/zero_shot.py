@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.prompts import ensemble, find_templates
+from perception_encoder.evaluation.prompts import ensemble, find_templates, prompted_name
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 
@@ -39,7 +39,8 @@ class Namer:
             raise ConfigError(f"{encoder.name} has no text tower, so it can name nothing; take a Core model")
         self.labels = tuple(dict.fromkeys(labels))
         self.logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
-        self.class_vectors = dict(zip(self.labels, ensemble(encoder, self.labels, templates), strict=True))
+        named = [prompted_name(label, prompts) for label in self.labels]
+        self.class_vectors = dict(zip(self.labels, ensemble(encoder, named, templates), strict=True))
 
     def guess(self, vectors: np.ndarray, top: int) -> list[list[Guess]]:
         """The `top` most probable labels of each unit vector (n, D), best first."""

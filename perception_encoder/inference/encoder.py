@@ -50,7 +50,7 @@ class Feature:
     """"attn" (the model's own pooling and projection, after the last layer), "cls" (class token), "mean" or "tokens"
     (patch tokens, row by row)."""
     normalize: bool = True
-    """Vectors of unit length; of a video: the mean of its unit frame vectors, made unit again."""
+    """Vectors of unit length; of a video: the mean of its frames' vectors, each of its own length, made unit length."""
     frames: int = 8
     """Uniform frames of a video."""
 
@@ -279,7 +279,10 @@ class Encoder:
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: UInt8[Tensor, "B 3 H W"], feature: Feature) -> Float[Tensor, "B *N D"]:
-        """Vectors of pictures that went through `transform.pixels`: float32 (B, D), or tokens (B, N, D), on the CPU."""
+        """Vectors of pictures that went through `transform.pixels`: float32 (B, D), or tokens (B, N, D), on the CPU.
+
+        Those of a video's frames are averaged before they are made unit length, so ask for them without `normalize`.
+        """
         visual = self.visual
         batch = to_float(pixels.to(self.device)).to(self.dtype)
         if feature.pool == "attn":

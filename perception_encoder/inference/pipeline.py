@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -168,7 +168,7 @@ def _encode_batch(encoder: Encoder, batch: list[Request[K]], feature: Feature, a
             pictures.add(position, opened.images)
         else:
             pictures.add(position, [opened])
-    vectors = {p: _join(found, feature) if p in times else found[0] for p, found in pictures.encode_rest().items()}
+    vectors = {p: _join(found, feature, p in times) for p, found in pictures.encode_rest().items()}
     if texts:
         vectors |= zip(texts, encoder.embed_texts(list(texts.values()), feature), strict=True)
     return [
@@ -183,7 +183,8 @@ class _Pictures:
     """Collects the pictures and frames of a batch and encodes them some at a time, so that memory stays bounded."""
 
     def __init__(self, encoder: Encoder, feature: Feature, at_once: int) -> None:
-        self._encoder, self._feature, self._at_once = encoder, feature, at_once
+        self._encoder, self._at_once = encoder, at_once
+        self._feature = replace(feature, normalize=False)  # frames are averaged first
         self._waiting: list[tuple[int, Tensor]] = []  # input's position, uint8 (3, H, W)
         self._vectors: dict[int, list[Tensor]] = {}
 
@@ -205,13 +206,18 @@ class _Pictures:
         return self._vectors
 
 
-def _join(frames: list[Tensor], feature: Feature) -> Tensor:
-    """The vector of a video: the mean of its frames' (D,), made unit again; of tokens, all of them (F, N, D)."""
-    stacked = torch.stack(frames)
-    if feature.pool == "tokens":
-        return stacked
-    mean = stacked.mean(dim=0)
-    return F.normalize(mean, dim=-1) if feature.normalize else mean
+def _join(frames: list[Tensor], feature: Feature, video: bool) -> Tensor:
+    """The vector of an image, or of a video the mean of its frames' (D,); of tokens, all of them ((F,) N, D).
+
+    `frames` are not normalised; the result is, as `feature` says.
+    """
+    if not video:
+        vectors = frames[0]
+    elif feature.pool == "tokens":
+        vectors = torch.stack(frames)
+    else:
+        vectors = torch.stack(frames).mean(dim=0)
+    return F.normalize(vectors, dim=-1) if feature.normalize else vectors
 
 
 def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int) -> Iterator[R]:

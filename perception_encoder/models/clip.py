@@ -38,12 +38,15 @@ class CLIP(nn.Module):
     def encode_video(
         self, videos: Float[Tensor, "B F 3 H W"], normalize: bool = False
     ) -> Float[Tensor, "B output_dim"]:
-        """Mean of the frames' embeddings; with `normalize`, of their unit vectors, made unit again."""
+        """Mean of the frames' embeddings, each of its own length; with `normalize`, that mean made unit length.
+
+        Training, evaluation and `Encoder.encode` average the same way.
+        """
         if videos.dim() != 5:
             raise ShapeError(f"videos have the shape {tuple(videos.shape)}; it must be (batch, frames, 3, H, W)")
         if videos.shape[1] == 0:
             raise ShapeError("videos have no frames; a video needs at least one")
-        frames = self.encode_image(videos.flatten(0, 1), normalize).unflatten(0, videos.shape[:2])
+        frames = self.encode_image(videos.flatten(0, 1)).unflatten(0, videos.shape[:2])
         features = frames.mean(dim=1)
         return F.normalize(features, dim=-1) if normalize else features
 

@@ -26,7 +26,10 @@ class ModelEntry:
     timm_tag: str = "fb"
     open_clip: str | None = None
     published: dict[str, float] = field(default_factory=dict)
-    """Published zero-shot results, in percent: {"imagenet", "kinetics400", "coco_t2i", "robustness"}."""
+    """Published zero-shot results, in percent: {"imagenet", "kinetics400", "coco_t2i", "robustness"}.
+
+    "coco_t2i" is text-to-image R@1, very probably with dual softmax: the reference's first release cannot turn it off.
+    """
     licence: str = "Apache-2.0"
 
     @property

@@ -1,4 +1,4 @@
-"""Frames of a video in memory, and which ones to take of how many: n uniform ones, i·(T−1)/(n−1) (section 2.2)."""
+"""Frames of a video in memory, and which ones to take of how many: n uniform ones, ⌊i·(T−1)/(n−1)⌋ (section 2.2)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ class VideoFrames:
 
 
 def frame_indices(total: int, count: int) -> list[int]:
-    """`count` uniform indices into `total` frames, i·(total−1)/(count−1), halves rounded up; the first for one."""
+    """`count` uniform indices into `total` frames, i·(total−1)/(count−1) rounded down; the first for one.
+
+    The one formula for the frames of a video, in training, `Encoder.encode` and evaluation: that of the reference's
+    evaluation. Raises ConfigError where either is less than 1.
+    """
     if total < 1 or count < 1:
         raise ConfigError(f"{count} of {total} frames: both must be at least 1")
-    steps = max(1, count - 1)
-    return [(2 * i * (total - 1) + steps) // (2 * steps) for i in range(count)]
+    return [i * (total - 1) // max(1, count - 1) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Videos to frames: n uniform frames i·(T−1)/(n−1) of the T that a video holds (section 2.2), with their times.
+"""Videos to frames: n uniform frames ⌊i·(T−1)/(n−1)⌋ of the T that a video holds (section 2.2), with their times.
 
 Reading the packets without decoding them gives T and every frame's time, whatever the container claims and however
 the rate varies. Frames far apart are then reached by seeking to the key frame before each, where the container's

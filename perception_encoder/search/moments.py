@@ -2,7 +2,9 @@
 
 Frames are sampled at a steady rate and make windows: a window ends where the picture changes at a stroke (colours all
 over it are others than a frame before) or where it gets too long. Neighbouring windows that are alike are one moment,
-so that a long take of one thing is one. A moment's vector is the mean of its frames', as a video's is (section 2.2).
+so that a long take of one thing is one. A moment's vector is the mean of its frames' unit vectors, made unit again, so
+that each frame counts alike, as in the likeness by which moments are cut. (A whole video's, by `Encoder.encode`, is the
+mean of its frames' vectors as long as the model makes them.)
 Of a closed window only its sum and its most typical frame are kept, so that a long video needs little memory.
 """
 

@@ -23,7 +23,7 @@ class ColourBlind(ColourEncoder):
 
     name = "blind"
 
-    def encode_images(self, images):
+    def encode_images(self, images, normalize=True):
         return np.tile(np.float32([1, 0, 0]), (len(images), 1))
 
 
@@ -66,15 +66,30 @@ def test_classification_of_folders(run_pe, photos: Path, tmp_path: Path) -> None
     ]
 
 
-def test_a_table_of_videos_with_the_templates_of_kinetics(run_pe, tmp_path: Path) -> None:
+def noting(prompts: list[str], encode):
+    """The method, which keeps its texts as well."""
+
+    def encode_texts(self, texts):
+        prompts.extend(texts)
+        return encode(self, texts)
+
+    return encode_texts
+
+
+def test_a_table_of_videos_with_the_templates_of_kinetics(
+    run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "A_000001_000011.mp4").write_bytes(clip(10))
-    rows = ["label,youtube_id,time_start,time_end,split", "white,A,1,11,val", "red,gone,0,10,val"]
+    prompts: list[str] = []
+    monkeypatch.setattr(ColourEncoder, "encode_texts", noting(prompts, ColourEncoder.encode_texts))
+    rows = ["label,youtube_id,time_start,time_end,split", "white (not red),A,1,11,val", "red,gone,0,10,val"]
     (tmp_path / "k.csv").write_text("\n".join(rows), encoding="utf-8")
     options = ("--split", "val", "--prompts", "kinetics", "--transform", "squash", "--frames", "2")
     run = run_pe("eval", "classification", "any", "--data", tmp_path / "k.csv", *options)
     assert run.status == output.SOME_SKIPPED
     assert "skipped gone_000000_000010: no such file" in run.stderr and "1 of 2 inputs skipped" in run.stderr
     assert "kinetics" in run.stdout
+    assert "a video of white not red." in prompts and not any("(" in prompt for prompt in prompts)
 
 
 def test_retrieval_of_captions(run_pe, tmp_path: Path) -> None:

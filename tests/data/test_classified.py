@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,13 @@ def objectnet(tmp_path: Path) -> dict[str, Path]:
 
 def test_objectnet_keeps_what_has_a_counterpart_under_its_own_names(tmp_path: Path) -> None:
     files = objectnet(tmp_path)
-    options = ClassOptions(classes=str(files["names"]), mapping=files["counterparts"], trim=2)
+    options = ClassOptions(classes=str(files["names"]), mapping=files["counterparts"])
     task = only(load_tasks(tmp_path / "images", "test", options))
-    assert (task.labels, task.classes, task.trim) == (("alarm_clock", "bench"), ("alarm_clock", "bench"), 2)
-    assert (task.names["bench"], task.accepted) == ("Bench", {})
+    assert (task.labels, task.classes, task.trim) == (("alarm_clock", "bench"), ("alarm_clock", "bench"), 0)
+    assert task.names == {"alarm_clock": "alarm clock", "bench": "bench"} and task.accepted == {}
+    assert only(load_tasks(tmp_path / "images", "test", replace(options, trim=2))).trim == 2
+    plain = only(load_tasks(tmp_path / "images", "test", ClassOptions(classes=str(files["names"]))))
+    assert plain.names["bench"] == "Bench"  # without a mapping names stay as they are
 
 
 def test_objectnet_maps_onto_imagenet(tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ class ColourEncoder:
         self.pictures = 0
         self.texts = 0
 
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
         self.pictures += len(images)
-        means = [np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=(0, 1)) for image in images]
-        return unit(np.stack(means))
+        means = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=(0, 1)) for image in images])
+        return unit(means) if normalize else means
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         self.texts += len(texts)

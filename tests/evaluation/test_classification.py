@@ -32,6 +32,33 @@ def test_accuracies_count_by_class_and_by_item() -> None:
     assert (top1.name, top1.value) == ("top-1", 0.5)
 
 
+@pytest.mark.parametrize("sizes", [[1] * 30, [2] * 20, [1] * 5 + [12] * 5], ids=["one", "two", "one or twelve"])
+def test_intervals_of_few_items_a_class_hold_the_truth(sizes: list[int]) -> None:
+    """Of 95 % intervals at least 90 % hold it; drawn within classes of one item, none would."""
+    rng = np.random.default_rng(0)
+    classes = tuple(f"{number:02}" for number in range(len(sizes)))
+    labels = tuple(label for label, size in zip(classes, sizes, strict=True) for _ in range(size))
+    features = Features(np.zeros((len(labels), 2), np.float32), tuple(map(str, range(len(labels)))), labels)
+    targets, held = features.targets(classes), 0
+    for trial in range(100):
+        chances = rng.beta(4, 2, len(classes))  # of being right, by class
+        right = rng.random(len(labels)) < chances[targets]
+        metric = measure(accuracies(np.where(right, targets, -1), features, classes)[0], seed=trial)
+        by_class = [right[targets == number].mean() for number in range(len(classes))]
+        assert metric.value == pytest.approx(np.mean(by_class))
+        held += metric.ci[0] <= chances.mean() <= metric.ci[1]
+    assert held >= 90
+
+
+def test_items_are_drawn_within_classes_of_many_items() -> None:
+    """Where one class is always right and the other never, nothing but the numbers of both could vary."""
+    for size, width in ((10, 0.0), (9, 0.2)):
+        features = Features(np.zeros((2 * size, 2), np.float32), tuple(map(str, range(2 * size))), ("a", "b") * size)
+        by_class = measure(accuracies(np.zeros(2 * size, int), features, ("a", "b"))[0])
+        assert by_class.value == pytest.approx(0.5)
+        assert (by_class.ci[1] - by_class.ci[0] > width) == (width > 0)
+
+
 def test_one_class_is_no_task() -> None:
     check_classes("clothing", ("hat", "shoes"))
     with pytest.raises(DataError, match="clothing has only the class 'hat'"):

@@ -14,9 +14,10 @@ from perception_encoder.data.media_folder import Clip
 from perception_encoder.errors import DataError, MediaDecodeError, ModelError
 from perception_encoder.evaluation import features as module
 from perception_encoder.evaluation.features import encode_pictures, relabel
+from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video import read_frames
-from tests.clips import clip
-from tests.evaluation.colours import ColourEncoder, picture
+from tests.clips import clip, number_of
+from tests.evaluation.colours import ColourEncoder, picture, unit
 
 COLOURS = ("red", "green", "blue", "red", "white")
 
@@ -54,8 +55,8 @@ def test_a_task_of_undecodable_pictures_is_a_data_error() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_vectors_that_are_not_finite_are_a_model_error(value: float) -> None:
     class Broken(ColourEncoder):
-        def encode_images(self, images):
-            vectors = super().encode_images(images)
+        def encode_images(self, images, normalize=True):
+            vectors = super().encode_images(images, normalize)
             vectors[1, 2] = value
             return vectors
 
@@ -76,11 +77,28 @@ def test_a_video_is_the_mean_of_its_frames_made_unit(tmp_path) -> None:
     clips = LabelledPictures("clips", tuple("abcd"), sources, tuple("wxyz"))
     found = encode_pictures(ColourEncoder(), clips, frames=4)
     for row, (start, end) in ((1, (None, None)), (2, (0.4, 0.8))):
-        frames = ColourEncoder().encode_images(read_frames(tmp_path / "v.mp4", frames=4, start=start, end=end).images)
-        mean = frames.mean(axis=0)
+        images = read_frames(tmp_path / "v.mp4", frames=4, start=start, end=end).images
+        mean = ColourEncoder().encode_images(images, normalize=False).mean(axis=0)
         np.testing.assert_allclose(found.vectors[row], mean / np.linalg.norm(mean), rtol=1e-5)
+    assert found.vectors[0].tolist() == ColourEncoder().encode_images([open_image(picture("red"))])[0].tolist()
     assert np.abs(found.vectors[1] - found.vectors[2]).max() > 0
     assert [(failure.source, failure.reason) for failure in found.failures] == [("d", "no such file")]
+
+
+class Counting(ColourEncoder):
+    """Frame 0 is (1, 0), frame n is (0, 3n)."""
+
+    def encode_images(self, images, normalize=True):
+        numbers = np.array([number_of(image) for image in images], np.float32)
+        vectors = np.stack([numbers == 0, 3 * numbers], axis=1).astype(np.float32)
+        return unit(vectors) if normalize else vectors
+
+
+def test_frames_are_averaged_as_long_as_the_model_makes_their_vectors(tmp_path) -> None:
+    (tmp_path / "v.mp4").write_bytes(clip(2))
+    clips = LabelledPictures("clips", ("a",), (tmp_path / "v.mp4",), ("x",))
+    (vector,) = encode_pictures(Counting(), clips, frames=2).vectors
+    np.testing.assert_allclose(vector, np.array([1, 3]) / 10**0.5, rtol=1e-5)  # of unit vectors: (1, 1) / 2**0.5
 
 
 def test_a_video_of_one_frame_is_that_frame(tmp_path) -> None:

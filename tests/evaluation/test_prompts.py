@@ -7,7 +7,13 @@ import pytest
 
 from perception_encoder.data.captions import DRAWING_TEMPLATES, PHOTO_TEMPLATES
 from perception_encoder.errors import ConfigError, ModelError
-from perception_encoder.evaluation.prompts import IMAGENET_TEMPLATES, KINETICS_TEMPLATES, PROMPTS, ensemble
+from perception_encoder.evaluation.prompts import (
+    IMAGENET_TEMPLATES,
+    KINETICS_TEMPLATES,
+    PROMPTS,
+    ensemble,
+    prompted_name,
+)
 from tests.evaluation.colours import ColourEncoder, unit
 
 
@@ -59,3 +65,9 @@ def test_texts_without_a_finite_vector_are_a_model_error() -> None:
 
     with pytest.raises(ModelError, match=r"colours gives NaN or infinity in 80 of 80 vectors of the prompts"):
         ensemble(Broken(), ["cat"], IMAGENET_TEMPLATES)
+
+
+def test_kinetics_classes_lose_their_parentheses() -> None:
+    label = "passing American football (in game)"
+    assert prompted_name(label, "kinetics") == "passing American football in game"
+    assert prompted_name(label, "imagenet") == label

@@ -77,7 +77,7 @@ def test_an_encoder_is_shown_changed_pictures() -> None:
     class Mean:
         name = "mean"
 
-        def encode_images(self, images: list[Image.Image]) -> np.ndarray:
+        def encode_images(self, images: list[Image.Image], normalize: bool = True) -> np.ndarray:
             return np.stack([array(image).mean(axis=(0, 1)) for image in images])
 
     found = Changed(Mean(), grey).encode_images([picture(), picture().convert("L")])
