@@ -101,7 +101,7 @@ def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 def _offset(tar: tarfile.TarFile) -> int:
     """Where the next header is looked for."""
-    return tar.offset  # type: ignore[attr-defined, no-any-return]
+    return tar.offset
 
 
 def _check_end(stream: BinaryIO, end: int, size: int) -> None:

@@ -117,7 +117,8 @@ def _decoding(name: str) -> Iterator[None]:
     except MemoryError:
         raise MediaTooLargeError(name, "does not fit in memory") from None
     except av.error.FFmpegError as error:
-        raise MediaDecodeError(name, f"cannot be decoded, it is damaged: {error.strerror or one_line(error)}") from error
+        reason = error.strerror or one_line(error)
+        raise MediaDecodeError(name, f"cannot be decoded, it is damaged: {reason}") from error
     except Exception as error:
         raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
 
