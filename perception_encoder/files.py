@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from perception_encoder.errors import OutputError
@@ -24,13 +25,14 @@ def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) 
 
 
 @contextmanager
-def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+def replacing(path: Path, temporary: Path | None = None, through_link: bool = True) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; it becomes `path` once it is whole and on the disk, or goes.
 
     `temporary`: on the same disk; by default a hidden one beside `path`, whose folder is made. A link stays one: what
-    it leads to is replaced. Raises OutputError where a file would replace a folder, or anything a device.
+    it leads to is replaced, or without `through_link` the link itself, so that nobody chooses what is replaced by
+    laying a link. Raises OutputError where a file would replace a folder, or anything a device.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = path.resolve() if path.is_symlink() and through_link else path
     if temporary is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -59,19 +61,43 @@ def _check_kind(path: Path, folder: bool) -> None:
 def holding(path: Path, taken: str) -> Iterator[None]:
     """Hold a lock file until the block ends, or this process does, however it ends; OutputError(taken) if another does.
 
-    On Windows nothing is held: there, two writers at once are the user's to avoid.
+    Its content stays as it is; OutputError if it is a link or no regular file. On Windows nothing is held: there, two
+    writers at once are the user's to avoid.
     """
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with open(path, "w") as file:
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError:
+        if path.is_symlink():
+            raise OutputError(f"{path} is a link, which a lock may not be; remove it") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OutputError(f"{path} is not a regular file, which a lock has to be; remove it")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise OutputError(taken) from None
         yield
+    finally:
+        os.close(handle)
+
+
+def restrict(folder: Path, like: Path) -> None:
+    """Take from a folder and all in it the permissions that the folder `like` does not give to group and others."""
+    if os.name == "nt":
+        return
+    allowed = stat.S_IMODE(like.stat().st_mode) | 0o700
+    for root, _, names in os.walk(folder):
+        for path in [Path(root), *(Path(root, name) for name in names)]:
+            mode = path.lstat().st_mode
+            if mode & 0o077 & ~allowed and not stat.S_ISLNK(mode):
+                with suppress(PermissionError):  # another user's, as in a shared folder
+                    path.chmod(stat.S_IMODE(mode) & (allowed | ~0o077))
 
 
 def remove(path: Path) -> None:

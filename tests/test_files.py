@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import holding, replacing, writing
+from perception_encoder.files import holding, replacing, restrict, writing
 
 
 def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,3 +65,48 @@ def test_a_lock_is_held_by_one_and_freed(tmp_path: Path) -> None:
         pass
     with holding(tmp_path / "lock", "taken"):
         pass
+
+
+def test_a_lock_leaves_what_is_there_alone(tmp_path: Path) -> None:
+    victim, lock = tmp_path / "diary.txt", tmp_path / "lock"
+    victim.write_text("dear diary")
+    lock.symlink_to(victim)
+    with pytest.raises(OutputError, match="lock is a link, which a lock may not be; remove"), holding(lock, "taken"):
+        pass
+    lock.unlink()
+    os.link(victim, lock)
+    with holding(lock, "taken"):
+        pass
+    assert victim.read_text() == "dear diary"
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(OutputError, match="is not a regular file"), holding(lock, "taken"):
+        pass
+
+
+def test_a_link_is_replaced_itself_where_it_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("dear diary")
+    (tmp_path / "link").symlink_to(tmp_path / "diary.txt")
+    with replacing(tmp_path / "link", through_link=False) as temporary:
+        temporary.write_text("new")
+    assert not (tmp_path / "link").is_symlink() and (tmp_path / "link").read_text() == "new"
+    assert (tmp_path / "diary.txt").read_text() == "dear diary"
+
+
+def test_permissions_are_taken_and_never_given(tmp_path: Path) -> None:
+    like, folder = tmp_path / "like", tmp_path / "folder"
+    for path in (like, folder, folder / "deep"):
+        path.mkdir()
+    (folder / "deep" / "a").touch()
+    (folder / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside").touch(mode=0o644)
+    for path, mode in ((folder, 0o755), (folder / "deep", 0o700), (folder / "deep" / "a", 0o666), (like, 0o750)):
+        path.chmod(mode)
+    restrict(folder, like)
+    modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "deep", folder / "deep" / "a")]
+    assert modes == [0o750, 0o700, 0o640]
+    like.chmod(0o100)
+    restrict(folder, like)
+    modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "deep", folder / "deep" / "a")]
+    assert modes == [0o700, 0o700, 0o600]
+    assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o644

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 import numpy as np
@@ -30,6 +29,7 @@ from perception_encoder.data.captions import concept
 from perception_encoder.data.labelled import UNSEEN_LABELS, UNSEEN_SOURCE
 from perception_encoder.data.shards import PICTURES, VIDEOS, split_member
 from perception_encoder.data.sources import NEVER_TRAINED
+from perception_encoder.data.tars import TarEntry, read_entry, walk_tar
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError
 from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.source import escape_name, one_line
@@ -39,7 +39,7 @@ MEDIA = {"picture": PICTURES, "video": VIDEOS}
 PARTS = (*MEDIA, *TEXTS)
 OPEN = 64  # tables of shards that are kept in memory
 GUARDED = NEVER_TRAINED | {UNSEEN_SOURCE}  # sources of which training must not see all
-_FORM = "3"  # of the table; part of its name
+_FORM = "4"  # of the table; part of its name
 _PAUSES = (0.2, 1.0)  # seconds before a connection that broke off is tried again
 _EXTRAS = {"http": ("aiohttp", "train"), "https": ("aiohttp", "train"), "s3": ("s3fs", "s3")}
 _WHOLE = "its server sends whole files only; put simplecache:: before the URL, or download the shards"
@@ -143,7 +143,7 @@ def _patiently(work: Callable[[], T]) -> T:
     for pause in _PAUSES:
         try:
             return work()
-        except (FileNotFoundError, PermissionError, tarfile.TarError, ValueError, DataError):
+        except (FileNotFoundError, PermissionError, ValueError, DataError):
             raise  # the same would come again
         except Exception:  # each kind of storage raises its own
             time.sleep(pause)
@@ -168,9 +168,7 @@ def _find_table(url: str) -> Path:
         except DataError as error:
             raise DataError(f"{url}: {error}") from None
         except Exception as error:  # each kind of storage raises its own
-            tar = isinstance(error, (tarfile.TarError, ValueError))
-            problem = "not a readable tar file" if tar else "cannot be read"
-            raise DataError(f"{url}: {problem}: {one_line(error)}") from error
+            raise DataError(f"{url}: cannot be read: {one_line(error)}") from error
         with writing(place, note="set XDG_CACHE_HOME to a folder for caches"), replacing(place) as temporary:
             pq.write_table(table, temporary)
     return place
@@ -203,14 +201,14 @@ def cache_folder() -> Path:
 
 
 def _make_table(url: str, size: int) -> pa.Table:
-    """Go over a tar; tarfile.ReadError where it is none, or is cut."""
+    """Go over a tar; DataError if it is none, or is damaged."""
     keys, ranges, unseen = list[str](), list[list[tuple[int, int]]](), list[bool]()
     samples, of_unseen, sources = Counter[str](), Counter[str](), set[str]()
     fields: tuple[str, ...] | None = None
-    with fsspec.open(url, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-        for key, members in groupby(_files(tar), lambda member: split_member(member.name)[0]):
+    with fsspec.open(url, "rb") as stream:
+        for key, members in groupby(_entries(stream, size), lambda member: split_member(member.name)[0]):
             parts = {split_member(member.name)[1]: member for member in members}
-            said = _object(tar, parts["json"]) if "json" in parts else {}
+            said = _object(stream, parts["json"]) if "json" in parts else {}
             fields = tuple(said) if fields is None and "json" in parts else fields
             sources |= GUARDED & {str(said.get("source"))}
             unseen.append("label" in said and concept(said) in UNSEEN_LABELS)
@@ -219,9 +217,9 @@ def _make_table(url: str, size: int) -> pa.Table:
             media = [next((parts[name] for name in names if name in parts), None) for names in MEDIA.values()]
             found = [*media, *(parts.get(name) for name in TEXTS)]
             keys.append(key)
-            ranges.append([(-1, 0) if each is None else (each.offset_data, each.size) for each in found])
-            if any(each is not None and each.offset_data + each.size > size for each in found):
-                raise tarfile.ReadError("it ends inside of a file")
+            if odd := next((each for each in found if each is not None and each.problem), None):
+                raise DataError(f"{escape_name(odd.name)} {odd.problem}")
+            ranges.append([(-1, 0) if each is None else (each.offset, each.size) for each in found])
     summary = ShardSummary(
         url=url,
         size=size,
@@ -237,19 +235,18 @@ def _make_table(url: str, size: int) -> pa.Table:
     return pa.table(columns).replace_schema_metadata({"shard": json.dumps(asdict(summary))})
 
 
-def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-        if member.isreg() and not member.issparse():
-            yield member
-
-
-def _object(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
-    """What a sample's JSON says; nothing where it is no object, which is said when the sample is read."""
-    stream = tar.extractfile(member)
-    assert stream is not None
+def _entries(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
     try:
-        value: Any = json.loads(stream.read())
+        yield from walk_tar(stream, size)
+    except DataError as error:
+        raise DataError(f"not a readable tar file: {error}") from error
+
+
+def _object(stream: BinaryIO, member: TarEntry) -> dict[str, Any]:
+    """What a sample's JSON says; nothing where it is no object, which is said when the sample is read."""
+    content = read_entry(stream, member)
+    try:
+        value: Any = json.loads(content)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perception_encoder.data.tars import read_entry, walk_tar
 from perception_encoder.errors import DataError
 from perception_encoder.files import replacing, writing
 
@@ -76,7 +78,7 @@ def to_json(metadata: Mapping[str, Any]) -> bytes:
 def read_shard(path: Path) -> Iterator[ShardSample]:
     """Read a shard's samples in order; members that are neither pictures nor JSON are passed over.
 
-    Raises `DataError` for a file that is no tar, or is cut, and for a picture without a JSON object beside it that
+    Raises `DataError` for a file that is no tar, or is damaged, and for a picture without a JSON object beside it that
     has a `source` and a `label`.
     """
     waiting: dict[str, dict[str, bytes]] = {}
@@ -101,16 +103,13 @@ def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Read the files of a tar that have one of some extensions, in order; `DataError` where it is no tar, or cut."""
+    """Read the files of a tar that have one of some extensions, in order; `DataError` if it is no tar, or damaged."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile() or split_member(member.name)[1] not in extensions:
-                    continue
-                stream = tar.extractfile(member)
-                assert stream is not None
-                yield member.name, stream.read()
-    except (OSError, tarfile.TarError) as error:
+        with path.open("rb") as stream:
+            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
+                if split_member(entry.name)[1] in extensions:
+                    yield entry.name, read_entry(stream, entry)
+    except (OSError, DataError) as error:
         raise DataError(f"{path}: not a readable tar file ({error})") from error
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import remove
-from perception_encoder.inference.lance import connect
+from perception_encoder.inference.lance import connect, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
 
@@ -201,11 +201,15 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
             rows = pq.read_table(path)
             vectors = rows["vector"]
         elif path.suffix == ".lance" and path.is_dir():
-            rows = connect(path.parent).open_table(path.stem).to_arrow()
+            with without_panics():
+                rows = connect(path.parent).open_table(path.stem).to_arrow()
             vectors = rows["vector"]
         else:
             return None
-    except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
+        settings = json.loads((rows.schema.metadata or {}).get(METADATA.encode(), b"{}"))
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are no JSON object")
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
         raise OutputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     if isinstance(vectors, pa.ChunkedArray):
         if not pa.types.is_fixed_size_list(vectors.type):
@@ -213,8 +217,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
         flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = flat.astype(np.float32).reshape(len(rows), -1)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    metadata = (rows.schema.metadata or {}).get(METADATA.encode(), b"{}")
-    return rows, vectors / np.maximum(lengths, 1e-12), json.loads(metadata)
+    return rows, vectors / np.maximum(lengths, 1e-12), settings
 
 
 def _read_folder(folder: Path) -> tuple[pa.Table, np.ndarray]:

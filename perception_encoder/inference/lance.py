@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception_encoder.errors import MissingExtraError, OutputError
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import escape_name, one_line
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection
+
+
+@contextmanager
+def without_panics() -> Iterator[None]:
+    """Turn a panic of LanceDB over damaged files, which is no Exception, into a RuntimeError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(one_line(error)) from None
 
 
 def connect(folder: Path) -> DBConnection:

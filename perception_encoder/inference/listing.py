@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import glob
 import os
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from perception_encoder.data.tables import TABLE_SUFFIXES, Row, read_rows
-from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.data.tars import walk_tar
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import HEAD, MEDIA_SUFFIXES, Media, resolve, sniff, split_range
 from perception_encoder.preprocess.source import escape_name, one_line, open_source
@@ -170,20 +170,16 @@ def _is_media(path: Path) -> bool:
 
 def _list_tar(path: Path) -> Iterator[Item]:
     try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                if _is_media_member(member):
-                    name = f"{escape_name(path)}/{escape_name(member.name)}"
-                    yield Item(name, name, TarMember(path, member.offset_data, member.size))
-    except (tarfile.TarError, OSError, ValueError) as error:
-        yield _problem(path, f"cannot be read as a tar: {one_line(error)}")
-
-
-def _is_media_member(member: tarfile.TarInfo) -> bool:
-    path = Path(member.name)
-    whole = member.isreg() and not member.issparse()
-    return whole and not path.name.startswith(".") and path.suffix.lower() in MEDIA_SUFFIXES
+        with path.open("rb") as stream:
+            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
+                inside = Path(entry.name)
+                if inside.name.startswith(".") or inside.suffix.lower() not in MEDIA_SUFFIXES:
+                    continue
+                name = f"{escape_name(path)}/{escape_name(entry.name)}"
+                problem = MediaDecodeError(name, entry.problem) if entry.problem else None
+                yield Item(name, name, TarMember(path, entry.offset, entry.size), problem=problem)
+    except (DataError, OSError) as error:
+        yield _problem(path, f"cannot be read as a tar: {error}")
 
 
 def _list_table(path: Path) -> Iterator[Item]:

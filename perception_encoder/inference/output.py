@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from perception_encoder.inference.formats import (
 )
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, Failure, Result
+from perception_encoder.preprocess.source import one_line
 
 _SHARD_BYTES = 64 << 20
 _SHARD_SECONDS = 15.0  # the work that a kill may cost
@@ -123,14 +124,19 @@ class EmbeddingWriter:
         self._held.enter_context(holding(self.parts / "lock", f"another run is writing {self.out}"))
         resumes = manifest.is_file()
         if resumes:
-            self._check_settings(json.loads(manifest.read_text(encoding="utf-8")))
+            with self._reading(manifest):
+                earlier = json.loads(manifest.read_text(encoding="utf-8"))
+                if not isinstance(earlier, dict):
+                    raise ValueError("it is no JSON object")
+            self._check_settings(earlier)
         for leftover in self.parts.iterdir():  # of a run that was killed as it wrote or, without a manifest, tidied up
             if leftover.suffix == ".tmp" or (leftover.suffix == ".parquet" and not resumes):
                 remove(leftover)
         if not resumes:
             with self._replacing(manifest) as temporary:
                 temporary.write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
-        self.shards = sorted(map(Shard.from_path, self.parts.glob("*.parquet")), key=lambda shard: shard.first)
+        with self._reading(self.parts):
+            self.shards = sorted(map(Shard.from_path, self.parts.glob("*.parquet")), key=lambda shard: shard.first)
 
     def _check_settings(self, earlier: dict[str, Any]) -> None:
         now = self.settings
@@ -147,11 +153,13 @@ class EmbeddingWriter:
         """The items that no finished shard holds; OutputError where they are not those the run began with."""
         items = iter(items)
         for shard in self.shards:
-            with self._writing():
+            with self._reading(shard.path):
                 metadata = read_metadata(shard.path)
-            if digest_of(islice(items, shard.count)) != metadata["digest"]:
+                digest = metadata["digest"]
+                failures = [_failure(*each) for each in metadata["failures"]]
+            if digest_of(islice(items, shard.count)) != digest:
                 raise OutputError(f"the unfinished run in {self.parts} began with other inputs; {self._ways_out}")
-            self.failures += [getattr(errors, kind)(source, reason) for kind, source, reason in metadata["failures"]]
+            self.failures += failures
         return items
 
     def add(self, batch: Sequence[Result[Item]]) -> None:
@@ -196,8 +204,24 @@ class EmbeddingWriter:
         kept = f"{self.parts} keeps what is finished, and the same command goes on from there"
         return writing(self.out, kept if self.shards else "", also=(pa.ArrowException, RuntimeError))
 
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        """Turn what reading a damaged file of the parts raises into an OutputError."""
+        try:
+            yield
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
+            raise OutputError(f"{path} is damaged ({one_line(error)}); delete {self.parts} to start anew") from error
+
     def _replacing(self, path: Path) -> AbstractContextManager[Path]:
-        return replacing(path, self.parts / f"{path.name}.tmp")
+        return replacing(path, self.parts / f"{path.name}.tmp", through_link=path == self.out)
+
+
+def _failure(kind: str, source: str, reason: str) -> InputError:
+    """An error as a shard's metadata have it; ValueError where it is none."""
+    error = getattr(errors, kind)
+    if not (isinstance(error, type) and issubclass(error, InputError)):
+        raise ValueError(f"{kind} is no error of an input")
+    return error(source, reason)
 
 
 def digest_of(items: Iterable[Item]) -> str:

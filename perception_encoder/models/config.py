@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+from typing import Any
 
 from perception_encoder.errors import ConfigError
+
+_RANGES = {
+    "image_size": (1, 8192),
+    "patch_size": (1, 512),
+    "width": (1, 16384),
+    "depth": (1, 256),
+    "heads": (1, 512),
+    "mlp_width": (1, 131072),
+    "output_dim": (1, 16384),
+    "context_length": (1, 8192),
+    "vocabulary": (1, 1 << 20),
+}
+"""Whole numbers that a tower can be built of, well above any published model's, so that no file asks for more."""
+_POOL_HEADS = 8  # of the attention pooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +49,15 @@ class VisionConfig:
     """Width of the bias-free projection after pooling; None for none."""
 
     def __post_init__(self) -> None:
+        _check_fields(self)
+        _check_divides("heads", self.heads, "width", self.width)
+        if self.rope and self.width // self.heads % 4:
+            reason = f"with RoPE width / heads must be a multiple of 4, and width is {self.width}"
+            raise ConfigError(f"heads is {self.heads}; {reason}")
+        if self.attention_pool:
+            _check_divides("the number of pooling heads", _POOL_HEADS, "width", self.width)
+        if self.patch_size > self.image_size:
+            raise ConfigError(f"patch_size is {self.patch_size}; it must be at most image_size, {self.image_size}")
         if self.output_dim and not (self.attention_pool or self.class_token):
             raise ConfigError("a tower that projects needs attention_pool or class_token, to have something to project")
 
@@ -57,3 +82,39 @@ class TextConfig:
     heads: int
     output_dim: int
     vocabulary: int = 49408
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        _check_divides("heads", self.heads, "width", self.width)
+
+
+def _check_fields(config: VisionConfig | TextConfig) -> None:
+    """Raise ConfigError for a field of another type, or out of range."""
+    for field in fields(config):
+        value, annotation = getattr(config, field.name), str(field.type)
+        if value is None and "None" in annotation:
+            continue
+        if annotation == "bool":
+            good, allowed = isinstance(value, bool), "true or false"
+        elif "float" in annotation:
+            good, allowed = _is_number(value) and 0 < value <= 10, "a number above 0, at most 10"
+        else:
+            low, high = _RANGES[field.name]
+            good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+            allowed = f"a whole number from {low} to {high}"
+        if not good:
+            raise ConfigError(f"{field.name} is {_short(value)}; it must be {allowed}")
+
+
+def _check_divides(name: str, value: int, whole_name: str, whole: int) -> None:
+    if whole % value:
+        raise ConfigError(f"{name} is {value}; it must divide {whole_name}, {whole}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

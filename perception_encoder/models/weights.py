@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perception_encoder.errors import CheckpointError, WeightsUnavailableError
+from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from perception_encoder.models.checkpoint import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -149,14 +149,14 @@ def _differences(listed: Any, own: Any) -> dict[str, Any]:
 
 def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
     """The entry with what a file's metadata says otherwise (`_changes`)."""
-    try:
-        towers = {
-            name: dataclasses.replace(getattr(entry, name), **json.loads(metadata[name]))
-            for name in ("vision", "text")
-            if name in metadata
-        }
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"its metadata says what no {entry.name} can be ({error})") from None
+    towers = {}
+    for name in ("vision", "text"):
+        try:
+            if name in metadata:
+                towers[name] = dataclasses.replace(getattr(entry, name), **json.loads(metadata[name]))
+        except (TypeError, ValueError, RecursionError, ConfigError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"its metadata says what no {entry.name} can be ({name}: {reason})") from None
     return dataclasses.replace(entry, **towers)
 
 

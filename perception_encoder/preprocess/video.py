@@ -8,6 +8,7 @@ index can be trusted; else, or where a seek or a damaged packet surprises, every
 from __future__ import annotations
 
 import bisect
+import errno
 import logging
 import math
 import struct
@@ -115,6 +116,9 @@ def _decoding(name: str) -> Iterator[None]:
         raise
     except MemoryError:
         raise MediaTooLargeError(name, "does not fit in memory") from None
+    except av.error.FFmpegError as error:
+        reason = error.strerror or one_line(error)
+        raise MediaDecodeError(name, f"cannot be decoded, it is damaged: {reason}") from error
     except Exception as error:
         raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
 
@@ -205,7 +209,7 @@ def _open(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoSt
     try:
         options = {"format_whitelist": FORMATS}
         container = cast(
-            InputContainer, av.open(stream, options=options, io_open=_refuse_other_files, **_LENIENT)
+            InputContainer, av.open(_Seekable(stream), options=options, io_open=_refuse_other_files, **_LENIENT)
         )
     except (av.error.FFmpegError, ValueError):
         raise MediaDecodeError(name, "is not a video in a format that can be read, or its header is damaged") from None
@@ -219,6 +223,20 @@ def _open(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoSt
         context.options = {"max_pixels": str(MAX_PIXELS)}
         context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
         yield container, videos[0]
+
+
+class _Seekable:
+    """What PyAV reads of a stream: a damaged video may seek anywhere, and PyAV prints what that raises."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.read, self.tell, self._seek = stream.read, stream.tell, stream.seek
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """The new position, or FFmpeg's code for a position that no file has."""
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 def _refuse_other_files(url: str, flags: int, options: dict[str, Any]) -> BinaryIO:

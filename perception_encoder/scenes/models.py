@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.data.captions import name_colours
-from perception_encoder.data.shards import to_json, write_members
+from perception_encoder.data.shards import read_members, to_json, write_members
 from perception_encoder.errors import DataError
 from perception_encoder.scenes.meshes import Mesh
 
@@ -164,16 +163,13 @@ class Library:
     def add(self, path: Path) -> None:
         """Add a file's models; DataError where it is no library."""
         try:
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    key, _, extension = member.name.partition(".")
-                    stream = tar.extractfile(member)
-                    if stream is not None:
-                        self._stored.setdefault(key, {})[extension] = stream.read()
+            for name, content in read_members(path, ("json", "npz", "png")):
+                key, _, extension = name.partition(".")
+                self._stored.setdefault(key, {})[extension] = content
             for key, parts in self._stored.items():
                 if key not in self.about:
                     self.about[key] = _read_about(json.loads(parts["json"]))
-        except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        except (DataError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not a library of models ({error}); `pe data prepare scenes` makes one") from error
 
     def select(self, split: str | None = None) -> list[str]:

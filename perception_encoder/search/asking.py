@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from perception_encoder.inference.encoder import load
 from perception_encoder.search.hits import Hit, find_hits, find_in_index
 from perception_encoder.search.index import Index, Row
 from perception_encoder.search.query import Query, encode_queries
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +34,17 @@ class Answer:
 
 
 def find_indexes(files: Sequence[str]) -> list[Index]:
-    """The indexes of the folders that are named, or of the current one; none unless every folder has one."""
+    """The indexes of the folders that are named, or of the current one; none unless every folder has one.
+
+    A warning is logged for each that is unfinished.
+    """
     folders = [Path(file) for file in files] or [Path()]
-    return [Index.open(folder) for folder in folders] if all(map(Index.exists, folders)) else []
+    indexes = [Index.open(folder) for folder in folders] if all(map(Index.exists, folders)) else []
+    for index in indexes:
+        if index.unfinished:
+            remedy = f"finish it with: pe index {index.folder}"
+            logger.warning("the index of %s is unfinished, so files may be missing; %s", index.folder, remedy)
+    return indexes
 
 
 def folders_to_index(files: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.errors import PerceptionEncoderError
-from perception_encoder.files import remove, replacing
+from perception_encoder.files import remove, replacing, restrict
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 from perception_encoder.search.background import BACKGROUND
@@ -119,8 +119,9 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
             remove(_path(index))
         else:
             told = {**asdict(found), "rows": rows, "weight_hash": index.settings["weight_hash"]}
-            with replacing(_path(index)) as temporary:
+            with replacing(_path(index), through_link=False) as temporary:
                 temporary.write_text(json.dumps(told, indent=2), encoding="utf-8")
+            restrict(index.folder / FOLDER, index.folder)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
         reason = " ".join(str(error).split())[:200]
         logger.warning("the index of %s gives no probabilities: %s", index.folder, reason)
@@ -133,7 +134,7 @@ def _read(index: Index) -> tuple[Calibration, int] | None:
         found, rows = Calibration(slope=float(told["slope"]), midpoint=float(told["midpoint"])), int(told["rows"])
         usable = found.slope > 0 and math.isfinite(found.slope) and math.isfinite(found.midpoint)
         return (found, rows) if usable and told["weight_hash"] == index.settings["weight_hash"] else None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

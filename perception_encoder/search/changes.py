@@ -17,6 +17,8 @@ from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.search.index import FileState
 
 _PIECE = 1 << 20
+_LATEST = (1 << 63) - 1
+"""Nanoseconds since 1970 that an index can hold: April 2262. Later times are this one, as far as it is concerned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,4 +91,5 @@ def _status(item: Item) -> tuple[int, int]:
         status = path.stat()
     except OSError as error:
         raise MediaNotFoundError(item.id, f"cannot be read: {error.strerror or error}") from None
-    return item.source.size if isinstance(item.source, TarMember) else status.st_size, status.st_mtime_ns
+    size = item.source.size if isinstance(item.source, TarMember) else status.st_size
+    return size, min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)

@@ -1,18 +1,18 @@
 """A folder's index: a row for each picture and each moment of a video, in a LanceDB table inside the folder itself.
 
-FOLDER/.pe-index holds the table, `settings.json`, which says whose vectors they are, and a snapshot that lets a search
-start without LanceDB. A write is one commit of whole files: a run that is killed loses what it had not committed and
-doubles nothing, and readers beside a writer see the last commit. There is one writer at a time.
+FOLDER/.pe-index holds the table, `settings.json`, which says whose vectors they are, a snapshot that lets a search
+start without LanceDB, and a seal: checksums of all these. A write is one commit of whole files: a run that is killed
+loses what it had not committed and doubles nothing, and readers beside a writer see the last commit. There is one
+writer at a time.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,12 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
-from perception_encoder.files import holding, remove, replacing, writing
-from perception_encoder.inference.lance import connect
+from perception_encoder.files import holding, remove, restrict, writing
+from perception_encoder.inference.lance import connect, without_panics
 from perception_encoder.search import approximate
-from perception_encoder.search.snapshot import as_matrix, read_commits, read_snapshot, remove_snapshot, write_snapshot
+from perception_encoder.search.seal import check_state, read_state, remove_seal, reopen_seal, write_seal
+from perception_encoder.search.settings import LAYOUT, SETTINGS, identify, read_settings, write_settings
+from perception_encoder.search.snapshot import as_matrix, read_snapshot, remove_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -34,9 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = ".pe-index"
-LAYOUT = 1
-"""Number of the layout of the table; an index of another one is made anew."""
-_TABLE, _SETTINGS, _LOCK = "moments", "settings.json", "lock"
+_TABLE, _LOCK = "moments", "lock"
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers that are at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
@@ -89,21 +89,25 @@ class FileState:
 class Index:
     """An open index; `Index.open` and `Index.create` give one. `settings` are `Encoder.describe`'s, and the layout."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.folder, self.settings = folder, dict(settings)
-        self._snapshot = read_snapshot(folder / FOLDER, _TABLE)
-        self._commits = 0
+        self._state = check_state(folder / FOLDER, _TABLE, whole)
+        self._snapshot = read_snapshot(folder / FOLDER, self._state.snapshot)
+        self._commits, self._made = 0, identify(folder / FOLDER)
 
     @classmethod
-    def open(cls, folder: Path) -> Index:
-        """The index of a folder; SearchIndexError where there is none, or where it is damaged or of another layout."""
+    def open(cls, folder: Path, whole: bool = False) -> Index:
+        """The index of a folder; SearchIndexError where there is none, or where it is damaged or of another layout.
+
+        `whole`: read all its files to see that, not only those that look changed.
+        """
         if not Index.exists(folder):
             raise SearchIndexError(f"{folder} has no index; make one with: pe index {folder}")
         with _sound(folder):
-            settings = json.loads((folder / FOLDER / _SETTINGS).read_text(encoding="utf-8"))
-            if settings["layout"] != LAYOUT:
+            settings = read_settings(folder / FOLDER)
+            if settings.get("layout") != LAYOUT:
                 raise SearchIndexError(f"the index of {folder} is of another version; {_remedy(folder)}")
-            index = cls(folder, settings)
+            index = cls(folder, settings, whole)
         if index._snapshot is None:
             len(index.table)
         return index
@@ -124,19 +128,21 @@ class Index:
         place = folder / FOLDER
         with writing(place, also=(RuntimeError,)):
             place.mkdir(exist_ok=True)
-            remove(place / _SETTINGS)  # first: a table without settings is nobody's
+            remove(place / SETTINGS)  # first: a table without settings is nobody's
             settings = {**settings, "layout": LAYOUT}
+            remove_seal(place)
             remove_snapshot(place)
             remove(place / f"{_TABLE}.lance")
             connect(place).create_table(_TABLE, schema=_schema(int(settings["dimension"])))
-            with replacing(place / _SETTINGS) as temporary:
-                temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        return cls(folder, settings)
+            write_settings(place, settings)
+        index = cls(folder, settings)
+        index._seal()
+        return index
 
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether a folder has an index, sound or not."""
-        return (folder / FOLDER / _SETTINGS).is_file()
+        return (folder / FOLDER / SETTINGS).is_file()
 
     @staticmethod
     @contextmanager
@@ -146,6 +152,7 @@ class Index:
             raise OutputError(f"{folder} is no folder")
         with writing(folder / FOLDER):
             (folder / FOLDER).mkdir(exist_ok=True)
+            restrict(folder / FOLDER, folder)
         with holding(folder / FOLDER / _LOCK, f"another run is writing the index of {folder}"):
             yield
 
@@ -166,11 +173,25 @@ class Index:
         SearchIndexError where the index was made anew meanwhile.
         """
         with self._reading():
-            if json.loads((self.folder / FOLDER / _SETTINGS).read_text(encoding="utf-8")) != self.settings:
+            if read_settings(self.folder / FOLDER) != self.settings:
                 raise SearchIndexError(f"the index of {self.folder} was made anew meanwhile; open it again")
             self.table.checkout_latest()
-            self._snapshot = read_snapshot(self.folder / FOLDER, _TABLE)
+            state = check_state(self.folder / FOLDER, _TABLE)
+            if state != self._state or self._snapshot is None:
+                self._state, self._snapshot = state, read_snapshot(self.folder / FOLDER, state.snapshot)
             return self.table.version
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether `pe index` was stopped, or is at work, so that files may be missing."""
+        return not self._state.complete
+
+    def begin(self) -> None:
+        """Note that changes follow: until `finish`, the index is unfinished."""
+        if self._state.seal is not None:
+            with self._held():
+                seal = reopen_seal(self.folder / FOLDER, self._state.seal)
+                self._state = replace(self._state, seal=seal)
 
     def __len__(self) -> int:
         if self._snapshot is not None:
@@ -218,13 +239,34 @@ class Index:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         self._snapshot = None
-        with writing(self.folder / FOLDER, also=(RuntimeError,)):
+        with self._held():
             yield
+        self._seal()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Write, if the index is still the one that was opened; OutputError if not, before or after, or it fails."""
+        gone = f"the index of {self.folder} was removed or made anew while it was written; give the same command again"
+        if identify(self.folder / FOLDER) != self._made:
+            raise OutputError(gone)
+        with writing(self.folder / FOLDER, also=(RuntimeError, ValueError)), without_panics():
+            yield
+        if identify(self.folder / FOLDER) != self._made:
+            raise OutputError(gone)
+
+    def _seal(self, complete: bool = False, snapshot: int | None = None) -> None:
+        place = self.folder / FOLDER
+        with self._held():
+            version, before = self.table.version, self._state.seal
+            write_seal(place, _TABLE, version, before, complete=complete, snapshot=snapshot)
+            restrict(place, self.folder)
+            self._state = read_state(place, _TABLE)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            yield
+            with without_panics():
+                yield
         except (OSError, ValueError, RuntimeError) as error:
             raise SearchIndexError(
                 f"the index of {self.folder} cannot be read ({_reason(error)}); "
@@ -279,6 +321,7 @@ class Index:
 
     def optimize(self) -> None:
         """Compact what many small commits left; where that fails, it is logged, and the index is as good as before."""
+        self.begin()  # what was sealed may be cleaned up
         try:
             self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
             if len(self) >= _INDEXED_ROWS and not any(index.columns == ["id"] for index in self.table.list_indices()):
@@ -288,16 +331,18 @@ class Index:
             approximate.keep(self.table)
         except (OSError, ValueError, RuntimeError) as error:
             logger.warning("the index of %s could not be compacted: %s", self.folder, _reason(error))
+        self._seal()
 
     def finish(self) -> None:
-        """After all changes: compact, and write the snapshot if it is out of date."""
+        """After all changes: compact, write the snapshot if it is out of date or damaged, and seal all as finished."""
         self.optimize()
-        place = self.folder / FOLDER
-        self._snapshot = read_snapshot(place, _TABLE)
+        place, checksum = self.folder / FOLDER, None
+        self._snapshot = read_snapshot(place, self._state.snapshot)
         if self._snapshot is None:
-            commits = read_commits(place, _TABLE)
-            with writing(place):
-                write_snapshot(place, commits, self._all(None, _names(thumbnails=False)))
+            rows = self._all(None, _names(thumbnails=False))
+            with self._held():
+                checksum = write_snapshot(place, rows)
+        self._seal(complete=True, snapshot=checksum)
 
 
 def among(column: str, values: Iterable[str]) -> str:
@@ -310,8 +355,9 @@ def among(column: str, values: Iterable[str]) -> str:
 def _sound(folder: Path) -> Iterator[None]:
     """Turn what opening an index raises into a SearchIndexError with the remedy."""
     try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        with without_panics():
+            yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise SearchIndexError(f"the index of {folder} is damaged ({_reason(error)}); {_remedy(folder)}") from error
 
 

@@ -64,7 +64,7 @@ def writable_index(
     if source is not None and Path(source).exists():
         source = str(Path(source).absolute())
     with Index.for_writing(folder):
-        index = None if rebuild or not Index.exists(folder) else Index.open(folder)
+        index = None if rebuild or not Index.exists(folder) else Index.open(folder, whole=True)
         encoder = load(source or (index.settings["source"] if index else "builtin"))
         settings = encoder.describe(encoder.feature())
         if index is None:
@@ -116,6 +116,8 @@ def update_index(
     changes = find_changes(index.folder, known)
     report = Report(gone=len(changes.gone), unchanged=changes.unchanged, failures=list(changes.failures))
     digests = {state.digest for state in known.values()}
+    if changes.candidates or changes.gone:
+        index.begin()
     pending = _Pending(index, set(known), report)
     advance = begin(len(changes.candidates))
     files = changes.candidates

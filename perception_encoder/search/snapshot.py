@@ -1,11 +1,12 @@
 """An index's rows in one Arrow file beside the table, mapped into memory, so that a search starts at once.
 
-Loading LanceDB takes longer than a search. The file bears the names of the table's commits; once these are others, it
-is out of date and nobody's, until the next update writes it anew.
+Loading LanceDB takes longer than a search. The seal has its checksum for as long as it says what the table says; once
+the table has another commit, it is out of date and nobody's, until the next update writes it anew.
 """
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from jaxtyping import Float
 
 from perception_encoder.files import remove, replacing
 from perception_encoder.search.exact import best_rows
+from perception_encoder.search.seal import checksum_of
 
 MOST_BYTES = 512 << 20
 """Of vectors: an index with more has no snapshot, and is searched by LanceDB alone."""
-_FILE, _COMMITS = "snapshot.arrow", b"commits"
+_FILE = "snapshot.arrow"
 
 
 class Snapshot:
@@ -41,32 +43,35 @@ def as_matrix(rows: pa.Table) -> Float[np.ndarray, "N D"]:
     return values[column.offset : column.offset + len(column)]
 
 
-def read_snapshot(place: Path, table: str) -> Snapshot | None:
-    """The snapshot in an index's folder, if there is a sound one of the table's last commit."""
+def read_snapshot(place: Path, checksum: int | None) -> Snapshot | None:
+    """The snapshot in an index's folder, if there is one with this CRC-32."""
+    if checksum is None:
+        return None
     try:
         with pa.memory_map(str(place / _FILE)) as source:
-            rows = pa.ipc.open_file(source).read_all()
-        return Snapshot(rows) if rows.schema.metadata[_COMMITS] == read_commits(place, table) else None
+            content = source.read_buffer(source.size())
+            return Snapshot(pa.ipc.open_file(content).read_all()) if zlib.crc32(content) == checksum else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_snapshot(place: Path, commits: bytes, rows: pa.Table) -> None:
-    """Keep a table's rows, those of some commits; whole or not at all. Raises OSError where they cannot be written."""
+def write_snapshot(place: Path, rows: pa.Table) -> int | None:
+    """Keep a table's rows, whole or not at all; their CRC-32, None where they are too many.
+
+    Raises OSError where they cannot be written.
+    """
     if len(rows) * rows["vector"].type.list_size * 4 > MOST_BYTES:
         remove_snapshot(place)
-        return
-    rows = rows.combine_chunks().replace_schema_metadata({_COMMITS: commits})
-    with replacing(place / _FILE) as temporary, pa.ipc.new_file(str(temporary), rows.schema) as writer:
+        return None
+    rows = rows.combine_chunks().replace_schema_metadata()
+    with (
+        replacing(place / _FILE, through_link=False) as temporary,
+        pa.ipc.new_file(str(temporary), rows.schema) as writer,
+    ):
         writer.write_table(rows)
+    return checksum_of(place / _FILE)
 
 
 def remove_snapshot(place: Path) -> None:
     """Remove the snapshot, if there is one."""
     remove(place / _FILE)
-
-
-def read_commits(place: Path, table: str) -> bytes:
-    """Tells a table's state: the names of its commits, which are never given twice."""
-    names = sorted(path.name for path in (place / f"{table}.lance" / "_versions").iterdir())
-    return "\n".join(names).encode()

@@ -351,13 +351,44 @@ def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
         third = tar.getmember("2.jpg")
     Path("cut.tar").write_bytes(Path("t.tar").read_bytes()[: third.offset_data + third.size // 2])
     found = reasons("cut.tar")
-    assert found[:2] == ["image", "image"]
-    assert found[2] == "cut.tar/2.jpg: is cut off: the archive ends early"
-    assert found[3].startswith("cut.tar: cannot be read as a tar: ") and len(found) == 4
+    assert found[:2] == ["image", "image"] and len(found) == 3
+    assert found[2].startswith(f"cut.tar: cannot be read as a tar: damaged at byte {third.offset:,}: ")
+    assert found[2].endswith("it and what comes after it are lost: 2.jpg")
     Path("no.tar").write_bytes(b"no tar at all" * 100)
     assert reasons("no.tar")[0].startswith("no.tar: cannot be read as a tar: ")
     Path("empty.tar").touch()
     assert reasons("empty.tar") == ["empty.tar: cannot be read as a tar: empty file"]
+
+
+def test_a_member_that_claims_a_terabyte_is_reported_and_the_others_are_used(here: Path) -> None:
+    write_tar("t.tar", {"1.jpg": picture(), "2.jpg": b""})
+    whole = Path("t.tar").read_bytes()
+    huge = tarfile.TarInfo("2.jpg")
+    huge.size = 1 << 40  # as tarfile writes it: in base 256
+    header = huge.tobuf(tarfile.GNU_FORMAT)
+    with tarfile.open("t.tar") as tar:
+        at = tar.getmember("2.jpg").offset
+    write(["d/a.jpg", "d/z.jpg"])
+    Path("d/t.tar").write_bytes(whole[:at] + header + whole[at + 512 :])
+    assert reasons("d") == [
+        "image",
+        "image",
+        f"d/t.tar: cannot be read as a tar: damaged at byte {at:,}: a member of 1,099,511,627,776 bytes, "
+        f"but {len(whole) - at - 512:,} follow; it and what comes after it are lost: 2.jpg",
+        "image",
+    ]
+    with open("d/t.tar", "r+b") as file:  # a file with a hole, so that it is as long as it claims
+        file.truncate(at + 512 + (1 << 40) + 1024)
+    (*_, member, _) = reasons("d")
+    assert member.startswith("d/t.tar/2.jpg: has 1,099,511,627,776 bytes; at most 1,073,741,824 are read from a tar")
+
+
+def test_a_sparse_member_is_reported(here: Path) -> None:
+    with tarfile.open("t.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("1.jpg")
+        info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40)}
+        tar.addfile(info)
+    assert reasons("t.tar") == ["t.tar/1.jpg: is stored sparse; make the tar anew without --sparse"]
 
 
 def test_a_compressed_tar_is_refused(here: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +353,56 @@ def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="Not a directory"):
         EmbeddingWriter(tmp_path / "file" / "out.parquet", SETTINGS)
+
+
+def test_damaged_parts_are_one_error(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    stop(out, 6)
+    parts, chance = out.with_name("out.parquet.parts"), random.Random(2504)
+    shard = parts / "000000000002-000002.parquet"
+    for path in (parts / "settings.json", shard):
+        whole = path.read_bytes()
+        for number in range(40):
+            noisy = bytearray(whole)
+            noise = chance.choice((b"\xff\xfe", b"[" * 100_000, b"null", b"-1", b'"', b""))
+            at = chance.choice((0, chance.randrange(len(noisy))))
+            noisy[at : at + chance.choice((1, 4, len(noisy)))] = noise if number else b"[1]"
+            path.write_bytes(noisy)
+            try:
+                write(out, 10, overwrite=True)
+            except OutputError as error:
+                assert "\n" not in str(error) and len(str(error)) < 900
+            else:  # noise that changed nothing but vectors or names
+                out.unlink()
+                stop(out, 6)
+            path.write_bytes(whole)
+    shard.rename(parts / "other.parquet")
+    with pytest.raises(OutputError, match=r"is damaged .*; delete .*parts to start anew"):
+        write(out, 10, overwrite=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
+def test_a_link_in_the_parts_leads_to_no_writing(tmp_path: Path) -> None:
+    out, victim = tmp_path / "out.parquet", tmp_path / "diary.txt"
+    victim.write_text("dear diary")
+    out.with_name("out.parquet.parts").mkdir()
+    for name in ("lock", "settings.json", "settings.json.tmp"):
+        link = out.with_name("out.parquet.parts") / name
+        link.symlink_to(victim)
+        with pytest.raises(OutputError, match=r"link|damaged") if name != "settings.json.tmp" else nullcontext():
+            write(out)
+        link.unlink(missing_ok=True)
+        assert victim.read_text() == "dear diary"
+    out.with_name("gone.parquet.parts").mkdir()
+    out.with_name("gone.parquet.parts").joinpath("settings.json").symlink_to(tmp_path / "nothing")
+    write(tmp_path / "gone.parquet")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_settings_of_a_file_that_are_none_are_an_error(tmp_path: Path) -> None:
+    for number, settings in enumerate((b"\xff", b"[1]", b"{")):
+        path = tmp_path / f"{number}.parquet"
+        rows = pa.table({"path": ["a"], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 0.0]), 2)})
+        pq.write_table(rows.replace_schema_metadata({formats.METADATA: settings}), path)
+        with pytest.raises(OutputError, match=rf"{number}\.parquet cannot be read"):
+            formats.read_embeddings(path)

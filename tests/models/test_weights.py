@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -301,3 +304,59 @@ def test_metadata_that_no_model_can_have(tmp_path: Path, nano: dict[str, Tensor]
     safetensors.torch.save_file(tensors, path, {"model": "PE-Core-N16-128", "vision": changes})
     with pytest.raises(CheckpointError, match="metadata"):
         load_model(path)
+
+
+@pytest.fixture
+def spoken(tmp_path: Path, tower: dict[str, Tensor]) -> Callable[[str], Path]:
+    """A file of the small tower whose metadata says something about it."""
+    tensors = {n: t.contiguous() for n, t in tower.items()}
+
+    def write(changes: str) -> Path:
+        safetensors.torch.save_file(tensors, tmp_path / "odd.safetensors", {"model": TOWER, "vision": changes})
+        return tmp_path / "odd.safetensors"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"depth": 100_000}, "depth is 100000; it must be a whole number from 1 to 256"),
+        ({"heads": 0}, "heads is 0; it must be a whole number from 1 to 512"),
+        ({"heads": 5}, "heads is 5; it must divide width, 192"),
+        ({"heads": 96}, "heads is 96; with RoPE width / heads must be a multiple of 4, and width is 192"),
+        ({"patch_size": 0}, "patch_size is 0; it must be a whole number from 1 to 512"),
+        ({"patch_size": 500, "image_size": 400}, "patch_size is 500; it must be at most image_size, 400"),
+        ({"width": -192}, "width is -192; it must be a whole number from 1 to 16384"),
+        ({"width": 60, "heads": 1, "attention_pool": True}, "the number of pooling heads is 8; it must divide width"),
+        ({"mlp_width": 768.0}, "mlp_width is 768.0; it must be a whole number"),
+        ({"image_size": True}, "image_size is True; it must be a whole number"),
+        ({"output_dim": "9" * 10_000}, "output_dim is '99999"),
+        ({"rope": 3}, "rope is 3; it must be true or false"),
+        ({"layer_scale": 1e999}, "layer_scale is inf; it must be a number above 0, at most 10"),
+        ({"width": None}, "width is None; it must be a whole number"),
+        ({"width": [1]}, r"width is \[1\]; it must be a whole number"),
+    ],
+)
+def test_a_tower_that_cannot_be_is_not_built(spoken, changes: dict[str, object], said: str) -> None:
+    path = spoken(json.dumps(changes))
+    said = rf"odd\.safetensors: its metadata .* {TOWER} can be \(vision: {said}"
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_noise_in_metadata_is_an_error_of_the_checkpoint(spoken) -> None:
+    chance, names = random.Random(2504), [field.name for field in dataclasses.fields(find_model(TOWER).vision)]
+    values = (0, 1, 2, 7, -1, 2**31, 10**12, 10**30, 0.5, -0.0, float("nan"), True, None, "", "12", [], {}, "[" * 999)
+    refused = 0
+    for number in range(40):
+        changes = json.dumps({chance.choice(names): chance.choice(values) for _ in range(chance.choice((1, 2)))})
+        changes = changes[: chance.randrange(len(changes))] if number % 10 == 0 else changes
+        path = spoken("[" * 100_000 if number == 5 else changes)
+        try:
+            load_model(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 25

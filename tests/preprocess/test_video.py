@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import math
+import os
 import weakref
 from collections.abc import Iterator
 from itertools import islice
@@ -422,3 +424,27 @@ def test_sampling_holds_few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "_image", watched)
     for _ in sample_frames(clip(), every=0.1):
         assert sum(ref() is not None for ref in made) <= 4
+
+
+class Disk(io.BytesIO):
+    """A file on a disk, where no file can be so long."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and not 0 <= offset < 1 << 40:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return super().seek(offset, whence)
+
+
+def test_a_video_that_points_beyond_every_file_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """PyAV prints the traceback of a second error of a stream, and raises the first."""
+    whole = clip(12, "asf")
+    decoded = set()
+    for at in range(24, 400, 8):
+        damaged = whole[:at] + b"\x7f" * 8 + whole[at + 8 :]
+        try:
+            decoded.add(len(read_frames(Disk(damaged), "clip", 2).images))
+        except InputError as error:
+            assert str(error).startswith("clip: ") and "Errno" not in str(error) and "\n" not in str(error)
+            decoded.add(0)
+    assert decoded == {0, 2}
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,120 @@
+"""The members of a plain tar: where the bytes of each file are, and an error if the tar is damaged.
+
+`tarfile` ends without a word at a header that it cannot read, and believes every size. Here a tar has to end with an
+end-of-archive block, and each member has to lie inside the file.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from perception_encoder.errors import DataError
+from perception_encoder.preprocess.source import escape_name, one_line
+
+MOST_BYTES = 1 << 30
+"""The largest member that is read: all of it has to fit in memory."""
+_HEADER_BYTES = 1 << 20
+"""More than any header takes, long names included."""
+_PADDING_BYTES = 64 << 20
+"""Zeros that may follow the end of an archive; tar itself fills up its last record, of 10 KiB by default."""
+_DAMAGE = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+"""What tarfile raises for a damaged header; errors of the storage pass as they are."""
+
+
+@dataclass(frozen=True)
+class TarEntry:
+    """A regular file inside a tar."""
+
+    name: str
+    offset: int
+    """Of its first byte in the tar."""
+    size: int
+    sparse: bool
+    """Stored without its zeros, so that its bytes do not lie together."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why its bytes are not read."""
+        if self.sparse:
+            return "is stored sparse; make the tar anew without --sparse"
+        if self.size > MOST_BYTES:
+            return f"has {self.size:,} bytes; at most {MOST_BYTES:,} are read from a tar: unpack it"
+        return None
+
+
+class _Headers:
+    """What tarfile reads headers from: it gets no more than a header at a time, whatever a header claims."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._read(size)
+
+
+def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
+    """Yield the regular files of a plain tar of `size` bytes, in order; folders, links and devices are passed over.
+
+    Raises DataError, after the members before it, if the tar is damaged: it says at which byte, and what is wrong.
+    """
+    try:
+        tar = tarfile.TarFile(fileobj=_Headers(stream))  # type: ignore[arg-type]  # it needs no more than this
+    except _DAMAGE as error:
+        raise DataError(one_line(error) if not size else f"damaged at byte 0: {one_line(error)}") from error
+    while (member := _next(tar)) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+        sparse, rest = member.issparse(), max(0, size - member.offset_data)
+        beyond = (member.isreg() and not sparse and member.size > rest) or _offset(tar) >= size + tarfile.BLOCKSIZE
+        if beyond or member.size < 0:
+            raise DataError(
+                f"damaged at byte {member.offset:,}: a member of {member.size:,} bytes, but {rest:,} follow; "
+                f"it and what comes after it are lost: {escape_name(member.name)[:80]}"
+            )
+        if member.isreg():
+            yield TarEntry(member.name, member.offset_data, member.size, sparse)
+    _check_end(stream, _offset(tar), size)
+
+
+def read_entry(stream: BinaryIO, entry: TarEntry) -> bytes:
+    """Read a member's bytes; DataError names the member if they cannot be had."""
+    if entry.problem:
+        raise DataError(f"{escape_name(entry.name)} {entry.problem}")
+    stream.seek(entry.offset)
+    data = stream.read(entry.size)
+    if len(data) < entry.size:
+        raise DataError(f"{escape_name(entry.name)} is cut off: the archive ends early")
+    return data
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return tar.next()
+    except _DAMAGE as error:
+        message = f"damaged at byte {_offset(tar):,}: {one_line(error)}; what comes after it is lost"
+        raise DataError(message) from error
+
+
+def _offset(tar: tarfile.TarFile) -> int:
+    """Where the next header is looked for."""
+    return tar.offset
+
+
+def _check_end(stream: BinaryIO, end: int, size: int) -> None:
+    """Raise DataError unless at least a block of zeros lies from byte `end` on, and nothing else."""
+    if size - end < tarfile.BLOCKSIZE:
+        raise DataError(f"cut off at byte {size:,}: the end-of-archive block is missing, and so may be members")
+    if size - end > _PADDING_BYTES:
+        raise DataError(f"damaged at byte {end:,}: the archive ends there, but {size - end:,} bytes follow")
+    stream.seek(end)
+    at = end
+    while piece := stream.read(1 << 16):
+        if content := piece.lstrip(b"\0"):
+            at += len(piece) - len(content)
+            wrong = "not a header" if at < end + tarfile.BLOCKSIZE else "content after the end of the archive"
+            raise DataError(f"damaged at byte {at:,}: {wrong}; what comes after it is lost")
+        at += len(piece)
