@@ -68,8 +68,9 @@ def _limited_protocol() -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._since, self._timer = time.monotonic(), None
-            if len(self.connections) > MOST_CONNECTIONS:
-                idle = [each for each in self.connections if each._waits()]
+            held = [each for each in self.connections if not each.transport.is_closing()]
+            if len(held) > MOST_CONNECTIONS:
+                idle = [each for each in held if each._waits()]
                 min(idle, key=lambda each: each._since, default=self).transport.close()
             self._watch_head()
 
