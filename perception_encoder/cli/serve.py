@@ -57,23 +57,22 @@ def serve(
         raise ConfigError(f"others can reach {host}; {remedy}")
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
-    listener = listen(host, port)  # before anything that takes long
-    port = listener.getsockname()[1]
-    config = ApiConfig(key=key, waiting=waiting, source=model or "")
-    if folder is None:
-        encoder = load(model or "builtin")
-        server = create_app(encoder, config, (host, *HOSTS))
-    else:
-        library = open_library(folder, model)
-        encoder, server = library.encoder, create_page(library, (host, *HOSTS))
-        library.watch()
-        if api:
-            both = create_app(encoder, config, (host, *HOSTS), library.model_thread)
-            both.mount("/", server)
-            server = both
-    what = "" if folder is None else f" over {folder}"
-    output.print_line(f"{encoder.name}{what} at http://{host}:{port}{'' if folder else '/v1/embeddings'}")
-    run(server, listener)
+    with listen(host, port) as listener:  # before anything that takes long
+        config = ApiConfig(key=key, waiting=waiting, source=model or "")
+        if folder is None:
+            encoder = load(model or "builtin")
+            server = create_app(encoder, config, (host, *HOSTS))
+        else:
+            library = open_library(folder, model)
+            encoder, server = library.encoder, create_page(library, (host, *HOSTS))
+            library.watch()
+            if api:
+                both = create_app(encoder, config, (host, *HOSTS), library.model_thread)
+                both.mount("/", server)
+                server = both
+        what, path = ("", "/v1/embeddings") if folder is None else (f" over {folder}", "")
+        output.print_line(f"{encoder.name}{what} at http://{host}:{listener.getsockname()[1]}{path}")
+        run(server, listener)
 
 
 def is_loopback(host: str) -> bool:

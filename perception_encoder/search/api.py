@@ -63,7 +63,6 @@ def create_app(
     """
     try:
         import fastapi
-        from fastapi.responses import Response
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "search") from None
 
@@ -71,7 +70,6 @@ def create_app(
     metrics = ApiMetrics()
     observe = metrics.batch_sizes.observe
     batcher = Batcher(encoder, limit=config.waiting, watch=observe, model_thread=model_thread)
-    bodies = _Bodies(config)
     metrics.waiting.set_function(lambda: batcher.reserved)
 
     @asynccontextmanager
@@ -85,6 +83,17 @@ def create_app(
         title="perception-encoder", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     guard(app, hosts=hosts if config.key is None else None)
+
+    add_embeddings(app, encoder, batcher, metrics, config)
+    add_information(app, encoder, batcher, metrics, config)
+    return app
+
+
+def add_embeddings(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: ApiMetrics, config: ApiConfig) -> None:
+    """`/v1/embeddings` and, for images alone, infinity's `/v1/embeddings_image`."""
+    from fastapi.responses import Response
+
+    bodies = _Bodies(config)
 
     async def embeddings(request: Request, defaults: dict[str, Any] | None = None) -> Response:
         started, status = time.perf_counter(), 500
@@ -112,8 +121,6 @@ def create_app(
         app.router.add_route(f"{prefix}/embeddings", embeddings, methods=["POST"])
         images = partial(embeddings, defaults={"modality": "image"})
         app.router.add_route(f"{prefix}/embeddings_image", images, methods=["POST"])
-    add_information(app, encoder, batcher, metrics, config)
-    return app
 
 
 def add_information(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: ApiMetrics, config: ApiConfig) -> None:

@@ -74,6 +74,23 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
             return JSONResponse({"error": "no such file"}, 404)
         return Response((assets / name).read_bytes(), media_type=_TYPES[name])
 
+    get("/", page)
+    get("/static/{name}", asset)
+    get("/api/renew", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
+    add_search_routes(get, library, thumbnails, ids)
+    add_file_routes(get, library, thumbnails, ids)
+    add_inside_route(get, Inside(library))
+    add_picture_route(app, library, threads)
+    guard(app, _HEADERS, hosts)
+    return app
+
+
+def add_search_routes(
+    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails, ids: SignedIds
+) -> None:
+    """`/api/hits`, what is found or newest, and `/api/status`, how far the index is."""
+    from fastapi.responses import JSONResponse
+
     def hits(request: Request) -> Response:
         asked = dict(request.query_params)
         shown = Filter(**{name: asked.get(name, "") for name in ("kind", "since", "until", "path")})
@@ -93,16 +110,8 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         counts = {**vars(progress), "failures": len(progress.failures), "failed": failed}
         return JSONResponse({**counts, "version": library.refresh(), "rows": len(library.index)})
 
-    get("/", page)
-    get("/static/{name}", asset)
     get("/api/hits", hits)
     get("/api/status", status)
-    get("/api/renew", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
-    add_file_routes(get, library, thumbnails, ids)
-    add_inside_route(get, Inside(library))
-    add_picture_route(app, library, threads)
-    guard(app, _HEADERS, hosts)
-    return app
 
 
 def add_file_routes(
