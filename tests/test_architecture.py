@@ -9,9 +9,12 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "perception_encoder"
@@ -169,6 +172,23 @@ def test_names_say_what_is_inside() -> None:
     assert not parts & BANNED_NAMES
 
 
+@pytest.mark.parametrize(
+    ("distribution", "fixed", "hole"),
+    [
+        ("starlette", "0.49.1", "CVE-2025-62727, and before it CVE-2025-54121 and CVE-2024-47874"),
+        ("ray", "2.52.0", "CVE-2025-62593"),
+    ],
+)
+def test_versions_with_known_holes_are_excluded(distribution: str, fixed: str, hole: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    everywhere = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    wanted = [requirement for each in everywhere if (requirement := Requirement(each)).name == distribution]
+    assert wanted
+    for requirement in wanted:
+        (floor,) = (Version(each.version) for each in requirement.specifier if each.operator == ">=")
+        assert floor >= Version(fixed), hole
+
+
 def dependencies() -> tuple[set[str], set[str]]:
     """Return the distributions that are always installed, and those that only an extra brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -213,6 +233,8 @@ def test_loading_is_strict_and_runs_no_code(path: Path) -> None:
             assert keywords.get("strict") != "False"
         if name == "torch.load":
             assert keywords.get("weights_only") == "True"
+        if re.fullmatch(r"(transformers\.)?Auto\w+\.from_(pretrained|config)", name):
+            assert keywords.get("trust_remote_code") == "False"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

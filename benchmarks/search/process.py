@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import subprocess
 import sys
@@ -15,12 +16,14 @@ PE = str(Path(sys.executable).with_name("pe"))
 
 
 @contextmanager
-def serving(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A `pe serve` process that answers, and its port."""
+def serving(arguments: Sequence[str], code: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A `pe serve` process that answers, and its port; `code`: the checkout that serves, by default the installed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([PE, "serve", *arguments, "--port", str(port)], stdout=subprocess.DEVNULL)
+    environment = os.environ if code is None else os.environ | {"PYTHONPATH": str(code.resolve())}
+    command = [PE, "serve", *arguments, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -66,9 +69,9 @@ def resident_mib(pid: int) -> float:
     return _status(Path(f"/proc/{pid}/status"), "VmRSS")
 
 
-def peak_mib() -> float:
-    """The most memory that this process has held, in MiB."""
-    return _status(Path("/proc/self/status"), "VmHWM")
+def peak_mib(pid: int | None = None) -> float:
+    """The most memory that a process has held, by default this one, in MiB."""
+    return _status(Path(f"/proc/{pid or 'self'}/status"), "VmHWM")
 
 
 def _status(path: Path, name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 from pathlib import Path
 from typing import Annotated
@@ -25,13 +26,14 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     key: Annotated[str | None, typer.Option(envvar="PE_API_KEY", help=KEY)] = None,
-    waiting: Annotated[int, typer.Option(min=1, help="Inputs that may wait; beyond it the answer is 429.")] = 1024,
+    waiting: Annotated[int, typer.Option(min=1, help="Inputs that may wait; beyond it the answer is 429.")] = 4096,
 ) -> None:
     """Look through a folder in the browser, or embed for other programs.
 
-    The page is for this machine alone: search by words, by a dropped picture or by what is like one, with filters;
-    new and changed files are indexed while it is open. The API speaks OpenAI's dialect (with infinity's `modality` for
-    pictures and videos) and vLLM's `messages`; pictures come as data URIs or public addresses, never as paths.
+    The page is for this machine alone: search by words, by a dropped image or by what is like one, with filters.
+    New, changed and removed files are looked for every ten seconds, and at a button. The API speaks OpenAI's dialect
+    (with infinity's `modality` for images and videos) and vLLM's `messages`; images come as data URIs or public
+    addresses, never as paths. A server that others reach belongs behind a proxy, which does TLS and limits clients.
 
     Examples:
 
@@ -41,36 +43,36 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
     from perception_encoder.inference.encoder import load
-    from perception_encoder.search.api import ApiConfig, create_app
+    from perception_encoder.search.api import create_app
+    from perception_encoder.search.api_requests import ApiConfig
     from perception_encoder.search.guard import HOSTS
     from perception_encoder.search.library import open_library
     from perception_encoder.search.server import create_page
+    from perception_encoder.search.serving import listen, run
 
     if folder is None and not api:
         raise typer.BadParameter("say what to serve: a folder, or --api")
     if not is_loopback(host) and (folder is not None or key is None):
         remedy = "the page is for this machine alone" if folder else "choose a --key that clients must send"
         raise ConfigError(f"others can reach {host}; {remedy}")
-    try:
-        import uvicorn
-    except ImportError:
-        raise MissingExtraError("uvicorn", "search") from None
-    if folder is None:
-        encoder = load(model or "builtin")
-        server = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))
-    else:
-        library = open_library(folder, model)
-        encoder, server = library.encoder, create_page(library, (host, *HOSTS))
-        library.start_update()
-        if api:
-            both = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))
-            both.mount("/", server)
-            server = both
-    if encoder.tokenizer is not None:
-        encoder.encode_texts("a")  # the first text takes ten times as long, so nobody waits for it
-    what = "" if folder is None else f" over {folder}"
-    output.print_line(f"{encoder.name}{what} at http://{host}:{port}{'' if folder else '/v1/embeddings'}")
-    uvicorn.run(server, host=host, port=port, log_level="warning", timeout_keep_alive=5)
+    if importlib.util.find_spec("uvicorn") is None:
+        raise MissingExtraError("uvicorn", "search")
+    with listen(host, port) as listener:  # before anything that takes long
+        config = ApiConfig(key=key, waiting=waiting, source=model or "")
+        if folder is None:
+            encoder = load(model or "builtin")
+            server = create_app(encoder, config, (host, *HOSTS))
+        else:
+            library = open_library(folder, model)
+            encoder, server = library.encoder, create_page(library, (host, *HOSTS))
+            library.watch()
+            if api:
+                both = create_app(encoder, config, (host, *HOSTS), library.model_thread)
+                both.mount("/", server)
+                server = both
+        what, path = ("", "/v1/embeddings") if folder is None else (f" over {folder}", "")
+        output.print_line(f"{encoder.name}{what} at http://{host}:{listener.getsockname()[1]}{path}")
+        run(server, listener)
 
 
 def is_loopback(host: str) -> bool:

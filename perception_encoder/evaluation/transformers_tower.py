@@ -71,8 +71,9 @@ def _load(name: str, random: bool) -> Any:
     try:
         if random:
             with drawn_from(torch.Generator().manual_seed(0)):
-                return AutoModel.from_config(AutoConfig.from_pretrained(name))
-        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+                config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+                return AutoModel.from_config(config, trust_remote_code=False)
+        model, loading = AutoModel.from_pretrained(name, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # what a name, a hub and a file can make it raise is open-ended
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsUnavailableError(f"hf:{name} could not be loaded ({reason}); take a folder: hf:FOLDER") from error

@@ -13,6 +13,7 @@ from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
+from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.preprocess.image import open_image, plain_image
 from perception_encoder.preprocess.source import escape_name, one_line, open_source
@@ -99,17 +100,18 @@ def resolve(
     raise InputError(name or "input", f"is of type {type(value).__name__}; give {wanted}")
 
 
-def open_media(media: Media, frames: int = 8) -> Image.Image | VideoFrames | str:
+def open_media(media: Media, frames: int = 8, admit: Admit | None = None) -> Image.Image | VideoFrames | str:
     """Decode what was resolved: an upright picture, `frames` uniform frames of a video (one of a moment), or the text.
 
-    Raises MediaDecodeError and MediaTooLargeError, named as the input is.
+    `admit` is called with the bytes that a file takes before it is decoded: see `ByteBudget`. Raises MediaDecodeError
+    and MediaTooLargeError, named as the input is.
     """
     payload = media.payload
     if media.kind == "text":
         return str(payload)
     if media.kind == "image":
         if isinstance(payload, (Path, bytes)):
-            return open_image(payload, media.name)
+            return open_image(payload, media.name, admit=admit)
         try:
             return plain_image(payload if isinstance(payload, Image.Image) else Image.fromarray(np.asarray(payload)))
         except (OSError, ValueError, SyntaxError) as error:  # a PIL image may be of a file not read so far
@@ -118,7 +120,7 @@ def open_media(media: Media, frames: int = 8) -> Image.Image | VideoFrames | str
         from perception_encoder.preprocess.video import read_frames  # FFmpeg, which texts and pictures do without
 
         moment = media.start is not None and media.start == media.end
-        return read_frames(payload, media.name, 1 if moment else frames, media.start, media.end)
+        return read_frames(payload, media.name, 1 if moment else frames, media.start, media.end, admit)
     return _sample_array(np.asarray(payload), frames)
 
 

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import InputError
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import VIDEO_SUFFIXES, Kind, Media, open_media
+from perception_encoder.preprocess.budget import DECODING, ByteBudget
 from perception_encoder.preprocess.frames import VideoFrames
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def encode_requests(
     if isinstance(requests, Sequence):
         batches = list(batches)
         workers = max(1, min(workers, len(batches)))
-    return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, pictures), batches, workers)
+    return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, pictures, texts), batches, workers)
 
 
 def worker_count(encoder: Encoder) -> int:
@@ -149,61 +149,106 @@ def _group(requests: Iterable[Request[K]], pictures: int, texts: int, frames: in
         yield batch
 
 
-def _encode_batch(encoder: Encoder, batch: list[Request[K]], feature: Feature, at_once: int) -> list[Result[K]]:
-    """Take one batch from its inputs to its vectors."""
-    failures: dict[int, InputError] = {}  # all three by position in the batch
-    texts: dict[int, str] = {}
-    times: dict[int, tuple[float, ...]] = {}
-    pictures = _Pictures(encoder, feature, at_once)
-    for position, request in enumerate(batch):
-        try:
-            opened = open_media(request.resolve(), feature.frames)
-        except InputError as error:
-            failures[position] = error
-            continue
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """An input as the model is given it: a text, or pixels."""
+
+    text: str | None = None
+    pixels: tuple[Tensor, ...] = ()
+    """uint8 (3, H, W), one for each frame."""
+    times: tuple[float, ...] = ()
+    """Of a video: the seconds of its frames."""
+
+
+def decode(encoder: Encoder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
+    """Open an input and resize it; large images wait for room in `budget`. Raises what `open_media` raises."""
+    with budget.admission() as admit:
+        opened = open_media(media, feature.frames, admit)
         if isinstance(opened, str):
-            texts[position] = opened
-        elif isinstance(opened, VideoFrames):
-            times[position] = tuple(opened.times)
-            pictures.add(position, opened.images)
-        else:
-            pictures.add(position, [opened])
-    vectors = {p: _join(found, feature, p in times) for p, found in pictures.encode_rest().items()}
-    if texts:
-        vectors |= zip(texts, encoder.embed_texts(list(texts.values()), feature), strict=True)
+            return Decoded(text=opened)
+        images, times = (opened.images, opened.times) if isinstance(opened, VideoFrames) else ([opened], [])
+        return Decoded(pixels=tuple(map(encoder.transform.pixels, images)), times=tuple(times))
+
+
+def encode_decoded(encoder: Encoder, inputs: Sequence[Decoded], feature: Feature) -> list[np.ndarray]:
+    """Vectors of inputs, in order, computed in the caller's thread."""
+    batch = _Batch(encoder, feature, encoder.batch_size, encoder.text_batch_size)
+    for position, decoded in enumerate(inputs):
+        batch.add(position, decoded)
+    vectors = batch.vectors()
+    return [vectors[position].numpy() for position in range(len(inputs))]
+
+
+def detached(error: InputError) -> InputError:
+    """The error without its traceback and causes: their frames hold the input, and hold the error in a cycle."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _encode_batch(
+    encoder: Encoder, requests: list[Request[K]], feature: Feature, pictures: int, texts: int
+) -> list[Result[K]]:
+    """Take one batch from its inputs to its vectors."""
+    failures: dict[int, InputError] = {}  # both by position in the batch
+    times: dict[int, tuple[float, ...]] = {}
+    batch = _Batch(encoder, feature, pictures, texts)
+    for position, request in enumerate(requests):
+        try:
+            decoded = decode(encoder, request.resolve(), feature)
+        except InputError as error:
+            failures[position] = detached(error)
+            continue
+        times[position] = decoded.times
+        batch.add(position, decoded)
+    vectors = batch.vectors()
     return [
-        Failure(request.key, failures[p])
-        if p in failures
-        else Embedding(request.key, vectors[p].numpy(), times.get(p, ()))
-        for p, request in enumerate(batch)
+        Failure(request.key, failures[position])
+        if position in failures
+        else Embedding(request.key, vectors[position].numpy(), times[position])
+        for position, request in enumerate(requests)
     ]
 
 
-class _Pictures:
-    """Collects the pictures and frames of a batch and encodes them some at a time, so that memory stays bounded."""
+class _Batch:
+    """Collects decoded inputs and encodes some images and some texts at a time, so that memory stays bounded."""
 
-    def __init__(self, encoder: Encoder, feature: Feature, at_once: int) -> None:
-        self._encoder, self._at_once = encoder, at_once
-        self._feature = replace(feature, normalize=False)  # frames are averaged first
-        self._waiting: list[tuple[int, Tensor]] = []  # input's position, uint8 (3, H, W)
-        self._vectors: dict[int, list[Tensor]] = {}
+    def __init__(self, encoder: Encoder, feature: Feature, images_at_once: int, texts_at_once: int) -> None:
+        self._encoder, self._feature = encoder, feature
+        self._raw = replace(feature, normalize=False)  # frames are averaged first
+        self._images_at_once, self._texts_at_once = images_at_once, texts_at_once
+        self._texts: dict[int, str] = {}  # by position, as all here
+        self._videos: set[int] = set()
+        self._waiting: list[tuple[int, Tensor]] = []
+        self._frames: dict[int, list[Tensor]] = {}
 
-    def add(self, position: int, images: Iterable[Image.Image]) -> None:
-        """Take the picture, or the frames, of one input."""
-        for image in images:
-            self._waiting.append((position, self._encoder.transform.pixels(image)))
-            if len(self._waiting) == self._at_once:
-                self.encode_rest()
+    def add(self, position: int, decoded: Decoded) -> None:
+        """Take one input."""
+        if decoded.text is not None:
+            self._texts[position] = decoded.text
+        if decoded.times:
+            self._videos.add(position)
+        for pixels in decoded.pixels:
+            self._waiting.append((position, pixels))
+            if len(self._waiting) == self._images_at_once:
+                self._encode_waiting()
 
-    def encode_rest(self) -> dict[int, list[Tensor]]:
-        """Encode what waits; the vectors of each input so far."""
+    def _encode_waiting(self) -> None:
         if self._waiting:
             positions, pixels = zip(*self._waiting, strict=True)
             self._waiting = []
-            vectors = self._encoder.embed_pixels(torch.stack(pixels), self._feature)
+            vectors = self._encoder.embed_pixels(torch.stack(pixels), self._raw)
             for position, vector in zip(positions, vectors, strict=True):
-                self._vectors.setdefault(position, []).append(vector)
-        return self._vectors
+                self._frames.setdefault(position, []).append(vector)
+
+    def vectors(self) -> dict[int, Tensor]:
+        """Encode what waits; the vector of each input."""
+        self._encode_waiting()
+        found = {p: _join(v, self._feature, p in self._videos) for p, v in self._frames.items()}
+        texts = list(self._texts.items())
+        for start in range(0, len(texts), self._texts_at_once):
+            positions, values = zip(*texts[start : start + self._texts_at_once], strict=True)
+            found |= zip(positions, self._encoder.embed_texts(values, self._feature), strict=True)
+        return found
 
 
 def _join(frames: list[Tensor], feature: Feature, video: bool) -> Tensor:

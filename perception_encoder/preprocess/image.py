@@ -23,10 +23,16 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError
+from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.source import Source, one_line, open_source
 
 MAX_PIXELS = 178_956_970
 """Pixels of the largest picture that is opened: Pillow's own limit, 512 MiB as RGB."""
+
+DECODED_BYTES = 8
+"""Bytes of memory that a pixel takes at most while an image is opened: four as stored, four of a turned or converted
+copy."""
+_STRIPE = 1 << 20  # pixels that are scaled to 8 bits at a time, in floats
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "ICO", "ICNS", "PPM", "PSD")
 """Formats that are opened, by Pillow's names: those that a file's first bytes tell for sure and that run no other
@@ -54,13 +60,15 @@ def open_image(
     *,
     max_pixels: int = MAX_PIXELS,
     reduce_to: int | NeededSide | None = None,
+    admit: Admit | None = None,
 ) -> Image.Image:
     """Open a picture whole: its first frame, upright, in a mode that the transform handles; the file is closed again.
 
     `reduce_to`: let the JPEG decoder halve a picture up to three times while its short side stays at least this long;
     a function gives that by the stored width and height.
     At twice the transform's size, 12 megapixels then open 3 to 4 times as fast, but pixels move by 1/255 on average
-    (7/255 on the most finely textured of 85 photographs), so it is not the default. Raises MediaNotFoundError,
+    (7/255 on the most finely textured of 85 photographs), so it is not the default. `admit` is called with the bytes
+    that the image takes once its header is read and before it is decoded: see `ByteBudget`. Raises MediaNotFoundError,
     MediaDecodeError (empty, truncated, no picture) and MediaTooLargeError (over `max_pixels`), named `name`.
     """
     with open_source(source, name) as (stream, name), _quiet_pillow():
@@ -73,6 +81,8 @@ def open_image(
                     least = reduce_to(*image.size) if callable(reduce_to) else reduce_to
                     factor = least / min(image.size)
                     image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
+                if admit is not None:
+                    admit(image.width * image.height * DECODED_BYTES)
                 return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
         except (MediaDecodeError, MediaTooLargeError):
             raise
@@ -150,16 +160,24 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _scale(values: np.ndarray) -> np.ndarray:
-    """Grey values of any type to uint8; what is not finite becomes black, or white where it is +infinity."""
-    white = 1.0 if values.dtype.kind == "f" else 65535.0
-    values = values.astype(np.float32)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    black = 0.0
+    """Grey values of any type to uint8; what is not finite becomes black, or white where it is +infinity.
+
+    A stripe at a time, so that a large picture takes no more than a byte a pixel besides its own.
+    """
+    rows = max(1, _STRIPE // max(1, values.shape[1]))
+    stripes = [values[start : start + rows] for start in range(0, len(values), rows)]
+    low, high = 0.0, 0.0
+    ends = [(float(finite.min()), float(finite.max())) for s in stripes if (finite := s[np.isfinite(s)]).size]
+    if ends:
+        low, high = float(np.float32(min(end[0] for end in ends))), float(np.float32(max(end[1] for end in ends)))
+    black, white = 0.0, 1.0 if values.dtype.kind == "f" else 65535.0
     if low < black or high > white:
         black, white = low, max(high, low + 1e-12)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return ((values - black) * (255.0 / (white - black)) + 0.5).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    for number, stripe in enumerate(stripes):
+        filled = np.nan_to_num(stripe.astype(np.float32), nan=low, posinf=high, neginf=low)
+        scaled[number * rows : (number + 1) * rows] = (filled - black) * (255.0 / (white - black)) + 0.5
+    return scaled
 
 
 @dataclass(frozen=True)

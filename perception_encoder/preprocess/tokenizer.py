@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import html
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,7 +23,7 @@ from jaxtyping import Int
 from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
-from perception_encoder.errors import ModelError
+from perception_encoder.errors import InputError, ModelError
 
 START, END = 49406, 49407
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u0345]+"
@@ -56,6 +56,23 @@ class Tokenizer:
                 ids = [*ids[: self.context_length - 1], END]
             row[: len(ids)] = torch.tensor(ids)
         return rows
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, cleaned as it was encoded, without control tokens and what follows the end token.
+
+        InputError if an id is not in the vocabulary.
+        """
+        pieces = _pieces()
+        text = bytearray()
+        for id in ids:
+            if id == END:
+                break
+            if id == START:
+                continue
+            if not 0 <= id < len(pieces):
+                raise InputError("token ids", f"hold {id}; the vocabulary has 0 to {END}")
+            text += pieces[id]
+        return text.decode("utf-8", errors="replace").strip()
 
     def _warn(self, text: str, length: int) -> None:
         message = f"text of {length} tokens cut to {self.context_length}: {text[:60]!r}"
@@ -127,8 +144,28 @@ def _backend() -> tokenizers.Tokenizer:
     return backend
 
 
+@cache
+def _pieces() -> list[bytes]:
+    """What each id but the control tokens' stands for: its bytes, and a blank where a word ends."""
+    codes = dict(zip(_byte_symbols(), _byte_order(), strict=True))
+    vocabulary = _backend().get_vocab()
+    pieces = []
+    for symbols in sorted(vocabulary, key=vocabulary.__getitem__):
+        word = symbols.removesuffix("</w>")
+        pieces.append(bytes(codes[symbol] for symbol in word) + b" " * (word != symbols))
+    return pieces
+
+
 def _byte_symbols() -> list[str]:
-    """One printable character for each byte, in the vocabulary's order: bytes that print as themselves come first."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = 256 - len(printable)
-    return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]
+    """One printable character for each byte of `_byte_order`."""
+    printable = sum(map(_prints, range(256)))
+    return [chr(code) for code in _byte_order()[:printable]] + [chr(256 + number) for number in range(256 - printable)]
+
+
+def _byte_order() -> list[int]:
+    """All bytes in the vocabulary's order: those that print as themselves come first."""
+    return sorted(range(256), key=lambda code: not _prints(code))
+
+
+def _prints(code: int) -> bool:
+    return 33 <= code < 127 or 161 <= code < 173 or 174 <= code < 256

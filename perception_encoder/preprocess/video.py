@@ -26,8 +26,9 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError
+from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
-from perception_encoder.preprocess.image import MAX_PIXELS
+from perception_encoder.preprocess.image import DECODED_BYTES, MAX_PIXELS
 from perception_encoder.preprocess.source import Source, one_line, open_source
 
 logger = logging.getLogger(__name__)
@@ -57,20 +58,26 @@ _UPRIGHT = {
 
 
 def read_frames(
-    source: Source, name: str | None = None, frames: int = 8, start: float | None = None, end: float | None = None
+    source: Source,
+    name: str | None = None,
+    frames: int = 8,
+    start: float | None = None,
+    end: float | None = None,
+    admit: Admit | None = None,
 ) -> VideoFrames:
     """Decode `frames` uniform frames of a video, or of its part from `start` to `end` seconds.
 
     The part holds what is on screen from `start` until just before `end` (the one frame there, where they are equal);
     a short video gives frames twice. A file that ends early or is damaged gives what is there, and a logged warning.
-    Raises MediaNotFoundError, MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range
+    `admit` is called with the bytes that the frames take before they are decoded: see `ByteBudget`. Raises
+    MediaNotFoundError, MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range
     outside the video).
     """
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):
             raise InputError(name, f"from {start} s to {end} s is no range of time")
         with _decoding(name):
-            return _read(stream, name, frames, start or 0.0, end)
+            return _read(stream, name, frames, start or 0.0, end, admit)
 
 
 @dataclass(frozen=True)
@@ -142,8 +149,12 @@ class _Timeline:
         return [(tick - self.ticks[0]) * self.unit for tick in self.ticks]
 
 
-def _read(stream: BinaryIO, name: str, count: int, start: float, end: float | None) -> VideoFrames:
+def _read(
+    stream: BinaryIO, name: str, count: int, start: float, end: float | None, admit: Admit | None
+) -> VideoFrames:
     with _open(stream, name) as (container, video):
+        if admit is not None:
+            admit(min(video.width * video.height, MAX_PIXELS) * count * DECODED_BYTES)
         timeline = _scan(container, video)
     if not timeline.ticks:
         raise MediaDecodeError(name, "holds no frames")

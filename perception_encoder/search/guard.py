@@ -12,23 +12,43 @@ HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """Names that this machine has for itself."""
 HANG_UP = {"Connection": "close"}
 """Header of an answer to what is too long: the rest of it is not read."""
+_HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
 
 
-def guard(app: FastAPI, headers: Mapping[str, str] | None = None, hosts: tuple[str, ...] = HOSTS) -> None:
-    """Answer under the machine's own names only, refuse what another page posts, and add `headers` to every answer.
+def guard(app: FastAPI, headers: Mapping[str, str] | None = None, hosts: tuple[str, ...] | None = HOSTS) -> None:
+    """Answer under some names only, refuse what another page sends, and add `headers` to every answer.
 
-    A page elsewhere could else have a browser post here, or reach this server under a name of its own and read it.
+    A page elsewhere could otherwise have a browser post here, learn from an answer's status or size what exists, or
+    reach this server under a name of its own and read it. It may link to the page, no more. `hosts`: None for a server
+    with a key, which clients reach under any name and other pages do not have.
     """
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from fastapi.responses import JSONResponse
 
-    @app.middleware("http")
+    every = {**_HEADERS, **(headers or {})}
+    if hosts is not None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])
+
+    @app.middleware("http")  # the outermost
     async def refuse(request: Request, call_next: Any) -> Response:
-        origin = request.headers.get("origin")
-        if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
-            return JSONResponse({"error": "asked by another page"}, 403)
+        if hosts is not None and _is_foreign(request):
+            return JSONResponse({"error": "requested by another page"}, 403, every)
         response: Response = await call_next(request)
-        response.headers.update(headers or {})
+        response.headers.update(every)
         return response
 
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": "the server failed; its log says why"}, 500, every)
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether another page sent a request, other than by a link that opens this one."""
+    origin = request.headers.get("origin")
+    if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
+        return True
+    fetched = {name: request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest")}
+    if fetched["site"] in (None, "same-origin", "none"):
+        return False
+    opens = (fetched["mode"], fetched["dest"]) == ("navigate", "document")
+    return not (opens and request.method == "GET" and request.url.path == "/")

@@ -22,7 +22,8 @@ from torch import Tensor
 from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Media, open_media
-from perception_encoder.inference.pipeline import guess_kind, map_in_order, worker_count
+from perception_encoder.inference.pipeline import detached, guess_kind, map_in_order, worker_count
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.image import date_taken
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.calibration import renew_calibration
@@ -34,6 +35,7 @@ from perception_encoder.search.pages import thumbnail
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
 _COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # the work that a kill may cost
+_FIRST_COMMIT_SECONDS = 1.0  # doubled at each commit up to the above, so that a page soon has something to show
 
 
 @dataclass(kw_only=True)
@@ -145,7 +147,7 @@ class _Pending:
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
         self._lost: list[File] = []
-        self._since = time.monotonic()
+        self._since, self._interval = time.monotonic(), _FIRST_COMMIT_SECONDS
 
     def take(self, results: Sequence[Result]) -> None:
         """Note results."""
@@ -161,7 +163,8 @@ class _Pending:
                 self._rows += result.rows
                 self._stale.add(result.file.path)
         waiting = len(self._rows) + 8 * sum(map(len, self._moved.values()))
-        if time.monotonic() - self._since > _COMMIT_SECONDS or waiting > _COMMIT_ROWS:
+        if time.monotonic() - self._since > min(self._interval, _COMMIT_SECONDS) or waiting > _COMMIT_ROWS:
+            self._interval *= 2
             self._commit()
 
     def commit(self) -> list[File]:
@@ -249,18 +252,19 @@ class Reader:
                 else:
                     pictures[position] = self._picture_row(file, digest, media)
             except InputError as error:
-                results[position] = Result(file, digest, error=error)
+                results[position] = Result(file, digest, error=detached(error))
         vectors = self._embed(pixels for _, pixels in pictures.values())
         for (position, (row, _)), vector in zip(pictures.items(), vectors, strict=True):
             results[position] = Result(files[position], row.digest, [replace(row, vector=vector)])
         return [results[position] for position in range(len(files))]
 
     def _picture_row(self, file: File, digest: str, media: Media) -> tuple[Row, Tensor]:
-        image = open_media(media)
-        assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
-        row, taken = _row(file, digest, image, thumbnail(image, THUMBNAIL_SIDE)), date_taken(media.payload)
-        row = replace(row, date=taken.isoformat(timespec="seconds")) if taken else row
-        return row, self._encoder.transform.pixels(image)
+        with DECODING.admission() as admit:
+            image = open_media(media, admit=admit)
+            assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
+            row, taken = _row(file, digest, image, thumbnail(image, THUMBNAIL_SIDE)), date_taken(media.payload)
+            row = replace(row, date=taken.isoformat(timespec="seconds")) if taken else row
+            return row, self._encoder.transform.pixels(image)
 
     def _embed(self, pixels: Iterable[Tensor]) -> np.ndarray:
         stacked = list(pixels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.search.library import Library
 
-_BUDGET = 512 << 20  # bytes of maps that are kept; one picture's are kept anyway
+_BUDGET = 96 << 20  # bytes of maps that are kept; one picture's are kept anyway
 _SHADE = 0.85  # opacity over what is least alike
 
 
@@ -65,10 +66,11 @@ class Inside:
         key = (path, media.start, status.st_mtime_ns, status.st_size)
         with self._lock:  # one pass at a time, so that no picture goes through twice
             if key not in self._kept:
-                opened = open_media(media)
-                image = opened.images[0] if isinstance(opened, VideoFrames) else opened
-                assert isinstance(image, Image.Image)  # rows are no texts
-                self._kept[key] = feature_maps(self.library.encoder, image)
+                with self.library.budget.admission() as admit:
+                    opened = open_media(media, admit=admit)
+                    image = opened.images[0] if isinstance(opened, VideoFrames) else opened
+                    assert isinstance(image, Image.Image)  # rows are no texts
+                    self._kept[key] = self.library.compute(partial(feature_maps, self.library.encoder, image))
                 while len(self._kept) > 1 and sum(maps.nbytes for maps in self._kept.values()) > self.budget:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(key)

@@ -8,31 +8,40 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
-from perception_encoder.errors import ConfigError, PerceptionEncoderError
+from perception_encoder.errors import ConfigError, InputError, OutputError, PerceptionEncoderError
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Kind, Media, resolve
+from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
+from perception_encoder.preprocess.budget import ByteBudget
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.asked import AskedTerm, parse_asked
+from perception_encoder.search.asked import AskedTerm
+from perception_encoder.search.batching import quiet
 from perception_encoder.search.calibration import NOTHING_BELOW, any_match, find_calibration
 from perception_encoder.search.index import Index, Row, among
 from perception_encoder.search.indexing import update_index, writable_index
-from perception_encoder.search.query import Query, Term, encode_queries, text_query, unit_vectors
+from perception_encoder.search.query import encode_queries, text_query, unit_vectors
+from perception_encoder.search.rescan import Rescan
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 _QUERIES = 64  # whose vectors are remembered, so that a page further down costs no encoding
+_DECODERS, _DECODING_BYTES = 2, 256 << 20  # threads, and bytes of images that they decode at the same time
+_ELSEWHERE = "to put the index into another directory, give --index DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +84,8 @@ class Progress:
     running: bool = False
     done: int = 0
     total: int = 0
-    failures: int = 0
+    failures: list[InputError] = field(default_factory=list)
+    """Files that the last update could not read."""
     error: str = ""
 
 
@@ -83,27 +93,41 @@ class Library:
     """An index and the encoder of its vectors; threads may share one."""
 
     def __init__(self, index: Index, encoder: Encoder) -> None:
-        self.index, self.encoder, self.progress = index, encoder, Progress()
+        self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
+        self._rescan = Rescan(index, self.refresh)
         self._lock = threading.Lock()
         self._version = index.refresh()
         self._listings = lru_cache(8)(self._list)
         self._texts = lru_cache(_QUERIES)(self._encode_text)
         self._dropped: dict[str, np.ndarray] = {}
+        self.model_thread = ThreadPoolExecutor(1, "model")
+        """Where all model work for the page is done: torch and the C library keep memory for each thread that does."""
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
+        self.budget = ByteBudget(_DECODING_BYTES)
+        """For images that are decoded for the page."""
+
+    def compute(self, work: Callable[[], T]) -> T:
+        """Do model work in `model_thread`."""
+        return self.model_thread.submit(work).result()
+
+    def warm_up(self) -> None:
+        """Encode a text, in time: the first one takes ten times as long."""
+        if self.encoder.tokenizer is not None:
+            self.model_thread.submit(self.encoder.encode_texts, "a")
 
     def newest(self, shown: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
         """Some rows, newest first, and how many there are in all."""
         rows = self._listings(shown.condition(), self._version)
         return rows.slice(offset, count).to_pylist(), len(rows)
 
-    def find(self, asked: str, shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
+    def find(self, terms: Sequence[AskedTerm], shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
         """Some rows, best first, with their `score` and, for a text where that can be told, `probability`.
 
-        `asked`: see `parse_asked`; a "picture:ID" is what `keep_picture` gave. Raises ConfigError, SearchIndexError.
+        `terms`: see `parse_asked`; a "picture:ID" is what `keep_picture` gave. Raises ConfigError, SearchIndexError.
         """
-        rows = self.index.nearest(self._encode(asked), offset + count, shown.condition())[offset:]
+        rows = self.index.nearest(self._encode(terms), offset + count, shown.condition())[offset:]
         names = [name for name in vars(rows[0][1]) if name not in ("vector", "thumbnail")] if rows else []
         found = [{**{name: getattr(row, name) for name in names}, "score": score} for score, row in rows]
-        terms = parse_asked(asked)
         single = len(terms) == 1 and terms[0].kind == "text" and terms[0].weight > 0
         calibration = find_calibration(self.index, text_query(terms[0].what)) if single else None
         if calibration is not None:
@@ -113,18 +137,22 @@ class Library:
 
     def keep_picture(self, content: bytes) -> str:
         """Remember a picture to look for; returns what `find` is asked. Raises the InputError of a bad one."""
-        media = resolve(content, "the picture")
-        (vector,) = encode_queries(self.encoder, [Query(name=media.name, terms=(Term(what=media),))])
+        decoded = self._decoders.submit(self._decode, content).result()
+        (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))
         name = f"{abs(hash(content)):x}"
         self._dropped[name] = vector
         while len(self._dropped) > _QUERIES:
             self._dropped.pop(next(iter(self._dropped)))
         return f"picture:{name}"
 
-    def _encode(self, asked: str) -> Float[np.ndarray, " D"]:
+    def _decode(self, content: bytes) -> Decoded:
+        return decode(self.encoder, resolve(content, "the image"), self.encoder.feature(), self.budget)
+
+    def _encode(self, terms: Sequence[AskedTerm]) -> Float[np.ndarray, " D"]:
         """The weighted sum of the terms' unit vectors, made unit again; each term's vector is remembered apart."""
-        vectors = [term.weight * self._vector(term) for term in parse_asked(asked)]
-        return unit_vectors(np.sum(vectors, axis=0)[None], [asked.replace("\n", ", ")])[0]
+        vectors = [term.weight * self._vector(term) for term in terms]
+        names = ", ".join(f"{term.weight:g}:{term.what}" for term in terms)
+        return unit_vectors(np.sum(vectors, axis=0)[None], [names])[0]
 
     def _vector(self, term: AskedTerm) -> Float[np.ndarray, " D"]:
         if term.kind == "text":
@@ -136,7 +164,7 @@ class Library:
         return self._dropped[term.what]
 
     def _encode_text(self, text: str) -> Float[np.ndarray, " D"]:
-        return encode_queries(self.encoder, [text_query(text)])[0]
+        return self.compute(lambda: encode_queries(self.encoder, [text_query(text)])[0])
 
     def _list(self, where: str | None, version: int) -> pa.Table:
         """The rows of a condition as of a commit, which only tells remembered lists apart."""
@@ -169,30 +197,49 @@ class Library:
         return path
 
     def start_update(self) -> bool:
-        """Update the index in a thread of its own; False where one is at work already."""
+        """Update the index in a thread of its own; False if one is at work already."""
+        if self._begin():
+            threading.Thread(target=self.update, daemon=True).start()
+            return True
+        return False
+
+    def watch(self, seconds: float = 10.0) -> None:
+        """Update the index, in a thread of its own, now and whenever files are new, changed or gone.
+
+        They are looked for every `seconds`, or more rarely if listing the directory takes long.
+        """
+        threading.Thread(target=self._rescan.run, args=(seconds, self.update_if_idle), daemon=True).start()
+
+    def update_if_idle(self) -> bool:
+        """Update the index in this thread; False if another one is at it."""
+        if self._begin():
+            self.update()
+            return True
+        return False
+
+    def _begin(self) -> bool:
         with self._lock:
             if self.progress.running:
                 return False
-            self.progress = Progress(running=True)
-        threading.Thread(target=self.update, daemon=True).start()
-        return True
+            self.progress = Progress(running=True, failures=self.progress.failures)
+            return True
 
     def update(self) -> None:
         """Bring the index up to date; `progress` says how far that is, and what went wrong."""
 
         def begin(total: int) -> Any:
-            self.progress = Progress(running=True, total=total)
+            self.progress = Progress(running=True, total=total, failures=self.progress.failures)
             return self._advance
 
-        self.progress = Progress(running=True)
+        self.progress = Progress(running=True, failures=self.progress.failures)
         try:
             with Index.for_writing(self.index.folder):
                 writer = Index.open(self.index.folder)
                 writer.check(self.encoder.describe(self.encoder.feature()))
                 report = update_index(writer, self.encoder, begin)
-            self.progress.failures = len(report.failures)
-        except PerceptionEncoderError as error:
-            self.progress.error = str(error)
+            self.progress.failures = report.failures
+        except (PerceptionEncoderError, OSError) as error:
+            self.progress.error = _with_remedy(error)
         except Exception as error:  # the thread's last word
             logger.exception("the index could not be brought up to date")
             self.progress.error = f"the index could not be brought up to date: {error}"
@@ -215,12 +262,23 @@ def open_library(folder: Path, source: str | None = None) -> Library:
     `source`: the model, by default the index's own. Raises what `writable_index` raises, but for a writer at work.
     """
     if not Index.exists(folder):
-        with writable_index(folder, source):
-            pass
+        try:
+            with writable_index(folder, source):
+                pass
+        except (OutputError, OSError) as error:
+            raise OutputError(_with_remedy(error)) from None
     index = Index.open(folder)
     encoder = load(source or index.settings["source"])
     index.check(encoder.describe(encoder.feature()))
-    return Library(index, encoder)
+    library = Library(index, encoder)
+    library.warm_up()
+    return library
+
+
+def _with_remedy(error: Exception) -> str:
+    """An error in one line; if an index cannot be written, what to do."""
+    unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
+    return f"{error}; {_ELSEWHERE}" if unwritable else str(error)
 
 
 def may_match(rows: Sequence[dict[str, Any]]) -> bool:

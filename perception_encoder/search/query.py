@@ -19,6 +19,7 @@ from perception_encoder.inference.media import MEDIA_SUFFIXES, Media, resolve, s
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
 from perception_encoder.search.index import Row
 
+_MOST_WEIGHT = 10_000.0
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<what>.+)", re.DOTALL)
 
 
@@ -105,6 +106,8 @@ def parse_query(words: Sequence[str], media: bool = True) -> Query:
     for sign, word in zip(["+", *words[1::2]], words[::2], strict=True):
         match = _WEIGHTED.fullmatch(word)
         weight, what = (float(match["weight"]), match["what"]) if match and not is_url(word) else (1.0, word)
+        if abs(weight) > _MOST_WEIGHT:
+            raise ConfigError(f"the weight of {what[:60]!r} is over {_MOST_WEIGHT:,.0f}, the limit")
         path = split_range(Path(what))[0]
         is_media = media and (is_url(what) or (path.suffix.lower() in MEDIA_SUFFIXES and path.is_file()))
         found = resolve(what if is_url(what) else Path(what)) if is_media else _text(what)

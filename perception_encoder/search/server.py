@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from perception_encoder.search.asked import parse_asked
 from perception_encoder.search.guard import HANG_UP, HOSTS, guard
 from perception_encoder.search.inside import Inside
 from perception_encoder.search.library import Filter, Library, as_tiles, may_match
+from perception_encoder.search.signed_ids import SignedIds
 from perception_encoder.search.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -25,7 +28,10 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _PICTURE_BYTES = 32 << 20  # of one that is dropped on the page
+_PICTURE_SECONDS = 30.0  # in which it must have arrived
 _COUNT, _MOST = 60, 200  # tiles of an answer
+_SHOWN_FAILURES = 200
+_THREADS = 8  # that answer; the model has one of its own
 _SCRIPTS = ("page", "element", "grid", "inside", "query", "tile", "viewer")
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
@@ -42,13 +48,16 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         raise MissingExtraError(error.name or "fastapi", "search") from None
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.search") / "page"
-    thumbnails = Thumbnails(library.index)
+    thumbnails, ids = Thumbnails(library.index), SignedIds()
+    threads = ThreadPoolExecutor(_THREADS, "page")
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
 
     def get(path: str, answer: Callable[[Request], Any], methods: tuple[str, ...] = ("GET",)) -> None:
-        def safely(request: Request) -> Any:
+        async def safely(request: Request) -> Any:
             try:
-                return answer(request)
+                if "id" in request.path_params:
+                    request.path_params["id"] = ids.check(request.path_params["id"])
+                return await asyncio.get_running_loop().run_in_executor(threads, answer, request)
             except PerceptionEncoderError as error:
                 return JSONResponse({"error": str(error)}, 404 if isinstance(error, InputError) else 400)
 
@@ -65,46 +74,59 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
             return JSONResponse({"error": "no such file"}, 404)
         return Response((assets / name).read_bytes(), media_type=_TYPES[name])
 
+    get("/", page)
+    get("/static/{name}", asset)
+    get("/api/renew", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
+    add_search_routes(get, library, thumbnails, ids)
+    add_file_routes(get, library, thumbnails, ids)
+    add_inside_route(get, Inside(library))
+    add_picture_route(app, library, threads)
+    guard(app, _HEADERS, hosts)
+    return app
+
+
+def add_search_routes(
+    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails, ids: SignedIds
+) -> None:
+    """`/api/hits`, what is found or newest, and `/api/status`, how far the index is."""
+    from fastapi.responses import JSONResponse
+
     def hits(request: Request) -> Response:
         asked = dict(request.query_params)
         shown = Filter(**{name: asked.get(name, "") for name in ("kind", "since", "until", "path")})
         offset, count = _number(asked, "offset", 0, 100_000), _number(asked, "count", _COUNT, _MOST)
         if "q" in asked:
-            query = "\n".join(request.query_params.getlist("q"))
-            rows = library.find(query, shown, offset, count)
-            told = {"terms": [vars(term) for term in parse_asked(query)], "matches": offset > 0 or may_match(rows)}
-            return JSONResponse({"tiles": thumbnails.tiles(rows), "more": len(rows) == count, **told})
+            terms = parse_asked("\n".join(request.query_params.getlist("q")))
+            rows = library.find(list(map(ids.checked, terms)), shown, offset, count)
+            told = {"terms": [vars(term) for term in terms], "matches": offset > 0 or may_match(rows)}
+            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), "more": len(rows) == count, **told})
         rows, total = library.newest(shown, offset, count)
-        return JSONResponse({"tiles": thumbnails.tiles(rows), "more": offset + len(rows) < total, "total": total})
+        tiles = ids.sign(thumbnails.tiles(rows))
+        return JSONResponse({"tiles": tiles, "more": offset + len(rows) < total, "total": total})
 
     def status(request: Request) -> Response:
-        return JSONResponse({**vars(library.progress), "version": library.refresh(), "rows": len(library.index)})
+        progress = library.progress
+        failed = [{"name": error.source, "reason": error.reason} for error in progress.failures[:_SHOWN_FAILURES]]
+        counts = {**vars(progress), "failures": len(progress.failures), "failed": failed}
+        return JSONResponse({**counts, "version": library.refresh(), "rows": len(library.index)})
 
-    get("/", page)
-    get("/static/{name}", asset)
     get("/api/hits", hits)
     get("/api/status", status)
-    get("/api/renew", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
-    add_file_routes(get, library, thumbnails)
-    add_inside_route(get, Inside(library))
-    add_picture_route(app, library)
-    guard(app, _HEADERS, hosts)
-    return app
 
 
 def add_file_routes(
-    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails
+    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails, ids: SignedIds
 ) -> None:
     """Of a row: its thumbnail, what is around it, and its file, in parts where a player asks for them."""
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     def thumbnail(request: Request) -> Response:
-        row = thumbnails.row(request.path_params["id"], f"{request.url.path}?{request.url.query}")
+        row = thumbnails.row(request.path_params["id"], request.url.query)
         headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{row.digest}-{row.start}"'}
         return Response(row.thumbnail, media_type="image/jpeg", headers=headers)
 
     def around(request: Request) -> Response:
-        return JSONResponse({"tiles": as_tiles(library.around(request.path_params["id"]))})
+        return JSONResponse({"tiles": ids.sign(as_tiles(library.around(request.path_params["id"])))})
 
     def file(request: Request) -> Response:
         return FileResponse(library.file(request.path_params["id"]), content_disposition_type="inline")
@@ -134,25 +156,27 @@ def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], insid
     get("/api/inside/{id}", look)
 
 
-def add_picture_route(app: FastAPI, library: Library) -> None:
+def add_picture_route(app: FastAPI, library: Library, threads: ThreadPoolExecutor) -> None:
     """`POST /api/picture`: a picture to look for, as the request's body."""
-    import asyncio
-
     from fastapi.responses import JSONResponse
     from starlette.requests import ClientDisconnect
 
     async def picture(request: Request) -> Response:
         content = bytearray()
         try:
-            async for piece in request.stream():
-                content += piece
-                if len(content) > _PICTURE_BYTES:
-                    said = f"the picture has more than {_PICTURE_BYTES >> 20} MiB"
-                    return JSONResponse({"error": said}, 413, HANG_UP)
+            async with asyncio.timeout(_PICTURE_SECONDS):
+                async for piece in request.stream():
+                    content += piece
+                    if len(content) > _PICTURE_BYTES:
+                        message = f"the image has more than {_PICTURE_BYTES >> 20} MiB"
+                        return JSONResponse({"error": message}, 413, HANG_UP)
+        except TimeoutError:
+            return JSONResponse({"error": f"the image took more than {_PICTURE_SECONDS:g} s"}, 408, HANG_UP)
         except ClientDisconnect:
             return JSONResponse({"error": "the client has gone"}, 400)  # to nobody
         try:
-            return JSONResponse({"q": await asyncio.to_thread(library.keep_picture, bytes(content))})
+            loop = asyncio.get_running_loop()
+            return JSONResponse({"q": await loop.run_in_executor(threads, library.keep_picture, bytes(content))})
         except PerceptionEncoderError as error:
             return JSONResponse({"error": str(error)}, 400)
 

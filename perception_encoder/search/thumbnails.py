@@ -17,24 +17,24 @@ class Thumbnails:
 
     def __init__(self, index: Index) -> None:
         self._index, self._lock = index, threading.Lock()
-        self._rows: dict[str, Row] = {}  # by address, which changes with the content; the oldest first
+        self._rows: dict[tuple[str, str], Row] = {}  # by id and what follows the address's "?"; the oldest first
 
     def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """`as_tiles`, with the thumbnails of all read that are not here yet."""
         tiles = as_tiles(rows)
-        wanted = {tile["id"]: tile["thumbnail"] for tile in tiles if tile["thumbnail"] not in self._rows}
+        wanted = {key[0]: key for tile in tiles if (key := _key(tile)) not in self._rows}
         if wanted:
             found = self._index.rows(among("id", wanted), thumbnails=True)
             with self._lock:
-                self._rows |= {wanted[row.id]: row for row in found if _address(row) == wanted[row.id]}
+                self._rows |= {key: row for row in found if (key := _key(as_tiles([vars(row)])[0])) == wanted[row.id]}
                 for oldest in list(self._rows)[:-_KEPT]:
                     del self._rows[oldest]
         return tiles
 
     def row(self, id: str, asked: str) -> Row:
-        """The row of an id whose thumbnail is asked for at some address; SearchIndexError where there is none."""
-        return self._rows.get(asked) or self._index.row(id)
+        """The row of an id; `asked`: what follows the "?" of its thumbnail's address. SearchIndexError if missing."""
+        return self._rows.get((id, asked)) or self._index.row(id)
 
 
-def _address(row: Row) -> str:
-    return str(as_tiles([vars(row)])[0]["thumbnail"])
+def _key(tile: dict[str, Any]) -> tuple[str, str]:
+    return tile["id"], tile["thumbnail"].partition("?")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,5 +47,26 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
     ],
 )
 def test_usage_errors(run_pe, arguments: tuple[str, ...], said: str) -> None:
-    run = run_pe("serve", *arguments)
+    port = () if "--port" in arguments else ("--port", "0")
+    run = run_pe("serve", *arguments, *port)
     assert run.status == 2 and said in run.stderr
+
+
+@pytest.mark.parametrize("what", ["page", "api"])
+def test_a_taken_port_is_one_line_before_the_model_is_loaded(
+    run_pe, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perception_encoder.inference.encoder.load", None)
+    monkeypatch.setattr("perception_encoder.search.library.open_library", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = run_pe("serve", tmp_path if what == "page" else "--api", "--port", port)
+    assert run.status == 2 and len(run.stderr.splitlines()) == 1
+    assert f"port {port} of 127.0.0.1 is taken; choose another with --port" in run.stderr
+
+
+def test_a_directory_that_cannot_have_an_index_is_one_line(run_pe, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / ".pe-index").write_text("in the way")
+    run = run_pe("serve", tmp_path, "--model", checkpoint, "--port", "0")
+    assert run.status == 2 and len(run.stderr.splitlines()) == 1
+    assert "could not be written" in run.stderr and "--index DIR" in run.stderr

@@ -18,12 +18,15 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from perception_encoder.errors import InputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.inference.media import Media
+from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.weights import create_model
-from perception_encoder.search.api import ApiConfig, create_app
+from perception_encoder.search.api import create_app
+from perception_encoder.search.api_requests import ApiConfig
 from perception_encoder.search.batching import Batcher, QueueFullError
-from perception_encoder.search.query import text_query
 from tests.clips import clip
 from tests.search.serving import served
 
@@ -50,7 +53,7 @@ def vectors(response: dict) -> np.ndarray:
 
 def test_texts(client: TestClient, encoder: Encoder) -> None:
     texts = ["a red mug", "missing.jpg", "/etc/passwd"]  # nothing is a path here
-    response = client.post("/v1/embeddings", json={"model": "any", "input": texts})
+    response = client.post("/v1/embeddings", json={"model": "PE-Core-N16-128", "input": texts})
     assert response.status_code == 200
     np.testing.assert_allclose(vectors(response.json()), encoder.encode_texts(texts), atol=1e-5)
     assert response.json()["model"] == "PE-Core-N16-128" and response.json()["usage"]["prompt_tokens"] > 6
@@ -73,7 +76,7 @@ def test_pictures_and_videos_in_both_dialects(client: TestClient, encoder: Encod
         ({"messages": [{"role": "system", "content": "x"}, _user({"type": "text", "text": "a cat"})]}, None),
     ]
     for body, wanted in asked:
-        response = client.post("/v1/embeddings", json={"model": "any", **body})
+        response = client.post("/v1/embeddings", json={"model": "builtin", **body})
         assert response.status_code == 200, response.text
         wanted = encoder.encode_texts(["a cat"]) if wanted is None else wanted
         np.testing.assert_allclose(vectors(response.json()), wanted, atol=1e-4)
@@ -96,7 +99,13 @@ def test_fewer_dimensions_are_unit_length(client: TestClient, encoder: Encoder) 
         ([], 400, "must be a JSON object"),
         ({"input": []}, 400, "1 to 8"),
         ({"input": ["x"] * 9}, 400, "1 to 8"),
-        ({"input": [1, 2]}, 400, "list of strings"),
+        ({"input": [1, 2]}, 400, "check_embedding_ctx_length=False"),
+        ({"input": ["x", 2]}, 400, "list of strings"),
+        ({"input": [[49406, 320, 10**400, 49407]]}, 400, "vocabulary"),
+        ({"input": "x", "model": "text-embedding-3-small"}, 404, "no model 'text-embedding-3-small'"),
+        ({"input": "x", "model": 7}, 404, "no model 7"),
+        ({"input": "x", "dimensions": int("9" * 400)}, 400, "1 to 256"),
+        ({"input": "x", "dimensions": True}, 400, "1 to 256"),
         ({"input": " "}, 400, "empty"),
         ({"input": "x", "modality": "sound"}, 400, "modality"),
         ({"input": "x", "encoding_format": "hex"}, 400, "encoding_format"),
@@ -121,7 +130,8 @@ def test_bad_requests_are_said_in_openais_form(client: TestClient, body: object,
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == status
     error = response.json()["error"]
-    assert said in error["message"] and error["code"] == status
+    assert said in error["message"] and error["code"] == (status if status != 404 else "model_not_found")
+    assert len(error["message"]) < 300
     assert client.get("/health").json()["status"] == "ok"
 
 
@@ -138,7 +148,9 @@ def test_a_key_is_asked_for(encoder: Encoder) -> None:
     with TestClient(create_app(encoder, ApiConfig(key="secret"))) as client:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             assert client.post("/v1/embeddings", json={"input": "a cat"}, headers=headers).status_code == 401
-            assert client.get("/v1/models", headers=headers).status_code == 401
+            for path in ("/v1/models", "/v1/models/builtin", "/metrics", "/v1/metrics", "/models"):
+                assert client.get(path, headers=headers).status_code == 401
+            assert client.get("/openapi.json", headers=headers).status_code == 404
         good = {"Authorization": "Bearer secret"}
         assert client.post("/v1/embeddings", json={"input": "a cat"}, headers=good).status_code == 200
         assert client.get("/v1/models", headers=good).json()["data"][0]["id"] == "PE-Core-N16-128"
@@ -168,11 +180,11 @@ def test_the_openai_client_works_unchanged(address: str, encoder: Encoder) -> No
         np.testing.assert_allclose(
             [row.embedding for row in found.data], encoder.encode_texts(["a red mug", "a dog"]), atol=1e-5
         )
-        short = client.embeddings.create(model="x", input="a dog", dimensions=8, encoding_format="float")
+        short = client.embeddings.create(model="builtin", input="a dog", dimensions=8, encoding_format="float")
         assert len(short.data[0].embedding) == 8
         assert [model.id for model in client.models.list()] == ["PE-Core-N16-128"]
         with pytest.raises(openai.BadRequestError, match="modality"):
-            client.embeddings.create(model="x", input="a dog", extra_body={"modality": "smell"})
+            client.embeddings.create(model="builtin", input="a dog", extra_body={"modality": "smell"})
     with (
         openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0) as client,
         pytest.raises(openai.AuthenticationError),
@@ -207,9 +219,10 @@ def test_a_client_that_hangs_up_is_no_error_of_the_server(
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(head.encode())
     deadline = time.monotonic() + 10
-    while 'status="400"' not in httpx.get(f"{address}/metrics").text and time.monotonic() < deadline:
+    key = {"Authorization": "Bearer secret"}
+    while 'status="400"' not in httpx.get(f"{address}/metrics", headers=key).text and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert 'status="400"' in httpx.get(f"{address}/metrics").text
+    assert 'status="400"' in httpx.get(f"{address}/metrics", headers=key).text
     assert "Exception in ASGI application" not in caplog.text
 
 
@@ -222,7 +235,7 @@ def test_requests_together_are_encoded_together(encoder: Encoder) -> None:
         worker = asyncio.create_task(batcher.run())
         try:
             with batcher.reserve(len(texts)):
-                return await asyncio.gather(*(batcher.encode([text_query(text).terms[0].what]) for text in texts))
+                return await asyncio.gather(*(batcher.encode([Decoded(text=text)]) for text in texts))
         finally:
             worker.cancel()
 
@@ -231,11 +244,8 @@ def test_requests_together_are_encoded_together(encoder: Encoder) -> None:
     assert sum(sizes) == 40 and max(sizes) == 16 and len(sizes) <= 5
 
 
-def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: Encoder, draw: Draw) -> None:
-    from perception_encoder.errors import InputError
-    from perception_encoder.inference.media import Media
-
-    good, bad = Media("text", "a cat", "a cat"), Media("image", "bad", b"\xff\xd8\xff")
+def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: Encoder) -> None:
+    good, bad = Decoded(text="a cat"), Media("image", "bad", b"\xff\xd8\xff")
 
     async def ask() -> None:
         batcher = Batcher(encoder, limit=3, patience=0.0)
@@ -243,10 +253,10 @@ def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: 
         with batcher.reserve(3):
             with pytest.raises(QueueFullError, match="3 inputs wait"), batcher.reserve(1):
                 pass
-            first, second = (asyncio.create_task(batcher.encode(inputs)) for inputs in ([good, good], [bad]))
-            assert (await first).shape == (2, 256)
+            first = asyncio.create_task(batcher.encode([good, good]))
             with pytest.raises(InputError, match="bad"):
-                await second
+                await batcher.decode(lambda: bad)
+            assert (await first).shape == (2, 256)
         with batcher.reserve(3):
             assert (await batcher.encode([good])).shape == (1, 256)
         worker.cancel()

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.api import ApiConfig, create_app
+from perception_encoder.search.api import create_app
+from perception_encoder.search.api_requests import ApiConfig
 from perception_encoder.search.index import Index
 from perception_encoder.search.indexing import Report, update_index, writable_index
 from perception_encoder.search.server import create_page

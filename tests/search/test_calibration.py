@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.weights import create_model
 from perception_encoder.search import calibration
+from perception_encoder.search.asked import parse_asked
 from perception_encoder.search.calibration import (
     NOTHING_BELOW,
     Calibration,
@@ -164,10 +165,10 @@ def test_hits_of_a_text_have_probabilities_and_others_none(
 def test_tiles_of_a_text_have_probabilities(builtin: Encoder, index: Index) -> None:
     library = Library(index, builtin)
     (hits,) = ask(builtin, index, [text_query("a cat")], top=4)
-    tiles = as_tiles(library.find("text:a cat", Filter(), 0, 4))
+    tiles = as_tiles(library.find(parse_asked("text:a cat"), Filter(), 0, 4))
     assert [tile["probability"] for tile in tiles] == pytest.approx([hit.probability for hit in hits])
     for other in ("text:a cat - a dog", f"like:{tiles[0]['id']}", "-1:text:a cat"):
-        assert not any("probability" in tile for tile in as_tiles(library.find(other, Filter(), 0, 4)))
+        assert not any("probability" in tile for tile in as_tiles(library.find(parse_asked(other), Filter(), 0, 4)))
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,49 @@ def test_a_moment_plays_under_the_pointer(page: Page) -> None:
     expect(tile.locator("video")).to_have_count(0)
 
 
+def test_progress_and_files_that_cannot_be_read_are_shown(page: Page) -> None:
+    reason = "is not a picture in a format that can be read"
+    failed = [{"name": f"<b>{number}.jpg", "reason": reason} for number in range(2)]
+
+    def running(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "running": True, "done": 470, "total": 507})
+
+    def ended(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "failures": 3, "failed": failed})
+
+    expect(page.locator("#failed")).to_be_hidden()
+    page.route("**/api/status", running)
+    expect(page.locator("#progress")).to_contain_text("470 of 507 files", timeout=10_000)
+    page.unroute("**/api/status")
+    page.route("**/api/status", ended)
+    expect(page.locator("#failed summary")).to_have_text("3 files could not be read", timeout=10_000)
+    expect(page.locator("#progress")).to_be_hidden()
+    page.locator("#failed summary").click()
+    lines = [f"<b>0.jpg: {reason}", f"<b>1.jpg: {reason}", "and 1 more"]
+    expect(page.locator("#failed li")).to_have_text(lines)
+    page.unroute("**/api/status")
+
+
+def test_a_link_from_another_page_opens_this_one(browser: Browser, address: str) -> None:
+    """And another page of the same browser gets none of its images."""
+    page = browser.new_page()
+    tile = page.request.get(f"{address}/api/hits").json()["tiles"][0]
+    foreign = address.replace("127.0.0.1", "localhost")
+    page.route("http://elsewhere.test/**", lambda route: route.fulfill(
+        content_type="text/html",
+        body=f'<img src="{address}{tile["thumbnail"]}"><img src="{foreign}/static/page.css"><a href="{address}">go</a>',
+    ))  # fmt: skip
+    statuses: list[int] = []
+    page.on("response", lambda response: statuses.append(response.status) if "elsewhere" not in response.url else None)
+    page.goto("http://elsewhere.test/")
+    page.wait_for_load_state("load")
+    assert not any(page.evaluate("[...document.images].map(one => one.naturalWidth)"))
+    assert set(statuses) <= {403}
+    page.get_by_role("link", name="go").click()
+    expect(page.locator("#grid button.tile").first).to_be_visible()
+    page.close()
+
+
 @pytest.mark.parametrize("width", [360, 768, 1600])
 def test_nothing_is_wider_than_the_screen(browser: Browser, address: str, width: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": 720}, color_scheme="dark")

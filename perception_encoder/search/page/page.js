@@ -1,8 +1,8 @@
 // The page: its parts put together, its keys, and the index as it grows.
 
-import { $, answer, LOST, said, say } from "./element.js";
+import { $, answer, element, LOST, said, say } from "./element.js";
 import { begin, focusTile, isEmpty, move, showEmpty } from "./grid.js";
-import { asked, onAsk, readAddress } from "./query.js";
+import { onAsk, readAddress } from "./query.js";
 import { onClose, stepped } from "./viewer.js";
 
 const words = $("words");
@@ -24,11 +24,11 @@ async function watch() {
     const status = await answer("/api/status");
     const changed = version !== undefined && version !== status.version, lost = said() === LOST;
     showProgress(status);
+    showFailed(status);
     [running, version] = [status.running, status.version];
     if (lost) say(null);
-    if (lost && isEmpty() || changed && (isEmpty() || (scrollY < 100 && !$("viewer").open && !asked().length))) begin(true);
+    if (lost && isEmpty() || changed && (isEmpty() || (scrollY < 100 && !$("viewer").open))) begin(true);
     if (status.error) say(status.error);
-    if (changed && !running && status.failures) say(`${status.failures} files could not be used; pe index lists them`);
     showEmpty(running);
   } catch (error) { say(error); }
   setTimeout(watch, running ? 500 : 4000);
@@ -41,6 +41,17 @@ function showProgress({ running, done, total }) {
   if (total) [bar.max, bar.value] = [total, done]; else bar.removeAttribute("value");
   $("progress").querySelector("span").textContent =
     total ? `Reading ${done.toLocaleString()} of ${total.toLocaleString()} files` : "Looking for new files";
+}
+
+// Files that could not be read, each with the reason.
+function showFailed({ failures, failed }) {
+  const rest = failures - failed.length, list = $("failed").querySelector("ul");
+  const lines = [...failed.map(({ name, reason }) => `${name}: ${reason}`), ...(rest ? [`and ${rest.toLocaleString()} more`] : [])];
+  $("failed").hidden = !failures;
+  $("failed").querySelector("summary").textContent = `${failures.toLocaleString()} ${failures === 1 ? "file" : "files"} could not be read`;
+  if (list.dataset.drawn === lines.join("\n")) return;
+  list.dataset.drawn = lines.join("\n");
+  list.replaceChildren(...lines.map((textContent) => element("li", { textContent })));
 }
 
 $("renew").addEventListener("click", async () => {

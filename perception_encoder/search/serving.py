@@ -1,0 +1,130 @@
+"""Run a server: its port is taken first, its connections are limited, and its memory goes back to the system."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from perception_encoder.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+HEAD_SECONDS = 10.0
+"""In which a connection must have sent the head of a request."""
+MOST_CONNECTIONS = 1000
+"""That are open at the same time; beyond it the one that has sent no request for the longest time is closed."""
+_FILES = 4096  # descriptors that a server asks for: connections, and what it reads
+_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of glibc's malloc.h
+_ARENAS, _MAPPED_BYTES = 2, 1 << 20
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on a port (0: a free one); ConfigError if it is taken or the address is not here."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} of {host} is taken; choose another with --port") from None
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return listener
+
+
+def run(app: Any, listener: socket.socket) -> None:
+    """Answer on a socket of `listen` until the process is told to end; MissingExtraError without uvicorn."""
+    server = create_server(app)
+    raise_file_limit()
+    limit_memory()
+    server.run(sockets=[listener])
+
+
+def create_server(app: Any) -> uvicorn.Server:
+    """uvicorn's server with limits on connections; MissingExtraError without uvicorn."""
+    try:
+        import uvicorn
+    except ImportError:
+        raise MissingExtraError("uvicorn", "search") from None
+    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, access_log=False, http=_limited_protocol())
+    return uvicorn.Server(config)
+
+
+def _limited_protocol() -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which by itself waits for the rest of a head for ever and takes any number of connections."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    base: Any = AutoHTTPProtocol
+
+    class LimitedProtocol(base):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._since, self._timer = time.monotonic(), None
+            held = [each for each in self.connections if not each.transport.is_closing()]
+            if len(held) > MOST_CONNECTIONS:
+                idle = [each for each in held if each._waits()]
+                min(idle, key=lambda each: each._since, default=self).transport.close()
+            self._watch_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch_head()
+
+        def connection_lost(self, reason: Exception | None) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            super().connection_lost(reason)
+
+        def _waits(self) -> bool:
+            """Whether no request is being answered, or its body read."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def _watch_head(self) -> None:
+            if not self._waits():
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = None
+            elif self._timer is None:
+                self._since = time.monotonic()
+                self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+        def _give_up(self) -> None:
+            self._timer = None
+            if self._waits() and not self.transport.is_closing():
+                self.transport.close()
+
+    return LimitedProtocol
+
+
+def raise_file_limit() -> None:
+    """Let this process open some thousand files and connections, if the system lets it; many allow 1,024 by default."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def limit_memory() -> None:
+    """Have glibc give freed memory back: few arenas for all threads, and blocks over a MiB apart (mallopt(3)).
+
+    By default each thread has an arena of its own, which keeps what images took, and glibc raises the size from which
+    on blocks are returned at once to that of the largest it has seen. Other C libraries are left as they are.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_ARENA_MAX, _ARENAS)
+        mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
+        mallopt(_TRIM_THRESHOLD, _MAPPED_BYTES)
