@@ -26,12 +26,13 @@ def classify(
     prompts: Annotated[str, typer.Option(help="Templates: photo, imagenet (80), kinetics (28), name.")] = "photo",
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet, sorted by label.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
 ) -> None:
     """Name pictures and videos, out of labels that you choose.
 
     Nothing is trained: each label is put into a set of sentences, and a file is given the labels whose sentences are
     nearest, with probabilities among all of them. Say the labels as you would speak of the things, and add one for
-    what else there may be. Status 1: some files could not be used, and are listed.
+    what else there may be. Files that could not be used are listed.
 
     Examples:
 
@@ -43,9 +44,11 @@ def classify(
     from perception_encoder.evaluation.zero_shot import Namer, read_labels
     from perception_encoder.inference.collection import encode_media, list_media
     from perception_encoder.inference.encoder import load
+    from perception_encoder.inference.listing import check_paths
     from perception_encoder.search.pages import write_contact_sheet
     from perception_encoder.search.sheets import Naming
 
+    check_paths(files)
     names, items = read_labels(labels), list_media(files)
     encoder = load(model)
     namer = Namer(encoder, names, prompts)
@@ -56,13 +59,13 @@ def classify(
         named = list(map(as_json, found.items, guesses))
         head = {"model": encoder.name, "prompts": prompts, "labels": names}
         output.print_json({**head, "files": named, "skipped": found.skipped})
-    else:
+    elif found.items:
         output.print_table(("file", "label", "probability", "others"), map(as_row, found.items, guesses))
     if html is not None:
         naming = Naming(encoder, found, guesses, namer.class_vectors)
         note = f"{len(found.items)} files, {len(names)} labels, by {encoder.name}"
         write_contact_sheet(html, "Named", note, naming.sections(html))
-    raise typer.Exit(output.report_skipped(found.failures, found.total))
+    raise typer.Exit(output.input_status(found.failures, found.total, strict))
 
 
 def as_json(item: Item, guesses: list[Guess]) -> dict[str, Any]:

@@ -32,14 +32,14 @@ def embed(
     dtype: Annotated[DType | None, typer.Option(help="bfloat16 by default where it is fast.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures or texts computed at once.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; more of them help with slow disks.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad input.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     private: Annotated[bool, typer.Option("--allow-private-urls", help="Let URLs lead to private addresses.")] = False,
 ) -> None:
     """Embed pictures, videos and texts.
 
     PATHS may be folders, globs, tars, URLs and tables (CSV, TSV, Parquet, JSONL) with a column of paths or texts;
-    "clip.mp4@2s-5s" is a part of a video. Bad inputs are skipped, listed at the end, and make the exit status 1.
+    "clip.mp4@2s-5s" is a part of a video. Bad inputs are skipped and listed at the end.
     A run that was stopped goes on where it was when the same command is given again.
 
     Examples:
@@ -52,10 +52,11 @@ def embed(
     import torch
 
     from perception_encoder.inference.encoder import load
-    from perception_encoder.inference.listing import list_items
+    from perception_encoder.inference.listing import check_paths, list_items
     from perception_encoder.inference.output import EmbeddingWriter
     from perception_encoder.inference.pipeline import encode_items
 
+    check_paths(paths)
     if next(list_items(paths), None) is None:
         raise DataError(f"no pictures, videos or texts in {', '.join(paths)}")
     encoder = load(model, dtype=getattr(torch, dtype) if dtype else None)
@@ -71,8 +72,6 @@ def embed(
                 for batch in encode_items(encoder, items, feature, batch_size, workers):
                     writer.add(batch)
                     advance(len(batch))
-                    if strict and writer.failures:
-                        raise writer.failures[0]
         except KeyboardInterrupt:
             writer.flush()
             output.print_warning(f"stopped; {writer.done} items are kept, and the same command goes on from there")
@@ -80,4 +79,4 @@ def embed(
         rows = writer.finish()
     speed = (writer.done - earlier) / (time.perf_counter() - started)
     output.print_line(f"{rows} vectors in {out}, {speed:.1f} items/s" if rows else f"no vectors, so no {out}")
-    raise typer.Exit(output.report_skipped(writer.failures, rows + len(writer.failures)))
+    raise typer.Exit(output.input_status(writer.failures, rows + len(writer.failures), strict))

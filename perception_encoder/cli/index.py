@@ -35,12 +35,13 @@ def index(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew, whatever is there.")] = False,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help=RAY)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
 ) -> None:
     """Make or renew the index of folders, for `pe search`.
 
     Only what is new or changed is read; what moved is known by its content, and what is gone is forgotten. Videos are
     cut into moments, by shot changes and likeness. A run that was stopped goes on where it was when the same command is
-    given again. Status 1: some files could not be used, and are listed.
+    given again. Files that could not be used are listed.
 
     Examples:
 
@@ -50,9 +51,11 @@ def index(
         pe index /mnt/photos --ray auto
         pe search "a red mug" photos
     """
+    from perception_encoder.inference.listing import check_paths
     from perception_encoder.search.cluster import on_cluster
     from perception_encoder.search.indexing import read_here, update_index, writable_index
 
+    check_paths(folders)
     reports: dict[str, dict[str, Any]] = {}
     failures: list[InputError] = []
     tried = 0
@@ -72,4 +75,4 @@ def index(
     if json:
         skipped = [{"path": failure.source, "reason": failure.reason} for failure in failures]
         output.print_json({"folders": reports, "skipped": skipped})
-    raise typer.Exit(output.report_skipped(failures, tried))
+    raise typer.Exit(output.input_status(failures, tried, strict))

@@ -29,6 +29,7 @@ def search(
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet of the hits.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
 ) -> None:
     """Find pictures, videos and moments of videos, by a text or by example.
 
@@ -36,7 +37,7 @@ def search(
     before a term counts it twice; a term that is a picture's or clip's path stands for what that shows. Hits come best
     first, by cosine similarity; by an index a text's have a probability too. The query's own file is left out. Folders
     that all have an index (`pe index`) are searched by it, else all is encoded. --where knows path, kind ('image' or
-    'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. Status 1: some were skipped.
+    'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height.
 
     Examples:
 
@@ -57,6 +58,9 @@ def search(
     if not (queries or like or near_duplicates) and files:
         typed, files = split_words(files)
         queries = [parse_query(typed)]
+        check_files(files, typed[0])
+    else:
+        check_files(files)
     indexes = find_indexes(files)
     if indexes and near_duplicates:
         return hits.show_duplicates(find_duplicates(indexes, where, html is not None), top, json, html)
@@ -70,7 +74,23 @@ def search(
     else:
         with late_progress("looking at files") as begin:
             answer = ask_files(files, queries, model or "builtin", top, begin)
-    hits.show(answer, json, html)
+    if json or not answer.failures or len(answer.failures) < answer.total:
+        hits.show(answer, json, html)
     if answer.total and (folders := " ".join(folders_to_index(files))):
         output.print_note(f"to search {folders} in a moment the next time: pe index {folders}")
-    raise typer.Exit(output.report_skipped(answer.failures, answer.total))
+    raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
+
+
+def check_files(files: list[str], first_word: str = "") -> None:
+    """MediaNotFoundError unless all files exist; BadParameter if query and files were swapped."""
+    from perception_encoder.errors import MediaNotFoundError
+    from perception_encoder.inference.listing import check_paths
+
+    try:
+        check_paths(files)
+    except MediaNotFoundError as error:
+        if first_word and Path(first_word).exists():
+            raise typer.BadParameter(
+                f'{error}; the query comes first, as in: pe search "{error.source}" {first_word}'
+            ) from None
+        raise

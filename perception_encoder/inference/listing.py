@@ -102,6 +102,19 @@ def list_items(paths: Iterable[str | Path]) -> Iterator[Item]:
             yield from _list_path(Path(given))
 
 
+def check_paths(paths: Iterable[str | Path]) -> None:
+    """MediaNotFoundError for the first path that does not exist, or glob without a match; URLs are not checked."""
+    for given in paths:
+        if isinstance(given, str) and is_url(given):
+            continue
+        if os.path.exists(split_range(Path(given))[0]):
+            continue
+        if not glob.has_magic(os.fspath(given)):
+            raise MediaNotFoundError(escape_name(given), "no such file or directory")
+        if next(glob.iglob(os.fspath(given), recursive=True), None) is None:
+            raise MediaNotFoundError(escape_name(given), "matches no file")
+
+
 def _list_path(path: Path) -> Iterator[Item]:
     name, is_file = path.name.lower(), os.path.isfile(path)
     if os.path.isdir(path):

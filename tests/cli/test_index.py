@@ -27,7 +27,8 @@ def test_it_says_what_it_did_and_skipped(run_pe, indexed: Path) -> None:
     (indexed / "empty.jpg").touch()
     (indexed / "00.jpg").unlink()
     run = run_pe("index", indexed, "--json")
-    assert run.status == 1 and "empty.jpg: is empty" in run.stderr
+    assert run_pe("index", indexed, "--strict").status == 1
+    assert run.status == 0 and "empty.jpg: is empty" in run.stderr
     printed = json.loads(run.stdout)
     done = {"added": 0, "moved": 0, "gone": 1, "unchanged": 20}
     assert done.items() <= printed["folders"][str(indexed)].items()
@@ -128,6 +129,7 @@ def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, picture
         (("search", "a cat", "FOLDER/01.jpg", "--where", "size > 3"), "need an index"),
         (("index", "FOLDER", "--every", "0.1"), "--rebuild --every 0.1"),
         (("index", "FOLDER/01.jpg"), "is no folder"),
+        (("index", "FOLDER", "FOLDER/gone"), "gone: no such file or directory"),
         (("index", "FOLDER", "--every", "0"), "--every"),
     ],
 )

@@ -39,8 +39,10 @@ def test_pictures_and_texts_may_be_looked_for_at_once(run_pe, checkpoint: Path, 
 def test_videos_are_hits_with_a_time_and_bad_files_reported(run_pe, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(clip(60))
     (tmp_path / "empty.jpg").touch()
-    run = run_pe("search", "a dog", tmp_path, "--model", checkpoint, "--json")
-    assert run.status == 1 and "empty.jpg: is empty" in run.stderr
+    arguments = ("search", "a dog", tmp_path, "--model", checkpoint, "--json")
+    run = run_pe(*arguments)
+    assert run.status == 0 and "empty.jpg: is empty" in run.stderr
+    assert run_pe(*arguments, "--strict").status == 1
     printed = json.loads(run.stdout)
     (hit,) = printed["queries"][0]["hits"]
     assert 0 <= hit["time"] < 2.4
@@ -66,13 +68,23 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         ((" ", "."), "the query is empty"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
         (("a cat", "."), "no pictures or videos in ."),
+        (("a cat", "gone"), "error: gone: no such file or directory"),
+        (("a cat", "*.jpg"), "error: *.jpg: matches no file"),
+        (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
+        ((".", "a dog"), 'the query comes first, as in: pe search "a dog" .'),
         (("--top", "0", "a cat", "."), "--top"),
     ],
 )
 def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, said: str) -> None:
     monkeypatch.chdir(tmp_path)
     run = run_pe("search", *arguments, "--model", "no-such-model")
-    assert run.status == 2 and said in run.stderr
+    assert run.status == 2 and said in " ".join(run.stderr.replace("│", " ").split()) and run.stdout == ""
+
+
+def test_no_file_that_can_be_read_is_an_error(run_pe, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    run = run_pe("search", "a dog", tmp_path, "--model", checkpoint)
+    assert run.status == 2 and run.stdout == "" and "empty.jpg: is empty" in run.stderr
 
 
 def test_a_page_replaces_no_folder_and_no_picture(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
