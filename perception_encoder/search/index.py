@@ -25,6 +25,7 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, remove, replacing, writing
 from perception_encoder.inference.lance import connect
+from perception_encoder.models.registry import canonical_name
 from perception_encoder.search import approximate
 from perception_encoder.search.snapshot import as_matrix, read_commits, read_snapshot, remove_snapshot, write_snapshot
 
@@ -151,8 +152,16 @@ class Index:
 
     def check(self, settings: Mapping[str, object]) -> None:
         """SearchIndexError unless the vectors of `settings` (`Encoder.describe`) can be compared with the index's."""
-        wanted = {**settings, "layout": LAYOUT}
-        other = [name for name in _SAME if self.settings.get(name) != wanted[name]]
+        self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME})
+
+    def check_name(self, model: str) -> None:
+        """SearchIndexError if a model's name says that it is another one, before anything of it is fetched."""
+        named = canonical_name(model)
+        if named is not None:
+            self._compare({"model": named})
+
+    def _compare(self, wanted: Mapping[str, object]) -> None:
+        other = [name for name in wanted if self.settings.get(name) != wanted[name]]
         if other:
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {wanted[name]}" for name in other)
             raise SearchIndexError(

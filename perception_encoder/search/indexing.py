@@ -65,6 +65,8 @@ def writable_index(
         source = str(Path(source).absolute())
     with Index.for_writing(folder):
         index = None if rebuild or not Index.exists(folder) else Index.open(folder)
+        if index is not None and source is not None:
+            index.check_name(source)
         encoder = load(source or (index.settings["source"] if index else "builtin"))
         settings = encoder.describe(encoder.feature())
         if index is None:

@@ -218,6 +218,7 @@ def open_library(folder: Path, source: str | None = None) -> Library:
         with writable_index(folder, source):
             pass
     index = Index.open(folder)
+    index.check_name(source or index.settings["model"])
     encoder = load(source or index.settings["source"])
     index.check(encoder.describe(encoder.feature()))
     return Library(index, encoder)

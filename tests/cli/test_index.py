@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from perception_encoder.inference.encoder import load
 from tests.clips import clip
 
 
@@ -106,6 +107,27 @@ def test_several_folders_are_searched_by_their_indexes(
         assert json.loads(run.stdout)["queries"][0]["image"] == "new.jpg"
     run = run_pe("search", "--like", "no-such-id", indexed, more)
     assert run.status == 2 and "has no no-such-id" in run.stderr
+
+
+@pytest.mark.parametrize("command", [("search", "a cat", "FOLDER"), ("index", "FOLDER"), ("serve", "FOLDER")])
+def test_another_model_is_refused_before_it_is_fetched(run_pe, indexed: Path, command, monkeypatch) -> None:
+    monkeypatch.setattr("perception_encoder.models.weights.fetch_weights", None)
+    words = [word.replace("FOLDER", str(indexed)) for word in command]
+    run = run_pe(*words, "--model", "PE-Core-L14-336")
+    assert run.status == 2 and "model PE-Core-N16-128, not PE-Core-L14-336" in run.stderr
+
+
+def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    towers = []
+
+    def spy(*arguments, **options):
+        towers.append(options["towers"])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("perception_encoder.search.asking.load", spy)
+    for query in (("2:dog", "-", "snow"), ("--image", indexed / "01.jpg")):
+        assert run_pe("search", *query, indexed).status == 0
+    assert towers == ["text", "all"]
 
 
 def test_conditions_and_sheets(run_pe, indexed: Path, tmp_path: Path) -> None:

@@ -118,8 +118,9 @@ def test_what_was_embedded_is_searched_without_the_files(
     found = json.loads(run.stdout)["queries"][0]["hits"]
     assert [hit["path"] for hit in found] == [hit["path"] for hit in expected]
     assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
-    other = run_pe("search", "a cat", tmp_path / out, "--model", "builtin")
-    assert other.status == 2 and "made by another model than builtin" in other.stderr
+    for model in ("builtin", "PE-Core-L14-336"):
+        other = run_pe("search", "a cat", tmp_path / out, "--model", model)
+        assert other.status == 2 and f"made by another model than {model}" in other.stderr
 
 
 def test_clip_retrieval_s_own_folders_are_searched(
