@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def classify(
     files: Annotated[list[str], typer.Argument(help="Pictures, videos, folders, globs, tables, tars, URLs.")],
     labels: Annotated[str, typer.Option(help="Labels with commas between, or @FILE with one a line.")],
     top: Annotated[int, typer.Option(min=1, help="How many labels to show of each file.")] = 3,
-    model: Annotated[str, typer.Option(help="Name, alias or checkpoint of a model with a text tower.")] = "builtin",
+    model: Annotated[str | None, typer.Option(help=default_model.OPTION)] = None,
     prompts: Annotated[str, typer.Option(help="Templates: photo, imagenet (80), kinetics (28), name.")] = "photo",
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet, sorted by label.")] = None,
@@ -50,7 +50,8 @@ def classify(
 
     check_paths(files)
     names, items = read_labels(labels), list_media(files)
-    encoder = load(model)
+    source = model or default_model.default_model()
+    encoder = load(source)
     namer = Namer(encoder, names, prompts)
     with progress("looking at files", len(items)) as advance:
         found = encode_media(encoder, items, advance)
@@ -63,8 +64,10 @@ def classify(
         output.print_table(("file", "label", "probability", "others"), map(as_row, found.items, guesses))
     if html is not None:
         naming = Naming(encoder, found, guesses, namer.class_vectors)
-        note = f"{len(found.items)} files, {len(names)} labels, by {encoder.name}"
+        demo = default_model.demo_line(source, model)
+        note = f"{len(found.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
         write_contact_sheet(html, "Named", note, naming.sections(html))
+    default_model.say_demo(source, model, json)
     raise typer.Exit(output.input_status(found.failures, found.total, strict))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli.progress import progress
 from perception_encoder.errors import DataError
 
@@ -24,7 +24,7 @@ DType = StrEnum("DType", ["float32", "bfloat16"])
 def embed(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, tables, tars, URLs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, .lance table or folder (npy + parquet).")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A model's name, or a checkpoint file.")] = "builtin",
+    model: Annotated[str | None, typer.Option("--model", "-m", help=default_model.OPTION)] = None,
     layer: Annotated[int | None, typer.Option(help="Layer, from 0 or, from the end, -1; the last by default.")] = None,
     pool: Annotated[Pool | None, typer.Option(help="How a picture's tokens become one vector; tokens: all.")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Uniform frames of a video.")] = 8,
@@ -39,8 +39,7 @@ def embed(
     """Embed pictures, videos and texts.
 
     PATHS may be folders, globs, tars, URLs and tables (CSV, TSV, Parquet, JSONL) with a column of paths or texts;
-    "clip.mp4@2s-5s" is a part of a video. Bad inputs are skipped and listed at the end.
-    A run that was stopped goes on where it was when the same command is given again.
+    "clip.mp4@2s-5s" is a part of a video. Bad inputs are skipped and listed. A stopped run goes on when given again.
 
     Examples:
 
@@ -59,7 +58,7 @@ def embed(
     check_paths(paths)
     if next(list_items(paths), None) is None:
         raise DataError(f"no pictures, videos or texts in {', '.join(paths)}")
-    encoder = load(model, dtype=getattr(torch, dtype) if dtype else None)
+    encoder = load(source := model or default_model.default_model(), dtype=getattr(torch, dtype) if dtype else None)
     encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=private)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
@@ -79,4 +78,5 @@ def embed(
         rows = writer.finish()
     speed = (writer.done - earlier) / (time.perf_counter() - started)
     output.print_line(f"{rows} vectors in {out}, {speed:.1f} items/s" if rows else f"no vectors, so no {out}")
+    default_model.say_demo(source, model)
     raise typer.Exit(output.input_status(writer.failures, rows + len(writer.failures), strict))

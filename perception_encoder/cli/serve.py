@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.errors import ConfigError, MissingExtraError
 
 app = typer.Typer()
@@ -21,7 +21,8 @@ FOLDER = "Folder to look through in the browser; it gets an index if it has none
 def serve(
     folder: Annotated[Path | None, typer.Argument(help=FOLDER)] = None,
     api: Annotated[bool, typer.Option("--api", help="Answer /v1/embeddings, /v1/models, /health, /metrics.")] = False,
-    model: Annotated[str | None, typer.Option(help="Name or checkpoint [default: the index's, or builtin].")] = None,
+    model: Annotated[str | None, typer.Option(help=default_model.INDEX_OPTION)] = None,
+    home: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Directory that holds the index.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     key: Annotated[str | None, typer.Option(envvar="PE_API_KEY", help=KEY)] = None,
@@ -46,6 +47,7 @@ def serve(
     from perception_encoder.search.library import open_library
     from perception_encoder.search.server import create_page
 
+    folder = folder or home
     if folder is None and not api:
         raise typer.BadParameter("say what to serve: a folder, or --api")
     if not is_loopback(host) and (folder is not None or key is None):
@@ -56,11 +58,14 @@ def serve(
     except ImportError:
         raise MissingExtraError("uvicorn", "search") from None
     if folder is None:
-        encoder = load(model or "builtin")
+        source = model or default_model.default_model()
+        encoder = load(source)
         server = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))
     else:
-        library = open_library(folder, model)
-        encoder, server = library.encoder, create_page(library, (host, *HOSTS))
+        library = open_library(folder, model, home, default_model.default_model())
+        source = library.index.settings["source"]
+        encoder = library.encoder
+        server = create_page(library, (host, *HOSTS), default_model.demo_line(source, model))
         library.start_update()
         if api:
             both = create_app(encoder, ApiConfig(key=key, waiting=waiting), (host, *HOSTS))
@@ -70,6 +75,7 @@ def serve(
         encoder.encode_texts("a")  # the first text takes ten times as long, so nobody waits for it
     what = "" if folder is None else f" over {folder}"
     output.print_line(f"{encoder.name}{what} at http://{host}:{port}{'' if folder else '/v1/embeddings'}")
+    default_model.say_demo(source, model)
     uvicorn.run(server, host=host, port=port, log_level="warning", timeout_keep_alive=5)
 
 

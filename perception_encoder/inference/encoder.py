@@ -30,7 +30,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.models.weight_hashes import CachedHash
-from perception_encoder.models.weights import Model, Towers, find_weights, load_model, weight_hash
+from perception_encoder.models.weights import Model, TowerChoice, find_weights, load_model, weight_hash
 from perception_encoder.preprocess.image import ImageTransform, image_transform, to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, tokenizer, trim
 
@@ -331,7 +331,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     *,
-    towers: Towers = "all",
+    towers: TowerChoice = "all",
 ) -> Encoder:
     """Load a model with its weights as an `Encoder`.
 

@@ -25,7 +25,7 @@ from perception_encoder.models.registry import BUILTIN, MODELS, ModelEntry, cano
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 Model = CLIP | VisionTransformer
-Towers = Literal["all", "text"]
+TowerChoice = Literal["all", "text"]
 
 
 def create_model(
@@ -196,7 +196,7 @@ def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
     return path, None
 
 
-def load_model(name: str | Path, towers: Towers = "all") -> Model:
+def load_model(name: str | Path, towers: TowerChoice = "all") -> Model:
     """A model with real weights, from `builtin`, an alias, or a checkpoint file whose architecture is recognised.
 
     `towers="text"` leaves the vision tower of a two-tower model unread, on the meta device.
@@ -214,7 +214,7 @@ def find_entry(name: str | Path) -> ModelEntry:
     return dataclasses.replace(find_model(model.name), vision=model.config, text=None)
 
 
-def _load_file(path: Path, entry: ModelEntry | None = None, towers: Towers = "all") -> Model:
+def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice = "all") -> Model:
     """A model from a file: the one given, or named in the file, or recognised."""
     state, metadata = read_checkpoint(path, text_alone=towers == "text")
     try:

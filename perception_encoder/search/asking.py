@@ -14,6 +14,7 @@ from perception_encoder.inference.collection import encode_media, list_media, re
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.registry import canonical_name
 from perception_encoder.search.hits import Hit, find_hits, find_in_index
+from perception_encoder.search.home import limited, nearest_home
 from perception_encoder.search.index import Index, Row
 from perception_encoder.search.query import Query, encode_queries
 
@@ -32,16 +33,31 @@ class Answer:
     """Files that were encoded for it."""
 
 
-def find_indexes(files: Sequence[str]) -> list[Index]:
-    """The indexes of the folders that are named, or of the current one; none unless every folder has one."""
-    folders = [Path(file) for file in files] or [Path()]
-    return [Index.open(folder) for folder in folders] if all(map(Index.exists, folders)) else []
+def find_indexes(files: Sequence[str], home: Path | None = None) -> list[Index]:
+    """The indexes of the folders that are named, or of the current one; none unless every folder has one.
+
+    A subfolder has that of the nearest folder around it, limited to what is in the subfolder. `home`: the directory
+    that holds the index of them all; SearchIndexError if a folder is not in the one that was indexed.
+    """
+    if home is not None:
+        whole = Index.open(home)
+        return [limited(Index.open(home), folder) for folder in files or [str(whole.root)]]
+    indexes = []
+    for folder in map(Path, files or [""]):
+        around = nearest_home(folder)
+        if around is None:
+            return []
+        index = limited(Index.open(around), folder)
+        if index.below and not len(index.listing()):  # such as a hidden folder
+            return []
+        indexes.append(index)
+    return indexes
 
 
 def folders_to_index(files: Sequence[str]) -> list[str]:
     """Folders without an index, where all that is named are folders."""
     all_folders = all(Path(file).is_dir() for file in files)
-    return [file for file in files if not Index.exists(Path(file))] if all_folders else []
+    return [file for file in files if nearest_home(Path(file)) is None] if all_folders else []
 
 
 def ask_indexes(

@@ -90,6 +90,9 @@ class FileState:
 class Index:
     """An open index; `Index.open` and `Index.create` give one. `settings` are `Encoder.describe`'s, and the layout."""
 
+    below = ""
+    """Only rows whose path starts so are shown: those of a subfolder."""
+
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.settings = folder, dict(settings)
         self._snapshot = read_snapshot(folder / FOLDER, _TABLE)
@@ -149,6 +152,11 @@ class Index:
             (folder / FOLDER).mkdir(exist_ok=True)
         with holding(folder / FOLDER / _LOCK, f"another run is writing the index of {folder}"):
             yield
+
+    @property
+    def root(self) -> Path:
+        """The indexed folder: that of the index itself unless the index lies elsewhere (`--index`)."""
+        return Path(self.settings.get("root") or self.folder)
 
     def check(self, settings: Mapping[str, object]) -> None:
         """SearchIndexError unless the vectors of `settings` (`Encoder.describe`) can be compared with the index's."""
@@ -251,10 +259,16 @@ class Index:
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
         """Some columns, newest rows first."""
+        where = self._within(where)
         if self._snapshot is not None and where is None and "thumbnail" not in names:
             return self._snapshot.rows.select(names)
         found = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
         return found.sort_by(_NEWEST_FIRST).select(names)
+
+    def _within(self, where: str | None) -> str | None:
+        """A condition, with the one that a subfolder makes."""
+        inside = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
+        return f"({where}) AND {inside}" if where and inside else where or inside or None
 
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
         """All rows that fulfil a condition in SQL, newest first; ConfigError where it is none."""
@@ -278,6 +292,7 @@ class Index:
 
         `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
         """
+        where = self._within(where)
         large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is there, and sooner done
         if self._snapshot is not None and not large and where is None and not thumbnails:
             scores, found = self._snapshot.nearest(vector, top)

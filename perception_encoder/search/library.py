@@ -24,7 +24,8 @@ from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.asked import AskedTerm, parse_asked
-from perception_encoder.search.calibration import NOTHING_BELOW, any_match, find_calibration
+from perception_encoder.search.calibration import find_calibration
+from perception_encoder.search.home import check_root
 from perception_encoder.search.index import Index, Row, among
 from perception_encoder.search.indexing import update_index, writable_index
 from perception_encoder.search.query import Query, Term, encode_queries, text_query, unit_vectors
@@ -162,7 +163,7 @@ class Library:
         return Media(cast(Kind, row.kind), row.path, path, row.time, row.time), path
 
     def _path(self, row: Row) -> Path:
-        folder = self.index.folder.resolve()
+        folder = self.index.root.resolve()
         path = folder / unescape_name(row.path)
         if not path.is_file() or not path.resolve().is_relative_to(folder):
             raise ConfigError("the file is not in the folder any more")
@@ -209,25 +210,23 @@ class Library:
             return self._version
 
 
-def open_library(folder: Path, source: str | None = None) -> Library:
-    """A folder's library; the folder gets an empty index where it has none.
+def open_library(
+    folder: Path, source: str | None = None, home: Path | None = None, default: str = "builtin"
+) -> Library:
+    """A folder's library; the folder, or `home`, gets an empty index if there is none.
 
-    `source`: the model, by default the index's own. Raises what `writable_index` raises, but for a writer at work.
+    `source`: the model, by default the index's own, or that of a new index, `default`. Raises what `writable_index`
+    raises, but for a writer at work.
     """
-    if not Index.exists(folder):
-        with writable_index(folder, source):
+    if not Index.exists(home or folder):
+        with writable_index(folder, source, home=home, default=default):
             pass
-    index = Index.open(folder)
+    index = Index.open(home or folder)
+    check_root(index, folder)
     index.check_name(source or index.settings["model"])
     encoder = load(source or index.settings["source"])
     index.check(encoder.describe(encoder.feature()))
     return Library(index, encoder)
-
-
-def may_match(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether any of a query's best rows may show what was asked; True where that cannot be told."""
-    chances = [row["probability"] for row in rows if "probability" in row]
-    return not chances or bool(any_match(np.array(chances)) >= NOTHING_BELOW)
 
 
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from perception_encoder.errors import ConfigError, InputError, MissingExtraError
 from perception_encoder.search.asked import parse_asked
 from perception_encoder.search.guard import HANG_UP, HOSTS, guard
 from perception_encoder.search.inside import Inside
-from perception_encoder.search.library import Filter, Library, as_tiles, may_match
+from perception_encoder.search.library import Filter, Library, as_tiles
 from perception_encoder.search.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
 _PLACE = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
 
 
-def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
-    """The server, under some names of this machine; MissingExtraError without FastAPI and Jinja2."""
+def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = "") -> FastAPI:
+    """The server, under some names of this machine, with a note on the page; MissingExtraError without FastAPI."""
     try:
         import fastapi
         import jinja2
@@ -56,7 +56,8 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
 
     def page(request: Request) -> Response:
         last = library.encoder.visual.config.depth - 1
-        about = {"folder": library.index.folder.resolve().name, "model": library.encoder.name, "last_layer": last}
+        about = {"folder": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
+        about["note"] = note
         return HTMLResponse(template.render(about))
 
     def asset(request: Request) -> Response:
@@ -72,8 +73,8 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         if "q" in asked:
             query = "\n".join(request.query_params.getlist("q"))
             rows = library.find(query, shown, offset, count)
-            told = {"terms": [vars(term) for term in parse_asked(query)], "matches": offset > 0 or may_match(rows)}
-            return JSONResponse({"tiles": thumbnails.tiles(rows), "more": len(rows) == count, **told})
+            terms = [vars(term) for term in parse_asked(query)]
+            return JSONResponse({"tiles": thumbnails.tiles(rows), "more": len(rows) == count, "terms": terms})
         rows, total = library.newest(shown, offset, count)
         return JSONResponse({"tiles": thumbnails.tiles(rows), "more": offset + len(rows) < total, "total": total})
 
