@@ -34,7 +34,7 @@ def features(
 
     Features are drawn as the paper draws them: three principal components as lightness, chroma and hue. Beneath are
     the tokens' norms and the attention to global tokens over all layers. Said as well: the layer from which on there
-    are global tokens. Needs the extra `eval`, but for --bare.
+    are global tokens. Needs the extra `plot`, but for --bare.
 
     Examples:
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from perception_encoder.data.tables import TABLE_SUFFIXES, Row, read_rows
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
-from perception_encoder.inference.media import HEAD, MEDIA_SUFFIXES, Media, resolve, sniff, split_range
+from perception_encoder.inference.media import HEAD, Media, resolve, sniff, split_range
+from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
 from perception_encoder.preprocess.source import escape_name, one_line, open_source
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -159,3 +161,18 @@ def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], 
     run = run_pe(*(argument.replace("FOLDER", str(indexed)) for argument in arguments))
     assert run.status == 2 and said in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
+
+
+def test_a_phone_s_heic_is_indexed_and_without_the_extra_listed(
+    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("without", "with"):
+        (tmp_path / folder).mkdir()
+        pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / folder / "IMG_1.HEIC")
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pillow_heif", None)
+        run = run_pe("index", tmp_path / "without", "--model", checkpoint)
+        assert run.status == 2 and "IMG_1.HEIC: is HEIC; to read it, run: pip install" in run.stderr
+    run = run_pe("index", tmp_path / "with", "--model", checkpoint)
+    assert run.status == 0 and "1 added" in run.stdout
