@@ -24,7 +24,7 @@ from perception_encoder.evaluation.features import encode_pictures
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
 from perception_encoder.search.background import BACKGROUND
-from perception_encoder.search.calibration import NOTHING_BELOW, any_match, fit_calibration
+from perception_encoder.search.calibration import fit_calibration
 
 # fmt: off
 FOREIGN = (
@@ -103,6 +103,15 @@ def draw_galleries(pictures: Pictures, generator: np.random.Generator) -> dict[s
 def _half(pictures: Pictures, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     classes = generator.permutation(np.unique(pictures.labels[rows]))
     return rows[np.isin(pictures.labels[rows], classes[: len(classes) // 2])]
+
+
+NOTHING_BELOW = 0.25
+"""A chance of any match below which a verdict would be given: three to one against."""
+
+
+def any_match(probabilities: np.ndarray) -> np.ndarray:
+    """The chance that at least one of a query's best three hits is right, (…, K) to (…), taken for independent."""
+    return 1 - np.prod(1 - probabilities[..., :3], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -316,8 +325,8 @@ def page(result: dict[str, Any]) -> str:
         "probability that any of the best three matches.",
         "",
         *figure_table(measured, ways, _share),
-        f"`pe search` says that probably nothing here matches where that is below {result['nothing_below']}.",
-        "How often it says so, of queries that something matches and of the others, and how often rightly:",
+        f"A verdict that nothing matches, given if that is below {result['nothing_below']}; `pe search` gives none.",
+        "How often it is given, of queries that something matches and of the others, and how often rightly:",
         "",
         *figure_table(measured, notes, _percent),
         "## Predicted and observed",

@@ -21,6 +21,25 @@
 
 from __future__ import annotations
 
+import json
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+
+def install_command(extra: str) -> str:
+    """How to install an extra of this package: from the directory or the wheel that it was itself installed from."""
+    source, editable = "perception-encoder", ""
+    try:
+        told = json.loads(metadata.distribution("perception-encoder").read_text("direct_url.json") or "{}")
+        path = Path(url2pathname(urlsplit(told["url"]).path))
+        if told["url"].startswith("file:") and path.exists():
+            source, editable = str(path), "-e " if told.get("dir_info", {}).get("editable") else ""
+    except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return f"run: pip install {editable}'{source}[{extra}]'"
+
 
 class PerceptionEncoderError(Exception):
     """Root of every error this package raises on purpose."""
@@ -72,7 +91,7 @@ class MissingExtraError(PerceptionEncoderError):
     def __init__(self, module: str, extra: str) -> None:
         self.module = module
         self.extra = extra
-        super().__init__(f"{module} is not installed; run: pip install 'perception-encoder[{extra}]'")
+        super().__init__(f"{module} is not installed; {install_command(extra)}")
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         return type(self), (self.module, self.extra)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,10 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is no test; set before the hub's client is imported
+os.environ.pop("PE_MODEL", None)
+for _name in ("CONFIG", "CACHE"):  # the user's own settings are none of a test's
+    os.environ[f"XDG_{_name}_HOME"] = _folder = tempfile.mkdtemp(prefix="pe-tests-")
+    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 for _name in ("COLUMNS", "LINES"):  # of a worker's terminal, by which the console would be made; `run_pe` says its own
     os.environ.pop(_name, None)
 

@@ -14,6 +14,7 @@ from perception_encoder.models.registry import canonical_name, find_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SAYING = ["README.md", "perception_encoder/weights/MODEL_CARD.md", "perception_encoder/cli/demo.py"]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 
@@ -76,3 +77,16 @@ def test_command_reference_is_current(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "typer", "perception_encoder.cli.main", "utils", "docs", "--name", "pe"]
     subprocess.run([*command, "--title", "The pe command", "--output", made], cwd=ROOT, check=True, capture_output=True)
     assert made.read_text(encoding="utf-8") == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), "run make docs"
+
+
+@pytest.mark.parametrize("page", SAYING)
+def test_what_the_built_in_model_knows_is_said(page: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert "knows flowers, clothes, groceries, Caltech's objects and emoji, and little else" in text
+    assert "1,000 photographs of ImageNet's classes" in text and "0.7 % among 1,000 names" in text
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_no_page_installs_from_an_index_that_has_no_such_package(page: Path) -> None:
+    installs = re.findall(r"pip install [^\n`]*", page.read_text(encoding="utf-8"))
+    assert [line for line in installs if "perception-encoder" in line] == []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -22,16 +22,17 @@ def classify(
     files: Annotated[list[str], typer.Argument(help="Pictures, videos, folders, globs, tables, tars, URLs.")],
     labels: Annotated[str, typer.Option(help="Labels with commas between, or @FILE with one a line.")],
     top: Annotated[int, typer.Option(min=1, help="How many labels to show of each file.")] = 3,
-    model: Annotated[str, typer.Option(help="Name, alias or checkpoint of a model with a text tower.")] = "builtin",
+    model: Annotated[str | None, typer.Option(help=default_model.OPTION)] = None,
     prompts: Annotated[str, typer.Option(help="Templates: photo, imagenet (80), kinetics (28), name.")] = "photo",
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet, sorted by label.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
 ) -> None:
     """Name pictures and videos, out of labels that you choose.
 
     Nothing is trained: each label is put into a set of sentences, and a file is given the labels whose sentences are
     nearest, with probabilities among all of them. Say the labels as you would speak of the things, and add one for
-    what else there may be. Status 1: some files could not be used, and are listed.
+    what else there may be. Files that could not be used are listed.
 
     Examples:
 
@@ -43,11 +44,14 @@ def classify(
     from perception_encoder.evaluation.zero_shot import Namer, read_labels
     from perception_encoder.inference.collection import encode_media, list_media
     from perception_encoder.inference.encoder import load
+    from perception_encoder.inference.listing import check_paths
     from perception_encoder.search.pages import write_contact_sheet
     from perception_encoder.search.sheets import Naming
 
+    check_paths(files)
     names, items = read_labels(labels), list_media(files)
-    encoder = load(model)
+    source = model or default_model.default_model()
+    encoder = load(source)
     namer = Namer(encoder, names, prompts)
     with progress("looking at files", len(items)) as advance:
         found = encode_media(encoder, items, advance)
@@ -56,13 +60,15 @@ def classify(
         named = list(map(as_json, found.items, guesses))
         head = {"model": encoder.name, "prompts": prompts, "labels": names}
         output.print_json({**head, "files": named, "skipped": found.skipped})
-    else:
+    elif found.items:
         output.print_table(("file", "label", "probability", "others"), map(as_row, found.items, guesses))
     if html is not None:
         naming = Naming(encoder, found, guesses, namer.class_vectors)
-        note = f"{len(found.items)} files, {len(names)} labels, by {encoder.name}"
+        demo = default_model.demo_line(source, model)
+        note = f"{len(found.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
         write_contact_sheet(html, "Named", note, naming.sections(html))
-    raise typer.Exit(output.report_skipped(found.failures, found.total))
+    default_model.say_demo(source, model, json)
+    raise typer.Exit(output.input_status(found.failures, found.total, strict))
 
 
 def as_json(item: Item, guesses: list[Guess]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli.progress import progress
 from perception_encoder.errors import DataError
 
@@ -24,7 +24,7 @@ DType = StrEnum("DType", ["float32", "bfloat16"])
 def embed(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, tables, tars, URLs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, .lance table or folder (npy + parquet).")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A model's name, or a checkpoint file.")] = "builtin",
+    model: Annotated[str | None, typer.Option("--model", "-m", help=default_model.OPTION)] = None,
     layer: Annotated[int | None, typer.Option(help="Layer, from 0 or, from the end, -1; the last by default.")] = None,
     pool: Annotated[Pool | None, typer.Option(help="How a picture's tokens become one vector; tokens: all.")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Uniform frames of a video.")] = 8,
@@ -32,15 +32,14 @@ def embed(
     dtype: Annotated[DType | None, typer.Option(help="bfloat16 by default where it is fast.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures or texts computed at once.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; more of them help with slow disks.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad input.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     private: Annotated[bool, typer.Option("--allow-private-urls", help="Let URLs lead to private addresses.")] = False,
 ) -> None:
     """Embed pictures, videos and texts.
 
     PATHS may be folders, globs, tars, URLs and tables (CSV, TSV, Parquet, JSONL) with a column of paths or texts;
-    "clip.mp4@2s-5s" is a part of a video. Bad inputs are skipped, listed at the end, and make the exit status 1.
-    A run that was stopped goes on where it was when the same command is given again.
+    "clip.mp4@2s-5s" is a part of a video. Bad inputs are skipped and listed. A stopped run goes on when given again.
 
     Examples:
 
@@ -52,13 +51,14 @@ def embed(
     import torch
 
     from perception_encoder.inference.encoder import load
-    from perception_encoder.inference.listing import list_items
+    from perception_encoder.inference.listing import check_paths, list_items
     from perception_encoder.inference.output import EmbeddingWriter
     from perception_encoder.inference.pipeline import encode_items
 
+    check_paths(paths)
     if next(list_items(paths), None) is None:
         raise DataError(f"no pictures, videos or texts in {', '.join(paths)}")
-    encoder = load(model, dtype=getattr(torch, dtype) if dtype else None)
+    encoder = load(source := model or default_model.default_model(), dtype=getattr(torch, dtype) if dtype else None)
     encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=private)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
@@ -71,8 +71,6 @@ def embed(
                 for batch in encode_items(encoder, items, feature, batch_size, workers):
                     writer.add(batch)
                     advance(len(batch))
-                    if strict and writer.failures:
-                        raise writer.failures[0]
         except KeyboardInterrupt:
             writer.flush()
             output.print_warning(f"stopped; {writer.done} items are kept, and the same command goes on from there")
@@ -80,4 +78,5 @@ def embed(
         rows = writer.finish()
     speed = (writer.done - earlier) / (time.perf_counter() - started)
     output.print_line(f"{rows} vectors in {out}, {speed:.1f} items/s" if rows else f"no vectors, so no {out}")
-    raise typer.Exit(output.report_skipped(writer.failures, rows + len(writer.failures)))
+    default_model.say_demo(source, model)
+    raise typer.Exit(output.input_status(writer.failures, rows + len(writer.failures), strict))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.errors import ConfigError
 
 app = typer.Typer()
@@ -17,7 +17,9 @@ app = typer.Typer()
 def features(
     image: Annotated[Path, typer.Argument(help="A picture.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Name or checkpoint; timm:NAME, hf:NAME.")] = "builtin",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help=f"{default_model.OPTION[:-1]}; timm:NAME, hf:NAME.")
+    ] = None,
     layer: Annotated[str, typer.Option(help="Layers with commas between; about six of all by default.")] = "",
     at: Annotated[str, typer.Option(help="The chosen place, 0-1 from the left and from the top.")] = "0.5,0.5",
     patches: Annotated[
@@ -32,7 +34,7 @@ def features(
 
     Features are drawn as the paper draws them: three principal components as lightness, chroma and hue. Beneath are
     the tokens' norms and the attention to global tokens over all layers. Said as well: the layer from which on there
-    are global tokens. Needs the extra `eval`, but for --bare.
+    are global tokens. Needs the extra `plot`, but for --bare.
 
     Examples:
 
@@ -49,7 +51,8 @@ def features(
     wanted = read_layers(layer) if layer else None
     if bare and (wanted is None or len(wanted) != 1):
         raise ConfigError("--bare draws one layer; say which with --layer")
-    inside = look_inside(load_layer_encoder(model), open_image(image), wanted, patches, read_place(at))
+    encoder = load_layer_encoder(model or default_model.default_model())
+    inside = look_inside(encoder, open_image(image), wanted, patches, read_place(at))
     if bare:
         write_colours(inside, out)
     else:

@@ -16,18 +16,10 @@ if TYPE_CHECKING:
 def as_json(answer: Answer) -> dict[str, Any]:
     """The hits of each query, under what was looked for: `text`, `image`, `video`, or `query` for several terms.
 
-    `probability`: of a hit that it shows this; of a query that anything here does.
+    `probability`: of a hit that it shows this; null if that cannot be told.
     """
-    from perception_encoder.search.hits import match_probability
-    from perception_encoder.search.sheets import say_nothing_matches
-
     queries = [
-        {
-            query.kind: query.name,
-            "probability": match_probability(hits),
-            "nothing_matches": bool(say_nothing_matches(hits)),
-            "hits": list(map(_hit_as_json, hits)),
-        }
+        {query.kind: query.name, "hits": list(map(_hit_as_json, hits))}
         for query, hits in zip(answer.queries, answer.hits, strict=True)
     ]
     skipped = [{"path": failure.source, "reason": failure.reason} for failure in answer.failures]
@@ -42,15 +34,21 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
     return told
 
 
-def show(answer: Answer, json: bool, html: Path | None) -> None:
-    """Print the hits, as a table for each query or as JSON, and write a contact sheet where one is asked for."""
+def show(answer: Answer, json: bool, html: Path | None, demo: str = "") -> None:
+    """Print the hits, as a table for each query or as JSON, and write a contact sheet where one is asked for.
+
+    `demo`: a line on the model that stands below them.
+    """
     from perception_encoder.search.pages import clock, write_contact_sheet
-    from perception_encoder.search.sheets import name_query, query_sections, say_nothing_matches
+    from perception_encoder.search.sheets import name_query, query_sections
 
     if html is not None:
-        write_contact_sheet(html, "Found", answer.searched, query_sections(answer.queries, answer.hits, html))
+        note = answer.searched + (f"; {demo}" if demo else "")
+        write_contact_sheet(html, "Found", note, query_sections(answer.queries, answer.hits, html))
     if json:
         output.print_json(as_json(answer))
+        if demo:
+            output.print_note(demo)
         return
     for query, hits in zip(answer.queries, answer.hits, strict=True):
         output.print_line(name_query(query))
@@ -62,8 +60,8 @@ def show(answer: Answer, json: bool, html: Path | None) -> None:
         chance = ["probability"] if any(hit.probability is not None for hit in hits) else []
         indexed = ["id"] if any(hit.row for hit in hits) else []
         output.print_table(("rank", "score", *chance, "file", "time", *indexed), rows)
-        if nothing := say_nothing_matches(hits):
-            output.print_note(f"{name_query(query)}: {nothing}")
+    if demo:
+        output.print_line(demo)
 
 
 def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, json: bool, html: Path | None) -> None:

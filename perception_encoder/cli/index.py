@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.cli.progress import late_progress
 
 if TYPE_CHECKING:
@@ -22,25 +22,27 @@ RAY = (
     "Read the files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
     "Its machines must see the folders under the same paths."
 )
-MODEL = "Name, alias or checkpoint of a model [default: the index's, or builtin]."
+HOME = "Directory for the index of the one folder, instead of the folder itself."
 
 
 @app.command()
 def index(
     folders: Annotated[list[Path], typer.Argument(help=FOLDERS)],
-    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    model: Annotated[str | None, typer.Option(help=default_model.INDEX_OPTION)] = None,
     every: Annotated[
         float | None, typer.Option(min=0.01, help="Seconds between frames of a video [default: 1].")
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew, whatever is there.")] = False,
+    home: Annotated[Path | None, typer.Option("--index", metavar="DIR", help=HOME)] = None,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help=RAY)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
 ) -> None:
     """Make or renew the index of folders, for `pe search`.
 
     Only what is new or changed is read; what moved is known by its content, and what is gone is forgotten. Videos are
     cut into moments, by shot changes and likeness. A run that was stopped goes on where it was when the same command is
-    given again. Status 1: some files could not be used, and are listed.
+    given again. Files that could not be used are listed.
 
     Examples:
 
@@ -48,18 +50,26 @@ def index(
         pe index photos videos --every 0.5
         pe index photos --model PE-Core-L14-336 --rebuild
         pe index /mnt/photos --ray auto
+        pe index /media/camera --index ~/indexes/camera
         pe search "a red mug" photos
     """
+    from perception_encoder.inference.listing import check_paths
     from perception_encoder.search.cluster import on_cluster
     from perception_encoder.search.indexing import read_here, update_index, writable_index
 
+    check_paths(folders)
+    if home is not None and len(folders) > 1:
+        raise typer.BadParameter("--index is for one folder; index the others one by one")
+    source, default = "", default_model.default_model()
     reports: dict[str, dict[str, Any]] = {}
     failures: list[InputError] = []
     tried = 0
     with on_cluster(ray) if ray else nullcontext(read_here) as read:
         for folder in folders:
-            with writable_index(folder, model, every, rebuild) as opened, late_progress(f"{folder}") as begin:
+            held = writable_index(folder, model, every, rebuild, home, default)
+            with held as opened, late_progress(f"{folder}") as begin:
                 started = time.perf_counter()
+                source = source or str(opened[0].settings["source"])
                 report = update_index(*opened, begin, read)
                 speed = report.added / (time.perf_counter() - started)
             failures += report.failures
@@ -72,4 +82,5 @@ def index(
     if json:
         skipped = [{"path": failure.source, "reason": failure.reason} for failure in failures]
         output.print_json({"folders": reports, "skipped": skipped})
-    raise typer.Exit(output.report_skipped(failures, tried))
+    default_model.say_demo(source, model, json)
+    raise typer.Exit(output.input_status(failures, tried, strict))

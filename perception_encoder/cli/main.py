@@ -70,7 +70,11 @@ def prepare(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")] = False,
 ) -> None:
-    """Perception Encoder: embed, name and find your pictures and videos."""
+    """Perception Encoder: embed, name and find your pictures and videos.
+
+    Exit status: 0 done; 1 some inputs were skipped and reported (search, classify, index, embed: only with --strict);
+    2 a usage error, an error, or no input that could be used; 130 stopped with Ctrl-C.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("perception_encoder").setLevel(logging.INFO if verbose else logging.WARNING)
     warnings.showwarning = lambda message, *_: output.print_warning(message)

@@ -1,7 +1,7 @@
 """What a person sees: results on stdout, warnings and one-line errors on stderr.
 
-Exit statuses, the same for every verb: 0 all done, 1 some inputs were skipped and reported,
-2 a usage error or a typed error, 130 stopped with Ctrl-C.
+Exit statuses: 0 done; 1 some inputs were skipped and reported, for `search`, `classify`, `index` and `embed` only under
+--strict; 2 a usage error, a typed error, or no input that could be used; 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -75,3 +75,14 @@ def report_skipped(failures: Sequence[InputError], total: int) -> int:
     if failures:
         print_warning(f"{len(failures)} of {total} inputs skipped")
     return SOME_SKIPPED if failures else OK
+
+
+STRICT = "Exit with status 1 if any input was skipped."
+
+
+def input_status(failures: Sequence[InputError], total: int, strict: bool) -> int:
+    """List skipped inputs on stderr; returns 0 if any of the `total` inputs was used, 1 under `strict`, 2 if none."""
+    status = report_skipped(failures, total)
+    if failures and len(failures) >= total:
+        return ERROR
+    return status if strict else OK

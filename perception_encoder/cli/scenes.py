@@ -29,7 +29,8 @@ def scenes(
     Writes WebDataset tars OUT/SPLIT/00000.tar and so on, of KEY.jpg or KEY.mp4, KEY.depth.png (16 bit, millimetres),
     KEY.mask.png (0 is background, else the object's id) and KEY.json; beside them OUT/SPLIT/instances.json (COCO) or
     OUT/SPLIT/videos.json (fields of the PE Video Dataset). A model is in one split for good. The same seed makes the
-    same bytes, whatever the number of processes. Needs the extra `scenes`.
+    same bytes, whatever the number of processes. Needs the extra `scenes`, and Python 3.11: pybullet has no
+    wheel for later ones.
 
     Examples:
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import default_model, output
 from perception_encoder.errors import ConfigError, MissingExtraError
 
 app = typer.Typer()
@@ -22,7 +22,8 @@ FOLDER = "Folder to look through in the browser; it gets an index if it has none
 def serve(
     folder: Annotated[Path | None, typer.Argument(help=FOLDER)] = None,
     api: Annotated[bool, typer.Option("--api", help="Answer /v1/embeddings, /v1/models, /health, /metrics.")] = False,
-    model: Annotated[str | None, typer.Option(help="Name or checkpoint [default: the index's, or builtin].")] = None,
+    model: Annotated[str | None, typer.Option(help=default_model.INDEX_OPTION)] = None,
+    home: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Directory that holds the index.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     key: Annotated[str | None, typer.Option(envvar="PE_API_KEY", help=KEY)] = None,
@@ -50,6 +51,7 @@ def serve(
     from perception_encoder.search.server import create_page
     from perception_encoder.search.serving import listen, run
 
+    folder = folder or home
     if folder is None and not api:
         raise typer.BadParameter("say what to serve: a folder, or --api")
     if not is_loopback(host) and (folder is not None or key is None):
@@ -58,20 +60,23 @@ def serve(
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before anything that takes long
-        config = ApiConfig(key=key, waiting=waiting, source=model or "")
         if folder is None:
-            encoder = load(model or "builtin")
-            server = create_app(encoder, config, (host, *HOSTS))
+            source = model or default_model.default_model()
+            encoder = load(source)
+            server = create_app(encoder, ApiConfig(key=key, waiting=waiting, source=source), (host, *HOSTS))
         else:
-            library = open_library(folder, model)
-            encoder, server = library.encoder, create_page(library, (host, *HOSTS))
+            library = open_library(folder, model, home, default_model.default_model())
+            source, encoder = library.index.settings["source"], library.encoder
+            server = create_page(library, (host, *HOSTS), default_model.demo_line(source, model))
             library.watch()
             if api:
+                config = ApiConfig(key=key, waiting=waiting, source=source)
                 both = create_app(encoder, config, (host, *HOSTS), library.model_thread)
                 both.mount("/", server)
                 server = both
         what, path = ("", "/v1/embeddings") if folder is None else (f" over {folder}", "")
         output.print_line(f"{encoder.name}{what} at http://{host}:{listener.getsockname()[1]}{path}")
+        default_model.say_demo(source, model)
         run(server, listener)
 
 

@@ -14,15 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError
+from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
 from perception_encoder.preprocess.source import one_line
-
-MEDIA_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif"),
-        *("mp4", "webm", "mov", "mkv", "avi", "m4v", "mpg", "mpeg"),
-    )
-)
 
 
 @dataclass(frozen=True)

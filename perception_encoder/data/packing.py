@@ -24,7 +24,8 @@ from perception_encoder.data.shards import PICTURES, to_json, write_members
 from perception_encoder.data.tables import TABLE_SUFFIXES, read_rows
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, OutputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.preprocess.image import FORMATS, open_image
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
 from perception_encoder.preprocess.source import escape_name, open_source
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
@@ -140,11 +141,10 @@ def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
 
 def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
     """Pictures with the texts beside them; without any, the folder that a picture is in is its label."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
     there = set(files)
     for path in files:
-        if path.suffix.lower() not in suffixes:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         beside = [path.with_suffix(suffix) for suffix in TEXT_SUFFIXES]
         texts: tuple[tuple[str, bytes | Path], ...]

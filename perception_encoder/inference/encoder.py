@@ -29,7 +29,8 @@ from perception_encoder.inference.pipeline import Embedding, Request, encode_req
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import Model, load_model, weight_hash
+from perception_encoder.models.weight_hashes import CachedHash
+from perception_encoder.models.weights import Model, TowerChoice, find_weights, load_model, weight_hash
 from perception_encoder.preprocess.image import ImageTransform, image_transform, to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, tokenizer, trim
 
@@ -72,12 +73,12 @@ class Encoder:
         self.device = find_device(device)
         self.dtype = dtype or fast_dtype(self.device)
         self.name = model.name
-        fits = all(p.dtype == self.dtype and p.device == self.device for p in model.parameters())
+        fits = all(p.is_meta or (p.dtype, p.device) == (self.dtype, self.device) for p in model.parameters())
         self.model = model if fits else copy.deepcopy(model).to(self.device, self.dtype)
         self.transform: ImageTransform = image_transform(model)
         self.tokenizer: Tokenizer | None = tokenizer(model) if isinstance(model, CLIP) else None
         self.fetch_limits = FetchLimits()
-        self._original: Callable[[], Model] = lambda: model
+        self._find_hash: Callable[[], str] = partial(weight_hash, model)
 
     @property
     def visual(self) -> VisionTransformer:
@@ -92,11 +93,11 @@ class Encoder:
 
     @cached_property
     def weight_hash(self) -> str:
-        """Identifies the weights, whatever `dtype` they are used in; takes a second a gigabyte, once.
+        """Identifies the weights, whatever `dtype` they are used in; takes a second a gigabyte.
 
-        Where `dtype` is not float32, they are read once more for it.
+        That of a file is cached; the first time, it is read once more if `dtype` is not float32.
         """
-        return weight_hash(self._original())
+        return self._find_hash()
 
     @property
     def batch_size(self) -> int:
@@ -284,6 +285,8 @@ class Encoder:
         Those of a video's frames are averaged before they are made unit length, so ask for them without `normalize`.
         """
         visual = self.visual
+        if visual.conv1.weight.is_meta:
+            raise ConfigError(f"{self.name} was loaded with towers='text'; load it whole for images and videos")
         batch = to_float(pixels.to(self.device)).to(self.dtype)
         if feature.pool == "attn":
             vectors = visual(batch)
@@ -326,15 +329,30 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
         raise ConfigError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def load(name: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Encoder:
+def load(
+    name: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    towers: TowerChoice = "all",
+) -> Encoder:
     """Load a model with its weights as an `Encoder`.
 
     `name`: "builtin", a checkpoint's path, or any model name or alias, fetched from the hub once. `device`, `dtype`:
-    see `Encoder`. Raises UnknownModelError, CheckpointError, WeightsUnavailableError.
+    see `Encoder`. `towers="text"` leaves the vision tower of a two-tower model unread: it then encodes texts alone.
+    Raises UnknownModelError, CheckpointError, WeightsUnavailableError.
     """
     device = find_device(device)
     dtype = dtype or fast_dtype(device)
-    encoder = Encoder(load_model(name).to(device, dtype), device, dtype)
-    if dtype != torch.float32:
-        encoder._original = partial(load_model, name)
+    path, _ = find_weights(name)
+    cached = CachedHash(path) if path.is_file() else None  # as the file is before it is read
+    model = load_model(name, towers)
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            parameter.data = parameter.data.to(device, dtype)
+    encoder = Encoder(model, device, dtype)
+    if cached is not None:
+        exact = dtype == torch.float32 and not any(p.is_meta for p in model.parameters())
+        compute = encoder._find_hash if exact else lambda: weight_hash(load_model(name))
+        encoder._find_hash = lambda: cached.get(compute)
     return encoder

@@ -16,7 +16,8 @@ from perception_encoder.data.tables import TABLE_SUFFIXES, Row, read_rows
 from perception_encoder.data.tars import walk_tar
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
-from perception_encoder.inference.media import HEAD, MEDIA_SUFFIXES, Media, resolve, sniff, split_range
+from perception_encoder.inference.media import HEAD, Media, resolve, sniff, split_range
+from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
 from perception_encoder.preprocess.source import escape_name, one_line, open_source
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -100,6 +101,19 @@ def list_items(paths: Iterable[str | Path]) -> Iterator[Item]:
             yield from _list_glob(os.fspath(given))
         else:
             yield from _list_path(Path(given))
+
+
+def check_paths(paths: Iterable[str | Path]) -> None:
+    """MediaNotFoundError for the first path that does not exist, or glob without a match; URLs are not checked."""
+    for given in paths:
+        if isinstance(given, str) and is_url(given):
+            continue
+        if os.path.exists(split_range(Path(given))[0]):
+            continue
+        if not glob.has_magic(os.fspath(given)):
+            raise MediaNotFoundError(escape_name(given), "no such file or directory")
+        if next(glob.iglob(os.fspath(given), recursive=True), None) is None:
+            raise MediaNotFoundError(escape_name(given), "matches no file")
 
 
 def _list_path(path: Path) -> Iterator[Item]:

@@ -16,28 +16,23 @@ from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.preprocess.image import open_image, plain_image
+from perception_encoder.preprocess.media_types import (
+    AVIF_BRANDS,
+    HEIF_BRANDS,
+    IMAGE_SUFFIXES,
+    MEDIA_SUFFIXES,
+    VIDEO_SUFFIXES,
+    file_brands,
+)
 from perception_encoder.preprocess.source import escape_name, one_line, open_source
 
 Kind = Literal["image", "video", "text"]
-
-# fmt: off
-IMAGE_SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".avif", ".heic", ".heif", ".jp2", ".j2k",
-    ".jpx", ".tif", ".tiff", ".bmp", ".ico", ".icns", ".ppm", ".pgm", ".pbm", ".pnm", ".psd",
-})
-VIDEO_SUFFIXES = frozenset({
-    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
-    ".m2v", ".vob", ".flv", ".f4v", ".ogv", ".wmv", ".asf", ".mxf", ".ivf", ".y4m", ".h264", ".h265", ".hevc",
-})
-# fmt: on
-MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 HEAD = 512
 """Bytes that tell a format."""
 
 _RANGE = re.compile(r"(?P<path>.+)@(?P<start>\d+(?:\.\d+)?)s(?:-(?P<end>\d+(?:\.\d+)?)s)?", re.DOTALL)
 # fmt: off
-_IMAGE_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _IMAGE_HEADS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
     b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51", b"\0\0\1\0", b"icns", b"8BPS",
@@ -126,10 +121,9 @@ def open_media(media: Media, frames: int = 8, admit: Admit | None = None) -> Ima
 
 def sniff(head: bytes) -> Literal["image", "video"] | None:
     """What a file's first bytes (`HEAD` of them) say it is; None where they are neither's."""
-    if head[4:8] == b"ftyp":
-        size = min(len(head), int.from_bytes(head[:4], "big"))
-        brands = {head[start : start + 4] for start in range(8, size, 4)}
-        return "image" if brands & _IMAGE_BRANDS else "video"
+    brands = file_brands(head)
+    if brands is not None:
+        return "image" if brands & (AVIF_BRANDS | HEIF_BRANDS) else "video"
     if head[:4] == b"RIFF":
         return "image" if head[8:12] == b"WEBP" else "video" if head[8:12] == b"AVI " else None
     if head.startswith(_IMAGE_HEADS) or re.match(rb"P[1-6]\s", head):

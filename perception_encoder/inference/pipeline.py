@@ -26,9 +26,10 @@ from torch import Tensor
 
 from perception_encoder.errors import InputError
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import VIDEO_SUFFIXES, Kind, Media, open_media
+from perception_encoder.inference.media import Kind, Media, open_media
 from perception_encoder.preprocess.budget import DECODING, ByteBudget
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.media_types import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from perception_encoder.inference.encoder import Encoder, Feature

@@ -252,7 +252,7 @@ def empty_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("matplotlib", "eval") from None
+        raise MissingExtraError("matplotlib", "plot") from None
     return Figure(figsize=(width, height), layout="constrained", facecolor=GROUND)
 
 

@@ -20,14 +20,20 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
 
 
-def read_checkpoint(path: Path) -> tuple[StateDict, dict[str, str]]:
-    """Tensors and text metadata of a file, in either format; CheckpointError for any other."""
+def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, dict[str, str]]:
+    """Tensors and text metadata of a file, in either format; CheckpointError for any other.
+
+    `text_alone`: large tensors of a vision tower beside a text tower are on the meta device, and are not read.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: " + ("a folder, not a checkpoint" if path.is_dir() else "no such file"))
     try:
         if _is_safetensors(path):
             with safetensors.safe_open(path, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+                unread = _vision_tensors(shapes) if text_alone else set()
+                state = {name: file.get_tensor(name) for name in shapes if name not in unread}
+                state |= {name: torch.empty(shapes[name], device="meta") for name in unread}
                 return _expand_rows(state), file.metadata() or {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's guesses about damaged files
@@ -39,9 +45,17 @@ def read_checkpoint(path: Path) -> tuple[StateDict, dict[str, str]]:
     except Exception as error:  # what a damaged file makes a reader raise is open-ended
         raise CheckpointError(f"{path}: empty, damaged, or not a checkpoint at all ({_first_line(error)})") from None
     try:
-        return unwrap(state), {}
+        state = unwrap(state)
+        unread = _vision_tensors({name: list(tensor.shape) for name, tensor in state.items()}) if text_alone else set()
+        return {name: tensor.to("meta") if name in unread else tensor for name, tensor in state.items()}, {}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _vision_tensors(shapes: dict[str, list[int]]) -> set[str]:
+    """Names of the large tensors of a vision tower that stands beside a text tower; small ones cost nothing."""
+    vision = {name for name in shapes if name.startswith("visual.")}
+    return {name for name in vision if len(shapes[name]) > 1} if len(vision) < len(shapes) else set()
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.models.cost import text_parameters, vision_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,12 @@ class ModelEntry:
     def repository(self) -> str:
         """Hub repository of the published weights."""
         return f"facebook/{self.name}"
+
+    @property
+    def download_bytes(self) -> int:
+        """Size of the published file: float32 numbers, counted from the configuration. The built-in one is here."""
+        text = 0 if self.text is None else text_parameters(self.text) + 1  # the logit scale
+        return 4 * (vision_parameters(self.vision) + text) if self.timm is not None else 0
 
     @property
     def aliases(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ import torch
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from perception_encoder.models.checkpoint import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.hub import fetch_weights
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.registry import BUILTIN, MODELS, ModelEntry, canonical_name, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 Model = CLIP | VisionTransformer
+TowerChoice = Literal["all", "text"]
 
 
 def create_model(
@@ -180,26 +182,26 @@ def locate_weights(entry: ModelEntry) -> Path:
         if not path.is_file():
             raise WeightsUnavailableError(f"{path} is missing from this installation; reinstall perception-encoder")
         return path
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(entry.repository, f"{entry.name}.pt"))
-    except Exception as error:  # the hub's client raises many kinds: offline, missing and gated among them
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsUnavailableError(
-            f"the weights of {entry.name} could not be fetched from {entry.repository} ({reason}); "
-            f"download {entry.name}.pt elsewhere and pass its path"
-        ) from error
+    return fetch_weights(entry)
 
 
-def load_model(name: str | Path) -> Model:
-    """A model with real weights, from `builtin`, an alias, or a checkpoint file whose architecture is recognised."""
+def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
+    """The file behind what `load_model` takes, fetched if need be, and the entry if it is a name and not a path."""
     if isinstance(name, str) and canonical_name(name) is not None:
-        return create_model(name, pretrained=True)
+        entry = find_model(name)
+        return locate_weights(entry), entry
     path = Path(name)
     if not path.exists() and path.suffix not in SUFFIXES:
         find_model(str(name))  # raises, with near matches
-    return _load_file(path)
+    return path, None
+
+
+def load_model(name: str | Path, towers: TowerChoice = "all") -> Model:
+    """A model with real weights, from `builtin`, an alias, or a checkpoint file whose architecture is recognised.
+
+    `towers="text"` leaves the vision tower of a two-tower model unread, on the meta device.
+    """
+    return _load_file(*find_weights(name), towers)
 
 
 def find_entry(name: str | Path) -> ModelEntry:
@@ -212,14 +214,17 @@ def find_entry(name: str | Path) -> ModelEntry:
     return dataclasses.replace(find_model(model.name), vision=model.config, text=None)
 
 
-def _load_file(path: Path, entry: ModelEntry | None = None) -> Model:
+def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice = "all") -> Model:
     """A model from a file: the one given, or named in the file, or recognised."""
-    state, metadata = read_checkpoint(path)
+    state, metadata = read_checkpoint(path, text_alone=towers == "text")
     try:
         if entry is None:
             named = canonical_name(metadata.get("model", ""))
             entry = MODELS[named] if named is not None else recognise(state, path.stem)
-        return _fit(_changed(entry, metadata), state, copy=False)
+        model = _fit(_changed(entry, metadata), state, copy=False)
+        if towers == "text" and isinstance(model, CLIP):
+            model.visual.to("meta")
+        return model
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

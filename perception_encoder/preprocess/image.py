@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol, cast
+from typing import Any, BinaryIO, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
-from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError
+from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError, install_command
 from perception_encoder.preprocess.budget import Admit
+from perception_encoder.preprocess.media_types import is_heif
 from perception_encoder.preprocess.source import Source, one_line, open_source
 
 MAX_PIXELS = 178_956_970
@@ -36,7 +37,7 @@ _STRIPE = 1 << 20  # pixels that are scaled to 8 bits at a time, in floats
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "ICO", "ICNS", "PPM", "PSD")
 """Formats that are opened, by Pillow's names: those that a file's first bytes tell for sure and that run no other
-program (HEIF where a plugin for it is registered)."""
+program (HEIF needs pillow-heif, of the extra `heic`)."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,6 +73,7 @@ def open_image(
     MediaDecodeError (empty, truncated, no picture) and MediaTooLargeError (over `max_pixels`), named `name`.
     """
     with open_source(source, name) as (stream, name), _quiet_pillow():
+        _prepare_heif(stream, name)
         try:
             with Image.open(stream, formats=_known_formats()) as image:
                 if image.width * image.height > max_pixels:
@@ -103,6 +105,19 @@ def date_taken(source: Source) -> datetime | None:
         return datetime.strptime(str(said), "%Y:%m:%d %H:%M:%S")
     except Exception:  # damaged EXIF may raise anything, and is as good as none
         return None
+
+
+def _prepare_heif(stream: BinaryIO, name: str) -> None:
+    """Register pillow-heif when the first HEIC or HEIF file is opened; MediaDecodeError if it is not installed."""
+    head = stream.read(64)
+    stream.seek(0)
+    if not is_heif(head) or "HEIF" in Image.OPEN:
+        return
+    try:
+        import pillow_heif
+    except ImportError:
+        raise MediaDecodeError(name, f"is HEIC; to read it, {install_command('heic')}") from None
+    pillow_heif.register_heif_opener()
 
 
 def _known_formats() -> list[str]:

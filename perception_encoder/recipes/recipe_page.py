@@ -102,7 +102,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("matplotlib", "eval") from None
+        raise MissingExtraError("matplotlib", "plot") from None
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     places = range(len(POINTS))
     for column, name in enumerate((PHOTOS, ROBUST)):

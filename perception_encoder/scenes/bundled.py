@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import ConfigError, MissingExtraError, PerceptionEncoderError
 from perception_encoder.scenes.meshes import Mesh, bake, stand
 from perception_encoder.scenes.models import About, Model, find_top
 from perception_encoder.scenes.wavefront import Material, Triangles, read_obj
@@ -61,12 +62,20 @@ TURNED: dict[str, tuple[tuple[float, float], ...]] = {
 STEPS = 24  # around the axis
 
 
+def missing_pybullet() -> PerceptionEncoderError:
+    """What to raise if pybullet is not installed: the extra that has it, or, if it has none, which Python has."""
+    if sys.version_info < (3, 12):
+        return MissingExtraError("pybullet", "scenes")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return ConfigError(f"scenes need pybullet, which has no wheel for Python {version}; use Python 3.11, or build it")
+
+
 def bundled_models() -> dict[str, Model]:
-    """pybullet's objects by key; MissingExtraError where pybullet is not installed."""
+    """pybullet's objects by key; `missing_pybullet` if it is not installed."""
     try:
         import pybullet_data
     except ImportError as error:
-        raise MissingExtraError("pybullet", "scenes") from error
+        raise missing_pybullet() from error
     folder = Path(pybullet_data.getDataPath())
     models = [*turned_models().values(), *(read_bundled(bundled, folder) for bundled in OBJECTS)]
     return {model.about.key: model for model in models}

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import ConfigError
+from perception_encoder.scenes.bundled import missing_pybullet
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.models import Library
 from perception_encoder.scenes.room import Backdrop, paint
@@ -215,13 +216,13 @@ def _filter(values: np.ndarray) -> np.ndarray:
 
 
 def connect() -> Any:
-    """A client of pybullet without a window; MissingExtraError where it is not installed."""
+    """A client of pybullet without a window; `missing_pybullet` if it is not installed."""
     with silence():
         try:
             import pybullet
             from pybullet_utils.bullet_client import BulletClient
         except ImportError as error:
-            raise MissingExtraError("pybullet", "scenes") from error
+            raise missing_pybullet() from error
         return BulletClient(pybullet.DIRECT)
 
 

@@ -8,11 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media, read_collection
 from perception_encoder.inference.encoder import load
+from perception_encoder.models.registry import canonical_name
 from perception_encoder.search.hits import Hit, find_hits, find_in_index
+from perception_encoder.search.home import limited, nearest_home
 from perception_encoder.search.index import Index, Row
 from perception_encoder.search.query import Query, encode_queries
 
@@ -33,24 +36,42 @@ class Answer:
     """Files that were encoded for it."""
 
 
-def find_indexes(files: Sequence[str]) -> list[Index]:
+def find_indexes(files: Sequence[str], home: Path | None = None) -> list[Index]:
     """The indexes of the folders that are named, or of the current one; none unless every folder has one.
 
-    A warning is logged for each that is unfinished.
+    A subfolder has that of the nearest folder around it, limited to what is in the subfolder. `home`: the directory
+    that holds the index of them all; SearchIndexError if a folder is not in the one that was indexed. A warning is
+    logged for each that is unfinished.
     """
-    folders = [Path(file) for file in files] or [Path()]
-    indexes = [Index.open(folder) for folder in folders] if all(map(Index.exists, folders)) else []
+    if home is not None:
+        whole = Index.open(home)
+        indexes = [limited(Index.open(home), folder) for folder in files or [str(whole.root)]]
+    else:
+        indexes = _indexes_around(files)
     for index in indexes:
         if index.unfinished:
-            remedy = f"finish it with: pe index {index.folder}"
-            logger.warning("the index of %s is unfinished, so files may be missing; %s", index.folder, remedy)
+            remedy = f"finish it with: pe index {index.root}"
+            logger.warning("the index of %s is unfinished, so files may be missing; %s", index.root, remedy)
+    return indexes
+
+
+def _indexes_around(files: Sequence[str]) -> list[Index]:
+    indexes = []
+    for folder in map(Path, files or [""]):
+        around = nearest_home(folder)
+        if around is None:
+            return []
+        index = limited(Index.open(around), folder)
+        if index.below and not len(index.listing()):  # such as a hidden folder
+            return []
+        indexes.append(index)
     return indexes
 
 
 def folders_to_index(files: Sequence[str]) -> list[str]:
     """Folders without an index, where all that is named are folders."""
     all_folders = all(Path(file).is_dir() for file in files)
-    return [file for file in files if not Index.exists(Path(file))] if all_folders else []
+    return [file for file in files if nearest_home(Path(file)) is None] if all_folders else []
 
 
 def ask_indexes(
@@ -65,7 +86,9 @@ def ask_indexes(
 
     Raises SearchIndexError where an index is of another model, and the InputError of a query.
     """
-    encoder = load(model or indexes[0].settings["source"])
+    for index in indexes:
+        index.check_name(model or indexes[0].settings["model"])
+    encoder = load(model or indexes[0].settings["source"], towers=_towers(queries))
     settings = encoder.describe(encoder.feature())
     for index in indexes:
         index.check(settings)
@@ -74,6 +97,12 @@ def ask_indexes(
     by_query = [sorted(chain(*found), key=lambda hit: -hit.score)[:top] for found in zip(*by_index, strict=True)]
     searched = f"{sum(map(len, indexes))} pictures and moments, by {encoder.name}"
     return Answer(model=encoder.name, searched=searched, queries=queries, hits=by_query)
+
+
+def _towers(queries: Sequence[Query]) -> Literal["all", "text"]:
+    """What encodes the queries: the text tower alone if there are no images or videos among their terms."""
+    terms = [term.what for query in queries for term in query.terms]
+    return "text" if all(isinstance(what, Row) or what.kind == "text" for what in terms) else "all"
 
 
 def find_row(indexes: Sequence[Index], id: str) -> Row:
@@ -98,14 +127,17 @@ def ask_files(
     """
     stored = read_collection(Path(files[0])) if len(files) == 1 else None
     items = [] if stored else list_media(files)
-    encoder = load(model)
+    if stored is not None and canonical_name(model) not in (None, stored[1].get("model", canonical_name(model))):
+        raise _of_another_model(files[0], model, stored[1]["model"])
+    sees = stored is None or any(stored[0].is_video)  # a video's frame is looked for
+    encoder = load(model, towers="all" if sees else _towers(queries))
     vectors = encode_queries(encoder, queries)  # first: a bad query should not cost the files' encoding
     if stored is None:
         collection = encode_media(encoder, items, begin(len(items)))
     else:
         collection, settings = stored
         if settings.get("weight_hash", encoder.weight_hash) != encoder.weight_hash:
-            raise SearchIndexError(f"{files[0]} was made by another model than {model}; choose it: {settings['model']}")
+            raise _of_another_model(files[0], model, settings["model"])
     return Answer(
         model=encoder.name,
         searched=f"{len(collection.items)} pictures and videos, by {encoder.name}",
@@ -114,3 +146,7 @@ def ask_files(
         failures=collection.failures,
         total=0 if stored else collection.total,
     )
+
+
+def _of_another_model(path: str, model: str, made_by: str) -> SearchIndexError:
+    return SearchIndexError(f"{path} was made by another model than {model}; choose it: {made_by}")

@@ -5,6 +5,10 @@ things (`background`), with a softmax at the model's own temperature, as it was 
 these names, that gives both a cosine and a probability, and a logistic curve through them maps one to the other: two
 numbers for each index. All texts of an index share the curve, so that it changes no ranking.
 
+The model is its own judge here: no index can show that its probabilities are right. The built-in model knows too little
+of images unlike those it was trained on, so an index of its has none. Whether anything matches is not said at all: the
+chance of it by the best three hits was worse than a constant on two of six sets of photographs.
+
 It is for hits of one text. What is like a picture is another question, to which the names gave no good answer when that
 was tried, and vectors of several terms lie elsewhere: both have no probability.
 """
@@ -25,6 +29,7 @@ from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.files import remove, replacing, restrict
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.registry import BUILTIN, canonical_name
 from perception_encoder.search.background import BACKGROUND
 from perception_encoder.search.index import FOLDER, Index
 from perception_encoder.search.query import Query
@@ -32,9 +37,7 @@ from perception_encoder.search.query import Query
 logger = logging.getLogger(__name__)
 
 _FILE = "calibration.json"
-_BEST = 3  # hits of a name that the curve goes through, and of a query that are asked whether anything matches
-NOTHING_BELOW = 0.25
-"""A chance of any match at which it is said that probably nothing here matches: three to one against."""
+_BEST = 3  # hits of a name that the curve goes through
 _STEPS, _RIDGE = 100, 1e-6
 _CHANGED = 0.1  # share of the rows that may come or go before the curve is drawn anew
 
@@ -51,14 +54,6 @@ class Calibration:
     def probabilities(self, scores: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """The chances that hits of these cosines show what was asked."""
         return _sigmoid(self.slope * (scores - self.midpoint))
-
-
-def any_match(probabilities: Float[np.ndarray, "*n K"]) -> Float[np.ndarray, "*n"]:
-    """The chance that at least one of a query's best three hits is right; of all its hits, best first.
-
-    The three are taken for independent, which is somewhat too hopeful.
-    """
-    return 1 - np.prod(1 - probabilities[..., :_BEST], axis=-1)
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -105,9 +100,10 @@ def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " 
 def renew_calibration(index: Index, encoder: Encoder) -> None:
     """Draw the curve of an index and store it there, where it has none or a tenth of its rows came or went.
 
-    `index` is held for writing. A model without a text tower has none. A failure is logged: an index is good without.
+    `index` is held for writing. The built-in model and one without a text tower have none. A failure is logged: an
+    index is good without.
     """
-    if not isinstance(encoder.model, CLIP):
+    if not isinstance(encoder.model, CLIP) or _is_builtin(index):
         return
     try:
         rows, stored = len(index), _read(index)
@@ -140,8 +136,12 @@ def _read(index: Index) -> tuple[Calibration, int] | None:
 
 def find_calibration(index: Index, query: Query) -> Calibration | None:
     """The curve for a query's hits in an index; None where they have no probability (see above)."""
-    stored = _read(index) if query.kind == "text" else None
+    stored = _read(index) if query.kind == "text" and not _is_builtin(index) else None
     return None if stored is None else stored[0]
+
+
+def _is_builtin(index: Index) -> bool:
+    return canonical_name(str(index.settings.get("source", ""))) == BUILTIN
 
 
 def _path(index: Index) -> Path:

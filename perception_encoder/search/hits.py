@@ -15,7 +15,7 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
-from perception_encoder.search.calibration import any_match, find_calibration
+from perception_encoder.search.calibration import find_calibration
 from perception_encoder.search.exact import best_rows
 from perception_encoder.search.index import Index, Row
 from perception_encoder.search.query import Query
@@ -93,15 +93,9 @@ def _with_probabilities(hits: list[Hit], index: Index, query: Query) -> list[Hit
     return [replace(hit, probability=float(chance)) for hit, chance in zip(hits, chances, strict=True)]
 
 
-def match_probability(hits: Sequence[Hit]) -> float | None:
-    """The chance that anything matches a query with these hits, best first; None where that cannot be told."""
-    chances = [hit.probability for hit in hits if hit.probability is not None]
-    return float(any_match(np.array(chances))) if chances else None
-
-
 def item_of(index: Index, row: Row) -> Item:
     """A row's file, where it lies; without a source where it lies in a tar."""
-    path = index.folder / unescape_name(row.path)
+    path = index.root / unescape_name(row.path)
     name = escape_name(path)
     return Item(name, name, path if path.exists() else None, row.start, row.stop)
 

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, remove, restrict, writing
 from perception_encoder.inference.lance import connect, without_panics
+from perception_encoder.models.registry import canonical_name
 from perception_encoder.search import approximate
 from perception_encoder.search.seal import check_state, read_state, remove_seal, reopen_seal, write_seal
 from perception_encoder.search.settings import LAYOUT, SETTINGS, identify, read_settings, write_settings
@@ -88,6 +89,9 @@ class FileState:
 
 class Index:
     """An open index; `Index.open` and `Index.create` give one. `settings` are `Encoder.describe`'s, and the layout."""
+
+    below = ""
+    """Only rows whose path starts so are shown: those of a subfolder."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.folder, self.settings = folder, dict(settings)
@@ -156,10 +160,23 @@ class Index:
         with holding(folder / FOLDER / _LOCK, f"another run is writing the index of {folder}"):
             yield
 
+    @property
+    def root(self) -> Path:
+        """The indexed folder: that of the index itself unless the index lies elsewhere (`--index`)."""
+        return Path(self.settings.get("root") or self.folder)
+
     def check(self, settings: Mapping[str, object]) -> None:
         """SearchIndexError unless the vectors of `settings` (`Encoder.describe`) can be compared with the index's."""
-        wanted = {**settings, "layout": LAYOUT}
-        other = [name for name in _SAME if self.settings.get(name) != wanted[name]]
+        self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME})
+
+    def check_name(self, model: str) -> None:
+        """SearchIndexError if a model's name says that it is another one, before anything of it is fetched."""
+        named = canonical_name(model)
+        if named is not None:
+            self._compare({"model": named})
+
+    def _compare(self, wanted: Mapping[str, object]) -> None:
+        other = [name for name in wanted if self.settings.get(name) != wanted[name]]
         if other:
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {wanted[name]}" for name in other)
             raise SearchIndexError(
@@ -284,10 +301,16 @@ class Index:
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
         """Some columns, newest rows first."""
+        where = self._within(where)
         if self._snapshot is not None and where is None and "thumbnail" not in names:
             return self._snapshot.rows.select(names)
         found = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
         return found.sort_by(_NEWEST_FIRST).select(names)
+
+    def _within(self, where: str | None) -> str | None:
+        """A condition, with the one that a subfolder makes."""
+        inside = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
+        return f"({where}) AND {inside}" if where and inside else where or inside or None
 
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
         """All rows that fulfil a condition in SQL, newest first; ConfigError where it is none."""
@@ -311,6 +334,7 @@ class Index:
 
         `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
         """
+        where = self._within(where)
         large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is there, and sooner done
         if self._snapshot is not None and not large and where is None and not thumbnails:
             scores, found = self._snapshot.nearest(vector, top)

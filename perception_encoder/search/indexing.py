@@ -28,6 +28,7 @@ from perception_encoder.preprocess.image import date_taken
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.calibration import renew_calibration
 from perception_encoder.search.changes import File, find_changes
+from perception_encoder.search.home import make_home
 from perception_encoder.search.index import Index, Row, among
 from perception_encoder.search.moments import Frame, MomentConfig, MomentCutter, colour_histogram
 from perception_encoder.search.pages import thumbnail
@@ -55,23 +56,34 @@ class Report:
 
 @contextmanager
 def writable_index(
-    folder: Path, source: str | None = None, every: float | None = None, rebuild: bool = False
+    folder: Path,
+    source: str | None = None,
+    every: float | None = None,
+    rebuild: bool = False,
+    home: Path | None = None,
+    default: str = "builtin",
 ) -> Iterator[tuple[Index, Encoder]]:
     """A folder's index, held for writing, and the encoder of its vectors; a new index where there is none.
 
-    `source`: the model, by name or path; by default the index's own, or "builtin". `every`: seconds between the
-    frames of a video. `rebuild` starts anew. Raises OutputError, SearchIndexError (a damaged index, or one of another
-    model or rate), and what `load` raises.
+    `source`: the model, by name or path; by default the index's own, or that of a new index, `default`. `every`:
+    seconds between the frames of a video. `rebuild` starts anew. `home`: the directory that holds the index, by
+    default the folder itself. Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or
+    folder), and what `load` raises.
     """
     if source is not None and Path(source).exists():
         source = str(Path(source).absolute())
+    root, folder = make_home(folder, home)
     with Index.for_writing(folder):
         index = None if rebuild or not Index.exists(folder) else Index.open(folder, whole=True)
-        encoder = load(source or (index.settings["source"] if index else "builtin"))
+        if index is not None and source is not None:
+            index.check_name(source)
+        encoder = load(source or (index.settings["source"] if index else default))
         settings = encoder.describe(encoder.feature())
         if index is None:
             config = MomentConfig() if every is None else MomentConfig(every=every)
-            index = Index.create(folder, {**settings, "source": source or "builtin", "moments": asdict(config)})
+            elsewhere = {} if root == folder else {"root": str(root)}
+            told = {**settings, **elsewhere, "source": source or default, "moments": asdict(config)}
+            index = Index.create(folder, told)
         index.check(settings)
         if every not in (None, index.settings["moments"]["every"]):
             raise SearchIndexError(
@@ -115,7 +127,7 @@ def update_index(
     be written, and what `read` raises: what was committed stays.
     """
     known = index.files()
-    changes = find_changes(index.folder, known)
+    changes = find_changes(index.root, known)
     report = Report(gone=len(changes.gone), unchanged=changes.unchanged, failures=list(changes.failures))
     digests = {state.digest for state in known.values()}
     if changes.candidates or changes.gone:

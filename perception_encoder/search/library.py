@@ -28,7 +28,8 @@ from perception_encoder.preprocess.budget import ByteBudget
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.asked import AskedTerm
 from perception_encoder.search.batching import quiet
-from perception_encoder.search.calibration import NOTHING_BELOW, any_match, find_calibration
+from perception_encoder.search.calibration import find_calibration
+from perception_encoder.search.home import check_root
 from perception_encoder.search.index import Index, Row, among
 from perception_encoder.search.indexing import update_index, writable_index
 from perception_encoder.search.query import encode_queries, text_query, unit_vectors
@@ -190,7 +191,7 @@ class Library:
         return Media(cast(Kind, row.kind), row.path, path, row.time, row.time), path
 
     def _path(self, row: Row) -> Path:
-        folder = self.index.folder.resolve()
+        folder = self.index.root.resolve()
         path = folder / unescape_name(row.path)
         if not path.is_file() or not path.resolve().is_relative_to(folder):
             raise ConfigError("the file is not in the folder any more")
@@ -256,18 +257,20 @@ class Library:
             return self._version
 
 
-def open_library(folder: Path, source: str | None = None) -> Library:
-    """A folder's library; the folder gets an empty index where it has none.
+def open_library(
+    folder: Path, source: str | None = None, home: Path | None = None, default: str = "builtin"
+) -> Library:
+    """A folder's library; the folder, or `home`, gets an empty index if there is none.
 
-    `source`: the model, by default the index's own. Raises what `writable_index` raises, but for a writer at work.
+    `source`: the model, by default the index's own, or that of a new index, `default`. Raises what `writable_index`
+    raises, but for a writer at work.
     """
-    if not Index.exists(folder):
-        try:
-            with writable_index(folder, source):
-                pass
-        except (OutputError, OSError) as error:
-            raise OutputError(_with_remedy(error)) from None
-    index = Index.open(folder)
+    if not Index.exists(home or folder):
+        with writable_index(folder, source, home=home, default=default):
+            pass
+    index = Index.open(home or folder)
+    check_root(index, folder)
+    index.check_name(source or index.settings["model"])
     encoder = load(source or index.settings["source"])
     index.check(encoder.describe(encoder.feature()))
     library = Library(index, encoder)
@@ -279,12 +282,6 @@ def _with_remedy(error: Exception) -> str:
     """An error in one line; if an index cannot be written, what to do."""
     unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
     return f"{error}; {_ELSEWHERE}" if unwritable else str(error)
-
-
-def may_match(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether any of a query's best rows may show what was asked; True where that cannot be told."""
-    chances = [row["probability"] for row in rows if "probability" in row]
-    return not chances or bool(any_match(np.array(chances)) >= NOTHING_BELOW)
 
 
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

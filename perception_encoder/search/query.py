@@ -15,8 +15,9 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import MEDIA_SUFFIXES, Media, resolve, split_range
+from perception_encoder.inference.media import Media, resolve, split_range
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
+from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
 from perception_encoder.search.index import Row
 
 _MOST_WEIGHT = 10_000.0

@@ -13,7 +13,7 @@ from perception_encoder.errors import ConfigError, InputError, MissingExtraError
 from perception_encoder.search.asked import parse_asked
 from perception_encoder.search.guard import HANG_UP, HOSTS, guard
 from perception_encoder.search.inside import Inside
-from perception_encoder.search.library import Filter, Library, as_tiles, may_match
+from perception_encoder.search.library import Filter, Library, as_tiles
 from perception_encoder.search.signed_ids import SignedIds
 from perception_encoder.search.thumbnails import Thumbnails
 
@@ -38,8 +38,8 @@ _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
 _PLACE = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
 
 
-def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
-    """The server, under some names of this machine; MissingExtraError without FastAPI and Jinja2."""
+def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = "") -> FastAPI:
+    """The server, under some names of this machine, with a note on the page; MissingExtraError without FastAPI."""
     try:
         import fastapi
         import jinja2
@@ -65,7 +65,8 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
 
     def page(request: Request) -> Response:
         last = library.encoder.visual.config.depth - 1
-        about = {"folder": library.index.folder.resolve().name, "model": library.encoder.name, "last_layer": last}
+        about = {"folder": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
+        about["note"] = note
         return HTMLResponse(template.render(about))
 
     def asset(request: Request) -> Response:
@@ -98,8 +99,8 @@ def add_search_routes(
         if "q" in asked:
             terms = parse_asked("\n".join(request.query_params.getlist("q")))
             rows = library.find(list(map(ids.checked, terms)), shown, offset, count)
-            told = {"terms": [vars(term) for term in terms], "matches": offset > 0 or may_match(rows)}
-            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), "more": len(rows) == count, **told})
+            told = {"terms": [vars(term) for term in terms], "more": len(rows) == count}
+            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **told})
         rows, total = library.newest(shown, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))
         return JSONResponse({"tiles": tiles, "more": offset + len(rows) < total, "total": total})

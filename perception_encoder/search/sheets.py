@@ -16,8 +16,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
-from perception_encoder.search.calibration import NOTHING_BELOW
-from perception_encoder.search.hits import Hit, best_moment, match_probability
+from perception_encoder.search.hits import Hit, best_moment
 from perception_encoder.search.index import Row
 from perception_encoder.search.pages import Section, Tile, link_to
 from perception_encoder.search.query import Query
@@ -34,21 +33,13 @@ def query_sections(queries: Sequence[Query], results: Sequence[Sequence[Hit]], p
         shown = query.terms[0].what if query.kind in ("image", "video") else None
         tiles = (_hit_tile(hit, page) for hit in hits)
         picture = None if shown is None else open_preview(shown)
-        yield Section(heading=name_query(query), tiles=tiles, picture=picture, note=say_nothing_matches(hits))
+        yield Section(heading=name_query(query), tiles=tiles, picture=picture)
 
 
 def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
     """A section for each group of near-duplicates, of a sheet that will be at `page`."""
     for number, group in enumerate(groups, 1):
         yield Section(heading=f"Group {number}", tiles=(_hit_tile(hit, page) for hit in group))
-
-
-def say_nothing_matches(hits: Sequence[Hit]) -> str:
-    """In words that nothing matches the query of these hits, where that is so; else nothing."""
-    chance = match_probability(hits)
-    if chance is None or chance >= NOTHING_BELOW:
-        return ""
-    return f"probably nothing here matches (the chance that one of the best hits does: {chance:.0%})"
 
 
 def _hit_tile(hit: Hit, page: Path) -> Tile:

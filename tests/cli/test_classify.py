@@ -34,12 +34,18 @@ def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, pic
     (pictures[0].parent / "labels.txt").write_text("cat\ndog\nred mug\n")
     glob = pictures[0].parent / "0[01].jpg"
     clip_, labels = pictures[0].parent / "clip.mp4", f"@{pictures[0].parent / 'labels.txt'}"
-    run = run_pe("classify", glob, clip_, "missing.jpg", "--labels", labels, "--model", checkpoint, "--top", "2")
-    assert run.status == 1
+    arguments = ("classify", glob, clip_, "--labels", labels, "--model", checkpoint, "--top", "2")
+    run = run_pe(*arguments)
+    assert run.status == 0
+    assert run_pe(*arguments, "--strict").status == 1
     lines = "".join(run.stdout.split())
     assert "00.jpg" in lines and "clip.mp4" in lines and "01.jpg" not in lines
-    assert "01.jpg: is not a picture" in run.stderr and "missing.jpg: no such file" in run.stderr
-    assert run.stderr.endswith("2 of 4 inputs skipped\n")
+    assert "01.jpg: is not a picture" in run.stderr
+    assert run.stderr.endswith("1 of 3 inputs skipped\n")
+    missing = run_pe(*arguments, "missing.jpg")
+    assert missing.status == 2 and missing.stderr == "error: missing.jpg: no such file or directory\n"
+    bad = run_pe("classify", pictures[1], "--labels", labels, "--model", checkpoint)
+    assert bad.status == 2 and bad.stdout == "" and "1 of 1 inputs skipped" in bad.stderr
 
 
 def test_a_contact_sheet_by_label(run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
@@ -61,7 +67,7 @@ def test_a_table_s_ids_stand_beside_the_paths(run_pe, checkpoint: Path, pictures
     table = pictures[0].parent / "table.csv"
     table.write_text("id,path\none,00.jpg\ntwo,nosuch.jpg\n")
     run = run_pe("classify", table, "--labels", LABELS, "--model", checkpoint, "--json")
-    assert run.status == 1 and "skipped two (" in run.stderr and "nosuch.jpg): no such file" in run.stderr
+    assert run.status == 0 and "skipped two (" in run.stderr and "nosuch.jpg): no such file" in run.stderr
     (named,) = json.loads(run.stdout)["files"]
     assert (named["id"], named["path"]) == ("one", str(pictures[0]))
 

@@ -44,7 +44,7 @@ def test_without_scikit_image_the_extra_is_named(run_pe, checkpoint: Path, tmp_p
     monkeypatch.setitem(sys.modules, "skimage", None)
     run = run_pe("demo", "--model", checkpoint, "--out", tmp_path)
     assert run.status == 2
-    assert "perception-encoder[demo]" in run.stderr
+    assert "[demo]" in run.stderr
 
 
 def test_what_cannot_be_shown_is_reported(run_pe, checkpoint: Path, tmp_path: Path, monkeypatch) -> None:

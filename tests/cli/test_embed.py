@@ -84,25 +84,25 @@ def test_a_table_of_texts(embed: Embed, tmp_path: Path, checkpoint: Path, out: P
     np.testing.assert_allclose(np.float32([row["vector"] for row in rows]), expected, rtol=0, atol=2e-6)
 
 
-def test_bad_files_are_listed_and_change_the_status(embed: Embed, folder: Path, out: Path) -> None:
+def test_bad_files_are_listed_and_change_the_status_under_strict(embed: Embed, folder: Path, out: Path) -> None:
     (folder / "03.jpg").write_bytes(b"")
     (folder / "07.jpg").write_bytes(b"words")
-    run = embed(folder, "gone.jpg", "--layer", "0")
-    assert run.status == output.SOME_SKIPPED
+    run = embed(folder, "--layer", "0")
+    assert run.status == output.OK
     assert run.stdout.startswith("10 vectors in")
     lines = run.stderr.splitlines()
-    assert [word in line for word, line in zip(["03.jpg", "07.jpg", "gone.jpg"], lines, strict=False)] == [True] * 3
-    assert lines[-1] == "warning: 3 of 13 inputs skipped"
+    assert [word in line for word, line in zip(["03.jpg", "07.jpg"], lines, strict=False)] == [True] * 2
+    assert lines[-1] == "warning: 2 of 12 inputs skipped"
     assert pq.read_table(out).num_rows == 10
+    assert embed(folder, "--layer", "0", "--overwrite", "--strict").status == output.SOME_SKIPPED
 
 
-def test_strict_stops_at_the_first_bad_file(embed: Embed, folder: Path, out: Path) -> None:
+def test_without_a_good_input_the_status_is_that_of_an_error(embed: Embed, folder: Path, out: Path) -> None:
     (folder / "03.jpg").write_bytes(b"")
-    run = embed(folder, "--strict", "--layer", "0")
-    assert run.status == output.ERROR
-    assert run.stderr.count("\n") == 1
-    assert "03.jpg: is empty" in run.stderr
-    assert not out.exists()
+    run = embed(folder / "03.jpg", "--layer", "0")
+    assert run.status == output.ERROR and "03.jpg: is empty" in run.stderr and not out.exists()
+    run = embed(folder, "gone.jpg", "--layer", "0")
+    assert run.status == output.ERROR and run.stderr == "error: gone.jpg: no such file or directory\n"
 
 
 @pytest.mark.parametrize(

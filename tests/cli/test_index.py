@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from PIL import Image
 
+from perception_encoder.inference.encoder import load
 from tests.clips import clip
 
 
@@ -27,7 +30,8 @@ def test_it_says_what_it_did_and_skipped(run_pe, indexed: Path) -> None:
     (indexed / "empty.jpg").touch()
     (indexed / "00.jpg").unlink()
     run = run_pe("index", indexed, "--json")
-    assert run.status == 1 and "empty.jpg: is empty" in run.stderr
+    assert run_pe("index", indexed, "--strict").status == 1
+    assert run.status == 0 and "empty.jpg: is empty" in run.stderr
     printed = json.loads(run.stdout)
     done = {"added": 0, "moved": 0, "gone": 1, "unchanged": 20}
     assert done.items() <= printed["folders"][str(indexed)].items()
@@ -107,6 +111,27 @@ def test_several_folders_are_searched_by_their_indexes(
     assert run.status == 2 and "has no no-such-id" in run.stderr
 
 
+@pytest.mark.parametrize("command", [("search", "a cat", "FOLDER"), ("index", "FOLDER"), ("serve", "FOLDER")])
+def test_another_model_is_refused_before_it_is_fetched(run_pe, indexed: Path, command, monkeypatch) -> None:
+    monkeypatch.setattr("perception_encoder.models.weights.fetch_weights", None)
+    words = [word.replace("FOLDER", str(indexed)) for word in command]
+    run = run_pe(*words, "--model", "PE-Core-L14-336")
+    assert run.status == 2 and "model PE-Core-N16-128, not PE-Core-L14-336" in run.stderr
+
+
+def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    towers = []
+
+    def spy(*arguments, **options):
+        towers.append(options["towers"])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("perception_encoder.search.asking.load", spy)
+    for query in (("2:dog", "-", "snow"), ("--image", indexed / "01.jpg")):
+        assert run_pe("search", *query, indexed).status == 0
+    assert towers == ["text", "all"]
+
+
 def test_conditions_and_sheets(run_pe, indexed: Path, tmp_path: Path) -> None:
     page = tmp_path / "found.html"
     run = run_pe("search", "a cat", indexed, "--where", "path LIKE '0%' AND kind = 'image'", "--html", page)
@@ -128,6 +153,7 @@ def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, picture
         (("search", "a cat", "FOLDER/01.jpg", "--where", "size > 3"), "need an index"),
         (("index", "FOLDER", "--every", "0.1"), "--rebuild --every 0.1"),
         (("index", "FOLDER/01.jpg"), "is no folder"),
+        (("index", "FOLDER", "FOLDER/gone"), "gone: no such file or directory"),
         (("index", "FOLDER", "--every", "0"), "--every"),
     ],
 )
@@ -135,3 +161,18 @@ def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], 
     run = run_pe(*(argument.replace("FOLDER", str(indexed)) for argument in arguments))
     assert run.status == 2 and said in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
+
+
+def test_a_phone_s_heic_is_indexed_and_without_the_extra_listed(
+    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("without", "with"):
+        (tmp_path / folder).mkdir()
+        pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / folder / "IMG_1.HEIC")
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pillow_heif", None)
+        run = run_pe("index", tmp_path / "without", "--model", checkpoint)
+        assert run.status == 2 and "IMG_1.HEIC: is HEIC; to read it, run: pip install" in run.stderr
+    run = run_pe("index", tmp_path / "with", "--model", checkpoint)
+    assert run.status == 0 and "1 added" in run.stdout

@@ -157,6 +157,16 @@ def test_skipped_inputs_are_listed_and_change_the_status(run_pe, verb) -> None:
     assert output.report_skipped([], total=5) == output.OK
 
 
+@pytest.mark.parametrize(
+    ("bad", "total", "strict", "status"),
+    [(0, 5, True, 0), (0, 0, False, 0), (2, 5, False, 0), (2, 5, True, 1), (5, 5, False, 2), (5, 5, True, 2)],
+)
+def test_a_bad_input_among_good_ones_is_no_error_but_under_strict(
+    bad: int, total: int, strict: bool, status: int
+) -> None:
+    assert output.input_status([MediaDecodeError("a.jpg", "empty")] * bad, total, strict) == status
+
+
 def test_warnings_are_one_line(run_pe, verb) -> None:
     def warn() -> None:
         with warnings.catch_warnings():

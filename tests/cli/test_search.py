@@ -39,8 +39,10 @@ def test_pictures_and_texts_may_be_looked_for_at_once(run_pe, checkpoint: Path, 
 def test_videos_are_hits_with_a_time_and_bad_files_reported(run_pe, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(clip(60))
     (tmp_path / "empty.jpg").touch()
-    run = run_pe("search", "a dog", tmp_path, "--model", checkpoint, "--json")
-    assert run.status == 1 and "empty.jpg: is empty" in run.stderr
+    arguments = ("search", "a dog", tmp_path, "--model", checkpoint, "--json")
+    run = run_pe(*arguments)
+    assert run.status == 0 and "empty.jpg: is empty" in run.stderr
+    assert run_pe(*arguments, "--strict").status == 1
     printed = json.loads(run.stdout)
     (hit,) = printed["queries"][0]["hits"]
     assert 0 <= hit["time"] < 2.4
@@ -66,13 +68,23 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         ((" ", "."), "the query is empty"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
         (("a cat", "."), "no pictures or videos in ."),
+        (("a cat", "gone"), "error: gone: no such file or directory"),
+        (("a cat", "*.jpg"), "error: *.jpg: matches no file"),
+        (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
+        ((".", "a dog"), 'the query comes first, as in: pe search "a dog" .'),
         (("--top", "0", "a cat", "."), "--top"),
     ],
 )
 def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, said: str) -> None:
     monkeypatch.chdir(tmp_path)
     run = run_pe("search", *arguments, "--model", "no-such-model")
-    assert run.status == 2 and said in run.stderr
+    assert run.status == 2 and said in " ".join(run.stderr.replace("│", " ").split()) and run.stdout == ""
+
+
+def test_no_file_that_can_be_read_is_an_error(run_pe, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    run = run_pe("search", "a dog", tmp_path, "--model", checkpoint)
+    assert run.status == 2 and run.stdout == "" and "empty.jpg: is empty" in run.stderr
 
 
 def test_a_page_replaces_no_folder_and_no_picture(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
@@ -106,8 +118,9 @@ def test_what_was_embedded_is_searched_without_the_files(
     found = json.loads(run.stdout)["queries"][0]["hits"]
     assert [hit["path"] for hit in found] == [hit["path"] for hit in expected]
     assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
-    other = run_pe("search", "a cat", tmp_path / out, "--model", "builtin")
-    assert other.status == 2 and "made by another model than builtin" in other.stderr
+    for model in ("builtin", "PE-Core-L14-336"):
+        other = run_pe("search", "a cat", tmp_path / out, "--model", model)
+        assert other.status == 2 and f"made by another model than {model}" in other.stderr
 
 
 def test_clip_retrieval_s_own_folders_are_searched(
@@ -130,22 +143,20 @@ def test_clip_retrieval_s_own_folders_are_searched(
     assert run.status == 2 and "12 vectors, but 20 rows of metadata" in run.stderr
 
 
-@pytest.mark.parametrize(("midpoint", "nothing"), [(9, True), (-9, False)])
-def test_an_index_gives_probabilities_and_says_when_nothing_matches(
-    run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path, midpoint: float, nothing: bool
+@pytest.mark.parametrize(("midpoint", "percent"), [(9, 0), (-9, 100)])
+def test_an_index_gives_probabilities_and_no_verdict(
+    run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path, midpoint: float, percent: int
 ) -> None:
     folder, page = pictures[0].parent, tmp_path / "found.html"
     assert run_pe("index", folder, "--model", checkpoint).status == 0
     curve = {"weight_hash": Index.open(folder).settings["weight_hash"], "slope": 10, "midpoint": midpoint, "rows": 20}
     (folder / FOLDER / "calibration.json").write_text(json.dumps(curve))
     (query,) = json.loads(run_pe("search", "a red mug", folder, "--json").stdout)["queries"]
-    assert query["nothing_matches"] is nothing and (query["probability"] < 0.01) is nothing
-    assert len(query["hits"]) == 10 and {round(hit["probability"]) for hit in query["hits"]} == {0 if nothing else 1}
+    assert query.keys() == {"text", "hits"} and len(query["hits"]) == 10
+    assert {round(100 * hit["probability"]) for hit in query["hits"]} == {percent}
     run = run_pe("search", "a red mug", folder, "--html", page)
-    said = "probably nothing here matches"
-    assert (said in run.stderr, said in page.read_text(encoding="utf-8")) == (nothing, nothing)
-    percent = "0%" if nothing else "100%"
-    assert "probability" in run.stdout and percent in run.stdout and f"{percent} · " in page.read_text(encoding="utf-8")
+    assert "matches" not in run.stdout + run.stderr + page.read_text(encoding="utf-8")
+    assert "probability" in run.stdout and f"{percent}%" in run.stdout
+    assert f"{percent}% · " in page.read_text(encoding="utf-8")
     (query,) = json.loads(run_pe("search", "a red mug", "+", "a dog", folder, "--json").stdout)["queries"]
-    assert query["probability"] is None and query["nothing_matches"] is False
     assert {hit["probability"] for hit in query["hits"]} == {None}

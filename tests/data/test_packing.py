@@ -7,11 +7,13 @@ import json
 import tarfile
 from pathlib import Path
 
+import pillow_heif
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from perception_encoder.data.media_folder import list_media
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.errors import ConfigError, DataError, OutputError
 from tests.data.tars import picture
@@ -142,3 +144,13 @@ def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         pack(tmp_path / "more", tmp_path / "out", ShardSize(samples=1), track=stops)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "more"]
+
+
+def test_a_phone_s_heic_becomes_a_jpeg(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / "in" / "IMG_1.HEIC")
+    (tmp_path / "in" / "IMG_1.txt").write_text("a red wall")
+    assert list_media(tmp_path / "in") == [tmp_path / "in" / "IMG_1.HEIC"]
+    assert pack(tmp_path / "in", tmp_path / "out", ShardSize(samples=3)).samples == 1
+    ((image, text),) = [[shard[name] for name in sorted(shard)] for shard in read(tmp_path / "out")]
+    assert text == b"a red wall" and image.startswith(b"\xff\xd8\xff")

@@ -404,3 +404,13 @@ def test_nothing_is_warned_about(encoder: Encoder, pictures: list[Path]) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder.encode(pictures[:2])
+
+
+def test_the_text_tower_alone_encodes_texts_alone(checkpoint: Path, encoder: Encoder) -> None:
+    texts = load(checkpoint, "cpu", torch.float32, towers="text")
+    assert texts.weight_hash == encoder.weight_hash and texts.describe(texts.feature()) == encoder.describe(
+        encoder.feature()
+    )
+    np.testing.assert_array_equal(texts.encode_texts(["a dog", "a cat"]), encoder.encode_texts(["a dog", "a cat"]))
+    with pytest.raises(ConfigError, match="load it whole for images and videos"):
+        texts.encode_images(np.zeros((8, 8, 3), np.uint8))

@@ -20,7 +20,7 @@ from perception_encoder.models.cost import (
     vision_cost,
     vision_parameters,
 )
-from perception_encoder.models.registry import MODELS
+from perception_encoder.models.registry import BUILTIN, MODELS
 from perception_encoder.models.weights import build
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import in_chunks
@@ -49,6 +49,7 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     found = sum(p.numel() for p in model.parameters())
     text = 0 if entry.text is None else text_parameters(entry.text) + 1  # the logit scale
     assert vision_parameters(entry.vision) + text == found
+    assert entry.download_bytes in (0, 4 * found) and (entry.download_bytes == 0) == (name == BUILTIN)
 
 
 @pytest.mark.parametrize("config", [*KINDS.values(), CLASS_POOLED], ids=[*KINDS, "class token pooled"])

@@ -30,6 +30,7 @@ from perception_encoder.models.weights import (
     published_state_dict,
     weight_hash,
     write_checkpoint,
+    write_layout,
 )
 from tests.golden_weights import golden_state
 from tests.models.small import pictures
@@ -235,6 +236,7 @@ def test_published_weights_come_from_the_hub(
         torch.save(tower, tmp_path / file)
         return str(tmp_path / file)
 
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     for load in (load_model, lambda name: create_model(name, pretrained=True)):
         for name in (TOWER, "facebook/PE-Spatial-T16-512", "vit_pe_spatial_tiny_patch16_512.fb"):
@@ -246,15 +248,16 @@ def test_weights_that_cannot_be_had_are_an_error_not_random(monkeypatch: pytest.
     def fail(*_: str) -> str:
         raise ConnectionError("no route to host\nmore")
 
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     for load in (load_model, lambda name: create_model(name, pretrained=True)):
-        with pytest.raises(WeightsUnavailableError, match=r"from facebook/PE-Core-L14-336 \(no route to host\)"):
+        with pytest.raises(WeightsUnavailableError, match=r"PE-Core-L14-336 could not be fetched \(no route to host\)"):
             load("PE-Core-L14-336")
 
 
 def test_offline_the_hub_is_not_asked() -> None:
     """The hub's own client, which conftest keeps offline."""
-    with pytest.raises(WeightsUnavailableError, match=r"download PE-Core-G14-448\.pt elsewhere and pass its path"):
+    with pytest.raises(WeightsUnavailableError, match=r"download https://.*/facebook/PE-Core-G14-448/.* elsewhere"):
         load_model("PE-Core-G14-448")
 
 
@@ -360,3 +363,32 @@ def test_noise_in_metadata_is_an_error_of_the_checkpoint(spoken) -> None:
             assert str(path) in str(error)
             refused += 1
     assert refused > 25
+@pytest.mark.parametrize("file", ["nano.safetensors", "nano.pt", "native.safetensors", "clip.safetensors"])
+def test_the_text_tower_alone_leaves_the_vision_tower_unread(tmp_path: Path, file: str) -> None:
+    whole = create_model(NANO)
+    path = tmp_path / file
+    if file.startswith("nano"):
+        write_checkpoint(whole, path, half=True, int8_tokens=file.endswith(".safetensors"))
+    elif file.startswith("native"):
+        safetensors.torch.save_file(whole.state_dict(), path)
+    else:
+        write_layout(whole, path, "open_clip")
+    whole, model = load_model(path), load_model(path, towers="text")
+    assert isinstance(model, CLIP) and model.visual.config == whole.visual.config
+    assert all(parameter.is_meta for parameter in model.visual.parameters())
+    assert not any(parameter.is_meta for parameter in model.text.parameters())
+    tokens = torch.arange(8)[None]
+    assert torch.equal(model.encode_text(tokens), whole.encode_text(tokens))
+
+
+def test_a_vision_tower_that_does_not_fit_is_refused_though_it_is_not_read(tmp_path: Path) -> None:
+    state = dict(create_model(NANO).state_dict())
+    state["visual.proj"] = state["visual.proj"][:, :-1].contiguous()
+    safetensors.torch.save_file(state, tmp_path / "cut.safetensors", metadata={"model": NANO})
+    with pytest.raises(CheckpointError, match=r"visual\.proj is \(192, 255\), must be \(192, 256\)"):
+        load_model(tmp_path / "cut.safetensors", towers="text")
+
+
+def test_a_model_without_a_text_tower_is_read_whole(tmp_path: Path, tower: dict[str, Tensor]) -> None:
+    torch.save(prefixed(tower, "visual."), tmp_path / "tower.pt")
+    assert_holds(load_model(tmp_path / "tower.pt", towers="text"), tower)

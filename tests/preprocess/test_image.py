@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import sys
 import threading
 import warnings
 import zlib
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from perception_encoder.errors import (
     ConfigError,
@@ -25,12 +28,14 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess.image import (
     ImageTransform,
+    date_taken,
     image_transform,
     open_image,
     pad_images,
     plain_image,
     to_float,
 )
+from perception_encoder.preprocess.media_types import is_heif
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "preprocess.npz"
 
@@ -325,3 +330,39 @@ def test_a_large_jpeg_may_be_decoded_smaller() -> None:
     transform = ImageTransform(150)
     moved = (transform(open_image(data)) - transform(open_image(data, reduce_to=300))).abs().mean()
     assert moved <= 2 * 2 / 255
+
+
+@pytest.fixture
+def heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A phone's photograph, red above and blue below, before anything has opened one."""
+    image = Image.new("RGB", (64, 48), "red")
+    image.paste("blue", (0, 24, 64, 48))
+    exif = Image.Exif()
+    exif[ExifTags.Base.DateTime] = "2024:07:31 18:05:00"
+    file = pillow_heif.from_pillow(image)
+    file.info["exif"] = exif.tobytes()
+    file.save(tmp_path / "IMG_1.HEIC", quality=90)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    return tmp_path / "IMG_1.HEIC"
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_heic_photograph_is_opened(heic: Path, in_memory: bool) -> None:
+    source = heic.read_bytes() if in_memory else heic
+    pixels = np.asarray(open_image(source).convert("RGB"), np.int64)
+    assert pixels.shape == (48, 64, 3)
+    for row, colour in ((4, (255, 0, 0)), (44, (0, 0, 255))):
+        assert abs(pixels[row, 32] - colour).max() < 20
+    assert date_taken(source) == datetime(2024, 7, 31, 18, 5)
+
+
+def test_without_pillow_heif_a_heic_photograph_names_the_extra(heic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MediaDecodeError, match=r"IMG_1\.HEIC: is HEIC; to read it, run: pip install .*\[heic\]"):
+        open_image(heic)
+
+
+def test_avif_is_not_taken_for_heic() -> None:
+    assert is_heif(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic")
+    assert not is_heif(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
+    assert not is_heif(b"\0\0\0\x18ftypisom\0\0\0\0isommp41") and not is_heif(b"\xff\xd8\xff")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.scenes.bundled import bundled_models
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.renderer import Renderer
+from perception_encoder.scenes.renderer import Renderer, connect
 from perception_encoder.scenes.room import paint
 from perception_encoder.scenes.scene import CORNERS, Thing, yaw
 from tests.scenes.conftest import FLOOR, scene_of
@@ -144,5 +148,21 @@ def test_sides_have_limits(renderer: Renderer, side: int) -> None:
 
 def test_without_pybullet_the_extra_is_named(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pybullet", None)
-    with pytest.raises(MissingExtraError, match=r"perception-encoder\[scenes\]"):
+    with pytest.raises(MissingExtraError, match=r"\[scenes\]"):
         Renderer(library)
+
+
+def test_a_python_without_a_wheel_of_pybullet_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pybullet", None)
+    monkeypatch.setitem(sys.modules, "pybullet_data", None)
+    monkeypatch.setattr(sys, "version_info", (3, 13, 1))
+    for use in (connect, bundled_models):
+        with pytest.raises(ConfigError, match=r"has no wheel for Python 3\.13; use Python 3\.11"):
+            use()
+
+
+def test_the_extra_leaves_out_pybullet_where_it_has_no_wheel(root: Path) -> None:
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (pybullet,) = [Requirement(line) for line in extras["scenes"] if line.startswith("pybullet")]
+    present = {version: pybullet.marker.evaluate({"python_version": version}) for version in ("3.11", "3.12", "3.13")}
+    assert present == {"3.11": True, "3.12": False, "3.13": False}

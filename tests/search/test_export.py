@@ -57,7 +57,7 @@ def test_the_command_says_what_it_wrote(run_pe, index: Index, tmp_path: Path) ->
 
 def test_without_fiftyone_it_is_named(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fiftyone", None)
-    with pytest.raises(MissingExtraError, match=r"perception-encoder\[fiftyone\]"):
+    with pytest.raises(MissingExtraError, match=r"\[fiftyone\]"):
         export_fiftyone(index, "photos")
 
 

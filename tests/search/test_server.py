@@ -60,6 +60,11 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
     assert client.get("/static/page.html").status_code == client.get("/static/..%2f..%2findex.py").status_code == 404
 
 
+def test_a_note_stands_on_the_page(library: Library) -> None:
+    with TestClient(create_page(library, note="a <small> demo"), base_url="http://localhost") as client:
+        assert '<p id="note">a &lt;small&gt; demo</p>' in client.get("/").text
+
+
 def test_thumbnails_of_an_answer_are_read_together(
     client: TestClient, library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,6 @@ function show(found, first) {
     grid.replaceChildren(...buttons);
     if (focused) focusTile(focused); else if (!refreshing) scrollTo(0, 0);
     showTerms(found.terms ?? []);
-    $("nothing").hidden = found.matches !== false || !buttons.length;
     const kinds = element("span", { textContent: " pictures and moments" });
     $("count").replaceChildren(...(found.total === undefined ? [] : [found.total.toLocaleString(), kinds]));
   } else grid.append(...buttons);

@@ -1,0 +1,77 @@
+"""The default model: PE_MODEL, else the one that `pe models use` stored, else the built-in one, which is a demo."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from perception_encoder.cli import output
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
+
+VARIABLE = "PE_MODEL"
+REAL = "PE-Core-L14-336"
+"""The model that the line on the demo names."""
+OPTION = "Name, alias or checkpoint of a model [default: see `pe models`]."
+INDEX_OPTION = "Name, alias or checkpoint of a model [default: the index's, else see `pe models`]."
+
+
+def chosen_model() -> str | None:
+    """The model that the user chose, by PE_MODEL or `pe models use`; None if none. ConfigError for a damaged file."""
+    named = os.environ.get(VARIABLE)
+    path = _path()
+    if named or not path.is_file():
+        return named or None
+    try:
+        model = json.loads(path.read_text(encoding="utf-8"))["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        model = None
+    if not isinstance(model, str):
+        raise ConfigError(f"{path} names no model; choose one with: pe models use NAME")
+    return model
+
+
+def default_model() -> str:
+    """The model of a command that names none."""
+    return chosen_model() or "builtin"
+
+
+def choose_model(name: str) -> str:
+    """Make a model the default, fetched if need be; returns what is stored, a canonical name or an absolute path.
+
+    Raises ConfigError for a model without a text tower, and what `load_model` raises.
+    """
+    from perception_encoder.files import replacing, writing
+    from perception_encoder.models.weights import find_entry, find_weights
+
+    if find_entry(name).text is None:
+        raise ConfigError(f"{name} has no text tower, which search and classify need; choose a Core model")
+    path, _ = find_weights(name)
+    stored = canonical_name(name) or str(path.absolute())
+    with writing(_path()), replacing(_path()) as temporary:
+        temporary.write_text(json.dumps({"model": stored}) + "\n", encoding="utf-8")
+    return stored
+
+
+def demo_line(source: str, option: str | None) -> str:
+    """What to say of results by the model `source` unless it was chosen, by --model (`option`) or as the default."""
+    chosen = chosen_model()
+    if canonical_name(source) != BUILTIN or BUILTIN in {canonical_name(name) for name in (option, chosen) if name}:
+        return ""
+    if chosen is not None:
+        return f"this index is by the built-in model, a small demo; for {chosen}: pe index --rebuild FOLDER"
+    size = find_model(REAL).download_bytes / 1e9
+    return f"the built-in model is a small offline demo; for a real one ({size:.1f} GB): pe models use {REAL}"
+
+
+def say_demo(source: str, option: str | None, json: bool = False) -> None:
+    """Print `demo_line`, if there is one: below the results, or on stderr if these are JSON."""
+    if line := demo_line(source, option):
+        (output.print_note if json else output.print_line)(line)
+
+
+def _path() -> Path:
+    import platformdirs
+
+    return platformdirs.user_config_path("perception-encoder") / "config.json"

@@ -1,0 +1,32 @@
+"""Which files are images and videos: by their names' suffixes, and by the brands that an MP4-like file names itself."""
+
+from __future__ import annotations
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tif", ".tiff", ".bmp", ".dib", ".ico", ".icns", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".pfm", ".psd",
+})
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
+    ".m2v", ".vob", ".flv", ".f4v", ".ogv", ".wmv", ".asf", ".mxf", ".ivf", ".y4m", ".h264", ".h265", ".hevc",
+})
+# fmt: on
+MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+AVIF_BRANDS = frozenset({b"avif", b"avis"})
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+
+
+def file_brands(head: bytes) -> set[bytes] | None:
+    """The brands in the first bytes of an MP4-like file (video, AVIF, HEIC); None for any other file."""
+    if head[4:8] != b"ftyp":
+        return None
+    size = min(len(head), int.from_bytes(head[:4], "big"))
+    return {head[start : start + 4] for start in range(8, size, 4)}
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file's first bytes say that it is HEIC or HEIF, and not AVIF, which names some of the same brands."""
+    brands = file_brands(head) or set()
+    return bool(brands & HEIF_BRANDS) and not brands & AVIF_BRANDS

@@ -1,0 +1,125 @@
+"""The default model: chosen by `pe models use`, overridden by PE_MODEL and by --model, said to be a demo without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from perception_encoder.models.registry import MODELS, find_model
+from perception_encoder.models.weights import create_model, write_checkpoint
+
+LINE = "the built-in model is a small offline demo; for a real one (2.7 GB): pe models use PE-Core-L14-336"
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has chosen nothing."""
+    monkeypatch.delenv("PE_MODEL", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "perception-encoder" / "config.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        draw(number).save(tmp_path / "photos" / f"{number}.jpg")
+    return tmp_path / "photos"
+
+
+def test_results_of_the_demo_say_so(run_pe, folder: Path, tmp_path: Path) -> None:
+    labels, page = ("--labels", "cat,dog"), tmp_path / "page.html"
+    for command in (("search", "a cat", folder), ("classify", folder, *labels), ("index", folder)):
+        assert run_pe(*command).stdout.splitlines()[-1] == LINE
+        run = run_pe(*command, "--json")
+        assert json.loads(run.stdout) and f"note: {LINE}\n" in run.stderr
+        assert LINE not in run_pe(*command, "--model", "builtin").stdout
+    assert run_pe("search", "a cat", folder, "--html", page).stdout.splitlines()[-1] == LINE  # by its index
+    assert LINE in page.read_text(encoding="utf-8")
+    assert run_pe("classify", folder, *labels, "--html", page).status == 0
+    assert LINE in page.read_text(encoding="utf-8")
+
+
+def test_a_model_of_one_s_own_is_no_demo(run_pe, folder: Path, checkpoint: Path) -> None:
+    for command in (("search", "a cat", folder), ("index", folder)):
+        run = run_pe(*command, "--model", checkpoint)
+        assert run.status == 0 and "demo" not in run.stdout + run.stderr
+    assert "demo" not in run_pe("search", "a cat", folder).stdout
+
+
+@pytest.mark.parametrize("way", ["use", "PE_MODEL"])
+def test_a_chosen_model_is_that_of_every_command(
+    run_pe, folder: Path, checkpoint: Path, way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if way == "use":
+        run = run_pe("models", "use", checkpoint)
+        assert run.status == 0 and run.stdout == f"default: {checkpoint}\n"
+    else:
+        monkeypatch.setenv("PE_MODEL", str(checkpoint))
+    assert run_pe("models").stdout.endswith(f"default: {checkpoint}\n")
+    own = json.loads(run_pe("search", "a cat", folder, "--model", checkpoint, "--json").stdout)
+    default = run_pe("search", "a cat", folder, "--json")
+    assert json.loads(default.stdout) == own and "demo" not in default.stderr
+    builtin = json.loads(run_pe("search", "a cat", folder, "--model", "builtin", "--json").stdout)
+    assert builtin["queries"] != own["queries"]
+    assert run_pe("index", folder).status == 0
+    settings = json.loads((folder / ".pe-index" / "settings.json").read_text())
+    assert settings["source"] == str(checkpoint)
+    assert run_pe("embed", folder, "-o", tmp_path / "vectors").status == 0
+    assert run_pe("search", "a cat", tmp_path / "vectors", "--model", checkpoint).status == 0
+
+
+def test_the_variable_overrides_the_choice(run_pe, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_MODEL", "builtin")
+    run = run_pe("models", "use", checkpoint)
+    assert run.status == 0 and "PE_MODEL overrides it: builtin" in run.stderr
+    assert run_pe("models").stdout.endswith("default: builtin\n")
+
+
+def test_an_index_keeps_its_model(run_pe, folder: Path, checkpoint: Path) -> None:
+    assert run_pe("index", folder, "--model", "builtin").status == 0
+    assert run_pe("models", "use", checkpoint).status == 0
+    run = run_pe("search", "a cat", folder)
+    assert run.status == 0
+    last = run.stdout.splitlines()[-1]
+    assert last == f"this index is by the built-in model, a small demo; for {checkpoint}: pe index --rebuild FOLDER"
+    assert run_pe("index", folder, "--rebuild").status == 0
+    assert "demo" not in run_pe("search", "a cat", folder).stdout
+
+
+def test_only_what_can_be_loaded_and_reads_texts_is_chosen(run_pe, tmp_path: Path, config: Path) -> None:
+    write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "spatial.safetensors")
+    for name, said in (
+        ("PE-Core-L14-224", "did you mean PE-Core-B16-224, PE-Core-L14-336"),
+        ("PE-Core-L14-336", "could not be fetched"),
+        (tmp_path / "spatial.safetensors", "has no text tower"),
+        (tmp_path / "gone.pt", "no such file"),
+    ):
+        run = run_pe("models", "use", name)
+        assert run.status == 2 and said in run.stderr
+    assert run_pe("models", "use").status == run_pe("models", "use", "builtin", "builtin").status == 2
+    assert not config.exists()
+
+
+def test_a_damaged_choice_is_one_line(run_pe, config: Path, folder: Path) -> None:
+    config.parent.mkdir(parents=True)
+    for content in ("{", "[]", '{"model": 3}'):
+        config.write_text(content)
+        run = run_pe("search", "a cat", folder)
+        assert run.status == 2 and f"{config} names no model; choose one with: pe models use NAME" in run.stderr
+    assert run_pe("models", "use", "builtin").status == 0
+    assert "demo" not in run_pe("search", "a cat", folder).stdout
+
+
+def test_models_show_the_default_and_the_size_of_a_download(run_pe) -> None:
+    assert run_pe("models").stdout.splitlines()[-1].startswith("default: builtin, a small offline demo")
+    entries = {entry["name"]: entry for entry in json.loads(run_pe("models", "--json").stdout)}
+    assert [name for name, entry in entries.items() if entry["default"]] == ["PE-Core-N16-128"]
+    assert {name: entry["download_bytes"] for name, entry in entries.items()} == {
+        name: entry.download_bytes for name, entry in MODELS.items()
+    }
+    assert find_model("builtin").download_bytes == 0
