@@ -26,12 +26,19 @@ Vectors = np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
 _SINGLE = (str, bytes, Path, Image.Image, np.ndarray)
 
 
+class _NoModelCard:
+    """Where the library's evaluators leave their results; an `Encoder` has no model card, their caller gets them."""
+
+    def set_evaluation_metrics(self, evaluator: object, metrics: dict[str, float], epoch: int, step: int) -> None: ...
+
+
 class SentenceInterface(ABC):
     """The part of an `Encoder` that has sentence-transformers' names."""
 
     device: torch.device
     name: str
     similarity_fn_name: Literal["cosine"] = "cosine"
+    model_card_data = _NoModelCard()
 
     @property
     @abstractmethod

@@ -20,7 +20,7 @@ import ftfy
 import tokenizers
 import torch
 from jaxtyping import Int
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
 from perception_encoder.errors import ModelError
@@ -46,16 +46,26 @@ class Tokenizer:
     def __call__(self, texts: str | Iterable[str]) -> Int[Tensor, "B T"]:
         """Ids (B, context_length), int64; a text too long keeps its end token in the last place and is warned of."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        backend = _backend()
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
-            ids = [START, *backend.encode(clean(text)).ids, END]
+            ids = [START, *self.encode(text), END]
             if len(ids) > self.context_length:
                 if self.warns:
                     self._warn(text, len(ids))
                 ids = [*ids[: self.context_length - 1], END]
             row[: len(ids)] = torch.tensor(ids)
         return rows
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text, of any length, without control tokens."""
+        return _backend().encode(clean(text)).ids
+
+    def decode(self, ids: Iterable[int] | Int[Tensor, " T"]) -> str:
+        """The cleaned text behind ids, up to the first end token; control tokens and padding are left out."""
+        listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        end = listed.index(END) if END in listed else len(listed)
+        words = [number for number in listed[:end] if number != START]
+        return _backend().decode(words, skip_special_tokens=False).replace("</w>", " ").strip()
 
     def _warn(self, text: str, length: int) -> None:
         message = f"text of {length} tokens cut to {self.context_length}: {text[:60]!r}"
@@ -124,6 +134,7 @@ def _backend() -> tokenizers.Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    backend.decoder = decoders.ByteLevel()
     return backend
 
 

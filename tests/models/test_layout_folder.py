@@ -69,7 +69,7 @@ def test_timm_loads_the_directory_and_preprocesses_as_we_do(name: str, photograp
     ],
     ids=["no rope", "projected class token", "no class token", "other sizes"],
 )
-def test_timm_builds_towers_that_it_does_not_list(config: VisionConfig, photograph: Image.Image, tmp_path: Path) -> None:
+def test_timm_builds_towers_it_does_not_list(config: VisionConfig, photograph: Image.Image, tmp_path: Path) -> None:
     with torch.device("meta"):
         tower = VisionTransformer(config, "PE-Core-N16-128")
     fill(tower)
