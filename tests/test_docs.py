@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -54,6 +55,19 @@ def test_readme_says_how_to_begin_in_its_first_screen() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:30])
     assert ["make", "demo"] in [command[:2] for command in commands(first_screen)]
     assert ["make", "test"] in [command[:2] for command in commands(first_screen)]
+
+
+def test_python_of_the_first_pages_passes_a_strict_type_checker(tmp_path: Path) -> None:
+    """As a user's editor checks it: strictly, with the installed package and none of this project's settings."""
+    for page in (ROOT / "README.md", ROOT / "docs" / "quickstart.md"):
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        assert blocks
+        (tmp_path / f"{page.stem}.py").write_text("\n".join(blocks), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", "."]
+    run = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_readme_tree_has_a_line_for_each_folder() -> None:

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, with items/s and the time left; nothing is shown where stderr is no terminal."""
+"""Progress bars on stderr, with items/s and the time left; nothing is shown if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -6,29 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-
 from perception_encoder.cli import output
+from perception_encoder.inference.progress_bar import progress_bar
 
 T = TypeVar("T")
 SHOWN = {"samples_per_second": "samples/s", "mfu": "MFU"}
 
 
-class Rate(ProgressColumn):
-    """Items a second."""
-
-    def render(self, task: Task) -> str:
-        return f"{task.finished_speed or task.speed or 0:.1f} items/s"
-
-
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show a bar while the block runs; yields `advance(items)`."""
-    console = output.error_console
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda items: bar.advance(task, items)
+    with progress_bar(description, total, output.error_console) as advance:
+        yield advance
 
 
 @contextmanager

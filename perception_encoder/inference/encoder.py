@@ -13,19 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError, InputError, ModelError
 from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
+from perception_encoder.inference.sentence_interface import SentenceInterface, as_list
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -38,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 POOLS = ("attn", "cls", "mean", "tokens")
 _ACTIVATIONS = 640_000  # tokens x width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)
-_SINGLE = (str, bytes, Path, Image.Image, np.ndarray)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,8 @@ class Feature:
     """Uniform frames of a video."""
 
 
-class Encoder:
-    """A model with all it takes to encode things; threads may share one.
+class Encoder(SentenceInterface):
+    """A model with all it takes to encode things; threads may share one. `encode` is that of `SentenceInterface`.
 
     Attributes: `model` (the torch module, in `dtype`), `name` (canonical), `device`, `dtype`, `transform`, `tokenizer`
     (None without a text tower), `fetch_limits` (what a URL may cost, and whether private addresses are allowed).
@@ -79,6 +77,10 @@ class Encoder:
         self.tokenizer: Tokenizer | None = tokenizer(model) if isinstance(model, CLIP) else None
         self.fetch_limits = FetchLimits()
         self._find_hash: Callable[[], str] = partial(weight_hash, model)
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Encoder({self.name!r}, dimension={self.dimension}, device={str(self.device)!r}, dtype={dtype!r})"
 
     @property
     def visual(self) -> VisionTransformer:
@@ -151,32 +153,21 @@ class Encoder:
             "dimension": self.dimension if feature.pool == "attn" else config.width,
         }
 
-    def encode(
+    def _encode_mixed(
         self,
         inputs: object,
-        normalize: bool = True,
-        *,
-        layer: int | None = None,
-        pool: str | None = None,
-        frames: int = 8,
-        batch_size: int | None = None,
-        skipped: dict[int, InputError] | None = None,
-        progress: Callable[[int], object] | None = None,
-    ) -> Float[np.ndarray, "*n D"]:
-        """Encode pictures, videos and texts, mixed as they come: float32 (n, D), rows in input order.
-
-        Paths, strings of existing paths, URLs, bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and (F, H, W, 3)
-        are media; any other string is a text, but one that ends in a media suffix is a missing file. A single input
-        that stands in no list gives (D,).
-
-        `normalize`, `layer`, `pool` and `frames` are those of `feature`; pool "tokens" gives (n, N, D), of videos
-        (n, F, N, D). `batch_size`: pictures or texts computed at once, by default what fits the cache.
-        `skipped`: a dict that makes bad inputs be skipped: they have no row, are logged, and stand in it as
-        {index: error}; without it the first bad input raises its InputError. `progress` is called with the number of
-        inputs done since its last call.
-        """
-        feature = self.feature(layer, pool, normalize, frames)
-        return self._encode(inputs, None, feature, batch_size, skipped, progress)
+        normalize: bool,
+        layer: int | None,
+        pool: str | None,
+        frames: int,
+        batch_size: int | None,
+        skipped: dict[int, InputError] | None,
+        progress: Callable[[int], object],
+        device: str | torch.device | None,
+    ) -> np.ndarray:
+        if device is not None and find_device(device) != self.device:
+            raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
+        return self._encode(inputs, None, self.feature(layer, pool, normalize, frames), batch_size, skipped, progress)
 
     def encode_images(
         self,
@@ -230,8 +221,7 @@ class Encoder:
         skipped: dict[int, InputError] | None,
         progress: Callable[[int], object] | None,
     ) -> np.ndarray:
-        single = isinstance(inputs, _SINGLE) or not isinstance(inputs, Iterable)
-        values = [inputs] if single else list(cast(Iterable[object], inputs))
+        values, single = as_list(inputs)
         requests = [self._request(index, value, kind) for index, value in enumerate(values)]
         # texts of like lengths side by side need little padding
         requests.sort(key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0)
@@ -254,6 +244,8 @@ class Encoder:
             return Request(index, partial(_as_text, value, f"input {index}"), "text")
         named = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
         find = partial(resolve, value, None if named else f"input {index}", kind=kind, limits=self.fetch_limits)
+        if isinstance(value, str) and kind is None:
+            find = partial(_resolve_or_hint, find)
         if isinstance(value, str) and not is_url(value):
             with suppress(InputError):  # raised again in its turn
                 media = find()
@@ -312,6 +304,14 @@ class Encoder:
         if not vectors.isfinite().all():
             raise ModelError(f"{self.name} gives NaN or infinity in {self.dtype}: its weights are bad, or need float32")
         return F.normalize(vectors, dim=-1) if feature.normalize else vectors
+
+
+def _resolve_or_hint(find: Callable[[], Media]) -> Media:
+    """A string that is taken for a file's name and is not a usable one: say how to encode it as a text."""
+    try:
+        return find()
+    except InputError as error:
+        raise type(error)(error.source, f"{error.reason}; if it is a text, encode_texts takes it as one") from error
 
 
 def _as_text(value: object, name: str) -> Media:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,11 @@ class CLIP(nn.Module):
         self.visual = VisionTransformer(vision, name)
         self.text = TextTransformer(text)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text that the text tower reads, T."""
+        return self.text.config.context_length
 
     def encode_image(
         self,
@@ -50,16 +56,28 @@ class CLIP(nn.Module):
         features = frames.mean(dim=1)
         return F.normalize(features, dim=-1) if normalize else features
 
-    def encode_text(
-        self, tokens: Int[Tensor, "B T"], normalize: bool = False
-    ) -> Float[Tensor, "B output_dim"]:
+    def encode_text(self, tokens: Int[Tensor, "B T"], normalize: bool = False) -> Float[Tensor, "B output_dim"]:
         """Text embeddings, of unit length under `normalize`."""
         features = self.text(tokens)
         return F.normalize(features, dim=-1) if normalize else features
 
-    def forward(self, images: Float[Tensor, "B 3 H W"], tokens: Int[Tensor, "K T"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit picture embeddings, unit text embeddings, and the logit scale (a factor, not its logarithm)."""
-        return self.encode_image(images, True), self.encode_text(tokens, True), self.logit_scale.exp()
+    @overload
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self, image: Tensor | None = None, text: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]: ...
+
+    def forward(
+        self, image: Float[Tensor, "B 3 H W"] | None = None, text: Int[Tensor, "K T"] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Unit image embeddings, unit text embeddings, and the logit scale (a factor, not its logarithm).
+
+        As in open_clip, the embeddings of an input that is left out are None.
+        """
+        images = None if image is None else self.encode_image(image, True)
+        return images, None if text is None else self.encode_text(text, True), self.logit_scale.exp()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""

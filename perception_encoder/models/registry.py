@@ -7,11 +7,36 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.cost import text_parameters, vision_parameters
+
+
+CoreName = Literal[
+    "builtin",
+    "PE-Core-G14-448",
+    "PE-Core-L14-336",
+    "PE-Core-B16-224",
+    "PE-Core-S16-384",
+    "PE-Core-T16-384",
+    "PE-Core-N16-128",
+]
+"""Models of two towers, for type checkers."""
+
+TowerName = Literal[
+    "PE-Lang-G14-448",
+    "PE-Lang-G14-448-Tiling",
+    "PE-Lang-L14-448",
+    "PE-Lang-L14-448-Tiling",
+    "PE-Spatial-G14-448",
+    "PE-Spatial-L14-448",
+    "PE-Spatial-B16-512",
+    "PE-Spatial-S16-512",
+    "PE-Spatial-T16-512",
+]
+"""Models of a vision tower alone, for type checkers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +83,7 @@ class ModelEntry:
 
 
 def _vit(size: int, patch: int, width: int, depth: int, heads: int, mlp: int, **rest: Any) -> VisionConfig:
-    return VisionConfig(
-        image_size=size, patch_size=patch, width=width, depth=depth, heads=heads, mlp_width=mlp, **rest
-    )
+    return VisionConfig(image_size=size, patch_size=patch, width=width, depth=depth, heads=heads, mlp_width=mlp, **rest)
 
 
 def _text(context: int, width: int, depth: int, heads: int, output: int) -> TextConfig:

@@ -8,6 +8,7 @@ gets the positions of its own grid, and sees none of the padding.
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,9 +38,37 @@ class VisionTransformer(nn.Module):
         self.attn_pool = AttentionPooling(width) if config.attention_pool else None
         self.proj = nn.Parameter(torch.empty(width, config.output_dim)) if config.output_dim else None
 
+    @property
+    def embed_dim(self) -> int:
+        """Width of a token, D (timm's name)."""
+        return self.config.width
+
+    @property
+    def num_features(self) -> int:
+        """Width of a token and of a pooled vector before its projection, D (timm's name)."""
+        return self.config.width
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: 1 with a class token, else 0 (timm's name)."""
+        return int(self.config.class_token)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks (timm's name)."""
+        return self.transformer.resblocks
+
+    @property
+    def feature_info(self) -> list[dict[str, str | int]]:
+        """Of each layer, as timm lists it: its `module`, its channels `num_chs` (D) and its `reduction` in pixels."""
+        width, patch = self.config.width, self.config.patch_size
+        return [{"module": f"blocks.{n}", "num_chs": width, "reduction": patch} for n in range(self.config.depth)]
+
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """The patch grid (h, w) of a picture size; ShapeError unless both sides are multiples of the patch."""
         patch = self.config.patch_size
+        if torch.jit.is_tracing():  # where sizes are tensors: a trace is of one size
+            height, width = int(height), int(width)
         if height % patch or width % patch or not height or not width:
             raise ShapeError(
                 f"picture size {height}x{width} is not a multiple of the patch size {patch}; "
@@ -122,12 +151,20 @@ class VisionTransformer(nn.Module):
         tokens = self.transformer(tokens, rope, self.token_mask(padding_mask))
         return self.ln_post(tokens) if norm else tokens
 
-    def pool(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def pool(self, tokens: Tensor, padding_mask: Tensor | None = None, project: bool = True) -> Tensor:
         """Normed tokens (B, N, D) → projected embedding (B, output_dim); the tokens themselves without pooling."""
         if self.attn_pool is not None:
             pooled = self.attn_pool(tokens, self.token_mask(padding_mask))
-            return pooled if self.proj is None else pooled @ self.proj
-        return tokens if self.proj is None else tokens[:, 0] @ self.proj
+        else:
+            pooled = tokens if self.proj is None else tokens[:, 0]
+        return pooled @ self.proj if project and self.proj is not None else pooled
+
+    def forward_head(self, x: Float[Tensor, "B N D"], pre_logits: bool = False) -> Float[Tensor, "B ..."]:
+        """What `forward` makes of `forward_features`, by timm's name: pooling and projection, to (B, output_dim).
+
+        `pre_logits`: without the projection, (B, D). A tower without pooling gives the tokens; timm averages them.
+        """
+        return self.pool(x, project=not pre_logits)
 
     def forward(
         self, x: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B h w"] | None = None
@@ -138,7 +175,7 @@ class VisionTransformer(nn.Module):
     def forward_intermediates(
         self,
         x: Float[Tensor, "B 3 H W"],
-        indices: int | list[int] | None = None,
+        indices: int | list[int] | Tensor | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
@@ -148,9 +185,9 @@ class VisionTransformer(nn.Module):
     ) -> list[Tensor] | list[tuple[Tensor, Tensor]] | tuple[Tensor, list[Tensor] | list[tuple[Tensor, Tensor]]]:
         """Features of several layers in one pass, with timm's names and meaning.
 
-        `indices`: 0-based layers, negative from the end; a number n for the last n; None for all. Each feature is
-        (B, D, h, w) as "NCHW" or (B, h·w, D) as "NLC", with its class token (B, 0 or 1, D) beside it under
-        `return_prefix_tokens`. `stop_early`: layers after the last one asked for are not run.
+        `indices`: 0-based layers, negative from the end, as a list or tensor; a number n for the last n; None for all.
+        Each feature is (B, D, h, w) as "NCHW" or (B, h·w, D) as "NLC", with its class token (B, 0 or 1, D) beside it
+        under `return_prefix_tokens`. `stop_early`: layers after the last one asked for are not run.
         Returns the features, after the final tokens (B, N, D) unless `intermediates_only`.
         """
         if output_fmt not in ("NCHW", "NLC"):
@@ -174,11 +211,13 @@ class VisionTransformer(nn.Module):
             return pairs if intermediates_only else (self.ln_post(tokens), pairs)
         return intermediates if intermediates_only else (self.ln_post(tokens), intermediates)
 
-    def layer_indices(self, indices: int | list[int] | None) -> list[int]:
+    def layer_indices(self, indices: int | list[int] | Tensor | None) -> list[int]:
         """0-based layers, ascending: all for None, the last n for a number, negative ones from the end."""
         depth = self.config.depth
         if indices is None:
             return list(range(depth))
+        if isinstance(indices, Tensor):
+            indices = cast(int | list[int], indices.tolist())
         if isinstance(indices, int) and not 0 < indices <= depth:
             raise ConfigError(f"the last {indices} layers were asked for; {self.name} has {depth}")
         asked = range(-indices, 0) if isinstance(indices, int) else indices
@@ -209,6 +248,18 @@ class VisionTransformer(nn.Module):
         table = self.positions(self.grid_of(size, size)).detach().clone()
         self.positional_embedding = nn.Parameter(table, requires_grad=self.positional_embedding.requires_grad)
         self.config = dataclasses.replace(self.config, image_size=size)
+
+    def set_input_size(self, img_size: int | tuple[int, int], patch_size: int | None = None) -> None:
+        """`set_image_size` by timm's name, for squares; ConfigError for another shape or another patch size.
+
+        `forward` takes any size of whole patches without it.
+        """
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if height != width:
+            raise ConfigError(f"img_size is {height}x{width}; only a square can be set (`forward` takes any size)")
+        if patch_size not in (None, self.config.patch_size):
+            raise ConfigError(f"patch_size is {patch_size}; it cannot change from {self.config.patch_size}")
+        self.set_image_size(height)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""

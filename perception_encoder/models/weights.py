@@ -10,7 +10,7 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -21,17 +21,43 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.hub import fetch_weights
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layouts import StateDict, from_published, to_published, unwrap
-from perception_encoder.models.registry import BUILTIN, MODELS, ModelEntry, canonical_name, find_model
+from perception_encoder.models.registry import (
+    BUILTIN,
+    MODELS,
+    CoreName,
+    ModelEntry,
+    TowerName,
+    canonical_name,
+    find_model,
+)
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 Model = CLIP | VisionTransformer
 TowerChoice = Literal["all", "text"]
 
 
+@overload
+def create_model(name: CoreName, pretrained: bool | None = None, generator: torch.Generator | None = None) -> CLIP: ...
+
+
+@overload
+def create_model(
+    name: TowerName, pretrained: str | Path | bool | None = None, generator: torch.Generator | None = None
+) -> VisionTransformer: ...
+
+
+@overload
+def create_model(
+    name: str, pretrained: str | Path | bool | None = None, generator: torch.Generator | None = None
+) -> Model: ...
+
+
 def create_model(
     name: str, pretrained: str | Path | bool | None = None, generator: torch.Generator | None = None
 ) -> Model:
     """A float32 model by name: a `CLIP` for Core, a `VisionTransformer` for Lang and Spatial.
+
+    Type checkers know which of a canonical name; of an alias or a weights file they see either.
 
     `pretrained`: True for the published weights (from the hub, or the package for `builtin`), a path for your own,
     None for random ones, drawn from `generator` (seed 0 if none is given).

@@ -18,7 +18,7 @@ def resample_table(table: Tensor, rows: int) -> Tensor:
 
 def resample_positions(grid_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resample a square grid of position embeddings (h·w, D) to another grid: bilinear, corners not aligned."""
-    side = round(grid_embedding.shape[0] ** 0.5)
+    side = math.isqrt(int(grid_embedding.shape[0]))  # a tensor under torch.jit.trace
     if grid == (side, side):
         return grid_embedding
     square = grid_embedding.T.reshape(1, -1, side, side)  # (1, D, h, w)

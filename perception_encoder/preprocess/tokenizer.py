@@ -20,7 +20,7 @@ import ftfy
 import tokenizers
 import torch
 from jaxtyping import Int
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
 from perception_encoder.errors import InputError, ModelError
@@ -46,10 +46,9 @@ class Tokenizer:
     def __call__(self, texts: str | Iterable[str]) -> Int[Tensor, "B T"]:
         """Ids (B, context_length), int64; a text too long keeps its end token in the last place and is warned of."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        backend = _backend()
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
-            ids = [START, *backend.encode(clean(text)).ids, END]
+            ids = [START, *self.encode(text), END]
             if len(ids) > self.context_length:
                 if self.warns:
                     self._warn(text, len(ids))
@@ -57,22 +56,22 @@ class Tokenizer:
             row[: len(ids)] = torch.tensor(ids)
         return rows
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, cleaned as it was encoded, without control tokens and what follows the end token.
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text, of any length, without control tokens."""
+        return _backend().encode(clean(text)).ids
+
+    def decode(self, ids: Iterable[int] | Int[Tensor, " T"]) -> str:
+        """The cleaned text behind ids, up to the first end token; control tokens and padding are left out.
 
         InputError if an id is not in the vocabulary.
         """
-        pieces = _pieces()
-        text = bytearray()
-        for id in ids:
-            if id == END:
-                break
-            if id == START:
-                continue
-            if not 0 <= id < len(pieces):
-                raise InputError("token ids", f"hold {id}; the vocabulary has 0 to {END}")
-            text += pieces[id]
-        return text.decode("utf-8", errors="replace").strip()
+        listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        for number in listed:
+            if not 0 <= number <= END:
+                raise InputError("token ids", f"hold {number}; the vocabulary has 0 to {END}")
+        end = listed.index(END) if END in listed else len(listed)
+        words = [number for number in listed[:end] if number != START]
+        return _backend().decode(words, skip_special_tokens=False).replace("</w>", " ").strip()
 
     def _warn(self, text: str, length: int) -> None:
         message = f"text of {length} tokens cut to {self.context_length}: {text[:60]!r}"
@@ -141,31 +140,12 @@ def _backend() -> tokenizers.Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    backend.decoder = decoders.ByteLevel()
     return backend
 
 
-@cache
-def _pieces() -> list[bytes]:
-    """What each id but the control tokens' stands for: its bytes, and a blank where a word ends."""
-    codes = dict(zip(_byte_symbols(), _byte_order(), strict=True))
-    vocabulary = _backend().get_vocab()
-    pieces = []
-    for symbols in sorted(vocabulary, key=vocabulary.__getitem__):
-        word = symbols.removesuffix("</w>")
-        pieces.append(bytes(codes[symbol] for symbol in word) + b" " * (word != symbols))
-    return pieces
-
-
 def _byte_symbols() -> list[str]:
-    """One printable character for each byte of `_byte_order`."""
-    printable = sum(map(_prints, range(256)))
-    return [chr(code) for code in _byte_order()[:printable]] + [chr(256 + number) for number in range(256 - printable)]
-
-
-def _byte_order() -> list[int]:
-    """All bytes in the vocabulary's order: those that print as themselves come first."""
-    return sorted(range(256), key=lambda code: not _prints(code))
-
-
-def _prints(code: int) -> bool:
-    return 33 <= code < 127 or 161 <= code < 173 or 174 <= code < 256
+    """One printable character for each byte, in the vocabulary's order: bytes that print as themselves come first."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = 256 - len(printable)
+    return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]

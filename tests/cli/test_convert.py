@@ -39,8 +39,9 @@ def assert_same(path: Path, reference: Path) -> None:
 def test_a_tower_to_timm_and_back(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
     there, back = tmp_path / "timm.safetensors", tmp_path / "back.pt"
     run = run_pe("convert", tower, there, "--layout", "timm")
-    assert (run.status, run.stderr) == (0, "")
+    assert run.status == 0
     assert run.stdout == f"{there}: {TOWER} in the timm layout, float32\n"
+    assert run.stderr.startswith(f"warning: {there} holds weights only") and "config.json" in run.stderr
     timm.create_model("vit_pe_spatial_tiny_patch16_512", checkpoint_path=str(there))  # strict
     assert run_pe("convert", there, back).status == 0
     assert torch.load(back, weights_only=True).keys() == torch.load(tower, weights_only=True).keys()
@@ -67,6 +68,31 @@ def test_open_clip_reads_what_was_converted(run_pe: Callable, tmp_path: Path) ->
         torch.testing.assert_close(model.encode_image(x), theirs.encode_image(x), rtol=1e-4, atol=1e-5)
 
 
+def test_an_out_without_a_suffix_is_a_directory_with_the_configuration(run_pe: Callable, tmp_path: Path) -> None:
+    torch.save(published_state_dict(create_model("PE-Core-T16-384")), tmp_path / "PE-Core-T16-384.pt")
+    for layout, files in (
+        ("open_clip", {"open_clip_config.json", "open_clip_model.safetensors"}),
+        ("timm", {"config.json", "model.safetensors"}),
+    ):
+        run = run_pe("convert", tmp_path / "PE-Core-T16-384.pt", tmp_path / layout, "--layout", layout)
+        assert run.status == 0 and "holds weights only" not in run.stderr
+        assert {path.name for path in (tmp_path / layout).iterdir()} == files
+    _, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'open_clip'}")
+    assert "Resize(size=(384, 384), interpolation=bilinear" in str(preprocess)
+    assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).pretrained_cfg["crop_mode"] == "squash"
+
+
+def test_a_directory_is_replaced_only_when_asked_for_and_keeps_other_files(
+    run_pe: Callable, tower: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert "exists; choose another name" in run_pe("convert", tower, out, "--layout", "timm").stderr
+    assert run_pe("convert", tower, out, "--layout", "timm", "--overwrite").status == 0
+    assert {path.name for path in out.iterdir()} == {"mine.txt", "config.json", "model.safetensors"}
+
+
 def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     run = run_pe("convert", nano, tmp_path / "a.safetensors", "--layout", "timm")
     assert run.status == 0
@@ -90,6 +116,8 @@ def test_half(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
         ("nothing.pt", "a.pt", [], "nothing.pt: no such file"),
         ("PE-Core-L14", "a.pt", [], "no model is called 'PE-Core-L14'; did you mean"),
         ("IN", "a.ckpt", [], "must end in one of .safetensors"),
+        ("IN", "folder", [], "must end in one of .safetensors"),
+        ("IN", "folder", ["--layout", "open_clip"], "open_clip has two-tower models only"),
         ("IN", "a.pt", ["--layout", "open_clip"], "open_clip has two-tower models only"),
         ("IN", "file/a.pt", [], "could not be written"),
     ],

@@ -343,6 +343,12 @@ def test_a_loaded_encoder_is_the_same_model(encoder: Encoder, checkpoint: Path, 
     assert load(str(checkpoint), dtype=torch.bfloat16).weight_hash == encoder.weight_hash
 
 
+def test_an_encoder_says_what_it_is(encoder: Encoder) -> None:
+    assert repr(encoder) == "Encoder('PE-Core-N16-128', dimension=256, device='cpu', dtype='float32')"
+    half = Encoder(create_model("PE-Spatial-T16-512"), "cpu", torch.bfloat16)
+    assert repr(half) == "Encoder('PE-Spatial-T16-512', dimension=192, device='cpu', dtype='bfloat16')"
+
+
 def test_an_unknown_model_shows_near_names() -> None:
     with pytest.raises(UnknownModelError, match="PE-Core-B16-224"):
         load("PE-Core-B16-244")

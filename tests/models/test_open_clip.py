@@ -64,8 +64,9 @@ def test_weights_that_open_clip_drew_load_here_and_come_back_identical() -> None
     with torch.no_grad():
         assert relative_error(ours.encode_image(x), theirs.encode_image(x)) < TOLERANCE
         assert relative_error(ours.encode_text(tokens), theirs.encode_text(tokens)) < TOLERANCE
-        unit = zip(ours(x, tokens), theirs(x, tokens), strict=True)
+        unit = zip(ours(image=x, text=tokens), theirs(image=x, text=tokens), strict=True)
         assert max(relative_error(a, b) for a, b in unit) < TOLERANCE
+    assert ours.context_length == theirs.context_length
     back = from_published(published_state_dict(ours), ours.visual.config, "open_clip")
     expected = theirs.state_dict()
     assert back.keys() == expected.keys()

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import timm
 
 from perception_encoder.errors import UnknownModelError
-from perception_encoder.models.registry import BUILTIN, MODELS, canonical_name, find_model, list_models
+from perception_encoder.models.registry import (
+    BUILTIN,
+    MODELS,
+    CoreName,
+    TowerName,
+    canonical_name,
+    find_model,
+    list_models,
+)
 
 PAPER = [
     "PE-Core-G14-448",
@@ -29,6 +39,11 @@ PAPER = [
 def test_the_papers_names_and_ours() -> None:
     assert list_models() == [*PAPER, BUILTIN]
     assert sum(entry.text is not None for name, entry in MODELS.items() if name != BUILTIN) == 5
+
+
+def test_type_checkers_know_every_canonical_name() -> None:
+    assert set(get_args(CoreName)) == {"builtin", *(name for name, entry in MODELS.items() if entry.text)}
+    assert set(get_args(TowerName)) == {name for name, entry in MODELS.items() if not entry.text}
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -102,6 +102,69 @@ def test_forward_intermediates(shallow: tuple[VisionTransformer, nn.Module, Tens
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("listed", [[1, 3], [-1], 2, [0, 1, 2, 3, 4]], ids=str)
+def test_indices_may_be_a_tensor(shallow: tuple[VisionTransformer, nn.Module, Tensor], listed: int | list[int]) -> None:
+    ours, theirs, x = shallow
+    indices = torch.tensor(listed)
+    reference = theirs.forward_intermediates(x, listed, intermediates_only=True)
+    mine = ours.forward_intermediates(x, indices, intermediates_only=True)
+    for a, b in zip(mine, reference, strict=True):
+        assert relative_error(a, b) < VALUES
+
+
+@torch.no_grad()
+def test_forward_intermediates_is_timms_features_only(shallow: tuple[VisionTransformer, nn.Module, Tensor]) -> None:
+    ours, theirs, x = shallow
+    features = timm.create_model("vit_pe_core_tiny_patch16_384", depth=5, features_only=True, out_indices=(1, 3)).eval()
+    states = theirs.state_dict()
+    features.model.load_state_dict({name: states[name] for name in features.model.state_dict()})
+    mine = ours.forward_intermediates(x, [1, 3], intermediates_only=True)
+    for a, b in zip(mine, features(x), strict=True):
+        assert relative_error(a, b) < VALUES
+    assert [ours.feature_info[index]["num_chs"] for index in (1, 3)] == features.feature_info.channels()
+    assert [ours.feature_info[index]["reduction"] for index in (1, 3)] == features.feature_info.reduction()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Core-G14-448"])
+@pytest.mark.parametrize("pre_logits", [False, True])
+def test_forward_head(name: str, pre_logits: bool) -> None:
+    ours, theirs = timm_pair(name, depth=1)
+    x = native_picture(name)
+    tokens = ours.forward_features(x)
+    mine, reference = ours.forward_head(tokens, pre_logits), theirs.forward_head(tokens, pre_logits)
+    assert relative_error(mine, reference) < VALUES
+    assert pre_logits or torch.equal(mine, ours(x))
+
+
+@pytest.mark.parametrize("name", TIMM_MODELS)
+def test_towers_have_timms_names(name: str) -> None:
+    entry = find_model(name)
+    with torch.device("meta"):
+        ours, theirs = VisionTransformer(entry.vision, name), timm.create_model(entry.timm)
+    for attribute in ("embed_dim", "num_features", "num_prefix_tokens"):
+        assert getattr(ours, attribute) == getattr(theirs, attribute)
+    assert len(ours.blocks) == len(theirs.blocks)
+    assert ours.feature_info == theirs.feature_info
+
+
+@torch.no_grad()
+def test_set_input_size_changes_the_grid_and_not_what_is_computed_at_it() -> None:
+    ours, theirs = timm_pair("PE-Core-T16-384", depth=1)
+    x = torch.nn.functional.interpolate(native_picture("PE-Core-T16-384"), 256)
+    expected = ours(x)
+    for tower in (ours, theirs):
+        tower.set_input_size(256)
+    assert ours.positional_embedding.shape == theirs.pos_embed[0].shape
+    assert torch.equal(ours(x), expected)
+    ours.set_input_size((384, 384), patch_size=16)
+    assert ours.config.image_size == 384
+    for arguments, message in (((256, 384),), "only a square"), ((384, 14), "cannot change from 16"):
+        with pytest.raises(ConfigError, match=message):
+            ours.set_input_size(*arguments)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("indices", [0, 6, [5], [-6]], ids=str)
 def test_layers_that_do_not_exist_are_refused_where_timm_refuses_them(
     shallow: tuple[VisionTransformer, nn.Module, Tensor], indices: object

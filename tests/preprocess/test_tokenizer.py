@@ -52,6 +52,22 @@ def test_ids_equal_open_clips(text: str) -> None:
         assert torch.equal(Tokenizer(72)(text), theirs)
 
 
+@given(letters_and_marks())
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_one_text_there_and_back_is_open_clips(text: str) -> None:
+    theirs = open_clip_tokenizer()
+    ids = Tokenizer(72).encode(text)
+    assert ids == theirs.encode(text)
+    assert Tokenizer(72).decode(ids) == theirs.decode(ids).strip()
+
+
+def test_decoding_leaves_out_control_tokens_and_padding() -> None:
+    ours = Tokenizer(32)
+    assert ours.decode(ours("A red  mug!")[0]) == "a red mug !"
+    assert ours.decode([START, *ours.encode("a dog"), END, 0, 0, *ours.encode("unseen")]) == "a dog"
+    assert ours.decode([]) == ""
+
+
 def test_the_quick_way_of_cleaning_changes_nothing() -> None:
     import ftfy
 

@@ -1,0 +1,123 @@
+"""A model as a directory that timm or open_clip loads by itself (`local-dir:PATH`): weights and their configuration.
+
+The configuration carries what a weights file cannot: the architecture and the published preprocessing (squash,
+bilinear, mean and deviation 0.5). By a model's name alone, both libraries preprocess otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.files import replacing, writing
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.registry import MODELS, find_model
+from perception_encoder.models.weights import Model, write_layout
+
+CONFIG_FILES = {"timm": "config.json", "open_clip": "open_clip_config.json"}
+WEIGHT_FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}
+
+_CARRIER = "PE-Core-T16-384"  # timm's architecture for models that timm does not list; `_timm_arguments` says the rest
+_PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+
+
+def write_layout_folder(model: Model, folder: Path, layout: str, half: bool = False) -> int:
+    """Write weights and configuration for `local-dir:`; returns how many tensors the layout has no place for.
+
+    `layout`: "timm" or "open_clip". Other files of an existing folder stay. Raises ConfigError (a layout without
+    configuration), CheckpointError (a model that the library cannot build), OutputError.
+    """
+    if layout not in CONFIG_FILES:
+        raise ConfigError(f"the {layout} layout has no configuration file; name a weights file, model.safetensors say")
+    config = timm_config(model) if layout == "timm" else open_clip_config(model)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    left_out = write_layout(model, folder / WEIGHT_FILES[layout], layout, half)
+    path = folder / CONFIG_FILES[layout]
+    with writing(path), replacing(path) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return left_out
+
+
+def timm_config(model: Model) -> dict[str, Any]:
+    """timm's `config.json` for a model's vision tower: every size of it, and the preprocessing."""
+    config = model.visual.config if isinstance(model, CLIP) else model.config
+    outputs = config.output_dim or 0
+    return {
+        "architecture": find_model(model.name).timm or MODELS[_CARRIER].timm,
+        "num_classes": outputs,
+        "num_features": config.width,
+        "global_pool": _timm_pool(config),
+        "model_args": _timm_arguments(config),
+        "pretrained_cfg": {
+            "input_size": [3, config.image_size, config.image_size],
+            "fixed_input_size": True,
+            "num_classes": outputs,
+            "pool_size": None,
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            **_PIXELS,
+        },
+    }
+
+
+def _timm_pool(config: VisionConfig) -> str:
+    return "map" if config.attention_pool else "token" if config.output_dim else "avg"
+
+
+def _timm_arguments(config: VisionConfig) -> dict[str, Any]:
+    return {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "mlp_ratio": config.mlp_width / config.width,
+        "class_token": config.class_token,
+        "global_pool": _timm_pool(config),
+        "use_post_transformer_norm": config.final_norm,
+        "use_fc_norm": False,
+        "init_values": config.layer_scale,
+        "use_rot_pos_emb": config.rope,
+        "rope_grid_offset": float(config.class_token),
+        "ref_feat_shape": [config.grid, config.grid],  # positions count patches, whatever the size
+    }
+
+
+def open_clip_config(model: Model) -> dict[str, Any]:
+    """open_clip's `open_clip_config.json`; CheckpointError unless open_clip can build both towers by their names."""
+    entry = find_model(model.name)
+    if not isinstance(model, CLIP):
+        raise CheckpointError("open_clip has two-tower models only; write this one in the timm layout")
+    vision, text = model.visual.config, model.text.config
+    if entry.open_clip is None or vision != entry.vision:
+        raise CheckpointError(
+            f"open_clip builds the published vision towers only, and that of this {model.name} differs; "
+            "use the timm layout, or name a weights file, open_clip_model.safetensors say"
+        )
+    return {
+        "model_cfg": {
+            "embed_dim": text.output_dim,
+            "vision_cfg": {
+                "image_size": vision.image_size,
+                "timm_model_name": entry.timm,
+                "timm_model_pretrained": False,
+                "timm_pool": "map",
+                "timm_proj": None,
+            },
+            "text_cfg": {
+                "context_length": text.context_length,
+                "vocab_size": text.vocabulary,
+                "width": text.width,
+                "heads": text.heads,
+                "layers": text.depth,
+            },
+            "custom_text": True,
+        },
+        "preprocess_cfg": {**_PIXELS, "resize_mode": "squash"},
+    }

@@ -1,0 +1,175 @@
+"""sentence-transformers' arguments and functions, by the library itself where it has them."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from sentence_transformers import SimilarityFunction, util
+from sentence_transformers.sentence_transformer.evaluation import (
+    EmbeddingSimilarityEvaluator,
+    InformationRetrievalEvaluator,
+)
+
+from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.inference import sentence_interface
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.progress_bar import progress_bar
+
+TEXTS = ["a red mug", "a dog on a lawn", "a red cup", "two dogs", "a mountain in the snow"]
+CLOSE = {"rtol": 0, "atol": 2e-6}
+
+
+# ---- the library's own functions
+
+
+def test_paraphrase_mining_runs_on_an_encoder(encoder: Encoder) -> None:
+    pairs = util.paraphrase_mining(encoder, TEXTS, show_progress_bar=False, batch_size=2)
+    similarity = encoder.similarity(encoder.encode(TEXTS), encoder.encode(TEXTS))
+    assert {frozenset(pair) for _, *pair in pairs} == {frozenset((a, b)) for a in range(5) for b in range(a)}
+    for score, first, second in pairs:
+        assert score == pytest.approx(float(similarity[first, second]), abs=1e-5)
+
+
+def test_the_similarity_evaluator_runs_on_an_encoder(encoder: Encoder) -> None:
+    left, right = TEXTS[:4], TEXTS[1:]
+    wanted = encoder.similarity_pairwise(encoder.encode(left), encoder.encode(right)).tolist()
+    evaluator = EmbeddingSimilarityEvaluator(left, right, wanted)  # scores that the encoder itself gives
+    assert evaluator(encoder)["spearman_cosine"] == pytest.approx(1)
+    assert evaluator(encoder)["pearson_cosine"] == pytest.approx(1)
+
+
+def test_the_retrieval_evaluator_runs_on_an_encoder(encoder: Encoder) -> None:
+    documents = {str(index): text for index, text in enumerate(TEXTS)}
+    evaluator = InformationRetrievalEvaluator(documents, documents, {key: {key} for key in documents})
+    assert evaluator(encoder)["cosine_accuracy@1"] == 1
+
+
+def test_similarity_is_the_librarys(encoder: Encoder) -> None:
+    a, b = encoder.encode(TEXTS[:3], normalize=False), encoder.encode(TEXTS[1:4], normalize=False)
+    kind = SimilarityFunction(encoder.similarity_fn_name)
+    for left, right in ((a, b), (torch.from_numpy(a), b), (list(a), [torch.from_numpy(row) for row in b]), (a[0], b)):
+        expected = SimilarityFunction.to_similarity_fn(kind)(np.asarray(left), np.asarray(b))
+        torch.testing.assert_close(encoder.similarity(left, right), expected)
+    expected = SimilarityFunction.to_similarity_pairwise_fn(kind)(a, b)
+    torch.testing.assert_close(encoder.similarity_pairwise(a, b), expected)
+
+
+# ---- arguments
+
+
+def test_queries_and_documents_are_encoded_alike(encoder: Encoder) -> None:
+    expected = encoder.encode(TEXTS)
+    np.testing.assert_array_equal(encoder.encode_query(TEXTS), expected)
+    np.testing.assert_array_equal(encoder.encode_document(TEXTS), expected)
+    assert encoder.get_sentence_embedding_dimension() == encoder.get_embedding_dimension() == expected.shape[1]
+
+
+def test_vectors_come_as_array_tensor_or_list(encoder: Encoder) -> None:
+    expected = encoder.encode(TEXTS)
+    tensor = encoder.encode(TEXTS, convert_to_tensor=True)
+    assert isinstance(tensor, torch.Tensor) and tensor.device == encoder.device
+    np.testing.assert_array_equal(tensor, expected)
+    rows = encoder.encode(TEXTS, convert_to_numpy=False)
+    assert isinstance(rows, list) and all(isinstance(row, torch.Tensor) for row in rows)
+    np.testing.assert_array_equal(torch.stack(rows), expected)
+    single = encoder.encode(TEXTS[0], convert_to_numpy=False)
+    assert isinstance(single, torch.Tensor) and single.shape == (encoder.dimension,)
+
+
+@pytest.mark.parametrize(("normalize", "theirs", "unit"), [(True, False, False), (False, True, True)])
+def test_normalize_embeddings_overrides_normalize(encoder: Encoder, normalize: bool, theirs: bool, unit: bool) -> None:
+    vectors = encoder.encode(TEXTS, normalize, normalize_embeddings=theirs)
+    np.testing.assert_array_equal(vectors, encoder.encode(TEXTS, normalize=unit))
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5) == unit
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_truncated_vectors_are_the_librarys(encoder: Encoder, normalize: bool) -> None:
+    raw = util.truncate_embeddings(encoder.encode(TEXTS, normalize=False), 32)
+    expected = raw / np.linalg.norm(raw, axis=1, keepdims=True) if normalize else raw
+    np.testing.assert_allclose(encoder.encode(TEXTS, normalize, truncate_dim=32), expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [np.array(TEXTS), np.array(TEXTS, object), np.array(TEXTS, "T"), pd.Series(TEXTS, index=range(9, 4, -1))],
+    ids=["numpy str", "numpy object", "numpy StringDType", "pandas"],
+)
+def test_arrays_of_strings_are_texts(encoder: Encoder, texts: object) -> None:
+    np.testing.assert_array_equal(encoder.encode(texts), encoder.encode(TEXTS))
+    np.testing.assert_array_equal(encoder.encode_texts(texts), encoder.encode(TEXTS))  # type: ignore[arg-type]
+
+
+def test_an_array_of_one_string_in_no_list_is_a_text(encoder: Encoder) -> None:
+    assert encoder.encode(np.array("a dog")).shape == (encoder.dimension,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "int8"}, "vectors are float32"),
+        ({"prompt": "query: "}, "has no prompts"),
+        ({"prompt_name": "query"}, "has no prompts"),
+        ({"truncate_dim": 0}, "at least 1"),
+        ({"device": "nonsense"}, "cannot be used"),
+        ({"device": "meta"}, "this encoder computes on cpu; load one with device='meta'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_is_unsupported_is_refused(encoder: Encoder, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        encoder.encode(TEXTS, **arguments)
+
+
+def test_neutral_values_of_every_argument_change_nothing(encoder: Encoder) -> None:
+    vectors = encoder.encode(
+        TEXTS, precision="float32", prompt=None, prompt_name=None, truncate_dim=None, device="cpu", batch_size=2
+    )
+    np.testing.assert_allclose(vectors, encoder.encode(TEXTS), **CLOSE)
+
+
+def test_a_bar_is_shown_on_a_terminal_only(
+    encoder: Encoder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    encoder.encode(TEXTS, show_progress_bar=True, progress=counted.append)
+    assert sum(counted) == 5
+    assert capsys.readouterr() == ("", "")
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(
+        sentence_interface, "progress_bar", lambda description, total: progress_bar(description, total, console)
+    )
+    encoder.encode(TEXTS)
+    assert screen.getvalue() == ""
+    encoder.encode(TEXTS, show_progress_bar=True)
+    assert re.search(r"encoding .* 5/5 ", re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue()))
+
+
+# ---- strings that look like files
+
+
+def test_errors_of_strings_taken_for_files_name_encode_texts(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("a text file")
+    (tmp_path / "dogs").mkdir()
+    for text, error in (
+        ("a dog.jpg", MediaNotFoundError),
+        ("notes", MediaDecodeError),
+        ("dogs", MediaDecodeError),
+    ):
+        with pytest.raises(error, match=f"{text}: .*; if it is a text, encode_texts takes it as one"):
+            encoder.encode([text])
+        assert encoder.encode_texts([text]).shape == (1, encoder.dimension)
+    with pytest.raises(MediaNotFoundError) as failure:
+        encoder.encode([Path("gone.jpg")])
+    assert "encode_texts" not in str(failure.value)

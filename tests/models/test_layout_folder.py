@@ -1,0 +1,124 @@
+"""Directories that timm and open_clip load by themselves: their own preprocessing and ours give the same embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import skimage.data
+import timm
+import timm.data
+import torch
+from PIL import Image
+
+from perception_encoder.errors import CheckpointError, ConfigError, OutputError
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.layout_folder import open_clip_config, write_layout_folder
+from perception_encoder.models.registry import MODELS, find_model
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.models.weights import build, create_model
+from perception_encoder.preprocess.image import image_transform
+from perception_encoder.preprocess.tokenizer import tokenizer
+from tests.golden_weights import fill
+from tests.models.oracles import OPEN_CLIP_MODELS, relative_error
+
+TOLERANCE = 1e-5
+NANO = find_model("builtin").vision
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Image.Image:
+    """A real one, higher than wide, so that squashing and cropping differ."""
+    return Image.fromarray(skimage.data.astronaut()[:, 60:440])
+
+
+def load_timm(model: CLIP | VisionTransformer, folder: Path) -> torch.nn.Module:
+    write_layout_folder(model, folder, "timm")
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+def preprocess_with_timm(model: torch.nn.Module, image: Image.Image) -> torch.Tensor:
+    return timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))(image)[None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Spatial-T16-512", "builtin"])
+def test_timm_loads_the_directory_and_preprocesses_as_we_do(name: str, photograph: Image.Image, tmp_path: Path) -> None:
+    model = create_model(name)
+    theirs = load_timm(model, tmp_path / name)
+    config = theirs.pretrained_cfg
+    assert (config["interpolation"], config["crop_mode"], config["crop_pct"]) == ("bilinear", "squash", 1.0)
+    tower = model.visual if isinstance(model, CLIP) else model
+    pixels, their_pixels = image_transform(model)(photograph)[None], preprocess_with_timm(theirs, photograph)
+    assert relative_error(tower.forward_features(pixels), theirs.forward_features(their_pixels)) < TOLERANCE
+    if tower.config.pools:
+        assert relative_error(tower(pixels), theirs(their_pixels)) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(NANO, rope=False),
+        replace(NANO, attention_pool=False),
+        replace(NANO, class_token=False, depth=2),
+        replace(NANO, image_size=192, heads=6, mlp_width=384, layer_scale=0.1, output_dim=40),
+    ],
+    ids=["no rope", "projected class token", "no class token", "other sizes"],
+)
+def test_timm_builds_towers_it_does_not_list(config: VisionConfig, photograph: Image.Image, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        tower = VisionTransformer(config, "PE-Core-N16-128")
+    fill(tower)
+    theirs = load_timm(tower, tmp_path / "out")
+    pixels = preprocess_with_timm(theirs, photograph)
+    assert relative_error(tower(image_transform(tower)(photograph)[None]), theirs(pixels)) < TOLERANCE
+
+
+@torch.no_grad()
+def test_open_clip_loads_the_directory_and_preprocesses_as_we_do(photograph: Image.Image, tmp_path: Path) -> None:
+    model = create_model("PE-Core-T16-384")
+    assert isinstance(model, CLIP)
+    assert write_layout_folder(model, tmp_path / "out", "open_clip") == 0
+    source = f"local-dir:{tmp_path / 'out'}"
+    theirs, preprocess = open_clip.create_model_from_pretrained(source)
+    theirs.eval()
+    ours = model.encode_image(image_transform(model)(photograph)[None])
+    assert relative_error(ours, theirs.encode_image(preprocess(photograph)[None])) < TOLERANCE
+    texts = ["a red mug", "an astronaut in front of a flag"]
+    tokens = open_clip.get_tokenizer(source)(texts)
+    assert torch.equal(tokens, tokenizer(model)(texts))
+    assert relative_error(model.encode_text(tokens), theirs.encode_text(tokens)) < TOLERANCE
+
+    weights = str(tmp_path / "out" / "open_clip_model.safetensors")
+    by_name, _, other = open_clip.create_model_and_transforms("PE-Core-T-16-384", pretrained=weights)
+    by_name.eval()
+    assert relative_error(ours, by_name.encode_image(other(photograph)[None])) > 0.1  # what the directory is for
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP_MODELS)
+def test_open_clips_configuration_is_its_own(name: str) -> None:
+    model = build(MODELS[name])
+    assert open_clip_config(model)["model_cfg"] == open_clip.get_model_config(MODELS[name].open_clip)
+
+
+def test_what_open_clip_cannot_build_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for model, message in (
+        (create_model("builtin"), "published vision towers only"),
+        (create_model("PE-Spatial-T16-512"), "two-tower models only"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            write_layout_folder(model, tmp_path / "out", "open_clip")
+    with pytest.raises(ConfigError, match="published layout has no configuration"):
+        write_layout_folder(create_model("builtin"), tmp_path / "out", "published")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError, match="out could not be written"):
+        write_layout_folder(create_model("builtin"), tmp_path / "out", "timm")
+    assert (tmp_path / "out").read_text() == "mine"
