@@ -30,7 +30,7 @@ from perception_encoder.evaluation.depth import DepthProtocol, score_depth
 from perception_encoder.evaluation.detection import DetectionProtocol, score_detection, to_results
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import shown
-from perception_encoder.evaluation.scores import measure
+from perception_encoder.evaluation.scores import measure_all
 from perception_encoder.evaluation.segmentation import SegmentationProtocol, score_segmentation
 from perception_encoder.evaluation.tracking import gather, score_video
 
@@ -91,15 +91,15 @@ def heads() -> Iterator[Row]:
     fit = FitConfig(epochs=25, batch=8, lr=1e-2)
     shares, mean = by_patch(np.eye(3)[classes], PATCH), by_patch(depth[..., None], PATCH)
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
-        protocol = SegmentationProtocol(head=SegmentationConfig(fit=fit))
+        protocol = SegmentationProtocol(head=SegmentationConfig(fit=fit), head_seeds=1)
         truths = classes[:TRAINED].__getitem__, classes[TRAINED:].__getitem__
         found = score_segmentation(maps[:TRAINED], truths[0], maps[TRAINED:], truths[1], keys, 3, protocol)
-        yield from rows_of("segmentation", name, list(map(measure, found)))
+        yield from rows_of("segmentation", name, measure_all(found))
     for name, maps in (("the truth", mean), ("noise", noise(mean))):
-        protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit))
+        protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit), head_seeds=1)
         depths = depth[:TRAINED].__getitem__, depth[TRAINED:].__getitem__
         found = score_depth(maps[:TRAINED], depths[0], maps[TRAINED:], depths[1], keys, protocol)
-        yield from rows_of("depth", name, [measure(each) for each in found if each.metric in ("RMSE", "delta1")])
+        yield from rows_of("depth", name, [each for each in measure_all(found) if each.name in ("RMSE", "delta1")])
 
 
 def detectors() -> Iterator[Row]:
@@ -109,12 +109,15 @@ def detectors() -> Iterator[Row]:
     sets = instances(drawn[:TRAINED]), instances(drawn[TRAINED:])
     shares = by_patch(np.eye(3)[np.stack([each[0] for each in drawn])], PATCH)
     fit = FitConfig(epochs=60, batch=8, weight_decay=1e-4)
-    protocol = DetectionProtocol(head=DetectionConfig(channels=16, hidden=64, regions=16, fit=fit))
+    protocol = DetectionProtocol(head=DetectionConfig(channels=16, hidden=64, regions=16, fit=fit), head_seeds=1)
     learned, asked = np.arange(TRAINED), np.arange(TESTED)
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
         found = score_detection(maps[:TRAINED], (sets[0], learned), maps[TRAINED:], (sets[1], asked), protocol)
-        for kind, measured in found.items():
-            yield from rows_of("detection, fitted", name, measured.metrics(kind)[:2])
+        metrics = measure_all(found)
+        for kind in ("box", "mask"):
+            yield from rows_of(
+                "detection, fitted", name, [m for m in metrics if m.name in (f"{kind} AP", f"{kind} AP50")]
+            )
 
 
 def scoring() -> Iterator[Row]:
@@ -136,7 +139,7 @@ def scoring() -> Iterator[Row]:
                 results[kind] += some
         for kind, iou in (("box", "bbox"), ("mask", "segm")):
             measured = average_precision(known.truth(rows), results[kind], iou)  # type: ignore[arg-type]
-            yield from rows_of("detection, given", name, measured.metrics(kind)[:2])
+            yield from rows_of("detection, given", name, measure_all(measured.scores(kind, known.keys))[:2])
 
 
 def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list[int]]]]]) -> InstanceSet:
@@ -214,7 +217,7 @@ def tracking(folder: Path) -> Iterator[Row]:
         kinds["the truth"][video.name] = np.stack(resized)
     for name, maps in kinds.items():
         scores = {video: score_video(video, features, masks[video]) for video, features in maps.items()}
-        yield from rows_of("tracking", name, list(map(measure, gather(scores))))
+        yield from rows_of("tracking", name, measure_all(gather(scores)))
 
 
 def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
