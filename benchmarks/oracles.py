@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -225,23 +226,23 @@ def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def page(result: dict[str, Any]) -> str:
-    """The result as a page."""
-    lines = [
-        "# Oracles: dense evaluators with perfect features and with noise",
-        "",
-        f"Made by `python -m benchmarks.oracles --out docs/results/oracles.json --davis {result['davis']}`.",
-        "",
-        "Perfect features are the truth itself, as patches see it. What they lack of 100 % is the patch: it is",
-        f"{PATCH} pixels wide in drawn pictures of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p.",
-        f"Of DAVIS's clips the first {DAVIS_FRAMES} frames are followed.",
-        "Detection is fitted for 240 steps by a small head, or what was found is given, perfect, moved or random.",
-        "",
-        "| task | features | figure | n | value |",
-        "|---|---|---|---|---|",
-    ]
+    """The result as a page: a row for each task and kind of features, its first figures side by side."""
+    text = (
+        f"Made by `python -m benchmarks.oracles --out docs/results/oracles.json --davis {result['davis']}`. Perfect "
+        "features are the truth itself, as patches see it; what they lack of 100 % is the patch, which is "
+        f"{PATCH} pixels wide in drawn images of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p. Of DAVIS's "
+        f"clips the first {DAVIS_FRAMES} frames are followed. Heads are fitted with one seed, detection for 240 steps; "
+        "or what was found is given: perfect, moved or random. The values show that an evaluator can be solved and is "
+        "not solved by noise, so they have no interval."
+    )
+    rows: dict[tuple[str, str], list[Row]] = {}
     for row in result["rows"]:
-        value = shown(row["value"], row["unit"])
-        lines.append(f"| {row['task']} | {row['features']} | {row['figure']} | {row['n']} | {value} |")
+        rows.setdefault((row["task"], row["features"]), []).append(row)
+    lines = ["# Oracles: dense evaluators with perfect features and with noise", ""]
+    lines += [*wrap(text, 118, break_on_hyphens=False), "", "| task | features | n | figures |", "|---|---|---|---|"]
+    for (task, features), found in rows.items():
+        figures = ", ".join(f"{row['figure']} {shown(row['value'], row['unit'])}" for row in found)
+        lines.append(f"| {task} | {features} | {found[0]['n']} | {figures} |")
     return "\n".join(lines) + "\n"
 
 

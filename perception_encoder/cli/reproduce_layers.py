@@ -17,7 +17,7 @@ app = typer.Typer()
 @app.command()
 def layers(
     photos: Photos,
-    scenes: Annotated[Path, typer.Option(help="Rendered scenes, train and test: segmentation, depth, detection.")],
+    scenes: Annotated[Path, typer.Option(help="Rendered scenes, train and test: segmentation, depth.")],
     clips: Annotated[Path, typer.Option(help="Videos with masks: DAVIS, or NAME.tar.")],
     rooms: Annotated[
         Path | None, typer.Option(help="Images with their depths; without them their task is left out.")

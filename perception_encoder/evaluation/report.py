@@ -176,18 +176,20 @@ def figures(result: Result) -> str:
 
 
 def page(result: Result, source: str) -> str:
-    """A page of docs/results: `source` is the name of the JSON file beside it."""
+    """A page of docs/results: `source` is the name of the JSON file beside it.
+
+    Every figure is shown where there is no table of classification or retrieval; else it is in the JSON.
+    """
+    shown_by_task = classification_table(result).rows or retrieval_table(result).rows
     about = ", ".join(f"{name} {value}" for name, value in sorted(result.about.items()))
     return "\n".join(
         [
             f"# {result.model}: evaluation suite",
             "",
-            f"Made by `pe eval page {source}` from [{source}]({source}), which `pe eval` wrote ({about}).",
+            f"Made by `pe eval page {source}` from [{source}]({source}), which `pe eval` wrote ({about}); every figure",
+            "with its interval, under each transform and each wording, is in the JSON.",
             "",
-            figures(result),
-            "## Every figure",
-            "",
-            full_table(result).markdown(),
+            figures(result) if shown_by_task else full_table(result).markdown(),
         ]
     )
 

@@ -20,7 +20,6 @@ DATA = {
     "depth of scenes": "rendered scenes, medians aligned, DPT head",
     "depth of rooms": "one walk through a rendered living room, DPT head",
     "tracking": "videos, label propagation",
-    "detection": "rendered scenes, boxes of any class, Faster R-CNN",
     "captions": "likeness of captions, cosine",
 }
 

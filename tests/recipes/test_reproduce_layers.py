@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +48,6 @@ def data(tmp_path: Path) -> LayerData:
         write_colours(tmp_path / "labelled" / f"{split}.tar", "flowers", names)
         kinds = {"train": ["chair"] * 8, "test": ["lamp"] * 4}[split]
         write_members(tmp_path / "scenes" / split / "00000.tar", scene_members(kinds))
-        (tmp_path / "scenes" / split / "instances.json").write_text(json.dumps(boxes(kinds)), encoding="utf-8")
     pictures, masks = discs()
     write_video(tmp_path / "clips" / "one.tar", pictures, masks)
     members = [(f"{n}.{kind}", content) for n in range(5) for kind, content in depth_members(n)]
@@ -82,17 +80,6 @@ def scene_members(kinds: list[str]) -> list[tuple[str, bytes]]:
     return found
 
 
-def boxes(kinds: list[str]) -> dict[str, Any]:
-    """A box around the thing of each scene, in COCO's format."""
-    return {
-        "images": [
-            {"id": n, "file_name": f"{n}.{kind}.jpg", "width": 16, "height": 16} for n, kind in enumerate(kinds)
-        ],
-        "annotations": [{"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 8, 8]} for n in range(len(kinds))],
-        "categories": [{"id": 1, "name": "chair"}],
-    }
-
-
 def test_questions_are_cut_to_size(data: LayerData) -> None:
     questions = make_questions(data, Sizes(photos=6, scenes=2, rooms=2, clips=3, captions=3))
     tasks = {task.name: task for task in questions}
@@ -103,15 +90,14 @@ def test_questions_are_cut_to_size(data: LayerData) -> None:
         "depth of scenes",
         "depth of rooms",
         "tracking",
-        "detection",
         "captions",
     ]
     encoder = LikeEncoder()
     shown = {name: [len(each.keys) for each in task.pictures(encoder)] for name, task in tasks.items()}
-    assert shown["depth of scenes"] == shown["segmentation"] == shown["detection"] == [4, 2]
+    assert shown["depth of scenes"] == shown["segmentation"] == [4, 2]
     assert shown["captions"] == shown["tracking"] == [3]
     sizes = {name: {each.image_size for each in task.pictures(encoder)} for name, task in tasks.items()}
-    assert sizes["detection"] == sizes["depth of rooms"] == {(128, 128)} != sizes["classification"]
+    assert sizes["segmentation"] == sizes["depth of rooms"] == {(128, 128)} != sizes["classification"]
     assert shown["depth of rooms"] == [3, 2] and shown["retrieval"] == [6]
 
 
@@ -131,12 +117,6 @@ class LikeEncoder:
 def test_missing_data_are_named(data: LayerData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"clips: .*nowhere does not exist"):
         dataclasses.replace(data, clips=tmp_path / "nowhere")
-    annotations = data.scenes / "test" / "instances.json"
-    text = annotations.read_text(encoding="utf-8")
-    annotations.unlink()
-    with pytest.raises(DataError, match=r"objects: .*no annotations"):
-        make_questions(data, Sizes())
-    annotations.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"tower of step 1 is missing: .*nano_step1.safetensors; pe reproduce recipe"):
         reproduce_layers(tmp_path / "a.json", tmp_path / "runs", data, tmp_path / "towers")
     assert not (tmp_path / "runs").exists()
