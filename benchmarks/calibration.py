@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -263,89 +264,85 @@ def _percent(figure: dict[str, Any]) -> str:
     return f"{100 * figure['value']:.0f} %"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)] + [""]
+def bias(bins: Sequence[dict[str, float]]) -> float:
+    """The mean of predicted less observed over what the bins of `curve` hold."""
+    return sum(part["n"] * (part["predicted"] - part["observed"]) for part in bins) / sum(part["n"] for part in bins)
 
 
-def pair_table(mixed: Sequence[dict[str, Any]]) -> list[str]:
-    """Match against no-match, of galleries of all sources."""
-    rows = []
-    for each in mixed:
-        told = each["figures"]
-        for kind in [name.partition(": ")[2] for name in told if name.startswith("by itself: ")]:
-            rows.append([f"`{each['wording']}`", kind, *(_share(told[f"{way}: {kind}"]) for way in WAYS)])
-    return _table(("query", "score", *WAYS), rows)
+COLUMNS = (
+    "gallery",
+    "images",
+    "AUC of a match against absent classes",
+    "against foreign names",
+    "says nothing matches: of present",
+    "of absent",
+    "of foreign",
+    "hits: predicted − observed",
+    "hits: Brier (constant)",
+    "queries: predicted − observed",
+    "queries: Brier (constant)",
+)
 
 
-def figure_table(
-    measured: Sequence[dict[str, Any]], names: Sequence[str], show: Callable[[dict[str, Any]], str]
-) -> list[str]:
-    """Some figures for each wording and each kind of gallery."""
-    rows = [
-        [f"`{one['wording']}`", one["gallery"], f"{one['pictures']:,}", *(show(one["figures"][name]) for name in names)]
-        for one in measured
-    ]
-    return _table(("query", "gallery", "pictures", *(name.removeprefix("said: ") for name in names)), rows)
-
-
-def bin_tables(measured: dict[str, Any]) -> list[str]:
-    """Predicted beside observed."""
-    lines = []
-    for what in ("hits", "queries"):
-        rows = [[f"{part['n']:,}", f"{part['predicted']:.2f}", f"{part['observed']:.2f}"] for part in measured[what]]
-        lines += [f"The {what}, in bins (queries `{measured['wording']}`, {measured['gallery']}):", ""]
-        lines += _table((what, "predicted", "observed"), rows)
+def table(measured: Sequence[dict[str, Any]]) -> list[str]:
+    """A row for each kind of gallery, the smallest first."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] * len(COLUMNS))]
+    for one in measured:
+        told = one["figures"]
+        cells = [one["gallery"], f"{one['pictures']:,}", *(_share(told[f"{what}: probability"]) for what in ABSENT)]
+        cells += [_percent(told[f"said: {what}"]) for what in ("present", *ABSENT)]
+        for what in ("hits", "queries"):
+            brier, constant = (told[f"{what}: {part}"]["value"] for part in ("Brier", "constant"))
+            cells += [_signed(bias(one[what])), f"{brier:.3f} ({constant:.3f})"]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    measured = result["measured"]
-    mixed = [each for each in measured if each["gallery"] == MIXED]
-    ways = [f"{what}: {way}" for what in ABSENT for way in ("cosine", "probability", "difference")]
-    notes = ["said: present", *(f"said: {what}" for what in ABSENT), "said rightly"]
-    sure = [f"{what}: {part}" for what in ("hits", "queries") for part in ("Brier", "constant", "error")]
-    lines = [
-        "# Scores that mean something",
-        "",
-        f"{result['model']} (weights {result['weights']}, {result['dtype']}), {result['pictures']:,} labelled "
-        f"photographs of the `{result['split']}` split. Written by `{result['command']}`.",
-        "",
-        *INTRODUCTION,
-        "## Match or not: pairs of a query and a picture",
-        "",
-        "AUC of match against no-match, every query counting alike: each query's pictures by themselves, and all",
-        f"queries' together. Gallery: {MIXED}. A probability grows with the cosine, by one curve for a whole index,",
-        "so its AUC is the cosine's. Beside it, two scores that change the order.",
-        "",
-        *pair_table(mixed),
-        "## Nothing here matches: queries",
-        "",
-        "AUC of queries with a match in the gallery against those without: by the best hit's cosine, and by the",
-        "probability that any of the best three matches.",
-        "",
-        *figure_table(measured, ways, _share),
-        f"A verdict that nothing matches, given if that is below {result['nothing_below']}; `pe search` gives none.",
-        "How often it is given, of queries that something matches and of the others, and how often rightly:",
-        "",
-        *figure_table(measured, notes, _percent),
-        "## Predicted and observed",
-        "",
-        f"Of the best {HITS} hits of each query, and of queries (whether anything matches): Brier score beside that of",
-        "the best constant, and expected calibration error.",
-        "",
-        *figure_table(measured, sure, _share),
-        *bin_tables(mixed[0]),
+def findings(measured: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What the table shows of predicted and observed, in words; `measured` ascends by size."""
+    gaps = [bias(one["queries"]) for one in measured]
+    monotone = gaps in (sorted(gaps), sorted(gaps, reverse=True))
+    yield (
+        f"For queries (whether anything matches), the mean of predicted less observed is {_signed(min(gaps))} to "
+        f"{_signed(max(gaps))}, and {'' if monotone else 'not '}monotone in the gallery's size."
+    )
+    largest = measured[-1]["hits"]
+    far = max(largest, key=lambda part: abs(part["predicted"] - part["observed"]))
+    yield (
+        f"For hits in the largest gallery it is {_signed(bias(largest))}: their probabilities are too "
+        f"{'low' if bias(largest) < 0 else 'high'} (in the worst bin {far['predicted']:.2f} predicted, "
+        f"{far['observed']:.2f} observed)."
+    )
+    worse = [
+        one["gallery"]
+        for one in measured
+        if one["figures"]["queries: Brier"]["ci"][0] > one["figures"]["queries: constant"]["ci"][1]
     ]
-    return "\n".join(lines)
+    if worse:
+        yield f"For queries the Brier score is worse than that of the best constant in {' and '.join(worse)}."
 
 
-INTRODUCTION = (
-    f"Queries are the classes' names and {len(FOREIGN)} names of things that are no class (foreign). A gallery holds",
-    f"half of the classes, drawn {DRAWS} times; the other classes are absent. Calibration sees the gallery's vectors",
-    "and no label. Intervals (95 %) are from resampling queries. All choices were made on the `val` split.",
-    "",
-)
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def page(result: dict[str, Any]) -> str:
+    """The results page of a run's JSON: its first wording; the JSON has both, the other scores and the bins."""
+    measured = sorted(
+        (each for each in result["measured"] if each["wording"] == WORDINGS[0]), key=lambda each: each["pictures"]
+    )
+    text = (
+        f"Written by `{result['command']}`: {result['model']} (weights {result['weights']}, {result['dtype']}), "
+        f"{result['pictures']:,} labelled photographs of the `{result['split']}` split. Queries are the names of the "
+        f"classes, as they are typed, and {len(FOREIGN)} names of things that are no class (foreign). A gallery holds "
+        f"half of the classes, drawn {DRAWS} times; the other classes are absent. Calibration sees the gallery's "
+        "vectors and no label. Intervals (95 %) are from resampling queries; the model was trained once, and all "
+        f"choices were made on the `val` split. Hits are the best {HITS} of each query. The verdict that nothing "
+        f"matches is given below a probability of {result['nothing_below']}; `pe search` gives none. {' '.join(findings(measured))} "
+        "Another wording, other scores and the bins are in the JSON."
+    )
+    lines = ["# Scores and probabilities", "", *wrap(text, 118, break_on_hyphens=False), "", *table(measured)]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -117,32 +118,19 @@ def page(result: dict[str, Any]) -> str:
     """The results as Markdown."""
     parts, rate = result["parts"], result["rates"][0]["rate"]
     tries = parts["drawn for each that is kept"]
-    busy = f"""
-The machine was at other work as well (load {result["load"]:.1f} before it began): the rates are lower than they would
-be alone.
-"""
-    rates = "\n".join(f"| {r['what']} | {r['side']} | {r['count']} | {r['rate']:.1f} |" for r in result["rates"])
-    spent = "\n".join(f"| {name} | {parts[name]:.1f} |" for name in (*PARTS, "all"))
-    return f"""# Rendered scenes
-
-Made by `python -m benchmarks.scenes --models datasets/scenes/furniture.tar --out docs/results/scenes.json`:
-samples a second as `pe data scenes` writes them (JPEG, depth, mask, graph, captions, questions), without the start of
-the processes. {result["models"]} models, {result["cores"]} processes.
-{busy if result["load"] > 0.5 else ""}
-| what | side, px | samples | a second |
-| --- | --- | --- | --- |
-{rates}
-
-CPU time of a picture of 128 px in one process, its models loaded:
-
-| part | ms |
-| --- | --- |
-{spent}
-
-That is {1000 / parts["all"]:.0f} pictures a second of a core with nothing else to do.
-{tries:.2f} scenes are drawn for each that is kept; the others show too little of one of their things.
-The aim, {AIM} pictures a second at 128 px on two cores, is {"reached" if rate >= AIM else "missed here"}.
-"""
+    spent = ", ".join(f"{name} {parts[name]:.1f}" for name in PARTS)
+    busy = f" The machine was at other work as well (load {result['load']:.1f} before it began)."
+    text = (
+        "Made by `python -m benchmarks.scenes --models datasets/scenes/furniture.tar --out docs/results/scenes.json`: "
+        "samples a second as `pe data scenes` writes them (JPEG, depth, mask, graph, captions, questions), without the "
+        f"start of the processes. {result['models']} models, {result['cores']} processes."
+        f"{busy if result['load'] > 0.5 else ''} An image of 128 px takes {parts['all']:.1f} ms of CPU time in one "
+        f"process, its models loaded ({spent}); {tries:.2f} scenes are drawn for each that is kept. The aim, {AIM} "
+        f"images a second at 128 px on two cores, is {'reached' if rate >= AIM else 'missed here'}."
+    )
+    rates = (f"| {r['what']} | {r['side']} | {r['count']} | {r['rate']:.1f} |" for r in result["rates"])
+    lines = ["# Rendered scenes", "", *wrap(text, 118, break_on_hyphens=False), ""]
+    return "\n".join([*lines, "| what | side, px | samples | a second |", "| --- | --- | --- | --- |", *rates]) + "\n"
 
 
 def main() -> None:

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search.contenders import CONTENDERS, DIMENSION, HITS
-from benchmarks.search.figures import mark
+from benchmarks.search.figures import Row, mark
 
-TITLE = "Nearest neighbours"
 ROWS, QUERIES, BRIEF_QUERIES = 1_000_000, 200, 50
 RECALL, MILLISECONDS = 0.99, 10.0  # the aim, on random vectors
 OURS, SCAN = "ours: LanceDB IVF_RQ", "LanceDB, no index"
@@ -88,37 +87,15 @@ def best_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
     return max(settings, key=lambda setting: setting["recall"])
 
 
-def section(figures: dict[str, Any]) -> list[str]:
-    """Tables, a set of vectors each; of a contender's settings the quickest with enough recall."""
-    lines = [
-        f"{figures['rows']:,} unit vectors of {DIMENSION} dimensions; the {HITS} nearest of {figures['queries']} "
-        f"queries, asked one after the other, warm (fewer of what is slow). Aim on random ones: a recall of {RECALL} "
-        f"within {MILLISECONDS:g} ms. Of each contender the quickest setting with a recall of {RECALL}, or else the "
-        "one with the highest recall.",
-    ]
-    for name, contenders in figures["results"].items():
-        lines += [
-            "",
-            f"### {name}",
-            "",
-            "| contender | setting | recall | median ms | p95 ms | scan ÷ it | built in s | peak MiB | on disk MiB |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
-        scan = best_setting(contenders[SCAN]["settings"])["median"] if "settings" in contenders[SCAN] else None
-        for contender, found in contenders.items():
-            if "skipped" in found:
-                lines.append(f"| {contender} | skipped: {found['skipped']} | | | | | | | |")
-                continue
-            best = best_setting(found["settings"])
-            ratio = "–" if scan is None else f"{scan / best['median']:.1f}"
-            size = "–" if found["disk"] is None else f"{found['disk']:.0f}"
-            lines.append(
-                f"| {contender} | {best['setting']} | {best['recall']:.3f} | {best['median']:.1f} | {best['p95']:.1f} "
-                f"| {ratio} | {found['seconds']:.0f} | {found['peak']:.0f} | {size} |"
-            )
-    ours = figures["results"]["random"][OURS]
-    if "settings" in ours:
-        best = best_setting(ours["settings"])
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """A row for each contender on random vectors: of its settings the quickest with enough recall."""
+    shown = []
+    for contender, found in figures["results"]["random"].items():
+        if "skipped" in found:
+            continue
+        best = best_setting(found["settings"])
         reached = best["recall"] >= RECALL and best["median"] < MILLISECONDS
-        lines += ["", f"Aim: {mark(reached)}"]
-    return lines
+        aim = f"recall {RECALL} in {MILLISECONDS:g} ms {mark(reached)}" if contender == OURS else "–"
+        what = f"{HITS} nearest of {figures['rows']:,} random vectors of {DIMENSION} dimensions: {contender}"
+        shown.append((what, f"{best['median']:.1f} ms, recall {best['recall']:.3f}, peak {found['peak']:.0f} MiB", aim))
+    return shown

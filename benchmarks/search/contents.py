@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ PARTS: dict[str, Any] = {
     "video": video,
     "server": server,
 }
-"""Each has `TITLE`, `measure(brief)` → its figures, and `section(figures)` → its lines of the page."""
+"""Each has `measure(brief)` → its figures, and `rows(figures)` → its rows of the page."""
 
 
 def machine() -> str:
@@ -27,15 +28,17 @@ def machine() -> str:
 
 
 def page(result: dict[str, Any]) -> str:
-    """The results page of a run's JSON."""
-    lines = ["# Searching, indexing and serving", ""]
-    for name, part in PARTS.items():
-        if name in result:
-            figures = result[name]
-            before, after = figures["load"]
-            origin = (
-                f"Written by `{figures['command']}`; {figures['machine']}; load {before:.1f} before, {after:.1f} after"
-            )
-            brief = " (fewer rounds, without what is slow to build)" if "--brief" in figures["command"] else ""
-            lines += [f"## {part.TITLE}", "", f"{origin}{brief}.", "", *part.section(figures), ""]
-    return "\n".join(lines)
+    """The results page of a run's JSON: one table; peers' settings, other datasets and ranges are in the JSON."""
+    parts = {name: result[name] for name in PARTS if name in result}
+    commands = ", ".join(f"`{figures['command']}`" for figures in parts.values())
+    machines = " and ".join(dict.fromkeys(figures["machine"] for figures in parts.values()))
+    text = (
+        f"Written by {commands}; {machines}. Medians on a shared machine. Videos are of H.264 at 426x240, images JPEGs "
+        "of 640x480; server and clients share the cores, and no peer server can be installed here. Of each contender "
+        "of the nearest neighbours the quickest setting with the recall of the aim is shown, or else the one with the "
+        "highest recall. Ranges, clustered vectors, build times and sizes are in the JSON."
+    )
+    rows = [row for name, figures in parts.items() for row in PARTS[name].rows(figures)]
+    lines = ["# Searching, indexing and serving", "", *wrap(text, 118, break_on_hyphens=False), ""]
+    lines += ["| what | measured | aim |", "| --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"

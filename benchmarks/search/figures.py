@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import TypeAlias
+
+Row: TypeAlias = tuple[str, str, str]
+"""What was measured, what came out, and the aim with whether it is reached."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:

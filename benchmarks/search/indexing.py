@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.embed import DECODE, ENCODE, take_turns, write_photographs
-from benchmarks.search.figures import mark, median
+from benchmarks.search.figures import Row, mark, median
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.weights import create_model
@@ -20,7 +20,6 @@ from perception_encoder.search.index import Index
 from perception_encoder.search.indexing import update_index
 from perception_encoder.search.moments import MomentConfig
 
-TITLE = "Indexing pictures"
 PICTURES = {"builtin": 768, "PE-Core-B16-224": 128}
 BRIEF, SHARE = 2, 0.85
 INDEX = "folder to index"
@@ -61,20 +60,12 @@ def measure(brief: bool) -> dict[str, Any]:
     return {"speeds": speeds}
 
 
-def section(figures: dict[str, Any]) -> list[str]:
-    """A table of medians."""
-    rows = []
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """Medians of each model: from folder to index, beside encoding alone."""
+    shown = []
     for name, speeds in figures["speeds"].items():
-        encode, decode, index = (median(speeds[label]) for label in (ENCODE, DECODE, INDEX))
+        encode, index = (median(speeds[label]) for label in (ENCODE, INDEX))
         share = median([i / e for i, e in zip(speeds[INDEX], speeds[ENCODE], strict=True)])
-        limit = decode / (decode + encode)
-        aim = f"{SHARE:g} {mark(share >= SHARE)}"
-        rows.append(f"| {name} | {encode:.1f} | {decode:.1f} | {index:.1f} | {share:.2f} | {limit:.2f} | {aim} |")
-    return [
-        "JPEGs of 640x480; the built-in model, and a larger one with random weights. Pictures a second, medians. "
-        "Share: folder to index over encoding only. Limit: the share that is possible where the same cores decode.",
-        "",
-        "| model | encode only | decode only | folder to index | share | limit | aim |",
-        "|---|---|---|---|---|---|---|",
-        *rows,
-    ]
+        value = f"{index:.1f} images a second, {share:.2f} of encoding alone ({encode:.1f})"
+        shown.append((f"folder to index, {name}", value, f"{SHARE:g} {mark(share >= SHARE)}"))
+    return shown

@@ -12,7 +12,6 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from benchmarks.embed import write_photographs
+from benchmarks.search.figures import Row as Line
 from benchmarks.search.figures import mark, median, quantile
 from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.preprocess.image import open_image
@@ -29,7 +29,6 @@ from perception_encoder.search.index import Row
 from perception_encoder.search.indexing import THUMBNAIL_SIDE, writable_index
 from perception_encoder.search.pages import thumbnail
 
-TITLE = "The page over a large library"
 ROWS, BRIEF_ROWS, MILLISECONDS = 100_000, 20_000, 150.0
 CONNECTIONS = 6  # as many as a browser opens
 LINKS = 20_000  # names that a file gets: file systems allow no end of them
@@ -151,24 +150,14 @@ def _milliseconds(work: Any) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def section(figures: dict[str, Any]) -> list[str]:
-    """A table of medians."""
-
-    def cells(values: Sequence[float]) -> str:
-        return f"{median(values):.0f} | {quantile(values, 0.95):.0f} | {mark(median(values) < MILLISECONDS)}"
-
+def rows(figures: dict[str, Any]) -> list[Line]:
+    """Medians of the page and of a query, cold and warm."""
     return [
-        f"{figures['rows']:,} pictures with thumbnails, written in {figures['written']:.0f} s. The first page is `/`, "
-        f"its style and scripts, `/api/hits` and 60 thumbnails over {CONNECTIONS} connections; a query is "
-        f"`/api/hits?q=…` with a new text, and its thumbnails. Cold: the first of a new process "
-        f"({len(figures['cold'][PAGE])} of them), while it looks for changed files; warm: the same again. "
-        f"The server then holds {figures['memory']:.0f} MiB.",
-        "",
-        f"| | median ms | p95 ms | < {MILLISECONDS:g} ms |",
-        "|---|---|---|---|",
-        *(
-            f"| {name}, {state} | {cells(figures[state][name])} |"
-            for state in ("cold", "warm")
-            for name in (PAGE, QUERY)
-        ),
+        (
+            f"{name}, {state}, over {figures['rows']:,} images",
+            f"{median(figures[state][name]):.0f} ms (p95 {quantile(figures[state][name], 0.95):.0f})",
+            f"{MILLISECONDS:g} ms {mark(median(figures[state][name]) < MILLISECONDS)}",
+        )
+        for state in ("cold", "warm")
+        for name in (PAGE, QUERY)
     ]

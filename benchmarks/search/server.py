@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.figures import mark, median, quantile
+from benchmarks.search.figures import Row, mark, median, quantile
 from benchmarks.search.process import Client, resident_mib, serving
 
-TITLE = "The embedding server"
 PATH = "/v1/embeddings"
 CLIENTS = (1, 8, 64)
 SECONDS, BRIEF_SECONDS = 20.0, 4.0  # of each number of clients
@@ -140,33 +139,19 @@ def measure(brief: bool) -> dict[str, Any]:
     return {"loads": loads, "mixed": endured}
 
 
-def section(figures: dict[str, Any]) -> list[str]:
-    """A table of loads, and what memory did."""
-    rows = [
-        f"| {name} | {clients} | {found['rate']:.0f} | {found['p50']:.1f} | {found['p99']:.1f} |"
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """Each load, and what memory did."""
+    shown = [
+        (
+            f"embedding server, {name}, {clients} clients",
+            f"{found['rate']:.0f} answers a second, p50 {found['p50']:.1f} ms, p99 {found['p99']:.1f} ms",
+            "–",
+        )
         for name, loads in figures["loads"].items()
         for clients, found in loads.items()
     ]
     endured = figures["mixed"]
     settled = [mebibytes for at, mebibytes in endured["memory"] if at >= WARM_UP * endured["seconds"]]
-    answers = ", ".join(f"{answer} × {count:,}" for answer, count in endured["answers"].items())
-    return [
-        "`pe serve --api` with the built-in model; one input a request, texts of 4 to 12 words or JPEGs of 640x480 as "
-        "data URIs; clients ask again once they are answered, and run on the same cores. There is no peer: infinity "
-        "and vLLM cannot be installed here.",
-        "",
-        "| inputs | clients | answers a second | p50 ms | p99 ms |",
-        "|---|---|---|---|---|",
-        *rows,
-        "",
-        f"Mixed load from 8 clients for {endured['seconds'] / 60:g} minutes ({answers}). Memory after the first "
-        f"{WARM_UP:.0%}: {min(settled):.0f} to {max(settled):.0f} MiB, growing by {endured['slope']:.2f} MiB a minute; "
-        f"at most {MOST_GROWTH:g} is flat: {mark(endured['slope'] <= MOST_GROWTH)} (freed memory is kept, so what is "
-        f"seen are ever rarer peaks; after each fifth of the time: {', '.join(_fifths(endured))} MiB).",
-    ]
-
-
-def _fifths(endured: dict[str, Any]) -> list[str]:
-    """Memory at the end of each fifth of the time, in MiB."""
-    ends = [endured["seconds"] * fifth / 5 for fifth in range(1, 6)]
-    return [f"{[mebibytes for at, mebibytes in endured['memory'] if at <= end][-1]:.0f}" for end in ends]
+    value = f"{min(settled):.0f} to {max(settled):.0f} MiB, growing by {endured['slope']:.2f} MiB a minute"
+    aim = f"{MOST_GROWTH:g} {mark(endured['slope'] <= MOST_GROWTH)}"
+    return [*shown, (f"its memory, mixed load for {endured['seconds'] / 60:g} minutes", value, aim)]

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.figures import mark, median
+from benchmarks.search.figures import Row, mark, median
 from benchmarks.search.process import PE
 
-TITLE = "A search from the shell"
 PICTURES, SECONDS = 1000, 1.5
 SEARCH, TORCH = 'pe search "a red mug" FOLDER', 'python -c "import torch"'
 
@@ -42,16 +41,13 @@ def _time(command: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
-def section(figures: dict[str, Any]) -> list[str]:
-    """A table of medians."""
-    rows = []
-    for name, seconds in figures["seconds"].items():
-        aim = f"< {SECONDS:g} {mark(median(seconds) < SECONDS)}" if name == SEARCH else "–"
-        rows.append(f"| `{name}` | {median(seconds):.2f} | {min(seconds):.2f}–{max(seconds):.2f} | {aim} |")
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """Medians of the commands."""
     return [
-        f"A folder of {figures['pictures']:,} indexed pictures, the built-in model.",
-        "",
-        "| command | median s | range | aim |",
-        "|---|---|---|---|",
-        *rows,
+        (
+            f"`{name}`, {figures['pictures']:,} indexed images",
+            f"{median(seconds):.2f} s ({min(seconds):.2f}–{max(seconds):.2f})",
+            f"{SECONDS:g} s {mark(median(seconds) < SECONDS)}" if name == SEARCH else "–",
+        )
+        for name, seconds in figures["seconds"].items()
     ]

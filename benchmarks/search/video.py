@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.search.figures import mark, median
+from benchmarks.search.figures import Row, mark, median
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.preprocess.video import read_frames, sample_frames
 
-TITLE = "Sampling videos"
 WIDTH, HEIGHT, RATE, GROUP = 426, 240, 30, 60
 SECONDS, BRIEF_SECONDS, CLIPS = 180, 60, 4
 FRAMES_A_SECOND = 150.0
@@ -81,18 +80,11 @@ def measure(brief: bool) -> dict[str, Any]:
     return {"seconds": seconds, "cores": cores, "speeds": speeds}
 
 
-def section(figures: dict[str, Any]) -> list[str]:
-    """A table of medians."""
-    rows = []
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """Medians of each way to sample."""
+    shown = []
     for name, speeds in figures["speeds"].items():
         speed = median(speeds)
         aim = f"{FRAMES_A_SECOND:g} {mark(speed >= FRAMES_A_SECOND)}" if "PyAV" not in name else "–"
-        rows.append(f"| {name} | {speed:.0f} | {min(speeds):.0f}–{max(speeds):.0f} | {aim} |")
-    return [
-        f"{CLIPS} clips of {figures['seconds']} s, H.264, {WIDTH}x{HEIGHT}, {RATE} frames a second, a key frame each "
-        f"{GROUP / RATE:g} s; {figures['cores']} at a time.",
-        "",
-        "| what is sampled | frames a second | range | aim |",
-        "|---|---|---|---|",
-        *rows,
-    ]
+        shown.append((f"video: {name}", f"{speed:.0f} frames a second", aim))
+    return shown

@@ -18,6 +18,12 @@ Size = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")]
 PerMetre = Annotated[float, typer.Option(min=1, help="Stored units of depth in a metre: NYU, scenes 1000, TUM 5000.")]
+HeadSeeds = Annotated[
+    int, typer.Option(min=1, help="Heads that are fitted, each with another seed; 1 gives no interval.")
+]
+FinalNorm = Annotated[
+    bool, typer.Option("--final-norm", help="Put the last layer through the final norm [default: no layer].")
+]
 Channels = Annotated[int, typer.Option(min=4, help="Width of the head; published figures: 256.")]
 
 
@@ -32,9 +38,9 @@ def image_size(given: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def layer_encoder(model: str, layer: int | None) -> tuple[TowerEncoder, int]:
+def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, int]:
     """An encoder and its asked layer, 0-based, by default the last; ConfigError for one that does not exist."""
     from perception_encoder.evaluation.layer_encoders import load_layer_encoder, resolve_layers
 
-    encoder = load_layer_encoder(model)
+    encoder = load_layer_encoder(model, final_norm=final_norm)
     return encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import eval_options as options
+from perception_encoder.cli.dense_options import HeadSeeds
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
@@ -21,6 +22,7 @@ def attentive(
     layer: options.Layer = None,
     epochs: Annotated[int, typer.Option(min=1)] = 20,
     lr: Annotated[str, typer.Option(help="Learning rates to try.")] = "3e-4,1e-3,3e-3",
+    head_seeds: HeadSeeds = 3,
     media: options.Media = None,
     out: options.Out = None,
 ) -> None:
@@ -34,7 +36,7 @@ def attentive(
     from perception_encoder.evaluation.layer_encoders import load_layer_encoder
     from perception_encoder.evaluation.splits import load_splits
 
-    config = AttentiveConfig(epochs=epochs, learning_rates=tuple(options.numbers(lr)))
+    config = AttentiveConfig(epochs=epochs, learning_rates=tuple(options.numbers(lr)), head_seeds=head_seeds)
     tasks = load_splits(data, split, train, options.class_options(media=media))
     encoder = load_layer_encoder(model)
     at = encoder.depth - 1 if layer is None else layer

@@ -11,6 +11,8 @@ from perception_encoder.cli.dense_options import (
     Channels,
     Data,
     Epochs,
+    FinalNorm,
+    HeadSeeds,
     Model,
     PerMetre,
     Size,
@@ -29,6 +31,7 @@ def tracking(
     layer: options.Layer = None,
     short_side: Annotated[int, typer.Option(min=16, help="Of the frames, in pixels; DAVIS's figures: 480.")] = 480,
     frames: Annotated[int, typer.Option(min=1, help="Earlier frames that a patch asks, beside the first.")] = 7,
+    final_norm: FinalNorm = False,
     out: options.Out = None,
 ) -> None:
     """Follow the objects of a video's first mask by likeness of patches, without training: J&F, J and F as in DAVIS.
@@ -47,7 +50,7 @@ def tracking(
 
     config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
     videos = read_videos(data)
-    encoder, at = layer_encoder(model, layer)
+    encoder, at = layer_encoder(model, layer, final_norm)
     found = measure_tracking(encoder, at, videos, config, track)
     options.finish(encoder.name, data.stem, [found], encoder.about, out)
 
@@ -61,6 +64,7 @@ def depth(
     epochs: Epochs = 20,
     channels: Channels = 64,
     per_metre: PerMetre = 1000.0,
+    head_seeds: HeadSeeds = 3,
     eigen_crop: Annotated[bool, typer.Option("--eigen-crop", help="Score what NYU's figures are of.")] = False,
     aligned: Annotated[bool, typer.Option("--aligned", help="Give guesses the right median: relative depth.")] = False,
     out: options.Out = None,
@@ -68,8 +72,9 @@ def depth(
     """Fit a DPT-style head on a layer: RMSE in metres, absolute relative error, shares within 1.25, 1.25², 1.25³.
 
     DATA: train and test, as tars or folders of KEY.jpg with KEY.depth.png, or of NYU's rgb_N.jpg with sync_depth_N.png;
-    or one tar or folder, whose first three fifths are trained on. Scenes are of things of any size, so that pictures do
-    not tell how far they are: --aligned.
+    or one tar or folder, whose first three fifths are trained on. Images of one folder, or of a path without train and
+    test, are frames of one sequence, and one block of the interval; a single sequence has none. Scenes are of things of
+    any size, so that pictures do not tell how far they are: --aligned.
 
     Examples:
 
@@ -84,7 +89,9 @@ def depth(
 
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head
-    protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, aligned=aligned, image_size=image_size(size))
+    protocol = DepthProtocol(
+        head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned, image_size=image_size(size)
+    )
     train, test = read_depth_splits(data, per_metre)
     encoder, at = layer_encoder(model, layer)
     options.finish(encoder.name, "test", [measure_depth(encoder, at, train, test, protocol, track)], encoder.about, out)

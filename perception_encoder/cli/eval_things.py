@@ -8,7 +8,16 @@ import typer
 
 from perception_encoder.cli import eval_dense
 from perception_encoder.cli import eval_options as options
-from perception_encoder.cli.dense_options import Channels, Data, Epochs, Model, Size, image_size, layer_encoder
+from perception_encoder.cli.dense_options import (
+    Channels,
+    Data,
+    Epochs,
+    HeadSeeds,
+    Model,
+    Size,
+    image_size,
+    layer_encoder,
+)
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
@@ -23,6 +32,7 @@ def segmentation(
     size: Size = None,
     epochs: Epochs = 20,
     kernel: Annotated[int, typer.Option(min=1, help="Patches along a side: 1 is linear, 3 a convolution.")] = 1,
+    head_seeds: HeadSeeds = 3,
     out: options.Out = None,
 ) -> None:
     """Fit a linear head on a layer: mIoU, and the share of pixels that are right.
@@ -41,7 +51,7 @@ def segmentation(
     from perception_encoder.evaluation.segmentation import SegmentationProtocol, measure_segmentation
 
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
-    protocol = SegmentationProtocol(head=head, image_size=image_size(size))
+    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
     train, test = read_class_splits(data)
     encoder, at = layer_encoder(model, layer)
     found = measure_segmentation(encoder, at, train, test, protocol, track)
@@ -56,6 +66,7 @@ def detection(
     size: Size = None,
     epochs: Epochs = 15,
     channels: Channels = 64,
+    head_seeds: HeadSeeds = 3,
     any_kind: Annotated[bool, typer.Option("--any-kind", help="Boxes of things of any kind, as one class.")] = False,
     out: options.Out = None,
 ) -> None:
@@ -78,7 +89,7 @@ def detection(
 
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
-    protocol = DetectionProtocol(head=head, image_size=image_size(size))
+    protocol = DetectionProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
     splits = read_instance_splits(data)
     train, test = (forget_kinds(part) for part in splits) if any_kind else splits
     encoder, at = layer_encoder(model, layer)

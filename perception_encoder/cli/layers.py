@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from perception_encoder.cli import output
-from perception_encoder.cli.dense_options import PerMetre, Size, image_size
+from perception_encoder.cli.dense_options import FinalNorm, PerMetre, Size, image_size
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
 
@@ -29,6 +30,7 @@ def layers(
     size: Size = None,
     short_side: Annotated[int, typer.Option(min=16, help="Of tracking's frames, in pixels.")] = 240,
     per_metre: PerMetre = 1000.0,
+    final_norm: FinalNorm = False,
     store: Annotated[Path | None, typer.Option(help="Folder of the features [default: OUT/features].")] = None,
     dtype: Annotated[str, typer.Option(help="Of kept features: float16 or float32.")] = "float16",
 ) -> None:
@@ -67,7 +69,8 @@ def layers(
     names, everywhere = [name.strip() for name in tasks.split(",")], general[0] if general else None
     chosen = make_tasks(names, places, everywhere, items, image_size(size), short_side, per_metre)
     others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    report = analyse([model, *others], chosen, config, wanted, load_layer_encoder, track, output.print_note)
+    load = partial(load_layer_encoder, final_norm=final_norm)
+    report = analyse([model, *others], chosen, config, wanted, load, track, output.print_note)
     written = write_report(report, out)
     rows = [(found.curve.task, found.curve.figure, found.text()) for found in report.recommendations]
     output.print_table(("task", "figure", "recommendation"), rows, title=report.sweeps[0].model)

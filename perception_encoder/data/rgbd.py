@@ -6,7 +6,7 @@
 
 Depths are 16-bit integers, by default in millimetres (TUM's are 5000 a metre); 0 is unknown. A place without splits is
 cut: the first three fifths, in the order of their names, are trained on. They are often frames of one video, so that a
-random cut would test on what was all but seen.
+random cut would test on what was all but seen; they count as one block in every interval, as do images of one folder.
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ class DepthPictures:
     depths: tuple[Stored, ...]
     per_metre: float = MILLIMETRES
     """Units of the stored integers in a metre."""
+    sequences: tuple[str, ...] = ()
+    """The sequence that each is a frame of; empty where each is a block by itself."""
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """What is drawn together for an interval: the sequence of each image, or its own name."""
+        return self.sequences or self.keys
 
     def open(self, place: int) -> Image.Image:
         """The picture at a place, RGB; InputError for one that cannot be decoded."""
@@ -60,8 +67,8 @@ class DepthPictures:
 
     def some(self, rows: Sequence[int]) -> DepthPictures:
         """A part of them."""
-        of = {name: getattr(self, name) for name in ("keys", "pictures", "depths")}
-        parts: dict[str, Any] = {name: tuple(every[row] for row in rows) for name, every in of.items()}
+        of = {name: getattr(self, name) for name in ("keys", "pictures", "depths", "sequences")}
+        parts: dict[str, Any] = {name: tuple(every[row] for row in rows) if every else () for name, every in of.items()}
         return replace(self, **parts)
 
 
@@ -72,7 +79,7 @@ def read_depth_splits(place: Path, per_metre: float = MILLIMETRES) -> tuple[Dept
         raise DataError(f"{place}: has one of train and test, and needs both or none")
     if train:
         return _read(train, f"{place.name}/train", per_metre), _read(test, f"{place.name}/test", per_metre)
-    both = _read([place], place.stem, per_metre)
+    both = _read([place], place.stem, per_metre, one_sequence=True)
     cut = len(both.keys) * TRAINED[0] // TRAINED[1]
     if not cut:
         raise DataError(f"{place}: {len(both.keys)} pictures are too few to train on some and test on others")
@@ -86,7 +93,8 @@ def split_places(place: Path, split: str) -> list[Path]:
     return tars or ([folder] if folder.is_dir() else [])
 
 
-def _read(places: list[Path], name: str, per_metre: float) -> DepthPictures:
+def _read(places: list[Path], name: str, per_metre: float, one_sequence: bool = False) -> DepthPictures:
+    """`one_sequence`: whether images that lie in no folder are frames of one sequence, as those of TUM's rgb/ are."""
     pictures: dict[str, Stored] = {}
     depths: dict[str, Stored] = {}
     for place in places:
@@ -98,7 +106,11 @@ def _read(places: list[Path], name: str, per_metre: float) -> DepthPictures:
     _check_pairs(name, pictures, depths)
     keys = tuple(sorted(pictures))
     ordered = tuple(tuple(part[key] for key in keys) for part in (pictures, depths))
-    return DepthPictures(name=name, keys=keys, pictures=ordered[0], depths=ordered[1], per_metre=per_metre)
+    one_sequence = one_sequence or any((place / "rgb").is_dir() for place in places)
+    sequences = tuple(key.rpartition("/")[0] or ("" if one_sequence else key) for key in keys)
+    return DepthPictures(
+        name=name, keys=keys, pictures=ordered[0], depths=ordered[1], per_metre=per_metre, sequences=sequences
+    )
 
 
 def _check_pairs(name: str, pictures: Mapping[str, Stored], depths: Mapping[str, Stored]) -> None:

@@ -6,7 +6,7 @@ Features of different layers differ in scale by orders, so every head first stan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +50,10 @@ class FitConfig:
     """Share of the steps in which the learning rate rises."""
     seed: int = 0
     """Of the head's first weights and of the order of items."""
+
+    def with_seed(self, seed: int) -> FitConfig:
+        """The same with another seed, counted from its own."""
+        return replace(self, seed=self.seed + seed)
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch) < 1:

@@ -8,7 +8,7 @@ split. The paper does not give these settings; they are this project's.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from perception_encoder.errors import ConfigError, DataError, InputError, ModelE
 from perception_encoder.evaluation.classification import TOP, accuracies, nearest
 from perception_encoder.evaluation.features import FRAMES, Features
 from perception_encoder.evaluation.linear_probe import mean_class_accuracy
+from perception_encoder.evaluation.metrics import HEAD_SEEDS
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.scores import measure
+from perception_encoder.evaluation.scores import ItemScores, measure_all, with_head_seeds
 from perception_encoder.evaluation.splits import Splits
 from perception_encoder.evaluation.tokens import TaskTokens, Tokens, encode_tokens
 from perception_encoder.models.initialization import initialize
@@ -45,6 +46,9 @@ class AttentiveConfig:
     warm_up: float = 0.1
     """Share of the steps in which the learning rate rises."""
     seed: int = 0
+    head_seeds: int = HEAD_SEEDS
+    """Probes that are trained, each with another seed, and each with its own learning rate; with one there is no
+    interval."""
 
     def __post_init__(self) -> None:
         if min(self.heads, self.epochs, self.batch, len(self.learning_rates)) < 1:
@@ -181,13 +185,22 @@ def measure_attentive(
         encode_tokens(encoder, layer, part, track, frames) for part in (splits.train, splits.val, splits.test)
     )
     targets, val_targets = train.targets(classes), val.targets(classes)
-    fitted = fit_attentive(train.tokens, targets, val.tokens, val_targets, len(classes), config, device, track)
-    ranked = nearest(fitted.probe.scores(test.tokens), TOP if len(classes) > TOP else 1)
-    scores = accuracies(ranked, _listed(test), classes)
-    settings = {"layer": str(layer), "lr": f"{fitted.learning_rate:g}", "train": f"{len(train.keys):,}"}
+    config = config or AttentiveConfig()
+    rates: list[str] = []
+
+    def score(seed: int) -> tuple[ItemScores, ...]:
+        seeded = replace(config, seed=config.seed + seed)
+        fitted = fit_attentive(train.tokens, targets, val.tokens, val_targets, len(classes), seeded, device, track)
+        rates.append(f"{fitted.learning_rate:g}")
+        return accuracies(nearest(fitted.probe.scores(test.tokens), top), _listed(test), classes)
+
+    top = TOP if len(classes) > TOP else 1
+    scores = with_head_seeds(config.head_seeds, score)
+    settings = {"layer": str(layer), "lr": "/".join(rates), "train": f"{len(train.keys):,}"}
+    settings |= {"head seeds": str(config.head_seeds)}
     label = (splits.test.name, "attentive probe", "squash", "", len(classes))
     failures = train.failures + val.failures + test.failures
-    return [Measurement(*label, tuple(map(measure, scores)), settings, scores)], failures
+    return [Measurement(*label, measure_all(scores), settings, scores)], failures
 
 
 def _listed(tokens: TaskTokens) -> Features:

@@ -15,8 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.evaluation.metrics import INTERVAL
-from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.scores import DrawnScores
 
 Kind = Literal["bbox", "segm"]
@@ -40,15 +38,6 @@ class AveragePrecision:
         """The same figures, by which two models are compared; `names`: the pictures', in the set's order."""
         held = [name for name, value in self.values.items() if np.isfinite(value)]
         return tuple(DrawnScores.of(f"{prefix} {name}", self.values[name], self.drawn[name], names) for name in held)
-
-    def metrics(self, prefix: str) -> tuple[Metric, ...]:
-        """The figures, named "PREFIX AP" and so on, with their intervals; those that do not exist are left out."""
-        made = []
-        for name, value in self.values.items():
-            if np.isfinite(value):
-                low, high = np.nanpercentile(self.drawn[name], INTERVAL)
-                made.append(Metric(f"{prefix} {name}", value, self.pictures, (float(low), float(high))))
-        return tuple(made)
 
 
 def average_precision(

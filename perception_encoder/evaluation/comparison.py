@@ -1,7 +1,8 @@
-"""Two results side by side: whether a difference is real, by a paired bootstrap over the items.
+"""Two results side by side: whether a difference is real, paired over the items and the seeds of fitted heads.
 
-A difference is called real where its 95 % interval leaves out zero. Of twenty figures that do not differ, one will
-be called so by chance; the more figures are compared, the more the large differences only should be believed.
+A difference is called real where its 95 % interval leaves out zero, and never without an interval. Of twenty figures
+that do not differ, one will be called so by chance; the more figures are compared, the more the large differences only
+should be believed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.scores import difference
+from perception_encoder.evaluation.scores import by_metric, difference
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether the interval leaves out zero."""
-        low, high = self.difference.ci
-        return low > 0 or high < 0
+        """Whether there is an interval that leaves out zero."""
+        ends = self.difference.ci
+        return ends is not None and (ends[0] > 0 or ends[1] < 0)
 
     @property
     def winner(self) -> int | None:
@@ -60,15 +61,15 @@ def compare(ours: Result, theirs: Result) -> list[Difference]:
 
 
 def _compare(ours: Measurement, theirs: Measurement) -> list[Difference]:
-    others = {scores.metric: scores for scores in theirs.scores}
+    others = by_metric(theirs.scores)
     values = [{metric.name: metric for metric in m.metrics} for m in (ours, theirs)]
     found = []
-    for scores in ours.scores:
-        if scores.metric not in others:
+    for metric, scores in by_metric(ours.scores).items():
+        if metric not in others:
             continue
         try:
-            gap = difference(scores, others[scores.metric])
+            gap = difference(scores, others[metric])
         except DataError as error:
             raise DataError(f"{ours.task}, {ours.method}: {error}") from error
-        found.append(Difference(ours, values[0][scores.metric], values[1][scores.metric], gap))
+        found.append(Difference(ours, values[0][metric], values[1][metric], gap))
     return found

@@ -1,7 +1,8 @@
 """Monocular depth by a head on one layer (section 3): RMSE, absolute relative error, and shares within 1.25ⁿ.
 
-Every figure is a picture's own, over its pixels of known depth, averaged over pictures, as is usual on NYU. Pixels are
-compared at the depth's own size. With NYU's 640x480 frames, take `eigen_crop`, as published figures do.
+Every figure is an image's own, over its pixels of known depth, averaged over images and over the seeds of the head, as
+is usual on NYU but for the seeds. Images of one sequence are drawn together for intervals. Pixels are compared at the
+depth's own size. With NYU's 640x480 frames, take `eigen_crop`, as published figures do.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,9 +21,10 @@ from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_d
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense_features import check_finite, encode_both
+from perception_encoder.evaluation.metrics import HEAD_SEEDS
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.scores import ItemScores, measure
+from perception_encoder.evaluation.scores import ItemScores, measure_all, with_head_seeds
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class DepthProtocol:
     """How depth is measured."""
 
     head: DepthConfig = field(default_factory=DepthConfig)
+    head_seeds: int = HEAD_SEEDS
+    """Heads that are fitted, each with another seed; with one there is no interval."""
     eigen_crop: bool = False
     """Leave out the frame of NYU's pictures that has no depth."""
     aligned: bool = False
@@ -62,15 +67,17 @@ def measure_depth(
     depths = known_depths(train, test, protocol)
     learned, shown = encode_both(encoder, layer, (train, depths[0]), (test, depths[1]), protocol.image_size, track)
     warn_of_range(*depths)
-    scores = score_depth(learned.maps, learned.truth, shown.maps, shown.truth, shown.keys, protocol, track)
+    blocks = [test.blocks[int(row)] for row in shown.rows]
+    scores = score_depth(learned.maps, learned.truth, shown.maps, shown.truth, shown.keys, protocol, track, blocks)
     settings = {
         "layer": str(layer),
         "train": str(len(learned.rows)),
         "channels": str(protocol.head.channels),
+        "head seeds": str(protocol.head_seeds),
         "per metre": f"{test.per_metre:g}",
     }
     method = "depth head, medians aligned" if protocol.aligned else "depth head"
-    found = Measurement(test.name, method, "squash", "", 0, tuple(map(measure, scores)), settings, scores)
+    found = Measurement(test.name, method, "squash", "", 0, measure_all(scores), settings, scores)
     return (found,), learned.failures + shown.failures
 
 
@@ -82,9 +89,11 @@ def score_depth(
     keys: Sequence[str],
     protocol: DepthProtocol | None = None,
     track: Track = untracked,
+    blocks: Sequence[str] | None = None,
 ) -> tuple[ItemScores, ...]:
     """Fit on features of pictures and measure on others, whose names are `keys`: `RMSE` first, or `abs rel` if aligned.
 
+    `blocks`: the sequence of each, or its own name; by default each is a block. Each head seed has its own scores.
     ModelError where features are not finite. Before the head is fitted: InputError, naming the picture, where no depth
     to be measured is known, DataError where there is none to learn from.
     """
@@ -93,7 +102,25 @@ def score_depth(
     check_finite(test, "depth", keys)
     for place, key in enumerate(keys):
         scored_pixels(key, test_depths(place), protocol)
-    head = fit_depth(train, train_depths, protocol.head, track)
+    blocks = keys if blocks is None else blocks
+    score = partial(_score_head, train, train_depths, test, test_depths, keys, protocol, track, blocks)
+    return with_head_seeds(protocol.head_seeds, score)
+
+
+def _score_head(
+    train: Maps,
+    train_depths: Depths,
+    test: Maps,
+    test_depths: Depths,
+    keys: Sequence[str],
+    protocol: DepthProtocol,
+    track: Track,
+    blocks: Sequence[str],
+    seed: int,
+) -> tuple[ItemScores, ...]:
+    """The scores of a head of one seed."""
+    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
+    head = fit_depth(train, train_depths, config, track)
     rows = []
     for place, key in enumerate(track(keys, "measuring depth", len(keys))):
         truth = test_depths(place)
@@ -104,6 +131,7 @@ def score_depth(
             name,
             np.array([row[name] for row in rows]),
             list(keys),
+            blocks=blocks,
             unit={"RMSE": "m", "abs rel": ""}.get(name, "%"),
             lower_is_better=name in ("RMSE", "abs rel"),
         )

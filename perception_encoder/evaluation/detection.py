@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError, MissingExtraError
-from perception_encoder.evaluation.average_precision import AveragePrecision, average_precision
+from perception_encoder.evaluation.average_precision import average_precision
 from perception_encoder.evaluation.dense_features import check_finite, encode_both
+from perception_encoder.evaluation.metrics import HEAD_SEEDS
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.scores import DrawnScores, measure_all, with_head_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,8 @@ class DetectionProtocol:
     """How detection is measured."""
 
     head: DetectionConfig = field(default_factory=DetectionConfig)
+    head_seeds: int = HEAD_SEEDS
+    """Detectors that are fitted, each with another seed; with one there is no interval."""
     image_size: tuple[int, int] | None = None
     """Height and width that pictures are squashed to; the encoder's own by default."""
 
@@ -44,15 +49,13 @@ def measure_detection(
     protocol = protocol or DetectionProtocol()
     sets = (train, train.things), (test, test.things)
     learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
-    found = score_detection(learned.maps, (train, learned.rows), shown.maps, (test, shown.rows), protocol, track)
-    metrics = tuple(metric for prefix, figures in found.items() for metric in figures.metrics(prefix))
+    scores = score_detection(learned.maps, (train, learned.rows), shown.maps, (test, shown.rows), protocol, track)
     least_score, most = protocol.head.limits(train.lvis)
     settings = {"layer": str(layer), "train": str(len(learned.rows)), "channels": str(protocol.head.channels)}
-    settings |= {"least score": f"{least_score:g}", "most": str(most)}
-    method = "Mask R-CNN" if "mask" in found else "Faster R-CNN"
-    names = [test.keys[row] for row in shown.rows]
-    scores = tuple(each for prefix, figures in found.items() for each in figures.scores(prefix, names))
-    measured = Measurement(test.name, method, "squash", "", len(test.categories), metrics, settings, scores)
+    settings |= {"least score": f"{least_score:g}", "most": str(most), "head seeds": str(protocol.head_seeds)}
+    masks = any(each.metric.startswith("mask") for each in scores)
+    label = test.name, "Mask R-CNN" if masks else "Faster R-CNN", "squash", "", len(test.categories)
+    measured = Measurement(*label, measure_all(scores), settings, scores)
     return (measured,), learned.failures + shown.failures
 
 
@@ -63,17 +66,34 @@ def score_detection(
     test_set: tuple[InstanceSet, np.ndarray],
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
-) -> dict[str, AveragePrecision]:
-    """Fit on features of pictures and measure on others: `box`, and `mask` where both sets have masks.
+) -> tuple[DrawnScores, ...]:
+    """Fit on features of pictures and measure on others: `box AP` first, and `mask AP` where both sets have masks.
 
-    With each set: which of its pictures the features are of, (n,). ModelError where features are not finite.
+    Each head seed has its own scores; what does not exist is left out. With each set: which of its pictures the
+    features are of, (n,). ModelError where features are not finite.
     """
     protocol = protocol or DetectionProtocol()
     known, rows = test_set
     check_finite(train, "detection, training pictures")
     check_finite(test, "detection", [known.keys[int(row)] for row in rows])
+    score = partial(_score_detector, train, train_set, test, test_set, protocol, track)
+    return with_head_seeds(protocol.head_seeds, score)
+
+
+def _score_detector(
+    train: Maps,
+    train_set: tuple[InstanceSet, np.ndarray],
+    test: Maps,
+    test_set: tuple[InstanceSet, np.ndarray],
+    protocol: DetectionProtocol,
+    track: Track,
+    seed: int,
+) -> tuple[DrawnScores, ...]:
+    """The scores of a detector of one seed."""
+    known, rows = test_set
     masks = train_set[0].has_masks and known.has_masks
-    detector = fit_detector(train, *train_set, masks, protocol.head, track)
+    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
+    detector = fit_detector(train, *train_set, masks, config, track)
     results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if masks else {})}
     for place, row in enumerate(track(rows, "detecting", len(rows))):
         (found,) = detector.detect(take(test, slice(place, place + 1)), [known.size(int(row))])
@@ -81,7 +101,13 @@ def score_detection(
             results[kind] += some
     truth = known.truth(rows)
     kinds: Sequence[tuple[str, Any]] = (("box", "bbox"), ("mask", "segm"))
-    return {name: average_precision(truth, results[name], kind, known.lvis) for name, kind in kinds if name in results}
+    names = [known.keys[int(row)] for row in rows]
+    return tuple(
+        each
+        for name, kind in kinds
+        if name in results
+        for each in average_precision(truth, results[name], kind, known.lvis).scores(name, names)
+    )
 
 
 def to_results(found: Detected, pictures: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:

@@ -4,6 +4,9 @@ A name is `builtin`, an alias or a checkpoint of this package, also of a vision 
 (transformers, a hub name or a folder); or `random:` before any of these: the same architecture with random weights,
 below which no trained layer should fall. Every model sees the same pixels, squashed bilinearly to the size asked for,
 scaled by the mean and deviation of its own. A library's model becomes a `Tower`; all else is done here, once.
+
+Tokens are as their block leaves them, the last layer's too, as the reference's `forward_features` gives them by default
+and as published figures of layers need them; `final_norm` puts the last layer through the model's final norm.
 """
 
 from __future__ import annotations
@@ -43,8 +46,10 @@ class Tower:
 
     model: nn.Module
     run: Callable[[Tensor, Sequence[int]], list[Tensor]]
-    """Scaled pixels (B, 3, H, W) and ascending layers to each layer's tokens (B, P + h·w, D), prefix first; the last
-    layer's through the final norm."""
+    """Scaled pixels (B, 3, H, W) and ascending layers to each layer's tokens (B, P + h·w, D), prefix first, as its
+    block leaves them."""
+    norm: nn.Module
+    """The final norm; it takes and gives tokens (B, N, D)."""
     depth: int
     patch_size: int
     image_size: tuple[int, int]
@@ -76,10 +81,18 @@ class TowerEncoder:
     """A `LayerEncoder` of a tower."""
 
     def __init__(
-        self, name: str, tower: Tower, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        self,
+        name: str,
+        tower: Tower,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        final_norm: bool = False,
     ) -> None:
-        """`device`: by default a CUDA GPU where there is one. `dtype`: by default bfloat16 where it is fast."""
-        self.name, self.tower = name, tower
+        """`device`: by default a CUDA GPU where there is one. `dtype`: by default bfloat16 where it is fast.
+
+        `final_norm`: whether the last layer goes through the model's final norm.
+        """
+        self.name, self.tower, self.final_norm = name, tower, final_norm
         self.device = find_device(device)
         self.dtype = dtype or fast_dtype(self.device)
         tower.model.to(self.device, self.dtype).requires_grad_(False).train(False)
@@ -108,7 +121,8 @@ class TowerEncoder:
     def about(self) -> dict[str, str]:
         """What its features depend on, apart from the pictures."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return {"weights": self.tower.weight_hash, "dtype": dtype, "device": self.device.type}
+        norm = "last layer" if self.final_norm else "none"
+        return {"weights": self.tower.weight_hash, "dtype": dtype, "device": self.device.type, "final norm": norm}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
@@ -190,6 +204,8 @@ class TowerEncoder:
     @torch.inference_mode()
     def _run(self, batch: Tensor, layers: list[int]) -> list[Tensor]:
         found = self.tower.run(batch, layers)
+        if self.final_norm and layers[-1] == self.depth - 1:
+            found[-1] = self.tower.norm(found[-1])
         for layer, tokens in zip(layers, found, strict=True):
             if not bool(tokens.isfinite().all()):
                 dtype = str(self.dtype).removeprefix("torch.")
@@ -239,7 +255,10 @@ def resolve_layers(encoder: LayerEncoder, layers: Sequence[int] | None) -> list[
 
 
 def load_layer_encoder(
-    name: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    name: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    final_norm: bool = False,
 ) -> TowerEncoder:
     """Load an encoder by its name: see the module.
 
@@ -261,7 +280,7 @@ def load_layer_encoder(
         canonical = canonical_name(plain)
         shown = (RANDOM if random else "") + (canonical or Path(plain).stem)
         tower = own_tower(_own_model(plain, random))
-    return TowerEncoder(shown, tower, device, dtype)
+    return TowerEncoder(shown, tower, device, dtype, final_norm)
 
 
 def _own_model(name: str, random: bool) -> Model:
@@ -280,6 +299,7 @@ def own_tower(model: Model) -> Tower:
     return Tower(
         model=visual,
         run=partial(_run_own, visual),
+        norm=visual.ln_post,
         depth=config.depth,
         patch_size=config.patch_size,
         image_size=(config.image_size, config.image_size),
@@ -298,5 +318,4 @@ def _run_own(visual: VisionTransformer, pixels: Tensor, layers: Sequence[int]) -
         output_fmt="NLC",
         intermediates_only=True,
     )
-    tokens = [torch.cat([prefix, patches], dim=1) for patches, prefix in cast(list[tuple[Tensor, Tensor]], pairs)]
-    return [visual.ln_post(t) if n == visual.config.depth - 1 else t for n, t in zip(layers, tokens, strict=True)]
+    return [torch.cat([prefix, patches], dim=1) for patches, prefix in cast(list[tuple[Tensor, Tensor]], pairs)]

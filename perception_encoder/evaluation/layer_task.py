@@ -16,9 +16,9 @@ from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import InputError
-from perception_encoder.evaluation.metrics import INTERVAL
+from perception_encoder.evaluation.estimate import Estimate
 from perception_encoder.evaluation.protocol import LayerEncoder, Metric
-from perception_encoder.evaluation.scores import ItemScores, draw
+from perception_encoder.evaluation.scores import Scores, by_metric, estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,32 +75,48 @@ class LayerScore:
     n: int
     """How many items it was measured on."""
     drawn: Float[np.ndarray, " R"]
-    """The figure on items drawn anew, R times: the same draws for every layer and model, so that differences pair."""
+    """The figure on blocks drawn anew, R times: the same draws for every layer and model, so that differences pair."""
+    blocks: int
+    """How many blocks the items make: a block's items, the frames of a video say, are drawn together."""
     pool: str
     """What `pe embed --pool` takes for such work: "mean" for a vector a picture, "tokens" for all of them."""
     unit: str = "%"
     """"%" of a share in 0–1, "m", or nothing."""
     lower_is_better: bool = False
+    by_seed: tuple[float, ...] = ()
+    """The figure with each seed of a fitted head; empty where nothing is fitted from random weights."""
 
     @classmethod
-    def of(cls, scores: ItemScores, pool: str, name: str | None = None) -> LayerScore:
-        """The figure of what each item contributed, under its own name or another."""
-        value, drawn = draw(scores)
+    def of(cls, scores: Scores | Sequence[Scores], pool: str, name: str | None = None) -> LayerScore:
+        """One figure, of one or several head seeds, under its own name or another."""
+        group = scores if isinstance(scores, Sequence) else [scores]
+        first, found = group[0], estimate(group)
         return cls(
-            name=name or scores.metric,
-            value=value,
-            n=scores.items,
-            drawn=drawn,
+            name=name or first.metric,
+            value=found.value,
+            n=first.items,
+            drawn=found.drawn,
+            blocks=found.blocks,
             pool=pool,
-            unit=scores.unit,
-            lower_is_better=scores.lower_is_better,
+            unit=first.unit,
+            lower_is_better=first.lower_is_better,
+            by_seed=found.by_seed,
         )
+
+    @classmethod
+    def all_of(cls, scores: Sequence[Scores], pool: str) -> tuple[LayerScore, ...]:
+        """Every figure of some scores, each of one or several head seeds."""
+        return tuple(cls.of(group, pool) for group in by_metric(scores).values())
+
+    @property
+    def estimate(self) -> Estimate:
+        """What the figure owes to chance."""
+        return Estimate(value=self.value, drawn=self.drawn, blocks=self.blocks, by_seed=self.by_seed)
 
     @property
     def metric(self) -> Metric:
         """The figure with its interval."""
-        low, high = np.nanpercentile(self.drawn, INTERVAL)
-        return Metric(self.name, self.value, self.n, (float(low), float(high)), self.unit, self.lower_is_better)
+        return self.estimate.metric(self.name, self.n, self.unit, self.lower_is_better)
 
 
 class LayerTask(Protocol):

@@ -44,8 +44,8 @@ class Metric:
     """With the unit "%": a share, in [0, 1], or a difference of two."""
     n: int
     """How many items it was measured on."""
-    ci: tuple[float, float]
-    """95 % confidence interval, by bootstrap."""
+    ci: tuple[float, float] | None
+    """95 % confidence interval; None where there is none to be had, of one block or one seed of a fitted head."""
     unit: str = "%"
     """Of the value; "m" for metres, empty for a plain number."""
     lower_is_better: bool = False
@@ -87,7 +87,7 @@ class LayerEncoder(Protocol):
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """Each asked layer's tokens, in the pictures' order; the last layer's went through the final norm.
+        """Each asked layer's tokens, in the pictures' order.
 
         `image_size`: height and width, multiples of the patch. Raises ConfigError for a layer that does not exist, and
         ModelError where a token is not finite.

@@ -115,10 +115,10 @@ def full_table(result: Result) -> Table:
 def _full_rows(m: Measurement, shares: bool) -> Iterable[tuple[str, ...]]:
     settings = ", ".join(f"{name} {value}" for name, value in m.settings.items())
     for metric in m.metrics:
-        low, high = (_number(bound, metric.unit) for bound in metric.ci)
+        ends = "–" if metric.ci is None else "–".join(_number(bound, metric.unit) for bound in metric.ci)
         labels = (m.task, m.method, m.transform or "–", m.prompts or "–", settings or "–")
         value = _number(metric.value, metric.unit) if shares else shown(metric.value, metric.unit)
-        yield (*labels, metric.name, f"{metric.n:,}", value, f"{low}–{high}")
+        yield (*labels, metric.name, f"{metric.n:,}", value, ends)
 
 
 def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) -> Table:
@@ -126,13 +126,13 @@ def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) 
     rows = []
     for each in differences:
         unit = each.difference.unit
-        gap, low, high = (_number(value, unit, True) for value in (each.difference.value, *each.difference.ci))
+        gap = _number(each.difference.value, unit, True)
+        if each.difference.ci is not None:
+            gap += " ({} to {})".format(*(_number(end, unit, True) for end in each.difference.ci))
         label = ", ".join(filter(None, each.measurement.label))
         values = [shown(value, unit) for value in (each.ours.value, each.theirs.value)]
         better = "not shown" if each.winner is None else names[each.winner]
-        rows.append(
-            (label, each.difference.name, f"{each.difference.n:,}", *values, f"{gap} ({low} to {high})", better)
-        )
+        rows.append((label, each.difference.name, f"{each.difference.n:,}", *values, gap, better))
     return Table(("task", "figure", "n", *names, "difference (95 % interval)", "better"), tuple(rows))
 
 
@@ -148,7 +148,8 @@ def _number(value: float, unit: str, sign: bool = False) -> str:
 
 def _percent(metric: Metric) -> str:
     """Value and half the width of its interval, in percent."""
-    return f"{100 * metric.value:.1f} ±{50 * (metric.ci[1] - metric.ci[0]):.1f}"
+    half = "" if metric.ci is None else f" ±{50 * (metric.ci[1] - metric.ci[0]):.1f}"
+    return f"{100 * metric.value:.1f}{half}"
 
 
 def figures(result: Result) -> str:
@@ -175,18 +176,20 @@ def figures(result: Result) -> str:
 
 
 def page(result: Result, source: str) -> str:
-    """A page of docs/results: `source` is the name of the JSON file beside it."""
+    """A page of docs/results: `source` is the name of the JSON file beside it.
+
+    Every figure is shown where there is no table of classification or retrieval; else it is in the JSON.
+    """
+    shown_by_task = classification_table(result).rows or retrieval_table(result).rows
     about = ", ".join(f"{name} {value}" for name, value in sorted(result.about.items()))
     return "\n".join(
         [
             f"# {result.model}: evaluation suite",
             "",
-            f"Made by `pe eval page {source}` from [{source}]({source}), which `pe eval` wrote ({about}).",
+            f"Made by `pe eval page {source}` from [{source}]({source}), which `pe eval` wrote ({about}); every figure",
+            "with its interval, under each transform and each wording, is in the JSON.",
             "",
-            figures(result),
-            "## Every figure",
-            "",
-            full_table(result).markdown(),
+            figures(result) if shown_by_task else full_table(result).markdown(),
         ]
     )
 
@@ -218,7 +221,10 @@ def from_json(text: str, name: str) -> Result:
 
 
 def _measurement(value: dict) -> Measurement:
-    metrics = tuple(Metric(**{**metric, "ci": tuple(metric["ci"])}) for metric in value.pop("metrics"))
+    metrics = tuple(
+        Metric(**{**metric, "ci": None if metric["ci"] is None else tuple(metric["ci"])})
+        for metric in value.pop("metrics")
+    )
     kept = value.pop("scores", ())
     scores = tuple(DrawnScores(**each) if "draws" in each else ItemScores(**each) for each in kept)
     return Measurement(metrics=metrics, scores=scores, **value)

@@ -2,8 +2,9 @@
 
 A figure is the mean over groups of the weighted mean of entries. One entry for each item is a share (top-1); the
 classes as groups make the mean class accuracy; entries of (picture, class) with their unions as weights, and the
-classes as groups, make mIoU. Items are what is drawn anew: all entries of one are drawn together. Where every item is
-of one group, items are drawn within their group, so that no group is ever empty.
+classes as groups, make mIoU. Items are what is drawn anew: all entries of one are drawn together, and all items of a
+block, the frames of a video say. Where every block is of one group, blocks are drawn within their group, so that no
+group is ever empty. The scores of a fitted head are there once for each of its seeds.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from perception_encoder.errors import DataError
-from perception_encoder.evaluation.metrics import INTERVAL, RESAMPLES
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.estimate import Estimate, check_scipy
+from perception_encoder.evaluation.metrics import RESAMPLES
 from perception_encoder.evaluation.protocol import Metric
 
 SEED = 0  # of the bootstrap
@@ -42,6 +44,10 @@ class ItemScores:
     weights: str = ""
     unit: str = "%"
     lower_is_better: bool = False
+    blocks: str = ""
+    """Which block each item is of; empty where each is one."""
+    seed: int | None = None
+    """Of the fitted head; None without one."""
 
     @classmethod
     def of(
@@ -53,14 +59,15 @@ class ItemScores:
         owners: np.ndarray | None = None,
         groups: np.ndarray | None = None,
         weights: np.ndarray | None = None,
+        blocks: Sequence[str] | None = None,
         unit: str = "%",
         lower_is_better: bool = False,
     ) -> ItemScores:
         """Pack m entries of n named items.
 
         `values`: bool or float (m,); floats are kept as float32. `owners`: place in `names` of each entry's item, (m,);
-        left out, entry i is of item i. `groups`: ints from 0, (m,). `weights`: at least 0, (m,). Raises DataError for
-        no entries and for a value that is no number.
+        left out, entry i is of item i. `groups`: ints from 0, (m,). `weights`: at least 0, (m,). `blocks`: the name of
+        each item's block, (n,). Raises DataError for no entries and for a value that is no number.
         """
         entry_of = np.arange(len(values)) if owners is None else owners
         if len(values) == 0:
@@ -76,14 +83,27 @@ class ItemScores:
             owners="" if owners is None else _pack(owners),
             groups="" if groups is None else _pack(groups),
             weights="" if weights is None else _pack(weights),
+            blocks="" if blocks is None else _pack(np.unique(list(blocks), return_inverse=True)[1]),
             unit=unit,
             lower_is_better=lower_is_better,
         )
 
     @property
-    def drawn(self) -> tuple[int, str, str, str]:
-        """What two models must share to be compared: the items, and which entry is of which item and group."""
-        return self.items, self.digest, self.owners, self.groups
+    def drawn(self) -> tuple[int, str, str, str, str]:
+        """What two models must share to be compared: the items, and which entry is of which item, group and block."""
+        return self.items, self.digest, self.owners, self.groups, self.blocks
+
+    def block_of(self) -> np.ndarray:
+        """The block of each item, ints from 0, (n,); DataError where it is damaged."""
+        if not self.blocks:
+            return np.arange(self.items)
+        try:
+            blocks = _unpack(self.blocks).astype(np.int64)
+        except (ValueError, TypeError, zlib.error) as error:
+            raise DataError(f"{self.metric}: the items' blocks are damaged ({error}); evaluate again") from error
+        if len(blocks) != self.items:
+            raise DataError(f"{self.metric}: {len(blocks)} blocks for {self.items} items; evaluate again")
+        return blocks
 
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Values (float64), owners, groups and weights of the entries, (m,) each; DataError where they are damaged."""
@@ -113,6 +133,8 @@ class DrawnScores:
     draws: str
     unit: str = "%"
     lower_is_better: bool = False
+    seed: int | None = None
+    """Of the fitted head; None without one."""
 
     @classmethod
     def of(cls, metric: str, value: float, draws: np.ndarray, names: Sequence[str]) -> DrawnScores:
@@ -144,63 +166,108 @@ def contributions(whole: float, without: np.ndarray) -> np.ndarray:
 
 
 Scores: TypeAlias = ItemScores | DrawnScores
+AnyScores = TypeVar("AnyScores", bound=Scores)
 
 
 def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def measure(scores: ItemScores, seed: int = SEED) -> Metric:
-    """The figure with its 95 % interval over items drawn anew."""
-    value, drawn = _bootstrap([scores], seed)
-    return _metric(scores, scores.metric, value[0], drawn[:, 0])
+def with_head_seeds(seeds: int, score: Callable[[int], Sequence[AnyScores]]) -> tuple[AnyScores, ...]:
+    """The scores of a head that is fitted with each of some seeds, from 0, marked with their seed.
 
-
-def draw(scores: ItemScores, seed: int = SEED) -> tuple[float, np.ndarray]:
-    """The figure, and what it is on items drawn anew, (R,): the same draws for all that have the same items."""
-    value, drawn = _bootstrap([scores], seed)
-    return float(value[0]), drawn[:, 0]
-
-
-def difference(ours: Scores, theirs: Scores, seed: int = SEED) -> Metric:
-    """Ours less theirs, with its 95 % interval over items drawn anew, the same for both.
-
-    Raises DataError unless both are of the same items, in the same groups.
+    Raises ConfigError for no seed, and MissingExtraError without scipy before anything is fitted.
     """
-    if ours.drawn != theirs.drawn:
-        counts = f"{ours.items:,} and {theirs.items:,}"
-        raise DataError(f"{ours.metric}: the two were not measured on the same items ({counts}); take the same data")
-    if isinstance(ours, DrawnScores) and isinstance(theirs, DrawnScores):
-        first, second = ours.resampled(), theirs.resampled()
-        if len(first) != len(second):
-            raise DataError(f"{ours.metric}: drawn anew {len(first)} and {len(second)} times; measure both alike")
-        return _metric(ours, ours.metric, ours.value - theirs.value, first - second)
-    assert isinstance(ours, ItemScores) and isinstance(theirs, ItemScores)  # of as many parts in `drawn`
-    value, drawn = _bootstrap([ours, theirs], seed)
-    return _metric(ours, ours.metric, value[0] - value[1], drawn[:, 0] - drawn[:, 1])
+    if seeds < 1:
+        raise ConfigError(f"the number of head seeds is {seeds}; it must be at least 1, and 2 for an interval")
+    check_scipy()
+    return tuple(replace(each, seed=seed) for seed in range(seeds) for each in score(seed))
 
 
-def _metric(scores: Scores, name: str, value: float, drawn: np.ndarray) -> Metric:
-    low, high = np.nanpercentile(drawn, INTERVAL)
-    return Metric(name, float(value), scores.items, (float(low), float(high)), scores.unit, scores.lower_is_better)
+def by_metric(scores: Sequence[AnyScores]) -> dict[str, list[AnyScores]]:
+    """Scores of several seeds, those of one figure together."""
+    groups: dict[str, list[AnyScores]] = {}
+    for each in scores:
+        groups.setdefault(each.metric, []).append(each)
+    return groups
+
+
+def estimate(scores: Sequence[Scores], seed: int = SEED) -> Estimate:
+    """One figure, of each head seed if there are several; `seed`: of the draws, the same for all of the same blocks."""
+    first = scores[0]
+    if isinstance(first, ItemScores):
+        values, drawn = _bootstrap([each for each in scores if isinstance(each, ItemScores)], seed)
+        blocks = int(first.block_of().max()) + 1
+    else:
+        several = [each for each in scores if isinstance(each, DrawnScores)]
+        values, drawn = np.array([each.value for each in several]), np.stack([e.resampled() for e in several], axis=1)
+        blocks = first.items
+    by_seed = () if first.seed is None else tuple(float(value) for value in values)
+    return Estimate(value=float(values.mean()), drawn=drawn.mean(axis=1), blocks=blocks, by_seed=by_seed)
+
+
+def measure(scores: ItemScores, seed: int = SEED) -> Metric:
+    """The figure with its 95 % interval over blocks drawn anew."""
+    return _within(_metric([scores], estimate([scores], seed)))
+
+
+def measure_all(scores: Sequence[Scores]) -> tuple[Metric, ...]:
+    """Each figure, the mean over the head seeds if there are several, with its 95 % interval."""
+    return tuple(_within(_metric(group, estimate(group))) for group in by_metric(scores).values())
+
+
+def _within(metric: Metric) -> Metric:
+    """A share's interval, which Student's t may take beyond 0 and 1, cut there."""
+    if metric.ci is None or metric.unit != "%":
+        return metric
+    return replace(metric, ci=(max(0.0, metric.ci[0]), min(1.0, metric.ci[1])))
+
+
+def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED) -> Metric:
+    """Ours less theirs, with its 95 % interval: the same blocks and the same head seeds for both.
+
+    Each is one figure, of one or several seeds. Raises DataError unless both are of the same items, in the same groups
+    and blocks, with as many seeds.
+    """
+    one, other = ([each] if isinstance(each, ItemScores | DrawnScores) else each for each in (ours, theirs))
+    first, second = one[0], other[0]
+    if first.drawn != second.drawn:
+        counts = f"{first.items:,} and {second.items:,}"
+        raise DataError(f"{first.metric}: the two were not measured on the same items ({counts}); take the same data")
+    try:
+        return _metric(one, estimate(one, seed).less(estimate(other, seed)))
+    except DataError as error:
+        raise DataError(f"{first.metric}: {error}") from error
+
+
+def _metric(scores: Sequence[Scores], found: Estimate) -> Metric:
+    first = scores[0]
+    return found.metric(first.metric, first.items, first.unit, first.lower_is_better)
 
 
 def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The figures of one or more models (M,), and in each resample (R, M)."""
-    entries = [_by_group(*scores.entries()) for scores in several]
-    count = several[0].items
-    starts, sizes, order = _strata(count, *several[0].entries()[1:3])
+    block_of = several[0].block_of()
+    count = int(block_of.max()) + 1
+    entries = [_by_group(*_of_blocks(scores, block_of)) for scores in several]
+    starts, sizes, order = _strata(count, *_of_blocks(several[0], block_of)[1:3])
     generator = np.random.default_rng(seed)
-    block = max(1, _AT_ONCE // max(count, *(len(each[0]) for each in entries)))
+    chunk = max(1, _AT_ONCE // max(count, *(len(each[0]) for each in entries)))
     drawn = []
-    for start in range(0, RESAMPLES, block):
-        rows = min(block, RESAMPLES - start)
+    for start in range(0, RESAMPLES, chunk):
+        rows = min(chunk, RESAMPLES - start)
         places = starts + (generator.random((rows, count)) * sizes).astype(np.int64)
         offsets = count * np.arange(rows)[:, None]
         times = np.bincount((order[places] + offsets).ravel(), minlength=rows * count).reshape(rows, count)
         drawn.append(np.stack([_figures(times, *each) for each in entries], axis=1))
     once = np.ones((1, count))
     return np.array([_figures(once, *each)[0] for each in entries]), np.concatenate(drawn)
+
+
+def _of_blocks(scores: ItemScores, block_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The entries, each owned by the block of its item."""
+    values, owners, groups, weights = scores.entries()
+    return values, block_of[owners], groups, weights
 
 
 def _by_group(

@@ -7,7 +7,8 @@ Pixels are compared at the mask's own size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
@@ -18,9 +19,10 @@ from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense_features import check_finite, encode_both
+from perception_encoder.evaluation.metrics import HEAD_SEEDS
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.scores import ItemScores, measure
+from perception_encoder.evaluation.scores import ItemScores, measure_all, with_head_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class SegmentationProtocol:
     """How segmentation is measured."""
 
     head: SegmentationConfig = field(default_factory=SegmentationConfig)
+    head_seeds: int = HEAD_SEEDS
+    """Heads that are fitted, each with another seed; with one there is no interval."""
     image_size: tuple[int, int] | None = None
     """Height and width that pictures are squashed to; the encoder's own by default."""
 
@@ -54,8 +58,8 @@ def measure_segmentation(
     count, features = len(train.classes), (learned.maps, learned.truth, shown.maps, shown.truth)
     scores = score_segmentation(*features, shown.keys, count, protocol, track)
     settings = {"layer": str(layer), "train": str(len(learned.rows)), "kernel": str(protocol.head.kernel)}
-    metrics = tuple(map(measure, scores))
-    found = Measurement(test.name, "linear segmentation", "squash", "", count, metrics, settings, scores)
+    settings |= {"head seeds": str(protocol.head_seeds)}
+    found = Measurement(test.name, "linear segmentation", "squash", "", count, measure_all(scores), settings, scores)
     return (found,), learned.failures + shown.failures
 
 
@@ -71,15 +75,32 @@ def score_segmentation(
 ) -> tuple[ItemScores, ...]:
     """Fit on features of pictures and measure on others, whose names are `keys`: `mIoU`, and `pixels`, those right.
 
-    ModelError where features are not finite. Before the head is fitted: InputError, naming the picture, for one without
-    a label, DataError where training pictures show one class.
+    Each head seed has its own scores. ModelError where features are not finite. Before the head is fitted: InputError,
+    naming the picture, for one without a label, DataError where training pictures show one class.
     """
     protocol = protocol or SegmentationProtocol()
     check_finite(train, "segmentation, training pictures")
     check_finite(test, "segmentation", keys)
     for place, key in enumerate(keys):
         check_labels(key, test_labels(place))
-    head = fit_segmentation(train, train_labels, classes, protocol.head, track)
+    score = partial(_score_head, train, train_labels, test, test_labels, keys, classes, protocol, track)
+    return with_head_seeds(protocol.head_seeds, score)
+
+
+def _score_head(
+    train: Maps,
+    train_labels: Labels,
+    test: Maps,
+    test_labels: Labels,
+    keys: Sequence[str],
+    classes: int,
+    protocol: SegmentationProtocol,
+    track: Track,
+    seed: int,
+) -> tuple[ItemScores, ...]:
+    """The scores of a head of one seed."""
+    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
+    head = fit_segmentation(train, train_labels, classes, config, track)
     inside, either = np.zeros((2, len(keys), classes))
     for place in track(range(len(keys)), "measuring segmentation", len(keys)):
         truth = test_labels(place)

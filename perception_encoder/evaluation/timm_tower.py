@@ -36,6 +36,7 @@ def timm_tower(name: str, random: bool = False) -> Tower:
     return Tower(
         model=model,
         run=partial(_run, model),
+        norm=model.norm,
         depth=len(model.blocks),
         patch_size=patch[0],
         image_size=(height, width),
@@ -75,6 +76,4 @@ def _run(model: Any, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
         output_fmt="NLC",
         intermediates_only=True,
     )
-    tokens = [torch.cat([pair[1], pair[0]], dim=1) if isinstance(pair, tuple) else pair for pair in found]
-    last = len(model.blocks) - 1
-    return [model.norm(t) if layer == last else t for layer, t in zip(layers, tokens, strict=True)]
+    return [torch.cat([pair[1], pair[0]], dim=1) if isinstance(pair, tuple) else pair for pair in found]

@@ -2,8 +2,8 @@
 
 The masks of the first frame are carried through a video (dense_prediction/label_propagation.py) and compared with
 the true ones at the masks' own size. As in DAVIS the first and the last frame are not scored; an object's J is the mean
-over frames, a set's J the mean over the objects of all videos, and J&F the mean of J and F. Videos, not objects, are
-drawn anew for intervals.
+over frames, a set's J the mean over the objects of all videos, and J&F the mean of J and F. A video with all its
+objects is one block of the intervals; of few videos they are Student's.
 """
 
 from __future__ import annotations

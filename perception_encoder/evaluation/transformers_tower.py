@@ -53,7 +53,8 @@ def transformers_tower(name: str, random: bool = False) -> Tower:
         raise ConfigError(f"hf:{name} has no preprocessor_config.json, which says the pixels' mean; add it") from None
     return Tower(
         model=vision,
-        run=partial(_run, vision, blocks, _final_norm(vision)),
+        run=partial(_run, vision, blocks),
+        norm=_final_norm(vision),
         depth=depth,
         patch_size=patch,
         image_size=(side, side),
@@ -90,12 +91,11 @@ def _final_norm(vision: nn.Module) -> nn.Module:
     return min(outer, key=lambda found: found[:2])[2] if outer else nn.Identity()
 
 
-def _run(vision: Any, blocks: nn.ModuleList, norm: nn.Module, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
+def _run(vision: Any, blocks: nn.ModuleList, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
     takes_sizes = "interpolate_pos_encoding" in inspect.signature(vision.forward).parameters
     with _kept(blocks, layers) as outputs:
         vision(pixels, interpolate_pos_encoding=True) if takes_sizes else vision(pixels)
-    last = len(blocks) - 1
-    return [norm(outputs[layer]) if layer == last else outputs[layer] for layer in layers]
+    return [outputs[layer] for layer in layers]
 
 
 @contextmanager

@@ -72,7 +72,10 @@ class LayerView:
 
 
 class TowerView:
-    """Vectors of one layer of a tower of any library: the mean of its patches, or the class token."""
+    """Vectors of one layer of a tower of any library: the mean of its patches, or the class token.
+
+    The last layer is normed by the model's final norm where `load_views` made it, as `pe embed` does.
+    """
 
     def __init__(self, encoder: TowerEncoder, layer: int | None = None, pool: str | None = None) -> None:
         """`layer`: the last by default; `pool`: "mean", the default, or "cls". ConfigError for what there is not."""
@@ -107,7 +110,7 @@ def load_views(
     if name.startswith(TOWERS) or (asked and name.startswith("timm:")):
         if _check_transforms(transforms) != ["squash"]:
             raise ConfigError(f"a layer of {name} is measured under squash only, not {transforms}")
-        tower = TowerView(load_layer_encoder(name), layer, pool)
+        tower = TowerView(load_layer_encoder(name, final_norm=True), layer, pool)
         taken = {"layer": str(tower.layer), "pool": tower.pool}
         return {"squash": tower}, {**tower.encoder.about, **_versions(), **taken}
     encoders, about = load_transforms(name, transforms)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
 from PIL import Image
 
 from perception_encoder.data.class_masks import ClassMasks, keep_trained
@@ -110,7 +109,7 @@ class TrackingTask:
             failures = [failure for found in features for failure in found.failures] or self.failures
             reason = f"; the first: {failures[0]}" if failures else ""
             raise DataError(f"{self.name}: no video can be measured{reason}")
-        return tuple(LayerScore.of(score, DENSE) for score in gather(scores))
+        return LayerScore.all_of(gather(scores), DENSE)
 
 
 class DepthTask:
@@ -128,7 +127,7 @@ class DepthTask:
     def digest(self) -> str:
         """Of the depths and the settings."""
         parts = (self.train, self.test)
-        return digest_of(self.protocol, [(p.per_metre, content_digest(p.depths)) for p in parts])
+        return digest_of(self.protocol, self.test.blocks, [(p.per_metre, content_digest(p.depths)) for p in parts])
 
     @cached_property
     def _pictures(self) -> tuple[LayerPictures, LayerPictures]:
@@ -151,8 +150,9 @@ class DepthTask:
             lambda place: self.test.depth(int(measured.rows[place])),
             [self.test.keys[row] for row in measured.rows],
             self.protocol,
+            blocks=[self.test.blocks[row] for row in measured.rows],
         )
-        return tuple(LayerScore.of(score, DENSE) for score in scores)
+        return LayerScore.all_of(scores, DENSE)
 
 
 class SegmentationTask:
@@ -199,7 +199,7 @@ class SegmentationTask:
             len(self.train.classes),
             self.protocol,
         )
-        return tuple(LayerScore.of(score, DENSE) for score in scores)
+        return LayerScore.all_of(scores, DENSE)
 
 
 class DetectionTask:
@@ -236,19 +236,14 @@ class DetectionTask:
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
         """AP of boxes first, then that of masks where there are masks."""
         fitted, measured = check_rows(self.name, features)
-        found = score_detection(
+        scores = score_detection(
             fitted.patches,
             (self.train, fitted.rows),
             measured.patches,
             (self.test, measured.rows),
             self.protocol,
         )
-        return tuple(
-            LayerScore(name=f"{kind} {name}", value=value, n=each.pictures, drawn=each.drawn[name], pool=DENSE)
-            for kind, each in found.items()
-            for name, value in each.values.items()
-            if np.isfinite(value)
-        )
+        return LayerScore.all_of(scores, DENSE)
 
 
 class _Pictures(Protocol):

@@ -30,7 +30,7 @@ from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPicture
 from perception_encoder.evaluation.linear_probe import fit_probe
 from perception_encoder.evaluation.nearest_neighbours import K, vote
 from perception_encoder.evaluation.protocol import LayerEncoder
-from perception_encoder.evaluation.scores import ItemScores, contributions
+from perception_encoder.evaluation.scores import ItemScores, contributions, with_head_seeds
 from perception_encoder.evaluation.splits import Splits, load_splits
 from perception_encoder.preprocess.image import open_image
 
@@ -88,20 +88,31 @@ class ClassificationTask:
         for method in self.config.methods:
             if method == "attentive probe":
                 tokens = [found.tokens for found in features]
-                fitted = fit_attentive(
-                    tokens[0], targets[0], tokens[1], targets[1], len(classes), self.config.attentive
-                )
-                predicted = fitted.probe.scores(tokens[2]).argmax(axis=1)
-            elif method == "linear probe":
+                accuracy = self._attentive(tokens, targets, parts[2])
+                scores.append(LayerScore.of(accuracy, "tokens", f"{accuracy[0].metric}, {method}"))
+                continue
+            if method == "linear probe":
                 predicted = fit_probe(parts[0], parts[1], classes, STRENGTHS).classify(parts[2].vectors)
             else:
                 known = unit(np.concatenate([parts[0].vectors, parts[1].vectors]))
                 labels = np.concatenate(targets[:2])
                 predicted = vote(known, labels, unit(parts[2].vectors), min(K, len(known)))
-            accuracy = accuracies(predicted, parts[2], classes)[0]
-            pool = "tokens" if method == "attentive probe" else "mean"
-            scores.append(LayerScore.of(accuracy, pool, f"{accuracy.metric}, {method}"))
+            share = accuracies(predicted, parts[2], classes)[0]
+            scores.append(LayerScore.of(share, "mean", f"{share.metric}, {method}"))
         return tuple(scores)
+
+    def _attentive(
+        self, tokens: Sequence[np.ndarray], targets: Sequence[np.ndarray], test: Features
+    ) -> tuple[ItemScores, ...]:
+        """Mean class accuracy by the attentive probe, with each head seed."""
+        classes, config = self.splits.classes, self.config.attentive
+
+        def score(seed: int) -> tuple[ItemScores, ...]:
+            seeded = replace(config, seed=config.seed + seed)
+            fitted = fit_attentive(tokens[0], targets[0], tokens[1], targets[1], len(classes), seeded)
+            return accuracies(fitted.probe.scores(tokens[2]).argmax(axis=1), test, classes)[:1]
+
+        return with_head_seeds(config.head_seeds, score)
 
 
 class RetrievalTask:

@@ -64,7 +64,7 @@ def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, 
         colour, layers = colours[curve.model], list(curve.scores)
         metrics = [score.metric for score in curve.scores.values()]
         values = scale * np.array([metric.value for metric in metrics])
-        low, high = scale * np.array([metric.ci for metric in metrics]).T
+        low, high = scale * np.array([metric.ci or (metric.value, metric.value) for metric in metrics]).T
         if curve.depth == 1:
             axes.axhline(values[0], color=colour, linewidth=1.2, linestyle=":", label=curve.model)
             continue

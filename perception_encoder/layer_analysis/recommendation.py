@@ -1,22 +1,18 @@
 """Which layer to take for a task, in words: best against last, and how sure that is.
 
 The best layer of many looks better than it is, for it was chosen on the very items that it is measured on. So the
-interval of its advantage over the last layer is one that holds for all layers at once (as wide as the largest deviation
-of any of them), and only where it leaves out zero the best layer is recommended. It is also said how often the layer
-comes out best when the items are drawn anew, and which layers cannot be told from it.
+interval of its advantage over the last layer is one that holds for all layers at once (Bonferroni), and only where it
+leaves out zero the best layer is recommended. It is also said which layers are as good: all that no such interval shows
+to be worse. Where there is no interval (see estimate.py) nothing is shown, and all layers are as good.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from perception_encoder.evaluation.metrics import INTERVAL
+from perception_encoder.evaluation.estimate import Estimate
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.layer_analysis.sweep import LayerCurve
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +24,14 @@ class Recommendation:
     last: int
     gain: Metric
     """How much better the best is than the last, on the same items; at least 0 whichever way the figure points. Its
-    interval holds for all layers at once."""
-    best_share: float
-    """In which share of the draws this layer comes out best."""
+    interval holds for all layers at once; None where there is none."""
     as_good: tuple[int, ...]
-    """Other layers whose difference to the best is none within its interval."""
+    """Other layers that are not shown to be worse than the best."""
 
     @property
     def is_real(self) -> bool:
-        """Whether the interval of the gain leaves out zero."""
-        return self.gain.ci[0] > 0
+        """Whether there is an interval of the gain that leaves out zero."""
+        return self.gain.ci is not None and self.gain.ci[0] > 0
 
     @property
     def layer(self) -> int:
@@ -55,6 +49,11 @@ class Recommendation:
         value = {layer: show(curve.scores[layer].value, curve.unit) for layer in (best, last)}
         if best == last:
             return f"Take the last layer, {last}: {value[last]}; no other is better. {self._peers()}".strip()
+        if self.gain.ci is None:
+            return (
+                f"The last layer, {last}, has {value[last]}, layer {best} {value[best]}; without an interval (one "
+                "block, or one seed of a head) this shows nothing."
+            )
         between = show_differences(*self.gain.ci, curve.unit)
         if not self.is_real:
             return (
@@ -64,7 +63,7 @@ class Recommendation:
         gain = show_differences(self.gain.value, None, curve.unit)
         return (
             f"Take layer {best}: {value[best]} against {value[last]} at the last layer, {last}; that is {gain} better "
-            f"(95 % interval {between}). It is the best in {self.best_share:.0%} of draws. {self._peers()}"
+            f"(95 % interval {between}). {self._peers()}"
         ).strip()
 
     def _peers(self) -> str:
@@ -77,23 +76,21 @@ class Recommendation:
 
 def recommend(curve: LayerCurve) -> Recommendation:
     """Compare a curve's layers."""
-    sign = -1.0 if curve.lower_is_better else 1.0
-    layers, best, last = list(curve.scores), curve.best, curve.last
-    values = sign * np.array([curve.scores[layer].value for layer in layers])  # (L,)
-    drawn = sign * np.stack([curve.scores[layer].drawn for layer in layers])  # (L, R)
-    drawn = drawn[:, np.isfinite(drawn).all(axis=0)]  # some draws have no such figure: nothing that is to be found
-    top, end = layers.index(best), layers.index(last)
-    strayed = (drawn - drawn[end]) - (values - values[end])[:, None]
-    width = float(np.percentile(np.abs(strayed).max(axis=0), 100 * CONFIDENCE))
-    gain = float(values[top] - values[end])
-    lowest = np.percentile(drawn[top] - drawn, INTERVAL[0], axis=1)
+    best, last, others = curve.best, curve.last, len(curve.scores) - 1
+
+    def gain(layer: int) -> Estimate:
+        """How much better the best is than a layer."""
+        one, other = curve.scores[best].estimate, curve.scores[layer].estimate
+        return other.less(one) if curve.lower_is_better else one.less(other)
+
+    found = gain(last)
+    gains = {layer: gain(layer).interval(others) for layer in curve.scores if layer != best}
     return Recommendation(
         curve=curve,
         best=best,
         last=last,
-        gain=Metric(curve.figure, gain, curve.scores[best].n, (gain - width, gain + width)),
-        best_share=float((drawn.argmax(axis=0) == top).mean()),
-        as_good=tuple(layer for layer, low in zip(layers, lowest, strict=True) if layer != best and low <= 0),
+        gain=Metric(curve.figure, found.value, curve.scores[best].n, found.interval(max(1, others)), curve.unit),
+        as_good=tuple(layer for layer, ends in gains.items() if ends is None or ends[0] <= 0),
     )
 
 

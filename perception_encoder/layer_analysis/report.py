@@ -80,8 +80,9 @@ def to_csv(report: LayerReport) -> str:
     for curve in report.curves:
         for layer, score in curve.scores.items():
             metric = score.metric
-            values = (f"{value:.6g}" for value in (metric.value, *metric.ci))
-            rows.writerow((curve.model, curve.task, curve.figure, curve.unit, layer, *values, metric.n, curve.pool))
+            ends = ("", "") if metric.ci is None else (f"{end:.6g}" for end in metric.ci)
+            label = curve.model, curve.task, curve.figure, curve.unit, layer
+            rows.writerow((*label, f"{metric.value:.6g}", *ends, metric.n, curve.pool))
     return stream.getvalue()
 
 
@@ -119,7 +120,6 @@ def _said(found: Recommendation) -> dict[str, object]:
         "gain": found.gain.value,
         "gain_ci": found.gain.ci,
         "real": found.is_real,
-        "best_share": found.best_share,
         "as_good": list(found.as_good),
         "text": found.text(),
     }
@@ -130,7 +130,7 @@ def to_html(report: LayerReport) -> Iterator[str]:
     model = report.sweeps[0].model
     style = (files("perception_encoder.layer_analysis") / "report.css").read_text(encoding="utf-8")
     about = ", ".join(f"{name} {value}" for name, value in report.sweeps[0].about.items())
-    note = f"Written by pe layers: {model} ({about}). Layers count from 0; the last one went through the final norm."
+    note = f"Written by pe layers: {model} ({about}). Layers count from 0."
     yield page_head(f"Which layer of {model}?", note, style)
     yield '<section>\n<h2>In short</h2>\n<ul class="answers">\n'
     for found in report.recommendations:
@@ -144,7 +144,7 @@ def to_html(report: LayerReport) -> Iterator[str]:
     yield "</ul>\n</section>\n"
     yield from _section(
         "Curves",
-        "A filled point is the best layer, a hollow one the last; the band is the 95 % interval over items drawn anew.",
+        "A filled point is the best layer, a hollow one the last; the band is the 95 % interval.",
     )
     yield _figure(curves_figure(report.leading), "Each task's leading figure over the layers: " + _models(report))
     yield "</section>\n"
@@ -178,7 +178,7 @@ def _why(report: LayerReport) -> Iterator[str]:
         yield f'<p class="note">{escaped(said)}.</p>\n'
     if report.statistics:
         caption = (
-            "Left: how long tokens are; the last layer's went through the final norm. Right: the share of the patches' "
+            "Left: how long tokens are. Right: the share of the patches' "
             "attention that goes to global tokens, patches at which the median other patch looks "
             f"{TIMES:g} times as much as at an even share."
         )
@@ -216,12 +216,10 @@ def _cell(curve: LayerCurve, layer: int) -> str:
     if layer not in curve.scores:
         return "<td>–</td>"
     metric = curve.scores[layer].metric
-    half = (metric.ci[1] - metric.ci[0]) / 2
-    shown = (
-        f"{show(metric.value, curve.unit).removesuffix(' %')} ±{100 * half:.1f}"
-        if curve.unit == "%"
-        else f"{metric.value:.3f} ±{half:.3f}"
-    )
+    shown = show(metric.value, curve.unit).removesuffix(" %") if curve.unit == "%" else f"{metric.value:.3f}"
+    if metric.ci is not None:
+        half = (metric.ci[1] - metric.ci[0]) / 2
+        shown += f" ±{100 * half:.1f}" if curve.unit == "%" else f" ±{half:.3f}"
     return f'<td class="best">{shown}</td>' if layer == curve.best else f"<td>{shown}</td>"
 
 

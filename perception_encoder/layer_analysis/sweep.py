@@ -22,6 +22,8 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
 
 KEPT_DIGITS = 6
+FORMAT = 2
+"""Of the cached scores; another one is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,7 @@ def _curves(encoder: StoredEncoder, task: LayerTask, found: dict[int, tuple[Laye
 def _measure(
     model: str, task: LayerTask, stored: Sequence[StoredLayers], layer: int, folder: Path
 ) -> tuple[LayerScore, ...]:
-    depends = json.dumps([task.name, task.digest, layer, [kept.key for kept in stored]])
+    depends = json.dumps([FORMAT, task.name, task.digest, layer, [kept.key for kept in stored]])
     path = folder / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
     if path.is_file():
         return _read_scores(path)
@@ -156,13 +158,17 @@ def _measure(
 
 
 def _pack(score: LayerScore) -> dict[str, object]:
-    kept = {name: getattr(score, name) for name in ("name", "value", "n", "pool", "unit", "lower_is_better")}
+    names = ("name", "value", "n", "blocks", "pool", "unit", "lower_is_better", "by_seed")
+    kept = {name: getattr(score, name) for name in names}
     return {**kept, "drawn": [round(float(value), KEPT_DIGITS) for value in score.drawn]}
 
 
 def _read_scores(path: Path) -> tuple[LayerScore, ...]:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(LayerScore(**{**score, "drawn": np.array(score["drawn"])}) for score in said)
+        return tuple(
+            LayerScore(**{**score, "drawn": np.array(score["drawn"]), "by_seed": tuple(score["by_seed"])})
+            for score in said
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it, and it is measured anew") from None

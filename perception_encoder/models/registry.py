@@ -13,7 +13,6 @@ from perception_encoder.errors import UnknownModelError
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.cost import text_parameters, vision_parameters
 
-
 CoreName = Literal[
     "builtin",
     "PE-Core-G14-448",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import html
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files

@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.evaluation.report import Table
 from perception_encoder.recipes.reproduce_distillation import ALONE, SEEDS, TAUGHT, TEACHER
-from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, percent, points
+from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, over_seeds, percent, points
+
+DIFFERENCE = "taught − alone"
 
 
 def page(result: dict[str, Any]) -> str:
-    """The page in Markdown."""
+    """The page in Markdown: one paragraph and one table."""
     runs: Figures = list(result["runs"].values())
     scale = next(run["config"]["teacher_logit_scale"] for run in runs if run["role"] == TAUGHT)
-    return "\n".join(
-        [
-            "# Distillation in small",
-            "",
-            "Written by `pe reproduce distillation`: a student of the size of the built-in model learns from pairs",
-            "alone, or from the same pairs in the same order with a larger teacher that was trained at home on the",
-            f"same data (section 2.4; the teacher's logit scale is {scale:g}, twice the one that it learned, and the",
-            "contrastive loss stands beside). Percent ± half the width of the 95 % interval over pictures; a column",
-            "for each seed.",
-            "",
-            f"*{PHOTOS}*: mean class accuracy on the test photographs, zero-shot, averaged over the tasks. *{ROBUST}*:",
-            "the average over test sets unlike training: the photographs changed in five ways, and drawings in a style",
-            "that is never trained on, by their names. Minutes are of training, the teacher's own work included.",
-            "",
-            _figure_table(runs, result["figures"]).markdown(),
-            "Taught less alone, in points, paired over pictures. A difference is claimed only where the intervals of",
-            "all seeds exclude zero on the same side.",
-            "",
-            _difference_table(result["differences"]).markdown(),
-        ]
+    text = (
+        "Written by `pe reproduce distillation`: a student of the size of the built-in model learns from pairs alone, "
+        "or from the same pairs in the same order with a larger teacher that was trained at home on the same data "
+        f"(section 2.4; the teacher's logit scale is {scale:g}, twice the one that it learned, and the contrastive "
+        f"loss stands beside). {_verdict(result)} *{PHOTOS}* is the mean class accuracy on the test photographs, "
+        f"zero-shot, averaged over the tasks; *{ROBUST}* the average over test sets unlike training: the photographs "
+        "changed in five ways, and drawings in a style that is never trained on, by their names. Percent ± half the "
+        "width of the 95 % interval over images, differences in points; the interval of all seeds includes the seeds "
+        "of training, and only one that excludes zero is a claim, in bold. Minutes are of training, the teacher's own "
+        "work included."
+    )
+    table = _table(runs, result["figures"], result["differences"]).markdown()
+    return "\n".join(["# Distillation in small", "", *wrap(text, 118, break_on_hyphens=False), "", table])
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    """Whether the run can say anything of distillation: only where the teacher knows more than its student."""
+    values: dict[tuple[str, str], list[Any]] = {}
+    for figure in result["figures"]:
+        values.setdefault((figure["role"], figure["name"]), []).append(figure)
+    shown, better = [], []
+    for name in (PHOTOS, ROBUST):
+        (teacher,), alone = values[TEACHER, name], values[ALONE, name]
+        mean = sum(each["value"] for each in alone) / len(alone)
+        shown.append(f"{100 * teacher['value']:.1f} against {100 * mean:.1f} on {name}")
+        better.append(teacher["ci"][0] > max(each["ci"][1] for each in alone))
+    told = " and ".join(shown)
+    if any(better):
+        return f"The teacher is better than the student alone ({told})."
+    return (
+        "**This run shows nothing of distillation: a larger teacher that is no better than its student has nothing to "
+        f"teach** (teacher against student alone: {told}; no advantage of the teacher is shown)."
     )
 
 
-def _figure_table(runs: Figures, figures: Figures) -> Table:
+def _table(runs: Figures, figures: Figures, differences: Figures) -> Table:
     rows = []
     for role in (TEACHER, ALONE, TAUGHT):
         own = [run for run in runs if run["role"] == role]
         minutes = sum(run["seconds"] for run in own) / len(own) / 60
         for name in (PHOTOS, ROBUST):
-            found = [percent(f) for f in figures if (f["role"], f["name"]) == (role, name)]
-            cells = found + ["–"] * (len(SEEDS) - len(found))
-            rows.append((role, f"{own[0]['samples']:,}", f"{minutes:.0f}", name, *cells))
-    return Table(("run", "pairs", "minutes", "figure", *(f"seed {seed}" for seed in SEEDS)), tuple(rows))
-
-
-def _difference_table(differences: Figures) -> Table:
-    rows = []
+            found = [f for f in figures if (f["role"], f["name"]) == (role, name)]
+            cells = [percent(f) for f in found] + ["–"] * (len(SEEDS) - len(found))
+            mean = f"{100 * sum(f['value'] for f in found) / len(found):.1f}"
+            rows.append((role, f"{own[0]['samples']:,}", f"{minutes:.0f}", name, *cells, mean))
     for name in (PHOTOS, ROBUST):
         found = [d for d in differences if d["name"] == name]
-        rows.append((name, *map(points, found), claim(found)))
-    return Table(("figure", *(f"seed {seed}" for seed in SEEDS), "claim"), tuple(rows))
+        whole = points(over_seeds(found))
+        rows.append(
+            (DIFFERENCE, "", "", name, *map(points, found), whole if claim(found) == "none" else f"**{whole}**")
+        )
+    columns = ("run", "pairs", "minutes", "figure", *(f"seed {seed}" for seed in SEEDS), "all seeds")
+    return Table(columns, tuple(rows))

@@ -30,13 +30,7 @@ _PROGRESSIVE = {48: 1 / 3, 64: 1 / 3, 96: 1 / 3}  # shares of the samples
 _FOUR_STAGES = {48: 10 / 24, 64: 8 / 24, 96: 4 / 24, 128: 2 / 24}
 
 
-def nano_step(
-    step: int,
-    seed: int = 0,
-    flops: float = FLOPS,
-    layers: int | None = None,
-    attention_pool: bool | None = None,
-) -> PretrainingConfig:
+def nano_step(step: int, seed: int = 0, flops: float = FLOPS) -> PretrainingConfig:
     """The run with all steps from 1 to `step`; ConfigError for a step that the paper does not have.
 
     `layers`: depth of the vision tower, by default the model's; `attention_pool`: by default as the step has it.
@@ -52,8 +46,7 @@ def nano_step(
         batch_size=batch_size,
         optimizer=OptimizerConfig(name="adamw", lr=1e-3) if step < 4 else OptimizerConfig(lr=3e-3, plain_lr=1e-2),
         rope=step >= 6,
-        attention_pool=step >= 7 if attention_pool is None else attention_pool,
-        layers=layers,
+        attention_pool=step >= 7,
         augmentation=Augmentation(scale=(0.25, 1.0)) if step >= 8 else None,
         masking=MaskRegularization() if step >= 9 else None,
         seed=seed,

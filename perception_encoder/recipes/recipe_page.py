@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from perception_encoder.errors import MissingExtraError
@@ -11,90 +12,73 @@ from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.evaluation.report import Table
 from perception_encoder.files import replacing, writing
 from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
-from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, percent, points
+from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, over_seeds, percent, points
 
 PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
 """ImageNet val and the mean of six robustness sets, in percent (section 2.1)."""
 
 
 def page(result: dict[str, Any], plot: str) -> str:
-    """The page in Markdown; `plot` is the name of the picture beside it."""
+    """The page in Markdown: one paragraph, one table, one plot; `plot` is the name of the image beside it."""
     runs = sorted(result["runs"].values(), key=lambda run: (run["step"], run["seed"]))
     minutes = sum(run["seconds"] for run in runs) / 60
-    return "\n".join(
-        [
-            "# The recipe in small",
-            "",
-            "Written by `pe reproduce recipe`: the steps of section 2.1, each point with all steps before it, at the",
-            f"size of the built-in model. Every run has the same number of FLOPs; {minutes:.0f} minutes of training in",
-            "all. Percent ± half the width of the 95 % interval over pictures; a column for each seed.",
-            "",
-            f"*{PHOTOS}*: mean class accuracy on the test photographs, zero-shot, averaged over the tasks. *{ROBUST}*:",
-            "the average over test sets unlike training: the photographs changed in five ways, and drawings in a style",
-            "that is never trained on, by their names.",
-            "",
-            _main_table(result, runs).markdown(),
-            f"![both averages by step, and the paper's]({plot})",
-            "",
-            "## What can be said",
-            "",
-            "Differences in points, paired over pictures. A difference is claimed only where the intervals of both",
-            "seeds exclude zero on the same side.",
-            "",
-            _difference_table(result["differences"]).markdown(),
-            f"Other than in the paper: {_disagreements(result['differences']) or 'nothing that is claimed'}.",
-            "",
-            "## Each set",
-            "",
-            "Means of the seeds, in percent.",
-            "",
-            _set_table(result["figures"]).markdown(),
-        ]
+    text = (
+        "Written by `pe reproduce recipe`: the steps of section 2.1, each point with all steps before it, at the size "
+        f"of the built-in model and with the same number of FLOPs; {minutes:.0f} minutes of training in all. "
+        f"*{PHOTOS}* is the mean class accuracy on the test photographs, zero-shot, averaged over the tasks; "
+        f"*{ROBUST}* the average over test sets unlike training: the photographs changed in five ways, and drawings in "
+        "a style that is never trained on, by their names. Percent ± half the width of the 95 % interval over images; "
+        "differences in points. The interval of both seeds includes the seeds of training, and only one that excludes "
+        f"zero is a claim, in bold. {_settings(result)}Points were run, not single steps: what a claim shows is what "
+        "the steps between two points do together, in runs as short as these and with these rates."
+    )
+    lines = ["# The recipe in small", "", *wrap(text, 118, break_on_hyphens=False), ""]
+    plot_line = f"![both averages by step, and the paper's]({plot})"
+    return "\n".join([*lines, _table(result, runs).markdown(), plot_line, ""])
+
+
+def _settings(result: dict[str, Any]) -> str:
+    """What differs between the points besides their steps, from the configurations of the runs."""
+    configs = {run["step"]: run.get("config") for run in result["runs"].values()}
+    first, last, middle = (configs[step] for step in (POINTS[0], POINTS[-1], POINTS[-2]))
+    if not first or not last or not middle:
+        return ""
+    rates = [
+        f"{optimizer['name'].upper() if optimizer['name'] == 'lamb' else 'AdamW'} at {optimizer['lr']:g}"
+        + (f" ({optimizer['plain_lr']:g} for what has no trust ratio)" if optimizer["plain_lr"] else "")
+        for optimizer in (first["optimizer"], middle["optimizer"])
+    ]
+    augmentation, masking = last["augmentation"], last["masking"]
+    return (
+        f"Step {POINTS[0]} has other rates than the rest: {rates[0]} in batches of {first['batch_size']} against "
+        f"{rates[1]} in batches of {middle['batch_size']}. Steps 8 and 9 were only run together, at the rates of the "
+        f"steps before: a crop of {augmentation['scale'][0]:g} to {augmentation['scale'][1]:g} of the area with jitter "
+        f"and flips, and masked regularisation of 1/{masking['every']} of a batch; which of these, or the rates, does "
+        "what they do is not shown. "
     )
 
 
-def _main_table(result: dict[str, Any], runs: Figures) -> Table:
-    seeds = [f"{name}, seed {seed}" for name in (PHOTOS, ROBUST) for seed in SEEDS]
+def _table(result: dict[str, Any], runs: Figures) -> Table:
+    names = (PHOTOS, ROBUST)
+    seeds = [f"{name}, {part}" for name in names for part in (*(f"seed {seed}" for seed in SEEDS), "both seeds")]
     rows = []
     for step in POINTS:
         samples = next(run["samples"] for run in runs if run["step"] == step)
-        cells = [percent(_find(result["figures"], step, seed, name)) for name in (PHOTOS, ROBUST) for seed in SEEDS]
+        cells = []
+        for name in names:
+            found = [_find(result["figures"], step, seed, name) for seed in SEEDS]
+            cells += [*map(percent, found), f"{100 * sum(f['value'] for f in found) / len(found):.1f}"]
         rows.append((_steps(step), f"{samples:,}", *cells, *(f"{value:.1f}" for value in PAPER[step])))
+    for first in result["differences"][:: len(SEEDS) * 2]:
+        before, after = first["before"], first["after"]
+        cells = []
+        for name in names:
+            pair = [d for d in result["differences"] if (d["before"], d["after"], d["name"]) == (before, after, name)]
+            whole = points(over_seeds(pair))
+            cells += [*map(points, pair), whole if claim(pair) == "none" else f"**{whole}**"]
+        paper = (f"{ours - theirs:+.1f}" for ours, theirs in zip(PAPER[after], PAPER[before], strict=True))
+        rows.append((f"{_steps(before)} → {_steps(after)}", "", *cells, *paper))
     return Table(("steps", "pairs", *seeds, "paper: ImageNet", "paper: robustness"), tuple(rows))
-
-
-def _difference_table(differences: Figures) -> Table:
-    rows = []
-    for first in differences[:: len(SEEDS) * 2]:
-        before, after = first["before"], first["after"]
-        for column, name in enumerate((PHOTOS, ROBUST)):
-            found = [d for d in differences if (d["before"], d["after"], d["name"]) == (before, after, name)]
-            paper = PAPER[after][column] - PAPER[before][column]
-            cells = map(points, found)
-            rows.append((f"{_steps(before)} → {_steps(after)}", name, *cells, claim(found), f"{paper:+.1f}"))
-    return Table(("steps", "figure", *(f"seed {seed}" for seed in SEEDS), "claim", "paper"), tuple(rows))
-
-
-def _disagreements(differences: Figures) -> str:
-    """Claims whose sign is not the paper's."""
-    found = []
-    for first in differences[:: len(SEEDS) * 2]:
-        before, after = first["before"], first["after"]
-        for column, name in enumerate((PHOTOS, ROBUST)):
-            said = claim([d for d in differences if (d["before"], d["after"], d["name"]) == (before, after, name)])
-            theirs = "better" if PAPER[after][column] > PAPER[before][column] else "worse"
-            if said not in ("none", theirs):
-                found.append(f"{_steps(before)} → {_steps(after)} is {said} on {name}")
-    return "; ".join(found)
-
-
-def _set_table(figures: Figures) -> Table:
-    names = tuple(dict.fromkeys(figure["name"] for figure in figures))
-    rows = []
-    for step in POINTS:
-        means = [sum(_find(figures, step, seed, name)["value"] for seed in SEEDS) / len(SEEDS) for name in names]
-        rows.append((_steps(step), *(f"{100 * mean:.1f}" for mean in means)))
-    return Table(("steps", *names), tuple(rows))
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import NormalDist, median
 from typing import Any
 
 import torch
 
 from perception_encoder.data.progress import Track, untracked
+from perception_encoder.evaluation.estimate import student_interval
 from perception_encoder.evaluation.outcomes import PHOTOS, HeldOut, Outcomes
 from perception_encoder.evaluation.paired import Outcome
 from perception_encoder.evaluation.report import read_text, write_text
@@ -164,13 +165,28 @@ def percent(figure: Mapping[str, Any]) -> str:
 
 
 def points(difference: Mapping[str, Any]) -> str:
-    """A difference and its interval."""
-    low, high = difference["ci"]
-    return f"{100 * difference['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    """A difference, and its interval if it has one."""
+    value, ends = difference["value"], difference["ci"]
+    text = f"{100 * value:+.1f}" + ("" if ends is None else f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})")
+    return text.replace("-", "−")
+
+
+def over_seeds(differences: Figures) -> dict[str, Any]:
+    """The mean of the same difference of runs with several training seeds, with an interval that includes the seeds.
+
+    All are of the same images, so averaging them shrinks nothing of what the images do: their variance is the mean of
+    the seeds' own.
+    """
+    values = [each["value"] for each in differences]
+    widths = [(each["ci"][1] - each["ci"][0]) / (2 * NormalDist().inv_cdf(0.975)) for each in differences]
+    of_images = sum(width**2 for width in widths) / len(widths)
+    value = sum(values) / len(values)
+    return {"value": value, "ci": student_interval(value, of_images, differences[0]["n"], values)}
 
 
 def claim(differences: Figures) -> str:
-    """ "better" or "worse" where the intervals of all seeds exclude zero on the same side, else "none"."""
-    if all(d["ci"][0] > 0 for d in differences):
-        return "better"
-    return "worse" if all(d["ci"][1] < 0 for d in differences) else "none"
+    """ "better" or "worse" where the interval that includes the training seeds excludes zero, else "none"."""
+    ends = over_seeds(differences)["ci"]
+    if ends is None:
+        return "none"
+    return "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "none"

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
-from perception_encoder.errors import ConfigError, InputError, OutputError, PerceptionEncoderError
+from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded

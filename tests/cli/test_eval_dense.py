@@ -20,7 +20,7 @@ def colours(monkeypatch) -> None:
     """Every model is one that sees colours."""
     encoder = ColourLayers(4, (24, 32))
     encoder.about = {"weights": "none"}
-    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda model: encoder)
+    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda model, final_norm=False: encoder)
 
 
 def test_tracking(run_pe, tmp_path: Path) -> None:
@@ -29,6 +29,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
     run = run_pe("eval", "tracking", "any", "--data", tmp_path, "--layer", "0", "--short-side", "48", "-o", out)
     assert run.status == output.OK and "J&F" in run.stdout and "layer 0" in run.stdout
     (found,) = json.loads(out.read_text(encoding="utf-8"))["measurements"]
+    assert found["metrics"][0]["ci"] is None  # of one video
     assert found["metrics"][0]["value"] > 0.7 and found["settings"]["short side"] == "48"
     compared = run_pe("eval", "compare", out, out)
     assert compared.status == output.OK and "not shown" in compared.stdout
@@ -51,6 +52,13 @@ def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
     write_scenes(tmp_path, "test", 3, 1, cut=0)
     run = run_pe("eval", "segmentation", "any", "--data", tmp_path, "--layer", "0", "--size", "24x32")
     assert run.status == output.SOME_SKIPPED and "mIoU" in run.stdout and "skipped test-0" in run.stderr
+    asked = ("eval", "segmentation", "any", "--data", tmp_path, "--layer", "0", "--size", "24x32", "--epochs", "2")
+    for seeds in (1, 2):
+        out = tmp_path / f"{seeds}.json"
+        run_pe(*asked, "--head-seeds", str(seeds), "-o", out)
+        (found,) = json.loads(out.read_text(encoding="utf-8"))["measurements"]
+        assert found["settings"]["head seeds"] == str(seeds)
+        assert (found["metrics"][0]["ci"] is None) == (seeds == 1) and len(found["scores"]) == 2 * seeds
 
 
 def test_units_of_depth(run_pe, tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ def test_a_size_and_layers_that_are_asked_for(
     run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
     asked = ("--tasks", "retrieval", "--data", photos, "--layer", "3", "--size", "48x64")
-    done = run_pe("layers", checkpoint, *asked, "-o", tmp_path / "out")
+    done = run_pe("layers", checkpoint, *asked, "--final-norm", "-o", tmp_path / "out")
     assert done.status == 1 and "note: features will take" in done.stderr and " MB more in " in done.stderr
     said = json.loads((tmp_path / "out" / "layers.json").read_text(encoding="utf-8"))
+    assert {model["final norm"] for model in said["models"]} == {"last layer"}
     assert list(said["curves"][0]["layers"]) == ["3", "11"] and said["notes"] == []
     kept = [json.loads(path.read_text()) for path in (tmp_path / "out" / "features").glob("*/progress.json")]
     assert {tuple(progress["grid"]) for progress in kept} == {(3, 4)}

@@ -9,7 +9,7 @@ from tests.conftest import Run
 
 
 def test_missing_data_are_named(run_pe: Callable[..., Run], tmp_path: Path) -> None:
-    places = [part for name in ("photos", "drawings", "rooms", "clips") for part in (f"--{name}", tmp_path)]
+    places = [part for name in ("photos", "rooms", "clips") for part in (f"--{name}", tmp_path)]
     ran = run_pe(
         "reproduce",
         "layers",

@@ -98,11 +98,12 @@ def splits() -> Splits:
 
 
 def test_a_task_is_measured_at_a_layer() -> None:
-    config = AttentiveConfig(epochs=10, learning_rates=(1e-2,), batch=8)
+    config = AttentiveConfig(epochs=20, learning_rates=(1e-2,), batch=8)
     for layer, low, high in ((0, 0.9, 1.0), (-1, 0.2, 0.5)):
         ((found,), failures) = measure_attentive(ColourLayers(), splits(), layer, config)
         assert [failure.source for failure in failures] == ["a2", "c1"]
-        assert found.settings == {"layer": str(layer % 2), "lr": "0.01", "train": "29"}
+        expected = {"layer": str(layer % 2), "lr": "0.01/0.01/0.01", "train": "29", "head seeds": "3"}
+        assert found.settings == expected and [each.seed for each in found.scores] == [0, 0, 1, 1, 2, 2]
         assert (found.metrics[0].name, found.metrics[0].n) == ("mean class accuracy", 8)
         assert low <= found.metrics[0].value <= high
     with pytest.raises(ConfigError, match="layer 2 does not exist"):

@@ -73,7 +73,7 @@ def test_a_figure_that_is_no_mean_is_compared_by_its_draws() -> None:
     assert found.difference.ci == pytest.approx((0.03, 0.03), abs=1e-6)
     for other, message in (
         (DrawnScores.of("box AP", 0.5, draws, NAMES[::-1]), "not measured on the same items"),
-        (DrawnScores.of("box AP", 0.5, draws[:100], NAMES), "drawn anew 200 and 100 times"),
+        (DrawnScores.of("box AP", 0.5, draws[:100], NAMES), "draws, blocks and head seeds differ"),
         (replace(lower, draws="float32 200 nonsense"), "the draws are damaged"),
         (ItemScores.of("box AP", RIGHT, NAMES), "not measured on the same items"),
     ):

@@ -19,7 +19,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError
 from perception_encoder.evaluation import depth as evaluator
 from perception_encoder.evaluation.depth import DepthProtocol, depth_errors, measure_depth, score_depth, scored_pixels
-from perception_encoder.evaluation.scores import measure
+from perception_encoder.evaluation.scores import measure_all
 from tests.evaluation.layers import ColourLayers, png
 
 PROTOCOL = DepthProtocol(head=DepthConfig(channels=8, fit=FitConfig(epochs=20, batch=4, lr=1e-2)))
@@ -85,7 +85,7 @@ def test_depth_as_features_is_learned_and_noise_is_not() -> None:
 
     def score(learned: np.ndarray, asked: np.ndarray) -> dict:
         found = score_depth(learned, train.__getitem__, asked, test.__getitem__, keys, PROTOCOL)
-        return {each.metric: measure(each) for each in found}
+        return {metric.name: metric for metric in measure_all(found)}
 
     perfect = score(maps(train), maps(test))
     rng = np.random.default_rng(0)
@@ -108,7 +108,9 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     assert train.depth(0) == pytest.approx(rooms(10, 0)[0], abs=1e-3)
     (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, train, test, PROTOCOL)
     assert [failure.source for failure in failures] == ["00008 (depth)"]
-    assert found.metrics[0].name == "RMSE" and found.metrics[0].n == 3
+    assert found.metrics[0].name == "RMSE" and found.metrics[0].n == 3 and found.settings["head seeds"] == "3"
+    assert {metric.ci for metric in found.metrics} == {None}  # frames of one walk are one block
+    assert len({each.values for each in found.scores if each.metric == "RMSE"}) == 3  # every seed fits another head
     with pytest.raises(ModelError, match="colours, layer 2"):
         measure_depth(ColourLayers(4, (24, 32)), 2, train, test, PROTOCOL)
 
@@ -180,9 +182,31 @@ def test_nyu_folders(tmp_path: Path) -> None:
                 path.write_bytes(content)
     train, _ = read_depth_splits(tmp_path)
     assert train.keys == ("bathroom/00045", "bathroom/7") and train.depth(1).tolist() == [[1, 1], [1, 1]]
+    assert train.blocks == train.some([0, 1]).blocks == ("bathroom", "bathroom")
     (tmp_path / "test" / "bathroom" / "rgb_00046.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="1 pictures have no depth; the first is bathroom/00046"):
         read_depth_splits(tmp_path)
+
+
+def test_images_of_one_sequence_are_one_block(tmp_path: Path) -> None:
+    """A path without splits is a sequence, as TUM's rgb/ is; images of a split, rendered scenes say, are not."""
+    members = [
+        (f"{n}.{kind}", content)
+        for n in range(5)
+        for kind, content in (("jpg", png(np.zeros((2, 2, 3), np.uint8))), ("depth.png", stored(np.ones((2, 2)))))
+    ]
+    for name in ("walk.tar", "scenes/train.tar", "scenes/test.tar"):
+        write_members(tmp_path / name, members)
+    _, walk = read_depth_splits(tmp_path / "walk.tar")
+    assert len(walk.keys) == 2 and len(set(walk.blocks)) == 1
+    _, scenes = read_depth_splits(tmp_path / "scenes")
+    assert scenes.blocks == scenes.keys and scenes.some([1, 3]).blocks == ("1", "3")
+    for split in ("train", "test"):
+        for name, content in (("rgb/7.jpg", members[0][1]), ("depth/7.png", members[1][1])):
+            path = tmp_path / "tum" / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    assert read_depth_splits(tmp_path / "tum")[1].blocks == ("",)
 
 
 def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, MediaNotFoundError, ModelError
 from perception_encoder.evaluation.average_precision import average_precision
 from perception_encoder.evaluation.detection import DetectionProtocol, measure_detection, score_detection, to_results
-from perception_encoder.evaluation.scores import difference
+from perception_encoder.evaluation.scores import by_metric, difference
 from perception_encoder.models.seeded import drawn_from
 from tests.evaluation.layers import ColourLayers, png
 
@@ -193,8 +193,9 @@ def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     assert [metric.name for metric in found.metrics] == names
     (again,), _ = measure_detection(encoder, 0, train, test, DetectionProtocol(head=SMALL))
     assert again.metrics == found.metrics  # what is drawn at random hangs on the seed
-    assert [scores.metric for scores in found.scores] == names
-    gap = difference(found.scores[0], again.scores[0])
+    assert [scores.metric for scores in found.scores] == names * 3  # three head seeds
+    assert [scores.seed for scores in found.scores[:: len(names)]] == [0, 1, 2] and found.settings["head seeds"] == "3"
+    gap = difference(*(by_metric(each.scores)["box AP"] for each in (found, again)))
     assert (gap.value, gap.ci, gap.n) == (0, (0, 0), 2)
 
 

@@ -48,12 +48,22 @@ def test_layers_are_those_that_embed_gives(own: TowerEncoder, pictures: list[Ima
     encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
     found = own.encode_layers(pictures, [11, 4])
     assert list(found) == [4, 11] and own.depth == 12 and own.patch_size == 16 and own.image_size == (128, 128)
-    for layer in (4, 11):
+    normed = TowerEncoder("nano", own.tower, "cpu", torch.float32, final_norm=True)
+    for layer, shown in ((4, found), (11, normed.encode_layers(pictures, [4, 11]))):
         tokens = encoder.encode(pictures, normalize=False, layer=layer, pool="tokens")
-        np.testing.assert_allclose(found[layer].patches.reshape(3, 64, -1), tokens, atol=1e-5)
+        np.testing.assert_allclose(shown[layer].patches.reshape(3, 64, -1), tokens, atol=1e-5)
         classes = encoder.encode(pictures, normalize=False, layer=layer, pool="cls")
-        np.testing.assert_allclose(found[layer].prefix[:, 0], classes, atol=1e-5)
-    assert own.about == {"weights": encoder.weight_hash, "dtype": "float32", "device": "cpu"}
+        np.testing.assert_allclose(shown[layer].prefix[:, 0], classes, atol=1e-5)
+    about = {"weights": encoder.weight_hash, "dtype": "float32", "device": "cpu"}
+    assert own.about == {**about, "final norm": "none"} and normed.about == {**about, "final norm": "last layer"}
+
+
+def test_no_layer_is_normed_by_default_the_last_one_included(own: TowerEncoder, pictures: list[Image.Image]) -> None:
+    """As the reference's `forward_features` gives them."""
+    batch = torch.stack([ImageTransform((128, 128))(picture) for picture in pictures])
+    with torch.no_grad():
+        wanted = own.tower.model.forward_features(batch, norm=False)[:, 1:].numpy()
+    np.testing.assert_allclose(own.encode_layers(pictures, [11])[11].patches.reshape(3, 64, -1), wanted, atol=1e-5)
 
 
 def test_any_size_that_is_a_multiple_of_the_patch(own: TowerEncoder, pictures: list[Image.Image]) -> None:
@@ -126,8 +136,8 @@ def test_timm_models(name: str, prefix: int, pictures: list[Image.Image], monkey
         return create(name, depth=2, embed_dim=32, num_heads=2, **settings)
 
     monkeypatch.setattr(timm, "create_model", create_small)
-    encoder = load_layer_encoder(f"random:timm:{name}", "cpu", torch.float32)
-    again = load_layer_encoder(f"random:timm:{name}", "cpu", torch.float32)
+    encoder = load_layer_encoder(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
+    again = load_layer_encoder(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
     assert encoder.about == again.about and encoder.name == f"random:timm:{name}"
     model = encoder.tower.model
     found = encoder.encode_layers(pictures, [0, 1], SIZE)
@@ -135,7 +145,7 @@ def test_timm_models(name: str, prefix: int, pictures: list[Image.Image], monkey
     config = timm.data.resolve_model_data_config(model)
     batch = scaled(pictures, SIZE, config["mean"], config["std"])
     with torch.no_grad():
-        wanted = model.forward_features(batch)
+        wanted = model.forward_features(batch)  # through the final norm
         (first,) = model.forward_intermediates(batch, [0], intermediates_only=True)
     tokens = np.concatenate([found[1].prefix, found[1].patches.reshape(3, 6, 32)], axis=1)
     np.testing.assert_allclose(tokens, wanted.numpy(), atol=1e-4)
@@ -169,8 +179,11 @@ def save_transformer(kind: str, folder: Path) -> object:
 @pytest.mark.parametrize("kind", ["ViT", "Dinov2WithRegisters", "CLIPVision", "SiglipVision"])
 def test_transformers_models(kind: str, tmp_path: Path, pictures: list[Image.Image]) -> None:
     model = save_transformer(kind, tmp_path)
-    encoder = load_layer_encoder(f"hf:{tmp_path}", "cpu", torch.float32)
+    encoder = load_layer_encoder(f"hf:{tmp_path}", "cpu", torch.float32, final_norm=True)
     found = encoder.encode_layers(pictures, [0, 2], (32, 32))
+    plain = load_layer_encoder(f"hf:{tmp_path}", "cpu", torch.float32).encode_layers(pictures, [0, 2], (32, 32))
+    np.testing.assert_array_equal(plain[0].patches, found[0].patches)
+    assert not np.allclose(plain[2].patches, found[2].patches)
     assert encoder.depth == 3 and encoder.patch_size == 8 and found[0].patches.shape == (3, 4, 4, 24)
     with torch.no_grad():
         batch = scaled(pictures, (32, 32), [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])

@@ -28,6 +28,9 @@ from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.models.registry import BUILTIN
 
 
+METRIC = Metric("J&F", 0.5, 5, (0.4, 0.6))
+
+
 def measured(task: str, method: str, transform: str, value: float, prompts: str = "photo") -> Measurement:
     metrics = (
         Metric("mean class accuracy", value, 1649, (value - 0.02, value + 0.01)),
@@ -115,7 +118,15 @@ def test_the_page_says_where_it_comes_from_and_what_is_left_out() -> None:
     text = page(RESULT, "builtin.json")
     assert "`pe eval page builtin.json`" in text and "weights abc" in text
     assert "- flowers-7: cannot be decoded" in text
-    assert figures(RESULT) in text
+    assert figures(RESULT) in text and full_table(RESULT).markdown() not in text  # that is in the JSON
+    tracked = replace(RESULT, measurements=(Measurement("tracking", "label propagation", "", "", 0, (METRIC,)),))
+    assert full_table(tracked).markdown() in page(tracked, "tracking.json")
+
+
+def test_a_figure_without_an_interval_has_none_in_tables_and_json() -> None:
+    bare = Measurement("tracking", "label propagation", "", "", 0, (replace(METRIC, ci=None),))
+    result = replace(RESULT, measurements=(bare,))
+    assert full_table(result).rows[0][-1] == "–" and from_json(to_json(result), "r.json") == result
 
 
 def test_a_card_takes_new_figures_and_keeps_the_rest() -> None:

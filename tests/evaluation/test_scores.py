@@ -8,8 +8,16 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from perception_encoder.errors import DataError
-from perception_encoder.evaluation.scores import ItemScores, contributions, difference, measure
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.scores import (
+    ItemScores,
+    contributions,
+    difference,
+    estimate,
+    measure,
+    measure_all,
+    with_head_seeds,
+)
 
 TARGETS = np.repeat([0, 1, 4], [80, 15, 5])
 CORRECT = np.concatenate([np.arange(80) < 60, np.arange(15) < 3, np.arange(5) < 5])
@@ -44,7 +52,8 @@ def test_unions_as_weights_and_classes_as_groups_make_miou() -> None:
     metric = measure(scores)
     assert (metric.value, metric.n) == (pytest.approx((4 / 8 + 2 / 10) / 2), 2)
     alone = [np.mean([1 / 4, 0]), np.mean([3 / 4, 2 / 8])]  # where one of the two is drawn twice
-    assert metric.ci == pytest.approx((min(alone), max(alone)))
+    drawn = estimate([scores]).drawn
+    assert (drawn.min(), drawn.max()) == pytest.approx((min(alone), max(alone)))
 
 
 def test_entries_of_one_item_are_drawn_together() -> None:
@@ -115,3 +124,54 @@ def test_a_score_that_is_no_number_names_its_item() -> None:
 def test_damaged_scores_are_a_data_error(values: str) -> None:
     with pytest.raises(DataError, match="damaged"):
         replace(ItemScores.of("top-1", CORRECT, NAMES), values=values).entries()
+
+
+def test_items_of_one_block_are_drawn_together() -> None:
+    """Frames of a video that agree with one another say as much as one of them."""
+    rng = np.random.default_rng(0)
+    of_video = rng.normal(size=40)
+    frames = np.repeat(of_video, 25) + 0.01 * rng.normal(size=1000)
+    names = [f"video {video}/{frame}" for video in range(40) for frame in range(25)]
+    blocks = [name.partition("/")[0] for name in names]
+    together = measure(ItemScores.of("error", frames, names, blocks=blocks, unit="m"))
+    of_videos = measure(ItemScores.of("error", of_video, blocks[::25], unit="m"))
+    apart = measure(ItemScores.of("error", frames, names, unit="m"))
+    assert together.n == 1000 and np.diff(together.ci) == pytest.approx(np.diff(of_videos.ci), rel=0.05)
+    assert np.diff(apart.ci)[0] < np.diff(together.ci)[0] / 4
+    again = ItemScores(**json.loads(json.dumps(asdict(ItemScores.of("error", frames, names, blocks=blocks)))))
+    assert len(set(again.block_of())) == 40
+    with pytest.raises(DataError, match="not measured on the same items"):
+        difference(ItemScores.of("error", frames, names, blocks=blocks), ItemScores.of("error", frames, names))
+
+
+def test_frames_of_one_video_have_no_interval() -> None:
+    frames = np.random.default_rng(0).normal(size=20)
+    names = [str(number) for number in range(20)]
+    ours, theirs = (ItemScores.of("RMSE", each, names, blocks=["walk"] * 20) for each in (frames, frames - 5))
+    assert measure(ours).ci is None and measure(ours).n == 20 and difference(ours, theirs).ci is None
+
+
+def seeded(values: np.ndarray, names: list[str]) -> tuple[ItemScores, ...]:
+    """Scores with a head of each seed: (seeds, n)."""
+    return with_head_seeds(len(values), lambda seed: (ItemScores.of("RMSE", values[seed], names, unit="m"),))
+
+
+def test_the_seeds_of_a_head_are_in_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    names = [str(number) for number in range(200)]
+    items = rng.normal(size=200)
+    alike, unlike = (items + np.array([[-1.0], [0], [1]]) * by for by in (0.0, 0.5))
+    (narrow,), (wide,) = measure_all(seeded(alike, names)), measure_all(seeded(unlike, names))
+    assert narrow.value == pytest.approx(items.mean()) == pytest.approx(wide.value)
+    assert np.diff(wide.ci)[0] > 2 * 4.3 * 0.5 / 3**0.5 * 0.9  # Student's t of two degrees of freedom
+    assert np.diff(narrow.ci)[0] == pytest.approx(2 * 1.97 * items.std(ddof=1) / 200**0.5, rel=0.1)
+    (alone,) = measure_all(seeded(unlike[:1], names))
+    assert alone.ci is None  # one seed does not say what seeds do
+    gap = difference(seeded(unlike + 0.3, names), seeded(unlike, names))
+    assert gap.value == pytest.approx(0.3) and gap.ci == pytest.approx((0.3, 0.3), abs=1e-6)  # paired by seed
+    with pytest.raises(
+        DataError, match=r"RMSE: draws, blocks and head seeds differ: \(1000, 200, 3\) and \(1000, 200, 2"
+    ):
+        difference(seeded(unlike, names), seeded(unlike[:2], names))
+    with pytest.raises(ConfigError, match="number of head seeds is 0"):
+        with_head_seeds(0, lambda seed: ())

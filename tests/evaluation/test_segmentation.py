@@ -15,7 +15,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation import segmentation as evaluator
-from perception_encoder.evaluation.scores import difference, measure
+from perception_encoder.evaluation.scores import by_metric, difference, measure, measure_all
 from perception_encoder.evaluation.segmentation import (
     SegmentationProtocol,
     gather,
@@ -74,11 +74,12 @@ def test_perfect_features_are_segmented_perfectly_and_noise_is_not() -> None:
         return score_segmentation(learned, train.__getitem__, asked, test.__getitem__, keys, 3, PROTOCOL)
 
     perfect = score(*(np.stack([shares(labels) for labels in some]) for some in (train, test)))
-    assert measure(perfect[0]).value > 0.8  # half a patch of bilinear border apart
+    assert measure_all(perfect)[0].value > 0.8  # half a patch of bilinear border apart
     rng = np.random.default_rng(0)
     noise = score(rng.normal(size=(24, 6, 8, 3)), rng.normal(size=(8, 6, 8, 3)))
-    assert measure(noise[0]).value < 0.35
-    assert difference(perfect[0], noise[0]).ci[0] > 0.2
+    assert measure_all(noise)[0].value < 0.35 and [each.seed for each in noise[::2]] == [0, 1, 2]
+    assert len({each.values for each in perfect}) == 6  # every seed fits another head
+    assert difference(*(by_metric(each)["mIoU"] for each in (perfect, noise))).ci[0] > 0.2
 
 
 def write_scenes(place: Path, split: str, count: int, seed: int, cut: int | None = None) -> None:

@@ -65,7 +65,14 @@ def test_a_figure_that_is_no_number_is_an_error(tmp_path: Path) -> None:
         run_sweep(ToyEncoder(), [BrokenTask()], StoreConfig(folder=tmp_path))
 
 
-def curve(values: list[float], spread: float, lower: bool = False, unit: str = "%") -> LayerCurve:
+def curve(
+    values: list[float],
+    spread: float,
+    lower: bool = False,
+    unit: str = "%",
+    blocks: int = 100,
+    by_seed: tuple[float, ...] = (),
+) -> LayerCurve:
     """A curve whose layers' draws scatter by `spread`, each by itself."""
     rng = np.random.default_rng(0)
     scores = {
@@ -74,6 +81,8 @@ def curve(values: list[float], spread: float, lower: bool = False, unit: str = "
             value=value,
             n=100,
             drawn=value + spread * rng.normal(size=1000),
+            blocks=blocks,
+            by_seed=tuple(value + each for each in by_seed),
             pool="tokens",
             unit=unit,
             lower_is_better=lower,
@@ -108,3 +117,26 @@ def test_a_small_error_is_a_good_one() -> None:
 def test_the_last_layer_may_be_the_best() -> None:
     said = recommend(curve([0.2, 0.4, 0.6], spread=0.01))
     assert said.layer == 2 and not said.is_real and said.text() == "Take the last layer, 2: 60.0 %; no other is better."
+
+
+def test_one_sequence_or_one_head_seed_shows_nothing() -> None:
+    for said in (
+        recommend(curve([0.3, 0.9, 0.2, 0.5], spread=0.01, blocks=1)),
+        recommend(curve([0.3, 0.9, 0.2, 0.5], spread=0.01, by_seed=(0.0,))),
+    ):
+        assert said.gain.ci is None and not said.is_real and said.layer == 3 and said.as_good == (0, 2, 3)
+        assert "without an interval (one block, or one seed of a head) this shows nothing" in said.text()
+
+
+def test_a_gap_within_what_head_seeds_do_is_not_recommended() -> None:
+    """As that of depth of rooms: 0.021 with one seed, and 0.003 and 0.008 with the next two."""
+    made = curve([0.201, 0.18], spread=0.0005)
+    assert recommend(made).is_real and recommend(made).layer == 0  # over items alone
+    gaps = (0.021, 0.003, 0.008)
+    scores = {
+        0: replace(made.scores[0], value=0.18 + sum(gaps) / 3, by_seed=tuple(0.18 + gap for gap in gaps)),
+        1: replace(made.scores[1], by_seed=(0.18, 0.18, 0.18)),
+    }
+    said = recommend(replace(made, scores=scores))
+    assert said.best == 0 and said.gain.value == pytest.approx(sum(gaps) / 3) and not said.is_real
+    assert said.as_good == (1,)

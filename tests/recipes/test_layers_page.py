@@ -1,4 +1,4 @@
-"""Findings and the page of the layers in small, from curves whose best layers are known."""
+"""The page of the layers in small says what curves show, and no more."""
 
 from __future__ import annotations
 
@@ -8,30 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perception_encoder.errors import DataError
 from perception_encoder.evaluation.layer_task import LayerScore
-from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.layer_analysis.sweep import LayerCurve
-from perception_encoder.recipes.layer_findings import claim, curve_rows, effect, effect_rows
+from perception_encoder.recipes.layer_findings import curve_rows
 from perception_encoder.recipes.layers_page import page
-from perception_encoder.recipes.reproduce_layers import (
-    BUILTIN,
-    DEPTHS,
-    FIRST,
-    LAST,
-    LENGTHS,
-    POOLS,
-    contrasts,
-    tower_name,
-)
-from perception_encoder.recipes.reproduction import Figures
+from perception_encoder.recipes.reproduce_layers import BUILTIN, FIRST, LAST, NORMED, UNTRAINED
 
-ITEMS = 50
 NOISE = np.random.default_rng(0).normal(size=(4, 1000))
 
 
-def curve(model: str, task: str, values: Sequence[float], spread: float = 0.002, items: int = ITEMS) -> LayerCurve:
-    """A curve of four layers; of errors where the task is depth. Each layer's draws scatter by themselves."""
+def curve(
+    model: str,
+    task: str,
+    values: Sequence[float],
+    spread: float = 0.002,
+    items: int = 50,
+    blocks: int = 50,
+    by_seed: Sequence[float] = (-0.001, 0.0, 0.001),
+) -> LayerCurve:
+    """A curve of some layers; of errors where the task is depth. Each layer's draws scatter by themselves."""
     lower = task.startswith("depth")
     scores = {
         layer: LayerScore(
@@ -39,94 +34,72 @@ def curve(model: str, task: str, values: Sequence[float], spread: float = 0.002,
             value=value,
             n=items,
             drawn=value + spread * NOISE[layer],
+            blocks=blocks,
             pool="tokens",
-            unit="m" if lower else "" if task == "captions" else "%",
+            unit="m" if lower else "%",
             lower_is_better=lower,
+            by_seed=tuple(value + each * (1 - 2 * (layer % 2)) for each in by_seed),
         )
         for layer, value in enumerate(values)
     }
     return LayerCurve(model=model, task=task, figure="RMSE" if lower else "figure", depth=len(values), scores=scores)
 
 
-TOWERS = {
-    tower_name(depth, pool, length): (depth, pool, length) for depth in DEPTHS for pool in POOLS for length in LENGTHS
-}
-RANDOM = "random"
-
-
 def made(model: str) -> dict[str, LayerCurve]:
-    """Tracking peaks at 1 and falls with depth's 24 layers; depth peaks at 2 for all; classification at the end."""
-    deep = 0.10 if TOWERS.get(model, (12,))[0] == 24 else 0.0
-    better = 0.05 if model in (LAST, BUILTIN) else 0.0
-    if model == RANDOM:
-        return {
-            "tracking": curve(model, "tracking", [0.3] * 4),
-            "depth of rooms": curve(model, "depth of rooms", [0.5] * 4),
-            "classification": curve(model, "classification", [0.1] * 4),
-            "captions": curve(model, "captions", [0.06] * 4),
-        }
+    """Tracking of five clips peaks at 1, depth of one sequence too, classification at the output."""
+    better = 0.0 if model == UNTRAINED else 0.2
     return {
-        "tracking": curve(model, "tracking", [0.5, 0.7 + better, 0.65 + better, 0.6 + better - deep]),
-        "depth of rooms": curve(model, "depth of rooms", [0.5, 0.4, 0.3, 0.301], spread=0.02),
-        "classification": curve(model, "classification", [0.1, 0.2, 0.3, 0.1 if model == FIRST else 0.5]),
-        "captions": curve(model, "captions", [0.06, 0.08, 0.11, 0.1]),
+        "tracking": curve(model, "tracking", [0.3, 0.4 + better, 0.4, 0.4], blocks=5, items=5, by_seed=()),
+        "depth of rooms": curve(model, "depth of rooms", [0.9, 0.3, 0.6, 0.6], blocks=1, items=20),
+        "classification": curve(model, "classification", [0.1, 0.2, 0.499, 0.5]),
     }
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    models = [FIRST, LAST, BUILTIN, *TOWERS, RANDOM]
+    models = [FIRST, LAST, BUILTIN, UNTRAINED]
     curves = {model: made(model) for model in models}
-    beside = {model: RANDOM if model != RANDOM else None for model in models}
-    photos = {"value": 0.5, "ci": [0.4, 0.6]}
-    said = {"image_size": 128, "seconds": 60, "failures": []}
-    trained = [{"name": name, "beside": beside[name], **said} for name in models]
-    runs: Figures = [
-        {"name": name, "depth": depth, "tflop": 70 if length == "short" else 210, "seconds": 600, "samples": 1000}
-        for name, (depth, _, length) in TOWERS.items()
-    ]
+    last = made(BUILTIN)["tracking"]
+    curves[NORMED] = {"tracking": curve(NORMED, "tracking", [0.44], blocks=5, items=5, by_seed=())}
+    assert last.scores[3].value == 0.4
+    beside = {model: UNTRAINED if model in (FIRST, LAST, BUILTIN) else None for model in curves}
     return {
-        "runs": {str(number): run for number, run in enumerate(runs)},
-        "models": [{**model, **({PHOTOS: photos} if model["name"] in TOWERS else {})} for model in trained],
+        "models": [{"name": name, "beside": beside[name], "seconds": 60} for name in curves],
         "curves": curve_rows(curves, beside),
-        "effects": effect_rows(curves, contrasts(DEPTHS)),
     }
 
 
-def test_known_peaks_are_found(result: dict[str, Any]) -> None:
+def row_of(text: str, model: str, number: int) -> list[str]:
+    """The cells of a model's row: 0 of the first task."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if f"| {model} |" in line]
+    return [cell.strip() for cell in rows[number]]
+
+
+def test_curves_keep_seeds_and_blocks(result: dict[str, Any]) -> None:
     rows = {(row["model"], row["task"]): row for row in result["curves"]}
-    assert [rows[LAST, task]["best"] for task in ("tracking", "depth of rooms", "classification")] == [1, 2, 3]
-    assert rows[LAST, "tracking"]["gap"]["ci"][0] > 0 > rows[LAST, "depth of rooms"]["gap"]["ci"][0]
-    assert rows[LAST, "depth of rooms"]["above_random"]["value"] == pytest.approx(0.2)  # metres better, not worse
-    assert "above_random" not in rows[RANDOM, "tracking"]
+    depth = rows[LAST, "depth of rooms"]
+    assert (depth["blocks"], depth["head_seeds"], depth["items"], depth["best"]) == (1, 3, 20, 1)
+    assert depth["gap"] == {"value": pytest.approx(0.3), "ci": None} and depth["ci"] == [None] * 4
+    assert depth["as_good"] == [0, 2, 3] and depth["random_best"] == pytest.approx(0.3)
+    tracking = rows[LAST, "tracking"]
+    assert tracking["gap"]["ci"][0] > 0 and tracking["as_good"] == [] and tracking["head_seeds"] == 0
+    assert rows[LAST, "classification"]["as_good"] == [2] and "random_best" not in rows[UNTRAINED, "tracking"]
 
 
-def test_a_change_is_claimed_where_all_pairs_show_it(result: dict[str, Any]) -> None:
-    rows = {(row["contrast"], row["task"]): row for row in result["effects"]}
-    assert claim(rows["depth", "tracking"]["gap"]) == "more" and claim(rows["depth", "tracking"]["output"]) == "less"
-    assert claim(rows["depth", "tracking"]["best"]) == claim(rows["length", "tracking"]["gap"]) == "none"
-    assert claim(rows["recipe", "tracking"]["best"]) == "more"
-    assert rows["recipe", "classification"]["depth"] == [pytest.approx(1 / 3, abs=1e-4)]
-    assert claim({"ci": [0.1, 0.3], "pairs": [0.4, -0.1]}) == "none"
-
-
-def test_models_measured_on_other_items_are_not_compared() -> None:
-    with pytest.raises(DataError, match="a and b were measured on other items at tracking"):
-        effect([(curve("a", "tracking", [0.1]), curve("b", "tracking", [0.1], items=3))], "best")
-
-
-def test_the_page_says_what_the_curves_say(result: dict[str, Any]) -> None:
+def test_the_page_claims_what_an_interval_shows(result: dict[str, Any]) -> None:
     text = page(result, "p.png")
-    assert "- **tracking**: the output is behind the best layer in 11 of 11 trained models; most of all in *24" in text
-    assert "- **depth of rooms**: in none of 11 trained models can the output be told from the best layer." in text
-    assert f"- **classification**: the output is behind the best layer in 1 of 11 trained models ({FIRST})" in text
-    assert (
-        "three fifths of the pairs: the best layer is shown to differ on no task; the output is worse on tracking"
-        in text
-    )
-    assert "the gap is wider on tracking." in text
-    assert "Best layers that cannot be told from random weights' best: none." in text
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| 9 |")]
-    assert ["9", "the recipe lifts the best layer", "tracking, classification", "–", "depth of rooms, captions"] in rows
-    overview = next(line for line in text.splitlines() if line.startswith(f"| {LAST} |"))
-    assert overview == f"| {LAST} | 1 of 3: **−10.0** | 2 of 3: −0.001 m | 3 of 3: the output | 2 of 3: **−0.010** |"
+    joined = " ".join(text.split())
+    assert "behind the best layer in 3 of 9 rows (bold): tracking, step 1; tracking, steps 1–9; tracking, " in joined
+    assert "No interval, and so no claim, for depth of rooms: its test frames are of one sequence." in joined
+    assert "with the final norm the built-in model's output has tracking 44.0 % in place of 40.0 %" in joined
+    assert "Each model was trained with one seed" in joined and "peak" not in text
+    assert row_of(text, LAST, 0)[2:5] == ["1", "60.0 %", "40.0 %"] and row_of(text, LAST, 0)[5].startswith("**20.0 poi")
+    assert row_of(text, LAST, 1)[2:] == ["all", "0.300 m", "0.600 m", "0.300 m", "0.300 m"]
+    assert row_of(text, LAST, 2)[2] == "2, 3"
+    assert text.count("| depth of rooms: RMSE") == 1 and "20 items in 1 block |" in text
+
+
+def test_the_page_is_one_paragraph_one_table_and_one_plot(result: dict[str, Any]) -> None:
+    kinds = [block.strip()[0] for block in page(result, "p.png").split("\n\n") if block.strip()]
+    assert kinds == ["#", "W", "|"] or kinds == ["#", "W", "|", "!"]
+    assert page(result, "p.png").count("![") == 1

@@ -13,7 +13,6 @@ from perception_encoder.recipes.nano_steps import nano_step
 from perception_encoder.recipes.reproduce_distillation import SEEDS as STUDENTS
 from perception_encoder.recipes.reproduce_distillation import TAUGHT, home_teacher, student
 from perception_encoder.recipes.reproduce_distillation import Plan as DistillationPlan
-from perception_encoder.recipes.reproduce_layers import Plan, variant
 from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
 
 
@@ -51,5 +50,4 @@ def test_the_layers_in_small(root: Path) -> None:
     assert results.is_file() == results.with_suffix(".md").is_file() == results.with_suffix(".png").is_file()
     if results.is_file():
         result = json.loads(results.read_text(encoding="utf-8"))
-        assert result["runs"].keys() == {variant(*each).fingerprint() for each in Plan().variants}
         assert results.with_suffix(".md").read_text(encoding="utf-8") == layers_page.page(result, "layers.png")

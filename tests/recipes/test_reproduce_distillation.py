@@ -81,15 +81,19 @@ def test_a_difference_is_claimed_only_where_all_seeds_show_it() -> None:
     runs = {(TEACHER, 0): outcomes(better)} | {(ALONE, seed): outcomes(base) for seed in SEEDS}
     taught = {(TAUGHT, seed): outcomes(better) for seed in SEEDS}
 
-    def claims(found: dict) -> list[str]:
+    def claims(found: dict) -> list[bool]:
         result = compare(runs | found)
         config = {"teacher_logit_scale": 60.0}
         result["runs"] = {
             str(n): {"role": r, "seed": s, "samples": 1, "seconds": 1, "config": config}
             for n, (r, s) in enumerate(runs | found)
         }
-        return [line.split(" | ")[-1].rstrip(" |") for line in page(result).splitlines() if " to " in line][-2:]
+        assert ("shows nothing of distillation" in " ".join(page(result).split())) == (found is same)
+        rows = [line.split(" | ") for line in page(result).splitlines() if line.startswith("| taught − alone")]
+        return [row[-1].startswith("**+") for row in rows]
 
-    assert claims(taught) == ["better", "better"]
-    assert claims(taught | {(TAUGHT, 1): outcomes(base)}) == ["none", "none"]
+    same = {(TEACHER, 0): outcomes(base)} | {(TAUGHT, seed): outcomes(base) for seed in SEEDS}
+    assert claims(taught) == [True, True]
+    assert claims(taught | {(TAUGHT, 1): outcomes(base)}) == [False, False]
+    assert claims(same) == [False, False]  # a teacher that is no better than its student
     assert {d["name"] for d in compare(runs | taught)["differences"]} == {PHOTOS, ROBUST}

@@ -1,129 +1,53 @@
-"""The layers in small: towers differ in what they are to differ in, answers are kept, and missing data are named."""
+"""The layers in small: questions are cut to size, answers are cached, and missing data are named."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from perception_encoder.data.pairs import Stage
 from perception_encoder.data.shards import write_members
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS
-from perception_encoder.evaluation.outcomes import HeldOut
-from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
+from perception_encoder.models.registry import BUILTIN as BUILTIN_NAME
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import load_model, write_checkpoint
-from perception_encoder.pretraining.run import PretrainingConfig, pretrain, tower_configs
-from perception_encoder.recipes.builtin import debug
+from perception_encoder.models.weights import create_model, write_checkpoint
 from perception_encoder.recipes.layer_subjects import LayerData, Sizes, make_questions, measured_layers
 from perception_encoder.recipes.layers_page import page
 from perception_encoder.recipes.layers_plot import draw
-from perception_encoder.recipes.nano_steps import nano_step, run_flops
 from perception_encoder.recipes.reproduce_layers import (
     BUILTIN,
-    DEPTHS,
     FIRST,
-    FLOPS,
     KEPT,
     LAST,
-    LENGTHS,
-    POOLS,
-    STEP,
-    Plan,
-    contrasts,
+    NORMED,
+    UNTRAINED,
     reproduce_layers,
-    tower_name,
-    variant,
 )
-from perception_encoder.recipes.reproduction import Place, Run
-from tests.evaluation.colours import ColourEncoder, write_colours
+from tests.evaluation.colours import write_colours
 from tests.evaluation.layers import discs, png, write_video
 from tests.layer_analysis.toys import LightnessTask
 
 
-@pytest.mark.parametrize(("depth", "pool", "length"), list(product(DEPTHS, POOLS, LENGTHS)))
-def test_towers_differ_in_depth_pooling_and_length_alone(depth: int, pool: str, length: str) -> None:
-    config = variant(depth, pool, length)
-    assert run_flops(config) == pytest.approx(FLOPS[length], rel=0.01)
-    assert config.samples < variant(12, pool, length).samples or depth == 12
-    vision, _ = tower_configs(config)
-    assert (vision.depth, vision.attention_pool) == (depth, pool == "attention pooling")
-    given, whole = dataclasses.asdict(nano_step(STEP)), dataclasses.asdict(config)
-    changed = {name for name in given if given[name] != whole[name]} - {"stages", "warmup"}  # more or fewer steps
-    assert changed <= {"layers", "attention_pool"}
-
-
-def test_a_contrast_changes_one_thing() -> None:
-    found = {each.name: each.pairs for each in contrasts(DEPTHS)}
-    assert (
-        found["recipe"] == ((FIRST, LAST),) and [len(found[name]) for name in ("depth", "pooling", "length")] == [4] * 3
-    )
-    assert (tower_name(24, "class token", "long"), tower_name(24, "attention pooling", "long")) in found["pooling"]
-    assert (tower_name(12, "class token", "long"), tower_name(24, "class token", "long")) in found["depth"]
-    assert (tower_name(24, "class token", "short"), tower_name(24, "class token", "long")) in found["length"]
-
-
 def test_of_a_deep_tower_as_many_layers_are_measured() -> None:
-    assert measured_layers(12) == [1, 2, 3, 5, 7, 8, 9, 11]
-    assert measured_layers(24) == list(range(2, 24, 3))
-    assert measured_layers(2) == [0, 1] and measured_layers(8) == list(range(8))
-
-
-def tiny(depth: int, pool: str, length: str) -> PretrainingConfig:
-    """A run of a second."""
-    return dataclasses.replace(
-        debug(),
-        stages=(Stage(image_size=32, steps=1),),
-        seed=int(length == "long"),
-        batch_size=4,
-        layers=depth,
-        attention_pool=pool == POOLS[1],
-        masking=None,
-        weights={"flowers": 1},
-    )
-
-
-def test_a_tower_of_another_depth_is_trained(place: Place) -> None:
-    path = pretrain(tiny(2, POOLS[0], "short"), [place.photos, place.drawings], place.runs)
-    model = load_model(path)
-    assert isinstance(model, CLIP) and (model.visual.config.depth, model.visual.config.attention_pool) == (2, False)
-
-
-class Untrained:
-    """Stands for training, which `test_reproduce_recipe` covers: first weights, and what colours alone get right."""
-
-    right: dict[str, Any] | None = None
-
-    def __call__(self, run: Run, place: Place, listener: object, track: object = None) -> dict[str, Any]:
-        held_out = HeldOut(place.photos, place.drawings)
-        write_checkpoint(untrained(run.config), place.runs / run.key / "model.safetensors", half=True)
-        self.right = self.right or held_out.pack(held_out.measure(ColourEncoder()))
-        return {**run.about, "samples": run.config.samples, "seconds": 1, "right": self.right}
-
-
-def untrained(config: PretrainingConfig) -> VisionTransformer:
-    tower = VisionTransformer(tower_configs(config)[0], config.model)
-    initialize(tower, torch.Generator().manual_seed(1 + config.seed + config.attention_pool))
-    return tower
+    assert measured_layers(12) == [1, 3, 5, 7, 9, 11]
+    assert measured_layers(24) == list(range(3, 24, 4))
+    assert measured_layers(2) == [0, 1] and measured_layers(6) == list(range(6))
 
 
 @pytest.fixture
-def data(tmp_path: Path, place: Place) -> LayerData:
+def data(tmp_path: Path) -> LayerData:
     """A few pictures and frames in the formats of the real ones."""
     for split in ("train", "test"):
         names = ["red rose", "green rose", "blue rose"] * (10 if split == "train" else 3)
         write_colours(tmp_path / "labelled" / f"{split}.tar", "flowers", names)
         kinds = {"train": ["chair"] * 8, "test": ["lamp"] * 4}[split]
         write_members(tmp_path / "scenes" / split / "00000.tar", scene_members(kinds))
-        (tmp_path / "scenes" / split / "instances.json").write_text(json.dumps(boxes(kinds)), encoding="utf-8")
     pictures, masks = discs()
     write_video(tmp_path / "clips" / "one.tar", pictures, masks)
     members = [(f"{n}.{kind}", content) for n in range(5) for kind, content in depth_members(n)]
@@ -156,17 +80,6 @@ def scene_members(kinds: list[str]) -> list[tuple[str, bytes]]:
     return found
 
 
-def boxes(kinds: list[str]) -> dict[str, Any]:
-    """A box around the thing of each scene, in COCO's format."""
-    return {
-        "images": [
-            {"id": n, "file_name": f"{n}.{kind}.jpg", "width": 16, "height": 16} for n, kind in enumerate(kinds)
-        ],
-        "annotations": [{"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 8, 8]} for n in range(len(kinds))],
-        "categories": [{"id": 1, "name": "chair"}],
-    }
-
-
 def test_questions_are_cut_to_size(data: LayerData) -> None:
     questions = make_questions(data, Sizes(photos=6, scenes=2, rooms=2, clips=3, captions=3))
     tasks = {task.name: task for task in questions}
@@ -177,15 +90,14 @@ def test_questions_are_cut_to_size(data: LayerData) -> None:
         "depth of scenes",
         "depth of rooms",
         "tracking",
-        "detection",
         "captions",
     ]
     encoder = LikeEncoder()
     shown = {name: [len(each.keys) for each in task.pictures(encoder)] for name, task in tasks.items()}
-    assert shown["depth of scenes"] == shown["segmentation"] == shown["detection"] == [4, 2]
+    assert shown["depth of scenes"] == shown["segmentation"] == [4, 2]
     assert shown["captions"] == shown["tracking"] == [3]
     sizes = {name: {each.image_size for each in task.pictures(encoder)} for name, task in tasks.items()}
-    assert sizes["detection"] == sizes["depth of rooms"] == {(128, 128)} != sizes["classification"]
+    assert sizes["segmentation"] == sizes["depth of rooms"] == {(128, 128)} != sizes["classification"]
     assert shown["depth of rooms"] == [3, 2] and shown["retrieval"] == [6]
 
 
@@ -202,15 +114,14 @@ class LikeEncoder:
     name, depth, patch_size, image_size = "like", 1, 16, (32, 32)
 
 
-def test_missing_data_are_named(data: LayerData, place: Place, tmp_path: Path) -> None:
+def test_missing_data_are_named(data: LayerData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"clips: .*nowhere does not exist"):
         dataclasses.replace(data, clips=tmp_path / "nowhere")
-    (data.scenes / "test" / "instances.json").unlink()
-    with pytest.raises(DataError, match=r"objects: .*no annotations"):
-        make_questions(data, Sizes())
     with pytest.raises(DataError, match=r"tower of step 1 is missing: .*nano_step1.safetensors; pe reproduce recipe"):
-        reproduce_layers(place, data, tmp_path / "towers")
-    assert not place.runs.exists()
+        reproduce_layers(tmp_path / "a.json", tmp_path / "runs", data, tmp_path / "towers")
+    assert not (tmp_path / "runs").exists()
+    without = make_questions(dataclasses.replace(data, rooms=None), Sizes())
+    assert "depth of rooms" not in [task.name for task in without]
 
 
 TASKS = (
@@ -222,38 +133,40 @@ TASKS = (
 
 @pytest.fixture
 def towers(tmp_path: Path) -> Path:
-    """Two towers where the recipe's ends are looked for."""
+    """Two small towers where the recipe's ends are looked for."""
     folder = tmp_path / "towers"
     folder.mkdir()
+    config = dataclasses.replace(create_model(BUILTIN_NAME).visual.config, depth=3, width=32, heads=2)
     for seed, file in enumerate(KEPT.values()):
-        write_checkpoint(untrained(dataclasses.replace(tiny(3, POOLS[seed], "short"), rope=bool(seed))), folder / file)
+        tower = VisionTransformer(config, BUILTIN_NAME)
+        initialize(tower, torch.Generator().manual_seed(1 + seed))
+        write_checkpoint(tower, folder / file)
     return folder
 
 
-def test_towers_and_answers_are_kept_and_not_made_again(
-    place: Place, data: LayerData, towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_answers_are_cached_and_not_made_again(
+    data: LayerData, towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("layer_subjects", "reproduce_layers"):
         monkeypatch.setattr(f"perception_encoder.recipes.{module}.make_questions", lambda *_: TASKS)
-    monkeypatch.setattr("perception_encoder.recipes.reproduction.carry_out", Untrained())
-    plan = Plan(variant=tiny, depths=(1, 2))
-    result = reproduce_layers(place, data, towers, plan)
+    out, runs = tmp_path / "layers.json", tmp_path / "runs"
+    result = reproduce_layers(out, runs, data, towers)
     names = [model["name"] for model in result["models"]]
-    assert names[:3] == [FIRST, LAST, BUILTIN] and names[-1] == COLOURS and len(names) == len(set(names)) == 3 + 8 + 5
-    depths = {(row["model"], row["task"]): row["layers"] for row in result["curves"]}
-    assert depths[BUILTIN, "tracking"] == measured_layers(12)
-    assert depths[tower_name(2, POOLS[0], "long"), "tracking"] == [0, 1]
-    assert (COLOURS, "tracking") in depths and (COLOURS, "classification") not in depths
-    assert len({model["weights"] for model in result["models"]}) == len(names)
-    assert json.loads(place.result.read_text()) == result
-    assert not any((place.runs / "features").iterdir())  # gigabytes, in a real run
+    assert names == [FIRST, LAST, BUILTIN, NORMED, UNTRAINED, COLOURS]
+    layers = {(row["model"], row["task"]): row["layers"] for row in result["curves"]}
+    assert layers[BUILTIN, "tracking"] == measured_layers(12) and layers[FIRST, "tracking"] == [0, 1, 2]
+    assert layers[NORMED, "tracking"] == [11] and (NORMED, "classification") not in layers
+    assert (COLOURS, "tracking") in layers and (COLOURS, "classification") not in layers
+    values = {row["model"]: row["values"][-1] for row in result["curves"] if row["task"] == "tracking"}
+    assert values[NORMED] != values[BUILTIN]
+    assert json.loads(out.read_text()) == result
+    assert not any((runs / "features").iterdir())  # gigabytes, in a real run
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("something was made again")
 
-    monkeypatch.setattr("perception_encoder.recipes.reproduction.carry_out", fail)
     monkeypatch.setattr("perception_encoder.recipes.layer_subjects.run_sweep", fail)
-    assert reproduce_layers(place, data, towers, plan) == result
-    assert page(result, "layers.png").count("\n| random, 2 layers |") == 1 + len(TASKS)
+    assert reproduce_layers(out, runs, data, towers) == result
+    assert page(result, "layers.png").count("\n|") == 2 + 3 * len(TASKS)
     draw(result, tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
