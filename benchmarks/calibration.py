@@ -338,7 +338,8 @@ def page(result: dict[str, Any]) -> str:
         f"half of the classes, drawn {DRAWS} times; the other classes are absent. Calibration sees the gallery's "
         "vectors and no label. Intervals (95 %) are from resampling queries; the model was trained once, and all "
         f"choices were made on the `val` split. Hits are the best {HITS} of each query. The verdict that nothing "
-        f"matches is given below a probability of {result['nothing_below']}; `pe search` gives none. {' '.join(findings(measured))} "
+        f"matches is given below a probability of {result['nothing_below']}; `pe search` gives none. "
+        f"{' '.join(findings(measured))} "
         "Another wording, other scores and the bins are in the JSON."
     )
     lines = ["# Scores and probabilities", "", *wrap(text, 118, break_on_hyphens=False), "", *table(measured)]
