@@ -37,8 +37,8 @@ def builtin() -> PretrainingConfig:
 
     Run again, its weights come out a little different. They were trained before the position table was resampled at each
     switch of resolution: then every step resampled the final table, as large as it was drawn, to its own grid. And crops
-    larger than the picture were clipped to it then (in both editions), so crops were larger and wider; now they are
-    redrawn. Tables do not decay (`decay_tables`).
+    larger than the picture were clipped to it then (in both editions), so they covered more of it; now they are redrawn.
+    Tables do not decay (`decay_tables`).
     """
     return PretrainingConfig(
         model=BUILTIN,
