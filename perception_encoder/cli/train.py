@@ -12,23 +12,20 @@ from perception_encoder.cli import output, recipes
 from perception_encoder.cli.progress import progress, reporter, track
 
 app = typer.Typer()
+DATA = (
+    "Directory with a directory for each class, or with train.tar or train/*.tar; or table of paths and labels or "
+    "captions; may be given several times."
+)
+SHARDS = "Tars, read as needed: PLACE or PLACE:WEIGHT; may be given several times."
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="What to train, by name: `--list` shows them.")],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Directory of class directories, table (path, label or caption), or directory with train.tar or "
-            "train/*.tar; may be given several times."
-        ),
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help=DATA)] = None,
     photos: Annotated[Path | None, typer.Option(help="Like --data: labelled photographs.")] = None,
     drawings: Annotated[Path | None, typer.Option(help="Like --data: what `pe data prepare` made.")] = None,
-    shards: Annotated[
-        list[str] | None, typer.Option(help="Tars, read as needed: PLACE or PLACE:WEIGHT; may be given several times.")
-    ] = None,
+    shards: Annotated[list[str] | None, typer.Option(help=SHARDS)] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run: checkpoint, metrics, weights [default: runs/RECIPE].")
     ] = None,

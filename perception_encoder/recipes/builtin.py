@@ -35,8 +35,10 @@ EMOJI = ("noto", "noto_outlined", "noto_line", "twemoji", "twemoji_outlined", "t
 def builtin() -> PretrainingConfig:
     """The run of the first edition: 985,600 pairs.
 
-    Its weights were trained before the position table was resampled at each switch of resolution: then every step
-    resampled the final table to its own grid. Run again, they come out a little different.
+    Run again, its weights come out a little different. They were trained before the position table was resampled at
+    each switch of resolution: every step resampled the final table, as large as it was drawn, to its own grid. And
+    crops larger than the picture were clipped to it then (in both editions), so they covered more of it; now they are
+    redrawn. Tables do not decay (`decay_tables`).
     """
     return PretrainingConfig(
         model=BUILTIN,

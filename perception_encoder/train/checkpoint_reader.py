@@ -31,7 +31,7 @@ _ALLOWED = {
 class CheckpointReader(filesystem.FileSystemReader):
     """torch's reader of a checkpoint folder, whose `.metadata` may hold data only; CheckpointError if it holds more."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
+    def read_metadata(self) -> metadata.Metadata:
         """What the checkpoint holds, and where."""
         path = Path(self.path) / ".metadata"
         with path.open("rb") as file:

@@ -19,6 +19,7 @@ from perception_encoder import __version__
 from perception_encoder.cli import main, output
 from perception_encoder.errors import MediaDecodeError, ShapeError
 from perception_encoder.models.registry import list_models
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -205,3 +206,33 @@ def test_models_shows_near_names_of_an_unknown_one(run_pe) -> None:
     run = run_pe("models", "PE-Core-L14-224")
     assert run.status == output.ERROR
     assert "PE-Core-L14-336" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        ({"GOMP_SPINCOUNT": "1000"}, ""),
+        ({"KMP_BLOCKTIME": "0"}, ""),
+    ],
+)
+def test_openmp_waits_passively_before_torch_is_imported_unless_told_otherwise(
+    given: dict[str, str], expected: str
+) -> None:
+    program = (
+        "import os, sys, importlib.abc\n"
+        "class Watch(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'torch':\n"
+        "            print('policy:' + os.environ.get('OMP_WAIT_POLICY', ''), flush=True)\n"
+        "            os._exit(0)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "from perception_encoder.cli.main import main\n"
+        "main(['train', 'builtin', '--data', 'nowhere'])\n"
+    )
+    names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= given | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == f"policy:{expected}", done.stderr
