@@ -21,9 +21,23 @@
 
 from __future__ import annotations
 
+_LONGEST = 1000
+"""Characters of a message: what it quotes of a file or of a caller's value may be of any length."""
+
+
+def shorten(text: str) -> str:
+    """A message of at most 1,000 characters: of a longer one its beginning and its end, which say what and why."""
+    if len(text) <= _LONGEST:
+        return text
+    head, tail = text[: _LONGEST // 2], text[-_LONGEST // 4 :]
+    return f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
+
 
 class PerceptionEncoderError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error this package raises on purpose; its message is never longer than `shorten` allows."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shorten(message))
 
 
 class ModelError(PerceptionEncoderError):
@@ -83,8 +97,8 @@ class InputError(PerceptionEncoderError):
 
     def __init__(self, source: str, reason: str) -> None:
         self.source = source
-        self.reason = reason
-        super().__init__(f"{source}: {reason}")
+        self.reason = shorten(reason)
+        super().__init__(f"{source}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
         return type(self), (self.source, self.reason)

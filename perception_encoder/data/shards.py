@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perception_encoder.data.entries import id_field
 from perception_encoder.errors import DataError
 from perception_encoder.files import replacing, writing
 
@@ -124,8 +125,10 @@ def split_member(name: str) -> tuple[str, str]:
 def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {key}.json is not JSON ({error})") from error
     if not isinstance(value, dict) or not {"source", "label"} <= value.keys():
         raise DataError(f"{path}: {key}.json is not an object with a `source` and a `label`")
+    for name in ("source", "label"):
+        id_field(value, name, f"{path}: {key}.json")
     return value
