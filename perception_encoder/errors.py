@@ -1,22 +1,22 @@
 """Typed exceptions: each names the value, what was allowed, and what to do.
 
-    PerceptionEncoderError
-    ├── ModelError
-    │   ├── UnknownModelError        no such name (near matches shown)
-    │   ├── CheckpointError          a file that is no checkpoint, or of another layout or shape
-    │   └── WeightsUnavailableError  weights that could not be fetched
-    ├── ShapeError                   a tensor whose shape the model cannot take
-    ├── ConfigError                  a setting that does not exist or has the wrong type
-    ├── DataError                    a data set that lacks what the work needs
-    ├── OutputError                  a result that could not be written
-    ├── SearchIndexError             an index that is missing, damaged, or of another model
-    ├── ClusterError                 a cluster that does not answer, fails or is lost
-    ├── MissingExtraError            an optional dependency that is not installed
-    └── InputError                   one input of many; `.source` is its name
-        ├── MediaNotFoundError       no such file
-        ├── MediaDecodeError         empty, truncated, damaged, or not a picture or video
-        ├── MediaTooLargeError       over the pixel, byte or time limit
-        └── UrlRefusedError          a scheme or an address that is not allowed
+PerceptionEncoderError
+├── ModelError
+│   ├── UnknownModelError        no such name (near matches shown)
+│   ├── CheckpointError          a file that is no checkpoint, or of another layout or shape
+│   └── WeightsUnavailableError  weights that could not be fetched
+├── ShapeError                   a tensor whose shape the model cannot take
+├── ConfigError                  a setting that does not exist or has the wrong type
+├── DataError                    a data set that lacks what the work needs
+├── OutputError                  a result that could not be written
+├── SearchIndexError             an index that is missing, damaged, or of another model
+├── ClusterError                 a cluster that does not answer, fails or is lost
+├── MissingExtraError            an optional dependency that is not installed
+└── InputError                   one input of many; `.source` is its name
+    ├── MediaNotFoundError       no such file
+    ├── MediaDecodeError         empty, truncated, damaged, or not a picture or video
+    ├── MediaTooLargeError       over the pixel, byte or time limit
+    └── UrlRefusedError          a scheme or an address that is not allowed
 """
 
 from __future__ import annotations
@@ -26,6 +26,17 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+_LONGEST = 1000
+"""Characters of a message: what it quotes of a file or of a caller's value may be of any length."""
+
+
+def shorten(text: str) -> str:
+    """A message of at most 1,000 characters: of a longer one its beginning and its end, which say what and why."""
+    if len(text) <= _LONGEST:
+        return text
+    head, tail = text[: _LONGEST // 2], text[-_LONGEST // 4 :]
+    return f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
 
 
 def install_command(extra: str) -> str:
@@ -42,7 +53,10 @@ def install_command(extra: str) -> str:
 
 
 class PerceptionEncoderError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error this package raises on purpose; its message is never longer than `shorten` allows."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shorten(message))
 
 
 class ModelError(PerceptionEncoderError):
@@ -102,8 +116,8 @@ class InputError(PerceptionEncoderError):
 
     def __init__(self, source: str, reason: str) -> None:
         self.source = source
-        self.reason = reason
-        super().__init__(f"{source}: {reason}")
+        self.reason = shorten(reason)
+        super().__init__(f"{source}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
         return type(self), (self.source, self.reason)

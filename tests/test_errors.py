@@ -1,13 +1,18 @@
-"""What an error says to do can be done."""
+"""Errors say what can be done, and quote nothing at length."""
 
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
 from perception_encoder import errors
+from perception_encoder.cli import output
+from perception_encoder.errors import DataError, InputError, MissingExtraError, PerceptionEncoderError, shorten
+
+LONG = 150_000
 
 
 @pytest.fixture
@@ -38,7 +43,52 @@ def test_an_extra_is_installed_from_where_the_package_is_from(installed, tmp_pat
     assert message == f"lancedb is not installed; run: pip install -e '{tmp_path}[search]'"
 
 
-@pytest.mark.parametrize("told", [None, "{", "[]", {"url": "file:///no/such/place"}, {"url": "https://a.example/a.whl"}])
+@pytest.mark.parametrize(
+    "told", [None, "{", "[]", {"url": "file:///no/such/place"}, {"url": "https://a.example/a.whl"}]
+)
 def test_without_such_a_place_it_is_the_package_s_name(installed, told: dict | str | None) -> None:
     installed(told)
     assert errors.install_command("search") == "run: pip install 'perception-encoder[search]'"
+
+
+def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
+    error = DataError(f"a.json: the caption {'x' * LONG} is of no image; remove it")
+    text = str(error)
+    assert len(text) < 1000 and len(repr(error)) < 1100
+    assert text.startswith("a.json: the caption xxx") and text.endswith("xxx is of no image; remove it")
+    assert "characters left out) …" in text
+    assert shorten(text) == text and str(DataError("short")) == "short" and shorten("y" * 1000) == "y" * 1000
+    assert str(PerceptionEncoderError()) == ""
+
+
+def test_an_input_s_error_keeps_its_name_and_shortens_its_reason() -> None:
+    error = InputError("n" * 2000, "r" * LONG)
+    assert error.source == "n" * 2000 and len(error.reason) < 1000 and len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("error", [DataError("d" * LONG), InputError("a", "r" * LONG), MissingExtraError("m", "eval")])
+def test_errors_cross_processes_as_they_are(error: PerceptionEncoderError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 2, "caption": "x" * LONG}]},
+        {"images": [{"id": 1, "file_name": ["x" * LONG]}], "annotations": []},
+        {"images": [{"id": 1, "x" * LONG: "a.jpg"}], "annotations": []},
+        {"x" * LONG: 3},
+    ],
+    ids=["caption", "file name", "field", "name"],
+)
+def test_the_command_line_says_it_in_one_short_line(run_pe, tmp_path: Path, content: object) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+    run = run_pe("eval", "retrieval", "builtin", "--data", tmp_path / "a.json")
+    assert run.status == output.ERROR
+    assert run.stderr.count("\n") == 1 and len(run.stderr) < 1100 and "a.json" in run.stderr
+
+
+def test_errors_of_the_system_are_short_too(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_error(OSError(36, "File name too long", "x" * LONG))
+    assert len(capsys.readouterr().err) < 1100

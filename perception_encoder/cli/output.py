@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import InputError, shorten
 
 OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -37,7 +37,8 @@ def print_line(text: str) -> None:
 
 def print_error(message: object) -> None:
     """Print `error: …` as one line on stderr."""
-    error_console.print(Text.assemble(("error: ", "bold red"), one_line(message)), highlight=False, soft_wrap=True)
+    text = shorten(one_line(message))  # of the system's errors, too, which quote names of any length
+    error_console.print(Text.assemble(("error: ", "bold red"), text), highlight=False, soft_wrap=True)
 
 
 def print_warning(message: object) -> None:

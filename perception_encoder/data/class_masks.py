@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from perception_encoder.data.entries import integer_field, list_objects, read_lines, text_field
 from perception_encoder.data.masked_videos import Stored, read_object_mask
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.rgbd import split_places
@@ -27,6 +28,8 @@ from perception_encoder.errors import DataError, InputError
 from perception_encoder.preprocess.image import open_image
 
 UNSCORED = -1
+HIGHEST = 255
+"""Number that a mask can hold."""
 BACKGROUND, THING = "background", "thing"
 
 
@@ -167,10 +170,18 @@ def _read_scenes(place: Path, split: str) -> Iterator[tuple[str, Stored, Stored,
 
 def _things(text: bytes, name: str) -> list[dict[str, Any]]:
     try:
-        things = json.loads(text)["objects"]
-        return [{"id": int(thing["id"]), "kind": str(thing["kind"])} for thing in things]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{name}.json has no `objects`, each with an `id` and a `kind` ({error!r})") from error
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}.json is not JSON ({error!r})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{name}.json is no JSON object with `objects`, each with an `id` and a `kind`")
+    things = []
+    for place, thing in enumerate(list_objects(content, "objects", f"{name}.json")):
+        where = f"{name}.json: objects[{place}]"
+        things.append({"id": integer_field(thing, "id", where), "kind": text_field(thing, "kind", where)})
+        if thing["id"] > HIGHEST:
+            raise DataError(f"{where}: `id` is {thing['id']}; a mask holds numbers up to {HIGHEST}")
+    return things
 
 
 def _read_ade(root: Path, split: str) -> ClassMasks:
@@ -182,8 +193,10 @@ def _read_ade(root: Path, split: str) -> ClassMasks:
         raise DataError(f"{root}: {lacking[0]} of {split} lacks its picture or its mask; {len(lacking)} do")
     listed = root / "objectInfo150.txt"
     if listed.is_file():
-        lines = listed.read_text(encoding="utf-8").splitlines()[1:]
+        lines = read_lines(listed)[1:]
         names = tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip())
+        if not 0 < len(names) <= HIGHEST:
+            raise DataError(f"{listed} names {len(names)} classes; a mask holds 1 to {HIGHEST}")
     else:
         names = tuple(f"class {number}" for number in range(1, 151))
     numbers = {0: UNSCORED, **{number: number - 1 for number in range(1, len(names) + 1)}}

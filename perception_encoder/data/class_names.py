@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from perception_encoder.data.entries import quoted, read_lines
 from perception_encoder.data.media_folder import read_json
 from perception_encoder.errors import DataError, MissingExtraError
 
@@ -38,7 +40,7 @@ class ClassNames:
         """
         if label in self._known:
             return label
-        if label.isdecimal() and int(label) < len(self.ids):
+        if label.isdecimal() and len(label) < 10 and int(label) < len(self.ids):
             return self.ids[int(label)]
         found = self._by_name.get(_plain(label))
         if found is None:
@@ -108,18 +110,18 @@ def _pairs_of_json(path: Path) -> list[tuple[str, str]]:
         return [(str(number), name) for number, name in enumerate(value)]
     if isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):
         return list(value.items())
-    if isinstance(value, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in value.values()):
-        return [(str(identity), str(name).replace("_", " ")) for identity, name in value.values()]
+    if isinstance(value, dict) and all(_is_pair(pair) for pair in value.values()):
+        return [(identity, name.replace("_", " ")) for identity, name in value.values()]
     raise DataError(f"{path} is no list of names and no object of names by folder")
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
+
+
 def _pairs_of_lines(path: Path) -> list[tuple[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     pairs = []
-    for line in filter(None, map(str.strip, lines)):
+    for line in filter(None, map(str.strip, read_lines(path))):
         wnid = re.fullmatch(r"(n\d{8})\s+([^,]+).*", line)
         identity, tab, name = line.partition("\t")
         if wnid:
@@ -141,9 +143,10 @@ def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, fro
         raise DataError(f"{path} is no JSON object of classes by label")
     mapping = {}
     for label, given in value.items():
-        wanted = given if isinstance(given, list) else str(given).split(";")
-        found = [str(each).strip() for each in wanted]
-        mapping[str(label)] = frozenset(_mapped(each, classes, path) for each in found)
+        wanted = given.split(";") if isinstance(given, str) else given if isinstance(given, list) else [given]
+        if not all(isinstance(each, (str, int)) for each in wanted):
+            raise DataError(f"{path}: {label} is {quoted(given)}; it must be a class, or a list of classes or numbers")
+        mapping[label] = frozenset(_mapped(str(each).strip(), classes, path) for each in wanted)
     return mapping
 
 

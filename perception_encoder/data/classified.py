@@ -7,12 +7,13 @@ counterparts, of which any is right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perception_encoder.data.class_names import ClassNames, read_class_names, read_mapping
+from perception_encoder.data.entries import id_field, text_field
 from perception_encoder.data.labelled import SPLITS, LabelledPictures, find_shards, load_labelled
 from perception_encoder.data.media_folder import (
     Clip,
@@ -117,35 +118,40 @@ def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledPictur
     column = "youtube_id" if kinetics else find_column(rows, PATH_COLUMNS, path, "files")
     media = MediaFolder(options.media or path.parent)
     keys, sources, labels = [], [], []
-    for number, row in enumerate(of_split(rows, split), 2):
-        if not row[column] or not row[label]:
-            raise DataError(f"{path}: row {number} lacks its {column} or its {label}")
-        key, source = _kinetics_clip(row, media) if kinetics else (str(row[column]), media.find(str(row[column])))
+    for place, row in of_split(rows, split, path):
+        where = f"{path}: row {place + 1}"
+        name, given = text_field(row, column, where), str(id_field(row, label, where))
+        if not given:
+            raise DataError(f"{where}: `{label}` is empty")
+        key, source = _kinetics_clip(row, name, where, media) if kinetics else (name, media.find(name))
         keys.append(key)
         sources.append(source)
-        labels.append(str(row[label]))
+        labels.append(given)
     return LabelledPictures(path.stem, tuple(keys), tuple(sources), tuple(labels))
 
 
-def of_split(rows: Sequence[Mapping[str, Any]], split: str) -> list[Mapping[str, Any]]:
-    """The rows of a split where there is a column `split`, `val` and `validate` being one; else all of them."""
+def of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    """The rows of a split, each with its place, if there is a field `split`; else all. `val` and `validate` are one.
+
+    DataError, under the table's path, if no row is of the split.
+    """
     names = next((alike for alike in ALIKE if split in alike), {split})
-    if not any(row.get("split") for row in rows):
-        return list(rows)
-    found = [row for row in rows if str(row.get("split")) in names]
+    placed = list(enumerate(rows))
+    if not any(row.get("split") for _, row in placed):
+        return placed
+    found = [(place, row) for place, row in placed if str(row.get("split")) in names]
     if not found:
-        there = ", ".join(sorted({str(row.get("split")) for row in rows}))
-        raise DataError(f"no row is of the split {split!r}; there are: {there}")
+        there = ", ".join(sorted({str(row.get("split")) for _, row in placed}))
+        raise DataError(f"{path}: no row is of the split {split!r}; there are: {there}")
     return found
 
 
-def _kinetics_clip(row: Mapping[str, Any], media: MediaFolder) -> tuple[str, Source]:
+def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: MediaFolder) -> tuple[str, Source]:
     """A cut clip under either of its usual names, or the part of the whole video."""
-    identity = str(row["youtube_id"])
     try:
         start, end = float(row["time_start"]), float(row["time_end"])
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"{identity}: a row of Kinetics needs time_start and time_end in seconds") from None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise DataError(f"{where}: a row of Kinetics needs time_start and time_end in seconds") from None
     cut = [f"{identity}_{start:06.0f}_{end:06.0f}", f"{identity}_{start:.0f}_{end:.0f}"]
     found = media.find(f"{cut[0]}.mp4", *cut, identity)
     whole = found.stem == identity and found.is_file()

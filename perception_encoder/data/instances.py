@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +26,12 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.data.class_masks import THING
+from perception_encoder.data.entries import are_numbers, integer_field, list_objects, quoted, text_field
 from perception_encoder.data.masked_videos import Stored
 from perception_encoder.data.rgbd import TRAINED
 from perception_encoder.data.shards import PICTURES, read_members
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.image import MAX_PIXELS, open_image
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ class InstanceSet:
         labels = np.array([number[each["category_id"]] for each in kept], dtype=np.int64)
         if not (masks and self.has_masks):
             return Things(boxes, labels, None)
-        pixels = [_to_mask(each["segmentation"], *self.size(place)) for each in kept]
+        pixels = [_to_mask(each, *self.size(place), self.keys[place]) for each in kept]
         return Things(boxes, labels, np.array(pixels, dtype=bool).reshape(len(kept), *self.size(place)))
 
     def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
@@ -126,19 +128,23 @@ def _has_area(annotation: dict[str, Any]) -> bool:
     return min(annotation["bbox"][2:]) > 0
 
 
-def _to_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """COCO's polygons or run lengths, plain or compressed, as bool (H, W)."""
+def _to_mask(annotation: dict[str, Any], height: int, width: int, key: str) -> np.ndarray:
+    """COCO's polygons or run lengths, plain or compressed, as bool (H, W); DataError if they cannot be decoded."""
     try:
         from faster_coco_eval.core import mask
     except ImportError:
         raise MissingExtraError("faster-coco-eval", "eval") from None
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
-        runs: Any = segmentation
-    elif isinstance(segmentation, dict):
-        runs = mask.frPyObjects(segmentation, height, width)
-    else:
-        runs = mask.merge(mask.frPyObjects(segmentation, height, width))
-    return np.asarray(mask.decode(runs), dtype=bool)
+    segmentation = annotation["segmentation"]
+    try:
+        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+            runs: Any = segmentation
+        elif isinstance(segmentation, dict):
+            runs = mask.frPyObjects(segmentation, height, width)
+        else:
+            runs = mask.merge(mask.frPyObjects(segmentation, height, width))
+        return np.asarray(mask.decode(runs), dtype=bool)
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"{key}: the mask of annotation {annotation.get('id')} cannot be decoded: {error}") from error
 
 
 def read_instance_splits(place: Path) -> tuple[InstanceSet, InstanceSet]:
@@ -222,19 +228,29 @@ def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, Instan
 
 
 def read_instances(file: Path, folder: Path) -> InstanceSet:
-    """Read annotations, whose pictures lie in a folder, in folders in it, or in tar files in it."""
+    """Read annotations, whose pictures lie in a folder, in folders in it, or in tar files in it.
+
+    DataError, with the file and the entry, for what is not laid out as COCO's.
+    """
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-        images = sorted(said["images"], key=lambda image: image["id"])
-        categories = tuple(sorted(said["categories"], key=lambda category: category["id"]))
-        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in said["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
-        keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in images)
-        split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
-        _warn_of_gaps(file, said["annotations"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as annotations in COCO's format ({error!r})") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{file} cannot be read as annotations in COCO's format: it is {quoted(content)}, not an object"
+        )
+    images = _images(content, file)
+    annotations = _annotations(content, images, file)
+    categories = list_objects(content, "categories", file)
+    for place, category in enumerate(categories):
+        integer_field(category, "id", f"{file}: categories[{place}]")
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in annotations:
+        by_image[annotation["image_id"]].append(annotation)
+    keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in images)
+    split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
+    _warn_of_gaps(file, annotations)
     packed = {name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_members(tar, PICTURES)}
     places = [folder, folder / split, folder / f"{split}2017", folder / "images"]
     return InstanceSet(
@@ -243,8 +259,57 @@ def read_instances(file: Path, folder: Path) -> InstanceSet:
         keys=keys,
         pictures=tuple(packed.get(key) or _find(key, places) for key in keys),
         annotations=dict(by_image),
-        categories=categories,
+        categories=tuple(sorted(categories, key=lambda category: category["id"])),
     )
+
+
+def _images(content: dict[str, Any], file: Path) -> list[dict[str, Any]]:
+    """The images, ascending by id; DataError for one that lacks a field, or has another type there."""
+    images = list_objects(content, "images", file)
+    for place, image in enumerate(images):
+        where = f"{file}: images[{place}]"
+        integer_field(image, "id", where)
+        text_field(image, "file_name" if image.get("file_name") or not image.get("coco_url") else "coco_url", where)
+        if integer_field(image, "width", where, 1) * integer_field(image, "height", where, 1) > MAX_PIXELS:
+            raise DataError(f"{where}: has {image['width']} x {image['height']} pixels; the limit is {MAX_PIXELS:,}")
+        for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+            if name in image and not are_numbers(image[name]):
+                raise DataError(f"{where}: `{name}` is {quoted(image[name])}; it must be a list of integers")
+    return sorted(images, key=lambda image: image["id"])
+
+
+def _annotations(content: dict[str, Any], images: Sequence[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """The annotations; DataError for one with a field of another type, or a mask that is not of its image's size."""
+    sizes = {image["id"]: [image["height"], image["width"]] for image in images}
+    annotations = list_objects(content, "annotations", file)
+    for place, each in enumerate(annotations):
+        where = f"{file}: annotations[{place}]"
+        size = sizes.get(integer_field(each, "image_id", where))
+        for name in ("id", "category_id"):
+            if each.get(name) is not None:
+                integer_field(each, name, where)
+        if not are_numbers(each.get("bbox")) or len(each["bbox"]) != 4:
+            raise DataError(f"{where}: `bbox` is {quoted(each.get('bbox'))}; it must be [left, top, width, height]")
+        if each.get("iscrowd", 0) not in (0, 1):
+            raise DataError(f"{where}: `iscrowd` is {quoted(each['iscrowd'])}; it must be 0 or 1")
+        if not are_numbers([each.get("area", 0)], least=0, most=MAX_PIXELS):
+            raise DataError(f"{where}: `area` is {quoted(each['area'])}; it must be a number of pixels")
+        if each.get("segmentation") and not _is_segmentation(each["segmentation"], size):
+            raise DataError(
+                f"{where}: `segmentation` is {quoted(each['segmentation'])}; it must be a list of polygons "
+                f"[x, y, x, y, x, y, …], or run lengths with `counts` and the `size` of the image, {size}"
+            )
+    return annotations
+
+
+def _is_segmentation(value: Any, size: list[int] | None) -> bool:
+    if isinstance(value, dict):
+        counts = value.get("counts")
+        runs = isinstance(counts, str) or are_numbers(counts, least=0, most=MAX_PIXELS)
+        return runs and (size is None or value.get("size") == size)
+    if not isinstance(value, list):
+        return False
+    return all(are_numbers(each) and len(each) >= 6 and len(each) % 2 == 0 for each in value)
 
 
 def _warn_of_gaps(file: Path, annotations: Sequence[dict[str, Any]]) -> None:
@@ -267,4 +332,4 @@ def _warn_of_gaps(file: Path, annotations: Sequence[dict[str, Any]]) -> None:
 
 def _find(key: str, places: Sequence[Path]) -> Path:
     """Where a picture is, or where it should be."""
-    return next((place / key for place in places if (place / key).is_file()), places[0] / key)
+    return next((place / key for place in places if os.path.isfile(place / key)), places[0] / key)

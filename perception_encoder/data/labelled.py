@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from perception_encoder.data.entries import id_field
 from perception_encoder.data.media_folder import Source
 from perception_encoder.data.shards import read_metadata, read_shard
 from perception_encoder.errors import DataError
@@ -113,7 +114,7 @@ def load_labelled(folder: Path, split: str = "test") -> dict[str, LabelledPictur
             name = f"{sample.source}/unseen" if (sample.source, sample.label) in unseen else sample.source
             rows.setdefault(name, []).append((sample.key, sample.picture, sample.label))
             if "coarse" in sample.metadata:
-                coarse = str(sample.metadata["coarse"])
+                coarse = str(id_field(sample.metadata, "coarse", f"{shard}: {sample.key}.json"))
                 rows.setdefault(f"{sample.source}/coarse", []).append((sample.key, sample.picture, coarse))
     tasks = {}
     for name in sorted(rows):

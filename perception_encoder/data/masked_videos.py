@@ -11,6 +11,7 @@ as DAVIS 2016 has them, white is object 1.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from perception_encoder.data.entries import quoted, read_lines
 from perception_encoder.data.shards import read_members, split_member
 from perception_encoder.errors import DataError, InputError, MediaDecodeError
 from perception_encoder.preprocess.image import open_image
@@ -104,7 +106,9 @@ def _read_davis(root: Path) -> list[MaskedVideo]:
     for year in ("2017", "2016"):
         listed = root / "ImageSets" / year / "val.txt"
         if listed.is_file():
-            names = listed.read_text(encoding="utf-8").split()
+            names = [name for line in read_lines(listed) for name in line.split()]
+            if missing := next((name for name in names if not os.path.isdir(frames / name)), None):
+                raise DataError(f"{listed}: there is no folder of frames {quoted(missing)} in {frames}")
             break
     return [
         _pair(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +46,7 @@ class MediaFolder:
         """The file of the first of these names that there is; else where the first one should be."""
         for name in names:
             direct = self.folder / name
-            if direct.is_file():
+            if os.path.isfile(direct):  # not `Path.is_file`, which raises for a name that is too long
                 return direct
             if Path(name).name in self._by_name:
                 return self._by_name[Path(name).name]
@@ -81,7 +82,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","))
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as a table: {one_line(error)}") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} has no rows; give a CSV, TSV, JSONL or Parquet file with named columns")
@@ -101,5 +102,5 @@ def read_json(path: Path) -> Any:
     """A JSON file's content; DataError where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {one_line(error)}") from error

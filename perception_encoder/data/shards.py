@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perception_encoder.data.entries import id_field
 from perception_encoder.data.tars import read_entry, walk_tar
 from perception_encoder.errors import DataError
 from perception_encoder.files import replacing, writing
@@ -127,4 +128,6 @@ def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
         raise DataError(f"{path}: {key}.json is not JSON ({error})") from error
     if not isinstance(value, dict) or not {"source", "label"} <= value.keys():
         raise DataError(f"{path}: {key}.json is not an object with a `source` and a `label`")
+    for name in ("source", "label"):
+        id_field(value, name, f"{path}: {key}.json")
     return value

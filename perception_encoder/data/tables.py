@@ -49,7 +49,7 @@ def read_rows(path: Path) -> Iterator[Row | InputError]:
             yield from _read_jsonl(path, name)
         else:
             yield from _read_csv(path, name, "\t" if suffix == ".tsv" else ",")
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         yield InputError(name, f"cannot be read: {one_line(error)}")
 
 
@@ -128,7 +128,7 @@ def _row(cells: dict[Any, Any], where: str) -> Row | InputError:
     for column in ("start", "end"):
         try:
             seconds = float(values.get(column, "nan"))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return InputError(where, f"its {column} is {values[column]!r}, no number of seconds")
         times[column] = None if math.isnan(seconds) else seconds
     return Row(path, times["start"], times["end"], text, str(values["id"]) if "id" in values else None)

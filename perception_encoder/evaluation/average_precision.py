@@ -88,7 +88,7 @@ def _figures(truth: dict[str, Any], thresholds: np.ndarray, lvis: bool) -> dict[
     for percent in (50, 75):
         chosen[f"AP{percent}"] = (np.flatnonzero(np.isclose(thresholds, percent / 100)), every)
     for letter, name in FREQUENCIES.items() if lvis else ():
-        some = [row for row, category in enumerate(categories) if category["frequency"] == letter]
+        some = [row for row, category in enumerate(categories) if category.get("frequency") == letter]
         chosen[name] = (np.arange(len(thresholds)), np.array(some, dtype=np.int64))
     return chosen
 

@@ -127,6 +127,7 @@ def test_class_files(tmp_path: Path, name: str, text: str, ids: tuple[str, ...],
         ("a.txt", "", "names no class"),
         ("a.txt", "red\nred", "names the class 'red' twice"),
         ("a.json", "3", "no list of names"),
+        ("a.json", '{"r": ["n1", 5]}', "no list of names"),
         ("a.json", "{", "cannot be read as JSON"),
     ],
 )
@@ -134,6 +135,28 @@ def test_bad_class_files_are_named(tmp_path: Path, name: str, text: str, said: s
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=rf"{name}.* {said}|{name} {said}"):
         read_class_names(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("given", ["null", "1.5", '[["a"]]', '{"a": 1}'])
+def test_a_mapping_of_other_types_is_named(tmp_path: Path, given: str) -> None:
+    (tmp_path / "m.json").write_text(f'{{"Bench": {given}}}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"m\.json: Bench is .*; it must be a class, or a list of classes or numbers"):
+        read_mapping(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"path": 5, "label": "cat"}', r"t\.jsonl: row 2: `path` is 5; it must be a text"),
+        ('{"label": "cat"}', r"row 2: `path` is missing or null"),
+        ('{"path": "a.jpg", "label": ["cat"]}', r"row 2: `label` is \['cat'\]; it must be an integer or a text"),
+        ('{"path": "a.jpg", "label": ""}', r"row 2: `label` is empty"),
+    ],
+)
+def test_a_row_of_other_types_is_named(tmp_path: Path, row: str, said: str) -> None:
+    (tmp_path / "t.jsonl").write_text(f'{{"path": "a.jpg", "label": 3}}\n{row}', encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        load_tasks(tmp_path / "t.jsonl", "val")
 
 
 def test_a_table_of_paths_and_labels(tmp_path: Path) -> None:

@@ -115,6 +115,43 @@ def test_coco_and_lvis_folders(tmp_path: Path) -> None:
     assert test.lvis and test.keys[0] == "train2017/1.jpg" and train.open(0).size == (64, 48)
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value", "said"),
+    [
+        ("images", "file_name", 7, r"images\[1\]: `file_name` is 7; it must be a text that is not empty"),
+        ("images", "file_name", None, r"images\[1\]: `file_name` is missing or null"),
+        ("images", "file_name", ["a"], r"images\[1\]: `file_name` is \['a'\]"),
+        ("images", "id", "2", r"images\[1\]: `id` is '2'; it must be an integer of at least 0"),
+        ("images", "width", 0, r"images\[1\]: `width` is 0; it must be an integer of at least 1"),
+        ("images", "height", 10**9, r"images\[1\]: has 64 x 1000000000 pixels; the limit is"),
+        ("categories", "id", None, r"categories\[1\]: `id` is missing or null"),
+        ("annotations", "image_id", [1], r"annotations\[1\]: `image_id` is \[1\]; it must be an integer"),
+        ("annotations", "category_id", {}, r"annotations\[1\]: `category_id` is {}; it must be an integer"),
+        ("annotations", "bbox", [1, 2, "3", 4], r"annotations\[1\]: `bbox` is \[1, 2, '3', 4\]; it must be \[left"),
+        ("annotations", "bbox", [1, 2, 3], r"annotations\[1\]: `bbox` is \[1, 2, 3\]"),
+        ("annotations", "bbox", [0, 0, 1, float("nan")], r"annotations\[1\]: `bbox` is \[0, 0, 1, nan\]"),
+        ("annotations", "iscrowd", "no", r"annotations\[1\]: `iscrowd` is 'no'; it must be 0 or 1"),
+        ("annotations", "area", "big", r"annotations\[1\]: `area` is 'big'; it must be a number of pixels"),
+        ("annotations", "segmentation", [[1, 2, 3]], r"annotations\[1\]: `segmentation` is \[\[1, 2, 3\]\]; it must"),
+        ("annotations", "segmentation", {"size": [9, 9], "counts": "0"}, r"and the `size` of the image, \[48, 64\]"),
+    ],
+)
+def test_a_field_of_another_type_is_named(tmp_path: Path, part: str, field: str, value: Any, said: str) -> None:
+    content, _ = described(3)
+    content[part][1][field] = value
+    (tmp_path / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"annotations\.json: " + said if "size" not in said else said):
+        read_instances(tmp_path / "annotations.json", tmp_path)
+
+
+def test_a_mask_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    content, _ = described(2)
+    content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": "zzzz~~~@@@"}
+    (tmp_path / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"1\.jpg: the mask of annotation 1 cannot be decoded"):
+        read_instances(tmp_path / "annotations.json", tmp_path).things(0)
+
+
 def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
     said, pictures = described(2)
     (tmp_path / "annotations").mkdir()

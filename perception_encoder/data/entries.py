@@ -1,0 +1,73 @@
+"""Fields of annotation files, each of the type that it must have: errors name the file, the entry and the field."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import DataError
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, UTF-8; DataError if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list[dict[str, Any]]:
+    """A list of objects; DataError, with the place of the first entry that is none, if it is anything else."""
+    value = entry.get(name)
+    if not isinstance(value, list):
+        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a list of objects")
+    for place, each in enumerate(value):
+        if not isinstance(each, dict):
+            raise DataError(f"{where}: {name}[{place}] is {quoted(each)}; it must be an object")
+    return value
+
+
+def text_field(entry: Mapping[str, Any], name: str, where: str) -> str:
+    """A text that is not empty; DataError if it is anything else."""
+    value = entry.get(name)
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a text that is not empty")
+    return value
+
+
+def id_field(entry: Mapping[str, Any], name: str, where: str) -> int | str:
+    """An integer or a text, as ids are; DataError if it is anything else."""
+    value = entry.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer or a text")
+    return value
+
+
+def integer_field(entry: Mapping[str, Any], name: str, where: str, least: int = 0) -> int:
+    """An integer of at least `least`; DataError if it is anything else."""
+    value = entry.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer of at least {least}")
+    return value
+
+
+def text_list(value: Any, where: str) -> list[str]:
+    """A list of texts; DataError if it is anything else."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise DataError(f"{where} is {quoted(value)}; it must be a list of texts")
+    return value
+
+
+def are_numbers(value: Any, least: float = -1e6, most: float = 1e6) -> bool:
+    """Whether a value is a list of numbers within bounds, by default those of pixels in any image."""
+    return isinstance(value, list) and set(map(type, value)) <= {int, float} and all(least <= n <= most for n in value)
+
+
+def quoted(value: Any) -> str:
+    """A value as errors show it: short, whatever it is."""
+    return "missing or null" if value is None else _REPR.repr(value)
