@@ -39,6 +39,7 @@ MEDIA = {"picture": PICTURES, "video": VIDEOS}
 PARTS = (*MEDIA, *TEXTS)
 OPEN = 64  # tables of shards that are kept in memory
 GUARDED = NEVER_TRAINED | {UNSEEN_SOURCE}  # sources of which training must not see all
+_COLUMNS = ("key", "unseen", *(f"{part}_{name}" for part in PARTS for name in ("start", "size")))
 _FORM = "4"  # of the table; part of its name
 _PAUSES = (0.2, 1.0)  # seconds before a connection that broke off is tried again
 _EXTRAS = {"http": ("aiohttp", "train"), "https": ("aiohttp", "train"), "s3": ("s3fs", "s3")}
@@ -161,7 +162,7 @@ def _find_table(url: str) -> Path:
         raise DataError(f"{url}: its server does not say how large it is; download the shards")
     name = hashlib.sha256("\0".join((_FORM, url, str(size), state)).encode()).hexdigest()[:32]
     place = cache_folder() / f"{name}.parquet"
-    if not place.exists():
+    if not _is_sound(place):
         try:
             _patiently(lambda: _check_ranges(files, path, size))
             table = _patiently(lambda: _make_table(url, size))
@@ -170,8 +171,18 @@ def _find_table(url: str) -> Path:
         except Exception as error:  # each kind of storage raises its own
             raise DataError(f"{url}: cannot be read: {one_line(error)}") from error
         with writing(place, note="set XDG_CACHE_HOME to a folder for caches"), replacing(place) as temporary:
-            pq.write_table(table, temporary)
+            pq.write_table(table, temporary, write_page_checksum=True)
     return place
+
+
+def _is_sound(place: Path) -> bool:
+    """Whether a shard's table is there, with all its columns, and whole by the checksums of its pages."""
+    try:
+        table = pq.read_table(place, page_checksum_verification=True)
+        summary = _summary(table.schema)
+        return set(table.column_names) == set(_COLUMNS) and sum(summary.samples.values()) == len(table)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return False
 
 
 def _state(files: Any, path: str) -> str:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def without_panics() -> Iterator[None]:
-    """Turn a panic of LanceDB over damaged files, which is no Exception, into a RuntimeError."""
+    """Turn a panic of LanceDB over damaged files, one kind of which is no Exception, into a RuntimeError."""
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error).__name__ not in ("PanicException", "RustPanic"):
             raise
         raise RuntimeError(one_line(error)) from None
 

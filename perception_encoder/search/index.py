@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +27,8 @@ from perception_encoder.files import holding, remove, restrict, writing
 from perception_encoder.inference.lance import connect, without_panics
 from perception_encoder.models.registry import canonical_name
 from perception_encoder.search import approximate
-from perception_encoder.search.seal import check_state, read_state, remove_seal, reopen_seal, write_seal
-from perception_encoder.search.settings import LAYOUT, SETTINGS, identify, read_settings, write_settings
+from perception_encoder.search.seal import SealedFiles, remove_seal
+from perception_encoder.search.settings import LAYOUT, SETTINGS, read_settings, write_settings
 from perception_encoder.search.snapshot import as_matrix, read_snapshot, remove_snapshot, write_snapshot
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ class Index:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.folder, self.settings = folder, dict(settings)
-        self._state = check_state(folder / FOLDER, _TABLE, whole)
-        self._snapshot = read_snapshot(folder / FOLDER, self._state.snapshot)
-        self._commits, self._made = 0, identify(folder / FOLDER)
+        self._files = SealedFiles(folder, folder / FOLDER, _TABLE, whole)
+        self._snapshot = read_snapshot(folder / FOLDER, self._files.state.snapshot)
+        self._commits = 0
 
     @classmethod
     def open(cls, folder: Path, whole: bool = False) -> Index:
@@ -140,7 +140,7 @@ class Index:
             connect(place).create_table(_TABLE, schema=_schema(int(settings["dimension"])))
             write_settings(place, settings)
         index = cls(folder, settings)
-        index._seal()
+        index._files.seal(index.table.version)
         return index
 
     @staticmethod
@@ -193,22 +193,18 @@ class Index:
             if read_settings(self.folder / FOLDER) != self.settings:
                 raise SearchIndexError(f"the index of {self.folder} was made anew meanwhile; open it again")
             self.table.checkout_latest()
-            state = check_state(self.folder / FOLDER, _TABLE)
-            if state != self._state or self._snapshot is None:
-                self._state, self._snapshot = state, read_snapshot(self.folder / FOLDER, state.snapshot)
+            if self._files.refresh():
+                self._snapshot = read_snapshot(self.folder / FOLDER, self._files.state.snapshot)
             return self.table.version
 
     @property
     def unfinished(self) -> bool:
         """Whether `pe index` was stopped, or is at work, so that files may be missing."""
-        return not self._state.complete
+        return not self._files.state.complete
 
     def begin(self) -> None:
         """Note that changes follow: until `finish`, the index is unfinished."""
-        if self._state.seal is not None:
-            with self._held():
-                seal = reopen_seal(self.folder / FOLDER, self._state.seal)
-                self._state = replace(self._state, seal=seal)
+        self._files.reopen()
 
     def __len__(self) -> int:
         if self._snapshot is not None:
@@ -256,28 +252,9 @@ class Index:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         self._snapshot = None
-        with self._held():
+        with self._files.changing():
             yield
-        self._seal()
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Write, if the index is still the one that was opened; OutputError if not, before or after, or it fails."""
-        gone = f"the index of {self.folder} was removed or made anew while it was written; give the same command again"
-        if identify(self.folder / FOLDER) != self._made:
-            raise OutputError(gone)
-        with writing(self.folder / FOLDER, also=(RuntimeError, ValueError)), without_panics():
-            yield
-        if identify(self.folder / FOLDER) != self._made:
-            raise OutputError(gone)
-
-    def _seal(self, complete: bool = False, snapshot: int | None = None) -> None:
-        place = self.folder / FOLDER
-        with self._held():
-            version, before = self.table.version, self._state.seal
-            write_seal(place, _TABLE, version, before, complete=complete, snapshot=snapshot)
-            restrict(place, self.folder)
-            self._state = read_state(place, _TABLE)
+        self._files.seal(self.table.version)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -293,11 +270,14 @@ class Index:
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
         with self._reading():
             try:
-                return (query.where(where) if where else query).select(names).to_arrow()
+                found = (query.where(where) if where else query).select(names).to_arrow()
             except (ValueError, RuntimeError) as error:
                 if not where:
                     raise
                 raise ConfigError(f"the condition {where!r} cannot be used: {_reason(error)}") from None
+            if "vector" in names and found["vector"].null_count:
+                raise ValueError("rows lack their vectors")
+            return found
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
         """Some columns, newest rows first."""
@@ -345,28 +325,30 @@ class Index:
 
     def optimize(self) -> None:
         """Compact what many small commits left; where that fails, it is logged, and the index is as good as before."""
-        self.begin()  # what was sealed may be cleaned up
+        self._files.reopen()  # what was sealed may be cleaned up
         try:
-            self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
-            if len(self) >= _INDEXED_ROWS and not any(index.columns == ["id"] for index in self.table.list_indices()):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    self.table.create_scalar_index("id")
-            approximate.keep(self.table)
+            with without_panics():
+                self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+                ids = any(index.columns == ["id"] for index in self.table.list_indices())
+                if len(self) >= _INDEXED_ROWS and not ids:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        self.table.create_scalar_index("id")
+                approximate.keep(self.table)
         except (OSError, ValueError, RuntimeError) as error:
             logger.warning("the index of %s could not be compacted: %s", self.folder, _reason(error))
-        self._seal()
+        self._files.seal(self.table.version)
 
     def finish(self) -> None:
         """After all changes: compact, write the snapshot if it is out of date or damaged, and seal all as finished."""
         self.optimize()
         place, checksum = self.folder / FOLDER, None
-        self._snapshot = read_snapshot(place, self._state.snapshot)
+        self._snapshot = read_snapshot(place, self._files.state.snapshot)
         if self._snapshot is None:
             rows = self._all(None, _names(thumbnails=False))
-            with self._held():
+            with self._files.changing():
                 checksum = write_snapshot(place, rows)
-        self._seal(complete=True, snapshot=checksum)
+        self._files.seal(self.table.version, complete=True, snapshot=checksum)
 
 
 def among(column: str, values: Iterable[str]) -> str:

@@ -15,12 +15,15 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.files import replacing
-from perception_encoder.search.settings import SETTINGS
+from perception_encoder.errors import OutputError
+from perception_encoder.files import replacing, restrict, writing
+from perception_encoder.inference.lance import without_panics
+from perception_encoder.search.settings import SETTINGS, identify
 
 _FILE = "seal.json"
 _MANIFESTS, _HINT = "_versions", "latest_version_hint.json"
@@ -99,17 +102,16 @@ def _problem(place: Path, state: State, whole: bool) -> str | None:
     if seal.head not in state.manifests and state.current:
         return f"{seal.head} is missing"
     for name, (size, modified, checksum) in seal.files.items():
-        path = place / name
         try:
-            status = path.stat()
+            status = os.stat(f"{place}/{name}")
         except OSError:
             if seal.complete and state.current:
                 return f"{name} is missing"
             continue  # cleaned up, or LanceDB says so
-        if path.name == _HINT and not state.current:
+        if name.endswith(_HINT) and not state.current:
             continue  # the next commit's
         same = (status.st_size, status.st_mtime_ns) == (size, modified)
-        if (whole or not same) and (status.st_size != size or checksum_of(path) != checksum):
+        if (whole or not same) and (status.st_size != size or checksum_of(place / name) != checksum):
             return f"{name} is not as it was written"
     return None
 
@@ -137,11 +139,6 @@ def write_seal(
     kept = before.snapshot if before and before.head == heads[0] else None
     snapshot = kept if snapshot is None else snapshot
     return _write(place, Seal(head=heads[0], files=files, complete=complete, snapshot=snapshot))
-
-
-def reopen_seal(place: Path, seal: Seal) -> Seal:
-    """Note that the index is being changed, or tidied up, from now on."""
-    return _write(place, replace(seal, complete=False))
 
 
 def remove_seal(place: Path) -> None:
@@ -184,3 +181,45 @@ def _sealed(place: Path, table: str) -> Iterator[Path]:
     for folder, folders, names in os.walk(place / f"{table}.lance"):
         folders[:] = [name for name in folders if name != _UNREAD]
         yield from (Path(folder, name) for name in sorted(names))
+
+
+class SealedFiles:
+    """The files of an open index, and what their seal says of them."""
+
+    def __init__(self, folder: Path, place: Path, table: str, whole: bool = False) -> None:
+        """Check the files in `place`, the index of `folder`, as `check_state` does."""
+        self._folder, self._place, self._table = folder, place, table
+        self._made = identify(place)
+        self.state = check_state(place, table, whole)
+
+    def refresh(self) -> bool:
+        """Whether there is another commit or seal than before; then the files are checked again."""
+        if read_state(self._place, self._table) == self.state:
+            return False
+        self.state = check_state(self._place, self._table)
+        return True
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Let files be written; OutputError where that fails, or where the index is not the one that was opened."""
+        gone = f"the index of {self._folder} was removed or made anew while it was written; give the same command again"
+        if identify(self._place) != self._made:
+            raise OutputError(gone)
+        with writing(self._place, also=(RuntimeError, ValueError)), without_panics():
+            yield
+        if identify(self._place) != self._made:
+            raise OutputError(gone)
+
+    def reopen(self) -> None:
+        """Note that the index is being changed, or tidied up, from now on."""
+        if self.state.seal is not None and self.state.seal.complete:
+            with self.changing():
+                seal = _write(self._place, replace(self.state.seal, complete=False))
+                self.state = replace(self.state, seal=seal)
+
+    def seal(self, version: int, *, complete: bool = False, snapshot: int | None = None) -> None:
+        """Seal a commit, as `write_seal` does, and let nobody read it who may not read the folder."""
+        with self.changing():
+            write_seal(self._place, self._table, version, self.state.seal, complete=complete, snapshot=snapshot)
+            restrict(self._place, self._folder)
+            self.state = read_state(self._place, self._table)

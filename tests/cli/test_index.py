@@ -11,7 +11,9 @@ import pillow_heif
 import pytest
 from PIL import Image
 
+from perception_encoder.errors import OutputError
 from perception_encoder.inference.encoder import load
+from perception_encoder.search.index import Index
 from tests.clips import clip
 
 
@@ -55,6 +57,24 @@ def test_search_in_the_current_folder(run_pe, indexed: Path, monkeypatch: pytest
     monkeypatch.chdir(indexed)
     run = run_pe("search", "2:dog", "-", "snow", "--top", "3")
     assert run.status == 0 and "“2:dog - snow”" in run.stdout and "note:" not in run.stderr
+
+
+def test_an_unfinished_index_says_so_and_is_searched(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "unfinished" not in run_pe("search", "dog", indexed).stderr
+
+    def stop(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    (indexed / "00.jpg").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "finish", stop)
+        assert run_pe("index", indexed).status == 2
+    run = run_pe("search", "dog", indexed, "--json")
+    (line,) = run.stderr.splitlines()
+    assert line.endswith(f"{indexed} is unfinished, so files may be missing; finish it with: pe index {indexed}")
+    assert run.status == 0 and len(json.loads(run.stdout)["queries"][0]["hits"]) == 10
+    run_pe("index", indexed)
+    assert "unfinished" not in run_pe("search", "dog", indexed).stderr
 
 
 def test_by_example_and_by_id(run_pe, indexed: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tarfile
 import threading
 from collections import Counter
@@ -317,6 +318,25 @@ def test_a_table_is_made_once_and_again_for_a_shard_that_changed(
     write_pairs(path, range(6))
     assert len(streams(path)[0]) == 6 and len(made) == 2
     assert len(list(caches.rglob("*.parquet"))) == 2
+
+
+def test_a_damaged_table_is_made_anew(tmp_path: Path, caches: Path) -> None:
+    path, chance = write_pairs(tmp_path / "x.tar", range(5)), random.Random(2504)
+    expected = [pair.captions for pair in load_all(streams(path)[0])]
+    (table,) = caches.rglob("*.parquet")
+    whole = table.read_bytes()
+    for _ in range(40):
+        at = chance.randrange(len(whole))
+        table.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :])
+        load_table.cache_clear()
+        try:
+            assert [pair.captions for pair in load_all(streams(path)[0])] == expected
+        except (DataError, MediaDecodeError):  # of what the checksums of its pages do not cover
+            table.unlink()
+    for odd in (b"", b"PAR1", whole[:-20]):
+        table.write_bytes(odd)
+        load_table.cache_clear()
+        assert len(streams(path)[0]) == 5
 
 
 def test_tars_at_urls_by_glob_folder_and_braces(tmp_path: Path) -> None:

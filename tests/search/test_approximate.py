@@ -16,7 +16,7 @@ from perception_encoder.search import approximate, snapshot
 from perception_encoder.search.index import Index, Row, among
 
 DIMENSION, COUNT = 64, 3000
-SETTINGS = {"source": "none", "model": "none", "dimension": DIMENSION}
+SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "moments": {}}
 
 
 @pytest.fixture(autouse=True)

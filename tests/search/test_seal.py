@@ -213,6 +213,29 @@ def test_an_index_without_a_seal_is_read_and_gets_one(update: Update, folder: Pa
     assert not Index.open(folder).unfinished and hits() == expected
 
 
+def test_noise_in_a_table_without_a_seal_raises_nothing_else(update: Update, folder: Path, encoder: Encoder) -> None:
+    """LanceDB panics over some of it."""
+    update()
+    (folder / FOLDER / "seal.json").unlink()
+    files = sorted(path for path in (folder / FOLDER / "moments.lance").rglob("*") if path.is_file())
+    chance, query, refused = random.Random(2504), encoder.encode_texts("a cat"), 0
+    for _ in range(60):
+        path = chance.choice(files)
+        whole = path.read_bytes()
+        noisy = bytearray(whole)
+        for _ in range(60):
+            noisy[chance.randrange(len(noisy))] = chance.randrange(256)
+        path.write_bytes(noisy[: chance.choice((len(noisy), chance.randrange(len(noisy))))])
+        try:
+            index = Index.open(folder)
+            index.rows(thumbnails=True)
+            index.nearest(query, 5)
+        except SearchIndexError:
+            refused += 1
+        path.write_bytes(whole)
+    assert refused > 10
+
+
 def test_a_seal_is_not_put_on_damage(update: Update, folder: Path) -> None:
     update()
     place = folder / FOLDER
