@@ -70,7 +70,7 @@ class Tokenizer:
             if id == START:
                 continue
             if not 0 <= id < len(pieces):
-                raise InputError("token ids", f"hold {id}; the vocabulary has 0 to {END}")
+                raise InputError("token ids", f"one is outside the vocabulary, 0 to {END}")
             text += pieces[id]
         return text.decode("utf-8", errors="replace").strip()
 
