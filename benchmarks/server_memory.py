@@ -167,6 +167,7 @@ def page(result: dict[str, Any]) -> str:
             reached = "yes" if peak <= AIM_MIB else "no"
             rows.append(f"| {title}, {label} | {requests:,} | {first:,.0f} | {last:,.0f} | {peak:,.0f} | {reached} |")
     seconds = max(run["seconds"] for run in result["runs"].values())
+    loads = ", ".join(f"{run['load']:g} {label}" for label, run in result["runs"].items())
     return "\n".join(
         [
             "# Memory of the servers",
@@ -174,7 +175,8 @@ def page(result: dict[str, Any]) -> str:
             f"`pe serve` with the built-in model, under {seconds:g} seconds of mixed requests from {CLIENTS} clients:"
             " texts, images of 640x480, images of 12 megapixels, damaged images and wrong requests; to the page also"
             f" lists, thumbnails and features of layers, over {IMAGES} indexed images. The clients run on the same"
-            f" cores: {result['machine']}. Written by `{result['command']}`, once for each label.",
+            f" cores: {result['machine']}. Other programs used them too (load average: {loads}), so the number of"
+            f" requests does not tell the speed. Written by `{result['command']}`, once for each label.",
             "",
             f"| | requests | MiB at first | at the end | at most | at most {AIM_MIB:,} MiB |",
             "|---|---|---|---|---|---|",

@@ -57,7 +57,7 @@ def bad_body(chance: random.Random) -> bytes:
             b"{",
             json.dumps({"input": 7}).encode(),
             json.dumps({"input": "data:image/png;base64,AAAA", "modality": "image"}).encode(),
-            json.dumps({"input": ["x"] * 257}).encode(),
+            json.dumps({"input": ["x"] * 2049}).encode(),
         ]
     )
 

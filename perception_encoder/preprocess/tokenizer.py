@@ -68,7 +68,7 @@ class Tokenizer:
         listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         for number in listed:
             if not 0 <= number <= END:
-                raise InputError("token ids", f"hold {number}; the vocabulary has 0 to {END}")
+                raise InputError("token ids", f"one is outside the vocabulary, 0 to {END}")
         end = listed.index(END) if END in listed else len(listed)
         words = [number for number in listed[:end] if number != START]
         return _backend().decode(words, skip_special_tokens=False).replace("</w>", " ").strip()

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, encode, memory, oracles, scenes
+from benchmarks import calibration, encode, memory, oracles, scenes, server_memory
 from benchmarks.search import contents as search
 from benchmarks.train import contents as train
 
@@ -22,6 +22,7 @@ from benchmarks.train import contents as train
         ("oracles", oracles),
         ("scenes", scenes),
         ("search", search),
+        ("server_memory", server_memory),
         ("train", train),
     ],
 )

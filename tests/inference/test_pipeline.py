@@ -29,6 +29,7 @@ from perception_encoder.inference.pipeline import (
     encode_requests,
     map_in_order,
 )
+from perception_encoder.preprocess.budget import DECODING
 from tests.inference.test_media import mutated
 
 
@@ -238,3 +239,26 @@ def test_memory_stays_flat_over_ten_thousand_files(checkpoint: Path, pictures: l
     command = [sys.executable, "-c", MEMORY, folder, checkpoint, tmp_path / "out.parquet"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 24, "MiB that the peak grew by after the first 2,000 files"
+
+
+def test_large_images_of_several_workers_wait_for_each_other(
+    encoder: Encoder, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DECODING, "limit", 1)
+    decoding, most, lock = 0, 0, threading.Lock()
+    pixels = type(encoder.transform).pixels
+
+    def counted(self: object, image: Image.Image) -> object:
+        nonlocal decoding, most
+        with lock:
+            decoding += 1
+            most = max(most, decoding)
+        time.sleep(0.01)
+        with lock:
+            decoding -= 1
+        return pixels(self, image)
+
+    monkeypatch.setattr(type(encoder.transform), "pixels", counted)
+    requests = [Request(number, partial(resolve, path)) for number, path in enumerate(pictures[:8])]
+    results = [r for batch in encode_requests(encoder, requests, encoder.feature(), 1, workers=4) for r in batch]
+    assert most == 1 and [result.key for result in results] == list(range(8))

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import threading
+import tracemalloc
 import warnings
 import zlib
 from datetime import datetime
@@ -27,6 +28,7 @@ from perception_encoder.errors import (
     ShapeError,
 )
 from perception_encoder.preprocess.image import (
+    DECODED_BYTES,
     ImageTransform,
     date_taken,
     image_transform,
@@ -366,3 +368,29 @@ def test_avif_is_not_taken_for_heic() -> None:
     assert is_heif(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic")
     assert not is_heif(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
     assert not is_heif(b"\0\0\0\x18ftypisom\0\0\0\0isommp41") and not is_heif(b"\xff\xd8\xff")
+
+
+def test_a_large_16_bit_image_takes_little_more_than_its_own_memory() -> None:
+    values = np.arange(4_000_000, dtype=np.uint16).reshape(2000, 2000)
+    expected = ((values.astype(np.float64) / 65535) * 255 + 0.5).astype(np.uint8)
+    image = Image.fromarray(values)
+    plain_image(image)
+    tracemalloc.start()
+    try:
+        found = plain_image(image)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * values.size + 16 * (1 << 20)
+    assert np.abs(np.asarray(found).astype(int) - expected).max() <= 1
+
+
+def test_an_image_is_admitted_by_its_header_before_it_is_decoded(tmp_path: Path) -> None:
+    def refuse(size: int) -> None:
+        raise MediaTooLargeError("large", f"takes {size} bytes")
+
+    path = tmp_path / "large.png"
+    Image.new("L", (3000, 2000)).save(path)
+    path.write_bytes(path.read_bytes()[:1000])  # nothing to decode
+    with pytest.raises(MediaTooLargeError, match=str(3000 * 2000 * DECODED_BYTES)):
+        open_image(path, admit=refuse)

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_encoder.errors import ModelError
+from perception_encoder.errors import InputError, ModelError
 from perception_encoder.preprocess.tokenizer import END, START, Tokenizer, TruncationWarning, clean, tokenizer, trim
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text(encoding="utf-8"))
@@ -124,3 +124,18 @@ def test_trim_keeps_the_longest_text() -> None:
     assert trimmed.shape == (3, 7)
     assert torch.equal(trimmed, ids[:, :7]) and not ids[:, 7:].any()
     assert trim(Tokenizer(32)([])).shape == (0, 32)
+
+
+def test_decoded_ids_give_the_same_ids_again() -> None:
+    encode = Tokenizer(10_000)
+    for text in GOLDEN["strings"]:
+        ids = encode(text)[0].tolist()
+        assert encode(encode.decode(ids))[0].tolist() == ids, text
+
+
+def test_ids_outside_the_vocabulary_are_not_decoded() -> None:
+    decode = Tokenizer(32).decode
+    assert decode([START, *Tokenizer(32)("Isn't it?")[0].tolist()[1:], 99_999]) == "isn 't it ?"  # after the end token
+    for id in (-1, END + 1, 10**400):
+        with pytest.raises(InputError, match="outside the vocabulary, 0 to 49407"):
+            decode([START, id, END])
