@@ -22,8 +22,8 @@ PerceptionEncoderError
 from __future__ import annotations
 
 import json
+import os
 from importlib import metadata
-from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -44,9 +44,9 @@ def install_command(extra: str) -> str:
     source, editable = "perception-encoder", ""
     try:
         told = json.loads(metadata.distribution("perception-encoder").read_text("direct_url.json") or "{}")
-        path = Path(url2pathname(urlsplit(told["url"]).path))
-        if told["url"].startswith("file:") and path.exists():
-            source, editable = str(path), "-e " if told.get("dir_info", {}).get("editable") else ""
+        path = url2pathname(urlsplit(told["url"]).path)
+        if told["url"].startswith("file:") and os.path.exists(path):
+            source, editable = path, "-e " if told.get("dir_info", {}).get("editable") else ""
     except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return f"run: pip install {editable}'{source}[{extra}]'"
