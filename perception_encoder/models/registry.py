@@ -12,7 +12,6 @@ from typing import Any, Literal
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.models.config import TextConfig, VisionConfig
 
-
 CoreName = Literal[
     "builtin",
     "PE-Core-G14-448",
