@@ -126,7 +126,7 @@ def test_forward_intermediates_is_timms_features_only(shallow: tuple[VisionTrans
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Core-G14-448"])
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Core-B16-224"])
 @pytest.mark.parametrize("pre_logits", [False, True])
 def test_forward_head(name: str, pre_logits: bool) -> None:
     ours, theirs = timm_pair(name, depth=1)
