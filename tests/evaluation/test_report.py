@@ -27,7 +27,6 @@ from perception_encoder.evaluation.report import (
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.models.registry import BUILTIN
 
-
 METRIC = Metric("J&F", 0.5, 5, (0.4, 0.6))
 
 
