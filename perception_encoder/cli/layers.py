@@ -59,8 +59,7 @@ def layers(
     from perception_encoder.models.memory import keep_freed_memory
 
     keep_freed_memory()
-    config = StoreConfig(folder=store or out / "features", dtype=dtype)
-    wanted = read_layers(layer) if layer else None
+    config, wanted = StoreConfig(folder=store or out / "features", dtype=dtype), read_layers(layer) if layer else None
     named = [part.partition("=")[::2] for part in data]
     places = {task.strip(): Path(place) for task, place in named if place}
     general = [Path(task) for task, place in named if not place]
@@ -69,16 +68,15 @@ def layers(
     names, everywhere = [name.strip() for name in tasks.split(",")], general[0] if general else None
     chosen = make_tasks(names, places, everywhere, items, image_size(size), short_side, per_metre)
     others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    load = partial(load_layer_encoder, final_norm=final_norm)
-    report = analyse([model, *others], chosen, config, wanted, load, track, output.print_note)
+    models, load = [model, *others], partial(load_layer_encoder, final_norm=final_norm)
+    report = analyse(models, chosen, config, wanted, load, track, output.print_note)
     written = write_report(report, out)
     rows = [(found.curve.task, found.curve.figure, found.text()) for found in report.recommendations]
     output.print_table(("task", "figure", "recommendation"), rows, title=report.sweeps[0].model)
     for said in report.notes:
         output.print_warning(said)
     output.print_line(f"written: {', '.join(str(path) for path in written)}")
-    sweep = report.sweeps[0]
-    raise typer.Exit(output.report_skipped(sweep.failures, sweep.pictures))
+    raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].pictures))
 
 
 def read_layers(text: str) -> list[int]:

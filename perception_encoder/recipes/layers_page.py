@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -42,11 +42,11 @@ def page(result: Mapping[str, Any], plot: str) -> str:
 def _text(result: Mapping[str, Any]) -> Iterator[str]:
     rows = result["curves"]
     seeds = max(row["head_seeds"] for row in rows)
-    minutes = sum(model["seconds"] for model in result["models"]) / 60
+    small = ", ".join(task for task in AT_ONE_SIZE if any(row["task"] == task for row in rows)).capitalize()
     yield (
-        f"Written by `pe reproduce layers` ({minutes:.0f} minutes): each task over {len(rows[0]['layers'])} of the "
-        "layers of the built-in model and of the two ends of the [recipe in small](recipe.md), beside random weights "
-        f"(grey) and, in tracking, colours alone (dotted). {_list(AT_ONE_SIZE)} are at {SIZE} px, videos at 240 px, "
+        f"Written by `pe reproduce layers`: each task over {len(rows[0]['layers'])} of the layers of the built-in "
+        "model and of the two ends of the [recipe in small](recipe.md), beside the built-in model's random weights "
+        f"(grey) and, in tracking, colours alone (dotted). {small} are at {SIZE} px, videos at 240 px, "
         "all else at the size that a model was trained at last. No layer is normalised, the last one included, as in "
         f"the reference's `forward_features`{_normed(result)}."
     )
@@ -57,11 +57,11 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     )
     single = sorted({row["task"] for row in rows if row["gap"]["ci"] is None and len(row["layers"]) > 1})
     if single:
-        yield f"No interval, and so no claim, for {_list(single)}: its test frames are of one sequence."
+        yield f"No interval, and so no claim, for {', '.join(single)}: its test frames are of one sequence."
     behind = [row for row in _rows(result) if _is_real(row)]
     shown = "; ".join(f"{row['task']}, {row['model']}" for row in behind)
-    yield f"The output is shown to be behind the best layer in {len(behind)} of {len(_rows(result))} rows"
-    yield f"(bold): {shown}." if shown else "."
+    count = f"{len(behind)} of {len(_rows(result))} rows"
+    yield f"The output is shown to be behind the best layer in {count}" + (f" (bold): {shown}." if shown else ".")
     yield (
         "What is not shown may still be so. Each model was trained with one seed: nothing follows for depth, pooling, "
         "the recipe or longer training, and models are not compared."
@@ -124,7 +124,3 @@ def _is_real(row: Mapping[str, Any]) -> bool:
 
 def _value(row: Mapping[str, Any], layer: int) -> float:
     return float(row["values"][row["layers"].index(layer)])
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)
