@@ -8,14 +8,13 @@ index can be trusted; else, or where a seek or a damaged packet surprises, every
 from __future__ import annotations
 
 import bisect
-import errno
 import logging
 import math
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import av
 import av.error
@@ -25,19 +24,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError
+from perception_encoder.errors import ConfigError, InputError, MediaDecodeError
 from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.preprocess.image import DECODED_BYTES, MAX_PIXELS
-from perception_encoder.preprocess.source import Source, one_line, open_source
+from perception_encoder.preprocess.source import Source, open_source
+from perception_encoder.preprocess.video_file import check_size, decoding, open_container
 
 logger = logging.getLogger(__name__)
-
-FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
-"""Containers that are opened, by FFmpeg's names: none that refers to other files or addresses, as playlists do."""
-
-_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-"""Titles in other encodings than UTF-8 are no damage; PyAV 19 takes them as they are."""
 
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers with an index to seek by and with a presentation time on each frame."""
@@ -76,7 +70,7 @@ def read_frames(
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):
             raise InputError(name, f"from {start} s to {end} s is no range of time")
-        with _decoding(name):
+        with decoding(name):
             return _read(stream, name, frames, start or 0.0, end, admit)
 
 
@@ -98,8 +92,8 @@ def sample_frames(source: Source, name: str | None = None, every: float = 1.0) -
     """
     if not every > 0:
         raise ConfigError(f"a frame every {every:g} s: it must be more than 0")
-    with open_source(source, name) as (stream, name), _decoding(name):
-        with _open(stream, name) as (container, video):
+    with open_source(source, name) as (stream, name), decoding(name):
+        with open_container(stream, name) as (container, video):
             timeline = _scan(container, video)
         if not timeline.ticks:
             raise MediaDecodeError(name, "holds no frames")
@@ -112,22 +106,6 @@ def sample_frames(source: Source, name: str | None = None, every: float = 1.0) -
         if waiting is None:
             raise MediaDecodeError(name, "holds no frame that decodes")
         yield SampledFrame(waiting[1], waiting[0], max(duration, waiting[0]))
-
-
-@contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Name whatever goes wrong in decoding: a damaged file may make PyAV raise anything."""
-    try:
-        yield
-    except (InputError, ConfigError):
-        raise
-    except MemoryError:
-        raise MediaTooLargeError(name, "does not fit in memory") from None
-    except av.error.FFmpegError as error:
-        reason = error.strerror or one_line(error)
-        raise MediaDecodeError(name, f"cannot be decoded, it is damaged: {reason}") from error
-    except Exception as error:
-        raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -149,10 +127,8 @@ class _Timeline:
         return [(tick - self.ticks[0]) * self.unit for tick in self.ticks]
 
 
-def _read(
-    stream: BinaryIO, name: str, count: int, start: float, end: float | None, admit: Admit | None
-) -> VideoFrames:
-    with _open(stream, name) as (container, video):
+def _read(stream: BinaryIO, name: str, count: int, start: float, end: float | None, admit: Admit | None) -> VideoFrames:
+    with open_container(stream, name) as (container, video):
         if admit is not None:
             admit(min(video.width * video.height, MAX_PIXELS) * count * DECODED_BYTES)
         timeline = _scan(container, video)
@@ -161,7 +137,7 @@ def _read(
     wanted = _wanted(timeline, name, count, start, end) if timeline.indexed else []
     found: dict[int, Image.Image] = {}
     if wanted:
-        with _open(stream, name) as (container, video):
+        with open_container(stream, name) as (container, video):
             found = dict(_by_seeking(container, video, timeline, sorted(set(wanted)), name))
     if not wanted or found.keys() != set(wanted):
         timeline, wanted, found = _by_counting(stream, name, timeline, count, start, end)
@@ -186,7 +162,7 @@ def _sample(stream: BinaryIO, name: str, timeline: _Timeline, every: float) -> I
                 wanted.append(number)
                 due = _next_due(time, every)
         due = 0.0
-        with _open(stream, name) as (container, video):
+        with open_container(stream, name) as (container, video):
             for number, image in _by_seeking(container, video, timeline, wanted, name):
                 yield times[number], image
                 due = _next_due(times[number], every)
@@ -194,7 +170,7 @@ def _sample(stream: BinaryIO, name: str, timeline: _Timeline, every: float) -> I
             _warn_of_damage(timeline, name)
             return
     damaged = not timeline.complete
-    with _open(stream, name) as (container, video):
+    with open_container(stream, name) as (container, video):
         for number, frame in enumerate(_decode(container, video)):
             time = times[number] if number < len(times) else times[-1] + (number - len(times) + 1) * timeline.last
             damaged |= frame is None or frame.is_corrupt
@@ -211,52 +187,6 @@ def _next_due(time: float, every: float) -> float:
 def _warn_of_damage(timeline: _Timeline, name: str) -> None:
     if not timeline.complete:
         logger.warning("%s: ends early or is damaged; used the %d frames that decode", name, len(timeline.ticks))
-
-
-@contextmanager
-def _open(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the container from its start and pick its video: the first one that is no cover picture."""
-    stream.seek(0)
-    try:
-        options = {"format_whitelist": FORMATS}
-        container = cast(
-            InputContainer, av.open(_Seekable(stream), options=options, io_open=_refuse_other_files, **_LENIENT)
-        )
-    except (av.error.FFmpegError, ValueError):
-        raise MediaDecodeError(name, "is not a video in a format that can be read, or its header is damaged") from None
-    with container:
-        covers = av.stream.Disposition.attached_pic
-        videos = [video for video in container.streams.video if not video.disposition & covers]
-        context = videos[0].codec_context if videos else None
-        if context is None:  # so it is for a codec that FFmpeg does not know
-            raise MediaDecodeError(name, "holds no video that can be decoded")
-        _check_size(context.width, context.height, name)
-        context.options = {"max_pixels": str(MAX_PIXELS)}
-        context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
-        yield container, videos[0]
-
-
-class _Seekable:
-    """What PyAV reads of a stream: a damaged video may seek anywhere, and PyAV prints what that raises."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.read, self.tell, self._seek = stream.read, stream.tell, stream.seek
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """The new position, or FFmpeg's code for a position that no file has."""
-        try:
-            return self._seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
-            return -errno.EINVAL
-
-
-def _refuse_other_files(url: str, flags: int, options: dict[str, Any]) -> BinaryIO:
-    raise PermissionError(f"a video may not open {url}")
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise MediaTooLargeError(name, f"has frames of {width * height:,} pixels; the limit is {MAX_PIXELS:,}")
 
 
 def _scan(container: InputContainer, video: VideoStream) -> _Timeline:
@@ -345,7 +275,7 @@ def _by_counting(
         wanted = _wanted(timeline, name, count, start, end)
         found: dict[int, Image.Image] = {}
         ticks: list[int | None] = []
-        with _open(stream, name) as (container, video):
+        with open_container(stream, name) as (container, video):
             for frame in _decode(container, video):
                 if frame is None or frame.is_corrupt:
                     timeline = replace(timeline, complete=False)
@@ -398,7 +328,7 @@ def _packets(packets: Iterator[Packet]) -> Iterator[Packet | None]:
 
 
 def _image(frame: VideoFrame, name: str) -> Image.Image:
-    _check_size(frame.width, frame.height, name)
+    check_size(frame.width, frame.height, name)
     image = frame.to_image()
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:

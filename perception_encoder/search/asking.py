@@ -16,8 +16,9 @@ from perception_encoder.inference.encoder import load
 from perception_encoder.models.registry import canonical_name
 from perception_encoder.search.hits import Hit, find_hits, find_in_index
 from perception_encoder.search.home import limited, nearest_home
-from perception_encoder.search.index import Index, Row
+from perception_encoder.search.index import Index
 from perception_encoder.search.query import Query, encode_queries
+from perception_encoder.search.rows import Row
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from perception_encoder.errors import InputError, MediaNotFoundError
 from perception_encoder.inference.listing import Item, TarMember, list_items
 from perception_encoder.preprocess.source import escape_name, open_source
-from perception_encoder.search.index import FileState
+from perception_encoder.search.rows import FileState
 
 _PIECE = 1 << 20
 _LATEST = (1 << 63) - 1

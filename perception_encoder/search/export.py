@@ -9,7 +9,8 @@ from perception_encoder.errors import MissingExtraError, OutputError
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.search.hits import item_of
-from perception_encoder.search.index import Index, Row
+from perception_encoder.search.index import Index
+from perception_encoder.search.rows import Row
 
 _GROUP = 1000  # samples that are handed over at a time
 _FIELDS = ("start", "stop", "time", "length", "date", "size")

@@ -17,8 +17,9 @@ from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.calibration import find_calibration
 from perception_encoder.search.exact import best_rows
-from perception_encoder.search.index import Index, Row
+from perception_encoder.search.index import Index
 from perception_encoder.search.query import Query
+from perception_encoder.search.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,10 @@ from perception_encoder.files import holding, remove, restrict, writing
 from perception_encoder.inference.lance import connect, without_panics
 from perception_encoder.models.registry import canonical_name
 from perception_encoder.search import approximate
+from perception_encoder.search.rows import FileState, Row, among, chunks, column_names, schema_of, to_rows
 from perception_encoder.search.seal import SealedFiles, remove_seal
 from perception_encoder.search.settings import LAYOUT, SETTINGS, read_settings, write_settings
-from perception_encoder.search.snapshot import as_matrix, read_snapshot, remove_snapshot, write_snapshot
+from perception_encoder.search.snapshot import read_snapshot, remove_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -43,48 +44,6 @@ _KEEP_VERSIONS = timedelta(days=1)  # for readers that are at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
 _INDEXED_ROWS = 2000  # from here on a row is found by an index of the ids faster than by looking at all
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # what makes vectors comparable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A picture, or a moment of a video."""
-
-    id: str
-    """Short, and the same as long as the file stays where it is."""
-    path: str
-    """Below the indexed folder, printable: `unescape_name` gives it back; in a tar TAR/MEMBER."""
-    kind: str
-    """"image" or "video"."""
-    start: float | None
-    """Of a moment: seconds from the video's first frame."""
-    stop: float | None
-    time: float | None
-    """The frame that is most like the whole moment."""
-    length: float | None
-    """Seconds that the whole video lasts."""
-    width: int
-    height: int
-    date: str
-    """When it was taken, as the picture says, or else changed: "2024-07-31T18:05:00", local time."""
-    size: int
-    """Bytes of the file."""
-    modified: int
-    """Nanoseconds since 1970, as the file system says."""
-    digest: str
-    """Of the file's content."""
-    vector: Float[np.ndarray, " D"]
-    """Unit length."""
-    thumbnail: bytes = b""
-    """JPEG; empty where it was not asked for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileState:
-    """What tells whether a file has changed."""
-
-    size: int
-    modified: int
-    digest: str
 
 
 class Index:
@@ -121,7 +80,7 @@ class Index:
         """All rows, in LanceDB; SearchIndexError where they are damaged."""
         with _sound(self.folder):
             table = connect(self.folder / FOLDER).open_table(_TABLE)
-            if table.schema != _schema(self.settings["dimension"]):
+            if table.schema != schema_of(self.settings["dimension"]):
                 raise SearchIndexError(f"the index of {self.folder} has other columns; {_remedy(self.folder)}")
             table.count_rows()
             return table
@@ -137,7 +96,7 @@ class Index:
             remove_seal(place)
             remove_snapshot(place)
             remove(place / f"{_TABLE}.lance")
-            connect(place).create_table(_TABLE, schema=_schema(int(settings["dimension"])))
+            connect(place).create_table(_TABLE, schema=schema_of(int(settings["dimension"])))
             write_settings(place, settings)
         index = cls(folder, settings)
         index._files.seal(index.table.version)
@@ -233,7 +192,7 @@ class Index:
         vectors = np.stack(columns.pop("vector")).astype(np.float32)
         columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
         with self._changing():
-            table = pa.table(columns, schema=_schema(vectors.shape[1]))
+            table = pa.table(columns, schema=schema_of(vectors.shape[1]))
             if paths:
                 merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.when_not_matched_by_source_delete(among("path", paths)).execute(table)
@@ -246,7 +205,7 @@ class Index:
     def remove(self, paths: Iterable[str]) -> None:
         """Commit the removal of files."""
         with self._changing():
-            for some in _chunks(list(paths)):
+            for some in chunks(list(paths)):
                 self.table.delete(among("path", some))
 
     @contextmanager
@@ -294,11 +253,11 @@ class Index:
 
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
         """All rows that fulfil a condition in SQL, newest first; ConfigError where it is none."""
-        return _rows(self._all(where, _names(thumbnails)))
+        return to_rows(self._all(where, column_names(thumbnails)))
 
     def listing(self, where: str | None = None) -> pa.Table:
         """All rows that fulfil a condition without their vectors and thumbnails, newest first."""
-        return self._all(where, [name for name in _names(thumbnails=False) if name != "vector"])
+        return self._all(where, [name for name in column_names(thumbnails=False) if name != "vector"])
 
     def row(self, id: str) -> Row:
         """The row of an id; SearchIndexError where there is none."""
@@ -318,10 +277,12 @@ class Index:
         large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is there, and sooner done
         if self._snapshot is not None and not large and where is None and not thumbnails:
             scores, found = self._snapshot.nearest(vector, top)
-            return list(zip(scores, _rows(found), strict=True))
+            return list(zip(scores, to_rows(found), strict=True))
         query: Any = self.table.search(vector, vector_column_name="vector")
-        found = self._run(approximate.widen(query).limit(top), where, [*_names(thumbnails), "_distance"])
-        return [(1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), _rows(found), strict=True)]
+        found = self._run(approximate.widen(query).limit(top), where, [*column_names(thumbnails), "_distance"])
+        return [
+            (1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), to_rows(found), strict=True)
+        ]
 
     def optimize(self) -> None:
         """Compact what many small commits left; where that fails, it is logged, and the index is as good as before."""
@@ -345,16 +306,10 @@ class Index:
         place, checksum = self.folder / FOLDER, None
         self._snapshot = read_snapshot(place, self._files.state.snapshot)
         if self._snapshot is None:
-            rows = self._all(None, _names(thumbnails=False))
+            rows = self._all(None, column_names(thumbnails=False))
             with self._files.changing():
                 checksum = write_snapshot(place, rows)
         self._files.seal(self.table.version, complete=True, snapshot=checksum)
-
-
-def among(column: str, values: Iterable[str]) -> str:
-    """SQL: whether a column's value is one of some texts, whatever these hold."""
-    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    return f"{column} IN ({quoted})"
 
 
 @contextmanager
@@ -373,33 +328,3 @@ def _remedy(folder: Path) -> str:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _names(thumbnails: bool) -> list[str]:
-    return [field.name for field in fields(Row) if thumbnails or field.name != "thumbnail"]
-
-
-def _rows(found: pa.Table) -> list[Row]:
-    names = [field.name for field in fields(Row) if field.name != "vector" and field.name in found.column_names]
-    columns = [found[name].to_pylist() for name in names]
-    matrix = as_matrix(found)
-    return [
-        Row(**dict(zip(names, values, strict=True)), vector=vector)
-        for vector, *values in zip(matrix, *columns, strict=True)
-    ]
-
-
-def _schema(dimension: int) -> pa.Schema:
-    types = {
-        **dict.fromkeys(("id", "path", "kind", "date", "digest"), pa.string()),
-        **dict.fromkeys(("start", "stop", "time", "length"), pa.float64()),
-        **dict.fromkeys(("width", "height", "size", "modified"), pa.int64()),
-        "thumbnail": pa.binary(),
-        "vector": pa.list_(pa.float32(), dimension),
-    }
-    return pa.schema([(field.name, types[field.name]) for field in fields(Row)])
-
-
-def _chunks(values: list[str], size: int = 500) -> Iterator[list[str]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]

@@ -29,9 +29,10 @@ from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.calibration import renew_calibration
 from perception_encoder.search.changes import File, find_changes
 from perception_encoder.search.home import make_home
-from perception_encoder.search.index import Index, Row, among
+from perception_encoder.search.index import Index
 from perception_encoder.search.moments import Frame, MomentConfig, MomentCutter, colour_histogram
 from perception_encoder.search.pages import thumbnail
+from perception_encoder.search.rows import Row, among
 
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""

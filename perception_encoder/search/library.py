@@ -30,10 +30,11 @@ from perception_encoder.search.asked import AskedTerm
 from perception_encoder.search.batching import quiet
 from perception_encoder.search.calibration import find_calibration
 from perception_encoder.search.home import check_root
-from perception_encoder.search.index import Index, Row, among
+from perception_encoder.search.index import Index
 from perception_encoder.search.indexing import update_index, writable_index
 from perception_encoder.search.query import encode_queries, text_query, unit_vectors
 from perception_encoder.search.rescan import Rescan
+from perception_encoder.search.rows import Row, among
 
 T = TypeVar("T")
 

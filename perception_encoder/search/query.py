@@ -18,7 +18,7 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, resolve, split_range
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
 from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
-from perception_encoder.search.index import Row
+from perception_encoder.search.rows import Row
 
 _MOST_WEIGHT = 10_000.0
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<what>.+)", re.DOTALL)

@@ -17,9 +17,9 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.search.hits import Hit, best_moment
-from perception_encoder.search.index import Row
 from perception_encoder.search.pages import Section, Tile, link_to
 from perception_encoder.search.query import Query
+from perception_encoder.search.rows import Row
 
 
 def name_query(query: Query) -> str:

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from perception_encoder.search.index import Index, Row, among
+from perception_encoder.search.index import Index
 from perception_encoder.search.library import as_tiles
+from perception_encoder.search.rows import Row, among
 
 _KEPT = 2048  # about 20 MiB
 

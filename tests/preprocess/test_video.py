@@ -25,7 +25,7 @@ from perception_encoder.errors import (
     MediaNotFoundError,
     MediaTooLargeError,
 )
-from perception_encoder.preprocess import video
+from perception_encoder.preprocess import video, video_file
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from tests.clips import clip, number_of, numbered, trimmed, with_display_matrix
@@ -334,7 +334,7 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
 
 
 def test_frames_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(video_file, "MAX_PIXELS", 1000)
     with pytest.raises(MediaTooLargeError, match="has frames of 8,192 pixels; the limit is 1,000"):
         read_frames(clip(3))
 

@@ -13,7 +13,8 @@ import pytest
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.search import approximate, snapshot
-from perception_encoder.search.index import Index, Row, among
+from perception_encoder.search.index import Index
+from perception_encoder.search.rows import Row, among
 
 DIMENSION, COUNT = 64, 3000
 SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "moments": {}}

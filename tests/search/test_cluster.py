@@ -24,8 +24,9 @@ from PIL import Image
 from perception_encoder.errors import ClusterError, MissingExtraError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.cluster import on_cluster
-from perception_encoder.search.index import FOLDER, Index, Row
+from perception_encoder.search.index import FOLDER, Index
 from perception_encoder.search.indexing import update_index, writable_index
+from perception_encoder.search.rows import Row
 from tests.clips import clip
 from tests.conftest import ROOT
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index import FOLDER, Index, Row, among
+from perception_encoder.search.index import FOLDER, Index
 from perception_encoder.search.indexing import Report, update_index, writable_index
+from perception_encoder.search.rows import Row, among
 from tests.clips import clip
 
 Draw = Callable[[int], Image.Image]

@@ -13,8 +13,9 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search import snapshot
-from perception_encoder.search.index import FOLDER, Index, Row
+from perception_encoder.search.index import FOLDER, Index
 from perception_encoder.search.indexing import update_index, writable_index
+from perception_encoder.search.rows import Row
 from tests.clips import clip
 
 

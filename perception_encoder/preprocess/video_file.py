@@ -1,0 +1,86 @@
+"""Open a video file with FFmpeg: safe containers only, nothing else on this machine, and errors that name the file."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+import av
+import av.error
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError
+from perception_encoder.preprocess.image import MAX_PIXELS
+from perception_encoder.preprocess.source import one_line
+
+FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
+"""Containers that are opened, by FFmpeg's names: none that refers to other files or addresses, as playlists do."""
+
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+"""Titles in other encodings than UTF-8 are no damage; PyAV 19 takes them as they are."""
+
+
+@contextmanager
+def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the container from its start and pick its video: the first one that is no cover picture."""
+    stream.seek(0)
+    try:
+        options = {"format_whitelist": FORMATS}
+        container = cast(
+            InputContainer, av.open(_Seekable(stream), options=options, io_open=_refuse_other_files, **_LENIENT)
+        )
+    except (av.error.FFmpegError, ValueError):
+        raise MediaDecodeError(name, "is not a video in a format that can be read, or its header is damaged") from None
+    with container:
+        covers = av.stream.Disposition.attached_pic
+        videos = [video for video in container.streams.video if not video.disposition & covers]
+        context = videos[0].codec_context if videos else None
+        if context is None:  # so it is for a codec that FFmpeg does not know
+            raise MediaDecodeError(name, "holds no video that can be decoded")
+        check_size(context.width, context.height, name)
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
+        yield container, videos[0]
+
+
+class _Seekable:
+    """What PyAV reads of a stream: a damaged video may seek anywhere, and PyAV prints what that raises."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.read, self.tell, self._seek = stream.read, stream.tell, stream.seek
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """The new position, or FFmpeg's code for a position that no file has."""
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
+
+
+def _refuse_other_files(url: str, flags: int, options: dict[str, Any]) -> BinaryIO:
+    raise PermissionError(f"a video may not open {url}")
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """MediaTooLargeError if frames have more pixels than an image may have."""
+    if width * height > MAX_PIXELS:
+        raise MediaTooLargeError(name, f"has frames of {width * height:,} pixels; the limit is {MAX_PIXELS:,}")
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Name whatever goes wrong in decoding: a damaged file may make PyAV raise anything."""
+    try:
+        yield
+    except (InputError, ConfigError):
+        raise
+    except MemoryError:
+        raise MediaTooLargeError(name, "does not fit in memory") from None
+    except av.error.FFmpegError as error:
+        reason = error.strerror or one_line(error)
+        raise MediaDecodeError(name, f"cannot be decoded, it is damaged: {reason}") from error
+    except Exception as error:
+        raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
