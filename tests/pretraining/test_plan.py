@@ -12,6 +12,7 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.losses.contrastive import contrastive_loss
+from perception_encoder.models.clip import CLIP
 from perception_encoder.models.cost import contrastive_flops, text_cost, training_flops, vision_cost
 from perception_encoder.models.devices import Device, find_device
 from perception_encoder.pretraining.cost import RunCost, TeacherCost
@@ -31,6 +32,13 @@ VISION, TEXT = tower_configs(CONFIG)
 CLUSTER = Cluster(device=Device(flops=1e12, memory=1e9), devices=4, utilization=0.5)
 
 
+def whole_model() -> CLIP:
+    """The model of the run at its own resolution, which plans are for; the run draws positions at its first one."""
+    model = build_model(CONFIG)
+    model.visual.set_image_size(VISION.image_size)
+    return model
+
+
 def test_stages_and_hours_are_those_of_the_formulas() -> None:
     plan = plan_pretraining(CONFIG, CLUSTER)
     first, second = plan.stages
@@ -39,7 +47,7 @@ def test_stages_and_hours_are_those_of_the_formulas() -> None:
     assert second.flops == second.executed == 40 * pair
     assert plan.device_hours(second) == pytest.approx(40 * pair / 1e12 / 0.5 / 3600)
     assert plan.device_hours() == pytest.approx(plan.device_hours(first) + plan.device_hours(second))
-    assert plan.parameters == sum(p.numel() for p in build_model(CONFIG).parameters())
+    assert plan.parameters == sum(p.numel() for p in whole_model().parameters())
 
 
 @pytest.mark.parametrize("saving", [{"checkpointing": True}, {"chunk": 2}, {"checkpointing": True, "chunk": 2}])
@@ -84,8 +92,8 @@ def test_core_g_fits_512_h100s() -> None:
 
 
 def test_memory_of_parameters_by_hand() -> None:
-    total = sum(p.numel() for p in build_model(CONFIG).parameters()) - 1
-    model = build_model(CONFIG)
+    model = whole_model()
+    total = sum(p.numel() for p in model.parameters()) - 1
     blocks = sum(p.numel() for name, p in model.named_parameters() if "resblocks" in name)
     alone = device_memory(CONFIG, CONFIG.stages[0], 1)
     assert (alone["weights"], alone["gradients"], alone["optimizer"]) == (4 * total, 4 * total, 8 * total)
@@ -151,7 +159,7 @@ def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
 
 def test_a_teacher_s_passes_come_on_top() -> None:
     """Its passes as torch counts them, of what it is shown and no more; in the plan as often a pair as is said."""
-    model = build_model(CONFIG)
+    model = whole_model()
     teacher = TeacherCost(VISION, TEXT, pictures=0.5)
     teacher.watch(model)
     pair = vision_cost(VISION).forward / 2 + text_cost(TEXT).forward
