@@ -67,7 +67,7 @@ class VisionTransformer(nn.Module):
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """The patch grid (h, w) of a picture size; ShapeError unless both sides are multiples of the patch."""
         patch = self.config.patch_size
-        if torch.jit.is_tracing():  # where sizes are tensors: a trace is of one size
+        if isinstance(height, Tensor):  # as sizes are under torch.jit.trace, which is of one size
             height, width = int(height), int(width)
         if height % patch or width % patch or not height or not width:
             raise ShapeError(

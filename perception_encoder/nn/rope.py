@@ -20,9 +20,13 @@ def rope_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: 
 
     The sine of a pair's first channel carries the minus sign, so that `rotate` is one multiply and one add.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a traced tensor must not outlive its trace
+    if _is_traced():  # a traced tensor must not outlive its trace
         return _compute_table(grid, head_dim, class_token, device)
     return _cached_table(grid, head_dim, class_token, device)
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=64)
@@ -47,7 +51,7 @@ def _compute_table(grid: tuple[int, int], head_dim: int, class_token: bool, devi
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn queries or keys (…, N, head_dim) by a `rope_table`, in float32."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # compilers and exporters want real numbers
+    if _is_traced():  # compilers and exporters want real numbers
         exact = x.float()
         swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
