@@ -30,11 +30,8 @@ _PROGRESSIVE = {48: 1 / 3, 64: 1 / 3, 96: 1 / 3}  # shares of the samples
 _FOUR_STAGES = {48: 10 / 24, 64: 8 / 24, 96: 4 / 24, 128: 2 / 24}
 
 
-def nano_step(step: int, seed: int = 0, flops: float = FLOPS) -> PretrainingConfig:
-    """The run with all steps from 1 to `step`; ConfigError for a step that the paper does not have.
-
-    `layers`: depth of the vision tower, by default the model's; `attention_pool`: by default as the step has it.
-    """
+def nano_step(step: int, seed: int = 0) -> PretrainingConfig:
+    """The run with all steps from 1 to `step`; ConfigError for a step that the paper does not have."""
     if not 1 <= step <= LAST:
         raise ConfigError(f"step {step} is none of the paper's; they are 1 to {LAST}")
     shares = _CONSTANT if step < 2 else _PROGRESSIVE if step < 5 else _FOUR_STAGES
@@ -51,7 +48,7 @@ def nano_step(step: int, seed: int = 0, flops: float = FLOPS) -> PretrainingConf
         masking=MaskRegularization() if step >= 9 else None,
         seed=seed,
     )
-    samples = flops / sum(share * _pair_flops(config, size) for size, share in shares.items())
+    samples = FLOPS / sum(share * _pair_flops(config, size) for size, share in shares.items())
     stages = tuple(
         Stage(image_size=size, steps=max(1, round(samples * share / batch_size))) for size, share in shares.items()
     )

@@ -41,7 +41,8 @@ def test_a_model_of_transformers_at_a_layer(tmp_path: Path, pictures: list[Image
         (-2, "cls", {"layer": "1", "pool": "cls"}),
     ):
         encoders, about = load_views(name, "squash", layer, pool)
-        tokens = load_layer_encoder(name).encode_layers(pictures, [int(taken["layer"])])[int(taken["layer"])]
+        at = int(taken["layer"])
+        tokens = load_layer_encoder(name, final_norm=True).encode_layers(pictures, [at])[at]
         wanted = tokens.patches.mean(axis=(1, 2)) if taken["pool"] == "mean" else tokens.prefix[:, 0]
         wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
         found = encoders["squash"].encode_images(pictures)

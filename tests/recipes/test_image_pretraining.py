@@ -7,13 +7,17 @@ import dataclasses
 import pytest
 import torch
 
+from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.cost import text_parameters, vision_parameters
 from perception_encoder.models.registry import find_model
-from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
+from perception_encoder.models.weights import load_model
+from perception_encoder.pretraining.run import PretrainingConfig, pretrain, tower_configs
+from perception_encoder.recipes.builtin import debug
 from perception_encoder.recipes.catalog import RECIPES, find_recipe
 from perception_encoder.recipes.image_pretraining import ablation
+from perception_encoder.recipes.reproduction import Place
 
 PAPER = [name for name in RECIPES if RECIPES[name].function.startswith("image_pretraining:")]
 BILLION = 1_000_000_000
@@ -135,3 +139,17 @@ def test_one_run_begins_where_another_ends() -> None:
 @pytest.mark.parametrize("name", [*PAPER, "distill_l14"])
 def test_the_paper_s_runs_hand_their_weights_on_without_loss(name: str) -> None:
     assert not config_of(name).half and config_of("builtin").half
+
+
+def test_a_tower_of_another_depth_and_pooling_is_trained(place: Place) -> None:
+    config = dataclasses.replace(
+        debug(),
+        stages=(Stage(image_size=32, steps=1),),
+        batch_size=4,
+        layers=2,
+        attention_pool=False,
+        masking=None,
+        weights={"flowers": 1},
+    )
+    model = load_model(pretrain(config, [place.photos, place.drawings], place.runs))
+    assert isinstance(model, CLIP) and (model.visual.config.depth, model.visual.config.attention_pool) == (2, False)
