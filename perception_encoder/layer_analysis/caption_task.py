@@ -22,7 +22,7 @@ from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPicture
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.scores import ItemScores, contributions
 from perception_encoder.layer_analysis.labelled_tasks import layer_pictures, unit
-from perception_encoder.preprocess.frames import frame_indices
+from perception_encoder.preprocess.frames import spread_indices
 
 LEAST = 3
 """Pictures, for there must be two others to rank."""
@@ -39,7 +39,7 @@ class CaptionTask:
         texts = [""] * len(media.keys)
         for caption, owner in zip(media.captions, media.owners, strict=True):
             texts[owner] += f"{caption}\n"
-        rows = frame_indices(len(texts), min(len(texts), max(items, LEAST)))
+        rows = spread_indices(len(texts), min(len(texts), max(items, LEAST)))
         self.texts = tuple(texts[row] for row in rows)
         keys, sources = tuple(media.keys[row] for row in rows), tuple(media.media[row] for row in rows)
         self.labelled = LabelledPictures(media.name, keys, sources, self.texts)

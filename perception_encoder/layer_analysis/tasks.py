@@ -33,7 +33,7 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     RetrievalTask,
     load_labels,
 )
-from perception_encoder.preprocess.frames import frame_indices
+from perception_encoder.preprocess.frames import spread_indices
 
 Maker = Callable[[Path, int], LayerTask]
 """A place and how many items at most are measured, to a task; DataError where the place lacks what it needs."""
@@ -91,7 +91,7 @@ def _thin(splits: tuple[Part, Part], items: int) -> tuple[Part, Part]:
     Names are often those of places or times, so that the first ones would be of one kind.
     """
     train, test = (
-        part.some(frame_indices(len(part.keys), min(len(part.keys), count)))
+        part.some(spread_indices(len(part.keys), min(len(part.keys), count)))
         for part, count in zip(splits, (2 * items, items), strict=True)
     )
     return train, test

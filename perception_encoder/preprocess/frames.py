@@ -30,6 +30,20 @@ def frame_indices(total: int, count: int) -> list[int]:
     The one formula for the frames of a video, in training, `Encoder.encode` and evaluation: that of the reference's
     evaluation. Raises ConfigError where either is less than 1.
     """
-    if total < 1 or count < 1:
-        raise ConfigError(f"{count} of {total} frames: both must be at least 1")
+    _check(total, count, "frames")
     return [i * (total - 1) // max(1, count - 1) for i in range(count)]
+
+
+def spread_indices(total: int, count: int) -> list[int]:
+    """`count` indices evenly apart into a list of `total` items, halves rounded up: for a part of a dataset, not frames.
+
+    Raises ConfigError where either is less than 1.
+    """
+    _check(total, count, "items")
+    steps = max(1, count - 1)
+    return [(2 * i * (total - 1) + steps) // (2 * steps) for i in range(count)]
+
+
+def _check(total: int, count: int, what: str) -> None:
+    if total < 1 or count < 1:
+        raise ConfigError(f"{count} of {total} {what}: both must be at least 1")
