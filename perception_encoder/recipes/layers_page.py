@@ -14,7 +14,7 @@ from perception_encoder.recipes.reproduce_layers import BUILTIN, NORMED
 
 WIDTH = 118
 DATA = {
-    "classification": "photographs, attentive probe",
+    "classification": "photographs",
     "retrieval": "photographs, cosine",
     "segmentation": "rendered scenes, objects or background, linear head",
     "depth of scenes": "rendered scenes, medians aligned, DPT head",
@@ -63,8 +63,9 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     count = f"{len(behind)} of {len(_rows(result))} rows"
     yield f"The output is shown to be behind the best layer in {count}" + (f" (bold): {shown}." if shown else ".")
     yield (
-        "What is not shown may still be so. Each model was trained with one seed: nothing follows for depth, pooling, "
-        "the recipe or longer training, and models are not compared."
+        "Of twenty such intervals one leaves out zero by chance, and what is not shown may still be so. Each model was "
+        "trained with one seed: nothing follows for depth, pooling, the recipe or longer training, and models are not "
+        "compared."
     )
 
 
@@ -101,6 +102,8 @@ def _count(row: Mapping[str, Any]) -> str:
 
 
 def _gap(row: Mapping[str, Any]) -> str:
+    if row["best"] == row["layers"][-1]:
+        return "no layer scores better"
     value = show_differences(row["gap"]["value"], None, row["unit"])
     if row["gap"]["ci"] is None:
         return value

@@ -16,7 +16,7 @@ from perception_encoder.recipes.reproduce_layers import BUILTIN, FIRST, LAST, NO
 
 LINES = {FIRST: "#E69F00", LAST: "#0072B2", BUILTIN: "#009E73"}
 """Colours of the trained models; the others are grey."""
-COLUMNS = 4
+COLUMNS = 3
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
