@@ -40,7 +40,7 @@ def demo(
     from perception_encoder.evaluation.zero_shot import Namer
     from perception_encoder.inference.collection import encode_media, list_media
     from perception_encoder.inference.encoder import load
-    from perception_encoder.models.registry import BUILTIN
+    from perception_encoder.models.registry import BUILTIN, canonical_name
     from perception_encoder.search import samples
     from perception_encoder.search.hits import find_hits
     from perception_encoder.search.pages import write_contact_sheet
@@ -78,7 +78,7 @@ def demo(
     write_contact_sheet(page, "Named and found", title, [named, *query_sections(queries, results, page)])
     output.print_line("")
     output.print_line(f"All of it, with pictures: {page}")
-    if encoder.name == BUILTIN:
+    if canonical_name(model) == BUILTIN:
         output.print_line(LITTLE)
     say_what_next(brought.gallery)
     raise typer.Exit(output.report_skipped(found.failures, found.total))

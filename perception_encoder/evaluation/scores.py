@@ -72,6 +72,7 @@ class ItemScores:
         entry_of = np.arange(len(values)) if owners is None else owners
         if len(values) == 0:
             raise DataError(f"{metric}: there is nothing to measure; give at least one item")
+        alone = blocks is None or len(set(blocks)) == len(names)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise DataError(f"{metric}: the score of {names[entry_of[bad[0]]]} is no number; its features may be bad")
@@ -83,7 +84,7 @@ class ItemScores:
             owners="" if owners is None else _pack(owners),
             groups="" if groups is None else _pack(groups),
             weights="" if weights is None else _pack(weights),
-            blocks="" if blocks is None else _pack(np.unique(list(blocks), return_inverse=True)[1]),
+            blocks="" if alone else _pack(np.unique(list(blocks or ()), return_inverse=True)[1]),
             unit=unit,
             lower_is_better=lower_is_better,
         )

@@ -27,8 +27,13 @@ def test_demo_names_and_finds_real_pictures(run_pe, checkpoint: Path, tmp_path: 
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("<section>") == 2 + len(samples.QUERIES) == 7
     assert page.count("<li class") == len(samples.PICTURES) + 1 + 6 * 4
-    assert "PE-Core-L14-336" in run.stdout
+    assert "PE-Core-L14-336" in run.stdout and "and little else" not in run.stdout
     assert "search" in run.stdout and shlex.quote(str(out / "pictures")) in run.stdout
+
+
+def test_the_demo_says_how_little_the_builtin_model_knows(run_pe, tmp_path: Path) -> None:
+    run = run_pe("demo", "--out", tmp_path / "demo")
+    assert run.status == 0 and "emoji, and little else: of photographs of ImageNet's 1,000 classes" in run.stdout
 
 
 def test_the_clip_moves_from_left_to_right(tmp_path: Path) -> None:

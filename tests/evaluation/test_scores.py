@@ -140,8 +140,10 @@ def test_items_of_one_block_are_drawn_together() -> None:
     assert np.diff(apart.ci)[0] < np.diff(together.ci)[0] / 4
     again = ItemScores(**json.loads(json.dumps(asdict(ItemScores.of("error", frames, names, blocks=blocks)))))
     assert len(set(again.block_of())) == 40
+    plain = ItemScores.of("error", frames, names)
+    assert ItemScores.of("error", frames, names, blocks=names) == plain  # each a block by itself
     with pytest.raises(DataError, match="not measured on the same items"):
-        difference(ItemScores.of("error", frames, names, blocks=blocks), ItemScores.of("error", frames, names))
+        difference(ItemScores.of("error", frames, names, blocks=blocks), plain)
 
 
 def test_frames_of_one_video_have_no_interval() -> None:
