@@ -35,7 +35,7 @@ def frame_indices(total: int, count: int) -> list[int]:
 
 
 def spread_indices(total: int, count: int) -> list[int]:
-    """`count` indices evenly apart into a list of `total` items, halves rounded up: for a part of a dataset, not frames.
+    """`count` indices evenly apart into `total` items, halves rounded up: for a part of a dataset, not for frames.
 
     Raises ConfigError where either is less than 1.
     """
