@@ -18,7 +18,7 @@ app = typer.Typer()
 
 LITTLE = (
     "The built-in model knows flowers, clothes, groceries, Caltech-101's objects and emoji, and little else: of "
-    "photographs of ImageNet's 1,000 classes it names 0.7 %."
+    "1,000 photographs of ImageNet's classes it names 0.7 %."
 )
 
 
