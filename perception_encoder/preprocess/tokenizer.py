@@ -66,10 +66,9 @@ class Tokenizer:
         InputError if an id is not in the vocabulary.
         """
         listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        for number in listed:
-            if not 0 <= number <= END:
-                raise InputError("token ids", f"one is outside the vocabulary, 0 to {END}")
         end = listed.index(END) if END in listed else len(listed)
+        if not all(0 <= number < END for number in listed[:end]):
+            raise InputError("token ids", f"one is outside the vocabulary, 0 to {END}")
         words = [number for number in listed[:end] if number != START]
         return _backend().decode(words, skip_special_tokens=False).replace("</w>", " ").strip()
 
