@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,18 +162,26 @@ def test_a_stopped_run_is_finished_by_the_same_command(
     originals = sorted(folder.iterdir())
     for number in range(12, 1500):
         (folder / f"{number:04d}.jpg").hardlink_to(originals[number % 12])
-    code = (
-        "import sys; from perception_encoder.cli.main import main; "
-        "from perception_encoder.inference.output import EmbeddingWriter; "
-        "EmbeddingWriter.__init__.__kwdefaults__['shard_seconds'] = 0.1; main(sys.argv[1:])"
-    )
+    code = f"""
+import os, sys
+from perception_encoder.cli.main import main
+from perception_encoder.inference.output import EmbeddingWriter
+
+flush = EmbeddingWriter.flush
+
+def flush_and_stop(writer):
+    before = len(writer.shards)
+    flush(writer)
+    if before == 1 and len(writer.shards) == 2:
+        os.kill(os.getpid(), {stop:d})
+
+EmbeddingWriter.flush = flush_and_stop
+EmbeddingWriter.__init__.__kwdefaults__["shard_seconds"] = 0.1
+main(sys.argv[1:])
+"""
     arguments = ["embed", folder, "-o", out, "-m", checkpoint, "--dtype", "float32", "--layer", "0"]
     run = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "out.parquet.parts"
-    while len(list(parts.glob("*.parquet"))) < 2:
-        assert run.poll() is None
-        time.sleep(0.02)
-    run.send_signal(stop)
     _, said = run.communicate()
     assert not out.exists()
     if stop == signal.SIGINT:
