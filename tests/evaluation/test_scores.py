@@ -107,10 +107,22 @@ def test_other_items_or_groups_cannot_be_compared() -> None:
     for theirs in (
         ItemScores.of("top-1", CORRECT[:99], NAMES[:99]),
         ItemScores.of("top-1", CORRECT, NAMES[::-1]),
-        ItemScores.of("top-1", CORRECT, NAMES, groups=TARGETS),
     ):
         with pytest.raises(DataError, match="not measured on the same items"):
             difference(ours, theirs)
+    with pytest.raises(DataError, match="the same 100 items have different groups or blocks in the two"):
+        difference(ours, ItemScores.of("top-1", CORRECT, NAMES, groups=TARGETS))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_share_has_no_interval_if_all_items_agree(right: bool) -> None:
+    values, weights = np.full(10, right), np.full(10, 1 / 3)
+    assert measure(ItemScores.of("top-1", values, NAMES[:10])).ci is None
+    assert measure(ItemScores.of("mean class accuracy", values, NAMES[:10], weights=weights)).ci is None
+    many = np.full(100, right)
+    assert measure(ItemScores.of("top-1", many, NAMES)).ci is None
+    many[0] = not right
+    assert measure(ItemScores.of("top-1", many, NAMES)).ci is not None
 
 
 def test_a_score_that_is_no_number_names_its_item() -> None:
@@ -142,7 +154,7 @@ def test_items_of_one_block_are_drawn_together() -> None:
     assert len(set(again.block_of())) == 40
     plain = ItemScores.of("error", frames, names)
     assert ItemScores.of("error", frames, names, blocks=names) == plain  # each a block by itself
-    with pytest.raises(DataError, match="not measured on the same items"):
+    with pytest.raises(DataError, match="different groups or blocks"):
         difference(ItemScores.of("error", frames, names, blocks=blocks), plain)
 
 
