@@ -96,6 +96,11 @@ def student_interval(
     if variance == 0:
         return value, value
     freedom = variance**2 / sum(part**2 / own for part, own in parts)
+    return student_ends(value, variance, freedom, comparisons)
+
+
+def student_ends(value: float, variance: float, freedom: float, comparisons: int = 1) -> tuple[float, float]:
+    """The ends of Student's interval with these degrees of freedom."""
     width = _quantile(1 - (1 - _LEVEL) / (2 * comparisons), freedom) * variance**0.5
     return value - width, value + width
 
