@@ -174,13 +174,18 @@ def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
+def check_head_seeds(seeds: int) -> None:
+    """Raise ConfigError for no seed."""
+    if seeds < 1:
+        raise ConfigError(f"the number of head seeds is {seeds}; it must be at least 1, and 2 for an interval")
+
+
 def with_head_seeds(seeds: int, score: Callable[[int], Sequence[AnyScores]]) -> tuple[AnyScores, ...]:
     """The scores of a head that is fitted with each of some seeds, from 0, marked with their seed.
 
     Raises ConfigError for no seed, and MissingExtraError without scipy before anything is fitted.
     """
-    if seeds < 1:
-        raise ConfigError(f"the number of head seeds is {seeds}; it must be at least 1, and 2 for an interval")
+    check_head_seeds(seeds)
     check_scipy()
     return tuple(replace(each, seed=seed) for seed in range(seeds) for each in score(seed))
 

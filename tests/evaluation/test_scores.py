@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import ConfigError, DataError, MissingExtraError
+from perception_encoder.evaluation.attentive_probe import AttentiveConfig, measure_attentive
+from perception_encoder.evaluation.depth import DepthProtocol, measure_depth
+from perception_encoder.evaluation.detection import DetectionProtocol, measure_detection
 from perception_encoder.evaluation.scores import (
     ItemScores,
     contributions,
@@ -18,6 +24,8 @@ from perception_encoder.evaluation.scores import (
     measure_all,
     with_head_seeds,
 )
+from perception_encoder.evaluation.segmentation import SegmentationProtocol, measure_segmentation
+from perception_encoder.evaluation.tracking import measure_tracking
 
 TARGETS = np.repeat([0, 1, 4], [80, 15, 5])
 CORRECT = np.concatenate([np.arange(80) < 60, np.arange(15) < 3, np.arange(5) < 5])
@@ -189,3 +197,23 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
         difference(seeded(unlike, names), seeded(unlike[:2], names))
     with pytest.raises(ConfigError, match="number of head seeds is 0"):
         with_head_seeds(0, lambda seed: ())
+
+
+@pytest.mark.parametrize("config", [AttentiveConfig, SegmentationProtocol, DetectionProtocol, DepthProtocol])
+def test_no_head_seed_is_refused_before_features_are_extracted(config: Callable[..., object]) -> None:
+    with pytest.raises(ConfigError, match="number of head seeds is 0"):
+        config(head_seeds=0)
+
+
+@pytest.mark.parametrize(
+    "evaluate", [measure_attentive, measure_segmentation, measure_detection, measure_depth, measure_tracking]
+)
+def test_scipy_is_missed_before_features_are_extracted(
+    evaluate: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else is given: whatever is looked at first is another error."""
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    parameters = inspect.signature(evaluate).parameters.values()
+    given = [[None, None] for each in parameters if each.default is each.empty]
+    with pytest.raises(MissingExtraError, match="scipy"):
+        evaluate(*given)
