@@ -53,9 +53,10 @@ from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.task import Task
 
 PROCEDURE = 2
-"""Version of what a run does with its configuration. Raise it with a change after which the same configuration, data and
-seed train other weights (1: crops larger than the image were clipped, positions were drawn at the last resolution): a run
-that an earlier version began is not resumed then. Published results refer to runs by their configuration alone."""
+"""Version of what a run does with its configuration. Raise it with a change after which the same configuration, data
+and seed train other weights (1: crops larger than the image were clipped, positions were drawn at the last resolution):
+then a run that an earlier version began is not resumed. Published results refer to runs by their configuration alone.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,15 @@ from typing import Any
 from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.evaluation.report import Table
 from perception_encoder.recipes.reproduce_distillation import ALONE, SEEDS, TAUGHT, TEACHER
-from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, earlier_procedure, over_seeds, percent, points
+from perception_encoder.recipes.reproduction import (
+    ROBUST,
+    Figures,
+    claim,
+    earlier_procedure,
+    over_seeds,
+    percent,
+    points,
+)
 
 DIFFERENCE = "taught − alone"
 
@@ -21,7 +29,8 @@ def page(result: dict[str, Any]) -> str:
         "Written by `pe reproduce distillation`: a student of the size of the built-in model learns from pairs alone, "
         "or from the same pairs in the same order with a larger teacher that was trained at home on the same data "
         f"(section 2.4; the teacher's logit scale is {scale:g}, twice the one that it learned, and the contrastive "
-        f"loss stands beside). {_verdict(result)} {earlier_procedure(runs)}*{PHOTOS}* is the mean class accuracy on the test photographs, "
+        f"loss stands beside). {_verdict(result)} {earlier_procedure(runs)}"
+        f"*{PHOTOS}* is the mean class accuracy on the test photographs, "
         f"zero-shot, averaged over the tasks; *{ROBUST}* the average over test sets unlike training: the photographs "
         "changed in five ways, and drawings in a style that is never trained on, by their names. Percent ± half the "
         "width of the 95 % interval over images, differences in points; the interval of all seeds includes the seeds "
@@ -47,8 +56,8 @@ def _verdict(result: dict[str, Any]) -> str:
     if any(better):
         return f"The teacher scores higher (one training seed) than the student alone ({told})."
     return (
-        "**This run shows nothing of distillation from a better teacher: its teacher is not shown to be better than the "
-        f"student** (teacher against student alone: {told})."
+        "**This run shows nothing of distillation from a better teacher: its teacher is not shown to be better than "
+        f"the student** (teacher against student alone: {told})."
     )
 
 

@@ -12,7 +12,15 @@ from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.evaluation.report import Table
 from perception_encoder.files import replacing, writing
 from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
-from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, earlier_procedure, over_seeds, percent, points
+from perception_encoder.recipes.reproduction import (
+    ROBUST,
+    Figures,
+    claim,
+    earlier_procedure,
+    over_seeds,
+    percent,
+    points,
+)
 
 PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
 """ImageNet val and the mean of six robustness sets, in percent (section 2.1)."""
