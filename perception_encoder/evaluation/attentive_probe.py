@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.classification import TOP, accuracies, nearest
+from perception_encoder.evaluation.estimate import check_scipy
 from perception_encoder.evaluation.features import FRAMES, Features
 from perception_encoder.evaluation.linear_probe import mean_class_accuracy
 from perception_encoder.evaluation.metrics import HEAD_SEEDS
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.scores import ItemScores, measure_all, with_head_seeds
+from perception_encoder.evaluation.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
 from perception_encoder.evaluation.splits import Splits
 from perception_encoder.evaluation.tokens import TaskTokens, Tokens, encode_tokens
 from perception_encoder.models.initialization import initialize
@@ -53,6 +54,7 @@ class AttentiveConfig:
     def __post_init__(self) -> None:
         if min(self.heads, self.epochs, self.batch, len(self.learning_rates)) < 1:
             raise ConfigError("heads, epochs, batch and the number of learning rates must each be at least 1")
+        check_head_seeds(self.head_seeds)
 
 
 class AttentiveProbe(nn.Module):
@@ -179,6 +181,7 @@ def measure_attentive(
 
     That includes training items. Errors as those of `encode_tokens` and `fit_attentive`.
     """
+    check_scipy()
     classes = splits.classes
     layer = layer + encoder.depth if layer < 0 else layer
     train, val, test = (

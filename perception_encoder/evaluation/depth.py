@@ -21,10 +21,11 @@ from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_d
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense_features import check_finite, encode_both
+from perception_encoder.evaluation.estimate import check_scipy
 from perception_encoder.evaluation.metrics import HEAD_SEEDS
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.scores import ItemScores, measure_all, with_head_seeds
+from perception_encoder.evaluation.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ class DepthProtocol:
     image_size: tuple[int, int] | None = None
     """Height and width that pictures are squashed to; the encoder's own by default."""
 
+    def __post_init__(self) -> None:
+        check_head_seeds(self.head_seeds)
+
 
 def measure_depth(
     encoder: LayerEncoder,
@@ -64,6 +68,7 @@ def measure_depth(
     for features that are not finite.
     """
     protocol = protocol or DepthProtocol()
+    check_scipy()
     depths = known_depths(train, test, protocol)
     learned, shown = encode_both(encoder, layer, (train, depths[0]), (test, depths[1]), protocol.image_size, track)
     warn_of_range(*depths)

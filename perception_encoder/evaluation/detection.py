@@ -16,10 +16,11 @@ from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError, MissingExtraError
 from perception_encoder.evaluation.average_precision import average_precision
 from perception_encoder.evaluation.dense_features import check_finite, encode_both
+from perception_encoder.evaluation.estimate import check_scipy
 from perception_encoder.evaluation.metrics import HEAD_SEEDS
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.scores import DrawnScores, measure_all, with_head_seeds
+from perception_encoder.evaluation.scores import DrawnScores, check_head_seeds, measure_all, with_head_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class DetectionProtocol:
     """Detectors that are fitted, each with another seed; with one there is no interval."""
     image_size: tuple[int, int] | None = None
     """Height and width that pictures are squashed to; the encoder's own by default."""
+
+    def __post_init__(self) -> None:
+        check_head_seeds(self.head_seeds)
 
 
 def measure_detection(
@@ -47,6 +51,7 @@ def measure_detection(
     there is no thing, ConfigError for a layer that does not exist, and ModelError for features that are not finite.
     """
     protocol = protocol or DetectionProtocol()
+    check_scipy()
     sets = (train, train.things), (test, test.things)
     learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
     scores = score_detection(learned.maps, (train, learned.rows), shown.maps, (test, shown.rows), protocol, track)

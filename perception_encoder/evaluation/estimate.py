@@ -21,6 +21,8 @@ from perception_encoder.evaluation.protocol import Metric
 
 FEW_BLOCKS = 20
 """Below this many the percentiles of a bootstrap are too narrow."""
+_ROUNDING = 1e-9
+"""Draws of a share that differ by less are the same."""
 _LEVEL = (INTERVAL[1] - INTERVAL[0]) / 100
 
 Interval = tuple[float, float] | None
@@ -67,8 +69,15 @@ class Estimate:
         return student_interval(self.value, of_blocks, self.blocks, self.by_seed, comparisons)
 
     def metric(self, name: str, n: int, unit: str = "%", lower_is_better: bool = False) -> Metric:
-        """The figure with its interval."""
-        return Metric(name, self.value, n, self.interval(), unit, lower_is_better)
+        """The figure with its interval; not for a difference, because a share ("%") stays within 0 and 1.
+
+        A share that is the same in all draws has no interval: that its items agree does not make it certain.
+        """
+        ends = self.interval()
+        if ends is not None and unit == "%":
+            certain = np.ptp(self.drawn[np.isfinite(self.drawn)]) < _ROUNDING
+            ends = None if certain else (max(0.0, ends[0]), min(1.0, ends[1]))
+        return Metric(name, self.value, n, ends, unit, lower_is_better)
 
 
 def student_interval(
@@ -87,6 +96,11 @@ def student_interval(
     if variance == 0:
         return value, value
     freedom = variance**2 / sum(part**2 / own for part, own in parts)
+    return student_ends(value, variance, freedom, comparisons)
+
+
+def student_ends(value: float, variance: float, freedom: float, comparisons: int = 1) -> tuple[float, float]:
+    """The ends of Student's interval with these degrees of freedom."""
     width = _quantile(1 - (1 - _LEVEL) / (2 * comparisons), freedom) * variance**0.5
     return value - width, value + width
 

@@ -174,13 +174,18 @@ def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
+def check_head_seeds(seeds: int) -> None:
+    """Raise ConfigError for no seed."""
+    if seeds < 1:
+        raise ConfigError(f"the number of head seeds is {seeds}; it must be at least 1, and 2 for an interval")
+
+
 def with_head_seeds(seeds: int, score: Callable[[int], Sequence[AnyScores]]) -> tuple[AnyScores, ...]:
     """The scores of a head that is fitted with each of some seeds, from 0, marked with their seed.
 
     Raises ConfigError for no seed, and MissingExtraError without scipy before anything is fitted.
     """
-    if seeds < 1:
-        raise ConfigError(f"the number of head seeds is {seeds}; it must be at least 1, and 2 for an interval")
+    check_head_seeds(seeds)
     check_scipy()
     return tuple(replace(each, seed=seed) for seed in range(seeds) for each in score(seed))
 
@@ -209,19 +214,12 @@ def estimate(scores: Sequence[Scores], seed: int = SEED) -> Estimate:
 
 def measure(scores: ItemScores, seed: int = SEED) -> Metric:
     """The figure with its 95 % interval over blocks drawn anew."""
-    return _within(_metric([scores], estimate([scores], seed)))
+    return _metric([scores], estimate([scores], seed))
 
 
 def measure_all(scores: Sequence[Scores]) -> tuple[Metric, ...]:
     """Each figure, the mean over the head seeds if there are several, with its 95 % interval."""
-    return tuple(_within(_metric(group, estimate(group))) for group in by_metric(scores).values())
-
-
-def _within(metric: Metric) -> Metric:
-    """A share's interval, which Student's t may take beyond 0 and 1, cut there."""
-    if metric.ci is None or metric.unit != "%":
-        return metric
-    return replace(metric, ci=(max(0.0, metric.ci[0]), min(1.0, metric.ci[1])))
+    return tuple(_metric(group, estimate(group)) for group in by_metric(scores).values())
 
 
 def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED) -> Metric:
@@ -232,13 +230,19 @@ def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores
     """
     one, other = ([each] if isinstance(each, ItemScores | DrawnScores) else each for each in (ours, theirs))
     first, second = one[0], other[0]
+    if first.drawn[:2] == second.drawn[:2] and first.drawn != second.drawn:
+        raise DataError(
+            f"{first.metric}: the same {first.items:,} items have different groups or blocks in the two, so they were "
+            "drawn by different rules; evaluate both again with this version"
+        )
     if first.drawn != second.drawn:
         counts = f"{first.items:,} and {second.items:,}"
         raise DataError(f"{first.metric}: the two were not measured on the same items ({counts}); take the same data")
     try:
-        return _metric(one, estimate(one, seed).less(estimate(other, seed)))
+        gap = estimate(one, seed).less(estimate(other, seed))
     except DataError as error:
         raise DataError(f"{first.metric}: {error}") from error
+    return Metric(first.metric, gap.value, first.items, gap.interval(), first.unit, first.lower_is_better)
 
 
 def _metric(scores: Sequence[Scores], found: Estimate) -> Metric:

@@ -19,10 +19,11 @@ from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense_features import check_finite, encode_both
+from perception_encoder.evaluation.estimate import check_scipy
 from perception_encoder.evaluation.metrics import HEAD_SEEDS
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.scores import ItemScores, measure_all, with_head_seeds
+from perception_encoder.evaluation.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class SegmentationProtocol:
     """Heads that are fitted, each with another seed; with one there is no interval."""
     image_size: tuple[int, int] | None = None
     """Height and width that pictures are squashed to; the encoder's own by default."""
+
+    def __post_init__(self) -> None:
+        check_head_seeds(self.head_seeds)
 
 
 def measure_segmentation(
@@ -52,6 +56,7 @@ def measure_segmentation(
     finite.
     """
     protocol = protocol or SegmentationProtocol()
+    check_scipy()
     train, test = keep_trained(train, test, track)
     sets = (train, known_labels(train)), (test, known_labels(test))
     learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)

@@ -20,6 +20,7 @@ from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.label_propagation import PropagationConfig, propagate
 from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.dense_features import check_layer, encode_patches, patch_multiple
+from perception_encoder.evaluation.estimate import FEW_BLOCKS, check_scipy
 from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.region_and_boundary import boundary_accuracy, region_similarity
 from perception_encoder.evaluation.results import Measurement
@@ -52,6 +53,8 @@ def measure_tracking(
     features that are not finite.
     """
     config = config or TrackingConfig()
+    if 1 < len(videos) < FEW_BLOCKS:
+        check_scipy()
     check_layer(encoder, layer)
     scores: dict[str, VideoScores] = {}
     failures: list[InputError] = []

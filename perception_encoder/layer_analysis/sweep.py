@@ -23,7 +23,7 @@ from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, e
 
 KEPT_DIGITS = 6
 FORMAT = 2
-"""Of the cached scores; another one is not read."""
+"""Of the cached scores, those of `recipes/layer_subjects.py` too; another one is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,12 @@ from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.task import Task
 
+PROCEDURE = 2
+"""Version of what a run does with its configuration. Raise it with a change after which the same configuration, data
+and seed train other weights (1: crops larger than the image were clipped, positions were drawn at the last resolution):
+then a run that an earlier version began is not resumed. Published results refer to runs by their configuration alone.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
@@ -234,7 +240,8 @@ def _pretrain(
         bad_share=config.streams.bad_share,
         resampled=config.streams.resampled,
     )
-    fingerprint = config.fingerprint([*sources.names, *([objective.identity] if objective else [])])
+    identity = [objective.identity] if objective else []
+    fingerprint = config.fingerprint([f"procedure {PROCEDURE}", *sources.names, *identity])
     check_run(out, fingerprint)
     record = describe(config, fingerprint, sources.samples)
     if rank.number == 0:

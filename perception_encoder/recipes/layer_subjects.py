@@ -30,7 +30,7 @@ from perception_encoder.layer_analysis.analysis import BY_COLOUR
 from perception_encoder.layer_analysis.dense_tasks import DepthTask, TrackingTask
 from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig
 from perception_encoder.layer_analysis.store import StoreConfig
-from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep, run_sweep
+from perception_encoder.layer_analysis.sweep import FORMAT, LayerCurve, Sweep, run_sweep
 from perception_encoder.layer_analysis.tasks import SizedTask, make_tasks
 
 MEASURED = 6
@@ -191,7 +191,7 @@ def measured_layers(depth: int) -> list[int]:
 
 def _key(encoder: StoredEncoder, layers: list[int], task: LayerTask) -> str:
     shown = [(each.digest, each.image_size) for each in task.pictures(encoder)]
-    depends = repr((sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, shown))
+    depends = repr((FORMAT, sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, shown))
     return hashlib.sha256(depends.encode(errors="surrogatepass")).hexdigest()[:16]
 
 

@@ -12,7 +12,15 @@ from perception_encoder.evaluation.outcomes import PHOTOS
 from perception_encoder.evaluation.report import Table
 from perception_encoder.files import replacing, writing
 from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
-from perception_encoder.recipes.reproduction import ROBUST, Figures, claim, over_seeds, percent, points
+from perception_encoder.recipes.reproduction import (
+    ROBUST,
+    Figures,
+    claim,
+    earlier_procedure,
+    over_seeds,
+    percent,
+    points,
+)
 
 PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
 """ImageNet val and the mean of six robustness sets, in percent (section 2.1)."""
@@ -29,7 +37,8 @@ def page(result: dict[str, Any], plot: str) -> str:
         f"*{ROBUST}* the average over test sets unlike training: the photographs changed in five ways, and drawings in "
         "a style that is never trained on, by their names. Percent ± half the width of the 95 % interval over images; "
         "differences in points. The interval of both seeds includes the seeds of training, and only one that excludes "
-        f"zero is a claim, in bold. {_settings(result)}Points were run, not single steps: what a claim shows is what "
+        "zero is a claim, in bold; what seeds do is pooled over the points. "
+        f"{earlier_procedure(runs)}{_settings(result)}Points were run, not single steps: what a claim shows is what "
         "the steps between two points do together, in runs as short as these and with these rates."
     )
     lines = ["# The recipe in small", "", *wrap(text, 118, break_on_hyphens=False), ""]
@@ -74,8 +83,9 @@ def _table(result: dict[str, Any], runs: Figures) -> Table:
         cells = []
         for name in names:
             pair = [d for d in result["differences"] if (d["before"], d["after"], d["name"]) == (before, after, name)]
-            whole = points(over_seeds(pair))
-            cells += [*map(points, pair), whole if claim(pair) == "none" else f"**{whole}**"]
+            by_seed = [[_find(result["figures"], step, seed, name)["value"] for seed in SEEDS] for step in POINTS]
+            whole = points(over_seeds(pair, by_seed))
+            cells += [*map(points, pair), whole if claim(pair, by_seed) == "none" else f"**{whole}**"]
         paper = (f"{ours - theirs:+.1f}" for ours, theirs in zip(PAPER[after], PAPER[before], strict=True))
         rows.append((f"{_steps(before)} → {_steps(after)}", "", *cells, *paper))
     return Table(("steps", "pairs", *seeds, "paper: ImageNet", "paper: robustness"), tuple(rows))

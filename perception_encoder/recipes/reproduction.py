@@ -13,17 +13,18 @@ from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
 
+import numpy as np
 import torch
 
 from perception_encoder.data.progress import Track, untracked
-from perception_encoder.evaluation.estimate import student_interval
+from perception_encoder.evaluation.estimate import student_ends
 from perception_encoder.evaluation.outcomes import PHOTOS, HeldOut, Outcomes
 from perception_encoder.evaluation.paired import Outcome
 from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.weights import load_model
-from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.pretraining.run import PROCEDURE, PretrainingConfig
 from perception_encoder.train.metrics import FILE as METRICS
 from perception_encoder.train.metrics import Listener
 
@@ -116,8 +117,15 @@ def carry_out(run: Run, place: Place, listener: Listener | None, track: Track = 
     config = asdict(run.config)
     config.pop("teacher", None)  # a path of this machine; the key stands for it
     seconds = training_seconds(folder, run.config.batch_size)
-    found = {"samples": run.config.samples, "seconds": seconds, "config": config, "right": held_out.pack(right)}
-    return {**run.about, **found}
+    found = {"samples": run.config.samples, "seconds": seconds, "procedure": PROCEDURE, "config": config}
+    return {**run.about, **found, "right": held_out.pack(right)}
+
+
+def earlier_procedure(runs: Figures) -> str:
+    """The sentence of a page whose runs, or some of them, were trained by the first procedure (see `PROCEDURE`)."""
+    if all(run.get("procedure", 1) > 1 for run in runs):
+        return ""
+    return "Measured before crops were redrawn and before positions were drawn at the first resolution. "
 
 
 def side_by_side(
@@ -171,22 +179,32 @@ def points(difference: Mapping[str, Any]) -> str:
     return text.replace("-", "−")
 
 
-def over_seeds(differences: Figures) -> dict[str, Any]:
+def over_seeds(differences: Figures, by_seed: Sequence[Sequence[float]]) -> dict[str, Any]:
     """The mean of the same difference of runs with several training seeds, with an interval that includes the seeds.
 
-    All are of the same images, so averaging them shrinks nothing of what the images do: their variance is the mean of
-    the seeds' own.
+    `by_seed`: the figure of every kind of run on the page, each with all seeds. What seeds do to a difference of two
+    kinds is pooled over all kinds, because two seeds that happen to agree would show none. All differences are of the
+    same images, so averaging them shrinks nothing of what the images do: their variance is the mean of the seeds' own.
+    The interval is Student's, with the degrees of freedom of the seeds alone, which are fewer than those of the images;
+    Welch and Satterthwaite's would claim too much where seeds do more than images. None for one seed.
     """
     values = [each["value"] for each in differences]
     widths = [(each["ci"][1] - each["ci"][0]) / (2 * NormalDist().inv_cdf(0.975)) for each in differences]
     of_images = sum(width**2 for width in widths) / len(widths)
     value = sum(values) / len(values)
-    return {"value": value, "ci": student_interval(value, of_images, differences[0]["n"], values)}
+    table = np.array(by_seed)  # (kinds, seeds)
+    kinds, seeds = table.shape
+    freedom = (kinds - 1) * (seeds - 1)
+    if freedom == 0:
+        return {"value": value, "ci": None}
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + table.mean()
+    of_seeds = 2 * float((rest**2).sum()) / freedom / seeds
+    return {"value": value, "ci": student_ends(value, of_images + of_seeds, freedom)}
 
 
-def claim(differences: Figures) -> str:
+def claim(differences: Figures, by_seed: Sequence[Sequence[float]]) -> str:
     """ "better" or "worse" where the interval that includes the training seeds excludes zero, else "none"."""
-    ends = over_seeds(differences)["ci"]
+    ends = over_seeds(differences, by_seed)["ci"]
     if ends is None:
         return "none"
     return "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "none"

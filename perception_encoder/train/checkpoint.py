@@ -110,7 +110,8 @@ def check_run(folder: Path, fingerprint: str) -> None:
     for path, state in find_checkpoints(folder):
         if state.fingerprint != fingerprint:
             raise CheckpointError(
-                f"{path} belongs to a run with other settings or other data; choose another folder or delete it"
+                f"{path} belongs to a run with other settings or other data, or of a version that trains otherwise; "
+                "choose another folder or delete it"
             )
 
 

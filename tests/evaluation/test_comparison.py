@@ -75,7 +75,7 @@ def test_a_figure_that_is_no_mean_is_compared_by_its_draws() -> None:
         (DrawnScores.of("box AP", 0.5, draws, NAMES[::-1]), "not measured on the same items"),
         (DrawnScores.of("box AP", 0.5, draws[:100], NAMES), "draws, blocks and head seeds differ"),
         (replace(lower, draws="float32 200 nonsense"), "the draws are damaged"),
-        (ItemScores.of("box AP", RIGHT, NAMES), "not measured on the same items"),
+        (ItemScores.of("box AP", RIGHT, NAMES), "different groups or blocks"),
     ):
         with pytest.raises(DataError, match=message):
             difference(upper, other)

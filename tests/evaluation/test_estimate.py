@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from perception_encoder.evaluation.estimate import student_interval
-from perception_encoder.evaluation.metrics import INTERVAL
+from perception_encoder.evaluation.layer_task import LayerScore
 from perception_encoder.evaluation.scores import ItemScores, difference, estimate, measure
 
 TRIALS = 300
@@ -41,17 +41,6 @@ def test_a_difference_that_is_not_there_is_seldom_claimed(
     assert false_claims(blocks, seeds, of_blocks, of_seeds, frames) <= 0.085
 
 
-def test_the_bootstrap_over_five_clips_claims_too_much() -> None:
-    """Why few blocks take Student's t: the same draws, by percentiles."""
-    rng = np.random.default_rng(0)
-    wrong = 0
-    for _ in range(TRIALS):
-        drawn = estimate([ItemScores.of("gap", rng.normal(size=5), list("abcde"))]).drawn
-        low, high = np.percentile(drawn, INTERVAL)
-        wrong += not low <= 0 <= high
-    assert wrong / TRIALS > 0.11
-
-
 def test_few_blocks_take_the_interval_of_the_paired_t_test() -> None:
     ours, theirs = np.random.default_rng(0).normal(size=(2, 5))
     wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
@@ -73,3 +62,20 @@ def test_the_variances_of_blocks_and_of_seeds_are_added() -> None:
     several = student_interval(0.3, 0.04, 50, by_seed, comparisons=7)
     assert several is not None and both is not None and several[1] - several[0] > both[1] - both[0]
     assert student_interval(0.3, 0.04, 1, ()) is None and student_interval(0.3, 0.04, 50, (0.3,)) is None
+
+
+def test_the_interval_of_a_share_stays_within_0_and_1_and_that_of_its_difference_does_not() -> None:
+    names = list("abcdef")
+    ours = ItemScores.of("share", np.array([1, 1, 1, 1, 1, 0.5]), names)
+    theirs = ItemScores.of("share", np.array([0, 0, 0, 0, 0, 0.5]), names)
+    found = LayerScore.of(ours, "mean")
+    free = found.estimate.interval()
+    assert free is not None and free[1] > 1
+    for metric in (found.metric, measure(ours)):
+        assert metric.ci == (pytest.approx(free[0]), 1.0)
+    low = LayerScore.of(theirs, "mean").metric.ci
+    assert low is not None and low[0] == 0
+    in_metres = LayerScore.of(replace(ours, unit="m"), "mean").metric.ci
+    assert in_metres is not None and in_metres[1] > 1
+    gap = difference(ours, theirs).ci
+    assert gap is not None and gap[1] > 1

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from perception_encoder.data.labelled import load_labelled
-from perception_encoder.evaluation.classification import accuracies, classify
+from perception_encoder.evaluation.classification import FEW, accuracies, classify
 from perception_encoder.evaluation.features import encode_pictures
 from perception_encoder.evaluation.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.report import from_json, insert_figures, page
 from perception_encoder.evaluation.results import Result
-from perception_encoder.evaluation.scores import measure
+from perception_encoder.evaluation.scores import ItemScores, measure
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.registry import BUILTIN
 
@@ -32,6 +33,23 @@ def test_the_page_is_the_one_its_json_makes(root: Path) -> None:
 def test_the_model_card_shows_the_same_figures(root: Path) -> None:
     card = (root / "perception_encoder" / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert card == insert_figures(card, read_result(root)), "run: pe eval page docs/results/builtin.json --card …"
+
+
+def test_the_intervals_are_those_of_the_stored_scores_by_the_rule_of_accuracies(root: Path) -> None:
+    few = 0
+    for measurement in read_result(root).measurements:
+        listed = {metric.name: metric for metric in measurement.metrics}
+        for scores in measurement.scores:
+            assert isinstance(scores, ItemScores)
+            _, _, groups, weights = scores.entries()
+            if scores.metric == "mean class accuracy":
+                sizes = np.bincount(groups) if scores.groups else 1 / weights
+                assert (sizes.min() >= FEW) == bool(scores.groups)
+                few += not scores.groups
+            found = measure(scores)
+            assert found.value == pytest.approx(listed[found.name].value, abs=1e-6)
+            assert found.ci == pytest.approx(listed[found.name].ci, abs=1e-6)
+    assert few  # Caltech-101, its unseen classes, and clothing have classes of few items
 
 
 def test_the_figures_come_out_again(root: Path, real_data: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import ConfigError, DataError, MissingExtraError
+from perception_encoder.evaluation.attentive_probe import AttentiveConfig, measure_attentive
+from perception_encoder.evaluation.depth import DepthProtocol, measure_depth
+from perception_encoder.evaluation.detection import DetectionProtocol, measure_detection
 from perception_encoder.evaluation.scores import (
     ItemScores,
     contributions,
@@ -18,6 +24,8 @@ from perception_encoder.evaluation.scores import (
     measure_all,
     with_head_seeds,
 )
+from perception_encoder.evaluation.segmentation import SegmentationProtocol, measure_segmentation
+from perception_encoder.evaluation.tracking import measure_tracking
 
 TARGETS = np.repeat([0, 1, 4], [80, 15, 5])
 CORRECT = np.concatenate([np.arange(80) < 60, np.arange(15) < 3, np.arange(5) < 5])
@@ -107,10 +115,22 @@ def test_other_items_or_groups_cannot_be_compared() -> None:
     for theirs in (
         ItemScores.of("top-1", CORRECT[:99], NAMES[:99]),
         ItemScores.of("top-1", CORRECT, NAMES[::-1]),
-        ItemScores.of("top-1", CORRECT, NAMES, groups=TARGETS),
     ):
         with pytest.raises(DataError, match="not measured on the same items"):
             difference(ours, theirs)
+    with pytest.raises(DataError, match="the same 100 items have different groups or blocks in the two"):
+        difference(ours, ItemScores.of("top-1", CORRECT, NAMES, groups=TARGETS))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_share_has_no_interval_if_all_items_agree(right: bool) -> None:
+    values, weights = np.full(10, right), np.full(10, 1 / 3)
+    assert measure(ItemScores.of("top-1", values, NAMES[:10])).ci is None
+    assert measure(ItemScores.of("mean class accuracy", values, NAMES[:10], weights=weights)).ci is None
+    many = np.full(100, right)
+    assert measure(ItemScores.of("top-1", many, NAMES)).ci is None
+    many[0] = not right
+    assert measure(ItemScores.of("top-1", many, NAMES)).ci is not None
 
 
 def test_a_score_that_is_no_number_names_its_item() -> None:
@@ -142,7 +162,7 @@ def test_items_of_one_block_are_drawn_together() -> None:
     assert len(set(again.block_of())) == 40
     plain = ItemScores.of("error", frames, names)
     assert ItemScores.of("error", frames, names, blocks=names) == plain  # each a block by itself
-    with pytest.raises(DataError, match="not measured on the same items"):
+    with pytest.raises(DataError, match="different groups or blocks"):
         difference(ItemScores.of("error", frames, names, blocks=blocks), plain)
 
 
@@ -177,3 +197,23 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
         difference(seeded(unlike, names), seeded(unlike[:2], names))
     with pytest.raises(ConfigError, match="number of head seeds is 0"):
         with_head_seeds(0, lambda seed: ())
+
+
+@pytest.mark.parametrize("config", [AttentiveConfig, SegmentationProtocol, DetectionProtocol, DepthProtocol])
+def test_no_head_seed_is_refused_before_features_are_extracted(config: Callable[..., object]) -> None:
+    with pytest.raises(ConfigError, match="number of head seeds is 0"):
+        config(head_seeds=0)
+
+
+@pytest.mark.parametrize(
+    "evaluate", [measure_attentive, measure_segmentation, measure_detection, measure_depth, measure_tracking]
+)
+def test_scipy_is_missed_before_features_are_extracted(
+    evaluate: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else is given: whatever is looked at first is another error."""
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    parameters = inspect.signature(evaluate).parameters.values()
+    given = [[None, None] for each in parameters if each.default is each.empty]
+    with pytest.raises(MissingExtraError, match="scipy"):
+        evaluate(*given)

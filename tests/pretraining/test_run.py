@@ -134,6 +134,17 @@ def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Pat
     assert (tmp_path / "run" / "config.json").read_text() == before
 
 
+def test_a_run_that_another_procedure_began_is_not_resumed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(debug(), [photos], tmp_path)
+    key = debug().fingerprint()
+    monkeypatch.setattr(run, "PROCEDURE", run.PROCEDURE + 1)
+    with pytest.raises(CheckpointError, match="of a version that trains otherwise"):
+        pretrain(debug(), [photos], tmp_path)
+    assert debug().fingerprint() == key  # by which published results refer to runs
+
+
 def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
     samples = ImageTextSet.from_folder([photos], "train")
 

@@ -88,7 +88,10 @@ def test_a_difference_is_claimed_only_where_all_seeds_show_it() -> None:
             str(n): {"role": r, "seed": s, "samples": 1, "seconds": 1, "config": config}
             for n, (r, s) in enumerate(runs | found)
         }
-        assert ("shows nothing of distillation" in " ".join(page(result).split())) == (found is same)
+        text = " ".join(page(result).split())
+        assert ("its teacher is not shown to be better than the student**" in text) == (found is same)
+        assert ("scores higher (one training seed) than the student alone" in text) == (found is not same)
+        assert "Measured before crops were redrawn" in text
         rows = [line.split(" | ") for line in page(result).splitlines() if line.startswith("| taught − alone")]
         return [row[-1].startswith("**+") for row in rows]
 

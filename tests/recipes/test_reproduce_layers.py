@@ -13,6 +13,7 @@ import torch
 from perception_encoder.data.shards import write_members
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS
+from perception_encoder.layer_analysis.sweep import FORMAT
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN as BUILTIN_NAME
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -167,6 +168,10 @@ def test_answers_are_cached_and_not_made_again(
 
     monkeypatch.setattr("perception_encoder.recipes.layer_subjects.run_sweep", fail)
     assert reproduce_layers(out, runs, data, towers) == result
+    with monkeypatch.context() as later:
+        later.setattr("perception_encoder.recipes.layer_subjects.FORMAT", FORMAT + 1)
+        with pytest.raises(AssertionError, match="made again"):  # answers in another format are not read
+            reproduce_layers(out, runs, data, towers)
     assert page(result, "layers.png").count("\n|") == 2 + 3 * len(TASKS)
     draw(result, tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")

@@ -15,7 +15,7 @@ from perception_encoder.evaluation.outcomes import PHOTOS, Outcomes
 from perception_encoder.evaluation.paired import Outcome
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.models.weights import load_model
-from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.pretraining.run import PROCEDURE, PretrainingConfig
 from perception_encoder.recipes.builtin import debug
 from perception_encoder.recipes.nano_steps import FLOPS, nano_step, run_flops
 from perception_encoder.recipes.recipe_page import draw, page
@@ -69,6 +69,7 @@ def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.Monkey
     monkeypatch.setattr("perception_encoder.recipes.reproduce_recipe.SEEDS", (0,))
     result = reproduce_recipe(place, recipe, jobs=2)
     assert [(run["step"], run["seed"]) for run in result["runs"].values()] == [(1, 0), (9, 0)]
+    assert {run["procedure"] for run in result["runs"].values()} == {PROCEDURE}
     assert len(result["figures"]) == 2 * 8  # runs x (seven sets and robustness)
     assert json.loads(place.result.read_text()) == result
     tower = load_model(place.result.parent / "towers" / "nano_step1.safetensors")
@@ -100,7 +101,8 @@ def test_a_difference_is_claimed_only_where_both_seeds_show_it() -> None:
     base = rng.random(500) < 0.4
     better = base | (rng.random(500) < 0.2)
     runs = {(step, seed): outcomes(base) for step in POINTS for seed in SEEDS}
-    runs |= {(9, 0): outcomes(better), (9, 1): outcomes(better), (5, 0): outcomes(better)}
+    somewhat = base | (np.cumsum(~base) <= 20)
+    runs |= {(9, 0): outcomes(better), (9, 1): outcomes(better), (5, 0): outcomes(somewhat)}
     result = compare(runs)
     result["runs"] = {str(n): {"step": p, "seed": s, "samples": 1, "seconds": 1} for n, (p, s) in enumerate(runs)}
     rows = [line.split(" | ") for line in page(result, "p.png").splitlines() if "→" in line]
@@ -112,12 +114,39 @@ def test_a_difference_is_claimed_only_where_both_seeds_show_it() -> None:
 
 def test_seeds_that_disagree_are_no_claim_though_each_interval_excludes_zero() -> None:
     """Seeds of training are in the interval: +1.6 and +9.0, each ± 0.8 over images, may be chance of the training."""
-    found = [{"value": v, "ci": [v - 0.008, v + 0.008], "n": 6575} for v in (0.016, 0.09)]
-    assert claim(found) == "none" and claim(found[:1]) == "none"
-    close = [{"value": v, "ci": [v - 0.014, v + 0.014], "n": 6575} for v in (0.07, 0.088)]
-    assert claim(close) == "better" and over_seeds(close)["value"] == pytest.approx(0.079)
-    low, high = over_seeds(close)["ci"]
+    found = [{"value": v, "ci": [v - 0.008, v + 0.008]} for v in (0.016, 0.09)]
+    assert claim(found, [(0, 0), (0.016, 0.09)]) == "none" and claim(found[:1], [(0,), (0.016,)]) == "none"
+    close = [{"value": v, "ci": [v - 0.014, v + 0.014]} for v in (0.07, 0.088)]
+    of_page = [(0, 0), (0.07, 0.088), (0.08, 0.08), (-0.01, -0.02)]
+    assert claim(close, of_page) == "better" and over_seeds(close, of_page)["value"] == pytest.approx(0.079)
+    low, high = over_seeds(close, of_page)["ci"]
     assert low < 0.07 - 0.014 and high > 0.088 + 0.014
+    assert claim(close, of_page[:2]) == "none"  # two seeds of two kinds say too little of what seeds do
+    assert claim(close, [*of_page[:3], (-0.06, 0.06)]) == "none"  # the seeds of another row disagree
+
+
+@pytest.mark.parametrize("kinds", [2, 4])
+@pytest.mark.parametrize("ratio", [2.0, 3.0, 5.0])
+def test_a_difference_that_is_not_there_is_seldom_claimed_from_two_seeds(kinds: int, ratio: float) -> None:
+    """`ratio`: the standard deviation of a difference over seeds in that over images, which both seeds share."""
+    rng, trials, wrong = np.random.default_rng(0), 2000, 0
+    for _ in range(trials):
+        by_seed = ratio / 2**0.5 * rng.normal(size=(kinds, 2)) + rng.normal(size=2)  # seeds alike for all kinds, too
+        images = rng.normal()
+        gaps = by_seed[1] - by_seed[0] + images
+        by_seed[1] += images
+        wrong += claim([{"value": gap, "ci": [gap - 1.96, gap + 1.96]} for gap in gaps], by_seed) != "none"
+    assert wrong / trials <= 0.07
+
+
+def test_the_page_says_that_its_runs_are_of_the_first_procedure() -> None:
+    result = compare({(step, seed): outcomes(np.arange(500) < 200) for step in POINTS for seed in SEEDS})
+    runs = [{"step": step, "seed": seed, "samples": 1, "seconds": 1} for step in POINTS for seed in SEEDS]
+    for current in (0, 1, len(runs)):
+        marked = [run | ({"procedure": PROCEDURE} if n < current else {}) for n, run in enumerate(runs)]
+        text = " ".join(page(result | {"runs": dict(enumerate(marked))}, "p.png").split())
+        sentence = "Measured before crops were redrawn and before positions were drawn at the first resolution."
+        assert (sentence in text) == (current < len(runs))
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
