@@ -8,7 +8,7 @@ from pathlib import Path
 
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.search.index import FOLDER, Index, remedy
+from perception_encoder.search.index import FOLDER, Index
 from perception_encoder.search.settings import SETTINGS, salvage_settings
 
 
@@ -65,8 +65,7 @@ def make_home(folder: Path, home: Path | None) -> tuple[Path, Path]:
             if _absolute(folder) not in (_absolute(home), _absolute(root)):
                 raise SearchIndexError(_other(home, root, folder))
         elif not named:
-            unknown = "its directory and model are unknown"
-            raise SearchIndexError(f"the settings of the index in {home} are damaged, so {unknown}; {remedy(home)}")
+            Index.open(home)  # raises: nothing says what directory it is of, and its error asks for it
     if home.is_dir():
         _check_writable(home, folder)
     return root, home

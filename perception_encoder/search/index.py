@@ -71,7 +71,7 @@ class Index:
         with _sound(folder):
             settings = read_settings(folder / FOLDER)
             if settings.get("layout") != LAYOUT:
-                raise SearchIndexError(f"the index of {folder} is of another version; {remedy(folder)}")
+                raise SearchIndexError(f"the index of {folder} is of another version; {_remedy(folder)}")
             index = cls(folder, settings, whole)
         if index._snapshot is None:
             len(index.table)
@@ -83,7 +83,7 @@ class Index:
         with _sound(self.folder):
             table = connect(self.folder / FOLDER).open_table(_TABLE)
             if table.schema != schema_of(self.settings["dimension"]):
-                raise SearchIndexError(f"the index of {self.folder} has other columns; {remedy(self.folder)}")
+                raise SearchIndexError(f"the index of {self.folder} has other columns; {_remedy(self.folder)}")
             table.count_rows()
             return table
 
@@ -231,7 +231,8 @@ class Index:
                 yield
         except (OSError, ValueError, RuntimeError) as error:
             raise SearchIndexError(
-                f"the index of {self.folder} cannot be read ({_reason(error)}); if that stays so, {remedy(self.folder)}"
+                f"the index of {self.folder} cannot be read ({_reason(error)}); "
+                f"if that stays so, {_remedy(self.folder)}"
             ) from error
 
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
@@ -326,10 +327,10 @@ def _sound(folder: Path) -> Iterator[None]:
         with without_panics():
             yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise SearchIndexError(f"the index of {folder} is damaged ({_reason(error)}); {remedy(folder)}") from error
+        raise SearchIndexError(f"the index of {folder} is damaged ({_reason(error)}); {_remedy(folder)}") from error
 
 
-def remedy(folder: Path) -> str:
+def _remedy(folder: Path) -> str:
     """The command that makes an index anew; what its settings do not say is a placeholder."""
     named = shlex.quote(str(folder))
     readable = salvage_settings(folder / FOLDER) is not None
