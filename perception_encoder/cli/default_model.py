@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 from perception_encoder.cli import output
-from perception_encoder.errors import ConfigError
-from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
+from perception_encoder.errors import ConfigError, UnknownModelError
+from perception_encoder.models.registry import BUILTIN, canonical_name, find_model, portable_name
 
 VARIABLE = "PE_MODEL"
 REAL = "PE-Core-L14-336"
@@ -19,22 +20,37 @@ INDEX_OPTION = "Name, alias or checkpoint of a model [default: the index's, else
 
 def chosen_model() -> str | None:
     """The model that the user chose, by PE_MODEL or `pe models use`; None if none. ConfigError for a damaged file."""
+    return _choice()[0]
+
+
+def _choice() -> tuple[str | None, str]:
+    """The model that the user chose, and what says so."""
     named = os.environ.get(VARIABLE)
     path = _path()
     if named or not path.is_file():
-        return named or None
+        return named or None, f"the environment variable {VARIABLE}"
     try:
         model = json.loads(path.read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
         model = None
     if not isinstance(model, str):
         raise ConfigError(f"{path} names no model; choose one with: pe models use NAME")
-    return model
+    return model, str(path)
+
+
+def unchecked_default() -> str:
+    """The model of a command that names none, whether there is such a model or not."""
+    return chosen_model() or "builtin"
 
 
 def default_model() -> str:
-    """The model of a command that names none."""
-    return chosen_model() or "builtin"
+    """The model of a command that names none; UnknownModelError, with what chose it, if there is no such model."""
+    model, origin = _choice()
+    if model is not None and canonical_name(model) is None and not Path(model).exists():
+        raise UnknownModelError(
+            f"{origin} names {model!r}, which is neither a model nor a file; `pe models` lists all models"
+        )
+    return model or "builtin"
 
 
 def choose_model(name: str) -> str:
@@ -47,8 +63,8 @@ def choose_model(name: str) -> str:
 
     if find_entry(name).text is None:
         raise ConfigError(f"{name} has no text tower, which search and classify need; choose a Core model")
-    path, _ = find_weights(name)
-    stored = canonical_name(name) or str(path.absolute())
+    find_weights(name)
+    stored = canonical_name(name) or portable_name(name)
     with writing(_path()), replacing(_path()) as temporary:
         temporary.write_text(json.dumps({"model": stored}) + "\n", encoding="utf-8")
     return stored
@@ -60,7 +76,8 @@ def demo_line(source: str, option: str | None) -> str:
     if canonical_name(source) != BUILTIN or BUILTIN in {canonical_name(name) for name in (option, chosen) if name}:
         return ""
     if chosen is not None:
-        return f"this index is by the built-in model, a small demo; for {chosen}: pe index --rebuild FOLDER"
+        anew = shlex.join(["pe", "index", "--rebuild", "--model", chosen, "FOLDER"])
+        return f"this index is by the built-in model, a small demo; for {chosen}: {anew}"
     size = find_model(REAL).download_bytes / 1e9
     return f"the built-in model is a small offline demo; for a real one ({size:.1f} GB): pe models use {REAL}"
 

@@ -51,7 +51,7 @@ def features(
     wanted = read_layers(layer) if layer else None
     if bare and (wanted is None or len(wanted) != 1):
         raise ConfigError("--bare draws one layer; say which with --layer")
-    encoder = load_layer_encoder(model or default_model.default_model())
+    encoder = load_layer_encoder(model or default_model.unchecked_default())
     inside = look_inside(encoder, open_image(image), wanted, patches, read_place(at))
     if bare:
         write_colours(inside, out)

@@ -22,6 +22,7 @@ RAY = (
     "Read the files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
     "Its machines must see the folders under the same paths."
 )
+REBUILD = "Make the index anew, whatever is there; without --model and --every, by those of the old index."
 HOME = "Directory for the index of the one folder, instead of the folder itself."
 
 
@@ -32,7 +33,7 @@ def index(
     every: Annotated[
         float | None, typer.Option(min=0.01, help="Seconds between frames of a video [default: 1].")
     ] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew, whatever is there.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help=REBUILD)] = False,
     home: Annotated[Path | None, typer.Option("--index", metavar="DIR", help=HOME)] = None,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help=RAY)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
@@ -60,13 +61,13 @@ def index(
     check_paths(folders)
     if home is not None and len(folders) > 1:
         raise typer.BadParameter("--index is for one folder; index the others one by one")
-    source, default = "", default_model.default_model()
+    source = ""
     reports: dict[str, dict[str, Any]] = {}
     failures: list[InputError] = []
     tried = 0
     with on_cluster(ray) if ray else nullcontext(read_here) as read:
         for folder in folders:
-            held = writable_index(folder, model, every, rebuild, home, default)
+            held = writable_index(folder, model, every, rebuild, home, default_model.default_model)
             with held as opened, late_progress(f"{folder}") as begin:
                 started = time.perf_counter()
                 source = source or str(opened[0].settings["source"])

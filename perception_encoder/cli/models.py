@@ -63,7 +63,7 @@ def use(names: list[str]) -> None:
 def describe(entry: ModelEntry) -> dict[str, Any]:
     """All that the registry knows about a model."""
     computed = {"repository": entry.repository, "download_bytes": entry.download_bytes, "aliases": entry.aliases}
-    default = canonical_name(default_model.default_model()) == entry.name
+    default = canonical_name(default_model.unchecked_default()) == entry.name
     return {**asdict(entry), **computed, "default": default}
 
 

@@ -59,7 +59,7 @@ def search(
 
     media, files_alone = [*(image or []), *(video or [])], near_duplicates or like is not None
     queries, files = read_words(words or [], text or [], media, files_alone)
-    indexes = find_indexes(files, home)
+    indexes = find_indexes(files, home, model)
     source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
     if indexes and near_duplicates:
         return hits.show_duplicates(find_duplicates(indexes, where, html is not None), top, json, html)

@@ -15,7 +15,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 app = typer.Typer()
 
 KEY = "What clients must send as `Authorization: Bearer KEY`; needed for any host but this machine."
-FOLDER = "Folder to look through in the browser; it gets an index if it has none."
+FOLDER = "Folder to look through in the browser; it gets an index if it has none, in an indexed folder too."
 
 
 @app.command()
@@ -65,7 +65,7 @@ def serve(
             encoder = load(source)
             server = create_app(encoder, ApiConfig(key=key, waiting=waiting, source=source), (host, *HOSTS))
         else:
-            library = open_library(folder, model, home, default_model.default_model())
+            library = open_library(folder, model, home, default_model.default_model)
             source, encoder = library.index.settings["source"], library.encoder
             server = create_page(library, (host, *HOSTS), default_model.demo_line(source, model))
             library.watch()

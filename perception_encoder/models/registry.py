@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from perception_encoder.errors import UnknownModelError
@@ -195,6 +196,11 @@ def list_models() -> list[str]:
 def canonical_name(name: str) -> str | None:
     """The canonical name behind any alias (case does not matter; `hf-hub:` may lead); None if there is none."""
     return _NAMES.get(name.lower().removeprefix("hf-hub:").removeprefix("hf_hub:"))
+
+
+def portable_name(model: str) -> str:
+    """A model's name or path so that it means the same in any directory: an existing path is made absolute."""
+    return str(Path(model).absolute()) if canonical_name(model) is None and Path(model).exists() else model
 
 
 def find_model(name: str) -> ModelEntry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Literal
 from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media, read_collection
 from perception_encoder.inference.encoder import load
-from perception_encoder.models.registry import canonical_name
+from perception_encoder.models.registry import canonical_name, portable_name
 from perception_encoder.search.hits import Hit, find_hits, find_in_index
 from perception_encoder.search.home import limited, nearest_home
 from perception_encoder.search.index import Index
@@ -37,36 +38,60 @@ class Answer:
     """Files that were encoded for it."""
 
 
-def find_indexes(files: Sequence[str], home: Path | None = None) -> list[Index]:
+def find_indexes(files: Sequence[str], home: Path | None = None, model: str | None = None) -> list[Index]:
     """The indexes of the folders that are named, or of the current one; none unless every folder has one.
 
-    A subfolder has that of the nearest folder around it, limited to what is in the subfolder. `home`: the directory
-    that holds the index of them all; SearchIndexError if a folder is not in the one that was indexed. A warning is
-    logged for each that is unfinished.
+    A subfolder has that of the nearest folder around it, limited to what is in the subfolder, unless that is of
+    another model than `model`. `home`: the directory that holds the index of them all; SearchIndexError if a folder is
+    not in the one that was indexed. A warning is logged for each that is unfinished.
     """
     if home is not None:
+        if not Index.exists(home):
+            make = f"pe index FOLDER --index {shlex.quote(str(home))}"
+            raise SearchIndexError(f"{home} has no index; make one with: {make}")
         whole = Index.open(home)
         indexes = [limited(Index.open(home), folder) for folder in files or [str(whole.root)]]
     else:
-        indexes = _indexes_around(files)
+        indexes = _indexes_around(files, model)
+    indexes = _apart(indexes)
     for index in indexes:
         if index.unfinished:
-            remedy = f"finish it with: pe index {index.root}"
+            remedy = f"finish it with: pe index {shlex.quote(str(index.folder))}"
             logger.warning("the index of %s is unfinished, so files may be missing; %s", index.root, remedy)
     return indexes
 
 
-def _indexes_around(files: Sequence[str]) -> list[Index]:
+def _indexes_around(files: Sequence[str], model: str | None) -> list[Index]:
     indexes = []
     for folder in map(Path, files or [""]):
         around = nearest_home(folder)
         if around is None:
             return []
         index = limited(Index.open(around), folder)
-        if index.below and not len(index.listing()):  # such as a hidden folder
-            return []
+        if index.below and (not len(index) or (model is not None and _is_of_another(index, model))):
+            return []  # there are no rows of a hidden folder, for one
         indexes.append(index)
     return indexes
+
+
+def _is_of_another(index: Index, model: str) -> bool:
+    """Whether an index's vectors are of another model than the one that is named."""
+    named = canonical_name(model)
+    if named not in (None, index.settings["model"]):
+        return True
+    if (named or portable_name(model)) in (index.settings["source"], canonical_name(index.settings["source"])):
+        return False
+    return load(model, towers="text").weight_hash != index.settings["weight_hash"]
+
+
+def _apart(indexes: Sequence[Index]) -> list[Index]:
+    """Without those that show only rows that another one shows too, as if photos and photos/2024 are named."""
+    apart: list[Index] = []
+    for index in sorted(indexes, key=lambda index: len(index.below)):  # stable, and the wider ones first
+        home = index.folder.absolute()
+        if not any(other.folder.absolute() == home and index.below.startswith(other.below) for other in apart):
+            apart.append(index)
+    return apart
 
 
 def folders_to_index(files: Sequence[str]) -> list[str]:
@@ -92,7 +117,7 @@ def ask_indexes(
     encoder = load(model or indexes[0].settings["source"], towers=_towers(queries))
     settings = encoder.describe(encoder.feature())
     for index in indexes:
-        index.check(settings)
+        index.check(settings, model)
     vectors = encode_queries(encoder, queries)
     by_index = [find_in_index(index, queries, vectors, top, where, thumbnails) for index in indexes]
     by_query = [sorted(chain(*found), key=lambda hit: -hit.score)[:top] for found in zip(*by_index, strict=True)]

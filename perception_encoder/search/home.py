@@ -9,20 +9,31 @@ from pathlib import Path
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.index import FOLDER, Index
+from perception_encoder.search.settings import SETTINGS, salvage_settings
 
 
 def nearest_home(folder: Path) -> Path | None:
-    """The folder itself if it has an index, else the nearest one around it that has; None if none has."""
+    """The folder itself if it has an index, else the nearest one around it that has one of it; None if none has."""
     if Index.exists(folder):
         return folder
     if not folder.is_dir():
         return None
-    return next((around for around in _absolute(folder).parents if Index.exists(around)), None)
+    return next((around for around in _absolute(folder).parents if _is_around(around, folder)), None)
+
+
+def _is_around(home: Path, folder: Path) -> bool:
+    """Whether a directory has an index that this user may read, and the folder is in its root."""
+    if not Index.exists(home) or not os.access(home / FOLDER / SETTINGS, os.R_OK):
+        return False
+    settings = salvage_settings(home / FOLDER) or {}
+    return _absolute(folder).is_relative_to(_absolute(home / settings.get("root", "")))
 
 
 def limited(index: Index, folder: Path | str) -> Index:
     """An index that shows what is in a folder in its root alone; SearchIndexError if the folder is not in there."""
     inside = _inside(index, Path(folder))
+    if inside != Path() and not os.path.isdir(folder):
+        raise SearchIndexError(f"{folder} is not a directory; an index searches {index.root} or directories in it")
     index.below = "" if inside == Path() else f"{escape_name(inside)}/"
     return index
 
@@ -30,7 +41,7 @@ def limited(index: Index, folder: Path | str) -> Index:
 def check_root(index: Index, folder: Path) -> None:
     """SearchIndexError unless an index is of a folder; its own directory stands for the folder."""
     if _inside(index, folder) != Path():
-        raise SearchIndexError(_other(index, folder))
+        raise SearchIndexError(_other(index.folder, index.root, folder))
 
 
 def make_home(folder: Path, home: Path | None) -> tuple[Path, Path]:
@@ -38,6 +49,7 @@ def make_home(folder: Path, home: Path | None) -> tuple[Path, Path]:
 
     A directory that holds another folder's index stands for that folder. Raises OutputError, SearchIndexError.
     """
+    named = home is not None
     if home is None or _absolute(home) == _absolute(folder):
         root = home = folder
     elif folder.is_dir():
@@ -47,12 +59,13 @@ def make_home(folder: Path, home: Path | None) -> tuple[Path, Path]:
     else:
         raise OutputError(f"{folder} is not a directory")
     if Index.exists(home):
-        try:
-            index = Index.open(home)
-        except SearchIndexError:  # damaged, which is not for here to say
-            return root, home
-        check_root(index, folder)
-        root = index.root
+        settings = salvage_settings(home / FOLDER)
+        if settings is not None:  # the table may be damaged, which is not for here to say
+            root = Path(settings.get("root") or home)
+            if _absolute(folder) not in (_absolute(home), _absolute(root)):
+                raise SearchIndexError(_other(home, root, folder))
+        elif not named:
+            Index.open(home)  # raises: nothing says what directory it is of, and its error asks for it
     if home.is_dir():
         _check_writable(home, folder)
     return root, home
@@ -87,11 +100,11 @@ def _inside(index: Index, folder: Path) -> Path:
     try:
         return absolute.relative_to(_absolute(index.root))
     except ValueError:
-        raise SearchIndexError(_other(index, folder)) from None
+        raise SearchIndexError(_other(index.folder, index.root, folder)) from None
 
 
-def _other(index: Index, folder: Path) -> str:
-    return f"the index in {index.folder} is of {index.root}, not of {folder}; choose another --index"
+def _other(home: Path, root: Path, folder: Path) -> str:
+    return f"the index in {home} is of {root}, not of {folder}; choose another --index"
 
 
 def _absolute(path: Path) -> Path:

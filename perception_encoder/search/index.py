@@ -9,6 +9,8 @@ writer at a time.
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ from perception_encoder.models.registry import canonical_name
 from perception_encoder.search import approximate
 from perception_encoder.search.rows import FileState, Row, among, chunks, column_names, schema_of, to_rows
 from perception_encoder.search.seal import SealedFiles, remove_seal
-from perception_encoder.search.settings import LAYOUT, SETTINGS, read_settings, write_settings
+from perception_encoder.search.settings import LAYOUT, SETTINGS, read_settings, salvage_settings, write_settings
 from perception_encoder.search.snapshot import read_snapshot, remove_snapshot, write_snapshot
 
 if TYPE_CHECKING:
@@ -104,8 +106,8 @@ class Index:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether a folder has an index, sound or not."""
-        return (folder / FOLDER / SETTINGS).is_file()
+        """Whether a folder has an index, sound or not; not if this user may not see it."""
+        return os.path.isfile(folder / FOLDER / SETTINGS)
 
     @staticmethod
     @contextmanager
@@ -124,23 +126,28 @@ class Index:
         """The indexed folder: that of the index itself unless the index lies elsewhere (`--index`)."""
         return Path(self.settings.get("root") or self.folder)
 
-    def check(self, settings: Mapping[str, object]) -> None:
-        """SearchIndexError unless the vectors of `settings` (`Encoder.describe`) can be compared with the index's."""
-        self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME})
+    def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
+        """SearchIndexError unless the vectors of `settings` (`Encoder.describe`) can be compared with the index's.
+
+        `model`: their model as the user named it, for the error's remedy.
+        """
+        self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME}, model)
 
     def check_name(self, model: str) -> None:
         """SearchIndexError if a model's name says that it is another one, before anything of it is fetched."""
         named = canonical_name(model)
         if named is not None:
-            self._compare({"model": named})
+            self._compare({"model": named}, model)
 
-    def _compare(self, wanted: Mapping[str, object]) -> None:
+    def _compare(self, wanted: Mapping[str, object], model: str | None) -> None:
         other = [name for name in wanted if self.settings.get(name) != wanted[name]]
         if other:
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {wanted[name]}" for name in other)
+            named = () if model is None else ("--model", model)
+            anew = shlex.join(["pe", "index", "--rebuild", *named, str(self.folder)])
             raise SearchIndexError(
                 f"the index of {self.folder} was made with {changes}; choose that model, "
-                f"or make the index anew with: pe index --rebuild {self.folder}"
+                f"or make the index anew with: {anew}"
             )
 
     def refresh(self) -> int:
@@ -166,6 +173,8 @@ class Index:
         self._files.reopen()
 
     def __len__(self) -> int:
+        if self.below:
+            return self._all(None, ["path"]).num_rows
         if self._snapshot is not None:
             return len(self._snapshot.rows)
         with self._reading():
@@ -227,9 +236,10 @@ class Index:
             ) from error
 
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
+        within = self._within(where)
         with self._reading():
             try:
-                found = (query.where(where) if where else query).select(names).to_arrow()
+                found = (query.where(within) if within else query).select(names).to_arrow()
             except (ValueError, RuntimeError) as error:
                 if not where:
                     raise
@@ -240,8 +250,7 @@ class Index:
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
         """Some columns, newest rows first."""
-        where = self._within(where)
-        if self._snapshot is not None and where is None and "thumbnail" not in names:
+        if self._snapshot is not None and self._within(where) is None and "thumbnail" not in names:
             return self._snapshot.rows.select(names)
         found = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
         return found.sort_by(_NEWEST_FIRST).select(names)
@@ -273,9 +282,8 @@ class Index:
 
         `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
         """
-        where = self._within(where)
         large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is there, and sooner done
-        if self._snapshot is not None and not large and where is None and not thumbnails:
+        if self._snapshot is not None and not large and self._within(where) is None and not thumbnails:
             scores, found = self._snapshot.nearest(vector, top)
             return list(zip(scores, to_rows(found), strict=True))
         query: Any = self.table.search(vector, vector_column_name="vector")
@@ -323,7 +331,11 @@ def _sound(folder: Path) -> Iterator[None]:
 
 
 def _remedy(folder: Path) -> str:
-    return f"make it anew with: pe index --rebuild {folder}"
+    """The command that makes an index anew; what its settings do not say is a placeholder."""
+    named = shlex.quote(str(folder))
+    readable = salvage_settings(folder / FOLDER) is not None
+    what = named if readable else f"--index {named} --model MODEL FOLDER"
+    return f"make it anew with: pe index --rebuild {what}"
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ then, whole files at a time, so that a killed run goes on where it was.
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,16 +24,18 @@ from perception_encoder.errors import InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.inference.pipeline import detached, guess_kind, map_in_order, worker_count
+from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.image import date_taken
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.calibration import renew_calibration
 from perception_encoder.search.changes import File, find_changes
 from perception_encoder.search.home import make_home
-from perception_encoder.search.index import Index
+from perception_encoder.search.index import FOLDER, Index
 from perception_encoder.search.moments import Frame, MomentConfig, MomentCutter, colour_histogram
 from perception_encoder.search.pages import thumbnail
 from perception_encoder.search.rows import Row, among
+from perception_encoder.search.settings import salvage_settings
 
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
@@ -62,34 +65,36 @@ def writable_index(
     every: float | None = None,
     rebuild: bool = False,
     home: Path | None = None,
-    default: str = "builtin",
+    default: Callable[[], str] = lambda: "builtin",
 ) -> Iterator[tuple[Index, Encoder]]:
     """A folder's index, held for writing, and the encoder of its vectors; a new index where there is none.
 
-    `source`: the model, by name or path; by default the index's own, or that of a new index, `default`. `every`:
-    seconds between the frames of a video. `rebuild` starts anew. `home`: the directory that holds the index, by
+    `source`: the model, by name or path; by default the index's own, or that of a new index, `default()`. `every`:
+    seconds between the frames of a video. `rebuild` starts anew, by the model and rate of the index that was there, if
+    its settings can be read. `home`: the directory that holds the index, by
     default the folder itself. Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or
     folder), and what `load` raises.
     """
-    if source is not None and Path(source).exists():
-        source = str(Path(source).absolute())
     root, folder = make_home(folder, home)
     with Index.for_writing(folder):
         index = None if rebuild or not Index.exists(folder) else Index.open(folder, whole=True)
+        before = salvage_settings(folder / FOLDER) or {}
         if index is not None and source is not None:
             index.check_name(source)
-        encoder = load(source or (index.settings["source"] if index else default))
+        chosen = portable_name(source or before.get("source") or default())
+        encoder = load(chosen)
         settings = encoder.describe(encoder.feature())
         if index is None:
-            config = MomentConfig() if every is None else MomentConfig(every=every)
+            rates = before.get("moments", {})
+            config = MomentConfig(every=every or rates.get("every") or MomentConfig.every)
             elsewhere = {} if root == folder else {"root": str(root)}
-            told = {**settings, **elsewhere, "source": source or default, "moments": asdict(config)}
+            told = {**settings, **elsewhere, "source": chosen, "moments": asdict(config)}
             index = Index.create(folder, told)
-        index.check(settings)
+        index.check(settings, source)
         if every not in (None, index.settings["moments"]["every"]):
             raise SearchIndexError(
                 f"the index of {folder} has a frame every {index.settings['moments']['every']:g} s, not {every:g}; "
-                f"make it anew with: pe index --rebuild --every {every:g} {folder}"
+                f"make it anew with: pe index --rebuild --every {every:g} {shlex.quote(str(folder))}"
             )
         yield index, encoder
 
@@ -104,9 +109,7 @@ class Result:
     error: InputError | None = None
 
 
-def read_here(
-    index: Index, encoder: Encoder, digests: set[str], files: Sequence[File]
-) -> Iterator[list[Result]]:
+def read_here(index: Index, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[Result]]:
     """What files hold, a list a batch, read by the cores of this machine.
 
     `digests`: contents that are known already, so that only their name is new.

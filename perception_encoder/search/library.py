@@ -259,11 +259,14 @@ class Library:
 
 
 def open_library(
-    folder: Path, source: str | None = None, home: Path | None = None, default: str = "builtin"
+    folder: Path,
+    source: str | None = None,
+    home: Path | None = None,
+    default: Callable[[], str] = lambda: "builtin",
 ) -> Library:
     """A folder's library; the folder, or `home`, gets an empty index if there is none.
 
-    `source`: the model, by default the index's own, or that of a new index, `default`. Raises what `writable_index`
+    `source`: the model, by default the index's own, or that of a new index, `default()`. Raises what `writable_index`
     raises, but for a writer at work.
     """
     if not Index.exists(home or folder):
@@ -273,7 +276,7 @@ def open_library(
     check_root(index, folder)
     index.check_name(source or index.settings["model"])
     encoder = load(source or index.settings["source"])
-    index.check(encoder.describe(encoder.feature()))
+    index.check(encoder.describe(encoder.feature()), source)
     library = Library(index, encoder)
     library.warm_up()
     return library

@@ -33,9 +33,21 @@ def _check(settings: Mapping[str, Any]) -> None:
     for name, kind in _KINDS.items():
         if not isinstance(settings.get(name), kind):
             raise ValueError(f"{SETTINGS}: {name} is {str(settings.get(name))[:80]!r}, not a {kind.__name__}")
+    if not isinstance(settings.get("root", ""), str):
+        raise ValueError(f"{SETTINGS}: root is {str(settings['root'])[:80]!r}, not a str")
     for name, value in settings["moments"].items():
         if not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise ValueError(f"{SETTINGS}: {name} is {str(value)[:80]!r}, not a positive number")
+
+
+def salvage_settings(place: Path) -> dict[str, Any] | None:
+    """The settings of an index of any layout, its table sound or not; None if they cannot be read."""
+    try:
+        settings = read_settings(place)
+        _check(settings)
+    except (OSError, ValueError):
+        return None
+    return settings
 
 
 def write_settings(place: Path, settings: Mapping[str, Any]) -> None:

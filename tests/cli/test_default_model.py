@@ -86,8 +86,11 @@ def test_an_index_keeps_its_model(run_pe, folder: Path, checkpoint: Path) -> Non
     run = run_pe("search", "a cat", folder)
     assert run.status == 0
     last = run.stdout.splitlines()[-1]
-    assert last == f"this index is by the built-in model, a small demo; for {checkpoint}: pe index --rebuild FOLDER"
+    anew = f"pe index --rebuild --model {checkpoint} FOLDER"
+    assert last == f"this index is by the built-in model, a small demo; for {checkpoint}: {anew}"
     assert run_pe("index", folder, "--rebuild").status == 0
+    assert run_pe("search", "a cat", folder).stdout.splitlines()[-1] == last  # a rebuild keeps the model
+    assert run_pe("index", folder, "--rebuild", "--model", checkpoint).status == 0
     assert "demo" not in run_pe("search", "a cat", folder).stdout
 
 
@@ -123,3 +126,33 @@ def test_models_show_the_default_and_the_size_of_a_download(run_pe) -> None:
         name: entry.download_bytes for name, entry in MODELS.items()
     }
     assert find_model("builtin").download_bytes == 0
+
+
+def test_a_choice_that_is_no_model_is_told_with_what_made_it(
+    run_pe, folder: Path, checkpoint: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"model": str(folder / "gone.safetensors")}))
+    run = run_pe("search", "a cat", folder)
+    assert run.status == 2 and f"{config} names '{folder / 'gone.safetensors'}', which is neither a model" in run.stderr
+    monkeypatch.setenv("PE_MODEL", "nonsense")
+    for command in (("search", "a cat", folder), ("index", folder), ("classify", folder, "--labels", "cat,dog")):
+        run = run_pe(*command)
+        assert run.status == 2 and "the environment variable PE_MODEL names 'nonsense', which is neither" in run.stderr
+    assert run_pe("models").status == run_pe("models", "--json").status == 0
+    assert run_pe("index", folder, "--model", checkpoint).status == 0
+    for command in (("search", "a cat", folder), ("index", folder)):  # by the index's own model
+        assert run_pe(*command).status == 0
+
+
+def test_a_choice_means_the_same_file_in_any_directory(
+    run_pe, folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    monkeypatch.setenv("PE_MODEL", checkpoint.name)
+    assert run_pe("index", folder).status == 0
+    monkeypatch.delenv("PE_MODEL")
+    monkeypatch.chdir(tmp_path)
+    run = run_pe("search", "a cat", folder)
+    assert run.status == 0, run.stderr
+    assert json.loads((folder / ".pe-index" / "settings.json").read_text())["source"] == str(checkpoint)

@@ -350,7 +350,7 @@ def test_a_damaged_index_is_refused_with_the_remedy(harm: Callable[[Path], None]
         Index.open(folder)
     with pytest.raises(SearchIndexError, match="--rebuild"):
         update()
-    assert counts(update(rebuild=True)) == (21, 0, 0, 0)
+    assert counts(update(rebuild=True, home=folder)) == (21, 0, 0, 0)
 
 
 def test_an_index_whose_making_was_cut_off_is_none(update, folder: Path) -> None:

@@ -321,7 +321,7 @@ def test_a_link_in_an_index_leads_to_no_writing(name: str, update: Update, folde
     elif name == "settings.json":  # an index, whose settings are none
         with pytest.raises(SearchIndexError, match="--rebuild"):
             update()
-        update(rebuild=True)
+        update(rebuild=True, home=folder)
     else:
         update()
     assert victim.read_text() == "dear diary"
