@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import platformdirs
+
 from perception_encoder.errors import OutputError
 
 
@@ -87,17 +89,28 @@ def holding(path: Path, taken: str) -> Iterator[None]:
         os.close(handle)
 
 
-def restrict(folder: Path, like: Path) -> None:
-    """Take from a folder and all in it the permissions that the folder `like` does not give to group and others."""
+def restrict(folder: Path, *like: Path) -> None:
+    """Take from a directory and all in it the permissions that not all of `like` give; the owner's stay.
+
+    A directory of `like` that cannot be read, such as one on a disk that is away, takes none.
+    """
     if os.name == "nt":
         return
-    allowed = stat.S_IMODE(like.stat().st_mode) | 0o700
+    allowed = 0o777
+    for directory in like:
+        with suppress(OSError):
+            allowed &= stat.S_IMODE(directory.stat().st_mode) | 0o700
     for root, _, names in os.walk(folder):
         for path in [Path(root), *(Path(root, name) for name in names)]:
             mode = path.lstat().st_mode
             if mode & 0o077 & ~allowed and not stat.S_ISLNK(mode):
                 with suppress(PermissionError):  # another user's, as in a shared folder
                     path.chmod(stat.S_IMODE(mode) & (allowed | ~0o077))
+
+
+def cache_directory(name: str) -> Path:
+    """A directory in the user's cache of this package, which need not exist."""
+    return platformdirs.user_cache_path("perception-encoder") / name
 
 
 def remove(path: Path) -> None:

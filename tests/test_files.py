@@ -110,3 +110,14 @@ def test_permissions_are_taken_and_never_given(tmp_path: Path) -> None:
     modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "deep", folder / "deep" / "a")]
     assert modes == [0o700, 0o700, 0o600]
     assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o644
+
+
+def test_permissions_are_those_that_all_give(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("folder", "first", "second")]
+    for path, mode in zip(paths, (0o777, 0o750, 0o705), strict=True):
+        path.mkdir()
+        path.chmod(mode)
+    restrict(paths[0], paths[1], tmp_path / "missing")
+    assert paths[0].stat().st_mode & 0o777 == 0o750
+    restrict(*paths)
+    assert paths[0].stat().st_mode & 0o777 == 0o700

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -31,7 +30,7 @@ from perception_encoder.data.shards import PICTURES, VIDEOS, split_member
 from perception_encoder.data.sources import NEVER_TRAINED
 from perception_encoder.data.tars import TarEntry, read_entry, walk_tar
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import cache_directory, replacing, writing
 from perception_encoder.preprocess.source import escape_name, one_line
 
 TEXTS = ("txt", "caption", "json")
@@ -161,7 +160,7 @@ def _find_table(url: str) -> Path:
     if size is None:
         raise DataError(f"{url}: its server does not say how large it is; download the shards")
     name = hashlib.sha256("\0".join((_FORM, url, str(size), state)).encode()).hexdigest()[:32]
-    place = cache_folder() / f"{name}.parquet"
+    place = cache_directory("shards") / f"{name}.parquet"
     if not _is_sound(place):
         try:
             _patiently(lambda: _check_ranges(files, path, size))
@@ -203,12 +202,6 @@ def _check_ranges(files: Any, path: str, size: int) -> None:
             stream.read(1)
     except ValueError:
         raise DataError(_WHOLE) from None
-
-
-def cache_folder() -> Path:
-    """Where tables are kept."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "perception_encoder" / "shards"
 
 
 def _make_table(url: str, size: int) -> pa.Table:

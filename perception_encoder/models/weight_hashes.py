@@ -9,10 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from perception_encoder.errors import OutputError
-from perception_encoder.files import replacing
+from perception_encoder.files import cache_directory, replacing
 
 _SETTLED = 2_000_000_000
 """Nanoseconds since the last change after which a file's time tells its content: a later write has another time."""
@@ -28,7 +26,7 @@ class CachedHash:
     def get(self, compute: Callable[[], str]) -> str:
         """The cached hash, else `compute()`, which is then cached unless the file has changed meanwhile."""
         key = hashlib.blake2b(self._state.encode("utf-8", "surrogateescape"), digest_size=16)
-        entry = _directory() / key.hexdigest()
+        entry = cache_directory("weight-hashes") / key.hexdigest()
         with suppress(OSError, ValueError):
             cached = entry.read_text(encoding="ascii")
             if _HASH.fullmatch(cached):
@@ -39,10 +37,6 @@ class CachedHash:
                 with replacing(entry) as temporary:
                     temporary.write_text(value, encoding="ascii")
         return value
-
-
-def _directory() -> Path:
-    return platformdirs.user_cache_path("perception-encoder") / "weight-hashes"
 
 
 def _state(path: Path) -> str:

@@ -117,7 +117,7 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
             told = {**asdict(found), "rows": rows, "weight_hash": index.settings["weight_hash"]}
             with replacing(_path(index), through_link=False) as temporary:
                 temporary.write_text(json.dumps(told, indent=2), encoding="utf-8")
-            restrict(index.folder / FOLDER, index.folder)
+            restrict(index.folder / FOLDER, index.folder, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
         reason = " ".join(str(error).split())[:200]
         logger.warning("the index of %s gives no probabilities: %s", index.folder, reason)

@@ -56,7 +56,7 @@ class Index:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.folder, self.settings = folder, dict(settings)
-        self._files = SealedFiles(folder, folder / FOLDER, _TABLE, whole)
+        self._files = SealedFiles(folder, folder / FOLDER, _TABLE, self.root, whole)
         self._snapshot = read_snapshot(folder / FOLDER, self._files.state.snapshot)
         self._commits = 0
 
@@ -112,13 +112,16 @@ class Index:
     @staticmethod
     @contextmanager
     def for_writing(folder: Path) -> Iterator[None]:
-        """Hold the index for this process alone; OutputError where another one writes it or there is no folder."""
+        """Hold the index for this process alone; OutputError if another one writes it, or it is a link or no folder."""
         if not folder.is_dir():
             raise OutputError(f"{folder} is no folder")
-        with writing(folder / FOLDER):
-            (folder / FOLDER).mkdir(exist_ok=True)
-            restrict(folder / FOLDER, folder)
-        with holding(folder / FOLDER / _LOCK, f"another run is writing the index of {folder}"):
+        place = folder / FOLDER
+        if place.is_symlink():
+            raise OutputError(f"{place} is a link, which an index may not be; remove it")
+        with writing(place):
+            place.mkdir(exist_ok=True)
+            restrict(place, folder)
+        with holding(place / _LOCK, f"another run is writing the index of {folder}"):
             yield
 
     @property
@@ -156,7 +159,7 @@ class Index:
         SearchIndexError where the index was made anew meanwhile.
         """
         with self._reading():
-            if read_settings(self.folder / FOLDER) != self.settings:
+            if read_settings(self.folder / FOLDER) != self.settings or not self._files.same:
                 raise SearchIndexError(f"the index of {self.folder} was made anew meanwhile; open it again")
             self.table.checkout_latest()
             if self._files.refresh():
@@ -212,9 +215,12 @@ class Index:
             self.optimize()
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Commit the removal of files."""
+        """Commit the removal of files, if there are any."""
+        paths = list(paths)
+        if not paths:
+            return
         with self._changing():
-            for some in chunks(list(paths)):
+            for some in chunks(paths):
                 self.table.delete(among("path", some))
 
     @contextmanager
@@ -309,7 +315,14 @@ class Index:
         self._files.seal(self.table.version)
 
     def finish(self) -> None:
-        """After all changes: compact, write the snapshot if it is out of date or damaged, and seal all as finished."""
+        """After all changes: compact, write the snapshot if it is out of date or damaged, and seal all as finished.
+
+        Nothing is written if the index is finished already.
+        """
+        sound = self._snapshot is not None or self._files.state.snapshot is None
+        if sound and self._files.tidy(_KEEP_VERSIONS):
+            self._files.restrict()
+            return
         self.optimize()
         place, checksum = self.folder / FOLDER, None
         self._snapshot = read_snapshot(place, self._files.state.snapshot)

@@ -290,19 +290,17 @@ class Reader:
 
     def _video_rows(self, file: File, digest: str, media: Media) -> list[Row]:
         cutter = MomentCutter(self._config)
-        waiting: list[SampledFrame] = []
+        waiting: list[tuple[Frame, Tensor]] = []  # without vectors, and what the encoder is given
 
         def see() -> None:
-            vectors = self._embed(self._encoder.transform.pixels(frame.image) for frame in waiting)
-            for frame, vector in zip(waiting, vectors, strict=True):
-                small, colours = thumbnail(frame.image, THUMBNAIL_SIDE), colour_histogram(frame.image)
-                seen = Frame(time=frame.time, end=frame.end, colours=colours, vector=vector, thumbnail=small)
-                cutter.add(seen)
+            vectors = self._embed(pixels for _, pixels in waiting)
+            for (frame, _), vector in zip(waiting, vectors, strict=True):
+                cutter.add(replace(frame, vector=vector))
             waiting.clear()
 
         assert isinstance(media.payload, (Path, bytes))
         for frame in sample_frames(media.payload, media.name, self._config.every):
-            waiting.append(frame)
+            waiting.append((_without_vector(frame), self._encoder.transform.pixels(frame.image)))
             last = frame
             if len(waiting) == self._encoder.batch_size:
                 see()
@@ -314,6 +312,14 @@ class Reader:
             row = replace(row, start=moment.start, stop=moment.end, time=moment.best.time)
             rows.append(replace(row, vector=moment.vector))
         return rows
+
+
+def _without_vector(frame: SampledFrame) -> Frame:
+    """What is known of a frame before it is encoded."""
+    small, colours = thumbnail(frame.image, THUMBNAIL_SIDE), colour_histogram(frame.image)
+    return Frame(
+        time=frame.time, end=frame.end, colours=colours, vector=np.empty(0, np.float32), thumbnail=small
+    )
 
 
 def _row(file: File, digest: str, image: Image.Image, small: bytes) -> Row:

@@ -213,11 +213,11 @@ class Library:
         threading.Thread(target=self._rescan.run, args=(seconds, self.update_if_idle), daemon=True).start()
 
     def update_if_idle(self) -> bool:
-        """Update the index in this thread; False if another one is at it."""
-        if self._begin():
-            self.update()
-            return True
-        return False
+        """Update the index in this thread; False if another thread updates it already, or if the update fails."""
+        if not self._begin():
+            return False
+        self.update()
+        return not self.progress.error
 
     def _begin(self) -> bool:
         with self._lock:

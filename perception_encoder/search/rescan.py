@@ -26,7 +26,7 @@ class Rescan:
         self._tried: set[tuple[str, int, int]] = set()
 
     def run(self, seconds: float, update: Callable[[], bool]) -> None:
-        """Call `update` at first, and when something has changed, for ever; it returns whether it did its work."""
+        """Call `update` at first, and when something has changed, for ever; if it returns False, it is called again."""
         first = True
         while True:
             began = time.monotonic()
@@ -43,6 +43,6 @@ class Rescan:
     def look(self) -> tuple[set[tuple[str, int, int]], bool]:
         """The files to read (path, size, time), and whether any is new since the last update, or any is gone."""
         self._refresh()
-        changes = find_changes(self._index.folder, self._index.files())
+        changes = find_changes(self._index.root, self._index.files())
         seen = {(file.path, file.size, file.modified) for file in changes.candidates}
         return seen, bool(seen - self._tried or changes.gone)

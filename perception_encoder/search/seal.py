@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +188,16 @@ def _sealed(place: Path, table: str) -> Iterator[Path]:
 class SealedFiles:
     """The files of an open index, and what their seal says of them."""
 
-    def __init__(self, folder: Path, place: Path, table: str, whole: bool = False) -> None:
-        """Check the files in `place`, the index of `folder`, as `check_state` does."""
-        self._folder, self._place, self._table = folder, place, table
+    def __init__(self, folder: Path, place: Path, table: str, root: Path, whole: bool = False) -> None:
+        """Check the files in `place`, the index in `folder` of the images in `root`, as `check_state` does."""
+        self._folder, self._place, self._table, self._root = folder, place, table, root
         self._made = identify(place)
         self.state = check_state(place, table, whole)
+
+    @property
+    def same(self) -> bool:
+        """Whether the index is the one that was opened, and not one that was made in its place since."""
+        return identify(self._place) == self._made
 
     def refresh(self) -> bool:
         """Whether there is another commit or seal than before; then the files are checked again."""
@@ -203,11 +210,11 @@ class SealedFiles:
     def changing(self) -> Iterator[None]:
         """Let files be written; OutputError where that fails, or where the index is not the one that was opened."""
         gone = f"the index of {self._folder} was removed or made anew while it was written; give the same command again"
-        if identify(self._place) != self._made:
+        if not self.same:
             raise OutputError(gone)
         with writing(self._place, also=(RuntimeError, ValueError)), without_panics():
             yield
-        if identify(self._place) != self._made:
+        if not self.same:
             raise OutputError(gone)
 
     def reopen(self) -> None:
@@ -218,8 +225,26 @@ class SealedFiles:
                 self.state = replace(self.state, seal=seal)
 
     def seal(self, version: int, *, complete: bool = False, snapshot: int | None = None) -> None:
-        """Seal a commit, as `write_seal` does, and let nobody read it who may not read the folder."""
+        """Seal a commit, as `write_seal` does, and let nobody read it who may not read the images."""
         with self.changing():
             write_seal(self._place, self._table, version, self.state.seal, complete=complete, snapshot=snapshot)
-            restrict(self._place, self._folder)
             self.state = read_state(self._place, self._table)
+        self.restrict()
+
+    def restrict(self) -> None:
+        """Let nobody read the index who may not read the images; raises what `changing` does."""
+        with self.changing():
+            restrict(self._place, self._folder, self._root)
+
+    def tidy(self, age: timedelta) -> bool:
+        """Whether the index is sealed as finished, with its files' times, and no former commit is older than `age`."""
+        seal, oldest = self.state.seal, time.time_ns() - age // timedelta(microseconds=1) * 1000
+        if seal is None or not self.state.complete:
+            return False
+        former = (name for name in seal.files if name.endswith(".manifest") and name != seal.head)
+        if any(seal.files[name][1] < oldest for name in former):
+            return False
+        try:
+            return all((self._place / name).stat().st_mtime_ns == seal.files[name][1] for name in seal.files)
+        except OSError:
+            return False

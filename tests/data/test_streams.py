@@ -27,6 +27,7 @@ from perception_encoder.data.pairs import PairBatches, Stage, alone
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
+from perception_encoder.files import cache_directory
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -318,6 +319,13 @@ def test_a_table_is_made_once_and_again_for_a_shard_that_changed(
     write_pairs(path, range(6))
     assert len(streams(path)[0]) == 6 and len(made) == 2
     assert len(list(caches.rglob("*.parquet"))) == 2
+
+
+def test_tables_lie_beside_the_other_caches(tmp_path: Path, caches: Path) -> None:
+    streams(write_pairs(tmp_path / "x.tar", range(2)))
+    (table,) = caches.rglob("*.parquet")
+    assert table.parent == cache_directory("shards")
+    assert cache_directory("shards").parent == cache_directory("weight-hashes").parent == caches / "perception-encoder"
 
 
 def test_a_damaged_table_is_made_anew(tmp_path: Path, caches: Path) -> None:

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.index import FOLDER, Index
 from perception_encoder.search.indexing import Report, update_index, writable_index
 from perception_encoder.search.rows import Row, among
@@ -272,6 +274,32 @@ def test_a_file_that_vanishes_midway_is_reported(update, folder: Path, monkeypat
     report = update()
     assert {Path(failure.source).name: failure.reason for failure in report.failures}["02.jpg"] == "no such file"
     assert report.added == 20
+
+
+def test_frames_of_a_video_do_not_pile_up(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the size of a batch: a full-size frame of 4K takes 25 MB."""
+    folder, frames, alive = tmp_path / "videos", list[weakref.ref](), list[int]()
+    folder.mkdir()
+    (folder / "clip.mp4").write_bytes(clip(60))
+    embed = Encoder.embed_pixels
+
+    def sampled(*arguments: object) -> Iterator[SampledFrame]:
+        for frame in sample_frames(*arguments):
+            frames.append(weakref.ref(frame.image))
+            yield frame
+
+    def count(self: Encoder, *arguments: object) -> object:
+        alive.append(sum(frame() is not None for frame in frames))
+        return embed(self, *arguments)
+
+    monkeypatch.setattr("perception_encoder.search.indexing.sample_frames", sampled)
+    monkeypatch.setattr(Encoder, "embed_pixels", count)
+    monkeypatch.setattr(Encoder, "batch_size", 16)
+    with writable_index(folder, str(checkpoint), every=0.1) as (index, encoder):
+        update_index(index, encoder)
+    assert len(frames) > 16 and len(alive) == 2 and max(alive) <= 3
 
 
 def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: Encoder) -> None:

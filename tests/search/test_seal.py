@@ -6,7 +6,9 @@ import os
 import random
 import shutil
 import stat
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,34 @@ def test_a_copy_with_other_times_is_sound(update: Update, folder: Path, hits) ->
     for path in (folder / FOLDER).rglob("*"):
         os.utime(path, (1, 1))
     assert hits() == hits(ALL) == expected and update().unchanged == 20
+
+
+def test_an_update_without_changes_writes_nothing(update: Update, folder: Path) -> None:
+    def files() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder / FOLDER).rglob("*")}
+
+    update()
+    before = files()
+    assert update().unchanged == 20 and files() == before
+    for path in before:
+        os.utime(path)  # as in a copy
+    update()
+    sealed = read_state(folder / FOLDER, "moments").seal.files
+    assert all((folder / FOLDER / name).stat().st_mtime_ns == modified for name, (_, modified, _) in sealed.items())
+
+
+def test_former_commits_are_cleaned_up_without_changes(
+    update: Update, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update()
+    (folder / "03.jpg").unlink()
+    update()
+    manifests = folder / FOLDER / "moments.lance" / "_versions"
+    assert len(list(manifests.glob("*.manifest"))) > 1
+    monkeypatch.setattr("perception_encoder.search.index._KEEP_VERSIONS", timedelta(seconds=1))
+    time.sleep(1.1)
+    update()
+    assert len(list(manifests.glob("*.manifest"))) == 1 and not Index.open(folder).unfinished
 
 
 def test_a_missing_file_is_named(update: Update, folder: Path, hits) -> None:
@@ -306,6 +336,39 @@ def test_an_index_is_as_private_as_its_folder(update: Update, folder: Path) -> N
         assert modes(folder / FOLDER) <= {0, 0o050, 0o040}
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+def test_an_index_elsewhere_is_as_private_as_the_images(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, before = tmp_path / "home", os.umask(0o022)
+    monkeypatch.setattr("perception_encoder.search.calibration._is_builtin", lambda _: False)
+    try:
+        home.mkdir(mode=0o755)
+        for mode, seen in ((0o755, {0o055, 0o044}), (0o700, {0})):
+            folder.chmod(mode)
+            with writable_index(folder, str(checkpoint), home=home) as (index, own):
+                update_index(index, own)  # the second time, no file has changed
+            assert modes(home / FOLDER) == seen
+        with writable_index(folder, str(checkpoint), rebuild=True, home=home) as (index, own):
+            update_index(index, own)
+        assert modes(home / FOLDER) == {0} and (home / FOLDER / "calibration.json").exists()
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
+def test_an_index_that_is_a_link_is_refused(update: Update, folder: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "diary.txt").touch()
+    (victim / "diary.txt").chmod(0o644)
+    folder.chmod(0o700)
+    (folder / FOLDER).symlink_to(victim)
+    with pytest.raises(OutputError, match=rf"{FOLDER} is a link, which an index may not be; remove it$"):
+        update()
+    assert modes(victim / "diary.txt") == {0o044} and os.listdir(victim) == ["diary.txt"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX links")

@@ -23,7 +23,7 @@ from perception_encoder.search.index import Index
 from perception_encoder.search.indexing import Reader, update_index, writable_index
 from perception_encoder.search.library import Library
 from perception_encoder.search.server import create_page
-from tests.search.library import make_library
+from tests.search.library import make_library, wait_for
 
 Draw = Callable[[int], Image.Image]
 
@@ -296,13 +296,6 @@ def test_vectors_of_queries_are_remembered(library: Library, monkeypatch: pytest
     assert np.isfinite([row["score"] for row in first]).all()
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def test_what_is_committed_is_shown_while_files_are_read(
     client: TestClient, library: Library, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,27 +328,6 @@ def test_what_is_committed_is_shown_while_files_are_read(
         go_on.set()
     wait_for(lambda: not client.get("/api/status").json()["running"], "the end")
     assert client.get("/api/status").json()["rows"] == before + 21
-
-
-def test_files_are_looked_for_every_so_often(
-    client: TestClient, library: Library, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    updates: list[int] = []
-    update = Library.update
-    monkeypatch.setattr(Library, "update", lambda self: (update(self), updates.append(1)))
-    (folder / "bad.jpg").write_bytes(b"x")
-    library.watch(seconds=0.1)
-    wait_for(lambda: len(updates) == 1, "the first update")
-    draw(50).save(folder / "new.jpg")
-    wait_for(lambda: "new.jpg" in library.index.files(), "a new file")
-    wait_for(lambda: len(updates) == 2, "its update")
-    (folder / "new.jpg").unlink()
-    wait_for(lambda: "new.jpg" not in library.index.files(), "a file that is gone")
-    wait_for(lambda: len(updates) == 3, "its update")
-    time.sleep(1)
-    assert len(updates) == 3  # nothing has changed, and the bad file is not read again and again
-    draw(51).save(folder / "bad.jpg")
-    wait_for(lambda: "bad.jpg" in library.index.files(), "a file that is good now")
 
 
 def test_an_index_that_cannot_be_written_is_one_line(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search import snapshot
 from perception_encoder.search.index import FOLDER, Index
@@ -96,6 +97,14 @@ def test_one_of_an_index_that_was_made_anew_is_not_used(update: Callable[..., In
     for path in pictures[10:]:
         path.unlink()
     assert len(update(rebuild=True)) == first - 10
+
+
+def test_a_reader_refuses_an_index_that_was_made_anew(update: Callable[..., Index]) -> None:
+    """Its settings and the number of its commit may be those of the one before."""
+    reader = update()
+    update(rebuild=True)
+    with pytest.raises(SearchIndexError, match="was made anew meanwhile; open it again"):
+        reader.refresh()
 
 
 @pytest.mark.parametrize("harm", ["cut", "noise", "empty", "other"])
