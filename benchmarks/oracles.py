@@ -232,8 +232,8 @@ def page(result: dict[str, Any]) -> str:
         "features are the truth itself, as patches see it; what they lack of 100 % is the patch, which is "
         f"{PATCH} pixels wide in drawn images of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p. Of DAVIS's "
         f"clips the first {DAVIS_FRAMES} frames are followed. Heads are fitted with one seed, detection for 240 steps; "
-        "or detections are given directly: perfect, shifted or random. The values show that an evaluator can be solved and is "
-        "not solved by noise, so they have no interval."
+        "or detections are given directly: perfect, shifted or random. The values show that an evaluator can be solved "
+        "and is not solved by noise, so they have no interval."
     )
     rows: dict[tuple[str, str], list[Row]] = {}
     for row in result["rows"]:
