@@ -75,7 +75,7 @@ def test_a_page_and_a_card_are_made_of_the_json(run_pe, colours, photos: Path, t
     run_pe("eval", "suite", "any", "--photos", photos, "-o", result)
     assert run_pe("eval", "page", result, "--card", card).status == output.OK
     for made in (card, tmp_path / "r.md"):
-        assert "| toys | 3 | 33.3 | 100.0 ±0.0 |" in made.read_text(encoding="utf-8")
+        assert "| toys | 3 | 33.3 | 100.0 | 100.0 | 100.0 |" in made.read_text(encoding="utf-8")
     assert card.read_text(encoding="utf-8").endswith("Limits.\n")
 
 
