@@ -246,9 +246,15 @@ def test_a_lost_cluster_is_an_error_and_what_was_committed_stays(
 
         return advance
 
+    slow = [folder / name for name in ("10a.jpg", "10b.jpg")]  # in the middle, one for each worker
+    for path in slow:
+        with path.open("wb") as file:
+            file.truncate(1 << 34)
     with writable_index(folder, str(checkpoint)) as (index, encoder):
         with pytest.raises(ClusterError, match="was lost; what was read is kept"), on_cluster("local") as read:
             update_index(index, encoder, begin, read)
+        for path in slow:
+            path.unlink()
         assert 0 < len(index) < len(expected)
         update_index(index, encoder)
     assert_same(folder, expected, tolerance)
