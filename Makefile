@@ -10,7 +10,7 @@ BIN := .venv/bin
 DEMO_EXTRAS := demo
 DEV_EXTRAS := dev,demo,search,train,s3,eval,scenes,cluster,onnx,data
 
-.PHONY: demo test test-slow test-dtypes check lint types docs clean
+.PHONY: demo test test-slow test-dtypes check lint types wheel docs clean
 
 demo: .venv/demo-installed ## the main job on real pictures, with the built-in model
 	$(BIN)/pe demo
@@ -33,6 +33,10 @@ lint: .venv/dev-installed
 
 types: .venv/dev-installed
 	$(BIN)/mypy
+
+wheel: .venv/bin/python ## build the wheel and the source distribution into dist/
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) build
+	$(BIN)/python -m build --outdir dist
 
 docs: .venv/dev-installed ## write docs/cli.md anew
 	$(BIN)/typer perception_encoder.cli.main utils docs --name pe --title "The pe command" --output docs/cli.md

@@ -27,7 +27,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import encode_items, map_in_order
-from perception_encoder.models.weights import create_model
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import open_image
 
 PICTURES = {"PE-Core-B16-224": 128, "PE-Core-N16-128": 768}

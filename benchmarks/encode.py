@@ -24,9 +24,9 @@ import torch.nn.functional as F
 
 from benchmarks.results import report
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import find_model
-from perception_encoder.models.weights import create_model
 
 NAME, TIMM, OPEN_CLIP = "PE-Core-B16-224", "vit_pe_core_base_patch16_224", "PE-Core-B-16"
 PICTURES, BATCH = 32, 8

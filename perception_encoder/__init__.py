@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from perception_encoder import errors as errors
     from perception_encoder.inference.encoder import Encoder as Encoder
     from perception_encoder.inference.encoder import load as load
+    from perception_encoder.models.checkpoints.weights import create_model as create_model
+    from perception_encoder.models.checkpoints.weights import from_state_dict as from_state_dict
+    from perception_encoder.models.checkpoints.weights import published_state_dict as published_state_dict
     from perception_encoder.models.registry import list_models as list_models
-    from perception_encoder.models.weights import create_model as create_model
-    from perception_encoder.models.weights import from_state_dict as from_state_dict
-    from perception_encoder.models.weights import published_state_dict as published_state_dict
     from perception_encoder.preprocess.image import image_transform as image_transform
     from perception_encoder.preprocess.image import pad_images as pad_images
     from perception_encoder.preprocess.tokenizer import tokenizer as tokenizer
@@ -29,13 +29,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Encoder": "perception_encoder.inference.encoder",
-    "create_model": "perception_encoder.models.weights",
-    "from_state_dict": "perception_encoder.models.weights",
+    "create_model": "perception_encoder.models.checkpoints.weights",
+    "from_state_dict": "perception_encoder.models.checkpoints.weights",
     "image_transform": "perception_encoder.preprocess.image",
     "list_models": "perception_encoder.models.registry",
     "load": "perception_encoder.inference.encoder",
     "pad_images": "perception_encoder.preprocess.image",
-    "published_state_dict": "perception_encoder.models.weights",
+    "published_state_dict": "perception_encoder.models.checkpoints.weights",
     "tokenizer": "perception_encoder.preprocess.tokenizer",
 }
 

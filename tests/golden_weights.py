@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import torch
 
-from perception_encoder.models.weights import Model, published_state_dict
+from perception_encoder.models.checkpoints.weights import Model, published_state_dict
 
 _NORMS = ("ln_pre.weight", "ln_post.weight", "ln_1.weight", "ln_2.weight", "ln_final.weight", "layernorm.weight")
 

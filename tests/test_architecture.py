@@ -23,7 +23,7 @@ NAME = "perception_encoder"
 LAYERS = [
     {"errors"},
     {"files", "ranks"},
-    {"nn", "losses"},
+    {"losses"},
     {"models", "preprocess"},
     {"data", "train"},
     {"scenes", "inference", "dense_prediction"},

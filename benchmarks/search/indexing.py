@@ -14,7 +14,7 @@ from benchmarks.embed import DECODE, ENCODE, take_turns, write_photographs
 from benchmarks.search.figures import Row, mark, median
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order
-from perception_encoder.models.weights import create_model
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.index import Index
 from perception_encoder.search.indexing import update_index

@@ -20,8 +20,8 @@ from benchmarks.train.contenders import (
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.registry import find_model
-from perception_encoder.models.weights import create_model
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.kept_texts import KeptTexts
 from perception_encoder.pretraining.run import PretrainingConfig

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.models.registry import find_model
-from perception_encoder.models.weights import create_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.pretraining.kept_texts import KeptTexts
 from perception_encoder.pretraining.task import ContrastiveTask

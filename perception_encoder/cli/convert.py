@@ -45,9 +45,9 @@ def convert(
         pe convert facebook/PE-Spatial-B16-512 spatial-timm --layout timm --half
         pe convert open_clip_model.safetensors PE-Core-B16-224.pt --layout published
     """
-    from perception_encoder.models.checkpoint import check_suffix
-    from perception_encoder.models.layout_folder import CONFIG_FILES, write_layout_folder
-    from perception_encoder.models.weights import load_model, write_layout
+    from perception_encoder.models.checkpoints.files import check_suffix
+    from perception_encoder.models.checkpoints.layout_folder import CONFIG_FILES, write_layout_folder
+    from perception_encoder.models.checkpoints.weights import load_model, write_layout
 
     folder = layout in CONFIG_FILES and not out.suffix
     if not folder:

@@ -59,7 +59,7 @@ def choose_model(name: str) -> str:
     Raises ConfigError for a model without a text tower, and what `load_model` raises.
     """
     from perception_encoder.files import replacing, writing
-    from perception_encoder.models.weights import find_entry, find_weights
+    from perception_encoder.models.checkpoints.weights import find_entry, find_weights
 
     if find_entry(name).text is None:
         raise ConfigError(f"{name} has no text tower, which search and classify need; choose a Core model")

@@ -39,8 +39,8 @@ def onnx(
         pe export onnx PE-Core-L14-336 core-onnx --size 336x448
         pe export onnx PE-Spatial-B16-512.pt spatial-onnx
     """
+    from perception_encoder.models.checkpoints.weights import load_model
     from perception_encoder.models.export import export_onnx, parse_size
-    from perception_encoder.models.weights import load_model
 
     with output.error_console.status(f"Reading {model}"):
         loaded = load_model(model)

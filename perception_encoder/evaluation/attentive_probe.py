@@ -30,7 +30,7 @@ from perception_encoder.evaluation.scores import ItemScores, check_head_seeds, m
 from perception_encoder.evaluation.splits import Splits
 from perception_encoder.evaluation.tokens import TaskTokens, Tokens, encode_tokens
 from perception_encoder.models.initialization import initialize
-from perception_encoder.nn.pooling import AttentionPooling
+from perception_encoder.models.layers.pooling import AttentionPooling
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.inference.encoder import find_device
-from perception_encoder.models.weights import state_hash
+from perception_encoder.models.checkpoints.weights import state_hash
 
 LIBRARIES = ("timm:", "open_clip:")
 BATCH = 64

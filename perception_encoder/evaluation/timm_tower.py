@@ -11,8 +11,8 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError, MissingExtraError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.evaluation.layer_encoders import Tower
+from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.seeded import drawn_from
-from perception_encoder.models.weights import state_hash
 
 
 def timm_tower(name: str, random: bool = False) -> Tower:

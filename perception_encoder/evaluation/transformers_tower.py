@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError, WeightsUnavailableError
 from perception_encoder.evaluation.layer_encoders import Tower
+from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.seeded import drawn_from
-from perception_encoder.models.weights import state_hash
 
 CLASS_TOKENS = ("cls_token", "class_embedding")
 """What the parameter of the class token is called; it stands first."""

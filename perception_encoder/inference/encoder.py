@@ -25,11 +25,11 @@ from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
 from perception_encoder.inference.sentence_interface import SentenceInterface, as_list
+from perception_encoder.models.checkpoints.weight_hashes import CachedHash
+from perception_encoder.models.checkpoints.weights import Model, TowerChoice, find_weights, load_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weight_hashes import CachedHash
-from perception_encoder.models.weights import Model, TowerChoice, find_weights, load_model, weight_hash
 from perception_encoder.preprocess.image import ImageTransform, image_transform, to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, tokenizer, trim
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
 from perception_encoder.files import replacing, writing
+from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.weights import Model, weight_hash
 
 TOLERANCE = 1e-3
 """Largest difference to torch, over the largest value, that an ONNX file may have."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ShapeError
 from perception_encoder.models.config import TextConfig
-from perception_encoder.nn.block import Transformer
+from perception_encoder.models.layers.block import Transformer
 
 
 class TextTransformer(nn.Module):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.nn.block import Transformer
-from perception_encoder.nn.pooling import AttentionPooling
-from perception_encoder.nn.position import resample_positions
-from perception_encoder.nn.rope import rope_table
+from perception_encoder.models.layers.block import Transformer
+from perception_encoder.models.layers.pooling import AttentionPooling
+from perception_encoder.models.layers.positions import resample_positions
+from perception_encoder.models.layers.rope import rope_table
 
 
 class VisionTransformer(nn.Module):

@@ -19,12 +19,12 @@ from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import replacing, writing
+from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
+from perception_encoder.models.layers.positions import resample_table
 from perception_encoder.models.registry import find_model
-from perception_encoder.models.weights import load_model, weight_hash, write_checkpoint
-from perception_encoder.nn.position import resample_table
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import tokenizer

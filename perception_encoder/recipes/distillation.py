@@ -17,10 +17,10 @@ from perception_encoder.distillation.task import TEACHER_LOGIT_SCALE, Distillati
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import BUILTIN, find_model
-from perception_encoder.models.weights import find_entry
 from perception_encoder.pretraining.cost import TeacherCost
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import Objective, PretrainingConfig, pretrain

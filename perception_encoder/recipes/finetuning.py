@@ -10,8 +10,8 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.models.weights import find_entry
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining

@@ -18,9 +18,9 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.evaluation.outcomes import PHOTOS, Outcomes
 from perception_encoder.evaluation.paired import Outcome, average, difference
+from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.models.weights import load_model
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.recipes.builtin import WEIGHTS
 from perception_encoder.recipes.distillation import DistillationConfig, distill

@@ -15,8 +15,8 @@ import numpy as np
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.evaluation.outcomes import PHOTOS, Outcomes
 from perception_encoder.evaluation.paired import average, difference
+from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.weights import load_model, write_checkpoint
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
 from perception_encoder.recipes.nano_steps import nano_step
 from perception_encoder.recipes.reproduction import ROBUST, Place, Run, Runs, averaged

@@ -22,8 +22,8 @@ from perception_encoder.evaluation.outcomes import PHOTOS, HeldOut, Outcomes
 from perception_encoder.evaluation.paired import Outcome
 from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.memory import keep_freed_memory
-from perception_encoder.models.weights import load_model
 from perception_encoder.pretraining.run import PROCEDURE, PretrainingConfig
 from perception_encoder.train.metrics import FILE as METRICS
 from perception_encoder.train.metrics import Listener

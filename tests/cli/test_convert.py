@@ -11,7 +11,12 @@ import safetensors.torch
 import timm
 import torch
 
-from perception_encoder.models.weights import create_model, load_model, published_state_dict, write_checkpoint
+from perception_encoder.models.checkpoints.weights import (
+    create_model,
+    load_model,
+    published_state_dict,
+    write_checkpoint,
+)
 
 TOWER = "PE-Spatial-T16-512"
 

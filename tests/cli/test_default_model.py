@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import MODELS, find_model
-from perception_encoder.models.weights import create_model, write_checkpoint
 
 LINE = "the built-in model is a small offline demo; for a real one (2.7 GB): pe models use PE-Core-L14-336"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from perception_encoder.models.weights import create_model, write_checkpoint
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 
 
 @pytest.fixture(scope="module")

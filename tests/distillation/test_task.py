@@ -18,7 +18,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference import encoder
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.losses.logit_distillation import logit_distillation_loss
-from perception_encoder.models.weights import create_model, write_checkpoint
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import towers as module

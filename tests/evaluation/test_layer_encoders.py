@@ -14,8 +14,8 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, ModelError, ShapeError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.evaluation.layer_encoders import TowerEncoder, load_layer_encoder, own_tower
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.models.weights import create_model, write_checkpoint
-from perception_encoder.nn.rope import rotate
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.models.layers.rope import rotate
 from perception_encoder.preprocess.image import ImageTransform
 
 SIZE = (32, 48)

@@ -12,7 +12,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.prompts import PHOTO_TEMPLATES, ensemble
 from perception_encoder.evaluation.zero_shot import Namer, read_labels
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.models.weights import create_model
+from perception_encoder.models.checkpoints.weights import create_model
 
 
 @pytest.fixture(scope="module")

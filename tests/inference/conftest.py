@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.models.weights import create_model, write_checkpoint
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 
 
 @pytest.fixture(scope="session")

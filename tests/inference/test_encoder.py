@@ -28,10 +28,10 @@ from perception_encoder.errors import (
 )
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.models.checkpoints.weights import create_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.weights import create_model, weight_hash
 from perception_encoder.preprocess.image import image_transform, open_image
 from perception_encoder.preprocess.tokenizer import TruncationWarning, tokenizer
 from perception_encoder.preprocess.video import read_frames

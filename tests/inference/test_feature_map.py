@@ -19,7 +19,7 @@ from perception_encoder.inference.feature_map import (
     similarity,
     to_colours,
 )
-from perception_encoder.models.weights import create_model
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import ImageTransform
 
 

@@ -9,11 +9,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from perception_encoder.models.checkpoints.layouts import from_published, to_published
+from perception_encoder.models.checkpoints.weights import build
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.layouts import from_published, to_published
 from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import build
 from tests.golden_weights import fill, golden_image
 
 OPEN_CLIP_MODELS = [name for name, entry in MODELS.items() if entry.open_clip]

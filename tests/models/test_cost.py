@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.losses.contrastive import contrastive_loss
+from perception_encoder.models.checkpoints.weights import build
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.cost import (
     contrastive_flops,
@@ -21,7 +22,6 @@ from perception_encoder.models.cost import (
     vision_parameters,
 )
 from perception_encoder.models.registry import BUILTIN, MODELS
-from perception_encoder.models.weights import build
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import in_chunks
 from tests.models.small import CORE, KINDS, TEXT, small_clip, small_tower

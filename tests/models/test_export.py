@@ -13,9 +13,9 @@ import torch
 
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, ShapeError
 from perception_encoder.models import export
+from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.export import export_onnx, export_program, towers_of
-from perception_encoder.models.weights import Model
 from tests.models.small import KINDS, TOKENS, pictures, small_clip, small_tower
 
 SHALLOW = replace(TOKENS, depth=1)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from perception_encoder.models.checkpoints.weights import Model, build
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS, find_model
-from perception_encoder.models.weights import Model, build
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from tests.golden_weights import fill, golden_image
 

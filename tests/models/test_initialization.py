@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import create_model
 from tests.models.small import KINDS, TEXT, pictures
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from perception_encoder.errors import CheckpointError
+from perception_encoder.models.checkpoints.layouts import from_published, to_published
+from perception_encoder.models.checkpoints.weights import build, from_state_dict, published_state_dict
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.layouts import from_published, to_published
 from perception_encoder.models.registry import MODELS, canonical_name, find_model
-from perception_encoder.models.weights import build, from_state_dict, published_state_dict
 from tests.models.oracles import OPEN_CLIP_MODELS, native_picture, open_clip_errors, relative_error, text_tokens
 
 TOLERANCE = 1e-5

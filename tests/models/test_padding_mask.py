@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from perception_encoder.errors import ShapeError
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.weights import create_model
 from tests.models.small import KINDS, PATCH, pictures, small_clip, small_tower
 
 GRIDS = [(4, 4), (2, 6), (6, 1), (1, 1), (6, 6)]

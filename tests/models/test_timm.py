@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.layouts import from_published, to_published
+from perception_encoder.models.checkpoints.layouts import from_published, to_published
+from perception_encoder.models.checkpoints.weights import from_state_dict, published_state_dict
 from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import from_state_dict, published_state_dict
 from tests.models.oracles import TIMM_MODELS, native_picture, relative_error, timm_errors, timm_pair
 
 VALUES, GRADIENTS = 1e-5, 1e-5

@@ -12,8 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.models.cost import text_cost, vision_cost
-from perception_encoder.models.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.lora import (
     TARGETS,

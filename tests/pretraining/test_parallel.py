@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.models.weights import load_model
+from perception_encoder.models.checkpoints.weights import load_model
 from tests import processes
 from tests.conftest import ROOT
 from tests.processes import Processes, pe

@@ -20,8 +20,8 @@ from perception_encoder.data.pairs import PairBatches, Stage, alone, true_pairs
 from perception_encoder.data.progress import untracked
 from perception_encoder.data.shards import ShardSample, read_shard, write_shard
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.models.checkpoints.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.models.text_transformer import TextTransformer
-from perception_encoder.models.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run

@@ -15,7 +15,7 @@ from PIL import Image
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
-from perception_encoder.models.weights import create_model, load_model
+from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain

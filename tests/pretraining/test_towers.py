@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.clip import CLIP
-from perception_encoder.nn.position import resample_table
+from perception_encoder.models.layers.positions import resample_table
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import kept_texts

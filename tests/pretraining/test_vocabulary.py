@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from perception_encoder.models.weights import create_model
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 

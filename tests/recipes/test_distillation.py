@@ -13,10 +13,10 @@ from PIL import Image
 
 from perception_encoder.distillation.teacher import Teacher
 from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.models.cost import text_cost, vision_cost
 from perception_encoder.models.devices import find_device
 from perception_encoder.models.registry import find_model
-from perception_encoder.models.weights import create_model, load_model, write_checkpoint
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.masking import MaskRegularization

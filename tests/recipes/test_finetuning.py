@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.weights import create_model, load_model, write_checkpoint
+from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.recipes.finetuning import FinetuningConfig, finetune
 from perception_encoder.recipes.kinds import debug_form
 from perception_encoder.recipes.override import override

@@ -9,10 +9,10 @@ import torch
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.cost import text_parameters, vision_parameters
 from perception_encoder.models.registry import find_model
-from perception_encoder.models.weights import load_model
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain, tower_configs
 from perception_encoder.recipes.builtin import debug
 from perception_encoder.recipes.catalog import RECIPES, find_recipe

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import load_model
 from perception_encoder.recipes import distillation_page, layers_page, recipe_page
 from perception_encoder.recipes.nano_steps import nano_step
 from perception_encoder.recipes.reproduce_distillation import SEEDS as STUDENTS

@@ -11,7 +11,7 @@ import pytest
 from perception_encoder.data.pairs import Stage
 from perception_encoder.evaluation.outcomes import PHOTOS, Outcomes
 from perception_encoder.evaluation.paired import Outcome
-from perception_encoder.models.weights import create_model, load_model
+from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.pretraining.run import PretrainingConfig, build_model
 from perception_encoder.recipes import distillation_page
 from perception_encoder.recipes import reproduce_distillation as reproduction_of_distillation

@@ -14,10 +14,10 @@ from perception_encoder.data.shards import write_members
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.sweep import FORMAT
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN as BUILTIN_NAME
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import create_model, write_checkpoint
 from perception_encoder.recipes.layer_subjects import LayerData, Sizes, make_questions, measured_layers
 from perception_encoder.recipes.layers_page import page
 from perception_encoder.recipes.layers_plot import draw

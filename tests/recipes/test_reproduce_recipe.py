@@ -13,8 +13,8 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.outcomes import PHOTOS, Outcomes
 from perception_encoder.evaluation.paired import Outcome
+from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import load_model
 from perception_encoder.pretraining.run import PROCEDURE, PretrainingConfig
 from perception_encoder.recipes.builtin import debug
 from perception_encoder.recipes.nano_steps import FLOPS, nano_step, run_flops

@@ -23,7 +23,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded
-from perception_encoder.models.weights import create_model
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.search.api import create_app
 from perception_encoder.search.api_requests import ApiConfig
 from perception_encoder.search.batching import Batcher, QueueFullError

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from benchmarks.calibration import any_match
 from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.models.checkpoints.weights import create_model, locate_weights
 from perception_encoder.models.registry import find_model
-from perception_encoder.models.weights import create_model, locate_weights
 from perception_encoder.search import calibration
 from perception_encoder.search.asked import parse_asked
 from perception_encoder.search.calibration import (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.models.weights import create_model
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays
 
 EPSILON = 1e-6  # timm's

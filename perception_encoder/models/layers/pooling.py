@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.nn.attention import Attention, attend
-from perception_encoder.nn.block import FeedForward
+from perception_encoder.models.layers.attention import Attention, attend
+from perception_encoder.models.layers.block import FeedForward
 
 
 class ProbeAttention(Attention):

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.nn.block import Block, LayerScale, Transformer
-from perception_encoder.nn.rope import rope_table
+from perception_encoder.models.layers.block import Block, LayerScale, Transformer
+from perception_encoder.models.layers.rope import rope_table
 
 
 def randomize(module: nn.Module) -> None:

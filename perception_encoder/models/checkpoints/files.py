@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import replacing, writing
-from perception_encoder.models.layouts import StateDict, unwrap
+from perception_encoder.models.checkpoints.layouts import StateDict, unwrap
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row

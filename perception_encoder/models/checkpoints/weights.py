@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
-from perception_encoder.models.checkpoint import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
+from perception_encoder.models.checkpoints.files import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
+from perception_encoder.models.checkpoints.hub import fetch_weights
+from perception_encoder.models.checkpoints.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.hub import fetch_weights
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.registry import (
     BUILTIN,
     MODELS,

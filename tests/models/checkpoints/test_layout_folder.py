@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError, OutputError
+from perception_encoder.models.checkpoints.layout_folder import open_clip_config, write_layout_folder
+from perception_encoder.models.checkpoints.weights import build, create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.layout_folder import open_clip_config, write_layout_folder
 from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import build, create_model
 from perception_encoder.preprocess.image import image_transform
 from perception_encoder.preprocess.tokenizer import tokenizer
 from tests.golden_weights import fill

@@ -17,12 +17,8 @@ import torch
 from torch import Tensor
 
 from perception_encoder.errors import CheckpointError, UnknownModelError, WeightsUnavailableError
-from perception_encoder.models.clip import CLIP
-from perception_encoder.models.initialization import initialize
-from perception_encoder.models.layouts import from_published
-from perception_encoder.models.registry import find_model
-from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.models.weights import (
+from perception_encoder.models.checkpoints.layouts import from_published
+from perception_encoder.models.checkpoints.weights import (
     build,
     create_model,
     from_state_dict,
@@ -32,6 +28,10 @@ from perception_encoder.models.weights import (
     write_checkpoint,
     write_layout,
 )
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.initialization import initialize
+from perception_encoder.models.registry import find_model
+from perception_encoder.models.vision_transformer import VisionTransformer
 from tests.golden_weights import golden_state
 from tests.models.small import pictures
 
@@ -167,7 +167,7 @@ def lang_state() -> dict[str, Tensor]:
     ],
 )
 def test_a_file_name_tells_models_of_one_shape_apart(tmp_path: Path, file_name: str, expected: str) -> None:
-    from perception_encoder.models.weights import recognise
+    from perception_encoder.models.checkpoints.weights import recognise
 
     assert recognise(lang_state(), Path(file_name).stem).name == expected
 
@@ -262,7 +262,7 @@ def test_offline_the_hub_is_not_asked() -> None:
 
 
 def test_an_installation_without_the_builtin_weights_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("perception_encoder.models.weights.files", lambda package: tmp_path)
+    monkeypatch.setattr("perception_encoder.models.checkpoints.weights.files", lambda package: tmp_path)
     with pytest.raises(WeightsUnavailableError, match="is missing from this installation"):
         load_model("builtin")
 
@@ -281,7 +281,7 @@ def test_a_file_that_names_a_model_unknown_here_is_recognised(tmp_path: Path, to
 
 def test_loading_a_model_imports_no_compiler() -> None:
     """It would take a second."""
-    code = "import sys; from perception_encoder.models.weights import load_model; load_model('builtin'); "
+    code = "import sys; from perception_encoder.models.checkpoints.weights import load_model; load_model('builtin'); "
     code += "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

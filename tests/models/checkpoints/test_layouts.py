@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from perception_encoder.errors import CheckpointError
-from perception_encoder.models.layouts import detect_layout, from_published, to_published, unwrap
+from perception_encoder.models.checkpoints.layouts import detect_layout, from_published, to_published, unwrap
+from perception_encoder.models.checkpoints.weights import build, published_state_dict
 from perception_encoder.models.registry import find_model
-from perception_encoder.models.weights import build, published_state_dict
 from tests.golden_weights import golden_state
 
 ENTRY = find_model("builtin")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.nn.attention import Attention, attend
-from perception_encoder.nn.rope import rope_table
+from perception_encoder.models.layers.attention import Attention, attend
+from perception_encoder.models.layers.rope import rope_table
 
 SHORT, LONG = 20, 300  # tokens: training takes plain products for few of them, the fused kernel for many
 

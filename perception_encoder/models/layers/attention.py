@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.nn.rope import rotate
+from perception_encoder.models.layers.rope import rotate
 
 _SHORT = 256  # tokens up to which plain products train faster on a CPU (3.6-7.5x at 12-65, 1.2x at 197)
 

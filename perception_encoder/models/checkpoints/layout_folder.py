@@ -12,10 +12,10 @@ from typing import Any
 
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import replacing, writing
+from perception_encoder.models.checkpoints.weights import Model, write_layout
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS, find_model
-from perception_encoder.models.weights import Model, write_layout
 
 CONFIG_FILES = {"timm": "config.json", "open_clip": "open_clip_config.json"}
 WEIGHT_FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perception_encoder.nn.attention import Attention
+from perception_encoder.models.layers.attention import Attention
 
 
 class FeedForward(nn.Module):

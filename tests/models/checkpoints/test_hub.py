@@ -13,14 +13,14 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from perception_encoder.models.hub import fetch_weights
+from perception_encoder.models.checkpoints.hub import fetch_weights
 from perception_encoder.models.registry import find_model
 
 L14 = find_model("PE-Core-L14-336")
 FETCH = """
 import time
 from perception_encoder.errors import WeightsUnavailableError
-from perception_encoder.models.hub import fetch_weights
+from perception_encoder.models.checkpoints.hub import fetch_weights
 from perception_encoder.models.registry import find_model
 start = time.monotonic()
 try:

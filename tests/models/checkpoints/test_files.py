@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from perception_encoder.errors import CheckpointError, ConfigError, OutputError
-from perception_encoder.models.checkpoint import quantized_rows, read_checkpoint, write_tensors
+from perception_encoder.models.checkpoints.files import quantized_rows, read_checkpoint, write_tensors
 
 STATE = {"conv1.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "proj": torch.ones(3, 2).half()}
 
@@ -177,7 +177,7 @@ FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
 from perception_encoder.errors import OutputError
-from perception_encoder.models.checkpoint import write_tensors
+from perception_encoder.models.checkpoints.files import write_tensors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:

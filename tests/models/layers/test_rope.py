@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perception_encoder.nn.rope import rope_table, rotate
+from perception_encoder.models.layers.rope import rope_table, rotate
 
 CPU = torch.device("cpu")
 

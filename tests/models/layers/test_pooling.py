@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from perception_encoder.nn.pooling import AttentionPooling
+from perception_encoder.models.layers.pooling import AttentionPooling
 
 
 def random_pooling(width: int = 32) -> AttentionPooling:
