@@ -22,6 +22,7 @@ for _name in ("COLUMNS", "LINES"):  # of a worker's terminal, by which the conso
     os.environ.pop(_name, None)
 
 ROOT = Path(__file__).parent.parent
+MakeShard = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +108,7 @@ def photos(tmp_path: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    from perception_encoder.data.shards import ShardSample, write_shard
+    from perception_encoder.formats.shards import ShardSample, write_shard
 
     rng = np.random.default_rng(0)
     things = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")]
@@ -122,3 +123,20 @@ def photos(tmp_path: Path) -> Path:
     test = [ShardSample(f"t{n}", "png", samples[0].picture, others[n]) for n in range(12)]
     write_shard(tmp_path / "photos" / "test.tar", test)
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def make_shard(tmp_path: Path) -> MakeShard:
+    """`make_shard("photos/train.tar", [("caltech101", "cup"), …], size=(w, h))` writes a shard of red pictures."""
+
+    def make(name: str, rows: list[tuple[str, str]], size: tuple[int, int] = (30, 20), **extra: object) -> Path:
+        stream = io.BytesIO()
+        Image.new("RGB", size, (200, 0, 0)).save(stream, "PNG")
+        samples = [
+            ShardSample(f"{source}-{i}", "png", stream.getvalue(), {"source": source, "label": label, **extra})
+            for i, (source, label) in enumerate(rows)
+        ]
+        write_shard(tmp_path / name, samples)
+        return tmp_path / name
+
+    return make

@@ -22,21 +22,16 @@ NAME = "perception_encoder"
 
 LAYERS = [
     {"errors"},
-    {"files", "ranks"},
+    {"files", "ranks", "progress"},
     {"losses"},
     {"models", "preprocess"},
-    {"data", "train"},
+    {"formats", "planning"},
+    {"data", "datasets", "train"},
     {"scenes", "inference", "dense_prediction"},
+    {"serving"},
     {"evaluation", "search"},
-    {
-        "pretraining",
-        "video_data_engine",
-        "video_dataset",
-        "distillation",
-        "layer_analysis",
-        "language_alignment",
-        "spatial_alignment",
-    },
+    {"pretraining", "layer_analysis", "video_data_engine", "video_dataset", "language_alignment", "spatial_alignment"},
+    {"distillation", "finetuning", "video_finetuning"},
     {"recipes"},
     {"cli"},
 ]

@@ -44,12 +44,12 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
     from perception_encoder.inference.encoder import load
-    from perception_encoder.search.api import create_app
-    from perception_encoder.search.api_requests import ApiConfig
-    from perception_encoder.search.guard import HOSTS
-    from perception_encoder.search.library import open_library
-    from perception_encoder.search.server import create_page
-    from perception_encoder.search.serving import listen, run
+    from perception_encoder.search.web.library import open_library
+    from perception_encoder.search.web.server import create_page
+    from perception_encoder.serving.api import create_app
+    from perception_encoder.serving.api_requests import ApiConfig
+    from perception_encoder.serving.guard import HOSTS
+    from perception_encoder.serving.serving import listen, run
 
     folder = folder or home
     if folder is None and not api:

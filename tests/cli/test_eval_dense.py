@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.evaluation import layer_encoders
+from perception_encoder.models.external import layer_encoders
+from tests.evaluation.dense.test_depth import rooms, stored
+from tests.evaluation.dense.test_segmentation import write_scenes
 from tests.evaluation.layers import ColourLayers, discs, png, write_video
-from tests.evaluation.test_depth import rooms, stored
-from tests.evaluation.test_segmentation import write_scenes
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
 
 
 def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
-    from perception_encoder.data.shards import write_members
+    from perception_encoder.formats.shards import write_members
 
     members = []
     for index, depth in enumerate(rooms(5, 0)):
@@ -62,7 +62,7 @@ def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
 
 
 def test_units_of_depth(run_pe, tmp_path: Path) -> None:
-    from perception_encoder.data.shards import write_members
+    from perception_encoder.formats.shards import write_members
 
     depth = np.repeat([1.0, 4.0], (8, 24))[None].repeat(24, axis=0)  # a quarter is near enough to seem within 10 m
     parts = ("jpg", png(np.zeros((24, 32, 3), np.uint8))), ("depth.png", stored(5 * depth))
@@ -77,7 +77,7 @@ def test_units_of_depth(run_pe, tmp_path: Path) -> None:
 
 def test_detection(run_pe, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    from tests.evaluation.test_detection import write_scenes as write_things
+    from tests.evaluation.dense.test_detection import write_scenes as write_things
 
     place = write_things(tmp_path, {"train": 2, "test": 1})
     asked = ("eval", "detection", "any", "--data", place, "--layer", "0", "--channels", "8", "--epochs", "1")

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.evaluation import layer_encoders, transforms
+from perception_encoder.evaluation import transforms
+from perception_encoder.models.external import layer_encoders
 from tests.clips import clip
+from tests.evaluation.classification.test_attentive_probe import ColourLayers
 from tests.evaluation.colours import ColourEncoder, picture
-from tests.evaluation.test_attentive_probe import ColourLayers
-from tests.evaluation.test_layer_encoders import save_transformer
+from tests.models.external.test_layer_encoders import save_transformer
 
 COLOURS = ("red", "green", "blue")
 

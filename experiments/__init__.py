@@ -1,0 +1,1 @@
+"""The paper in small: run as `python -m experiments.NAME`."""

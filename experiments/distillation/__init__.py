@@ -1,0 +1,1 @@
+"""The distillation of section 2.4 in small."""

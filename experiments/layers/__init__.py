@@ -1,0 +1,1 @@
+"""The layer analysis of section 3 in small."""

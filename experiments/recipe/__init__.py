@@ -1,0 +1,1 @@
+"""The ablation of section 2.1 in small."""

@@ -1,0 +1,1 @@
+"""Readers of evaluation datasets, one published layout a module."""

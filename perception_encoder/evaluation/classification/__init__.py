@@ -1,0 +1,1 @@
+"""Zero-shot classification, k-NN, linear and attentive probes."""

@@ -1,0 +1,1 @@
+"""Depth, segmentation, detection and tracking."""

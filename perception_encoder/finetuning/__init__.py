@@ -1,0 +1,1 @@
+"""Finetuning a checkpoint on your own pairs."""

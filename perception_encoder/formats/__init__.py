@@ -1,0 +1,1 @@
+"""Files other programs write: tables, tars, shards, media directories, Lance."""

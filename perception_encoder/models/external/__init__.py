@@ -1,0 +1,1 @@
+"""Models of timm, open_clip and transformers behind the same interface."""

@@ -1,0 +1,1 @@
+"""Queries, hits and how certain they are."""

@@ -1,0 +1,1 @@
+"""The search page: its server, thumbnails and standalone pages."""

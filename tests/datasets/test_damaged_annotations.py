@@ -1,0 +1,221 @@
+"""Damaged annotations: wrong types, missing fields, cut files and bad UTF-8 are errors of this package, short ones."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perception_encoder.datasets.captioned import load_captions
+from perception_encoder.datasets.class_masks import read_class_splits
+from perception_encoder.datasets.classified import ClassOptions, load_tasks
+from perception_encoder.datasets.instances import read_instance_splits, read_instances
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.formats.shards import write_members
+from perception_encoder.formats.tables import read_rows
+from tests.data.tars import picture
+from tests.datasets.test_captioned import BY_ID, COCO, KARPATHY, MSRVTT, PATHS, TABLE
+from tests.evaluation.layers import png
+
+pytest.importorskip("faster_coco_eval")
+
+Read = Callable[[Path], object]
+"""Read all that a folder holds, and use it."""
+
+WRONG = (None, True, -1, 0, 3, 1.5, 1e308, float("nan"), 10**400, "", "x", "7", "a\0b", "\ud800", "é" * 3000)
+WRONG = (*WRONG, [], [1], [None], ["a"], [[]], {}, {"id": 1}, [{}], [[1, 2], [3]])
+
+
+def captions(name: str) -> Read:
+    return lambda folder: load_captions(folder / name)
+
+
+def instances(folder: Path) -> None:
+    for part in (read_instances(folder / "annotations.json", folder), *read_instance_splits(folder)):
+        for place in range(len(part.keys)):
+            part.things(place)
+        part.truth(range(len(part.keys)))
+
+
+def masks(folder: Path) -> None:
+    for part in read_class_splits(folder):
+        for place in range(len(part.keys)):
+            part.labels(place)
+
+
+def tables(name: str, classes: str = "", mapping: str = "") -> Read:
+    def read(folder: Path) -> None:
+        options = ClassOptions(
+            classes=str(folder / classes) if classes else "", mapping=folder / mapping if mapping else None
+        )
+        for task in load_tasks(folder / name if name else folder, "val", options).values():
+            assert all(isinstance(label, str) for label in task.labels)
+
+    return read
+
+
+def rows(name: str) -> Read:
+    """Of files that are embedded: a bad row is an error in its place."""
+    return lambda folder: list(read_rows(folder / name))
+
+
+MASKS = (
+    [[1, 1, 5, 1, 5, 4, 1, 4]],
+    {"size": [6, 8], "counts": [6, 4, 38]},
+    {"size": [6, 8], "counts": "64V1"},
+    [[0, 0, 8, 0, 8, 6]],
+)
+INSTANCES = {
+    "images": [
+        {"id": n, "file_name": f"{n}.jpg", "width": 8, "height": 6, "neg_category_ids": [4]} for n in range(1, 5)
+    ],
+    "categories": [{"id": 4, "name": "red"}],
+    "annotations": [
+        {"id": n, "image_id": n, "category_id": 4, "bbox": [1, 1, 4, 3], "area": 12, "iscrowd": 0, "segmentation": mask}
+        for n, mask in enumerate(MASKS, 1)
+    ],
+}
+OBJECTS = {"source": "scenes", "label": "x", "objects": [{"id": 7, "kind": "chair"}, {"id": 3, "kind": "lamp"}]}
+KINETICS = [{"label": "a b", "youtube_id": "AAA", "time_start": 7, "time_end": 17, "split": "val"}] * 2
+LABELLED = [{"path": "a.jpg", "label": "cat", "split": "val"}, {"path": "b.jpg", "label": 3, "split": "val"}]
+ROWS = [{"path": "a.jpg", "start": 1, "end": 2.5, "id": "a"}, {"text": "a cat", "id": 7}]
+
+JSON: dict[str, tuple[str, Any, Read]] = {
+    "COCO": ("a.json", COCO, captions("a.json")),
+    "captions by id": ("a.json", BY_ID, captions("a.json")),
+    "Karpathy": ("a.json", KARPATHY, captions("a.json")),
+    "MSR-VTT": ("a.json", MSRVTT, captions("a.json")),
+    "captions by name": ("a.json", {"a.jpg": ["a cat", "a dog"], "b.jpg": "a cow"}, captions("a.json")),
+    "captions in lines": ("a.jsonl", [{"path": "a.jpg", "text": "a cat"}] * 2, captions("a.jsonl")),
+    "instances": ("annotations.json", INSTANCES, instances),
+    "scenes": ("objects.json", OBJECTS, masks),
+    "labelled shards": ("val.json", {"source": "toys", "label": "cat", "coarse": "pet"}, tables("")),
+    "labels in lines": ("a.jsonl", LABELLED, tables("a.jsonl")),
+    "Kinetics in lines": ("a.jsonl", KINETICS, tables("a.jsonl")),
+    "class names": ("names.json", {"cat": "Cat", "dog": "Dog"}, tables("", "names.json")),
+    "class index": ("names.json", {"0": ["cat", "Cat"], "1": ["dog", "Dog"]}, tables("", "names.json")),
+    "class list": ("names.json", ["cat", "dog"], tables("", "names.json")),
+    "mapping": ("map.json", {"cat": "0; 1", "dog": [1, "x"]}, tables("", mapping="map.json")),
+    "rows to embed": ("a.jsonl", ROWS, rows("a.jsonl")),
+}
+TEXT: dict[str, tuple[str, str, Read]] = {
+    "MSR-VTT": ("a.csv", TABLE, captions("a.csv")),
+    "captions": ("a.csv", PATHS, captions("a.csv")),
+    "labels": ("a.csv", "path,label\na.jpg,cat\nb.jpg,dog\n", tables("a.csv")),
+    "Kinetics": ("a.csv", "label,youtube_id,time_start,time_end,split\na b,AAA,7,17,val\n", tables("a.csv")),
+    "class names": ("names.txt", "cat\tCat\ndog\tDog\n", tables("", "names.txt")),
+    "synsets": ("names.txt", "n01440764 tench, Tinca tinca\ncat\ndog\n", tables("", "names.txt")),
+    "ADE20K": ("objectInfo150.txt", "Idx\tName\n1\twall\n2\tsky, heaven\n", masks),
+    "DAVIS": ("ImageSets/2017/val.txt", "bear\ndog\n", read_videos),
+    "rows to embed": ("a.csv", "path,start\na.jpg,1\nb.jpg,2\n", rows("a.csv")),
+}
+
+
+def prepare(folder: Path, name: str, content: bytes) -> None:
+    """Write a file, and all that its reader needs beside it."""
+    for each in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
+        (folder / each).parent.mkdir(exist_ok=True)
+        (folder / each).write_bytes(picture(1))
+    if name == "val.json":
+        write_members(folder / "val.tar", [("a.png", picture(1)), ("a.json", content)])
+        return
+    if name == "objects.json":
+        mask = png(np.array([[0, 7], [3, 3]], np.uint8))
+        for split, about in (("train", content), ("test", json.dumps(OBJECTS).encode())):
+            members = [("a.jpg", picture(1)), ("a.mask.png", mask), ("a.json", about)]
+            write_members(folder / split / "0.tar", members)
+        return
+    for split in ("training", "validation") if name == "objectInfo150.txt" else ():
+        for kind, pixels in (("images", picture(1)), ("annotations", png(np.full((2, 2), 2, np.uint8)))):
+            path = folder / kind / split / ("a.jpg" if kind == "images" else "a.png")
+            path.parent.mkdir(parents=True)
+            path.write_bytes(pixels)
+    for video in ("bear", "dog") if name.endswith("val.txt") else ():
+        for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+            for number in range(2):
+                path = folder / kind / "480p" / video / f"{number:05}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(1))
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+def encoded(name: str, value: Any) -> bytes:
+    lines = [json.dumps(each) for each in value] if name.endswith(".jsonl") else [json.dumps(value)]
+    return "\n".join(lines).encode()
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all values inside a value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [each for key, one in inside for each in ((*path, key), *places(one, (*path, key)))]
+
+
+def damaged(value: Any, data: st.DataObject) -> Any:
+    """The value with one of those inside it replaced by something of another type, or deleted."""
+    *path, last = data.draw(st.sampled_from(places(value)))
+    changed = copy.deepcopy(value)
+    parent = changed
+    for key in path:
+        parent = parent[key]
+    if data.draw(st.integers(0, 4)) == 0:
+        del parent[last]
+    else:
+        parent[last] = copy.deepcopy(data.draw(st.sampled_from(WRONG)))
+    return changed
+
+
+def cut_or_spoilt(content: bytes, data: st.DataObject) -> bytes:
+    """The content without its end, or with some bytes replaced, not always by UTF-8."""
+    start = data.draw(st.integers(0, len(content)))
+    if data.draw(st.booleans()):
+        return content[:start]
+    return content[:start] + data.draw(st.binary(max_size=3)) + content[start + data.draw(st.integers(0, 3)) :]
+
+
+def check(read: Read, name: str, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        prepare(Path(made), name, content)
+        try:
+            read(Path(made))
+        except PerceptionEncoderError as error:
+            assert len(str(error)) <= 1000
+
+
+@pytest.mark.parametrize("kind", JSON)
+def test_what_is_whole_is_read(kind: str, tmp_path: Path) -> None:
+    name, value, read = JSON[kind]
+    prepare(tmp_path, name, encoded(name, value))
+    read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", TEXT)
+def test_text_that_is_whole_is_read(kind: str, tmp_path: Path) -> None:
+    name, text, read = TEXT[kind]
+    prepare(tmp_path, name, text.encode())
+    read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", JSON)
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_wrong_types_and_missing_fields(kind: str, data: st.DataObject) -> None:
+    name, value, read = JSON[kind]
+    check(read, name, encoded(name, damaged(value, data)))
+
+
+@pytest.mark.parametrize("kind", [*JSON, *(f"{kind} as text" for kind in TEXT)])
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_cut_files_and_bad_utf8(kind: str, data: st.DataObject) -> None:
+    name, value, read = JSON[kind] if kind in JSON else TEXT[kind.removesuffix(" as text")]
+    check(read, name, cut_or_spoilt(encoded(name, value) if kind in JSON else value.encode(), data))

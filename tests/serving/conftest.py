@@ -1,0 +1,7 @@
+"""The small model with random weights that the tests of encoding use, and pictures that differ."""
+
+from __future__ import annotations
+
+from tests.inference.conftest import checkpoint, draw, encoder, pictures
+
+__all__ = ["checkpoint", "draw", "encoder", "pictures"]
