@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from pathlib import Path
 
@@ -37,7 +38,7 @@ LAYERS = [
 ]
 LAYER_OF = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 
-FILE_LINES, CLI_FILE_LINES, FUNCTION_LINES = 400, 150, 60
+FILE_LINES, CLI_FILE_LINES, FUNCTION_LINES, DIRECTORY_MODULES = 400, 150, 60, 15
 LOOP = ("perception_encoder/train/loop.py", 220)
 """The training loop is one function that reads from top to bottom, so it may be longer."""
 
@@ -103,6 +104,78 @@ def upward_imports(path: Path) -> list[str]:
         if folder != own and LAYER_OF.get(folder, len(LAYERS)) >= LAYER_OF[own]:
             wrong.append(module)
     return wrong
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Return which modules of the package each imports; deferred and type-checking imports count too."""
+    modules = {module_of(path) for path in SOURCES}
+
+    def target(name: str) -> str:
+        while name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        module_of(path): {target(name) for name, _ in imports(path) if name.split(".")[0] == NAME} - {NAME}
+        for path in SOURCES
+        if path.name not in ("__main__.py", "__init__.py") or path.parent != PACKAGE
+    }
+
+
+def children_graph(directory: str, graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return the imports between the modules and sub-packages that lie directly in a directory."""
+
+    def child(name: str) -> str | None:
+        return name.removeprefix(f"{directory}.").split(".")[0] if name.startswith(f"{directory}.") else None
+
+    between: dict[str, set[str]] = {}
+    for name, targets in graph.items():
+        if own := child(name):
+            between.setdefault(own, set()).update({other for each in targets if (other := child(each))} - {own})
+    return between
+
+
+DIRECTORIES = sorted({path.parent for path in SOURCES})
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES, ids=relative)
+def test_no_import_cycle(directory: Path) -> None:
+    between = children_graph(".".join(directory.relative_to(ROOT).parts), module_graph())
+    try:
+        TopologicalSorter(between).prepare()
+    except CycleError as error:
+        pytest.fail(f"{relative(directory)}: {' -> '.join(error.args[1])}")
+
+
+def test_the_cycle_check_sees_a_cycle_between_sub_packages() -> None:
+    graph = {"p.a.x": {"p.b.y"}, "p.b.y": set(), "p.b.z": {"p.a.x"}}
+    assert children_graph("p", graph) == {"a": {"b"}, "b": {"a"}}
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES, ids=relative)
+def test_a_directory_holds_few_modules(directory: Path) -> None:
+    modules = [path.name for path in directory.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= DIRECTORY_MODULES, f"{len(modules)} modules: make sub-packages"
+
+
+def public_names() -> dict[str, set[str]]:
+    """Return where each public class and function is defined; commands of cli/ may be called as what they run."""
+    places: dict[str, set[str]] = {}
+    for path in SOURCES:
+        for node in parse(path).body:
+            if not isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) or node.name[0] == "_":
+                continue
+            if not (relative(path).startswith(f"{NAME}/cli/") and node.decorator_list):
+                places.setdefault(node.name, set()).add(relative(path))
+    return places
+
+
+def test_a_public_name_is_defined_once() -> None:
+    assert {name: places for name, places in public_names().items() if len(places) > 1} == {}
 
 
 def test_every_folder_stands_in_a_layer() -> None:

@@ -29,11 +29,9 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "builtin": Recipe(
-        "pretraining.builtin.recipe:builtin", "the built-in model, PE-Core-N16-128, first edition: two hours on 2 cores"
-    ),
+    "builtin": Recipe("pretraining.builtin.recipe:builtin", "the built-in model, first edition: two hours on 2 cores"),
     "builtin_second": Recipe(
-        "pretraining.builtin.recipe:builtin_second", "its second edition: then two hours more, on mixed pictures"
+        "pretraining.builtin.recipe:builtin_second", "its second edition: two hours more, on mixed images"
     ),
     "core_t16": Recipe("pretraining.recipes:core", "PE-Core-T: 58 billion pairs", ("t16",)),
     "core_s16": Recipe("pretraining.recipes:core", "PE-Core-S: 58 billion pairs", ("s16",)),
