@@ -16,6 +16,7 @@ from perception_encoder.data.captions import (
     concept,
     with_article,
 )
+from perception_encoder.pretraining.builtin.rules import STYLES
 
 GROCERY: dict[str, Any] = {
     "source": "grocery",
@@ -64,8 +65,8 @@ def test_photographs_use_the_protocols_templates_as_they_stand() -> None:
 
 
 def test_drawings_are_called_drawings_and_emoji_emoji() -> None:
-    emoji = captions({"source": "noto", "label": "cat face", "tags": ["pet", "cat face", "cat"]})
-    clip_art = captions({"source": "openclipart", "label": "cat", "tags": []})
+    emoji = captions({"source": "noto", "label": "cat face", "tags": ["pet", "cat face", "cat"]}, style=STYLES["noto"])
+    clip_art = captions({"source": "openclipart", "label": "cat", "tags": []}, style=STYLES["openclipart"])
     assert "an emoji of a cat face" in emoji["plain"]
     assert emoji["tags"] == ["a cat face, pet", "a cat face, cat", "pet, cat"]
     assert "a drawing of a cat" in clip_art["plain"] and "a drawing of a cat." in clip_art["template"]

@@ -11,19 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.distillation.run import DistillationConfig, distill, distill_builtin
+from perception_encoder.distillation.config import DistillationConfig
+from perception_encoder.distillation.recipes import distill_builtin
+from perception_encoder.distillation.run import distill
 from perception_encoder.distillation.teacher import Teacher
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.models.registry import find_model
+from perception_encoder.planning.cluster import Cluster
 from perception_encoder.planning.cost import text_cost, vision_cost
 from perception_encoder.planning.devices import find_device
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.plan import Cluster, plan_pretraining
-from perception_encoder.recipes.catalog import find_recipe
-from perception_encoder.recipes.kinds import debug_form, plan
+from perception_encoder.pretraining.plan import plan_pretraining
+from perception_encoder.recipes import debug_form, find_recipe, plan
 from tests import processes
 from tests.processes import pe
 

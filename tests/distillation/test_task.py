@@ -68,11 +68,11 @@ def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -
     given = batch(64, trim(vocabulary(list(TEXTS))))
     found = task.losses(given)
     assert found.keys() == {"distillation"}
-    assert np.array_equal(noted.seen[0][1], given.pictures[1].permute(1, 2, 0).numpy())
+    assert np.array_equal(noted.seen[0][1], given.images[1].permute(1, 2, 0).numpy())
     assert noted.seen[1] == list(TEXTS)
-    small = F.interpolate(given.pictures.float(), size=(32, 32), mode="bilinear", antialias=True).round().byte()
-    assert (scale_down(given.pictures, 32).int() - small.int()).abs().max() <= 1
-    images = plain.encode_image(to_float(scale_down(given.pictures, 32)), normalize=True)
+    small = F.interpolate(given.images.float(), size=(32, 32), mode="bilinear", antialias=True).round().byte()
+    assert (scale_down(given.images, 32).int() - small.int()).abs().max() <= 1
+    images = plain.encode_image(to_float(scale_down(given.images, 32)), normalize=True)
     texts = plain.encode_text(Tokenizer(32)(TEXTS), normalize=True)
     shown = torch.from_numpy(noted.encode_images(noted.seen[0])), torch.from_numpy(noted.encode_texts(TEXTS))
     expected = logit_distillation_loss(images, texts, plain.logit_scale.exp(), *shown, 200.0)
@@ -89,7 +89,7 @@ def test_a_model_has_nothing_to_learn_from_itself_at_the_same_temperature(tmp_pa
     model = create_model("builtin", pretrained=True)
     write_checkpoint(model, path)
     teacher = load_teacher(str(path))
-    assert teacher.picture_size == 128
+    assert teacher.image_size == 128
     scale = model.logit_scale.exp().item()
     tokens = trim(Tokenizer(32)(TEXTS))
     same = DistillationTask(Towers(model), teacher, 128, scale).losses(batch(128, tokens))["distillation"]

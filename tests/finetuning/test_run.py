@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.finetuning.run import FinetuningConfig, finetune
+from perception_encoder.finetuning.config import FinetuningConfig
+from perception_encoder.finetuning.run import finetune
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
-from perception_encoder.recipes.kinds import debug_form
-from perception_encoder.recipes.override import override
+from perception_encoder.recipes import debug_form, override
 
 
 def test_the_model_and_the_size_are_those_of_the_weights(tmp_path: Path) -> None:

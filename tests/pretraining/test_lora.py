@@ -24,8 +24,8 @@ from perception_encoder.pretraining.lora import (
     add_adapters,
     merge_adapters,
 )
+from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.recipes.kinds import debug_pretraining
 from perception_encoder.train.distributed import in_chunks
 from tests.models.small import CORE, TEXT, small_clip
 

@@ -13,14 +13,24 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
-from perception_encoder.planning.cost import contrastive_flops, text_cost, training_flops, vision_cost
+from perception_encoder.planning.cluster import Cluster
+from perception_encoder.planning.cost import (
+    adapted_recomputed,
+    adapted_training,
+    contrastive_flops,
+    text_cost,
+    training_flops,
+    vision_cost,
+)
 from perception_encoder.planning.devices import Device, find_device
-from perception_encoder.pretraining.cost import RunCost, TeacherCost
-from perception_encoder.pretraining.lora import LoRA, adapted_recomputed, adapted_training, add_adapters
+from perception_encoder.planning.teacher import TeacherCost
+from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
+from perception_encoder.pretraining.cost import RunCost
+from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.plan import Cluster, device_memory, plan_pretraining
+from perception_encoder.pretraining.plan import device_memory, plan_pretraining
 from perception_encoder.pretraining.recipes import ablation, cooldown, core
-from perception_encoder.pretraining.run import PretrainingConfig, build_model, tower_configs
+from perception_encoder.pretraining.run import build_model
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import ParallelConfig
@@ -104,7 +114,7 @@ def test_memory_of_parameters_by_hand() -> None:
     towers = (model.visual.transformer, model.text.transformer)
     block = max(sum(p.numel() for p in tower.resblocks[0].parameters()) for tower in towers)
     assert shared["whole blocks"] == 3 * 4 * block and "buckets" not in shared
-    assert (shared["pictures"], shared["true pairs"]) == (3 * 3 * 4 * 32**2, 3 * 2 * 4 * 16)  # of three batches
+    assert (shared["images"], shared["true pairs"]) == (3 * 3 * 4 * 32**2, 3 * 2 * 4 * 16)  # of three batches
     half = device_memory(dataclasses.replace(CONFIG, locked="text"), CONFIG.stages[0], 1)
     vision = sum(p.numel() for p in model.visual.parameters())
     assert (half["weights"], half["optimizer"]) == (4 * total, 8 * vision)
@@ -160,13 +170,13 @@ def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
 def test_a_teacher_s_passes_come_on_top() -> None:
     """Its passes as torch counts them, of what it is shown and no more; in the plan as often a pair as is said."""
     model = whole_model()
-    teacher = TeacherCost(VISION, TEXT, pictures=0.5)
+    teacher = TeacherCost(VISION, TEXT, images=0.5)
     teacher.watch(model)
     pair = vision_cost(VISION).forward / 2 + text_cost(TEXT).forward
     with_it = plan_pretraining(CONFIG, CLUSTER, teacher).stages[0]
     assert with_it.flops == plan_pretraining(CONFIG, CLUSTER).stages[0].flops + 160 * pair
     assert with_it.memory["teacher"] == 2 * (sum(p.numel() for p in model.parameters()) - 1)
-    assert with_it.memory["pictures"] == 3 * 3 * 4 * 128**2  # large enough for the teacher
+    assert with_it.memory["images"] == 3 * 3 * 4 * 128**2  # large enough for the teacher
     with FlopCounterMode(display=False) as counter:  # with gradients, as torch knows no operations of fused attention
         model.encode_image(torch.zeros(2, 3, 64, 64))
         model.encode_text(torch.ones(3, 5, dtype=torch.int64))
@@ -206,15 +216,15 @@ def test_the_share_of_a_run_that_is_done() -> None:
     assert shares[12] - shares[11] == pytest.approx(second / (10 * first + 5 * second))
 
 
-def test_kept_texts_cost_nothing() -> None:
+def test_cached_texts_cost_nothing() -> None:
     config = dataclasses.replace(CONFIG, locked="text")
-    kept, encoded = (RunCost(config, VISION, TEXT, texts_kept=kept) for kept in (True, False))
+    cached, encoded = (RunCost(config, VISION, TEXT, texts_cached=cached) for cached in (True, False))
     tokens, pictures = torch.ones(6, 7, dtype=torch.long), torch.zeros(8, 3, 64, 64, dtype=torch.uint8)
     batch = ImageTextBatch(pictures, tokens, torch.ones(8, 6, dtype=torch.bool), torch.ones(6, 8, dtype=torch.bool))
-    assert encoded.flops(batch) - kept.flops(batch) == 6 * text_cost(TEXT, 7).forward
+    assert encoded.flops(batch) - cached.flops(batch) == 6 * text_cost(TEXT, 7).forward
     first, second = (vision_cost(VISION, size).training() for size in (32, 64))
     first, second = 16 * (first + contrastive_flops(16, 256)), 8 * (second + contrastive_flops(8, 256))
-    assert kept.share(10) == pytest.approx(10 * first / (10 * first + 5 * second))
+    assert cached.share(10) == pytest.approx(10 * first / (10 * first + 5 * second))
 
 
 def test_wrong_clusters_are_named() -> None:

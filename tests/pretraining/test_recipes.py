@@ -14,9 +14,10 @@ from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
 from perception_encoder.pretraining.builtin.recipe import debug
+from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.recipes import ablation
-from perception_encoder.pretraining.run import PretrainingConfig, pretrain, tower_configs
-from perception_encoder.recipes.catalog import RECIPES, find_recipe
+from perception_encoder.pretraining.run import pretrain
+from perception_encoder.recipes import RECIPES, find_recipe
 
 PAPER = [name for name in RECIPES if RECIPES[name].function.startswith("image_pretraining:")]
 BILLION = 1_000_000_000

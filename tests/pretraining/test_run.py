@@ -32,8 +32,7 @@ from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers, encode_by_length
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
-from perception_encoder.recipes.catalog import find_recipe
-from perception_encoder.recipes.kinds import debug_form
+from perception_encoder.recipes import debug_form, find_recipe
 
 
 def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
@@ -146,7 +145,7 @@ def test_a_run_that_another_procedure_began_is_not_resumed(
 
 
 def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
-    samples = ImageTextSet.from_folder([photos], "train")
+    samples = ImageTextSet.from_directory([photos], "train")
 
     def make() -> PairBatches:
         stages = (Stage(image_size=32, steps=2), Stage(image_size=48, steps=2))
@@ -156,14 +155,14 @@ def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
     seen = {step: forwards(step) for step in range(4)}
     for step in reversed(range(4)):
         again = backwards(step)
-        for name in ("pictures", "tokens", "image_positives", "text_positives"):
+        for name in ("images", "tokens", "image_positives", "text_positives"):
             assert torch.equal(getattr(seen[step], name), getattr(again, name))
-    assert [seen[step].pictures.shape[-1] for step in range(4)] == [32, 32, 48, 48]
-    assert not torch.equal(seen[0].pictures, seen[1].pictures)
+    assert [seen[step].images.shape[-1] for step in range(4)] == [32, 32, 48, 48]
+    assert not torch.equal(seen[0].images, seen[1].images)
 
 
 def test_every_caption_and_picture_has_a_positive_and_true_pairs_are_found(photos: Path) -> None:
-    samples = ImageTextSet(ImageTextSet.from_folder([photos], "train")[:8])
+    samples = ImageTextSet(ImageTextSet.from_directory([photos], "train")[:8])
     texts = ["a photo of a cup.", "a photo of the cup.", "a photo of a rose.", "an ant"]
     positives = true_pairs([sample.captions for sample in samples], texts)
     for sample, row in zip(samples, positives.tolist(), strict=True):

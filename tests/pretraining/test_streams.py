@@ -18,10 +18,11 @@ from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.builtin.recipe import builtin
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.run import PretrainingConfig, pretrain
-from perception_encoder.recipes.catalog import find_recipe
-from perception_encoder.recipes.kinds import debug_form, debug_pretraining
+from perception_encoder.pretraining.recipes import debug_pretraining
+from perception_encoder.pretraining.run import pretrain
+from perception_encoder.recipes import debug_form, find_recipe
 from tests import processes
 from tests.clips import clip
 from tests.data.tars import write_tar

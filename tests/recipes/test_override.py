@@ -7,7 +7,7 @@ import pytest
 from perception_encoder.errors import ConfigError
 from perception_encoder.pretraining.builtin.recipe import builtin, debug
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.recipes.override import override
+from perception_encoder.recipes import override
 
 
 def test_settings_are_changed_in_a_copy() -> None:

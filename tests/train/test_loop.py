@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, DataError, OutputError
-from perception_encoder.train import loop
+from perception_encoder.train import loop, progress
 from perception_encoder.train.checkpoint import RunState, find_checkpoints, save_run
 from perception_encoder.train.loop import LoopConfig, prefetch, train
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
@@ -80,9 +80,11 @@ def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10_000, 6))  # every look at the clock comes six seconds after the one before
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=lambda: 0.0))
+    fake = SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=lambda: 0.0)
+    monkeypatch.setattr(loop, "time", fake)
+    monkeypatch.setattr(progress, "time", fake)
     monkeypatch.setattr(loop, "prefetch", lambda made, first, last: ((n, made(n), 0.0) for n in range(first, last)))
-    monkeypatch.setattr(loop, "peak_flops", lambda device: 1e8)
+    monkeypatch.setattr(progress, "peak_flops", lambda device: 1e8)
     config = dataclasses.replace(CONFIG, log_every=10)
     train(Regression(), batch, config, tmp_path / "work", "a", cost=Work())
     found = rows(tmp_path / "work")

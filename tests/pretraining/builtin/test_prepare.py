@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.data.sources import NEVER_TRAINED, SOURCES, fetch_debian, fetch_npm, find_source
 from perception_encoder.errors import DataError
+from perception_encoder.formats.packages import fetch_debian, fetch_npm
 from perception_encoder.formats.shards import read_shard
 from perception_encoder.pretraining.builtin import prepare
 from perception_encoder.pretraining.builtin.drawings import Drawing
+from perception_encoder.pretraining.builtin.held_out import NEVER_TRAINED
 from perception_encoder.pretraining.builtin.prepare import drop_near_duplicates, prepare_source
+from perception_encoder.pretraining.builtin.sources import SOURCES, find_source
 
 pytest.importorskip("cairosvg")
 
