@@ -25,7 +25,7 @@ from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.plan import plan_pretraining
-from perception_encoder.recipes import debug_form, find_recipe, plan
+from perception_encoder.recipes import debug_form, find_recipe, plan_recipe
 from tests import processes
 from tests.processes import pe
 
@@ -108,7 +108,7 @@ def test_the_teacher_s_passes_are_planned() -> None:
     beside = vision_cost(teacher.vision).forward + text_cost(teacher.text).forward
 
     def added(config: DistillationConfig) -> float:
-        stage, alone = plan(config, cluster).stages[0], plan_pretraining(config, cluster).stages[0]
+        stage, alone = plan_recipe(config, cluster).stages[0], plan_pretraining(config, cluster).stages[0]
         return (stage.flops - alone.flops) / stage.samples
 
     assert added(config) == pytest.approx(beside)
@@ -119,7 +119,7 @@ def test_the_teacher_s_passes_are_planned() -> None:
         drawn = dataclasses.replace(half, **change)
         assert added(drawn) == pytest.approx(vision_cost(teacher.vision).forward + text_cost(teacher.text).forward / 2)
     with pytest.raises(ConfigError, match="the teacher is PE-Spatial-T16-512, which has no text tower"):
-        plan(dataclasses.replace(config, teacher="PE-Spatial-T16-512"), cluster)
+        plan_recipe(dataclasses.replace(config, teacher="PE-Spatial-T16-512"), cluster)
 
 
 @pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
