@@ -16,7 +16,6 @@ from perception_encoder.data.captions import (
     concept,
     with_article,
 )
-from perception_encoder.pretraining.builtin.rules import STYLES
 
 GROCERY: dict[str, Any] = {
     "source": "grocery",
@@ -62,16 +61,6 @@ def test_photographs_use_the_protocols_templates_as_they_stand() -> None:
     assert "a photo of a anchor." in texts["template"]
     assert "a picture of an anchor" in texts["plain"]
     assert set(texts) == {"template", "plain"}
-
-
-def test_drawings_are_called_drawings_and_emoji_emoji() -> None:
-    emoji = captions({"source": "noto", "label": "cat face", "tags": ["pet", "cat face", "cat"]}, style=STYLES["noto"])
-    clip_art = captions({"source": "openclipart", "label": "cat", "tags": []}, style=STYLES["openclipart"])
-    assert "an emoji of a cat face" in emoji["plain"]
-    assert emoji["tags"] == ["a cat face, pet", "a cat face, cat", "pet, cat"]
-    assert "a drawing of a cat" in clip_art["plain"] and "a drawing of a cat." in clip_art["template"]
-    assert not any("emoji" in text for texts in clip_art.values() for text in texts)
-    assert "tags" not in clip_art
 
 
 def test_grocery_says_kind_and_short_sentences() -> None:

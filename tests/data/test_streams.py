@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import tarfile
 import threading
 from collections import Counter
@@ -17,16 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from perception_encoder.data import shard_index
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.captions import captions
 from perception_encoder.data.pairs import PairBatches, Stage, alone
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
-from perception_encoder.files import cache_directory
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -127,16 +123,6 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(
     widest = whole.tokens.shape[1]
     tokens = [torch.nn.functional.pad(part.tokens, (0, widest - part.tokens.shape[1])) for part in parts]
     assert torch.equal(torch.cat(tokens), whole.tokens)
-
-
-def test_a_shard_reads_as_webdataset_reads_it(tmp_path: Path) -> None:
-    path = write_pairs(tmp_path / "x.tar", range(9))
-    table = load_table(str(path), ("txt",))
-    with path.open("rb") as stream:
-        theirs = list(group_by_keys({"__url__": "", **file} for file in tar_file_iterator(stream)))
-    assert table.keys == [sample["__key__"] for sample in theirs]
-    for row, sample in enumerate(theirs):
-        assert table.read(row, ("txt",)) == {"image": sample["png"], "txt": sample["txt"]}
 
 
 def test_sources_are_mixed_by_weight(tmp_path: Path) -> None:
@@ -304,46 +290,6 @@ def test_a_shard_that_is_lost_mid_run_is_bad_samples(tmp_path: Path) -> None:
     write_pairs(path, range(6))
     with pytest.raises(MediaDecodeError, match="has changed since the run began"):
         stream.load(2, lambda width, height: 1)
-
-
-def test_a_table_is_made_once_and_again_for_a_shard_that_changed(
-    tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[str] = []
-    make = shard_index._make_table
-    monkeypatch.setattr(shard_index, "_make_table", lambda url, *rest: made.append(url) or make(url, *rest))
-    path = write_pairs(tmp_path / "x.tar", range(5))
-    first, again = streams(path)[0], streams(path)[0]
-    assert made == [str(path)] and (len(first), len(again)) == (5, 5)
-    write_pairs(path, range(6))
-    assert len(streams(path)[0]) == 6 and len(made) == 2
-    assert len(list(caches.rglob("*.parquet"))) == 2
-
-
-def test_tables_lie_beside_the_other_caches(tmp_path: Path, caches: Path) -> None:
-    streams(write_pairs(tmp_path / "x.tar", range(2)))
-    (table,) = caches.rglob("*.parquet")
-    assert table.parent == cache_directory("shards")
-    assert cache_directory("shards").parent == cache_directory("weight-hashes").parent == caches / "perception-encoder"
-
-
-def test_a_damaged_table_is_made_anew(tmp_path: Path, caches: Path) -> None:
-    path, chance = write_pairs(tmp_path / "x.tar", range(5)), random.Random(2504)
-    expected = [pair.captions for pair in load_all(streams(path)[0])]
-    (table,) = caches.rglob("*.parquet")
-    whole = table.read_bytes()
-    for _ in range(40):
-        at = chance.randrange(len(whole))
-        table.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :])
-        load_table.cache_clear()
-        try:
-            assert [pair.captions for pair in load_all(streams(path)[0])] == expected
-        except (DataError, MediaDecodeError):  # of what the checksums of its pages do not cover
-            table.unlink()
-    for odd in (b"", b"PAR1", whole[:-20]):
-        table.write_bytes(odd)
-        load_table.cache_clear()
-        assert len(streams(path)[0]) == 5
 
 
 def test_tars_at_urls_by_glob_folder_and_braces(tmp_path: Path) -> None:
