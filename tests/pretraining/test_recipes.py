@@ -129,14 +129,6 @@ def test_the_baseline_and_the_whole_recipe() -> None:
             ablation(step)
 
 
-def test_one_run_begins_where_another_ends() -> None:
-    cooldown, video = config_of("core_l14_cooldown"), config_of("video_finetune_l14")
-    assert cooldown.initial == "runs/core_l14/model.safetensors"
-    assert video.initial == "runs/distill_l14/model.safetensors"
-    assert (video.frames, video.optimizer.lr, video.warmup, video.masking) == (8, 1e-6, 2_000, None)
-    assert video.optimizer.name == "lamb" and cooldown.frames is None
-
-
 @pytest.mark.parametrize("name", [*PAPER, "distill_l14"])
 def test_the_paper_s_runs_hand_their_weights_on_without_loss(name: str) -> None:
     assert not config_of(name).half and config_of("builtin").half
