@@ -95,25 +95,6 @@ def write_images(folder: Path, names: list[str], size: tuple[int, int] = (60, 40
         Image.new("RGB", size, (200, 0, 0)).save(folder / name)
 
 
-@pytest.mark.parametrize("inner", ["", "train"])
-def test_class_directories_are_read_as_torchvision_reads_them(inner: str, tmp_path: Path) -> None:
-    from torchvision.datasets import ImageFolder
-
-    folder = tmp_path / "mugs"
-    names = ["red_mug/a.jpg", "red_mug/b.JPEG", "plate/c.png", "plate/deep/d.webp"]
-    write_images(folder / inner, names)
-    write_images(folder / ("val" if inner else ".hidden"), ["plate/other.png"] if inner else [])
-    loaded = load(folder, image_side=32)
-    theirs = ImageFolder(str(folder / inner))
-    expected = [
-        (str(Path(path).relative_to(folder / inner)), theirs.classes[number].replace("_", " "))
-        for path, number in theirs.samples
-    ]
-    assert sorted((s.key, s.label) for s in loaded) == sorted(expected) and len(loaded) == 4
-    assert {s.source for s in loaded} == {"mugs"} and {tuple(s.image.shape) for s in loaded} == {(3, 32, 48)}
-    assert "a photo of a red mug." in loaded.by_source()["mugs"][-1].captions
-
-
 def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     (tmp_path / "mugs" / "red").mkdir(parents=True)
     exif = Image.Exif()
@@ -122,42 +103,11 @@ def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     assert load(tmp_path / "mugs")[0].image.shape == (3, 60, 40)
 
 
-def test_tables_of_labels_and_of_captions(tmp_path: Path) -> None:
-    write_images(tmp_path, ["a.png", "b.png", "c.png"])
-    (tmp_path / "labels.csv").write_text("path,label,split\na.png,red mug,train\nb.png,plate,val\nc.png,plate,train\n")
-    loaded = load(tmp_path / "labels.csv")
-    assert [(s.key, s.label) for s in loaded] == [("a.png", "red mug"), ("c.png", "plate")]
-    assert loaded[0].source == "labels"
-    rows = ["file\tcaption", "a.png\tMy  mug", "b.png\tA plate.", "a.png\tred & round"]
-    (tmp_path / "words.tsv").write_text("\n".join(rows))
-    first, second = load(tmp_path / "words.tsv")
-    assert (first.captions, second.captions) == ({"my mug", "red & round"}, {"a plate."})
-    drawn = {first.caption(np.random.default_rng(seed)) for seed in range(20)}
-    assert drawn == first.captions and first.source == "words"
-
-
 def test_files_that_are_no_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_images(tmp_path / "mugs", ["red/a.png"])
     (tmp_path / "mugs" / "red" / "b.jpg").write_bytes(b"no image")
     loaded = load(tmp_path / "mugs")
     assert len(loaded) == 1 and loaded.failures == ("red/b.jpg",) and "left out red/b.jpg" in caplog.text
-
-
-def test_other_layouts_are_answered_with_those_that_are_read(tmp_path: Path) -> None:
-    write_images(tmp_path / "loose", ["a.png", "b.png"])
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("no table")
-    (tmp_path / "paths.csv").write_text("path,size\na.png,3\n")
-    for name, reason in {
-        "loose": "holds 2 images without a directory that names their class",
-        "empty": "holds no training data",
-        "notes.txt": "is neither a directory nor a table",
-        "nowhere": "does not exist",
-    }.items():
-        with pytest.raises(DataError, match=rf"{name} {reason}; --data takes .*DIR/CLASS/.*`caption`.*--shards takes"):
-            load(tmp_path / name)
-    with pytest.raises(DataError, match=r"paths\.csv has no column 'label' .* 'path', 'size'"):
-        load(tmp_path / "paths.csv")
 
 
 def test_held_out_sources_and_unseen_classes_are_kept_out_of_class_directories(make_shard, tmp_path: Path) -> None:

@@ -62,8 +62,10 @@ def test_it_is_due_every_so_many_steps_and_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("score", "best", "higher", "better"),
-    [(0.2, None, True, True), (0.2, 0.1, True, True), (0.1, 0.1, True, False), (0.2, 0.1, False, False)]
-    + [(0.0, 0.1, False, True), (math.nan, None, True, False), (math.inf, 0.1, True, False)],
+    [
+        *((0.2, None, True, True), (0.2, 0.1, True, True), (0.1, 0.1, True, False), (0.2, 0.1, False, False)),
+        *((0.0, 0.1, False, True), (math.nan, None, True, False), (math.inf, 0.1, True, False)),
+    ],
 )
 def test_better_is_higher_or_lower_and_finite(score: float, best: float | None, higher: bool, better: bool) -> None:
     assert is_better(score, best, higher) == better

@@ -41,7 +41,7 @@ def test_a_run_on_videos(clips: Path, photos: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(np.isfinite(row["contrastive"]) for row in rows)
     with pytest.raises(DataError, match="give --shards"):
         pretrain(config, [photos], tmp_path / "other")
-    with pytest.raises(DataError, match="no pictures with captions"):
+    with pytest.raises(DataError, match="no images with captions"):
         pretrain(dataclasses.replace(config, frames=None), [Shards(str(clips))], tmp_path / "other")
     with pytest.raises(ConfigError, match="videos have no masked copies"):
         dataclasses.replace(config, masking=MaskRegularization())
