@@ -64,7 +64,7 @@ def test_the_installed_wheel_searches_with_the_built_in_model(environment: Path,
         write_drawing(name, tmp_path / "images" / f"{name}.png")
     printed = json.loads(run_in(environment, tmp_path, "pe", "search", "a red rose", tmp_path / "images", "--json"))
     (query,) = printed["queries"]
-    assert [Path(hit["path"]).stem for hit in query["hits"]][0] == "rose" and len(query["hits"]) == 4
+    assert len(query["hits"]) == 4 and Path(query["hits"][0]["path"]).stem == "rose"
 
 
 def test_the_wheel_holds_the_package_and_its_data_alone(distributions: Path) -> None:
