@@ -33,8 +33,8 @@ def main() -> None:
         url = f"http://127.0.0.1:{arguments.port}/v1"
         client = OpenAI(base_url=url, api_key="none", max_retries=15)  # it retries until the server has started
         texts = client.embeddings.create(model=arguments.model, input=arguments.texts)
-        kind = mimetypes.guess_type(arguments.image)[0]
-        data = f"data:{kind};base64,{base64.b64encode(arguments.image.read_bytes()).decode()}"
+        media_type = mimetypes.guess_type(arguments.image)[0]
+        data = f"data:{media_type};base64,{base64.b64encode(arguments.image.read_bytes()).decode()}"
         image = client.embeddings.create(model=arguments.model, input=data, extra_body={"modality": "image"})
     finally:
         server.terminate()

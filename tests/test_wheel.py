@@ -26,8 +26,8 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.importorskip(name, reason=f"{name} is not installed; install the extra dev")
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
     return out
 
 
@@ -37,24 +37,24 @@ def environment(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     A directory in a .pth file does not have its own .pth files read, so an editable install there does not count.
     """
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, symlinks=True, with_pip=False)
-    python = folder / "bin" / "python"
+    directory = tmp_path_factory.mktemp("environment")
+    venv.create(directory, symlinks=True, with_pip=False)
+    python = directory / "bin" / "python"
     wheel = next(distributions.glob("*.whl"))
     command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
-    (packages,) = folder.glob("lib/python3*/site-packages")
+    (packages,) = directory.glob("lib/python3*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-    return folder
+    return directory
 
 
 def run_in(environment: Path, cwd: Path, program: str, *arguments: str | Path) -> str:
     """Run a program of an environment without this checkout on its path; returns what it printed."""
     outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     command = [str(environment / "bin" / program), *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=outside, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=cwd, env=outside, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def test_the_installed_wheel_searches_with_the_built_in_model(environment: Path, tmp_path: Path) -> None:

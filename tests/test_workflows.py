@@ -24,7 +24,7 @@ def load(path: Path) -> dict[str, Any]:
     return document
 
 
-def made(text: str) -> set[str]:
+def make_targets(text: str) -> set[str]:
     """The targets of `make` that a shell text calls."""
     return set(re.findall(r"\bmake ([a-z][\w-]*)", text))
 
@@ -54,29 +54,29 @@ def test_every_file_is_valid(path: Path) -> None:
 @CHECKOUT
 def test_continuous_integration_runs_make_check() -> None:
     commands = "\n".join(step.get("run", "") for step in steps("ci.yml"))
-    assert {"check", "test-dtypes"} <= made(commands)
+    assert {"check", "test-dtypes"} <= make_targets(commands)
     if (ROOT / ".ci" / "run").is_file():
-        assert {"check", "test-dtypes"} <= made((ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+        assert {"check", "test-dtypes"} <= make_targets((ROOT / ".ci" / "run").read_text(encoding="utf-8"))
 
 
 @CHECKOUT
 def test_the_wheel_workflow_builds_tries_and_keeps_the_wheel() -> None:
-    every = steps("wheel.yml")
-    assert "wheel" in made("\n".join(step.get("run", "") for step in every))
-    uploads = [step["with"] for step in every if step.get("uses", "").startswith("actions/upload-artifact")]
+    all_steps = steps("wheel.yml")
+    assert "wheel" in make_targets("\n".join(step.get("run", "") for step in all_steps))
+    uploads = [step["with"] for step in all_steps if step.get("uses", "").startswith("actions/upload-artifact")]
     assert [upload["path"] for upload in uploads] == ["dist/*"]
-    assert any("pe search" in step.get("run", "") for step in every)
+    assert any("pe search" in step.get("run", "") for step in all_steps)
 
 
 def test_make_check_is_lint_types_documentation_and_tests() -> None:
     """`make check` itself is what calls this test, so only what it would do is looked at."""
-    done = subprocess.run(["make", "-n", "check"], cwd=ROOT, capture_output=True, text=True, check=True)
+    process = subprocess.run(["make", "-n", "check"], cwd=ROOT, capture_output=True, text=True, check=True)
     for part in ("ruff check", "mypy", "mkdocs build --strict", "pytest"):
-        assert part in done.stdout, part
+        assert part in process.stdout, part
 
 
 @CHECKOUT
 def test_pre_commit_runs_targets_that_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     hooks = [hook for repo in load(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
-    assert hooks and made(" ".join(hook["entry"] for hook in hooks)) <= targets
+    assert hooks and make_targets(" ".join(hook["entry"] for hook in hooks)) <= targets
