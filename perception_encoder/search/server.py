@@ -38,8 +38,11 @@ _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
 _PLACE = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
 
 
-def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = "") -> FastAPI:
-    """The server, under some names of this machine, with a note on the page; MissingExtraError without FastAPI."""
+def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = "", key: str | None = None) -> FastAPI:
+    """The server, under some names of this machine, with a note on the page; MissingExtraError without FastAPI.
+
+    `key`: what every request needs if others can reach the server; see `guard`.
+    """
     try:
         import fastapi
         import jinja2
@@ -82,7 +85,7 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = ""
     add_file_routes(get, library, thumbnails, ids)
     add_inside_route(get, Inside(library))
     add_picture_route(app, library, threads)
-    guard(app, _HEADERS, hosts)
+    guard(app, _HEADERS, hosts, key)
     return app
 
 
