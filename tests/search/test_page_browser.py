@@ -69,7 +69,7 @@ def names(page: Page) -> list[str]:
 
 def test_it_opens_on_the_newest(page: Page) -> None:
     assert names(page)[0] == "clip.mp4" and names(page)[-1] == "00's <b>.jpg"
-    expect(page.locator("#count")).to_contain_text("pictures and moments")
+    expect(page.locator("#count")).to_contain_text("13 images and moments")
     first = "[...document.querySelectorAll('#grid img')].slice(0, 8)"
     wait_until(page, f"{first}.every(one => one.complete && one.naturalWidth > 0)")
 
@@ -92,13 +92,13 @@ def test_filters_and_the_empty_state(page: Page) -> None:
     page.get_by_text("Videos", exact=True).click()
     wait_until(page, "[...document.querySelectorAll('#grid button.tile')].every(one => one.title === 'clip.mp4')")
     page.locator("#since").fill("2025")
-    expect(page.locator("#empty h2")).to_have_text("Nothing here")
+    expect(page.locator("#empty h2")).to_have_text("No results")
     page.locator("#since").fill("soon")
     expect(page.locator("#error")).to_contain_text("must be a date")
 
 
 def test_one_is_opened_stepped_through_and_closed_by_keys(page: Page) -> None:
-    page.get_by_text("Pictures", exact=True).click()
+    page.get_by_text("Images", exact=True).click()
     wait_until(page, "document.querySelector('#grid button.tile')?.title === \"sub/11's <b>.jpg\"")
     page.locator("#words").press("ArrowDown")
     page.keyboard.press("ArrowRight")
@@ -173,11 +173,11 @@ def test_pictures_are_added_and_taken_away(page: Page) -> None:
 
 def test_inside_shows_a_layer_and_what_is_like_a_place(page: Page) -> None:
     page.locator('#grid button[title="04\'s <b>.jpg"]').click()
-    page.get_by_role("tab", name="Picture").focus()
+    page.get_by_role("tab", name="Image").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("tab", name="Inside")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Features")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#stage")).to_be_hidden()
-    wait_until(page, "document.querySelector('#inside').ariaBusy === 'false'")
+    wait_until(page, "document.querySelector('#features').ariaBusy === 'false'")
     size = "[document.querySelector('#map').naturalWidth, document.querySelector('#map').naturalHeight]"
     assert page.evaluate(size) == [40, 30]  # a pixel a patch
     last = page.locator("#map").get_attribute("src")
@@ -195,18 +195,18 @@ def test_inside_shows_a_layer_and_what_is_like_a_place(page: Page) -> None:
     page.locator(".pane").last.focus()
     page.keyboard.press("ArrowDown")
     expect(page.locator("#shade")).to_be_visible()
-    page.locator("#close").focus()
+    page.locator("#viewer .close").focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#viewer h2")).to_have_text("sub/03's <b>.jpg".rpartition("/")[2])
-    expect(page.locator("#inside")).to_be_visible()  # the tab stays
+    expect(page.locator("#features")).to_be_visible()  # the tab stays
 
 
 def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
     said = {"error": "the file is not in the folder any more"}
     page.route("**/api/inside/*", lambda route: route.fulfill(status=400, json=said))
     page.locator('#grid button[title="04\'s <b>.jpg"]').click()
-    page.get_by_role("tab", name="Inside").click()
-    expect(page.locator("#unseen")).to_have_text(said["error"])
+    page.get_by_role("tab", name="Features").click()
+    expect(page.locator("#problem")).to_have_text(said["error"])
     expect(page.locator(".pane").first).to_be_hidden()
 
 
