@@ -147,7 +147,10 @@ class Library:
         if is_builtin(self.index):
             return f"{self.encoder.name} knows few objects and gives no probabilities"
         best = max(hit.get("probability", 1.0) for hit in hits)
-        return f"{self.encoder.name} gives even its best hit a probability of {best:.0%}" if best < 0.5 else None
+        if best >= 0.5:
+            return None
+        shown = f"{best:.0%}" if best >= 0.01 else "under 1%"
+        return f"{self.encoder.name} gives even its best hit a probability of {shown}"
 
     def count(self, shown: Filter) -> int:
         """How many rows a filter lets through."""

@@ -19,6 +19,7 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.asked import parse_asked
+from perception_encoder.search.calibration import Calibration
 from perception_encoder.search.index import Index
 from perception_encoder.search.indexing import Reader, update_index, writable_index
 from perception_encoder.search.library import Library
@@ -110,6 +111,9 @@ def test_newest_first_in_pages(client: TestClient, library: Library) -> None:
 )
 def test_filters(client: TestClient, asked: dict[str, str], expected: set[str]) -> None:
     assert set(paths(client.get("/api/hits", params=asked).json())) == expected
+    listed = client.get("/api/hits", params=asked).json()
+    found = client.get("/api/hits", params={**asked, "q": "text:a cat", "count": 1}).json()
+    assert found["total"] == listed["total"] and (found["total"] > 0) == bool(expected)
     found = client.get("/api/hits", params={**asked, "q": "text:a cat"}).json()
     assert set(paths(found)) == expected
 
@@ -139,6 +143,7 @@ def test_a_text_finds_the_nearest_and_a_path_is_a_text(
     monkeypatch.chdir(folder)
     scores = {row.path: row.vector @ library.encoder.encode_texts("a cat") for row in library.index.rows()}
     found = client.get("/api/hits", params={"q": "text:a cat", "count": 4}).json()
+    assert found["total"] == len(library.index)
     assert found["more"] and paths(found) == sorted(scores, key=scores.get, reverse=True)[:4]
     again = client.get("/api/hits", params={"q": "text:a cat", "count": 200, "offset": 4}).json()
     assert len(set(paths(found)) & set(paths(again))) <= 1  # the clip's moments
@@ -156,6 +161,51 @@ def test_by_example(client: TestClient, library: Library, folder: Path, draw: Dr
     assert like["id"] == best["id"]
     bad = client.post("/api/image", content=b"no picture")
     assert bad.status_code == 400 and "neither a picture nor a video" in bad.json()["error"]
+
+
+def test_by_a_video(client: TestClient, folder: Path) -> None:
+    asked = client.post("/api/image", content=(folder / "clip.mp4").read_bytes()).json()["q"]
+    best = client.get("/api/hits", params={"q": asked, "count": 1}).json()["tiles"][0]
+    assert best["path"] == "clip.mp4" and best["score"] > 0.99
+
+
+def test_an_image_and_a_text_are_one_query(client: TestClient, library: Library, folder: Path) -> None:
+    asked = client.post("/api/image", content=(folder / "04's <b>.jpg").read_bytes()).json()["q"]
+    answer = client.get("/api/hits", params={"q": ["text:a cat", f"2:{asked}"], "count": 200}).json()
+    assert [(term["weight"], term["kind"]) for term in answer["terms"]] == [(1, "text"), (2, "image")]
+    image = next(row.vector for row in library.index.rows() if row.path == "04's <b>.jpg")
+    wanted = library.encoder.encode_texts("a cat") + 2 * image
+    wanted /= np.linalg.norm(wanted)
+    scores = {row.path: row.vector @ wanted for row in library.index.rows() if row.kind == "image"}
+    for tile in answer["tiles"]:
+        if tile["kind"] == "image":
+            assert tile["score"] == pytest.approx(scores[tile["path"]], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("slope", "midpoint", "doubt"), [(10, -1, None), (2, 0.5, r"of \d\d%"), (20, 1, "of under 1%")]
+)
+def test_low_confidence_names_the_model(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, slope: float, midpoint: float, doubt: str | None
+) -> None:
+    curve = Calibration(slope=slope, midpoint=midpoint)
+    monkeypatch.setattr("perception_encoder.search.library.find_calibration", lambda index, query: curve)
+    answer = client.get("/api/hits", params={"q": "text:a cat"}).json()
+    if doubt is None:
+        assert answer["low_confidence"] is None and answer["tiles"][0]["probability"] > 0.5
+    else:
+        told = f"PE-Core-N16-128 gives even its best hit a probability {doubt}"
+        assert re.fullmatch(told, answer["low_confidence"]) and answer["tiles"][0]["probability"] < 0.5
+    like = client.get("/api/hits", params={"q": f"like:{answer['tiles'][0]['id']}"}).json()
+    assert like["low_confidence"] is None  # hits of an image have no probability
+    assert client.get("/api/hits", params={"q": "text:a cat", "path": "nothing"}).json()["low_confidence"] is None
+
+
+def test_the_built_in_model_is_never_confident(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.search.library.is_builtin", lambda index: True)
+    for asked in (["text:a cat"], ["text:a cat - snow"]):
+        doubt = client.get("/api/hits", params={"q": asked}).json()["low_confidence"]
+        assert doubt == "PE-Core-N16-128 knows few objects and gives no probabilities"
 
 
 def test_terms_are_weighed(client: TestClient, library: Library) -> None:
