@@ -52,7 +52,7 @@ def serve(
     Examples:
 
         pe serve photos
-        pe serve photos --lan        # prints http://192.168.1.5:8000/?key=…; open that on the phone
+        pe serve photos --lan         # open http://192.168.1.5:8000/?key=… on the phone
         pe serve photos --host 192.168.1.5 --key SECRET
         pe serve --api --model PE-Core-L14-336 --host 0.0.0.0 --key SECRET
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'

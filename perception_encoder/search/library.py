@@ -66,9 +66,9 @@ class Filter:
             if self.kind not in ("image", "video"):
                 raise ConfigError(f"kind is {self.kind!r}; it must be 'image' or 'video'")
             parts.append(f"kind = '{self.kind}'")
-        for name, value in (("since", self.since), ("until", self.until)):
+        for value in (self.since, self.until):
             if value and not _DATE.fullmatch(value):
-                raise ConfigError(f"{name} is {value!r}; it must be a date such as 2024, 2024-07 or 2024-07-31")
+                raise ConfigError(f"{value!r} must be a date such as 2024, 2024-07 or 2024-07-31")
         if self.since:
             parts.append(f"date >= '{self.since}'")
         if self.until:

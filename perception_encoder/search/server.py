@@ -108,7 +108,8 @@ def add_search_routes(
             terms = parse_asked("\n".join(request.query_params.getlist("q")))
             rows = library.find(list(map(ids.checked, terms)), shown, offset, count)
             about = {"terms": [vars(term) for term in terms], "total": library.count(shown)}
-            about |= {"more": len(rows) == count, "low_confidence": library.low_confidence(terms, rows)}
+            doubt = library.low_confidence(terms, rows) if offset == 0 else None
+            about |= {"more": len(rows) == count, "low_confidence": doubt}
             return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **about})
         rows, total = library.newest(shown, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))
