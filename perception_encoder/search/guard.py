@@ -24,10 +24,10 @@ _KEY_NEEDED = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>Key needed</title>
 <h1>This page needs its key</h1>
-<p>Open the address that <code>pe serve</code> printed, or enter the key that stands in it after <code>key=</code>.</p>
+<p>Open the address that <code>pe serve</code> printed, or enter the key from that address.</p>
 <form action="/"><label>Key <input name="key" type="password" autocomplete="off" required autofocus></label>
 <button>Open</button></form>
-<p>Did you come from another page with that address? <a href="/">Continue</a></p>
+<p>Did you follow a link to that address? <a href="/">Continue</a></p>
 </html>
 """
 
