@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import report
-from perception_encoder.data.labelled import load_labelled
+from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.features import encode_pictures
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
-from perception_encoder.search.background import BACKGROUND
-from perception_encoder.search.calibration import fit_calibration
+from perception_encoder.search.query.background import BACKGROUND
+from perception_encoder.search.query.calibration import fit_calibration
 
 # fmt: off
 FOREIGN = (

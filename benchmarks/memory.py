@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.results import report
 from perception_encoder.data.batch import ImageTextBatch
-from perception_encoder.models.activations import text_activations, vision_activations
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.models.registry import find_model
+from perception_encoder.planning.activations import text_activations, vision_activations
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import ParallelConfig, clip_gradients

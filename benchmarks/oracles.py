@@ -20,20 +20,20 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.results import report
-from perception_encoder.data.instances import InstanceSet
-from perception_encoder.data.masked_videos import VOID, read_videos
+from perception_encoder.datasets.instances import InstanceSet
+from perception_encoder.datasets.masked_videos import VOID, read_videos
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection import Detected, DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-from perception_encoder.evaluation.average_precision import average_precision
-from perception_encoder.evaluation.depth import DepthProtocol, score_depth
-from perception_encoder.evaluation.detection import DetectionProtocol, score_detection, to_results
+from perception_encoder.evaluation.dense.average_precision import average_precision
+from perception_encoder.evaluation.dense.depth import DepthProtocol, score_depth
+from perception_encoder.evaluation.dense.detection import DetectionProtocol, score_detection, to_results
+from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, score_segmentation
+from perception_encoder.evaluation.dense.tracking import gather, score_video
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import shown
-from perception_encoder.evaluation.scores import measure_all
-from perception_encoder.evaluation.segmentation import SegmentationProtocol, score_segmentation
-from perception_encoder.evaluation.tracking import gather, score_video
+from perception_encoder.evaluation.statistics.scores import measure_all
 
 SIZE, PATCH, TRAINED, TESTED = (64, 80), 4, 32, 12
 DAVIS_PATCH, DAVIS_FRAMES = 8, 30

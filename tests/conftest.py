@@ -107,7 +107,7 @@ def photos(tmp_path: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    from perception_encoder.data.shards import ShardSample, write_shard
+    from perception_encoder.formats.shards import ShardSample, write_shard
 
     rng = np.random.default_rng(0)
     things = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")]

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from benchmarks.search.figures import median, quantile
 from benchmarks.search.process import peak_mib
-from perception_encoder.search import approximate
-from perception_encoder.search.exact import best_rows
+from perception_encoder.search.index import approximate
+from perception_encoder.search.index.exact import best_rows
 
 DIMENSION, HITS = 256, 10
 PROBED_ALL = 1 << 20

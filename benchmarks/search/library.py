@@ -25,9 +25,9 @@ from benchmarks.search.figures import Row as Line
 from benchmarks.search.figures import mark, median, quantile
 from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.search.indexing import THUMBNAIL_SIDE, writable_index
-from perception_encoder.search.pages import thumbnail
-from perception_encoder.search.rows import Row
+from perception_encoder.search.index.indexing import THUMBNAIL_SIDE, writable_index
+from perception_encoder.search.index.rows import Row
+from perception_encoder.search.web.pages import thumbnail
 
 ROWS, BRIEF_ROWS, MILLISECONDS = 100_000, 20_000, 150.0
 CONNECTIONS = 6  # as many as a browser opens

@@ -26,12 +26,12 @@ from benchmarks.train.contenders import CPU, Step
 from benchmarks.train.contents import page
 from benchmarks.train.profile import layer_products, shares
 from perception_encoder.data.batch import ImageTextBatch
-from perception_encoder.models.cost import training_flops
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
+from perception_encoder.planning.cost import training_flops
+from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.cost import RunCost
-from perception_encoder.recipes.builtin import builtin
 
 WARM_UP = 2  # steps of each contender that are not counted
 

@@ -11,7 +11,7 @@ from perception_encoder.cli import default_model, output
 from perception_encoder.cli.progress import progress
 
 if TYPE_CHECKING:
-    from perception_encoder.evaluation.zero_shot import Guess
+    from perception_encoder.evaluation.classification.labels import Guess
     from perception_encoder.inference.listing import Item
 
 app = typer.Typer()
@@ -41,12 +41,12 @@ def classify(
         pe classify photos --labels @labels.txt --html sorted.html --model PE-Core-L14-336
         pe classify photos --labels "cat,dog" --json | jq -r '.files[] | [.labels[0].label, .path] | @tsv'
     """
-    from perception_encoder.evaluation.zero_shot import Namer, read_labels
+    from perception_encoder.evaluation.classification.labels import Namer, read_labels
     from perception_encoder.inference.collection import encode_media, list_media
     from perception_encoder.inference.encoder import load
     from perception_encoder.inference.listing import check_paths
-    from perception_encoder.search.pages import write_contact_sheet
-    from perception_encoder.search.sheets import Naming
+    from perception_encoder.search.web.pages import write_contact_sheet
+    from perception_encoder.search.web.sheets import Naming
 
     check_paths(files)
     names, items = read_labels(labels), list_media(files)

@@ -47,7 +47,7 @@ def prepare(
         pe data prepare ~/datasets --sources noto,twemoji
         pe data prepare scenes ~/datasets
     """
-    from perception_encoder.data.prepare import prepare_source
+    from perception_encoder.pretraining.builtin.prepare import prepare_source
 
     if then is not None or str(out) == "scenes":
         raise typer.Exit(prepare_models(out, then, jobs))

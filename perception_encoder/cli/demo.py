@@ -37,15 +37,15 @@ def demo(
         pe demo
         pe demo --model PE-Core-L14-336 --out demo-large
     """
-    from perception_encoder.evaluation.zero_shot import Namer
+    from perception_encoder.evaluation.classification.labels import Namer
     from perception_encoder.inference.collection import encode_media, list_media
     from perception_encoder.inference.encoder import load
     from perception_encoder.models.registry import BUILTIN, canonical_name
     from perception_encoder.search import samples
-    from perception_encoder.search.hits import find_hits
-    from perception_encoder.search.pages import write_contact_sheet
-    from perception_encoder.search.query import encode_queries, media_query, text_query
-    from perception_encoder.search.sheets import Naming, name_query, query_sections
+    from perception_encoder.search.query.hits import find_hits
+    from perception_encoder.search.query.query import encode_queries, media_query, text_query
+    from perception_encoder.search.web.pages import write_contact_sheet
+    from perception_encoder.search.web.sheets import Naming, name_query, query_sections
 
     encoder = load(model)
     namer = Namer(encoder, samples.LABELS)

@@ -32,9 +32,9 @@ def attentive(
 
         pe eval attentive builtin --data photos --layer 8 -o attentive.json
     """
-    from perception_encoder.evaluation.attentive_probe import AttentiveConfig, measure_attentive
-    from perception_encoder.evaluation.layer_encoders import load_layer_encoder
-    from perception_encoder.evaluation.splits import load_splits
+    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, measure_attentive
+    from perception_encoder.evaluation.classification.splits import load_splits
+    from perception_encoder.models.external.layer_encoders import load_layer_encoder
 
     config = AttentiveConfig(epochs=epochs, learning_rates=tuple(options.numbers(lr)), head_seeds=head_seeds)
     tasks = load_splits(data, split, train, options.class_options(media=media))

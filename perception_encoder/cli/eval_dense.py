@@ -44,9 +44,9 @@ def tracking(
         pe eval tracking PE-Core-G14-448 --data DAVIS --layer 31 -o tracking.json
         pe eval tracking builtin --data davis --layer 5 --short-side 240
     """
-    from perception_encoder.data.masked_videos import read_videos
+    from perception_encoder.datasets.masked_videos import read_videos
     from perception_encoder.dense_prediction.label_propagation import PropagationConfig
-    from perception_encoder.evaluation.tracking import TrackingConfig, measure_tracking
+    from perception_encoder.evaluation.dense.tracking import TrackingConfig, measure_tracking
 
     config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
     videos = read_videos(data)
@@ -82,10 +82,10 @@ def depth(
         pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
         pe eval depth builtin --data scenes --layer 8 --aligned
     """
-    from perception_encoder.data.rgbd import read_depth_splits
+    from perception_encoder.datasets.rgbd import read_depth_splits
     from perception_encoder.dense_prediction.depth import DepthConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.depth import DepthProtocol, measure_depth
+    from perception_encoder.evaluation.dense.depth import DepthProtocol, measure_depth
 
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head

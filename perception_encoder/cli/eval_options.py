@@ -11,7 +11,7 @@ import typer
 from perception_encoder.cli import output
 
 if TYPE_CHECKING:
-    from perception_encoder.data.classified import ClassOptions
+    from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.errors import InputError
     from perception_encoder.evaluation.protocol import ImageEncoder
     from perception_encoder.evaluation.results import Measurement
@@ -42,7 +42,7 @@ def class_options(
     classes: str = "", mapping: Path | None = None, onto: str = "", media: Path | None = None, trim: int = 0
 ) -> ClassOptions:
     """What the options say of a set's classes."""
-    from perception_encoder.data.classified import ClassOptions
+    from perception_encoder.datasets.classified import ClassOptions
 
     return ClassOptions(classes=classes, mapping=mapping, onto=onto, media=media, trim=trim)
 

@@ -35,8 +35,8 @@ def knn(
         pe eval knn timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
-    from perception_encoder.evaluation.nearest_neighbours import measure_neighbours
-    from perception_encoder.evaluation.splits import load_splits
+    from perception_encoder.evaluation.classification.nearest_neighbours import measure_neighbours
+    from perception_encoder.evaluation.classification.splits import load_splits
     from perception_encoder.evaluation.transforms import load_views
 
     tasks = load_splits(data, split, train, options.class_options(media=media), choosing=False)
@@ -64,8 +64,8 @@ def linear(
 
         pe eval linear builtin --data photos --layer 8 -o linear.json
     """
-    from perception_encoder.evaluation.linear_probe import measure_linear
-    from perception_encoder.evaluation.splits import load_splits
+    from perception_encoder.evaluation.classification.linear_probe import measure_linear
+    from perception_encoder.evaluation.classification.splits import load_splits
     from perception_encoder.evaluation.transforms import load_views
 
     tasks = load_splits(data, split, train, options.class_options(media=media))

@@ -45,10 +45,10 @@ def segmentation(
         pe eval segmentation PE-Spatial-G14-448 --data ADEChallengeData2016 --size 518 -o segmentation.json
         pe eval segmentation builtin --data scenes --layer 8 --kernel 3
     """
-    from perception_encoder.data.class_masks import read_class_splits
+    from perception_encoder.datasets.class_masks import read_class_splits
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-    from perception_encoder.evaluation.segmentation import SegmentationProtocol, measure_segmentation
+    from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, measure_segmentation
 
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
     protocol = SegmentationProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
@@ -82,10 +82,10 @@ def detection(
         pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
         pe eval detection builtin --data scenes --layer 8 --any-kind
     """
-    from perception_encoder.data.instances import forget_kinds, read_instance_splits
+    from perception_encoder.datasets.instances import forget_kinds, read_instance_splits
     from perception_encoder.dense_prediction.detection import DetectionConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.detection import DetectionProtocol, measure_detection
+    from perception_encoder.evaluation.dense.detection import DetectionProtocol, measure_detection
 
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)

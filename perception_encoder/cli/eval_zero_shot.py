@@ -44,8 +44,8 @@ def classification(
         pe eval classification PE-Core-L14-336 --data k400_val.csv --media k400 --split val --prompts kinetics
         pe eval classification builtin --data photos --prompts photo
     """
-    from perception_encoder.data.classified import load_tasks
-    from perception_encoder.evaluation.classification import classify_zero_shot
+    from perception_encoder.datasets.classified import load_tasks
+    from perception_encoder.evaluation.classification.zero_shot import classify_zero_shot
     from perception_encoder.evaluation.transforms import load_transforms
 
     tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
@@ -76,7 +76,7 @@ def retrieval(
         pe eval retrieval PE-Core-L14-336 --data dataset_coco.json --media coco
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
     """
-    from perception_encoder.data.captioned import load_captions
+    from perception_encoder.datasets.captioned import load_captions
     from perception_encoder.evaluation.retrieval import measure_retrieval
     from perception_encoder.evaluation.transforms import load_transforms
 

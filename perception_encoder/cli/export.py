@@ -64,8 +64,8 @@ def vectors(
         pe export vectors photos vectors
         python -c "import numpy; print(numpy.load('vectors/img_emb/img_emb_0.npy').shape)"
     """
-    from perception_encoder.search.export import export_vectors
-    from perception_encoder.search.index import Index
+    from perception_encoder.search.index.index import Index
+    from perception_encoder.search.query.export import export_vectors
 
     output.print_line(f"{export_vectors(Index.open(folder), out, overwrite)} vectors in {out}")
 
@@ -83,8 +83,8 @@ def fiftyone(
         pe export fiftyone photos
         fiftyone app launch photos
     """
-    from perception_encoder.search.export import export_fiftyone
-    from perception_encoder.search.index import Index
+    from perception_encoder.search.index.index import Index
+    from perception_encoder.search.query.export import export_fiftyone
 
     for dataset, count in export_fiftyone(Index.open(folder), name or folder.resolve().name, overwrite).items():
         output.print_line(f"{dataset}: {count} samples")

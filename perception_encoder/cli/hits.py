@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from perception_encoder.cli import output
 
 if TYPE_CHECKING:
-    from perception_encoder.search.asking import Answer
-    from perception_encoder.search.hits import Hit
+    from perception_encoder.search.query.asking import Answer
+    from perception_encoder.search.query.hits import Hit
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def show(answer: Answer, json: bool, html: Path | None, demo: str = "") -> None:
 
     `demo`: a line on the model that stands below them.
     """
-    from perception_encoder.search.pages import clock, write_contact_sheet
-    from perception_encoder.search.sheets import name_query, query_sections
+    from perception_encoder.search.web.pages import clock, write_contact_sheet
+    from perception_encoder.search.web.sheets import name_query, query_sections
 
     if html is not None:
         note = answer.searched + (f"; {demo}" if demo else "")
@@ -66,8 +66,8 @@ def show(answer: Answer, json: bool, html: Path | None, demo: str = "") -> None:
 
 def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, json: bool, html: Path | None) -> None:
     """Print the `top` largest groups of near-duplicates, and write a contact sheet of them where it is asked for."""
-    from perception_encoder.search.pages import clock, write_contact_sheet
-    from perception_encoder.search.sheets import duplicate_sections
+    from perception_encoder.search.web.pages import clock, write_contact_sheet
+    from perception_encoder.search.web.sheets import duplicate_sections
 
     if html is not None:
         sections = duplicate_sections(groups[:top], html)

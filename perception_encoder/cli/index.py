@@ -55,8 +55,8 @@ def index(
         pe search "a red mug" photos
     """
     from perception_encoder.inference.listing import check_paths
-    from perception_encoder.search.cluster import on_cluster
-    from perception_encoder.search.indexing import read_here, update_index, writable_index
+    from perception_encoder.search.index.cluster import on_cluster
+    from perception_encoder.search.index.indexing import read_here, update_index, writable_index
 
     check_paths(folders)
     if home is not None and len(folders) > 1:

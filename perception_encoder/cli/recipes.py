@@ -26,7 +26,7 @@ def show_recipes(wanted: bool) -> None:
 
 def show_plan(config: RunConfig, devices: int, device: str, utilization: float) -> None:
     """Print what a run costs on a cluster."""
-    from perception_encoder.models.devices import find_device
+    from perception_encoder.planning.devices import find_device
     from perception_encoder.pretraining.plan import Cluster
     from perception_encoder.recipes import kinds
 

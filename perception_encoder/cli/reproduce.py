@@ -36,11 +36,11 @@ def recipe(
 
         pe data prepare datasets && pe reproduce recipe --photos photos --drawings datasets
     """
+    from experiments.recipe.page import draw, page
+    from experiments.recipe.run import reproduce_recipe
+    from experiments.reproduction import Place
     from perception_encoder.evaluation.report import write_text
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.recipes.recipe_page import draw, page
-    from perception_encoder.recipes.reproduce_recipe import reproduce_recipe
-    from perception_encoder.recipes.reproduction import Place
 
     keep_freed_memory()
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
@@ -65,11 +65,11 @@ def distillation(
 
         pe data prepare datasets && pe reproduce distillation --photos photos --drawings datasets
     """
+    from experiments.distillation.page import page
+    from experiments.distillation.run import reproduce_distillation
+    from experiments.reproduction import Place
     from perception_encoder.evaluation.report import write_text
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.recipes.distillation_page import page
-    from perception_encoder.recipes.reproduce_distillation import reproduce_distillation
-    from perception_encoder.recipes.reproduction import Place
 
     keep_freed_memory()
     place = Place(photos=photos, drawings=drawings, runs=runs, result=out)

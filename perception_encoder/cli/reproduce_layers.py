@@ -44,12 +44,12 @@ def layers(
         pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 150 --split test
         pe reproduce layers --photos photos --scenes scenes --clips davis
     """
+    from experiments.layers.page import page
+    from experiments.layers.plot import draw
+    from experiments.layers.run import reproduce_layers
+    from experiments.layers.subjects import LayerData
     from perception_encoder.evaluation.report import write_text
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.recipes.layer_subjects import LayerData
-    from perception_encoder.recipes.layers_page import page
-    from perception_encoder.recipes.layers_plot import draw
-    from perception_encoder.recipes.reproduce_layers import reproduce_layers
 
     keep_freed_memory()
     data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, captions=captions)

@@ -11,7 +11,7 @@ from perception_encoder.cli import default_model, hits, output
 from perception_encoder.cli.progress import late_progress
 
 if TYPE_CHECKING:
-    from perception_encoder.search.query import Query
+    from perception_encoder.search.query.query import Query
 
 app = typer.Typer()
 
@@ -53,9 +53,9 @@ def search(
         pe search --near-duplicates photos more-photos --html twice.html
         pe search "a red mug" photos --json | jq -r '.queries[0].hits[].path'
     """
-    from perception_encoder.search.asking import ask_files, ask_indexes, find_indexes, find_row, folders_to_index
-    from perception_encoder.search.duplicates import find_duplicates
-    from perception_encoder.search.query import row_query
+    from perception_encoder.search.query.asking import ask_files, ask_indexes, find_indexes, find_row, folders_to_index
+    from perception_encoder.search.query.duplicates import find_duplicates
+    from perception_encoder.search.query.query import row_query
 
     media, files_alone = [*(image or []), *(video or [])], near_duplicates or like is not None
     queries, files = read_words(words or [], text or [], media, files_alone)
@@ -84,7 +84,7 @@ def read_words(
     words: list[str], texts: list[str], media: list[str], files_alone: bool
 ) -> tuple[list[Query], list[str]]:
     """The queries and the files of a command; with `files_alone`, or queries in options, all words are files."""
-    from perception_encoder.search.query import media_query, parse_query, split_words, text_query
+    from perception_encoder.search.query.query import media_query, parse_query, split_words, text_query
 
     queries = [*map(text_query, texts), *map(media_query, media)]
     if queries or files_alone or not words:

@@ -58,7 +58,7 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
-    from perception_encoder.search.serving import listen, reachable_names, run
+    from perception_encoder.serving.serving import listen, reachable_names, run
 
     folder = folder or home
     if folder is None and not api:
@@ -103,11 +103,11 @@ def create_server(
 ) -> tuple[FastAPI, str, str]:
     """The page of a folder, the API, or both; with the model's source and name."""
     from perception_encoder.inference.encoder import load
-    from perception_encoder.search.api import create_app
-    from perception_encoder.search.api_requests import ApiConfig
-    from perception_encoder.search.guard import HOSTS
-    from perception_encoder.search.library import open_library
-    from perception_encoder.search.server import create_page
+    from perception_encoder.search.web.library import open_library
+    from perception_encoder.search.web.server import create_page
+    from perception_encoder.serving.api import create_app
+    from perception_encoder.serving.api_requests import ApiConfig
+    from perception_encoder.serving.guard import HOSTS
 
     hosts = (*names, host, *HOSTS)
     if folder is None:

@@ -58,9 +58,9 @@ def train(
         pe train core_g14 --plan --devices 512 --device h100
     """
     from perception_encoder.data.streams import Shards
-    from perception_encoder.data.training_files import LAYOUTS
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.pretraining.training_files import LAYOUTS
     from perception_encoder.recipes import kinds
     from perception_encoder.recipes.catalog import find_recipe
     from perception_encoder.recipes.override import override

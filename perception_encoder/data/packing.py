@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from perception_encoder.data.progress import Track, untracked
-from perception_encoder.data.shards import PICTURES, to_json, write_members
-from perception_encoder.data.tables import TABLE_SUFFIXES, read_rows
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, OutputError
 from perception_encoder.files import replacing, writing
+from perception_encoder.formats.shards import PICTURES, to_json, write_members
+from perception_encoder.formats.tables import TABLE_SUFFIXES, read_rows
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
 from perception_encoder.preprocess.source import escape_name, open_source
+from perception_encoder.progress import Track, untracked
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
 QUALITY = 92  # of a JPEG that is made anew

@@ -25,12 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.data.captions import concept
-from perception_encoder.data.labelled import UNSEEN_LABELS, UNSEEN_SOURCE
-from perception_encoder.data.shards import PICTURES, VIDEOS, split_member
 from perception_encoder.data.sources import NEVER_TRAINED
-from perception_encoder.data.tars import TarEntry, read_entry, walk_tar
+from perception_encoder.datasets.labelled import UNSEEN_LABELS, UNSEEN_SOURCE
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError
 from perception_encoder.files import cache_directory, replacing, writing
+from perception_encoder.formats.shards import PICTURES, VIDEOS, split_member
+from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
 from perception_encoder.preprocess.source import escape_name, one_line
 
 TEXTS = ("txt", "caption", "json")

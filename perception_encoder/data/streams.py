@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from perception_encoder.data.captions import SHARES, captions, draw_text, wrong_field
-from perception_encoder.data.labelled import UNSEEN_SOURCE, split_problem
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.data.sources import NEVER_TRAINED
+from perception_encoder.datasets.labelled import UNSEEN_SOURCE, split_problem
 from perception_encoder.errors import (
     ConfigError,
     DataError,
@@ -37,6 +36,7 @@ from perception_encoder.errors import (
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.preprocess.tokenizer import clean
 from perception_encoder.preprocess.video import read_frames
+from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 
 logger = logging.getLogger(__name__)

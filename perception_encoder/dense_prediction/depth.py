@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.seeded import drawn_from
+from perception_encoder.progress import Track, untracked
 
 Depths = Callable[[int], np.ndarray]
 """An item's place to its depth (H, W) in metres, 0 where unknown."""

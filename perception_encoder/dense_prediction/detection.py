@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.data.instances import InstanceSet, Things
-from perception_encoder.data.progress import Track, untracked
+from perception_encoder.datasets.instances import InstanceSet, Things
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.models.seeded import drawn_from
+from perception_encoder.progress import Track, untracked
 
 PATCH = 16
 """Pixels along a patch's side, inside."""

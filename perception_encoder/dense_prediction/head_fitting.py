@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.models.precision import fast_autocast
+from perception_encoder.progress import Track, untracked
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from perception_encoder.train.schedule import warmup_cosine
 

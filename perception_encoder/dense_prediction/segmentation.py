@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.seeded import drawn_from
+from perception_encoder.progress import Track, untracked
 
 Labels = Callable[[int], np.ndarray]
 """An item's place to its pixels' classes (H, W), below 0 where they count for nothing."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.scores import by_metric, difference
+from perception_encoder.evaluation.statistics.scores import by_metric, difference
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from perception_encoder.data.labelled import LabelledPictures
-from perception_encoder.data.media_folder import Clip, Source
-from perception_encoder.data.progress import Track, untracked
+from perception_encoder.datasets.labelled import LabelledPictures
 from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.protocol import ImageEncoder
+from perception_encoder.formats.media_directory import Clip, Source
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.progress import Track, untracked
 
 CHUNK = 256  # pictures in memory at a time
 FRAMES = 8  # of a video

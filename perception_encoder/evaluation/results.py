@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from perception_encoder.evaluation.protocol import Metric
-from perception_encoder.evaluation.scores import Scores
+from perception_encoder.evaluation.statistics.scores import Scores
 
 
 @dataclass(frozen=True)

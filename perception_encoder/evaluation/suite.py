@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from perception_encoder.data.labelled import LabelledPictures, load_labelled
-from perception_encoder.data.media_folder import Source
-from perception_encoder.data.progress import Track, untracked
+from perception_encoder.datasets.labelled import LabelledPictures, load_labelled
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.classification import accuracies, check_classes, classify
+from perception_encoder.evaluation.classification.linear_probe import fit_probe
+from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble, find_templates, prompted_name
+from perception_encoder.evaluation.classification.zero_shot import accuracies, check_classes, classify
 from perception_encoder.evaluation.features import Features, encode_pictures, relabel
-from perception_encoder.evaluation.linear_probe import fit_probe
-from perception_encoder.evaluation.prompts import PROMPTS, ensemble, find_templates, prompted_name
 from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.retrieval import dual_softmax, found_first
-from perception_encoder.evaluation.scores import ItemScores, measure
+from perception_encoder.evaluation.statistics.scores import ItemScores, measure
+from perception_encoder.formats.media_directory import Source
+from perception_encoder.progress import Track, untracked
 
 SPLITS = ("test", "val")
 DEFAULT_PROMPTS = ("photo", "imagenet")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import remove
-from perception_encoder.inference.lance import connect, without_panics
+from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
 

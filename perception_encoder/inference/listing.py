@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception_encoder.data.tables import TABLE_SUFFIXES, Row, read_rows
-from perception_encoder.data.tars import walk_tar
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.formats.tables import TABLE_SUFFIXES, Row, read_rows
+from perception_encoder.formats.tars import walk_tar
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import HEAD, Media, resolve, sniff, split_range
 from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES

@@ -15,20 +15,18 @@ from typing import Protocol
 
 from PIL import Image
 
-from perception_encoder.data.class_masks import ClassMasks, keep_trained
-from perception_encoder.data.instances import InstanceSet
-from perception_encoder.data.masked_videos import MaskedVideo, Stored
-from perception_encoder.data.rgbd import DepthPictures
+from perception_encoder.datasets.class_masks import ClassMasks, keep_trained
+from perception_encoder.datasets.instances import InstanceSet
+from perception_encoder.datasets.masked_videos import MaskedVideo, Stored
+from perception_encoder.datasets.rgbd import DepthPictures
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.depth import DepthProtocol, known_depths, score_depth, warn_of_range
-from perception_encoder.evaluation.detection import DetectionProtocol, score_detection
-from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
-from perception_encoder.evaluation.protocol import LayerEncoder
-from perception_encoder.evaluation.segmentation import SegmentationProtocol, known_labels, score_segmentation
-from perception_encoder.evaluation.tracking import (
+from perception_encoder.evaluation.dense.depth import DepthProtocol, known_depths, score_depth, warn_of_range
+from perception_encoder.evaluation.dense.detection import DetectionProtocol, score_detection
+from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, known_labels, score_segmentation
+from perception_encoder.evaluation.dense.tracking import (
     TrackingConfig,
     VideoScores,
     frame_size,
@@ -36,6 +34,8 @@ from perception_encoder.evaluation.tracking import (
     read_scored,
     score_video,
 )
+from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
+from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.layer_analysis.labelled_tasks import content_digest
 from perception_encoder.preprocess.image import open_image
 

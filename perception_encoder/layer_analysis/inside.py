@@ -15,7 +15,6 @@ from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.layer_encoders import TowerEncoder, resolve_layers
 from perception_encoder.inference.feature_map import map_grid, similarity
 from perception_encoder.layer_analysis.global_tokens import (
     TokenStatistics,
@@ -23,6 +22,7 @@ from perception_encoder.layer_analysis.global_tokens import (
     first_global_layer,
     received_attention,
 )
+from perception_encoder.models.external.layer_encoders import TowerEncoder, resolve_layers
 from perception_encoder.preprocess.image import ImageTransform
 
 PICTURES = 32

@@ -19,19 +19,19 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from perception_encoder.data.classified import ClassOptions
-from perception_encoder.data.labelled import LabelledPictures
-from perception_encoder.data.media_folder import Clip, Source
+from perception_encoder.datasets.classified import ClassOptions
+from perception_encoder.datasets.labelled import LabelledPictures
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.attentive_probe import AttentiveConfig, fit_attentive
-from perception_encoder.evaluation.classification import accuracies
+from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
+from perception_encoder.evaluation.classification.linear_probe import fit_probe
+from perception_encoder.evaluation.classification.nearest_neighbours import K, vote
+from perception_encoder.evaluation.classification.splits import Splits, load_splits
+from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import Features
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
-from perception_encoder.evaluation.linear_probe import fit_probe
-from perception_encoder.evaluation.nearest_neighbours import K, vote
 from perception_encoder.evaluation.protocol import LayerEncoder
-from perception_encoder.evaluation.scores import ItemScores, contributions, with_head_seeds
-from perception_encoder.evaluation.splits import Splits, load_splits
+from perception_encoder.evaluation.statistics.scores import ItemScores, contributions, with_head_seeds
+from perception_encoder.formats.media_directory import Clip, Source
 from perception_encoder.preprocess.image import open_image
 
 STRENGTHS = (1e-2, 1e-1, 1.0)

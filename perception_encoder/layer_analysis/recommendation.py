@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perception_encoder.evaluation.estimate import Estimate
 from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.evaluation.statistics.estimate import Estimate
 from perception_encoder.layer_analysis.sweep import LayerCurve
 
 

@@ -24,11 +24,11 @@ from typing import Literal, cast
 import numpy as np
 from PIL import Image
 
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError, OutputError
-from perception_encoder.evaluation.layer_encoders import StoredEncoder
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures
 from perception_encoder.files import holding, replacing, writing
+from perception_encoder.models.external.layer_encoders import StoredEncoder
+from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
 

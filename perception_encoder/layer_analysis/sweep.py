@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.errors import DataError, InputError, ModelError
-from perception_encoder.evaluation.layer_encoders import StoredEncoder, resolve_layers
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.files import replacing, writing
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
+from perception_encoder.models.external.layer_encoders import StoredEncoder, resolve_layers
+from perception_encoder.progress import Track, untracked
 
 KEPT_DIGITS = 6
 FORMAT = 2
-"""Of the cached scores, those of `recipes/layer_subjects.py` too; another one is not read."""
+"""Of the cached scores, those of `experiments/layers/subjects.py` too; another one is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)

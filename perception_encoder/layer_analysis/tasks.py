@@ -8,17 +8,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
-from perception_encoder.data.class_masks import ClassMasks, read_class_splits, read_things
-from perception_encoder.data.classified import has_labels
-from perception_encoder.data.instances import InstanceSet, forget_kinds, keep_trained, read_instance_splits
-from perception_encoder.data.masked_videos import read_videos
-from perception_encoder.data.rgbd import MILLIMETRES, DepthPictures, read_depth_splits
+from perception_encoder.datasets.class_masks import ClassMasks, read_class_splits, read_things
+from perception_encoder.datasets.classified import has_labels
+from perception_encoder.datasets.instances import InstanceSet, forget_kinds, keep_trained, read_instance_splits
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.datasets.rgbd import MILLIMETRES, DepthPictures, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.depth import DepthProtocol
+from perception_encoder.evaluation.classification.splits import Splits
+from perception_encoder.evaluation.dense.depth import DepthProtocol
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore, LayerTask
 from perception_encoder.evaluation.protocol import LayerEncoder
-from perception_encoder.evaluation.splits import Splits
 from perception_encoder.layer_analysis.caption_task import load_caption_task
 from perception_encoder.layer_analysis.dense_tasks import (
     SHORT_SIDE,

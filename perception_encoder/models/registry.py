@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.models.cost import text_parameters, vision_parameters
+from perception_encoder.planning.cost import text_parameters, vision_parameters
 
 CoreName = Literal[
     "builtin",

@@ -95,9 +95,7 @@ def _crop(height: int, width: int, augmentation: Augmentation, draw: Sequence[fl
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def _tries(
-    height: int, width: int, augmentation: Augmentation, draw: Sequence[float]
-) -> Iterator[tuple[float, float]]:
+def _tries(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> Iterator[tuple[float, float]]:
     """Heights and widths of random crops, which may be larger than the picture."""
     low, high = augmentation.scale
     log_low, log_high = (math.log(bound) for bound in augmentation.aspect)

@@ -11,7 +11,7 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.pairs import Stage
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.models.cost import TowerCost, contrastive_flops, text_cost, vision_cost
+from perception_encoder.planning.cost import TowerCost, contrastive_flops, text_cost, vision_cost
 from perception_encoder.pretraining.lora import adapted_recomputed, adapted_training
 
 if TYPE_CHECKING:

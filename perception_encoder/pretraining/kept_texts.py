@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.pretraining.vocabulary import PADDING
+from perception_encoder.progress import Track, untracked
 from perception_encoder.train.distributed import gather, this_rank
 
 MOST = 2**17  # captions; the features of PE-Core-B and L are half a gibibyte then

@@ -16,8 +16,8 @@ from torch import nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.cost import BlockCost, TowerCost
 from perception_encoder.models.layers.block import Block
+from perception_encoder.planning.cost import BlockCost, TowerCost
 from perception_encoder.train.seed import torch_generator
 
 if TYPE_CHECKING:

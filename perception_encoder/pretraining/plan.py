@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.activations import FLOAT32, text_activations, vision_activations
-from perception_encoder.models.cost import block_parameters, text_parameters, vision_parameters
-from perception_encoder.models.devices import Device
+from perception_encoder.planning.activations import FLOAT32, text_activations, vision_activations
+from perception_encoder.planning.cost import block_parameters, text_parameters, vision_parameters
+from perception_encoder.planning.devices import Device
 from perception_encoder.pretraining.cost import TeacherCost, pair_flops
 from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
 from perception_encoder.train.loop import AHEAD

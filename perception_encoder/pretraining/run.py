@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from perception_encoder.data.pairs import PairBatches, Stage
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import replacing, writing
@@ -36,6 +35,7 @@ from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
+from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import check_run, find_checkpoints, run_folder
 from perception_encoder.train.distributed import (

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairSource
-from perception_encoder.data.progress import Track
 from perception_encoder.data.streams import Shards, StreamConfig, open_shards
 from perception_encoder.errors import DataError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.progress import Track
 from perception_encoder.ranks import Rank
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from perception_encoder.data.pairs import Stage
-from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.streams import Shards
+from perception_encoder.distillation.run import DistillationConfig, distill, plan_distillation
+from perception_encoder.finetuning.run import FinetuningConfig, finetune, plan_finetuning
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.plan import Cluster, Plan, plan_pretraining
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
-from perception_encoder.recipes.distillation import DistillationConfig, distill, plan_distillation
-from perception_encoder.recipes.finetuning import FinetuningConfig, finetune, plan_finetuning
+from perception_encoder.progress import Track, untracked
 from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.metrics import Listener
 

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.data.captions import name_colours
-from perception_encoder.data.shards import read_members, to_json, write_members
 from perception_encoder.errors import DataError
+from perception_encoder.formats.shards import read_members, to_json, write_members
 from perception_encoder.scenes.meshes import Mesh
 
 SPLITS = ("train", "val", "test")

@@ -21,10 +21,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.data.progress import Track, untracked
-from perception_encoder.data.shards import to_json, write_members
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import replacing, writing
+from perception_encoder.formats.shards import to_json, write_members
+from perception_encoder.progress import Track, untracked
 from perception_encoder.scenes.bundled import bundled_models
 from perception_encoder.scenes.models import SPLITS, Library
 from perception_encoder.scenes.renderer import SIDES

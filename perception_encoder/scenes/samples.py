@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from PIL import Image
 
-from perception_encoder.data.shards import to_json
 from perception_encoder.errors import DataError
+from perception_encoder.formats.shards import to_json
 from perception_encoder.scenes.graph import Graph, describe
 from perception_encoder.scenes.language import captions
 from perception_encoder.scenes.layout import LayoutConfig, Layouts

@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
-from perception_encoder.data.shards import to_json
+from perception_encoder.formats.shards import to_json
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.graph import Graph, describe, find_boxes
 from perception_encoder.scenes.layout import LayoutConfig, aim

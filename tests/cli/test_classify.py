@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation.zero_shot import Namer
+from perception_encoder.evaluation.classification.labels import Namer
 from perception_encoder.inference.encoder import Encoder
 from tests.clips import clip
 

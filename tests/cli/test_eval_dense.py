@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.evaluation import layer_encoders
+from perception_encoder.models.external import layer_encoders
 from tests.evaluation.layers import ColourLayers, discs, png, write_video
 from tests.evaluation.test_depth import rooms, stored
 from tests.evaluation.test_segmentation import write_scenes
@@ -36,7 +36,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
 
 
 def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
-    from perception_encoder.data.shards import write_members
+    from perception_encoder.formats.shards import write_members
 
     members = []
     for index, depth in enumerate(rooms(5, 0)):
@@ -62,7 +62,7 @@ def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
 
 
 def test_units_of_depth(run_pe, tmp_path: Path) -> None:
-    from perception_encoder.data.shards import write_members
+    from perception_encoder.formats.shards import write_members
 
     depth = np.repeat([1.0, 4.0], (8, 24))[None].repeat(24, axis=0)  # a quarter is near enough to seem within 10 m
     parts = ("jpg", png(np.zeros((24, 32, 3), np.uint8))), ("depth.png", stored(5 * depth))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.evaluation import layer_encoders, transforms
+from perception_encoder.evaluation import transforms
+from perception_encoder.models.external import layer_encoders
 from tests.clips import clip
 from tests.evaluation.colours import ColourEncoder, picture
 from tests.evaluation.test_attentive_probe import ColourLayers

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.data.shards import write_members
+from perception_encoder.formats.shards import write_members
 from tests.conftest import Run
 from tests.evaluation.colours import write_colours
 from tests.evaluation.layers import png

@@ -28,9 +28,7 @@ def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photo
     assert "contrastive" not in again.stdout
 
 
-def test_a_run_that_was_stopped_says_where_it_goes_on(
-    run_pe: Callable[..., Run], photos: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_was_stopped_says_where_it_goes_on(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "checkpoint_every=3")
     assert "resuming" not in run_pe(*arguments).stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.data.shards import ShardSample, write_shard
+from perception_encoder.formats.shards import ShardSample, write_shard
 
 MakeShard = Callable[..., Path]
 

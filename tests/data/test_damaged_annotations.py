@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_encoder.data.captioned import load_captions
-from perception_encoder.data.class_masks import read_class_splits
-from perception_encoder.data.classified import ClassOptions, load_tasks
-from perception_encoder.data.instances import read_instance_splits, read_instances
-from perception_encoder.data.masked_videos import read_videos
-from perception_encoder.data.shards import write_members
-from perception_encoder.data.tables import read_rows
+from perception_encoder.datasets.captioned import load_captions
+from perception_encoder.datasets.class_masks import read_class_splits
+from perception_encoder.datasets.classified import ClassOptions, load_tasks
+from perception_encoder.datasets.instances import read_instance_splits, read_instances
+from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.formats.shards import write_members
+from perception_encoder.formats.tables import read_rows
 from tests.data.tars import picture
 from tests.data.test_captioned import BY_ID, COCO, KARPATHY, MSRVTT, PATHS, TABLE
 from tests.evaluation.layers import png

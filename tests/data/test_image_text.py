@@ -12,8 +12,8 @@ import torch
 from PIL import ExifTags, Image
 
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.shards import ShardSample, read_shard, write_shard
 from perception_encoder.errors import DataError
+from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 
 
 def test_samples_of_all_folders_in_order(make_shard, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from perception_encoder.data.media_folder import list_media
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.errors import ConfigError, DataError, OutputError
+from perception_encoder.formats.media_directory import list_media
 from tests.data.tars import picture
 
 

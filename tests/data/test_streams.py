@@ -22,10 +22,10 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from perception_encoder.data import shard_index
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.captions import captions
-from perception_encoder.data.labelled import UNSEEN_LABELS, find_unseen_labels
 from perception_encoder.data.pairs import PairBatches, Stage, alone
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
+from perception_encoder.datasets.labelled import UNSEEN_LABELS, find_unseen_labels
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
 from perception_encoder.files import cache_directory
 from perception_encoder.preprocess.augmentation import Augmentation
@@ -221,9 +221,7 @@ WRONG = ["3", '"red"', '["red", 3]', "{}", "true"]
         "[" * 100_000,
     ],
 )
-def test_a_field_of_a_wrong_type_is_one_bad_sample(
-    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_field_of_a_wrong_type_is_one_bad_sample(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     members = {f"n{number}.png": picture(number) for number in range(4)}
     members |= {f"n{number}.json": b'{"label": "cup", "tags": null}' for number in range(4)}
     write_tar(tmp_path / "x.tar", dict(sorted((members | {"n2.json": text.encode()}).items())))

@@ -12,7 +12,7 @@ from perception_encoder.evaluation.comparison import compare
 from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import comparison_table, from_json, to_json
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.scores import DrawnScores, ItemScores, difference, measure
+from perception_encoder.evaluation.statistics.scores import DrawnScores, ItemScores, difference, measure
 
 NAMES = [str(number) for number in range(400)]
 RIGHT = np.arange(400) < 200

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.data.labelled import LabelledPictures
-from perception_encoder.data.media_folder import Clip
+from perception_encoder.datasets.labelled import LabelledPictures
 from perception_encoder.errors import DataError, MediaDecodeError, ModelError
 from perception_encoder.evaluation import features as module
 from perception_encoder.evaluation.features import encode_pictures, relabel
+from perception_encoder.formats.media_directory import Clip
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video import read_frames
 from tests.clips import clip, number_of

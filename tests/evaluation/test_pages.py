@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.data.labelled import load_labelled
-from perception_encoder.evaluation.classification import FEW, accuracies, classify
+from perception_encoder.datasets.labelled import load_labelled
+from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
+from perception_encoder.evaluation.classification.zero_shot import FEW, accuracies, classify
 from perception_encoder.evaluation.features import encode_pictures
-from perception_encoder.evaluation.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.report import from_json, insert_figures, page
 from perception_encoder.evaluation.results import Result
-from perception_encoder.evaluation.scores import ItemScores, measure
+from perception_encoder.evaluation.statistics.scores import ItemScores, measure
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.registry import BUILTIN
 

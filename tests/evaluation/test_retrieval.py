@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from perception_encoder.data.captioned import CaptionedMedia
+from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError, ModelError
 from perception_encoder.evaluation.retrieval import best_ranks, dual_softmax, found_first, measure_retrieval, recalls
-from perception_encoder.evaluation.scores import measure
+from perception_encoder.evaluation.statistics.scores import measure
 from tests.clips import clip
 from tests.evaluation.colours import ColourEncoder, picture, unit
 

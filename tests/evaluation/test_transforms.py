@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.layer_encoders import load_layer_encoder
 from perception_encoder.evaluation.transforms import CHUNK, load_transforms, load_views
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.models.external.layer_encoders import load_layer_encoder
 from tests.evaluation.test_layer_encoders import save_transformer
 
 

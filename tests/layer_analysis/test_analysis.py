@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, OutputError
-from perception_encoder.evaluation.layer_encoders import TowerEncoder, load_layer_encoder
 from perception_encoder.layer_analysis import store
 from perception_encoder.layer_analysis.analysis import analyse
 from perception_encoder.layer_analysis.inside import PICTURES, look_inside
 from perception_encoder.layer_analysis.report import write_report
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.tasks import SizedTask
+from perception_encoder.models.external.layer_encoders import TowerEncoder, load_layer_encoder
 from tests.layer_analysis.test_global_tokens import DEPTH, tower
 from tests.layer_analysis.toys import LightnessTask
 

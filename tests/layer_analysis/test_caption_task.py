@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
-from perception_encoder.data.captioned import CaptionedMedia
+from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError
 from perception_encoder.layer_analysis.caption_task import CaptionTask, rank_agreement, rank_agreement_without
 from perception_encoder.layer_analysis.labelled_tasks import unit

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.layer_encoders import TowerEncoder, own_tower
 from perception_encoder.layer_analysis.global_tokens import describe_tokens, find_global, received_attention
 from perception_encoder.layer_analysis.global_tokens import first_global_layer as first
 from perception_encoder.layer_analysis.inside import describe_layers, look_inside
 from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.external.layer_encoders import TowerEncoder, own_tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from tests.layer_analysis.toys import plain
 

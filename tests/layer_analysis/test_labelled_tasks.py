@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.data.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledPictures
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.attentive_probe import AttentiveConfig
-from perception_encoder.evaluation.scores import ItemScores, contributions, difference
+from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
+from perception_encoder.evaluation.statistics.scores import ItemScores, contributions, difference
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,

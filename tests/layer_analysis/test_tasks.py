@@ -9,8 +9,8 @@ from typing import cast
 import numpy as np
 import pytest
 
-from perception_encoder.data.class_masks import UNSCORED
-from perception_encoder.data.shards import write_members
+from perception_encoder.datasets.class_masks import UNSCORED
+from perception_encoder.formats.shards import write_members
 from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTask, SegmentationTask
 from perception_encoder.layer_analysis.tasks import make_tasks
 from tests.evaluation.layers import png

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
-from perception_encoder.models.cost import text_cost, vision_cost
+from perception_encoder.planning.cost import text_cost, vision_cost
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.lora import (
     TARGETS,
     LoRA,
@@ -24,7 +25,6 @@ from perception_encoder.pretraining.lora import (
     merge_adapters,
 )
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.recipes.builtin import builtin
 from perception_encoder.recipes.kinds import debug_pretraining
 from perception_encoder.train.distributed import in_chunks
 from tests.models.small import CORE, TEXT, small_clip

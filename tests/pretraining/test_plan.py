@@ -13,16 +13,16 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.cost import contrastive_flops, text_cost, training_flops, vision_cost
-from perception_encoder.models.devices import Device, find_device
+from perception_encoder.planning.cost import contrastive_flops, text_cost, training_flops, vision_cost
+from perception_encoder.planning.devices import Device, find_device
 from perception_encoder.pretraining.cost import RunCost, TeacherCost
 from perception_encoder.pretraining.lora import LoRA, adapted_recomputed, adapted_training, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.plan import Cluster, device_memory, plan_pretraining
+from perception_encoder.pretraining.recipes import ablation, cooldown, core
 from perception_encoder.pretraining.run import PretrainingConfig, build_model, tower_configs
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.recipes.image_pretraining import ablation, cooldown, core
 from perception_encoder.train.distributed import ParallelConfig
 
 CONFIG = PretrainingConfig(

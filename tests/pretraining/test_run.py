@@ -17,21 +17,21 @@ from safetensors.torch import load_file
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairBatches, Stage, alone, true_pairs
-from perception_encoder.data.progress import untracked
-from perception_encoder.data.shards import ShardSample, read_shard, write_shard
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.models.text_transformer import TextTransformer
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run
+from perception_encoder.pretraining.builtin.recipe import builtin, debug
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers, encode_by_length
+from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
-from perception_encoder.recipes.builtin import builtin, debug
 from perception_encoder.recipes.catalog import find_recipe
 from perception_encoder.recipes.kinds import debug_form
 

@@ -17,9 +17,9 @@ from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain
-from perception_encoder.recipes.builtin import builtin
 from perception_encoder.recipes.catalog import find_recipe
 from perception_encoder.recipes.kinds import debug_form, debug_pretraining
 from tests import processes

@@ -17,6 +17,7 @@ from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import kept_texts
 from perception_encoder.pretraining import towers as module
+from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.kept_texts import KeptTexts
 from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
@@ -24,7 +25,6 @@ from perception_encoder.pretraining.run import build_model, fit_positions
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
-from perception_encoder.recipes.builtin import debug
 from tests.models.small import CORE, SIZE, TEXT, randomize
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.recipes.reproduction import Place
+from experiments.reproduction import Place
 from tests.evaluation.colours import write_colours
 
 

@@ -8,10 +8,10 @@ import re
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.devices import find_device
 from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
+from perception_encoder.planning.devices import find_device
+from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.plan import Cluster
-from perception_encoder.recipes.builtin import builtin
 from perception_encoder.recipes.catalog import RECIPES, find_recipe
 from perception_encoder.recipes.kinds import KINDS, debug_form, plan
 

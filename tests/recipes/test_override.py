@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.pretraining.builtin.recipe import builtin, debug
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.recipes.builtin import builtin, debug
 from perception_encoder.recipes.override import override
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from experiments.distillation import page as distillation_page
+from experiments.distillation.run import SEEDS as STUDENTS
+from experiments.distillation.run import TAUGHT, home_teacher, student
+from experiments.distillation.run import Plan as DistillationPlan
+from experiments.layers import page as layers_page
+from experiments.recipe import page as recipe_page
+from experiments.recipe.run import POINTS, SEEDS
+from experiments.recipe.steps import nano_step
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.recipes import distillation_page, layers_page, recipe_page
-from perception_encoder.recipes.nano_steps import nano_step
-from perception_encoder.recipes.reproduce_distillation import SEEDS as STUDENTS
-from perception_encoder.recipes.reproduce_distillation import TAUGHT, home_teacher, student
-from perception_encoder.recipes.reproduce_distillation import Plan as DistillationPlan
-from perception_encoder.recipes.reproduce_recipe import POINTS, SEEDS
 
 
 def test_the_recipe_in_small(root: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from perception_encoder.data.shards import read_shard
 from perception_encoder.errors import ConfigError, DataError, OutputError
+from perception_encoder.formats.shards import read_shard
 from perception_encoder.scenes.layout import LayoutConfig, Layouts
 from perception_encoder.scenes.models import Library
 from perception_encoder.scenes.production import ScenesConfig, make_scenes, produce

@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index import Index
-from perception_encoder.search.indexing import update_index, writable_index
-from perception_encoder.search.library import Library
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.indexing import update_index, writable_index
+from perception_encoder.search.web.library import Library
 from tests.clips import clip
 
 

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.api import create_app
-from perception_encoder.search.api_requests import ApiConfig
-from perception_encoder.search.index import Index
-from perception_encoder.search.indexing import Report, update_index, writable_index
-from perception_encoder.search.server import create_page
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.indexing import Report, update_index, writable_index
+from perception_encoder.search.web.server import create_page
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.api_requests import ApiConfig
 from tests.inference.test_media import mutated
 from tests.search.library import make_library
-from tests.search.serving import served
+from tests.serving.servers import served
 
 Draw = Callable[[int], Image.Image]
 UPLOAD = 2 << 30

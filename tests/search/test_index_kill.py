@@ -17,7 +17,7 @@ for slow in ("lance_namespace", "pyarrow.dataset"):  # LanceDB's slowest imports
     with contextlib.suppress(ImportError):
         importlib.import_module(slow)
 from perception_encoder.inference.encoder import load
-from perception_encoder.search import indexing
+from perception_encoder.search.index import indexing
 
 folder, checkpoint, kills, files = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])
 encoder = load(checkpoint)
@@ -31,7 +31,7 @@ def update():
         indexing.update_index(index, encoder)
 
 def report():
-    from perception_encoder.search.index import Index
+    from perception_encoder.search.index.index import Index
     rows = Index.open(folder).rows() if Index.exists(folder) else []
     places = [(row.path, row.start) for row in rows]
     assert len(set(places)) == len(places)

@@ -46,9 +46,7 @@ def batch(step: int) -> Tensor:
     return torch.randn(32, 4, generator=torch_generator(1, step))
 
 
-CONFIG = LoopConfig(
-    steps=30, warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7
-)
+CONFIG = LoopConfig(steps=30, warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:

@@ -363,6 +363,8 @@ def test_noise_in_metadata_is_an_error_of_the_checkpoint(spoken) -> None:
             assert str(path) in str(error)
             refused += 1
     assert refused > 25
+
+
 @pytest.mark.parametrize("file", ["nano.safetensors", "nano.pt", "native.safetensors", "clip.safetensors"])
 def test_the_text_tower_alone_leaves_the_vision_tower_unread(tmp_path: Path, file: str) -> None:
     whole = create_model(NANO)

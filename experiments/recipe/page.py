@@ -1,0 +1,126 @@
+"""What `pe reproduce recipe` found, as a page and a plot, beside the paper's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from experiments.outcomes import PHOTOS
+from experiments.recipe.run import POINTS, SEEDS
+from experiments.reproduction import (
+    ROBUST,
+    Figures,
+    claim,
+    earlier_procedure,
+    over_seeds,
+    percent,
+    points,
+)
+from perception_encoder.errors import MissingExtraError
+from perception_encoder.evaluation.report import Table
+from perception_encoder.files import replacing, writing
+
+PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
+"""ImageNet val and the mean of six robustness sets, in percent (section 2.1)."""
+
+
+def page(result: dict[str, Any], plot: str) -> str:
+    """The page in Markdown: one paragraph, one table, one plot; `plot` is the name of the image beside it."""
+    runs = sorted(result["runs"].values(), key=lambda run: (run["step"], run["seed"]))
+    minutes = sum(run["seconds"] for run in runs) / 60
+    text = (
+        "Written by `pe reproduce recipe`: the steps of section 2.1, each point with all steps before it, at the size "
+        f"of the built-in model and with the same number of FLOPs; {minutes:.0f} minutes of training in all. "
+        f"*{PHOTOS}* is the mean class accuracy on the test photographs, zero-shot, averaged over the tasks; "
+        f"*{ROBUST}* the average over test sets unlike training: the photographs changed in five ways, and drawings in "
+        "a style that is never trained on, by their names. Percent ± half the width of the 95 % interval over images; "
+        "differences in points. The interval of both seeds includes the seeds of training, and only one that excludes "
+        "zero is a claim, in bold; what seeds do is pooled over the points. "
+        f"{earlier_procedure(runs)}{_settings(result)}Points were run, not single steps: what a claim shows is what "
+        "the steps between two points do together, in runs as short as these and with these rates."
+    )
+    lines = ["# The recipe in small", "", *wrap(text, 118, break_on_hyphens=False), ""]
+    plot_line = f"![both averages by step, and the paper's]({plot})"
+    return "\n".join([*lines, _table(result, runs).markdown(), plot_line, ""])
+
+
+def _settings(result: dict[str, Any]) -> str:
+    """What differs between the points besides their steps, from the configurations of the runs."""
+    configs = {run["step"]: run.get("config") for run in result["runs"].values()}
+    first, last, middle = (configs[step] for step in (POINTS[0], POINTS[-1], POINTS[-2]))
+    if not first or not last or not middle:
+        return ""
+    rates = [
+        f"{optimizer['name'].upper() if optimizer['name'] == 'lamb' else 'AdamW'} at {optimizer['lr']:g}"
+        + (f" ({optimizer['plain_lr']:g} for what has no trust ratio)" if optimizer["plain_lr"] else "")
+        for optimizer in (first["optimizer"], middle["optimizer"])
+    ]
+    augmentation, masking = last["augmentation"], last["masking"]
+    return (
+        f"Step {POINTS[0]} has other rates than the rest: {rates[0]} in batches of {first['batch_size']} against "
+        f"{rates[1]} in batches of {middle['batch_size']}. Steps 8 and 9 were only run together, at the rates of the "
+        f"steps before: a crop of {augmentation['scale'][0]:g} to {augmentation['scale'][1]:g} of the area with jitter "
+        f"and flips, and masked regularisation of 1/{masking['every']} of a batch; which of these, or the rates, does "
+        "what they do is not shown. "
+    )
+
+
+def _table(result: dict[str, Any], runs: Figures) -> Table:
+    names = (PHOTOS, ROBUST)
+    seeds = [f"{name}, {part}" for name in names for part in (*(f"seed {seed}" for seed in SEEDS), "both seeds")]
+    rows = []
+    for step in POINTS:
+        samples = next(run["samples"] for run in runs if run["step"] == step)
+        cells = []
+        for name in names:
+            found = [_find(result["figures"], step, seed, name) for seed in SEEDS]
+            cells += [*map(percent, found), f"{100 * sum(f['value'] for f in found) / len(found):.1f}"]
+        rows.append((_steps(step), f"{samples:,}", *cells, *(f"{value:.1f}" for value in PAPER[step])))
+    for first in result["differences"][:: len(SEEDS) * 2]:
+        before, after = first["before"], first["after"]
+        cells = []
+        for name in names:
+            pair = [d for d in result["differences"] if (d["before"], d["after"], d["name"]) == (before, after, name)]
+            by_seed = [[_find(result["figures"], step, seed, name)["value"] for seed in SEEDS] for step in POINTS]
+            whole = points(over_seeds(pair, by_seed))
+            cells += [*map(points, pair), whole if claim(pair, by_seed) == "none" else f"**{whole}**"]
+        paper = (f"{ours - theirs:+.1f}" for ours, theirs in zip(PAPER[after], PAPER[before], strict=True))
+        rows.append((f"{_steps(before)} → {_steps(after)}", "", *cells, *paper))
+    return Table(("steps", "pairs", *seeds, "paper: ImageNet", "paper: robustness"), tuple(rows))
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Plot both averages by step, with intervals, beside the paper's; MissingExtraError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot") from None
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    places = range(len(POINTS))
+    for column, name in enumerate((PHOTOS, ROBUST)):
+        axes = figure.add_subplot(1, 2, column + 1, title=name, xlabel="steps", ylabel="percent")
+        axes.set_xticks(places, [_steps(step) for step in POINTS])
+        for seed in SEEDS:
+            found = [_find(result["figures"], step, seed, name) for step in POINTS]
+            values = [100 * f["value"] for f in found]
+            below = [100 * (f["value"] - f["ci"][0]) for f in found]
+            above = [100 * (f["ci"][1] - f["value"]) for f in found]
+            shifted = [place + 0.06 * seed for place in places]
+            axes.errorbar(shifted, values, [below, above], marker="o", capsize=3, label=f"here, seed {seed}")
+        paper = axes.twinx()
+        paper.plot(
+            places, [PAPER[step][column] for step in POINTS], ":", color="grey", marker="s", label="the paper (right)"
+        )
+        axes.legend(handles=[*axes.get_legend_handles_labels()[0], *paper.get_legend_handles_labels()[0]], fontsize=7)
+    with writing(path), replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _find(figures: Figures, step: int, seed: int, name: str) -> Mapping[str, Any]:
+    return next(f for f in figures if (f["step"], f["seed"], f["name"]) == (step, seed, name))
+
+
+def _steps(step: int) -> str:
+    return "1" if step == 1 else f"1–{step}"

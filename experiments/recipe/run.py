@@ -1,0 +1,75 @@
+"""Section 2.1 in small: what the nine steps add, at the size of the built-in model and with equal FLOPs.
+
+Figures are made anew from which test pictures each run got right, so that differences are paired, picture by picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from experiments.outcomes import PHOTOS, Outcomes
+from experiments.recipe.steps import nano_step
+from experiments.reproduction import ROBUST, Place, Run, Runs, averaged
+from perception_encoder.evaluation.statistics.paired import average, difference
+from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
+from perception_encoder.models.clip import CLIP
+from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.progress import Track, untracked
+from perception_encoder.train.metrics import Listener
+
+POINTS, SEEDS = (1, 5, 7, 9), (0, 1)
+
+
+def reproduce_recipe(
+    place: Place,
+    recipe: Callable[[int, int], PretrainingConfig] = nano_step,
+    track: Track = untracked,
+    listener: Listener | None = None,
+    jobs: int = 1,
+) -> dict[str, Any]:
+    """Run what the result lacks, and return it whole; `recipe(step, seed)` gives a run's configuration.
+
+    The vision towers of the first and the last point are kept in a folder `towers` beside the result. Raises what
+    `pretrain` and `HeldOut` do.
+    """
+    wanted = []
+    for seed in SEEDS:
+        for step in (POINTS[0], *POINTS[:0:-1]):  # the ends first
+            config = recipe(step, seed)
+            about = {"step": step, "seed": seed}
+            wanted.append(Run(about=about, config=config, train=pretrain, key=config.fingerprint()))
+    runs = Runs(place, track, listener, jobs)
+    for run, path in zip(wanted, runs.add(*wanted), strict=True):
+        step, seed = run.about["step"], run.about["seed"]
+        tower = place.result.parent / "towers" / f"nano_step{step}.safetensors"
+        if seed == SEEDS[0] and step in (POINTS[0], POINTS[-1]) and path.exists() and not tower.exists():
+            model = load_model(path)
+            assert isinstance(model, CLIP)
+            write_checkpoint(model.visual, tower, half=True)
+    return runs.finish(compare(runs.outcomes("step", "seed")))
+
+
+def compare(outcomes: Mapping[tuple[int, int], Outcomes]) -> dict[str, Any]:
+    """Averages of each run, given by step and seed, and how each point differs from the one before and from the first.
+
+    "figures": step, seed, name, value, n, ci; "differences": before, after, seed, name, value, n, ci.
+    """
+    generator = np.random.default_rng(0)
+    figures = [
+        {"step": step, "seed": seed, **asdict(average(name, sets, generator))}
+        for (step, seed), found in sorted(outcomes.items())
+        for name, sets in averaged(found).items()
+    ]
+    differences = []
+    for before, after in [*pairwise(POINTS), (POINTS[0], POINTS[-1])]:
+        for seed in SEEDS:
+            theirs, ours = averaged(outcomes[before, seed]), averaged(outcomes[after, seed])
+            for name in (PHOTOS, ROBUST):
+                found = asdict(difference(name, ours[name], theirs[name], generator))
+                differences.append({"before": before, "after": after, "seed": seed, **found})
+    return {"figures": figures, "differences": differences}

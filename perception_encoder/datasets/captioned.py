@@ -1,0 +1,147 @@
+"""Pictures and videos with captions in the usual layouts: COCO, Karpathy's splits, MSR-VTT, and plain tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.datasets.classified import of_split
+from perception_encoder.errors import DataError
+from perception_encoder.formats.entries import id_field, list_objects, quoted, text_field, text_list
+from perception_encoder.formats.media_directory import MediaFolder, Source, find_column, read_json, read_table
+from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES
+
+TEXT_COLUMNS = ("sentence", "caption", "text", "captions")
+VIDEO_COLUMN = "video_id"
+
+
+@dataclass(frozen=True)
+class CaptionedMedia:
+    """Pictures or videos, and captions that each belong to one of them."""
+
+    name: str
+    keys: tuple[str, ...]
+    media: tuple[Source, ...]
+    captions: tuple[str, ...]
+    owners: tuple[int, ...]
+    """The place in `keys` of what each caption is of."""
+
+
+def load_captions(path: Path, media: Path | None = None, split: str = "test") -> CaptionedMedia:
+    """Read annotations; `media` is the folder of the pictures or videos, by default that of the annotations.
+
+    JSON: COCO's `images` and `annotations`, or `images` and `captions` by image id; Karpathy's `images` with
+    `sentences` (the rows of `split`); MSR-VTT's `videos` and `sentences` (likewise); or captions by file name. A table:
+    MSR-VTT's `video_id` and `sentence`, or a path and a caption a row; several rows of one file are its captions.
+    Raises DataError for anything else, with the file and the entry, and for a picture without a caption.
+    """
+    folder = MediaFolder(media or path.parent)
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        pairs = _pairs_of_table(path, split)
+    elif path.suffix.lower() == ".json":
+        pairs = _pairs_of_json(path, split)
+    else:
+        raise DataError(
+            f"{path} is no JSON file and no table; captions are read from .json, .csv, .tsv, .jsonl, .parquet"
+        )
+    if not pairs:
+        raise DataError(f"{path} holds no captions")
+    captions = [(key, text.strip()) for key, texts in pairs.items() for text in texts]
+    bare = next((key for key in pairs if not pairs[key]), next((key for key, text in captions if not text), None))
+    if bare is not None:
+        raise DataError(f"{path}: {bare} has no caption, or an empty one; leave it out")
+    place = {key: index for index, key in enumerate(pairs)}
+    return CaptionedMedia(
+        name=path.stem,
+        keys=tuple(pairs),
+        media=tuple(folder.find(key, Path(key).name) for key in pairs),
+        captions=tuple(text for _, text in captions),
+        owners=tuple(place[key] for key, _ in captions),
+    )
+
+
+def _pairs_of_table(path: Path, split: str) -> dict[str, list[str]]:
+    rows = read_table(path)
+    text = find_column(rows, TEXT_COLUMNS, path, "captions")
+    column = VIDEO_COLUMN if VIDEO_COLUMN in rows[0] else find_column(rows, PATH_COLUMNS, path, "files")
+    pairs: dict[str, list[str]] = {}
+    for place, row in of_split(rows, split, path):
+        where = f"{path}: row {place + 1}"
+        name = text_field(row, column, where)
+        if row.get(text) is not None and not isinstance(row[text], str):
+            raise DataError(f"{where}: `{text}` is {quoted(row[text])}; it must be a text")
+        pairs.setdefault(name, []).append(row.get(text) or "")
+    return pairs
+
+
+def _pairs_of_json(path: Path, split: str) -> dict[str, list[str]]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is no JSON object of captions")
+    if "videos" in value:
+        return _of_msrvtt(value, path, split)
+    if "images" in value:
+        images = list_objects(value, "images", path)
+        return _of_karpathy(images, path, split) if images and "sentences" in images[0] else _of_coco(value, path)
+    return {name: _captions_of(texts, f"{path}: {name}") for name, texts in value.items()}
+
+
+def _captions_of(texts: Any, where: str) -> list[str]:
+    return [texts] if isinstance(texts, str) else text_list(texts, where)
+
+
+def _of_coco(value: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
+    names: dict[int | str, str] = {}
+    for place, image in enumerate(list_objects(value, "images", path)):
+        where = f"{path}: images[{place}]"
+        names[id_field(image, "id", where)] = text_field(image, "file_name", where)
+    pairs: dict[str, list[str]] = {name: [] for name in names.values()}
+    for where, identity, text in _captions_by_id(value, path):
+        if identity not in names:
+            raise DataError(f"{where}: the caption {text!r} is of picture {identity}, which is not among the images")
+        pairs[names[identity]].append(text)
+    return pairs
+
+
+def _captions_by_id(value: Mapping[str, Any], path: Path) -> Iterator[tuple[str, int | str, str]]:
+    """Where each caption is in the file, what it is of, and the caption."""
+    if "captions" not in value:
+        for place, annotation in enumerate(list_objects(value, "annotations", path)):
+            where = f"{path}: annotations[{place}]"
+            yield where, id_field(annotation, "image_id", where), text_field(annotation, "caption", where)
+        return
+    if not isinstance(value["captions"], dict):
+        raise DataError(f"{path}: `captions` is {quoted(value['captions'])}; it must be an object of texts by image id")
+    for identity, texts in value["captions"].items():
+        where = f"{path}: captions[{quoted(identity)}]"
+        if not re.fullmatch(r"-?[0-9]{1,18}", identity):
+            raise DataError(f"{where}: an image's id is an integer")
+        yield from ((where, int(identity), text) for text in text_list(texts, where))
+
+
+def _of_karpathy(images: list[dict[str, Any]], path: Path, split: str) -> dict[str, list[str]]:
+    pairs = {}
+    for place, image in of_split(images, split, path):
+        where = f"{path}: images[{place}]"
+        folder = text_field(image, "filepath", where) if image.get("filepath") else None
+        sentences = list_objects(image, "sentences", where)
+        name = "/".join(filter(None, (folder, text_field(image, "filename", where))))
+        pairs[name] = [text_field(each, "raw", f"{where}: sentences[{n}]") for n, each in enumerate(sentences)]
+    return pairs
+
+
+def _of_msrvtt(value: Mapping[str, Any], path: Path, split: str) -> dict[str, list[str]]:
+    videos = list_objects(value, "videos", path)
+    pairs: dict[str, list[str]] = {
+        text_field(video, VIDEO_COLUMN, f"{path}: videos[{place}]"): []
+        for place, video in of_split(videos, split, path)
+    }
+    for place, sentence in enumerate(list_objects(value, "sentences", path)):
+        where = f"{path}: sentences[{place}]"
+        name = text_field(sentence, VIDEO_COLUMN, where)
+        if name in pairs:
+            pairs[name].append(text_field(sentence, "caption", where))
+    return pairs

@@ -1,0 +1,159 @@
+"""Classes by what folders and tables call them and by what prompts call them, and how other sets map onto them.
+
+ImageNet's own classes are `imagenet`: their WordNet ids from timm, and OpenAI's cleaned names from open_clip. Sets of
+the family name their folders by WordNet id (-A, -R, -Sketch), by number (-V2) or by words of their own (ObjectNet).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.formats.entries import quoted, read_lines
+from perception_encoder.formats.media_directory import read_json
+
+IMAGENET = "imagenet"
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Classes in order."""
+
+    ids: tuple[str, ...]
+    """What folders and tables call them, each once."""
+    names: tuple[str, ...]
+    """What prompts call them."""
+    source: str = "the classes"
+    """Names them in errors."""
+    synonyms: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Further names of a class, in lower case, to its id."""
+
+    def find(self, label: str) -> str:
+        """The id that a label means: an id, a class's number, or a name in any case, with _ for a space.
+
+        Raises DataError for a label that is none of them.
+        """
+        if label in self._known:
+            return label
+        if label.isdecimal() and len(label) < 10 and int(label) < len(self.ids):
+            return self.ids[int(label)]
+        found = self._by_name.get(_plain(label))
+        if found is None:
+            raise DataError(f"{label!r} is no class of {self.source}, which has {len(self.ids)}: {self.ids[0]!r} …")
+        return found
+
+    def name(self, identity: str) -> str:
+        """What prompts call a class."""
+        return self._known[identity]
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
+        return dict(zip(self.ids, self.names, strict=True))
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        named = {_plain(name): identity for identity, name in reversed(self._known.items())}
+        return {**self.synonyms, **named}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def read_class_names(given: str) -> ClassNames:
+    """Class names: `imagenet`, or a file.
+
+    A JSON file holds {"folder": "name"}, {"0": ["wnid", "name"]} (as `imagenet_class_index.json`) or a list of names in
+    order; a text file has lines of `id<TAB>name`, `wnid name, synonym` (as `LOC_synset_mapping.txt`) or `name`. Raises
+    DataError for anything else, and MissingExtraError without the packages that hold ImageNet's.
+    """
+    if given == IMAGENET:
+        return imagenet_classes()
+    path = Path(given)
+    pairs = _pairs_of_json(path) if path.suffix.lower() == ".json" else _pairs_of_lines(path)
+    ids, names = [identity for identity, _ in pairs], [name for _, name in pairs]
+    if not ids or len(set(ids)) < len(ids):
+        twice = next((identity for identity in ids if ids.count(identity) > 1), None)
+        raise DataError(f"{path} names {'the class ' + repr(twice) + ' twice' if twice else 'no class'}")
+    return ClassNames(tuple(ids), tuple(names), str(path))
+
+
+def imagenet_classes() -> ClassNames:
+    """The 1000 classes of ImageNet: WordNet ids in order, with the names that OpenAI's prompts use."""
+    try:
+        from open_clip import IMAGENET_CLASSNAMES
+        from timm.data import ImageNetInfo
+    except ImportError:
+        raise MissingExtraError("open_clip_torch", "eval") from None
+    ids, lemmas = ImageNetInfo().label_names(), ImageNetInfo().label_descriptions()
+    synonyms = [(name, identity) for identity, names in zip(ids, lemmas, strict=True) for name in names.split(",")]
+    clear = _clear(synonyms) | _clear(zip(lemmas, ids, strict=True))
+    return ClassNames(tuple(ids), tuple(IMAGENET_CLASSNAMES), "ImageNet", clear)
+
+
+def _clear(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Ids by name, of the names that mean one class only; "crane" means two."""
+    meanings: dict[str, set[str]] = {}
+    for name, identity in pairs:
+        meanings.setdefault(_plain(name), set()).add(identity)
+    return {name: found.pop() for name, found in meanings.items() if len(found) == 1}
+
+
+def _pairs_of_json(path: Path) -> list[tuple[str, str]]:
+    value = read_json(path)
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return [(str(number), name) for number, name in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):
+        return list(value.items())
+    if isinstance(value, dict) and all(_is_pair(pair) for pair in value.values()):
+        return [(identity, name.replace("_", " ")) for identity, name in value.values()]
+    raise DataError(f"{path} is no list of names and no object of names by folder")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
+
+
+def _pairs_of_lines(path: Path) -> list[tuple[str, str]]:
+    pairs = []
+    for line in filter(None, map(str.strip, read_lines(path))):
+        wnid = re.fullmatch(r"(n\d{8})\s+([^,]+).*", line)
+        identity, tab, name = line.partition("\t")
+        if wnid:
+            pairs.append((wnid[1], wnid[2].strip()))
+        else:
+            pairs.append((identity.strip(), name.strip() if tab else identity))
+    return pairs
+
+
+def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, frozenset[str]]:
+    """Which classes each label of another set may be called, out of a JSON object.
+
+    The values are a class, several with `;` between them (as ObjectNet's `objectnet_to_imagenet_1k.json`), or a list
+    of classes or their numbers; each is an id, a number or a name of `classes`, or stays as it is without those.
+    Raises DataError for anything else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or not value:
+        raise DataError(f"{path} is no JSON object of classes by label")
+    mapping = {}
+    for label, given in value.items():
+        wanted = given.split(";") if isinstance(given, str) else given if isinstance(given, list) else [given]
+        if not all(isinstance(each, (str, int)) for each in wanted):
+            raise DataError(f"{path}: {label} is {quoted(given)}; it must be a class, or a list of classes or numbers")
+        mapping[label] = frozenset(_mapped(str(each).strip(), classes, path) for each in wanted)
+    return mapping
+
+
+def _mapped(name: str, classes: ClassNames | None, path: Path) -> str:
+    if classes is None:
+        return name
+    try:
+        return classes.find(name)
+    except DataError as error:
+        raise DataError(f"{path}: {error}; give ids, numbers or names") from None

@@ -1,0 +1,211 @@
+"""An attentive probe: one cross-attention block over a layer's frozen tokens, and a linear layer (sections 2.5 and 3).
+
+The block is the model's own attention pooling, trained anew on normalised tokens with AdamW and a cosine schedule,
+every class with the same weight in all. The learning rate is the one with the best mean class accuracy on the val
+split. The paper does not give these settings; they are this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
+from perception_encoder.evaluation.classification.linear_probe import mean_class_accuracy
+from perception_encoder.evaluation.classification.splits import Splits
+from perception_encoder.evaluation.classification.tokens import TaskTokens, Tokens, encode_tokens
+from perception_encoder.evaluation.classification.zero_shot import TOP, accuracies, nearest
+from perception_encoder.evaluation.features import FRAMES, Features
+from perception_encoder.evaluation.protocol import LayerEncoder
+from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.statistics.estimate import check_scipy
+from perception_encoder.evaluation.statistics.resampling import HEAD_SEEDS
+from perception_encoder.evaluation.statistics.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
+from perception_encoder.models.initialization import initialize
+from perception_encoder.models.layers.pooling import AttentionPooling
+from perception_encoder.progress import Track, untracked
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentiveConfig:
+    """How the probe is trained."""
+
+    heads: int = 8
+    """Of the attention; fewer where they would not divide the width."""
+    epochs: int = 20
+    batch: int = 64
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    """Those that are tried."""
+    weight_decay: float = 0.05
+    warm_up: float = 0.1
+    """Share of the steps in which the learning rate rises."""
+    seed: int = 0
+    head_seeds: int = HEAD_SEEDS
+    """Probes that are trained, each with another seed, and each with its own learning rate; with one there is no
+    interval."""
+
+    def __post_init__(self) -> None:
+        if min(self.heads, self.epochs, self.batch, len(self.learning_rates)) < 1:
+            raise ConfigError("heads, epochs, batch and the number of learning rates must each be at least 1")
+        check_head_seeds(self.head_seeds)
+
+
+class AttentiveProbe(nn.Module):
+    """Frozen tokens (B, N, D) to class scores (B, K)."""
+
+    def __init__(self, width: int, classes: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.pool = AttentionPooling(width, math.gcd(heads, width))
+        self.head = nn.Linear(width, classes)
+        initialize(self.pool, generator)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B K"]:
+        return self.head(self.pool.forward_frozen(F.layer_norm(tokens, tokens.shape[-1:])))
+
+    @torch.no_grad()
+    def scores(self, tokens: Tokens, batch: int = 256) -> np.ndarray:
+        """Class scores (n, K) of all items; ModelError where they are not finite."""
+        device = self.head.weight.device
+        rows = np.array_split(np.arange(len(tokens)), -(-len(tokens) // batch))
+        found = torch.cat([self(_batch(tokens, some, device)).cpu() for some in rows]).numpy()
+        if not np.isfinite(found).all():
+            raise ModelError(
+                "the probe gives NaN or infinity: features are not finite, or its learning rate is too high"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """A trained probe, and the learning rate that was chosen."""
+
+    probe: AttentiveProbe
+    learning_rate: float
+
+
+def fit_attentive(
+    train: Tokens,
+    targets: np.ndarray,
+    val: Tokens,
+    val_targets: np.ndarray,
+    classes: int,
+    config: AttentiveConfig | None = None,
+    device: torch.device | None = None,
+    track: Track = untracked,
+) -> FittedProbe:
+    """Train on `train` with each learning rate, and keep the one that does best on `val`; on a tie the smallest.
+
+    `targets`, `val_targets`: classes from 0, int64 (n,). Raises ModelError where the loss is not finite, DataError for
+    a single class.
+    """
+    config = config or AttentiveConfig()
+    if len(np.unique(targets)) < 2:
+        raise DataError("the training items are all of one class; a probe needs at least two")
+    best: tuple[float, FittedProbe] | None = None
+    for rate in sorted(config.learning_rates):
+        probe = _train(train, targets, classes, rate, config, device or torch.device("cpu"), track)
+        score = mean_class_accuracy(probe.scores(val).argmax(axis=1), val_targets)
+        if best is None or score > best[0]:
+            best = score, FittedProbe(probe, rate)
+    assert best is not None
+    return best[1]
+
+
+def _train(
+    tokens: Tokens,
+    targets: np.ndarray,
+    classes: int,
+    rate: float,
+    config: AttentiveConfig,
+    device: torch.device,
+    track: Track,
+) -> AttentiveProbe:
+    width = tokens[np.array([0])].shape[-1]
+    generator, order = torch.Generator().manual_seed(config.seed), np.random.default_rng(config.seed)
+    probe = AttentiveProbe(width, classes, config.heads, generator).to(device)
+    decayed = [parameter for parameter in probe.parameters() if parameter.ndim == 2]
+    others = [parameter for parameter in probe.parameters() if parameter.ndim != 2]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay)
+    counts = np.bincount(targets, minlength=classes)
+    weight = torch.from_numpy(1 / np.maximum(counts, 1)).float().to(device)
+    steps = config.epochs * -(-len(targets) // config.batch)
+    rows = (
+        batch
+        for _ in range(config.epochs)
+        for batch in np.array_split(order.permutation(len(targets)), -(-len(targets) // config.batch))
+    )
+    for step, batch in enumerate(track(rows, f"probe, learning rate {rate:g}", steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * _schedule((step + 0.5) / steps, config.warm_up)
+        there = torch.from_numpy(targets[batch]).to(device)
+        loss = F.cross_entropy(probe(_batch(tokens, batch, device)), there, weight)
+        if not torch.isfinite(loss):
+            raise ModelError(f"the probe's loss is {loss.item()} at learning rate {rate:g}: features are not finite?")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return probe.eval()
+
+
+def _schedule(done: float, warm_up: float) -> float:
+    """Of the learning rate: up in a line, then down in half a cosine; `done` is the share of the steps."""
+    if done < warm_up:
+        return done / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+
+
+def _batch(tokens: Tokens, rows: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.asarray(tokens[rows], dtype=np.float32)).to(device)
+
+
+def measure_attentive(
+    encoder: LayerEncoder,
+    splits: Splits,
+    layer: int,
+    config: AttentiveConfig | None = None,
+    device: torch.device | None = None,
+    track: Track = untracked,
+    frames: int = FRAMES,
+) -> tuple[list[Measurement], tuple[InputError, ...]]:
+    """Measure a task by an attentive probe on one layer, negative from the end; and what cannot be decoded.
+
+    That includes training items. Errors as those of `encode_tokens` and `fit_attentive`.
+    """
+    check_scipy()
+    classes = splits.classes
+    layer = layer + encoder.depth if layer < 0 else layer
+    train, val, test = (
+        encode_tokens(encoder, layer, part, track, frames) for part in (splits.train, splits.val, splits.test)
+    )
+    targets, val_targets = train.targets(classes), val.targets(classes)
+    config = config or AttentiveConfig()
+    rates: list[str] = []
+
+    def score(seed: int) -> tuple[ItemScores, ...]:
+        seeded = replace(config, seed=config.seed + seed)
+        fitted = fit_attentive(train.tokens, targets, val.tokens, val_targets, len(classes), seeded, device, track)
+        rates.append(f"{fitted.learning_rate:g}")
+        return accuracies(nearest(fitted.probe.scores(test.tokens), top), _listed(test), classes)
+
+    top = TOP if len(classes) > TOP else 1
+    scores = with_head_seeds(config.head_seeds, score)
+    settings = {"layer": str(layer), "lr": "/".join(rates), "train": f"{len(train.keys):,}"}
+    settings |= {"head seeds": str(config.head_seeds)}
+    label = (splits.test.name, "attentive probe", "squash", "", len(classes))
+    failures = train.failures + val.failures + test.failures
+    return [Measurement(*label, measure_all(scores), settings, scores)], failures
+
+
+def _listed(tokens: TaskTokens) -> Features:
+    """The items, without vectors."""
+    return Features(np.empty((len(tokens.keys), 0), np.float32), tokens.keys, tokens.labels, tokens.failures)

@@ -1,0 +1,166 @@
+"""Prompt ensembles (section 2.5, appendix B.1.2): a class as the mean of many sentences about it.
+
+`{}` stands for the class. The templates are those that OpenAI published with CLIP, bad articles included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from perception_encoder.data.captions import PHOTO_TEMPLATES
+from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.features import check_finite
+from perception_encoder.evaluation.protocol import ImageTextEncoder
+from perception_encoder.progress import Track, untracked
+
+IMAGENET_TEMPLATES = (
+    "a bad photo of a {}.",
+    "a photo of many {}.",
+    "a sculpture of a {}.",
+    "a photo of the hard to see {}.",
+    "a low resolution photo of the {}.",
+    "a rendering of a {}.",
+    "graffiti of a {}.",
+    "a bad photo of the {}.",
+    "a cropped photo of the {}.",
+    "a tattoo of a {}.",
+    "the embroidered {}.",
+    "a photo of a hard to see {}.",
+    "a bright photo of a {}.",
+    "a photo of a clean {}.",
+    "a photo of a dirty {}.",
+    "a dark photo of the {}.",
+    "a drawing of a {}.",
+    "a photo of my {}.",
+    "the plastic {}.",
+    "a photo of the cool {}.",
+    "a close-up photo of a {}.",
+    "a black and white photo of the {}.",
+    "a painting of the {}.",
+    "a painting of a {}.",
+    "a pixelated photo of the {}.",
+    "a sculpture of the {}.",
+    "a bright photo of the {}.",
+    "a cropped photo of a {}.",
+    "a plastic {}.",
+    "a photo of the dirty {}.",
+    "a jpeg corrupted photo of a {}.",
+    "a blurry photo of the {}.",
+    "a photo of the {}.",
+    "a good photo of the {}.",
+    "a rendering of the {}.",
+    "a {} in a video game.",
+    "a photo of one {}.",
+    "a doodle of a {}.",
+    "a close-up photo of the {}.",
+    "a photo of a {}.",
+    "the origami {}.",
+    "the {} in a video game.",
+    "a sketch of a {}.",
+    "a doodle of the {}.",
+    "a origami {}.",
+    "a low resolution photo of a {}.",
+    "the toy {}.",
+    "a rendition of the {}.",
+    "a photo of the clean {}.",
+    "a photo of a large {}.",
+    "a rendition of a {}.",
+    "a photo of a nice {}.",
+    "a photo of a weird {}.",
+    "a blurry photo of a {}.",
+    "a cartoon {}.",
+    "art of a {}.",
+    "a sketch of the {}.",
+    "a embroidered {}.",
+    "a pixelated photo of a {}.",
+    "itap of the {}.",
+    "a jpeg corrupted photo of the {}.",
+    "a good photo of a {}.",
+    "a plushie {}.",
+    "a photo of the nice {}.",
+    "a photo of the small {}.",
+    "a photo of the weird {}.",
+    "the cartoon {}.",
+    "art of the {}.",
+    "a drawing of the {}.",
+    "a photo of the large {}.",
+    "a black and white photo of a {}.",
+    "the plushie {}.",
+    "a dark photo of a {}.",
+    "itap of a {}.",
+    "graffiti of the {}.",
+    "a toy {}.",
+    "itap of my {}.",
+    "a photo of a cool {}.",
+    "a photo of a small {}.",
+    "a tattoo of the {}.",
+)
+"""80 templates for pictures."""
+
+KINETICS_TEMPLATES = tuple(
+    f"{medium} of {doer}{{}}."
+    for medium in ("a photo", "a video", "a example", "a demonstration")
+    for doer in (
+        "",
+        "a person ",
+        "a person using ",
+        "a person doing ",
+        "a person during ",
+        "a person performing ",
+        "a person practicing ",
+    )
+)
+"""28 templates for actions in videos."""
+
+PROMPTS: Mapping[str, tuple[str, ...]] = {
+    "imagenet": IMAGENET_TEMPLATES,
+    "kinetics": KINETICS_TEMPLATES,
+    "photo": PHOTO_TEMPLATES,
+    "name": ("{}",),
+}
+"""Templates by the name that results are labelled with; `photo` has those of ImageNet's 80 that the built-in model's
+captions use, all about plain photographs."""
+
+
+def find_templates(name: str) -> tuple[str, ...]:
+    """The templates of a name; `ConfigError` shows the names there are."""
+    if name not in PROMPTS:
+        raise ConfigError(f"no prompts are called {name!r}; there are {', '.join(PROMPTS)}")
+    return PROMPTS[name]
+
+
+def prompted_name(label: str, prompts: str) -> str:
+    """What the prompts of a name call a class: under `kinetics` without parentheses, as in the reference's evaluation.
+
+    "passing American football (in game)" is then "passing American football in game".
+    """
+    return label.replace("(", "").replace(")", "") if prompts == "kinetics" else label
+
+
+CHUNK = 4096  # prompts that are encoded at a time
+
+
+def ensemble(
+    encoder: ImageTextEncoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
+) -> np.ndarray:
+    """Unit vectors of the classes (K, D): the mean over templates of unit text vectors, made unit again.
+
+    Raises `ConfigError` for no templates and for one without `{}`, `ModelError` where a vector is not finite.
+    """
+    if not templates:
+        raise ConfigError("no templates were given")
+    for template in templates:
+        if "{}" not in template:
+            raise ConfigError(f"the template {template!r} needs {{}} where the class goes")
+    texts = [template.replace("{}", name) for name in classes for template in templates]
+    starts = range(0, len(texts), CHUNK)
+    vectors = np.concatenate(
+        [
+            check_finite(encoder.encode_texts(texts[start : start + CHUNK]), encoder.name, "the prompts")
+            for start in track(starts, "reading prompts", len(starts))
+        ]
+    )
+    means = vectors.reshape(len(classes), len(templates), -1).mean(axis=1)  # (K, D)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)

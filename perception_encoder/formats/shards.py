@@ -1,0 +1,133 @@
+"""WebDataset shards: tar files of samples, each a picture KEY.png|jpg|jpeg|webp and its KEY.json.
+
+A shard appears under its name only when it is whole, and the same samples make the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import DataError
+from perception_encoder.files import replacing, writing
+from perception_encoder.formats.entries import id_field
+from perception_encoder.formats.tars import read_entry, walk_tar
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """A picture's file and what is known about it."""
+
+    key: str
+    extension: str
+    picture: bytes
+    metadata: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """The collection that it is from."""
+        return str(self.metadata["source"])
+
+    @property
+    def label(self) -> str:
+        """What it shows."""
+        return str(self.metadata["label"])
+
+
+def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
+    """Write `samples` in order as the tar file `path`, atomically; returns how many."""
+    count = 0
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        nonlocal count
+        for sample in samples:
+            yield f"{sample.key}.{sample.extension}", sample.picture
+            yield f"{sample.key}.json", to_json(sample.metadata)
+            count += 1
+
+    write_members(path, members())
+    return count
+
+
+def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write files by name, in order, as the tar file `path`, atomically."""
+    with (
+        writing(path),
+        replacing(path) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,  # closed before it is replaced
+    ):
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def to_json(metadata: Mapping[str, Any]) -> bytes:
+    """Metadata as a shard holds them: the same bytes for the same metadata."""
+    return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()
+
+
+def read_shard(path: Path) -> Iterator[ShardSample]:
+    """Read a shard's samples in order; members that are neither pictures nor JSON are passed over.
+
+    Raises `DataError` for a file that is no tar, or is damaged, and for a picture without a JSON object beside it that
+    has a `source` and a `label`.
+    """
+    waiting: dict[str, dict[str, bytes]] = {}
+    for name, content in read_members(path, ("json", *PICTURES)):
+        key, extension = split_member(name)
+        parts = waiting.setdefault(key, {})
+        parts[extension] = content
+        picture = next((e for e in PICTURES if e in parts), None)
+        if picture and "json" in parts:
+            yield ShardSample(key, picture, parts[picture], _object(parts["json"], path, key))
+            del waiting[key]
+    if waiting:
+        key = next(iter(waiting))
+        raise DataError(f"{path}: {len(waiting)} samples lack a picture or a .json; the first is {key}")
+
+
+def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read only the JSON of a shard's samples: (key, metadata) in order. Errors as `read_shard`'s."""
+    for name, content in read_members(path, ("json",)):
+        key, _ = split_member(name)
+        yield key, _object(content, path, key)
+
+
+def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Read the files of a tar that have one of some extensions, in order; `DataError` if it is no tar, or damaged."""
+    try:
+        with path.open("rb") as stream:
+            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
+                if split_member(entry.name)[1] in extensions:
+                    yield entry.name, read_entry(stream, entry)
+    except (OSError, DataError) as error:
+        raise DataError(f"{path}: not a readable tar file ({error})") from error
+
+
+def split_member(name: str) -> tuple[str, str]:
+    """Key and lower-case extension; as in WebDataset, the extension starts at the base name's first dot."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {key}.json is not JSON ({error})") from error
+    if not isinstance(value, dict) or not {"source", "label"} <= value.keys():
+        raise DataError(f"{path}: {key}.json is not an object with a `source` and a `label`")
+    for name in ("source", "label"):
+        id_field(value, name, f"{path}: {key}.json")
+    return value

@@ -1,0 +1,154 @@
+"""Robust image pretraining at the paper's scale (section 2.1, appendix B.1.1), and the video finetuning (section 2.2).
+
+The order is pretraining, cooldown, distillation of all but the teacher G (`distillation/run.py`), video
+finetuning. Each begins where `pe train` leaves the one before it, unless `initial` says otherwise, and with its very
+weights: they are written in float32. Data come as shards: the paper's own 5.4 billion pairs are not published.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.train.distributed import ParallelConfig
+from perception_encoder.train.optimizer import OptimizerConfig
+
+BATCH = 131_072
+WARMUP = 2_000  # steps
+TEACHER = "g14"
+SIZES = {
+    "t16": ("PE-Core-T16-384", (112, 160, 224, 384)),
+    "s16": ("PE-Core-S16-384", (112, 160, 224, 384)),
+    "b16": ("PE-Core-B16-224", (112, 160, 224)),
+    "l14": ("PE-Core-L14-336", (98, 154, 224, 336)),
+    "g14": ("PE-Core-G14-448", (98, 154, 224, 336, 448)),
+}
+STEPS = dict.fromkeys(("t16", "s16", "b16", "l14"), 443_000) | {"g14": 656_000}
+SHARES = (10, 8, 4, 2, 1)
+"""Of the samples at each resolution: step 5's, where the paper names them (10, 8, 4 and 2 billion), and a half more."""
+MINUTES = 30.0
+"""Between checkpoints: they are large."""
+COOLDOWN_SAMPLES = 50_000_000
+VIDEO_STEPS, VIDEO_BATCH, FRAMES = 5_400, 4_096, 8
+RECOMPUTED = ParallelConfig(checkpointing=True)
+LAST_STEP = 9
+FOURTEENTHS = {"s14": "PE-Core-S16-384", "b14": "PE-Core-B16-224", "l14": "PE-Core-L14-336"}
+
+
+def core(size: str) -> PretrainingConfig:
+    """PE-Core-T, -S, -B, -L or -G ("t16", "s16", "b16", "l14", "g14"): 58 billion pairs, 86 for G.
+
+    The paper leaves open how many of them each resolution sees (`SHARES`), all of T and S (here B's steps, and one
+    resolution more), and how a step is fitted into memory: here blocks are recomputed, and G's are shared out and see
+    64 pictures at a time (`pe train core_g14 --plan`). It also leaves open what decays: here what does in open_clip.
+    """
+    model, resolutions = SIZES[size]
+    return PretrainingConfig(
+        model=model,
+        stages=_stages(dict(zip(resolutions, SHARES[: len(resolutions)], strict=True)), STEPS[size]),
+        batch_size=BATCH,
+        warmup=WARMUP,
+        optimizer=OptimizerConfig(decay_tables=True),
+        masking=MaskRegularization(),
+        parallel=ParallelConfig(kind="fsdp", checkpointing=True, chunk=64) if size == "g14" else RECOMPUTED,
+        half=False,
+        image_side=resolutions[-1],
+        log_every=10,
+        checkpoint_every=1_000,
+        checkpoint_minutes=MINUTES,
+    )
+
+
+def cooldown(size: str) -> PretrainingConfig:
+    """50 million pairs at the final resolution, from the weights of `core`.
+
+    The paper leaves open its batch and rate: here the pretraining's batch, and a tenth of its rate, which falls to zero
+    without a warm-up.
+    """
+    config = core(size)
+    return dataclasses.replace(
+        config,
+        initial=f"runs/core_{size}/model.safetensors",
+        stages=(Stage(image_size=SIZES[size][1][-1], steps=round(COOLDOWN_SAMPLES / BATCH)),),
+        warmup=0,
+        optimizer=dataclasses.replace(config.optimizer, lr=2e-4),
+        checkpoint_every=100,
+    )
+
+
+def video_finetune(size: str) -> PretrainingConfig:
+    """22 million videos of 8 frames, from the distilled weights, G from those of `cooldown` (section 2.2, B.1.1)."""
+    config = cooldown(size)
+    before = f"core_{size}_cooldown" if size == TEACHER else f"distill_{size}"
+    return dataclasses.replace(
+        config,
+        initial=f"runs/{before}/model.safetensors",
+        stages=(Stage(image_size=SIZES[size][1][-1], steps=VIDEO_STEPS),),
+        frames=FRAMES,
+        batch_size=VIDEO_BATCH,
+        warmup=WARMUP,
+        optimizer=dataclasses.replace(config.optimizer, lr=1e-6),
+        masking=None,
+        parallel=dataclasses.replace(config.parallel, chunk=config.parallel.chunk and config.parallel.chunk // FRAMES),
+    )
+
+
+def ablation(step: int) -> PretrainingConfig:
+    """The run at ViT-L/14 with all of the paper's nine steps up to this one; ConfigError for any other.
+
+    1 is the baseline, and each further one changes what section 2.1 says and nothing else: 2 progressive resolution, 3
+    a batch and samples twice as large, 4 LAMB, 5 a stage at 336 px, 6 2D RoPE, 7 attention pooling, 8 augmentation,
+    9 mask regularisation. The paper leaves open the text tower (here that of PE-Core-L), AdamW's betas and decay (here
+    LAMB's, of what decays in open_clip), the split of step 3 (equal parts, as step 2's), and what a picture goes
+    through before step 8 (here it is squashed to a square).
+    """
+    if not 1 <= step <= LAST_STEP:
+        raise ConfigError(f"step {step} is none of the paper's; they are 1 to {LAST_STEP}")
+    batch_size = 32_768 if step < 3 else 65_536
+    shares = {224: 1} if step < 2 else {98: 1, 154: 1, 224: 1} if step < 5 else {98: 10, 154: 8, 224: 4, 336: 2}
+    samples = 12_000_000_000 if step < 3 else 24_000_000_000
+    lamb = OptimizerConfig(decay_tables=True)
+    return PretrainingConfig(
+        model="PE-Core-L14-336",
+        stages=_stages(shares, round(samples / batch_size)),
+        batch_size=batch_size,
+        warmup=WARMUP,
+        optimizer=dataclasses.replace(lamb, name="adamw", lr=5e-4) if step < 4 else lamb,
+        rope=step >= 6,
+        attention_pool=step >= 7,
+        augmentation=Augmentation() if step >= 8 else None,
+        masking=MaskRegularization() if step >= 9 else None,
+        parallel=RECOMPUTED,
+        half=False,
+        image_side=max(shares),
+        log_every=10,
+        checkpoint_every=1_000,
+        checkpoint_minutes=MINUTES,
+    )
+
+
+def scaling(step: int, size: str, steps: int = 360_000) -> PretrainingConfig:
+    """A point of the curves over model size ("s14", "b14", "l14": Fig. 3) and length (120K, 240K, 360K: Fig. 4).
+
+    `step`: of the ablation, 1 for CLIP as it was and 9 for the whole recipe. The text towers are those of PE-Core-S,
+    -B and -L, which the paper leaves open.
+    """
+    config = ablation(step)
+    shares = {stage.image_size: stage.steps for stage in config.stages}
+    return dataclasses.replace(config, model=FOURTEENTHS[size], patch_size=14, stages=_stages(shares, steps))
+
+
+def _stages(shares: Mapping[int, int], steps: int) -> tuple[Stage, ...]:
+    """Stages by resolution that share out `steps`, to the step."""
+    total, ends = sum(shares.values()), [0]
+    for share in shares.values():
+        ends.append(ends[-1] + share)
+    bounds = [round(steps * end / total) for end in ends]
+    return tuple(
+        Stage(image_size=size, steps=bounds[number + 1] - bounds[number]) for number, size in enumerate(shares)
+    )

@@ -1,0 +1,365 @@
+"""A folder's files, read and encoded by a Ray cluster, for an index that this machine alone writes.
+
+Ray Data hands whole batches of files to worker processes, each with a model of its own, and gives what they found as it
+comes. What talks to Ray is a child of this process: Ray ends a process whose cluster is lost, and writes to the
+terminal.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import pickle
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from perception_encoder import errors
+from perception_encoder.errors import (
+    ClusterError,
+    InputError,
+    MediaNotFoundError,
+    MissingExtraError,
+    PerceptionEncoderError,
+)
+from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.pipeline import map_in_order, worker_count
+from perception_encoder.search.index.changes import File
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.indexing import Reader, Result, batches, local_date
+from perception_encoder.search.index.moments import MomentConfig
+
+logger = logging.getLogger(__name__)
+
+Read = Callable[[Index, Encoder, set[str], Sequence[File]], Iterator[list[Result]]]
+
+_KNOCK_SECONDS, _CONNECT_SECONDS, _END_SECONDS = 10.0, 120.0, 20.0
+_LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system; `_node_ip_address` does not take 127.0.0.1
+_GPU_BATCH = 64
+_TASK_BATCHES = 8  # at most; enough for the threads beside a GPU, and little work to lose
+_TASK_TRIES = 2  # then its files are read one by one, to find the one that workers die of
+_MEMORY = 1 << 30  # bytes that a worker takes beside its model's weights
+
+
+@contextmanager
+def on_cluster(address: str) -> Iterator[Read]:
+    """Connect to a Ray cluster; yields the `read` of `update_index`.
+
+    `address`: what `ray.init` takes: "auto", HOST:PORT, ray://HOST:PORT, or "local" for a cluster on this machine.
+    Its machines must see a folder, and the model where that is a file, under the same path. Raises MissingExtraError
+    without Ray and ClusterError where no cluster answers; what is yielded raises ClusterError where workers fail or
+    the cluster is lost.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", "cluster")
+    _knock(address)
+    command = [sys.executable, "-P", "-c", f"from {__name__} import run; run()", address]
+    said = None if logger.isEnabledFor(logging.INFO) else subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+    )
+    driver = _Driver(address, process)
+    try:
+        driver.connect()
+        yield driver.read
+    finally:
+        with suppress(OSError):
+            driver.jobs.close()  # the sign to end
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        driver.answers.close()
+
+
+def _knock(address: str) -> None:
+    """ClusterError where nobody listens; Ray itself would try for minutes."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        place = (parts.hostname, parts.port)
+    except ValueError:
+        return  # Ray says what is wrong with it
+    if place[0] and place[1]:
+        try:
+            socket.create_connection(place, _KNOCK_SECONDS).close()
+        except OSError as error:
+            reason = error.strerror or error
+            raise ClusterError(f"no Ray cluster answers at {address}: {reason}; start one with: ray start") from None
+
+
+class _Digests:
+    """A set of digests that processes of a machine share, as one array in Ray's memory."""
+
+    def __init__(self, digests: Iterable[str]) -> None:
+        self._sorted = np.sort(np.array(list(digests), dtype="S32"))
+
+    def __contains__(self, digest: object) -> bool:
+        place = int(np.searchsorted(self._sorted, np.bytes_(str(digest))))
+        return place < len(self._sorted) and self._sorted[place].decode() == digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a worker has to know, besides the files."""
+
+    source: str
+    weight_hash: str
+    dtype: torch.dtype
+    moments: Mapping[str, Any]
+    digests: _Digests
+    batch_size: int
+    memory: int
+    """Bytes that a worker needs."""
+
+
+class _Driver:
+    """The child that talks to Ray, as its parent sees it."""
+
+    def __init__(self, address: str, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._address, self._process = address, process
+        self.jobs, self.answers = process.stdin, process.stdout
+
+    def connect(self) -> None:
+        """Wait until the cluster answers."""
+        clock = threading.Timer(_CONNECT_SECONDS, self._process.kill)
+        clock.start()
+        try:
+            self._answer(f"no Ray cluster answers at {self._address}; pe -v shows what Ray says")
+        finally:
+            clock.cancel()
+
+    def read(self, index: Index, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[Result]]:
+        """What files hold, as workers find it."""
+        job = _Job(
+            source=index.settings["source"],
+            weight_hash=encoder.weight_hash,
+            dtype=encoder.dtype,
+            moments=index.settings["moments"],
+            digests=_Digests(digests),
+            batch_size=encoder.batch_size,
+            memory=_MEMORY + sum(weights.nbytes for weights in encoder.model.parameters()),
+        )
+        lost = f"the Ray cluster at {self._address} was lost; what was read is kept, and the same command goes on"
+        with suppress(BrokenPipeError):
+            pickle.dump((job, list(files)), self.jobs)
+            self.jobs.flush()
+        while (results := self._answer(lost)) is not None:
+            yield [_dated(result) for result in results]
+
+    def _answer(self, lost: str) -> list[Result] | None:
+        try:
+            answer = pickle.load(self.answers)
+        except (EOFError, pickle.UnpicklingError):
+            raise ClusterError(lost) from None
+        if isinstance(answer, PerceptionEncoderError):
+            raise answer
+        return answer
+
+
+def run() -> None:
+    """The child: jobs on stdin, and on stdout lists of results, None after a job's last, or an error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for whatever prints
+    jobs: queue.SimpleQueue[tuple[_Job, list[File]]] = queue.SimpleQueue()
+    threading.Thread(target=_take_jobs, args=(sys.stdin.buffer, jobs), daemon=True).start()
+
+    def give(answer: bytes) -> None:
+        answers.write(answer)
+        answers.flush()
+
+    address = sys.argv[1]
+    try:
+        _connect(address)
+        give(pickle.dumps([]))
+        while True:
+            for results in _stream(address, *jobs.get()):
+                give(results)
+            give(pickle.dumps(None))
+    except PerceptionEncoderError as error:
+        give(pickle.dumps(error))
+    except BrokenPipeError:
+        pass  # nobody waits any more
+    except Exception as error:
+        logger.warning("the cluster failed", exc_info=error)  # shown by pe -v
+        give(pickle.dumps(_failure(error)))
+
+
+def _take_jobs(stream: IO[bytes], jobs: queue.SimpleQueue[tuple[_Job, list[File]]]) -> None:
+    with suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            jobs.put(pickle.load(stream))
+    os.kill(os.getpid(), signal.SIGTERM)  # the parent is done, or gone; on this Ray leaves its cluster in good order
+
+
+def _connect(address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == "local":  # whoever reaches Ray's ports can run code
+        os.environ[_LOOPBACK_ALONE] = "0"
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError(error.name or "ray", "cluster") from None
+    dashboard = False if address == "local" else None
+    tries = 2 if address.startswith("ray://") else 1  # a cluster's first client sometimes gets no server of its own
+    for trial in range(tries):
+        try:
+            ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:
+            logger.warning("no cluster", exc_info=error)
+            if trial == tries - 1:
+                raise ClusterError(f"no Ray cluster answers at {address}: {_brief(error)}") from None
+
+
+def _brief(error: BaseException) -> str:
+    """What a foreign error says, in one line: of a traceback the last."""
+    lines = str(error).strip().splitlines() or [""]
+    said = " ".join((lines[-1] if 'File "' in str(error) else str(error)).split())
+    return said[:300] or type(error).__name__
+
+
+def _failure(error: Exception) -> ClusterError:
+    """Why workers failed; of an error that crossed process borders, Ray keeps no more than its traceback's text."""
+    own = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
+    foreign = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
+    said = own[1] if own else foreign[0] if foreign else f"{type(error).__name__}: {_brief(error)}"
+    return ClusterError(f"a worker of the cluster failed, and what was read is kept: {said}")
+
+
+def _stream(address: str, job: _Job, files: list[File]) -> Iterator[bytes]:
+    """Pickled lists of results; on the far side of a ray:// address, Ray Data has to run in the cluster itself."""
+    import ray
+
+    if not address.startswith("ray://"):
+        yield from iter(_Pipeline(job, files).next, None)
+        return
+    pipeline: Any = ray.remote(num_cpus=0)(_Pipeline)
+    pipeline = pipeline.remote(job, files)
+    yield from iter(lambda: ray.get(pipeline.next.remote()), None)
+
+
+class _Pipeline:
+    """Files on their way through the cluster."""
+
+    def __init__(self, job: _Job, files: list[File]) -> None:
+        import ray
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.target_max_block_size = None  # what a task found stays together: all of it is given, or read again
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        workers = gpus or max(1, int(resources.get("CPU", 0)))
+        cut = list(batches(files, _GPU_BATCH if gpus else job.batch_size))
+        size = max(1, min(_TASK_BATCHES, len(cut) // (4 * workers)))
+        tasks = [
+            {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
+        ]
+        begun: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Begun)
+        self._begun = begun.remote()  # ends when nobody holds it
+        found = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+            _Worker,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(tasks))),
+            fn_constructor_args=(job, "cuda" if gpus else "cpu", self._begun),
+            num_cpus=None if gpus else 1,
+            num_gpus=1 if gpus else None,
+            memory=job.memory,
+        )
+        self._rows = iter(found.iter_rows())
+
+    def next(self) -> bytes | None:
+        """A pickled list of results; None after the last."""
+        row = next(self._rows, None)
+        return None if row is None else row["results"]
+
+
+class _Begun:
+    """Remembers what workers began, whether or not they lived to end it."""
+
+    def __init__(self) -> None:
+        self._times: Counter[int | str] = Counter()
+
+    def begin(self, what: int | str) -> int:
+        """How often it was begun and did not end, this time included."""
+        self._times[what] += 1
+        return self._times[what]
+
+    def end(self, what: int | str) -> None:
+        """It was done."""
+        del self._times[what]
+
+
+class _Worker:
+    """A process of the cluster with a model of its own, on one core, or on a GPU that threads decode for.
+
+    Ray gives what a dead worker was at to another, again and again; so that a file that workers die of is reported
+    like any other bad file, what was tried before is read file by file.
+    """
+
+    def __init__(self, job: _Job, device: str, begun: Any) -> None:
+        torch.set_num_threads(1)
+        self._job, self._encoder, self._begun = job, load(job.source, device, job.dtype), begun
+        if self._encoder.weight_hash != job.weight_hash:
+            raise ClusterError(
+                f"{job.source} has other weights on {socket.gethostname()} than here; "
+                "give both machines the same file, or the same version of perception-encoder"
+            )
+
+    def __call__(self, tasks: pa.Table) -> pa.Table:
+        """A task, a row of `batches`, a list of lists of files, to rows of `results`, a list of results each."""
+        (task,) = tasks.to_pylist()
+        cut: list[list[File]] = pickle.loads(task["batches"])
+        reader = Reader(self._encoder, MomentConfig(**self._job.moments), self._job.digests)
+        if self._begin(task["number"]) <= _TASK_TRIES:
+            read = map_in_order(reader.read, cut, worker_count(self._encoder))
+        else:
+            read = (self._read_alone(reader, file) for batch in cut for file in batch)
+        return pa.table({"results": [pickle.dumps([_placeless(result) for result in results]) for results in read]})
+
+    def _read_alone(self, reader: Reader, file: File) -> list[Result]:
+        if self._begin(file.path) > 1:
+            return [Result(file, error=InputError(file.item.name, "ended the worker of the cluster that read it"))]
+        results = reader.read([file])
+        self._begun.end.remote(file.path)
+        return results
+
+    def _begin(self, what: int | str) -> int:
+        import ray
+
+        return ray.get(self._begun.begin.remote(what))
+
+
+def _placeless(result: Result) -> Result:
+    """A worker's result for another machine: dates of its own time zone left out, and where a file is missing."""
+    if isinstance(result.error, MediaNotFoundError):
+        where = f"on {socket.gethostname()}, a worker of the cluster, which has to see the folder under the same path"
+        return replace(result, error=MediaNotFoundError(result.error.source, f"{result.error.reason} {where}"))
+    rows = [replace(row, date="") if row.date == local_date(row.modified) else row for row in result.rows or []]
+    return result if result.rows is None else replace(result, rows=rows)
+
+
+def _dated(result: Result) -> Result:
+    """The result with the dates of this machine's time zone."""
+    rows = [row if row.date else replace(row, date=local_date(row.modified)) for row in result.rows or []]
+    return result if result.rows is None else replace(result, rows=rows)

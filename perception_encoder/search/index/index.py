@@ -1,0 +1,359 @@
+"""A folder's index: a row for each picture and each moment of a video, in a LanceDB table inside the folder itself.
+
+FOLDER/.pe-index holds the table, `settings.json`, which says whose vectors they are, a snapshot that lets a search
+start without LanceDB, and a seal: checksums of all these. A write is one commit of whole files: a run that is killed
+loses what it had not committed and doubles nothing, and readers beside a writer see the last commit. There is one
+writer at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
+from perception_encoder.files import holding, remove, restrict, writing
+from perception_encoder.formats.lance import connect, without_panics
+from perception_encoder.models.registry import canonical_name
+from perception_encoder.search.index import approximate
+from perception_encoder.search.index.rows import FileState, Row, among, chunks, column_names, schema_of, to_rows
+from perception_encoder.search.index.seal import SealedFiles, remove_seal
+from perception_encoder.search.index.settings import LAYOUT, SETTINGS, read_settings, salvage_settings, write_settings
+from perception_encoder.search.index.snapshot import read_snapshot, remove_snapshot, write_snapshot
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+logger = logging.getLogger(__name__)
+
+FOLDER = ".pe-index"
+_TABLE, _LOCK = "moments", "lock"
+_COMPACT_AFTER = 32  # commits
+_KEEP_VERSIONS = timedelta(days=1)  # for readers that are at work
+_NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
+_INDEXED_ROWS = 2000  # from here on a row is found by an index of the ids faster than by looking at all
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # what makes vectors comparable
+
+
+class Index:
+    """An open index; `Index.open` and `Index.create` give one. `settings` are `Encoder.describe`'s, and the layout."""
+
+    below = ""
+    """Only rows whose path starts so are shown: those of a subfolder."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
+        self.folder, self.settings = folder, dict(settings)
+        self._files = SealedFiles(folder, folder / FOLDER, _TABLE, self.root, whole)
+        self._snapshot = read_snapshot(folder / FOLDER, self._files.state.snapshot)
+        self._commits = 0
+
+    @classmethod
+    def open(cls, folder: Path, whole: bool = False) -> Index:
+        """The index of a folder; SearchIndexError where there is none, or where it is damaged or of another layout.
+
+        `whole`: read all its files to see that, not only those that look changed.
+        """
+        if not Index.exists(folder):
+            raise SearchIndexError(f"{folder} has no index; make one with: pe index {folder}")
+        with _sound(folder):
+            settings = read_settings(folder / FOLDER)
+            if settings.get("layout") != LAYOUT:
+                raise SearchIndexError(f"the index of {folder} is of another version; {_remedy(folder)}")
+            index = cls(folder, settings, whole)
+        if index._snapshot is None:
+            len(index.table)
+        return index
+
+    @cached_property
+    def table(self) -> Table:
+        """All rows, in LanceDB; SearchIndexError where they are damaged."""
+        with _sound(self.folder):
+            table = connect(self.folder / FOLDER).open_table(_TABLE)
+            if table.schema != schema_of(self.settings["dimension"]):
+                raise SearchIndexError(f"the index of {self.folder} has other columns; {_remedy(self.folder)}")
+            table.count_rows()
+            return table
+
+    @classmethod
+    def create(cls, folder: Path, settings: Mapping[str, Any]) -> Index:
+        """A new, empty index in place of any that was there; OutputError where the folder cannot be written."""
+        place = folder / FOLDER
+        with writing(place, also=(RuntimeError,)):
+            place.mkdir(exist_ok=True)
+            remove(place / SETTINGS)  # first: a table without settings is nobody's
+            settings = {**settings, "layout": LAYOUT}
+            remove_seal(place)
+            remove_snapshot(place)
+            remove(place / f"{_TABLE}.lance")
+            connect(place).create_table(_TABLE, schema=schema_of(int(settings["dimension"])))
+            write_settings(place, settings)
+        index = cls(folder, settings)
+        index._files.seal(index.table.version)
+        return index
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a folder has an index, sound or not; not if this user may not see it."""
+        return os.path.isfile(folder / FOLDER / SETTINGS)
+
+    @staticmethod
+    @contextmanager
+    def for_writing(folder: Path) -> Iterator[None]:
+        """Hold the index for this process alone; OutputError if another one writes it, or it is a link or no folder."""
+        if not folder.is_dir():
+            raise OutputError(f"{folder} is no folder")
+        place = folder / FOLDER
+        if place.is_symlink():
+            raise OutputError(f"{place} is a link, which an index may not be; remove it")
+        with writing(place):
+            place.mkdir(exist_ok=True)
+            restrict(place, folder)
+        with holding(place / _LOCK, f"another run is writing the index of {folder}"):
+            yield
+
+    @property
+    def root(self) -> Path:
+        """The indexed folder: that of the index itself unless the index lies elsewhere (`--index`)."""
+        return Path(self.settings.get("root") or self.folder)
+
+    def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
+        """SearchIndexError unless the vectors of `settings` (`Encoder.describe`) can be compared with the index's.
+
+        `model`: their model as the user named it, for the error's remedy.
+        """
+        self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME}, model)
+
+    def check_name(self, model: str) -> None:
+        """SearchIndexError if a model's name says that it is another one, before anything of it is fetched."""
+        named = canonical_name(model)
+        if named is not None:
+            self._compare({"model": named}, model)
+
+    def _compare(self, wanted: Mapping[str, object], model: str | None) -> None:
+        other = [name for name in wanted if self.settings.get(name) != wanted[name]]
+        if other:
+            changes = ", ".join(f"{name} {self.settings.get(name)}, not {wanted[name]}" for name in other)
+            named = () if model is None else ("--model", model)
+            anew = shlex.join(["pe", "index", "--rebuild", *named, str(self.folder)])
+            raise SearchIndexError(
+                f"the index of {self.folder} was made with {changes}; choose that model, "
+                f"or make the index anew with: {anew}"
+            )
+
+    def refresh(self) -> int:
+        """See what was committed since; returns the number of the last commit.
+
+        SearchIndexError where the index was made anew meanwhile.
+        """
+        with self._reading():
+            if read_settings(self.folder / FOLDER) != self.settings or not self._files.same:
+                raise SearchIndexError(f"the index of {self.folder} was made anew meanwhile; open it again")
+            self.table.checkout_latest()
+            if self._files.refresh():
+                self._snapshot = read_snapshot(self.folder / FOLDER, self._files.state.snapshot)
+            return self.table.version
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether `pe index` was stopped, or is at work, so that files may be missing."""
+        return not self._files.state.complete
+
+    def begin(self) -> None:
+        """Note that changes follow: until `finish`, the index is unfinished."""
+        self._files.reopen()
+
+    def __len__(self) -> int:
+        if self.below:
+            return self._all(None, ["path"]).num_rows
+        if self._snapshot is not None:
+            return len(self._snapshot.rows)
+        with self._reading():
+            return self.table.count_rows()
+
+    def count(self, where: str | None = None) -> int:
+        """How many rows fulfil a condition in SQL; ConfigError if it is not one."""
+        return len(self) if where is None else self._run(self.table.search().limit(None), where, ["id"]).num_rows
+
+    def files(self) -> dict[str, FileState]:
+        """What the index knows, by path."""
+        found = self._all(None, ["path", "size", "modified", "digest"])
+        columns = (found[name].to_pylist() for name in ("path", "size", "modified", "digest"))
+        return {
+            path: FileState(size=size, modified=modified, digest=digest)
+            for path, size, modified, digest in zip(*columns, strict=True)
+        }
+
+    def replace(self, paths: Collection[str], rows: Sequence[Row]) -> None:
+        """Commit rows in place of all that the index has of some paths: all of it or nothing.
+
+        OutputError where that cannot be written.
+        """
+        if not rows:
+            self.remove(paths)
+            return
+        columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+        vectors = np.stack(columns.pop("vector")).astype(np.float32)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+        with self._changing():
+            table = pa.table(columns, schema=schema_of(vectors.shape[1]))
+            if paths:
+                merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.when_not_matched_by_source_delete(among("path", paths)).execute(table)
+            else:
+                self.table.add(table)
+        self._commits += 1
+        if self._commits % _COMPACT_AFTER == 0:
+            self.optimize()
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Commit the removal of files, if there are any."""
+        paths = list(paths)
+        if not paths:
+            return
+        with self._changing():
+            for some in chunks(paths):
+                self.table.delete(among("path", some))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._snapshot = None
+        with self._files.changing():
+            yield
+        self._files.seal(self.table.version)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            with without_panics():
+                yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SearchIndexError(
+                f"the index of {self.folder} cannot be read ({_reason(error)}); "
+                f"if that stays so, {_remedy(self.folder)}"
+            ) from error
+
+    def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
+        within = self._within(where)
+        with self._reading():
+            try:
+                found = (query.where(within) if within else query).select(names).to_arrow()
+            except (ValueError, RuntimeError) as error:
+                if not where:
+                    raise
+                raise ConfigError(f"the condition {where!r} cannot be used: {_reason(error)}") from None
+            if "vector" in names and found["vector"].null_count:
+                raise ValueError("rows lack their vectors")
+            return found
+
+    def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
+        """Some columns, newest rows first."""
+        if self._snapshot is not None and self._within(where) is None and "thumbnail" not in names:
+            return self._snapshot.rows.select(names)
+        found = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
+        return found.sort_by(_NEWEST_FIRST).select(names)
+
+    def _within(self, where: str | None) -> str | None:
+        """A condition, with the one that a subfolder makes."""
+        inside = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
+        return f"({where}) AND {inside}" if where and inside else where or inside or None
+
+    def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
+        """All rows that fulfil a condition in SQL, newest first; ConfigError where it is none."""
+        return to_rows(self._all(where, column_names(thumbnails)))
+
+    def listing(self, where: str | None = None) -> pa.Table:
+        """All rows that fulfil a condition without their vectors and thumbnails, newest first."""
+        return self._all(where, [name for name in column_names(thumbnails=False) if name != "vector"])
+
+    def row(self, id: str) -> Row:
+        """The row of an id; SearchIndexError where there is none."""
+        rows = self.rows(among("id", [id]), thumbnails=True)
+        if not rows:
+            raise SearchIndexError(f"the index of {self.folder} has no {id}; `pe search` shows ids, --json too")
+        return rows[0]
+
+    def nearest(
+        self, vector: Float[np.ndarray, " D"], top: int, where: str | None = None, thumbnails: bool = False
+    ) -> list[tuple[float, Row]]:
+        """The `top` rows with the highest cosine similarity to a unit vector, and the similarity, best first.
+
+        `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
+        """
+        large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is there, and sooner done
+        if self._snapshot is not None and not large and self._within(where) is None and not thumbnails:
+            scores, found = self._snapshot.nearest(vector, top)
+            return list(zip(scores, to_rows(found), strict=True))
+        query: Any = self.table.search(vector, vector_column_name="vector")
+        found = self._run(approximate.widen(query).limit(top), where, [*column_names(thumbnails), "_distance"])
+        return [
+            (1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), to_rows(found), strict=True)
+        ]
+
+    def optimize(self) -> None:
+        """Compact what many small commits left; where that fails, it is logged, and the index is as good as before."""
+        self._files.reopen()  # what was sealed may be cleaned up
+        try:
+            with without_panics():
+                self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+                ids = any(index.columns == ["id"] for index in self.table.list_indices())
+                if len(self) >= _INDEXED_ROWS and not ids:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        self.table.create_scalar_index("id")
+                approximate.keep(self.table)
+        except (OSError, ValueError, RuntimeError) as error:
+            logger.warning("the index of %s could not be compacted: %s", self.folder, _reason(error))
+        self._files.seal(self.table.version)
+
+    def finish(self) -> None:
+        """After all changes: compact, write the snapshot if it is out of date or damaged, and seal all as finished.
+
+        Nothing is written if the index is finished already.
+        """
+        sound = self._snapshot is not None or self._files.state.snapshot is None
+        if sound and self._files.tidy(_KEEP_VERSIONS):
+            self._files.restrict()
+            return
+        self.optimize()
+        place, checksum = self.folder / FOLDER, None
+        self._snapshot = read_snapshot(place, self._files.state.snapshot)
+        if self._snapshot is None:
+            rows = self._all(None, column_names(thumbnails=False))
+            with self._files.changing():
+                checksum = write_snapshot(place, rows)
+        self._files.seal(self.table.version, complete=True, snapshot=checksum)
+
+
+@contextmanager
+def _sound(folder: Path) -> Iterator[None]:
+    """Turn what opening an index raises into a SearchIndexError with the remedy."""
+    try:
+        with without_panics():
+            yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise SearchIndexError(f"the index of {folder} is damaged ({_reason(error)}); {_remedy(folder)}") from error
+
+
+def _remedy(folder: Path) -> str:
+    """The command that makes an index anew; what its settings do not say is a placeholder."""
+    named = shlex.quote(str(folder))
+    readable = salvage_settings(folder / FOLDER) is not None
+    what = named if readable else f"--index {named} --model MODEL FOLDER"
+    return f"make it anew with: pe index --rebuild {what}"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

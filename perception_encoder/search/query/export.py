@@ -1,0 +1,68 @@
+"""An index for other programs: what `pe embed` writes (numpy, Parquet, Lance), or a FiftyOne dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import MissingExtraError, OutputError
+from perception_encoder.inference.output import EmbeddingWriter
+from perception_encoder.inference.pipeline import Embedding
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.rows import Row
+from perception_encoder.search.query.hits import item_of
+
+_GROUP = 1000  # samples that are handed over at a time
+_FIELDS = ("start", "stop", "time", "length", "date", "size")
+
+
+def export_vectors(index: Index, out: Path, overwrite: bool = False) -> int:
+    """Write an index's vectors as `pe embed` writes them, newest first; returns their number.
+
+    `out`: .parquet, .lance, or a folder of .npy in clip-retrieval's layout. A moment of a video is a row with its
+    `start`, `end` and, in `times`, the second of its frame. Raises ConfigError, OutputError.
+    """
+    rows = index.rows()
+    if not rows:
+        raise OutputError(f"the index of {index.folder} is empty, so there is nothing to write")
+    with EmbeddingWriter(out, index.settings, overwrite=overwrite) as writer:
+        writer.add([Embedding(item_of(index, row), row.vector, _times(row)) for row in rows])
+        return writer.finish()
+
+
+def _times(row: Row) -> tuple[float, ...]:
+    return () if row.time is None else (row.time,)
+
+
+def export_fiftyone(index: Index, name: str, overwrite: bool = False) -> dict[str, int]:
+    """Make persistent FiftyOne datasets of an index; returns their names and numbers of samples.
+
+    NAME holds the pictures and NAME-moments the moments of videos, since FiftyOne keeps the two apart; what lies in
+    tars is left out. The vectors are in the field `embedding`, ready for `fiftyone.brain.compute_similarity`.
+    Raises MissingExtraError without FiftyOne, OutputError where a dataset of a name exists (unless `overwrite`).
+    """
+    try:
+        import fiftyone
+    except ImportError:
+        raise MissingExtraError("fiftyone", "fiftyone") from None
+    kinds = {name: "image", f"{name}-moments": "video"}
+    by_name = {each: [row for row in index.rows() if row.kind == kind] for each, kind in kinds.items()}
+    taken = [each for each, rows in by_name.items() if rows and fiftyone.dataset_exists(each)]
+    if taken and not overwrite:
+        raise OutputError(f"FiftyOne has a dataset {taken[0]}; choose another --name, or replace it (--overwrite)")
+    counts = {}
+    for each, rows in by_name.items():
+        samples = [_sample(fiftyone, index, row) for row in rows if item_of(index, row).source is not None]
+        if samples:
+            dataset = fiftyone.Dataset(each, persistent=True, overwrite=overwrite)
+            dataset.info = {key: index.settings[key] for key in ("model", "weight_hash", "layer", "pool")}
+            for start in range(0, len(samples), _GROUP):
+                dataset.add_samples(samples[start : start + _GROUP], progress=False)
+            counts[each] = len(samples)
+    return counts
+
+
+def _sample(fiftyone: Any, index: Index, row: Row) -> Any:
+    known = {field: value for field in _FIELDS if (value := getattr(row, field)) is not None}
+    path = str(item_of(index, row).source)
+    return fiftyone.Sample(filepath=path, pe_id=row.id, embedding=row.vector, **known)

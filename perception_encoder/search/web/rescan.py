@@ -1,0 +1,48 @@
+"""Look every so often whether a directory's files are other than its index says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.search.index.changes import find_changes
+from perception_encoder.search.index.index import Index
+
+logger = logging.getLogger(__name__)
+
+_SHARE = 0.05  # of the time that is spent on listing at most
+
+
+class Rescan:
+    """Finds changes that no update has tried yet; what an update could not read is tried again when it changes.
+
+    `refresh` makes the index see what was committed.
+    """
+
+    def __init__(self, index: Index, refresh: Callable[[], object]) -> None:
+        self._index, self._refresh = index, refresh
+        self._tried: set[tuple[str, int, int]] = set()
+
+    def run(self, seconds: float, update: Callable[[], bool]) -> None:
+        """Call `update` at first, and when something has changed, for ever; if it returns False, it is called again."""
+        first = True
+        while True:
+            began = time.monotonic()
+            try:
+                seen, changed = self.look()
+                spent = time.monotonic() - began
+                if (changed or first) and update():
+                    self._tried, first = seen, False
+            except (PerceptionEncoderError, OSError) as error:  # such as a directory that is away for a while
+                logger.info("the directory cannot be listed: %s", error)
+                spent = time.monotonic() - began
+            time.sleep(max(seconds, spent / _SHARE))
+
+    def look(self) -> tuple[set[tuple[str, int, int]], bool]:
+        """The files to read (path, size, time), and whether any is new since the last update, or any is gone."""
+        self._refresh()
+        changes = find_changes(self._index.root, self._index.files())
+        seen = {(file.path, file.size, file.modified) for file in changes.candidates}
+        return seen, bool(seen - self._tried or changes.gone)

@@ -1,0 +1,117 @@
+"""Videos with masks: DAVIS's layout, tars, folders, kinds of masks, and what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.datasets.masked_videos import MaskedVideo, read_object_mask, read_videos
+from perception_encoder.errors import DataError, InputError, MediaDecodeError
+from perception_encoder.formats.shards import write_members
+
+
+def stored(pixels: np.ndarray, mode: str | None = None) -> bytes:
+    stream = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image = Image.fromarray(pixels, "L").convert("P")
+        image.putpalette([value for index in range(256) for value in (index, 255 - index, 0)])
+        image.putdata(pixels.ravel().tolist())
+    elif mode:
+        image = image.convert(mode)
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+MASK = np.array([[0, 1], [2, 255]], np.uint8)
+PICTURE = np.zeros((2, 2, 3), np.uint8)
+
+
+def write(folder: Path, count: int = 3, masks: int = 3) -> None:
+    folder.mkdir(parents=True)
+    for index in range(count):
+        (folder / f"{index:05}.jpg").write_bytes(stored(PICTURE))
+        if index < masks:
+            (folder / f"{index:05}.png").write_bytes(stored(MASK))
+
+
+def test_davis_folders_list_their_validation_set(tmp_path: Path) -> None:
+    for name in ("bear", "dog", "cow"):
+        for kind, suffix, pixels in (("JPEGImages", "jpg", PICTURE), ("Annotations", "png", MASK)):
+            folder = tmp_path / kind / "480p" / name
+            folder.mkdir(parents=True)
+            for index in range(2):
+                (folder / f"{index:05}.{suffix}").write_bytes(stored(pixels))
+    assert [video.name for video in read_videos(tmp_path)] == ["bear", "cow", "dog"]
+    listed = tmp_path / "ImageSets" / "2017" / "val.txt"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("dog\nbear\n", encoding="utf-8")
+    videos = read_videos(tmp_path)
+    assert [video.name for video in videos] == ["bear", "dog"]
+    assert [mask.tolist() for mask in videos[0].read_masks()] == [MASK.tolist()] * 2
+    assert videos[0].read_frames()[1].mode == "RGB"
+
+
+def test_folders_and_masks_of_some_frames(tmp_path: Path) -> None:
+    write(tmp_path / "clip", masks=2)
+    (video,) = read_videos(tmp_path)
+    assert video.name == "clip" and [mask is None for mask in video.read_masks()] == [False, False, True]
+
+
+def test_kinds_of_masks() -> None:
+    assert read_object_mask(stored(MASK, "P"), "m").tolist() == MASK.tolist()
+    assert read_object_mask(stored(np.array([[0, 255]], np.uint8)), "m").tolist() == [[0, 1]]
+    assert read_object_mask(stored(np.array([[0, 255]], np.uint8), "1"), "m").tolist() == [[0, 1]]
+    with pytest.raises(MediaDecodeError, match="m: has the mode RGB"):
+        read_object_mask(stored(PICTURE), "m")
+    with pytest.raises(MediaDecodeError, match="m: cannot be decoded"):
+        read_object_mask(b"\x89PNG", "m")
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no JPEGImages, no NAME\.tar"):
+        read_videos(tmp_path)
+    write(tmp_path / "short", count=1)
+    with pytest.raises(DataError, match="short: has 1 frames; at least 2"):
+        read_videos(tmp_path)
+    write(tmp_path / "more" / "blind", masks=0)
+    with pytest.raises(DataError, match="blind: the first frame, 00000, has no mask"):
+        read_videos(tmp_path / "more")
+    with pytest.raises(InputError, match=r"sizes: mask 1 is \(3, 2\)"):
+        MaskedVideo("sizes", (b"", b""), (stored(MASK), stored(np.ones((3, 2), np.uint8)))).read_masks()
+
+
+def test_rendered_videos_are_cut_into_frames(tmp_path: Path) -> None:
+    import av
+
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=4)
+        video.width, video.height, video.pix_fmt = 32, 16, "yuv420p"
+        for grey in (0, 100, 200):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), grey, np.uint8), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    masks = np.repeat(np.array([1, 2, 3], np.uint8), 16)[:, None].repeat(32, axis=1)
+    film = {"a.mp4": stream.getvalue(), "a.mask.png": stored(masks), "a.depth.png": b"", "a.json": b"{}"}
+    write_members(tmp_path / "00000.tar", [*film.items(), ("b.mp4", b"cut"), ("b.mask.png", stored(masks))])
+    one, two = read_videos(tmp_path)
+    greys = [np.asarray(frame).mean() for frame in one.read_frames()]
+    assert greys == pytest.approx([0, 100, 200], abs=6)
+    assert [int(mask.mean()) for mask in one.read_masks()] == [1, 2, 3] and one.read_masks()[0].shape == (16, 32)
+    with pytest.raises(MediaDecodeError, match="b/frame 0"):
+        two.read_frames()
+    write_members(tmp_path / "00000.tar", [("a.mp4", stream.getvalue()), ("a.mask.png", stored(masks[:40]))])
+    with pytest.raises(DataError, match=r"a: masks of \(40, 32\)"):
+        read_videos(tmp_path)
+
+
+def test_davis_clips(real_data: Path) -> None:
+    videos = {video.name: video for video in read_videos(real_data / "davis")}
+    assert len(videos["cows"].frames) == 104 and len(videos) == 5
+    masks = videos["dog"].read_masks()
+    assert masks[0].shape == (240, 427) and set(np.unique(masks[0])) == {0, 1}

@@ -1,0 +1,128 @@
+"""An attentive probe finds the token that matters, chooses its learning rate, and is the same each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.errors import ConfigError, DataError, ModelError
+from perception_encoder.evaluation.classification.attentive_probe import (
+    AttentiveConfig,
+    fit_attentive,
+    measure_attentive,
+)
+from perception_encoder.evaluation.classification.splits import Splits
+from perception_encoder.evaluation.classification.tokens import ComputedTokens, encode_tokens
+from perception_encoder.evaluation.classification.zero_shot import tokens as module
+from perception_encoder.evaluation.protocol import LayerTokens
+from tests.evaluation.colours import picture
+
+CONFIG = AttentiveConfig(epochs=12, learning_rates=(3e-3,), batch=32)
+
+
+def hidden_tokens(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (n, 9, 16): one of them, at a random place, is marked and holds the class; the mean token says little."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.standard_normal((count, 9, 16)).astype(np.float32)
+    targets = rng.integers(0, 3, count)
+    for row, place in enumerate(rng.integers(0, 9, count)):
+        tokens[row, place, 3] = 9.0  # the mark
+        tokens[row, place, :3] = 4.0 * np.eye(3)[targets[row]]
+    return tokens, targets
+
+
+def test_the_probe_attends_to_what_matters() -> None:
+    (train, targets), (val, val_targets), (test, test_targets) = (
+        hidden_tokens(n, s) for n, s in ((400, 0), (90, 1), (300, 2))
+    )
+    fitted = fit_attentive(train, targets, val, val_targets, 3, CONFIG)
+    right = fitted.probe.scores(test).argmax(axis=1) == test_targets
+    mean_right = (test.mean(axis=1)[:, :3].argmax(axis=1) == test_targets).mean()
+    assert right.mean() > 0.9 > mean_right
+
+
+def test_the_learning_rate_is_chosen_on_val() -> None:
+    train, targets = hidden_tokens(200, 0)
+    config = AttentiveConfig(epochs=6, learning_rates=(1e-6, 3e-3), batch=32)
+    assert fit_attentive(train, targets, *hidden_tokens(90, 1), 3, config).learning_rate == 3e-3
+
+
+def test_the_same_seed_trains_the_same_probe() -> None:
+    (train, targets), config = hidden_tokens(60, 0), AttentiveConfig(epochs=1, learning_rates=(3e-3,))
+    first, again = (fit_attentive(train, targets, train, targets, 3, config).probe.scores(train) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    other = replace(config, seed=1)
+    assert (fit_attentive(train, targets, train, targets, 3, other).probe.scores(train) != first).any()
+
+
+def test_bad_input_is_refused() -> None:
+    train, targets = hidden_tokens(40, 0)
+    with pytest.raises(DataError, match="all of one class"):
+        fit_attentive(train, np.zeros(40, np.int64), train, targets, 3, CONFIG)
+    with pytest.raises(ModelError, match="the probe's loss is nan"):
+        fit_attentive(train * np.nan, targets, train, targets, 3, CONFIG)
+    with pytest.raises(ConfigError, match="at least 1"):
+        AttentiveConfig(epochs=0)
+
+
+class ColourLayers:
+    """Two layers: the first one's patches are the colours of the picture's quarters, the second's are all alike."""
+
+    name, depth, patch_size, image_size = "colours", 2, 8, (16, 16)
+
+    def encode_layers(
+        self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
+    ) -> dict[int, LayerTokens]:
+        if not set(layers) <= {0, 1}:
+            raise ConfigError(f"layer {layers[0]} does not exist; colours has layers 0 to 1")
+        small = np.stack([np.asarray(image.convert("RGB").resize((2, 2)), np.float32) for image in images]) / 255
+        prefix = np.zeros((len(images), 1, 3), np.float32)
+        return {layer: LayerTokens(prefix, small if layer == 0 else np.ones_like(small)) for layer in layers}
+
+
+COLOURS = ["red", "green", "blue"]
+
+
+def pictures(name: str, labels: list[str], shade: int, broken: Sequence[int] = ()) -> LabelledPictures:
+    found = tuple(b"?" if i in broken else picture(label, shade + i) for i, label in enumerate(labels))
+    return LabelledPictures("toys", tuple(f"{name}{i}" for i in range(len(labels))), found, tuple(labels))
+
+
+def splits() -> Splits:
+    return Splits(
+        train=pictures("a", COLOURS * 10, 0, [2]),
+        val=pictures("b", COLOURS, 40),
+        test=pictures("c", COLOURS * 3, 50, [1]),
+    )
+
+
+def test_a_task_is_measured_at_a_layer() -> None:
+    config = AttentiveConfig(epochs=20, learning_rates=(1e-2,), batch=8)
+    for layer, low, high in ((0, 0.9, 1.0), (-1, 0.2, 0.5)):
+        ((found,), failures) = measure_attentive(ColourLayers(), splits(), layer, config)
+        assert [failure.source for failure in failures] == ["a2", "c1"]
+        expected = {"layer": str(layer % 2), "lr": "0.01/0.01/0.01", "train": "29", "head seeds": "3"}
+        assert found.settings == expected and [each.seed for each in found.scores] == [0, 0, 1, 1, 2, 2]
+        assert (found.metrics[0].name, found.metrics[0].n) == ("mean class accuracy", 8)
+        assert low <= found.metrics[0].value <= high
+    with pytest.raises(ConfigError, match="layer 2 does not exist"):
+        measure_attentive(ColourLayers(), splits(), 2, config)
+
+
+def test_tokens_that_do_not_fit_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 4)
+    task = pictures("c", COLOURS * 3, 50, [0, 5])
+    kept, computed = (encode_tokens(ColourLayers(), 0, task, kept=size) for size in (1e9, 0))
+    assert isinstance(computed.tokens, ComputedTokens) and not isinstance(kept.tokens, ComputedTokens)
+    assert kept.keys == computed.keys == tuple(f"c{i}" for i in (1, 2, 3, 4, 6, 7, 8))
+    rows = np.array([5, 0, 3])
+    assert kept.tokens[rows].shape == (3, 5, 3)
+    np.testing.assert_array_equal(kept.tokens[rows], computed.tokens[rows])
+    assert len(kept.failures) == len(computed.failures) == 2
+    with pytest.raises(DataError, match="toys: no picture can be decoded"):
+        encode_tokens(ColourLayers(), 0, pictures("d", COLOURS, 0, range(3)))

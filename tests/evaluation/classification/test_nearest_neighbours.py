@@ -1,0 +1,76 @@
+"""k-NN against scikit-learn, by hand, and on splits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.classification.nearest_neighbours import measure_neighbours, vote
+from perception_encoder.evaluation.classification.splits import Splits, hold_out
+from tests.evaluation.colours import ColourEncoder, picture, unit
+
+
+def test_votes_weigh_by_similarity() -> None:
+    train = unit(np.array([(1, 0), (0.8, 0.6), (0.8, -0.6)], dtype=np.float32))
+    query = np.array([(1, 0)], dtype=np.float32)
+    targets = np.array([1, 0, 0])
+    assert vote(train, targets, query, 1).tolist() == [1]
+    assert vote(train, targets, query, 3).tolist() == [1]  # exp(0.2 / 0.07) is 17 times a vote
+    assert vote(train, targets, query, 3, temperature=10.0).tolist() == [0]
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_the_vote_is_scikit_learns(k: int) -> None:
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    rng = np.random.default_rng(k)
+    targets = rng.integers(0, 4, 200)
+    centres = rng.standard_normal((4, 8))
+    train, queries = (unit(centres[which] + 2 * rng.standard_normal((len(which), 8))).astype(np.float32)
+                      for which in (targets, rng.integers(0, 4, 100)))  # fmt: skip
+    oracle = neighbors.KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    expected = oracle.fit(train, targets).predict(queries)
+    np.testing.assert_array_equal(vote(train, targets, queries, k), expected)
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_k_is_within_the_training_items(k: int) -> None:
+    with pytest.raises(ConfigError, match=f"k is {k}; it must be at least 1 and at most 3"):
+        vote(np.eye(3, dtype=np.float32), np.arange(3), np.eye(3, dtype=np.float32), k)
+
+
+def pictures(name: str, labels: list[str], shade: int, broken: int = -1) -> LabelledPictures:
+    found = tuple(b"?" if i == broken else picture(label, shade + i) for i, label in enumerate(labels))
+    return LabelledPictures("toys", tuple(f"{name}{i}" for i in range(len(labels))), found, tuple(labels))
+
+
+COLOURS = ["red", "green", "blue"]
+
+
+def test_a_task_is_measured_for_each_k_and_transform() -> None:
+    splits = Splits(
+        train=pictures("a", COLOURS * 4, 0), val=pictures("b", COLOURS, 20), test=pictures("c", COLOURS, 30, 1)
+    )
+    found, failures = measure_neighbours({"squash": ColourEncoder(), "crop": ColourEncoder()}, splits, (1, 3))
+    assert [m.label for m in found] == [
+        ("toys", f"{k}-NN", transform, "") for transform in ("squash", "crop") for k in (1, 3)
+    ]
+    assert [(m.metrics[1].value, m.metrics[1].n, m.settings["train"]) for m in found] == [(1.0, 2, "15")] * 4
+    assert [failure.source for failure in failures] == ["c1"]
+
+
+def test_val_may_be_empty() -> None:
+    splits = Splits(train=pictures("a", COLOURS, 0), val=pictures("b", [], 0), test=pictures("c", COLOURS, 30))
+    (found,), _ = measure_neighbours({"squash": ColourEncoder()}, splits, (1,))
+    assert (found.metrics[1].value, found.settings["train"]) == (1.0, "3")
+
+
+def test_a_tenth_is_held_out_always_the_same() -> None:
+    train, test = pictures("a", COLOURS * 10, 0), pictures("c", COLOURS, 30)
+    splits = hold_out(train, test)
+    assert (len(splits.train.keys), len(splits.val.keys)) == (27, 3)
+    assert {*splits.train.keys, *splits.val.keys} == set(train.keys)
+    assert hold_out(train, test) == splits
+    with pytest.raises(DataError, match="has 9 training items; at least 10 are needed"):
+        hold_out(pictures("a", COLOURS * 3, 0), test)

@@ -1,0 +1,109 @@
+"""J and F: cases by hand, and against distances between all pixels and scikit-image's dilation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from perception_encoder.evaluation.dense.region_and_boundary import (
+    boundary,
+    boundary_accuracy,
+    dilate,
+    region_similarity,
+    tolerance_pixels,
+)
+
+
+def rectangle(size: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def blobs(seed: int, size: tuple[int, int] = (70, 90)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]]
+    centres = rng.uniform((0, 0, 4), (*size, 16), (3, 3))
+    return np.any([(y - cy) ** 2 + (x - cx) ** 2 < r * r for cy, cx, r in centres], axis=0)
+
+
+def test_j_by_hand() -> None:
+    one, two = (rectangle((10, 10), slice(2, 6), columns) for columns in (slice(2, 6), slice(4, 8)))
+    assert region_similarity(one, two) == 8 / 24
+    assert region_similarity(one, one) == 1 and region_similarity(one, ~one) == 0
+    nothing = np.zeros((10, 10), bool)
+    assert region_similarity(nothing, nothing) == 1 and region_similarity(nothing, one) == 0
+
+
+def test_a_boundary_by_hand() -> None:
+    """A 2x2 square: pixels above and left of it look in, its right and lower ones look out; its first sees itself."""
+    found = boundary(rectangle((5, 5), slice(2, 4), slice(2, 4)))
+    assert [list(map(int, row)) for row in found] == [
+        [0, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0],
+        [0, 1, 0, 1, 0],
+        [0, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0],
+    ]
+    assert not boundary(np.ones((5, 5), bool)).any()  # the picture's edge is none
+
+
+def test_f_by_hand() -> None:
+    """Two upright edges, 3 and 6 columns apart, in a picture whose tolerance is 4 pixels."""
+    assert tolerance_pixels(240, 427) == 4 and tolerance_pixels(480, 854) == 8
+
+    def left_of(column: int, low: int = 240) -> np.ndarray:
+        return rectangle((240, 427), slice(0, low), slice(0, column))
+
+    assert boundary_accuracy(left_of(100), left_of(100)) == 1
+    assert boundary_accuracy(left_of(100), left_of(104)) == 1
+    assert boundary_accuracy(left_of(100), left_of(105)) == 0
+    # the upper half of the edge is right; below it there is an edge along the bottom of 100 pixels, columns 0 to 99
+    half, whole = boundary(left_of(100, 120)), boundary(left_of(100))
+    assert half.sum() == 120 + 99 and whole.sum() == 240
+    precision = (120 + 4) / (120 + 99)  # on the lower edge, columns 95 to 98 lie within 4 of column 99
+    recall = (120 + 4) / 240  # below row 119, four more
+    expected = 2 * precision * recall / (precision + recall)
+    assert boundary_accuracy(left_of(100, 120), left_of(100)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_empty_masks_as_davis_has_them() -> None:
+    nothing, thing = np.zeros((30, 40), bool), rectangle((30, 40), slice(5, 9), slice(5, 9))
+    assert boundary_accuracy(nothing, nothing) == 1
+    assert boundary_accuracy(nothing, thing) == 0 and boundary_accuracy(thing, nothing) == 0
+
+
+def test_dilation_is_scikit_images() -> None:
+    morphology = pytest.importorskip("skimage.morphology")
+    for seed in range(4):
+        mask = boundary(blobs(seed))
+        for radius in (1, 4, 8):
+            assert (dilate(mask, radius) == morphology.dilation(mask, morphology.disk(radius))).all()
+    line = rectangle((1, 50), slice(0, 1), slice(20, 22))
+    assert list(np.flatnonzero(dilate(line, 9)[0])) == list(range(11, 31))
+
+
+def test_f_is_that_of_all_distances() -> None:
+    """An independent way: the boundary pixel by pixel, and how far each lies from the nearest of the others."""
+
+    def edge(mask: np.ndarray) -> np.ndarray:
+        h, w = mask.shape
+        found = []
+        for y in range(h):
+            for x in range(w):
+                near = [(y + dy, x + dx) for dy, dx in ((0, 1), (1, 0), (1, 1)) if y + dy < h and x + dx < w]
+                if any(mask[y, x] != mask[place] for place in near):
+                    found.append((y, x))
+        return np.array(found)
+
+    for seed in range(3):
+        mask, truth = blobs(seed), blobs(seed) ^ blobs(seed + 10)
+        own, true = edge(mask), edge(truth)
+        distances = np.linalg.norm(own[:, None] - true[None], axis=-1)
+        limit = math.ceil(0.008 * math.hypot(70, 90))
+        precision, recall = (distances.min(axis=axis) <= limit for axis in (1, 0))
+        expected = 2 * precision.mean() * recall.mean() / (precision.mean() + recall.mean())
+        assert 0 < expected < 1
+        assert boundary_accuracy(mask, truth) == pytest.approx(expected)

@@ -1,0 +1,139 @@
+"""Tracking: perfect features, noise, DAVIS's conventions by hand, and what cannot be tracked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.datasets.masked_videos import MaskedVideo, read_videos
+from perception_encoder.dense_prediction.label_propagation import PropagationConfig
+from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
+from perception_encoder.evaluation.dense.tracking import (
+    TrackingConfig,
+    VideoScores,
+    frame_size,
+    gather,
+    measure_tracking,
+    score_masks,
+    score_video,
+)
+from perception_encoder.evaluation.statistics.scores import measure
+from tests.evaluation.layers import ColourLayers, discs, write_video
+
+CONFIG = TrackingConfig(short_side=48)
+
+
+def shares(mask: np.ndarray, patch: int) -> np.ndarray:
+    """A mask's labels as features: the share of each patch's pixels (h, w, K)."""
+    h, w = mask.shape[0] // patch, mask.shape[1] // patch
+    return np.eye(3)[mask].reshape(h, patch, w, patch, 3).mean(axis=(1, 3))
+
+
+def test_masks_as_features_track_almost_perfectly_and_noise_does_not() -> None:
+    _, masks = discs()
+    perfect = score_video("discs", np.stack([shares(mask, 2) for mask in masks]), masks)
+    assert perfect.region.min() > 0.9 and perfect.boundary.min() > 0.95
+    rng = np.random.default_rng(0)
+    noise = score_video("discs", rng.normal(size=(6, 12, 16, 32)), masks)
+    assert noise.region.max() < 0.4
+
+
+def test_colours_track_coloured_things(tmp_path: Path) -> None:
+    write_video(tmp_path / "discs.tar", *discs())
+    (found,), failures = measure_tracking(ColourLayers(4), 0, read_videos(tmp_path), CONFIG)
+    assert not failures and [metric.name for metric in found.metrics] == ["J&F", "J", "F"]
+    both, region, boundary = (metric.value for metric in found.metrics)
+    assert region > 0.8 and both == pytest.approx((region + boundary) / 2)
+    assert found.settings == {"layer": "0", "short side": "48"}
+    (noise,), _ = measure_tracking(ColourLayers(4), 1, read_videos(tmp_path), CONFIG)
+    assert noise.metrics[0].value < both / 2
+
+
+def test_the_first_and_the_last_frame_are_not_scored() -> None:
+    truth = np.zeros((20, 20), np.uint8)
+    truth[5:15, 5:15] = 7
+    right, wrong = (truth == 7).astype(np.int64), np.zeros((20, 20), np.int64)
+    found = score_masks("v", np.stack([wrong, right, wrong, wrong]), [truth] * 4, [7])
+    assert found.region.tolist() == [0.5] and found.boundary.tolist() == [0.5]
+    two = score_masks("v", np.stack([wrong, right]), [truth] * 2, [7])  # of two frames the second is all there is
+    assert two.region.tolist() == [1.0]
+
+
+def test_void_pixels_count_for_nothing() -> None:
+    truth = np.zeros((20, 20), np.uint8)
+    truth[5:10, 5:15], truth[10:15, 5:15] = 1, 255
+    followed = np.zeros((3, 20, 20), np.int64)
+    followed[:, 5:15, 5:15] = 1
+    assert score_masks("v", followed, [truth] * 3, [1]).region.tolist() == [1.0]
+
+
+def test_the_mean_is_over_objects_and_videos_are_drawn() -> None:
+    scores = {"a": VideoScores(np.array([1.0, 0.0]), np.array([1.0, 0.5])), "b": VideoScores(np.ones(1), np.ones(1))}
+    both, region, boundary = map(measure, gather(scores))
+    assert (region.value, boundary.value) == (pytest.approx(2 / 3), pytest.approx(2.5 / 3))
+    assert both.value == pytest.approx(4.5 / 6) and both.n == 2
+    assert region.ci == (0, 1)  # Student's t of two videos: they say nothing; the bootstrap had 0.5 to 1
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "patch", "expected"),
+    [((427, 240), 240, 16, (240, 432)), ((854, 480), 480, 14, (476, 854)), ((240, 427), 480, 16, (848, 480))],
+)
+def test_frames_keep_their_aspect_ratio(size, short, patch, expected) -> None:
+    assert frame_size(size, short, patch) == expected
+
+
+def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
+    pictures, masks = discs(3)
+    with pytest.raises(InputError, match=r"empty: the mask of the first frame shows no object"):
+        score_video("empty", np.ones((3, 4, 4, 2)), [np.zeros((8, 8), np.uint8)] * 3)
+    with pytest.raises(InputError, match=r"only: no frame after the first"):
+        score_video("only", np.ones((3, 4, 4, 2)), [masks[0], None, None])
+    with pytest.raises(ModelError, match=r"bad: .*NaN"):
+        score_video("bad", np.full((3, 4, 4, 2), np.nan), masks)
+    with pytest.raises(DataError, match=r"v: 3 masks for the features of 2"):
+        score_video("v", np.ones((2, 4, 4, 2)), masks)
+    write_video(tmp_path / "v.tar", pictures, masks)
+    with pytest.raises(ModelError, match=r"colours, layer 2"):
+        measure_tracking(ColourLayers(), 2, read_videos(tmp_path), CONFIG)
+    with pytest.raises(ConfigError, match=r"layer 3 does not exist"):
+        measure_tracking(ColourLayers(), 3, read_videos(tmp_path), CONFIG)
+
+
+def test_a_video_that_cannot_be_decoded_is_reported_and_left_out(tmp_path: Path) -> None:
+    write_video(tmp_path / "good.tar", *discs(3))
+    good = read_videos(tmp_path)[0]
+    bad = MaskedVideo("bad", (good.frames[0], b"\x89PNG cut", good.frames[2]), good.masks)
+    (found,), failures = measure_tracking(ColourLayers(), 0, [bad, good], CONFIG)
+    assert [failure.source for failure in failures] == ["bad/frame 1"] and found.metrics[0].n == 1
+    with pytest.raises(DataError, match="no video can be measured; the first: bad/frame 1"):
+        measure_tracking(ColourLayers(), 0, [bad], CONFIG)
+
+
+def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path) -> None:
+    pictures, masks = discs(4)
+    write_video(tmp_path / "empty.tar", pictures, [np.zeros_like(masks[0]), *masks[1:]])
+    write_video(tmp_path / "good.tar", pictures, masks)
+    write_video(tmp_path / "one.tar", pictures, [masks[0], None, None, None])
+    write_video(tmp_path / "sizes.tar", pictures, [*masks[:3], masks[3][:-1]])
+    (found,), failures = measure_tracking(ColourLayers(), 0, read_videos(tmp_path), CONFIG)
+    assert [failure.source for failure in failures] == ["empty", "one", "sizes"] and found.metrics[0].n == 1
+    bad = [video for video in read_videos(tmp_path) if video.name != "good"]
+    with pytest.raises(DataError, match="no video can be measured; the first: empty: the mask of the first frame"):
+        measure_tracking(ColourLayers(), 0, bad, CONFIG)
+
+
+def test_a_clip_of_davis(real_data: Path) -> None:
+    """Colours follow a black swan far better than noise, and a finer grid follows it better."""
+    (swan,) = read_videos(real_data / "davis" / "blackswan.tar")
+    swan = type(swan)(swan.name, swan.frames[:6], swan.masks[:6])
+    config = PropagationConfig()
+    scores = {}
+    for short, layer in ((120, 0), (240, 0), (240, 1)):
+        (found,), _ = measure_tracking(
+            ColourLayers(16), layer, [swan], TrackingConfig(short_side=short, propagation=config)
+        )
+        scores[short, layer] = found.metrics[0].value
+    assert scores[240, 0] > scores[120, 0] and scores[240, 0] > scores[240, 1] + 0.2

@@ -1,0 +1,102 @@
+"""The distillation in small: a teacher, students with it and alone on the same pairs; nothing is run twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments.distillation import page as distillation_page
+from experiments.distillation import run as reproduction_of_distillation
+from experiments.distillation.page import page
+from experiments.distillation.run import (
+    ALONE,
+    SEEDS,
+    TAUGHT,
+    TEACHER,
+    Plan,
+    compare,
+    home_teacher,
+    reproduce_distillation,
+    student,
+)
+from experiments.outcomes import PHOTOS, Outcomes
+from experiments.reproduction import ROBUST, Place
+from perception_encoder.data.pairs import Stage
+from perception_encoder.evaluation.statistics.paired import Outcome
+from perception_encoder.models.checkpoints.weights import create_model, load_model
+from perception_encoder.pretraining.run import PretrainingConfig, build_model
+
+
+def test_the_teacher_has_about_20_million_parameters_and_its_students_the_same_data() -> None:
+    teacher, alone = build_model(dataclasses.replace(home_teacher())), student(2)
+    vision = sum(parameter.numel() for parameter in teacher.visual.parameters())
+    assert 20e6 < vision < 25e6 and vision > 3.5 * sum(p.numel() for p in create_model("builtin").visual.parameters())
+    assert teacher.text.config.width == 256 and teacher.text.config.output_dim == teacher.visual.config.output_dim
+    taught = Plan().taught(2, "teacher.safetensors", 60.0)
+    shared = {field.name for field in dataclasses.fields(PretrainingConfig)}
+    assert {name: getattr(taught, name) for name in shared} == {name: getattr(alone, name) for name in shared}
+    assert (taught.teacher, taught.teacher_logit_scale, taught.contrastive_weight) == ("teacher.safetensors", 60.0, 1.0)
+
+
+def tiny(config: PretrainingConfig) -> PretrainingConfig:
+    stages = (Stage(image_size=32, steps=2),)
+    return dataclasses.replace(config, stages=stages, batch_size=8, warmup=1, weights={"flowers": 1})
+
+
+def test_a_teacher_then_students_and_nothing_twice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, seeds = Plan(teacher=lambda: tiny(home_teacher()), student=lambda seed: tiny(student(seed))), SEEDS[:2]
+    for module in (reproduction_of_distillation, distillation_page):
+        monkeypatch.setattr(module, "SEEDS", seeds)
+    result = reproduce_distillation(place, plan)
+    found = [(run["role"], run["seed"]) for run in result["runs"].values()]
+    assert found == [(TEACHER, 0), *((role, seed) for role in (ALONE, TAUGHT) for seed in seeds)]
+    assert json.loads(place.result.read_text()) == result
+    assert len(result["figures"]) == 5 * 2 and len(result["differences"]) == 2 * 2
+    key = next(iter(result["runs"]))
+    teacher = load_model(place.runs / key / "model.safetensors")
+    scale = next(run["config"]["teacher_logit_scale"] for run in result["runs"].values() if run["role"] == TAUGHT)
+    assert scale == pytest.approx(2 * teacher.logit_scale.exp().item(), abs=0.06)
+    assert str(place.runs) not in place.result.read_text()
+    text = page(result)
+    assert "| teacher | 16 |" in text and "| taught | 16 |" in text
+
+    for name in ("pretrain", "distill"):
+        fail = lambda *_, **__: pytest.fail("run again")  # noqa: E731
+        monkeypatch.setattr(reproduction_of_distillation, name, fail)
+    assert reproduce_distillation(place, plan) == result
+
+
+def outcomes(right: np.ndarray) -> Outcomes:
+    keys, labels = tuple(map(str, range(len(right)))), ("a",) * len(right)
+    return {name: [Outcome("food", keys, labels, right)] for name in (PHOTOS, "grey", "turned")}
+
+
+def test_a_difference_is_claimed_only_where_all_seeds_show_it() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(500) < 0.4
+    better = base | (rng.random(500) < 0.2)
+    runs = {(TEACHER, 0): outcomes(better)} | {(ALONE, seed): outcomes(base) for seed in SEEDS}
+    taught = {(TAUGHT, seed): outcomes(better) for seed in SEEDS}
+
+    def claims(found: dict) -> list[bool]:
+        result = compare(runs | found)
+        config = {"teacher_logit_scale": 60.0}
+        result["runs"] = {
+            str(n): {"role": r, "seed": s, "samples": 1, "seconds": 1, "config": config}
+            for n, (r, s) in enumerate(runs | found)
+        }
+        text = " ".join(page(result).split())
+        assert ("its teacher is not shown to be better than the student**" in text) == (found is same)
+        assert ("scores higher (one training seed) than the student alone" in text) == (found is not same)
+        assert "Measured before crops were redrawn" in text
+        rows = [line.split(" | ") for line in page(result).splitlines() if line.startswith("| taught − alone")]
+        return [row[-1].startswith("**+") for row in rows]
+
+    same = {(TEACHER, 0): outcomes(base)} | {(TAUGHT, seed): outcomes(base) for seed in SEEDS}
+    assert claims(taught) == [True, True]
+    assert claims(taught | {(TAUGHT, 1): outcomes(base)}) == [False, False]
+    assert claims(same) == [False, False]  # a teacher that is no better than its student
+    assert {d["name"] for d in compare(runs | taught)["differences"]} == {PHOTOS, ROBUST}

@@ -1,0 +1,156 @@
+"""The recipe in small: its points are the paper's steps, nothing is run twice, claims hold for all seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.outcomes import PHOTOS, Outcomes
+from experiments.recipe.page import draw, page
+from experiments.recipe.run import POINTS, SEEDS, compare, reproduce_recipe
+from experiments.recipe.steps import FLOPS, nano_step, run_flops
+from experiments.reproduction import ROBUST, Place, claim, over_seeds, training_seconds
+from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.statistics.paired import Outcome
+from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.pretraining.builtin.recipe import debug
+from perception_encoder.pretraining.run import PROCEDURE, PretrainingConfig
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_every_run_has_the_same_number_of_flops(step: int) -> None:
+    assert run_flops(nano_step(step)) == pytest.approx(FLOPS, rel=0.01)
+
+
+def test_each_step_changes_what_the_paper_changes() -> None:
+    def changed(step: int) -> set[str]:
+        before, after = (dataclasses.asdict(nano_step(number)) for number in (step - 1, step))
+        return {name for name in before if before[name] != after[name]} - {"warmup"}
+
+    assert changed(2) == {"stages"}
+    assert changed(3) == {"batch_size", "stages"}
+    assert changed(4) == {"optimizer"}
+    assert changed(5) == {"stages"}
+    assert changed(6) - {"stages"} == {"rope"}  # fewer or more steps keep the FLOPs
+    assert changed(7) - {"stages"} == {"attention_pool"}
+    assert changed(8) == {"augmentation"}
+    assert changed(9) - {"stages"} == {"masking"}
+    with pytest.raises(ConfigError, match="step 10"):
+        nano_step(10)
+
+
+def tiny(step: int, seed: int) -> PretrainingConfig:
+    """A run of a second that keeps what tells the points apart."""
+    config = nano_step(step, seed)
+    stages = (Stage(image_size=32, steps=2),)
+    return dataclasses.replace(
+        debug(),
+        stages=stages,
+        batch_size=8,
+        rope=config.rope,
+        attention_pool=config.attention_pool,
+        seed=seed,
+        weights={"flowers": 1},
+    )
+
+
+def recipe(step: int, seed: int) -> PretrainingConfig:
+    return dataclasses.replace(tiny(step, seed), warmup=step)  # so that no two points are one run
+
+
+def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.recipe.run.POINTS", (1, 9))
+    monkeypatch.setattr("experiments.recipe.run.SEEDS", (0,))
+    result = reproduce_recipe(place, recipe, jobs=2)
+    assert [(run["step"], run["seed"]) for run in result["runs"].values()] == [(1, 0), (9, 0)]
+    assert {run["procedure"] for run in result["runs"].values()} == {PROCEDURE}
+    assert len(result["figures"]) == 2 * 8  # runs x (seven sets and robustness)
+    assert json.loads(place.result.read_text()) == result
+    tower = load_model(place.result.parent / "towers" / "nano_step1.safetensors")
+    assert isinstance(tower, VisionTransformer)
+    assert not tower.config.rope
+    assert tower.config.image_size == 32
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a run was repeated")
+
+    monkeypatch.setattr("experiments.recipe.run.pretrain", fail)
+    assert reproduce_recipe(place, recipe) == result
+
+
+def test_seconds_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
+    halted = [{"step": 40, "samples_per_second": 0.1}]
+    rows = [{"step": 20, "samples_per_second": 10.0}, {"step": 30, "samples_per_second": 5.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + halted))
+    assert training_seconds(tmp_path, batch_size=8) == 20 * 8 / 10 + 10 * 8 / 5 + 10 * 8 / 5
+
+
+def outcomes(right: np.ndarray) -> Outcomes:
+    keys, labels = tuple(map(str, range(len(right)))), ("a",) * len(right)
+    return {name: [Outcome("food", keys, labels, right)] for name in (PHOTOS, "grey", "turned")}
+
+
+def test_a_difference_is_claimed_only_where_both_seeds_show_it() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(500) < 0.4
+    better = base | (rng.random(500) < 0.2)
+    runs = {(step, seed): outcomes(base) for step in POINTS for seed in SEEDS}
+    somewhat = base | (np.cumsum(~base) <= 20)
+    runs |= {(9, 0): outcomes(better), (9, 1): outcomes(better), (5, 0): outcomes(somewhat)}
+    result = compare(runs)
+    result["runs"] = {str(n): {"step": p, "seed": s, "samples": 1, "seconds": 1} for n, (p, s) in enumerate(runs)}
+    rows = [line.split(" | ") for line in page(result, "p.png").splitlines() if "→" in line]
+    both = {(row[0].removeprefix("| "), name): row[at] for row in rows for name, at in ((PHOTOS, 4), (ROBUST, 7))}
+    claims = {key for key, cell in both.items() if cell.startswith("**+")}
+    assert claims == {("1 → 1–9", PHOTOS), ("1 → 1–9", ROBUST), ("1–7 → 1–9", PHOTOS), ("1–7 → 1–9", ROBUST)}
+    assert not both["1 → 1–5", PHOTOS].startswith("*")  # one seed alone
+
+
+def test_seeds_that_disagree_are_no_claim_though_each_interval_excludes_zero() -> None:
+    """Seeds of training are in the interval: +1.6 and +9.0, each ± 0.8 over images, may be chance of the training."""
+    found = [{"value": v, "ci": [v - 0.008, v + 0.008]} for v in (0.016, 0.09)]
+    assert claim(found, [(0, 0), (0.016, 0.09)]) == "none" and claim(found[:1], [(0,), (0.016,)]) == "none"
+    close = [{"value": v, "ci": [v - 0.014, v + 0.014]} for v in (0.07, 0.088)]
+    of_page = [(0, 0), (0.07, 0.088), (0.08, 0.08), (-0.01, -0.02)]
+    assert claim(close, of_page) == "better" and over_seeds(close, of_page)["value"] == pytest.approx(0.079)
+    low, high = over_seeds(close, of_page)["ci"]
+    assert low < 0.07 - 0.014 and high > 0.088 + 0.014
+    assert claim(close, of_page[:2]) == "none"  # two seeds of two kinds say too little of what seeds do
+    assert claim(close, [*of_page[:3], (-0.06, 0.06)]) == "none"  # the seeds of another row disagree
+
+
+@pytest.mark.parametrize("kinds", [2, 4])
+@pytest.mark.parametrize("ratio", [2.0, 3.0, 5.0])
+def test_a_difference_that_is_not_there_is_seldom_claimed_from_two_seeds(kinds: int, ratio: float) -> None:
+    """`ratio`: the standard deviation of a difference over seeds in that over images, which both seeds share."""
+    rng, trials, wrong = np.random.default_rng(0), 2000, 0
+    for _ in range(trials):
+        by_seed = ratio / 2**0.5 * rng.normal(size=(kinds, 2)) + rng.normal(size=2)  # seeds alike for all kinds, too
+        images = rng.normal()
+        gaps = by_seed[1] - by_seed[0] + images
+        by_seed[1] += images
+        wrong += claim([{"value": gap, "ci": [gap - 1.96, gap + 1.96]} for gap in gaps], by_seed) != "none"
+    assert wrong / trials <= 0.07
+
+
+def test_the_page_says_that_its_runs_are_of_the_first_procedure() -> None:
+    result = compare({(step, seed): outcomes(np.arange(500) < 200) for step in POINTS for seed in SEEDS})
+    runs = [{"step": step, "seed": seed, "samples": 1, "seconds": 1} for step in POINTS for seed in SEEDS]
+    for current in (0, 1, len(runs)):
+        marked = [run | ({"procedure": PROCEDURE} if n < current else {}) for n, run in enumerate(runs)]
+        text = " ".join(page(result | {"runs": dict(enumerate(marked))}, "p.png").split())
+        sentence = "Measured before crops were redrawn and before positions were drawn at the first resolution."
+        assert (sentence in text) == (current < len(runs))
+
+
+def test_the_plot_is_drawn(tmp_path: Path) -> None:
+    runs = {(step, seed): outcomes(np.arange(500) < 200) for step in POINTS for seed in SEEDS}
+    result = compare(runs)
+    draw(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

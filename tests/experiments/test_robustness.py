@@ -1,0 +1,84 @@
+"""What each change does to a picture, and that all of them keep its size and repeat themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.robustness import CHANGES, Changed, grey, line_art, occluded, shifted_colour, turned
+
+
+def picture() -> Image.Image:
+    pixels = np.zeros((60, 80, 3), dtype=np.uint8)
+    pixels[:, :40] = (200, 40, 40)
+    pixels[20:40, 50:70] = (40, 40, 200)
+    return Image.fromarray(pixels)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def array(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_keeps_size_and_mode_and_repeats_itself(name: str) -> None:
+    before = picture()
+    once, again = (CHANGES[name](before, rng()) for _ in range(2))
+    assert (once.size, once.mode) == (before.size, "RGB")
+    assert (array(once) == array(again)).all()
+    assert (array(once) != array(before)).any()
+    assert (array(before) == array(picture())).all()
+
+
+def test_grey_has_no_colour() -> None:
+    assert (np.ptp(array(grey(picture(), rng())), axis=2) == 0).all()
+
+
+def test_line_art_is_dark_at_edges_and_white_elsewhere() -> None:
+    lines = array(line_art(picture(), rng()))[..., 0]
+    assert lines[5:15, 10:30].min() == 255  # inside of one colour
+    assert lines[:, 36:44].min() < 100  # where two meet
+    assert lines[:, :3].min() == 255  # the rim
+
+
+def test_the_hidden_part_is_a_rectangle_of_its_share() -> None:
+    changed = (array(occluded(picture(), rng())) != array(picture())).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert np.ptp(rows) + 1 == round(60 * 0.3**0.5)
+    assert np.ptp(columns) + 1 == round(80 * 0.3**0.5)
+
+
+def test_shifted_colours_keep_brightness_and_greys() -> None:
+    found = array(shifted_colour(picture(), rng()))
+    assert (found[50, 60] == 0).all()  # black
+    assert found[5, 5].max() == pytest.approx(200, abs=2)
+    assert found[5, 5].argmax() != 0  # no longer red
+
+
+def test_a_picture_is_turned_by_20_to_60_degrees_to_either_side() -> None:
+    line = Image.new("RGB", (101, 101))
+    line.paste((255, 255, 255), (50, 0, 52, 101))
+    degrees = []
+    generator = rng()
+    for _ in range(40):
+        rows, columns = np.nonzero(array(turned(line, generator))[..., 0] > 200)
+        slope = np.polyfit(rows, columns, 1)[0]
+        degrees.append(np.degrees(np.arctan(slope)))
+    assert 17 < np.abs(degrees).min() < 30
+    assert 50 < np.abs(degrees).max() < 63
+    assert min(degrees) < 0 < max(degrees)
+
+
+def test_an_encoder_is_shown_changed_pictures() -> None:
+    class Mean:
+        name = "mean"
+
+        def encode_images(self, images: list[Image.Image], normalize: bool = True) -> np.ndarray:
+            return np.stack([array(image).mean(axis=(0, 1)) for image in images])
+
+    found = Changed(Mean(), grey).encode_images([picture(), picture().convert("L")])
+    assert np.ptp(found, axis=1).tolist() == [0, 0]

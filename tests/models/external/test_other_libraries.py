@@ -1,0 +1,137 @@
+"""A model of timm or open_clip is measured by the same code, through a few lines around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from perception_encoder.datasets.labelled import load_labelled
+from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
+from perception_encoder.evaluation.classification.linear_probe import fit_probe
+from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
+from perception_encoder.evaluation.features import encode_pictures
+from perception_encoder.evaluation.suite import Suite
+from perception_encoder.models.external.other_libraries import load_library, open_clip_encoders, timm_encoders
+from tests.evaluation.colours import write_colours
+
+LABELS = ["red", "green", "blue"] * 4
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for split in ("train", "val", "test"):
+        write_colours(tmp_path / f"{split}.tar", "toys", LABELS)
+    return tmp_path
+
+
+class TimmEncoder:
+    """A timm model with its own transform."""
+
+    name = "test_vit"
+
+    def __init__(self) -> None:
+        timm = pytest.importorskip("timm")
+        self.model = timm.create_model(self.name, num_classes=0).eval()
+        config = timm.data.resolve_model_data_config(self.model)
+        self.transform = timm.data.create_transform(**config, is_training=False)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return F.normalize(self.model(torch.stack([self.transform(image) for image in images])), dim=-1).numpy()
+
+
+class OpenClipEncoder:
+    """An open_clip model with its own transform and tokenizer."""
+
+    name = "tiny"
+
+    def __init__(self) -> None:
+        open_clip = pytest.importorskip("open_clip")
+        vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+        text = {"context_length": 16, "width": 16, "layers": 1, "heads": 2}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text).eval()
+        self.transform = open_clip.image_transform(32, is_train=False)
+        self.tokenize = open_clip.SimpleTokenizer(context_length=16)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        batch = torch.stack([self.transform(image) for image in images])
+        return self.model.encode_image(batch, normalize=True).numpy()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self.model.encode_text(self.tokenize(list(texts)), normalize=True).numpy()
+
+
+def test_a_timm_model_is_probed(photos: Path) -> None:
+    encoder = TimmEncoder()
+    train, val, test = (encode_pictures(encoder, load_labelled(photos, s)["toys"]) for s in ("train", "val", "test"))
+    probe = fit_probe(train, val, ("blue", "green", "red"))
+    assert (probe.classify(test.vectors) == test.targets(("blue", "green", "red"))).all()
+
+
+def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
+    encoder = OpenClipEncoder()
+    suite = Suite({"crop": encoder}, ["imagenet"])
+    suite.classify_photos(photos)
+    zero_shot, probe = suite.measurements
+    assert suite.result("test", {}).model == "tiny"
+    assert (zero_shot.transform, zero_shot.metrics[0].n, probe.metrics[0].n) == ("crop", 12, 12)
+
+    from open_clip import OPENAI_IMAGENET_TEMPLATES, build_zero_shot_classifier
+
+    task = load_labelled(photos, "test")["toys"]
+    oracle = build_zero_shot_classifier(encoder.model, encoder.tokenize, task.classes, OPENAI_IMAGENET_TEMPLATES)
+    ours = ensemble(encoder, task.classes, PROMPTS["imagenet"])
+    np.testing.assert_allclose(ours.T, oracle.numpy(), atol=1e-6)
+    predicted = (torch.from_numpy(encode_pictures(encoder, task).vectors) @ oracle).argmax(dim=1)
+    assert zero_shot.metrics[1].value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))
+
+
+def test_a_timm_model_has_both_transforms_and_no_texts() -> None:
+    timm = pytest.importorskip("timm")
+    encoders = timm_encoders("timm:test_vit", timm.create_model("test_vit", num_classes=0))
+    wide = Image.new("RGB", (300, 100))
+    wide.paste((255, 255, 255), (0, 0, 40, 100))  # what a centre crop leaves out
+    plain = Image.new("RGB", (300, 100))
+    changed = {name: np.abs(e.encode_images([wide]) - e.encode_images([plain])).max() for name, e in encoders.items()}
+    assert changed["crop"] == 0 < changed["squash"]
+    own = TimmEncoder()
+    own.model = encoders["crop"].model.cpu()
+    np.testing.assert_allclose(encoders["crop"].encode_images([wide]), own.encode_images([wide]), atol=1e-5)
+    with pytest.raises(ConfigError, match="timm:test_vit has no text tower"):
+        encoders["squash"].encode_texts(["a dog"])
+
+
+def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
+    own = OpenClipEncoder()
+    own.model.visual.preprocess_cfg = {"size": 32}
+    encoders = open_clip_encoders("open_clip:tiny", own.model, own.tokenize)
+    images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(2)]
+    np.testing.assert_allclose(encoders["crop"].encode_images(images), own.encode_images(images), atol=1e-6)
+    assert not np.allclose(encoders["squash"].encode_images(images), own.encode_images(images))
+    np.testing.assert_allclose(encoders["crop"].encode_texts(["a dog"]), own.encode_texts(["a dog"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("timm:no_such_model", UnknownModelError, "timm:no_such_model could not be loaded"),
+        ("open_clip:no_such_model,x", UnknownModelError, "open_clip:no_such_model,x could not be loaded"),
+        ("open_clip:ViT-B-32", WeightsUnavailableError, "names no weights; say open_clip:ViT-B-32,TAG"),
+        ("open_clip:local-dir:/no/such", WeightsUnavailableError, "could not be loaded"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_named(name: str, error: type[Exception], said: str) -> None:
+    pytest.importorskip("open_clip")
+    with pytest.raises(error, match=re.escape(said)):
+        load_library(name)

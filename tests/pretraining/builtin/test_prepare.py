@@ -1,0 +1,142 @@
+"""Preparing a source: drawn, counted, resumable; clear errors where a registry's client is missing or fails."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.data.sources import NEVER_TRAINED, SOURCES, fetch_debian, fetch_npm, find_source
+from perception_encoder.errors import DataError
+from perception_encoder.formats.shards import read_shard
+from perception_encoder.pretraining.builtin import prepare
+from perception_encoder.pretraining.builtin.drawings import Drawing
+from perception_encoder.pretraining.builtin.prepare import drop_near_duplicates, prepare_source
+
+pytest.importorskip("cairosvg")
+
+
+def drawing(key: str, shape: str, label: str = "shape", rank: int = 0) -> Drawing:
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">{shape}</svg>'
+    return Drawing(key=key, svg=svg.encode(), label=label, tags=("round",), licence="CC0", attribution="A", rank=rank)
+
+
+CIRCLE = '<circle cx="5" cy="5" r="4" fill="red"/>'
+DRAWINGS = [
+    drawing("circle", CIRCLE, rank=1),
+    drawing("bad", "<circle"),
+    drawing("again", CIRCLE),
+    drawing("line", '<path d="M0 0L9 9" stroke="blue"/>', label="line"),
+]
+
+
+def test_a_source_becomes_a_shard(tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(prepare, "read_source", lambda source, folder: DRAWINGS)
+    with caplog.at_level(logging.WARNING):
+        made = prepare_source(find_source("openclipart"), tmp_path, side=32, jobs=2)
+    assert (made.written, made.duplicates, made.finished_before) == (2, 1, False)
+    assert [failure.source for failure in made.failures] == ["openclipart/bad"]
+    assert "skipped openclipart/bad" in caplog.text
+    assert made.shard == tmp_path / "train" / "openclipart.tar"
+    again, line = read_shard(made.shard)
+    assert (again.key, line.key) == ("again", "line")  # of the two circles the one of the lower rank
+    assert line.metadata == {
+        "source": "openclipart",
+        "label": "line",
+        "tags": ["round"],
+        "licence": "CC0",
+        "attribution": "A",
+    }
+    with Image.open(io.BytesIO(again.picture)) as picture:
+        assert (picture.size, picture.mode) == ((32, 32), "RGB")
+        assert picture.getpixel((16, 16)) == (255, 0, 0)
+
+
+def test_a_finished_source_is_not_done_again(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prepare, "read_source", lambda source, folder: pytest.fail("fetched again"))
+    shard = tmp_path / "train" / "noto.tar"
+    shard.parent.mkdir()
+    shard.write_bytes(b"done")
+    made = prepare_source(find_source("noto"), tmp_path)
+    assert made.finished_before and made.shard.read_bytes() == b"done"
+
+
+def test_the_unseen_style_stays_out_of_train(tmp_path: Path, monkeypatch) -> None:
+    assert {source.name for source in SOURCES if source.split == "train"} == {
+        *("noto", "noto_outlined", "noto_line", "twemoji", "twemoji_outlined", "twemoji_line", "openclipart")
+    }
+    assert {"openmoji"} == NEVER_TRAINED
+    monkeypatch.setattr(prepare, "read_source", lambda source, folder: DRAWINGS[2:])
+    made = prepare_source(find_source("openmoji"), tmp_path, side=16, jobs=1)
+    assert made.shard == tmp_path / "unseen" / "openmoji.tar"
+    assert not (tmp_path / "train").exists()
+
+
+def test_emoji_that_look_alike_are_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prepare, "read_source", lambda source, folder: [DRAWINGS[0], DRAWINGS[2]])
+    assert prepare_source(find_source("noto"), tmp_path, side=16, jobs=1).written == 2
+
+
+def png(shade: int) -> bytes:
+    pixels = np.full((32, 32, 3), 255, dtype=np.uint8)
+    pixels[8:24, 8:24] = shade
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_different_labels_need_a_closer_look_to_be_duplicates() -> None:
+    def kept(shade: int, label: str) -> int:
+        pair = [(drawing("a", CIRCLE, "cat"), png(0)), (drawing("b", CIRCLE, label), png(shade))]
+        return len(drop_near_duplicates(pair))
+
+    assert [kept(shade, "cat") for shade in (5, 35, 90)] == [1, 1, 2]
+    assert [kept(shade, "dog") for shade in (5, 35, 90)] == [1, 2, 2]
+    assert drop_near_duplicates([]) == []
+
+
+def test_an_unknown_source_lists_the_known_ones() -> None:
+    with pytest.raises(DataError, match=r"noto, twemoji, .*openclipart, openmoji"):
+        find_source("emojione")
+
+
+@pytest.mark.parametrize(("fetch", "client"), [(fetch_npm, "npm"), (fetch_debian, "apt-get")])
+def test_a_missing_client_is_named(fetch, client: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match=f"{client} is not installed"):
+        fetch("package", tmp_path / "x")
+
+
+def write_client(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(("fetch", "client"), [(fetch_npm, "npm"), (fetch_debian, "apt-get")])
+def test_a_failing_client_is_quoted(fetch, client: str, tmp_path: Path, monkeypatch) -> None:
+    write_client(tmp_path, client, "echo first >&2; echo 'no network' >&2; exit 7", monkeypatch)
+    with pytest.raises(DataError, match=f"^{client} .*package.* failed: no network; .*reachable"):
+        fetch("package", tmp_path / "x")
+
+
+def test_a_client_that_leaves_no_package_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    write_client(tmp_path, "npm", "exit 0", monkeypatch)
+    with pytest.raises(DataError, match=r"left no \*\.tgz"):
+        fetch_npm("package", tmp_path / "x")
+
+
+def test_an_npm_package_is_unpacked(tmp_path: Path, monkeypatch) -> None:
+    write_client(
+        tmp_path,
+        "npm",
+        "mkdir package; echo hello > package/file; tar czf p-1.0.tgz package; rm -r package",
+        monkeypatch,
+    )
+    assert (fetch_npm("p", tmp_path / "x") / "file").read_text() == "hello\n"

@@ -1,0 +1,78 @@
+"""SVGs are drawn over white, cut to their ink, centred; bad ones are typed errors; nothing outside is read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import MediaDecodeError, MissingExtraError
+from perception_encoder.pretraining.builtin.rasterize import rasterize
+
+pytest.importorskip("cairosvg")
+
+
+def svg(body: str, box: str = "0 0 100 100") -> bytes:
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'{head} viewBox="{box}">{body}</svg>'.encode()
+
+
+def inked(picture: Image.Image) -> tuple[int, int]:
+    ink = np.asarray(picture).min(axis=2) < 128
+    return int(ink.any(axis=0).sum()), int(ink.any(axis=1).sum())  # width, height
+
+
+def test_a_drawing_fills_the_square_but_for_the_margin() -> None:
+    picture = rasterize(svg('<rect x="10" y="10" width="80" height="80" fill="red"/>'), 100, "x")
+    assert (picture.size, picture.mode) == ((100, 100), "RGB")
+    assert picture.getpixel((50, 50)) == (255, 0, 0)
+    assert picture.getpixel((1, 1)) == (255, 255, 255)
+    assert inked(picture) == (92, 92)
+
+
+@pytest.mark.parametrize("x", [0, 90])
+def test_small_drawings_on_large_pages_are_enlarged_with_their_shape(x: int) -> None:
+    picture = rasterize(svg(f'<rect x="{x}" y="3" width="8" height="4"/>'), 64, "x")
+    width, height = inked(picture)
+    assert width == pytest.approx(59, abs=1)
+    assert height == pytest.approx(width / 2, abs=1.5)
+    left = np.flatnonzero((np.asarray(picture).min(axis=2) < 128).any(axis=0))[0]
+    assert left == pytest.approx((64 - width) / 2, abs=1)
+
+
+def test_wide_pages_keep_their_shape() -> None:
+    width, height = inked(rasterize(svg('<rect width="200" height="50"/>', "0 0 200 50"), 80, "x"))
+    assert height == pytest.approx(width / 4, abs=1)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"<svg", b"\x00\xff", b"<html/>", svg(""), svg('<rect width="10" height="10" fill="white"/>')],
+)
+def test_what_cannot_be_drawn_is_an_error_under_its_name(bad: bytes) -> None:
+    with pytest.raises(MediaDecodeError, match=r"^clip/7: "):
+        rasterize(bad, 32, "clip/7")
+
+
+def test_no_file_outside_is_read(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (10, 10), "red").save(secret)
+    image = f'<image xlink:href="{secret.as_uri()}" width="100" height="100"/>'
+    picture = rasterize(svg(image + '<rect width="50" height="100" fill="blue"/>'), 32, "x")
+    colours = {colour for _, colour in picture.getcolors(maxcolors=2000) or []}
+    assert (255, 0, 0) not in colours
+
+
+def test_entities_are_refused() -> None:
+    text = b'<!DOCTYPE svg [<!ENTITY a "b">]>' + svg("<text>&a;</text>")
+    with pytest.raises(MediaDecodeError, match="Entities"):
+        rasterize(text, 32, "x")
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cairosvg", None)
+    with pytest.raises(MissingExtraError, match=r"\[data\]"):
+        rasterize(svg("<rect/>"), 32, "x")

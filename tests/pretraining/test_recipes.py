@@ -1,0 +1,155 @@
+"""The paper's runs: models of the right size, samples, resolutions and rates; each step changes what it says alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from experiments.reproduction import Place
+from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.registry import find_model
+from perception_encoder.planning.cost import text_parameters, vision_parameters
+from perception_encoder.pretraining.builtin.recipe import debug
+from perception_encoder.pretraining.recipes import ablation
+from perception_encoder.pretraining.run import PretrainingConfig, pretrain, tower_configs
+from perception_encoder.recipes.catalog import RECIPES, find_recipe
+
+PAPER = [name for name in RECIPES if RECIPES[name].function.startswith("image_pretraining:")]
+BILLION = 1_000_000_000
+
+
+def config_of(name: str) -> PretrainingConfig:
+    config = find_recipe(name)
+    assert isinstance(config, PretrainingConfig)
+    return config
+
+
+def sizes(config: PretrainingConfig) -> list[int]:
+    return [stage.image_size for stage in config.stages]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_model_is_built_on_the_meta_device(name: str) -> None:
+    config = config_of(name)
+    vision, text = tower_configs(config)
+    with torch.device("meta"):
+        model = CLIP(vision, text)
+    found = sum(parameter.numel() for parameter in model.parameters())
+    assert found == vision_parameters(vision) + text_parameters(text) + 1
+    assert all(size % vision.patch_size == 0 for size in sizes(config))
+    if config.rope and config.attention_pool and config.patch_size is None:
+        entry = find_model(config.model)
+        assert (vision, text) == (entry.vision, entry.text)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("core_b16", 448),
+        ("core_l14", 671),
+        ("core_g14", 2419),
+        ("ablation_6", 659),
+        ("full_s14", 87),
+        ("full_b14", 448),
+        ("vanilla_b14", 440),
+    ],
+)
+def test_parameters(name: str, millions: int) -> None:
+    vision, text = tower_configs(config_of(name))
+    assert round((vision_parameters(vision) + text_parameters(text)) / 1e6) == millions
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "steps", "batch", "resolutions"),
+    [
+        ("core_b16", 58 * BILLION, 443_000, 131_072, [112, 160, 224]),
+        ("core_l14", 58 * BILLION, 443_000, 131_072, [98, 154, 224, 336]),
+        ("core_g14", 86 * BILLION, 656_000, 131_072, [98, 154, 224, 336, 448]),
+        ("core_g14_cooldown", 50_000_000, 381, 131_072, [448]),
+        ("video_finetune_g14", 22_000_000, 5_400, 4_096, [448]),
+        ("ablation_1", 12 * BILLION, 366_211, 32_768, [224]),
+        ("ablation_2", 12 * BILLION, 366_211, 32_768, [98, 154, 224]),
+        ("ablation_3", 24 * BILLION, 366_211, 65_536, [98, 154, 224]),
+        ("ablation_9", 24 * BILLION, 366_211, 65_536, [98, 154, 224, 336]),
+        ("vanilla_l14_120k", 4 * BILLION, 120_000, 32_768, [224]),
+        ("full_s14", 24 * BILLION, 360_000, 65_536, [98, 154, 224, 336]),
+    ],
+)
+def test_samples_and_resolutions(name: str, samples: int, steps: int, batch: int, resolutions: list[int]) -> None:
+    config = config_of(name)
+    assert sum(stage.steps for stage in config.stages) == config.steps == steps
+    assert config.steps * config.batch_size == pytest.approx(samples, rel=0.02)
+    assert (config.batch_size, sizes(config)) == (batch, resolutions)
+
+
+def test_the_samples_of_each_resolution_in_step_five() -> None:
+    config = ablation(5)
+    samples = [stage.steps * config.batch_size / BILLION for stage in config.stages]
+    assert [round(each, 3) for each in samples] == [10, 8, 4, 2]
+    assert [round(stage.steps * 32_768 / BILLION, 3) for stage in ablation(2).stages] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("step", "changed"),
+    [
+        (2, {"stages"}),
+        (3, {"batch_size"}),
+        (4, {"optimizer"}),
+        (5, {"stages", "image_side"}),
+        (6, {"rope"}),
+        (7, {"attention_pool"}),
+        (8, {"augmentation"}),
+        (9, {"masking"}),
+    ],
+)
+def test_a_step_changes_what_it_says_and_nothing_else(step: int, changed: set[str]) -> None:
+    before, after = ablation(step - 1), ablation(step)
+    fields = (field.name for field in dataclasses.fields(PretrainingConfig))
+    assert {name for name in fields if getattr(before, name) != getattr(after, name)} == changed
+
+
+def test_the_baseline_and_the_whole_recipe() -> None:
+    first, last = ablation(1), ablation(9)
+    assert (first.optimizer.name, first.optimizer.lr, first.warmup) == ("adamw", 5e-4, 2_000)
+    assert first.augmentation is None and first.masking is None and not first.rope and not first.attention_pool
+    assert (last.optimizer.name, last.optimizer.lr, last.optimizer.betas) == ("lamb", 2e-3, (0.9, 0.95))
+    assert last.optimizer.weight_decay == 0.05 and last.masking is not None
+    assert (last.masking.every, last.masking.ratio) == (16, 0.4)
+    for name in ("core_b16", "core_l14", "core_g14"):
+        core = config_of(name)
+        assert (core.optimizer, core.augmentation, core.masking) == (last.optimizer, last.augmentation, last.masking)
+    for step in (0, 10):
+        with pytest.raises(ConfigError, match="they are 1 to 9"):
+            ablation(step)
+
+
+def test_one_run_begins_where_another_ends() -> None:
+    cooldown, video = config_of("core_l14_cooldown"), config_of("video_finetune_l14")
+    assert cooldown.initial == "runs/core_l14/model.safetensors"
+    assert video.initial == "runs/distill_l14/model.safetensors"
+    assert (video.frames, video.optimizer.lr, video.warmup, video.masking) == (8, 1e-6, 2_000, None)
+    assert video.optimizer.name == "lamb" and cooldown.frames is None
+
+
+@pytest.mark.parametrize("name", [*PAPER, "distill_l14"])
+def test_the_paper_s_runs_hand_their_weights_on_without_loss(name: str) -> None:
+    assert not config_of(name).half and config_of("builtin").half
+
+
+def test_a_tower_of_another_depth_and_pooling_is_trained(place: Place) -> None:
+    config = dataclasses.replace(
+        debug(),
+        stages=(Stage(image_size=32, steps=1),),
+        batch_size=4,
+        layers=2,
+        attention_pool=False,
+        masking=None,
+        weights={"flowers": 1},
+    )
+    model = load_model(pretrain(config, [place.photos, place.drawings], place.runs))
+    assert isinstance(model, CLIP) and (model.visual.config.depth, model.visual.config.attention_pool) == (2, False)

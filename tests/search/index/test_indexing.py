@@ -1,0 +1,405 @@
+"""A folder's index follows the folder: what is new, changed, moved, copied or gone, and what goes wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.preprocess.video import SampledFrame, sample_frames
+from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.indexing import Report, update_index, writable_index
+from perception_encoder.search.index.rows import Row, among
+from tests.clips import clip
+
+Draw = Callable[[int], Image.Image]
+
+
+@pytest.fixture
+def folder(pictures: list[Path]) -> Path:
+    """Twenty pictures, a clip and a bad file."""
+    (pictures[0].parent / "clip.mp4").write_bytes(clip(60))
+    (pictures[0].parent / "bad.jpg").write_bytes(b"no picture")
+    return pictures[0].parent
+
+
+@pytest.fixture
+def update(checkpoint: Path, folder: Path) -> Callable[..., Report]:
+    """Bring the folder's index up to date."""
+
+    def update(**options: object) -> Report:
+        with writable_index(folder, str(checkpoint), **options) as (index, encoder):
+            return update_index(index, encoder)
+
+    return update
+
+
+def counts(report: Report) -> tuple[int, int, int, int]:
+    return report.added, report.moved, report.gone, report.unchanged
+
+
+def rows_by_path(folder: Path) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in Index.open(folder).rows(thumbnails=True):
+        found.setdefault(row.path, []).append(row)
+    return found
+
+
+def test_rows_say_what_the_files_hold(update, folder: Path, encoder: Encoder, pictures: list[Path]) -> None:
+    report = update()
+    assert counts(report) == (21, 0, 0, 0)
+    assert [failure.source for failure in report.failures] == [str(folder / "bad.jpg")]
+    rows = rows_by_path(folder)
+    assert set(rows) == {path.name for path in pictures} | {"clip.mp4"}
+    vectors = np.stack([rows[path.name][0].vector for path in pictures])
+    np.testing.assert_allclose(vectors, encoder.encode_images(pictures), atol=2e-2)  # in bfloat16, where that is fast
+    (row,) = rows["07.jpg"]
+    assert (row.kind, row.width, row.height, row.size) == ("image", 80, 60, pictures[7].stat().st_size)
+    assert (row.start, row.stop, row.time, row.length) == (None, None, None, None)
+    with Image.open(io.BytesIO(row.thumbnail)) as thumbnail:
+        assert thumbnail.size == (80, 60)
+    moments = sorted(rows["clip.mp4"], key=lambda moment: moment.start)
+    assert moments[0].start == 0 and moments[-1].stop == pytest.approx(2.4)
+    assert {moment.kind for moment in moments} == {"video"}
+    assert len({row.id for rows in rows.values() for row in rows}) == report.rows
+
+
+def test_an_unchanged_folder_is_not_read_again(update, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update()
+    before = rows_by_path(folder)
+    (folder / "bad.jpg").unlink()
+    monkeypatch.setattr(Encoder, "embed_pixels", None)
+    assert counts(update()) == (0, 0, 0, 21)
+    assert rows_by_path(folder).keys() == before.keys()
+
+
+def test_changes_of_every_kind(update, folder: Path, draw: Draw) -> None:
+    update()
+    before = rows_by_path(folder)
+    draw(99).save(folder / "new.jpg")
+    draw(98).save(folder / "03.jpg")  # other content
+    os.utime(folder / "04.jpg", (1, 1))  # touched
+    (folder / "sub").mkdir()
+    (folder / "05.jpg").rename(folder / "sub" / "moved.jpg")
+    shutil.copy(folder / "06.jpg", folder / "copy.jpg")
+    (folder / "07.jpg").unlink()
+    (folder / "clip.mp4").rename(folder / "sub" / "clip.mp4")
+    report = update()
+    assert counts(report) == (2, 4, 3, 16)
+    after = rows_by_path(folder)
+    assert set(after) == set(before) - {"05.jpg", "07.jpg", "clip.mp4"} | {
+        *("new.jpg", "sub/moved.jpg", "copy.jpg", "sub/clip.mp4")
+    }
+    assert not np.allclose(after["03.jpg"][0].vector, before["03.jpg"][0].vector, atol=1e-3)
+    for new, old in (("sub/moved.jpg", "05.jpg"), ("copy.jpg", "06.jpg"), ("04.jpg", "04.jpg")):
+        np.testing.assert_array_equal(after[new][0].vector, before[old][0].vector)
+        assert after[new][0].thumbnail == before[old][0].thumbnail != b""
+    assert len(after["sub/clip.mp4"]) == len(before["clip.mp4"])
+    assert {len(rows) for path, rows in after.items() if not path.endswith(".mp4")} == {1}
+    assert counts(update()) == (0, 0, 0, 22)
+
+
+def test_files_that_change_places_are_lost_in_no_commit(
+    update, folder: Path, encoder: Encoder, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update()
+    monkeypatch.setattr("perception_encoder.search.index.indexing._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(Encoder, "batch_size", 1)
+    order = [*pictures[1:], pictures[0]]
+    for number, path in enumerate(pictures):
+        path.rename(folder / f"{number}.moving")
+    for number, path in enumerate(order):
+        (folder / f"{number}.moving").rename(path)
+        os.utime(path, (number, number))
+    report = update()
+    assert report.added + report.moved == 20 and report.gone == 0
+    rows = rows_by_path(folder)
+    assert {path: len(rows[path.name]) for path in pictures} == dict.fromkeys(pictures, 1)
+    vectors = np.stack([rows[path.name][0].vector for path in pictures])
+    np.testing.assert_allclose(vectors, encoder.encode_images(pictures), atol=2e-2)
+    assert counts(update()) == (0, 0, 0, 21)
+
+
+def test_odd_names_and_tars_are_indexed_and_forgotten(update, folder: Path, draw: Draw) -> None:
+    update()
+    odd = [
+        os.fsdecode(name) for name in (b"it's; DROP TABLE.jpg", b"<b>&amp;.jpg", b"line\nbreak.jpg", b"\xff\xfe.jpg")
+    ]
+    for number, name in enumerate(odd):
+        draw(50 + number).save(folder / name)
+    with tarfile.open(folder / "more.tar", "w") as tar:
+        tar.add(folder / "01.jpg", "inside/'one'.jpg")
+    report = update()
+    assert counts(report) == (4, 1, 0, 21)
+    paths = set(rows_by_path(folder))
+    assert {"it's; DROP TABLE.jpg", "<b>&amp;.jpg", r"line\x0abreak.jpg", r"\xff\xfe.jpg"} < paths
+    assert "more.tar/inside/'one'.jpg" in paths
+    for name in [*odd, "more.tar"]:
+        (folder / name).unlink()
+    assert counts(update()) == (0, 0, 5, 21)
+    assert len(rows_by_path(folder)) == 21
+
+
+@pytest.mark.parametrize(("name", "unchanged"), [("sub", 21), ("pictures", 0)])
+def test_what_cannot_be_listed_is_not_forgotten(
+    update, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, name: str, unchanged: int
+) -> None:
+    (folder / "sub").mkdir()
+    draw(70).save(folder / "sub" / "in.jpg")
+    update()
+    listdir = os.listdir
+
+    def refuse(path: Path) -> list[str]:
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    report = update()
+    assert counts(report) == (0, 0, 0, unchanged)
+    assert any("cannot be listed" in str(failure) for failure in report.failures)
+    assert {"sub/in.jpg", "01.jpg"} < set(rows_by_path(folder))
+
+
+def test_a_file_that_is_no_picture_any_more_is_forgotten(update, folder: Path) -> None:
+    update()
+    (folder / "08.jpg").write_bytes(b"no picture any more")
+    assert counts(update()) == (0, 0, 0, 20)
+    assert "08.jpg" not in rows_by_path(folder)
+
+
+def test_a_full_disk_doubles_nothing(update, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.search.index.indexing._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(Encoder, "batch_size", 5)
+    commit, commits = Index.replace, []
+
+    def fills_up(self: Index, *arguments: object) -> None:
+        commit(self, *arguments)
+        commits.append(arguments)
+        if len(commits) == 2:
+            raise OutputError("No space left on device")
+
+    monkeypatch.setattr(Index, "replace", fills_up)
+    with pytest.raises(OutputError):
+        update()
+    assert {len(rows) for path, rows in rows_by_path(folder).items() if path != "clip.mp4"} == {1}
+    update()
+    assert {len(rows) for path, rows in rows_by_path(folder).items() if path != "clip.mp4"} == {1}
+    assert len(rows_by_path(folder)) == 21
+
+
+def test_times_that_no_index_holds(update, folder: Path) -> None:
+    times = {"00.jpg": 10_413_792_000 * 10**9, "01.jpg": 0, "02.jpg": -(10**18), "03.jpg": 2**63 - 1, "04.jpg": 2**63}
+    try:
+        for name, nanoseconds in times.items():
+            os.utime(folder / name, ns=(0, nanoseconds))
+    except OverflowError:
+        pytest.skip("this file system has no such times")
+    update()
+    rows = rows_by_path(folder)
+    assert set(times) <= set(rows)
+    if (folder / "00.jpg").stat().st_mtime_ns > 2**63:  # some file systems end earlier
+        assert rows["00.jpg"][0].date[:4] == "2262" and rows["00.jpg"][0].modified == 2**63 - 1
+    assert rows["01.jpg"][0].date[:4] in ("1969", "1970") and rows["02.jpg"][0].date[:4] == "1938"
+    assert counts(update()) == (0, 0, 0, 21)
+
+
+def test_members_behind_a_tar_s_damage_are_not_forgotten(update, folder: Path, draw: Draw) -> None:
+    with tarfile.open(folder / "more.tar", "w") as tar:
+        for number in range(4):
+            draw(50 + number).save(folder / "member.jpg")
+            tar.add(folder / "member.jpg", f"{number}.jpg")
+        at = tar.getmembers()[2].offset
+    (folder / "member.jpg").unlink()
+    update()
+    whole, before = (folder / "more.tar").read_bytes(), rows_by_path(folder)
+    for damaged in (whole[:at], whole[:at] + b"\xff" + whole[at + 1 :], whole[: at + 600], b""):
+        (folder / "more.tar").write_bytes(damaged)
+        report = update()
+        assert report.gone == 0 and rows_by_path(folder).keys() == before.keys()
+        (failure,) = (failure for failure in report.failures if failure.source == str(folder / "more.tar"))
+        assert not damaged or f"at byte {at:,}" in failure.reason
+    (folder / "more.tar").write_bytes(whole)
+    report = update()
+    assert report.gone == report.added == 0 and rows_by_path(folder).keys() == before.keys()
+    with tarfile.open(folder / "more.tar", "w") as tar:
+        tar.add(folder / "00.jpg", "0.jpg")
+    assert update().gone == 3
+
+
+def test_times_of_no_calendar_and_members_of_one_name(update, folder: Path, draw: Draw) -> None:
+    os.utime(folder / "00.jpg", ns=(0, 2**62))
+    with tarfile.open(folder / "twice.tar", "w") as tar:
+        tar.add(folder / "01.jpg", "same.jpg")
+        tar.add(folder / "02.jpg", "same.jpg")
+    update()
+    rows = rows_by_path(folder)
+    (member,) = rows["twice.tar/same.jpg"]
+    np.testing.assert_allclose(member.vector, rows["02.jpg"][0].vector, atol=2e-2)
+    assert counts(update()) == (0, 0, 0, 22)
+
+
+def test_a_folder_whose_name_looks_like_an_address(checkpoint: Path, tmp_path: Path, draw: Draw, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("trip:2019", "memory:x", "~x"):
+        (tmp_path / name).mkdir()
+        draw(1).save(tmp_path / name / "a.jpg")
+        with writable_index(Path(name), str(checkpoint)) as (index, encoder):
+            assert update_index(index, encoder).rows == 1
+        assert len(Index.open(Path(name))) == 1
+
+
+def test_a_file_that_vanishes_midway_is_reported(update, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perception_encoder.search.index import indexing
+
+    found = indexing.find_changes
+
+    def then_lose_one(*arguments: object) -> object:
+        changes = found(*arguments)
+        (folder / "02.jpg").unlink()
+        return changes
+
+    monkeypatch.setattr(indexing, "find_changes", then_lose_one)
+    report = update()
+    assert {Path(failure.source).name: failure.reason for failure in report.failures}["02.jpg"] == "no such file"
+    assert report.added == 20
+
+
+def test_frames_of_a_video_do_not_pile_up(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the size of a batch: a full-size frame of 4K takes 25 MB."""
+    folder, frames, alive = tmp_path / "videos", list[weakref.ref](), list[int]()
+    folder.mkdir()
+    (folder / "clip.mp4").write_bytes(clip(60))
+    embed = Encoder.embed_pixels
+
+    def sampled(*arguments: object) -> Iterator[SampledFrame]:
+        for frame in sample_frames(*arguments):
+            frames.append(weakref.ref(frame.image))
+            yield frame
+
+    def count(self: Encoder, *arguments: object) -> object:
+        alive.append(sum(frame() is not None for frame in frames))
+        return embed(self, *arguments)
+
+    monkeypatch.setattr("perception_encoder.search.index.indexing.sample_frames", sampled)
+    monkeypatch.setattr(Encoder, "embed_pixels", count)
+    monkeypatch.setattr(Encoder, "batch_size", 16)
+    with writable_index(folder, str(checkpoint), every=0.1) as (index, encoder):
+        update_index(index, encoder)
+    assert len(frames) > 16 and len(alive) == 2 and max(alive) <= 3
+
+
+def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: Encoder) -> None:
+    update()
+    index = Index.open(folder)
+    rows = index.rows()
+    query = encoder.encode_texts("a cat")
+    scores = {row.id: float(row.vector @ query) for row in rows}
+    found = index.nearest(query, 5)
+    assert [row.id for _, row in found] == sorted(scores, key=scores.get, reverse=True)[:5]
+    np.testing.assert_allclose([score for score, _ in found], sorted(scores.values())[:-6:-1], atol=1e-5)
+    assert {row.kind for _, row in index.nearest(query, 9, "kind = 'video'")} == {"video"}
+    assert {row.path for row in index.rows(among("path", ["01.jpg", "it's"]))} == {"01.jpg"}
+    assert index.rows("date > '2999'") == [] and len(index.rows("date > '1999-05'")) == len(rows)
+    with pytest.raises(ConfigError, match="condition 'colour = 3' cannot be used"):
+        index.nearest(query, 5, "colour = 3")
+
+
+def test_a_picture_has_the_date_it_was_taken(update, folder: Path, draw: Draw) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif.get_ifd(0x8769)[0x9003] = 6, "2019:07:31 18:05:00"
+    draw(5).save(folder / "turned.jpg", exif=exif)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    draw(6).save(folder / "plain.jpg", exif=exif)
+    os.utime(folder / "00.jpg", (1_000_000_000, 1_000_000_000))
+    update()
+    dates = {path: rows[0].date for path, rows in rows_by_path(folder).items()}
+    assert dates["plain.jpg"] == "2020-01-02T03:04:05"
+    assert dates["turned.jpg"] == "2019-07-31T18:05:00"
+    assert dates["00.jpg"][:7] == "2001-09"
+
+
+def test_another_model_or_rate_is_refused_until_rebuilt(folder: Path, checkpoint: Path, update) -> None:
+    update()
+    with (
+        pytest.raises(SearchIndexError, match=r"weight_hash .*pe index --rebuild"),
+        writable_index(folder, "builtin"),
+    ):
+        pass
+    with pytest.raises(SearchIndexError, match=r"a frame every 1 s, not 0\.5.*--rebuild --every 0\.5"):
+        update(every=0.5)
+    assert counts(update(every=0.5, rebuild=True)) == (21, 0, 0, 0)
+    assert counts(update()) == (0, 0, 0, 21)
+
+
+def test_the_model_is_remembered(folder: Path, update, checkpoint: Path) -> None:
+    update()
+    with writable_index(folder) as (index, encoder):
+        assert index.settings["source"] == str(checkpoint)
+        assert encoder.weight_hash == index.settings["weight_hash"]
+
+
+def _cut_settings(place: Path) -> None:
+    (place / "settings.json").write_text('{"layout": 1, "dim')
+
+
+def _other_layout(place: Path) -> None:
+    settings = json.loads((place / "settings.json").read_text())
+    (place / "settings.json").write_text(json.dumps({**settings, "layout": 0}))
+
+
+def _no_table(place: Path) -> None:
+    shutil.rmtree(place / "moments.lance")
+
+
+def _no_manifests(place: Path) -> None:
+    shutil.rmtree(place / "moments.lance" / "_versions")
+
+
+@pytest.mark.parametrize("harm", [_cut_settings, _other_layout, _no_table, _no_manifests])
+def test_a_damaged_index_is_refused_with_the_remedy(harm: Callable[[Path], None], update, folder: Path) -> None:
+    update()
+    harm(folder / FOLDER)
+    with pytest.raises(SearchIndexError, match=r"make it anew with: pe index --rebuild"):
+        Index.open(folder)
+    with pytest.raises(SearchIndexError, match="--rebuild"):
+        update()
+    assert counts(update(rebuild=True, home=folder)) == (21, 0, 0, 0)
+
+
+def test_an_index_whose_making_was_cut_off_is_none(update, folder: Path) -> None:
+    update()
+    (folder / FOLDER / "settings.json").unlink()
+    assert not Index.exists(folder)
+    with pytest.raises(SearchIndexError, match="has no index; make one with: pe index"):
+        Index.open(folder)
+    assert counts(update()) == (21, 0, 0, 0)
+
+
+def test_there_is_one_writer_and_readers_beside_it(update, folder: Path, draw: Draw, encoder: Encoder) -> None:
+    update()
+    reader = Index.open(folder)
+    with Index.for_writing(folder), pytest.raises(OutputError, match="another run is writing the index"):
+        update()
+    for number in range(3):
+        draw(60 + number).save(folder / f"more{number}.jpg")
+        update()
+        assert len(reader.nearest(encoder.encode_texts("a cat"), 100)) >= 21
+    assert len(Index.open(folder).files()) == 24
+
+
+def test_no_folder_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is no folder"), writable_index(tmp_path / "missing", str(checkpoint)):
+        pass

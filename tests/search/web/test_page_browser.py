@@ -1,0 +1,583 @@
+"""The page in a real browser: what is seen, typed, hovered, clicked and dropped."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.indexing import update_index, writable_index
+from perception_encoder.search.web.library import Library
+from perception_encoder.search.web.server import create_page
+from tests.clips import clip
+from tests.search.library import make_library
+from tests.serving.servers import served
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+IDLE = "document.querySelector('#grid').getAttribute('aria-busy') === 'false'"
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium: on Debian, apt-get install chromium")
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def library(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]
+) -> Library:
+    return make_library(tmp_path_factory.mktemp("library") / "photos", checkpoint, encoder, draw)
+
+
+@pytest.fixture(scope="module")
+def address(library: Library) -> Iterator[str]:
+    with served(create_page(library)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, opened; whatever it complains of in the console fails the test."""
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    refused = "Failed to load resource: the server responded with a status of 400 (Bad Request)"  # is said on the page
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address)
+    expect(page.locator("#grid button.tile").first).to_be_visible()
+    yield page
+    page.close()
+    assert [each for each in said if each != refused] == []
+
+
+def wait_until(page: Page, condition: str) -> None:
+    """Wait for a JavaScript expression to hold (the page's own policy forbids Playwright's way, which is eval)."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(30)
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#grid button.tile").evaluate_all("all => all.map(one => one.title)")
+
+
+def test_it_opens_on_the_newest(page: Page) -> None:
+    assert names(page)[0] == "clip.mp4" and names(page)[-1] == "00's <b>.jpg"
+    expect(page.locator("#count")).to_contain_text("13 images and moments")
+    first = "[...document.querySelectorAll('#grid img')].slice(0, 8)"
+    wait_until(page, f"{first}.every(one => one.complete && one.naturalWidth > 0)")
+
+
+def test_results_are_counted(page: Page) -> None:
+    expect(page.locator("#count")).to_have_text("13 images and moments, newest first")
+    expect(page.locator("#count")).to_have_role("status")
+    page.locator("#words").fill("a cat")
+    expect(page.locator("#count")).to_have_text("13 images and moments, best match first")
+    page.get_by_text("Images", exact=True).click()
+    expect(page.locator("#count")).to_have_text("12 images, best match first")
+    page.get_by_label("To", exact=True).fill("2023-01")
+    expect(page.locator("#count")).to_have_text("1 image")
+
+
+def test_words_are_looked_for_as_they_are_typed(page: Page, address: str) -> None:
+    page.keyboard.press("Escape")  # out of the field, that has the focus at first
+    page.keyboard.press("/")
+    page.keyboard.type("a red mug")
+    page.wait_for_url("**/?q=text%3Aa%20red%20mug")
+    wait_until(page, IDLE)
+    found = page.request.get(f"{address}/api/hits?q=text:a red mug").json()["tiles"]
+    assert names(page) == [tile["path"] for tile in found]
+    page.reload()
+    expect(page.locator("#words")).to_have_value("a red mug")
+    page.locator("#words").fill("")
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === 'clip.mp4'")
+
+
+def test_filters_and_the_empty_state(page: Page) -> None:
+    page.get_by_text("Videos", exact=True).click()
+    wait_until(page, "[...document.querySelectorAll('#grid button.tile')].every(one => one.title === 'clip.mp4')")
+    page.locator("#since").fill("2025")
+    expect(page.locator("#empty h2")).to_have_text("No results")
+    page.locator("#since").fill("soon")
+    expect(page.locator("#error")).to_contain_text("must be a date")
+
+
+def test_one_is_opened_stepped_through_and_closed_by_keys(page: Page) -> None:
+    page.get_by_text("Images", exact=True).click()
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === \"sub/11's <b>.jpg\"")
+    page.locator("#words").press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    viewer = page.locator("#viewer")
+    expect(viewer).to_be_visible()
+    expect(viewer.locator("h2")).to_have_text("10's <b>.jpg")  # as text, not as markup
+    wait_until(page, "document.querySelector('#stage img')?.naturalWidth === 80")
+    expect(viewer.locator("#around [aria-current]")).to_have_count(1)
+    page.keyboard.press("ArrowLeft")
+    expect(viewer.locator("h2")).to_have_text("11's <b>.jpg")
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    wait_until(page, 'document.activeElement.title === "sub/11\'s <b>.jpg"')
+
+
+def test_more_like_one(page: Page) -> None:
+    page.locator('button[title="04\'s <b>.jpg"]').click()
+    page.get_by_role("button", name="More like this").click()
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === \"04's <b>.jpg\"")
+    expect(page.locator("#terms img")).to_be_visible()
+    expect(page.locator("#terms input")).to_be_hidden()  # of one term the weight says nothing
+    page.get_by_role("button", name="Remove 04's <b>.jpg").click()
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === 'clip.mp4'")
+    expect(page.locator("#terms")).to_be_hidden()
+
+
+def asked(page: Page) -> list[str]:
+    """What the address says is looked for."""
+    return parse_qs(urlparse(page.url).query).get("q", [])
+
+
+def test_terms_have_weights(page: Page, address: str) -> None:
+    page.locator("#words").fill("2:a cat - snow")
+    expect(page.locator("#terms li")).to_have_text(["a cat2×", "snow−1×"])
+    slider = page.get_by_role("slider", name="Weight of snow")
+    slider.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator("#words")).to_have_value("2:a cat - 1.5:snow")
+    wait_until(page, "location.search.includes('1.5')")
+    wait_until(page, IDLE)
+    expect(slider).to_be_focused()  # the answer has not taken it away
+    found = page.request.get(f"{address}/api/hits?q=text:2:a cat - 1.5:snow").json()["tiles"]
+    assert names(page) == [tile["path"] for tile in found]
+    page.get_by_role("button", name="Remove a cat").click()
+    expect(page.locator("#words")).to_have_value("-1.5:snow")
+    expect(page.locator("#terms")).to_be_hidden()
+    assert asked(page) == ["text:-1.5:snow"]
+
+
+def test_pictures_are_added_and_taken_away(page: Page) -> None:
+    page.locator("#words").fill("a cat")
+    wait_until(page, "location.search.includes('cat')")
+    wait_until(page, IDLE)
+    for title, name in (("04's <b>.jpg", "Add to search"), ("sub/05's <b>.jpg", "Less like this")):
+        page.locator(f'#grid button[title="{title}"]').click()
+        page.get_by_role("button", name=name).click()
+        wait_until(page, IDLE)
+    text, more, less = asked(page)
+    assert text == "text:a cat" and more.startswith("like:") and less.startswith("-1:like:")
+    expect(page.locator("#terms li")).to_have_count(3)
+    order = names(page)
+    assert order.index("04's <b>.jpg") < order.index("sub/05's <b>.jpg") == len(order) - 1
+    page.reload()
+    expect(page.locator("#terms li")).to_have_count(3)
+    page.locator("#words").fill("")
+    page.keyboard.press("Backspace")
+    expect(page.locator("#terms li")).to_have_count(1)
+    assert asked(page) == [more]
+
+
+def test_inside_shows_a_layer_and_what_is_like_a_place(page: Page) -> None:
+    page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+    page.get_by_role("tab", name="Image").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Features")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#stage")).to_be_hidden()
+    wait_until(page, "document.querySelector('#features').ariaBusy === 'false'")
+    size = "[document.querySelector('#map').naturalWidth, document.querySelector('#map').naturalHeight]"
+    assert page.evaluate(size) == [40, 30]  # a pixel a patch
+    last = page.locator("#map").get_attribute("src")
+    slider = page.get_by_role("slider", name="Layer")
+    slider.focus()
+    page.keyboard.press("Home")
+    wait_until(page, f"document.querySelector('#map').src !== {last!r}")
+    expect(page.locator("#layers output")).to_have_text("0")
+    expect(page.locator("#viewer h2")).to_have_text("04's <b>.jpg")  # the key was the slider's
+    expect(page.locator("#shade")).to_be_hidden()
+    page.locator(".pane").first.hover(position={"x": 30, "y": 30})
+    expect(page.locator("#shade")).to_be_visible()
+    page.locator("#viewer h2").hover()
+    expect(page.locator("#shade")).to_be_hidden()
+    page.locator(".pane").last.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#shade")).to_be_visible()
+    page.locator("#viewer .close").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer h2")).to_have_text("sub/03's <b>.jpg".rpartition("/")[2])
+    expect(page.locator("#features")).to_be_visible()  # the tab stays
+
+
+def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
+    said = {"error": "the file is not in the folder any more"}
+    page.route("**/api/inside/*", lambda route: route.fulfill(status=400, json=said))
+    page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+    page.get_by_role("tab", name="Features").click()
+    expect(page.locator("#problem")).to_have_text(said["error"])
+    expect(page.locator(".pane").first).to_be_hidden()
+
+
+def test_probabilities_are_shown_where_the_answer_has_them(page: Page) -> None:
+    def judged(route: Route) -> None:
+        found = route.fetch().json()
+        found["tiles"][0]["probability"] = 0.73
+        route.fulfill(json=found)
+
+    label = page.locator("#grid button.tile .label").first
+    expect(label).not_to_contain_text("%")
+    page.route("**/api/hits*", judged)
+    page.locator("#words").fill("a cat")
+    expect(label).to_contain_text("73 %")
+
+
+def test_a_picture_is_chosen_or_dropped(page: Page, draw: Callable[[int], Image.Image], tmp_path: Path) -> None:
+    draw(7).save(tmp_path / "query.jpg", quality=90)
+    page.locator("#file").set_input_files(tmp_path / "query.jpg")
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === \"sub/07's <b>.jpg\"")
+    draw(8).save(tmp_path / "other.jpg", quality=90)
+    drop(page, tmp_path / "other.jpg", "image/jpeg")
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === \"08's <b>.jpg\"")
+
+
+def test_a_moment_plays_under_the_pointer(page: Page) -> None:
+    tile = page.locator("button[title='clip.mp4']").first
+    tile.hover()
+    expect(tile.locator("video")).to_have_count(1)
+    page.locator("#words").hover()
+    expect(tile.locator("video")).to_have_count(0)
+
+
+def test_progress_and_files_that_cannot_be_read_are_shown(page: Page) -> None:
+    reason = "is not a picture in a format that can be read"
+    failed = [{"name": f"<b>{number}.jpg", "reason": reason} for number in range(2)]
+
+    def running(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "running": True, "done": 470, "total": 507})
+
+    def ended(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "failures": 3, "failed": failed})
+
+    expect(page.locator("#failed")).to_be_hidden()
+    page.route("**/api/status", running)
+    expect(page.locator("#progress")).to_contain_text("470 of 507 files", timeout=10_000)
+    page.unroute("**/api/status")
+    page.route("**/api/status", ended)
+    expect(page.locator("#failed summary")).to_have_text("3 files could not be read", timeout=10_000)
+    expect(page.locator("#progress")).to_be_hidden()
+    page.locator("#failed summary").click()
+    lines = [f"<b>0.jpg: {reason}", f"<b>1.jpg: {reason}", "and 1 more"]
+    expect(page.locator("#failed li")).to_have_text(lines)
+    page.unroute("**/api/status")
+
+
+def test_a_link_from_another_page_opens_this_one(browser: Browser, address: str) -> None:
+    """And another page of the same browser gets none of its images."""
+    page = browser.new_page()
+    tile = page.request.get(f"{address}/api/hits").json()["tiles"][0]
+    foreign = address.replace("127.0.0.1", "localhost")
+    page.route("http://elsewhere.test/**", lambda route: route.fulfill(
+        content_type="text/html",
+        body=f'<img src="{address}{tile["thumbnail"]}"><img src="{foreign}/static/page.css"><a href="{address}">go</a>',
+    ))  # fmt: skip
+    statuses: list[int] = []
+    page.on("response", lambda response: statuses.append(response.status) if "elsewhere" not in response.url else None)
+    page.goto("http://elsewhere.test/")
+    page.wait_for_load_state("load")
+    assert not any(page.evaluate("[...document.images].map(one => one.naturalWidth)"))
+    assert set(statuses) <= {403}
+    page.get_by_role("link", name="go").click()
+    expect(page.locator("#grid button.tile").first).to_be_visible()
+    page.close()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1600])
+def test_nothing_is_wider_than_the_screen(browser: Browser, address: str, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 720}, color_scheme="dark")
+    page.goto(address)
+    expect(page.locator("#grid button.tile").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(map(int, ground.removeprefix("rgb(").removesuffix(")").split(","))) < 150  # dark
+    page.close()
+
+
+def test_low_confidence_is_a_banner_with_the_models_name(page: Page) -> None:
+    def answer(route: Route) -> None:
+        told = "tiny gives even its best hit a probability of 12%" if "q=" in route.request.url else None
+        route.fulfill(json={**route.fetch().json(), "low_confidence": told})
+
+    banner = page.locator("#confidence")
+    expect(banner).to_be_hidden()
+    page.route("**/api/hits*", answer)
+    page.locator("#words").fill("a cat")
+    expect(banner).to_have_text("Low confidence: tiny gives even its best hit a probability of 12%")
+    page.locator("#words").fill("")
+    expect(banner).to_be_hidden()
+
+
+def test_back_restores_the_query_and_the_filters(page: Page, address: str) -> None:
+    page.locator("#words").fill("a cat")
+    page.wait_for_url("**/?q=text%3Aa%20cat")
+    page.get_by_text("Images", exact=True).click()
+    page.wait_for_url("**/?q=text%3Aa%20cat&kind=image")
+    page.get_by_label("From", exact=True).fill("2023-06")
+    page.get_by_label("Path", exact=True).fill("sub/")
+    page.wait_for_url("**/?q=text%3Aa%20cat&kind=image&since=2023-06&path=sub%2F")
+    expect(page.locator("#count")).to_have_text("4 images, best match first")
+    page.reload()
+    expect(page.locator("#words")).to_have_value("a cat")
+    expect(page.get_by_label("Images", exact=True)).to_be_checked()
+    expect(page.get_by_label("From", exact=True)).to_have_value("2023-06")
+    expect(page.get_by_label("Path", exact=True)).to_have_value("sub/")
+    expect(page.locator("#count")).to_have_text("4 images, best match first")
+    while page.url != f"{address}/?q=text%3Aa%20cat&kind=image":
+        page.go_back()
+    expect(page.locator("#count")).to_have_text("12 images, best match first")
+    expect(page.get_by_label("Path", exact=True)).to_have_value("")
+    page.go_back()
+    expect(page.get_by_label("All", exact=True)).to_be_checked()
+    expect(page.locator("#count")).to_have_text("13 images and moments, best match first")
+    page.go_back()
+    expect(page.locator("#words")).to_have_value("")
+    expect(page.locator("#count")).to_have_text("13 images and moments, newest first")
+    page.go_forward()
+    expect(page.locator("#words")).to_have_value("a cat")
+
+
+def test_typing_on_makes_one_entry(page: Page, address: str) -> None:
+    page.locator("#words").press_sequentially("a red mug", delay=100)  # pauses shorter than what starts a search
+    page.locator("#words").press("Enter")
+    page.wait_for_url("**/?q=text%3Aa%20red%20mug")
+    page.go_back()
+    assert page.url == f"{address}/"
+
+
+def test_back_closes_the_viewer(page: Page) -> None:
+    page.locator("#words").fill("a cat")
+    page.wait_for_url("**/?q=text%3Aa%20cat")
+    wait_until(page, IDLE)
+    url = page.url
+    page.locator("#grid button.tile").first.click()
+    expect(page.locator("#viewer")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#viewer")).to_be_hidden()
+    assert page.url == url
+    page.locator("#grid button.tile").first.click()
+    page.keyboard.press("Escape")
+    expect(page.locator("#viewer")).to_be_hidden()
+    wait_until(page, "!history.state")
+    page.locator("#grid button.tile").first.click()
+    page.get_by_role("button", name="More like this").click()
+    wait_until(page, "location.search.includes('like')")
+    page.go_back()
+    expect(page.locator("#words")).to_have_value("a cat")
+    assert page.url == url
+    expect(page.locator("#viewer")).to_be_hidden()
+
+
+def test_escape_leaves_the_field_and_its_text(page: Page) -> None:
+    page.locator("#words").fill("a cat")
+    page.keyboard.press("Escape")
+    expect(page.locator("#words")).not_to_be_focused()
+    expect(page.locator("#words")).to_have_value("a cat")
+
+
+def drop(page: Page, path: Path, kind: str) -> None:
+    """Drop a file on the page."""
+    page.evaluate(
+        """([bytes, name, type]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name, { type }));
+            dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        [list(path.read_bytes()), path.name, kind],
+    )
+
+
+def test_a_dropped_image_combines_with_the_text(
+    page: Page, draw: Callable[[int], Image.Image], tmp_path: Path, address: str
+) -> None:
+    page.locator("#words").fill("a cat")
+    page.wait_for_url("**/?q=text%3Aa%20cat")
+    draw(7).save(tmp_path / "query.jpg", quality=90)
+    drop(page, tmp_path / "query.jpg", "image/jpeg")
+    expect(page.locator("#terms li")).to_have_count(2)
+    expect(page.locator("#words")).to_have_value("a cat")
+    text, image = asked(page)
+    assert text == "text:a cat" and image.startswith("image:")
+    wait_until(page, IDLE)
+    answer = page.request.get(f"{address}/api/hits", params=f"q={text}&q={image}").json()
+    assert names(page) == [tile["path"] for tile in answer["tiles"]]
+    page.get_by_role("slider", name="Weight of query.jpg").press("End")
+    wait_until(page, f"location.search.includes('2%3A{image.replace(':', '%3A')}')")
+    page.go_back()
+    page.go_forward()
+    expect(page.locator("#terms img")).to_be_visible()  # as long as the page is open
+    page.reload()
+    expect(page.locator("#terms li")).to_have_count(2)
+
+
+def test_a_video_is_searched_by(page: Page, tmp_path: Path) -> None:
+    assert "video/*" in page.get_by_label("Search by image").get_attribute("accept")
+    (tmp_path / "query.mp4").write_bytes(clip(100, rate=10))
+    page.get_by_label("Search by image").set_input_files(tmp_path / "query.mp4")
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === 'clip.mp4' && location.search")
+    expect(page.locator("#terms .name")).to_have_text("query.mp4")
+
+
+def test_a_file_that_is_too_large_is_not_sent(page: Page, tmp_path: Path) -> None:
+    page.locator("#file").evaluate("input => { input.dataset.limit = 2 << 20; }")
+    (tmp_path / "long.mp4").write_bytes(bytes((2 << 20) + 1))
+    page.get_by_label("Search by image").set_input_files(tmp_path / "long.mp4")
+    expect(page.locator("#error")).to_have_text("long.mp4 has more than 2 MiB, the limit")
+    expect(page.locator("#count")).to_have_text("13 images and moments, newest first")
+
+
+def test_rescan_says_what_came_of_it(page: Page) -> None:
+    page.get_by_role("button", name="Rescan").click()
+    expect(page.locator("#scan")).to_have_text("No changes", timeout=20_000)
+    expect(page.get_by_role("button", name="Rescan")).to_be_enabled()
+
+
+def test_help_is_behind_a_button_and_a_key(page: Page) -> None:
+    opener, dialog = page.get_by_role("button", name="Query syntax and keys"), page.locator("#help")
+    expect(dialog).to_be_hidden()
+    opener.click()
+    expect(page.get_by_role("dialog", name="Query syntax and keys")).to_contain_text("2:dog - 0.5:snow")
+    page.keyboard.press("ArrowRight")  # moves nothing behind it
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+    expect(opener).to_be_focused()
+    page.keyboard.press("?")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.locator("#words").fill("")
+    page.locator("#words").press_sequentially("what?")
+    expect(page.locator("#words")).to_have_value("what?")
+    expect(dialog).to_be_hidden()
+
+
+def test_videos_show_how_long_they_last(page: Page) -> None:
+    tile = page.locator("#grid button[title='clip.mp4']").last
+    expect(tile.locator(".time")).to_have_text("▶ 0:20")
+    expect(page.locator("#grid button[title$='.jpg'] .time")).to_have_count(0)
+    tile.click()
+    expect(page.locator("#around .time").first).to_have_text("0:00")  # where the moment begins
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    page.locator("#words").fill("a cat - snow")
+    expect(page.locator("#terms li")).to_have_count(2)
+    page.locator("#grid button.tile").first.click()
+    nameless = page.evaluate(
+        """[...document.querySelectorAll("button, input, a, progress, dialog, [role=group], [role=tabpanel]")].filter(
+            (one) => !one.ariaLabel && !one.getAttribute("aria-labelledby") && !(one.labels ?? []).length
+                && !(one.innerText ?? "").trim()
+        ).map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
+    assert page.evaluate("[...document.images].every((one) => one.hasAttribute('alt'))")
+    tile = page.locator("#grid button[title='clip.mp4']").first
+    assert re.fullmatch(r"clip\.mp4, video of 0:20, moment at 0:\d\d, -?0\.\d\d", tile.get_attribute("aria-label"))
+
+
+def test_the_filters_fold_away_on_a_phone(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+    page.goto(f"{address}/?kind=image&since=2023")
+    expect(page.locator("#count")).to_have_text("12 images, newest first")
+    opener, filters = page.get_by_role("button", name="Filters, 2 set"), page.locator("#filters")
+    expect(filters).to_be_hidden()
+    height = page.locator("header").bounding_box()["height"]
+    assert height < 90
+    opener.tap()
+    expect(filters).to_be_visible()
+    expect(opener).to_have_attribute("aria-expanded", "true")
+    page.get_by_text("Videos", exact=True).tap()
+    wait_until(page, "[...document.querySelectorAll('#grid button.tile')].every(one => one.title === 'clip.mp4')")
+    opener.tap()
+    expect(filters).to_be_hidden()
+    expect(page.get_by_role("button", name="Search by image")).to_have_count(1)  # the icon has kept its label
+    page.set_viewport_size({"width": 1200, "height": 800})
+    expect(filters).to_be_visible()
+    expect(opener).to_be_hidden()
+    page.close()
+
+
+@pytest.mark.parametrize("density", [1, 2])
+def test_thumbnails_are_sharp(
+    browser: Browser,
+    checkpoint: Path,
+    encoder: Encoder,
+    draw: Callable[[int], Image.Image],
+    tmp_path: Path,
+    density: int,
+) -> None:
+    for number in range(3):
+        draw(number).resize((1600, 1200)).save(tmp_path / f"{number}.jpg")
+    draw(4).save(tmp_path / "small.jpg")
+    with writable_index(tmp_path, str(checkpoint)) as (index, own):
+        update_index(index, own)
+    with served(create_page(Library(Index.open(tmp_path), encoder))) as address:
+        page = browser.new_page(viewport={"width": 1100, "height": 800}, device_scale_factor=density)
+        page.goto(address)
+        images = "[...document.querySelectorAll('#grid img')]"
+        wait_until(page, f"{images}.length === 4 && {images}.every(one => one.complete && one.naturalWidth)")
+        enough = f"one.naturalHeight * 1.1 >= one.clientHeight * {density} || one.naturalWidth === 80"
+        wait_until(page, f"{images}.every(one => {enough})")
+        large = page.evaluate(f"{images}.filter(one => one.src.includes('/large?')).length")
+        assert large == (3 if density == 2 else 0)
+        page.close()
+
+
+def test_the_network_needs_the_key_once(browser: Browser, library: Library) -> None:
+    with served(create_page(library, key="a key & more")) as address:
+        phone = browser.new_context(viewport={"width": 390, "height": 844})
+        page = phone.new_page()
+        page.goto(f"{address}/?key=a%20key%20%26%20more&kind=image")
+        expect(page.locator("#count")).to_have_text("12 images, newest first")
+        assert page.url == f"{address}/?kind=image"
+        wait_until(page, "[...document.querySelectorAll('#grid img')].slice(0, 4).every(one => one.naturalWidth > 0)")
+        assert page.evaluate("document.cookie") == ""  # scripts cannot read it
+        page.reload()
+        expect(page.locator("#count")).to_have_text("12 images, newest first")
+        phone.close()
+
+        stranger = browser.new_context()
+        page = stranger.new_page()
+        page.goto(address)
+        expect(page.get_by_role("heading")).to_have_text("This page needs its key")
+        page.get_by_label("Key").fill("a guess")
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_role("heading")).to_have_text("This page needs its key")
+        page.get_by_label("Key").fill("a key & more")
+        page.get_by_role("button", name="Open").click()
+        expect(page.locator("#grid button.tile").first).to_be_visible()
+        stranger.close()
+
+
+def test_a_link_with_the_key_on_another_page_opens_this_one(browser: Browser, library: Library) -> None:
+    """The browser sends a strict cookie only once the user goes on from here."""
+    with served(create_page(library, key="secret")) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        link = f'<a href="{address}/?key=secret">go</a>'
+        page.route("http://elsewhere.test/**", lambda route: route.fulfill(content_type="text/html", body=link))
+        page.goto("http://elsewhere.test/")
+        page.get_by_role("link", name="go").click()
+        page.get_by_role("link", name="Continue").click()
+        expect(page.locator("#grid button.tile").first).to_be_visible()
+        context.close()

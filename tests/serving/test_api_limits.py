@@ -1,0 +1,193 @@
+"""What one client may cost the embedding server: URLs, images, bodies, and what goes to its log."""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.serving import api
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.api_requests import ApiConfig, ApiError, parse_json
+from tests.serving.servers import served
+from tests.serving.test_api import data_uri
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_text_does_not_wait_for_slow_urls(encoder: Encoder) -> None:
+    fetch = FetchLimits(seconds=4.0, allow_private=True)
+    with (
+        silent_server() as slow,
+        served(create_app(encoder, ApiConfig(fetch=fetch))) as address,
+        ThreadPoolExecutor() as pool,
+    ):
+        began = time.monotonic()
+        urls = [f"{slow}/{number}.jpg" for number in range(32)]
+        body = {"input": urls, "modality": "image"}
+        refused = pool.submit(httpx.post, f"{address}/v1/embeddings", json=body, timeout=60)
+        time.sleep(0.5)
+        for number in range(3):
+            answer = httpx.post(f"{address}/v1/embeddings", json={"input": f"text {number}"}, timeout=60)
+            assert answer.status_code == 200
+        assert time.monotonic() - began < 3.5 and not refused.done()
+        response = refused.result()
+        assert response.status_code == 413 and "4 s" in response.json()["error"]["message"]
+        assert time.monotonic() - began < 12  # 32 URLs, 16 at a time, in one deadline
+
+
+def test_large_images_wait_for_each_other(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.serving.batching._DECODING_BYTES", 1 << 20)
+    monkeypatch.setattr("perception_encoder.serving.batching._DECODERS", 4)
+    decoding, most = 0, [0]
+    lock = threading.Lock()
+    pixels = type(encoder.transform).pixels
+
+    def counted(self: object, image: Image.Image) -> object:
+        nonlocal decoding
+        with lock:
+            decoding += 1
+            most.append(decoding)
+        time.sleep(0.05)
+        with lock:
+            decoding -= 1
+        return pixels(self, image)
+
+    monkeypatch.setattr(type(encoder.transform), "pixels", counted)
+    large = data_uri(Image.fromarray(np.zeros((600, 800), np.uint16)))  # 3.8 MB by the budget
+    small = data_uri(Image.new("RGB", (100, 100)))
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        for uri, expected in ((large, 1), (small, 4)):
+            most.clear()
+            answer = client.post("/v1/embeddings", json={"input": [uri] * 8, "modality": "image"})
+            assert answer.status_code == 200 and max(most) == expected
+
+
+def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
+    config = ApiConfig(bodies_bytes=100_000, body_seconds=20)
+    body = b'{"input": "a cat", "padding": "' + b"x" * 60_000
+    with served(create_app(encoder, config)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as first:
+            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body) + 2}\r\n\r\n"
+            first.sendall(head.encode() + body)
+            deadline = time.monotonic() + 10
+            while (status := httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code) == 200:
+                assert time.monotonic() < deadline  # until the first has been read so far
+            assert status == 429
+            assert httpx.post(f"{address}/v1/embeddings", json={"input": "a cat"}).status_code == 200
+            first.sendall(b'"}')
+            assert first.recv(100).startswith(b"HTTP/1.1 200")
+        for _ in range(3):  # what was read is given back
+            assert httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"0," * 5_000_000 + b"0]",
+        b"[" + b"{}," * 1_000_000 + b"{}]",
+        b'{"input": "' + b"\\u0041" * 1_000_000 + b'"}',
+    ],
+    ids=["numbers", "objects", "escapes"],
+)
+def test_a_body_that_takes_long_to_parse_is_refused(body: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(ApiError, match="more than the limit"):
+        parse_json(body)
+    assert time.process_time() - began < 0.2
+
+
+def test_a_large_body_is_parsed_beside_the_event_loop(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def parse(body: bytes) -> object:
+        threads.append(threading.current_thread().name)
+        return parse_json(body)
+
+    monkeypatch.setattr(api, "parse_json", parse)
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        for size in (10, 1 << 20):
+            client.post("/v1/embeddings", json={"input": "a cat", "padding": "x" * size})
+    small, large = threads
+    assert small != large and large.startswith("asyncio_")
+
+
+@pytest.mark.parametrize("body", [b'{"input": "a \\ud800 cat"}', b'{"input": ["\\udfff"]}'])
+def test_half_of_a_surrogate_pair_is_a_bad_request(encoder: Encoder, body: bytes) -> None:
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        answer = client.post("/v1/embeddings", content=body)
+        assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
+        body = b'{"input": "data:image/png;base64,\\ud800", "modality": "image"}'
+        assert client.post("/v1/embeddings", content=body).status_code == 400
+
+
+def test_nothing_that_a_client_sends_goes_to_the_log(
+    encoder: Encoder, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "zanzibar"
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG")
+    bodies: list[dict] = [
+        {"input": f"{secret} " * 60},  # over the context
+        {"input": [f"{secret} {number}" for number in range(3)]},
+        {"input": f"data:image/jpeg;base64,{secret}", "modality": "image"},
+        {"input": f"http://127.0.0.1/{secret}", "modality": "image"},
+        {"input": f"https://{secret}.invalid/", "modality": "image"},
+        {"input": secret, "model": secret},
+        {"input": 7, "modality": secret},
+    ]
+    for client in ("httpcore", "httpx"):  # of this test, and not of the server
+        caplog.set_level(logging.WARNING, client)
+    with (
+        caplog.at_level(logging.DEBUG),
+        warnings.catch_warnings(record=True) as warned,
+        served(create_app(encoder, ApiConfig())) as address,
+    ):
+        warnings.simplefilter("always")
+        statuses = [httpx.post(f"{address}/v1/embeddings", json=body).status_code for body in bodies]
+        assert statuses == [200, 200, 400, 400, 400, 404, 400]
+        assert httpx.get(f"{address}/v1/models/{secret}").status_code == 404
+    assert not any(secret in record.getMessage() for record in caplog.records)
+    assert not any(secret in str(warning.message) for warning in warned)
+    assert not any(secret in text for text in capfd.readouterr())
+
+
+Draw = Callable[[int], Image.Image]
+
+
+def test_the_model_runs_in_one_thread(encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+    for name in ("embed_pixels", "embed_texts"):
+        method = getattr(Encoder, name)
+        monkeypatch.setattr(
+            Encoder, name, lambda *given, method=method: (threads.add(threading.get_ident()), method(*given))[1]
+        )
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+
+        def ask(number: int) -> None:
+            client.post("/v1/embeddings", json={"input": [f"text {number}"] * 30})
+            client.post("/v1/embeddings", json={"input": [data_uri(draw(number))] * 5, "modality": "image"})
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(ask, range(6)))
+    assert len(threads) == 1
