@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import report
-from perception_encoder.scenes.graph import describe
-from perception_encoder.scenes.models import SPLITS, Library
-from perception_encoder.scenes.production import ScenesConfig, load_models, make_scenes
-from perception_encoder.scenes.samples import Pictures
+from perception_encoder.scenes.language.graph import describe
+from perception_encoder.scenes.objects.models import SPLITS, Library
+from perception_encoder.scenes.samples.images import Pictures
+from perception_encoder.scenes.samples.production import ScenesConfig, load_models, make_scenes
 
 FIRST = 20  # samples that are made while processes start
 AIM = 100  # pictures a second at 128 px, on two cores

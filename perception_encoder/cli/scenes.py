@@ -38,7 +38,7 @@ def scenes(
         pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 20000 --split train
         pe data scenes -o clips --videos --count 100 --split test --models datasets/scenes/furniture.tar
     """
-    from perception_encoder.scenes.production import ScenesConfig, load_models, make_scenes
+    from perception_encoder.scenes.samples.production import ScenesConfig, load_models, make_scenes
 
     config = ScenesConfig(count=count, split=split, side=size, seed=seed, videos=videos, frames=frames)
     made = make_scenes(load_models(models), out, config, jobs, track)
@@ -49,7 +49,7 @@ def scenes(
 
 def prepare_models(word: Path, out: Path | None, jobs: int | None) -> int:
     """Fetch the furniture and make its library in `out`; returns the exit status. `word` must be `scenes`."""
-    from perception_encoder.scenes.furniture import prepare_furniture
+    from perception_encoder.scenes.objects.furniture import prepare_furniture
 
     if str(word) != "scenes":
         raise typer.BadParameter(f"two folders, {word} and {out}; only the word `scenes` may stand before OUT")

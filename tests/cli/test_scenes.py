@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.scenes import furniture, production
-from perception_encoder.scenes.bundled import turned_models
-from perception_encoder.scenes.models import Library
+from perception_encoder.scenes.objects import furniture
+from perception_encoder.scenes.objects.bundled import turned_models
+from perception_encoder.scenes.objects.models import Library
+from perception_encoder.scenes.samples import production
 
 
 def test_scenes_are_made(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +61,8 @@ def test_two_folders_are_a_usage_error(run_pe, tmp_path: Path) -> None:
 
 def test_the_bundled_objects_are_enough_for_every_split() -> None:
     pytest.importorskip("pybullet_data")
-    from perception_encoder.scenes.bundled import OBJECTS, TURNED, bundled_models
-    from perception_encoder.scenes.layout import LayoutConfig, Layouts
+    from perception_encoder.scenes.layout.sampling import LayoutConfig, Layouts
+    from perception_encoder.scenes.objects.bundled import OBJECTS, TURNED, bundled_models
 
     library = Library(bundled_models())
     assert len(library) == len(OBJECTS) + len(TURNED)

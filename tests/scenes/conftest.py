@@ -8,14 +8,14 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from perception_encoder.scenes.bundled import turned_models
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.meshes import bake
-from perception_encoder.scenes.models import About, Library, Model, find_top
-from perception_encoder.scenes.scene import CORNERS, Light, Plane, Scene, Thing, triple
-from perception_encoder.scenes.wavefront import Material, Triangles
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.scene import CORNERS, Light, Plane, Scene, Thing, triple
+from perception_encoder.scenes.objects.bundled import turned_models
+from perception_encoder.scenes.objects.meshes import bake
+from perception_encoder.scenes.objects.models import About, Library, Model, find_top
+from perception_encoder.scenes.objects.wavefront import Material, Triangles
 
-collect_ignore_glob = [] if find_spec("pybullet") else ["test_*.py"]  # it has no wheel for Python 3.12 and later
+collect_ignore_glob = [] if find_spec("pybullet") else ["*/test_*.py"]  # it has no wheel for Python 3.12 and later
 QUADS = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
 
 

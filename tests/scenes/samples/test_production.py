@@ -15,11 +15,11 @@ from PIL import Image
 
 from perception_encoder.data.shards import read_shard
 from perception_encoder.errors import ConfigError, DataError, OutputError
-from perception_encoder.scenes.layout import LayoutConfig, Layouts
-from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.production import ScenesConfig, make_scenes, produce
-from perception_encoder.scenes.samples import Pictures, millimetres, run_lengths
-from perception_encoder.scenes.scene import CORNERS, Thing
+from perception_encoder.scenes.layout.sampling import LayoutConfig, Layouts
+from perception_encoder.scenes.layout.scene import CORNERS, Thing
+from perception_encoder.scenes.objects.models import Library
+from perception_encoder.scenes.samples.images import Pictures, millimetres, run_lengths
+from perception_encoder.scenes.samples.production import ScenesConfig, make_scenes, produce
 from tests.scenes.conftest import box_model
 
 

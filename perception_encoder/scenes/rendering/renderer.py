@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.scenes.bundled import missing_pybullet
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.room import Backdrop, paint
-from perception_encoder.scenes.scene import Scene, Thing, triple
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.scene import Scene, Thing, triple
+from perception_encoder.scenes.objects.bundled import missing_pybullet
+from perception_encoder.scenes.objects.models import Library
+from perception_encoder.scenes.rendering.room import Backdrop, paint
 
 SIDES = (16, 1024)  # pixels
 SHADOWS = (64, 0.75)  # samples along the light's view: at least, and for each along the picture

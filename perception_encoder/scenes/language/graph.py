@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.scene import Scene, corners_of
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.scene import Scene, corners_of
+from perception_encoder.scenes.objects.models import Library
 
 LEAST_SEEN = 0.0025  # of the picture's pixels, for a thing to be in it
 BESIDE = 0.08  # of the picture's side, between the middles of frames of which one is left of the other

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.models import About
-from perception_encoder.scenes.renderer import connect, silence
-from perception_encoder.scenes.scene import Scene, Thing, rotation_of, triple
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.scene import Scene, Thing, rotation_of, triple
+from perception_encoder.scenes.objects.models import About
+from perception_encoder.scenes.rendering.renderer import connect, silence
 
 Action = Literal["falls", "rolls", "is pushed", "tips over", "orbits"]
 RATE = 240  # steps of the simulation a second

@@ -17,12 +17,12 @@ from PIL import Image
 
 from perception_encoder.data.shards import to_json
 from perception_encoder.errors import DataError
-from perception_encoder.scenes.graph import Graph, describe
-from perception_encoder.scenes.language import captions
-from perception_encoder.scenes.layout import LayoutConfig, Layouts
-from perception_encoder.scenes.models import SPLITS, Library
-from perception_encoder.scenes.questions import Question, ask
-from perception_encoder.scenes.renderer import Renderer
+from perception_encoder.scenes.language.graph import Graph, describe
+from perception_encoder.scenes.language.phrases import captions
+from perception_encoder.scenes.language.questions import Question, ask
+from perception_encoder.scenes.layout.sampling import LayoutConfig, Layouts
+from perception_encoder.scenes.objects.models import SPLITS, Library
+from perception_encoder.scenes.rendering.renderer import Renderer
 
 SOURCE = "scenes"
 TRIES = 60

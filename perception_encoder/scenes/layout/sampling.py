@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from perception_encoder.errors import DataError
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.graph import LEAST_SEEN
-from perception_encoder.scenes.models import About, Library, Model
-from perception_encoder.scenes.names import NEVER_TINTED, SUPPORTS, family_of
-from perception_encoder.scenes.scene import Light, Plane, Scene, Thing, corners_of, triple, yaw
-from perception_encoder.scenes.surfaces import FLOOR_TINTS, FLOORS, OTHER_TINTS, SKIES, WALLS
+from perception_encoder.scenes.language.graph import LEAST_SEEN
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.scene import Light, Plane, Scene, Thing, corners_of, triple, yaw
+from perception_encoder.scenes.layout.surfaces import FLOOR_TINTS, FLOORS, OTHER_TINTS, SKIES, WALLS
+from perception_encoder.scenes.objects.models import About, Library, Model
+from perception_encoder.scenes.objects.names import NEVER_TINTED, SUPPORTS, family_of
 
 TRIES = 60
 LIKE_SIZE = 2.2  # how many times longer one thing on the floor may be than another

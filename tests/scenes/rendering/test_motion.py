@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.models import About, Library
-from perception_encoder.scenes.motion import AWAY, Plan, middles, observe, orbit, plan, simulate
-from perception_encoder.scenes.samples import Sample
-from perception_encoder.scenes.scene import Thing, rotation_of
-from perception_encoder.scenes.videos import Videos, encode_mp4, swept
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.scene import Thing, rotation_of
+from perception_encoder.scenes.objects.models import About, Library
+from perception_encoder.scenes.rendering.motion import AWAY, Plan, middles, observe, orbit, plan, simulate
+from perception_encoder.scenes.samples.images import Sample
+from perception_encoder.scenes.samples.videos import Videos, encode_mp4, swept
 from tests.scenes.conftest import scene_of
 
 BOX = About(key="b", label="box", kind="box", source="t", licence="CC0-1.0", size=(0.2, 0.2, 0.2))

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from perception_encoder.scenes.graph import Graph, Node
-from perception_encoder.scenes.motion import Action, Event
-from perception_encoder.scenes.narration import VERBS, ask_what_happened, tell
+from perception_encoder.scenes.language.graph import Graph, Node
+from perception_encoder.scenes.language.narration import VERBS, ask_what_happened, tell
+from perception_encoder.scenes.rendering.motion import Action, Event
 
 
 def graph_of(*kinds: str) -> Graph:

@@ -11,9 +11,9 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.scene import Plane, Scene
-from perception_encoder.scenes.surfaces import SIDE, texture
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.scene import Plane, Scene
+from perception_encoder.scenes.layout.surfaces import SIDE, texture
 
 GRAZING = 0.15  # below this cosine a texture is not filtered further
 SOFTER = 0.7  # levels that textures are filtered beyond a pixel, for places on them are not interpolated

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perception_encoder.scenes.graph import Graph, Node, describe, find_boxes
-from perception_encoder.scenes.language import captions, counted, description
-from perception_encoder.scenes.layout import LayoutConfig, Layouts
-from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.questions import Question, ask
-from perception_encoder.scenes.renderer import Renderer
-from perception_encoder.scenes.scene import Thing
+from perception_encoder.scenes.language.graph import Graph, Node, describe, find_boxes
+from perception_encoder.scenes.language.phrases import captions, counted, description
+from perception_encoder.scenes.language.questions import Question, ask
+from perception_encoder.scenes.layout.sampling import LayoutConfig, Layouts
+from perception_encoder.scenes.layout.scene import Thing
+from perception_encoder.scenes.objects.models import Library
+from perception_encoder.scenes.rendering.renderer import Renderer
 from tests.scenes.conftest import scene_of
 
 RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.2, 0.9)

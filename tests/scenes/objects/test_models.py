@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.scenes.furniture import CATALOGUE, build_library
-from perception_encoder.scenes.meshes import bake, stand
-from perception_encoder.scenes.models import SPLITS, Library, Model, find_top, write_library
-from perception_encoder.scenes.names import family_of, kind_of, label_of, plural_of
-from perception_encoder.scenes.wavefront import read_obj
+from perception_encoder.scenes.objects.furniture import CATALOGUE, build_library
+from perception_encoder.scenes.objects.meshes import bake, stand
+from perception_encoder.scenes.objects.models import SPLITS, Library, Model, find_top, write_library
+from perception_encoder.scenes.objects.names import family_of, kind_of, label_of, plural_of
+from perception_encoder.scenes.objects.wavefront import read_obj
 
 OBJ = """mtllib a.mtl
 v 0 0 0

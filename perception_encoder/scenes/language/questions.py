@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception_encoder.data.captions import with_article
-from perception_encoder.scenes.graph import OPPOSITE, Graph, Node
-from perception_encoder.scenes.language import SAID
-from perception_encoder.scenes.names import family_of, plural_of
+from perception_encoder.scenes.language.graph import OPPOSITE, Graph, Node
+from perception_encoder.scenes.language.phrases import SAID
+from perception_encoder.scenes.objects.names import family_of, plural_of
 
 TALLER, NEARER = 1.25, 0.6  # times as tall; of both extents: what is clearly so
 THIRDS = ("on the left", "in the middle", "on the right")

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from perception_encoder.errors import ConfigError, MissingExtraError, PerceptionEncoderError
-from perception_encoder.scenes.meshes import Mesh, bake, stand
-from perception_encoder.scenes.models import About, Model, find_top
-from perception_encoder.scenes.wavefront import Material, Triangles, read_obj
+from perception_encoder.scenes.objects.meshes import Mesh, bake, stand
+from perception_encoder.scenes.objects.models import About, Model, find_top
+from perception_encoder.scenes.objects.wavefront import Material, Triangles, read_obj
 
 BUDGET = 1000  # faces of a mesh
 LICENCE = "Zlib"

@@ -25,11 +25,11 @@ from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.shards import to_json, write_members
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.scenes.bundled import bundled_models
-from perception_encoder.scenes.models import SPLITS, Library
-from perception_encoder.scenes.renderer import SIDES
-from perception_encoder.scenes.samples import Maker, Pictures, Sample
-from perception_encoder.scenes.videos import Videos
+from perception_encoder.scenes.objects.bundled import bundled_models
+from perception_encoder.scenes.objects.models import SPLITS, Library
+from perception_encoder.scenes.rendering.renderer import SIDES
+from perception_encoder.scenes.samples.images import Maker, Pictures, Sample
+from perception_encoder.scenes.samples.videos import Videos
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ import pytest
 from packaging.requirements import Requirement
 
 from perception_encoder.errors import ConfigError, MissingExtraError
-from perception_encoder.scenes.bundled import bundled_models
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.models import Library
-from perception_encoder.scenes.renderer import Renderer, connect
-from perception_encoder.scenes.room import paint
-from perception_encoder.scenes.scene import CORNERS, Thing, yaw
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.scene import CORNERS, Thing, yaw
+from perception_encoder.scenes.objects.bundled import bundled_models
+from perception_encoder.scenes.objects.models import Library
+from perception_encoder.scenes.rendering.renderer import Renderer, connect
+from perception_encoder.scenes.rendering.room import paint
 from tests.scenes.conftest import FLOOR, scene_of
 
 SIDE = 48

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.scenes.wavefront import Material, Triangles
+from perception_encoder.scenes.objects.wavefront import Material, Triangles
 
 ATLAS, CELL, SMALLEST_TILE = 128, 4, 16  # texels: the atlas's width, a plain colour's side, a texture's side
 CREASE = np.cos(np.radians(50))  # faces that meet at a wider angle have an edge between them

@@ -23,10 +23,10 @@ import numpy as np
 from perception_encoder.data.progress import Track, untracked
 from perception_encoder.data.sources import fetch_debian
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.scenes.meshes import bake, stand
-from perception_encoder.scenes.models import About, Model, find_top, write_library
-from perception_encoder.scenes.names import LEFT_OUT, ROUND, kind_of, label_of
-from perception_encoder.scenes.wavefront import read_obj
+from perception_encoder.scenes.objects.meshes import bake, stand
+from perception_encoder.scenes.objects.models import About, Model, find_top, write_library
+from perception_encoder.scenes.objects.names import LEFT_OUT, ROUND, kind_of, label_of
+from perception_encoder.scenes.objects.wavefront import read_obj
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception_encoder.scenes.camera import Camera
+from perception_encoder.scenes.layout.camera import Camera
 
 CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0.0, 1.0)])
 """Of a box of size 1 that stands on the origin."""

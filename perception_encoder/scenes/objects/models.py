@@ -21,7 +21,7 @@ from PIL import Image
 from perception_encoder.data.captions import name_colours
 from perception_encoder.data.shards import read_members, to_json, write_members
 from perception_encoder.errors import DataError
-from perception_encoder.scenes.meshes import Mesh
+from perception_encoder.scenes.objects.meshes import Mesh
 
 SPLITS = ("train", "val", "test")
 SAMPLES = 256  # places of the surface whose colours are looked at

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from perception_encoder.data.captions import with_article
-from perception_encoder.scenes.graph import Graph, Node
-from perception_encoder.scenes.language import description, noun, number_word
-from perception_encoder.scenes.motion import Action, Event
-from perception_encoder.scenes.names import plural_of
-from perception_encoder.scenes.questions import Question, about, choose
+from perception_encoder.scenes.language.graph import Graph, Node
+from perception_encoder.scenes.language.phrases import description, noun, number_word
+from perception_encoder.scenes.language.questions import Question, about, choose
+from perception_encoder.scenes.objects.names import plural_of
+from perception_encoder.scenes.rendering.motion import Action, Event
 
 VERBS: dict[Action, tuple[str, str, str]] = {
     "falls": ("falls from above", "fall from above", "Does the {} fall from above?"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from perception_encoder.data.captions import COLOURS, with_article
-from perception_encoder.scenes.graph import Graph, Node
-from perception_encoder.scenes.names import plural_of
+from perception_encoder.scenes.language.graph import Graph, Node
+from perception_encoder.scenes.objects.names import plural_of
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 SAID = {

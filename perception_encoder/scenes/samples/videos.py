@@ -14,16 +14,16 @@ import av
 import numpy as np
 
 from perception_encoder.data.shards import to_json
-from perception_encoder.scenes.camera import Camera
-from perception_encoder.scenes.graph import Graph, describe, find_boxes
-from perception_encoder.scenes.layout import LayoutConfig, aim
-from perception_encoder.scenes.models import About, Library
-from perception_encoder.scenes.motion import AWAY, Event, observe, orbit, plan, simulate
-from perception_encoder.scenes.narration import ask_what_happened, tell
-from perception_encoder.scenes.questions import Question
-from perception_encoder.scenes.renderer import Picture
-from perception_encoder.scenes.samples import Maker, Sample, encode_image, millimetres
-from perception_encoder.scenes.scene import Scene, corners_of
+from perception_encoder.scenes.language.graph import Graph, describe, find_boxes
+from perception_encoder.scenes.language.narration import ask_what_happened, tell
+from perception_encoder.scenes.language.questions import Question
+from perception_encoder.scenes.layout.camera import Camera
+from perception_encoder.scenes.layout.sampling import LayoutConfig, aim
+from perception_encoder.scenes.layout.scene import Scene, corners_of
+from perception_encoder.scenes.objects.models import About, Library
+from perception_encoder.scenes.rendering.motion import AWAY, Event, observe, orbit, plan, simulate
+from perception_encoder.scenes.rendering.renderer import Picture
+from perception_encoder.scenes.samples.images import Maker, Sample, encode_image, millimetres
 
 CATEGORY = "Object Interactions"
 HIGH = 0.3  # radii above the floor: the camera need not show what is higher
