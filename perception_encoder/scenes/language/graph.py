@@ -1,7 +1,7 @@
-"""What is true of a picture: its things with their frames and colours, and how they stand to each other.
+"""The scene graph of an image: its objects with their boxes and colours, and the relations between them.
 
-All captions and questions are said of this graph, and of nothing else. A relation is in it only where no one would
-doubt it: `left of` and `right of` in the picture, `behind` and `in front of` along the camera's axis, `on` as placed.
+All captions and questions are made from this graph alone. A relation is in it only if it is beyond doubt: `left of` and
+`right of` in the image, `behind` and `in front of` along the camera's axis, `on` as placed.
 """
 
 from __future__ import annotations
@@ -13,47 +13,46 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.scenes.layout.camera import Camera
-from perception_encoder.scenes.layout.scene import Scene, corners_of
-from perception_encoder.scenes.objects.models import Library
+from perception_encoder.scenes.layout.scene import LEAST_VISIBLE, Scene, box_corners
+from perception_encoder.scenes.objects.models import ObjectLibrary
 
-LEAST_SEEN = 0.0025  # of the picture's pixels, for a thing to be in it
-BESIDE = 0.08  # of the picture's side, between the middles of frames of which one is left of the other
+BESIDE = 0.08  # of the image's side, between the middles of boxes of which one is left of the other
 OPPOSITE = {"left of": "right of", "right of": "left of", "behind": "in front of", "in front of": "behind"}
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A thing in a picture."""
+    """An object in an image."""
 
     id: int
     """Its value in the mask: 1 and up."""
     model: str
     label: str
-    kind: str
+    class_name: str
     """What it is counted as."""
     colour: str
-    """Empty where no one colour covers most of it."""
-    box: tuple[float, float, float, float]
-    """Left, top, right, bottom of what is seen of it, in pixels."""
+    """Empty if no one colour covers most of it."""
+    box: Box
+    """Left, top, right, bottom of its visible part, in pixels."""
     pixels: int
     size: tuple[float, float, float]
     """Width, depth and height in metres."""
     position: tuple[float, float, float]
-    """The middle of its bottom, in metres, in the world."""
+    """Middle of its bottom, in metres, in the world."""
     turn: tuple[float, float, float, float]
-    """How it is turned: a quaternion x, y, z, w."""
+    """Its rotation as a quaternion x, y, z, w."""
     depth: float
     """Metres along the camera's axis to the middle of its box."""
     extent: float
-    """Metres along the floor that it reaches from its middle."""
+    """Metres along the floor from its middle to its farthest corner."""
     on: int | None
-    """The id of what it stands on; None is the floor."""
+    """Id of the object that it stands on; None is the floor."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graph:
-    """All that is said of a picture."""
+class SceneGraph:
+    """The objects of an image and their relations."""
 
     side: int
     floor: str
@@ -62,94 +61,89 @@ class Graph:
     """(id, relation, id): `left of`, `right of`, `behind`, `in front of`, `on`."""
 
     def to_json(self) -> dict[str, Any]:
-        """As samples hold it."""
+        """Return the graph as samples hold it."""
+        nodes = [dict(vars(node)) for node in self.nodes]
         return {
-            "objects": [dict(vars(node)) for node in self.nodes],
+            "objects": [{"kind": node.pop("class_name"), **node} for node in nodes],
             "relations": [list(relation) for relation in self.relations],
             "floor": self.floor,
         }
 
     @property
     def counts(self) -> Counter[str]:
-        """How many things there are of each kind."""
-        return Counter(node.kind for node in self.nodes)
+        """Number of objects of each class."""
+        return Counter(node.class_name for node in self.nodes)
 
     @property
     def by_id(self) -> dict[int, Node]:
-        """The things by id."""
+        """The objects by id."""
         return {node.id: node for node in self.nodes}
 
-    def of_kind(self, kind: str) -> list[Node]:
-        """The things of one kind."""
-        return [node for node in self.nodes if node.kind == kind]
+    def of_class(self, name: str) -> list[Node]:
+        """Return the objects of one class."""
+        return [node for node in self.nodes if node.class_name == name]
 
     def named(self) -> list[tuple[Node, str]]:
-        """The things that have a name of their own, with it."""
+        """Return the objects that have a name of their own, with it."""
         return [(node, name) for node in self.nodes if (name := self.name(node))]
 
     def name(self, node: Node) -> str:
-        """What tells a thing from all others in the picture, without an article; empty where nothing short does."""
-        alike = self.of_kind(node.kind)
-        if len(alike) == 1:
+        """Return a name that only this object of the image has, without an article; "" if none is short."""
+        same_class = self.of_class(node.class_name)
+        if len(same_class) == 1:
             return node.label
-        colours = [other.colour for other in alike]
+        colours = [other.colour for other in same_class]
         if node.colour and colours.count(node.colour) == 1 and "" not in colours:
-            return f"{node.colour} {node.kind}"
+            return f"{node.colour} {node.class_name}"
         return ""
 
     def related(self, relation: str, to: int) -> list[Node]:
-        """The things that stand in a relation to one."""
+        """Return the objects that stand in a relation to one."""
         by_id = self.by_id
         return [by_id[first] for first, between, second in self.relations if (between, second) == (relation, to)]
 
 
-def describe(scene: Scene, mask: np.ndarray, library: Library) -> Graph | None:
-    """The graph of a scene's picture with this mask (S, S); None where something is too hidden to speak of it."""
-    boxes = find_boxes(mask, len(scene.things))
+def build_graph(scene: Scene, mask: np.ndarray, library: ObjectLibrary) -> SceneGraph | None:
+    """Return the graph of a scene's image with this mask (S, S); None if too little of an object is visible."""
     side = len(mask)
     nodes = []
-    for number, (thing, found) in enumerate(zip(scene.things, boxes, strict=True), start=1):
-        if found is None or found[1] < LEAST_SEEN * side * side:
+    for id, placed in enumerate(scene.objects, start=1):
+        box, pixels = find_box(mask == id), int((mask == id).sum())
+        if box is None or pixels < LEAST_VISIBLE * side * side:
             return None
-        about = library.about[thing.model]
-        corners = corners_of(np.array(thing.position), np.array(thing.turn), np.array(about.size))
+        info = library.info[placed.model]
+        corners = box_corners(np.array(placed.position), np.array(placed.turn), np.array(info.size))
         middle = corners.mean(axis=0)
         nodes.append(
             Node(
-                id=number,
-                model=thing.model,
-                label=about.label,
-                kind=about.kind,
-                colour=library[thing.model].colour(thing.tint),
-                box=found[0],
-                pixels=found[1],
-                size=about.size,
-                position=thing.position,
-                turn=thing.turn,
+                id=id,
+                model=placed.model,
+                label=info.label,
+                class_name=info.class_name,
+                colour=library[placed.model].colour(placed.tint),
+                box=box,
+                pixels=pixels,
+                size=info.size,
+                position=placed.position,
+                turn=placed.turn,
                 depth=float(scene.camera.project(middle, side)[2]),
                 extent=float(np.hypot(*(corners - middle)[:, :2].T).max()),
-                on=None if thing.on is None else thing.on + 1,
+                on=None if placed.on is None else placed.on + 1,
             )
         )
-    return Graph(side=side, floor=scene.floor, nodes=tuple(nodes), relations=tuple(relate(nodes, scene.camera, side)))
+    return SceneGraph(side=side, floor=scene.floor, nodes=tuple(nodes), relations=tuple(_find_relations(nodes, side)))
 
 
-def find_boxes(mask: np.ndarray, count: int) -> list[tuple[tuple[float, float, float, float], int] | None]:
-    """The frame of each value 1…count in a mask, with its number of pixels; None where it has none."""
-    found: list[tuple[tuple[float, float, float, float], int] | None] = []
-    for number in range(1, count + 1):
-        here = mask == number
-        rows, columns = np.flatnonzero(here.any(axis=1)), np.flatnonzero(here.any(axis=0))
-        if len(rows) == 0:
-            found.append(None)
-            continue
-        box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-        found.append((box, int(here.sum())))
-    return found
+def find_box(mask: np.ndarray) -> Box | None:
+    """Return the box around the true pixels of a mask (H, W); None if there are none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def relate(nodes: Sequence[Node], camera: Camera, side: int) -> list[tuple[int, str, int]]:
-    """Every relation between two things that is beyond doubt."""
+def _find_relations(nodes: Sequence[Node], side: int) -> list[tuple[int, str, int]]:
+    """Return every relation between two objects that is beyond doubt."""
     relations = []
     for first in nodes:
         for second in nodes:
@@ -167,7 +161,7 @@ def relate(nodes: Sequence[Node], camera: Camera, side: int) -> list[tuple[int, 
 
 
 def _stack_of(node: Node, nodes: Sequence[Node]) -> set[int]:
-    """The ids of a thing and of all that it stands on."""
+    """The ids of an object and of all objects below it."""
     stack, below = {node.id}, node.on
     while below is not None:
         stack.add(below)
@@ -176,7 +170,7 @@ def _stack_of(node: Node, nodes: Sequence[Node]) -> set[int]:
 
 
 def _is_left(first: Node, second: Node, side: int) -> bool:
-    """Whether the first's frame is left of the second's: their middles are apart, and they overlap little."""
+    """Whether the first box is left of the second: their middles are apart, and they overlap little."""
     middles = (second.box[0] + second.box[2] - first.box[0] - first.box[2]) / 2
     widths = (second.box[2] - second.box[0] + first.box[2] - first.box[0]) / 2
     return middles > max(BESIDE * side, 0.75 * widths)

@@ -1,7 +1,8 @@
-"""Invent a scene: which things, where they stand, what is on what, the room, the light and the camera.
+"""Sample a scene: its objects, their positions, what stands on what, the room, the light and the camera.
 
-Things of one scene are of like size, and no two of easily confused kinds. They stand apart on the floor, and small ones
-on what has a level top. The camera is moved back until all are in the picture; what would hide too much is refused.
+The objects of one scene are of similar size, and no two of them of easily confused classes. They stand apart on the
+floor, and small ones on objects with a level top. The camera is moved back until all are in the image; a scene in which
+one object would hide too much of another is sampled again.
 """
 
 from __future__ import annotations
@@ -12,19 +13,27 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from perception_encoder.errors import DataError
-from perception_encoder.scenes.language.graph import LEAST_SEEN
 from perception_encoder.scenes.layout.camera import Camera
-from perception_encoder.scenes.layout.scene import Light, Plane, Scene, Thing, corners_of, triple, yaw
+from perception_encoder.scenes.layout.scene import (
+    LEAST_VISIBLE,
+    Light,
+    PlacedObject,
+    Plane,
+    Scene,
+    box_corners,
+    triple,
+    yaw,
+)
 from perception_encoder.scenes.layout.surfaces import FLOOR_TINTS, FLOORS, OTHER_TINTS, SKIES, WALLS
-from perception_encoder.scenes.objects.models import About, Library, Model
+from perception_encoder.scenes.objects.models import ObjectInfo, ObjectLibrary, ObjectModel
 from perception_encoder.scenes.objects.names import NEVER_TINTED, SUPPORTS, family_of
 
 TRIES = 60
-LIKE_SIZE = 2.2  # how many times longer one thing on the floor may be than another
-SMALLEST = 0.14  # of the longest thing's side: smaller ones cannot be seen on it
-HIDDEN = 0.55  # of a thing's frame that another in front of it may cover
-MARGIN = 0.05  # of the picture, that is kept free around the things
-STACKED, WALLED, TINTED = 0.6, 0.75, 0.4  # how often things stand on things, there are walls, pale things are coloured
+LIKE_SIZE = 2.2  # how many times longer one object on the floor may be than another
+SMALLEST = 0.14  # of the longest object's side: smaller ones cannot be seen on it
+HIDDEN = 0.55  # of an object's box that another in front of it may cover
+MARGIN = 0.05  # of the image, kept free around the objects
+STACKED, WALLED, TINTED = 0.6, 0.75, 0.4  # how often an object carries another, walls exist, pale objects are tinted
 TINTS: tuple[tuple[float, float, float], ...] = (
     *((0.9, 0.15, 0.12), (0.2, 0.65, 0.25), (0.15, 0.3, 0.85), (0.98, 0.85, 0.1), (1.0, 0.52, 0.05)),
     *((0.5, 0.2, 0.7), (1.0, 0.5, 0.72), (0.5, 0.3, 0.15), (0.6, 0.8, 1.0)),
@@ -34,165 +43,166 @@ PALE = ("white", "gray", "beige")
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutConfig:
-    """How scenes are made."""
+    """How many objects a scene has."""
 
     least: int = 2
-    """Things on the floor, at least; fewer where no others of like size are found."""
+    """Objects on the floor, at least; fewer if no others of similar size exist."""
     most: int = 5
-    """Things on the floor, at most."""
+    """Objects on the floor, at most."""
     again: float = 0.35
-    """How often another thing is of a kind that is there already."""
+    """How often another object is of a class that the scene already has."""
 
 
 @dataclass
-class Placing:
-    """A scene in the making."""
+class _Draft:
+    """The objects of a scene that is being sampled."""
 
-    models: list[Model] = field(default_factory=list)
-    things: list[Thing] = field(default_factory=list)
+    models: list[ObjectModel] = field(default_factory=list)
+    objects: list[PlacedObject] = field(default_factory=list)
     footprints: list[np.ndarray] = field(default_factory=list)
 
     def families(self) -> dict[str, str]:
-        """The kind that is there of each family."""
-        return {family_of(model.about.kind): model.about.kind for model in self.models}
+        """Return the class that represents each family."""
+        return {family_of(model.info.class_name): model.info.class_name for model in self.models}
 
     def corners(self) -> np.ndarray:
-        """The corners of the box around each thing, (n, 8, 3), in the world."""
-        positions, turns = ([getattr(thing, name) for thing in self.things] for name in ("position", "turn"))
-        return corners_of(np.array(positions), np.array(turns), np.array([model.size for model in self.models]))
+        """Return the corners of the box around each object, (n, 8, 3), in the world."""
+        positions, turns = ([getattr(each, name) for each in self.objects] for name in ("position", "turn"))
+        return box_corners(np.array(positions), np.array(turns), np.array([model.size for model in self.models]))
 
 
-class Layouts:
-    """Invents scenes of some of a library's models."""
+class SceneSampler:
+    """Samples scenes of some of a library's models."""
 
-    def __init__(self, library: Library, keys: Sequence[str], config: LayoutConfig) -> None:
+    def __init__(self, library: ObjectLibrary, keys: Sequence[str], config: LayoutConfig) -> None:
         self.library, self.config = library, config
-        self.kinds: dict[str, list[str]] = {}
+        self.keys: dict[str, list[str]] = {}
+        """Of each class, the keys of its models."""
         for key in keys:
-            self.kinds.setdefault(library.about[key].kind, []).append(key)
-        if len({family_of(kind) for kind in self.kinds}) < 2:
-            raise DataError("scenes need models of two different kinds at least; is the library's split this small?")
+            self.keys.setdefault(library.info[key].class_name, []).append(key)
+        if len({family_of(name) for name in self.keys}) < 2:
+            raise DataError("scenes need models of two different classes at least; is the library's split this small?")
 
-    def invent(self, generator: np.random.Generator, first: str | None = None) -> Scene:
-        """Invent a scene; DataError where the models leave none to invent.
+    def sample(self, generator: np.random.Generator, first: str | None = None) -> Scene:
+        """Sample a scene; DataError if the models do not allow one.
 
-        `first`: the model of its first thing; then nothing stands on anything.
+        `first`: the key of its first model; then no object stands on another.
         """
         for attempt in range(TRIES):
-            placing = self._place(generator, first)
-            if len(placing.models) < self.config.least and attempt < TRIES // 2:
+            draft = self._fill_floor(generator, first)
+            if len(draft.models) < self.config.least and attempt < TRIES // 2:
                 continue
             if first is None:
-                self._stack(placing, generator)
-            scene = compose(placing, generator)
+                self._stack(draft, generator)
+            scene = _compose(draft, generator)
             if scene is not None:
                 return scene
-        raise DataError(f"no scene could be made in {TRIES} tries; are there models of like size and different kinds?")
+        raise DataError(f"no scene in {TRIES} tries; the library needs models of similar size and different classes")
 
-    def _place(self, generator: np.random.Generator, key: str | None) -> Placing:
-        placing = Placing()
-        wanted = int(generator.integers(self.config.least, self.config.most + 1))
-        first = self.library.about[key] if key else self.choose(generator, list(self.kinds))
-        _stand(placing, self.library[first.key], generator)
-        while len(placing.models) < wanted:
-            about = self._another(placing, generator, max(first.size))
-            if about is None or not _stand(placing, self.library[about.key], generator):
+    def _fill_floor(self, generator: np.random.Generator, key: str | None) -> _Draft:
+        draft = _Draft()
+        count = int(generator.integers(self.config.least, self.config.most + 1))
+        first = self.library.info[key] if key else self.choose(generator, list(self.keys))
+        _put_on_floor(draft, self.library[first.key], generator)
+        while len(draft.models) < count:
+            info = self._choose_another(draft, generator, max(first.size))
+            if info is None or not _put_on_floor(draft, self.library[info.key], generator):
                 break
-        return placing
+        return draft
 
-    def _another(self, placing: Placing, generator: np.random.Generator, length: float) -> About | None:
-        """A model that goes with those that are there, if one is found."""
-        there = placing.families()
+    def _choose_another(self, draft: _Draft, generator: np.random.Generator, length: float) -> ObjectInfo | None:
+        """Choose a model that fits those of the draft; None if no try fits."""
+        families = draft.families()
         again = generator.random() < self.config.again
-        kinds = sorted(set(there.values())) if again else list(self.kinds)
+        classes = sorted(set(families.values())) if again else list(self.keys)
         for _ in range(TRIES):
-            about = self.choose(generator, kinds)
-            alike = 1 / LIKE_SIZE <= max(about.size) / length <= LIKE_SIZE
-            if alike and (again or family_of(about.kind) not in there):
-                return about
+            info = self.choose(generator, classes)
+            similar = 1 / LIKE_SIZE <= max(info.size) / length <= LIKE_SIZE
+            if similar and (again or family_of(info.class_name) not in families):
+                return info
         return None
 
-    def choose(self, generator: np.random.Generator, kinds: Sequence[str]) -> About:
-        """Draw a kind, and a model of it."""
-        keys = self.kinds[kinds[int(generator.integers(len(kinds)))]]
-        return self.library.about[keys[int(generator.integers(len(keys)))]]
+    def choose(self, generator: np.random.Generator, classes: Sequence[str]) -> ObjectInfo:
+        """Choose one of these classes at random, then one of its models."""
+        keys = self.keys[classes[int(generator.integers(len(classes)))]]
+        return self.library.info[keys[int(generator.integers(len(keys)))]]
 
-    def _stack(self, placing: Placing, generator: np.random.Generator) -> None:
-        """Stand something on things with a level top."""
-        smallest = SMALLEST * max(float(model.size.max()) for model in placing.models)
-        for number, (model, thing) in enumerate(zip(list(placing.models), list(placing.things), strict=True)):
-            top = model.about.top
-            if top is None or model.about.kind not in SUPPORTS or generator.random() >= STACKED:
+    def _stack(self, draft: _Draft, generator: np.random.Generator) -> None:
+        """Put smaller objects on some of those with a level top."""
+        smallest = SMALLEST * max(float(model.size.max()) for model in draft.models)
+        for index, (model, below) in enumerate(zip(list(draft.models), list(draft.objects), strict=True)):
+            top = model.info.top
+            if top is None or model.info.class_name not in SUPPORTS or generator.random() >= STACKED:
                 continue
             room = np.array([top.x[1] - top.x[0], top.y[1] - top.y[0]])
-            there = placing.families()
+            families = draft.families()
             for _ in range(TRIES):
-                small = self.choose(generator, list(self.kinds))
-                kind, across = small.kind, float(np.hypot(*small.size[:2]))
+                small = self.choose(generator, list(self.keys))
+                name, across = small.class_name, float(np.hypot(*small.size[:2]))
                 fits = across < 0.9 * room.min() and small.size[2] < 1.2 * model.size.max()
-                if fits and max(small.size) >= smallest and there.get(family_of(kind), kind) == kind:
+                if fits and max(small.size) >= smallest and families.get(family_of(name), name) == name:
                     free = (room - across) / 2
                     middle = np.array([sum(top.x) / 2, sum(top.y) / 2]) + generator.uniform(-1, 1, 2) * free
-                    place = thing.rotation @ np.array([*middle, top.height]) + np.array(thing.position)
-                    turn = float(generator.uniform(0, 2 * np.pi))
-                    _add(placing, self.library[small.key], place, turn, generator, number)
+                    position = below.rotation @ np.array([*middle, top.height]) + np.array(below.position)
+                    angle = float(generator.uniform(0, 2 * np.pi))
+                    _add(draft, self.library[small.key], position, angle, generator, index)
                     break
 
 
-def _stand(placing: Placing, model: Model, generator: np.random.Generator) -> bool:
-    """Stand a model on the floor where nothing is; false where no place was found."""
-    spread = sum(float(np.hypot(*other.size[:2])) for other in (*placing.models, model))
-    reach = 0.26 * spread * (1 + 2 * np.arange(TRIES) / TRIES) * (len(placing.models) > 0)
-    places = generator.uniform(-1, 1, (TRIES, 2)) * reach[:, None]
+def _put_on_floor(draft: _Draft, model: ObjectModel, generator: np.random.Generator) -> bool:
+    """Put a model on a free part of the floor; false if no try finds one."""
+    spread = sum(float(np.hypot(*other.size[:2])) for other in (*draft.models, model))
+    reach = 0.26 * spread * (1 + 2 * np.arange(TRIES) / TRIES) * (len(draft.models) > 0)
+    positions = generator.uniform(-1, 1, (TRIES, 2)) * reach[:, None]
     angles = generator.normal(0, 0.7, TRIES)  # most show their front
-    frames, free = _footprints(model, places, angles), np.ones(TRIES, dtype=bool)
-    for other in placing.footprints:
-        free &= _apart(frames, other)
+    footprints, free = _footprints(model, positions, angles), np.ones(TRIES, dtype=bool)
+    for other in draft.footprints:
+        free &= _are_apart(footprints, other)
     if not free.any():
         return False
     first = int(free.argmax())
-    _add(placing, model, np.array([*places[first], 0.0]), float(angles[first]), generator, None)
+    _add(draft, model, np.array([*positions[first], 0.0]), float(angles[first]), generator, None)
     return True
 
 
 def _add(
-    placing: Placing, model: Model, place: np.ndarray, angle: float, generator: np.random.Generator, on: int | None
+    draft: _Draft, model: ObjectModel, at: np.ndarray, angle: float, generator: np.random.Generator, on: int | None
 ) -> None:
-    about, tint = model.about, (1.0, 1.0, 1.0)
-    may = about.tinted or (about.category not in NEVER_TINTED and model.colour() in PALE)
-    if may and (about.tinted or generator.random() < TINTED):
+    info, tint = model.info, (1.0, 1.0, 1.0)
+    tintable = info.tinted or (info.category not in NEVER_TINTED and model.colour() in PALE)
+    if tintable and (info.tinted or generator.random() < TINTED):
         tint = TINTS[int(generator.integers(len(TINTS)))]
-    placing.models.append(model)
-    placing.footprints.append(_footprints(model, place[None, :2], np.array([angle]))[0])
-    placing.things.append(Thing(model=about.key, position=triple(place), turn=yaw(angle), tint=tint, on=on))
+    draft.models.append(model)
+    draft.footprints.append(_footprints(model, at[None, :2], np.array([angle]))[0])
+    draft.objects.append(PlacedObject(model=info.key, position=triple(at), turn=yaw(angle), tint=tint, on=on))
 
 
-def _footprints(model: Model, places: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """The corners (n, 4, 2) of a thing's rectangle at places (n, 2), in order around it, a little larger than it is."""
+def _footprints(model: ObjectModel, positions: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """The corners (n, 4, 2) of a rectangle a little larger than the model, at positions (n, 2), in order around it."""
     half = model.size[:2] * 0.54 + 0.01 * model.size.max()
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
     cosines, sines = np.cos(angles), np.sin(angles)
-    return corners @ np.array([[cosines, -sines], [sines, cosines]]).T + places[:, None]
+    return corners @ np.array([[cosines, -sines], [sines, cosines]]).T + positions[:, None]
 
 
-def _apart(frames: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of which of the rectangles (n, 4, 2) a side, or one of the other's (4, 2), separates it from the other: (n,)."""
-    both = np.concatenate([np.diff(frames[:, :3], axis=1), np.tile(np.diff(other[:3], axis=0), (len(frames), 1, 1))], 1)
-    ways = both.swapaxes(1, 2)  # (n, 2, 4)
-    one, two = frames @ ways, other @ ways  # (n, 4 corners, 4 ways)
+def _are_apart(footprints: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether a side of each rectangle (n, 4, 2), or of the other one (4, 2), separates the two: (n,) bool."""
+    own, others = np.diff(footprints[:, :3], axis=1), np.tile(np.diff(other[:3], axis=0), (len(footprints), 1, 1))
+    directions = np.concatenate([own, others], axis=1).swapaxes(1, 2)  # (n, 2, 4)
+    one, two = footprints @ directions, other @ directions  # (n, 4 corners, 4 directions)
     return ((one.max(axis=1) < two.min(axis=1)) | (two.max(axis=1) < one.min(axis=1))).any(axis=1)
 
 
-def compose(placing: Placing, generator: np.random.Generator) -> Scene | None:
-    """Put the room, the light and the camera around things; None where one would hide another or be too small."""
-    corners = placing.corners()
+def _compose(draft: _Draft, generator: np.random.Generator) -> Scene | None:
+    """Add the room, the light and the camera; None if an object would be hidden or too small."""
+    corners = draft.corners()
     flat = corners.reshape(-1, 3)
     middle = (flat.min(axis=0) + flat.max(axis=0)) / 2 * (1, 1, 0)
-    things = tuple(replace(thing, position=triple(thing.position - middle)) for thing in placing.things)
+    objects = tuple(replace(each, position=triple(each.position - middle)) for each in draft.objects)
     corners = corners - middle
     radius = float(np.linalg.norm(corners.reshape(-1, 3), axis=1).max())
-    camera = aim(corners, *_point_of_view(generator))
-    if not _shows_all(camera, corners, things):
+    camera = aim_camera(corners, *_point_of_view(generator))
+    if not _shows_all(camera, corners, objects):
         return None
     number = int(generator.integers(len(FLOORS)))
     name, reach = FLOORS[number][0], 12 * radius
@@ -203,11 +213,11 @@ def compose(placing: Placing, generator: np.random.Generator) -> Scene | None:
         texture=number,
         tint=_tint(FLOOR_TINTS.get(name, OTHER_TINTS), generator),
         repeat=float(radius * generator.uniform(0.5, 1.0)),
-        kind="floor",
+        surface="floor",
     )
     walls = _walls(radius, np.array(camera.eye), generator) if generator.random() < WALLED else []
     return Scene(
-        things=things,
+        objects=objects,
         planes=(floor, *walls),
         light=_light(camera, generator),
         camera=camera,
@@ -218,19 +228,19 @@ def compose(placing: Placing, generator: np.random.Generator) -> Scene | None:
 
 
 def _point_of_view(generator: np.random.Generator) -> tuple[np.ndarray, float]:
-    """A unit vector to a camera in the south, somewhere above, and its field of view in degrees."""
+    """Sample a unit vector to a camera in the south and above, and its field of view in degrees."""
     side, rise = generator.uniform(-0.9, 0.9), np.radians(generator.uniform(10, 42))
     away = np.array([np.sin(side) * np.cos(rise), -np.cos(side) * np.cos(rise), np.sin(rise)])
     return away, float(generator.uniform(35, 55))
 
 
-def aim(corners: np.ndarray, away: np.ndarray, angle: float) -> Camera:
-    """The nearest camera in a direction (unit vector `away`) that has the boxes (n, 8, 3) in its picture."""
+def aim_camera(corners: np.ndarray, away: np.ndarray, angle: float) -> Camera:
+    """Return the nearest camera in a direction (unit vector `away`) that has the boxes (n, 8, 3) in its image."""
     points = corners.reshape(-1, 3)
     target = (points.min(axis=0) + points.max(axis=0)) / 2
     size = float(np.linalg.norm(np.ptp(points, axis=0)))
     across, down, deep = _camera(target, away, size, angle).rotation @ (points - target).T
-    # a point is inside where it is as deep as it is far from the axis, by the angle of what is left of the picture
+    # a point is inside if its depth is at least its distance from the axis, scaled by the image without its margin
     least = np.maximum(np.abs(across), np.abs(down)) / np.tan(np.radians(angle) / 2) / (1 - 2 * MARGIN)
     return _camera(target, away, float((np.maximum(least, 0.1 * size) - deep).max()), angle, size)
 
@@ -239,21 +249,21 @@ def _camera(target: np.ndarray, away: np.ndarray, distance: float, angle: float,
     return Camera(triple(target + distance * away), triple(target), angle, near=0.02 * size, far=12 * size)
 
 
-def _shows_all(camera: Camera, corners: np.ndarray, things: Sequence[Thing]) -> bool:
-    """Whether each thing's frame is large enough, and no frame of a nearer thing covers too much of it."""
-    seen = camera.project(corners, 1)
-    low, high, depth = seen[..., :2].min(axis=1), seen[..., :2].max(axis=1), seen[..., 2].mean(axis=1)
+def _shows_all(camera: Camera, corners: np.ndarray, objects: Sequence[PlacedObject]) -> bool:
+    """Whether each object's box in the image is large enough, and no nearer one's box covers too much of it."""
+    projected = camera.project(corners, 1)
+    low, high, depth = projected[..., :2].min(axis=1), projected[..., :2].max(axis=1), projected[..., 2].mean(axis=1)
     areas = (high - low).prod(axis=1)
     overlaps = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     covered = np.clip(overlaps, 0, None).prod(axis=2) * (depth < depth[:, None])  # row by column
-    for number, thing in enumerate(things):
-        if thing.on is not None:
-            covered[number, thing.on] = covered[thing.on, number] = 0
-    return bool((areas > LEAST_SEEN).all() and (covered <= HIDDEN * areas[:, None]).all())
+    for index, each in enumerate(objects):
+        if each.on is not None:
+            covered[index, each.on] = covered[each.on, index] = 0
+    return bool((areas > LEAST_VISIBLE).all() and (covered <= HIDDEN * areas[:, None]).all())
 
 
 def _walls(radius: float, eye: np.ndarray, generator: np.random.Generator) -> list[Plane]:
-    """Two walls that meet in a corner behind the things."""
+    """Two walls that meet in a corner behind the objects."""
     forward = -eye[:2] / np.linalg.norm(eye[:2])
     angle = float(generator.uniform(-0.8, 0.8))
     first = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ forward
@@ -271,7 +281,7 @@ def _walls(radius: float, eye: np.ndarray, generator: np.random.Generator) -> li
                 texture=number,
                 tint=tint,
                 repeat=repeat,
-                kind="wall",
+                surface="wall",
             )
         )
     return walls

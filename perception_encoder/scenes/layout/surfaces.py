@@ -1,4 +1,4 @@
-"""Textures of floors and walls, made by rule: the same ones everywhere, tinted anew in each scene."""
+"""Textures of floors and walls, made by rule: the same in all scenes, with a tint of each scene's own."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def _bricks(generator: np.random.Generator, rows: int) -> np.ndarray:
     height, width = SIDE // rows, 2 * SIDE // rows
     bright = np.empty((SIDE, SIDE))
     for row in range(rows):
-        place = (np.arange(SIDE) + (row % 2) * width // 2) % SIDE
-        bright[row * height : (row + 1) * height] = generator.uniform(0.75, 1.0, SIDE // width)[place // width]
-        bright[row * height : (row + 1) * height, place % width < 2] = 1.1
+        columns = (np.arange(SIDE) + (row % 2) * width // 2) % SIDE
+        bright[row * height : (row + 1) * height] = generator.uniform(0.75, 1.0, SIDE // width)[columns // width]
+        bright[row * height : (row + 1) * height, columns % width < 2] = 1.1
         bright[row * height : row * height + 2] = 1.1
     return bright / 1.1 - _noise(generator, (64, 64)) * 0.1
 
@@ -78,7 +78,7 @@ FLOORS: tuple[tuple[str, Callable[[np.random.Generator], np.ndarray]], ...] = (
     ("stone floor", lambda generator: _bricks(generator, 4)),
     ("grass", lambda generator: 1 - 0.55 * _noise(generator, (64, 64)) * _noise(generator, (8, 8))),
 )
-"""Names of floors, and how bright each texel is."""
+"""Name and brightness of each floor."""
 FLOOR_TINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "wooden floor": ((190, 140, 90), (150, 100, 60), (215, 180, 135), (120, 80, 55), (180, 165, 145)),
     "grass": ((110, 160, 70), (135, 165, 85), (95, 140, 65)),
@@ -104,8 +104,8 @@ SKIES = (
 
 
 @cache
-def texture(kind: str, number: int) -> np.ndarray:
-    """A floor's or a wall's texture, grey, (SIDE, SIDE) uint8."""
-    make = FLOORS[number][1] if kind == "floor" else WALLS[number]
-    bright = make(np.random.default_rng([kind == "floor", number]))
+def surface_texture(surface: str, number: int) -> np.ndarray:
+    """Return a grey texture of a `floor` or a `wall`, (SIDE, SIDE) uint8."""
+    make = FLOORS[number][1] if surface == "floor" else WALLS[number]
+    bright = make(np.random.default_rng([surface == "floor", number]))
     return (np.clip(bright, 0, 1) * 255).round().astype(np.uint8)

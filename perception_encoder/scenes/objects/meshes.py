@@ -1,9 +1,9 @@
-"""Turn triangles with many materials into a light mesh with one small texture, as the renderer draws it fastest.
+"""Turn triangles with many materials into a small mesh with one small texture, which the renderer draws fast.
 
-Meshes over the budget lose edges by quadric error (the library fast-simplification), and where they fall into too many
-parts for that, their positions unite on a grid; each face that is left keeps the material and the texture coordinates
-of the face it was. All materials share one atlas: a tile for each texture, as
-large as its part of the atlas and filtered to it, and a few texels for each plain colour.
+Meshes over the budget are decimated by quadric error (the library fast-simplification); if they have too many loose
+parts for that, their positions are merged on a grid. Each remaining face keeps the material and the texture coordinates
+of its original. All materials share one atlas: a tile for each texture, filtered to the size of the tile, and a few
+texels for each plain colour.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from PIL import Image
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.scenes.objects.wavefront import Material, Triangles
 
+FACE_BUDGET = 1000  # faces of a mesh
 ATLAS, CELL, SMALLEST_TILE = 128, 4, 16  # texels: the atlas's width, a plain colour's side, a texture's side
-CREASE = np.cos(np.radians(50))  # faces that meet at a wider angle have an edge between them
-WELD = 1e-5  # of the size: positions closer than this are one
-OVER = 1.1  # times its budget, that a mesh may have faces
-FINEST = 100  # steps of the first grid on which positions unite; each after it has a fifth fewer
+CREASE = np.cos(np.radians(50))  # faces that meet at a wider angle have a sharp edge between them
+WELD = 1e-5  # of the mesh's size: positions closer than this are merged
+OVER = 1.1  # times the budget: faces that a mesh may have
+FINEST = 100  # steps of the first grid on which positions are merged; each later grid has a fifth fewer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """A mesh as it is drawn."""
+    """A mesh with one texture, as the renderer draws it."""
 
     vertices: np.ndarray
     """(V, 3) float32, metres; x to the right, y to the back, z up from 0."""
@@ -40,17 +41,23 @@ class Mesh:
     """(H, W, 3) uint8."""
 
     @property
+    def size(self) -> tuple[float, float, float]:
+        """Width, depth and height in metres."""
+        width, depth, height = np.ptp(self.vertices, axis=0).tolist()
+        return width, depth, height
+
+    @property
     def areas(self) -> np.ndarray:
-        """Each face's area (F,), in square metres."""
+        """Area of each face (F,), in square metres."""
         return np.linalg.norm(self.crosses, axis=1) / 2
 
     @property
     def crosses(self) -> np.ndarray:
-        """Each face's normal (F, 3), twice as long as its area."""
+        """Normal of each face (F, 3), as long as twice its area."""
         return _crosses(self.vertices.astype(np.float64), self.faces)
 
     def colours(self, count: int) -> np.ndarray:
-        """Colours of `count` places evenly spread over the surface: (count, 3) uint8."""
+        """Return the colours of `count` points spread evenly over the surface: (count, 3) uint8."""
         ends = np.cumsum(self.areas)
         chosen = np.searchsorted(ends, (np.arange(count) + 0.5) / count * ends[-1])
         u, v = self.uv[self.faces[chosen]].mean(axis=1).T
@@ -58,14 +65,14 @@ class Mesh:
         return self.texture[np.minimum(((1 - v) * height).astype(int), height - 1), (u * width).astype(int)]
 
 
-def bake(triangles: Triangles, budget: int) -> Mesh:
-    """Make a mesh of at most about `budget` faces, in the axes and the size that the triangles have."""
-    welded, rows = _weld(triangles.positions)
-    welded, corners, source = _decimate(welded, rows[triangles.faces], budget)
+def bake(triangles: Triangles, budget: int = FACE_BUDGET) -> Mesh:
+    """Make a mesh of about `budget` faces at most, in the axes and the size of the triangles."""
+    positions, rows = _weld(triangles.positions)
+    positions, corners, source = _decimate(positions, rows[triangles.faces], budget)
     uv, texture = _atlas(triangles, source)
-    corners, uv = _orient(welded, corners, uv, triangles.normals[source])
-    normals = _normals(welded, corners)
-    table = np.concatenate([welded[corners], normals, uv], axis=2).reshape(-1, 8).astype(np.float32)
+    corners, uv = _orient(positions, corners, uv, triangles.normals[source])
+    normals = _normals(positions, corners)
+    table = np.concatenate([positions[corners], normals, uv], axis=2).reshape(-1, 8).astype(np.float32)
     unique, inverse = np.unique(table.round(5), axis=0, return_inverse=True)
     return Mesh(
         vertices=unique[:, :3].copy(),
@@ -76,54 +83,56 @@ def bake(triangles: Triangles, budget: int) -> Mesh:
     )
 
 
-def stand(triangles: Triangles, size: tuple[float, float, float], rotation: np.ndarray | None = None) -> Triangles:
-    """Turn triangles whose y axis is up and whose front is +z to x right, y back, z up; scale to `size` in metres.
+def stand_upright(
+    triangles: Triangles, size: tuple[float, float, float], rotation: np.ndarray | None = None
+) -> Triangles:
+    """Turn triangles from y up and front +z to x right, y back, z up, and scale them to `size` in metres.
 
-    The middle of the bottom comes to be the origin. `rotation`: (3, 3), before all that.
+    The origin is then the middle of the bottom. `rotation`: (3, 3), applied first.
     """
     turn = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ (np.eye(3) if rotation is None else rotation)
     positions, normals = triangles.positions @ turn.T, triangles.normals @ turn.T
-    seen = positions[np.unique(triangles.faces)]
-    low, extent = seen.min(axis=0), np.ptp(seen, axis=0)
+    used = positions[np.unique(triangles.faces)]
+    low, extent = used.min(axis=0), np.ptp(used, axis=0)
     scale = np.array(size) / np.maximum(extent, 1e-9)
     middle = low + extent * (0.5, 0.5, 0)
     return replace(triangles, positions=(positions - middle) * scale, normals=normals / scale)
 
 
 def _weld(positions: np.ndarray, closeness: float = WELD) -> tuple[np.ndarray, np.ndarray]:
-    """Unite positions that are the same, but for this part of the size: those left (v, 3), and the row of each."""
+    """Merge positions closer than this part of the size: the remaining ones (v, 3), and the row of each old one."""
     step = closeness * max(np.ptp(positions, axis=0).max(), 1e-9)
     _, first, inverse = np.unique(np.round(positions / step), axis=0, return_index=True, return_inverse=True)
     return positions[first], inverse.ravel()
 
 
-def _decimate(welded: np.ndarray, corners: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions, faces (F, 3), and the number of the face that each was, without faces that have no area."""
-    source = np.flatnonzero(_has_area(welded, corners))
+def _decimate(positions: np.ndarray, corners: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return positions, faces (F, 3) and the number of each face's original; faces without an area are dropped."""
+    source = np.flatnonzero(_has_area(positions, corners))
     corners = corners[source]
     if len(corners) <= budget:
-        return welded, corners, source
+        return positions, corners, source
     try:
         import fast_simplification
     except ImportError as error:
         raise MissingExtraError("fast_simplification", "scenes") from error
-    points, faces = welded.astype(np.float32), corners.astype(np.int32)
+    points, faces = positions.astype(np.float32), corners.astype(np.int32)
     *_, collapses = fast_simplification.simplify(points, faces, target_count=budget, return_collapses=True)
-    moved, _, rows = fast_simplification.replay_simplification(points, faces, collapses)
-    moved = moved.astype(np.float64)
-    corners, source = _whole(moved, rows[corners], source)
+    points, _, rows = fast_simplification.replay_simplification(points, faces, collapses)
+    positions = points.astype(np.float64)
+    corners, source = _unique_faces(positions, rows[corners], source)
     steps = float(FINEST)
     while len(corners) > OVER * budget:
-        moved, rows = _weld(moved, 1 / steps)
-        corners, source = _whole(moved, rows[corners], source)
+        positions, rows = _weld(positions, 1 / steps)
+        corners, source = _unique_faces(positions, rows[corners], source)
         steps *= 0.8
-    return moved, corners, source
+    return positions, corners, source
 
 
-def _whole(positions: np.ndarray, corners: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The faces (F, 3) that have an area, each once, and what they were."""
-    left = _has_area(positions, corners)
-    corners, source = corners[left], source[left]
+def _unique_faces(positions: np.ndarray, corners: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the faces (F, 3) that have an area, each once, and the numbers of their originals."""
+    valid = _has_area(positions, corners)
+    corners, source = corners[valid], source[valid]
     first = np.sort(np.unique(np.sort(corners, axis=1), axis=0, return_index=True)[1])
     return corners[first], source[first]
 
@@ -141,7 +150,7 @@ def _has_area(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
 def _orient(
     positions: np.ndarray, corners: np.ndarray, uv: np.ndarray, outside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn faces over whose order of corners contradicts the file's normals."""
+    """Flip the faces whose order of corners contradicts the file's normals."""
     wrong = (_crosses(positions, corners) * outside).sum(axis=1) < 0
     corners, uv = corners.copy(), uv.copy()
     corners[wrong] = corners[wrong][:, ::-1]
@@ -150,7 +159,7 @@ def _orient(
 
 
 def _normals(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Unit normals of each face's corners (F, 3, 3): the mean of the faces around that are not beyond a crease."""
+    """Unit normals of each face's corners (F, 3, 3): the mean of the adjacent faces that are not beyond a crease."""
     crosses = _crosses(positions, corners)
     units = crosses / np.linalg.norm(crosses, axis=1, keepdims=True)
     flat = corners.ravel()
@@ -168,43 +177,42 @@ def _normals(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _atlas(triangles: Triangles, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each face's texture coordinates (F, 3, 2) in an atlas of all materials, and the atlas."""
-    materials, uv = triangles.materials[source], triangles.uv[source]
+    """Return each face's texture coordinates (F, 3, 2) in an atlas of all materials, and the atlas."""
+    ids, uv = triangles.material_ids[source], triangles.uv[source]
     uv = uv - np.floor(uv.min(axis=1, keepdims=True))  # textures repeat
-    used = np.unique(materials)
-    pictures = {number: _open(triangles.looks[number]) for number in used}
-    textured = [number for number in used if pictures[number] is not None]
-    plain = [number for number in used if pictures[number] is None]
-    across = int(np.ceil(np.sqrt(max(len(textured), 1))))
+    used = np.unique(ids)
+    textures = {number: image for number in used if (image := _open(triangles.materials[number])) is not None}
+    plain = [number for number in used if number not in textures]
+    across = int(np.ceil(np.sqrt(max(len(textures), 1))))
     side = max(ATLAS // across, SMALLEST_TILE)
-    tiles_down = -(-len(textured) // across)
-    width = max(side * across, ATLAS) if textured else CELL * min(len(plain), ATLAS // CELL)
+    tiles_down = -(-len(textures) // across)
+    width = max(side * across, ATLAS) if textures else CELL * min(len(plain), ATLAS // CELL)
     per_row = width // CELL
     height = side * tiles_down + CELL * -(-len(plain) // per_row)
     atlas, placed = np.zeros((height, width, 3), np.uint8), np.empty_like(uv)
-    for place, number in enumerate(textured):
-        top, left, rows = place // across * side, place % across * side, materials == number
+    for cell, (number, image) in enumerate(textures.items()):
+        top, left, rows = cell // across * side, cell % across * side, ids == number
         low, high = uv[rows].min(axis=(0, 1)), uv[rows].max(axis=(0, 1))
-        atlas[top : top + side, left : left + side] = _tile(pictures[number], low, high, side)
+        atlas[top : top + side, left : left + side] = _tile(image, low, high, side)
         inside = (uv[rows] - low) / np.maximum(high - low, 1e-9)  # in [0, 1], y up
         placed[rows, :, 0] = left + 0.5 + inside[..., 0] * (side - 1)
         placed[rows, :, 1] = top + side - 0.5 - inside[..., 1] * (side - 1)
-    for place, number in enumerate(plain):
-        top, left = side * tiles_down + place // per_row * CELL, place % per_row * CELL
-        colour = np.clip(np.array(triangles.looks[number].colour) * 255, 0, 255).round()
+    for cell, number in enumerate(plain):
+        top, left = side * tiles_down + cell // per_row * CELL, cell % per_row * CELL
+        colour = np.clip(np.array(triangles.materials[number].colour) * 255, 0, 255).round()
         atlas[top : top + CELL, left : left + CELL] = colour
-        placed[materials == number] = (left + CELL / 2, top + CELL / 2)
+        placed[ids == number] = (left + CELL / 2, top + CELL / 2)
     return np.stack([placed[..., 0] / width, 1 - placed[..., 1] / height], axis=-1), atlas
 
 
 def _open(material: Material) -> Image.Image | None:
-    """The material's texture without transparency: what cannot be seen takes the mean colour of what can."""
+    """The material's texture without transparency: invisible texels take the mean colour of the visible ones."""
     if material.texture is None:
         return None
     try:
-        with Image.open(io.BytesIO(material.texture)) as picture:
-            picture.draft("RGB", (2 * ATLAS, 2 * ATLAS))
-            colours = np.asarray(picture.convert("RGBA"), dtype=np.float64)
+        with Image.open(io.BytesIO(material.texture)) as image:
+            image.draft("RGB", (2 * ATLAS, 2 * ATLAS))
+            colours = np.asarray(image.convert("RGBA"), dtype=np.float64)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     alpha = colours[..., 3:] / 255
@@ -212,12 +220,11 @@ def _open(material: Material) -> Image.Image | None:
     return Image.fromarray((colours[..., :3] * alpha + mean * (1 - alpha)).round().astype(np.uint8))
 
 
-def _tile(picture: Image.Image | None, low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
+def _tile(image: Image.Image, low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """The part [low, high] of a repeated texture, (side, side, 3) uint8, filtered to that size."""
-    assert picture is not None
     extent = np.maximum(high - low, 1e-3)
-    once = np.clip(np.round(side / extent), 1, [picture.width, picture.height]).astype(int)  # texels a repeat
-    small = np.asarray(picture.resize((int(once[0]), int(once[1])), Image.Resampling.BOX))
+    once = np.clip(np.round(side / extent), 1, [image.width, image.height]).astype(int)  # texels a repeat
+    small = np.asarray(image.resize((int(once[0]), int(once[1])), Image.Resampling.BOX))
     steps = np.arange(side) / (side - 1)
     columns = np.floor((low[0] + steps * (high[0] - low[0])) % 1 * once[0]).astype(int)
     rows = np.floor((1 - (high[1] - steps * (high[1] - low[1])) % 1) * once[1]).astype(int)

@@ -1,7 +1,7 @@
-"""What models are called: the catalogue's names as plain nouns, what each is counted as, and what is easily confused.
+"""Names of models: the catalogue's names as plain nouns, the class of each, and classes that are easily confused.
 
-A kind is what one would count a thing as: an osaka chair is a chair. Kinds of one family, such as chairs and stools,
-are never in one scene, so that a count has one answer.
+An osaka chair is of the class chair. Two classes of one family, such as chairs and stools, are never in one scene, so
+that a count has one answer.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import re
 
 
 def _words(text: str) -> tuple[str, ...]:
-    """What commas separate."""
+    """Split a text at its commas."""
     return tuple(" ".join(text.split()).split(", "))
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """What commas separate: `name: other name`."""
+    """Split a text at its commas into `name: other name`."""
     return {name: other for name, _, other in (pair.partition(": ") for pair in _words(text))}
 
 
-LEFT_OUT = re.compile(
+EXCLUDED = re.compile(
     r"^(socket|range hood|hood|shower|sink$|arrow|parking|pedestrian|rail|concrete sidewalk|bill |cctv|smoke|"
     r"thermometer|electric water heater|boiler|chimney|round chimney|tool|little bank|wood bank|child game|"
     r"children game|barnum|shape|"
@@ -29,7 +29,7 @@ LEFT_OUT = re.compile(
     r"spice tower)",
     re.IGNORECASE,
 )
-"""Names of what hangs, lies flat, is several things at once, or whose name does not say what it is."""
+"""Names of objects that hang, lie flat or are several at once, and names that do not say what the object is."""
 
 RENAMED = _pairs("""
 female: woman, male: man, sitting male: sitting man, sitting female: sitting woman, mannequin male: mannequin,
@@ -57,18 +57,18 @@ bullet trash can: trash can, electronic scale: kitchen scale, induction cooker z
 clothes washing machine: washing machine, card game: deck of cards, oil servers: oil bottle,
 bowl with fruits: bowl of fruit, bowl with salad: bowl of salad, stone grill device: stone grill, pottery: clay pot
 """)
-"""What names say worse than this."""
-KINDS = _pairs("""
+"""Better words for the catalogue's."""
+CLASSES = _pairs("""
 sitting man: man, sitting woman: woman, sitting boy: boy, sitting girl: girl, bulldog: dog, siamese cat: cat,
 couch: sofa, refrigerator: fridge, chair with cushion: chair, table with tablecloth: table, full bookcase: bookcase,
 desk table: desk, coffee mug: mug, bike: bicycle, indoor bike: exercise bike, succulent plant: plant
 """)
-"""What labels are counted as, where their last word does not say it."""
+"""Classes of labels whose last word does not say it."""
 HEADS = _words("""
 chair, armchair, table, sofa, bed, bench, stool, plant, tree, lamp, bottle, glass, knife, cabinet, box, desk, cup,
 trashcan, bin, umbrella, clock, phone, piano, locker, fence
 """)
-"""What the last word of a name is counted as, whatever stands before it."""
+"""Classes of all labels that end in this word, unless in NO_HEADS."""
 NO_HEADS = _words("christmas tree, football table, high chair, pool table, tape measure, toy car")
 FAMILIES = tuple(
     _words(line)
@@ -88,8 +88,8 @@ lego brick, wooden block, cube, domino
 oven, stove, fridge, hob
 """.strip().splitlines()
 )
-"""Kinds that are easily confused; the first stands for all."""
-FIRST_OF = {kind: family[0] for family in FAMILIES for kind in family}
+"""Classes that are easily confused; a family has the name of its first class."""
+FAMILY_OF = {name: family[0] for family in FAMILIES for name in family}
 SUPPORTS = _words("""
 armchair ottoman, bed, bench, book, bookcase, box, cabinet, chair, changing table, chest, chest freezer, crate, cube,
 cupboard, desk, double oven, dresser with drawers, dressing table, dryer machine, fireplace, fridge, island,
@@ -97,37 +97,37 @@ lego brick, locker, medicine box, microwave, oven, pallet, piano, pool table, po
 speaker, stool, stove, suitcase, table, table tennis, tatami, trampoline, tray, trunk, tv stand, washing machine,
 wooden block, workbench
 """)
-"""What things may be stood on, if it has a level top."""
+"""Classes of objects that others may stand on, if their top is level."""
 ROUND = _words("ball, basketball, soccer ball")
-"""What rolls."""
+"""Classes of objects that roll."""
 NEVER_TINTED = _words("bathroom, characters, exterior, kitchen, miscellaneous")
-"""Categories of things that come in colours of their own: food, people, plants, tools."""
+"""Categories of objects that have typical colours: food, people, plants, tools."""
 IRREGULAR = _pairs("shelf: shelves, knife: knives, loaf: loaves, deer: deer, bus: buses")
 
 
 def label_of(name: str) -> str:
-    """A catalogue's name as a noun: lower case, without numbers and makers."""
+    """Turn a catalogue's name into a noun: lower case, without numbers and makers."""
     plain = re.sub(r"\b\d[\d:°]*\b|\b[ivx]+$", "", name.lower())
     plain = " ".join(plain.split())
     return RENAMED.get(plain, plain)
 
 
-def kind_of(name: str) -> str:
-    """What a thing of this name is counted as."""
+def class_of(name: str) -> str:
+    """Return the class of an object with this name in a catalogue."""
     label = label_of(name)
-    if label in KINDS or label in NO_HEADS:
-        return KINDS.get(label, label)
+    if label in CLASSES or label in NO_HEADS:
+        return CLASSES.get(label, label)
     last = label.rsplit(" ", 1)[-1]
     return last if last in HEADS and " of " not in label else label
 
 
-def family_of(kind: str) -> str:
-    """The first kind of the family that a kind is in; itself where it is in none."""
-    return FIRST_OF.get(kind, kind)
+def family_of(class_name: str) -> str:
+    """Return the first class of this class's family, or the class itself if it has no family."""
+    return FAMILY_OF.get(class_name, class_name)
 
 
 def plural_of(noun: str) -> str:
-    """The plural of a noun as labels have it."""
+    """Return the plural of a label."""
     head, of, rest = noun.partition(" of ")
     first, space, last = head.rpartition(" ")
     if last.endswith("man"):

@@ -1,4 +1,4 @@
-"""Read Wavefront OBJ files with their MTL files: triangles, texture coordinates, and what each material looks like.
+"""Read Wavefront OBJ files with their MTL files: triangles, texture coordinates, and what each material materials_ like.
 
 Only what is seen is read: positions, texture coordinates, normals, faces, materials' diffuse colours and
 textures. Polygons become fans of triangles; lines and curves are passed over.
@@ -21,7 +21,7 @@ Read = Callable[[str], bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """How a part of a surface looks."""
+    """How a part of a surface materials_."""
 
     colour: tuple[float, float, float] = (0.8, 0.8, 0.8)
     """Red, green and blue in [0, 1]; where there is a texture, it takes the colour's place."""
@@ -41,9 +41,9 @@ class Triangles:
     """(F, 3, 2) texture coordinates of each corner; 0 where the file has none."""
     normals: np.ndarray
     """(F, 3) what the file says of each face's outer side, 0 where it says nothing."""
-    materials: np.ndarray
+    material_ids: np.ndarray
     """(F,) the number of each face's material."""
-    looks: tuple[Material, ...]
+    materials: tuple[Material, ...]
     """The materials by number."""
 
 
@@ -52,7 +52,7 @@ class _Parts:
     rows: dict[str, list[list[float]]] = field(default_factory=lambda: {kind: [] for kind in WIDTHS})
     corners: list[tuple[int, ...]] = field(default_factory=list)  # of each triangle: 3 positions, 3 uv, 3 normals
     materials: list[str] = field(default_factory=list)  # of each triangle
-    looks: dict[str, Material] = field(default_factory=lambda: {"": Material()})
+    materials_: dict[str, Material] = field(default_factory=lambda: {"": Material()})
 
 
 def read_obj(name: str, read: Read) -> Triangles:
@@ -67,7 +67,7 @@ def read_obj(name: str, read: Read) -> Triangles:
             elif kind == "f":
                 _add_face(parts, values, material)
             elif kind == "mtllib":
-                _add_materials(parts.looks, line.split(maxsplit=1)[1].strip(), read)
+                _add_materials(parts.materials_, line.split(maxsplit=1)[1].strip(), read)
             elif kind == "usemtl":
                 material = " ".join(values)
         return _assemble(parts)
@@ -87,19 +87,19 @@ def _add_face(parts: _Parts, corners: list[str], material: str) -> None:
         parts.materials.append(material)
 
 
-def _add_materials(looks: dict[str, Material], name: str, read: Read) -> None:
+def _add_materials(materials_: dict[str, Material], name: str, read: Read) -> None:
     material = ""
     for line in _read_beside(name, read).decode("utf-8", "replace").splitlines():
         kind, *values = line.split() or [""]
         if kind == "newmtl":
             material = " ".join(values)
-            looks[material] = Material()
+            materials_[material] = Material()
         elif kind == "Kd" and values[0] not in ("spectral", "xyz"):
             red, green, blue = (float(value) for value in (values * 3)[:3])
-            looks[material] = replace(looks[material], colour=(red, green, blue))
+            materials_[material] = replace(materials_[material], colour=(red, green, blue))
         elif kind == "map_Kd":  # a name with spaces, or one after options
             pictures = (_read_beside(file.replace("\\", "/"), read) for file in (" ".join(values), values[-1]))
-            looks[material] = replace(looks[material], texture=next(filter(None, pictures), None))
+            materials_[material] = replace(materials_[material], texture=next(filter(None, pictures), None))
 
 
 def _read_beside(name: str, read: Read) -> bytes:
@@ -120,12 +120,12 @@ def _assemble(parts: _Parts) -> Triangles:
         raise ValueError("a face has a corner that does not exist")
     uv = np.array([*parts.rows["vt"], [0.0, 0.0]], dtype=np.float64)  # row -1 stands for none
     normals = np.array([*parts.rows["vn"], [0.0, 0.0, 0.0]], dtype=np.float64)
-    numbers = {name: number for number, name in enumerate(parts.looks)}
+    numbers = {name: number for number, name in enumerate(parts.materials_)}
     return Triangles(
         positions=positions,
         faces=faces,
         uv=np.nan_to_num(uv[corners[:, 1]]),
         normals=np.nan_to_num(normals[corners[:, 2]]).sum(axis=1),
-        materials=np.array([numbers.get(name, 0) for name in parts.materials], dtype=np.int64),
-        looks=tuple(parts.looks.values()),
+        material_ids=np.array([numbers.get(name, 0) for name in parts.materials], dtype=np.int64),
+        materials=tuple(parts.materials_.values()),
     )

@@ -1,6 +1,6 @@
-"""One video of a set of scenes: frames, depth, masks, tracks, what happened and when, and what may be said of it.
+"""One video of a dataset of scenes: frames, depth, masks, tracks, events, captions and questions.
 
-Its JSON has the fields of the PE Video Dataset (section 2.3 of the paper) and, beside them, everything that is known.
+Its JSON has the fields of the PE Video Dataset (section 2.3 of the paper) and the exact ground truth.
 """
 
 from __future__ import annotations
@@ -14,149 +14,171 @@ import av
 import numpy as np
 
 from perception_encoder.data.shards import to_json
-from perception_encoder.scenes.language.graph import Graph, describe, find_boxes
-from perception_encoder.scenes.language.narration import ask_what_happened, tell
-from perception_encoder.scenes.language.questions import Question
+from perception_encoder.scenes.language.graph import SceneGraph, build_graph, find_box
+from perception_encoder.scenes.language.narration import video_captions, video_questions
+from perception_encoder.scenes.language.questions import SceneQuestion
 from perception_encoder.scenes.layout.camera import Camera
-from perception_encoder.scenes.layout.sampling import LayoutConfig, aim
-from perception_encoder.scenes.layout.scene import Scene, corners_of
-from perception_encoder.scenes.objects.models import About, Library
-from perception_encoder.scenes.rendering.motion import AWAY, Event, observe, orbit, plan, simulate
-from perception_encoder.scenes.rendering.renderer import Picture
-from perception_encoder.scenes.samples.images import Maker, Sample, encode_image, millimetres
+from perception_encoder.scenes.layout.sampling import LayoutConfig, aim_camera
+from perception_encoder.scenes.layout.scene import Scene, box_corners
+from perception_encoder.scenes.objects.models import ObjectInfo, ObjectLibrary
+from perception_encoder.scenes.rendering.motion import (
+    AWAY,
+    FRAME_RATE,
+    Event,
+    observe_events,
+    orbit_camera,
+    plan_events,
+    simulate_events,
+)
+from perception_encoder.scenes.rendering.renderer import RenderedImage
+from perception_encoder.scenes.samples.sample import (
+    SampleMaker,
+    SceneSample,
+    ScenesConfig,
+    encode_image,
+    millimetres,
+)
 
 CATEGORY = "Object Interactions"
-HIGH = 0.3  # radii above the floor: the camera need not show what is higher
-ORBIT = (0.5, 1.2)  # radians, from the first frame to the last
+HIGH = 0.3  # radii above the floor: the camera need not show higher objects
+ORBITS, ORBIT = 0.4, (0.5, 1.2)  # how often the camera orbits, and by how many radians from first to last frame
+ROLLS = 0.4  # how often a ball is the first object
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A video before it is written."""
+class SimulatedVideo:
+    """A video before it is rendered."""
 
     scene: Scene
-    """As it is in the last frame."""
+    """The scene in the last frame."""
     cameras: list[Camera]
     poses: np.ndarray
     """(F, n, 7)."""
     events: list[Event]
 
 
-class Videos(Maker):
-    """Makes the videos of a split."""
+class VideoMaker(SampleMaker):
+    """Makes the videos of a dataset."""
 
-    what = "video"
+    media = "video"
 
-    def __init__(self, library: Library, split: str, side: int, seed: int, frames: int = 24, rate: int = 8) -> None:
-        super().__init__(library, split, side, seed, LayoutConfig(least=2, most=4, again=0.2))
-        self.frames, self.rate = frames, rate
-        balls = {about.kind for about in library.about.values() if about.shape == "sphere"}
-        self.balls = [kind for kind in self.layouts.kinds if kind in balls]
+    def __init__(self, library: ObjectLibrary, config: ScenesConfig) -> None:
+        super().__init__(library, config, LayoutConfig(least=2, most=4, again=0.2))
+        balls = {info.class_name for info in library.info.values() if info.shape == "sphere"}
+        self.balls = [name for name in self.sampler.keys if name in balls]
 
-    def attempt(self, number: int, generator: np.random.Generator) -> Sample | None:
-        """Make a video; None where it did not go as planned, begins without a thing, or hides one in the end."""
-        clip = self._invent(generator)
-        if clip is None:
+    def attempt(self, number: int, generator: np.random.Generator) -> SceneSample | None:
+        """Make a video; None if an event failed, the first frame is empty, or the last one hides an object."""
+        video, side = self._simulate(generator), self.config.side
+        if video is None:
             return None
-        pictures: list[Picture] = []
-        with self.renderer.stage(clip.scene) as stage:
-            graph = describe(clip.scene, stage.look(clip.cameras[-1], self.side).mask, self.library)
+        images: list[RenderedImage] = []
+        with self.renderer.stage(video.scene) as stage:
+            last = stage.draw_objects(video.cameras[-1], side)
+            graph = build_graph(video.scene, last.mask, self.library)
             if graph is None:
                 return None
-            for poses, camera in zip(clip.poses, clip.cameras, strict=True):
+            for poses, camera in zip(video.poses, video.cameras, strict=True):
                 stage.move(poses)
-                pictures.append(stage.draw(camera, self.side))
-                if not pictures[0].mask.any():
-                    return None  # all things are yet to fall: there is none to follow
-        asked = ask_what_happened(graph, clip.events, generator)
-        return self._write(f"{self.split}-video-{number:07}", clip, pictures, graph, asked)
+                images.append(stage.draw(camera, side))
+                if not images[0].mask.any():
+                    return None  # all objects are yet to fall: there is none to track
+        questions = video_questions(graph, video.events, generator)
+        return self._write(f"{self.config.split}-video-{number:07}", video, images, graph, questions)
 
-    def _invent(self, generator: np.random.Generator) -> Clip | None:
-        rolls = self.balls and generator.random() < 0.4
-        first = self.layouts.choose(generator, self.balls if rolls else list(self.layouts.kinds))
-        scene = self.layouts.invent(generator, first.key)
-        abouts = [self.library.about[thing.model] for thing in scene.things]
-        plans = plan(scene, abouts, self.frames / self.rate, generator)
-        poses = simulate(scene, abouts, plans, self.frames, self.rate)
-        events = observe(poses, plans, abouts, scene.radius, self.rate)
+    def _simulate(self, generator: np.random.Generator) -> SimulatedVideo | None:
+        rolls, frames = self.balls and generator.random() < ROLLS, self.config.frames
+        first = self.sampler.choose(generator, self.balls if rolls else list(self.sampler.keys))
+        scene = self.sampler.sample(generator, first.key)
+        infos = [self.library.info[placed.model] for placed in scene.objects]
+        plans = plan_events(scene, infos, frames / FRAME_RATE, generator)
+        poses = simulate_events(scene, infos, plans, frames)
+        events = observe_events(poses, plans, infos, scene.radius)
         if events is None:
             return None
-        corners = swept(poses, abouts, scene.radius)
+        corners = _swept_corners(poses, infos, scene.radius)
         if any(((corners - plane.corner) @ plane.axes[2]).min() < -1e-3 * scene.radius for plane in scene.planes[1:]):
             return None  # through a wall
         away = np.array(scene.camera.eye) - np.array(scene.camera.target)
-        camera = aim(corners[None], away / np.linalg.norm(away), scene.camera.angle)
-        cameras = [camera] * self.frames
-        if generator.random() < 0.4:
+        camera = aim_camera(corners[None], away / np.linalg.norm(away), scene.camera.angle)
+        cameras = [camera] * frames
+        if generator.random() < ORBITS:
             total = float(generator.uniform(*ORBIT)) * (1 if generator.random() < 0.5 else -1)
-            cameras = orbit(camera, total, self.frames)
-            events = [*events, Event(action="orbits", object=None, start=0.0, end=(self.frames - 1) / self.rate)]
-        things = tuple(
-            replace(thing, position=tuple(pose[:3]), turn=tuple(pose[3:]))
-            for thing, pose in zip(scene.things, poses[-1].tolist(), strict=True)
+            cameras = orbit_camera(camera, total, frames)
+            events = [*events, Event(action="orbits", object=None, start=0.0, end=(frames - 1) / FRAME_RATE)]
+        objects = tuple(
+            replace(placed, position=tuple(pose[:3]), turn=tuple(pose[3:]))
+            for placed, pose in zip(scene.objects, poses[-1].tolist(), strict=True)
         )
         radius = float(np.linalg.norm(corners, axis=1).max())
-        return Clip(replace(scene, things=things, camera=cameras[-1], radius=radius), cameras, poses, events)
+        scene = replace(scene, objects=objects, camera=cameras[-1], radius=radius)
+        return SimulatedVideo(scene, cameras, poses, events)
 
-    def _write(self, key: str, clip: Clip, pictures: list[Picture], graph: Graph, asked: Sequence[Question]) -> Sample:
-        video = encode_mp4([picture.rgb for picture in pictures], self.rate)
-        human, model = tell(graph, clip.events)
+    def _write(
+        self,
+        key: str,
+        video: SimulatedVideo,
+        images: list[RenderedImage],
+        graph: SceneGraph,
+        questions: Sequence[SceneQuestion],
+    ) -> SceneSample:
+        mp4 = _encode_mp4([image.rgb for image in images])
+        captions = video_captions(graph, video.events)
         metadata: dict[str, Any] = {
-            **self.common(graph, (human, model), asked),
+            **self.common_metadata(graph, captions, questions),
             "category": CATEGORY,
-            "duration": self.frames / self.rate,
-            "human_caption": human,
-            "keywords": sorted({node.kind for node in graph.nodes} | {event.action for event in clip.events}),
-            "model_caption": model,
-            "size_in_bytes": len(video),
+            "duration": self.config.frames / FRAME_RATE,
+            "human_caption": captions[0],
+            "keywords": sorted({node.class_name for node in graph.nodes} | {event.action for event in video.events}),
+            "model_caption": captions[1],
+            "size_in_bytes": len(mp4),
             "video_id": key,
-            "frames": self.frames,
-            "rate": self.rate,
-            "events": [asdict(event) for event in clip.events],
-            "number_of_events": len(clip.events),
-            "tracks": track(pictures, clip),
-            "cameras": [camera.to_json(self.side) for camera in clip.cameras],
+            "frames": self.config.frames,
+            "rate": FRAME_RATE,
+            "events": [asdict(event) for event in video.events],
+            "number_of_events": len(video.events),
+            "tracks": _tracks(images, video.poses),
+            "cameras": [camera.to_json(self.config.side) for camera in video.cameras],
         }
         files = (
-            ("mp4", video),
-            ("depth.png", encode_image(millimetres(np.concatenate([picture.depth for picture in pictures])), "PNG")),
-            ("mask.png", encode_image(np.concatenate([picture.mask for picture in pictures]), "PNG")),
+            ("mp4", mp4),
+            ("depth.png", encode_image(millimetres(np.concatenate([image.depth for image in images])), "PNG")),
+            ("mask.png", encode_image(np.concatenate([image.mask for image in images]), "PNG")),
             ("json", to_json(metadata)),
         )
-        return Sample(key, files, metadata)
+        return SceneSample(key, files, metadata)
 
 
-def swept(poses: np.ndarray, abouts: Sequence[About], radius: float) -> np.ndarray:
-    """The corners (m, 3) of the boxes of all things in all frames in which they are not high above the scene."""
-    corners = corners_of(poses[..., :3], poses[..., 3:], np.array([about.size for about in abouts]))  # (F, n, 8, 3)
+def _swept_corners(poses: np.ndarray, infos: Sequence[ObjectInfo], radius: float) -> np.ndarray:
+    """The corners (m, 3) of the boxes of all objects in all frames in which they are not high above the scene."""
+    corners = box_corners(poses[..., :3], poses[..., 3:], np.array([info.size for info in infos]))  # (F, n, 8, 3)
     return corners[corners[..., 2].min(axis=2) < HIGH * radius].reshape(-1, 3)
 
 
-def track(pictures: Sequence[Picture], clip: Clip) -> list[dict[str, Any]]:
-    """Of each thing, in each frame: its frame in the picture (null where it is not seen), pixels, place and turn."""
-    found = [find_boxes(picture.mask, clip.poses.shape[1]) for picture in pictures]
+def _tracks(images: Sequence[RenderedImage], poses: np.ndarray) -> list[dict[str, Any]]:
+    """Each object's box (null if it is not visible), pixels, position (null before it falls) and turn in each frame."""
     tracks = []
-    for number, of_one in enumerate(zip(*found, strict=True)):
-        poses = clip.poses[:, number].tolist()
+    for id, path in enumerate(poses.swapaxes(0, 1).tolist(), start=1):
+        masks = [image.mask == id for image in images]
         tracks.append(
             {
-                "id": number + 1,
-                "boxes": [seen[0] if seen else None for seen in of_one],
-                "pixels": [seen[1] if seen else 0 for seen in of_one],
-                "positions": [pose[:3] if pose[2] < AWAY / 2 else None for pose in poses],
-                "turns": [pose[3:] for pose in poses],
+                "id": id,
+                "boxes": [find_box(mask) for mask in masks],
+                "pixels": [int(mask.sum()) for mask in masks],
+                "positions": [pose[:3] if pose[2] < AWAY / 2 else None for pose in path],
+                "turns": [pose[3:] for pose in path],
             }
         )
     return tracks
 
 
-def encode_mp4(frames: Sequence[np.ndarray], rate: int) -> bytes:
+def _encode_mp4(frames: Sequence[np.ndarray]) -> bytes:
     """Frames (H, W, 3) as H.264 in MP4; the same bytes for the same frames."""
     stream = io.BytesIO()
     # macroblock trees read beyond frames that are under 128 px, so that each encoding would differ
     options = {"crf": "18", "threads": "1", "preset": "fast", "x264-params": "mbtree=0"}
     with av.open(stream, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream("libx264", rate=rate, options=options)
+        video = container.add_stream("libx264", rate=FRAME_RATE, options=options)
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt = "yuv420p"
         for pixels in frames:
