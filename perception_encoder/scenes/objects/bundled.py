@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from perception_encoder.errors import ConfigError, MissingExtraError, PerceptionEncoderError
 from perception_encoder.scenes.objects.meshes import Mesh, bake, stand_upright
@@ -84,11 +85,11 @@ def _read_bundled(bundled: BundledObject, directory: Path) -> ObjectModel:
     file = directory / bundled.file
     triangles = read_obj(file.name, lambda name: (file.parent / name).read_bytes())
     if bundled.colour is not None or bundled.texture is not None:
-        texture = (directory / bundled.texture).read_bytes() if bundled.texture else None
+        texture = Image.open(directory / bundled.texture) if bundled.texture else None
         material = Material(colour=bundled.colour or WHITE, texture=texture)
         triangles = replace(triangles, materials=(material,) * len(triangles.materials))
     turn = np.eye(3) if bundled.upright == "y" else np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-    extent = np.ptp(triangles.positions[np.unique(triangles.faces)] @ turn.T, axis=0)
+    extent = np.ptp(triangles.corners @ turn.T, axis=(0, 1))
     width, height, depth = (float(side) for side in extent / extent.max() * bundled.longest)
     mesh = bake(stand_upright(triangles, (width, depth, height), turn))
     return _make_model(bundled.label, mesh, bundled.shape, bundled.colour == WHITE)
@@ -110,8 +111,7 @@ def _revolve(label: str) -> ObjectModel:
     upper = np.stack([here[:, :-1], there[:, 1:], here[:, 1:]], axis=-1).reshape(-1, 3)
     faces = np.concatenate([lower, upper])
     triangles = Triangles(
-        positions=np.stack([x, y, heights], axis=-1).reshape(-1, 3),
-        faces=faces,
+        corners=np.stack([x, y, heights], axis=-1).reshape(-1, 3)[faces],
         uv=np.zeros((len(faces), 3, 2)),
         normals=np.zeros((len(faces), 3)),
         material_ids=np.zeros(len(faces), dtype=np.int64),

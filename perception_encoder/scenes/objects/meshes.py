@@ -8,7 +8,6 @@ texels for each plain colour.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,8 +66,8 @@ class Mesh:
 
 def bake(triangles: Triangles, budget: int = FACE_BUDGET) -> Mesh:
     """Make a mesh of about `budget` faces at most, in the axes and the size of the triangles."""
-    positions, rows = _weld(triangles.positions)
-    positions, corners, source = _decimate(positions, rows[triangles.faces], budget)
+    positions, rows = _weld(triangles.corners.reshape(-1, 3))
+    positions, corners, source = _decimate(positions, rows.reshape(-1, 3), budget)
     uv, texture = _atlas(triangles, source)
     corners, uv = _orient(positions, corners, uv, triangles.normals[source])
     normals = _normals(positions, corners)
@@ -91,12 +90,11 @@ def stand_upright(
     The origin is then the middle of the bottom. `rotation`: (3, 3), applied first.
     """
     turn = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ (np.eye(3) if rotation is None else rotation)
-    positions, normals = triangles.positions @ turn.T, triangles.normals @ turn.T
-    used = positions[np.unique(triangles.faces)]
-    low, extent = used.min(axis=0), np.ptp(used, axis=0)
+    corners, normals = triangles.corners @ turn.T, triangles.normals @ turn.T
+    low, extent = corners.min(axis=(0, 1)), np.ptp(corners, axis=(0, 1))
     scale = np.array(size) / np.maximum(extent, 1e-9)
     middle = low + extent * (0.5, 0.5, 0)
-    return replace(triangles, positions=(positions - middle) * scale, normals=normals / scale)
+    return replace(triangles, corners=(corners - middle) * scale, normals=normals / scale)
 
 
 def _weld(positions: np.ndarray, closeness: float = WELD) -> tuple[np.ndarray, np.ndarray]:
@@ -210,9 +208,8 @@ def _open(material: Material) -> Image.Image | None:
     if material.texture is None:
         return None
     try:
-        with Image.open(io.BytesIO(material.texture)) as image:
-            image.draft("RGB", (2 * ATLAS, 2 * ATLAS))
-            colours = np.asarray(image.convert("RGBA"), dtype=np.float64)
+        material.texture.draft("RGB", (2 * ATLAS, 2 * ATLAS))
+        colours = np.asarray(material.texture.convert("RGBA"), dtype=np.float64)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     alpha = colours[..., 3:] / 255
