@@ -16,7 +16,7 @@ from perception_encoder.scenes.objects.bundled import revolved_models
 from perception_encoder.scenes.objects.meshes import bake
 from perception_encoder.scenes.objects.models import ObjectInfo, ObjectLibrary, ObjectModel, find_flat_top
 from perception_encoder.scenes.objects.wavefront import Material, Triangles
-from perception_encoder.scenes.rendering.renderer import Renderer
+from perception_encoder.scenes.rendering.renderer import RenderedImage, Renderer
 
 collect_ignore_glob = [] if find_spec("pybullet") else ["*/test_*.py"]  # it has no wheel for Python 3.12 and later
 QUADS = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
@@ -100,9 +100,15 @@ STACK = (
 )
 
 
+def draw(renderer: Renderer, scene: Scene, side: int) -> RenderedImage:
+    """An image of a scene, by its own camera."""
+    with renderer.stage(scene) as stage:
+        return stage.draw(scene.camera, side)
+
+
 def graph_of(renderer: Renderer, *objects: PlacedObject) -> SceneGraph:
     """The scene graph of an image of these objects."""
     scene = scene_of(*objects)
-    graph = build_graph(scene, renderer.draw(scene, 64).mask, renderer.library)
+    graph = build_graph(scene, draw(renderer, scene, 64).mask, renderer.library)
     assert graph is not None
     return graph

@@ -53,10 +53,6 @@ class Camera:
         right, down, forward = (self.rotation @ axes.T).astype(np.float32)[..., None, None]  # (K, 1, 1) each
         return right * steps + (down * steps[:, None] + forward)
 
-    def unproject(self, depth: np.ndarray) -> np.ndarray:
-        """Turn depths (S, S) of an image's pixels into world points (S, S, 3)."""
-        return np.moveaxis(self.rays_along(np.eye(3), len(depth)), 0, -1) * depth[..., None] + np.array(self.eye)
-
     def depth_of(self, buffer: np.ndarray) -> np.ndarray:
         """Turn values in [0, 1] of OpenGL's depth buffer into metres along the camera's axis."""
         return self.far * self.near / (self.far - (self.far - self.near) * buffer.astype(np.float64))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -103,7 +102,6 @@ SKIES = (
 )
 
 
-@cache
 def surface_texture(surface: str, number: int) -> np.ndarray:
     """Return a grey texture of a `floor` or a `wall`, (SIDE, SIDE) uint8."""
     make = FLOORS[number][1] if surface == "floor" else WALLS[number]

@@ -81,18 +81,13 @@ class ObjectModel:
         return np.array(self.info.size)
 
     @cached_property
-    def sampled_colours(self) -> np.ndarray:
-        """Colours of points spread evenly over the surface, (SAMPLES, 3) uint8."""
-        return self.mesh.colours(SAMPLES)
-
-    @cached_property
     def _colours(self) -> dict[tuple[float, float, float], str]:
         return {}
 
     def colour(self, tint: tuple[float, float, float] = (1, 1, 1)) -> str:
         """Return the name of the colour of most of the surface, or "" if no colour covers most of it."""
         if tint not in self._colours:
-            tinted = (self.sampled_colours * np.array(tint)).astype(np.int32)
+            tinted = (self.mesh.colours(SAMPLES) * np.array(tint)).astype(np.int32)
             names, counts = np.unique(name_colours(tinted), return_counts=True)
             self._colours[tint] = str(names[counts.argmax()]) if counts.max() >= COLOUR_SHARE * SAMPLES else ""
         return self._colours[tint]

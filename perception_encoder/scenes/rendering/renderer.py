@@ -77,11 +77,6 @@ class Renderer:
             self._client.disconnect()
         self._textures.cleanup()
 
-    def draw(self, scene: Scene, side: int) -> RenderedImage:
-        """Draw a scene, (side, side) pixels."""
-        with self.stage(scene) as stage:
-            return stage.draw(scene.camera, side)
-
     @contextmanager
     def stage(self, scene: Scene) -> Iterator[SceneStage]:
         """Set up a scene, which can then be drawn several times with its objects moved."""

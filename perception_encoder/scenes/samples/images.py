@@ -12,13 +12,7 @@ from perception_encoder.scenes.language.phrases import image_captions
 from perception_encoder.scenes.language.questions import image_questions
 from perception_encoder.scenes.layout.sampling import LayoutConfig
 from perception_encoder.scenes.objects.models import ObjectLibrary
-from perception_encoder.scenes.samples.sample import (
-    SampleMaker,
-    SceneSample,
-    ScenesConfig,
-    encode_image,
-    millimetres,
-)
+from perception_encoder.scenes.samples.sample import SampleMaker, SceneSample, ScenesConfig, encode_image, millimetres
 
 
 class ImageMaker(SampleMaker):

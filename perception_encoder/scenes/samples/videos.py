@@ -16,7 +16,6 @@ import numpy as np
 from perception_encoder.data.shards import to_json
 from perception_encoder.scenes.language.graph import SceneGraph, build_graph, find_box
 from perception_encoder.scenes.language.narration import video_captions, video_questions
-from perception_encoder.scenes.language.questions import SceneQuestion
 from perception_encoder.scenes.layout.camera import Camera
 from perception_encoder.scenes.layout.sampling import LayoutConfig, aim_camera
 from perception_encoder.scenes.layout.scene import Scene, box_corners
@@ -31,13 +30,7 @@ from perception_encoder.scenes.rendering.motion import (
     simulate_events,
 )
 from perception_encoder.scenes.rendering.renderer import RenderedImage
-from perception_encoder.scenes.samples.sample import (
-    SampleMaker,
-    SceneSample,
-    ScenesConfig,
-    encode_image,
-    millimetres,
-)
+from perception_encoder.scenes.samples.sample import SampleMaker, SceneSample, ScenesConfig, encode_image, millimetres
 
 CATEGORY = "Object Interactions"
 HIGH = 0.3  # radii above the floor: the camera need not show higher objects
@@ -69,22 +62,38 @@ class VideoMaker(SampleMaker):
 
     def attempt(self, number: int, generator: np.random.Generator) -> SceneSample | None:
         """Make a video; None if an event failed, the first frame is empty, or the last one hides an object."""
-        video, side = self._simulate(generator), self.config.side
-        if video is None:
+        video = self._simulate(generator)
+        rendered = video and self._render(video)
+        if not (video and rendered):
             return None
-        images: list[RenderedImage] = []
-        with self.renderer.stage(video.scene) as stage:
-            last = stage.draw_objects(video.cameras[-1], side)
-            graph = build_graph(video.scene, last.mask, self.library)
-            if graph is None:
-                return None
-            for poses, camera in zip(video.poses, video.cameras, strict=True):
-                stage.move(poses)
-                images.append(stage.draw(camera, side))
-                if not images[0].mask.any():
-                    return None  # all objects are yet to fall: there is none to track
+        graph, images = rendered
         questions = video_questions(graph, video.events, generator)
-        return self._write(f"{self.config.split}-video-{number:07}", video, images, graph, questions)
+        captions = video_captions(graph, video.events)
+        mp4 = _encode_mp4([image.rgb for image in images])
+        key = f"{self.config.split}-video-{number:07}"
+        metadata: dict[str, Any] = {
+            **self.common_metadata(graph, captions, questions),
+            "category": CATEGORY,
+            "duration": self.config.frames / FRAME_RATE,
+            "human_caption": captions[0],
+            "keywords": sorted({node.class_name for node in graph.nodes} | {event.action for event in video.events}),
+            "model_caption": captions[1],
+            "size_in_bytes": len(mp4),
+            "video_id": key,
+            "frames": self.config.frames,
+            "rate": FRAME_RATE,
+            "events": [asdict(event) for event in video.events],
+            "number_of_events": len(video.events),
+            "tracks": _tracks(images, video.poses),
+            "cameras": [camera.to_json(self.config.side) for camera in video.cameras],
+        }
+        files = (
+            ("mp4", mp4),
+            ("depth.png", encode_image(millimetres(np.concatenate([image.depth for image in images])), "PNG")),
+            ("mask.png", encode_image(np.concatenate([image.mask for image in images]), "PNG")),
+            ("json", to_json(metadata)),
+        )
+        return SceneSample(key, files, metadata)
 
     def _simulate(self, generator: np.random.Generator) -> SimulatedVideo | None:
         rolls, frames = self.balls and generator.random() < ROLLS, self.config.frames
@@ -114,39 +123,20 @@ class VideoMaker(SampleMaker):
         scene = replace(scene, objects=objects, camera=cameras[-1], radius=radius)
         return SimulatedVideo(scene, cameras, poses, events)
 
-    def _write(
-        self,
-        key: str,
-        video: SimulatedVideo,
-        images: list[RenderedImage],
-        graph: SceneGraph,
-        questions: Sequence[SceneQuestion],
-    ) -> SceneSample:
-        mp4 = _encode_mp4([image.rgb for image in images])
-        captions = video_captions(graph, video.events)
-        metadata: dict[str, Any] = {
-            **self.common_metadata(graph, captions, questions),
-            "category": CATEGORY,
-            "duration": self.config.frames / FRAME_RATE,
-            "human_caption": captions[0],
-            "keywords": sorted({node.class_name for node in graph.nodes} | {event.action for event in video.events}),
-            "model_caption": captions[1],
-            "size_in_bytes": len(mp4),
-            "video_id": key,
-            "frames": self.config.frames,
-            "rate": FRAME_RATE,
-            "events": [asdict(event) for event in video.events],
-            "number_of_events": len(video.events),
-            "tracks": _tracks(images, video.poses),
-            "cameras": [camera.to_json(self.config.side) for camera in video.cameras],
-        }
-        files = (
-            ("mp4", mp4),
-            ("depth.png", encode_image(millimetres(np.concatenate([image.depth for image in images])), "PNG")),
-            ("mask.png", encode_image(np.concatenate([image.mask for image in images]), "PNG")),
-            ("json", to_json(metadata)),
-        )
-        return SceneSample(key, files, metadata)
+    def _render(self, video: SimulatedVideo) -> tuple[SceneGraph, list[RenderedImage]] | None:
+        """Render the frames; None if the last one hides an object, or the first one is empty."""
+        images: list[RenderedImage] = []
+        with self.renderer.stage(video.scene) as stage:
+            last = stage.draw_objects(video.cameras[-1], self.config.side)
+            graph = build_graph(video.scene, last.mask, self.library)
+            if graph is None:
+                return None
+            for poses, camera in zip(video.poses, video.cameras, strict=True):
+                stage.move(poses)
+                images.append(stage.draw(camera, self.config.side))
+                if not images[0].mask.any():
+                    return None  # all objects are yet to fall: there is none to track
+        return graph, images
 
 
 def _swept_corners(poses: np.ndarray, infos: Sequence[ObjectInfo], radius: float) -> np.ndarray:

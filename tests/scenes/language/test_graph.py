@@ -7,7 +7,7 @@ import numpy as np
 from perception_encoder.scenes.language.graph import build_graph, find_box
 from perception_encoder.scenes.layout.scene import PlacedObject
 from perception_encoder.scenes.rendering.renderer import Renderer
-from tests.scenes.conftest import BLUE, RED, STACK, graph_of, scene_of
+from tests.scenes.conftest import BLUE, RED, STACK, draw, graph_of, scene_of
 
 
 def test_a_box_is_around_the_pixels_of_a_mask() -> None:
@@ -54,7 +54,7 @@ def test_objects_of_one_class_are_told_apart_by_colour_or_not_at_all(renderer: R
 def test_a_hidden_object_leaves_no_graph(renderer: Renderer) -> None:
     behind = PlacedObject(model="pybullet-cylinder", position=(0.0, 0.6, 0.0))
     scene = scene_of(PlacedObject(model="test-table", position=(0.0, -0.9, 0.4)), behind)
-    assert build_graph(scene, renderer.draw(scene, 64).mask, renderer.library) is None
+    assert build_graph(scene, draw(renderer, scene, 64).mask, renderer.library) is None
 
 
 def test_json_names_the_class_kind(renderer: Renderer) -> None:

@@ -8,7 +8,7 @@ from perception_encoder.scenes.language.graph import Node, SceneGraph, build_gra
 from perception_encoder.scenes.language.questions import SceneQuestion, image_questions
 from perception_encoder.scenes.layout.sampling import LayoutConfig, SceneSampler
 from perception_encoder.scenes.rendering.renderer import Renderer
-from tests.scenes.conftest import STACK, graph_of
+from tests.scenes.conftest import STACK, draw, graph_of
 
 
 def recount(question: SceneQuestion, graph: SceneGraph) -> tuple[str, tuple[float, ...] | None]:
@@ -77,7 +77,7 @@ def test_every_answer_is_what_a_recount_says(renderer: Renderer) -> None:
     for number in range(12):
         generator = np.random.default_rng(number)
         scene = sampler.sample(generator)
-        graph = build_graph(scene, renderer.draw(scene, 48).mask, renderer.library)
+        graph = build_graph(scene, draw(renderer, scene, 48).mask, renderer.library)
         for question in image_questions(graph, classes, generator, most=40) if graph else []:
             types[question.type] = types.get(question.type, 0) + 1
             assert recount(question, graph) == (question.answer, question.box), question

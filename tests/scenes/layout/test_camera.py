@@ -8,12 +8,14 @@ import pytest
 from perception_encoder.scenes.layout.camera import Camera
 
 
-def test_unprojecting_undoes_projecting() -> None:
+def test_rays_meet_the_middles_of_their_pixels() -> None:
     camera = Camera((1.0, -2.0, 1.5), (0.1, 0.2, 0.3), 50)
     depth = np.random.default_rng(0).uniform(0.5, 4, (8, 8))
-    projected = camera.project(camera.unproject(depth), 8)
+    points = np.moveaxis(camera.rays_along(np.eye(3), 8) * depth, 0, -1) + camera.eye
+    projected = camera.project(points, 8)
     middles = np.arange(8) + 0.5
-    assert np.allclose(projected[..., 0], middles) and np.allclose(projected[..., 1], middles[:, None])
+    assert np.allclose(projected[..., 0], middles, atol=1e-4)
+    assert np.allclose(projected[..., 1], middles[:, None], atol=1e-4)
     assert np.allclose(projected[..., 2], depth)
 
 

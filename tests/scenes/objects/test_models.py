@@ -15,7 +15,6 @@ from perception_encoder.errors import DataError
 from perception_encoder.scenes.objects.models import (
     SPLITS,
     ObjectLibrary,
-    ObjectModel,
     find_flat_top,
     write_library,
 )
@@ -99,4 +98,3 @@ def test_colours_are_named_and_tinted(library: ObjectLibrary) -> None:
     vase = library["pybullet-vase"]
     assert vase.colour() == "white"
     assert [vase.colour(tint) for tint in ((0.9, 0.1, 0.1), (0.15, 0.3, 0.85))] == ["red", "blue"]
-    assert ObjectModel(vase.info, vase.mesh).sampled_colours.shape == (256, 3)

@@ -10,7 +10,7 @@ from perception_encoder.scenes.layout.camera import Camera
 from perception_encoder.scenes.layout.scene import CORNERS, PlacedObject, yaw
 from perception_encoder.scenes.objects.models import ObjectLibrary
 from perception_encoder.scenes.rendering.renderer import Renderer
-from tests.scenes.conftest import scene_of
+from tests.scenes.conftest import draw, scene_of
 
 SIDE = 48
 
@@ -54,7 +54,7 @@ def test_depth_and_masks_are_those_of_cast_rays(renderer: Renderer, library: Obj
         PlacedObject(model="test-cushion", position=(0.35, -0.1, 0.2), turn=yaw(1.0), on=1),
     )
     scene = scene_of(*objects)
-    image = renderer.draw(scene, SIDE)
+    image = draw(renderer, scene, SIDE)
     depth, mask = cast(scene.camera, objects, [library[each.model].size for each in objects])
     assert set(np.unique(mask)) == {0, 1, 2, 3}
     assert (image.mask == mask).mean() > 0.995  # a ray through an edge may go either way
@@ -67,7 +67,7 @@ def test_depth_and_masks_are_those_of_cast_rays(renderer: Renderer, library: Obj
 def test_projected_corners_are_where_the_mask_ends(renderer: Renderer, library: ObjectLibrary) -> None:
     crate = PlacedObject(model="test-crate", position=(0.2, 0.1, 0.0), turn=yaw(0.4))
     scene = scene_of(crate)
-    mask = renderer.draw(scene, 96).mask
+    mask = draw(renderer, scene, 96).mask
     size = library["test-crate"].size
     projected = scene.camera.project((CORNERS * size) @ crate.rotation.T + crate.position, 96)
     rows, columns = np.nonzero(mask)
@@ -77,13 +77,14 @@ def test_projected_corners_are_where_the_mask_ends(renderer: Renderer, library: 
 
 def test_an_object_shades_the_floor(renderer: Renderer) -> None:
     scene = scene_of(PlacedObject(model="test-crate", position=(0.0, 0.0, 0.0)))
-    with_object, without = renderer.draw(scene, SIDE), renderer.draw(scene_of(), SIDE)
+    with_object, without = draw(renderer, scene, SIDE), draw(renderer, scene_of(), SIDE)
     floor = with_object.mask == 0
     darker = floor & (with_object.rgb.sum(axis=2) < 0.95 * without.rgb.sum(axis=2))
     rows, columns = np.nonzero(darker)
     assert 5 < len(rows) < 0.2 * SIDE * SIDE
     # the light is behind the camera on its right, so the shadow lies behind the crate, to its left
-    assert scene.camera.unproject(with_object.depth.astype(float))[rows, columns].mean(axis=0)[0] < 0
+    along_x = scene.camera.rays_along(np.eye(3)[:1], SIDE)[0] * with_object.depth
+    assert along_x[rows, columns].mean() + scene.camera.eye[0] < 0
 
 
 def test_an_image_depends_on_its_scene_alone(renderer: Renderer, library: ObjectLibrary) -> None:
@@ -92,10 +93,10 @@ def test_an_image_depends_on_its_scene_alone(renderer: Renderer, library: Object
         PlacedObject(model="pybullet-bowl", position=(-0.2, 0.0, 0.0)),
         PlacedObject(model="pybullet-vase", position=(0.3, 0.0, 0.0)),
     )
-    before = renderer.draw(one, SIDE)
-    renderer.draw(other, 32)
+    before = draw(renderer, one, SIDE)
+    draw(renderer, other, 32)
     with Renderer(library) as fresh:
-        for again in (renderer.draw(one, SIDE), fresh.draw(one, SIDE)):
+        for again in (draw(renderer, one, SIDE), draw(fresh, one, SIDE)):
             assert again.rgb.tobytes() == before.rgb.tobytes()
             assert again.depth.tobytes() == before.depth.tobytes()
             assert again.mask.tobytes() == before.mask.tobytes()
@@ -104,4 +105,4 @@ def test_an_image_depends_on_its_scene_alone(renderer: Renderer, library: Object
 @pytest.mark.parametrize("side", [8, 2048])
 def test_sides_have_limits(renderer: Renderer, side: int) -> None:
     with pytest.raises(ConfigError, match="16 to 1024"):
-        renderer.draw(scene_of(), side)
+        draw(renderer, scene_of(), side)
