@@ -107,28 +107,28 @@ def build_graph(scene: Scene, mask: np.ndarray, library: ObjectLibrary) -> Scene
     """Return the graph of a scene's image with this mask (S, S); None if too little of an object is visible."""
     side = len(mask)
     nodes = []
-    for id, placed in enumerate(scene.objects, start=1):
+    for id, item in enumerate(scene.objects, start=1):
         box, pixels = find_box(mask == id), int((mask == id).sum())
         if box is None or pixels < LEAST_VISIBLE * side * side:
             return None
-        info = library.info[placed.model]
-        corners = box_corners(np.array(placed.position), np.array(placed.turn), np.array(info.size))
+        info = library.info[item.model]
+        corners = box_corners(np.array(item.position), np.array(item.turn), np.array(info.size))
         middle = corners.mean(axis=0)
         nodes.append(
             Node(
                 id=id,
-                model=placed.model,
+                model=item.model,
                 label=info.label,
                 class_name=info.class_name,
-                colour=library[placed.model].colour(placed.tint),
+                colour=library[item.model].colour(item.tint),
                 box=box,
                 pixels=pixels,
                 size=info.size,
-                position=placed.position,
-                turn=placed.turn,
+                position=item.position,
+                turn=item.turn,
                 depth=float(scene.camera.project(middle, side)[2]),
                 extent=float(np.hypot(*(corners - middle)[:, :2].T).max()),
-                on=None if placed.on is None else placed.on + 1,
+                on=None if item.on is None else item.on + 1,
             )
         )
     return SceneGraph(side=side, floor=scene.floor, nodes=tuple(nodes), relations=tuple(_find_relations(nodes, side)))

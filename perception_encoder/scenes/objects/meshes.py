@@ -187,20 +187,20 @@ def _atlas(triangles: Triangles, source: np.ndarray) -> tuple[np.ndarray, np.nda
     width = max(side * across, ATLAS) if textures else CELL * min(len(plain), ATLAS // CELL)
     per_row = width // CELL
     height = side * tiles_down + CELL * -(-len(plain) // per_row)
-    atlas, placed = np.zeros((height, width, 3), np.uint8), np.empty_like(uv)
+    atlas, texels = np.zeros((height, width, 3), np.uint8), np.empty_like(uv)
     for cell, (number, image) in enumerate(textures.items()):
         top, left, rows = cell // across * side, cell % across * side, ids == number
         low, high = uv[rows].min(axis=(0, 1)), uv[rows].max(axis=(0, 1))
         atlas[top : top + side, left : left + side] = _tile(image, low, high, side)
         inside = (uv[rows] - low) / np.maximum(high - low, 1e-9)  # in [0, 1], y up
-        placed[rows, :, 0] = left + 0.5 + inside[..., 0] * (side - 1)
-        placed[rows, :, 1] = top + side - 0.5 - inside[..., 1] * (side - 1)
+        texels[rows, :, 0] = left + 0.5 + inside[..., 0] * (side - 1)
+        texels[rows, :, 1] = top + side - 0.5 - inside[..., 1] * (side - 1)
     for cell, number in enumerate(plain):
         top, left = side * tiles_down + cell // per_row * CELL, cell % per_row * CELL
         colour = np.clip(np.array(triangles.materials[number].colour) * 255, 0, 255).round()
         atlas[top : top + CELL, left : left + CELL] = colour
-        placed[ids == number] = (left + CELL / 2, top + CELL / 2)
-    return np.stack([placed[..., 0] / width, 1 - placed[..., 1] / height], axis=-1), atlas
+        texels[ids == number] = (left + CELL / 2, top + CELL / 2)
+    return np.stack([texels[..., 0] / width, 1 - texels[..., 1] / height], axis=-1), atlas
 
 
 def _open(material: Material) -> Image.Image | None:

@@ -87,8 +87,8 @@ class ObjectModel:
     def colour(self, tint: tuple[float, float, float] = (1, 1, 1)) -> str:
         """Return the name of the colour of most of the surface, or "" if no colour covers most of it."""
         if tint not in self._colours:
-            tinted = (self.mesh.colours(SAMPLES) * np.array(tint)).astype(np.int32)
-            names, counts = np.unique(name_colours(tinted), return_counts=True)
+            colours = (self.mesh.colours(SAMPLES) * np.array(tint)).astype(np.int32)
+            names, counts = np.unique(name_colours(colours), return_counts=True)
             self._colours[tint] = str(names[counts.argmax()]) if counts.max() >= COLOUR_SHARE * SAMPLES else ""
         return self._colours[tint]
 

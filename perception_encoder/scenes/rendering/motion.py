@@ -68,12 +68,12 @@ def plan_events(
     chosen = [*balls[:1], *(int(index) for index in generator.permutation(others))][:count]
     plans: list[PlannedEvent] = []
     for order, index in enumerate(chosen):
-        info, placed = infos[index], scene.objects[index]
+        info, item = infos[index], scene.objects[index]
         action = _choose_action(info, generator)
         start = (order + float(generator.uniform(0.05, 0.3))) * (seconds - 0.9) / count
-        out = np.array(placed.position[:2]) + generator.normal(0, 0.4, 2) * scene.radius
+        out = np.array(item.position[:2]) + generator.normal(0, 0.4, 2) * scene.radius
         if action == "tips over":  # over the nearer of its edges, away from the others
-            edge = placed.rotation[:2, int(np.argmin(info.size[:2]))]
+            edge = item.rotation[:2, int(np.argmin(info.size[:2]))]
             out = edge if edge @ out > 0 else -edge
         x, y = (out / max(float(np.linalg.norm(out)), 1e-9)).tolist()
         reach = 1.3 * scene.radius if action == "falls" else float(generator.uniform(0.8, 1.4)) * max(info.size)
@@ -111,7 +111,7 @@ def _run(
     client.setPhysicsEngineParameter(fixedTimeStep=1 / STEP_RATE, deterministicOverlappingPairs=1)
     floor = client.createMultiBody(0, client.createCollisionShape(client.GEOM_PLANE))
     client.changeDynamics(floor, -1, lateralFriction=1.0, restitution=1.0)
-    bodies = [_add_body(client, placed, info) for placed, info in zip(scene.objects, infos, strict=True)]
+    bodies = [_add_body(client, item, info) for item, info in zip(scene.objects, infos, strict=True)]
     waiting = sorted(plans, key=lambda event: event.start)
     for event in waiting:
         if event.action == "falls":
@@ -131,7 +131,7 @@ def _run(
     return poses
 
 
-def _add_body(client: Any, placed: PlacedObject, info: ObjectInfo) -> int:
+def _add_body(client: Any, item: PlacedObject, info: ObjectInfo) -> int:
     if info.shape == "sphere":
         shape = client.createCollisionShape(client.GEOM_SPHERE, radius=info.size[2] / 2)
     else:
@@ -139,17 +139,17 @@ def _add_body(client: Any, placed: PlacedObject, info: ObjectInfo) -> int:
     body: int = client.createMultiBody(1.0, shape)
     client.changeDynamics(body, -1, lateralFriction=FRICTION, restitution=BOUNCE)
     _prevent_tumbling(client, body, info)
-    _put(client, body, placed, info)
+    _put(client, body, item, info)
     return body
 
 
-def _begin(client: Any, body: int, placed: PlacedObject, info: ObjectInfo, event: PlannedEvent, gravity: float) -> None:
+def _begin(client: Any, body: int, item: PlacedObject, info: ObjectInfo, event: PlannedEvent, gravity: float) -> None:
     """Let an object fall, tip it over an edge, or push it so that friction stops it after its reach."""
     (x, y), (width, depth, height) = event.way, info.size
     if event.action == "falls":
         client.changeDynamics(body, -1, mass=1.0)
         _prevent_tumbling(client, body, info)
-        _put(client, body, _raise(placed, event.reach), info)
+        _put(client, body, _raise(item, event.reach), info)
     elif event.action == "rolls":
         speed, radius = 2 * event.reach / ROLL, height / 2
         slowing = 1.4 * speed / ROLL / gravity  # a solid ball has 1.4 times the inertia of its mass alone
@@ -173,14 +173,14 @@ def _prevent_tumbling(client: Any, body: int, info: ObjectInfo) -> None:
         client.changeDynamics(body, -1, localInertiaDiagonal=[1e3 * max(info.size) ** 2] * 3)
 
 
-def _put(client: Any, body: int, placed: PlacedObject, info: ObjectInfo) -> None:
-    centre = placed.position + _bottom_to_centre(placed.turn, info)
-    client.resetBasePositionAndOrientation(body, centre.tolist(), placed.turn)
+def _put(client: Any, body: int, item: PlacedObject, info: ObjectInfo) -> None:
+    centre = item.position + _bottom_to_centre(item.turn, info)
+    client.resetBasePositionAndOrientation(body, centre.tolist(), item.turn)
     client.resetBaseVelocity(body, [0, 0, 0], [0, 0, 0])
 
 
-def _raise(placed: PlacedObject, height: float) -> PlacedObject:
-    return replace(placed, position=(*placed.position[:2], height))
+def _raise(item: PlacedObject, height: float) -> PlacedObject:
+    return replace(item, position=(*item.position[:2], height))
 
 
 def _bottom_to_centre(turn: Sequence[float], info: ObjectInfo) -> np.ndarray:

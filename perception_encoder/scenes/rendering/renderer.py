@@ -90,10 +90,10 @@ class Renderer:
                 self._client.resetSimulation()
                 self._shapes.clear()
 
-    def _add_object(self, placed: PlacedObject) -> int:
+    def _add_object(self, item: PlacedObject) -> int:
         client = self._client
-        if placed.model not in self._shapes:
-            mesh = self.library[placed.model].mesh
+        if item.model not in self._shapes:
+            mesh = self.library[item.model].mesh
             shape = client.createVisualShape(
                 client.GEOM_MESH,
                 vertices=mesh.vertices.tolist(),
@@ -103,11 +103,11 @@ class Renderer:
             )
             path = Path(self._textures.name) / f"{len(self._shapes)}.bmp"  # pybullet remembers files by their names
             Image.fromarray(mesh.texture).save(path)
-            self._shapes[placed.model] = (shape, client.loadTexture(str(path)))
-        shape, texture = self._shapes[placed.model]
-        body: int = client.createMultiBody(0, -1, shape, placed.position, placed.turn)
+            self._shapes[item.model] = (shape, client.loadTexture(str(path)))
+        shape, texture = self._shapes[item.model]
+        body: int = client.createMultiBody(0, -1, shape, item.position, item.turn)
         both = client.VISUAL_SHAPE_DOUBLE_SIDED
-        client.changeVisualShape(body, -1, textureUniqueId=texture, rgbaColor=(*placed.tint, 1), flags=both)
+        client.changeVisualShape(body, -1, textureUniqueId=texture, rgbaColor=(*item.tint, 1), flags=both)
         return body
 
 

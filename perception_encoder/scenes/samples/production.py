@@ -65,21 +65,23 @@ def make_scenes(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise OutputError(f"{directory} exists and is not empty; choose another directory, or remove it")
     samples = iter(track(make_samples(library, config, jobs), "rendering", config.count))
-    written: list[SceneSample] = []
+    summaries: list[SceneSample] = []
     tars = -(-config.count // config.shard)
     for number in range(tars):
-        write_members(directory / f"{number:05}.tar", _members(islice(samples, config.shard), written))
+        write_members(directory / f"{number:05}.tar", _members(islice(samples, config.shard), summaries))
     if config.videos:
-        entries = [{key: each for key, each in sample.metadata.items() if key not in NOT_IN_PVD} for sample in written]
+        entries = [
+            {key: each for key, each in sample.metadata.items() if key not in NOT_IN_PVD} for sample in summaries
+        ]
         _write(directory / "videos.json", b"[\n" + b",\n".join(map(to_json, entries)) + b"\n]\n")
     else:
         classes = sorted({info.class_name for info in library.info.values()})
-        _write(directory / "instances.json", to_json(_coco_instances(written, classes)))
-    credits = sorted({line for sample in written for line in sample.metadata["attribution"]})
+        _write(directory / "instances.json", to_json(_coco_instances(summaries, classes)))
+    credits = sorted({line for sample in summaries for line in sample.metadata["attribution"]})
     _write(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in credits).encode())
-    models = [each["model"] for sample in written for each in sample.metadata["objects"]]
+    models = [each["model"] for sample in summaries for each in sample.metadata["objects"]]
     return WrittenScenes(
-        directory=directory, samples=len(written), tars=tars, objects=len(models), models=len(set(models))
+        directory=directory, samples=len(summaries), tars=tars, objects=len(models), models=len(set(models))
     )
 
 
@@ -112,12 +114,12 @@ def _open_maker(library: ObjectLibrary, config: ScenesConfig) -> SampleMaker:
     return VideoMaker(library, config) if config.videos else ImageMaker(library, config)
 
 
-def _members(samples: Iterable[SceneSample], written: list[SceneSample]) -> Iterator[tuple[str, bytes]]:
-    """A tar's members; appends the samples without their files to `written`."""
+def _members(samples: Iterable[SceneSample], summaries: list[SceneSample]) -> Iterator[tuple[str, bytes]]:
+    """A tar's members; appends the samples without their files to `summaries`."""
     for sample in samples:
         for extension, content in sample.files:
             yield f"{sample.key}.{extension}", content
-        written.append(SceneSample(sample.key, (), sample.metadata, sample.annotations))
+        summaries.append(SceneSample(sample.key, (), sample.metadata, sample.annotations))
 
 
 def _coco_instances(samples: Sequence[SceneSample], classes: Sequence[str]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class VideoMaker(SampleMaker):
         rolls, frames = self.balls and generator.random() < ROLLS, self.config.frames
         first = self.sampler.choose(generator, self.balls if rolls else list(self.sampler.keys))
         scene = self.sampler.sample(generator, first.key)
-        infos = [self.library.info[placed.model] for placed in scene.objects]
+        infos = [self.library.info[item.model] for item in scene.objects]
         plans = plan_events(scene, infos, frames / FRAME_RATE, generator)
         poses = simulate_events(scene, infos, plans, frames)
         events = observe_events(poses, plans, infos, scene.radius)
@@ -116,8 +116,8 @@ class VideoMaker(SampleMaker):
             cameras = orbit_camera(camera, total, frames)
             events = [*events, Event(action="orbits", object=None, start=0.0, end=(frames - 1) / FRAME_RATE)]
         objects = tuple(
-            replace(placed, position=tuple(pose[:3]), turn=tuple(pose[3:]))
-            for placed, pose in zip(scene.objects, poses[-1].tolist(), strict=True)
+            replace(item, position=tuple(pose[:3]), turn=tuple(pose[3:]))
+            for item, pose in zip(scene.objects, poses[-1].tolist(), strict=True)
         )
         radius = float(np.linalg.norm(corners, axis=1).max())
         scene = replace(scene, objects=objects, camera=cameras[-1], radius=radius)

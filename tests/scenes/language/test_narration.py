@@ -1,4 +1,4 @@
-"""What is said and questions of events that are made by hand, and how often each answer is the right one."""
+"""Captions and questions of events made by hand, and how often each answer is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every answer is counted again, by rules that do not use the code that asked."""
+"""Every answer is counted again, by rules that share no code with the questions."""
 
 from __future__ import annotations
 
