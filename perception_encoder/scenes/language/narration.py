@@ -12,7 +12,7 @@ import numpy as np
 
 from perception_encoder.data.captions import with_article
 from perception_encoder.scenes.language.graph import Node, SceneGraph
-from perception_encoder.scenes.language.phrases import describe_graph, noun_phrase, number_word
+from perception_encoder.scenes.language.phrases import NUMBERS, describe_graph, noun_phrase
 from perception_encoder.scenes.language.questions import SceneQuestion, choose_questions, make_question
 from perception_encoder.scenes.objects.names import plural_of
 from perception_encoder.scenes.rendering.motion import Action, Event
@@ -42,7 +42,7 @@ def video_captions(graph: SceneGraph, events: Sequence[Event]) -> tuple[str, str
     if any(event.action == "orbits" for event in events):
         human += " while the camera orbits around the scene"
     count = len(events)
-    counted = f"{number_word(count).capitalize()} {'event' if count == 1 else 'events'}: {human}."
+    counted = f"{NUMBERS[count].capitalize()} {'event' if count == 1 else 'events'}: {human}."
     return f"{human[0].upper()}{human[1:]}.", f"{counted} {describe_graph(graph, 'In the end the picture shows')}"
 
 

@@ -48,7 +48,7 @@ def describe_graph(graph: SceneGraph, opening: str = "The picture shows") -> str
     coloured = [node for node in graph.nodes if node.colour and graph.name(node) == node.label]
     sentences += [f"The {node.label} is {node.colour}." for node in coloured if node.colour not in node.label]
     if max(graph.counts.values()) > 1:
-        counts = [f"{number_word(n)} {plural_of(name) if n > 1 else name}" for name, n in graph.counts.items()]
+        counts = [f"{NUMBERS[n]} {plural_of(name) if n > 1 else name}" for name, n in graph.counts.items()]
         sentences.append(f"In all there {'are' if len(graph.nodes) > 1 else 'is'} {_join(counts)}.")
     return " ".join(sentences)
 
@@ -58,7 +58,7 @@ def count_phrases(graph: SceneGraph) -> list[str]:
     phrases = []
     for name, count in graph.counts.items():
         first = graph.of_class(name)[0]
-        phrases.append(with_article(noun_phrase(first)) if count == 1 else f"{number_word(count)} {plural_of(name)}")
+        phrases.append(with_article(noun_phrase(first)) if count == 1 else f"{NUMBERS[count]} {plural_of(name)}")
     return phrases
 
 
@@ -66,11 +66,6 @@ def noun_phrase(node: Node) -> str:
     """Return the label of an object, after its colour if it has one."""
     coloured = set(COLOURS) & set(node.label.split())  # a white lily is not called green
     return f"{node.colour} {node.label}" if node.colour and not coloured else node.label
-
-
-def number_word(number: int) -> str:
-    """Return a number in words, up to twelve."""
-    return NUMBERS[number] if number < len(NUMBERS) else str(number)
 
 
 def _join(phrases: list[str]) -> str:

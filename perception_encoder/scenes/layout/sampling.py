@@ -68,7 +68,7 @@ class _Draft:
     def corners(self) -> np.ndarray:
         """Return the corners of the box around each object, (n, 8, 3), in the world."""
         positions, turns = ([getattr(each, name) for each in self.objects] for name in ("position", "turn"))
-        return box_corners(np.array(positions), np.array(turns), np.array([model.size for model in self.models]))
+        return box_corners(np.array(positions), np.array(turns), np.array([model.info.size for model in self.models]))
 
 
 class SceneSampler:
@@ -129,7 +129,7 @@ class SceneSampler:
 
     def _stack(self, draft: _Draft, generator: np.random.Generator) -> None:
         """Put smaller objects on some of those with a level top."""
-        smallest = SMALLEST * max(float(model.size.max()) for model in draft.models)
+        smallest = SMALLEST * max(max(model.info.size) for model in draft.models)
         for index, (model, below) in enumerate(zip(list(draft.models), list(draft.objects), strict=True)):
             top = model.info.top
             if top is None or model.info.class_name not in SUPPORTS or generator.random() >= STACKED:
@@ -139,7 +139,7 @@ class SceneSampler:
             for _ in range(TRIES):
                 small = self.choose(generator, list(self.keys))
                 name, across = small.class_name, float(np.hypot(*small.size[:2]))
-                fits = across < 0.9 * room.min() and small.size[2] < 1.2 * model.size.max()
+                fits = across < 0.9 * room.min() and small.size[2] < 1.2 * max(model.info.size)
                 if fits and max(small.size) >= smallest and families.get(family_of(name), name) == name:
                     free = (room - across) / 2
                     middle = np.array([sum(top.x) / 2, sum(top.y) / 2]) + generator.uniform(-1, 1, 2) * free
@@ -151,7 +151,7 @@ class SceneSampler:
 
 def _put_on_floor(draft: _Draft, model: ObjectModel, generator: np.random.Generator) -> bool:
     """Put a model on a free part of the floor; false if no try finds one."""
-    spread = sum(float(np.hypot(*other.size[:2])) for other in (*draft.models, model))
+    spread = sum(float(np.hypot(*other.info.size[:2])) for other in (*draft.models, model))
     reach = 0.26 * spread * (1 + 2 * np.arange(TRIES) / TRIES) * (len(draft.models) > 0)
     positions = generator.uniform(-1, 1, (TRIES, 2)) * reach[:, None]
     angles = generator.normal(0, 0.7, TRIES)  # most show their front
@@ -179,7 +179,7 @@ def _add(
 
 def _footprints(model: ObjectModel, positions: np.ndarray, angles: np.ndarray) -> np.ndarray:
     """The corners (n, 4, 2) of a rectangle a little larger than the model, at positions (n, 2), in order around it."""
-    half = model.size[:2] * 0.54 + 0.01 * model.size.max()
+    half = np.array(model.info.size[:2]) * 0.54 + 0.01 * max(model.info.size)
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
     cosines, sines = np.cos(angles), np.sin(angles)
     return corners @ np.array([[cosines, -sines], [sines, cosines]]).T + positions[:, None]

@@ -76,11 +76,6 @@ class ObjectModel:
     mesh: Mesh
 
     @cached_property
-    def size(self) -> np.ndarray:
-        """Width, depth and height in metres (3,)."""
-        return np.array(self.info.size)
-
-    @cached_property
     def _colours(self) -> dict[tuple[float, float, float], str]:
         return {}
 

@@ -11,17 +11,14 @@ from perception_encoder.scenes.language.graph import SceneGraph, build_graph
 from perception_encoder.scenes.language.phrases import image_captions
 from perception_encoder.scenes.language.questions import image_questions
 from perception_encoder.scenes.layout.sampling import LayoutConfig
-from perception_encoder.scenes.objects.models import ObjectLibrary
-from perception_encoder.scenes.samples.sample import SampleMaker, SceneSample, ScenesConfig, encode_image, millimetres
+from perception_encoder.scenes.samples.sample import SampleMaker, SceneSample, encode_image, millimetres
 
 
 class ImageMaker(SampleMaker):
     """Makes the images of a dataset."""
 
     media = "image"
-
-    def __init__(self, library: ObjectLibrary, config: ScenesConfig) -> None:
-        super().__init__(library, config, LayoutConfig())
+    layout = LayoutConfig()
 
     def attempt(self, number: int, generator: np.random.Generator) -> SceneSample | None:
         """Make an image; None if too little of an object is visible."""

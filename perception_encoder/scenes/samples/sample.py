@@ -73,10 +73,11 @@ class SampleMaker(ABC):
     """Makes the samples of a dataset, by number; `with` closes its renderer."""
 
     media: ClassVar[Literal["image", "video"]]
+    layout: ClassVar[LayoutConfig]
 
-    def __init__(self, library: ObjectLibrary, config: ScenesConfig, layout: LayoutConfig) -> None:
+    def __init__(self, library: ObjectLibrary, config: ScenesConfig) -> None:
         self.library, self.config = library, config
-        self.sampler = SceneSampler(library, library.select(config.split), layout)
+        self.sampler = SceneSampler(library, library.select(config.split), self.layout)
         self.renderer = Renderer(library)
 
     def __enter__(self) -> Self:

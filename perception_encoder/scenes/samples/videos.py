@@ -19,7 +19,7 @@ from perception_encoder.scenes.language.narration import video_captions, video_q
 from perception_encoder.scenes.layout.camera import Camera
 from perception_encoder.scenes.layout.sampling import LayoutConfig, aim_camera
 from perception_encoder.scenes.layout.scene import Scene, box_corners
-from perception_encoder.scenes.objects.models import ObjectInfo, ObjectLibrary
+from perception_encoder.scenes.objects.models import ObjectInfo
 from perception_encoder.scenes.rendering.motion import (
     AWAY,
     FRAME_RATE,
@@ -30,7 +30,7 @@ from perception_encoder.scenes.rendering.motion import (
     simulate_events,
 )
 from perception_encoder.scenes.rendering.renderer import RenderedImage
-from perception_encoder.scenes.samples.sample import SampleMaker, SceneSample, ScenesConfig, encode_image, millimetres
+from perception_encoder.scenes.samples.sample import SampleMaker, SceneSample, encode_image, millimetres
 
 CATEGORY = "Object Interactions"
 HIGH = 0.3  # radii above the floor: the camera need not show higher objects
@@ -54,11 +54,7 @@ class VideoMaker(SampleMaker):
     """Makes the videos of a dataset."""
 
     media = "video"
-
-    def __init__(self, library: ObjectLibrary, config: ScenesConfig) -> None:
-        super().__init__(library, config, LayoutConfig(least=2, most=4, again=0.2))
-        balls = {info.class_name for info in library.info.values() if info.shape == "sphere"}
-        self.balls = [name for name in self.sampler.keys if name in balls]
+    layout = LayoutConfig(least=2, most=4, again=0.2)
 
     def attempt(self, number: int, generator: np.random.Generator) -> SceneSample | None:
         """Make a video; None if an event failed, the first frame is empty, or the last one hides an object."""
@@ -96,8 +92,10 @@ class VideoMaker(SampleMaker):
         return SceneSample(key, files, metadata)
 
     def _simulate(self, generator: np.random.Generator) -> SimulatedVideo | None:
-        rolls, frames = self.balls and generator.random() < ROLLS, self.config.frames
-        first = self.sampler.choose(generator, self.balls if rolls else list(self.sampler.keys))
+        classes, frames = self.sampler.keys, self.config.frames
+        balls = [name for name, keys in classes.items() if self.library.info[keys[0]].shape == "sphere"]
+        rolls = balls and generator.random() < ROLLS
+        first = self.sampler.choose(generator, balls if rolls else list(classes))
         scene = self.sampler.sample(generator, first.key)
         infos = [self.library.info[item.model] for item in scene.objects]
         plans = plan_events(scene, infos, frames / FRAME_RATE, generator)

@@ -12,7 +12,6 @@ from perception_encoder.scenes.language.phrases import (
     describe_graph,
     image_captions,
     noun_phrase,
-    number_word,
 )
 from perception_encoder.scenes.layout.scene import PlacedObject
 from perception_encoder.scenes.rendering.renderer import Renderer
@@ -52,7 +51,3 @@ def test_one_caption_is_a_relation(renderer: Renderer) -> None:
 def test_a_label_with_a_colour_takes_no_other(renderer: Renderer, label: str, colour: str, phrase: str) -> None:
     node = replace(graph_of(renderer, *STACK).nodes[0], label=label, colour=colour)
     assert noun_phrase(node) == phrase
-
-
-def test_numbers_are_words_up_to_twelve() -> None:
-    assert [number_word(number) for number in (0, 1, 12, 13)] == ["no", "one", "twelve", "13"]

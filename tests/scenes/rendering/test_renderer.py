@@ -55,7 +55,7 @@ def test_depth_and_masks_are_those_of_cast_rays(renderer: Renderer, library: Obj
     )
     scene = scene_of(*objects)
     image = draw(renderer, scene, SIDE)
-    depth, mask = cast(scene.camera, objects, [library[each.model].size for each in objects])
+    depth, mask = cast(scene.camera, objects, [library.info[each.model].size for each in objects])
     assert set(np.unique(mask)) == {0, 1, 2, 3}
     assert (image.mask == mask).mean() > 0.995  # a ray through an edge may go either way
     sure = inside(mask)
@@ -68,7 +68,7 @@ def test_projected_corners_are_where_the_mask_ends(renderer: Renderer, library: 
     crate = PlacedObject(model="test-crate", position=(0.2, 0.1, 0.0), turn=yaw(0.4))
     scene = scene_of(crate)
     mask = draw(renderer, scene, 96).mask
-    size = library["test-crate"].size
+    size = library.info["test-crate"].size
     projected = scene.camera.project((CORNERS * size) @ crate.rotation.T + crate.position, 96)
     rows, columns = np.nonzero(mask)
     assert abs(columns.min() - projected[:, 0].min()) <= 1 and abs(columns.max() + 1 - projected[:, 0].max()) <= 1
