@@ -15,7 +15,9 @@ from tests.scenes.conftest import draw, scene_of
 SIDE = 48
 
 
-def cast(camera: Camera, objects: tuple[PlacedObject, ...], sizes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def cast(
+    camera: Camera, objects: tuple[PlacedObject, ...], sizes: list[tuple[float, ...]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Depth and mask (SIDE, SIDE) of boxes on the plane z = 0, without the renderer: rays against slabs."""
     focal = SIDE / 2 / np.tan(np.radians(camera.angle) / 2)
     forward = np.subtract(camera.target, camera.eye)
