@@ -60,6 +60,7 @@ def train(
     from perception_encoder.data.streams import Shards
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.pretraining.run import BEST
     from perception_encoder.pretraining.training_files import LAYOUTS
     from perception_encoder.recipes import debug_form, find_recipe, override, run_recipe
 
@@ -76,4 +77,6 @@ def train(
     with progress("training", config.steps) as advance:
         path = run_recipe(config, given, out or Path("runs") / recipe, track, reporter(advance))
     output.print_line(f"weights: {path}")
+    if (best := path.with_name(BEST)).exists():
+        output.print_line(f"weights of the best validated step: {best}")
     output.print_line(f'try them: pe classify PICTURE --labels "cat,dog" --model {path}')

@@ -136,8 +136,10 @@ def _write_best(
     config: PretrainingConfig, sources: Sources, out: Path, batches: PairBatches, metadata: dict[str, str]
 ) -> dict[str, Any]:
     """Write the weights of the best validated step; return what the record says of it."""
-    newest = max((state for _, state in find_checkpoints(out)), key=lambda state: state.step)
-    if config.validation is None or newest.best_step is None:
+    if config.validation is None:
+        return {}
+    _, newest = find_checkpoints(out)[0]
+    if newest.best_step is None:  # no score was a number
         return {}
     if newest.best_step == config.steps:
         with writing(out / BEST), replacing(out / BEST) as temporary:
