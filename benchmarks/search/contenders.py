@@ -72,7 +72,7 @@ def lance_scan(place: Path) -> Built:
 
 def ours(place: Path) -> Built:
     """As a large index is searched."""
-    return _lance(place, lambda table: approximate.keep(table, rows=0), [("", approximate.widen)])
+    return _lance(place, lambda table: approximate.compress_vectors(table, rows=0), [("", approximate.search_all_clusters)])
 
 
 def lance(kind: str, options: dict[str, Any], settings: list[dict[str, int]]) -> Callable[[Path], Built]:

@@ -17,7 +17,7 @@ from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.indexing import update_index
+from perception_encoder.search.index.update import update_index
 from perception_encoder.search.index.moments import MomentConfig
 
 PICTURES = {"builtin": 768, "PE-Core-B16-224": 128}

@@ -47,9 +47,9 @@ def serve(
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.api_requests import ApiConfig
     from perception_encoder.serving.guard import HOSTS
-    from perception_encoder.serving.serving import listen, run
+    from perception_encoder.serving.requests import ApiConfig
+    from perception_encoder.serving.server import listen, run_server
 
     folder = folder or home
     if folder is None and not api:
@@ -77,7 +77,7 @@ def serve(
         what, path = ("", "/v1/embeddings") if folder is None else (f" over {folder}", "")
         output.print_line(f"{encoder.name}{what} at http://{host}:{listener.getsockname()[1]}{path}")
         default_model.say_demo(source, model)
-        run(server, listener)
+        run_server(server, listener)
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.preprocess.video import read_frames
-from perception_encoder.search import samples
+from perception_encoder.inference import samples
 
 pytest.importorskip("skimage")
 

@@ -41,7 +41,7 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
         ((), "say what to serve: a folder, or --api"),
         (("--api", "--host", "0.0.0.0"), "choose a --key"),
         ((".", "--host", "0.0.0.0", "--key", "x"), "for this machine alone"),
-        (("missing",), "missing is no folder"),
+        (("missing",), "missing is not a folder"),
         (("--api", "--model", "PE-Core-XXL"), "PE-Core-XXL"),
         (("--api", "--port", "99999"), "--port"),
     ],

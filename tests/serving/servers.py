@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from perception_encoder.serving.serving import create_server, listen
+from perception_encoder.serving.server import create_server, listen
 
 
 @contextmanager

@@ -25,8 +25,8 @@ from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.api_requests import ApiConfig
 from perception_encoder.serving.batching import Batcher, QueueFullError
+from perception_encoder.serving.requests import ApiConfig
 from tests.clips import clip
 from tests.serving.servers import served
 
@@ -114,8 +114,8 @@ def test_fewer_dimensions_are_unit_length(client: TestClient, encoder: Encoder) 
         ({"input": "/etc/passwd", "modality": "image"}, 400, "neither an http(s) address nor a data URI"),
         ({"input": "file:///etc/passwd", "modality": "image"}, 400, "neither an http(s) address"),
         ({"input": "http://127.0.0.1:9/a.png", "modality": "image"}, 400, "no public address"),
-        ({"input": "data:image/png;base64,%%%", "modality": "image"}, 400, "no valid base64"),
-        ({"input": "data:image/png,abc", "modality": "image"}, 400, "no base64 data URI"),
+        ({"input": "data:image/png;base64,%%%", "modality": "image"}, 400, "not valid base64"),
+        ({"input": "data:image/png,abc", "modality": "image"}, 400, "not a base64 data URI"),
         ({"input": "data:image/png;base64,aGVsbG8=", "modality": "image"}, 400, "picture"),
         ({"messages": []}, 400, "one part"),
         ({"messages": "x"}, 400, "one part"),

@@ -22,7 +22,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving import api
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.api_requests import ApiConfig, ApiError, parse_json
+from perception_encoder.serving.requests import ApiConfig, ApiError, parse_request
 from tests.serving.servers import served
 from tests.serving.test_api import data_uri
 
@@ -113,7 +113,7 @@ def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
 def test_a_body_that_takes_long_to_parse_is_refused(body: bytes) -> None:
     began = time.process_time()
     with pytest.raises(ApiError, match="more than the limit"):
-        parse_json(body)
+        parse_request(body)
     assert time.process_time() - began < 0.2
 
 
@@ -122,9 +122,9 @@ def test_a_large_body_is_parsed_beside_the_event_loop(encoder: Encoder, monkeypa
 
     def parse(body: bytes) -> object:
         threads.append(threading.current_thread().name)
-        return parse_json(body)
+        return parse_request(body)
 
-    monkeypatch.setattr(api, "parse_json", parse)
+    monkeypatch.setattr(api, "parse_request", parse)
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
         for size in (10, 1 << 20):
             client.post("/v1/embeddings", json={"input": "a cat", "padding": "x" * size})

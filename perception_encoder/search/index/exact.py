@@ -1,4 +1,4 @@
-"""Exact search in memory: every query against every vector, best first."""
+"""Exact search in memory: compare every query with every vector."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from jaxtyping import Float, Int
 from perception_encoder.errors import ShapeError
 
 _BLOCK_VALUES = 1 << 24
-"""Scores held at a time: 64 MiB, however many queries there are."""
+"""Scores in memory at a time: 64 MiB, however many queries there are."""
 
 
 def best_rows(
     queries: Float[np.ndarray, "Q D"], gallery: Float[np.ndarray, "N D"], top: int
 ) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
-    """Score by dot product (cosine similarity, for unit vectors): the `top` best scores of each query and their rows.
+    """Return the `top` best scores of each query and their rows, by dot product (cosine similarity of unit vectors).
 
-    K = min(top, N). Equal scores keep the gallery's order. Raises ShapeError where the dimensions differ, as they do
-    for vectors of two models.
+    K = min(top, N). Equal scores keep the gallery's order. Raises ShapeError if the dimensions differ, as those of two
+    models do.
     """
     if queries.shape[1] != gallery.shape[1]:
         raise ShapeError(
@@ -36,7 +36,7 @@ def best_rows(
 
 
 def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " K"]:
-    """The numbers of the `count` best scores, best first, those that are none last; only the best are sorted."""
+    """Return the positions of the `count` best scores, best first, NaN last; only the best are sorted."""
     if count == len(scores):
         return np.argsort(-scores, kind="stable")
     worst = np.partition(-scores, count - 1)[count - 1]

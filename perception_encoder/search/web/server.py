@@ -1,4 +1,4 @@
-"""The page over an indexed folder, served on this machine: the page itself, what it asks for, and the files."""
+"""Serve the page of an indexed folder on this machine: the page, its API and the files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, InputError, MissingExtraError, PerceptionEncoderError
-from perception_encoder.search.query.asked import parse_asked
-from perception_encoder.search.web.inside import Inside
-from perception_encoder.search.web.library import Filter, Library, as_tiles
+from perception_encoder.inference.media import Media
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
+from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.thumbnails import Thumbnails
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
@@ -27,19 +29,19 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_PICTURE_BYTES = 32 << 20  # of one that is dropped on the page
-_PICTURE_SECONDS = 30.0  # in which it must have arrived
+_IMAGE_BYTES = 32 << 20  # of an uploaded image
+_IMAGE_SECONDS = 30.0  # for an upload
 _COUNT, _MOST = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
-_THREADS = 8  # that answer; the model has one of its own
+_THREADS = 8  # for requests; the model has its own
 _SCRIPTS = ("page", "element", "grid", "inside", "query", "tile", "viewer")
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
-_PLACE = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
+_POINT = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
 
 
-def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = "") -> FastAPI:
-    """The server, under some names of this machine, with a note on the page; MissingExtraError without FastAPI."""
+def create_page(library: MediaLibrary, hosts: tuple[str, ...] = HOSTS, note: str = "") -> FastAPI:
+    """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError."""
     try:
         import fastapi
         import jinja2
@@ -80,28 +82,32 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = ""
     get("/api/renew", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
     add_file_routes(get, library, thumbnails, ids)
-    add_inside_route(get, Inside(library))
+    add_inside_route(get, FeatureImages(library))
     add_picture_route(app, library, threads)
     guard(app, _HEADERS, hosts)
     return app
 
 
 def add_search_routes(
-    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails, ids: SignedIds
+    get: Callable[[str, Callable[[Request], Any]], None], library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds
 ) -> None:
-    """`/api/hits`, what is found or newest, and `/api/status`, how far the index is."""
+    """Add `/api/hits`, the hits of a query or the newest rows, and `/api/status`, the state of the index."""
     from fastapi.responses import JSONResponse
 
+    def find_source(kind: str, id: str) -> IndexRow | UploadedImage:
+        return library.term_source(kind, ids.check(id) if kind == "like" else id)
+
     def hits(request: Request) -> Response:
-        asked = dict(request.query_params)
-        shown = Filter(**{name: asked.get(name, "") for name in ("kind", "since", "until", "path")})
-        offset, count = _number(asked, "offset", 0, 100_000), _number(asked, "count", _COUNT, _MOST)
-        if "q" in asked:
-            terms = parse_asked("\n".join(request.query_params.getlist("q")))
-            rows = library.find(list(map(ids.checked, terms)), shown, offset, count)
-            told = {"terms": [vars(term) for term in terms], "more": len(rows) == count}
-            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **told})
-        rows, total = library.newest(shown, offset, count)
+        params = dict(request.query_params)
+        filter = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
+        offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MOST)
+        if "q" in params:
+            query = parse_lines(request.query_params.getlist("q"), find_source)
+            rows = library.find(query, filter, offset, count)
+            terms = [_as_json(term, ids) for term in query.terms]
+            tiles = ids.sign(thumbnails.tiles(rows))
+            return JSONResponse({"tiles": tiles, "terms": terms, "more": len(rows) == count})
+        rows, total = library.newest(filter, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))
         return JSONResponse({"tiles": tiles, "more": offset + len(rows) < total, "total": total})
 
@@ -116,9 +122,9 @@ def add_search_routes(
 
 
 def add_file_routes(
-    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails, ids: SignedIds
+    get: Callable[[str, Callable[[Request], Any]], None], library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds
 ) -> None:
-    """Of a row: its thumbnail, what is around it, and its file, in parts where a player asks for them."""
+    """Add a row's thumbnail, its neighbours, and its file, in parts if a player requests them."""
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     def thumbnail(request: Request) -> Response:
@@ -137,51 +143,61 @@ def add_file_routes(
     get("/file/{id}", file)
 
 
-def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], inside: Inside) -> None:
-    """`/api/inside/ID`: a row's picture as the model is given it; with `layer=N` its features there as colours; with
-    `at=X,Y` besides, a shade over what is unlike that place (0–1 from the left and from the top)."""
+def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], inside: FeatureImages) -> None:
+    """Add `/api/inside/ID`: the model's input; with `layer=N` the layer's features as colours; with `at=X,Y` too, a
+    shade over patches unlike the one at that point (0–1 from the left and from the top)."""
     from fastapi.responses import Response
 
     def look(request: Request) -> Response:
-        id, asked = request.path_params["id"], request.query_params
+        id, params = request.path_params["id"], request.query_params
         headers = {"Cache-Control": "private, max-age=300"}
-        if "layer" not in asked:
-            return Response(inside.picture(id), media_type="image/jpeg", headers=headers)
-        layer = _checked(asked["layer"], _LAYER, "layer", "a number such as 5")
-        if "at" not in asked:
+        if "layer" not in params:
+            return Response(inside.image(id), media_type="image/jpeg", headers=headers)
+        layer = _checked(params["layer"], _LAYER, "layer", "a number such as 5")
+        if "at" not in params:
             return Response(inside.colours(id, int(layer[0])), media_type="image/png", headers=headers)
-        at = _checked(asked["at"], _PLACE, "at", "two numbers from 0 to 1 such as 0.25,0.5")
-        shade = inside.likeness(id, int(layer[0]), float(at[1]), float(at[2]))
+        at = _checked(params["at"], _POINT, "at", "two numbers from 0 to 1 such as 0.25,0.5")
+        shade = inside.shade(id, int(layer[0]), float(at[1]), float(at[2]))
         return Response(shade, media_type="image/png", headers=headers)
 
     get("/api/inside/{id}", look)
 
 
-def add_picture_route(app: FastAPI, library: Library, threads: ThreadPoolExecutor) -> None:
-    """`POST /api/picture`: a picture to look for, as the request's body."""
+def add_picture_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExecutor) -> None:
+    """Add `POST /api/picture`: an image to search for, as the request's body."""
     from fastapi.responses import JSONResponse
     from starlette.requests import ClientDisconnect
 
     async def picture(request: Request) -> Response:
         content = bytearray()
         try:
-            async with asyncio.timeout(_PICTURE_SECONDS):
+            async with asyncio.timeout(_IMAGE_SECONDS):
                 async for piece in request.stream():
                     content += piece
-                    if len(content) > _PICTURE_BYTES:
-                        message = f"the image has more than {_PICTURE_BYTES >> 20} MiB"
+                    if len(content) > _IMAGE_BYTES:
+                        message = f"the image has more than {_IMAGE_BYTES >> 20} MiB"
                         return JSONResponse({"error": message}, 413, HANG_UP)
         except TimeoutError:
-            return JSONResponse({"error": f"the image took more than {_PICTURE_SECONDS:g} s"}, 408, HANG_UP)
+            return JSONResponse({"error": f"the image took more than {_IMAGE_SECONDS:g} s"}, 408, HANG_UP)
         except ClientDisconnect:
-            return JSONResponse({"error": "the client has gone"}, 400)  # to nobody
+            return JSONResponse({"error": "the client has gone"}, 400)  # nobody reads this
         try:
             loop = asyncio.get_running_loop()
-            return JSONResponse({"q": await loop.run_in_executor(threads, library.keep_picture, bytes(content))})
+            return JSONResponse({"q": await loop.run_in_executor(threads, library.upload_image, bytes(content))})
         except PerceptionEncoderError as error:
             return JSONResponse({"error": str(error)}, 400)
 
     app.router.add_route("/api/picture", picture, methods=["POST"])
+
+
+def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
+    """Return a term for the page: its weight, "text", "like" or "image", and the text or id."""
+    source = term.source
+    if isinstance(source, Media):
+        return {"weight": term.weight, "kind": "text", "what": source.payload}
+    if isinstance(source, IndexRow):
+        return {"weight": term.weight, "kind": "like", "what": ids.signed(source.id)}
+    return {"weight": term.weight, "kind": "image", "what": source.id}
 
 
 def _checked(value: str, pattern: re.Pattern[str], name: str, wanted: str) -> re.Match[str]:
@@ -191,6 +207,6 @@ def _checked(value: str, pattern: re.Pattern[str], name: str, wanted: str) -> re
     return match
 
 
-def _number(asked: dict[str, str], name: str, default: int, most: int) -> int:
-    value = asked.get(name, "")
+def _number(params: dict[str, str], name: str, default: int, most: int) -> int:
+    value = params.get(name, "")
     return min(int(value), most) if value.isdecimal() and len(value) < 10 else default

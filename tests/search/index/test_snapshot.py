@@ -15,8 +15,8 @@ from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index import snapshot
 from perception_encoder.search.index.index import FOLDER, Index
-from perception_encoder.search.index.indexing import update_index, writable_index
-from perception_encoder.search.index.rows import Row
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.index.update import update_index, writable_index
 from tests.clips import clip
 
 
@@ -37,7 +37,7 @@ def uses_snapshot(index: Index) -> bool:
     return "table" not in vars(index)
 
 
-def told(rows: list[Row]) -> list[tuple[object, ...]]:
+def told(rows: list[IndexRow]) -> list[tuple[object, ...]]:
     return [(*(value for name, value in vars(row).items() if name != "vector"), *row.vector) for row in rows]
 
 

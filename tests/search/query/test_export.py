@@ -12,7 +12,7 @@ import pytest
 from perception_encoder.errors import MissingExtraError, OutputError
 from perception_encoder.inference.collection import read_collection
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.indexing import update_index, writable_index
+from perception_encoder.search.index.update import update_index, writable_index
 from perception_encoder.search.query.export import export_fiftyone, export_vectors
 from tests.clips import clip
 

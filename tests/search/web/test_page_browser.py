@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.web.server import create_page
-from tests.search.library import make_library
+from tests.search.indexes import make_library
 from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser

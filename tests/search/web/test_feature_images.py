@@ -14,11 +14,11 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.search.web.inside import Inside
-from perception_encoder.search.web.library import Library
+from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from tests.clips import HEIGHT, WIDTH, number_of
-from tests.search.library import make_library
+from tests.search.indexes import make_library
 
 PICTURE = "04's <b>.jpg"
 
@@ -29,17 +29,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def library(folder: Path, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]) -> Library:
+def library(folder: Path, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]) -> MediaLibrary:
     return make_library(folder, checkpoint, encoder, draw)
 
 
 @pytest.fixture(scope="module")
-def client(library: Library) -> Iterator[TestClient]:
+def client(library: MediaLibrary) -> Iterator[TestClient]:
     with TestClient(create_page(library), base_url="http://localhost") as client:
         yield client
 
 
-def id_of(library: Library, path: str) -> str:
+def id_of(library: MediaLibrary, path: str) -> str:
     return next(row.id for row in library.index.rows() if row.path == path)
 
 
@@ -52,7 +52,7 @@ def opened(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-def test_a_picture_its_features_and_what_is_like_a_place(client: TestClient, library: Library) -> None:
+def test_a_picture_its_features_and_what_is_like_a_place(client: TestClient, library: MediaLibrary) -> None:
     address = address_of(client, PICTURE)
     seen = client.get(address)
     assert seen.headers["content-type"] == "image/jpeg" and opened(seen.content).size == (640, 480)
@@ -66,7 +66,7 @@ def test_a_picture_its_features_and_what_is_like_a_place(client: TestClient, lib
     assert darkness[0, -1] == 0 and darkness.max() == round(0.85 * 255) and not np.asarray(shade)[..., 0].any()
 
 
-def test_a_moment_is_shown_by_its_frame(client: TestClient, library: Library) -> None:
+def test_a_moment_is_shown_by_its_frame(client: TestClient, library: MediaLibrary) -> None:
     tile = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["kind"] == "video")
     frame = opened(client.get(f"/api/inside/{tile['id']}").content)
     assert number_of(frame.resize((WIDTH, HEIGHT))) == round(tile["time"] * 10) > 0  # ten frames a second
@@ -83,12 +83,12 @@ def test_a_moment_is_shown_by_its_frame(client: TestClient, library: Library) ->
         ({"layer": "3", "at": "nan,nan"}, "at is 'nan,nan'"),
     ],
 )
-def test_what_is_not_there_is_said(client: TestClient, library: Library, asked: dict[str, str], said: str) -> None:
+def test_what_is_not_there_is_said(client: TestClient, library: MediaLibrary, asked: dict[str, str], said: str) -> None:
     response = client.get(address_of(client, PICTURE), params=asked)
     assert response.status_code == 400 and said in response.json()["error"]
 
 
-def test_files_that_cannot_be_shown(client: TestClient, library: Library, folder: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_shown(client: TestClient, library: MediaLibrary, folder: Path, tmp_path: Path) -> None:
     name = "08's <b>.jpg"
     unknown = client.get("/api/inside/nothing", params={"layer": 0})
     assert unknown.status_code == 400 and "of an earlier run" in unknown.json()["error"]
@@ -105,7 +105,9 @@ def test_files_that_cannot_be_shown(client: TestClient, library: Library, folder
     assert client.get(address, params={"layer": 0}).status_code == 400
 
 
-def test_a_picture_goes_through_once_and_memory_is_bounded(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_goes_through_once_and_memory_is_bounded(
+    library: MediaLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes = []
     forward = VisionTransformer.forward_intermediates
 
@@ -115,16 +117,16 @@ def test_a_picture_goes_through_once_and_memory_is_bounded(library: Library, mon
 
     monkeypatch.setattr(VisionTransformer, "forward_intermediates", counted)
     ids = [id_of(library, path) for path in (PICTURE, "02's <b>.jpg", "06's <b>.jpg")]
-    whole = Inside(library)
+    whole = FeatureImages(library)
     with ThreadPoolExecutor(4) as threads:
         maps = list(threads.map(lambda layer: whole.colours(ids[0], layer), range(12)))
     assert len(passes) == 1 and len(set(maps)) > 1
-    one = whole._kept.popitem()[1].nbytes
-    small = Inside(library, budget=2 * one)
+    one = whole._cache.popitem()[1].nbytes
+    small = FeatureImages(library, budget=2 * one)
     for id in (ids[0], ids[1], ids[0], ids[2], ids[0]):  # the one that was looked at longest ago goes
-        small.picture(id)
-    assert len(passes) == 4 and len(small._kept) == 2
-    tiny = Inside(library, budget=1)
-    tiny.picture(ids[0])
-    tiny.picture(ids[0])
+        small.image(id)
+    assert len(passes) == 4 and len(small._cache) == 2
+    tiny = FeatureImages(library, budget=1)
+    tiny.image(ids[0])
+    tiny.image(ids[0])
     assert len(passes) == 5

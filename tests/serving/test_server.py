@@ -14,9 +14,9 @@ import pytest
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.serving import serving
+from perception_encoder.serving import server
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.api_requests import ApiConfig
+from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import served
 
 HALF = b"GET /health HTTP/1.1\r\nHost: loc"
@@ -31,17 +31,17 @@ def closed(connection: socket.socket) -> bool:
 
 
 def test_a_taken_port_is_an_error() -> None:
-    with serving.listen("127.0.0.1", 0) as first:
+    with server.listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken.*--port"):
-            serving.listen("127.0.0.1", port)
+            server.listen("127.0.0.1", port)
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:0"):
-        serving.listen("192.0.2.1", 0)
+        server.listen("192.0.2.1", 0)
 
 
 def test_half_sent_heads_do_not_keep_others_out(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "MOST_CONNECTIONS", 20)
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 100.0)
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 100.0)
     with served(create_app(encoder, ApiConfig())) as address, ExitStack() as opened:
         host, port = address.removeprefix("http://").split(":")
         stalled = []
@@ -58,7 +58,7 @@ def test_half_sent_heads_do_not_keep_others_out(encoder: Encoder, monkeypatch: p
 def test_a_head_must_arrive_in_time_the_next_one_of_a_connection_too(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 1.0)
     with served(create_app(encoder, ApiConfig())) as address:
         host, port = address.removeprefix("http://").split(":")
         for whole in (b"", HALF + b"alhost\r\n\r\n"):
@@ -75,7 +75,7 @@ def test_a_head_must_arrive_in_time_the_next_one_of_a_connection_too(
 
 def test_the_limit_on_files_is_raised() -> None:
     code = (
-        "import resource; from perception_encoder.serving.serving import raise_file_limit; "
+        "import resource; from perception_encoder.serving.server import raise_file_limit; "
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1])); "
         "raise_file_limit(); print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
@@ -89,7 +89,7 @@ def test_memory_of_large_blocks_goes_back_to_the_system() -> None:
     """glibc's own rule keeps blocks of a size that was freed once; a server would keep what its largest images took."""
     code = """
 import sys, threading
-from perception_encoder.serving.serving import limit_memory
+from perception_encoder.serving.server import limit_memory
 if sys.argv[1] == "limited":
     limit_memory()
 import ctypes

@@ -1,16 +1,14 @@
-"""Scores to probabilities, by what a model says of an index's own pictures: the chance that a hit shows what was asked.
+"""Convert the scores of an index to probabilities with the model's own predictions on the indexed images.
 
-An index has no labels, so the model itself stands in for them. Each picture is named out of a few hundred everyday
-things (`background`), with a softmax at the model's own temperature, as it was trained. For the best hits of each of
-these names, that gives both a cosine and a probability, and a logistic curve through them maps one to the other: two
-numbers for each index. All texts of an index share the curve, so that it changes no ranking.
+An index has no labels, so the model labels it: each image is classified among a few hundred everyday names
+(`background_names.txt`), with a softmax at the model's trained temperature. The best hits of each name give pairs of
+cosine and probability, and a logistic curve through them maps one to the other: two numbers for each index. All texts
+share the curve, so it changes no ranking.
 
-The model is its own judge here: no index can show that its probabilities are right. The built-in model knows too little
-of images unlike those it was trained on, so an index of its has none. Whether anything matches is not said at all: the
-chance of it by the best three hits was worse than a constant on two of six sets of photographs.
-
-It is for hits of one text. What is like a picture is another question, to which the names gave no good answer when that
-was tried, and vectors of several terms lie elsewhere: both have no probability.
+The model judges itself: no index can show that its probabilities are right. The built-in model knows too little of
+images unlike its training data, so its indexes have no curve. No statement is made whether anything matches at all:
+a probability from the best three hits was worse than a constant on two of six photo collections. The curve is for hits
+of one text. For image queries the names gave no good answer, and sums of several terms lie elsewhere in the space.
 """
 
 from __future__ import annotations
@@ -20,6 +18,8 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +30,15 @@ from perception_encoder.files import remove, replacing, restrict
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN, canonical_name
+from perception_encoder.preprocess.source import one_line
 from perception_encoder.search.index.index import FOLDER, Index
-from perception_encoder.search.query.background import BACKGROUND
-from perception_encoder.search.query.query import Query
 
 logger = logging.getLogger(__name__)
 
 _FILE = "calibration.json"
-_BEST = 3  # hits of a name that the curve goes through
+_BEST = 3  # hits of a name that the curve is fitted to
 _STEPS, _RIDGE = 100, 1e-6
-_CHANGED = 0.1  # share of the rows that may come or go before the curve is drawn anew
+_CHANGED = 0.1  # share of the rows that may come or go before the curve is fitted again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Calibration:
     """The cosine at which one hit in two is right."""
 
     def probabilities(self, scores: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-        """The chances that hits of these cosines show what was asked."""
+        """Return the probabilities that hits with these cosines match the query."""
         return _sigmoid(self.slope * (scores - self.midpoint))
 
 
@@ -60,12 +59,22 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
 
 
+@cache
+def background_names() -> tuple[str, ...]:
+    """Return names of people, animals, plants, food, clothes, household objects, vehicles, scenes, weather and sports.
+
+    A few hundred: with fewer names, one of them too often looks right for an image that shows none of them.
+    """
+    text = (files("perception_encoder.search.index") / "background_names.txt").read_text(encoding="utf-8")
+    return tuple(text.strip().replace("\n", ", ").split(", "))
+
+
 def fit_calibration(
     batches: Iterable[Float[np.ndarray, "N D"]], names: Float[np.ndarray, "K D"], logit_scale: float
 ) -> Calibration | None:
-    """The curve for pictures, whose unit vectors come in batches, by those of names that they could have.
+    """Fit the curve to the unit vectors of images, which come in batches, and of names.
 
-    None where there are no pictures, or where the model's scores say nothing.
+    Returns None without images, or if all scores are equal.
     """
     scores = chances = np.empty((len(names), 0), np.float32)
     for vectors in batches:
@@ -79,7 +88,7 @@ def fit_calibration(
 
 
 def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " n"]) -> Calibration | None:
-    """The curve of greatest likelihood, by Newton's method on standardised scores."""
+    """Fit the curve of greatest likelihood by Newton's method on standardised scores."""
     if not len(scores) or not np.ptp(scores) > 0:
         return None
     mean, deviation = scores.mean(), scores.std()
@@ -98,10 +107,10 @@ def _fit_logistic(scores: Float[np.ndarray, " n"], chances: Float[np.ndarray, " 
 
 
 def renew_calibration(index: Index, encoder: Encoder) -> None:
-    """Draw the curve of an index and store it there, where it has none or a tenth of its rows came or went.
+    """Fit and store the curve of an index if it has none, or if a tenth of its rows came or went since.
 
-    `index` is held for writing. The built-in model and one without a text tower have none. A failure is logged: an
-    index is good without.
+    `index` is locked for writing. The built-in model and models without a text tower have no curve. A failure is only
+    logged: an index works without a curve.
     """
     if not isinstance(encoder.model, CLIP) or _is_builtin(index):
         return
@@ -110,34 +119,35 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
         if stored is not None and abs(rows - stored[1]) <= _CHANGED * stored[1]:
             return
         logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
-        found = fit_calibration(_vectors(index), encoder.encode_texts(BACKGROUND), logit_scale) if rows else None
-        if found is None:
+        curve = (
+            fit_calibration(_vectors(index), encoder.encode_texts(background_names()), logit_scale) if rows else None
+        )
+        if curve is None:
             remove(_path(index))
         else:
-            told = {**asdict(found), "rows": rows, "weight_hash": index.settings["weight_hash"]}
+            content = {**asdict(curve), "rows": rows, "weight_hash": index.settings["weight_hash"]}
             with replacing(_path(index), through_link=False) as temporary:
-                temporary.write_text(json.dumps(told, indent=2), encoding="utf-8")
+                temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
             restrict(index.folder / FOLDER, index.folder, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
-        reason = " ".join(str(error).split())[:200]
-        logger.warning("the index of %s gives no probabilities: %s", index.folder, reason)
+        logger.warning("the index of %s gives no probabilities: %s", index.folder, one_line(error))
+
+
+def read_calibration(index: Index) -> Calibration | None:
+    """Return the curve of an index, or None if it has none."""
+    stored = None if _is_builtin(index) else _read(index)
+    return None if stored is None else stored[0]
 
 
 def _read(index: Index) -> tuple[Calibration, int] | None:
-    """The stored curve of an index, and of how many rows; None where it is missing, damaged or of other weights."""
+    """Return the stored curve and the rows it was fitted to; None if it is missing, damaged or of other weights."""
     try:
-        told = json.loads(_path(index).read_text(encoding="utf-8"))
-        found, rows = Calibration(slope=float(told["slope"]), midpoint=float(told["midpoint"])), int(told["rows"])
-        usable = found.slope > 0 and math.isfinite(found.slope) and math.isfinite(found.midpoint)
-        return (found, rows) if usable and told["weight_hash"] == index.settings["weight_hash"] else None
+        content = json.loads(_path(index).read_text(encoding="utf-8"))
+        curve, rows = Calibration(slope=float(content["slope"]), midpoint=float(content["midpoint"])), content["rows"]
+        usable = curve.slope > 0 and math.isfinite(curve.slope) and math.isfinite(curve.midpoint)
+        return (curve, int(rows)) if usable and content["weight_hash"] == index.settings["weight_hash"] else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-
-
-def find_calibration(index: Index, query: Query) -> Calibration | None:
-    """The curve for a query's hits in an index; None where they have no probability (see above)."""
-    stored = _read(index) if query.kind == "text" and not _is_builtin(index) else None
-    return None if stored is None else stored[0]
 
 
 def _is_builtin(index: Index) -> bool:
@@ -149,7 +159,7 @@ def _path(index: Index) -> Path:
 
 
 def _vectors(index: Index) -> Iterator[Float[np.ndarray, "N D"]]:
-    """All vectors of an index, some thousands at a time."""
+    """Yield all vectors of an index, some thousands at a time."""
     for batch in index.table.search().limit(None).select(["vector"]).to_batches():
         if batch.num_rows:
             yield batch["vector"].flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, -1)

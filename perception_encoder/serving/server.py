@@ -41,7 +41,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(app: Any, listener: socket.socket) -> None:
+def run_server(app: Any, listener: socket.socket) -> None:
     """Answer on a socket of `listen` until the process is told to end; MissingExtraError without uvicorn."""
     server = create_server(app)
     raise_file_limit()

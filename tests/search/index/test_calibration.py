@@ -1,4 +1,4 @@
-"""Probabilities of hits: curves by hand, what an index stores, and that they hold on real photographs."""
+"""Probabilities of hits: curves by hand, the stored curve of an index, and their accuracy on real photographs."""
 
 from __future__ import annotations
 
@@ -18,45 +18,46 @@ from benchmarks.calibration import any_match
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.checkpoints.weights import create_model, locate_weights
 from perception_encoder.models.registry import find_model
-from perception_encoder.search.index.index import FOLDER, Index
-from perception_encoder.search.index.indexing import update_index, writable_index
-from perception_encoder.search.query import calibration
-from perception_encoder.search.query.asked import parse_asked
-from perception_encoder.search.query.calibration import (
+from perception_encoder.search.index import calibration
+from perception_encoder.search.index.calibration import (
     Calibration,
-    find_calibration,
+    background_names,
     fit_calibration,
+    read_calibration,
     renew_calibration,
 )
-from perception_encoder.search.query.hits import Hit, find_in_index
-from perception_encoder.search.query.query import (
+from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.query.galleries import IndexGallery
+from perception_encoder.search.query.search import Hit, query_vectors, search
+from perception_encoder.search.query.terms import (
     Query,
-    encode_queries,
     media_query,
-    parse_query,
+    parse_lines,
+    parse_words,
     row_query,
     text_query,
 )
-from perception_encoder.search.web.library import Filter, Library, as_tiles
+from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
+from tests.search.indexes import make_index, update_folder
 
 
-def ask(encoder: Encoder, index: Index, queries: list[Query], top: int) -> list[list[Hit]]:
-    return find_in_index(index, queries, encode_queries(encoder, queries), top)
+def find(encoder: Encoder, index: Index, queries: list[Query], top: int) -> list[list[Hit]]:
+    return search([IndexGallery(index)], queries, query_vectors(encoder, queries), top)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def noisy_things(things: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Pictures (count, D) of things (K, D), each near one of them."""
+def noisy_images(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Images (count, D) of classes (K, D), each near one of them."""
     generator = np.random.default_rng(seed)
-    shown = things[generator.integers(0, len(things), count)]
-    return unit(shown + 0.05 * generator.standard_normal(shown.shape))
+    images = classes[generator.integers(0, len(classes), count)]
+    return unit(images + 0.05 * generator.standard_normal(images.shape))
 
 
 @pytest.fixture
-def things() -> np.ndarray:
+def classes() -> np.ndarray:
     return unit(np.random.default_rng(0).standard_normal((400, 256)))
 
 
@@ -95,8 +96,8 @@ def test_two_names_and_one_picture_by_hand() -> None:
     assert (found.slope, found.midpoint) == pytest.approx((2 * 2 / 0.2, 0.7), rel=1e-3)
 
 
-def test_the_best_hits_of_each_name_count_and_nothing_else(things: np.ndarray) -> None:
-    names, pictures = things, noisy_things(things[:100], 500, seed=1)
+def test_the_best_hits_of_each_name_count_and_nothing_else(classes: np.ndarray) -> None:
+    names, pictures = classes, noisy_images(classes[:100], 500, seed=1)
     cosines = names @ pictures.T
     chances = np.exp(20 * cosines) / np.exp(20 * cosines).sum(axis=0)
     best = np.argsort(-cosines, axis=1)[:, :3]
@@ -106,33 +107,33 @@ def test_the_best_hits_of_each_name_count_and_nothing_else(things: np.ndarray) -
     assert (found.slope, found.midpoint) == pytest.approx((expected.slope, expected.midpoint), rel=2e-3)
 
 
-def test_neither_order_nor_batches_matter(things: np.ndarray) -> None:
-    pictures = noisy_things(things, 300, seed=1)
-    whole = fit_calibration([pictures], things, 20)
-    parts = fit_calibration(np.split(pictures[::-1], [1, 3, 200]), things[::-1], 20)
+def test_neither_order_nor_batches_matter(classes: np.ndarray) -> None:
+    pictures = noisy_images(classes, 300, seed=1)
+    whole = fit_calibration([pictures], classes, 20)
+    parts = fit_calibration(np.split(pictures[::-1], [1, 3, 200]), classes[::-1], 20)
     assert (whole.slope, whole.midpoint) == pytest.approx((parts.slope, parts.midpoint), rel=1e-4)
 
 
-def test_turning_the_space_changes_nothing(things: np.ndarray) -> None:
+def test_turning_the_space_changes_nothing(classes: np.ndarray) -> None:
     turn = np.linalg.qr(np.random.default_rng(5).standard_normal((256, 256)))[0].astype(np.float32)
-    pictures = noisy_things(things, 300, seed=1)
-    before, after = fit_calibration([pictures], things, 20), fit_calibration([pictures @ turn], things @ turn, 20)
+    pictures = noisy_images(classes, 300, seed=1)
+    before, after = fit_calibration([pictures], classes, 20), fit_calibration([pictures @ turn], classes @ turn, 20)
     assert (before.slope, before.midpoint) == pytest.approx((after.slope, after.midpoint), rel=1e-3)
 
 
-def test_what_is_there_is_probable_and_what_is_not_is_not(things: np.ndarray) -> None:
-    background, there, absent = things[:300], things[300:350], things[350:]
-    pictures = noisy_things(np.concatenate([background[:50], there]), 900, seed=2)
+def test_what_is_there_is_probable_and_what_is_not_is_not(classes: np.ndarray) -> None:
+    background, there, absent = classes[:300], classes[300:350], classes[350:]
+    pictures = noisy_images(np.concatenate([background[:50], there]), 900, seed=2)
     curve = fit_calibration([pictures], background, 20)
     matched = [any_match(np.sort(curve.probabilities(some @ pictures.T), axis=1)[:, ::-1]) for some in (there, absent)]
     assert matched[0].min() > 0.9 and matched[1].max() < 0.25
 
 
 @pytest.mark.parametrize("pictures", [np.empty((0, 256), np.float32), None])
-def test_no_pictures_and_scores_that_say_nothing_have_no_curve(things: np.ndarray, pictures: np.ndarray | None) -> None:
-    assert fit_calibration([] if pictures is None else [pictures], things, 20) is None
-    same = np.repeat(things[:1], 5, axis=0)
-    assert fit_calibration([things[:1]], same, 20) is None
+def test_no_images_and_equal_scores_have_no_curve(classes: np.ndarray, pictures: np.ndarray | None) -> None:
+    assert fit_calibration([] if pictures is None else [pictures], classes, 20) is None
+    same = np.repeat(classes[:1], 5, axis=0)
+    assert fit_calibration([classes[:1]], same, 20) is None
 
 
 @pytest.fixture(scope="session")
@@ -140,12 +141,6 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in weights as somebody's own checkpoint, which may have a curve."""
     path = tmp_path_factory.mktemp("copied") / "own.safetensors"
     return Path(shutil.copy(locate_weights(find_model("builtin")), path))
-
-
-def make_index(folder: Path, source: Path | str) -> Index:
-    with writable_index(folder, str(source)) as (index, encoder):
-        update_index(index, encoder)
-    return Index.open(folder)
 
 
 @pytest.fixture(scope="session")
@@ -165,10 +160,10 @@ def stored(index: Index) -> Path:
 def test_hits_of_a_text_have_probabilities_and_others_none(
     builtin: Encoder, index: Index, pictures: list[Path]
 ) -> None:
-    curve = find_calibration(index, text_query("a cat"))
-    several, like = parse_query(["a cat", "-", "a dog"]), row_query(index.rows()[0])
-    queries = [text_query("a cat"), parse_query(["2:a cat"]), several, media_query(str(pictures[0])), like]
-    found = ask(builtin, index, queries, top=5)
+    curve = read_calibration(index)
+    several, like = parse_words(["a cat", "-", "a dog"]), row_query(index.rows()[0])
+    queries = [text_query("a cat"), parse_words(["2:a cat"]), several, media_query(str(pictures[0])), like]
+    found = find(builtin, index, queries, top=5)
     for hits in found[:2]:
         expected = curve.probabilities(np.array([hit.score for hit in hits]))
         assert [hit.probability for hit in hits] == pytest.approx(expected)
@@ -176,12 +171,16 @@ def test_hits_of_a_text_have_probabilities_and_others_none(
 
 
 def test_tiles_of_a_text_have_probabilities(builtin: Encoder, index: Index) -> None:
-    library = Library(index, builtin)
-    (hits,) = ask(builtin, index, [text_query("a cat")], top=4)
-    tiles = as_tiles(library.find(parse_asked("text:a cat"), Filter(), 0, 4))
+    library = MediaLibrary(index, builtin)
+    (hits,) = find(builtin, index, [text_query("a cat")], top=4)
+
+    def tiles_of(line: str) -> list[dict]:
+        return as_tiles(library.find(parse_lines([line], library.term_source), Filter(), 0, 4))
+
+    tiles = tiles_of("text:a cat")
     assert [tile["probability"] for tile in tiles] == pytest.approx([hit.probability for hit in hits])
     for other in ("text:a cat - a dog", f"like:{tiles[0]['id']}", "-1:text:a cat"):
-        assert not any("probability" in tile for tile in as_tiles(library.find(parse_asked(other), Filter(), 0, 4)))
+        assert not any("probability" in tile for tile in tiles_of(other))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +201,7 @@ def test_without_a_sound_curve_hits_have_none_until_the_next_update(
     stored(index).unlink()
     if text is not None:
         stored(index).write_text(text.replace("HASH", builtin.weight_hash))
-    (hits,) = ask(builtin, index, [text_query("a cat")], top=5)
+    (hits,) = find(builtin, index, [text_query("a cat")], top=5)
     assert len(hits) == 5 and {hit.probability for hit in hits} == {None}
     make_index(index.folder, copied)
     assert json.loads(stored(index).read_text()) == json.loads(sound)
@@ -241,10 +240,9 @@ def test_a_model_without_a_text_tower_has_none(index: Index) -> None:
 
 def test_an_index_of_the_built_in_model_has_none(builtin: Encoder, index: Index, pictures: list[Path]) -> None:
     curve = stored(index).read_text()
-    with writable_index(index.folder, "builtin", rebuild=True) as (again, encoder):
-        update_index(again, encoder)
+    update_folder(index.folder, "builtin", rebuild=True)
     stored(index).write_text(curve)  # of an earlier version
-    (hits,) = ask(builtin, Index.open(index.folder), [text_query("a cat")], top=5)
+    (hits,) = find(builtin, Index.open(index.folder), [text_query("a cat")], top=5)
     assert len(hits) == 5 and {hit.probability for hit in hits} == {None}
     stored(index).unlink()
     make_index(index.folder, "builtin")
@@ -255,7 +253,7 @@ def test_an_empty_index_has_none(builtin: Encoder, copied: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     index = make_index(tmp_path / "empty", copied)
     assert len(index) == 0 and not stored(index).exists()
-    assert ask(builtin, index, [text_query("a cat")], top=5) == [[]]
+    assert find(builtin, index, [text_query("a cat")], top=5) == [[]]
 
 
 def test_photographs_are_told_from_what_is_not_there(builtin: Encoder, real_data: Path) -> None:
@@ -266,7 +264,7 @@ def test_photographs_are_told_from_what_is_not_there(builtin: Encoder, real_data
     rows = benchmark.draw_galleries(pictures, np.random.default_rng(1))[benchmark.MIXED][:5]
     names = [*sorted({*pictures.labels.tolist(), *pictures.coarse.tolist()}), *benchmark.FOREIGN]
     foreign = np.array([name in benchmark.FOREIGN for name in names])
-    queries, background = builtin.encode_texts(names), builtin.encode_texts(calibration.BACKGROUND)
+    queries, background = builtin.encode_texts(names), builtin.encode_texts(background_names())
     scale = float(builtin.model.logit_scale.detach().exp())
     found = [benchmark.search(queries, names, pictures.take(each), background, scale) for each in rows]
     told = benchmark.figures(found, foreign, np.random.default_rng(0))["figures"]
