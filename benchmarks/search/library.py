@@ -15,20 +15,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.figures import Row as Line
-from benchmarks.search.figures import mark, median, quantile
+from benchmarks.search.measures import Row as Line
+from benchmarks.search.measures import mark, quantile
 from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.index.reader import THUMBNAIL_SIDE
-from perception_encoder.search.index.update import writable_index
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.index.thumbnail import encode_thumbnail
+from perception_encoder.search.index.update import writable_index
 
 ROWS, BRIEF_ROWS, MILLISECONDS = 100_000, 20_000, 150.0
 CONNECTIONS = 6  # as many as a browser opens

@@ -1,4 +1,4 @@
-"""What keeps other web pages away from a server of this machine, where no key does."""
+"""Protect a server of this machine from other web pages, unless it has a key."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
-"""Names that this machine has for itself."""
+"""Names of this machine for itself."""
 HANG_UP = {"Connection": "close"}
-"""Header of an answer to what is too long: the rest of it is not read."""
+"""Header of an answer to a request that is too long: the rest is not read."""
 _HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
 
 
 def guard(app: FastAPI, headers: Mapping[str, str] | None = None, hosts: tuple[str, ...] | None = HOSTS) -> None:
-    """Answer under some names only, refuse what another page sends, and add `headers` to every answer.
+    """Answer only under some host names, refuse requests of other pages, and add `headers` to every answer.
 
-    A page elsewhere could otherwise have a browser post here, learn from an answer's status or size what exists, or
-    reach this server under a name of its own and read it. It may link to the page, no more. `hosts`: None for a server
-    with a key, which clients reach under any name and other pages do not have.
+    Otherwise another page could have the browser post here, learn from an answer's status or size what exists, or reach
+    this server under its own host name and read it. It may only link to this page. `hosts`: None for a server with a
+    key, which clients reach under any name and other pages do not know.
     """
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from fastapi.responses import JSONResponse
@@ -43,7 +43,7 @@ def guard(app: FastAPI, headers: Mapping[str, str] | None = None, hosts: tuple[s
 
 
 def _is_foreign(request: Request) -> bool:
-    """Whether another page sent a request, other than by a link that opens this one."""
+    """Whether another page sent a request, except by a link that opens this one."""
     origin = request.headers.get("origin")
     if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
         return True

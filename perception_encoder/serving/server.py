@@ -1,4 +1,4 @@
-"""Run a server: its port is taken first, its connections are limited, and its memory goes back to the system."""
+"""Run a server with limits on its connections and its memory."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     import uvicorn
 
 HEAD_SECONDS = 10.0
-"""In which a connection must have sent the head of a request."""
+"""For the head of a request to arrive."""
 MOST_CONNECTIONS = 1000
-"""That are open at the same time; beyond it the one that has sent no request for the longest time is closed."""
-_FILES = 4096  # descriptors that a server asks for: connections, and what it reads
+"""Open at the same time; beyond it the connection without a request for the longest time is closed."""
+_FILES = 4096  # descriptors of a server: connections, and files
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of glibc's malloc.h
 _ARENAS = 2
-_MAPPED_BYTES = 8 << 20  # above a model's activations, whose pages would be made anew each time: at 1 MiB 40 % slower
+_MAPPED_BYTES = 8 << 20  # above a model's activations, whose pages would be mapped each time: at 1 MiB 40 % slower
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on a port (0: a free one); ConfigError if it is taken or the address is not here."""
+    """Listen on a port (0: a free one); ConfigError if it is taken, or if the address is not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -42,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run_server(app: Any, listener: socket.socket) -> None:
-    """Answer on a socket of `listen` until the process is told to end; MissingExtraError without uvicorn."""
+    """Serve an app on a socket of `listen` until the process is stopped; MissingExtraError without uvicorn."""
     server = create_server(app)
     raise_file_limit()
     limit_memory()
@@ -50,7 +50,7 @@ def run_server(app: Any, listener: socket.socket) -> None:
 
 
 def create_server(app: Any) -> uvicorn.Server:
-    """uvicorn's server with limits on connections; MissingExtraError without uvicorn."""
+    """Create uvicorn's server with limits on connections; MissingExtraError without uvicorn."""
     try:
         import uvicorn
     except ImportError:
@@ -60,7 +60,7 @@ def create_server(app: Any) -> uvicorn.Server:
 
 
 def _limited_protocol() -> type[asyncio.Protocol]:
-    """uvicorn's protocol, which by itself waits for the rest of a head for ever and takes any number of connections."""
+    """Limit uvicorn's protocol, which waits for ever for the rest of a head and accepts any number of connections."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     base: Any = AutoHTTPProtocol
@@ -85,7 +85,7 @@ def _limited_protocol() -> type[asyncio.Protocol]:
             super().connection_lost(reason)
 
         def _waits(self) -> bool:
-            """Whether no request is being answered, or its body read."""
+            """Whether no request is in progress."""
             return self.cycle is None or self.cycle.response_complete
 
         def _watch_head(self) -> None:
@@ -106,7 +106,7 @@ def _limited_protocol() -> type[asyncio.Protocol]:
 
 
 def raise_file_limit() -> None:
-    """Let this process open some thousand files and connections, if the system lets it; many allow 1,024 by default."""
+    """Allow this process some thousand files and connections if the system permits; the default is often 1,024."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -119,10 +119,10 @@ def raise_file_limit() -> None:
 
 
 def limit_memory() -> None:
-    """Have glibc give freed memory back: few arenas for all threads, and large blocks apart (mallopt(3)).
+    """Make glibc return freed memory: few arenas for all threads, and large blocks mapped separately (mallopt(3)).
 
-    By default each thread has an arena of its own, which keeps what images took, and glibc raises the size from which
-    on blocks are returned at once to that of the largest it has seen. Other C libraries are left as they are.
+    By default each thread has its own arena, which keeps the memory of images, and glibc raises the size of blocks that
+    are returned at once to the largest it has freed. Other C libraries are not changed.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,12 +1,16 @@
-"""A server of this process, in a thread."""
+"""A server of this process, in a thread, and data URIs to send to it."""
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from PIL import Image
 
 from perception_encoder.serving.server import create_server, listen
 
@@ -25,3 +29,10 @@ def served(app: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as a data URI."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

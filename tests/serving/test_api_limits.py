@@ -22,9 +22,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving import api
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.requests import ApiConfig, ApiError, parse_request
-from tests.serving.servers import served
-from tests.serving.test_api import data_uri
+from perception_encoder.serving.requests import ApiConfig, parse_request
+from tests.serving.servers import data_uri, served
 
 
 @contextmanager
@@ -101,22 +100,6 @@ def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
             assert httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code == 200
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"[" + b"0," * 5_000_000 + b"0]",
-        b"[" + b"{}," * 1_000_000 + b"{}]",
-        b'{"input": "' + b"\\u0041" * 1_000_000 + b'"}',
-    ],
-    ids=["numbers", "objects", "escapes"],
-)
-def test_a_body_that_takes_long_to_parse_is_refused(body: bytes) -> None:
-    began = time.process_time()
-    with pytest.raises(ApiError, match="more than the limit"):
-        parse_request(body)
-    assert time.process_time() - began < 0.2
-
-
 def test_a_large_body_is_parsed_beside_the_event_loop(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
 
@@ -130,15 +113,6 @@ def test_a_large_body_is_parsed_beside_the_event_loop(encoder: Encoder, monkeypa
             client.post("/v1/embeddings", json={"input": "a cat", "padding": "x" * size})
     small, large = threads
     assert small != large and large.startswith("asyncio_")
-
-
-@pytest.mark.parametrize("body", [b'{"input": "a \\ud800 cat"}', b'{"input": ["\\udfff"]}'])
-def test_half_of_a_surrogate_pair_is_a_bad_request(encoder: Encoder, body: bytes) -> None:
-    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
-        answer = client.post("/v1/embeddings", content=body)
-        assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
-        body = b'{"input": "data:image/png;base64,\\ud800", "modality": "image"}'
-        assert client.post("/v1/embeddings", content=body).status_code == 400
 
 
 def test_nothing_that_a_client_sends_goes_to_the_log(

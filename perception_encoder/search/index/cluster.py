@@ -156,7 +156,7 @@ class _Driver:
             batch_size=encoder.batch_size,
             memory=_MEMORY + sum(weights.nbytes for weights in encoder.model.parameters()),
         )
-        lost = f"the Ray cluster at {self._address} was lost; what was read is kept, and the same command goes on"
+        lost = f"the Ray cluster at {self._address} was lost; give the same command again to continue"
         with suppress(BrokenPipeError):
             pickle.dump((job, list(files)), self.jobs)
             self.jobs.flush()
@@ -218,7 +218,7 @@ def _connect(address: str) -> None:
     except ImportError as error:
         raise MissingExtraError(error.name or "ray", "cluster") from None
     dashboard = False if address == "local" else None
-    tries = 2 if address.startswith("ray://") else 1  # a cluster's first client sometimes gets no server of its own
+    tries = 2 if address.startswith("ray://") else 1  # a cluster's first client sometimes gets no server
     for trial in range(tries):
         try:
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
@@ -241,7 +241,7 @@ def _failure(error: Exception) -> ClusterError:
     own = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
     foreign = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
     reason = own[1] if own else foreign[0] if foreign else f"{type(error).__name__}: {_brief(error)}"
-    return ClusterError(f"a worker of the cluster failed, and what was read is kept: {reason}")
+    return ClusterError(f"a worker of the cluster failed: {reason}; give the same command again to continue")
 
 
 def _stream(address: str, job: _Job, files: list[File]) -> Iterator[bytes]:

@@ -31,7 +31,7 @@ from perception_encoder.search.index import approximate
 from perception_encoder.search.index.rows import FileState, IndexRow, among, chunks, column_names, schema_of, to_rows
 from perception_encoder.search.index.seal import TABLE, SealedFiles, remove_seal
 from perception_encoder.search.index.settings import LAYOUT, SETTINGS, read_settings, salvage_settings, write_settings
-from perception_encoder.search.index.snapshot import read_snapshot, remove_snapshot, write_snapshot
+from perception_encoder.search.index.snapshot import nearest_rows, read_snapshot, remove_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -175,7 +175,7 @@ class Index:
         if self.below:
             return self._all(None, ["path"]).num_rows
         if self._snapshot is not None:
-            return len(self._snapshot.rows)
+            return len(self._snapshot)
         with self._reading():
             return self.table.count_rows()
 
@@ -246,7 +246,7 @@ class Index:
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
         """Return some columns, newest rows first."""
         if self._snapshot is not None and self._within(where) is None and "thumbnail" not in names:
-            return self._snapshot.rows.select(names)
+            return self._snapshot.select(names)
         rows = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
         return rows.sort_by(_NEWEST_FIRST).select(names)
 
@@ -279,7 +279,7 @@ class Index:
         """
         large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is open, and faster
         if self._snapshot is not None and not large and self._within(where) is None and not thumbnails:
-            scores, rows = self._snapshot.nearest(vector, top)
+            scores, rows = nearest_rows(self._snapshot, vector, top)
             return list(zip(scores, to_rows(rows), strict=True))
         query: Any = approximate.search_all_clusters(self.table.search(vector, vector_column_name="vector"))
         rows = self._run(query.limit(top), where, [*column_names(thumbnails), "_distance"])

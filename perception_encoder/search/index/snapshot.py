@@ -22,18 +22,11 @@ MOST_BYTES = 512 << 20
 _FILE = "snapshot.arrow"
 
 
-class Snapshot:
-    """All rows of a table as of one commit, without thumbnails; newest first."""
-
-    def __init__(self, rows: pa.Table) -> None:
-        self.rows = rows
-
-    def nearest(self, vector: Float[np.ndarray, " D"], top: int) -> tuple[list[float], pa.Table]:
-        """Return the `top` highest cosine similarities to a unit vector and their rows, best first."""
-        scores, numbers = best_rows(vector[None], as_matrix(self.rows), top)
-        # slices, since Table.take would first import what takes longer than the search
-        rows = pa.concat_tables([self.rows.slice(number, 1) for number in numbers[0].tolist()] or [self.rows])
-        return scores[0].tolist(), rows
+def nearest_rows(rows: pa.Table, vector: Float[np.ndarray, " D"], top: int) -> tuple[list[float], pa.Table]:
+    """Return the `top` highest cosine similarities to a unit vector and their rows, best first."""
+    scores, numbers = best_rows(vector, as_matrix(rows), top)
+    # slices, since Table.take would first import what takes longer than the search
+    return scores.tolist(), pa.concat_tables([rows.slice(number, 1) for number in numbers.tolist()] or [rows])
 
 
 def as_matrix(rows: pa.Table) -> Float[np.ndarray, "N D"]:
@@ -43,14 +36,14 @@ def as_matrix(rows: pa.Table) -> Float[np.ndarray, "N D"]:
     return values[column.offset : column.offset + len(column)]
 
 
-def read_snapshot(directory: Path, checksum: int | None) -> Snapshot | None:
-    """Read the snapshot in an index's directory if its CRC-32 is the given one."""
+def read_snapshot(directory: Path, checksum: int | None) -> pa.Table | None:
+    """Read the snapshot if its CRC-32 is the given one: all rows of a commit without thumbnails, newest first."""
     if checksum is None:
         return None
     try:
         with pa.memory_map(str(directory / _FILE)) as source:
             content = source.read_buffer(source.size())
-            return Snapshot(pa.ipc.open_file(content).read_all()) if zlib.crc32(content) == checksum else None
+            return pa.ipc.open_file(content).read_all() if zlib.crc32(content) == checksum else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

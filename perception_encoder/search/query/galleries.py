@@ -55,9 +55,9 @@ class FileGallery:
 
     def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
         """See `Gallery`; there are no columns for a condition."""
-        scores, rows = best_rows(vector[None], self.collection.vectors, top)
-        items = [self.collection.items[row] for row in rows[0]]
-        return [Hit(item=item, score=float(score)) for item, score in zip(items, scores[0], strict=True)]
+        scores, rows = best_rows(vector, self.collection.vectors, top)
+        items = [self.collection.items[row] for row in rows]
+        return [Hit(item=item, score=float(score)) for item, score in zip(items, scores, strict=True)]
 
     def complete(self, hits: list[Hit], query: Query, vector: Vector) -> list[Hit]:
         """Add the times of videos."""

@@ -137,7 +137,7 @@ class MediaLibrary:
             raise ConfigError("the image has been forgotten; drop it again")
         return self._uploads[id]
 
-    def upload_image(self, content: bytes) -> str:
+    def add_image(self, content: bytes) -> str:
         """Cache an image's embedding and return the line of a query for it; raises the InputError of a bad image."""
         decoded = self._decoders.submit(self._decode, content).result()
         (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))

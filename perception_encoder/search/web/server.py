@@ -29,8 +29,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_IMAGE_BYTES = 32 << 20  # of an uploaded image
-_IMAGE_SECONDS = 30.0  # for an upload
+_PICTURE_BYTES = 32 << 20  # of one that is dropped on the page
+_PICTURE_SECONDS = 30.0  # in which it must have arrived
 _COUNT, _MOST = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
 _THREADS = 8  # for requests; the model has its own
@@ -164,26 +164,26 @@ def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], insid
 
 
 def add_picture_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExecutor) -> None:
-    """Add `POST /api/picture`: an image to search for, as the request's body."""
+    """`POST /api/picture`: a picture to look for, as the request's body."""
     from fastapi.responses import JSONResponse
     from starlette.requests import ClientDisconnect
 
     async def picture(request: Request) -> Response:
         content = bytearray()
         try:
-            async with asyncio.timeout(_IMAGE_SECONDS):
+            async with asyncio.timeout(_PICTURE_SECONDS):
                 async for piece in request.stream():
                     content += piece
-                    if len(content) > _IMAGE_BYTES:
-                        message = f"the image has more than {_IMAGE_BYTES >> 20} MiB"
+                    if len(content) > _PICTURE_BYTES:
+                        message = f"the image has more than {_PICTURE_BYTES >> 20} MiB"
                         return JSONResponse({"error": message}, 413, HANG_UP)
         except TimeoutError:
-            return JSONResponse({"error": f"the image took more than {_IMAGE_SECONDS:g} s"}, 408, HANG_UP)
+            return JSONResponse({"error": f"the image took more than {_PICTURE_SECONDS:g} s"}, 408, HANG_UP)
         except ClientDisconnect:
-            return JSONResponse({"error": "the client has gone"}, 400)  # nobody reads this
+            return JSONResponse({"error": "the client has gone"}, 400)  # to nobody
         try:
             loop = asyncio.get_running_loop()
-            return JSONResponse({"q": await loop.run_in_executor(threads, library.upload_image, bytes(content))})
+            return JSONResponse({"q": await loop.run_in_executor(threads, library.add_image, bytes(content))})
         except PerceptionEncoderError as error:
             return JSONResponse({"error": str(error)}, 400)
 

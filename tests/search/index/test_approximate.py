@@ -106,7 +106,7 @@ def test_the_snapshot_gives_way_once_the_table_is_open(
     index = Index.open(tmp_path)
     assert recall(index, vectors) == 1 and "table" not in vars(index)
     assert is_approximate(index)
-    monkeypatch.setattr(snapshot.Snapshot, "nearest", None)
+    monkeypatch.setattr("perception_encoder.search.index.index.nearest_rows", None)
     assert recall(index, vectors) >= 0.99
 
 

@@ -251,7 +251,7 @@ def test_a_lost_cluster_is_an_error_and_what_was_committed_stays(
         with path.open("wb") as file:
             file.truncate(1 << 34)
     with writable_index(folder, str(checkpoint)) as (index, encoder):
-        with pytest.raises(ClusterError, match="was lost; what was read is kept"), on_cluster("local") as read:
+        with pytest.raises(ClusterError, match="was lost; give the same command again"), on_cluster("local") as read:
             update_index(index, encoder, begin, read)
         for path in slow:
             path.unlink()
