@@ -25,7 +25,7 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.search.index.thumbnail import encode_thumbnail
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    import jinja2
 
 THUMBNAIL_SIDE = 400
 """Longest side of a thumbnail, in pixels: twice its size on the page, for screens with two pixels a point."""
@@ -93,8 +93,8 @@ def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterato
 
 
 @cache
-def _template(name: str) -> Template:
-    import jinja2
+def _template(name: str) -> jinja2.Template:
+    import jinja2  # here, for the start of `pe search`
 
     def plain(value: object) -> object:
         return _printable(value) if type(value) is str else value  # not what is marked as safe
