@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from PIL import Image
 
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.server import create_server, listen
 
 
@@ -36,3 +38,14 @@ def data_uri(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def record_model_threads(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The threads that run a model from now on."""
+    threads: set[int] = set()
+    for name in ("embed_pixels", "embed_texts"):
+        method = getattr(Encoder, name)
+        monkeypatch.setattr(
+            Encoder, name, lambda *given, method=method: (threads.add(threading.get_ident()), method(*given))[1]
+        )
+    return threads

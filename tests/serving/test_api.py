@@ -43,12 +43,12 @@ def test_texts(client: TestClient, encoder: Encoder) -> None:
     np.testing.assert_allclose(decoded, encoder.encode_texts("a red mug"), atol=1e-5)
 
 
-def test_pictures_and_videos_in_both_dialects(client: TestClient, encoder: Encoder, draw: Draw, tmp_path: Path) -> None:
+def test_images_and_videos_in_both_dialects(client: TestClient, encoder: Encoder, draw: Draw, tmp_path: Path) -> None:
     image, video = draw(3), tmp_path / "clip.mp4"
     video.write_bytes(clip(60))
     film = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
     expected = encoder.encode_images([image]), encoder.encode_videos([video])
-    asked = [
+    params = [
         ({"input": [data_uri(image)], "modality": "image"}, expected[0]),
         ({"messages": [_user({"type": "image_url", "image_url": {"url": data_uri(image)}})]}, expected[0]),
         ({"input": film, "modality": "video"}, expected[1]),
@@ -56,7 +56,7 @@ def test_pictures_and_videos_in_both_dialects(client: TestClient, encoder: Encod
         ({"messages": [{"role": "user", "content": "a cat"}]}, encoder.encode_texts(["a cat"])),
         ({"messages": [{"role": "system", "content": "x"}, _user({"type": "text", "text": "a cat"})]}, None),
     ]
-    for body, wanted in asked:
+    for body, wanted in params:
         response = client.post("/v1/embeddings", json={"model": "builtin", **body})
         assert response.status_code == 200, response.text
         wanted = encoder.encode_texts(["a cat"]) if wanted is None else wanted

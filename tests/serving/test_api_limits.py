@@ -23,7 +23,7 @@ from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving import api
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig, parse_request
-from tests.serving.servers import data_uri, served
+from tests.serving.servers import data_uri, record_model_threads, served
 
 
 @contextmanager
@@ -150,12 +150,7 @@ Draw = Callable[[int], Image.Image]
 
 
 def test_the_model_runs_in_one_thread(encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: set[int] = set()
-    for name in ("embed_pixels", "embed_texts"):
-        method = getattr(Encoder, name)
-        monkeypatch.setattr(
-            Encoder, name, lambda *given, method=method: (threads.add(threading.get_ident()), method(*given))[1]
-        )
+    threads = record_model_threads(monkeypatch)
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
 
         def ask(number: int) -> None:

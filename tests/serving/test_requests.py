@@ -46,7 +46,7 @@ from perception_encoder.serving.requests import ApiConfig, ApiError, parse_reque
         ({"input": "http://x y/../../secret.jpg", "modality": "image"}, 400, "neither an http(s) address"),
     ],
 )
-def test_bad_requests_are_said_in_openais_form(client: TestClient, body: object, status: int, said: str) -> None:
+def test_bad_requests_are_reported_in_openais_form(client: TestClient, body: object, status: int, said: str) -> None:
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == status
     error = response.json()["error"]

@@ -274,14 +274,14 @@ class _Pipeline:
         tasks = [
             {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
         ]
-        begun: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Begun)
-        self._begun = begun.remote()  # ends with its last reference
+        attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts)
+        self._attempts = attempts.remote()  # ends with its last reference
         rows = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             _Worker,
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(tasks))),
-            fn_constructor_args=(job, "cuda" if gpus else "cpu", self._begun),
+            fn_constructor_args=(job, "cuda" if gpus else "cpu", self._attempts),
             num_cpus=None if gpus else 1,
             num_gpus=1 if gpus else None,
             memory=job.memory,
@@ -294,7 +294,7 @@ class _Pipeline:
         return None if row is None else row["results"]
 
 
-class _Begun:
+class _Attempts:
     """Counts what workers began, whether or not they survived it."""
 
     def __init__(self) -> None:
@@ -317,9 +317,9 @@ class _Worker:
     file, and a file that kills workers is reported like any other bad file.
     """
 
-    def __init__(self, job: _Job, device: str, begun: Any) -> None:
+    def __init__(self, job: _Job, device: str, attempts: Any) -> None:
         torch.set_num_threads(1)
-        self._job, self._encoder, self._begun = job, load(job.source, device, job.dtype), begun
+        self._job, self._encoder, self._attempts = job, load(job.source, device, job.dtype), attempts
         if self._encoder.weight_hash != job.weight_hash:
             raise ClusterError(
                 f"{job.source} has other weights on {socket.gethostname()} than here; "
@@ -341,13 +341,13 @@ class _Worker:
         if self._begin(file.path) > 1:
             return [FileResult(file, error=InputError(file.item.name, "ended the worker of the cluster that read it"))]
         results = reader.read([file])
-        self._begun.end.remote(file.path)
+        self._attempts.end.remote(file.path)
         return results
 
     def _begin(self, what: int | str) -> int:
         import ray
 
-        return ray.get(self._begun.begin.remote(what))
+        return ray.get(self._attempts.begin.remote(what))
 
 
 def _portable(result: FileResult) -> FileResult:

@@ -33,7 +33,7 @@ def unit_vectors(count: int, seed: int) -> np.ndarray:
 
 
 def make_rows(vectors: np.ndarray, first: int = 0) -> list[IndexRow]:
-    """A picture or, every fourth one, a video a vector."""
+    """A image or, every fourth one, a video a vector."""
     about = {"start": None, "stop": None, "time": None, "length": None, "width": 4, "height": 3, "size": 9}
     return [
         IndexRow(

@@ -90,7 +90,7 @@ def test_a_curve_through_known_chances_is_found_again() -> None:
     assert (found.slope, found.midpoint) == pytest.approx((22, 0.31), rel=1e-3)
 
 
-def test_two_names_and_one_picture_by_hand() -> None:
+def test_two_names_and_one_image_by_hand() -> None:
     picture, names = np.array([[1, 0]], np.float32), unit(np.array([[0.8, 0.6], [0.6, 0.8]]))
     found = fit_calibration([picture], names, logit_scale=10)  # chances 1 / (1 + e^∓2) at cosines of 0.8 and 0.6
     assert (found.slope, found.midpoint) == pytest.approx((2 * 2 / 0.2, 0.7), rel=1e-3)

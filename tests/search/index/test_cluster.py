@@ -73,11 +73,11 @@ def ports() -> Iterator[tuple[int, int]]:
         text=True,
     )
     assert head.stdout is not None
-    said = ""
-    while "Ray runtime started" not in said:
+    message = ""
+    while "Ray runtime started" not in message:
         line = head.stdout.readline()
-        assert line, said
-        said += line
+        assert line, message
+        message += line
     yield own, client
     for pid in [*descendants(head.pid), head.pid]:
         end(pid)
@@ -116,7 +116,7 @@ def processes(name: str) -> list[int]:
 
 @pytest.fixture
 def folder(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twenty pictures, two clips and a bad file, in batches of two."""
+    """Twenty images, two clips and a bad file, in batches of two."""
     monkeypatch.setattr(Encoder, "batch_size", 2)
     for number in range(2):
         (pictures[0].parent / f"{number}.mp4").write_bytes(clip(60 + number))
@@ -296,12 +296,12 @@ def test_a_local_cluster_listens_on_loopback_alone(folder: Path, checkpoint: Pat
 
 @needs_ray
 @pytest.mark.parametrize(
-    ("address", "said"), [("127.0.0.1:PORT", "refused"), ("ray://127.0.0.1:PORT", "refused"), ("rubbish", "Invalid")]
+    ("address", "message"), [("127.0.0.1:PORT", "refused"), ("ray://127.0.0.1:PORT", "refused"), ("rubbish", "Invalid")]
 )
-def test_where_no_cluster_answers(run_pe, folder: Path, address: str, said: str) -> None:
+def test_where_no_cluster_answers(run_pe, folder: Path, address: str, message: str) -> None:
     began = time.monotonic()
     run = run_pe("index", folder, "--ray", address.replace("PORT", str(free_port())))
-    assert run.status == 2 and "no Ray cluster answers at" in run.stderr and said in run.stderr
+    assert run.status == 2 and "no Ray cluster answers at" in run.stderr and message in run.stderr
     assert len(run.stderr.splitlines()) == 1 and time.monotonic() - began < 30
     assert not (folder / FOLDER).exists()
 

@@ -58,8 +58,8 @@ def test_a_folder_that_cannot_be_written_is_told_of_the_option(
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     run = run_pe("index", photos, "--model", checkpoint)
-    said = f"{photos / FOLDER} could not be written: Read-only file system; keep the index elsewhere: pe index {photos}"
-    assert run.status == 2 and f"{said} --index DIR" in run.stderr
+    message = f"{photos / FOLDER} could not be written: Read-only file system; keep the index elsewhere:"
+    assert run.status == 2 and f"{message} pe index {photos} --index DIR" in run.stderr
     assert run_pe("index", photos, "--model", checkpoint, "--index", tmp_path / "home").status == 0
 
 

@@ -40,7 +40,7 @@ def test_rows_say_what_the_files_hold(update, folder: Path, encoder: Encoder, pi
     assert len({row.id for rows in rows.values() for row in rows}) == report.rows
 
 
-def test_a_picture_has_the_date_it_was_taken(update, folder: Path, draw: Draw) -> None:
+def test_an_image_has_the_date_it_was_taken(update, folder: Path, draw: Draw) -> None:
     exif = Image.Exif()
     exif[0x0112], exif.get_ifd(0x8769)[0x9003] = 6, "2019:07:31 18:05:00"
     draw(5).save(folder / "turned.jpg", exif=exif)

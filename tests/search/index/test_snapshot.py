@@ -22,7 +22,7 @@ from tests.clips import clip
 
 @pytest.fixture
 def update(checkpoint: Path, pictures: list[Path]) -> Callable[..., Index]:
-    """Bring the index of twenty pictures and a clip up to date, and open it."""
+    """Bring the index of twenty images and a clip up to date, and open it."""
     (pictures[0].parent / "clip.mp4").write_bytes(clip(60))
 
     def update(**options: object) -> Index:

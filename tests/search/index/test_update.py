@@ -76,7 +76,7 @@ def test_files_that_change_places_are_lost_in_no_commit(
     assert counts(update()) == (0, 0, 0, 21)
 
 
-def test_a_file_that_is_no_picture_any_more_is_forgotten(update, folder: Path) -> None:
+def test_a_file_that_is_no_image_any_more_is_forgotten(update, folder: Path) -> None:
     update()
     (folder / "08.jpg").write_bytes(b"no picture any more")
     assert counts(update()) == (0, 0, 0, 20)

@@ -62,7 +62,7 @@ def test_without_fiftyone_it_is_named(index: Index, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif("FIFTYONE_DATABASE_URI" not in os.environ, reason="needs FiftyOne and a MongoDB")
-def test_fiftyone_has_the_pictures_and_the_moments(index: Index) -> None:
+def test_fiftyone_has_the_images_and_the_moments(index: Index) -> None:
     fiftyone = pytest.importorskip("fiftyone")
     rows = {row.id: row for row in index.rows()}
     counts = export_fiftyone(index, "pe-test", overwrite=True)

@@ -52,7 +52,7 @@ def opened(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-def test_a_picture_its_features_and_what_is_like_a_place(client: TestClient, library: MediaLibrary) -> None:
+def test_an_image_its_features_and_the_similarity_to_a_point(client: TestClient, library: MediaLibrary) -> None:
     address = address_of(client, PICTURE)
     seen = client.get(address)
     assert seen.headers["content-type"] == "image/jpeg" and opened(seen.content).size == (640, 480)
@@ -73,7 +73,7 @@ def test_a_moment_is_shown_by_its_frame(client: TestClient, library: MediaLibrar
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("params", "message"),
     [
         ({"layer": "12"}, "has layers 0 to 11"),
         ({"layer": "-13"}, "has layers 0 to 11"),
@@ -83,9 +83,9 @@ def test_a_moment_is_shown_by_its_frame(client: TestClient, library: MediaLibrar
         ({"layer": "3", "at": "nan,nan"}, "at is 'nan,nan'"),
     ],
 )
-def test_what_is_not_there_is_said(client: TestClient, library: MediaLibrary, asked: dict[str, str], said: str) -> None:
-    response = client.get(address_of(client, PICTURE), params=asked)
-    assert response.status_code == 400 and said in response.json()["error"]
+def test_bad_layers_and_points_are_reported(client: TestClient, params: dict[str, str], message: str) -> None:
+    response = client.get(address_of(client, PICTURE), params=params)
+    assert response.status_code == 400 and message in response.json()["error"]
 
 
 def test_files_that_cannot_be_shown(client: TestClient, library: MediaLibrary, folder: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_files_that_cannot_be_shown(client: TestClient, library: MediaLibrary, f
     assert client.get(address, params={"layer": 0}).status_code == 400
 
 
-def test_a_picture_goes_through_once_and_memory_is_bounded(
+def test_an_image_goes_through_once_and_memory_is_bounded(
     library: MediaLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []

@@ -36,7 +36,7 @@ def test_newest_first_in_pages(client: TestClient, library: MediaLibrary) -> Non
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("params", "expected"),
     [
         ({"kind": "video"}, {"clip.mp4"}),
         ({"since": "2024"}, {"clip.mp4"}),
@@ -48,9 +48,9 @@ def test_newest_first_in_pages(client: TestClient, library: MediaLibrary) -> Non
         ({"path": "%"}, set()),
     ],
 )
-def test_filters(client: TestClient, asked: dict[str, str], expected: set[str]) -> None:
-    assert set(paths(client.get("/api/hits", params=asked).json())) == expected
-    found = client.get("/api/hits", params={**asked, "q": "text:a cat"}).json()
+def test_filters(client: TestClient, params: dict[str, str], expected: set[str]) -> None:
+    assert set(paths(client.get("/api/hits", params=params).json())) == expected
+    found = client.get("/api/hits", params={**params, "q": "text:a cat"}).json()
     assert set(paths(found)) == expected
 
 

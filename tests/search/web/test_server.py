@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from tests.search.indexes import paths
+from tests.serving.servers import record_model_threads
 
 Draw = Callable[[int], Image.Image]
 
@@ -42,7 +41,7 @@ def test_a_note_stands_on_the_page(library: MediaLibrary) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("params", "message"),
     [
         ({"kind": "sound"}, "kind is 'sound'"),
         ({"since": "' OR 1"}, "must be a date"),
@@ -55,9 +54,9 @@ def test_a_note_stands_on_the_page(library: MediaLibrary) -> None:
         ({"q": ["text:a cat", "-1:text:a cat"]}, "cancel each other"),
     ],
 )
-def test_what_cannot_be_asked_is_said(client: TestClient, asked: dict[str, str], said: str) -> None:
-    response = client.get("/api/hits", params=asked)
-    assert response.status_code == 400 and said in response.json()["error"]
+def test_what_cannot_be_asked_is_reported(client: TestClient, params: dict[str, str], message: str) -> None:
+    response = client.get("/api/hits", params=params)
+    assert response.status_code == 400 and message in response.json()["error"]
 
 
 def test_a_text_finds_the_nearest_and_a_path_is_a_text(
@@ -76,8 +75,8 @@ def test_a_text_finds_the_nearest_and_a_path_is_a_text(
 def test_by_example(client: TestClient, library: MediaLibrary, folder: Path, draw: Draw) -> None:
     stream = io.BytesIO()
     draw(7).save(stream, "JPEG", quality=90)
-    asked = client.post("/api/picture", content=stream.getvalue()).json()["q"]
-    best = client.get("/api/hits", params={"q": asked, "count": 1}).json()["tiles"][0]
+    line = client.post("/api/picture", content=stream.getvalue()).json()["q"]
+    best = client.get("/api/hits", params={"q": line, "count": 1}).json()["tiles"][0]
     assert best["path"] == "sub/07's <b>.jpg" and best["score"] > 0.99
     like = client.get("/api/hits", params={"q": f"like:{best['id']}", "count": 1}).json()["tiles"][0]
     assert like["id"] == best["id"]
@@ -88,8 +87,8 @@ def test_by_example(client: TestClient, library: MediaLibrary, folder: Path, dra
 def test_terms_are_weighed(client: TestClient, library: MediaLibrary) -> None:
     tiles = client.get("/api/hits", params={"count": 200}).json()["tiles"]
     more, less = (next(tile["id"] for tile in tiles if tile["path"] == f"0{n}'s <b>.jpg") for n in (2, 4))
-    asked = ["text:2:a cat - snow", f"0.5:like:{more}", f"-1.5:like:{less}"]
-    answer = client.get("/api/hits", params={"q": asked, "count": 200}).json()
+    lines = ["text:2:a cat - snow", f"0.5:like:{more}", f"-1.5:like:{less}"]
+    answer = client.get("/api/hits", params={"q": lines, "count": 200}).json()
     terms = [(term["weight"], term["kind"], term["what"]) for term in answer["terms"]]
     assert terms == [(2, "text", "a cat"), (-1, "text", "snow"), (0.5, "like", more), (-1.5, "like", less)]
     cat, snow = library.encoder.encode_texts(["a cat", "snow"])
@@ -183,12 +182,7 @@ def test_the_index_is_renewed_while_it_is_looked_at(client: TestClient, folder: 
 
 
 def test_the_model_runs_in_one_thread(library: MediaLibrary, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: set[int] = set()
-    for name in ("embed_pixels", "embed_texts"):
-        method = getattr(Encoder, name)
-        monkeypatch.setattr(
-            Encoder, name, lambda *given, method=method: (threads.add(threading.get_ident()), method(*given))[1]
-        )
+    threads = record_model_threads(monkeypatch)
     stream = io.BytesIO()
     draw(3).save(stream, "JPEG")
     with TestClient(create_page(library), base_url="http://localhost") as client:
