@@ -53,35 +53,29 @@ def search(
         pe search --near-duplicates photos more-photos --html twice.html
         pe search "a red mug" photos --json | jq -r '.queries[0].hits[].path'
     """
-    from perception_encoder.search.query.answers import (
-        find_indexes,
-        find_row,
-        folders_to_index,
-        search_files,
-        search_indexes,
-    )
+    from perception_encoder.search.query import answers
     from perception_encoder.search.query.duplicates import find_duplicates
     from perception_encoder.search.query.terms import row_query
 
     media, files_alone = [*(image or []), *(video or [])], near_duplicates or like is not None
     queries, files = read_words(words or [], text or [], media, files_alone)
-    indexes = find_indexes(files, home, model)
+    indexes = answers.find_indexes(files, home, model)
     source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
     if indexes and near_duplicates:
         return hits.show_duplicates(find_duplicates(indexes, where, html is not None), top, json, html)
     if indexes:
-        queries += [row_query(find_row(indexes, like))] if like else []
-        answer = search_indexes(indexes, queries, model, top, where, html is not None)
+        queries += [row_query(answers.find_row(indexes, like))] if like else []
+        answer = answers.search_indexes(indexes, queries, model, top, where, html is not None)
     elif like or where or near_duplicates:
         raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index FOLDER")
     elif not files:
         raise typer.BadParameter('name a folder too, as in: pe search "a red mug" photos')
     else:
         with late_progress("looking at files") as begin:
-            answer = search_files(files, queries, source, top, begin)
+            answer = answers.search_files(files, queries, source, top, begin)
     if json or not answer.failures or len(answer.failures) < answer.total:
         hits.show(answer, json, html, default_model.demo_line(source, model))
-    if answer.total and (folders := " ".join(folders_to_index(files))):
+    if answer.total and (folders := " ".join(answers.folders_to_index(files))):
         output.print_note(f"to search {folders} in a moment the next time: pe index {folders}")
     raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
 
