@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +24,7 @@ from perception_encoder.errors import MissingExtraError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.serving.batching import Batcher, quiet
-from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
+from perception_encoder.serving.guard import HANG_UP, HOSTS, guard, has_key
 from perception_encoder.serving.inputs import count_tokens, embed_inputs
 from perception_encoder.serving.metrics import ApiMetrics
 from perception_encoder.serving.requests import (
@@ -162,8 +161,7 @@ def add_information(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: A
 
 def check_key(request: Request, key: str | None) -> None:
     """Raise ApiError unless the request brings the key."""
-    header = request.headers.get("authorization", "")
-    if key is not None and not hmac.compare_digest(header.encode(), f"Bearer {key}".encode()):
+    if key is not None and not has_key(request, key):
         raise ApiError(401, "a key is needed: Authorization: Bearer KEY")
 
 

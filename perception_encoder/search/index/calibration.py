@@ -112,7 +112,7 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
     `index` is locked for writing. The built-in model and models without a text tower have no curve. A failure is only
     logged: an index works without a curve.
     """
-    if not isinstance(encoder.model, CLIP) or _is_builtin(index):
+    if not isinstance(encoder.model, CLIP) or is_builtin(index):
         return
     try:
         rows, stored = len(index), _read(index)
@@ -135,7 +135,7 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
 
 def read_calibration(index: Index) -> Calibration | None:
     """Return the curve of an index, or None if it has none."""
-    stored = None if _is_builtin(index) else _read(index)
+    stored = None if is_builtin(index) else _read(index)
     return None if stored is None else stored[0]
 
 
@@ -150,7 +150,8 @@ def _read(index: Index) -> tuple[Calibration, int] | None:
         return None
 
 
-def _is_builtin(index: Index) -> bool:
+def is_builtin(index: Index) -> bool:
+    """Whether an index is of the built-in model."""
     return canonical_name(str(index.settings.get("source", ""))) == BUILTIN
 
 

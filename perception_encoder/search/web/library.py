@@ -26,6 +26,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.budget import ByteBudget
 from perception_encoder.preprocess.source import unescape_name
+from perception_encoder.search.index.calibration import is_builtin
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.location import check_root
 from perception_encoder.search.index.rows import IndexRow, among, column_names
@@ -66,9 +67,9 @@ class Filter:
             if self.kind not in ("image", "video"):
                 raise ConfigError(f"kind is {self.kind!r}; it must be 'image' or 'video'")
             parts.append(f"kind = '{self.kind}'")
-        for name, value in (("since", self.since), ("until", self.until)):
+        for value in (self.since, self.until):
             if value and not _DATE.fullmatch(value):
-                raise ConfigError(f"{name} is {value!r}; it must be a date such as 2024, 2024-07 or 2024-07-31")
+                raise ConfigError(f"{value!r} must be a date such as 2024, 2024-07 or 2024-07-31")
         if self.since:
             parts.append(f"date >= '{self.since}'")
         if self.until:
@@ -129,16 +130,35 @@ class MediaLibrary:
         (hits,) = search([self._gallery], [query], vector[None], offset + count, filter.condition(), own=True)
         return [_as_dict(hit) for hit in hits[offset:]]
 
+    def low_confidence(self, query: Query, rows: Sequence[dict[str, Any]]) -> str | None:
+        """Return why the best hits of a query with a text are likely to be wrong; None if nothing indicates that.
+
+        The built-in model's always are; another model's if even the best hit is more likely wrong than right.
+        """
+        if not rows or not any(isinstance(term.source, Media) for term in query.terms):
+            return None
+        if is_builtin(self.index):
+            return f"{self.encoder.name} knows few objects and gives no probabilities"
+        best = max(row.get("probability", 1.0) for row in rows)
+        if best >= 0.5:
+            return None
+        percent = f"{best:.0%}" if best >= 0.01 else "under 1%"
+        return f"{self.encoder.name} gives even its best hit a probability of {percent}"
+
+    def count(self, filter: Filter) -> int:
+        """Return how many rows pass a filter."""
+        return self.index.count(filter.condition())
+
     def term_source(self, kind: str, id: str) -> IndexRow | UploadedImage:
         """Return the row ("like") or the uploaded image ("image") of an id; raises SearchIndexError, ConfigError."""
         if kind == "like":
             return self.index.row(id)
         if id not in self._uploads:
-            raise ConfigError("the image has been forgotten; drop it again")
+            raise ConfigError("the image is forgotten; choose it again")
         return self._uploads[id]
 
     def add_image(self, content: bytes) -> str:
-        """Cache an image's embedding and return the line of a query for it; raises the InputError of a bad image."""
+        """Cache the embedding of an image or video, and return the line of a query for it; raises InputError."""
         decoded = self._decoders.submit(self._decode, content).result()
         (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))
         id = f"{abs(hash(content)):x}"

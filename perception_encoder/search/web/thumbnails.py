@@ -1,24 +1,36 @@
-"""Thumbnails of an answer's tiles, read together: reading one alone takes as long as reading all."""
+"""Thumbnails: stored ones, read from the index for all tiles of an answer together, and large ones, made from files."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from perception_encoder.search.index.index import Index
+from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.index.rows import IndexRow, among
-from perception_encoder.search.web.library import as_tiles
+from perception_encoder.search.index.thumbnail import encode_thumbnail
+from perception_encoder.search.web.library import MediaLibrary, as_tiles
 
-_CACHED = 2048  # about 20 MiB
+_CACHED = 2048  # stored thumbnails, about 20 MiB
+LARGE_SIDE = 640
+"""Longest side of a large thumbnail, in pixels: enough for a tile on a screen with two pixels a point."""
+_CACHED_LARGE = 256  # about 15 MiB
 
 
 class Thumbnails:
-    """Caches the rows, with thumbnails, of the addresses in `as_tiles`; threads may share one."""
+    """Caches the rows, with thumbnails, of the addresses in `as_tiles`; threads may share one.
 
-    def __init__(self, index: Index) -> None:
-        self._index, self._lock = index, threading.Lock()
+    Reading one thumbnail from the index takes as long as reading those of a whole answer.
+    """
+
+    def __init__(self, library: MediaLibrary) -> None:
+        self._library, self._index, self._lock = library, library.index, threading.Lock()
         self._rows: dict[tuple[str, str], IndexRow] = {}  # by id and the address's query string; the oldest first
+        self._large = lru_cache(_CACHED_LARGE)(self._make_large)
 
     def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return `as_tiles` of rows, and read the thumbnails that are not cached yet."""
@@ -35,6 +47,29 @@ class Thumbnails:
     def row(self, id: str, version: str) -> IndexRow:
         """Return the row of an id; `version` is the query string of its address. SearchIndexError if there is none."""
         return self._rows.get((id, version)) or self._index.row(id)
+
+    def large(self, id: str, version: str) -> bytes:
+        """Return a large thumbnail, or the stored one if the file cannot be opened; arguments and errors as `row`."""
+        try:
+            return self._large(id, version)
+        except PerceptionEncoderError:
+            return self.row(id, version).thumbnail
+
+    def _make_large(self, id: str, version: str) -> bytes:
+        media, path = self._library.media(id)
+        with self._library.budget.admission() as admit:
+            if media.kind == "image":
+                image = open_image(path, media.name, reduce_to=_needed_side, admit=admit)
+            else:
+                frames = open_media(media, admit=admit)
+                assert isinstance(frames, VideoFrames)
+                image = frames.images[0]
+            return encode_thumbnail(image, LARGE_SIDE)
+
+
+def _needed_side(width: int, height: int) -> int:
+    """Return the shortest side of a JPEG that is large enough for its large thumbnail."""
+    return max(1, LARGE_SIDE * min(width, height) // max(width, height))
 
 
 def _key(tile: dict[str, Any]) -> tuple[str, str]:

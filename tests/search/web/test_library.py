@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.index.calibration import Calibration
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.update import Reader, update_index, writable_index
 from perception_encoder.search.query.terms import parse_lines
@@ -49,7 +51,10 @@ def test_newest_first_in_pages(client: TestClient, library: MediaLibrary) -> Non
     ],
 )
 def test_filters(client: TestClient, params: dict[str, str], expected: set[str]) -> None:
-    assert set(paths(client.get("/api/hits", params=params).json())) == expected
+    listed = client.get("/api/hits", params=params).json()
+    assert set(paths(listed)) == expected
+    found = client.get("/api/hits", params={**params, "q": "text:a cat", "count": 1}).json()
+    assert found["total"] == listed["total"] and (found["total"] > 0) == bool(expected)
     found = client.get("/api/hits", params={**params, "q": "text:a cat"}).json()
     assert set(paths(found)) == expected
 
@@ -79,7 +84,7 @@ def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClien
         pass
     draw(71).save(folder / "new.jpg")
     assert "was made anew meanwhile" in client.get("/api/status").json()["error"]
-    client.post("/api/renew")
+    client.post("/api/rescan")
     time.sleep(1)
     assert len(Index.open(folder)) == 0
 
@@ -103,7 +108,7 @@ def test_what_is_committed_is_shown_while_files_are_read(
         draw(100 + number).save(folder / f"new {number:02d}.jpg")
     draw(99).save(folder / "z.jpg")
     before = client.get("/api/status").json()["rows"]
-    client.post("/api/renew")
+    client.post("/api/rescan")
     assert reading.wait(60)
     try:
         wait_for(lambda: client.get("/api/status").json()["rows"] > before, "rows of the first files")
@@ -136,14 +141,40 @@ def test_failed_uploads_leave_nothing_in_memory(client: TestClient, draw: Draw) 
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)).save(stream, "JPEG")
     damaged = stream.getvalue()[:-3000]
-    client.post("/api/picture", content=damaged)
+    client.post("/api/image", content=damaged)
     gc.collect()
     gc.disable()
     try:
         for _ in range(5):
-            assert client.post("/api/picture", content=damaged).status_code == 400
+            assert client.post("/api/image", content=damaged).status_code == 400
         objects = gc.get_objects()  # by type: some objects of other libraries do not like to be asked
         left = [each for each in objects if issubclass(type(each), Image.Image) and each.size == (800, 600)]
         assert len(left) <= 1  # the last one, by whatever thread took it
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("slope", "midpoint", "doubt"), [(10, -1, None), (2, 0.5, r"of \d\d%"), (20, 1, "of under 1%")]
+)
+def test_low_confidence_names_the_model(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, slope: float, midpoint: float, doubt: str | None
+) -> None:
+    curve = Calibration(slope=slope, midpoint=midpoint)
+    monkeypatch.setattr("perception_encoder.search.query.galleries.read_calibration", lambda index: curve)
+    answer = client.get("/api/hits", params={"q": "text:a cat"}).json()
+    if doubt is None:
+        assert answer["low_confidence"] is None and answer["tiles"][0]["probability"] > 0.5
+    else:
+        message = f"PE-Core-N16-128 gives even its best hit a probability {doubt}"
+        assert re.fullmatch(message, answer["low_confidence"]) and answer["tiles"][0]["probability"] < 0.5
+    like = client.get("/api/hits", params={"q": f"like:{answer['tiles'][0]['id']}"}).json()
+    assert like["low_confidence"] is None  # hits of an image have no probability
+    assert client.get("/api/hits", params={"q": "text:a cat", "path": "nothing"}).json()["low_confidence"] is None
+
+
+def test_the_built_in_model_is_never_confident(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.search.web.library.is_builtin", lambda index: True)
+    for lines in (["text:a cat"], ["text:a cat - snow"]):
+        doubt = client.get("/api/hits", params={"q": lines}).json()["low_confidence"]
+        assert doubt == "PE-Core-N16-128 knows few objects and gives no probabilities"

@@ -25,11 +25,11 @@ Draw = Callable[[int], Image.Image]
 
 def test_the_page_and_its_parts(client: TestClient) -> None:
     page = client.get("/")
-    assert page.status_code == 200 and "Look for anything in photos" in page.text
+    assert page.status_code == 200 and "Search photos" in page.text
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/static/page.css").headers["content-type"].startswith("text/css")
     assert "javascript" in client.get("/static/page.js").headers["content-type"]
-    for name in ("element", "grid", "inside", "query", "tile", "viewer"):
+    for name in ("address", "element", "features", "filters", "grid", "query", "tile", "viewer"):
         assert client.get(f"/static/{name}.js").status_code == 200
     assert not re.search(r"style=|\son\w+=|<script>|<style", page.text)  # or the policy would forbid it
     assert client.get("/static/page.html").status_code == client.get("/static/..%2f..%2findex.py").status_code == 404
@@ -65,6 +65,7 @@ def test_a_text_finds_the_nearest_and_a_path_is_a_text(
     monkeypatch.chdir(folder)
     scores = {row.path: row.vector @ library.encoder.encode_texts("a cat") for row in library.index.rows()}
     found = client.get("/api/hits", params={"q": "text:a cat", "count": 4}).json()
+    assert found["total"] == len(library.index)
     assert found["more"] and paths(found) == sorted(scores, key=scores.get, reverse=True)[:4]
     again = client.get("/api/hits", params={"q": "text:a cat", "count": 200, "offset": 4}).json()
     assert len(set(paths(found)) & set(paths(again))) <= 1  # the clip's moments
@@ -75,13 +76,32 @@ def test_a_text_finds_the_nearest_and_a_path_is_a_text(
 def test_by_example(client: TestClient, library: MediaLibrary, folder: Path, draw: Draw) -> None:
     stream = io.BytesIO()
     draw(7).save(stream, "JPEG", quality=90)
-    line = client.post("/api/picture", content=stream.getvalue()).json()["q"]
+    line = client.post("/api/image", content=stream.getvalue()).json()["q"]
     best = client.get("/api/hits", params={"q": line, "count": 1}).json()["tiles"][0]
     assert best["path"] == "sub/07's <b>.jpg" and best["score"] > 0.99
     like = client.get("/api/hits", params={"q": f"like:{best['id']}", "count": 1}).json()["tiles"][0]
     assert like["id"] == best["id"]
-    bad = client.post("/api/picture", content=b"no picture")
+    bad = client.post("/api/image", content=b"no picture")
     assert bad.status_code == 400 and "neither a picture nor a video" in bad.json()["error"]
+
+
+def test_by_a_video(client: TestClient, folder: Path) -> None:
+    line = client.post("/api/image", content=(folder / "clip.mp4").read_bytes()).json()["q"]
+    best = client.get("/api/hits", params={"q": line, "count": 1}).json()["tiles"][0]
+    assert best["path"] == "clip.mp4" and best["score"] > 0.99
+
+
+def test_an_image_and_a_text_are_one_query(client: TestClient, library: MediaLibrary, folder: Path) -> None:
+    line = client.post("/api/image", content=(folder / "04's <b>.jpg").read_bytes()).json()["q"]
+    answer = client.get("/api/hits", params={"q": ["text:a cat", f"2:{line}"], "count": 200}).json()
+    assert [(term["weight"], term["kind"]) for term in answer["terms"]] == [(1, "text"), (2, "image")]
+    image = next(row.vector for row in library.index.rows() if row.path == "04's <b>.jpg")
+    wanted = library.encoder.encode_texts("a cat") + 2 * image
+    wanted /= np.linalg.norm(wanted)
+    scores = {row.path: row.vector @ wanted for row in library.index.rows() if row.kind == "image"}
+    for tile in answer["tiles"]:
+        if tile["kind"] == "image":
+            assert tile["score"] == pytest.approx(scores[tile["path"]], abs=1e-3)
 
 
 def test_terms_are_weighed(client: TestClient, library: MediaLibrary) -> None:
@@ -136,7 +156,7 @@ def test_nothing_outside_the_folder_is_served(
 
 
 def test_other_pages_and_names_are_refused(client: TestClient) -> None:
-    assert client.post("/api/renew", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert client.post("/api/rescan", headers={"Origin": "https://evil.example"}).status_code == 403
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
 
 
@@ -165,7 +185,7 @@ def test_the_index_is_renewed_while_it_is_looked_at(client: TestClient, folder: 
     assert before["running"] is False
     draw(50).save(folder / "new.jpg")
     (folder / "bad.jpg").write_bytes(b"x")
-    assert client.post("/api/renew").status_code == 202
+    assert client.post("/api/rescan").status_code == 202
     deadline = time.monotonic() + 60
     while (status := client.get("/api/status").json())["running"] or status["rows"] == before["rows"]:
         assert time.monotonic() < deadline, status
@@ -175,7 +195,7 @@ def test_the_index_is_renewed_while_it_is_looked_at(client: TestClient, folder: 
     assert failed["name"].endswith("bad.jpg") and failed["reason"]
     assert "new.jpg" in paths(client.get("/api/hits").json())
     with Index.for_writing(folder):
-        assert client.post("/api/renew").json()["started"]
+        assert client.post("/api/rescan").json()["started"]
         while "another run" not in client.get("/api/status").json()["error"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -190,7 +210,7 @@ def test_the_model_runs_in_one_thread(library: MediaLibrary, draw: Draw, monkeyp
 
         def ask(number: int) -> None:
             client.get("/api/hits", params={"q": f"text:number {number}"})
-            client.post("/api/picture", content=stream.getvalue())
+            client.post("/api/image", content=stream.getvalue())
             client.get(f"/api/inside/{tiles[number]['id']}", params={"layer": 0})
 
         with ThreadPoolExecutor(6) as pool:
