@@ -24,6 +24,7 @@ from perception_encoder.errors import MissingExtraError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.serving.batching import Batcher, quiet
+from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard, has_key
 from perception_encoder.serving.inputs import count_tokens, embed_inputs
 from perception_encoder.serving.metrics import ApiMetrics
@@ -91,16 +92,20 @@ def add_embeddings(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: Ap
     """Add `/v1/embeddings` and, for images alone, infinity's `/v1/embeddings_image`."""
     from fastapi.responses import Response
 
-    bodies = _Bodies(config)
+    bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
 
     async def respond(request: Request, kind: Kind) -> Response:
         check_key(request, config.key)
-        async with bodies.read(request) as parsed:
+        async with bodies.read(request) as body:
+            content, large = bytes(body), len(body) >= _AT_ONCE
+            body.clear()
+            parsed = await asyncio.to_thread(parse_request, content) if large else parse_request(content)
+            del content
             inputs = check_request(parsed, encoder, config, kind)
             vectors = await embed_inputs(inputs, batcher, config.fetch)
         tokens = await asyncio.to_thread(count_tokens, encoder, inputs)
-        content = await asyncio.to_thread(encode_answer, vectors, parsed, encoder.name, tokens)
-        return Response(content, media_type="application/json")
+        answer = await asyncio.to_thread(encode_answer, vectors, parsed, encoder.name, tokens)
+        return Response(answer, media_type="application/json")
 
     async def embeddings(request: Request, kind: Kind = "text") -> Response:
         status = 500
@@ -163,42 +168,6 @@ def check_key(request: Request, key: str | None) -> None:
     """Raise ApiError unless the request brings the key."""
     if key is not None and not has_key(request, key):
         raise ApiError(401, "a key is needed: Authorization: Bearer KEY")
-
-
-class _Bodies:
-    """Reads bodies within the limits on bytes and seconds, also those on all of them together."""
-
-    def __init__(self, config: ApiConfig) -> None:
-        self._config = config
-        self._bytes = 0
-
-    @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[EmbeddingRequest]:
-        """Yield a parsed body; its bytes count until the block ends."""
-        from starlette.requests import ClientDisconnect
-
-        config, body, size = self._config, bytearray(), 0
-        try:
-            try:
-                async with asyncio.timeout(config.body_seconds):
-                    async for piece in request.stream():
-                        if size + len(piece) > config.body_bytes:
-                            raise ApiError(413, f"the body has more than {config.body_bytes:,} bytes, the limit")
-                        if self._bytes + len(piece) > config.bodies_bytes:
-                            raise ApiError(429, "too much is being read; try again later")
-                        body += piece
-                        size += len(piece)
-                        self._bytes += len(piece)
-            except TimeoutError:
-                raise ApiError(408, f"the body took more than {config.body_seconds:g} s, the limit") from None
-            except ClientDisconnect:
-                raise ApiError(400, "the client has gone") from None  # nobody reads this
-            large = size >= _AT_ONCE
-            parsed = await asyncio.to_thread(parse_request, bytes(body)) if large else parse_request(bytes(body))
-            body.clear()
-            yield parsed
-        finally:
-            self._bytes -= size
 
 
 def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, model: str, tokens: int) -> bytes:

@@ -8,9 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from tests.inference.conftest import checkpoint, draw, encoder, pictures
+from tests.serving.servers import served
 
 __all__ = ["checkpoint", "draw", "encoder", "pictures"]
 
@@ -21,3 +23,11 @@ def client(encoder: Encoder) -> Iterator[TestClient]:
     config = ApiConfig(inputs=8, files=2, body_bytes=1 << 20)
     with TestClient(create_app(encoder, config), base_url="http://localhost") as client:
         yield client
+
+
+@pytest.fixture
+def address(encoder: Encoder) -> Iterator[str]:
+    """The address of a server with a key, in a thread."""
+    config = ApiConfig(key="secret", body_seconds=1.0, fetch=FetchLimits(seconds=1.0))
+    with served(create_app(encoder, config)) as address:
+        yield address

@@ -18,7 +18,9 @@ from perception_encoder.search.web.feature_images import FeatureImages
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.thumbnails import Thumbnails
+from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
+from perception_encoder.serving.requests import ApiError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -40,6 +42,8 @@ _SCRIPTS = ("page", "address", "element", "features", "filters", "grid", "query"
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
 _POINT = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
+Get = Callable[[str, Callable[["Request"], Any]], None]
+"""Adds a route whose answer is computed in a thread."""
 
 
 def create_page(
@@ -98,9 +102,7 @@ def create_page(
     return app
 
 
-def add_search_routes(
-    get: Callable[[str, Callable[[Request], Any]], None], library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds
-) -> None:
+def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds) -> None:
     """Add `/api/hits`, the hits of a query or the newest rows, and `/api/status`, the state of the index."""
     from fastapi.responses import JSONResponse
 
@@ -133,13 +135,7 @@ def add_search_routes(
     get("/api/status", status)
 
 
-def add_file_routes(
-    get: Callable[[str, Callable[[Request], Any]], None],
-    get_slowly: Callable[[str, Callable[[Request], Any]], None],
-    library: MediaLibrary,
-    thumbnails: Thumbnails,
-    ids: SignedIds,
-) -> None:
+def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds) -> None:
     """Add a row's thumbnail, stored or large, its neighbours, and its file, in parts if a player requests them."""
     from fastapi.responses import FileResponse, JSONResponse, Response
 
@@ -164,7 +160,7 @@ def add_file_routes(
     get("/file/{id}", file)
 
 
-def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], inside: FeatureImages) -> None:
+def add_inside_route(get: Get, inside: FeatureImages) -> None:
     """Add `/api/inside/ID`: the model's input; with `layer=N` the layer's features as colours; with `at=X,Y` too, a
     shade over patches unlike the one at that point (0–1 from the left and from the top)."""
     from fastapi.responses import Response
@@ -187,24 +183,18 @@ def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], insid
 def add_upload_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExecutor) -> None:
     """Add `POST /api/image`: an image or video to search by, as the request's body."""
     from fastapi.responses import JSONResponse
-    from starlette.requests import ClientDisconnect
+
+    bodies = BodyReader(_UPLOAD_BYTES, _UPLOAD_SECONDS)
 
     async def upload(request: Request) -> Response:
-        content = bytearray()
         try:
-            async with asyncio.timeout(_UPLOAD_SECONDS):
-                async for piece in request.stream():
-                    content += piece
-                    if len(content) > _UPLOAD_BYTES:
-                        message = f"the file has more than {_UPLOAD_BYTES >> 20} MiB, the limit"
-                        return JSONResponse({"error": message}, 413, HANG_UP)
-        except TimeoutError:
-            return JSONResponse({"error": f"the file took more than {_UPLOAD_SECONDS:g} s"}, 408, HANG_UP)
-        except ClientDisconnect:
-            return JSONResponse({"error": "the client has gone"}, 400)  # nobody reads this
-        try:
-            loop = asyncio.get_running_loop()
-            return JSONResponse({"q": await loop.run_in_executor(threads, library.add_image, bytes(content))})
+            async with bodies.read(request) as body:
+                content = bytes(body)
+                body.clear()
+                line = await asyncio.get_running_loop().run_in_executor(threads, library.add_image, content)
+                return JSONResponse({"q": line})
+        except ApiError as error:
+            return JSONResponse({"error": error.message}, error.status, HANG_UP)
         except PerceptionEncoderError as error:
             return JSONResponse({"error": str(error)}, 400)
 
