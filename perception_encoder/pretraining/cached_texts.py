@@ -1,7 +1,7 @@
-"""The features of a locked text tower: the tower never changes, so all captions of a run are encoded once, before it.
+"""Cache the embeddings of a locked text tower: it never changes, so all captions of a run are encoded once, before it.
 
-Before it, and not as they come: a feature's last bits depend on what else is in its batch, and a run that is gone on
-with must see those that an unbroken one saw.
+Before it, and not when they are drawn: an embedding's last bits depend on what else is in its batch, and a resumed run
+must see those that an uninterrupted one saw.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from perception_encoder.pretraining.vocabulary import PADDING
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.distributed import gather, this_rank
 
-MOST = 2**17  # captions; the features of PE-Core-B and L are half a gibibyte then
+MOST = 2**17  # captions; the embeddings of PE-Core-B and L take half a gibibyte then
 AT_ONCE = 256  # captions that are encoded at a time
 
 
-class KeptTexts:
-    """Features of captions, by their token ids (U, T), on the tower's device; all ranks make them, each of a share."""
+class CachedTexts:
+    """Embeddings of captions by their token ids (U, T), on the tower's device; all ranks make them, each a share."""
 
     def __init__(self, tower: TextTransformer, tokens: Tensor, track: Track = untracked) -> None:
         self._length = tokens.shape[1]
-        self._place_of = {row.tobytes(): place for place, row in enumerate(tokens.numpy())}
+        self._row_of = {row.tobytes(): number for number, row in enumerate(tokens.numpy())}
         device = tower.positional_embedding.device
         own = tokens[this_rank().share(len(tokens))]
         order = own.argmax(dim=-1).argsort()  # by length
@@ -34,9 +34,9 @@ class KeptTexts:
         with torch.no_grad(), fast_autocast(device):
             tracked = track(groups, "encoding captions", len(groups))
             parts = [tower(trim(own[rows]).to(device)).float() for rows in tracked]
-            self._features = gather(torch.cat(parts)[order.argsort()], len(tokens))  # (U, D)
+            self._embeddings = gather(torch.cat(parts)[order.argsort()], len(tokens))  # (U, D)
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Features (u, D) of captions (u, t) that are kept, padded or not."""
+        """Return embeddings (u, D) of cached captions (u, t), padded or not."""
         rows = F.pad(tokens, (0, self._length - tokens.shape[1]), value=PADDING).cpu().numpy()
-        return self._features[[self._place_of[row.tobytes()] for row in rows]]
+        return self._embeddings[[self._row_of[row.tobytes()] for row in rows]]

@@ -1,4 +1,4 @@
-"""A run from shards: the whole vocabulary, bad samples counted, the same losses on other ranks and after a resume."""
+"""Sources of a run: weights of directories, tables and shards, and their held-out parts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,40 @@ import pytest
 from PIL import Image
 
 from perception_encoder.data.packing import ShardSize, pack
+from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards, StreamConfig
-from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.errors import CheckpointError, DataError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.builtin.recipe import builtin
-from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.run import PretrainingConfig, pretrain
-from perception_encoder.recipes.catalog import find_recipe
-from perception_encoder.recipes.kinds import debug_form, debug_pretraining
+from perception_encoder.pretraining import run
+from perception_encoder.pretraining.builtin.recipe import builtin, debug
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.recipes import debug_pretraining
+from perception_encoder.pretraining.run import pretrain
+from perception_encoder.pretraining.sources import open_sources
+from perception_encoder.progress import untracked
+from perception_encoder.ranks import ALONE
 from tests import processes
-from tests.clips import clip
-from tests.data.tars import write_tar
 from tests.pretraining.test_parallel import FLOAT32
 from tests.processes import pe
+
+
+def test_one_s_own_images_count_by_their_number_beside_the_weights(photos: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        path = tmp_path / "mine" / f"c{number}" / "a.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40), (9 * number, 0, 0)).save(path)
+    (tmp_path / "words.csv").write_text("path,caption\nmine/c1/a.png,dark red\n")
+    config = dataclasses.replace(debug(), weights={"flowers": 2.0, "noto": 1.0})
+
+    def shares(*data: Path) -> dict[str, float]:
+        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked)
+        return dict(zip(sources.samples, sources.weights, strict=True))
+
+    mine, words = tmp_path / "mine", tmp_path / "words.csv"
+    assert shares(photos) == {"flowers": 2.0}  # 20 pictures; Caltech-101's have no weight
+    assert shares(photos, mine, words) == {"flowers": 2.0, "mine": pytest.approx(0.5), "words": pytest.approx(0.1)}
+    assert shares(mine, words) == {"mine": 5.0, "words": 1.0}
 
 
 @pytest.fixture
@@ -45,13 +65,13 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "shards"
 
 
-def debug(**settings: object) -> PretrainingConfig:
+def small(**settings: object) -> PretrainingConfig:
     return dataclasses.replace(debug_pretraining(builtin()), **settings)
 
 
 def test_a_run_from_shards_trains_all_words_and_counts_what_it_left_out(shards: Path, tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
-    path = pretrain(debug(), [Shards(str(shards))], tmp_path / "run", listener=rows.append)
+    path = pretrain(small(), [Shards(str(shards))], tmp_path / "run", listener=rows.append)
     assert all(np.isfinite(row["contrastive"]) for row in rows)
     assert rows[-1]["left_out"] >= 1  # 64 pairs of 40
     record = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -61,50 +81,23 @@ def test_a_run_from_shards_trains_all_words_and_counts_what_it_left_out(shards: 
     assert table.shape == create_model("builtin").text.token_embedding.weight.shape
 
 
-@pytest.fixture
-def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tar of ten small videos, each with its caption as the video dataset has it (section 2.3)."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    members = {}
-    for number in range(10):
-        said = {"human_caption": f"the clip with the number {number}", "duration": 0.5}
-        members |= {f"{number}.mp4": clip(count=6 + number), f"{number}.json": json.dumps(said).encode()}
-    return write_tar(tmp_path / "clips.tar", members)
-
-
-def test_a_run_on_videos(clips: Path, photos: Path, tmp_path: Path) -> None:
-    config = debug_form(find_recipe("video_finetune_b16"))
-    assert isinstance(config, PretrainingConfig) and config.frames == 2
-    config = dataclasses.replace(config, streams=StreamConfig(captions={"human_caption": 1.0}))
-    rows: list[dict[str, float]] = []
-    path = pretrain(config, [Shards(str(clips))], tmp_path / "run", listener=rows.append)
-    assert load_model(path).name == "PE-Core-N16-128"
-    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(np.isfinite(row["contrastive"]) for row in rows)
-    with pytest.raises(DataError, match="give --shards"):
-        pretrain(config, [photos], tmp_path / "other")
-    with pytest.raises(DataError, match="no pictures with captions"):
-        pretrain(dataclasses.replace(config, frames=None), [Shards(str(clips))], tmp_path / "other")
-    with pytest.raises(ConfigError, match="videos have no masked copies"):
-        dataclasses.replace(config, masking=MaskRegularization())
-
-
 def test_other_shards_or_settings_are_another_run(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    pretrain(debug(), [Shards(str(shards))], out)
-    pretrain(debug(), [Shards(str(shards / "*.tar"))], out)  # the same tars by another name
+    pretrain(small(), [Shards(str(shards))], out)
+    pretrain(small(), [Shards(str(shards / "*.tar"))], out)  # the same tars by another name
     for config, data in (
-        (debug(), [Shards(str(shards), 2.0)]),
-        (debug(streams=StreamConfig(resampled=True)), [Shards(str(shards))]),
+        (small(), [Shards(str(shards), 2.0)]),
+        (small(streams=StreamConfig(resampled=True)), [Shards(str(shards))]),
     ):
         with pytest.raises(CheckpointError, match="other settings or other data"):
             pretrain(config, data, out)
     with pytest.raises(DataError, match="give one kind"):
-        pretrain(debug(), [Shards(str(shards)), tmp_path], out)
+        pretrain(small(), [Shards(str(shards)), tmp_path], out)
 
 
 def test_more_bad_samples_than_are_allowed_end_the_run(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"more than bad_share=0 of them .*cannot be decoded|is not a picture"):
-        pretrain(debug(streams=StreamConfig(bad_share=0.0)), [Shards(str(shards))], tmp_path / "run")
+        pretrain(small(streams=StreamConfig(bad_share=0.0)), [Shards(str(shards))], tmp_path / "run")
 
 
 def train(shards: Path, out: Path, ranks: int | None) -> list[tuple[float, ...]]:
