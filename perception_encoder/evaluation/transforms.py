@@ -12,10 +12,10 @@ from PIL import Image
 
 from perception_encoder import __version__
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.protocol import ImageEncoder, ImageTextEncoder
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.external.layer_encoders import RANDOM, TowerEncoder, load_layer_encoder, resolve_layers
 from perception_encoder.models.external.other_libraries import LIBRARIES, load_library
+from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 
 TRANSFORMS = ("squash", "crop")
 TOWERS = ("hf:", RANDOM)
