@@ -57,6 +57,7 @@ def layers(
     from perception_encoder.layer_analysis.tasks import make_tasks
     from perception_encoder.models.external.layer_encoders import RANDOM, load_layer_encoder
     from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
     keep_freed_memory()
     config, wanted = StoreConfig(folder=store or out / "features", dtype=dtype), read_layers(layer) if layer else None
@@ -66,7 +67,7 @@ def layers(
     if len(general) > 1:
         raise ConfigError("one place can be for all tasks; name the tasks of the others: TASK=PLACE")
     names, everywhere = [name.strip() for name in tasks.split(",")], general[0] if general else None
-    chosen = make_tasks(names, places, everywhere, items, image_size(size), short_side, per_metre)
+    chosen = make_tasks(names, places, everywhere, items, image_size(size), short_side, per_metre, find_unseen_labels)
     others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
     models, load = [model, *others], partial(load_layer_encoder, final_norm=final_norm)
     report = analyse(models, chosen, config, wanted, load, track, output.print_note)

@@ -48,7 +48,7 @@ def test_the_intervals_are_those_of_the_stored_scores_by_the_rule_of_accuracies(
                 few += not scores.groups
             found = measure(scores)
             assert found.value == pytest.approx(listed[found.name].value, abs=1e-6)
-            assert found.ci == pytest.approx(listed[found.name].ci, abs=1e-6)
+            assert found.interval == pytest.approx(listed[found.name].interval, abs=1e-6)
     assert few  # Caltech-101, its unseen classes, and clothing have classes of few items
 
 

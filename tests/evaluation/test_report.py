@@ -24,16 +24,16 @@ from perception_encoder.evaluation.report import (
     write_text,
 )
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.statistics.estimate import Metric
+from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.models.registry import BUILTIN
 
-METRIC = Metric("J&F", 0.5, 5, (0.4, 0.6))
+METRIC = Metric(name="J&F", value=0.5, n=5, interval=(0.4, 0.6))
 
 
 def measured(task: str, method: str, transform: str, value: float, prompts: str = "photo") -> Measurement:
     metrics = (
-        Metric("mean class accuracy", value, 1649, (value - 0.02, value + 0.01)),
-        Metric("top-1", value / 2, 1649, (0.1, 0.3)),
+        Metric(name="mean class accuracy", value=value, n=1649, interval=(value - 0.02, value + 0.01)),
+        Metric(name="top-1", value=value / 2, n=1649, interval=(0.1, 0.3)),
     )
     return Measurement(task, method, transform, prompts, 4, metrics)
 
@@ -50,7 +50,14 @@ RESULT = Result(
         measured("clothing", "zero-shot", "crop", 0.1),
         measured("caltech101/unseen", "zero-shot", "squash", 0.2),
         measured("caltech101/unseen", "zero-shot", "crop", 0.1),
-        Measurement("openmoji", "retrieval", "squash", "name", 500, (Metric(MARKED_SEARCH, 0.25, 500, (0.2, 0.3)),)),
+        Measurement(
+            "openmoji",
+            "retrieval",
+            "squash",
+            "name",
+            500,
+            (Metric(name=MARKED_SEARCH, value=0.25, n=500, interval=(0.2, 0.3)),),
+        ),
     ),
     failures=("flowers-7: cannot be decoded",),
     about={"weights": "abc", "torch": "2.6"},
@@ -123,7 +130,7 @@ def test_the_page_says_where_it_comes_from_and_what_is_left_out() -> None:
 
 
 def test_a_figure_without_an_interval_has_none_in_tables_and_json() -> None:
-    bare = Measurement("tracking", "label propagation", "", "", 0, (replace(METRIC, ci=None),))
+    bare = Measurement("tracking", "label propagation", "", "", 0, (replace(METRIC, interval=None),))
     result = replace(RESULT, measurements=(bare,))
     assert full_table(result).rows[0][-1] == "–" and from_json(to_json(result), "r.json") == result
 

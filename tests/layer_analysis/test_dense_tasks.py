@@ -18,12 +18,12 @@ from perception_encoder.dense_prediction.detection import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.evaluation.colour_encoder import ColourEncoder
 from perception_encoder.evaluation.dense.depth import DepthProtocol, measure_depth
 from perception_encoder.evaluation.dense.detection import DetectionProtocol, measure_detection
 from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, measure_segmentation
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, measure_tracking
 from perception_encoder.evaluation.results import Measurement
+from perception_encoder.layer_analysis.colour_encoder import ColourEncoder
 from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTask, SegmentationTask, TrackingTask
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, run_sweep

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError
-from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
 from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.layer_analysis.layer_task import LayerFeatures, LayerPictures, LayerScore
 from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 
 SIDE, PATCH, DEPTH, CLEAR = 16, 4, 4, 2

@@ -46,7 +46,7 @@ def test_intervals_of_few_items_a_class_hold_the_truth(sizes: list[int]) -> None
         metric = measure(accuracies(np.where(right, targets, -1), features, classes)[0], seed=trial)
         by_class = [right[targets == number].mean() for number in range(len(classes))]
         assert metric.value == pytest.approx(np.mean(by_class))
-        held += metric.ci[0] <= chances.mean() <= metric.ci[1]
+        held += metric.interval[0] <= chances.mean() <= metric.interval[1]
     assert held >= 90
 
 
@@ -57,9 +57,9 @@ def test_items_are_drawn_within_classes_of_many_items() -> None:
         by_class = measure(accuracies(np.zeros(2 * size, int), features, ("a", "b"))[0])
         assert by_class.value == pytest.approx(0.5)
         if size == 10:
-            assert by_class.ci is None
+            assert by_class.interval is None
         else:
-            assert by_class.ci[1] - by_class.ci[0] > 0.2
+            assert by_class.interval[1] - by_class.interval[0] > 0.2
 
 
 def test_one_class_is_no_task() -> None:

@@ -115,7 +115,7 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, train, test, PROTOCOL)
     assert [failure.source for failure in failures] == ["00008 (depth)"]
     assert found.metrics[0].name == "RMSE" and found.metrics[0].n == 3 and found.settings["head seeds"] == "3"
-    assert {metric.ci for metric in found.metrics} == {None}  # frames of one walk are one block
+    assert {metric.interval for metric in found.metrics} == {None}  # frames of one walk are one block
     assert len({each.values for each in found.scores if each.metric == "RMSE"}) == 3  # every seed fits another head
     with pytest.raises(ModelError, match="colours, layer 2"):
         measure_depth(ColourLayers(4, (24, 32)), 2, train, test, PROTOCOL)

@@ -238,7 +238,7 @@ def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     assert [scores.metric for scores in found.scores] == names * 3  # three head seeds
     assert [scores.seed for scores in found.scores[:: len(names)]] == [0, 1, 2] and found.settings["head seeds"] == "3"
     gap = difference(*(by_metric(each.scores)["box AP"] for each in (found, again)))
-    assert (gap.value, gap.ci, gap.n) == (0, (0, 0), 2)
+    assert (gap.value, gap.interval, gap.n) == (0, (0, 0), 2)
 
 
 def test_lvis_counts_more_things_and_less_sure_ones(tmp_path: Path) -> None:

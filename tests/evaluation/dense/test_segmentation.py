@@ -63,7 +63,7 @@ def test_a_class_is_measured_over_all_pictures_together() -> None:
     miou, pixels = (measure(scores) for scores in gather(inside, either, list("abcde")))
     assert miou.value == pytest.approx(metrics.jaccard_score(truth.ravel(), guess.ravel(), average="macro"))
     assert pixels.value == pytest.approx((truth == guess).mean())
-    assert miou.ci[0] < miou.value < miou.ci[1]
+    assert miou.interval[0] < miou.value < miou.interval[1]
 
 
 def test_perfect_features_are_segmented_perfectly_and_noise_is_not() -> None:
@@ -79,7 +79,7 @@ def test_perfect_features_are_segmented_perfectly_and_noise_is_not() -> None:
     noise = score(rng.normal(size=(24, 6, 8, 3)), rng.normal(size=(8, 6, 8, 3)))
     assert measure_all(noise)[0].value < 0.35 and [each.seed for each in noise[::2]] == [0, 1, 2]
     assert len({each.values for each in perfect}) == 6  # every seed fits another head
-    assert difference(*(by_metric(each)["mIoU"] for each in (perfect, noise))).ci[0] > 0.2
+    assert difference(*(by_metric(each)["mIoU"] for each in (perfect, noise))).interval[0] > 0.2
 
 
 def write_scenes(place: Path, split: str, count: int, seed: int, cut: int | None = None) -> None:

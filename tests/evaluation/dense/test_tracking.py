@@ -74,7 +74,7 @@ def test_the_mean_is_over_objects_and_videos_are_drawn() -> None:
     both, region, boundary = map(measure, gather(scores))
     assert (region.value, boundary.value) == (pytest.approx(2 / 3), pytest.approx(2.5 / 3))
     assert both.value == pytest.approx(4.5 / 6) and both.n == 2
-    assert region.ci == (0, 1)  # Student's t of two videos: they say nothing; the bootstrap had 0.5 to 1
+    assert region.interval == (0, 1)  # Student's t of two videos: they say nothing; the bootstrap had 0.5 to 1
 
 
 @pytest.mark.parametrize(
