@@ -20,7 +20,15 @@ RIGHT = np.arange(400) < 200
 
 def result(model: str, *scores: ItemScores, task: str = "toys") -> Result:
     metrics = tuple(measure(each) for each in scores)
-    found = Measurement(task, "k-NN", "squash", "", 4, metrics, {"k": "20"}, scores)
+    found = Measurement(
+        task=task,
+        method="k-NN",
+        transform="squash",
+        classes=4,
+        metrics=metrics,
+        settings={"k": "20"},
+        scores=scores,
+    )
     return Result(model=model, split="test", measurements=(found,), failures=(), about={})
 
 
@@ -85,7 +93,7 @@ def test_results_without_a_figure_in_common_are_a_data_error() -> None:
     ours = result("a", top1(RIGHT))
     bare = replace(ours, measurements=(replace(ours.measurements[0], scores=()),))
     for theirs in (result("b", top1(RIGHT), task="other"), bare):
-        with pytest.raises(DataError, match="share no figure"):
+        with pytest.raises(DataError, match="share no metric"):
             compare(ours, theirs)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
 from perception_encoder.evaluation.statistics.bootstrap import contributions
@@ -143,9 +143,9 @@ def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="only the class 'red'"):
         load_labels(tmp_path / "one")
     with pytest.raises(DataError, match="one picture of each class"):
-        RetrievalTask(LabelledPictures("few", ("a", "b"), (b"", b""), ("x", "y")))
+        RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "y")))
     with pytest.raises(DataError, match="a single class"):
-        RetrievalTask(LabelledPictures("few", ("a", "b"), (b"", b""), ("x", "x")))
+        RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "x")))
     with pytest.raises(DataError, match=r"retrieval: .*/nothing does not exist"):
         make_tasks(["retrieval"], {}, tmp_path / "nothing", 10)
     with pytest.raises(DataError, match="retrieval has no data; give --data retrieval=PLACE"):

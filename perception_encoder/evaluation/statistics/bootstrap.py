@@ -2,9 +2,9 @@
 
 A block is resampled as a whole: an image, a video with all its frames, an RGB-D sequence. For many blocks without a
 fitted head the interval is the percentiles of a bootstrap. A bootstrap over few blocks is too narrow (over five it
-makes 16 % false claims in place of 5 %), and three seeds cannot be resampled at all; so there the two variances are added,
-and the interval is Student's t with the degrees of freedom of Welch and Satterthwaite. One block, or one seed of a
-fitted head, gives no interval, and nothing can be claimed.
+makes 16 % false claims in place of 5 %), and three seeds cannot be resampled at all; so there the two variances are
+added, and the interval is Student's t with the degrees of freedom of Welch and Satterthwaite. One block, or one seed of
+a fitted head, gives no interval, and nothing can be claimed.
 """
 
 from __future__ import annotations

@@ -12,18 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.datasets.rgbd import DepthPictures, read_depth_splits
+from perception_encoder.datasets.rgbd import DepthImages, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead, scale_invariant_loss
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError
 from perception_encoder.evaluation.dense import depth as evaluator
 from perception_encoder.evaluation.dense.depth import (
+    DepthEvaluator,
     DepthProtocol,
     depth_errors,
-    measure_depth,
     score_depth,
     scored_pixels,
 )
+from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import measure_all
 from perception_encoder.formats.shards import write_members
 from tests.evaluation.layers import ColourLayers, png
@@ -112,21 +113,22 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     train, test = read_depth_splits(tmp_path / "room.tar")
     assert (train.keys[-1], test.keys[0]) == ("00005", "00006")
     assert train.depth(0) == pytest.approx(rooms(10, 0)[0], abs=1e-3)
-    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, train, test, PROTOCOL)
+    (found,) = DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["00008 (depth)"]
     assert found.metrics[0].name == "RMSE" and found.metrics[0].n == 3 and found.settings["head seeds"] == "3"
     assert {metric.interval for metric in found.metrics} == {None}  # frames of one walk are one block
     assert len({each.values for each in found.scores if each.metric == "RMSE"}) == 3  # every seed fits another head
     with pytest.raises(ModelError, match="colours, layer 2"):
-        measure_depth(ColourLayers(4, (24, 32)), 2, train, test, PROTOCOL)
+        DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 2))
 
 
-def pairs(name: str, depths: np.ndarray) -> DepthPictures:
+def pairs(name: str, depths: np.ndarray) -> DepthImages:
     """Depths in metres with pictures that are darker where it is near."""
     greys = [np.repeat((40 * depth).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2) for depth in depths]
     keys = tuple(f"{name}{row}" for row in range(len(depths)))
     pictures, held = tuple(map(png, greys)), tuple(map(stored, depths))
-    return DepthPictures(name=name, keys=keys, pictures=pictures, depths=held)
+    return DepthImages(name=name, keys=keys, images=pictures, depths=held)
 
 
 @pytest.fixture
@@ -143,20 +145,20 @@ def test_pictures_without_known_depth_are_reported_and_left_out() -> None:
     train, test = rooms(6, 0), rooms(4, 1)
     train[2], test[1], test[3] = FAR, 0, FRAMED
     protocol = replace(PROTOCOL, eigen_crop=True)
-    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", train), pairs("b", test), protocol)
+    (found,) = DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["a2", "b1", "b3"] and "--per-metre" in failures[0].reason
     assert found.metrics[0].n == 2 and found.settings["train"] == "5" and found.settings["per metre"] == "1000"
-    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", test), pairs("b", test), PROTOCOL)
+    (found,) = DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["a1", "b1"] and found.metrics[0].n == 3
 
 
 def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: None) -> None:
     near, far = rooms(4, 0), FAR[None].repeat(4, axis=0)
     for train, test, name in ((far, near, "a"), (near, far, "b")):
-        with pytest.raises(
-            DataError, match=f"{name}: no picture can be used; the first: {name}0: no pixel has a known"
-        ):
-            measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", train), pairs("b", test), PROTOCOL)
+        with pytest.raises(DataError, match=f"depth: no image can be used; the first: {name}0: no pixel has a known"):
+            DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
     maps = np.zeros((4, 6, 8, 3))
     with pytest.raises(InputError, match="b: no pixel has a known depth"):
         score_depth(maps, near.__getitem__, maps[:2], (near[0], FAR).__getitem__, ["a", "b"], PROTOCOL)
@@ -164,7 +166,7 @@ def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: 
 
 def test_a_head_is_not_fitted_on_nothing() -> None:
     maps = np.zeros((2, 6, 8, 3))
-    with pytest.raises(DataError, match=r"no training picture shows a depth of 0\.001 to 10 m"):
+    with pytest.raises(DataError, match=r"no training image has a depth of 0\.001 to 10 m"):
         score_depth(maps, (FAR, 0 * FAR).__getitem__, maps, rooms(2, 0).__getitem__, ["a", "b"], PROTOCOL)
 
 
@@ -172,11 +174,11 @@ def test_depths_that_are_mostly_out_of_range_are_warned_of(caplog: pytest.LogCap
     depths, encoder = rooms(4, 0), ColourLayers(4, (24, 32))
     quick = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1, batch=4)))
     with caplog.at_level(logging.WARNING):
-        measure_depth(encoder, 0, pairs("a", depths), pairs("b", depths), quick)
+        DepthEvaluator(pairs("a", depths), pairs("b", depths), quick).run(OneLayer(encoder, 0))
         assert not caplog.text
         wrong = replace(pairs("b", depths), per_metre=200.0)
-        measure_depth(encoder, 0, replace(pairs("a", depths), per_metre=200.0), wrong, quick)
-    assert "of the known depth is not within 0.001 to 10 m" in caplog.text and "200 units were taken" in caplog.text
+        DepthEvaluator(replace(pairs("a", depths), per_metre=200.0), wrong, quick).run(OneLayer(encoder, 0))
+    assert "of the known depth is not within 0.001 to 10 m" in caplog.text and "200 units a metre" in caplog.text
 
 
 def test_nyu_folders(tmp_path: Path) -> None:
@@ -188,9 +190,9 @@ def test_nyu_folders(tmp_path: Path) -> None:
                 path.write_bytes(content)
     train, _ = read_depth_splits(tmp_path)
     assert train.keys == ("bathroom/00045", "bathroom/7") and train.depth(1).tolist() == [[1, 1], [1, 1]]
-    assert train.blocks == train.some([0, 1]).blocks == ("bathroom", "bathroom")
+    assert train.blocks == train.select([0, 1]).blocks == ("bathroom", "bathroom")
     (tmp_path / "test" / "bathroom" / "rgb_00046.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="1 pictures have no depth; the first is bathroom/00046"):
+    with pytest.raises(DataError, match="1 images have no depth; the first is bathroom/00046"):
         read_depth_splits(tmp_path)
 
 
@@ -206,7 +208,7 @@ def test_images_of_one_sequence_are_one_block(tmp_path: Path) -> None:
     _, walk = read_depth_splits(tmp_path / "walk.tar")
     assert len(walk.keys) == 2 and len(set(walk.blocks)) == 1
     _, scenes = read_depth_splits(tmp_path / "scenes")
-    assert scenes.blocks == scenes.keys and scenes.some([1, 3]).blocks == ("1", "3")
+    assert scenes.blocks == scenes.keys and scenes.select([1, 3]).blocks == ("1", "3")
     for split in ("train", "test"):
         for name, content in (("rgb/7.jpg", members[0][1]), ("depth/7.png", members[1][1])):
             path = tmp_path / "tum" / split / name
@@ -222,7 +224,7 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="has one of train and test"):
         read_depth_splits(tmp_path)
-    one = DepthPictures(name="n", keys=("m",), pictures=(b"",), depths=(png(np.zeros((2, 2), np.uint8)),))
+    one = DepthImages(name="n", keys=("m",), images=(b"",), depths=(png(np.zeros((2, 2), np.uint8)),))
     with pytest.raises(MediaDecodeError, match=r"m \(depth\): has the mode L"):
         one.depth(0)
     with pytest.raises(InputError, match=r"far: no pixel has a known depth of 0\.001 to 10 m"):

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from perception_encoder.datasets.instances import InstanceSet, forget_kinds, read_instance_splits, read_instances
+from perception_encoder.datasets.instances import InstanceSet, read_instance_splits, read_instances
 from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, _target, fit_detector
 from perception_encoder.dense_prediction.feature_pyramid import SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, MediaNotFoundError, ModelError
 from perception_encoder.evaluation.dense.average_precision import average_precision
 from perception_encoder.evaluation.dense.detection import (
+    DetectionEvaluator,
     DetectionProtocol,
-    measure_detection,
     score_detection,
     to_results,
 )
+from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import by_metric, difference
 from perception_encoder.formats.shards import write_members
 from perception_encoder.models.seeded import drawn_from
@@ -75,7 +76,7 @@ def write_scenes(place: Path, counts: dict[str, int], masks: bool = True) -> Pat
 def test_things_are_read(tmp_path: Path) -> None:
     train, test = read_instance_splits(write_scenes(tmp_path, {"train": 3, "test": 2}))
     assert (len(train.keys), test.keys) == (3, ("1.jpg", "2.jpg")) and train.open(0).size == (64, 48)
-    things = train.things(0)
+    things = train.instances(0)
     left, top, width, height = train.annotations[1][0]["bbox"]
     assert things.boxes[0].tolist() == [left, top, left + width, top + height]
     assert set(things.labels) <= {1, 2} and things.masks.shape == (2, 48, 64)
@@ -91,7 +92,7 @@ def test_run_lengths_of_scenes_and_crowds(tmp_path: Path) -> None:
         json.dumps({**said, "annotations": [*said["annotations"], crowd]}), encoding="utf-8"
     )
     found = read_instances(tmp_path / "annotations.json", tmp_path)
-    masks = found.things(0).masks
+    masks = found.instances(0).masks
     assert masks.shape == (1, 48, 64) and masks[0, :2, 1].all() and masks.sum() == 2
     with pytest.raises(MediaNotFoundError, match=r"1\.jpg"):
         found.open(0)
@@ -154,7 +155,7 @@ def test_a_mask_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": "zzzz~~~@@@"}
     (tmp_path / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DataError, match=r"1\.jpg: the mask of annotation 1 cannot be decoded"):
-        read_instances(tmp_path / "annotations.json", tmp_path).things(0)
+        read_instances(tmp_path / "annotations.json", tmp_path).instances(0)
 
 
 def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
@@ -173,12 +174,12 @@ def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
     train, test = read_instance_splits(tmp_path / "annotations" / "lvis_v1_val.json")
     assert [each["id"] for each in test.categories] == [9] and train.name.endswith("lvis_v1_train")
     assert train.open(0).size == test.open(0).size == (64, 48)
-    with pytest.raises(DataError, match="give the annotations of val, by the side of those of train"):
+    with pytest.raises(DataError, match="give the annotations of val, beside those of train"):
         read_instance_splits(tmp_path / "annotations" / "lvis_v1_train.json")
 
 
 def found_all(pictures: InstanceSet, row: int) -> Detected:
-    things = pictures.things(row)
+    things = pictures.instances(row)
     return Detected(things.boxes, things.labels, np.ones(len(things.labels), np.float32), things.masks)
 
 
@@ -193,7 +194,7 @@ def test_an_oracle_finds_all(tmp_path: Path) -> None:
 
 def test_targets_and_what_is_found_go_to_the_encoded_size_and_back(tmp_path: Path) -> None:
     train, _ = read_instance_splits(write_scenes(tmp_path, {"train": 1, "test": 1}))
-    things = train.things(0)
+    things = train.instances(0)
     target = _target(things, (48, 64), (96, 64))
     assert target["boxes"].numpy() == pytest.approx(things.boxes * [1, 2, 1, 2])
     assert (target["masks"].sum(dim=(1, 2)).numpy() == 2 * things.masks.sum(axis=(1, 2))).all()
@@ -201,17 +202,17 @@ def test_targets_and_what_is_found_go_to_the_encoded_size_and_back(tmp_path: Pat
 
 def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
     parts = read_instance_splits(write_scenes(tmp_path, {"train": 3, "test": 2}))
-    known = parts[0].things(0)
+    known = parts[0].instances(0)
     assert len(set(known.labels)) == 2
-    train, test = (forget_kinds(part) for part in parts)
-    things = train.things(0)
+    train, test = (part.merge_classes() for part in parts)
+    things = train.instances(0)
     assert things.labels.tolist() == [1, 1] and things.masks is None and (things.boxes == known.boxes).all()
     found = [each for row in range(2) for each in to_results(found_all(test, row), test, row)["box"]]
     truth = test.truth(np.arange(2))
-    assert [each["name"] for each in truth["categories"]] == ["thing"]
+    assert [each["name"] for each in truth["categories"]] == ["object"]
     assert average_precision(truth, found, "bbox", resamples=5).values["AP"] == pytest.approx(1)
-    with pytest.raises(DataError, match="not every thing has a box in LVIS"):
-        forget_kinds(replace(train, images=({**train.images[0], "neg_category_ids": []},)))
+    with pytest.raises(DataError, match="LVIS has no boxes of objects that were not looked for"):
+        replace(train, records=({**train.records[0], "neg_category_ids": []},)).merge_classes()
 
 
 def test_the_pyramid_has_five_levels() -> None:
@@ -229,11 +230,12 @@ def test_the_pyramid_has_five_levels() -> None:
 def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     train, test = read_instance_splits(write_scenes(tmp_path, {"train": 6, "test": 2}, masks))
     encoder = ColourLayers(16, (48, 64))
-    (found,), failures = measure_detection(encoder, 0, train, test, DetectionProtocol(head=SMALL))
+    (found,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(OneLayer(encoder, 0))
+    failures = found.failures
     assert not failures and found.method == ("Mask R-CNN" if masks else "Faster R-CNN")
     names = ["box AP", "box AP50", "box AP75"] + (["mask AP", "mask AP50", "mask AP75"] if masks else [])
     assert [metric.name for metric in found.metrics] == names
-    (again,), _ = measure_detection(encoder, 0, train, test, DetectionProtocol(head=SMALL))
+    (again,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(OneLayer(encoder, 0))
     assert again.metrics == found.metrics  # what is drawn at random hangs on the seed
     assert [scores.metric for scores in found.scores] == names * 3  # three head seeds
     assert [scores.seed for scores in found.scores[:: len(names)]] == [0, 1, 2] and found.settings["head seeds"] == "3"
@@ -261,7 +263,7 @@ def test_lvis_counts_more_things_and_less_sure_ones(tmp_path: Path) -> None:
     ):
         model = fit_detector(np.zeros((2, 3, 4, 3)), parts[0], np.arange(2), config=head).model
         assert (model.roi_heads.score_thresh, model.roi_heads.detections_per_img) == limits
-    (found,), _ = measure_detection(ColourLayers(16, (48, 64)), 0, *lvis, DetectionProtocol(head=SMALL))
+    (found,) = DetectionEvaluator(*lvis, DetectionProtocol(head=SMALL)).run(OneLayer(ColourLayers(16, (48, 64)), 0))
     assert (found.settings["most"], found.settings["least score"]) == ("300", "0.0001")
     assert "box APf" in [metric.name for metric in found.metrics]
 
@@ -270,8 +272,10 @@ def test_targets_are_made_batch_by_batch(tmp_path: Path, monkeypatch: pytest.Mon
     """All masks of COCO at 1022 pixels would be 147 GB."""
     train, _ = read_instance_splits(write_scenes(tmp_path, {"train": 6, "test": 1}))
     asked: list[int] = []
-    things, seen = InstanceSet.things, []
-    monkeypatch.setattr(InstanceSet, "things", lambda self, row, *rest: asked.append(row) or things(self, row, *rest))
+    things, seen = InstanceSet.instances, []
+    monkeypatch.setattr(
+        InstanceSet, "instances", lambda self, row, *rest: asked.append(row) or things(self, row, *rest)
+    )
 
     def track(steps: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         for step in steps:
@@ -296,7 +300,9 @@ def test_masks_are_learned_and_measured_where_both_sets_have_them(
     lacking, other = caplog.messages
     assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of picture 1 first" in lacking
     assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
-    (found,), _ = measure_detection(ColourLayers(16, (48, 64)), 0, train, test, DetectionProtocol(head=SMALL))
+    (found,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
+        OneLayer(ColourLayers(16, (48, 64)), 0)
+    )
     assert [metric.name for metric in found.metrics] == ["box AP", "box AP50", "box AP75"]
     assert found.method == "Faster R-CNN"
 
@@ -319,7 +325,7 @@ def test_every_loss_falls_where_there_is_something_to_see(tmp_path: Path) -> Non
     train, _ = read_instance_splits(write_scenes(tmp_path, {"train": 4, "test": 1}))
     maps = ColourLayers(8).encode_layers([train.open(n) for n in range(4)], [0], (48, 64))[0].patches
     encoded = (96, 128)
-    targets = [_target(train.things(n), (48, 64), encoded) for n in range(4)]
+    targets = [_target(train.instances(n), (48, 64), encoded) for n in range(4)]
     losses = []
     for epochs, rate in ((1, 0.0), (40, 2e-3)):
         fit = FitConfig(epochs=epochs, batch=4, lr=rate)
@@ -345,12 +351,15 @@ def test_boxes_without_area_are_not_learned_from_and_said_once(
     said["annotations"][2]["bbox"][3] = 0  # all that picture 2 has
     file.write_text(json.dumps(said), encoding="utf-8")
     train, test = read_instance_splits(place)
-    (found,), failures = measure_detection(ColourLayers(16, (48, 64)), 0, train, test, DetectionProtocol(head=SMALL))
+    (found,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
+        OneLayer(ColourLayers(16, (48, 64)), 0)
+    )
+    failures = found.failures
     assert not failures and found.settings["train"] == "4" and len(found.metrics) == 6
-    assert [len(train.things(row).labels) for row in range(4)] == [1, 0, 2, 1]
+    assert [len(train.instances(row).labels) for row in range(4)] == [1, 0, 2, 1]
     assert len(train.truth(range(4))["annotations"]) == 6
     (warning,) = caplog.messages
-    assert "train/instances.json: boxes without area: 2, annotation 1 of picture 1 first" in warning
+    assert "train/instances.json: boxes without area: 2, annotation 1 of image 1 first" in warning
 
 
 def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
@@ -367,7 +376,7 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps(said), encoding="utf-8")
     whole = read_instances(tmp_path / "annotations.json", tmp_path)
     with pytest.raises(DataError, match=r"1\.jpg: annotation 1 has no category that is in the list"):
-        whole.things(0)
+        whole.instances(0)
     maps = np.full((2, 3, 4, 3), np.nan)
     with pytest.raises(ModelError, match=r"1\.jpg first"):
         score_detection(np.zeros((2, 3, 4, 3)), (whole, np.arange(2)), maps, (whole, np.arange(2)))
@@ -376,4 +385,4 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
 def test_the_coco_subset(real_data: Path) -> None:
     train, test = read_instance_splits(real_data / "coco")
     assert len(train.keys) == 15 and len(test.keys) == 10 and not test.has_masks
-    assert train.things(0).boxes.shape[1] == 4
+    assert train.instances(0).boxes.shape[1] == 4

@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks, keep_trained, read_class_splits
+from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks, read_class_splits
+from perception_encoder.datasets.image_set import keep_trained
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.dense import segmentation as evaluator
 from perception_encoder.evaluation.dense.segmentation import (
+    SegmentationEvaluator,
     SegmentationProtocol,
-    gather,
-    measure_segmentation,
+    overlap_scores,
     overlaps,
     score_segmentation,
 )
+from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import by_metric, difference, measure, measure_all
 from perception_encoder.formats.shards import write_members
 from tests.evaluation.layers import ColourLayers, png
@@ -49,7 +51,7 @@ def test_overlaps_by_hand() -> None:
     truth, guess = np.array([[0, 0, 1], [1, -1, 2]]), np.array([[0, 1, 1], [2, 2, 2]])
     inside, either = overlaps(guess, truth, 4)
     assert inside.tolist() == [1, 1, 1, 0] and either.tolist() == [2, 3, 2, 0]
-    miou, pixels = (measure(each) for each in gather(inside[None], either[None], ["a"]))
+    miou, pixels = (measure(each) for each in overlap_scores(inside[None], either[None], ["a"]))
     assert miou.value == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)  # class 3 is nowhere
     assert pixels.value == pytest.approx(3 / 5)
 
@@ -60,7 +62,7 @@ def test_a_class_is_measured_over_all_pictures_together() -> None:
     truth, guess = rng.integers(0, 4, (2, 5, 9, 7))
     each = [overlaps(g, t, 4) for g, t in zip(guess, truth, strict=True)]
     inside, either = (np.array([one[place] for one in each]) for place in (0, 1))
-    miou, pixels = (measure(scores) for scores in gather(inside, either, list("abcde")))
+    miou, pixels = (measure(scores) for scores in overlap_scores(inside, either, list("abcde")))
     assert miou.value == pytest.approx(metrics.jaccard_score(truth.ravel(), guess.ravel(), average="macro"))
     assert pixels.value == pytest.approx((truth == guess).mean())
     assert miou.interval[0] < miou.value < miou.interval[1]
@@ -102,13 +104,17 @@ def test_scenes_are_measured_and_a_broken_picture_reported(tmp_path: Path) -> No
     assert train.classes == ("background", "chair", "lamp")
     assert (test.labels(0) == pictures(6, 1)[0]).all()
     encoder = ColourLayers(4, (24, 32))
-    (found,), failures = measure_segmentation(encoder, 0, train, test, PROTOCOL)
+    (found,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(encoder, 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["test-2"] and found.metrics[0].n == 5
     assert found.metrics[0].value > 0.75 and found.classes == 3
     wide = SegmentationProtocol(head=SegmentationConfig(kernel=3, fit=PROTOCOL.head.fit))
-    assert measure_segmentation(encoder, 0, train, test, wide)[0][0].metrics[0].value > found.metrics[0].value - 0.1
+    assert (
+        SegmentationEvaluator(train, test, wide).run(OneLayer(encoder, 0))[0].metrics[0].value
+        > found.metrics[0].value - 0.1
+    )
     with pytest.raises(ModelError, match="colours, layer 2"):
-        measure_segmentation(encoder, 2, train, test, PROTOCOL)
+        SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(encoder, 2))
 
 
 def drawn(name: str, shown: list[np.ndarray], known: list[np.ndarray] | None = None) -> ClassMasks:
@@ -117,7 +123,7 @@ def drawn(name: str, shown: list[np.ndarray], known: list[np.ndarray] | None = N
     return ClassMasks(
         name=name,
         keys=tuple(f"{name}{row}" for row in range(len(shown))),
-        pictures=tuple(png(colours[labels]) for labels in shown),
+        images=tuple(png(colours[labels]) for labels in shown),
         masks=tuple(png(labels.astype(np.uint8)) for labels in known or shown),
         classes=("background", "chair", "lamp"),
         numbers=({0: 0, 1: 1, 2: 2, 255: UNSCORED},) * len(shown),
@@ -130,11 +136,12 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
     kept, test = keep_trained(train, drawn("b", asked))
     assert kept.classes == test.classes == ("background", "chair")
     assert (test.labels(0) == np.where(asked[0] == 2, UNSCORED, asked[0])).all()
-    (found,), failures = measure_segmentation(ColourLayers(4, (24, 32)), 0, train, drawn("b", asked), PROTOCOL)
+    (found,) = SegmentationEvaluator(train, drawn("b", asked), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = found.failures
     assert found.classes == 2 and found.metrics[0].value > 0.75 and not failures
     only = drawn("b", [np.where(labels == 1, 0, labels) for labels in asked])
     only = replace(only, numbers=({0: 0, 2: 2},) * 6)
-    with pytest.raises(DataError, match="b: no thing is of a kind that the training pictures show"):
+    with pytest.raises(DataError, match="b: no object is of a class that the training images show"):
         keep_trained(train, only)
     assert keep_trained(drawn("a", learned), only)[1] is only
 
@@ -142,13 +149,16 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
 def test_pictures_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     some, void = pictures(4, 0), np.full((24, 32), 255, np.uint8)
     train, test = drawn("a", some, [*some[:3], void]), drawn("b", some, [void, *some[1:]])
-    (found,), failures = measure_segmentation(ColourLayers(4, (24, 32)), 0, train, test, PROTOCOL)
+    (found,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["a3", "b0"]
     assert found.metrics[0].n == 3 and found.settings["train"] == "3"
     monkeypatch.setattr(evaluator, "fit_segmentation", lambda *_: pytest.fail("a head was fitted"))
     for sets, name in (((drawn("a", some, [void] * 4), test), "a"), ((train, drawn("b", some, [void] * 4)), "b")):
-        with pytest.raises(DataError, match=f"{name}: no picture can be used; the first: {name}0: its mask is empty"):
-            measure_segmentation(ColourLayers(4, (24, 32)), 0, *sets, PROTOCOL)
+        with pytest.raises(
+            DataError, match=f"segmentation: no image can be used; the first: {name}0: its mask is empty"
+        ):
+            SegmentationEvaluator(*sets, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
     maps, mixed = np.zeros((1, 2, 2, 3)), np.array([[0, 1]])
     with pytest.raises(InputError, match="b: its mask is empty"):
         score_segmentation(maps, lambda _: mixed, maps, lambda _: -mixed - 1, ["b"], 2, PROTOCOL)
@@ -165,7 +175,7 @@ def test_scenes_whose_things_are_not_trained_on_are_refused(tmp_path: Path) -> N
     )
     (tmp_path / "test").mkdir()
     write_members(tmp_path / "test" / "00000.tar", [(f"a.{extension}", content) for extension, content in parts])
-    with pytest.raises(DataError, match="no thing is of a kind that the training pictures show"):
+    with pytest.raises(DataError, match="no object is of a class that the training images show"):
         read_class_splits(tmp_path)
 
 
@@ -179,7 +189,7 @@ def test_ade_folders(tmp_path: Path) -> None:
     assert train.labels(0).tolist() == [[0, 1]] and test.labels(0).tolist() == [[-1, 1]]
     assert len(train.classes) == 150
     (tmp_path / "images" / "training" / "b.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="b of training lacks its picture or its mask"):
+    with pytest.raises(DataError, match="b of training lacks its image or its mask"):
         read_class_splits(tmp_path)
 
 

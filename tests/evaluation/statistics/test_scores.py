@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -12,11 +11,12 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
-from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, measure_attentive
-from perception_encoder.evaluation.dense.depth import DepthProtocol, measure_depth
-from perception_encoder.evaluation.dense.detection import DetectionProtocol, measure_detection
-from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, measure_segmentation
-from perception_encoder.evaluation.dense.tracking import measure_tracking
+from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
     difference,
@@ -196,14 +196,14 @@ def test_no_head_seed_is_refused_before_features_are_extracted(config: Callable[
 
 
 @pytest.mark.parametrize(
-    "evaluate", [measure_attentive, measure_segmentation, measure_detection, measure_depth, measure_tracking]
+    "evaluator", [AttentiveEvaluator, SegmentationEvaluator, DetectionEvaluator, DepthEvaluator, TrackingEvaluator]
 )
 def test_scipy_is_missed_before_features_are_extracted(
-    evaluate: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    evaluator: type[LayerEvaluator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else is given: whatever is looked at first is another error."""
+    """Nothing else is there: whatever is looked at first is another error."""
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    parameters = inspect.signature(evaluate).parameters.values()
-    given = [[None, None] for each in parameters if each.default is each.empty]
+    empty = object.__new__(evaluator)
+    empty.videos = (None, None)
     with pytest.raises(MissingExtraError, match="scipy"):
-        evaluate(*given)
+        empty.run(None)
