@@ -85,9 +85,10 @@ def depth(
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 
+    pixels = image_size(size)
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head
     protocol = DepthProtocol(head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned)
-    evaluator = DepthEvaluator(*read_depth_splits(data, per_metre), protocol, image_size(size))
+    evaluator = DepthEvaluator(*read_depth_splits(data, per_metre), protocol, pixels)
     encoder, one_layer = layer_encoder(model, layer)
     options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)

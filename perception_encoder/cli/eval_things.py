@@ -50,9 +50,10 @@ def segmentation(
     from perception_encoder.dense_prediction.segmentation import SegmentationConfig
     from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
 
+    pixels = image_size(size)
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
     protocol = SegmentationProtocol(head=head, head_seeds=head_seeds)
-    evaluator = SegmentationEvaluator(*read_class_splits(data), protocol, image_size(size), track=track)
+    evaluator = SegmentationEvaluator(*read_class_splits(data), protocol, pixels, track=track)
     encoder, one_layer = layer_encoder(model, layer)
     options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)
 
@@ -86,11 +87,12 @@ def detection(
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 
+    pixels = image_size(size)
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
     protocol = DetectionProtocol(head=head, head_seeds=head_seeds)
     splits = read_instance_splits(data)
     train, test = (part.merge_classes() for part in splits) if any_kind else splits
     encoder, one_layer = layer_encoder(model, layer)
-    evaluator = DetectionEvaluator(train, test, protocol, image_size(size))
+    evaluator = DetectionEvaluator(train, test, protocol, pixels)
     options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)

@@ -29,7 +29,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
     run = run_pe("eval", "tracking", "any", "--data", tmp_path, "--layer", "0", "--short-side", "48", "-o", out)
     assert run.status == output.OK and "J&F" in run.stdout and "layer 0" in run.stdout
     (found,) = json.loads(out.read_text(encoding="utf-8"))["measurements"]
-    assert found["metrics"][0]["ci"] is None  # of one video
+    assert found["metrics"][0]["interval"] is None  # of one video
     assert found["metrics"][0]["value"] > 0.7 and found["settings"]["short side"] == "48"
     compared = run_pe("eval", "compare", out, out)
     assert compared.status == output.OK and "not shown" in compared.stdout
@@ -58,7 +58,7 @@ def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
         run_pe(*asked, "--head-seeds", str(seeds), "-o", out)
         (found,) = json.loads(out.read_text(encoding="utf-8"))["measurements"]
         assert found["settings"]["head seeds"] == str(seeds)
-        assert (found["metrics"][0]["ci"] is None) == (seeds == 1) and len(found["scores"]) == 2 * seeds
+        assert (found["metrics"][0]["interval"] is None) == (seeds == 1) and len(found["scores"]) == 2 * seeds
 
 
 def test_units_of_depth(run_pe, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_units_of_depth(run_pe, tmp_path: Path) -> None:
     assert run.status == output.OK and not run.stderr
     (found,) = json.loads((tmp_path / "depth.json").read_text(encoding="utf-8"))["measurements"]
     assert found["settings"]["per metre"] == "5000" and found["metrics"][0]["n"] == 2
-    assert "1000 units were taken for a metre, see --per-metre" in run_pe(*asked).stderr
+    assert "1000 units a metre, see --per-metre" in run_pe(*asked).stderr
 
 
 def test_detection(run_pe, tmp_path: Path) -> None:

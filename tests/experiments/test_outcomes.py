@@ -57,7 +57,7 @@ def test_outcomes_of_other_pictures_are_refused(held_out: HeldOut) -> None:
 
 def test_a_picture_that_cannot_be_decoded_is_an_error(tmp_path: Path) -> None:
     write_colours(tmp_path / "test.tar", "shop", LABELS, broken=(3,))
-    with pytest.raises(DataError, match="shop: 1 pictures cannot be decoded; shop-3"):
+    with pytest.raises(DataError, match="shop: 1 images cannot be decoded; shop-3"):
         HeldOut(tmp_path).measure(ColourEncoder())
 
 
