@@ -10,8 +10,7 @@ import pytest
 
 from perception_encoder.cli import output
 from perception_encoder.models.external import layer_encoders
-from tests.evaluation.dense.test_depth import rooms, stored
-from tests.evaluation.dense.test_segmentation import write_scenes
+from tests.datasets.drawn import rooms, stored, write_instances, write_scenes
 from tests.evaluation.layers import ColourLayers, discs, png, write_video
 
 
@@ -77,9 +76,8 @@ def test_units_of_depth(run_pe, tmp_path: Path) -> None:
 
 def test_detection(run_pe, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    from tests.evaluation.dense.test_detection import write_scenes as write_things
 
-    place = write_things(tmp_path, {"train": 2, "test": 1})
+    place = write_instances(tmp_path, {"train": 2, "test": 1})
     asked = ("eval", "detection", "any", "--data", place, "--layer", "0", "--channels", "8", "--epochs", "1")
     run = run_pe(*asked)
     assert run.status == output.OK and "mask AP50" in run.stdout

@@ -62,7 +62,9 @@ def test_classification_of_folders(run_pe, photos: Path, tmp_path: Path) -> None
     )
     assert run.status == output.OK, run.stderr
     assert "colours, val" in run.stdout and "mean class accuracy" in run.stdout and "100.0" in run.stdout
-    assert all(metric["interval"] is None for m in written(out)["measurements"] for metric in m["metrics"])  # all are right
+    assert all(
+        metric["interval"] is None for m in written(out)["measurements"] for metric in m["metrics"]
+    )  # all are right
     assert [(m["transform"], m["prompts"]) for m in written(out)["measurements"]] == [
         (transform, prompts) for transform in ("squash", "crop") for prompts in ("imagenet", "name")
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -121,46 +121,32 @@ def score_depth(
     ModelError for features that are not finite. Before the head is fitted: InputError, naming the image, if a test
     image has no known depth, DataError if there is none to learn from.
     """
-    protocol = protocol or DepthProtocol()
+    protocol, blocks = protocol or DepthProtocol(), blocks or keys
     check_maps(train, "depth, training images")
     check_maps(test, "depth", keys)
     for index, key in enumerate(keys):
         scored_pixels(key, test_depths(index), protocol)
-    blocks = keys if blocks is None else blocks
-    score = partial(_score_head, train, train_depths, test, test_depths, keys, protocol, track, blocks)
+
+    def score(seed: int) -> list[ItemScores]:
+        head = fit_depth(train, train_depths, replace(protocol.head, fit=protocol.head.fit.with_seed(seed)), track)
+        rows = []
+        for index, key in enumerate(track(keys, "predicting depth", len(keys))):
+            truth = test_depths(index)
+            predicted = head.predict(take(test, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
+            rows.append(depth_errors(key, predicted, truth, protocol))
+        return [
+            ItemScores.of(
+                name,
+                np.array([row[name] for row in rows]),
+                list(keys),
+                blocks=blocks,
+                unit={"RMSE": "m", "abs rel": ""}.get(name, "%"),
+                lower_is_better=name in ("RMSE", "abs rel"),
+            )
+            for name in rows[0]
+        ]
+
     return with_head_seeds(protocol.head_seeds, score)
-
-
-def _score_head(
-    train: Maps,
-    train_depths: Depths,
-    test: Maps,
-    test_depths: Depths,
-    keys: Sequence[str],
-    protocol: DepthProtocol,
-    track: Track,
-    blocks: Sequence[str],
-    seed: int,
-) -> tuple[ItemScores, ...]:
-    """Return the scores of a head of one seed."""
-    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
-    head = fit_depth(train, train_depths, config, track)
-    rows = []
-    for index, key in enumerate(track(keys, "predicting depth", len(keys))):
-        truth = test_depths(index)
-        predicted = head.predict(take(test, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
-        rows.append(depth_errors(key, predicted, truth, protocol))
-    return tuple(
-        ItemScores.of(
-            name,
-            np.array([row[name] for row in rows]),
-            list(keys),
-            blocks=blocks,
-            unit={"RMSE": "m", "abs rel": ""}.get(name, "%"),
-            lower_is_better=name in ("RMSE", "abs rel"),
-        )
-        for name in rows[0]
-    )
 
 
 def depth_errors(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.evaluation.dense.average_precision import average_precision
+from perception_encoder.evaluation.dense.average_precision import Kind, average_precision
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
 from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, settings_digest
 from perception_encoder.evaluation.results import Measurement
@@ -24,6 +24,8 @@ from perception_encoder.evaluation.statistics.scores import (
     with_head_seeds,
 )
 from perception_encoder.progress import Track, untracked
+
+KINDS: Mapping[str, Kind] = {"box": "bbox", "mask": "segm"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,40 +102,28 @@ def score_detection(
     """
     protocol = protocol or DetectionProtocol()
     known, rows = test_set
-    check_maps(train, "detection, training images")
-    check_maps(test, "detection", [known.keys[int(row)] for row in rows])
-    score = partial(_score_detector, train, train_set, test, test_set, protocol, track)
-    return with_head_seeds(protocol.head_seeds, score)
-
-
-def _score_detector(
-    train: Maps,
-    train_set: tuple[InstanceSet, np.ndarray],
-    test: Maps,
-    test_set: tuple[InstanceSet, np.ndarray],
-    protocol: DetectionProtocol,
-    track: Track,
-    seed: int,
-) -> tuple[ResampledScores, ...]:
-    """Return the scores of a detector of one seed."""
-    known, rows = test_set
-    masks = train_set[0].has_masks and known.has_masks
-    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
-    detector = fit_detector(train, *train_set, masks, config, track)
-    results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if masks else {})}
-    for index, row in enumerate(track(rows, "detecting", len(rows))):
-        (detected,) = detector.detect(take(test, slice(index, index + 1)), [known.size(int(row))])
-        for kind, some in to_results(detected, known, int(row)).items():
-            results[kind] += some
-    truth = known.truth(rows)
-    kinds: Sequence[tuple[str, Any]] = (("box", "bbox"), ("mask", "segm"))
     names = [known.keys[int(row)] for row in rows]
-    return tuple(
-        each
-        for name, kind in kinds
-        if name in results
-        for each in average_precision(truth, results[name], kind, known.lvis).scores(name, names)
-    )
+    check_maps(train, "detection, training images")
+    check_maps(test, "detection", names)
+    masks = train_set[0].has_masks and known.has_masks
+    truth = known.truth(rows)
+
+    def score(seed: int) -> list[ResampledScores]:
+        config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
+        detector = fit_detector(train, *train_set, masks, config, track)
+        results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if masks else {})}
+        for index, row in enumerate(track(rows, "detecting", len(rows))):
+            (detected,) = detector.detect(take(test, slice(index, index + 1)), [known.size(int(row))])
+            for kind, some in to_results(detected, known, int(row)).items():
+                results[kind] += some
+        return [
+            each
+            for name, kind in KINDS.items()
+            if name in results
+            for each in average_precision(truth, results[name], kind, known.lvis).scores(name, names)
+        ]
+
+    return with_head_seeds(protocol.head_seeds, score)
 
 
 def to_results(detected: Detected, images: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:

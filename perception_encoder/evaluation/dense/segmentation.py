@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
@@ -111,30 +111,18 @@ def score_segmentation(
     check_maps(test, "segmentation", keys)
     for index, key in enumerate(keys):
         check_labels(key, test_labels(index))
-    score = partial(_score_head, train, train_labels, test, test_labels, keys, classes, protocol, track)
+
+    def score(seed: int) -> tuple[ItemScores, ...]:
+        config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
+        head = fit_segmentation(train, train_labels, classes, config, track)
+        inside, either = np.zeros((2, len(keys), classes))
+        for index in track(range(len(keys)), "segmenting", len(keys)):
+            truth = test_labels(index)
+            predicted = head.predict(take(test, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
+            inside[index], either[index] = overlaps(predicted, truth, classes)
+        return overlap_scores(inside, either, keys)
+
     return with_head_seeds(protocol.head_seeds, score)
-
-
-def _score_head(
-    train: Maps,
-    train_labels: Labels,
-    test: Maps,
-    test_labels: Labels,
-    keys: Sequence[str],
-    classes: int,
-    protocol: SegmentationProtocol,
-    track: Track,
-    seed: int,
-) -> tuple[ItemScores, ...]:
-    """Return the scores of a head of one seed."""
-    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
-    head = fit_segmentation(train, train_labels, classes, config, track)
-    inside, either = np.zeros((2, len(keys), classes))
-    for index in track(range(len(keys)), "segmenting", len(keys)):
-        truth = test_labels(index)
-        predicted = head.predict(take(test, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
-        inside[index], either[index] = overlaps(predicted, truth, classes)
-    return overlap_scores(inside, either, keys)
 
 
 def check_labels(key: str, labels: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError, MissingExtraError
-from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
-from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
-from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
-from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
     difference,
@@ -187,23 +179,3 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
         difference(seeded(unlike, names), seeded(unlike[:2], names))
     with pytest.raises(ConfigError, match="number of head seeds is 0"):
         with_head_seeds(0, lambda seed: ())
-
-
-@pytest.mark.parametrize("config", [AttentiveConfig, SegmentationProtocol, DetectionProtocol, DepthProtocol])
-def test_no_head_seed_is_refused_before_features_are_extracted(config: Callable[..., object]) -> None:
-    with pytest.raises(ConfigError, match="number of head seeds is 0"):
-        config(head_seeds=0)
-
-
-@pytest.mark.parametrize(
-    "evaluator", [AttentiveEvaluator, SegmentationEvaluator, DetectionEvaluator, DepthEvaluator, TrackingEvaluator]
-)
-def test_scipy_is_missed_before_features_are_extracted(
-    evaluator: type[LayerEvaluator], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing else is there: whatever is looked at first is another error."""
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    empty = object.__new__(evaluator)
-    empty.videos = (None, None)
-    with pytest.raises(MissingExtraError, match="scipy"):
-        empty.run(None)
