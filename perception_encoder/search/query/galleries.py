@@ -53,9 +53,7 @@ class FileGallery:
 
     def __init__(self, encoder: Encoder, collection: Collection) -> None:
         self.encoder, self.collection = encoder, collection
-        self._videos = {
-            id(item) for item, is_video in zip(collection.items, collection.is_video, strict=True) if is_video
-        }
+        self._videos = {id(collection.items[row]) for row in np.flatnonzero(collection.is_video)}
 
     def __len__(self) -> int:
         return len(self.collection.items)
