@@ -87,7 +87,7 @@ def test_a_folder_without_shards(run_pe: Callable[..., Run], tmp_path: Path) -> 
 
 def test_recipes_are_listed_and_an_unknown_one_is_answered_with_near_ones(run_pe: Callable[..., Run]) -> None:
     listed = run_pe("train", "--list")
-    assert listed.status == 0 and "builtin" in listed.stdout and "PE-Core-N16-128" in listed.stdout
+    assert listed.status == 0 and "builtin" in listed.stdout and "PE-Core-B ends: 22 million videos" in listed.stdout
     wrong = run_pe("train", "buildin")
     assert wrong.status == 2 and "did you mean builtin" in wrong.stderr
 
