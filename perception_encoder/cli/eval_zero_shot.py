@@ -51,7 +51,7 @@ def classification(
     tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
     encoders, about = load_transforms(model, transform)
     names = [name.strip() for name in prompts.split(",")]
-    evaluators = [ZeroShotEvaluator(task, name, frames) for task in tasks.values() for name in names]
+    evaluators = [ZeroShotEvaluator(task, names, frames) for task in tasks.values()]
     options.finish(evaluators, cache_features(encoders), split, about, out)
 
 
