@@ -153,7 +153,7 @@ class RetrievalTask:
         found = _labelled(features[0], self.labelled)
         _, labels = np.unique(found.labels, return_inverse=True)
         vectors = unit(found.vectors)
-        whole, without = average_precision(vectors, labels), average_precision_without(vectors, labels)
+        whole, without = retrieval_precision(vectors, labels), retrieval_precision_without(vectors, labels)
         if np.isnan(whole[0]).all():
             raise DataError(
                 f"{self.labelled.name}: no class has two pictures that can be decoded; nothing can be found"
@@ -181,7 +181,7 @@ def rank_others(
         yield order, own[order]
 
 
-def average_precision(
+def retrieval_precision(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Of each picture, which asks for all others of its label: average precision, and whether the first is one, 0 or 1.
@@ -197,10 +197,10 @@ def average_precision(
     return precision, first
 
 
-def average_precision_without(
+def retrieval_precision_without(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
-    """`average_precision` of each picture (row) where another one (column) is not there; NaN where nothing is to find.
+    """`retrieval_precision` of each image (row) without another one (column); NaN if there is nothing to find.
 
     What is behind the one that is gone comes a rank earlier, and one hit fewer precedes it if that one was a hit.
     """

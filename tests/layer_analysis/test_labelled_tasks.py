@@ -16,9 +16,9 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
-    average_precision,
-    average_precision_without,
     load_labels,
+    retrieval_precision,
+    retrieval_precision_without,
     unit,
 )
 from perception_encoder.layer_analysis.store import StoreConfig
@@ -42,7 +42,7 @@ def photos(tmp_path: Path) -> Path:
 def test_average_precision_by_hand() -> None:
     angles = np.radians([0, 10, 25, 45, 90])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    precision, first = average_precision(vectors, np.array([0, 1, 0, 0, 2]))
+    precision, first = retrieval_precision(vectors, np.array([0, 1, 0, 0, 2]))
     # the first asks: 1 (no), 2 (yes), 3 (yes) -> (1/2 + 2/3) / 2; the third: 1 (no), 3 (yes), 0 (yes)
     np.testing.assert_allclose(precision[[0, 2]], [(1 / 2 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2])
     np.testing.assert_allclose(precision[3], (1 + 2 / 3) / 2)
@@ -51,7 +51,7 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_vectors_that_are_all_the_same_find_nothing_early() -> None:
-    precision, first = average_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
+    precision, first = retrieval_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
     assert not np.nansum(first) and precision[0] == pytest.approx(1 / 5)
     assert np.array_equal(unit(np.zeros((1, 3))), np.zeros((1, 3)))
 
@@ -60,10 +60,10 @@ def test_average_precision_without_a_picture_is_that_of_the_others() -> None:
     rng = np.random.default_rng(0)
     vectors, labels = unit(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
     vectors[3] = vectors[4]
-    without = average_precision_without(vectors, labels)
+    without = retrieval_precision_without(vectors, labels)
     for gone in range(15):
         kept = np.delete(np.arange(15), gone)
-        for found, wanted in zip(without, average_precision(vectors[kept], labels[kept]), strict=True):
+        for found, wanted in zip(without, retrieval_precision(vectors[kept], labels[kept]), strict=True):
             np.testing.assert_allclose(found[kept, gone], wanted)
             assert np.isnan(found[gone, gone])
 
@@ -77,7 +77,7 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
         scores = []
         for _ in range(2):
             vectors = unit(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
-            whole, without = average_precision(vectors, labels)[0], average_precision_without(vectors, labels)[0]
+            whole, without = retrieval_precision(vectors, labels)[0], retrieval_precision_without(vectors, labels)[0]
             values = contributions(float(whole.mean()), np.nanmean(without, axis=0))
             scores.append(ItemScores.of("mAP", values, [str(n) for n in range(80)]))
         low, high = difference(*scores).interval
@@ -89,7 +89,7 @@ def test_average_precision_is_scikit_learns() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     vectors, labels = unit(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
-    precision, _ = average_precision(vectors, labels)
+    precision, _ = retrieval_precision(vectors, labels)
     for row in range(20):
         others = np.delete(np.arange(20), row)
         wanted = metrics.average_precision_score(labels[others] == labels[row], vectors[others] @ vectors[row])
