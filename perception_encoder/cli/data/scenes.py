@@ -1,4 +1,4 @@
-"""`pe data scenes`, and what `pe data prepare scenes` fetches for it; both are commands of `pe data`."""
+"""`pe data scenes`: render scenes with ground truth; and the models that `pe data prepare scenes` downloads for it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import options, output
+from perception_encoder.cli.options import flag, option
 from perception_encoder.cli.progress import track
 
+app = typer.Typer()
 
+
+@app.command()
 def scenes(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the set; OUT/SPLIT must be new or empty.")],
-    count: Annotated[int, typer.Option(min=1, help="How many pictures or videos.")] = 1000,
-    size: Annotated[int, typer.Option(help="Side of the pictures, in pixels; even, from 16 to 1024.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Other seeds make other scenes.")] = 0,
-    split: Annotated[str, typer.Option(help="Whose models are shown: train, val or test.")] = "train",
-    videos: Annotated[bool, typer.Option("--videos", help="Videos in place of pictures.")] = False,
-    frames: Annotated[int, typer.Option(help="Frames of a video, 8 a second.")] = 24,
-    models: Annotated[
-        Path | None, typer.Option(help="Library that `pe data prepare scenes` made; pybullet's own are always there.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Rendering processes [default: one a core].")] = None,
+    out: Annotated[Path, options.out_option("Directory of the dataset; OUT/SPLIT must be new or empty.", "OUT")],
+    count: Annotated[int, option("Number of images or videos.", min=1)] = 1000,
+    size: Annotated[int, option("Side of the images in pixels; even, from 16 to 1024.")] = 128,
+    seed: Annotated[int, option("Random seed; another seed makes other scenes.", min=0)] = 0,
+    split: Annotated[str, option("Split of the models: train, val or test.", "NAME")] = "train",
+    videos: Annotated[bool, flag("--videos", "Render videos instead of images.")] = False,
+    frames: Annotated[int, option("Frames of a video, 8 per second.")] = 24,
+    models: Annotated[Path | None, option("Models from `pe data prepare scenes`, besides pybullet's.", "FILE")] = None,
+    jobs: options.Jobs = None,
 ) -> None:
-    """Render scenes with exact ground truth: depth, masks, boxes, cameras, captions, questions, tracks.
+    """Render scenes with exact ground truth.
 
-    Writes WebDataset tars OUT/SPLIT/00000.tar and so on, of KEY.jpg or KEY.mp4, KEY.depth.png (16 bit, millimetres),
-    KEY.mask.png (0 is background, else the object's id) and KEY.json; beside them OUT/SPLIT/instances.json (COCO) or
-    OUT/SPLIT/videos.json (fields of the PE Video Dataset). A model is in one split for good. The same seed makes the
-    same bytes, whatever the number of processes. Needs the extra `scenes`, and Python 3.11: pybullet has no
-    wheel for later ones.
+    Depth, masks, boxes, cameras, captions, questions and tracks. Writes WebDataset tars OUT/SPLIT/00000.tar and so on
+    with KEY.jpg or KEY.mp4, KEY.depth.png (16 bit, millimetres), KEY.mask.png (0 is the background, else the object's
+    id) and KEY.json; next to them OUT/SPLIT/instances.json (COCO) or OUT/SPLIT/videos.json (fields of the PE Video
+    Dataset). A model belongs to one split only. The same seed gives the same bytes with any number of processes. Needs
+    the extra `scenes`, and Python 3.11: pybullet has no wheels for later versions.
 
     Examples:
 
@@ -42,20 +44,20 @@ def scenes(
 
     config = ScenesConfig(count=count, split=split, side=size, seed=seed, videos=videos, frames=frames)
     made = make_scenes(load_models(models), out, config, jobs, track)
-    what = "videos" if videos else "pictures"
-    said = f"{made.samples} {what} of {made.things} things, {made.models} models, in {made.tars} tars"
-    output.print_line(f"{said}: {made.folder}")
+    media = "videos" if videos else "images"
+    summary = f"{made.samples} {media} of {made.things} objects, {made.models} models, in {made.tars} tars"
+    output.print_line(f"{summary}: {made.folder}")
 
 
 def prepare_models(word: Path, out: Path | None, jobs: int | None) -> int:
-    """Fetch the furniture and make its library in `out`; returns the exit status. `word` must be `scenes`."""
+    """Download the furniture models into `out`; returns the exit status. `word` must be `scenes`."""
     from perception_encoder.scenes.furniture import prepare_furniture
 
     if str(word) != "scenes":
-        raise typer.BadParameter(f"two folders, {word} and {out}; only the word `scenes` may stand before OUT")
+        raise typer.BadParameter(f"two directories, {word} and {out}; only the word `scenes` may come before OUT")
     made = prepare_furniture(out or Path("datasets"), jobs, track)
     if made.finished_before:
-        output.print_line(f"done before: {made.path}; delete it to make it anew")
+        output.print_line(f"exists: {made.path}; delete it to make it again")
         return output.OK
     output.print_line(f"{made.models} models: {made.path}")
     return output.report_skipped(made.failures, made.models + len(made.failures))

@@ -1,4 +1,4 @@
-"""`pe eval attentive`: what a cross-attention block reads out of a layer's tokens."""
+"""`pe eval attentive`: classify by a cross-attention block over a layer's tokens."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import eval_options as options
-from perception_encoder.cli.dense_options import HeadSeeds
+from perception_encoder.cli.evaluate import options
+from perception_encoder.cli.options import HEAD, numbers, option
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
@@ -15,18 +15,20 @@ app = typer.Typer()
 
 @app.command()
 def attentive(
-    model: Annotated[str, typer.Argument(help="Name, alias or checkpoint; timm:NAME; hf:NAME (transformers).")],
-    data: options.Data,
+    model: options.Tower,
+    data: options.Classes,
     split: options.Split = "test",
     train: options.Train = None,
-    layer: options.Layer = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
-    lr: Annotated[str, typer.Option(help="Learning rates to try.")] = "3e-4,1e-3,3e-3",
-    head_seeds: HeadSeeds = 3,
     media: options.Media = None,
+    layer: options.Layer = None,
+    epochs: options.Epochs = 20,
+    lr: Annotated[str, option("Learning rates to choose from.", "LR,LR,...", HEAD)] = "3e-4,1e-3,3e-3",
+    head_seeds: options.HeadSeeds = 3,
     out: options.Out = None,
 ) -> None:
-    """Classify by a cross-attention block over all tokens of a layer (the last by default), trained here.
+    """Classify by a trained attention block.
+
+    A cross-attention block over all tokens of a layer, by default the last, is trained on frozen features.
 
     Examples:
 
@@ -36,9 +38,9 @@ def attentive(
     from perception_encoder.evaluation.classification.splits import load_splits
     from perception_encoder.models.external.layer_encoders import load_layer_encoder
 
-    config = AttentiveConfig(epochs=epochs, learning_rates=tuple(options.numbers(lr)), head_seeds=head_seeds)
+    config = AttentiveConfig(epochs=epochs, learning_rates=tuple(numbers(lr)), head_seeds=head_seeds)
     tasks = load_splits(data, split, train, options.class_options(media=media))
     encoder = load_layer_encoder(model)
     at = encoder.depth - 1 if layer is None else layer
-    found = [measure_attentive(encoder, task, at, config, encoder.device, track) for task in tasks.values()]
-    options.finish(encoder.name, split, found, encoder.about, out)
+    results = [measure_attentive(encoder, task, at, config, encoder.device, track) for task in tasks.values()]
+    options.finish(encoder.name, split, results, encoder.about, out)

@@ -1,4 +1,4 @@
-"""`pe eval classification` and `pe eval retrieval`: what a model knows without training."""
+"""`pe eval classification`: classify images or videos zero-shot."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import eval_options as options
+from perception_encoder.cli import options as shared
+from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
-Prompts = Annotated[str, typer.Option(help="imagenet (80), kinetics (28), photo (25), name; several with commas.")]
-Captions = Annotated[Path, typer.Option("--data", help="Captions: JSON (COCO, Karpathy, MSR-VTT) or a table.")]
+NAMES = "Class names: imagenet, or a file of names [default: the directories' names]."
+ONTO = "With --mapping: choose among imagenet's classes, or those of a class file."
 
 
 @app.command()
 def classification(
-    model: options.Model,
-    data: options.Data,
+    model: options.TwoTowers,
+    data: options.Classes,
     split: options.Split = "test",
-    prompts: Prompts = "imagenet",
-    transform: options.Transforms = "squash,crop",
-    classes: options.Classes = "",
-    mapping: options.Mapped = None,
-    onto: options.Onto = "",
+    classes: Annotated[str, options.data_option(NAMES, "FILE")] = "",
+    mapping: Annotated[Path | None, options.data_option("JSON of the labels to use and their names.", "FILE")] = None,
+    onto: Annotated[str, options.data_option(ONTO, "FILE")] = "",
     media: options.Media = None,
-    trim: options.Trim = 0,
-    frames: options.Frames = 8,
+    trim: Annotated[int, options.data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0)] = 0,
+    prompts: shared.Prompts = "imagenet",
+    transform: options.Transforms = "squash,crop",
+    frames: shared.Frames = 8,
     out: options.Out = None,
 ) -> None:
-    """Name pictures or videos zero-shot: mean class accuracy, top-1 and top-5.
+    """Classify zero-shot: top-1 and top-5.
 
-    A video is the mean of its frames' embeddings. Both transforms are measured; the paper reports the better one.
-    Labels may be folders' names, WordNet ids or numbers, in Kinetics' CSV or any table; see docs/evaluation.md for
-    each set.
-    Status 1: some items could not be decoded, and are listed; they are in no figure.
+    Also the mean class accuracy. Both transforms are evaluated; the paper reports the better one. The embedding of a
+    video is the mean over its frames. Labels are names of directories, WordNet ids or numbers, in Kinetics' CSV or in
+    any table; see docs/evaluation.md for each dataset. Status 1: some items could not be decoded; they are listed and
+    count in no result.
 
     Examples:
 
@@ -50,37 +51,6 @@ def classification(
 
     tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
     encoders, about = load_transforms(model, transform)
-    names = [name.strip() for name in prompts.split(",")]
-    found = [classify_zero_shot(encoders, task, names, track, frames) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, found, about, out)
-
-
-@app.command()
-def retrieval(
-    model: options.Model,
-    data: Captions,
-    media: options.Media = None,
-    split: Annotated[str, typer.Option(help="Of annotations that hold several.")] = "test",
-    transform: options.Transforms = "squash,crop",
-    frames: options.Frames = 8,
-    out: options.Out = None,
-) -> None:
-    """Find pictures or videos by their captions and the other way: R@1, R@5, R@10, without and with dual softmax.
-
-    Captions are taken as they are. Dual softmax looks at all queries at once; its figures stand apart. The published
-    COCO figures (`pe models`) are very probably those with dual softmax.
-
-    Examples:
-
-        pe eval retrieval PE-Core-L14-336 --data captions_val2017.json --media val2017 -o coco.json
-        pe eval retrieval PE-Core-L14-336 --data dataset_coco.json --media coco
-        pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
-    """
-    from perception_encoder.datasets.captioned import load_captions
-    from perception_encoder.evaluation.retrieval import measure_retrieval
-    from perception_encoder.evaluation.transforms import load_transforms
-
-    captions = load_captions(data, media, split)
-    encoders, about = load_transforms(model, transform)
-    found = [measure_retrieval(encoders, captions, track, frames)]
-    options.finish(options.name_of(encoders), split, found, about, out)
+    names = shared.items_of(prompts)
+    results = [classify_zero_shot(encoders, task, names, track, frames) for task in tasks.values()]
+    options.finish(options.name_of(encoders), split, results, about, out)

@@ -1,4 +1,4 @@
-"""`pe eval compare`: whether the difference between two results is real."""
+"""`pe eval compare`: test whether the difference between two results is significant."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import output
+from perception_encoder.cli.options import argument
 
 app = typer.Typer()
 
-Shown = Annotated[Path, typer.Argument(help="JSON file that a command of `pe eval` wrote with -o.")]
+Results = Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")]
 
 
 @app.command()
-def compare(first: Shown, second: Shown) -> None:
-    """Say of each figure that two results share whether the difference is real.
+def compare(first: Results, second: Results) -> None:
+    """Compare two results, with intervals.
 
-    The items are drawn anew a thousand times, the same for both models; a difference is called real where its 95 %
-    interval leaves out zero. Both must have been measured on the same items. Of twenty figures that do not differ, one
-    is called so by chance.
+    For each score in both results: the difference and its 95 % interval, by a paired bootstrap over the items (1,000
+    resamples). A model is called better if the interval excludes zero. Both results must be of the same items. Of
+    twenty scores without a true difference, one is called different by chance.
 
     Examples:
 
@@ -33,4 +34,4 @@ def compare(first: Shown, second: Shown) -> None:
     differences = find_differences(ours, theirs)
     names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
     table = comparison_table(differences, names)
-    output.print_table(table.columns, table.rows, title=f"{names[0]} less {names[1]}")
+    output.print_table(table.columns, table.rows, title=f"{names[0]} minus {names[1]}")

@@ -1,4 +1,4 @@
-"""`pe eval knn` and `pe eval linear`: what a model's vectors say without and with a linear layer."""
+"""`pe eval knn`: classify by the nearest training items."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import eval_options as options
+from perception_encoder.cli.evaluate import options
+from perception_encoder.cli.options import numbers, option
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
-Pool = Annotated[str | None, typer.Option(help="attn, cls or mean; of timm: and hf: cls or mean.")]
-
 
 @app.command()
 def knn(
-    model: options.Tower,
-    data: options.Data,
+    model: options.Embedder,
+    data: options.Classes,
     split: options.Split = "test",
-    k: Annotated[str, typer.Option(help="Neighbours; several with commas.")] = "20",
     train: options.Train = None,
-    layer: options.Layer = None,
-    pool: Pool = None,
-    transform: options.Transforms = "squash",
     media: options.Media = None,
+    k: Annotated[str, option("Number of neighbours; several with commas.", "K,K,...")] = "20",
+    layer: options.Layer = None,
+    pool: options.Pool = None,
+    transform: options.Transforms = "squash",
     out: options.Out = None,
 ) -> None:
-    """Classify by the most similar training items, whose votes weigh exp(similarity / 0.07).
+    """Classify by the nearest training items.
+
+    A neighbour's vote has the weight exp(similarity / 0.07).
 
     Examples:
 
@@ -40,35 +41,7 @@ def knn(
     from perception_encoder.evaluation.transforms import load_views
 
     tasks = load_splits(data, split, train, options.class_options(media=media), choosing=False)
-    ks = [int(each) for each in options.numbers(k)]
+    ks = [int(each) for each in numbers(k)]
     encoders, about = load_views(model, transform, layer, pool)
-    found = [measure_neighbours(encoders, task, ks, track) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, found, about, out)
-
-
-@app.command()
-def linear(
-    model: options.Tower,
-    data: options.Data,
-    split: options.Split = "test",
-    train: options.Train = None,
-    layer: options.Layer = None,
-    pool: Pool = None,
-    transform: options.Transforms = "squash",
-    media: options.Media = None,
-    out: options.Out = None,
-) -> None:
-    """Classify by logistic regression on frozen vectors; its strength is chosen on `val`, or on a tenth of `train`.
-
-    Examples:
-
-        pe eval linear builtin --data photos --layer 8 -o linear.json
-    """
-    from perception_encoder.evaluation.classification.linear_probe import measure_linear
-    from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.evaluation.transforms import load_views
-
-    tasks = load_splits(data, split, train, options.class_options(media=media))
-    encoders, about = load_views(model, transform, layer, pool)
-    found = [measure_linear(encoders, task, track) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, found, about, out)
+    results = [measure_neighbours(encoders, task, ks, track) for task in tasks.values()]
+    options.finish(options.name_of(encoders), split, results, about, out)

@@ -1,84 +1,91 @@
-"""Options that the commands of `pe eval` share, and how they end: JSON, a table, and what was left out."""
+"""The options that the commands of `pe eval` share, and how each ends: JSON, a table, and the skipped inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perception_encoder.cli import output
+from perception_encoder.cli.options import DATASET, HEAD, NAME, argument, option, out_option
 
 if TYPE_CHECKING:
     from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.errors import InputError
     from perception_encoder.evaluation.protocol import ImageEncoder
     from perception_encoder.evaluation.results import Measurement
+    from perception_encoder.models.external.layer_encoders import TowerEncoder
 
-Model = Annotated[
-    str, typer.Argument(help="Name, alias or checkpoint; timm:NAME, or open_clip:NAME,WEIGHTS for texts too.")
-]
-Tower = Annotated[
-    str, typer.Argument(help="Name, alias or checkpoint; timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers).")
-]
-Data = Annotated[
-    Path, typer.Option(help="Folder of class folders or of labelled shards, or a table with a path and a label a row.")
-]
-Split = Annotated[str, typer.Option(help="What is measured: a folder in the place, or what a column `split` says.")]
-Train = Annotated[Path | None, typer.Option(help="Place of the training split [default: the same].")]
-Classes = Annotated[str, typer.Option(help="imagenet, or a file of class names by folder [default: the folders'].")]
-Mapped = Annotated[Path | None, typer.Option(help="JSON: the labels to keep, and what they may be called.")]
-Onto = Annotated[str, typer.Option(help="With a mapping: imagenet, or the class file to choose from.")]
-Media = Annotated[Path | None, typer.Option(help="Folder of the files that --data names [default: its own].")]
-Trim = Annotated[int, typer.Option(min=0, help="Pixels to cut off each side; 2 removes ObjectNet's border.")]
-Frames = Annotated[int, typer.Option(min=1, help="Uniform frames of a video.")]
-Transforms = Annotated[str, typer.Option(help="squash, crop, or both.")]
-Layer = Annotated[int | None, typer.Option(help="0-based, or negative from the end [default: the model's output].")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="JSON file of all figures, for compare and page.")]
+
+def model_argument(others: str) -> Any:
+    """The model; `others`: which models of other libraries the command accepts."""
+    return argument("MODEL", f"{NAME}; {others}.")
+
+
+def data_option(help: str, metavar: str = "PATH", min: float | None = None) -> Any:
+    """An option of the dataset."""
+    return option(help, metavar, DATASET, min=min)
+
+
+TwoTowers = Annotated[str, model_argument("timm:NAME; open_clip:NAME,WEIGHTS")]
+Embedder = Annotated[str, model_argument("timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers)")]
+Tower = Annotated[str, model_argument("timm:NAME; hf:NAME (transformers); random:NAME for random weights")]
+
+Classes = Annotated[Path, data_option("Class directories, labelled shards, or a table of paths and labels.")]
+DenseData = Annotated[Path, data_option("Dataset: see above.")]
+Split = Annotated[str, data_option("Split to evaluate: a subdirectory, or a value in the annotations.", "NAME")]
+Train = Annotated[Path | None, data_option("Dataset of the training split [default: the same].")]
+Media = Annotated[Path | None, data_option("Directory of the files that --data lists [default: its own].", "DIR")]
+Transforms = Annotated[str, option("squash, crop, or both.", "NAMES")]
+Layer = Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the model's output].")]
+Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME")]
+Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, min=1)]
+Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, min=4)]
+HeadSeeds = Annotated[int, option("Heads to fit, each with another seed; 1 gives no interval.", panel=HEAD, min=1)]
+Out = Annotated[Path | None, out_option("JSON of all results, for compare and page.")]
 
 
 def class_options(
     classes: str = "", mapping: Path | None = None, onto: str = "", media: Path | None = None, trim: int = 0
 ) -> ClassOptions:
-    """What the options say of a set's classes."""
+    """Return the options of a dataset's classes."""
     from perception_encoder.datasets.classified import ClassOptions
 
     return ClassOptions(classes=classes, mapping=mapping, onto=onto, media=media, trim=trim)
 
 
 def name_of(encoders: Mapping[str, ImageEncoder]) -> str:
-    """What the model under some transforms is listed under."""
+    """Return the name of the model that is loaded under several transforms."""
     return next(iter(encoders.values())).name
 
 
-def numbers(given: str) -> list[float]:
-    """The numbers of "10,20"; ConfigError where they are none."""
-    from perception_encoder.errors import ConfigError
+def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, int]:
+    """Load an encoder and resolve its layer, 0-based, by default the last; ConfigError if it does not exist."""
+    from perception_encoder.models.external.layer_encoders import load_layer_encoder, resolve_layers
 
-    try:
-        return [float(each) for each in given.split(",")]
-    except ValueError:
-        raise ConfigError(f"{given!r} is no list of numbers with commas between") from None
+    encoder = load_layer_encoder(model, final_norm=final_norm)
+    return encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0]
 
 
 def finish(
     model: str,
     split: str,
-    found: Sequence[tuple[Sequence[Measurement], Sequence[InputError]]],
+    results: Sequence[tuple[Sequence[Measurement], Sequence[InputError]]],
     about: Mapping[str, str],
     out: Path | None,
 ) -> None:
-    """Write the JSON, print the table, list what could not be decoded, and end with the status that says so."""
+    """Write the JSON, print the table, list the inputs that could not be decoded, and exit with the matching status."""
     from perception_encoder.evaluation.report import full_table, to_json, write_text
     from perception_encoder.evaluation.results import Result
 
-    measurements = tuple(measurement for some, _ in found for measurement in some)
-    failures = {str(failure): failure for _, some in found for failure in some}
+    measurements = tuple(measurement for some, _ in results for measurement in some)
+    failures = {str(failure): failure for _, some in results for failure in some}
     result = Result(model=model, split=split, measurements=measurements, failures=tuple(failures), about=dict(about))
     if out is not None:
         write_text(out, to_json(result))
     table = full_table(result).filled()
     output.print_table(table.columns, table.rows, title=f"{model}, {split}")
-    measured = max((metric.n for m in measurements for metric in m.metrics), default=0)
-    raise typer.Exit(output.report_skipped(list(failures.values()), measured + len(failures)))
+    items = max((metric.n for m in measurements for metric in m.metrics), default=0)
+    raise typer.Exit(output.report_skipped(list(failures.values()), items + len(failures)))

@@ -1,4 +1,4 @@
-"""`pe eval segmentation` and `pe eval detection`: what and where things are, read off a layer."""
+"""`pe eval segmentation`: fit a linear head for semantic segmentation on a layer."""
 
 from __future__ import annotations
 
@@ -6,39 +6,28 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import eval_dense
-from perception_encoder.cli import eval_options as options
-from perception_encoder.cli.dense_options import (
-    Channels,
-    Data,
-    Epochs,
-    HeadSeeds,
-    Model,
-    Size,
-    image_size,
-    layer_encoder,
-)
+from perception_encoder.cli.evaluate import options
+from perception_encoder.cli.options import HEAD, Size, image_size, option
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
-app.add_typer(eval_dense.app)
 
 
 @app.command()
 def segmentation(
-    model: Model,
-    data: Data,
+    model: options.Tower,
+    data: options.DenseData,
     layer: options.Layer = None,
     size: Size = None,
-    epochs: Epochs = 20,
-    kernel: Annotated[int, typer.Option(min=1, help="Patches along a side: 1 is linear, 3 a convolution.")] = 1,
-    head_seeds: HeadSeeds = 3,
+    epochs: options.Epochs = 20,
+    kernel: Annotated[int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=HEAD, min=1)] = 1,
+    head_seeds: options.HeadSeeds = 3,
     out: options.Out = None,
 ) -> None:
-    """Fit a linear head on a layer: mIoU, and the share of pixels that are right.
+    """Fit a segmentation head: mIoU.
 
-    DATA: rendered scenes (train/*.tar and test/*.tar with KEY.jpg, KEY.mask.png, KEY.json), or ADE20K's images and
-    annotations.
+    Also the pixel accuracy. PATH: rendered scenes (train/*.tar and test/*.tar with KEY.jpg, KEY.mask.png, KEY.json), or
+    ADE20K's images and annotations.
 
     Examples:
 
@@ -53,45 +42,6 @@ def segmentation(
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
     protocol = SegmentationProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
     train, test = read_class_splits(data)
-    encoder, at = layer_encoder(model, layer)
-    found = measure_segmentation(encoder, at, train, test, protocol, track)
-    options.finish(encoder.name, "test", [found], encoder.about, out)
-
-
-@app.command()
-def detection(
-    model: Model,
-    data: Data,
-    layer: options.Layer = None,
-    size: Size = None,
-    epochs: Epochs = 15,
-    channels: Channels = 64,
-    head_seeds: HeadSeeds = 3,
-    any_kind: Annotated[bool, typer.Option("--any-kind", help="Boxes of things of any kind, as one class.")] = False,
-    out: options.Out = None,
-) -> None:
-    """Fit Mask R-CNN over a frozen layer: AP of boxes and of masks, as COCO or LVIS define them.
-
-    DATA: COCO's or LVIS's folders (or val's annotations, as annotations/lvis_v1_val.json), rendered scenes
-    (train/instances.json, test/instances.json and tars beside them), or a folder with annotations.json, whose first
-    three fifths are trained on. Boxes alone will do. A few hundred scenes are too few to tell their kinds of things
-    apart: --any-kind.
-
-    Examples:
-
-        pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
-        pe eval detection builtin --data scenes --layer 8 --any-kind
-    """
-    from perception_encoder.datasets.instances import forget_kinds, read_instance_splits
-    from perception_encoder.dense_prediction.detection import DetectionConfig
-    from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.detection import DetectionProtocol, measure_detection
-
-    fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
-    head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
-    protocol = DetectionProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
-    splits = read_instance_splits(data)
-    train, test = (forget_kinds(part) for part in splits) if any_kind else splits
-    encoder, at = layer_encoder(model, layer)
-    found = measure_detection(encoder, at, train, test, protocol, track)
-    options.finish(encoder.name, "test", [found], encoder.about, out)
+    encoder, at = options.layer_encoder(model, layer)
+    result = measure_segmentation(encoder, at, train, test, protocol, track)
+    options.finish(encoder.name, "test", [result], encoder.about, out)

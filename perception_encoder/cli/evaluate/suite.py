@@ -1,4 +1,4 @@
-"""`pe eval`: measure a model, and make the pages that show the figures."""
+"""`pe eval suite`: the evaluation of the built-in model."""
 
 from __future__ import annotations
 
@@ -7,37 +7,30 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import eval_attentive, eval_compare, eval_probes, eval_things, eval_zero_shot, output
+from perception_encoder.cli import options as shared
+from perception_encoder.cli import output
+from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
-for commands in (eval_zero_shot, eval_probes, eval_attentive, eval_things, eval_compare):
-    app.add_typer(commands.app)
-
-
-@app.callback()
-def evaluate() -> None:
-    """Measure a model."""
 
 
 @app.command()
 def suite(
-    model: Annotated[str, typer.Argument(help="Name, alias or checkpoint of a model with a text tower.")],
-    photos: Annotated[Path, typer.Option(help="Folder with train, val and test shards of labelled photographs.")],
-    drawings: Annotated[Path | None, typer.Option(help="Folder that `pe data prepare` made.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file of all figures.")] = None,
-    split: Annotated[str, typer.Option(help="test, or val (zero-shot only).")] = "test",
-    prompts: Annotated[
-        str, typer.Option(help="Names of templates: photo (25), imagenet (80), name.")
-    ] = "photo,imagenet",
+    model: shared.ModelName,
+    photos: Annotated[Path, options.data_option("Labelled photographs: train, val and test shards.", "DIR")],
+    drawings: Annotated[Path | None, options.data_option("Directory that `pe data prepare` made.", "DIR")] = None,
+    split: Annotated[str, options.data_option("test, or val (zero-shot only).", "NAME")] = "test",
+    prompts: shared.Prompts = "photo,imagenet",
+    out: options.Out = None,
 ) -> None:
-    """Classify labelled photographs, zero-shot and by a linear probe.
+    """Evaluate on photographs, as the built-in model.
 
-    Shown: mean class accuracy in percent, with half the width of its 95 % interval, under both transforms (squash and
-    centre crop) with the first of the prompts, beside chance; the JSON has every figure. With drawings, the style that
-    is never trained on is found by its names. Shards hold KEY.jpg with KEY.json (`source`, `label`, and if there is
-    one `coarse`). Needs the extra `eval`. Status 1: some pictures could not be decoded, and are listed; they are in no
-    figure.
+    Zero-shot and by a linear probe: mean class accuracy in percent, with half the width of its 95 % interval, for both
+    transforms (squash and centre crop) and the first of the prompts, next to chance; the JSON has all results. With
+    drawings, also retrieval by name in the style that was never trained on. Shards hold KEY.jpg with KEY.json
+    (`source`, `label`, optionally `coarse`). Status 1: some images could not be decoded; they are listed and count in
+    no result.
 
     Examples:
 
@@ -50,34 +43,14 @@ def suite(
     from perception_encoder.evaluation.transforms import load_transforms
 
     encoders, about = load_transforms(model)
-    made = Suite(encoders, [name.strip() for name in prompts.split(",")], track)
-    made.classify_photos(photos, split)
+    evaluation = Suite(encoders, shared.items_of(prompts), track)
+    evaluation.classify_photos(photos, split)
     if drawings is not None:
-        made.retrieve_drawings(drawings)
-    result = made.result(split, about)
+        evaluation.retrieve_drawings(drawings)
+    result = evaluation.result(split, about)
     if out is not None:
         write_text(out, to_json(result))
     for table in (classification_table(result), retrieval_table(result)):
         if table.rows:
             output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")
-    raise typer.Exit(output.report_skipped(made.failures, made.pictures))
-
-
-@app.command()
-def page(
-    result: Annotated[Path, typer.Argument(help="JSON file that `pe eval suite -o` wrote.")],
-    card: Annotated[Path | None, typer.Option(help="Model card whose figures are brought up to date as well.")] = None,
-) -> None:
-    """Make a Markdown page of a result, beside it.
-
-    Examples:
-
-        pe eval page docs/results/builtin.json
-        pe eval page docs/results/builtin.json --card perception_encoder/weights/MODEL_CARD.md
-    """
-    from perception_encoder.evaluation import report
-
-    figures = report.from_json(report.read_text(result), result.name)
-    report.write_text(result.with_suffix(".md"), report.page(figures, result.name))
-    if card is not None:
-        report.write_text(card, report.insert_figures(report.read_text(card), figures))
+    raise typer.Exit(output.report_skipped(evaluation.failures, evaluation.pictures))

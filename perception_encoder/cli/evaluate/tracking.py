@@ -1,4 +1,4 @@
-"""`pe eval tracking` and `pe eval depth`: where things go, and how far they are, read off a layer."""
+"""`pe eval tracking`: track objects by the similarity of patches."""
 
 from __future__ import annotations
 
@@ -6,19 +6,8 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import eval_options as options
-from perception_encoder.cli.dense_options import (
-    Channels,
-    Data,
-    Epochs,
-    FinalNorm,
-    HeadSeeds,
-    Model,
-    PerMetre,
-    Size,
-    image_size,
-    layer_encoder,
-)
+from perception_encoder.cli.evaluate import options
+from perception_encoder.cli.options import FinalNorm, option
 from perception_encoder.cli.progress import track
 
 app = typer.Typer()
@@ -26,18 +15,19 @@ app = typer.Typer()
 
 @app.command()
 def tracking(
-    model: Model,
-    data: Data,
+    model: options.Tower,
+    data: options.DenseData,
     layer: options.Layer = None,
-    short_side: Annotated[int, typer.Option(min=16, help="Of the frames, in pixels; DAVIS's figures: 480.")] = 480,
-    frames: Annotated[int, typer.Option(min=1, help="Earlier frames that a patch asks, beside the first.")] = 7,
     final_norm: FinalNorm = False,
+    short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", min=16)] = 480,
+    frames: Annotated[int, option("Earlier frames to compare with, besides the first.", min=1)] = 7,
     out: options.Out = None,
 ) -> None:
-    """Follow the objects of a video's first mask by likeness of patches, without training: J&F, J and F as in DAVIS.
+    """Track objects through videos: J&F.
 
-    DATA: a DAVIS folder (JPEGImages, Annotations), a tar, or a folder of tars or folders, each of NNNNN.jpg with
-    NNNNN.png, or of rendered videos.
+    Also J and F, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames; nothing is
+    trained. PATH: a DAVIS directory (JPEGImages, Annotations), a tar, or a directory of tars or directories, each with
+    NNNNN.jpg and NNNNN.png, or of rendered videos.
 
     Examples:
 
@@ -50,48 +40,6 @@ def tracking(
 
     config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
     videos = read_videos(data)
-    encoder, at = layer_encoder(model, layer, final_norm)
-    found = measure_tracking(encoder, at, videos, config, track)
-    options.finish(encoder.name, data.stem, [found], encoder.about, out)
-
-
-@app.command()
-def depth(
-    model: Model,
-    data: Data,
-    layer: options.Layer = None,
-    size: Size = None,
-    epochs: Epochs = 20,
-    channels: Channels = 64,
-    per_metre: PerMetre = 1000.0,
-    head_seeds: HeadSeeds = 3,
-    eigen_crop: Annotated[bool, typer.Option("--eigen-crop", help="Score what NYU's figures are of.")] = False,
-    aligned: Annotated[bool, typer.Option("--aligned", help="Give guesses the right median: relative depth.")] = False,
-    out: options.Out = None,
-) -> None:
-    """Fit a DPT-style head on a layer: RMSE in metres, absolute relative error, shares within 1.25, 1.25², 1.25³.
-
-    DATA: train and test, as tars or folders of KEY.jpg with KEY.depth.png, or of NYU's rgb_N.jpg with sync_depth_N.png;
-    or one tar or folder, whose first three fifths are trained on. Images of one folder, or of a path without train and
-    test, are frames of one sequence, and one block of the interval; a single sequence has none. Scenes are of things of
-    any size, so that pictures do not tell how far they are: --aligned.
-
-    Examples:
-
-        pe eval depth PE-Core-G14-448 --data nyu --layer 38 --channels 256 --eigen-crop -o depth.json
-        pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
-        pe eval depth builtin --data scenes --layer 8 --aligned
-    """
-    from perception_encoder.datasets.rgbd import read_depth_splits
-    from perception_encoder.dense_prediction.depth import DepthConfig
-    from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.depth import DepthProtocol, measure_depth
-
-    head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
-    head = head.relative() if aligned else head
-    protocol = DepthProtocol(
-        head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned, image_size=image_size(size)
-    )
-    train, test = read_depth_splits(data, per_metre)
-    encoder, at = layer_encoder(model, layer)
-    options.finish(encoder.name, "test", [measure_depth(encoder, at, train, test, protocol, track)], encoder.about, out)
+    encoder, at = options.layer_encoder(model, layer, final_norm)
+    result = measure_tracking(encoder, at, videos, config, track)
+    options.finish(encoder.name, data.stem, [result], encoder.about, out)

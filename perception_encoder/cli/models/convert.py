@@ -1,4 +1,4 @@
-"""`pe convert`: a checkpoint in another library's layout."""
+"""`pe convert`: convert a checkpoint to another library's layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import options, output
+from perception_encoder.cli.options import argument, flag, option
 from perception_encoder.errors import OutputError
 
 app = typer.Typer()
@@ -15,27 +16,19 @@ app = typer.Typer()
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Checkpoint file of any layout, or a model's name.")],
-    out: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT",
-            help="Directory to write for timm or open_clip, or a weights file: .safetensors, .pt, .pth or .bin.",
-        ),
-    ],
-    layout: Annotated[
-        Literal["published", "timm", "open_clip"], typer.Option(help="Whose names the file shall have.")
-    ] = "published",
-    half: Annotated[bool, typer.Option("--half", help="Write float16 instead of float32.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    source: Annotated[str, argument("IN", "Checkpoint file in any layout, or name of a model.")],
+    out: Annotated[Path, argument("OUT", "Directory (timm, open_clip), or a .safetensors, .pt, .pth or .bin file.")],
+    layout: Annotated[Literal["published", "timm", "open_clip"], option("Layout to write.")] = "published",
+    half: Annotated[bool, flag("--half", "Write float16 instead of float32.")] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Write a checkpoint under the names of the published files, of timm or of open_clip.
+    """Convert a checkpoint to another layout.
 
-    The layout of IN and its model are recognised; every name and shape must fit. A .pt of the published layout is
-    what the reference code reads, a .safetensors what timm and open_clip read. timm has vision towers alone, so the
-    text tower of a Core model is left out there, and said so; open_clip has two-tower models alone.
+    The layout and the model of IN are recognised; every name and shape must fit. The reference code reads a .pt in the
+    published layout, timm and open_clip read .safetensors. timm has vision towers only, so the text tower of a Core
+    model is left out there, with a warning; open_clip has two-tower models only.
 
-    An OUT without a suffix is a directory: weights and the library's configuration file, which carries the published
+    An OUT without a suffix is a directory: weights and the library's configuration file, which holds the published
     preprocessing. Both libraries load it as local-dir:OUT. A weights file holds no configuration.
 
     Examples:
@@ -49,18 +42,18 @@ def convert(
     from perception_encoder.models.checkpoints.layout_folder import CONFIG_FILES, write_layout_folder
     from perception_encoder.models.checkpoints.weights import load_model, write_layout
 
-    folder = layout in CONFIG_FILES and not out.suffix
-    if not folder:
+    directory = layout in CONFIG_FILES and not out.suffix
+    if not directory:
         check_suffix(out)
     if out.exists() and (not overwrite or (Path(source).exists() and out.samefile(source))):
         raise OutputError(f"{out} exists; choose another name, or replace it (--overwrite), unless it is IN itself")
     with output.error_console.status(f"Reading {source}"):
         model = load_model(source)
     with output.error_console.status(f"Writing {out}"):
-        left_out = (write_layout_folder if folder else write_layout)(model, out, layout, half)
+        left_out = (write_layout_folder if directory else write_layout)(model, out, layout, half)
     if left_out:
-        output.print_warning(f"timm has no text towers: {left_out} tensors of {model.name}'s were left out")
-    if layout in CONFIG_FILES and not folder:
+        output.print_warning(f"timm has no text towers: {left_out} tensors of {model.name} were left out")
+    if layout in CONFIG_FILES and not directory:
         output.print_warning(
             f"{out} holds weights only, and {layout} will not preprocess images as published; "
             f"name a directory (an OUT without suffix) to write {CONFIG_FILES[layout]} too"

@@ -1,4 +1,4 @@
-"""`pe export`: a model for other runtimes, an index for other programs."""
+"""`pe export`: export a model to ONNX, or an index to other programs."""
 
 from __future__ import annotations
 
@@ -7,31 +7,39 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import options, output
+from perception_encoder.cli.options import argument, option
 
-app = typer.Typer()
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+
+Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 
 
 @app.callback()
 def export() -> None:
-    """Write a model, or an index, for other programs."""
+    """Export a model or an index.
+
+    A model becomes ONNX files, an index a file of embeddings or FiftyOne datasets.
+
+    Examples:
+
+        pe export onnx builtin builtin-onnx
+        pe export vectors photos vectors
+    """
 
 
 @app.command()
 def onnx(
-    model: Annotated[str, typer.Argument(help="Name of a model, or a checkpoint file.")],
-    out: Annotated[Path, typer.Argument(help="New folder for image.onnx and text.onnx.")],
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Picture size in pixels [default: the model's own].")
-    ] = None,
+    model: options.ModelName,
+    out: Annotated[Path, argument("OUT", "New directory for image.onnx and text.onnx.")],
+    size: Annotated[str | None, option("Image size in pixels [default: the model's].", "HxW")] = None,
 ) -> None:
-    """Write ONNX files of a model's towers and compare them with torch.
+    """Write a model as ONNX files.
 
-    image.onnx takes pictures (B, 3, H, W), RGB from -1 to 1, of any batch and one size; text.onnx takes token ids
-    (B, T), padded with zeros to the context length. Both give embeddings that are not normalised; a model without
-    pooling (Lang, Spatial) gives tokens (B, N, D). With onnxruntime installed, each file is run, its largest
-    difference to torch is printed, and nothing is kept if that exceeds 0.001 of the largest value. Needs the extra
-    `onnx`.
+    image.onnx takes images (B, 3, H, W), RGB from -1 to 1, of one size; text.onnx takes token ids (B, T), padded with
+    zeros to the context length. Both return embeddings, not normalised; a model without pooling (Lang, Spatial) returns
+    tokens (B, N, D). If onnxruntime is installed, each file is run and compared with torch; the largest difference is
+    printed, and the files are deleted if it exceeds 0.001 of the largest value. Needs the extra `onnx`.
 
     Examples:
 
@@ -53,11 +61,13 @@ def onnx(
 
 @app.command()
 def vectors(
-    folder: Annotated[Path, typer.Argument(help="Folder with an index.")],
-    out: Annotated[Path, typer.Argument(help="vectors.parquet, vectors.lance, or a folder of .npy (no suffix).")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    directory: Indexed,
+    out: Annotated[Path, argument("OUT", "A .parquet file, .lance table, or directory (npy + parquet).")],
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Write the vectors of an index, as `pe embed` writes them.
+    """Write the embeddings of an index.
+
+    The formats are those of `pe embed`.
 
     Examples:
 
@@ -67,16 +77,18 @@ def vectors(
     from perception_encoder.search.index.index import Index
     from perception_encoder.search.query.export import export_vectors
 
-    output.print_line(f"{export_vectors(Index.open(folder), out, overwrite)} vectors in {out}")
+    output.print_line(f"{export_vectors(Index.open(directory), out, overwrite)} vectors in {out}")
 
 
 @app.command()
 def fiftyone(
-    folder: Annotated[Path, typer.Argument(help="Folder with an index.")],
-    name: Annotated[str | None, typer.Option(help="Name of the dataset [default: the folder's].")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace datasets of that name.")] = False,
+    directory: Indexed,
+    name: Annotated[str | None, option("Name of the dataset [default: the directory's].", "NAME")] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Make FiftyOne datasets of an index: NAME of the pictures, NAME-moments of the videos.
+    """Make FiftyOne datasets of an index.
+
+    The dataset NAME holds the images, NAME-moments the moments of videos.
 
     Examples:
 
@@ -86,5 +98,5 @@ def fiftyone(
     from perception_encoder.search.index.index import Index
     from perception_encoder.search.query.export import export_fiftyone
 
-    for dataset, count in export_fiftyone(Index.open(folder), name or folder.resolve().name, overwrite).items():
+    for dataset, count in export_fiftyone(Index.open(directory), name or directory.resolve().name, overwrite).items():
         output.print_line(f"{dataset}: {count} samples")

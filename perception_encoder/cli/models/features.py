@@ -1,4 +1,4 @@
-"""`pe features`: what a picture is inside a model, as a picture."""
+"""`pe features`: draw a model's features of an image, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import default_model, output
+from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli.options import argument, flag, option
 from perception_encoder.errors import ConfigError
 
 app = typer.Typer()
@@ -15,59 +16,53 @@ app = typer.Typer()
 
 @app.command()
 def features(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help=f"{default_model.OPTION[:-1]}; timm:NAME, hf:NAME.")
-    ] = None,
-    layer: Annotated[str, typer.Option(help="Layers with commas between; about six of all by default.")] = "",
-    at: Annotated[str, typer.Option(help="The chosen place, 0-1 from the left and from the top.")] = "0.5,0.5",
-    patches: Annotated[
-        int | None, typer.Option(min=1, help="Patches along the longer side [default: as in training].")
-    ] = None,
-    rows: Annotated[
-        str, typer.Option(help="Of features, alike, attention, received, norms.")
-    ] = "features,alike,attention,received,norms",
-    bare: Annotated[bool, typer.Option("--bare", help="The features' colours alone, of one layer.")] = False,
+    image: Annotated[Path, argument("IMAGE", "An image file.")],
+    out: Annotated[Path, options.out_option("PNG file to write.")],
+    model: Annotated[str | None, options.model_option("see `pe models`", "; timm:NAME, hf:NAME")] = None,
+    layer: Annotated[str, option("Layers, from 0, or from the end, -1 [default: about six].", "N,N,...")] = "",
+    at: Annotated[str, option("The point to compare with, from 0,0 (top left) to 1,1.", "X,Y")] = "0.5,0.5",
+    patches: Annotated[int | None, option("Patches along the longer side [default: as in training].", min=1)] = None,
+    rows: Annotated[str, option("Rows to draw: see above.", "NAMES")] = "features,alike,attention,received,norms",
+    bare: Annotated[bool, flag("--bare", "Draw only the feature map of one layer.")] = False,
 ) -> None:
-    """Draw a picture's features at some layers, what is like a place, who looks where, and how long tokens are.
+    """Draw features of an image, layer by layer.
 
-    Features are drawn as the paper draws them: three principal components as lightness, chroma and hue. Beneath are
-    the tokens' norms and the attention to global tokens over all layers. Said as well: the layer from which on there
-    are global tokens. Needs the extra `plot`, but for --bare.
+    Rows: features (three principal components as lightness, chroma and hue, as in the paper), alike (similarity to a
+    point), attention (of that point), received (attention that each patch receives), norms (of the tokens). Below them:
+    norms, and attention to global tokens, over all layers. Prints the first layer with global tokens. Needs the extra
+    `plot`, except for --bare.
 
     Examples:
 
-        pe features cup.jpg --out inside.png
-        pe features cup.jpg --layer 3,7,11 --at 0.3,0.6 --patches 32 --out inside.png
-        pe features cup.jpg --layer 8 --bare --out colours.png
+        pe features cup.jpg -o inside.png
+        pe features cup.jpg --layer 3,7,11 --at 0.3,0.6 --patches 32 -o inside.png
+        pe features cup.jpg --layer 8 --bare -o colours.png
     """
-    from perception_encoder.cli.layers import read_layers
     from perception_encoder.layer_analysis.inside import look_inside
     from perception_encoder.layer_analysis.plots import inside_figure, write_colours, write_png
     from perception_encoder.models.external.layer_encoders import load_layer_encoder
     from perception_encoder.preprocess.image import open_image
 
-    wanted = read_layers(layer) if layer else None
-    if bare and (wanted is None or len(wanted) != 1):
-        raise ConfigError("--bare draws one layer; say which with --layer")
+    layers = options.read_layers(layer) if layer else None
+    if bare and (layers is None or len(layers) != 1):
+        raise ConfigError("--bare draws one layer; choose it with --layer")
     encoder = load_layer_encoder(model or default_model.unchecked_default())
-    inside = look_inside(encoder, open_image(image), wanted, patches, read_place(at))
+    inside = look_inside(encoder, open_image(image), layers, patches, read_point(at))
     if bare:
         write_colours(inside, out)
     else:
-        write_png(inside_figure(inside, [row.strip() for row in rows.split(",")]), out)
+        write_png(inside_figure(inside, options.items_of(rows)), out)
     start = inside.global_from
     output.print_line(
-        f"{inside.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start} on")
+        f"{inside.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start}")
     )
     output.print_line(f"written: {out}")
 
 
-def read_place(text: str) -> tuple[float, float]:
-    """Two numbers with a comma between; ConfigError for anything else."""
+def read_point(text: str) -> tuple[float, float]:
+    """Read two comma-separated numbers; ConfigError for anything else."""
     try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"a place is two numbers with a comma between, 0.5,0.5 say, not {text!r}") from None
+        x, y = options.numbers(text)
+    except (ConfigError, ValueError):
+        raise ConfigError(f"--at is {text!r}; it must be two numbers separated by a comma, as 0.5,0.5") from None
     return x, y
