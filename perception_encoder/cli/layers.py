@@ -22,7 +22,7 @@ MODEL = f"{options.NAME}; timm:NAME; hf:NAME (transformers); random:NAME for ran
 def layers(
     model: Annotated[str, argument("MODEL", MODEL)],
     data: Annotated[list[str], option("Dataset of a task, or of all tasks; repeat for more.", "[TASK=]PATH", DATASET)],
-    tasks: Annotated[str, option("Tasks, separated by commas.", "NAMES")] = "classification,retrieval",
+    tasks: Annotated[str, option("Tasks, separated by commas.", "NAMES", DATASET)] = "classification,retrieval",
     layer: Annotated[str, option("Layers, from 0, or from the end, -1, and the last [default: all].", "N,N,...")] = "",
     baseline: Annotated[list[str] | None, option("Further models to plot [default: random weights].", "MODEL")] = None,
     items: Annotated[int, option("Number of images evaluated per task, at most.", panel=DATASET, min=2)] = 1000,

@@ -126,7 +126,7 @@ def test_nothing_to_embed_is_an_error(embed: Embed, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     run = embed(tmp_path / "empty")
     assert run.status == output.ERROR
-    assert "no pictures, videos or texts in" in run.stderr
+    assert "no images, videos or texts in" in run.stderr
     assert os.listdir(tmp_path) == ["empty"]
 
 
@@ -186,7 +186,7 @@ main(sys.argv[1:])
     assert not out.exists()
     if stop == signal.SIGINT:
         assert run.returncode == output.INTERRUPTED
-        assert said.startswith("warning: stopped; ") and said.endswith("the same command goes on from there\n")
+        assert said.startswith("warning: stopped; ") and said.endswith("the same command resumes from there\n")
     kept = sum(pq.ParquetFile(path).metadata.num_rows for path in parts.glob("*.parquet"))
     assert 0 < kept < 1500
     assert embed(folder, "--layer", "0").status == output.OK

@@ -64,7 +64,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("a red mug",), "name a folder too"),
+        (("a red mug",), "name a directory too"),
         ((" ", "."), "the query is empty"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
         (("a cat", "."), "no pictures or videos in ."),
@@ -73,6 +73,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
         ((".", "a dog"), 'the query comes first, as in: pe search "a dog" .'),
         (("--top", "0", "a cat", "."), "--top"),
+        (("--json", "--paths-only", "a cat", "."), "leave out --paths-only and --print0"),
     ],
 )
 def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, said: str) -> None:

@@ -38,9 +38,9 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "say what to serve: a folder, or --api"),
+        ((), "nothing to serve: name a directory, or add --api"),
         (("--api", "--host", "0.0.0.0"), "choose a --key"),
-        ((".", "--host", "0.0.0.0", "--key", "x"), "for this machine alone"),
+        ((".", "--host", "0.0.0.0", "--key", "x"), "for this machine only"),
         (("missing",), "missing is no folder"),
         (("--api", "--model", "PE-Core-XXL"), "PE-Core-XXL"),
         (("--api", "--port", "99999"), "--port"),

@@ -24,7 +24,7 @@ def suite(
     prompts: shared.Prompts = "photo,imagenet",
     out: options.Out = None,
 ) -> None:
-    """Evaluate on photographs, as the built-in model.
+    """Run the evaluation of the built-in model.
 
     Zero-shot and by a linear probe: mean class accuracy in percent, with half the width of its 95 % interval, for both
     transforms (squash and centre crop) and the first of the prompts, next to chance; the JSON has all results. With

@@ -21,7 +21,7 @@ def models(
     names: Annotated[list[str] | None, argument("[use] [NAME]...", "Names or aliases [default: all models].")] = None,
     json: options.Json = False,
 ) -> None:
-    """List models; `use NAME` sets the default.
+    """List the models, or choose the default.
 
     `pe models use NAME` downloads a model and makes it the default of every command without -m. The environment
     variable PE_MODEL overrides it; an index is always searched by its own model.

@@ -14,7 +14,7 @@ from perception_encoder.scenes.models import Library
 def test_scenes_are_made(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(production, "bundled_models", turned_models)
     run = run_pe("data", "scenes", "-o", tmp_path, "--count", 2, "--size", 32, "--jobs", 1)
-    assert run.status == 0 and "2 pictures" in run.stdout
+    assert run.status == 0 and "2 images" in run.stdout
     written = sorted(path.name for path in (tmp_path / "train").iterdir())
     assert written == ["00000.tar", "ATTRIBUTION.txt", "instances.json"]
 
@@ -49,11 +49,11 @@ def test_the_furniture_is_fetched_and_made_once(run_pe, tmp_path: Path, monkeypa
     monkeypatch.setattr(furniture, "build_library", build)
     first, second = (run_pe("data", "prepare", "scenes", tmp_path) for _ in range(2))
     assert fetched == ["sweethome3d-furniture"]
-    assert "3 models" in first.stdout and "done before" in second.stdout
+    assert "3 models" in first.stdout and "exists: " in second.stdout
     assert first.status == second.status == 0
 
 
-def test_two_folders_are_a_usage_error(run_pe, tmp_path: Path) -> None:
+def test_two_directories_are_a_usage_error(run_pe, tmp_path: Path) -> None:
     run = run_pe("data", "prepare", tmp_path, tmp_path)
     assert run.status == 2 and "scenes" in run.stderr
 
