@@ -52,7 +52,7 @@ def show_answer(answer: Answer, printing: Printing) -> None:
     else:
         for name, rows in tables.items():
             output.print_line(name)
-            shown = [column for column in range(6) if column < 2 or any(row[column] != output.NONE for row in rows)]
+            shown = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
             output.print_table([COLUMNS[each] for each in shown], ([row[each] for each in shown] for row in rows))
     if printing.remark:
         (output.print_note if printing.json else output.print_remark)(printing.remark)
@@ -60,14 +60,14 @@ def show_answer(answer: Answer, printing: Printing) -> None:
 
 def _rows(hits: Sequence[Hit]) -> Iterator[tuple[object, ...]]:
     for rank, hit in enumerate(hits, 1):
-        chance = output.NONE if hit.probability is None else f"{hit.probability:.0%}"
-        yield (rank, f"{hit.score:.3f}", chance, hit.item.id, _time(hit), hit.row.id if hit.row else output.NONE)
+        chance = "" if hit.probability is None else f"{hit.probability:.0%}"
+        yield (rank, f"{hit.score:.3f}", chance, hit.item.path, _time(hit), hit.row.id if hit.row else "")
 
 
 def _time(hit: Hit) -> str:
     from perception_encoder.search.web.pages import clock
 
-    return output.NONE if hit.time is None else clock(hit.time)
+    return "" if hit.time is None else clock(hit.time)
 
 
 def _answer_as_json(answer: Answer) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, printing: Printin
     if printing.json:
         return output.print_json({"groups": [list(map(_hit_as_json, group)) for group in largest]})
     rows = [
-        (number, f"{hit.score:.3f}", hit.item.id, _time(hit), hit.row.id if hit.row else output.NONE)
+        (number, f"{hit.score:.3f}", hit.item.path, _time(hit), hit.row.id if hit.row else "")
         for number, group in enumerate(largest, 1)
         for hit in group
     ]
