@@ -31,8 +31,8 @@ def page(result: dict[str, Any], plot: str) -> str:
     runs = sorted(result["runs"].values(), key=lambda run: (run["step"], run["seed"]))
     minutes = sum(run["seconds"] for run in runs) / 60
     text = (
-        "Written by `python -m experiments.recipe`: the steps of section 2.1, each point with all steps before it, at "
-        f"the size of the built-in model and with the same number of FLOPs; {minutes:.0f} minutes of training in all. "
+        "Written by `python -m experiments.recipe`: the steps of section 2.1, each point with all steps before it, at the "
+        f"size of the built-in model and with the same number of FLOPs; {minutes:.0f} minutes of training in all. "
         f"*{PHOTOS}* is the mean class accuracy on the test photographs, zero-shot, averaged over the tasks; "
         f"*{ROBUST}* the average over test sets unlike training: the photographs changed in five ways, and drawings in "
         "a style that is never trained on, by their names. Percent ± half the width of the 95 % interval over images; "

@@ -61,7 +61,8 @@ def classify(
         head = {"model": encoder.name, "prompts": prompts, "labels": names}
         output.print_json({**head, "files": entries, "skipped": encoded.skipped})
     elif encoded.items:
-        output.print_table(("file", "label", "probability", "other labels"), map(_as_row, encoded.items, guesses))
+        columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
+        output.print_table(columns, (_as_row(*row)[: len(columns)] for row in zip(encoded.items, guesses, strict=True)))
     if html is not None:
         demo = default_model.demo_line(source, model)
         note = f"{len(encoded.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")

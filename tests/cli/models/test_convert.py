@@ -101,7 +101,7 @@ def test_a_directory_is_replaced_only_when_asked_for_and_keeps_other_files(
 def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     run = run_pe("convert", nano, tmp_path / "a.safetensors", "--layout", "timm")
     assert run.status == 0
-    assert "warning: timm has no text towers: " in run.stderr and "of PE-Core-N16-128's were left out" in run.stderr
+    assert "warning: timm has no text towers: " in run.stderr and "of PE-Core-N16-128 were left out" in run.stderr
     vision = load_model(tmp_path / "a.safetensors").state_dict()
     whole = load_model(nano).visual.state_dict()
     assert all(torch.equal(vision[name], whole[name]) for name in whole)
