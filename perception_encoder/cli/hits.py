@@ -18,18 +18,18 @@ COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
 """Of the piped table: always all, so that a script can rely on them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Printing:
     """How hits are to be printed."""
 
-    json: bool = False
-    paths: bool = False
+    json: bool
+    paths: bool
     """Print paths only."""
-    null: bool = False
+    null: bool
     """Print paths only, each followed by a NUL byte."""
-    html: Path | None = None
+    html: Path | None
     """Also write this contact sheet."""
-    remark: str = ""
+    remark: str
     """A line about the model, printed after the hits."""
 
 
@@ -52,8 +52,8 @@ def show_answer(answer: Answer, printing: Printing) -> None:
     else:
         for name, rows in tables.items():
             output.print_line(name)
-            shown = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
-            output.print_table([COLUMNS[each] for each in shown], ([row[each] for each in shown] for row in rows))
+            columns = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
+            output.print_table([COLUMNS[each] for each in columns], ([row[each] for each in columns] for row in rows))
     if printing.remark:
         (output.print_note if printing.json else output.print_remark)(printing.remark)
 

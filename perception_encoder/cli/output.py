@@ -26,7 +26,7 @@ console = Console()
 error_console = Console(stderr=True)
 
 
-def one_line(text: object) -> str:
+def printable(text: object) -> str:
     """Return `text` on one line: line breaks as spaces, control characters and undecodable bytes as escapes."""
     joined = " ".join(str(text).splitlines())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in joined)
@@ -34,7 +34,7 @@ def one_line(text: object) -> str:
 
 def print_line(text: str) -> None:
     """Print one line on stdout; nothing in it is taken for markup."""
-    console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_remark(text: str) -> None:
@@ -48,17 +48,17 @@ def _report(kind: str, style: str, message: str) -> None:
 
 def print_error(message: object) -> None:
     """Print `error: …` as one line on stderr."""
-    _report("error", "bold red", shorten(one_line(message)))  # the system's errors quote names of any length
+    _report("error", "bold red", shorten(printable(message)))  # the system's errors quote names of any length
 
 
 def print_warning(message: object) -> None:
     """Print `warning: …` as one line on stderr."""
-    _report("warning", "bold yellow", one_line(message))
+    _report("warning", "bold yellow", printable(message))
 
 
 def print_note(message: object) -> None:
     """Print `note: …` as one line on stderr: a hint where nothing is wrong."""
-    _report("note", "bold", one_line(message))
+    _report("note", "bold", printable(message))
 
 
 def print_json(value: Any) -> None:
@@ -75,12 +75,12 @@ def print_paths(paths: Iterable[str], null: bool) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """Print a table on stdout; on a terminal under its title, with columns of numbers (– for none) aligned right."""
-    cells = [[one_line(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     if not console.is_terminal:
         lines = ["\t".join("" if cell == NONE else cell for cell in row) for row in (columns, *cells)]
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         return
-    heading = None if title is None else Text(one_line(title))
+    heading = None if title is None else Text(printable(title))
     table = Table(title=heading, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
         numeric = all(re.fullmatch(r"[-+–]?[\d.,]*%?", row[index]) for row in cells)

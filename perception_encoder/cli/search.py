@@ -42,8 +42,8 @@ def search(
     The first argument is the query, unless an option gives one. Add terms with + or -; 2: before a term doubles its
     weight; a path of an image or video is a query by example. Hits are ranked by cosine similarity, without the
     query's own file. A directory with an index (see `pe index`), or inside one, is searched by it; other files are
-    encoded first. --where needs an index; its columns: path, kind ('image' or 'video'), date
-    ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. In a pipe the table is tab-separated.
+    encoded first. Columns for --where: path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes),
+    length (s), width, height. In a pipe the table is tab-separated.
 
     Examples:
 
@@ -52,38 +52,41 @@ def search(
         pe search --image mug.jpg photos --top 20 --html mugs.html
         pe search --video clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' -m PE-Core-L14-336
-        pe search --near-duplicates photos more-photos --html twice.html
+        pe search --near-duplicates photos --html twice.html
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
-    from perception_encoder.search.query.asking import ask_files, ask_indexes, find_indexes, find_row, folders_to_index
+    from perception_encoder.search.query import asking
     from perception_encoder.search.query.duplicates import find_duplicates
     from perception_encoder.search.query.query import row_query
 
     if json and (paths_only or print0):
         raise typer.BadParameter("--json prints more than paths; leave out --paths-only and --print0")
-    media, only_files = [*(image or []), *(video or [])], near_duplicates or like is not None
-    queries, files = read_words(words or [], text or [], media, only_files)
-    indexes = find_indexes(files, home, model)
+    only_files = near_duplicates or like is not None
+    queries, files = read_words(words or [], text or [], [*(image or []), *(video or [])], only_files)
+    indexes = asking.find_indexes(files, home, model)
     source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
-    demo = default_model.demo_line(source, model)
-    printing = hits.Printing(json=json, paths=paths_only, null=print0, html=html, remark=demo)
+    printing = hits.Printing(json, paths_only, print0, html, default_model.demo_line(source, model))
     if indexes and near_duplicates:
         return hits.show_duplicates(find_duplicates(indexes, where, html is not None), top, printing)
     if indexes:
-        queries += [row_query(find_row(indexes, like))] if like else []
-        answer = ask_indexes(indexes, queries, model, top, where, html is not None)
-    elif like or where or near_duplicates:
-        raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index DIR")
-    elif not files:
-        raise typer.BadParameter('name a directory too, as in: pe search "a red mug" photos')
+        queries += [row_query(asking.find_row(indexes, like))] if like else []
+        answer = asking.ask_indexes(indexes, queries, model, top, where, html is not None)
     else:
+        _check_plain_files(files, bool(like or where or near_duplicates))
         with late_progress("encoding files") as begin:
-            answer = ask_files(files, queries, source, top, begin)
+            answer = asking.ask_files(files, queries, source, top, begin)
     if json or not answer.failures or len(answer.failures) < answer.total:
         hits.show_answer(answer, printing)
-    if answer.total and (directories := " ".join(folders_to_index(files))):
+    if answer.total and (directories := " ".join(asking.folders_to_index(files))):
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
     raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
+
+
+def _check_plain_files(files: list[str], needs_index: bool) -> None:
+    if needs_index:
+        raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index DIR")
+    if not files:
+        raise typer.BadParameter('name a directory too, as in: pe search "a red mug" photos')
 
 
 def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
