@@ -27,7 +27,7 @@ REBUILD = "Build the index anew; without -m and --every with the settings of the
 
 @app.command()
 def index(
-    directories: Annotated[list[Path], argument("DIR...", "Directories; each gets its own index, DIR/.pe-index.")],
+    directories: Annotated[list[Path], argument("DIRS", "Directories; each gets its own index, DIR/.pe-index.")],
     every: Annotated[float | None, option("Seconds between video frames [default: 1].", panel=VIDEO, min=0.01)] = None,
     model: options.IndexModel = None,
     home: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Where to put a single index.")] = None,

@@ -21,8 +21,9 @@ COLUMNS = ("source", "split", "images", "duplicates", "failed", "licence")
 
 @app.command()
 def prepare(
-    out: Annotated[Path, argument("[scenes] [OUT]", "Directory of the shards.")] = Path("datasets"),
-    then: Annotated[Path | None, typer.Argument(hidden=True)] = None,
+    words: Annotated[
+        list[Path] | None, argument("[scenes] [OUT]", "Directory of the shards [default: datasets].")
+    ] = None,
     sources: Annotated[str, option("Sources, separated by commas.", "NAMES")] = ",".join(NAMES),
     side: Annotated[int, typer.Option(min=16, max=1024, help="Side of the square images, in pixels.")] = 144,
     jobs: options.Jobs = None,
@@ -44,10 +45,11 @@ def prepare(
     """
     from perception_encoder.pretraining.builtin.prepare import prepare_source
 
-    if then is not None or str(out) == "scenes":
-        raise typer.Exit(prepare_models(out, then, jobs))
+    first, *rest = words or [Path("datasets")]
+    if rest or str(first) == "scenes":
+        raise typer.Exit(prepare_models(first, rest, jobs))
     chosen = [find_source(name) for name in options.items_of(sources)]
-    prepared = [prepare_source(source, out, side, jobs, track) for source in chosen]
+    prepared = [prepare_source(source, first, side, jobs, track) for source in chosen]
     rows = []
     for source, shard in zip(chosen, prepared, strict=True):
         counts = (shard.written, shard.duplicates, len(shard.failures))

@@ -43,21 +43,21 @@ def scenes(
     from perception_encoder.scenes.production import ScenesConfig, load_models, make_scenes
 
     config = ScenesConfig(count=count, split=split, side=size, seed=seed, videos=videos, frames=frames)
-    made = make_scenes(load_models(models), out, config, jobs, track)
+    written = make_scenes(load_models(models), out, config, jobs, track)
     media = "videos" if videos else "images"
-    summary = f"{made.samples} {media} of {made.things} objects, {made.models} models, in {made.tars} tars"
-    output.print_line(f"{summary}: {made.folder}")
+    summary = f"{written.samples} {media} of {written.things} objects, {written.models} models, in {written.tars} tars"
+    output.print_line(f"{summary}: {written.folder}")
 
 
-def prepare_models(word: Path, out: Path | None, jobs: int | None) -> int:
-    """Download the furniture models into `out`; returns the exit status. `word` must be `scenes`."""
+def prepare_models(word: Path, rest: list[Path], jobs: int | None) -> int:
+    """Download the furniture models into the directory `rest`; returns the exit status. `word` must be `scenes`."""
     from perception_encoder.scenes.furniture import prepare_furniture
 
-    if str(word) != "scenes":
-        raise typer.BadParameter(f"two directories, {word} and {out}; only the word `scenes` may come before OUT")
-    made = prepare_furniture(out or Path("datasets"), jobs, track)
-    if made.finished_before:
-        output.print_line(f"exists: {made.path}; delete it to make it again")
+    if str(word) != "scenes" or len(rest) > 1:
+        raise typer.BadParameter("give one directory; only the word `scenes` may come before it")
+    library = prepare_furniture(rest[0] if rest else Path("datasets"), jobs, track)
+    if library.finished_before:
+        output.print_line(f"exists: {library.path}; delete it to make it again")
         return output.OK
-    output.print_line(f"{made.models} models: {made.path}")
-    return output.report_skipped(made.failures, made.models + len(made.failures))
+    output.print_line(f"{library.models} models: {library.path}")
+    return output.report_skipped(library.failures, library.models + len(library.failures))

@@ -27,7 +27,7 @@ def classification(
     onto: Annotated[str, options.data_option(ONTO, "FILE")] = "",
     media: options.Media = None,
     trim: Annotated[int, options.data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0)] = 0,
-    prompts: shared.Prompts = "imagenet",
+    prompts: options.Prompts = "imagenet",
     transform: options.Transforms = "squash,crop",
     frames: shared.Frames = 8,
     out: options.Out = None,

@@ -21,7 +21,7 @@ def suite(
     photos: Annotated[Path, options.data_option("Labelled photographs: train, val and test shards.", "DIR")],
     drawings: Annotated[Path | None, options.data_option("Directory that `pe data prepare` made.", "DIR")] = None,
     split: Annotated[str, options.data_option("test, or val (zero-shot only).", "NAME")] = "test",
-    prompts: shared.Prompts = "photo,imagenet",
+    prompts: options.Prompts = "photo,imagenet",
     out: options.Out = None,
 ) -> None:
     """Run the evaluation of the built-in model.
