@@ -71,7 +71,7 @@ def serve(
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before anything that takes long
         names = reachable_names(host)
-        server, source, name = create_server(directory, home, api, model, waiting, key, host, names)
+        server, source, name = make_server(directory, home, api, model, waiting, key, host, names)
         subject, path = ("", "/v1/embeddings") if directory is None else (f" over {directory}", "")
         if directory is not None and key and not is_loopback(host):
             path = f"/?key={quote(key, safe='')}"
@@ -93,7 +93,7 @@ def choose_key(host: str, lan: bool, key: str | None) -> str | None:
     return key or secrets.token_urlsafe(16)
 
 
-def create_server(
+def make_server(
     directory: Path | None,
     home: Path | None,
     api: bool,

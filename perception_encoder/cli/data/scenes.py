@@ -19,20 +19,20 @@ def scenes(
     out: Annotated[Path, options.out_option("Directory of the dataset; OUT/SPLIT must be new or empty.", "OUT")],
     count: Annotated[int, option("Number of images or videos.", min=1)] = 1000,
     size: Annotated[int, option("Side of the images in pixels; even, from 16 to 1024.")] = 128,
-    seed: Annotated[int, option("Random seed; another seed makes other scenes.", min=0)] = 0,
-    split: Annotated[str, option("Split of the models: train, val or test.", "NAME")] = "train",
-    videos: Annotated[bool, flag("--videos", "Render videos instead of images.")] = False,
-    frames: Annotated[int, option("Frames of a video, 8 per second.")] = 24,
+    seed: Annotated[int, option("Another seed makes other scenes.", min=0)] = 0,
+    split: Annotated[str, option("Split of the models to use: train, val or test.", "NAME")] = "train",
+    videos: Annotated[bool, flag("--videos", "Make videos instead of images.")] = False,
+    frames: Annotated[int, option("Frames of a video, 8 per second; at least 16.")] = 24,
     models: Annotated[Path | None, option("Models from `pe data prepare scenes`, besides pybullet's.", "FILE")] = None,
     jobs: options.Jobs = None,
 ) -> None:
     """Render scenes with exact ground truth.
 
-    Depth, masks, boxes, cameras, captions, questions and tracks. Writes WebDataset tars OUT/SPLIT/00000.tar and so on
-    with KEY.jpg or KEY.mp4, KEY.depth.png (16 bit, millimetres), KEY.mask.png (0 is the background, else the object's
-    id) and KEY.json; next to them OUT/SPLIT/instances.json (COCO) or OUT/SPLIT/videos.json (fields of the PE Video
-    Dataset). A model belongs to one split only. The same seed gives the same bytes with any number of processes. Needs
-    the extra `scenes`, and Python 3.11: pybullet has no wheels for later versions.
+    Writes WebDataset tars OUT/SPLIT/00000.tar and so on, of KEY.jpg or KEY.mp4, KEY.depth.png (16 bit, millimetres),
+    KEY.mask.png (0 is background, else the object's id) and KEY.json (boxes, cameras, captions, questions, tracks).
+    Also writes OUT/SPLIT/instances.json (COCO) or OUT/SPLIT/videos.json (fields of the PE Video Dataset). No model is
+    in two splits. The same seed makes the same bytes, with any number of processes. Needs the extra `scenes`, and
+    Python 3.11: pybullet has no wheels for later versions.
 
     Examples:
 
@@ -40,24 +40,25 @@ def scenes(
         pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 20000 --split train
         pe data scenes -o clips --videos --count 100 --split test --models datasets/scenes/furniture.tar
     """
-    from perception_encoder.scenes.production import ScenesConfig, load_models, make_scenes
+    from perception_encoder.scenes.samples.production import load_object_library, make_scenes
+    from perception_encoder.scenes.samples.sample import ScenesConfig
 
     config = ScenesConfig(count=count, split=split, side=size, seed=seed, videos=videos, frames=frames)
-    written = make_scenes(load_models(models), out, config, jobs, track)
+    written = make_scenes(load_object_library(models), out, config, jobs, track)
     media = "videos" if videos else "images"
-    summary = f"{written.samples} {media} of {written.things} objects, {written.models} models, in {written.tars} tars"
-    output.print_line(f"{summary}: {written.folder}")
+    counts = f"{written.samples} {media} of {written.objects} objects, {written.models} models, in {written.tars} tars"
+    output.print_line(f"{counts}: {written.directory}")
 
 
 def prepare_models(word: Path, rest: list[Path], jobs: int | None) -> int:
-    """Download the furniture models into the directory `rest`; returns the exit status. `word` must be `scenes`."""
-    from perception_encoder.scenes.furniture import prepare_furniture
+    """Download the furniture and write its library to the directory in `rest`; returns the exit status."""
+    from perception_encoder.scenes.objects.furniture import prepare_furniture
 
     if str(word) != "scenes" or len(rest) > 1:
         raise typer.BadParameter("give one directory; only the word `scenes` may come before it")
-    library = prepare_furniture(rest[0] if rest else Path("datasets"), jobs, track)
-    if library.finished_before:
-        output.print_line(f"exists: {library.path}; delete it to make it again")
+    prepared = prepare_furniture(rest[0] if rest else Path("datasets"), jobs, track)
+    if prepared.finished_before:
+        output.print_line(f"{prepared.path} exists; delete it to make it again")
         return output.OK
-    output.print_line(f"{library.models} models: {library.path}")
-    return output.report_skipped(library.failures, library.models + len(library.failures))
+    output.print_line(f"{prepared.models} models: {prepared.path}")
+    return output.report_skipped(prepared.failures, prepared.models + len(prepared.failures))
