@@ -24,8 +24,7 @@ from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.features import encode_pictures
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
-from perception_encoder.search.query.background import BACKGROUND
-from perception_encoder.search.query.calibration import fit_calibration
+from perception_encoder.search.index.calibration import background_names, fit_calibration
 
 # fmt: off
 FOREIGN = (
@@ -242,7 +241,7 @@ def measure(encoder: Encoder, pictures: Pictures) -> list[dict[str, Any]]:
         raise SystemExit(f"{encoder.name} has no text tower")
     classes = sorted({*pictures.labels.tolist(), *pictures.coarse.tolist()})
     names, foreign = [*classes, *FOREIGN], np.arange(len(classes) + len(FOREIGN)) >= len(classes)
-    background, scale = encoder.encode_texts(BACKGROUND), math.exp(float(encoder.model.logit_scale.detach()))
+    background, scale = encoder.encode_texts(background_names()), math.exp(float(encoder.model.logit_scale.detach()))
     told = []
     for wording in WORDINGS:
         queries = encoder.encode_texts([wording.format(name) for name in names])

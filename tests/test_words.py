@@ -50,9 +50,7 @@ EXCEPTIONS = {
     "perception_encoder/data/": BEING_CLEANED,
     "perception_encoder/datasets/": BEING_CLEANED,
     "perception_encoder/dense_prediction/": BEING_CLEANED,
-    "perception_encoder/distillation/": BEING_CLEANED,
     "perception_encoder/evaluation/": BEING_CLEANED,
-    "perception_encoder/finetuning/": BEING_CLEANED,
     "perception_encoder/formats/": BEING_CLEANED,
     "perception_encoder/inference/": BEING_CLEANED,
     "perception_encoder/layer_analysis/": BEING_CLEANED,
@@ -61,9 +59,7 @@ EXCEPTIONS = {
     "perception_encoder/planning/": BEING_CLEANED,
     "perception_encoder/preprocess/": BEING_CLEANED,
     "perception_encoder/pretraining/": BEING_CLEANED,
-    "perception_encoder/recipes/": BEING_CLEANED,
     "perception_encoder/search/": BEING_CLEANED,
-    "perception_encoder/serving/": BEING_CLEANED,
     "perception_encoder/train/": BEING_CLEANED,
 }
 """Files and directories ("…/") that may use such words, with the reason."""

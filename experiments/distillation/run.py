@@ -17,13 +17,15 @@ import numpy as np
 from experiments.outcomes import PHOTOS, Outcomes
 from experiments.reproduction import ROBUST, Place, Run, Runs, averaged
 from perception_encoder.data.pairs import Stage
-from perception_encoder.distillation.run import DistillationConfig, distill
+from perception_encoder.distillation.config import DistillationConfig
+from perception_encoder.distillation.run import distill
 from perception_encoder.evaluation.statistics.paired import Outcome, average, difference
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.builtin.recipe import WEIGHTS
-from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig

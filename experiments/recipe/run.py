@@ -19,7 +19,8 @@ from experiments.reproduction import ROBUST, Place, Run, Runs, averaged
 from perception_encoder.evaluation.statistics.paired import average, difference
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
-from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import Listener
 

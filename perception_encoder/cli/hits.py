@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from perception_encoder.cli import output
 
 if TYPE_CHECKING:
-    from perception_encoder.search.query.asking import Answer
-    from perception_encoder.search.query.hits import Hit
+    from perception_encoder.search.query.answers import Answer
+    from perception_encoder.search.query.search import Hit
 
 COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
 """Of the piped table: always all, so that a script can rely on them."""
@@ -39,7 +39,7 @@ def show_answer(answer: Answer, printing: Printing) -> None:
     from perception_encoder.search.web.sheets import name_query, query_sections
 
     if printing.html is not None:
-        note = "; ".join(filter(None, (answer.searched, printing.remark)))
+        note = "; ".join(filter(None, (answer.gallery, printing.remark)))
         sections = query_sections(answer.queries, answer.hits, printing.html)
         write_contact_sheet(printing.html, "Search results", note, sections)
     tables = {name_query(query): list(_rows(hits)) for query, hits in zip(answer.queries, answer.hits, strict=True)}

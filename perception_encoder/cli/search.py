@@ -12,7 +12,7 @@ from perception_encoder.cli.options import OUTPUT, QUERY, argument, flag, option
 from perception_encoder.cli.progress import late_progress
 
 if TYPE_CHECKING:
-    from perception_encoder.search.query.query import Query
+    from perception_encoder.search.query.terms import Query
 
 app = typer.Typer()
 
@@ -55,29 +55,29 @@ def search(
         pe search --near-duplicates photos --html twice.html
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
-    from perception_encoder.search.query import asking
+    from perception_encoder.search.query import answers
     from perception_encoder.search.query.duplicates import find_duplicates
-    from perception_encoder.search.query.query import row_query
+    from perception_encoder.search.query.terms import row_query
 
     if json and (paths_only or print0):
         raise typer.BadParameter("--json prints more than paths; leave out --paths-only and --print0")
     only_files = near_duplicates or like is not None
     queries, files = read_words(words or [], text or [], [*(image or []), *(video or [])], only_files)
-    indexes = asking.find_indexes(files, home, model)
+    indexes = answers.find_indexes(files, home, model)
     source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
     printing = hits.Printing(json, paths_only, print0, html, default_model.demo_line(source, model))
     if indexes and near_duplicates:
         return hits.show_duplicates(find_duplicates(indexes, where, html is not None), top, printing)
     if indexes:
-        queries += [row_query(asking.find_row(indexes, like))] if like else []
-        answer = asking.ask_indexes(indexes, queries, model, top, where, html is not None)
+        queries += [row_query(answers.find_row(indexes, like))] if like else []
+        answer = answers.search_indexes(indexes, queries, model, top, where, html is not None)
     else:
         _check_plain_files(files, bool(like or where or near_duplicates))
         with late_progress("encoding files") as begin:
-            answer = asking.ask_files(files, queries, source, top, begin)
+            answer = answers.search_files(files, queries, source, top, begin)
     if json or not answer.failures or len(answer.failures) < answer.total:
         hits.show_answer(answer, printing)
-    if answer.total and (directories := " ".join(asking.folders_to_index(files))):
+    if answer.total and (directories := " ".join(answers.folders_to_index(files))):
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
     raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
 
@@ -91,14 +91,14 @@ def _check_plain_files(files: list[str], needs_index: bool) -> None:
 
 def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
     """Return the queries and the files of a command; with `only_files`, or queries in options, all words are files."""
-    from perception_encoder.search.query.query import media_query, parse_query, split_words, text_query
+    from perception_encoder.search.query.terms import media_query, parse_words, split_words, text_query
 
     queries = [*map(text_query, texts), *map(media_query, media)]
     if queries or only_files or not words:
         check_files(words)
         return queries, words
     typed, files = split_words(words)
-    queries = [parse_query(typed)]
+    queries = [parse_words(typed)]
     check_files(files, typed[0])
     return queries, files
 

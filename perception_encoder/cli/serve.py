@@ -60,7 +60,7 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
-    from perception_encoder.serving.serving import listen, reachable_names, run
+    from perception_encoder.serving.server import listen, reachable_names, run_server
 
     directory = directory or home
     if directory is None and not api:
@@ -79,7 +79,7 @@ def serve(
         if directory is None and key and not given:
             output.print_line(f"clients send: Authorization: Bearer {key}")
         default_model.print_demo(source, model)
-        run(server, listener)
+        run_server(server, listener)
 
 
 def choose_key(host: str, lan: bool, key: str | None) -> str | None:
@@ -108,8 +108,8 @@ def make_server(
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.api_requests import ApiConfig
     from perception_encoder.serving.guard import HOSTS
+    from perception_encoder.serving.requests import ApiConfig
 
     hosts = (*names, host, *HOSTS)
     if directory is None:

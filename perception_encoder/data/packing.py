@@ -1,4 +1,4 @@
-"""Make WebDataset shards of pictures and captions: out of a folder, or of a table's paths and texts.
+"""Make WebDataset shards of images and captions: out of a folder, or of a table's paths and texts.
 
 Training mixes samples of a few shards at a time, so the samples are shuffled before they are packed, always in the
 same way: the same input makes the same bytes.
@@ -30,14 +30,14 @@ from perception_encoder.progress import Track, untracked
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
 QUALITY = 92  # of a JPEG that is made anew
-AHEAD = 64  # pictures that are read in advance, each core
+AHEAD = 64  # images that are read in advance, each core
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture file and the texts beside it, not yet read."""
+    """An image file and the texts beside it, not yet read."""
 
-    picture: Path
+    image: Path
     texts: tuple[tuple[str, bytes | Path], ...]
     """By extension: the content, or the file that has it."""
 
@@ -74,7 +74,7 @@ class Packed:
 def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, track: Track = untracked) -> Packed:
     """Write the pairs of a folder or table as `OUT/00000.tar` and so on, all of them or, where it fails, none.
 
-    Every picture is decoded to see that it can be; `side`: pictures whose short side is longer are scaled to it, as
+    Every image is decoded to see that it can be; `side`: images whose short side is longer are scaled to it, as
     JPEG. Bad inputs are left out. Raises DataError where there are no pairs, OutputError where `out` has files.
     """
     candidates, failures = find_pairs(source)
@@ -98,7 +98,7 @@ def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, trac
         shards = _write_shards(samples(), temporary, size)
         if not done:
             said = f"; the first is {failures[0]}" if failures else ""
-            raise DataError(f"{source}: no pictures with captions; {len(failures)} inputs are bad{said}")
+            raise DataError(f"{source}: no images with captions; {len(failures)} inputs are bad{said}")
     return Packed(shards=shards, samples=done, failures=tuple(failures))
 
 
@@ -122,7 +122,7 @@ def _write_shards(samples: Iterator[list[tuple[str, bytes]]], folder: Path, size
 
 
 def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
-    """The pictures of a folder or table with their texts, in order, and what has none."""
+    """The images of a folder or table with their texts, in order, and what has none."""
     if source.is_dir():
         found: Iterable[Candidate | InputError] = _folder_pairs(source)
     elif source.suffix.lower() in TABLE_SUFFIXES:
@@ -140,7 +140,7 @@ def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
 
 
 def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
-    """Pictures with the texts beside them; without any, the folder that a picture is in is its label."""
+    """Images with the texts beside them; without any, the folder that an image is in is its label."""
     files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
     there = set(files)
     for path in files:
@@ -183,15 +183,15 @@ def _read_all(candidates: Sequence[Candidate], side: int | None) -> Iterator[lis
 
 
 def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | InputError:
-    """A sample's files by extension; pictures of other formats than a shard's become JPEG, too."""
+    """A sample's files by extension; images of other formats than a shard's become JPEG, too."""
     try:
-        with open_source(candidate.picture) as (stream, name):
+        with open_source(candidate.image) as (stream, name):
             content = stream.read()
         image = open_image(content, name, reduce_to=None if side is None else 2 * side)
         texts = [(extension, _read_text(extension, text)) for extension, text in candidate.texts]
     except InputError as error:
         return error
-    extension, short = candidate.picture.suffix[1:].lower(), min(image.size)
+    extension, short = candidate.image.suffix[1:].lower(), min(image.size)
     fits = side is None or short <= side
     if fits and extension in PICTURES:
         return [(extension, content), *texts]

@@ -1,7 +1,7 @@
 """Training batches out of image-text pairs, in memory or in shards: a pure function of the step.
 
 Every step draws samples from the sources by weight, a caption for each, and an augmentation; captions are encoded
-once each, and a picture's positives are all captions of the batch that are true of it. What becomes of a sample
+once each, and an image's positives are all captions of the batch that are true of it. What becomes of a sample
 depends on the seed, the step and its row alone. A sample that cannot be read gives way to the one whose turn it would
 be in the same row a step later, which is the same on any number of ranks.
 """
@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 
 class Pair(Protocol):
-    """A picture and what may be said of it."""
+    """An image and its captions."""
 
     @property
     def image(self) -> Tensor:
@@ -50,6 +50,11 @@ class Pair(Protocol):
     @property
     def captions(self) -> AbstractSet[str]:
         """Every caption that is true of it and may be drawn."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What it shows, in a word or a few; empty if only captions are known."""
         ...
 
     def caption(self, generator: np.random.Generator) -> str:
@@ -66,7 +71,7 @@ class PairSource(Protocol):
         ...
 
     def load(self, index: int, needed: NeededSide) -> Pair:
-        """A sample, its picture no smaller than `needed` says if it was larger; InputError where it cannot be read."""
+        """A sample, its image no smaller than `needed` says if it was larger; InputError where it cannot be read."""
         ...
 
 
@@ -75,7 +80,7 @@ class Stage:
     """A part of a run at one resolution (progressive resolution, step 2 of section 2.1)."""
 
     image_size: int
-    """Side of the square training picture, in pixels."""
+    """Side of the square training image, in pixels."""
     steps: int
     batch_size: int | None = None
     """Pairs a step; by default the run's."""
@@ -98,10 +103,10 @@ def alone(value: T) -> list[T]:
 class PairBatches:
     """`batches(step)` → `ImageTextBatch`, or a rank's part of it: together the ranks see what one process would see.
 
-    `masks(pictures, patches, generator)` draws rows to copy (M,) and what to hide of each (M, patches), for pictures
+    `masks(images, patches, generator)` draws rows to copy (M,) and what to hide of each (M, patches), for images
     of `patch` px a patch; without it nothing is masked. `exchange(value)` gives all ranks' values, in order.
-    `mixing`: pictures are mixed with each other, and so are their positives: a caption is as true of a mixed picture
-    as the share of it that it describes. A picture's other is the one as far from the batch's end as it is from its
+    `mixing`: images are mixed with each other, and so are their positives: a caption is as true of a mixed image
+    as the share of it that it describes. An image's other is the one as far from the batch's end as it is from its
     beginning; on several ranks, that may have to be read twice.
     `workers` threads read and augment; 1 is the caller's own. `bad_share`: of all samples so far, or of the first
     thousand, so many may be unreadable; then DataError. `resampled`: see `ShardOrder`.
@@ -155,18 +160,18 @@ class PairBatches:
         rows, bad = self._read(step, places, draws, range(own.start, own.stop))
         texts = self._all_texts([row.text for row in rows.values()], bad, len(places))
         own_texts = self.rank.share(len(texts))
-        pictures, true_texts = _stack(list(rows.values()), texts)
+        images, true_texts = _stack(list(rows.values()), texts)
         if self.mixing is not None:
             others = [len(places) - 1 - row for row in rows]
             rows |= self._read(step, places, draws, [row for row in others if row not in rows])[0]
-            other_pictures, other_true = _stack([rows[row] for row in others], texts)
+            other_images, other_true = _stack([rows[row] for row in others], texts)
             mixing_draws = torch.rand(len(places), MIXING_DRAWS, generator=generator)[own]
-            pictures, kept = mix(pictures, other_pictures, self.mixing, mixing_draws)
+            images, kept = mix(images, other_images, self.mixing, mixing_draws)
             true_texts = torch.lerp(other_true.float(), true_texts.float(), kept[:, None])
-        true_pictures = self._true_pictures(own.start, true_texts, own_texts, len(places))
+        true_images = self._true_images(own.start, true_texts, own_texts, len(places))
         tokens = trim(self.tokenize(texts[own_texts]))
         words = tuple(texts[own_texts])
-        batch = ImageTextBatch(pictures, tokens, true_texts, true_pictures, own, own_texts, words, left_out=self._bad)
+        batch = ImageTextBatch(images, tokens, true_texts, true_images, own, own_texts, words, left_out=self._bad)
         if self.masks is None:
             return batch
         masked, masks = self.masks(len(places), (size // self.patch) ** 2, generator)
@@ -174,8 +179,8 @@ class PairBatches:
         share = ours.float().mean().item()
         return replace(batch, masked=masked[ours] - own.start, masks=masks[ours], masked_share=share)
 
-    def _true_pictures(self, first: int, true_texts: Tensor, own_texts: slice, size: int) -> Tensor:
-        """Of which pictures of all ranks (B) this rank's captions are true, or how far: (u, B)."""
+    def _true_images(self, first: int, true_texts: Tensor, own_texts: slice, size: int) -> Tensor:
+        """Of which images of all ranks (B) this rank's captions are true, or how far: (u, B)."""
         found = torch.zeros(own_texts.stop - own_texts.start, size, dtype=true_texts.dtype)
         pairs = true_texts.nonzero(as_tuple=True)
         for start, rows, columns, shares in self.exchange((first, *pairs, true_texts[pairs])):
@@ -243,7 +248,7 @@ class PairBatches:
 
 
 def _stack(rows: Sequence[_Row], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, S, S) of rows, and which texts (U) are true of them: bool (B, U)."""
+    """Images (B, 3, S, S) of rows, and which texts (U) are true of them: bool (B, U)."""
     return torch.stack([row.pixels for row in rows]), true_pairs([row.captions for row in rows], texts)
 
 

@@ -34,7 +34,7 @@ class Activations:
 
 
 def vision_activations(config: VisionConfig, image_size: int | None = None, size: int = 2) -> Activations:
-    """Of one square picture of `image_size` px, by default the configuration's, through tokens, pooling, projection."""
+    """Of one square image of `image_size` px, by default the configuration's, through tokens, pooling, projection."""
     side, width = image_size or config.image_size, config.width
     tokens = (side // config.patch_size) ** 2 + int(config.class_token)
     norms = (2 if config.final_norm else 1) * _norm(tokens, width, FLOAT32)  # ln_pre and ln_post

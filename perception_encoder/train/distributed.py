@@ -1,4 +1,4 @@
-"""Several processes as one: who this one is, what all have, and micro-batches that make any batch fit.
+"""Train in several processes as in one, with micro-batches that make any batch fit.
 
 Features are gathered with their gradients, and each rank computes its part of the loss; the parts of all ranks add up
 to the loss of one process with the whole batch, and so do the gradients.
@@ -34,7 +34,7 @@ class ParallelConfig:
     """"ddp": every rank holds the model. "fsdp": transformer blocks, with their optimizer state, are shared out
     (FSDP2) and whole only while they compute; all else is held by every rank."""
     chunk: int | None = None
-    """Pictures or captions whose activations are held at a time; None for all."""
+    """Images or captions whose activations are held at a time; None for all."""
     checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
     compile: bool = False
@@ -151,6 +151,16 @@ class Exchange:
         values: list[T] = [value] * dist.get_world_size()
         dist.all_gather_object(values, value, group=self._group)
         return values
+
+
+def first_rank_values(values: Sequence[float], device: torch.device) -> list[float]:
+    """Return the first rank's numbers, on all ranks: their clocks and last bits differ."""
+    if not dist.is_initialized():
+        return list(values)
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    numbers: list[float] = shared.tolist()
+    return numbers
 
 
 def own_cores() -> int:

@@ -11,7 +11,7 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.data.scenes import prepare_models
 from perception_encoder.cli.options import argument, option
 from perception_encoder.cli.progress import track
-from perception_encoder.data.sources import SOURCES, find_source
+from perception_encoder.pretraining.builtin.sources import SOURCES, find_source
 
 app = typer.Typer()
 

@@ -1,6 +1,6 @@
 """Read the unpacked sources as drawings: an SVG with its label, tags, licence and attribution.
 
-Emoji styles take their names and tags from emojibase. Of Open Clip Art only pictures whose title (or, in some
+Emoji styles take their names and tags from emojibase. Of Open Clip Art only images whose title (or, in some
 series, whose file name) says in English what is drawn are kept, and only under a public-domain dedication.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from perception_encoder.data.sources import Source
 from perception_encoder.errors import DataError
+from perception_encoder.pretraining.builtin.sources import Source
 
 PEN_WIDTH = 1 / 40  # of the longer side
 EMOJI_COMPONENTS = (None, 2)  # emojibase groups of parts: regional letters, skin tones, hair
 
-# Open Clip Art: series without a name for each picture, or that a text cannot tell apart.
+# Open Clip Art: series without a name for each image, or that a text cannot tell apart.
 DROPPED_TITLES = re.compile(
     r"gramastar|flat icon|clipart by|\bflags?\b|\bcard\b|lemon svg theme|etiquette icons|blueberry - iconset|"
     r"gold-theme|plastik-icon-theme|svg gradient|various cliparts|advertising|boating rules|bullet hole|"
@@ -29,7 +29,7 @@ DROPPED_TITLES = re.compile(
     re.IGNORECASE,
 )
 DROPPED_FOLDERS = re.compile(r"/(flags|cards|gradients|led|semaphore|themes?)/")
-# Series whose pictures are named by their files.
+# Series whose images are named by their files.
 FILE_NAMED_TITLES = re.compile(
     r"AIGA_Symbol_Signs|Road Signs|R16 sibmission|Sallite|Map Symbols|Homes Clipart|Australian Maps"
 )
@@ -51,7 +51,7 @@ LONGEST_LABEL = 6  # words
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """One picture that is still an SVG."""
+    """One image that is still an SVG."""
 
     key: str
     """Unique within its source; letters, digits, `_` and `-`."""
@@ -120,7 +120,7 @@ def _emoji_label(label: str) -> str:
 
 
 def read_openclipart(root: Path, source: Source) -> Iterator[Drawing]:
-    """Read the usable pictures of the unpacked `openclipart-svg` package."""
+    """Read the usable images of the unpacked `openclipart-svg` package."""
     folder = root / "usr" / "share" / "openclipart" / "svg"
     paths = sorted(folder.rglob("*.svg"))
     if not paths:
@@ -177,7 +177,7 @@ def _text(parent: ElementTree.Element, name: str) -> str:
 
 
 def _clipart_label(title: str, place: Path, creator: str, tags: tuple[str, ...]) -> str:
-    """What the picture shows, in a few lower-case English words; empty if nothing says it."""
+    """What the image shows, in a few lower-case English words; empty if nothing says it."""
     if FOREIGN_CREATORS.search(creator) or title.lower() == creator.lower():
         return tags[0] if tags else ""
     if FILE_NAMED_TITLES.search(title):

@@ -20,16 +20,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perception_encoder.data.sources import EMOJI_NAMES, Source, fetch_debian, fetch_npm
 from perception_encoder.errors import MediaDecodeError
+from perception_encoder.formats.packages import fetch_debian, fetch_npm
 from perception_encoder.formats.shards import ShardSample, write_shard
 from perception_encoder.pretraining.builtin.drawings import Drawing, read_emoji, read_openclipart
 from perception_encoder.pretraining.builtin.rasterize import rasterize
+from perception_encoder.pretraining.builtin.sources import EMOJI_NAMES, Source
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
 
-THUMBNAIL = 16  # side at which two pictures are compared
+THUMBNAIL = 16  # side at which two images are compared
 SAME_LABEL, OTHER_LABEL = 0.02, 0.003  # largest squared difference of duplicates, over the squared ink of both
 
 
@@ -101,18 +102,18 @@ def draw(
 
 def _draw_one(task: tuple[bytes, int, str]) -> bytes | MediaDecodeError:
     try:
-        picture = rasterize(*task)
+        image = rasterize(*task)
     except MediaDecodeError as error:
         return error
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", optimize=True)
     return stream.getvalue()
 
 
 def drop_near_duplicates(drawn: Sequence[tuple[Drawing, bytes]]) -> list[tuple[Drawing, bytes]]:
-    """Keep one of each group of pictures that look alike: the first of those of the lowest rank.
+    """Keep one of each group of images that look alike: the first of those of the lowest rank.
 
-    Pictures of different labels must be closer to be duplicates: an icon often differs from another by a detail.
+    Images of different labels must be closer to be duplicates: an icon often differs from another by a detail.
     """
     if not drawn:
         return []
@@ -129,8 +130,8 @@ def drop_near_duplicates(drawn: Sequence[tuple[Drawing, bytes]]) -> list[tuple[D
 
 
 def _ink(png: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(png)) as picture:
-        small = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    with Image.open(io.BytesIO(png)) as image:
+        small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return 1 - np.asarray(small, dtype=np.float32).ravel() / 255
 
 

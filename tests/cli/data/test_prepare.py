@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from perception_encoder.cli.data.prepare import app
-from perception_encoder.data.sources import SOURCES, Source
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.pretraining.builtin import prepare
 from perception_encoder.pretraining.builtin.prepare import PreparedSource
+from perception_encoder.pretraining.builtin.sources import SOURCES, Source
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from perception_encoder.evaluation.statistics.paired import Outcome
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.builtin.recipe import debug
-from perception_encoder.pretraining.run import PROCEDURE, PretrainingConfig
+from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig
 
 
 @pytest.mark.parametrize("step", range(1, 10))
