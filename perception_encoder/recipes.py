@@ -201,7 +201,7 @@ def plan_recipe(config: RunConfig, cluster: Cluster) -> TrainingPlan:
 
 
 def _unknown(config: RunConfig) -> ConfigError:
-    return ConfigError(f"{type(config).__name__} is no configuration of a stage")
+    return ConfigError(f"{type(config).__name__} is not a configuration of a stage")
 
 
 def override(config: Config, settings: Sequence[str]) -> Config:
@@ -265,7 +265,7 @@ def _parse(old: Any, kind: Any, text: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
-        raise ConfigError(f"{text!r} is no {allowed}") from None
+        raise ConfigError(f"{text!r} is not of type {allowed}") from None
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(old, Mapping) and isinstance(value, dict):
@@ -274,5 +274,5 @@ def _parse(old: Any, kind: Any, text: str) -> Any:
     if isinstance(old, tuple) and isinstance(value, list) and len(value) == len(old):
         return tuple(_parse(o, type(o), json.dumps(v)) for o, v in zip(old, value, strict=True))
     if type(value) not in kinds:
-        raise ConfigError(f"{text} is no {allowed}, such as {old!r}")
+        raise ConfigError(f"{text} is not of type {allowed}, such as {old!r}")
     return value

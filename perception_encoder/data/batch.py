@@ -1,4 +1,4 @@
-"""The batch of image-text training, or one rank's part of it."""
+"""Define the batch of image-text training, or one rank's part of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ImageTextBatch:
     masked_share: float = 0.0
     """Share of the whole batch's masked copies that these are."""
     left_out: int = 0
-    """Samples that could not be read, in whose place others are, since the run was started or gone on with."""
+    """Samples that could not be read and were replaced by others, since the run was started or resumed."""
 
     def __len__(self) -> int:
         """Images of the whole batch."""

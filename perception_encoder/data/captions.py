@@ -1,4 +1,4 @@
-"""Captions for a sample out of its metadata and its colours.
+"""Make captions for a sample from its metadata and its colours.
 
 A caption is drawn in two steps: a way to say it (its share is in `SHARES`), then a random wording of that way.
 Two samples whose captions are the same text are positives of each other; `concept` names what a sample shows.
@@ -57,7 +57,7 @@ SHARES: Mapping[str, float] = {
     "tags": 0.15,
     "description": 0.1,
 }
-"""How often each way to say it is used, where a sample has it; rescaled to the ways that it has."""
+"""How often each way to say it is used, rescaled to the ways that a sample has."""
 LONGEST_SENTENCE = 22  # words: about 30 tokens of the text tower's 32
 SINGULAR_IN_S = frozenset(("lens", "mars", "series", "species", "chess", "gps", "canvas", "iris"))
 PLURALS = frozenset(("people", "men", "women", "children"))

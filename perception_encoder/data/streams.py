@@ -1,4 +1,4 @@
-"""Image-text pairs read from WebDataset tars while training goes on: on disk, or at any URL that fsspec knows.
+"""Read image-text pairs from WebDataset tars during training: on disk, or at any URL that fsspec knows.
 
 The tars are read at random by a table of byte ranges (`shard_index`), not by webdataset's own pipelines: their shuffle
 buffer is a state that cannot be put back mid-shard, and what a rank sees depends on how many ranks there are. Here the
@@ -206,7 +206,7 @@ def _read_texts(
     except (ValueError, RecursionError) as error:
         raise MediaDecodeError(name, f"its captions cannot be read: {error}") from None
     if not isinstance(fields, dict):
-        raise MediaDecodeError(name, "its .json is no object")
+        raise MediaDecodeError(name, "its .json is not an object")
     values: dict[str, Sequence[Any]] = {}
     shares: dict[str, float] = {}
     for field_name, share in wanted.items():

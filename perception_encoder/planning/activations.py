@@ -1,4 +1,4 @@
-"""Memory that a forward pass keeps for the backward pass, by formula: bytes of one input.
+"""Compute the memory that a forward pass saves for the backward pass: bytes of one input.
 
 Counted is what autograd saves, of fused attention, which keeps no scores. The residual stream and what the norms read
 are float32; what products read and give has the type that products are computed in, of `size` bytes an element: 2

@@ -1,4 +1,4 @@
-"""Which patches mask regularisation hides (step 9 of section 2.1)."""
+"""Draw the patches that mask regularisation hides (step 9 of section 2.1)."""
 
 from __future__ import annotations
 

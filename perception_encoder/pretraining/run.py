@@ -95,7 +95,7 @@ def _pretrain(
     identity = [objective.identity] if objective else []
     fingerprint = config.fingerprint([f"procedure {PROCEDURE}", *sources.names, *identity])
     check_run(out, fingerprint)
-    record = describe(config, fingerprint, sources.samples)
+    record = _describe(config, fingerprint, sources.samples)
     if rank.number == 0:
         _write_record(out, record)
     batches = _make_batches(config, sources, model, rank, exchange, objective.image_size if objective else 0)
@@ -256,7 +256,7 @@ def _write_record(out: Path, record: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def describe(config: PretrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
+def _describe(config: PretrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
     """Return the record of a run: resolved configuration, samples a source, versions."""
     return {
         "config": dataclasses.asdict(config),

@@ -80,7 +80,7 @@ class MediaAddress:
 class MessagePart:
     """A part of a message."""
 
-    type: Literal["text", "image_url", "video_url"]
+    type: str
     text: str = ""
     image_url: MediaAddress | None = None
     video_url: MediaAddress | None = None
@@ -91,7 +91,7 @@ class ChatMessage:
     """A message of a chat; only the user's count."""
 
     role: str = "user"
-    content: str | Annotated[list[MessagePart], _FirstError()]
+    content: str | Annotated[list[MessagePart], _FirstError()] | None = None
 
 
 @dataclass(kw_only=True)
@@ -141,8 +141,8 @@ def parse_request(body: bytes) -> EmbeddingRequest:
         hint = "; half of a surrogate pair is not Unicode" if "hex escape" in reason else ""
         raise ApiError(400, f"the body is not JSON: {reason}{hint}")
     name = str(error["loc"][0]) if error["loc"] else ""
-    shows_value = name not in ("", "input", "messages")
-    raise ApiError(400, (f"{name} is {_shortened(error['input'])}; " if shows_value else "") + _ALLOWED[name], name)
+    value = "" if name in ("", "input", "messages") else f"{name} is {_shortened(error['input'])}; "
+    raise ApiError(400, value + _ALLOWED[name], name or None)
 
 
 def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig, kind: Kind = "text") -> list[Input]:
@@ -179,7 +179,7 @@ def _only_part(messages: Sequence[ChatMessage]) -> Input:
     for message in messages:
         if message.role == "user":
             content = message.content
-            parts += [MessagePart(type="text", text=content)] if isinstance(content, str) else content
+            parts += [MessagePart(type="text", text=content)] if isinstance(content, str) else content or []
     match [part for part in parts if part.type != "text" or part.text.strip()]:
         case [MessagePart(type="text", text=text)]:
             return "text", text

@@ -58,13 +58,13 @@ def reachable_names(host: str) -> tuple[str, ...]:
 
 def run_server(app: Any, listener: socket.socket) -> None:
     """Serve an app on a socket of `listen` until the process is stopped; MissingExtraError without uvicorn."""
-    server = create_server(app)
+    server = limited_server(app)
     raise_file_limit()
     limit_memory()
     server.run(sockets=[listener])
 
 
-def create_server(app: Any) -> uvicorn.Server:
+def limited_server(app: Any) -> uvicorn.Server:
     """Create uvicorn's server with limits on connections; MissingExtraError without uvicorn."""
     try:
         import uvicorn

@@ -107,7 +107,7 @@ def find_checkpoints(folder: Path) -> list[tuple[Path, RunState]]:
         try:
             checkpoints.append((path, RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))))
         except (OSError, ValueError, TypeError) as error:
-            logger.warning("%s is no whole checkpoint (%s); an older one is used if there is one", path, error)
+            logger.warning("%s is not a whole checkpoint (%s); an older one is used if there is one", path, error)
     return checkpoints
 
 
@@ -127,7 +127,7 @@ def resume_run(
     """Load the newest checkpoint that can be read, in place, and return where it stands; at step 0 if there is none.
 
     `fit` is given each saved tensor that has another shape than is wanted, those of the optimizer's state too. Raises
-    CheckpointError where checkpoints are another run's, none can be read, or one is no plain data (`CheckpointReader`).
+    CheckpointError if checkpoints are another run's, none can be read, or one is not plain data (`CheckpointReader`).
     """
     check_run(folder, fingerprint)
     checkpoints = find_checkpoints(folder)

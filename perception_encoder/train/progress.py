@@ -48,7 +48,7 @@ class StepGroup:
             return True
         self._bad += 1
         if self._bad > self._bad_losses:
-            raise DataError(f"step {step}: the loss is {total}; the last checkpoint is kept, lower the rate")
+            raise DataError(f"step {step}: the loss is {total}; the last checkpoint stays, lower the rate")
         logger.warning("step %d: the loss is %s; the step is left out", step, total)
         return False
 

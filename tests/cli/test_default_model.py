@@ -96,14 +96,14 @@ def test_an_index_keeps_its_model(run_pe, folder: Path, checkpoint: Path, termin
 
 def test_only_what_can_be_loaded_and_reads_texts_is_chosen(run_pe, tmp_path: Path, config: Path) -> None:
     write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "spatial.safetensors")
-    for name, said in (
+    for name, message in (
         ("PE-Core-L14-224", "did you mean PE-Core-B16-224, PE-Core-L14-336"),
         ("PE-Core-L14-336", "could not be fetched"),
         (tmp_path / "spatial.safetensors", "has no text tower"),
         (tmp_path / "gone.pt", "no such file"),
     ):
         run = run_pe("models", "use", name)
-        assert run.status == 2 and said in run.stderr
+        assert run.status == 2 and message in run.stderr
     assert run_pe("models", "use").status == run_pe("models", "use", "builtin", "builtin").status == 2
     assert not config.exists()
 

@@ -165,7 +165,7 @@ def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, picture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("search", "a cat", "FOLDER", "--where", "colour = 'red'"), "condition \"colour = 'red'\" cannot be used"),
         (("search", "--like", "nothing", "FOLDER"), "has no nothing"),
@@ -177,9 +177,9 @@ def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, picture
         (("index", "FOLDER", "--every", "0"), "--every"),
     ],
 )
-def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], message: str) -> None:
     run = run_pe(*(argument.replace("FOLDER", str(indexed)) for argument in arguments))
-    assert run.status == 2 and said in " ".join(run.stderr.split())
+    assert run.status == 2 and message in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
 
 

@@ -49,21 +49,21 @@ def test_an_unknown_option_is_a_usage_error(run_pe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (ShapeError("size 225x224\nis [no] multiple of 14"), "error: size 225x224 is [no] multiple of 14\n"),
         (MediaDecodeError("a\x1b[31m\udcff.jpg", "empty"), "error: a\\x1b[31m\\udcff.jpg: empty\n"),
         (OSError(errno.ENOSPC, "No space left on device", "o.npy"), "[Errno 28] No space left on device: 'o.npy'\n"),
     ],
 )
-def test_a_typed_error_is_one_line(run_pe, verb, error: Exception, said: str) -> None:
+def test_a_typed_error_is_one_line(run_pe, verb, error: Exception, message: str) -> None:
     def fail() -> None:
         raise error
 
     verb(fail)
     run = run_pe("example")
     assert run.status == output.ERROR
-    assert run.stderr.endswith(said)
+    assert run.stderr.endswith(message)
     assert run.stderr.count("\n") == 1
     assert run.stdout == ""
 
@@ -104,10 +104,10 @@ def test_warnings_are_one_line(run_pe, verb) -> None:
     assert run_pe("example").stderr == "warning: the text was cut\n"
 
 
-@pytest.mark.parametrize(("options", "said"), [([], ""), (["-v"], "loaded\n")])
-def test_verbose_shows_what_is_done(run_pe, verb, options: list[str], said: str) -> None:
+@pytest.mark.parametrize(("options", "message"), [([], ""), (["-v"], "loaded\n")])
+def test_verbose_shows_what_is_done(run_pe, verb, options: list[str], message: str) -> None:
     verb(lambda: logging.getLogger("perception_encoder.example").info("loaded"))
-    assert run_pe(*options, "example").stderr == said
+    assert run_pe(*options, "example").stderr == message
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.serving.server import create_server, listen
+from perception_encoder.serving.server import limited_server, listen
 
 
 @contextmanager
 def served(app: Any) -> Iterator[str]:
     """Serve an app on a free port; yields its address."""
-    listener, server = listen("127.0.0.1", 0), create_server(app)
+    listener, server = listen("127.0.0.1", 0), limited_server(app)
     port = listener.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

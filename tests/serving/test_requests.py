@@ -80,6 +80,18 @@ def test_half_of_a_surrogate_pair_is_a_bad_request(encoder: Encoder, body: bytes
         assert client.post("/v1/embeddings", content=body).status_code == 400
 
 
+def test_only_the_messages_of_the_user_count(client: TestClient) -> None:
+    others = [
+        {"role": "system", "content": [{"type": "sound", "sound": "x"}]},
+        {"role": "assistant", "content": None, "tool_calls": []},
+    ]
+    user = {"role": "user", "content": [{"type": "text", "text": " "}, {"type": "text", "text": "a cat"}]}
+    found = client.post("/v1/embeddings", json={"messages": [*others, user]})
+    assert found.status_code == 200, found.text
+    assert found.json()["data"] == client.post("/v1/embeddings", json={"input": "a cat"}).json()["data"]
+    assert client.post("/v1/embeddings", json={"messages": others}).status_code == 400
+
+
 @pytest.mark.parametrize("item", [b"1.5", b"null", b"[1.5,1.5]"])
 def test_half_a_million_wrong_values_are_one_error(item: bytes) -> None:
     body = b'{"input": [[' + b",".join([item] * (400_000 if item != b"[1.5,1.5]" else 10_000)) + b"]]}"

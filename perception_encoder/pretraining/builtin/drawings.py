@@ -128,13 +128,12 @@ def read_openclipart(root: Path, source: Source) -> Iterator[Drawing]:
     for path in paths:
         svg = path.read_bytes()
         svg = gzip.decompress(svg) if svg[:2] == b"\x1f\x8b" else svg
-        place = path.relative_to(folder)
-        drawing = _read_clipart(svg, place, source)
+        drawing = _read_clipart(svg, path.relative_to(folder), source)
         if drawing is not None:
             yield drawing
 
 
-def _read_clipart(svg: bytes, place: Path, source: Source) -> Drawing | None:
+def _read_clipart(svg: bytes, path: Path, source: Source) -> Drawing | None:
     try:
         work = next((e for e in ElementTree.fromstring(svg).iter() if _tag(e) == "Work"), None)
     except ElementTree.ParseError:
@@ -145,18 +144,18 @@ def _read_clipart(svg: bytes, place: Path, source: Source) -> Drawing | None:
     licence = next((v for e in work if _tag(e) == "license" for k, v in e.items() if k.endswith("resource")), "")
     if "publicdomain" not in licence.lower() or DROPPED_TITLES.search(title):
         return None
-    if DROPPED_FOLDERS.search(f"/{place.as_posix()}"):
+    if DROPPED_FOLDERS.search(f"/{path.as_posix()}"):
         return None
     creator = next((_text(e, "title") for e in work.iter() if _tag(e) == "creator" and len(e)), "")
     raw_tags = [(e.text or "").strip().lower() for e in work.iter() if _tag(e) == "li"]
     if {"flag", "flags", "signalflag"} & set(raw_tags):
         return None
-    tags = _clean_tags(raw_tags, place, creator)
-    label = _clipart_label(title, place, creator, tags)
+    tags = _clean_tags(raw_tags, path, creator)
+    label = _clipart_label(title, path, creator, tags)
     if not label:
         return None
-    key = re.sub(r"[^a-z0-9_-]+", "_", place.with_suffix("").as_posix().lower().replace("/", "-"))
-    general = place.parts[0] in ("computer", "unsorted", "signs_and_symbols", "special")
+    key = re.sub(r"[^a-z0-9_-]+", "_", path.with_suffix("").as_posix().lower().replace("/", "-"))
+    general = path.parts[0] in ("computer", "unsorted", "signs_and_symbols", "special")
     return Drawing(
         key=key,
         svg=svg,
@@ -176,27 +175,27 @@ def _text(parent: ElementTree.Element, name: str) -> str:
     return next(((e.text or "").strip() for e in parent.iter() if _tag(e) == name), "")
 
 
-def _clipart_label(title: str, place: Path, creator: str, tags: tuple[str, ...]) -> str:
+def _clipart_label(title: str, path: Path, creator: str, tags: tuple[str, ...]) -> str:
     """What the image shows, in a few lower-case English words; empty if nothing says it."""
     if FOREIGN_CREATORS.search(creator) or title.lower() == creator.lower():
         return tags[0] if tags else ""
     if FILE_NAMED_TITLES.search(title):
-        title = place.stem
+        title = path.stem
     label = _words(TITLE_NOISE.sub(" ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title).replace("_", " ")))
     if not re.search(r"[a-z]{3}", label) or len(label.split()) > LONGEST_LABEL:
         return tags[0] if tags else ""
     return label
 
 
-def _clean_tags(raw: list[str], place: Path, creator: str) -> tuple[str, ...]:
+def _clean_tags(raw: list[str], path: Path, creator: str) -> tuple[str, ...]:
     """The usable tags, the folder's own name first."""
-    folder = place.parent.name
-    found = [] if folder in DROPPED_TAGS or place.parts[0] in DROPPED_TAGS else [_singular(folder)]
+    folder = path.parent.name
+    names = [] if folder in DROPPED_TAGS or path.parts[0] in DROPPED_TAGS else [_singular(folder)]
     for tag in raw:
         if tag in DROPPED_TAGS or re.search(r"\d|hash|theme", tag) or tag == creator.lower():
             continue
-        found += tag.split() if len(tag.split()) > 3 else [tag]
-    words = (_words(tag) for tag in found)
+        names += tag.split() if len(tag.split()) > 3 else [tag]
+    words = (_words(tag) for tag in names)
     return tuple(dict.fromkeys(tag for tag in words if len(tag) > 2 and tag not in DROPPED_TAGS))
 
 

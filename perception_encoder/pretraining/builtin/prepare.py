@@ -36,12 +36,12 @@ SAME_LABEL, OTHER_LABEL = 0.02, 0.003  # largest squared difference of duplicate
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedSource:
-    """What became of one source."""
+    """The outcome of preparing one source."""
 
     name: str
     shard: Path
     written: int
-    """Samples in the shard; 0 where `finished_before`."""
+    """Samples in the shard; 0 if `finished_before`."""
     duplicates: int
     failures: tuple[MediaDecodeError, ...]
     """Drawings that could not be drawn."""
@@ -53,8 +53,8 @@ def prepare_source(
 ) -> PreparedSource:
     """Fetch and draw one source, (side, side) px PNGs over white, into `out/SPLIT/NAME.tar`.
 
-    `jobs` is the number of drawing processes (by default the CPU's cores). Raises `DataError` where the source
-    cannot be fetched, `OutputError` where the shard cannot be written.
+    `jobs` is the number of drawing processes (by default the CPU's cores). Raises `DataError` if the source
+    cannot be fetched, `OutputError` if the shard cannot be written.
     """
     shard = out / source.split / f"{source.name}.tar"
     if shard.exists():
@@ -62,8 +62,8 @@ def prepare_source(
     with tempfile.TemporaryDirectory(prefix="pe-data-") as folder:
         drawings = read_source(source, Path(folder))
     drawn, failures = draw(drawings, side, source.name, jobs, track)
-    kept = drop_near_duplicates(drawn) if source.near_duplicates else drawn
-    written = write_shard(shard, (_sample(drawing, png, source) for drawing, png in kept))
+    distinct = drop_near_duplicates(drawn) if source.near_duplicates else drawn
+    written = write_shard(shard, (_sample(drawing, png, source) for drawing, png in distinct))
     return PreparedSource(
         name=source.name,
         shard=shard,
@@ -120,13 +120,13 @@ def drop_near_duplicates(drawn: Sequence[tuple[Drawing, bytes]]) -> list[tuple[D
     ink = np.stack([_ink(png) for _, png in drawn])  # (n, 3 · THUMBNAIL²), 0 is white
     energy = (ink**2).sum(axis=1)
     labels = np.array([drawing.label for drawing, _ in drawn])
-    kept: list[int] = []
+    chosen: list[int] = []
     for index in sorted(range(len(drawn)), key=lambda i: drawn[i][0].rank):
-        difference = energy[kept] + energy[index] - 2 * ink[kept] @ ink[index]
-        limit = np.where(labels[kept] == labels[index], SAME_LABEL, OTHER_LABEL)
-        if not (difference < limit * (energy[kept] + energy[index])).any():
-            kept.append(index)
-    return [drawn[index] for index in sorted(kept)]
+        difference = energy[chosen] + energy[index] - 2 * ink[chosen] @ ink[index]
+        limit = np.where(labels[chosen] == labels[index], SAME_LABEL, OTHER_LABEL)
+        if not (difference < limit * (energy[chosen] + energy[index])).any():
+            chosen.append(index)
+    return [drawn[index] for index in sorted(chosen)]
 
 
 def _ink(png: bytes) -> np.ndarray:

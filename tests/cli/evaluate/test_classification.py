@@ -54,17 +54,17 @@ def test_a_table_of_videos_with_the_templates_of_kinetics(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--split", "test"], "has no split 'test'"),
         (["--split", "val", "--prompts", "x"], "no prompts are called 'x'"),
         (["--split", "val", "--onto", "imagenet"], "needs a mapping"),
     ],
 )
-def test_bad_options_are_one_line(run_pe, photos: Path, options: list[str], said: str) -> None:
+def test_bad_options_are_one_line(run_pe, photos: Path, options: list[str], message: str) -> None:
     run = run_pe("eval", "classification", "any", "--data", photos, *options)
     assert run.status == output.ERROR
-    assert said in run.stderr and run.stderr.count("\n") == 1
+    assert message in run.stderr and run.stderr.count("\n") == 1
 
 
 def test_one_class_is_an_error(run_pe, photos: Path) -> None:

@@ -54,13 +54,13 @@ def test_a_broken_picture_is_listed_and_changes_the_status(run_pe, colours, phot
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [(["--split", "dev"], "test or val"), (["--prompts", "x"], "imagenet, kinetics, photo, name")],
 )
-def test_unknown_options_are_one_line(run_pe, colours, photos: Path, options: list[str], said: str) -> None:
+def test_unknown_options_are_one_line(run_pe, colours, photos: Path, options: list[str], message: str) -> None:
     run = run_pe("eval", "suite", "any", "--photos", photos, *options)
     assert run.status == output.ERROR
-    assert said in run.stderr and run.stderr.count("\n") == 1
+    assert message in run.stderr and run.stderr.count("\n") == 1
 
 
 def test_a_folder_without_photographs_is_one_line(run_pe, colours, tmp_path: Path) -> None:

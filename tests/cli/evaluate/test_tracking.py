@@ -26,7 +26,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "options", "said"),
+    ("task", "options", "message"),
     [
         ("tracking", [], "no JPEGImages"),
         ("depth", [], "there is no depth"),
@@ -36,8 +36,8 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
         ("depth", ["--size", "big"], "--size is 'big'"),
     ],
 )
-def test_errors_are_one_line(run_pe, tmp_path: Path, task: str, options: list[str], said: str) -> None:
+def test_errors_are_one_line(run_pe, tmp_path: Path, task: str, options: list[str], message: str) -> None:
     if "--layer" in options:
         write_video(tmp_path / "discs.tar", *discs(3))
     run = run_pe("eval", task, "any", "--data", tmp_path, *options)
-    assert run.status == output.ERROR and said in run.stderr and run.stderr.count("\n") == 1
+    assert run.status == output.ERROR and message in run.stderr and run.stderr.count("\n") == 1
