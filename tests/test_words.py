@@ -56,7 +56,6 @@ EXCEPTIONS = {
     "perception_encoder/layer_analysis/": BEING_CLEANED,
     "perception_encoder/losses/": BEING_CLEANED,
     "perception_encoder/models/": BEING_CLEANED,
-    "perception_encoder/planning/": BEING_CLEANED,
     "perception_encoder/preprocess/": BEING_CLEANED,
     "perception_encoder/pretraining/": BEING_CLEANED,
     "perception_encoder/search/": BEING_CLEANED,

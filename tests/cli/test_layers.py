@@ -32,8 +32,8 @@ def test_a_report_from_a_checkpoint(
     run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path, pictures: list[Path]
 ) -> None:
     out = tmp_path / "report"
-    asked = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "12")
-    done = run_pe("layers", checkpoint, *asked, "-o", out)
+    options = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "12")
+    done = run_pe("layers", checkpoint, *options, "-o", out)
     assert done.status == 1 and "skipped toys-1" in done.stderr and "retrieval" in done.stdout
     assert {path.name for path in out.iterdir()} >= {"report.html", "curves.png", "layers.csv", "layers.json"}
     said = json.loads((out / "layers.json").read_text(encoding="utf-8"))
@@ -44,11 +44,11 @@ def test_a_report_from_a_checkpoint(
     assert embedded.status == 0, embedded.stderr
 
 
-def test_a_size_and_layers_that_are_asked_for(
+def test_a_size_and_layers_that_are_given(
     run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
-    asked = ("--tasks", "retrieval", "--data", photos, "--layer", "3", "--size", "48x64")
-    done = run_pe("layers", checkpoint, *asked, "--final-norm", "-o", tmp_path / "out")
+    options = ("--tasks", "retrieval", "--data", photos, "--layer", "3", "--size", "48x64")
+    done = run_pe("layers", checkpoint, *options, "--final-norm", "-o", tmp_path / "out")
     assert done.status == 1 and "note: features will take" in done.stderr and " MB more in " in done.stderr
     said = json.loads((tmp_path / "out" / "layers.json").read_text(encoding="utf-8"))
     assert {model["final norm"] for model in said["models"]} == {"last layer"}
@@ -82,6 +82,6 @@ def test_units_of_depth_are_handed_over(
     write_members(
         tmp_path / "room.tar", [(f"{n}.{kind}", png(DEPTH)) for n in range(4) for kind in ("jpg", "depth.png")]
     )
-    asked = ("--tasks", "depth", "--data", tmp_path / "room.tar", "--layer", "0", "-o", tmp_path / "out")
-    done = run_pe("layers", checkpoint, *asked, "--per-metre", "1")
+    options = ("--tasks", "depth", "--data", tmp_path / "room.tar", "--layer", "0", "-o", tmp_path / "out")
+    done = run_pe("layers", checkpoint, *options, "--per-metre", "1")
     assert done.status == 2 and "depth: no picture can be used; the first: 0: no pixel has a known depth" in done.stderr
