@@ -140,6 +140,8 @@ def model_rows() -> list[str]:
 def test_models_of_the_readme_have_their_sizes_speeds_and_scores() -> None:
     table = [line for line in readme().splitlines() if line.startswith(("| `builtin`", "| PE-Core"))]
     assert table == model_rows()
+    speeds = json.loads((ROOT / "docs" / "results" / "encode.json").read_text(encoding="utf-8"))["speeds"]
+    assert f"PE-Core-B16-224 reaches {median(speeds['Encoder, fp32']):.0f})" in readme()
 
 
 def test_published_results_are_those_of_the_registry() -> None:
