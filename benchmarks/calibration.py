@@ -21,9 +21,10 @@ import numpy as np
 
 from benchmarks.results import report
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.evaluation.features import encode_pictures
+from perception_encoder.evaluation.features import encode_images
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
+from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 from perception_encoder.search.index.calibration import background_names, fit_calibration
 
 # fmt: off
@@ -68,7 +69,7 @@ class Pictures:
 
 def read_pictures(encoder: Encoder, folder: Path, split: str) -> Pictures:
     """All photographs of a split."""
-    tasks = load_labelled(folder, split)
+    tasks = load_labelled(folder, split, find_unseen_labels)
     coarse = {
         key: label
         for name, task in tasks.items()
@@ -78,7 +79,7 @@ def read_pictures(encoder: Encoder, folder: Path, split: str) -> Pictures:
     vectors, keys, labels, sources = [], [], [], []
     for name, task in tasks.items():
         if not name.endswith("/coarse"):
-            features = encode_pictures(encoder, task)
+            features = encode_images(encoder, task)
             vectors.append(features.vectors)
             keys += features.keys
             labels += features.labels

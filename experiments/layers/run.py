@@ -17,8 +17,8 @@ from experiments.layers.findings import curve_rows
 from experiments.layers.subjects import LayerData, Sizes, Subject, examine, make_questions, unpack
 from experiments.reproduction import side_by_side
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.evaluation.report import write_text
+from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.models.external.layer_encoders import RANDOM
 from perception_encoder.progress import Track, untracked
 

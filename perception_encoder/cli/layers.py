@@ -57,17 +57,14 @@ def layers(
     from perception_encoder.layer_analysis.tasks import make_tasks
     from perception_encoder.models.external.layer_encoders import RANDOM, load_layer_encoder
     from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
     keep_freed_memory()
     config = StoreConfig(folder=store or out / "features", dtype=dtype)
     chosen = options.read_layers(layer) if layer else None
-    pairs = [part.partition("=")[::2] for part in data]
-    paths = {task.strip(): Path(path) for task, path in pairs if path}
-    general = [Path(task) for task, path in pairs if not path]
-    if len(general) > 1:
-        raise ConfigError("only one dataset can be for all tasks; name the tasks of the others: TASK=PATH")
-    names, default = options.items_of(tasks), general[0] if general else None
-    layer_tasks = make_tasks(names, paths, default, items, options.image_size(size), short_side, per_metre)
+    names, (paths, shared) = options.items_of(tasks), read_paths(data)
+    pixels = options.image_size(size)
+    layer_tasks = make_tasks(names, paths, shared, items, pixels, short_side, per_metre, find_unseen_labels)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
     load = partial(load_layer_encoder, final_norm=final_norm)
     report = analyse([model, *others], layer_tasks, config, chosen, load, track, output.print_note)
@@ -78,3 +75,12 @@ def layers(
         output.print_warning(note)
     output.print_line(f"written: {', '.join(str(path) for path in written)}")
     raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].pictures))
+
+
+def read_paths(data: list[str]) -> tuple[dict[str, Path], Path | None]:
+    """Read paths by task and the one for all tasks from "TASK=PATH" and "PATH"; ConfigError for two of the latter."""
+    pairs = [part.partition("=")[::2] for part in data]
+    shared = [Path(path) for path, rest in pairs if not rest]
+    if len(shared) > 1:
+        raise ConfigError("only one dataset can be for all tasks; name the tasks of the others: TASK=PATH")
+    return {task.strip(): Path(path) for task, path in pairs if path}, shared[0] if shared else None

@@ -36,7 +36,7 @@ def read_files(path: Path, split: str = "train") -> list[FileSample]:
     source = path.resolve().stem if path.is_file() else path.resolve().name
     return [
         FileSample(key, image, {"source": source, "label": task.names.get(label, label)})
-        for key, image, label in zip(task.keys, task.pictures, task.labels, strict=True)
+        for key, image, label in zip(task.keys, task.images, task.labels, strict=True)
     ]
 
 

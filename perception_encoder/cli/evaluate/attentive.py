@@ -8,7 +8,6 @@ import typer
 
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import HEAD, numbers, option
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -34,13 +33,11 @@ def attentive(
 
         pe eval attentive builtin --data photos --layer 8 -o attentive.json
     """
-    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, measure_attentive
+    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
     from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.models.external.layer_encoders import load_layer_encoder
 
     config = AttentiveConfig(epochs=epochs, learning_rates=tuple(numbers(lr)), head_seeds=head_seeds)
     tasks = load_splits(data, split, train, options.class_options(media=media))
-    encoder = load_layer_encoder(model)
-    at = encoder.depth - 1 if layer is None else layer
-    results = [measure_attentive(encoder, task, at, config, encoder.device, track) for task in tasks.values()]
-    options.finish(encoder.name, split, results, encoder.about, out)
+    encoder, one_layer = options.layer_encoder(model, layer)
+    evaluators = [AttentiveEvaluator(task, config, encoder.device) for task in tasks.values()]
+    options.finish(evaluators, {"squash": one_layer}, split, encoder.about, out)

@@ -9,7 +9,6 @@ import typer
 
 from perception_encoder.cli import options as shared
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -46,11 +45,12 @@ def classification(
         pe eval classification builtin --data photos --prompts photo
     """
     from perception_encoder.datasets.classified import load_tasks
-    from perception_encoder.evaluation.classification.zero_shot import classify_zero_shot
+    from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
+    from perception_encoder.evaluation.features import cache_features
     from perception_encoder.evaluation.transforms import load_transforms
 
     tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
     encoders, about = load_transforms(model, transform)
     names = shared.items_of(prompts)
-    results = [classify_zero_shot(encoders, task, names, track, frames) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, results, about, out)
+    evaluators = [ZeroShotEvaluator(task, name, frames) for task in tasks.values() for name in names]
+    options.finish(evaluators, cache_features(encoders), split, about, out)

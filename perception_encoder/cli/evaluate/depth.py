@@ -8,7 +8,6 @@ import typer
 
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import PerMetre, Size, flag, image_size
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -45,13 +44,12 @@ def depth(
     from perception_encoder.datasets.rgbd import read_depth_splits
     from perception_encoder.dense_prediction.depth import DepthConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.depth import DepthProtocol, measure_depth
+    from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 
+    pixels = image_size(size)
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head
-    protocol = DepthProtocol(
-        head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned, image_size=image_size(size)
-    )
-    train, test = read_depth_splits(data, per_metre)
-    encoder, at = options.layer_encoder(model, layer)
-    options.finish(encoder.name, "test", [measure_depth(encoder, at, train, test, protocol, track)], encoder.about, out)
+    protocol = DepthProtocol(head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned)
+    evaluator = DepthEvaluator(*read_depth_splits(data, per_metre), protocol, pixels)
+    encoder, one_layer = options.layer_encoder(model, layer)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)

@@ -8,7 +8,6 @@ import typer
 
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import Size, flag, image_size
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -37,16 +36,17 @@ def detection(
         pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
         pe eval detection builtin --data scenes --layer 8 --class-agnostic
     """
-    from perception_encoder.datasets.instances import forget_kinds, read_instance_splits
+    from perception_encoder.datasets.instances import read_instance_splits
     from perception_encoder.dense_prediction.detection import DetectionConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.detection import DetectionProtocol, measure_detection
+    from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 
+    pixels = image_size(size)
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
-    protocol = DetectionProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
+    protocol = DetectionProtocol(head=head, head_seeds=head_seeds)
     splits = read_instance_splits(data)
-    train, test = (forget_kinds(part) for part in splits) if class_agnostic else splits
-    encoder, at = options.layer_encoder(model, layer)
-    result = measure_detection(encoder, at, train, test, protocol, track)
-    options.finish(encoder.name, "test", [result], encoder.about, out)
+    train, test = (part.merge_classes() for part in splits) if class_agnostic else splits
+    encoder, one_layer = options.layer_encoder(model, layer)
+    evaluator = DetectionEvaluator(train, test, protocol, pixels)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)

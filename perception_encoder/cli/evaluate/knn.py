@@ -8,7 +8,6 @@ import typer
 
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import numbers, option
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -36,12 +35,13 @@ def knn(
         pe eval knn timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
-    from perception_encoder.evaluation.classification.nearest_neighbours import measure_neighbours
+    from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator
     from perception_encoder.evaluation.classification.splits import load_splits
+    from perception_encoder.evaluation.features import cache_features
     from perception_encoder.evaluation.transforms import load_views
 
     tasks = load_splits(data, split, train, options.class_options(media=media), choosing=False)
     ks = [int(each) for each in numbers(k)]
     encoders, about = load_views(model, transform, layer, pool)
-    results = [measure_neighbours(encoders, task, ks, track) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, results, about, out)
+    evaluators = [NeighboursEvaluator(task, ks) for task in tasks.values()]
+    options.finish(evaluators, cache_features(encoders), split, about, out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -30,11 +29,11 @@ def linear(
 
         pe eval linear builtin --data photos --layer 8 -o linear.json
     """
-    from perception_encoder.evaluation.classification.linear_probe import measure_linear
+    from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
     from perception_encoder.evaluation.classification.splits import load_splits
+    from perception_encoder.evaluation.features import cache_features
     from perception_encoder.evaluation.transforms import load_views
 
     tasks = load_splits(data, split, train, options.class_options(media=media))
     encoders, about = load_views(model, transform, layer, pool)
-    results = [measure_linear(encoders, task, track) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, results, about, out)
+    options.finish(map(LinearEvaluator, tasks.values()), cache_features(encoders), split, about, out)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
 from perception_encoder.cli import output
 from perception_encoder.cli.options import DATASET, HEAD, NAME, argument, option, out_option
+from perception_encoder.cli.progress import track
 
 if TYPE_CHECKING:
     from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.errors import InputError
-    from perception_encoder.evaluation.protocol import ImageEncoder
-    from perception_encoder.evaluation.results import Measurement
+    from perception_encoder.evaluation.layer_features import OneLayer
+    from perception_encoder.evaluation.results import Evaluator
     from perception_encoder.models.external.layer_encoders import TowerEncoder
+
+
+class Named(Protocol):
+    """A model with a name."""
+
+    @property
+    def name(self) -> str:
+        """The name that results carry."""
+        ...
+
+
+AnyModel = TypeVar("AnyModel", bound=Named)
 
 
 def model_argument(others: str) -> Any:
@@ -51,42 +63,45 @@ Out = Annotated[Path | None, out_option("JSON of all results, for compare and pa
 def class_options(
     classes: str = "", mapping: Path | None = None, onto: str = "", media: Path | None = None, trim: int = 0
 ) -> ClassOptions:
-    """Return the options of a dataset's classes."""
+    """Return the options of a dataset's classes; those that the built-in model never saw are a task of their own."""
     from perception_encoder.datasets.classified import ClassOptions
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
-    return ClassOptions(classes=classes, mapping=mapping, onto=onto, media=media, trim=trim)
-
-
-def name_of(encoders: Mapping[str, ImageEncoder]) -> str:
-    """Return the name of the model that is loaded under several transforms."""
-    return next(iter(encoders.values())).name
+    return ClassOptions(
+        classes=classes, mapping=mapping, onto=onto, media=media, trim=trim, held_out=find_unseen_labels
+    )
 
 
-def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, int]:
-    """Load an encoder and resolve its layer, 0-based, by default the last; ConfigError if it does not exist."""
+def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, OneLayer]:
+    """Load an encoder and one of its layers, by default the last; ConfigError for one that does not exist."""
+    from perception_encoder.evaluation.layer_features import OneLayer
     from perception_encoder.models.external.layer_encoders import load_layer_encoder, resolve_layers
 
     encoder = load_layer_encoder(model, final_norm=final_norm)
-    return encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0]
+    return encoder, OneLayer(encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0])
 
 
 def finish(
-    model: str,
+    evaluators: Iterable[Evaluator[AnyModel]],
+    models: Mapping[str, AnyModel],
     split: str,
-    results: Sequence[tuple[Sequence[Measurement], Sequence[InputError]]],
     about: Mapping[str, str],
     out: Path | None,
 ) -> None:
-    """Write the JSON, print the table, list the inputs that could not be decoded, and exit with the matching status."""
-    from perception_encoder.evaluation.report import full_table, to_json, write_text
-    from perception_encoder.evaluation.results import Result
+    """Run evaluators, write the JSON, print the table, list what could not be decoded, and exit with that status.
 
-    measurements = tuple(measurement for some, _ in results for measurement in some)
-    failures = {str(failure): failure for _, some in results for failure in some}
+    `models`: one model under each of its transforms, by name.
+    """
+    from perception_encoder.evaluation.report import full_table, to_json, write_text
+    from perception_encoder.evaluation.results import Result, evaluate
+
+    measurements = tuple(evaluate(evaluators, models, track))
+    failures = {str(failure): failure for measurement in measurements for failure in measurement.failures}
+    model = next(iter(models.values())).name
     result = Result(model=model, split=split, measurements=measurements, failures=tuple(failures), about=dict(about))
     if out is not None:
         write_text(out, to_json(result))
     table = full_table(result).filled()
     output.print_table(table.columns, table.rows, title=f"{model}, {split}")
-    items = max((metric.n for m in measurements for metric in m.metrics), default=0)
-    raise typer.Exit(output.report_skipped(list(failures.values()), items + len(failures)))
+    evaluated = max((metric.n for each in measurements for metric in each.metrics), default=0)
+    raise typer.Exit(output.report_skipped(list(failures.values()), evaluated + len(failures)))

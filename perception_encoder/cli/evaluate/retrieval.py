@@ -9,7 +9,6 @@ import typer
 
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import Frames
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -36,10 +35,10 @@ def retrieval(
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
     """
     from perception_encoder.datasets.captioned import load_captions
-    from perception_encoder.evaluation.retrieval import measure_retrieval
+    from perception_encoder.evaluation.features import cache_features
+    from perception_encoder.evaluation.retrieval import RetrievalEvaluator
     from perception_encoder.evaluation.transforms import load_transforms
 
     captions = load_captions(data, media, split)
     encoders, about = load_transforms(model, transform)
-    results = [measure_retrieval(encoders, captions, track, frames)]
-    options.finish(options.name_of(encoders), split, results, about, out)
+    options.finish([RetrievalEvaluator(captions, frames)], cache_features(encoders), split, about, out)

@@ -37,11 +37,11 @@ def segmentation(
     from perception_encoder.datasets.class_masks import read_class_splits
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-    from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, measure_segmentation
+    from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
 
+    pixels = image_size(size)
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
-    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
-    train, test = read_class_splits(data)
-    encoder, at = options.layer_encoder(model, layer)
-    result = measure_segmentation(encoder, at, train, test, protocol, track)
-    options.finish(encoder.name, "test", [result], encoder.about, out)
+    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds)
+    evaluator = SegmentationEvaluator(*read_class_splits(data), protocol, pixels, track=track)
+    encoder, one_layer = options.layer_encoder(model, layer)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)

@@ -41,16 +41,20 @@ def suite(
     from perception_encoder.evaluation.report import classification_table, retrieval_table, to_json, write_text
     from perception_encoder.evaluation.suite import Suite
     from perception_encoder.evaluation.transforms import load_transforms
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
+    from perception_encoder.pretraining.builtin.targets import targets_of
 
     encoders, about = load_transforms(model)
     evaluation = Suite(encoders, shared.items_of(prompts), track)
-    evaluation.classify_photos(photos, split)
+    evaluation.classify(photos, split, find_unseen_labels)
     if drawings is not None:
         evaluation.retrieve_drawings(drawings)
     result = evaluation.result(split, about)
+    targets = targets_of(result)
     if out is not None:
         write_text(out, to_json(result))
-    for table in (classification_table(result), retrieval_table(result)):
+    for table in (classification_table(result, targets), retrieval_table(result, targets)):
         if table.rows:
             output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")
-    raise typer.Exit(output.report_skipped(evaluation.failures, evaluation.pictures))
+    (encoder,) = evaluation.first.values()
+    raise typer.Exit(output.report_skipped(encoder.failures, encoder.count))

@@ -8,7 +8,6 @@ import typer
 
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import FinalNorm, option
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -36,10 +35,9 @@ def tracking(
     """
     from perception_encoder.datasets.masked_videos import read_videos
     from perception_encoder.dense_prediction.label_propagation import PropagationConfig
-    from perception_encoder.evaluation.dense.tracking import TrackingConfig, measure_tracking
+    from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 
     config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
     videos = read_videos(data)
-    encoder, at = options.layer_encoder(model, layer, final_norm)
-    result = measure_tracking(encoder, at, videos, config, track)
-    options.finish(encoder.name, data.stem, [result], encoder.about, out)
+    encoder, one_layer = options.layer_encoder(model, layer, final_norm)
+    options.finish([TrackingEvaluator(videos, config)], {"": one_layer}, data.stem, encoder.about, out)

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
-from perception_encoder.evaluation.protocol import LayerEncoder, LayerTokens
 from perception_encoder.inference.encoder import find_device
 from perception_encoder.models.checkpoints.weights import Model, create_model, load_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.precision import fast_dtype
+from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 from perception_encoder.models.registry import canonical_name
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform

@@ -14,7 +14,7 @@ from tests.evaluation.classification.test_attentive_probe import ColourLayers
 def test_an_attentive_probe(run_pe, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = ColourLayers()
     encoder.device, encoder.about = None, {"weights": "any"}
-    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda name: encoder)
+    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda name, final_norm=False: encoder)
     options = ("--split", "val", "--layer", "0", "--epochs", "2", "--lr", "1e-2")
     run = run_pe("eval", "attentive", "any", "--data", photos, *options)
     assert run.status == output.OK, run.stderr

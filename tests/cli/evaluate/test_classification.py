@@ -21,7 +21,8 @@ def test_classification_of_directories(run_pe, photos: Path, tmp_path: Path) -> 
     )
     assert run.status == output.OK, run.stderr
     assert "mean class accuracy" in run.stdout and "100.0" in run.stdout
-    assert all(metric["ci"] is None for m in read_json(out)["measurements"] for metric in m["metrics"])  # all are right
+    intervals = {metric["interval"] for m in read_json(out)["measurements"] for metric in m["metrics"]}
+    assert intervals == {None}  # all are right
     assert [(m["transform"], m["prompts"]) for m in read_json(out)["measurements"]] == [
         (transform, prompts) for transform in ("squash", "crop") for prompts in ("imagenet", "name")
     ]
@@ -57,7 +58,7 @@ def test_a_table_of_videos_with_the_templates_of_kinetics(
     ("options", "message"),
     [
         (["--split", "test"], "has no split 'test'"),
-        (["--split", "val", "--prompts", "x"], "no prompts are called 'x'"),
+        (["--split", "val", "--prompts", "x"], "there are no prompts 'x'"),
         (["--split", "val", "--onto", "imagenet"], "needs a mapping"),
     ],
 )

@@ -28,4 +28,4 @@ def test_compare_names_the_better_model(run_pe, photos: Path, tmp_path: Path) ->
         "eval", "classification", "any", "--data", photos, "--split", "val", "--transform", "squash", "-o", files["any"]
     )
     run = run_pe("eval", "compare", *files.values())
-    assert run.status == output.ERROR and "not measured on the same items" in run.stderr
+    assert run.status == output.ERROR and "not evaluated on the same items" in run.stderr

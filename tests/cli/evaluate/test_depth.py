@@ -10,7 +10,7 @@ import pytest
 from perception_encoder.cli import output
 from perception_encoder.formats.shards import write_members
 from tests.cli.evaluate.conftest import read_json
-from tests.evaluation.dense.test_depth import rooms, stored
+from tests.datasets.drawn import rooms, stored
 from tests.evaluation.layers import png
 
 pytestmark = pytest.mark.usefixtures("colour_layers")
@@ -50,4 +50,4 @@ def test_units_of_depth(run_pe, tmp_path: Path) -> None:
     assert run.status == output.OK and not run.stderr
     (measurement,) = read_json(tmp_path / "depth.json")["measurements"]
     assert measurement["settings"]["per metre"] == "5000" and measurement["metrics"][0]["n"] == 2
-    assert "1000 units were taken for a metre, see --per-metre" in run_pe(*arguments).stderr
+    assert "1000 units a metre, see --per-metre" in run_pe(*arguments).stderr

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.cli import output
+from tests.datasets.drawn import write_instances
 
 pytestmark = pytest.mark.usefixtures("colour_layers")
 
 
 def test_detection(run_pe, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    from tests.evaluation.dense.test_detection import write_scenes
 
-    data = write_scenes(tmp_path, {"train": 2, "test": 1})
+    data = write_instances(tmp_path, {"train": 2, "test": 1})
     arguments = ("eval", "detection", "any", "--data", data, "--layer", "0", "--channels", "8", "--epochs", "1")
     run = run_pe(*arguments)
     assert run.status == output.OK and "mask AP50" in run.stdout

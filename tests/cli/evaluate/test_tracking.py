@@ -19,7 +19,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
     run = run_pe("eval", "tracking", "any", "--data", tmp_path, "--layer", "0", "--short-side", "48", "-o", out)
     assert run.status == output.OK and "J&F" in run.stdout and "layer 0" in run.stdout
     (measurement,) = read_json(out)["measurements"]
-    assert measurement["metrics"][0]["ci"] is None  # of one video
+    assert measurement["metrics"][0]["interval"] is None  # of one video
     assert measurement["metrics"][0]["value"] > 0.7 and measurement["settings"]["short side"] == "48"
     compared = run_pe("eval", "compare", out, out)
     assert compared.status == output.OK and "not shown" in compared.stdout

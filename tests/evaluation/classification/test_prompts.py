@@ -53,7 +53,7 @@ def test_an_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
 
 
 def test_templates_need_a_place_for_the_class() -> None:
-    with pytest.raises(ConfigError, match=r"'a photo' needs \{\} where"):
+    with pytest.raises(ConfigError, match=r"'a photo' needs \{\} in place of"):
         ensemble(ColourEncoder(), ["cat"], ["{}", "a photo"])
     with pytest.raises(ConfigError, match="no templates"):
         ensemble(ColourEncoder(), ["cat"], [])

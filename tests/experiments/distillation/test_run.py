@@ -22,10 +22,9 @@ from experiments.distillation.run import (
     reproduce_distillation,
     student,
 )
-from experiments.outcomes import PHOTOS, Outcomes
+from experiments.outcomes import PHOTOS, Outcome, Outcomes
 from experiments.reproduction import ROBUST, Place
 from perception_encoder.data.pairs import Stage
-from perception_encoder.evaluation.statistics.paired import Outcome
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import build_model

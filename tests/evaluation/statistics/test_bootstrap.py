@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perception_encoder.evaluation.layer_task import LayerScore
-from perception_encoder.evaluation.statistics.estimate import student_interval
+from perception_encoder.evaluation.statistics.bootstrap import contributions, student_interval
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate, measure
+from perception_encoder.layer_analysis.layer_task import LayerScore
 
 TRIALS = 300
 
@@ -46,8 +46,10 @@ def test_few_blocks_take_the_interval_of_the_paired_t_test() -> None:
     wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     both = [ItemScores.of("error", values, list("abcde"), unit="m") for values in (ours, theirs)]
     found = difference(*both)
-    assert found.ci == pytest.approx((wanted.low, wanted.high), rel=0.06)  # the variance is that of 1000 draws
-    assert measure(both[0]).ci == pytest.approx(tuple(stats.ttest_1samp(ours, 0).confidence_interval(0.95)), rel=0.06)
+    assert found.interval == pytest.approx((wanted.low, wanted.high), rel=0.06)  # the variance is that of 1000 draws
+    assert measure(both[0]).interval == pytest.approx(
+        tuple(stats.ttest_1samp(ours, 0).confidence_interval(0.95)), rel=0.06
+    )
 
 
 def test_the_variances_of_blocks_and_of_seeds_are_added() -> None:
@@ -72,10 +74,19 @@ def test_the_interval_of_a_share_stays_within_0_and_1_and_that_of_its_difference
     free = found.estimate.interval()
     assert free is not None and free[1] > 1
     for metric in (found.metric, measure(ours)):
-        assert metric.ci == (pytest.approx(free[0]), 1.0)
-    low = LayerScore.of(theirs, "mean").metric.ci
+        assert metric.interval == (pytest.approx(free[0]), 1.0)
+    low = LayerScore.of(theirs, "mean").metric.interval
     assert low is not None and low[0] == 0
-    in_metres = LayerScore.of(replace(ours, unit="m"), "mean").metric.ci
+    in_metres = LayerScore.of(replace(ours, unit="m"), "mean").metric.interval
     assert in_metres is not None and in_metres[1] > 1
-    gap = difference(ours, theirs).ci
+    gap = difference(ours, theirs).interval
     assert gap is not None and gap[1] > 1
+
+
+def test_contributions_to_a_mean_are_the_items() -> None:
+    values = np.random.default_rng(0).normal(size=9)
+    without = np.array([np.delete(values, place).mean() for place in range(9)])
+    np.testing.assert_allclose(contributions(values.mean(), without), values)
+    without[4] = np.nan  # a metric that does not exist
+    found = contributions(values.mean(), without)
+    assert np.isfinite(found).all() and found.mean() == pytest.approx(values.mean())

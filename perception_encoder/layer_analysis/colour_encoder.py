@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.protocol import LayerEncoder, LayerTokens
+from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 
 COLOURS = "colours"
 
@@ -31,7 +31,7 @@ class ColourEncoder:
     ) -> dict[int, LayerTokens]:
         """The mean colour of each patch, less grey, in (-0.5, 0.5): see `LayerEncoder`."""
         if set(layers) != {0}:
-            raise ConfigError(f"layers {list(layers)} were asked for; {COLOURS} has layer 0 alone")
+            raise ConfigError(f"layers {list(layers)} were given; {COLOURS} has layer 0 alone")
         height, width = image_size or self.image_size
         h, w = height // self.patch_size, width // self.patch_size
         shown = [image.convert("RGB").resize((w, h), Image.Resampling.BOX) for image in images]
