@@ -51,6 +51,5 @@ def classification(
 
     tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
     encoders, about = load_transforms(model, transform)
-    names = shared.items_of(prompts)
-    evaluators = [ZeroShotEvaluator(task, name, frames) for task in tasks.values() for name in names]
+    evaluators = [ZeroShotEvaluator(task, shared.items_of(prompts), frames) for task in tasks.values()]
     options.finish(evaluators, cache_features(encoders), split, about, out)
