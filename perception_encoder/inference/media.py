@@ -58,6 +58,29 @@ class Media:
     """Of a video: first second to use. Equal to `end` for a moment: one frame."""
     end: float | None = None
 
+    def media(self, limits: FetchLimits | None = None) -> Media:
+        """Itself: it is resolved."""
+        return self
+
+
+@dataclass(frozen=True)
+class Value:
+    """A caller's value that is resolved when its turn comes."""
+
+    value: object
+    name: str | None = None
+    kind: Kind | None = None
+
+    def media(self, limits: FetchLimits | None = None) -> Media:
+        """What `resolve` gives; errors of a string that is taken for a file's name say how to encode it as a text."""
+        try:
+            return resolve(self.value, self.name, kind=self.kind, limits=limits)
+        except InputError as error:
+            if isinstance(self.value, str) and self.kind is None:
+                reason = f"{error.reason}; if it is a text, encode_texts takes it as one"
+                raise type(error)(error.source, reason) from error
+            raise
+
 
 def resolve(
     value: object,
@@ -75,7 +98,9 @@ def resolve(
     a moment, "clip.mp4@12s". Raises MediaNotFoundError (a string that ends in a media suffix and does not exist too),
     MediaDecodeError, and InputError for anything else.
     """
-    if kind == "text" and isinstance(value, str):
+    if kind == "text":
+        if not isinstance(value, str):
+            raise InputError(name or "input", f"is of type {type(value).__name__}; give a text")
         return _text(value, name)
     if isinstance(value, str) and is_url(value):
         name, value = name or escape_name(value), fetch(value, limits)
@@ -91,8 +116,8 @@ def resolve(
         return _checked(Media("image", name or _name_of_image(value), value, start, end), kind)
     if isinstance(value, np.ndarray):
         return _checked(_resolve_array(value, name or "array", start, end), kind)
-    wanted = "a text" if kind == "text" else "a path, a URL, bytes, a PIL image, a uint8 array or a text"
-    raise InputError(name or "input", f"is of type {type(value).__name__}; give {wanted}")
+    allowed = "a path, a URL, bytes, a PIL image, a uint8 array or a text"
+    raise InputError(name or "input", f"is of type {type(value).__name__}; give {allowed}")
 
 
 def open_media(media: Media, frames: int = 8, admit: Admit | None = None) -> Image.Image | VideoFrames | str:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import InputError, MediaNotFoundError, MediaTooLargeError, UrlRefusedError
-from perception_encoder.inference import fetch as module
-from perception_encoder.inference.fetch import FetchLimits, fetch, is_public, is_url
+from perception_encoder.inference import checked_transport as module
+from perception_encoder.inference.checked_transport import is_public
+from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from tests.web import Answer, serving
 
 LOCAL = FetchLimits(allow_private=True, seconds=20)

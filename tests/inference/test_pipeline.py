@@ -18,9 +18,11 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError
-from perception_encoder.inference.encoder import Encoder, Feature
+from perception_encoder.inference.embedder import Feature
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import list_items
-from perception_encoder.inference.media import Media, resolve
+from perception_encoder.inference.media import Media, Value
 from perception_encoder.inference.pipeline import (
     Embedding,
     Failure,
@@ -34,11 +36,11 @@ from tests.inference.test_media import mutated
 
 
 def text(number: int) -> Request[int]:
-    return Request(number, lambda: Media("text", str(number), f"thing {number}"), "text")
+    return Request(number, Media("text", str(number), f"thing {number}"), "text")
 
 
 def picture(number: int, draw: Callable[[int], Image.Image]) -> Request[int]:
-    return Request(number, lambda: Media("image", str(number), draw(number)))
+    return Request(number, Media("image", str(number), draw(number)))
 
 
 # ---- batches
@@ -116,7 +118,7 @@ def test_a_short_list_is_shared_out(encoder: Encoder, draw: Callable[[int], Imag
 
 
 def test_a_video_weighs_as_much_as_its_frames(encoder: Encoder) -> None:
-    videos = [Request(number, partial(resolve, np.zeros((4, 16, 16, 3), np.uint8)), "video") for number in range(20)]
+    videos = [Request(number, Value(np.zeros((4, 16, 16, 3), np.uint8)), "video") for number in range(20)]
     batches = encode_requests(encoder, iter(videos), encoder.feature(0), workers=1)
     assert [len(batch) for batch in batches] == [7, 7, 6]  # 8 frames each, 52 pictures a batch
 
@@ -128,14 +130,18 @@ def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: 
         assert decoded.wait(timeout=20), "the second batch is not decoded while the first one is encoded"
         return torch.zeros(len(pixels), 4)
 
-    def resolve(number: int) -> Media:
-        if number == 2:
-            decoded.set()
-        return Media("image", str(number), draw(number))
+    class Announced:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def media(self, limits: FetchLimits | None = None) -> Media:
+            if self.number == 2:
+                decoded.set()
+            return Media("image", str(self.number), draw(self.number))
 
     waiting = copy.copy(encoder)
     waiting.embed_pixels = embed_pixels  # type: ignore[method-assign]
-    requests = [Request(number, partial(resolve, number)) for number in range(4)]
+    requests = [Request(number, Announced(number)) for number in range(4)]
     assert len(list(encode_requests(waiting, requests, encoder.feature(), batch_size=2, workers=2))) == 2
 
 
@@ -150,7 +156,7 @@ def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) ->
     counting.embed_pixels = embed_pixels  # type: ignore[method-assign]
     videos = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 32, 3), dtype=np.uint8)
     feature = encoder.feature(0, frames=7)
-    requests = [Request(number, partial(resolve, video)) for number, video in enumerate(videos)]
+    requests = [Request(number, Value(video)) for number, video in enumerate(videos)]
     (batch,) = encode_requests(counting, requests, feature, batch_size=4, workers=1)
     assert sizes == [4, 4, 4, 4, 4, 1]
     for result, video in zip(batch, videos, strict=True):
@@ -259,6 +265,6 @@ def test_large_images_of_several_workers_wait_for_each_other(
         return pixels(self, image)
 
     monkeypatch.setattr(type(encoder.transform), "pixels", counted)
-    requests = [Request(number, partial(resolve, path)) for number, path in enumerate(pictures[:8])]
+    requests = [Request(number, Value(path)) for number, path in enumerate(pictures[:8])]
     results = [r for batch in encode_requests(encoder, requests, encoder.feature(), 1, workers=4) for r in batch]
     assert most == 1 and [result.key for result in results] == list(range(8))

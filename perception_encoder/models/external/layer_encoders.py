@@ -27,11 +27,10 @@ from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
 from perception_encoder.evaluation.protocol import LayerEncoder, LayerTokens
-from perception_encoder.inference.encoder import find_device
 from perception_encoder.models.checkpoints.weights import Model, create_model, load_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.precision import fast_dtype
+from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import canonical_name
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
@@ -93,7 +92,7 @@ class TowerEncoder:
         `final_norm`: whether the last layer goes through the model's final norm.
         """
         self.name, self.tower, self.final_norm = name, tower, final_norm
-        self.device = find_device(device)
+        self.device = choose_device(device)
         self.dtype = dtype or fast_dtype(self.device)
         tower.model.to(self.device, self.dtype).requires_grad_(False).train(False)
 

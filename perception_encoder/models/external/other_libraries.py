@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError, UnknownModelError, WeightsUnavailableError
-from perception_encoder.inference.encoder import find_device
 from perception_encoder.models.checkpoints.weights import state_hash
+from perception_encoder.models.precision import choose_device
 
 LIBRARIES = ("timm:", "open_clip:")
 BATCH = 64
@@ -96,7 +96,7 @@ def timm_encoders(name: str, model: Any) -> dict[str, LibraryEncoder]:
     """A timm model without its classifier, by transform; it is put to evaluation on a GPU where there is one."""
     from timm.data import create_transform, resolve_model_data_config
 
-    model = model.eval().to(find_device())
+    model = model.eval().to(choose_device())
     config = resolve_model_data_config(model)
     transforms = {
         "squash": create_transform(**{**config, "crop_mode": "squash", "crop_pct": 1.0}),
@@ -109,7 +109,7 @@ def open_clip_encoders(name: str, model: Any, tokenize: Callable[[list[str]], Te
     """An open_clip model, by transform; it is put to evaluation on a GPU where there is one."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    model = model.eval().to(find_device())
+    model = model.eval().to(choose_device())
     config = PreprocessCfg(**model.visual.preprocess_cfg)
     transforms = {
         "squash": image_transform_v2(replace(config, resize_mode="squash"), is_train=False),

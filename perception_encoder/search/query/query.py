@@ -134,7 +134,7 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarr
             if isinstance(term.what, Row):
                 vectors[index] += term.weight * term.what.vector
             else:
-                requests.append(Request.of((index, term.weight), term.what))
+                requests.append(Request((index, term.weight), term.what, term.what.kind))
     for batch in encode_requests(encoder, requests, encoder.feature()):
         for result in batch:
             if not isinstance(result, Embedding):
