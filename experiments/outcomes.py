@@ -17,8 +17,8 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.classification.zero_shot import classify
 from perception_encoder.evaluation.features import Features, encode_pictures, relabel
-from perception_encoder.evaluation.protocol import ImageEncoder, ImageTextEncoder
 from perception_encoder.evaluation.statistics.paired import Outcome
+from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 from perception_encoder.progress import Track, untracked
 
 PHOTOS, DRAWINGS = "photos", "drawings by name"

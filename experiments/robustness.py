@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps, ImageStat
 
-from perception_encoder.evaluation.protocol import ImageEncoder
+from perception_encoder.models.protocols import ImageEncoder
 from perception_encoder.preprocess.image import plain_image
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]

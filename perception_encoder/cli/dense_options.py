@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from perception_encoder.models.external.layer_encoders import TowerEncoder
+    from perception_encoder.inference.layer_encoder import TowerEncoder
 
 Model = Annotated[str, typer.Argument(help="Name, alias or checkpoint; timm:NAME; hf:NAME; random: before it.")]
 Data = Annotated[Path, typer.Option(help="Place of the data: see below.")]
@@ -40,7 +40,8 @@ def image_size(given: str | None) -> tuple[int, int] | None:
 
 def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, int]:
     """An encoder and its asked layer, 0-based, by default the last; ConfigError for one that does not exist."""
-    from perception_encoder.models.external.layer_encoders import load_layer_encoder, resolve_layers
+    from perception_encoder.inference.layer_encoder import resolve_layers
+    from perception_encoder.inference.open_model import load_layer_encoder
 
     encoder = load_layer_encoder(model, final_norm=final_norm)
     return encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0]

@@ -34,7 +34,7 @@ def attentive(
     """
     from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, measure_attentive
     from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.models.external.layer_encoders import load_layer_encoder
+    from perception_encoder.inference.open_model import load_layer_encoder
 
     config = AttentiveConfig(epochs=epochs, learning_rates=tuple(options.numbers(lr)), head_seeds=head_seeds)
     tasks = load_splits(data, split, train, options.class_options(media=media))

@@ -13,8 +13,8 @@ from perception_encoder.cli import output
 if TYPE_CHECKING:
     from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.errors import InputError
-    from perception_encoder.evaluation.protocol import ImageEncoder
     from perception_encoder.evaluation.results import Measurement
+    from perception_encoder.models.protocols import ImageEncoder
 
 Model = Annotated[
     str, typer.Argument(help="Name, alias or checkpoint; timm:NAME, or open_clip:NAME,WEIGHTS for texts too.")

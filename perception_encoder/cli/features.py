@@ -43,9 +43,9 @@ def features(
         pe features cup.jpg --layer 8 --bare --out colours.png
     """
     from perception_encoder.cli.layers import read_layers
+    from perception_encoder.inference.open_model import load_layer_encoder
     from perception_encoder.layer_analysis.inside import look_inside
     from perception_encoder.layer_analysis.plots import inside_figure, write_colours, write_png
-    from perception_encoder.models.external.layer_encoders import load_layer_encoder
     from perception_encoder.preprocess.image import open_image
 
     wanted = read_layers(layer) if layer else None

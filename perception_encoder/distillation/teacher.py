@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.inference.encoder import load
+from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.train.distributed import own_device
 
 T = TypeVar("T", Image.Image, str)

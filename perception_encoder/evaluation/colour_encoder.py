@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.protocol import LayerEncoder, LayerTokens
+from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 
 COLOURS = "colours"
 

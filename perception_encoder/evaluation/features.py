@@ -17,9 +17,9 @@ from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledPictures
 from perception_encoder.errors import DataError, InputError, ModelError
-from perception_encoder.evaluation.protocol import ImageEncoder
 from perception_encoder.formats.media_directory import Clip, Source
 from perception_encoder.inference.media import open_media, resolve
+from perception_encoder.models.protocols import ImageEncoder
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.progress import Track, untracked
 

@@ -15,9 +15,9 @@ import numpy as np
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.features import FRAMES, check_finite, encode_sources
-from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores, measure
+from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.progress import Track, untracked
 
 TOPS = (1, 5, 10)

@@ -15,11 +15,11 @@ from perception_encoder.evaluation.classification.linear_probe import fit_probe
 from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble, find_templates, prompted_name
 from perception_encoder.evaluation.classification.zero_shot import accuracies, check_classes, classify
 from perception_encoder.evaluation.features import Features, encode_pictures, relabel
-from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.retrieval import dual_softmax, found_first
 from perception_encoder.evaluation.statistics.scores import ItemScores, measure
 from perception_encoder.formats.media_directory import Source
+from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.progress import Track, untracked
 
 SPLITS = ("test", "val")

@@ -19,9 +19,9 @@ from perception_encoder.datasets.captioned import CaptionedMedia, load_captions
 from perception_encoder.datasets.labelled import LabelledPictures
 from perception_encoder.errors import DataError, InputError, MissingExtraError
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
-from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.statistics.scores import ItemScores, contributions
 from perception_encoder.layer_analysis.labelled_tasks import layer_pictures, unit
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.frames import spread_indices
 
 LEAST = 3

@@ -35,8 +35,8 @@ from perception_encoder.evaluation.dense.tracking import (
     score_video,
 )
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
-from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.layer_analysis.labelled_tasks import content_digest
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.image import open_image
 
 DENSE = "tokens"

@@ -29,9 +29,9 @@ from perception_encoder.evaluation.classification.splits import Splits, load_spl
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import Features
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
-from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.statistics.scores import ItemScores, contributions, with_head_seeds
 from perception_encoder.formats.media_directory import Clip, Source
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.image import open_image
 
 STRENGTHS = (1e-2, 1e-1, 1.0)

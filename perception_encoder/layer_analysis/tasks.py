@@ -18,7 +18,6 @@ from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.dense.depth import DepthProtocol
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore, LayerTask
-from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.layer_analysis.caption_task import load_caption_task
 from perception_encoder.layer_analysis.dense_tasks import (
     SHORT_SIDE,
@@ -33,6 +32,7 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     RetrievalTask,
     load_labels,
 )
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.frames import spread_indices
 
 Maker = Callable[[Path, int], LayerTask]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.models.external import layer_encoders
+from perception_encoder.inference import open_model
 from tests.evaluation.dense.test_depth import rooms, stored
 from tests.evaluation.dense.test_segmentation import write_scenes
 from tests.evaluation.layers import ColourLayers, discs, png, write_video
@@ -20,7 +20,7 @@ def colours(monkeypatch) -> None:
     """Every model is one that sees colours."""
     encoder = ColourLayers(4, (24, 32))
     encoder.about = {"weights": "none"}
-    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda model, final_norm=False: encoder)
+    monkeypatch.setattr(open_model, "load_layer_encoder", lambda model, final_norm=False: encoder)
 
 
 def test_tracking(run_pe, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from perception_encoder.cli import output
 from perception_encoder.evaluation import transforms
-from perception_encoder.models.external import layer_encoders
+from perception_encoder.inference import open_model
 from tests.clips import clip
 from tests.evaluation.classification.test_attentive_probe import ColourLayers
 from tests.evaluation.colours import ColourEncoder, picture
-from tests.models.external.test_layer_encoders import save_transformer
+from tests.models.external.samples import save_transformer
 
 COLOURS = ("red", "green", "blue")
 
@@ -138,7 +138,7 @@ def test_neighbours_of_few_pictures(run_pe, photos: Path) -> None:
 def test_an_attentive_probe(run_pe, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = ColourLayers()
     encoder.device, encoder.about = None, {"weights": "any"}
-    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda name: encoder)
+    monkeypatch.setattr(open_model, "load_layer_encoder", lambda name: encoder)
     options = ("--split", "val", "--layer", "0", "--epochs", "2", "--lr", "1e-2")
     run = run_pe("eval", "attentive", "any", "--data", photos, *options)
     assert run.status == output.OK, run.stderr

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perception_encoder.evaluation.protocol import LayerTokens
 from perception_encoder.formats.shards import write_members
+from perception_encoder.models.protocols import LayerTokens
 
 
 class ColourLayers:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
-from perception_encoder.evaluation.protocol import LayerEncoder, LayerTokens
 from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 
 SIDE, PATCH, DEPTH, CLEAR = 16, 4, 4, 2
 """Layer CLEAR shows mean colours; the clearer a layer's neighbours are, the nearer they are to it."""

@@ -23,13 +23,13 @@ from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.tokens import TaskTokens, Tokens, encode_tokens
 from perception_encoder.evaluation.classification.zero_shot import TOP, accuracies, nearest
 from perception_encoder.evaluation.features import FRAMES, Features
-from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.estimate import check_scipy
 from perception_encoder.evaluation.statistics.resampling import HEAD_SEEDS
 from perception_encoder.evaluation.statistics.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layers.pooling import AttentionPooling
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 

@@ -16,9 +16,9 @@ from perception_encoder.errors import InputError, MissingExtraError
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import TOP, accuracies, nearest
 from perception_encoder.evaluation.features import FRAMES, Features, encode_pictures
-from perception_encoder.evaluation.protocol import ImageEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import measure
+from perception_encoder.models.protocols import ImageEncoder
 from perception_encoder.progress import Track, untracked
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)

@@ -14,9 +14,9 @@ from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import FRAMES, encode_pictures
-from perception_encoder.evaluation.protocol import ImageEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import measure
+from perception_encoder.models.protocols import ImageEncoder
 from perception_encoder.progress import Track, untracked
 
 TEMPERATURE = 0.07

@@ -17,7 +17,7 @@ from PIL import Image
 from perception_encoder.datasets.labelled import LabelledPictures
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.features import FRAMES, decode_sources
-from perception_encoder.evaluation.protocol import LayerEncoder
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 CHUNK = 32  # items that are encoded at a time

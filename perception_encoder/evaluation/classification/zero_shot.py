@@ -10,9 +10,9 @@ from perception_encoder.datasets.labelled import LabelledPictures
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.classification.prompts import ensemble, find_templates, prompted_name
 from perception_encoder.evaluation.features import FRAMES, Features, encode_pictures
-from perception_encoder.evaluation.protocol import ImageTextEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores, measure
+from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.progress import Track, untracked
 
 TOP = 5

@@ -20,11 +20,11 @@ from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_d
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense.features import check_finite, encode_both
-from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.estimate import check_scipy
 from perception_encoder.evaluation.statistics.resampling import HEAD_SEEDS
 from perception_encoder.evaluation.statistics.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)

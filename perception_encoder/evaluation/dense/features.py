@@ -13,7 +13,7 @@ from PIL import Image
 
 from perception_encoder.dense_prediction.head_fitting import Maps
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
-from perception_encoder.evaluation.protocol import LayerEncoder
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 T = TypeVar("T")

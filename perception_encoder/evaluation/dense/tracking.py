@@ -20,10 +20,10 @@ from perception_encoder.dense_prediction.label_propagation import PropagationCon
 from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.dense.features import check_layer, encode_patches, patch_multiple
 from perception_encoder.evaluation.dense.region_and_boundary import boundary_accuracy, region_similarity
-from perception_encoder.evaluation.protocol import LayerEncoder
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.estimate import FEW_BLOCKS, check_scipy
 from perception_encoder.evaluation.statistics.scores import ItemScores, measure
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 Masks = Sequence[UInt8[np.ndarray, "H W"] | None]

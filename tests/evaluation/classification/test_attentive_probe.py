@@ -19,7 +19,7 @@ from perception_encoder.evaluation.classification.attentive_probe import (
 )
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.tokens import ComputedTokens, encode_tokens
-from perception_encoder.evaluation.protocol import LayerTokens
+from perception_encoder.models.protocols import LayerTokens
 from tests.evaluation.colours import picture
 
 CONFIG = AttentiveConfig(epochs=12, learning_rates=(3e-3,), batch=32)

@@ -1,8 +1,7 @@
-"""A model of timm or open_clip is measured by the same code, through a few lines around it."""
+"""A model of timm or open_clip is evaluated by the same code, through a few lines around it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.evaluation.classification.linear_probe import fit_probe
 from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
 from perception_encoder.evaluation.features import encode_pictures
 from perception_encoder.evaluation.suite import Suite
-from perception_encoder.models.external.other_libraries import load_library, open_clip_encoders, timm_encoders
 from tests.evaluation.colours import write_colours
 
 LABELS = ["red", "green", "blue"] * 4
@@ -31,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class TimmEncoder:
+class PlainTimmEncoder:
     """A timm model with its own transform."""
 
     name = "test_vit"
@@ -47,7 +44,7 @@ class TimmEncoder:
         return F.normalize(self.model(torch.stack([self.transform(image) for image in images])), dim=-1).numpy()
 
 
-class OpenClipEncoder:
+class PlainOpenClipEncoder:
     """An open_clip model with its own transform and tokenizer."""
 
     name = "tiny"
@@ -73,14 +70,14 @@ class OpenClipEncoder:
 
 
 def test_a_timm_model_is_probed(photos: Path) -> None:
-    encoder = TimmEncoder()
+    encoder = PlainTimmEncoder()
     train, val, test = (encode_pictures(encoder, load_labelled(photos, s)["toys"]) for s in ("train", "val", "test"))
     probe = fit_probe(train, val, ("blue", "green", "red"))
     assert (probe.classify(test.vectors) == test.targets(("blue", "green", "red"))).all()
 
 
 def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
-    encoder = OpenClipEncoder()
+    encoder = PlainOpenClipEncoder()
     suite = Suite({"crop": encoder}, ["imagenet"])
     suite.classify_photos(photos)
     zero_shot, probe = suite.measurements
@@ -95,43 +92,3 @@ def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
     np.testing.assert_allclose(ours.T, oracle.numpy(), atol=1e-6)
     predicted = (torch.from_numpy(encode_pictures(encoder, task).vectors) @ oracle).argmax(dim=1)
     assert zero_shot.metrics[1].value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))
-
-
-def test_a_timm_model_has_both_transforms_and_no_texts() -> None:
-    timm = pytest.importorskip("timm")
-    encoders = timm_encoders("timm:test_vit", timm.create_model("test_vit", num_classes=0))
-    wide = Image.new("RGB", (300, 100))
-    wide.paste((255, 255, 255), (0, 0, 40, 100))  # what a centre crop leaves out
-    plain = Image.new("RGB", (300, 100))
-    changed = {name: np.abs(e.encode_images([wide]) - e.encode_images([plain])).max() for name, e in encoders.items()}
-    assert changed["crop"] == 0 < changed["squash"]
-    own = TimmEncoder()
-    own.model = encoders["crop"].model.cpu()
-    np.testing.assert_allclose(encoders["crop"].encode_images([wide]), own.encode_images([wide]), atol=1e-5)
-    with pytest.raises(ConfigError, match="timm:test_vit has no text tower"):
-        encoders["squash"].encode_texts(["a dog"])
-
-
-def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
-    own = OpenClipEncoder()
-    own.model.visual.preprocess_cfg = {"size": 32}
-    encoders = open_clip_encoders("open_clip:tiny", own.model, own.tokenize)
-    images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(2)]
-    np.testing.assert_allclose(encoders["crop"].encode_images(images), own.encode_images(images), atol=1e-6)
-    assert not np.allclose(encoders["squash"].encode_images(images), own.encode_images(images))
-    np.testing.assert_allclose(encoders["crop"].encode_texts(["a dog"]), own.encode_texts(["a dog"]), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "error", "said"),
-    [
-        ("timm:no_such_model", UnknownModelError, "timm:no_such_model could not be loaded"),
-        ("open_clip:no_such_model,x", UnknownModelError, "open_clip:no_such_model,x could not be loaded"),
-        ("open_clip:ViT-B-32", WeightsUnavailableError, "names no weights; say open_clip:ViT-B-32,TAG"),
-        ("open_clip:local-dir:/no/such", WeightsUnavailableError, "could not be loaded"),
-    ],
-)
-def test_a_model_that_cannot_be_had_is_named(name: str, error: type[Exception], said: str) -> None:
-    pytest.importorskip("open_clip")
-    with pytest.raises(error, match=re.escape(said)):
-        load_library(name)
