@@ -128,6 +128,9 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_shard(tmp_path: Path) -> MakeShard:
     """`make_shard("photos/train.tar", [("caltech101", "cup"), …], size=(w, h))` writes a shard of red pictures."""
+    from PIL import Image
+
+    from perception_encoder.formats.shards import ShardSample, write_shard
 
     def make(name: str, rows: list[tuple[str, str]], size: tuple[int, int] = (30, 20), **extra: object) -> Path:
         stream = io.BytesIO()

@@ -23,9 +23,10 @@ from PIL import Image
 
 from perception_encoder.data.captions import DRAWN, all_captions, choose_caption, colour_words, concept, wrong_field
 from perception_encoder.data.sources import NEVER_TRAINED
-from perception_encoder.datasets.labelled import find_shards, find_unseen_labels, shards_below
+from perception_encoder.datasets.labelled import find_unseen_labels
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.shards import ShardSample, read_shard
+from perception_encoder.formats.splits import find_shards, shards_below
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.pretraining.training_files import FileSample, read_files
 from perception_encoder.progress import Track, untracked

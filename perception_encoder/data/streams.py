@@ -25,7 +25,7 @@ from torch import Tensor
 from perception_encoder.data.captions import SHARES, captions, draw_text, wrong_field
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.data.sources import NEVER_TRAINED
-from perception_encoder.datasets.labelled import UNSEEN_SOURCE, split_problem
+from perception_encoder.datasets.labelled import UNSEEN_SOURCE
 from perception_encoder.errors import (
     ConfigError,
     DataError,
@@ -33,6 +33,7 @@ from perception_encoder.errors import (
     MissingExtraError,
     PerceptionEncoderError,
 )
+from perception_encoder.formats.splits import split_problem
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.preprocess.tokenizer import clean
 from perception_encoder.preprocess.video import read_frames

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.datasets.class_names import ClassNames, read_class_names, read_mapping
-from perception_encoder.datasets.labelled import SPLITS, LabelledPictures, find_shards, load_labelled
+from perception_encoder.datasets.labelled import LabelledPictures, load_labelled
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import (
@@ -24,6 +24,7 @@ from perception_encoder.formats.media_directory import (
     list_media,
     read_table,
 )
+from perception_encoder.formats.splits import SPLITS, find_shards
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES
 
 LABEL_COLUMNS = ("label", "class", "category", "wnid")

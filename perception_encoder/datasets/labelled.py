@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.media_directory import Source
 from perception_encoder.formats.shards import read_metadata, read_shard
+from perception_encoder.formats.splits import SPLITS, find_shards, shards_below
 
-SPLITS = ("train", "val", "test", "unseen")
 UNSEEN_SOURCE = "caltech101"
 UNSEEN_CLASSES = 10
 UNSEEN_LABELS = frozenset(
@@ -48,35 +47,6 @@ class LabelledPictures:
     def classes(self) -> tuple[str, ...]:
         """The classes to choose from: the labels, each once, sorted, or `choices`."""
         return self.choices or tuple(sorted(set(self.labels)))
-
-
-def find_shards(place: Path, split: str) -> list[Path]:
-    """The shards of a split: `PLACE/SPLIT.tar` and `PLACE/SPLIT/*.tar`, or `place` itself if it is a tar file.
-
-    Raises `DataError` where there are none, and for a tar file whose own or whose folder's name is another split.
-    """
-    if split not in SPLITS:
-        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    shards = [place] if place.suffix == ".tar" else shards_below(place, split)
-    if not shards:
-        raise DataError(f"{place}: no {split}.tar and no {split}/*.tar")
-    for shard in shards:
-        if problem := split_problem(shard, split):
-            raise DataError(problem)
-    return shards
-
-
-def split_problem(shard: PurePath | str, split: str) -> str | None:
-    """Why a tar file cannot be used as of a split: its own or its folder's name is another one."""
-    path = PurePath(shard)
-    others = {path.stem, path.parent.name} & set(SPLITS) - {split}
-    return f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}" if others else None
-
-
-def shards_below(folder: Path, split: str) -> list[Path]:
-    """The shards of a split in a folder, if there are any."""
-    whole = folder / f"{split}.tar"
-    return ([whole] if whole.is_file() else []) + sorted((folder / split).glob("*.tar"))
 
 
 def smallest_hashes(labels: Iterable[str], count: int = UNSEEN_CLASSES) -> frozenset[str]:
