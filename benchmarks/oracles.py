@@ -31,8 +31,8 @@ from perception_encoder.evaluation.dense.depth import DepthProtocol, score_depth
 from perception_encoder.evaluation.dense.detection import DetectionProtocol, score_detection, to_results
 from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, score_segmentation
 from perception_encoder.evaluation.dense.tracking import gather, score_video
-from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import shown
+from perception_encoder.evaluation.statistics.estimate import Metric
 from perception_encoder.evaluation.statistics.scores import measure_all
 
 SIZE, PATCH, TRAINED, TESTED = (64, 80), 4, 32, 12

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.evaluation.statistics.estimate import Metric
 from perception_encoder.layer_analysis.recommendation import recommend
 from perception_encoder.layer_analysis.sweep import LayerCurve
 

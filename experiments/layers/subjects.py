@@ -24,6 +24,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.evaluation.report import read_text, write_text
+from perception_encoder.inference.layer_encoder import StoredEncoder
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
 from perception_encoder.layer_analysis.dense_tasks import DepthTask, TrackingTask
@@ -31,7 +32,6 @@ from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask,
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import FORMAT, LayerCurve, Sweep, run_sweep
 from perception_encoder.layer_analysis.tasks import SizedTask, make_tasks
-from perception_encoder.models.protocols import StoredEncoder
 from perception_encoder.progress import Track, untracked
 
 MEASURED = 6

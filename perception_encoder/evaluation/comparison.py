@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.results import Measurement, Result
+from perception_encoder.evaluation.statistics.estimate import Metric
 from perception_encoder.evaluation.statistics.scores import by_metric, difference
 
 

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import InputError
-from perception_encoder.evaluation.protocol import Metric
-from perception_encoder.evaluation.statistics.estimate import Estimate
+from perception_encoder.evaluation.statistics.estimate import Estimate, Metric
 from perception_encoder.evaluation.statistics.scores import Scores, by_metric, estimate
 from perception_encoder.models.protocols import LayerEncoder
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.comparison import Difference
-from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.results import Measurement, Result
+from perception_encoder.evaluation.statistics.estimate import Metric
 from perception_encoder.evaluation.statistics.scores import DrawnScores, ItemScores
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.registry import BUILTIN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.evaluation.statistics.estimate import Metric
 from perception_encoder.evaluation.statistics.scores import Scores
 
 

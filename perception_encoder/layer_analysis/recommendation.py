@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perception_encoder.evaluation.protocol import Metric
-from perception_encoder.evaluation.statistics.estimate import Estimate
+from perception_encoder.evaluation.statistics.estimate import Estimate, Metric
 from perception_encoder.layer_analysis.sweep import LayerCurve
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError, OutputError
 from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures
 from perception_encoder.files import holding, replacing, writing
-from perception_encoder.models.protocols import StoredEncoder
+from perception_encoder.inference.layer_encoder import StoredEncoder
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)

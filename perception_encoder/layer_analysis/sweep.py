@@ -17,9 +17,8 @@ import numpy as np
 from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.files import replacing, writing
-from perception_encoder.inference.layer_encoder import resolve_layers
+from perception_encoder.inference.layer_encoder import StoredEncoder, resolve_layers
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
-from perception_encoder.models.protocols import StoredEncoder
 from perception_encoder.progress import Track, untracked
 
 KEPT_DIGITS = 6

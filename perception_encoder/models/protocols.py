@@ -1,8 +1,4 @@
-"""What evaluators and analyses take: encoders of images, of texts, and of the tokens of each layer.
-
-Whatever turns images (and texts) into embeddings is evaluated by the same code: this package's `Encoder`, a model of
-timm, open_clip or transformers, or a few lines around a model of your own.
-"""
+"""Encoders as protocols: evaluators and layer analysis take a model of any library that implements one of these."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 
@@ -19,11 +16,11 @@ class ImageEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What results are listed under."""
+        """The name that results carry."""
         ...
 
     def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
-        """Embeddings (B, D), float32, in the images' order; without `normalize` as long as the model makes them."""
+        """Return embeddings (B, D), float32, in the images' order; without `normalize` as long as the model's own."""
         ...
 
 
@@ -31,18 +28,18 @@ class ImageTextEncoder(ImageEncoder, Protocol):
     """Images and texts to embeddings of one space."""
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit embeddings (B, D), float32, in the texts' order."""
+        """Return unit embeddings (B, D), float32, in the texts' order."""
         ...
 
 
 @dataclass(frozen=True)
 class LayerTokens:
-    """Tokens of images after one block of a vision transformer."""
+    """The tokens of images after one block of a vision transformer."""
 
-    prefix: np.ndarray
-    """(B, P, D) float32: class and register tokens; P is 0 if a model has none."""
-    patches: np.ndarray
-    """(B, h, w, D) float32."""
+    prefix: Float[np.ndarray, "B P D"]
+    """float32: class and register tokens; P is 0 if the model has none."""
+    patches: Float[np.ndarray, "B h w D"]
+    """float32."""
 
 
 class LayerEncoder(Protocol):
@@ -50,12 +47,12 @@ class LayerEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What results are listed under."""
+        """The name that results carry."""
         ...
 
     @property
     def depth(self) -> int:
-        """Number of blocks; a layer is the 0-based number of one."""
+        """The number of blocks; a layer is the 0-based number of one."""
         ...
 
     @property
@@ -65,29 +62,15 @@ class LayerEncoder(Protocol):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Default height and width that images are squashed to."""
+        """The default height and width that images are squashed to."""
         ...
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """Each layer's tokens, in the images' order.
+        """Return the tokens of each of the layers, in the images' order.
 
         `image_size`: height and width, multiples of the patch. Raises ConfigError for a layer that does not exist, and
         ModelError if a token is not finite.
         """
-        ...
-
-
-class StoredEncoder(LayerEncoder, Protocol):
-    """A LayerEncoder whose features can be stored: it says what they depend on, and how large they are."""
-
-    @property
-    def width(self) -> int:
-        """Width of a token, D, at every layer."""
-        ...
-
-    @property
-    def about(self) -> dict[str, str]:
-        """Weight hash, floating-point type and device: what features depend on, apart from images and their size."""
         ...

@@ -9,9 +9,9 @@ import pytest
 
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.comparison import compare
-from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import comparison_table, from_json, to_json
 from perception_encoder.evaluation.results import Measurement, Result
+from perception_encoder.evaluation.statistics.estimate import Metric
 from perception_encoder.evaluation.statistics.scores import DrawnScores, ItemScores, difference, measure
 
 NAMES = [str(number) for number in range(400)]

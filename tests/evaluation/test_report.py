@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import DataError, OutputError
-from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.report import (
     MARKED,
     MARKED_SEARCH,
@@ -25,6 +24,7 @@ from perception_encoder.evaluation.report import (
     write_text,
 )
 from perception_encoder.evaluation.results import Measurement, Result
+from perception_encoder.evaluation.statistics.estimate import Metric
 from perception_encoder.models.registry import BUILTIN
 
 METRIC = Metric("J&F", 0.5, 5, (0.4, 0.6))

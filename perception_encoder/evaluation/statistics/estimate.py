@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.evaluation.protocol import Metric
 from perception_encoder.evaluation.statistics.resampling import INTERVAL
 
 FEW_BLOCKS = 20
@@ -26,6 +25,22 @@ _ROUNDING = 1e-9
 _LEVEL = (INTERVAL[1] - INTERVAL[0]) / 100
 
 Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured figure."""
+
+    name: str
+    value: float
+    """With the unit "%": a share, in [0, 1], or a difference of two."""
+    n: int
+    """How many items it was measured on."""
+    ci: Interval
+    """95 % confidence interval; None where there is none to be had, of one block or one seed of a fitted head."""
+    unit: str = "%"
+    """Of the value; "m" for metres, empty for a plain number."""
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.protocol import Metric
+from perception_encoder.evaluation.statistics.estimate import Metric
 from perception_encoder.evaluation.statistics.resampling import INTERVAL, RESAMPLES
 
 

@@ -19,8 +19,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.protocol import Metric
-from perception_encoder.evaluation.statistics.estimate import Estimate, check_scipy
+from perception_encoder.evaluation.statistics.estimate import Estimate, Metric, check_scipy
 from perception_encoder.evaluation.statistics.resampling import RESAMPLES
 
 SEED = 0  # of the bootstrap
