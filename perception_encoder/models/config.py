@@ -71,6 +71,21 @@ class VisionConfig:
         """Patches along one side at the training size."""
         return self.image_size // self.patch_size
 
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one transformer block, without LayerScale."""
+        return _block_parameters(self.width, self.mlp_width)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the tower."""
+        width = self.width
+        stem = 3 * self.patch_size**2 * width + (2 * int(self.class_token) + self.grid**2) * width + 2 * width
+        scales = 0 if self.layer_scale is None else 2 * width
+        pooling = 12 * width**2 + 12 * width if self.attention_pool else 0
+        head = (2 * width if self.final_norm else 0) + pooling + width * (self.output_dim or 0)
+        return stem + self.depth * (self.block_parameters + scales) + head
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
@@ -86,6 +101,22 @@ class TextConfig:
     def __post_init__(self) -> None:
         _check_fields(self)
         _check_divides("heads", self.heads, "width", self.width)
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one transformer block."""
+        return _block_parameters(self.width, 4 * self.width)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the tower."""
+        tables = (self.vocabulary + self.context_length) * self.width
+        return tables + self.depth * self.block_parameters + 2 * self.width + self.width * self.output_dim
+
+
+def _block_parameters(width: int, hidden: int) -> int:
+    """Two norms, attention, feed-forward."""
+    return 4 * width + 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width
 
 
 def _check_fields(config: VisionConfig | TextConfig) -> None:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.planning.cost import text_parameters, vision_parameters
 
 CoreName = Literal[
     "builtin",
@@ -66,8 +65,8 @@ class ModelEntry:
     @property
     def download_bytes(self) -> int:
         """Size of the published file: float32 numbers, counted from the configuration. The built-in one is here."""
-        text = 0 if self.text is None else text_parameters(self.text) + 1  # the logit scale
-        return 4 * (vision_parameters(self.vision) + text) if self.timm is not None else 0
+        text = 0 if self.text is None else self.text.parameters + 1  # the logit scale
+        return 4 * (self.vision.parameters + text) if self.timm is not None else 0
 
     @property
     def aliases(self) -> tuple[str, ...]:

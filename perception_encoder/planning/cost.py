@@ -1,4 +1,4 @@
-"""What a model costs, from formulas: parameters, and the floating-point operations of its matrix products.
+"""Compute the floating-point operations of a model's matrix products from its configuration.
 
 A product of (m, k) and (k, n) is 2·m·k·n operations; additions, norms and softmaxes are left out, as the field leaves
 them out. Attention counts whole, causal or not. The gradient of a product is two more of the same size.
@@ -136,25 +136,3 @@ def training_flops(
 def contrastive_flops(batch: int, width: int) -> int:
     """Of the contrastive loss, forward and backward, for each of `batch` pairs of features of `width`."""
     return 12 * batch * width
-
-
-def vision_parameters(config: VisionConfig) -> int:
-    """Numbers that a vision tower learns."""
-    width = config.width
-    stem = 3 * config.patch_size**2 * width + (2 * int(config.class_token) + config.grid**2) * width + 2 * width
-    scales = 0 if config.layer_scale is None else 2 * width
-    pooling = 12 * width**2 + 12 * width if config.attention_pool else 0
-    head = (2 * width if config.final_norm else 0) + pooling + width * (config.output_dim or 0)
-    return stem + config.depth * (block_parameters(width, config.mlp_width) + scales) + head
-
-
-def text_parameters(config: TextConfig) -> int:
-    """Numbers that a text tower learns."""
-    width = config.width
-    tables = (config.vocabulary + config.context_length) * width
-    return tables + config.depth * block_parameters(width, 4 * width) + 2 * width + width * config.output_dim
-
-
-def block_parameters(width: int, hidden: int) -> int:
-    """Of one transformer block, without LayerScale: two norms, attention, feed-forward."""
-    return 4 * width + 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width

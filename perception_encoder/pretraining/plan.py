@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.planning.activations import FLOAT32, text_activations, vision_activations
-from perception_encoder.planning.cost import block_parameters, text_parameters, vision_parameters
 from perception_encoder.planning.devices import Device
 from perception_encoder.pretraining.cost import TeacherCost, pair_flops
 from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
@@ -94,7 +93,7 @@ def plan_pretraining(config: PretrainingConfig, cluster: Cluster, teacher: Teach
                 memory=device_memory(config, stage, cluster.devices, teacher),
             )
         )
-    parameters = vision_parameters(vision) + text_parameters(text) + 1
+    parameters = vision.parameters + text.parameters + 1
     return Plan(parameters=parameters, stages=tuple(stages), cluster=cluster)
 
 
@@ -108,7 +107,7 @@ def device_memory(
     side, frozen = stage.image_size, {}
     if teacher is not None:
         side = max(side, teacher.vision.image_size)  # each of the two scales its pictures down
-        frozen = {"teacher": float(BFLOAT16 * (vision_parameters(teacher.vision) + text_parameters(teacher.text)))}
+        frozen = {"teacher": float(BFLOAT16 * (teacher.vision.parameters + teacher.text.parameters))}
     return (
         _parameter_memory(config, devices)
         | frozen
@@ -122,12 +121,12 @@ def _parameter_memory(config: PretrainingConfig, devices: int) -> dict[str, floa
     vision, text = tower_configs(config)
     shared = config.parallel.kind == "fsdp" and devices > 1
     towers = {
-        "visual": (vision_parameters(vision), vision.depth, vision.width, vision.mlp_width),
-        "text": (text_parameters(text), text.depth, text.width, 4 * text.width),
+        "visual": (vision, vision.mlp_width),
+        "text": (text, 4 * text.width),
     }
     parts = dict.fromkeys(("weights", "bf16 copies", "gradients", "optimizer", "whole blocks", "buckets"), 0.0)
-    for tower, (total, depth, width, hidden) in towers.items():
-        block = block_parameters(width, hidden)
+    for tower, (shape, hidden) in towers.items():
+        total, depth, width, block = shape.parameters, shape.depth, shape.width, shape.block_parameters
         blocks = depth * block
         held = total - blocks + blocks / devices if shared else total
         parts["weights"] += FLOAT32 * held

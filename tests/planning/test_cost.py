@@ -17,10 +17,8 @@ from perception_encoder.models.registry import BUILTIN, MODELS
 from perception_encoder.planning.cost import (
     contrastive_flops,
     text_cost,
-    text_parameters,
     training_flops,
     vision_cost,
-    vision_parameters,
 )
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import in_chunks
@@ -47,8 +45,8 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     entry = MODELS[name]
     model = build(entry)
     found = sum(p.numel() for p in model.parameters())
-    text = 0 if entry.text is None else text_parameters(entry.text) + 1  # the logit scale
-    assert vision_parameters(entry.vision) + text == found
+    text = 0 if entry.text is None else entry.text.parameters + 1  # the logit scale
+    assert entry.vision.parameters + text == found
     assert entry.download_bytes in (0, 4 * found) and (entry.download_bytes == 0) == (name == BUILTIN)
 
 

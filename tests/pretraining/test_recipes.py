@@ -13,7 +13,6 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
-from perception_encoder.planning.cost import text_parameters, vision_parameters
 from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.recipes import ablation
 from perception_encoder.pretraining.run import PretrainingConfig, pretrain, tower_configs
@@ -40,7 +39,7 @@ def test_every_model_is_built_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         model = CLIP(vision, text)
     found = sum(parameter.numel() for parameter in model.parameters())
-    assert found == vision_parameters(vision) + text_parameters(text) + 1
+    assert found == vision.parameters + text.parameters + 1
     assert all(size % vision.patch_size == 0 for size in sizes(config))
     if config.rope and config.attention_pool and config.patch_size is None:
         entry = find_model(config.model)
@@ -61,7 +60,7 @@ def test_every_model_is_built_on_the_meta_device(name: str) -> None:
 )
 def test_parameters(name: str, millions: int) -> None:
     vision, text = tower_configs(config_of(name))
-    assert round((vision_parameters(vision) + text_parameters(text)) / 1e6) == millions
+    assert round((vision.parameters + text.parameters) / 1e6) == millions
 
 
 @pytest.mark.parametrize(
