@@ -38,7 +38,7 @@ def demo(
         pe demo --model PE-Core-L14-336 --out demo-large
     """
     from perception_encoder.evaluation.classification.labels import Namer
-    from perception_encoder.inference.collection import encode_media, list_media
+    from perception_encoder.inference.collection import encode_media, list_media_items
     from perception_encoder.inference.encoder import load
     from perception_encoder.models.registry import BUILTIN, canonical_name
     from perception_encoder.search import samples
@@ -50,7 +50,7 @@ def demo(
     encoder = load(model)
     namer = Namer(encoder, samples.LABELS)
     brought = samples.write_samples(out)
-    items = list_media([brought.gallery])
+    items = list_media_items([brought.gallery])
     with progress("looking at pictures", len(items)) as advance:
         found = encode_media(encoder, items, advance)
     title = f"{len(found.items)} pictures and clips as vectors of {encoder.dimension} numbers, by {encoder.name}"

@@ -180,7 +180,7 @@ def _open(sample: ShardSample | FileSample, image_side: int) -> Image.Image:
             raise InputError(sample.key, "is a part of a video; videos are trained on from shards")
         return open_image(sample.image, sample.key, reduce_to=image_side).convert("RGB")
     try:
-        with Image.open(io.BytesIO(sample.picture)) as picture:
+        with Image.open(io.BytesIO(sample.image)) as picture:
             return picture.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(sample.key, f"its picture cannot be decoded ({error})") from error

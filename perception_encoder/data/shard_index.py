@@ -29,12 +29,13 @@ from perception_encoder.data.sources import NEVER_TRAINED
 from perception_encoder.datasets.labelled import UNSEEN_LABELS, UNSEEN_SOURCE
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError
 from perception_encoder.files import cache_directory, replacing, writing
-from perception_encoder.formats.shards import PICTURES, VIDEOS, split_member
+from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
+from perception_encoder.preprocess.media_types import SHARD_IMAGES, SHARD_VIDEOS
 from perception_encoder.preprocess.source import escape_name, one_line
 
 TEXTS = ("txt", "caption", "json")
-MEDIA = {"picture": PICTURES, "video": VIDEOS}
+MEDIA = {"picture": SHARD_IMAGES, "video": SHARD_VIDEOS}
 PARTS = (*MEDIA, *TEXTS)
 OPEN = 64  # tables of shards that are kept in memory
 GUARDED = NEVER_TRAINED | {UNSEEN_SOURCE}  # sources of which training must not see all

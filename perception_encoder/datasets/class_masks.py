@@ -23,8 +23,9 @@ from perception_encoder.datasets.masked_videos import Stored, read_object_mask
 from perception_encoder.datasets.rgbd import split_places
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
-from perception_encoder.formats.shards import PICTURES, read_members, split_member
+from perception_encoder.formats.shards import read_members, split_member
 from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.media_types import SHARD_IMAGES
 from perception_encoder.progress import Track, untracked
 
 UNSCORED = -1
@@ -156,7 +157,7 @@ def _read_scenes(place: Path, split: str) -> Iterator[tuple[str, Stored, Stored,
         raise DataError(f"{place}: no annotations/ and no {split}/*.tar with KEY.mask.png")
     waiting: dict[str, dict[str, bytes]] = {}
     for path in tars:
-        for name, content in read_members(path, ("json", "mask.png", *PICTURES)):
+        for name, content in read_members(path, ("json", "mask.png", *SHARD_IMAGES)):
             key, extension = split_member(name)
             parts = waiting.setdefault(key, {})
             parts[extension if extension in ("json", "mask.png") else "picture"] = content

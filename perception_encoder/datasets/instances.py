@@ -30,8 +30,9 @@ from perception_encoder.datasets.masked_videos import Stored
 from perception_encoder.datasets.rgbd import TRAINED
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, text_field
-from perception_encoder.formats.shards import PICTURES, read_members
+from perception_encoder.formats.shards import read_members
 from perception_encoder.preprocess.image import MAX_PIXELS, open_image
+from perception_encoder.preprocess.media_types import SHARD_IMAGES
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +252,9 @@ def read_instances(file: Path, folder: Path) -> InstanceSet:
     keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in images)
     split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
     _warn_of_gaps(file, annotations)
-    packed = {name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_members(tar, PICTURES)}
+    packed = {
+        name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_members(tar, SHARD_IMAGES)
+    }
     places = [folder, folder / split, folder / f"{split}2017", folder / "images"]
     return InstanceSet(
         name=f"{folder.name}/{file.stem}",

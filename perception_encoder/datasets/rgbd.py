@@ -24,8 +24,9 @@ from PIL import Image
 
 from perception_encoder.datasets.masked_videos import Stored
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.formats.shards import PICTURES, read_members, split_member
+from perception_encoder.formats.shards import read_members, split_member
 from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.media_types import SHARD_IMAGES
 
 TRAINED = 3, 5
 """Share of a place without splits that is trained on."""
@@ -123,7 +124,7 @@ def _check_pairs(name: str, pictures: Mapping[str, Stored], depths: Mapping[str,
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, Stored]]:
-    for name, content in read_members(path, (*PICTURES, "depth.png")):
+    for name, content in read_members(path, (*SHARD_IMAGES, "depth.png")):
         key, extension = split_member(name)
         yield key, "depth" if extension == "depth.png" else "picture", content
 
@@ -133,5 +134,5 @@ def _files(folder: Path) -> Iterator[tuple[str, str, Stored]]:
         name = path.relative_to(folder).as_posix()
         if found := re.fullmatch(r"(.*?)(?:sync_depth_(\d+)|depth/([^/]+?)|([^/]+)\.depth)\.png", name):
             yield found[1] + (found[2] or found[3] or found[4]), "depth", path
-        elif path.suffix.lower().removeprefix(".") in PICTURES and not name.endswith((".mask.png",)):
+        elif path.suffix.lower().removeprefix(".") in SHARD_IMAGES and not name.endswith((".mask.png",)):
             yield re.sub(r"(^|/)(?:rgb_|rgb/)([^/]+)$", r"\1\2", name.removesuffix(path.suffix)), "picture", path

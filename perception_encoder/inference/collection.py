@@ -12,8 +12,8 @@ import numpy as np
 from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import is_url
-from perception_encoder.inference.formats import read_embeddings
 from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, encode_items
 from perception_encoder.preprocess.source import unescape_name
 
@@ -62,7 +62,7 @@ def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
     return Collection(items=items, vectors=vectors, is_video=is_video, failures=[]), settings
 
 
-def list_media(paths: Iterable[str | Path]) -> list[Item]:
+def list_media_items(paths: Iterable[str | Path]) -> list[Item]:
     """The pictures and videos that the paths hold; a table's texts are no media, and raise when they are opened.
 
     Raises DataError where there are none.

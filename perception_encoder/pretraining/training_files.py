@@ -10,8 +10,8 @@ from typing import Any
 from perception_encoder.datasets.captioned import TEXT_COLUMNS, load_captions
 from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.errors import DataError
-from perception_encoder.formats.media_directory import Source, list_media, read_table
-from perception_encoder.formats.tables import TABLE_SUFFIXES
+from perception_encoder.formats.media_directory import Source, list_media
+from perception_encoder.formats.tables import TABLE_SUFFIXES, read_table
 from perception_encoder.preprocess.tokenizer import clean
 
 LAYOUTS = (

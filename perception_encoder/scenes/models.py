@@ -20,7 +20,7 @@ from PIL import Image
 
 from perception_encoder.data.captions import name_colours
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import read_members, to_json, write_members
+from perception_encoder.formats.shards import json_bytes, read_members, write_members
 from perception_encoder.scenes.meshes import Mesh
 
 SPLITS = ("train", "val", "test")
@@ -135,7 +135,7 @@ def write_library(path: Path, models: Iterable[Model]) -> int:
                 faces=mesh.faces.astype(np.uint16 if len(mesh.vertices) < 2**16 else np.int32),
             )
             Image.fromarray(mesh.texture).save(picture, "PNG", optimize=True)
-            yield f"{model.about.key}.json", to_json(asdict(model.about))
+            yield f"{model.about.key}.json", json_bytes(asdict(model.about))
             yield f"{model.about.key}.npz", arrays.getvalue()
             yield f"{model.about.key}.png", picture.getvalue()
             count += 1

@@ -23,7 +23,7 @@ from typing import Any
 
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.formats.shards import to_json, write_members
+from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.progress import Track, untracked
 from perception_encoder.scenes.bundled import bundled_models
 from perception_encoder.scenes.models import SPLITS, Library
@@ -106,10 +106,10 @@ def make_scenes(
         write_members(folder / f"{number:05}.tar", _members(islice(samples, config.shard), kept))
     if config.videos:
         entries = [{key: each for key, each in sample.metadata.items() if key not in NOT_IN_PVD} for sample in kept]
-        path, content = folder / "videos.json", b"[\n" + b",\n".join(map(to_json, entries)) + b"\n]\n"
+        path, content = folder / "videos.json", b"[\n" + b",\n".join(map(json_bytes, entries)) + b"\n]\n"
     else:
         path, kinds = folder / "instances.json", sorted({about.kind for about in library.about.values()})
-        content = to_json(coco(kept, kinds))
+        content = json_bytes(coco(kept, kinds))
     with writing(path), replacing(path) as temporary:
         temporary.write_bytes(content)
     credited = sorted({line for sample in kept for line in sample.metadata["attribution"]})

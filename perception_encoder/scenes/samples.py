@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import to_json
+from perception_encoder.formats.shards import json_bytes
 from perception_encoder.scenes.graph import Graph, describe
 from perception_encoder.scenes.language import captions
 from perception_encoder.scenes.layout import LayoutConfig, Layouts
@@ -112,7 +112,7 @@ class Pictures(Maker):
             ("jpg", encode_image(picture.rgb, "JPEG")),
             ("depth.png", encode_image(millimetres(picture.depth), "PNG")),
             ("mask.png", encode_image(picture.mask, "PNG")),
-            ("json", to_json(metadata)),
+            ("json", json_bytes(metadata)),
         )
         return Sample(f"{self.split}-{number:07}", files, metadata, tuple(annotate(graph, picture.mask)))
 

@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
-from perception_encoder.formats.shards import to_json
+from perception_encoder.formats.shards import json_bytes
 from perception_encoder.scenes.camera import Camera
 from perception_encoder.scenes.graph import Graph, describe, find_boxes
 from perception_encoder.scenes.layout import LayoutConfig, aim
@@ -121,7 +121,7 @@ class Videos(Maker):
             ("mp4", video),
             ("depth.png", encode_image(millimetres(np.concatenate([picture.depth for picture in pictures])), "PNG")),
             ("mask.png", encode_image(np.concatenate([picture.mask for picture in pictures]), "PNG")),
-            ("json", to_json(metadata)),
+            ("json", json_bytes(metadata)),
         )
         return Sample(key, files, metadata)
 

@@ -23,7 +23,7 @@ feature = encoder.feature(0, "mean")
 settings = encoder.describe(feature)
 
 def embed(out):
-    with EmbeddingWriter(out, settings, shard_bytes=1) as writer:
+    with EmbeddingWriter(out, settings, part_bytes=1) as writer:
         for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, batch_size=16, workers=2):
             writer.add(batch)
         assert len(writer.failures) == 3, writer.failures

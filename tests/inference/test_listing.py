@@ -260,12 +260,12 @@ def test_bad_rows_are_reported_one_by_one(here: Path) -> None:
     )
     found = reasons("t.jsonl")
     assert found[0] == found[-1] == "image"
-    assert found[1].startswith("t.jsonl:2: is no JSON: ")
+    assert found[1].startswith("t.jsonl:2: is not JSON: ")
     assert found[2:-1] == [
-        "t.jsonl:4: is no JSON object",
-        "t.jsonl:5: its path or text is of type int, no string",
+        "t.jsonl:4: is not a JSON object",
+        "t.jsonl:5: its path or text is of type int, not a string",
         "t.jsonl:6: has neither a path nor a text",
-        "t.jsonl:7: its start is 'x', no number of seconds",
+        "t.jsonl:7: its start is 'x', not a number of seconds",
     ]
     Path("t.csv").write_text('path,start\na.jpg,\n,\n"' + "x" * 200_000 + '",\na.jpg,\n', encoding="utf-8")
     found = reasons("t.csv")

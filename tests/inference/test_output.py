@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, OutputError
-from perception_encoder.inference import formats
+from perception_encoder.inference import output_formats
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding, Failure, Result
@@ -53,7 +53,7 @@ def batches(numbers: Iterable[int], size: int = 2) -> Iterator[list[Result[Item]
 
 def write(out: Path, count: int = 10, **settings: Any) -> EmbeddingWriter:
     """Write items 0 to `count` in one go, a shard a batch."""
-    with EmbeddingWriter(out, SETTINGS, shard_seconds=0, **settings) as writer:
+    with EmbeddingWriter(out, SETTINGS, part_seconds=0, **settings) as writer:
         rest = [int(item.id.removesuffix(".jpg")) for item in writer.resume(map(item, range(count)))]
         for batch in batches(rest):
             writer.add(batch)
@@ -63,7 +63,7 @@ def write(out: Path, count: int = 10, **settings: Any) -> EmbeddingWriter:
 
 def stop(out: Path, after: int) -> None:
     """Leave a run unfinished after some items."""
-    with EmbeddingWriter(out, SETTINGS, shard_seconds=0) as writer:
+    with EmbeddingWriter(out, SETTINGS, part_seconds=0) as writer:
         for batch in batches(range(after)):
             writer.add(batch)
 
@@ -140,7 +140,7 @@ def test_a_folder_of_texts_has_captions(tmp_path: Path) -> None:
 
 
 def test_where_shards_are_cut_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_GROUP_ROWS", 3)
+    monkeypatch.setattr(output_formats, "_GROUP_ROWS", 3)
     write(tmp_path / "many.parquet")
     with EmbeddingWriter(tmp_path / "one.parquet", SETTINGS) as writer:
         for batch in batches(range(10)):
@@ -151,10 +151,10 @@ def test_where_shards_are_cut_does_not_show(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_shards_are_cut_by_size(tmp_path: Path) -> None:
-    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS, shard_bytes=60) as writer:
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS, part_bytes=60) as writer:
         for batch in batches(range(10)):
             writer.add(batch)
-        assert [(shard.first, shard.count) for shard in writer.shards] == [(0, 6)]  # four vectors of 16 bytes
+        assert [(part.first, part.count) for part in writer.parts] == [(0, 6)]  # four vectors of 16 bytes
 
 
 def test_no_good_input_at_all_leaves_nothing(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_an_error_before_the_first_shard_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_lance_table_holds_what_the_parquet_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_GROUP_ROWS", 3)
+    monkeypatch.setattr(output_formats, "_GROUP_ROWS", 3)
     write(tmp_path / "out.parquet")
     write(tmp_path / "out.lance")
     table = lancedb.connect(tmp_path).open_table("out")
@@ -184,7 +184,7 @@ def test_a_lance_table_holds_what_the_parquet_file_holds(tmp_path: Path, monkeyp
     write(tmp_path / "out.lance", 2, overwrite=True)
     assert lancedb.connect(tmp_path).open_table("out").count_rows() == 2
     (tmp_path / "other.lance" / "photos").mkdir(parents=True)
-    with pytest.raises(OutputError, match="folder of other things"):
+    with pytest.raises(OutputError, match="directory with other contents"):
         write(tmp_path / "other.lance", overwrite=True)
     assert sorted(os.listdir(tmp_path)) == ["other.lance", "out.lance", "out.parquet"]
 
@@ -286,7 +286,7 @@ def test_an_output_is_replaced_on_request_only(tmp_path: Path, name: str) -> Non
 def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(OutputError, match="other things"):
+    with pytest.raises(OutputError, match="other contents"):
         EmbeddingWriter(tmp_path / "photos", SETTINGS, overwrite=True)
     assert os.listdir(tmp_path) == ["photos"]
 
@@ -319,13 +319,13 @@ def small_files(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_shard_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_part_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     stop(out, after=4)
     kept = sorted(os.listdir(tmp_path / "out.parquet.parts"))
     with (
-        pytest.raises(OutputError, match=r"out\.parquet could not be written: .*same command goes on"),
-        EmbeddingWriter(out, SETTINGS, shard_seconds=0) as writer,
+        pytest.raises(OutputError, match=r"out\.parquet could not be written: .*same command resumes it"),
+        EmbeddingWriter(out, SETTINGS, part_seconds=0) as writer,
         small_files(1000),
     ):
         writer.add([result(number) for number in (4, 5)])
@@ -335,7 +335,7 @@ def test_a_shard_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out"])
-def test_an_output_that_does_not_fit_leaves_the_shards(tmp_path: Path, name: str) -> None:
+def test_an_output_that_does_not_fit_leaves_the_parts(tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     with pytest.raises(OutputError, match="could not be written"), EmbeddingWriter(out, SETTINGS) as writer:
         for batch in batches(range(10)):
@@ -403,6 +403,6 @@ def test_settings_of_a_file_that_are_none_are_an_error(tmp_path: Path) -> None:
     for number, settings in enumerate((b"\xff", b"[1]", b"{")):
         path = tmp_path / f"{number}.parquet"
         rows = pa.table({"path": ["a"], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 0.0]), 2)})
-        pq.write_table(rows.replace_schema_metadata({formats.METADATA: settings}), path)
+        pq.write_table(rows.replace_schema_metadata({output_formats.METADATA: settings}), path)
         with pytest.raises(OutputError, match=rf"{number}\.parquet cannot be read"):
-            formats.read_embeddings(path)
+            output_formats.read_embeddings(path)

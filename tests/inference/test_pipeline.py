@@ -223,7 +223,7 @@ folder, checkpoint, out = sys.argv[1:]
 encoder = load(checkpoint, dtype=torch.float32)
 feature = encoder.feature(0, "mean")
 peaks = {}
-with EmbeddingWriter(Path(out), encoder.describe(feature), shard_bytes=1 << 20) as writer:
+with EmbeddingWriter(Path(out), encoder.describe(feature), part_bytes=1 << 20) as writer:
     done = 0
     for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, workers=2):
         writer.add(batch)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from perception_encoder.errors import InputError, SearchIndexError
-from perception_encoder.inference.collection import encode_media, list_media, read_collection
+from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.registry import canonical_name, portable_name
 from perception_encoder.search.index.home import limited, nearest_home
@@ -152,7 +152,7 @@ def ask_files(
     `begin` is told how many there are, and gives what is told of those done.
     """
     stored = read_collection(Path(files[0])) if len(files) == 1 else None
-    items = [] if stored else list_media(files)
+    items = [] if stored else list_media_items(files)
     if stored is not None and canonical_name(model) not in (None, stored[1].get("model", canonical_name(model))):
         raise _of_another_model(files[0], model, stored[1]["model"])
     sees = stored is None or any(stored[0].is_video)  # a video's frame is looked for

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, MediaNotFoundError
-from perception_encoder.inference.collection import Collection, encode_media, list_media
+from perception_encoder.inference.collection import Collection, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.query.hits import Hit, best_moment, find_hits
 from perception_encoder.search.query.query import Query, encode_queries, media_query, text_query
@@ -24,7 +24,7 @@ def find(encoder: Encoder, queries: list[Query], collection: Collection, top: in
 @pytest.fixture
 def collection(encoder: Encoder, pictures: list[Path]) -> Collection:
     pictures[3].write_bytes(b"")
-    return encode_media(encoder, list_media([pictures[0].parent]), lambda done: None)
+    return encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
 
 
 def test_items_and_vectors_keep_together_where_a_file_is_bad(
@@ -40,18 +40,18 @@ def test_items_and_vectors_keep_together_where_a_file_is_bad(
 
 def test_a_collection_counts_what_is_done(encoder: Encoder, pictures: list[Path]) -> None:
     done: list[int] = []
-    encode_media(encoder, list_media(pictures), done.append)
+    encode_media(encoder, list_media_items(pictures), done.append)
     assert sum(done) == 20
 
 
 def test_nothing_to_look_at_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pictures or videos in"):
-        list_media([tmp_path])
+        list_media_items([tmp_path])
 
 
 def test_texts_of_a_table_are_no_media(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("text\na cat\n")
-    collection = encode_media(encoder, list_media([tmp_path / "table.csv"]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([tmp_path / "table.csv"]), lambda done: None)
     assert collection.vectors.shape == (0, encoder.dimension)
     assert [failure.source for failure in collection.failures] == [f"{tmp_path}/table.csv:1"]
 
@@ -69,7 +69,7 @@ def test_hits_come_best_first(encoder: Encoder, collection: Collection) -> None:
 def test_a_picture_finds_its_copy_but_not_itself(encoder: Encoder, pictures: list[Path]) -> None:
     copy = pictures[0].with_name("copy.jpg")
     copy.write_bytes(pictures[7].read_bytes())
-    collection = encode_media(encoder, list_media([pictures[0].parent]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
     (hits,) = find(encoder, [media_query(str(pictures[7]))], collection, top=3)
     assert hits[0].item.source == copy and hits[0].score == pytest.approx(1, abs=1e-3)
     assert pictures[7] not in [hit.item.source for hit in hits]
@@ -111,7 +111,7 @@ def test_a_text_is_a_text_even_where_a_file_has_its_name(
 def video(encoder: Encoder, tmp_path: Path) -> Collection:
     """A clip of 60 frames, 25 a second."""
     (tmp_path / "clip.mp4").write_bytes(clip(60))
-    return encode_media(encoder, list_media([tmp_path / "clip.mp4"]), lambda done: None)
+    return encode_media(encoder, list_media_items([tmp_path / "clip.mp4"]), lambda done: None)
 
 
 def test_a_video_is_a_hit_with_the_time_that_fits_best(encoder: Encoder, video: Collection, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_files_that_vanish_have_no_preview_and_no_time(encoder: Encoder, video: 
 def test_named_items_are_sorted_by_label_and_probability(encoder: Encoder, tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    collection = encode_media(encoder, list_media([tmp_path]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([tmp_path]), lambda done: None)
     guesses = [[("dog", 0.6), ("cat", 0.4)], [("cat", 0.7), ("dog", 0.3)], [("dog", 0.9), ("cat", 0.1)]]
     vectors = dict(zip(("cat", "dog"), encoder.encode_texts(["cat", "dog"]), strict=True))
     naming = Naming(encoder, collection, guesses, vectors)
