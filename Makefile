@@ -8,9 +8,9 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 DEMO_EXTRAS := demo
-DEV_EXTRAS := dev,demo,search,train,s3,eval,scenes,cluster,onnx,data
+DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,scenes,cluster,onnx,data
 
-.PHONY: demo test test-slow test-dtypes check lint types wheel docs clean
+.PHONY: demo test test-slow test-dtypes check lint types site wheel docs clean
 
 demo: .venv/demo-installed ## the main job on real pictures, with the built-in model
 	$(BIN)/pe demo
@@ -26,7 +26,7 @@ test-dtypes: .venv/dev-installed ## encoding, search and evaluation in both floa
 test-slow: .venv/dev-installed
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-check: lint types test ## what a change has to pass
+check: lint types site test ## what a change has to pass
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .
@@ -34,12 +34,16 @@ lint: .venv/dev-installed
 types: .venv/dev-installed
 	$(BIN)/mypy
 
+site: .venv/dev-installed ## build the documentation into build/site; a broken link or reference is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 wheel: .venv/bin/python ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) build
 	$(BIN)/python -m build --outdir dist
 
-docs: .venv/dev-installed ## write docs/cli.md anew
+docs: .venv/dev-installed ## write docs/cli.md anew, and build the documentation
 	$(BIN)/typer perception_encoder.cli.main utils docs --name pe --title "The pe command" --output docs/cli.md
+	$(MAKE) site
 
 clean:
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache

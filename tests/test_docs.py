@@ -10,13 +10,28 @@ from pathlib import Path
 
 import pytest
 
+import perception_encoder as pe
 from perception_encoder.cli.main import VERBS
 from perception_encoder.models.registry import canonical_name, find_model
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 SAYING = ["README.md", "perception_encoder/weights/MODEL_CARD.md", "perception_encoder/cli/demo.py"]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation, built strictly: a page outside the navigation or a link that leads nowhere is an error."""
+    for module in ("material", "mkdocs", "mkdocstrings", "mkdocstrings_handlers.python"):
+        pytest.importorskip(module, reason=f"{module} is not installed; install the extra docs")
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return out
 
 
 def commands(text: str) -> list[list[str]]:
@@ -104,3 +119,27 @@ def test_what_the_built_in_model_knows_is_said(page: str) -> None:
 def test_no_page_installs_from_an_index_that_has_no_such_package(page: Path) -> None:
     installs = re.findall(r"pip install [^\n`]*", page.read_text(encoding="utf-8"))
     assert [line for line in installs if "perception-encoder" in line] == []
+
+
+def test_the_site_has_every_public_name(site: Path) -> None:
+    reference = "".join(page.read_text(encoding="utf-8") for page in (site / "api").rglob("*.html"))
+    public = {f"perception_encoder.{name}" for name in pe.__all__ if name not in ("__version__", "errors")}
+    public |= {f"perception_encoder.errors.{name}" for name in vars(pe.errors) if name.endswith("Error")}
+    assert {name for name in public if f'id="{name}"' not in reference} == set()
+
+
+def test_links_of_the_site_that_leave_docs_lead_to_the_repository(site: Path) -> None:
+    repository = "https://github.com/perception-encoder/perception-encoder"
+    front = (site / "index.html").read_text(encoding="utf-8")
+    assert f'href="{repository}/blob/main/perception_encoder/weights/MODEL_CARD.md"' in front
+    assert f'href="{repository}/tree/main/examples"' in (site / "examples" / "index.html").read_text(encoding="utf-8")
+    card = f'href="{repository}/blob/main/perception_encoder/weights/MODEL_CARD.md"'
+    assert card in (site / "results" / "index.html").read_text(encoding="utf-8")  # from ../../
+    assert not (site / "results" / "towers").exists()
+
+
+def test_lists_and_tables_of_every_page_are_rendered_on_the_site(site: Path) -> None:
+    """Python-Markdown, unlike GitHub, wants an empty line before a list or a table."""
+    for page in site.rglob("*.html"):
+        for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            assert not re.search(r"^\s*(?:[-*] |\d+\. |\||```)", paragraph, flags=re.MULTILINE), (page.name, paragraph)
