@@ -1,4 +1,4 @@
-"""How long work is followed: whoever starts it may pass a function that shows a progress bar."""
+"""Progress of long work: a caller may pass a function that shows a bar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Track(Protocol):
-    """Wraps what is iterated over; `rich.progress.Progress.track` fits through a small adapter."""
+    """Wraps an iterable; `rich.progress.Progress.track` fits through a small adapter."""
 
     def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
         """Yield `items` unchanged, showing how many of `total` are done."""

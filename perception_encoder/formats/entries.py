@@ -32,13 +32,13 @@ def read_json(path: Path) -> Any:
 
 
 def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list[dict[str, Any]]:
-    """A list of objects; DataError, with the place of the first entry that is none, if it is anything else."""
+    """A list of objects; DataError, with the index of the first entry that is not an object, if it is anything else."""
     value = entry.get(name)
     if not isinstance(value, list):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a list of objects")
-    for place, each in enumerate(value):
+    for index, each in enumerate(value):
         if not isinstance(each, dict):
-            raise DataError(f"{where}: {name}[{place}] is {quoted(each)}; it must be an object")
+            raise DataError(f"{where}: {name}[{index}] is {quoted(each)}; it must be an object")
     return value
 
 

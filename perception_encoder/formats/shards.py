@@ -114,9 +114,9 @@ def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str,
 
 def split_member(name: str) -> tuple[str, str]:
     """Key and lower-case extension; as in WebDataset, the extension starts at the base name's first dot."""
-    folder, slash, base = name.rpartition("/")
+    directory, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
+    return directory + slash + stem, extension.lower()
 
 
 def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:

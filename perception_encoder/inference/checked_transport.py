@@ -67,7 +67,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
             raise MediaNotFoundError(self._name, f"{host} has no address: {one_line(error)}") from None
         for *_, address in resolved:
             if not self._allow_private and not is_public(str(address[0])):
-                raise UrlRefusedError(self._name, f"leads to {address[0]}, which is no public address")
+                raise UrlRefusedError(self._name, f"leads to {address[0]}, which is not a public address")
         family, _, _, _, address = resolved[0]
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:

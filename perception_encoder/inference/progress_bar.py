@@ -1,4 +1,4 @@
-"""A progress bar on stderr, with items/s and the time left; nothing is shown if stderr is not a terminal."""
+"""A progress bar on stderr, with items/s and the time left; hidden if stderr is not a terminal."""
 
 from __future__ import annotations
 

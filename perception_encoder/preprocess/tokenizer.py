@@ -41,10 +41,10 @@ class Tokenizer:
 
     context_length: int = 32
     warns: bool = True
-    """Say so where a text is cut; of millions of captions, as training reads them, nobody wants to hear."""
+    """Warn if a text is cut; training, which reads millions of captions, does not."""
 
     def __call__(self, texts: str | Iterable[str]) -> Int[Tensor, "B T"]:
-        """Ids (B, context_length), int64; a text too long keeps its end token in the last place and is warned of."""
+        """Ids (B, context_length), int64; a text that is too long is cut before its end token, with a warning."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
@@ -102,7 +102,7 @@ class HoldsTextModel(Protocol):
 
 
 def tokenizer(model: TextModel | HoldsTextModel) -> Tokenizer:
-    """The tokenizer that fits the text tower of a model, or of an `Encoder`'s; ModelError where there is none."""
+    """The tokenizer that fits the text tower of a model, or of an `Encoder`'s; ModelError without one."""
     tower = getattr(getattr(model, "model", model), "text", None)
     if tower is None:
         name = getattr(model, "name", type(model).__name__)

@@ -67,7 +67,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("a red mug",), "name a folder too"),
         ((" ", "."), "the query is empty"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
-        (("a cat", "."), "no pictures or videos in ."),
+        (("a cat", "."), "no images or videos in ."),
         (("a cat", "gone"), "error: gone: no such file or directory"),
         (("a cat", "*.jpg"), "error: *.jpg: matches no file"),
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
@@ -89,7 +89,8 @@ def test_no_file_that_can_be_read_is_an_error(run_pe, checkpoint: Path, tmp_path
 
 def test_a_page_replaces_no_folder_and_no_picture(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
     folder = pictures[0].parent
-    for page, said in ((folder, "ends in .html"), (pictures[1], "ends in .html"), (folder / "a.html", "is a folder")):
+    pages = ((folder, "ends in .html"), (pictures[1], "ends in .html"), (folder / "a.html", "is a directory"))
+    for page, said in pages:
         (folder / "a.html").mkdir(exist_ok=True)
         run = run_pe("search", "a cat", pictures[0], "--html", page, "--model", checkpoint)
         assert run.status == 2 and said in run.stderr

@@ -115,7 +115,7 @@ def test_addresses_that_are_not_public(address: str) -> None:
 
 def test_this_machine_is_refused_unless_allowed() -> None:
     with serving(body(b"x")) as url:
-        with pytest.raises(UrlRefusedError, match=r"leads to 127\.0\.0\.1, which is no public address"):
+        with pytest.raises(UrlRefusedError, match=r"leads to 127\.0\.0\.1, which is not a public address"):
             fetch(f"{url}/a.jpg")
         for host in ("localhost", "127.1", "2130706433", "0x7f000001"):
             with pytest.raises((UrlRefusedError, MediaNotFoundError)):

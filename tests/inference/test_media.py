@@ -92,10 +92,10 @@ def test_a_path_must_exist(folder: Path) -> None:
 
 def test_a_file_that_is_no_media(folder: Path) -> None:
     for value in ("notes.txt", Path("notes.txt"), b"only words"):
-        with pytest.raises(MediaDecodeError, match="is neither a picture nor a video"):
+        with pytest.raises(MediaDecodeError, match="is neither an image nor a video"):
             resolve(value)
     for value in ("inside", Path("inside")):
-        with pytest.raises(MediaDecodeError, match="inside: is a folder"):
+        with pytest.raises(MediaDecodeError, match="inside: is a directory"):
             resolve(value)
 
 
@@ -103,7 +103,7 @@ def test_the_kind_may_be_said_outright(folder: Path) -> None:
     assert resolve("a.jpg", kind="text") == Media("text", "a.jpg", "a.jpg")
     with pytest.raises(MediaNotFoundError, match="a dog: no such file"):
         resolve("a dog", kind="image")
-    with pytest.raises(MediaDecodeError, match=r"clip\.mp4: is not a picture"):
+    with pytest.raises(MediaDecodeError, match=r"clip\.mp4: is not an image"):
         open_media(resolve("clip.mp4", kind="image"))
     with pytest.raises(MediaDecodeError, match=r"a\.jpg: is not a video"):
         open_media(resolve("a.jpg", kind="video"))
@@ -165,7 +165,7 @@ def test_a_range_given_apart(folder: Path) -> None:
 
 def test_a_picture_has_no_range(folder: Path) -> None:
     for value, start in [("a.jpg@2s", None), ("a.jpg", 2.0), (picture(), 2.0), (Image.new("L", (9, 9)), 2.0)]:
-        with pytest.raises(InputError, match="is a picture; only a video has a range of time"):
+        with pytest.raises(InputError, match="is an image; only a video has a range of time"):
             resolve(value, start=start)
 
 
@@ -215,7 +215,7 @@ def test_pil_images(folder: Path) -> None:
     with Image.open("turned.png") as image:
         opened = open_media(resolve(image))
     assert opened.size == (30, 40) and opened.mode == "RGB"
-    assert resolve(Image.new("L", (2, 2))).name == "picture in memory"
+    assert resolve(Image.new("L", (2, 2))).name == "image in memory"
     data = picture(size=(400, 300))
     with pytest.raises(MediaDecodeError, match="cannot be decoded: image file is truncated"):
         open_media(resolve(Image.open(io.BytesIO(data[:-100]))))

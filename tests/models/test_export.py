@@ -114,7 +114,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
     for place in (tmp_path / "model", tmp_path / "model" / "mine"):
-        with pytest.raises(OutputError, match="already there; name a new folder"):
+        with pytest.raises(OutputError, match="exists already; name a new directory"):
             export_onnx(small_tower(SHALLOW), place)
 
 

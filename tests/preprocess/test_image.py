@@ -260,9 +260,9 @@ def test_a_decompression_bomb() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"no picture at all, only words", "is not a picture in a format that can be read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture in a format that can be read"),
-        (b"\xff\xd8\xff", "is not a picture in a format that can be read"),
+        (b"no picture at all, only words", "is not an image in a supported format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image in a supported format"),
+        (b"\xff\xd8\xff", "is not an image in a supported format"),
         (encoded(four_colours(200, 100), "PNG")[:120], "cannot be decoded: "),
         (encoded(four_colours(200, 100), "JPEG")[:-200], "cannot be decoded: image file is truncated"),
     ],
@@ -283,7 +283,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
         pytest.skip("this file system takes only UTF-8 names")
     assert open_image(path).size == (64, 32)
     path.write_bytes(b"words")
-    with pytest.raises(MediaDecodeError, match=r"caf\\xe9\.png: is not a picture"):
+    with pytest.raises(MediaDecodeError, match=r"caf\\xe9\.png: is not an image"):
         open_image(path)
 
 

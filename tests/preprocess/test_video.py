@@ -146,9 +146,9 @@ def test_a_range_of_time(format: str, start: float | None, end: float | None, ex
     ("start", "end", "reason"),
     [
         (2.4, None, "lasts 2.400 s; there is nothing at 2.4 s"),
-        (-1.0, None, "from -1.0 s to None s is no range of time"),
-        (1.0, 0.9, "from 1.0 s to 0.9 s is no range of time"),
-        (float("nan"), None, "from nan s to None s is no range of time"),
+        (-1.0, None, "from -1.0 s to None s is not a range of time"),
+        (1.0, 0.9, "from 1.0 s to 0.9 s is not a range of time"),
+        (float("nan"), None, "from nan s to None s is not a range of time"),
     ],
 )
 def test_a_range_outside_the_video(start: float, end: float | None, reason: str) -> None:

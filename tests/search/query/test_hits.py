@@ -45,7 +45,7 @@ def test_a_collection_counts_what_is_done(encoder: Encoder, pictures: list[Path]
 
 
 def test_nothing_to_look_at_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pictures or videos in"):
+    with pytest.raises(DataError, match="no images or videos in"):
         list_media_items([tmp_path])
 
 

@@ -155,7 +155,7 @@ def test_by_example(client: TestClient, library: Library, folder: Path, draw: Dr
     like = client.get("/api/hits", params={"q": f"like:{best['id']}", "count": 1}).json()["tiles"][0]
     assert like["id"] == best["id"]
     bad = client.post("/api/picture", content=b"no picture")
-    assert bad.status_code == 400 and "neither a picture nor a video" in bad.json()["error"]
+    assert bad.status_code == 400 and "neither an image nor a video" in bad.json()["error"]
 
 
 def test_terms_are_weighed(client: TestClient, library: Library) -> None:
