@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError, install_command
 from perception_encoder.preprocess.budget import Admit
@@ -245,28 +245,9 @@ def _crop_centre(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-class _VisionConfig(Protocol):
-    @property
-    def image_size(self) -> int: ...
-
-
-class VisionTower(Protocol):
-    """A vision tower: its configuration fixes the transform."""
-
-    @property
-    def config(self) -> _VisionConfig: ...
-
-
-class VisionModel(Protocol):
-    """A model with a vision tower, as `CLIP` is."""
-
-    @property
-    def visual(self) -> VisionTower: ...
-
-
-def image_transform(model: VisionTower | VisionModel, mode: Literal["squash", "crop"] = "squash") -> ImageTransform:
+def image_transform(model: nn.Module, mode: Literal["squash", "crop"] = "squash") -> ImageTransform:
     """The transform to the size a model was trained at: of a two-tower model, or of a vision tower alone."""
-    tower = cast(VisionTower, getattr(model, "visual", model))
+    tower: Any = getattr(model, "visual", model)
     return ImageTransform(tower.config.image_size, mode)
 
 

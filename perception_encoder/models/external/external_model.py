@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal
@@ -82,13 +82,10 @@ class ExternalModel(ABC):
 class ExternalEncoder(ABC):
     """Embeddings of images and, if the model has a text tower, of texts, on a CUDA GPU if there is one."""
 
-    def __init__(self, name: str, model: Any) -> None:
-        self.name, self.device = name, choose_device()
+    def __init__(self, name: str, model: Any, transform: Callable[[Image.Image], Tensor]) -> None:
+        """`transform`: the library's, an RGB image to pixels (3, H, W)."""
+        self.name, self.transform, self.device = name, transform, choose_device()
         self.model = model.eval().to(self.device)
-
-    @abstractmethod
-    def transform(self, image: Image.Image) -> Tensor:
-        """An RGB image to pixels (3, H, W)."""
 
     @abstractmethod
     def embed_pixels(self, pixels: Tensor) -> Tensor:

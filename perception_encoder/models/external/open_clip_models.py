@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import WeightsUnavailableError
@@ -45,15 +44,10 @@ class OpenClipEncoder(ExternalEncoder):
     def __init__(self, name: str, model: Any, tokenize: Callable[[list[str]], Tensor], mode: Mode) -> None:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        super().__init__(name, model)
+        resize_mode = "squash" if mode == "squash" else "shortest"
+        config = replace(PreprocessCfg(**model.visual.preprocess_cfg), resize_mode=resize_mode)
+        super().__init__(name, model, image_transform_v2(config, is_train=False))
         self.tokenize = tokenize
-        config = replace(
-            PreprocessCfg(**model.visual.preprocess_cfg), resize_mode="squash" if mode == "squash" else "shortest"
-        )
-        self._transform = image_transform_v2(config, is_train=False)
-
-    def transform(self, image: Image.Image) -> Tensor:
-        return self._transform(image)
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         return self.model.encode_image(pixels)

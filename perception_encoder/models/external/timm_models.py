@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError, UnknownModelError
@@ -70,12 +69,8 @@ class TimmEncoder(ExternalEncoder):
     def __init__(self, name: str, model: Any, mode: Mode) -> None:
         from timm.data import create_transform, resolve_model_data_config
 
-        super().__init__(name, model)
         squash = {"crop_mode": "squash", "crop_pct": 1.0} if mode == "squash" else {}
-        self._transform = create_transform(**{**resolve_model_data_config(model), **squash})
-
-    def transform(self, image: Image.Image) -> Tensor:
-        return self._transform(image)
+        super().__init__(name, model, create_transform(**{**resolve_model_data_config(model), **squash}))
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         return self.model(pixels)
