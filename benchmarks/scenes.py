@@ -1,9 +1,9 @@
-"""How fast scenes are rendered: pictures and videos a second, and where a picture's time goes.
+"""How fast scenes are rendered: images and videos a second, and the time of each part of an image.
 
     python -m benchmarks.scenes [--models datasets/scenes/furniture.tar] [--count 600] [--out docs/results/scenes.json]
 
-Pictures a second are those of `pe data scenes`, written to a temporary folder, on all cores but without the start of
-the processes: the time from the 20th of `count` samples to the last. The parts are CPU time in one process, once the
+Images a second are those of `pe data scenes`, written to a temporary directory, on all cores but without the start of
+the processes: the time from the 20th of `count` samples to the last. The parts are CPU time in one process, after the
 models are loaded.
 """
 
@@ -22,18 +22,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import report
-from perception_encoder.scenes.graph import describe
-from perception_encoder.scenes.models import SPLITS, Library
-from perception_encoder.scenes.production import ScenesConfig, load_models, make_scenes
-from perception_encoder.scenes.samples import Pictures
+from perception_encoder.scenes.language.graph import build_graph
+from perception_encoder.scenes.objects.models import SPLITS, ObjectLibrary
+from perception_encoder.scenes.samples.images import ImageMaker
+from perception_encoder.scenes.samples.production import load_object_library, make_scenes
+from perception_encoder.scenes.samples.sample import ScenesConfig
 
 FIRST = 20  # samples that are made while processes start
-AIM = 100  # pictures a second at 128 px, on two cores
-PARTS = ("inventing", "drawing the things", "describing", "shadows and room", "the rest: words and files")
+AIM = 100  # images a second at 128 px, on two cores
+PARTS = ("sampling the scene", "drawing objects", "scene graph", "shadows and room", "captions and files")
 
 
 class Clock:
-    """A `Track` that notes when the samples come."""
+    """A `Track` that notes the time of each sample."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -51,22 +52,22 @@ class Clock:
         return (len(self.times) - 1 - first) / (self.times[-1] - self.times[first])
 
 
-def measure_rate(library: Library, config: ScenesConfig, jobs: int) -> float:
-    """Samples a second, written."""
+def measure_rate(library: ObjectLibrary, config: ScenesConfig, jobs: int) -> float:
+    """Return the samples that are written a second."""
     clock = Clock()
-    with tempfile.TemporaryDirectory(prefix="pe-bench-") as folder:
-        make_scenes(library, Path(folder), config, jobs, clock)
+    with tempfile.TemporaryDirectory(prefix="pe-bench-") as directory:
+        make_scenes(library, Path(directory), config, jobs, clock)
     return clock.rate
 
 
-def measure_parts(library: Library, side: int, count: int) -> dict[str, float]:
-    """CPU milliseconds a picture of each part, in the order of PARTS."""
-    with Pictures(library, "train", side, seed=1) as pictures:
+def measure_parts(library: ObjectLibrary, side: int, count: int) -> dict[str, float]:
+    """Return the CPU milliseconds an image of each part, in the order of PARTS."""
+    with ImageMaker(library, ScenesConfig(side=side, seed=1)) as maker:
         for number in range(count):
-            pictures.sample(number)  # loads the models
+            maker.sample(number)  # loads the models
         whole = -time.process_time()
         for number in range(count):
-            pictures.sample(number)
+            maker.sample(number)
         whole += time.process_time()
         parts, tries = np.zeros(4), 0
         for number in range(count):
@@ -74,30 +75,30 @@ def measure_parts(library: Library, side: int, count: int) -> dict[str, float]:
             graph = None
             while graph is None:
                 marks = [time.process_time()]
-                scene = pictures.layouts.invent(generator)
+                scene = maker.sampler.sample(generator)
                 marks.append(time.process_time())
-                with pictures.renderer.stage(scene) as stage:
-                    view = stage.look(scene.camera, side)
+                with maker.renderer.stage(scene) as stage:
+                    objects = stage.draw_objects(scene.camera, side)
                     marks.append(time.process_time())
-                    graph = describe(scene, view.mask, library)
+                    graph = build_graph(scene, objects.mask, library)
                     marks.append(time.process_time())
                     if graph is not None:
-                        stage.light(view)
+                        stage.shade(objects)
                     marks.append(time.process_time())
                 parts += np.diff(marks)
                 tries += 1
     values = [*parts, max(whole - parts.sum(), 0)]
-    found = {name: 1000 * float(value) / count for name, value in zip(PARTS, values, strict=True)}
-    return {**found, "all": 1000 * whole / count, "drawn for each that is kept": tries / count}
+    milliseconds = {name: 1000 * float(value) / count for name, value in zip(PARTS, values, strict=True)}
+    return {**milliseconds, "all": 1000 * whole / count, "attempts": tries / count}
 
 
 def run(models: Path | None, count: int, jobs: int) -> dict[str, Any]:
     """Measure everything."""
-    library = load_models(models)
+    library = load_object_library(models)
     load = os.getloadavg()[0]
     rates = [
         {
-            "what": "videos of 24 frames" if videos else "pictures",
+            "what": "videos of 24 frames" if videos else "images",
             "side": side,
             "count": number,
             "rate": measure_rate(library, ScenesConfig(count=number, side=side, videos=videos), jobs),
@@ -117,16 +118,15 @@ def run(models: Path | None, count: int, jobs: int) -> dict[str, Any]:
 def page(result: dict[str, Any]) -> str:
     """The results as Markdown."""
     parts, rate = result["parts"], result["rates"][0]["rate"]
-    tries = parts["drawn for each that is kept"]
     spent = ", ".join(f"{name} {parts[name]:.1f}" for name in PARTS)
-    busy = f" The machine was at other work as well (load {result['load']:.1f} before it began)."
+    busy = f" Other processes were running (load {result['load']:.1f} at the start)."
     text = (
         "Made by `python -m benchmarks.scenes --models datasets/scenes/furniture.tar --out docs/results/scenes.json`: "
         "samples a second as `pe data scenes` writes them (JPEG, depth, mask, graph, captions, questions), without the "
         f"start of the processes. {result['models']} models, {result['cores']} processes."
         f"{busy if result['load'] > 0.5 else ''} An image of 128 px takes {parts['all']:.1f} ms of CPU time in one "
-        f"process, its models loaded ({spent}); {tries:.2f} scenes are drawn for each that is kept. The aim, {AIM} "
-        f"images a second at 128 px on two cores, is {'reached' if rate >= AIM else 'missed here'}."
+        f"process after the models are loaded ({spent}), with {parts['attempts']:.2f} attempts an image. The target of "
+        f"{AIM} images a second at 128 px on two cores is {'met' if rate >= AIM else 'missed'}."
     )
     rates = (f"| {r['what']} | {r['side']} | {r['count']} | {r['rate']:.1f} |" for r in result["rates"])
     lines = ["# Rendered scenes", "", *wrap(text, 118, break_on_hyphens=False), ""]
@@ -136,8 +136,8 @@ def page(result: dict[str, Any]) -> str:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", type=Path, help="library that `pe data prepare scenes` made")
-    parser.add_argument("--count", type=int, default=600, help="pictures")
+    parser.add_argument("--models", type=Path, help="library from `pe data prepare scenes`")
+    parser.add_argument("--count", type=int, default=600, help="number of images")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="JSON file; a page is written beside it")
     arguments = parser.parse_args()

@@ -79,9 +79,9 @@ def page_requests(folder: Path, port: int) -> dict[str, tuple[int, Ask]]:
         "list": (10, lambda chance, client: client.ask(f"/api/hits?offset={chance.randrange(150)}")[0]),
         "thumbnail": (20, lambda chance, client: client.ask(f"/thumbnail/{chance.choice(ids)}")[0]),
         "inside": (10, lambda chance, client: client.ask(inside(chance))[0]),
-        "image": (12, lambda chance, client: client.ask("/api/picture", chance.choice(small))[0]),
-        "12 MP image": (4, lambda chance, client: client.ask("/api/picture", chance.choice(large))[0]),
-        "damaged image": (7, lambda chance, client: client.ask("/api/picture", chance.choice(large)[:-DAMAGED])[0]),
+        "image": (12, lambda chance, client: client.ask("/api/image", chance.choice(small))[0]),
+        "12 MP image": (4, lambda chance, client: client.ask("/api/image", chance.choice(large))[0]),
+        "damaged image": (7, lambda chance, client: client.ask("/api/image", chance.choice(large)[:-DAMAGED])[0]),
         "wrong": (7, lambda chance, client: client.ask(f"/api/hits?q=rubbish{chance.random()}")[0]),
     }
 

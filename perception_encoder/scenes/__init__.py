@@ -1,1 +1,1 @@
-"""Pictures and short videos rendered from real meshes, with everything about them known exactly."""
+"""Images and short videos rendered from 3D models, with exact ground truth."""

@@ -8,7 +8,6 @@ or written to a log; addresses are fetched under `fetch.FetchLimits`. All routes
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +37,7 @@ from perception_encoder.serving.api_requests import (
     read_data_uri,
 )
 from perception_encoder.serving.batching import Batcher, QueueFullError, quiet
-from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
+from perception_encoder.serving.guard import HANG_UP, HOSTS, guard, has_key
 from perception_encoder.serving.metrics import ApiMetrics
 
 if TYPE_CHECKING:
@@ -167,8 +166,7 @@ def add_information(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: A
 
 def check_key(request: Request, key: str | None) -> None:
     """ApiError unless the request brings the key."""
-    header = request.headers.get("authorization", "")
-    if key is not None and not hmac.compare_digest(header.encode(), f"Bearer {key}".encode()):
+    if key is not None and not has_key(request, key):
         raise ApiError(401, "a key is needed: Authorization: Bearer KEY")
 
 

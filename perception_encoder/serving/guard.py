@@ -1,9 +1,12 @@
-"""What keeps other web pages away from a server of this machine, where no key does."""
+"""Protect a server from other web pages and, if others can reach it, from everyone without its key."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -13,19 +16,41 @@ HOSTS = ("localhost", "127.0.0.1", "[::1]")
 HANG_UP = {"Connection": "close"}
 """Header of an answer to what is too long: the rest of it is not read."""
 _HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
+_REFUSED = {"Cache-Control": "no-store", "WWW-Authenticate": "Bearer"}
+_KEY_NEEDED = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Key needed</title>
+<h1>This page needs its key</h1>
+<p>Open the address that <code>pe serve</code> printed, or enter the key from that address.</p>
+<form action="/"><label>Key <input name="key" type="password" autocomplete="off" required autofocus></label>
+<button>Open</button></form>
+<p>Did you follow a link to that address? <a href="/">Continue</a></p>
+</html>
+"""
 
 
-def guard(app: FastAPI, headers: Mapping[str, str] | None = None, hosts: tuple[str, ...] | None = HOSTS) -> None:
+def guard(
+    app: FastAPI,
+    headers: Mapping[str, str] | None = None,
+    hosts: tuple[str, ...] | None = HOSTS,
+    key: str | None = None,
+) -> None:
     """Answer under some names only, refuse what another page sends, and add `headers` to every answer.
 
     A page elsewhere could otherwise have a browser post here, learn from an answer's status or size what exists, or
-    reach this server under a name of its own and read it. It may link to the page, no more. `hosts`: None for a server
-    with a key, which clients reach under any name and other pages do not have.
+    reach this server under a name of its own and read it. It may link to the page, no more. `hosts`: None for an API
+    with a key, which clients reach under any name and other pages do not have. `key`: for a page that others can reach;
+    every request needs it.
     """
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from fastapi.responses import JSONResponse
 
     every = {**_HEADERS, **(headers or {})}
+    if key is not None:
+        _require_key(app, key)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])
 
@@ -40,6 +65,41 @@ def guard(app: FastAPI, headers: Mapping[str, str] | None = None, hosts: tuple[s
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": "the server failed; its log says why"}, 500, every)
+
+
+def has_key(request: Request, key: str) -> bool:
+    """Whether a request has the header `Authorization: Bearer KEY`; compared in constant time."""
+    return hmac.compare_digest(request.headers.get("authorization", "").encode("latin-1"), f"Bearer {key}".encode())
+
+
+def _require_key(app: FastAPI, key: str) -> None:
+    """Answer 401 to every request without the key.
+
+    A browser brings it once, as `/?key=KEY`, and gets a cookie and the address without the key. Other clients send the
+    header that `has_key` wants.
+    """
+    from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+
+    token = hmac.new(key.encode(), b"the cookie of pe serve", hashlib.sha256).hexdigest()
+    cookie = f"pe-{token[:8]}"  # servers of one machine share their cookies, whatever their ports
+
+    @app.middleware("http")
+    async def admit(request: Request, call_next: Any) -> Response:
+        response: Response
+        given = request.query_params.get("key") if request.url.path == "/" else None
+        if given is not None and hmac.compare_digest(given.encode(errors="replace"), key.encode()):
+            rest = [(name, value) for name, value in request.query_params.multi_items() if name != "key"]
+            address = f"/?{urlencode(rest, quote_via=quote)}" if rest else "/"
+            response = RedirectResponse(address, 303, {"Cache-Control": "no-store"})
+            response.set_cookie(cookie, token, httponly=True, samesite="strict")
+            return response
+        known = hmac.compare_digest(request.cookies.get(cookie, "").encode(errors="replace"), token.encode())
+        if given is None and (known or has_key(request, key)):
+            response = await call_next(request)
+            return response
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(_KEY_NEEDED, 401, _REFUSED)
+        return JSONResponse({"error": "a key is needed; open the address that pe serve printed"}, 401, _REFUSED)
 
 
 def _is_foreign(request: Request) -> bool:

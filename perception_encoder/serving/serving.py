@@ -41,6 +41,21 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def reachable_names(host: str) -> tuple[str, ...]:
+    """Names under which other machines reach a server that listens on `host`, best first; nothing is sent to find out.
+
+    For all addresses ("0.0.0.0" or "::"): the address of the default route, and the machine's name.
+    """
+    if host not in ("0.0.0.0", "::"):
+        return (f"[{host}]" if ":" in host else host,)
+    name = socket.gethostname().lower()
+    names = (name, f"{name}.local")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):  # OSError: no network
+        probe.connect(("192.0.2.1", 9))  # chooses a route alone; the address is for documentation (RFC 5737)
+        return (str(probe.getsockname()[0]), *names)
+    return names
+
+
 def run(app: Any, listener: socket.socket) -> None:
     """Answer on a socket of `listen` until the process is told to end; MissingExtraError without uvicorn."""
     server = create_server(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 PE = [sys.executable, "-c", "from perception_encoder.cli.main import main; main()"]
 
@@ -40,7 +43,9 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
     [
         ((), "say what to serve: a folder, or --api"),
         (("--api", "--host", "0.0.0.0"), "choose a --key"),
-        ((".", "--host", "0.0.0.0", "--key", "x"), "for this machine alone"),
+        ((".", "--host", "0.0.0.0"), "choose a --key"),
+        ((".", "--host", "0.0.0.0", "--key", ""), "choose a --key"),
+        ((".", "--lan", "--host", "127.0.0.1"), "leave out --lan or --host"),
         (("missing",), "missing is no folder"),
         (("--api", "--model", "PE-Core-XXL"), "PE-Core-XXL"),
         (("--api", "--port", "99999"), "--port"),
@@ -50,6 +55,44 @@ def test_usage_errors(run_pe, arguments: tuple[str, ...], said: str) -> None:
     port = () if "--port" in arguments else ("--port", "0")
     run = run_pe("serve", *arguments, *port)
     assert run.status == 2 and said in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (("--lan",), r"[\w-]{22}"),
+        (("--lan", "--key", "k"), "k"),
+        (("--host", "0.0.0.0", "--key", "a b&c"), "a%20b%26c"),
+    ],
+)
+def test_a_page_for_the_network_has_a_key(
+    run_pe, checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses: dict[str, int] = {}
+
+    def visit(app: FastAPI, listener: socket.socket) -> None:
+        statuses["address"] = listener.getsockname()[0]
+        with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
+            statuses["none"] = client.get("/").status_code
+            statuses["wrong"] = client.get("/?key=wrong").status_code
+
+    monkeypatch.setattr("perception_encoder.serving.serving.run", visit)
+    run = run_pe("serve", tmp_path, "--model", checkpoint, "--port", "0", *arguments)
+    assert run.status == 0 and statuses == {"address": "0.0.0.0", "none": 401, "wrong": 401}
+    assert len(re.findall("key=", run.stdout)) == 1
+    assert re.search(rf"over {re.escape(str(tmp_path))} at http://[\w.-]+:\d+/\?key={key}\n", run.stdout)
+
+
+def test_an_api_for_the_network_prints_the_key_that_was_made(
+    run_pe, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps: list[FastAPI] = []
+    monkeypatch.setattr("perception_encoder.serving.serving.run", lambda app, listener: apps.append(app))
+    run = run_pe("serve", "--api", "--lan", "--model", checkpoint, "--port", "0")
+    (key,) = re.findall(r"clients send: Authorization: Bearer ([\w-]{22})\n", run.stdout)
+    with TestClient(apps[0]) as client:
+        assert client.get("/v1/models").status_code == 401
+        assert client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 @pytest.mark.parametrize("what", ["page", "api"])

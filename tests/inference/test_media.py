@@ -107,7 +107,7 @@ def test_the_kind_may_be_said_outright(folder: Path) -> None:
         open_media(resolve("clip.mp4", kind="image"))
     with pytest.raises(MediaDecodeError, match=r"a\.jpg: is not a video"):
         open_media(resolve("a.jpg", kind="video"))
-    with pytest.raises(InputError, match="is a picture, not a video"):
+    with pytest.raises(InputError, match="is an image, not a video"):
         resolve(Image.new("RGB", (4, 4)), kind="video")
     with pytest.raises(InputError, match="is of type int; give a text"):
         resolve(3, kind="text")
@@ -186,7 +186,7 @@ def test_arrays() -> None:
     ("array", "reason"),
     [
         (np.zeros((3, 4, 3)), "is an array of float64; give uint8 values, 0 to 255"),
-        (np.zeros((3, 4, 4), np.uint8), "is an array 3×4×4; give (H, W) or (H, W, 3) for a picture"),
+        (np.zeros((3, 4, 4), np.uint8), "is an array 3×4×4; give (H, W) or (H, W, 3) for an image"),
         (np.zeros(3, np.uint8), "is an array 3; give"),
         (np.zeros((0, 4, 3), np.uint8), "is an empty array, 0×4×3"),
         (np.zeros((0, 4, 4, 3), np.uint8), "is an empty array, 0×4×4×3"),

@@ -83,7 +83,7 @@ def send(address: str, path: str, declared: bool) -> tuple[bytes, int]:
 
 
 @pytest.mark.parametrize("declared", [True, False])
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/picture"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/image"])
 def test_an_upload_of_two_gigabytes_is_refused_early(
     path: str, declared: bool, checkpoint: Path, encoder: Encoder, draw: Draw, tmp_path: Path
 ) -> None:
@@ -106,7 +106,7 @@ def test_a_client_that_stalls_keeps_nobody_waiting(
         host, port = address.removeprefix("http://").split(":")
         stalled = [socket.create_connection((host, int(port))) for _ in range(50)]
         for connection in stalled:
-            connection.sendall(b"POST /api/picture HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\nabc")
+            connection.sendall(b"POST /api/image HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\nabc")
         answers: list[int] = []
         asking = [
             threading.Thread(target=lambda: answers.append(httpx.get(f"{address}/api/hits?q=text:a cat").status_code))

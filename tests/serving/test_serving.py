@@ -118,3 +118,13 @@ print(int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20)
         return int(run.stdout)
 
     assert resident("limited") + 30 < resident("plain")
+
+
+def test_names_under_which_others_reach_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Mill")
+    assert serving.reachable_names("192.168.1.5") == ("192.168.1.5",)
+    assert serving.reachable_names("fe80::1") == ("[fe80::1]",)
+    *address, name, local = serving.reachable_names("0.0.0.0")
+    assert (name, local) == ("mill", "mill.local") and all(each.count(".") == 3 for each in address)
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: (_ for _ in ()).throw(OSError("no network")))
+    assert serving.reachable_names("::") == ("mill", "mill.local")

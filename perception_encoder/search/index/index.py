@@ -183,6 +183,10 @@ class Index:
         with self._reading():
             return self.table.count_rows()
 
+    def count(self, where: str | None = None) -> int:
+        """How many rows fulfil a condition in SQL; ConfigError if it is not one."""
+        return len(self) if where is None else self._run(self.table.search().limit(None), where, ["id"]).num_rows
+
     def files(self) -> dict[str, FileState]:
         """What the index knows, by path."""
         found = self._all(None, ["path", "size", "modified", "digest"])

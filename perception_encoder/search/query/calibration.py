@@ -103,7 +103,7 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
     `index` is held for writing. The built-in model and one without a text tower have none. A failure is logged: an
     index is good without.
     """
-    if not isinstance(encoder.model, CLIP) or _is_builtin(index):
+    if not isinstance(encoder.model, CLIP) or is_builtin(index):
         return
     try:
         rows, stored = len(index), _read(index)
@@ -136,11 +136,12 @@ def _read(index: Index) -> tuple[Calibration, int] | None:
 
 def find_calibration(index: Index, query: Query) -> Calibration | None:
     """The curve for a query's hits in an index; None where they have no probability (see above)."""
-    stored = _read(index) if query.kind == "text" and not _is_builtin(index) else None
+    stored = _read(index) if query.kind == "text" and not is_builtin(index) else None
     return None if stored is None else stored[0]
 
 
-def _is_builtin(index: Index) -> bool:
+def is_builtin(index: Index) -> bool:
+    """Whether an index is of the built-in model."""
     return canonical_name(str(index.settings.get("source", ""))) == BUILTIN
 
 

@@ -31,7 +31,7 @@ from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.indexing import update_index, writable_index
 from perception_encoder.search.index.rows import Row, among
 from perception_encoder.search.query.asked import AskedTerm
-from perception_encoder.search.query.calibration import find_calibration
+from perception_encoder.search.query.calibration import find_calibration, is_builtin
 from perception_encoder.search.query.query import encode_queries, text_query, unit_vectors
 from perception_encoder.search.web.rescan import Rescan
 from perception_encoder.serving.batching import quiet
@@ -66,9 +66,9 @@ class Filter:
             if self.kind not in ("image", "video"):
                 raise ConfigError(f"kind is {self.kind!r}; it must be 'image' or 'video'")
             parts.append(f"kind = '{self.kind}'")
-        for name, value in (("since", self.since), ("until", self.until)):
+        for value in (self.since, self.until):
             if value and not _DATE.fullmatch(value):
-                raise ConfigError(f"{name} is {value!r}; it must be a date such as 2024, 2024-07 or 2024-07-31")
+                raise ConfigError(f"{value!r} must be a date such as 2024, 2024-07 or 2024-07-31")
         if self.since:
             parts.append(f"date >= '{self.since}'")
         if self.until:
@@ -125,7 +125,7 @@ class Library:
     def find(self, terms: Sequence[AskedTerm], shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
         """Some rows, best first, with their `score` and, for a text where that can be told, `probability`.
 
-        `terms`: see `parse_asked`; a "picture:ID" is what `keep_picture` gave. Raises ConfigError, SearchIndexError.
+        `terms`: see `parse_asked`; an "image:ID" is what `add_image` gave. Raises ConfigError, SearchIndexError.
         """
         rows = self.index.nearest(self._encode(terms), offset + count, shown.condition())[offset:]
         names = [name for name in vars(rows[0][1]) if name not in ("vector", "thumbnail")] if rows else []
@@ -137,15 +137,34 @@ class Library:
             found = [{**row, "probability": float(chance)} for row, chance in zip(found, chances, strict=True)]
         return found
 
-    def keep_picture(self, content: bytes) -> str:
-        """Remember a picture to look for; returns what `find` is asked. Raises the InputError of a bad one."""
+    def low_confidence(self, terms: Sequence[AskedTerm], hits: Sequence[dict[str, Any]]) -> str | None:
+        """Why the best hits of a query with a text are likely to be wrong; None if nothing says so.
+
+        The built-in model always is; another model if even its best hit is more likely wrong than right.
+        """
+        if not hits or all(term.kind != "text" for term in terms):
+            return None
+        if is_builtin(self.index):
+            return f"{self.encoder.name} knows few objects and gives no probabilities"
+        best = max(hit.get("probability", 1.0) for hit in hits)
+        if best >= 0.5:
+            return None
+        shown = f"{best:.0%}" if best >= 0.01 else "under 1%"
+        return f"{self.encoder.name} gives even its best hit a probability of {shown}"
+
+    def count(self, shown: Filter) -> int:
+        """How many rows a filter lets through."""
+        return self.index.count(shown.condition())
+
+    def add_image(self, content: bytes) -> str:
+        """Remember an image or video to search by; returns the term for `find`. Raises the InputError of a bad one."""
         decoded = self._decoders.submit(self._decode, content).result()
         (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))
         name = f"{abs(hash(content)):x}"
         self._dropped[name] = vector
         while len(self._dropped) > _QUERIES:
             self._dropped.pop(next(iter(self._dropped)))
-        return f"picture:{name}"
+        return f"image:{name}"
 
     def _decode(self, content: bytes) -> Decoded:
         return decode(self.encoder, resolve(content, "the image"), self.encoder.feature(), self.budget)
@@ -162,7 +181,7 @@ class Library:
         if term.kind == "like":
             return self.index.row(term.what).vector
         if term.what not in self._dropped:
-            raise ConfigError("the picture has been forgotten; drop it again")
+            raise ConfigError("the image is forgotten; choose it again")
         return self._dropped[term.what]
 
     def _encode_text(self, text: str) -> Float[np.ndarray, " D"]:

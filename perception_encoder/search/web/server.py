@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +28,23 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_PICTURE_BYTES = 32 << 20  # of one that is dropped on the page
-_PICTURE_SECONDS = 30.0  # in which it must have arrived
+_UPLOAD_BYTES = 64 << 20  # of an image or video to search by
+_UPLOAD_SECONDS = 30.0  # in which it must have arrived
 _COUNT, _MOST = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
 _THREADS = 8  # that answer; the model has one of its own
-_SCRIPTS = ("page", "element", "grid", "inside", "query", "tile", "viewer")
+_THUMBNAIL_THREADS = 2  # that make large thumbnails, so that a screen full of them does not delay a search
+_SCRIPTS = ("page", "address", "element", "features", "filters", "grid", "query", "tile", "viewer")
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
 _PLACE = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
 
 
-def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = "") -> FastAPI:
-    """The server, under some names of this machine, with a note on the page; MissingExtraError without FastAPI."""
+def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = "", key: str | None = None) -> FastAPI:
+    """The server, under some names of this machine, with a note on the page; MissingExtraError without FastAPI.
+
+    `key`: what every request needs if others can reach the server; see `guard`.
+    """
     try:
         import fastapi
         import jinja2
@@ -48,16 +53,19 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = ""
         raise MissingExtraError(error.name or "fastapi", "search") from None
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.search.web") / "page"
-    thumbnails, ids = Thumbnails(library.index), SignedIds()
+    thumbnails, ids = Thumbnails(library), SignedIds()
     threads = ThreadPoolExecutor(_THREADS, "page")
+    thumbnail_threads = ThreadPoolExecutor(_THUMBNAIL_THREADS, "thumbnails")
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
 
-    def get(path: str, answer: Callable[[Request], Any], methods: tuple[str, ...] = ("GET",)) -> None:
+    def route(
+        pool: ThreadPoolExecutor, path: str, answer: Callable[[Request], Any], methods: tuple[str, ...] = ("GET",)
+    ) -> None:
         async def safely(request: Request) -> Any:
             try:
                 if "id" in request.path_params:
                     request.path_params["id"] = ids.check(request.path_params["id"])
-                return await asyncio.get_running_loop().run_in_executor(threads, answer, request)
+                return await asyncio.get_running_loop().run_in_executor(pool, answer, request)
             except PerceptionEncoderError as error:
                 return JSONResponse({"error": str(error)}, 404 if isinstance(error, InputError) else 400)
 
@@ -66,8 +74,7 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = ""
     def page(request: Request) -> Response:
         last = library.encoder.visual.config.depth - 1
         about = {"folder": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
-        about["note"] = note
-        return HTMLResponse(template.render(about))
+        return HTMLResponse(template.render(about, note=note, upload_bytes=_UPLOAD_BYTES))
 
     def asset(request: Request) -> Response:
         name = request.path_params["name"]
@@ -75,14 +82,15 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = ""
             return JSONResponse({"error": "no such file"}, 404)
         return Response((assets / name).read_bytes(), media_type=_TYPES[name])
 
+    get, get_slowly = partial(route, threads), partial(route, thumbnail_threads)
     get("/", page)
     get("/static/{name}", asset)
-    get("/api/renew", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
+    get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
-    add_file_routes(get, library, thumbnails, ids)
+    add_file_routes(get, get_slowly, library, thumbnails, ids)
     add_inside_route(get, Inside(library))
-    add_picture_route(app, library, threads)
-    guard(app, _HEADERS, hosts)
+    add_upload_route(app, library, threads)
+    guard(app, _HEADERS, hosts, key)
     return app
 
 
@@ -99,8 +107,10 @@ def add_search_routes(
         if "q" in asked:
             terms = parse_asked("\n".join(request.query_params.getlist("q")))
             rows = library.find(list(map(ids.checked, terms)), shown, offset, count)
-            told = {"terms": [vars(term) for term in terms], "more": len(rows) == count}
-            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **told})
+            about = {"terms": [vars(term) for term in terms], "total": library.count(shown)}
+            doubt = library.low_confidence(terms, rows) if offset == 0 else None
+            about |= {"more": len(rows) == count, "low_confidence": doubt}
+            return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **about})
         rows, total = library.newest(shown, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))
         return JSONResponse({"tiles": tiles, "more": offset + len(rows) < total, "total": total})
@@ -116,15 +126,23 @@ def add_search_routes(
 
 
 def add_file_routes(
-    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails, ids: SignedIds
+    get: Callable[[str, Callable[[Request], Any]], None],
+    get_slowly: Callable[[str, Callable[[Request], Any]], None],
+    library: Library,
+    thumbnails: Thumbnails,
+    ids: SignedIds,
 ) -> None:
-    """Of a row: its thumbnail, what is around it, and its file, in parts where a player asks for them."""
+    """Of a row: its thumbnail, stored or large, what is around it, and its file, in parts if a player asks for them."""
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     def thumbnail(request: Request) -> Response:
         row = thumbnails.row(request.path_params["id"], request.url.query)
         headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{row.digest}-{row.start}"'}
         return Response(row.thumbnail, media_type="image/jpeg", headers=headers)
+
+    def large(request: Request) -> Response:
+        jpeg = thumbnails.large(request.path_params["id"], request.url.query)
+        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     def around(request: Request) -> Response:
         return JSONResponse({"tiles": ids.sign(as_tiles(library.around(request.path_params["id"])))})
@@ -134,6 +152,7 @@ def add_file_routes(
 
     get("/api/around/{id}", around)
     get("/thumbnail/{id}", thumbnail)
+    get_slowly("/thumbnail/{id}/large", large)
     get("/file/{id}", file)
 
 
@@ -157,31 +176,31 @@ def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], insid
     get("/api/inside/{id}", look)
 
 
-def add_picture_route(app: FastAPI, library: Library, threads: ThreadPoolExecutor) -> None:
-    """`POST /api/picture`: a picture to look for, as the request's body."""
+def add_upload_route(app: FastAPI, library: Library, threads: ThreadPoolExecutor) -> None:
+    """`POST /api/image`: an image or video to search by, as the request's body."""
     from fastapi.responses import JSONResponse
     from starlette.requests import ClientDisconnect
 
-    async def picture(request: Request) -> Response:
+    async def upload(request: Request) -> Response:
         content = bytearray()
         try:
-            async with asyncio.timeout(_PICTURE_SECONDS):
+            async with asyncio.timeout(_UPLOAD_SECONDS):
                 async for piece in request.stream():
                     content += piece
-                    if len(content) > _PICTURE_BYTES:
-                        message = f"the image has more than {_PICTURE_BYTES >> 20} MiB"
+                    if len(content) > _UPLOAD_BYTES:
+                        message = f"the file has more than {_UPLOAD_BYTES >> 20} MiB, the limit"
                         return JSONResponse({"error": message}, 413, HANG_UP)
         except TimeoutError:
-            return JSONResponse({"error": f"the image took more than {_PICTURE_SECONDS:g} s"}, 408, HANG_UP)
+            return JSONResponse({"error": f"the file took more than {_UPLOAD_SECONDS:g} s"}, 408, HANG_UP)
         except ClientDisconnect:
             return JSONResponse({"error": "the client has gone"}, 400)  # to nobody
         try:
             loop = asyncio.get_running_loop()
-            return JSONResponse({"q": await loop.run_in_executor(threads, library.keep_picture, bytes(content))})
+            return JSONResponse({"q": await loop.run_in_executor(threads, library.add_image, bytes(content))})
         except PerceptionEncoderError as error:
             return JSONResponse({"error": str(error)}, 400)
 
-    app.router.add_route("/api/picture", picture, methods=["POST"])
+    app.router.add_route("/api/image", upload, methods=["POST"])
 
 
 def _checked(value: str, pattern: re.Pattern[str], name: str, wanted: str) -> re.Match[str]:

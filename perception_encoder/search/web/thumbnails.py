@@ -1,24 +1,36 @@
-"""Thumbnails of the tiles that an answer named, read together: each of them alone would take as long as all."""
+"""Thumbnails: stored ones, read from the index for all tiles of an answer together, and large ones, made from files."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from perception_encoder.search.index.index import Index
+from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.index.rows import Row, among
-from perception_encoder.search.web.library import as_tiles
+from perception_encoder.search.web.library import Library, as_tiles
+from perception_encoder.search.web.pages import thumbnail
 
-_KEPT = 2048  # about 20 MiB
+_CACHED = 2048  # stored thumbnails, about 20 MiB
+LARGE_SIDE = 640
+"""Longest side of a large thumbnail, in pixels: enough for a tile on a screen with two pixels a point."""
+_CACHED_LARGE = 256  # about 15 MiB
 
 
 class Thumbnails:
-    """The rows, with their thumbnails, behind the addresses that `as_tiles` gives; threads may share it."""
+    """The rows, with their thumbnails, behind the addresses that `as_tiles` gives; threads may share it.
 
-    def __init__(self, index: Index) -> None:
-        self._index, self._lock = index, threading.Lock()
+    One thumbnail read alone from the index takes as long as those of a whole answer.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._library, self._index, self._lock = library, library.index, threading.Lock()
         self._rows: dict[tuple[str, str], Row] = {}  # by id and what follows the address's "?"; the oldest first
+        self._large = lru_cache(_CACHED_LARGE)(self._make_large)
 
     def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """`as_tiles`, with the thumbnails of all read that are not here yet."""
@@ -28,13 +40,36 @@ class Thumbnails:
             found = self._index.rows(among("id", wanted), thumbnails=True)
             with self._lock:
                 self._rows |= {key: row for row in found if (key := _key(as_tiles([vars(row)])[0])) == wanted[row.id]}
-                for oldest in list(self._rows)[:-_KEPT]:
+                for oldest in list(self._rows)[:-_CACHED]:
                     del self._rows[oldest]
         return tiles
 
     def row(self, id: str, asked: str) -> Row:
         """The row of an id; `asked`: what follows the "?" of its thumbnail's address. SearchIndexError if missing."""
         return self._rows.get((id, asked)) or self._index.row(id)
+
+    def large(self, id: str, asked: str) -> bytes:
+        """A large thumbnail, a JPEG; the stored one if the file cannot be opened. Takes and raises what `row` does."""
+        try:
+            return self._large(id, asked)
+        except PerceptionEncoderError:
+            return self.row(id, asked).thumbnail
+
+    def _make_large(self, id: str, asked: str) -> bytes:
+        media, path = self._library.media(id)
+        with self._library.budget.admission() as admit:
+            if media.kind == "image":
+                image = open_image(path, media.name, reduce_to=_needed_side, admit=admit)
+            else:
+                frames = open_media(media, admit=admit)
+                assert isinstance(frames, VideoFrames)
+                image = frames.images[0]
+            return thumbnail(image, LARGE_SIDE)
+
+
+def _needed_side(width: int, height: int) -> int:
+    """How long the short side of a JPEG must stay for its large thumbnail."""
+    return max(1, LARGE_SIDE * min(width, height) // max(width, height))
 
 
 def _key(tile: dict[str, Any]) -> tuple[str, str]:

@@ -343,7 +343,7 @@ def test_an_index_elsewhere_is_as_private_as_the_images(
     checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, before = tmp_path / "home", os.umask(0o022)
-    monkeypatch.setattr("perception_encoder.search.query.calibration._is_builtin", lambda _: False)
+    monkeypatch.setattr("perception_encoder.search.query.calibration.is_builtin", lambda _: False)
     try:
         home.mkdir(mode=0o755)
         for mode, seen in ((0o755, {0o055, 0o044}), (0o700, {0})):

@@ -14,7 +14,7 @@ from perception_encoder.search.query.asked import parse_asked
         ("text:a cat", [(1, "text", "a cat")]),
         ("-0.5:text:2:a cat - snow", [(-1, "text", "a cat"), (0.5, "text", "snow")]),
         ("text:like:this", [(1, "text", "like:this")]),
-        ("like:ab12\n-1.25:picture:f00", [(1, "like", "ab12"), (-1.25, "picture", "f00")]),
+        ("like:ab12\n-1.25:image:f00", [(1, "like", "ab12"), (-1.25, "image", "f00")]),
         ("0:like:ab12\ntext:a cat", [(0, "like", "ab12"), (1, "text", "a cat")]),
     ],
 )

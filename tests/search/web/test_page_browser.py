@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,11 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.indexing import update_index, writable_index
+from perception_encoder.search.web.library import Library
 from perception_encoder.search.web.server import create_page
+from tests.clips import clip
 from tests.search.library import make_library
 from tests.serving.servers import served
 
@@ -32,10 +37,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(
+def library(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]
-) -> Iterator[str]:
-    library = make_library(tmp_path_factory.mktemp("library") / "photos", checkpoint, encoder, draw)
+) -> Library:
+    return make_library(tmp_path_factory.mktemp("library") / "photos", checkpoint, encoder, draw)
+
+
+@pytest.fixture(scope="module")
+def address(library: Library) -> Iterator[str]:
     with served(create_page(library)) as address:
         yield address
 
@@ -69,9 +78,20 @@ def names(page: Page) -> list[str]:
 
 def test_it_opens_on_the_newest(page: Page) -> None:
     assert names(page)[0] == "clip.mp4" and names(page)[-1] == "00's <b>.jpg"
-    expect(page.locator("#count")).to_contain_text("pictures and moments")
+    expect(page.locator("#count")).to_contain_text("13 images and moments")
     first = "[...document.querySelectorAll('#grid img')].slice(0, 8)"
     wait_until(page, f"{first}.every(one => one.complete && one.naturalWidth > 0)")
+
+
+def test_results_are_counted(page: Page) -> None:
+    expect(page.locator("#count")).to_have_text("13 images and moments, newest first")
+    expect(page.locator("#count")).to_have_role("status")
+    page.locator("#words").fill("a cat")
+    expect(page.locator("#count")).to_have_text("13 images and moments, best match first")
+    page.get_by_text("Images", exact=True).click()
+    expect(page.locator("#count")).to_have_text("12 images, best match first")
+    page.get_by_label("To", exact=True).fill("2023-01")
+    expect(page.locator("#count")).to_have_text("1 image")
 
 
 def test_words_are_looked_for_as_they_are_typed(page: Page, address: str) -> None:
@@ -92,13 +112,13 @@ def test_filters_and_the_empty_state(page: Page) -> None:
     page.get_by_text("Videos", exact=True).click()
     wait_until(page, "[...document.querySelectorAll('#grid button.tile')].every(one => one.title === 'clip.mp4')")
     page.locator("#since").fill("2025")
-    expect(page.locator("#empty h2")).to_have_text("Nothing here")
+    expect(page.locator("#empty h2")).to_have_text("No results")
     page.locator("#since").fill("soon")
     expect(page.locator("#error")).to_contain_text("must be a date")
 
 
 def test_one_is_opened_stepped_through_and_closed_by_keys(page: Page) -> None:
-    page.get_by_text("Pictures", exact=True).click()
+    page.get_by_text("Images", exact=True).click()
     wait_until(page, "document.querySelector('#grid button.tile')?.title === \"sub/11's <b>.jpg\"")
     page.locator("#words").press("ArrowDown")
     page.keyboard.press("ArrowRight")
@@ -173,11 +193,11 @@ def test_pictures_are_added_and_taken_away(page: Page) -> None:
 
 def test_inside_shows_a_layer_and_what_is_like_a_place(page: Page) -> None:
     page.locator('#grid button[title="04\'s <b>.jpg"]').click()
-    page.get_by_role("tab", name="Picture").focus()
+    page.get_by_role("tab", name="Image").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("tab", name="Inside")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Features")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#stage")).to_be_hidden()
-    wait_until(page, "document.querySelector('#inside').ariaBusy === 'false'")
+    wait_until(page, "document.querySelector('#features').ariaBusy === 'false'")
     size = "[document.querySelector('#map').naturalWidth, document.querySelector('#map').naturalHeight]"
     assert page.evaluate(size) == [40, 30]  # a pixel a patch
     last = page.locator("#map").get_attribute("src")
@@ -195,18 +215,18 @@ def test_inside_shows_a_layer_and_what_is_like_a_place(page: Page) -> None:
     page.locator(".pane").last.focus()
     page.keyboard.press("ArrowDown")
     expect(page.locator("#shade")).to_be_visible()
-    page.locator("#close").focus()
+    page.locator("#viewer .close").focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#viewer h2")).to_have_text("sub/03's <b>.jpg".rpartition("/")[2])
-    expect(page.locator("#inside")).to_be_visible()  # the tab stays
+    expect(page.locator("#features")).to_be_visible()  # the tab stays
 
 
 def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
     said = {"error": "the file is not in the folder any more"}
     page.route("**/api/inside/*", lambda route: route.fulfill(status=400, json=said))
     page.locator('#grid button[title="04\'s <b>.jpg"]').click()
-    page.get_by_role("tab", name="Inside").click()
-    expect(page.locator("#unseen")).to_have_text(said["error"])
+    page.get_by_role("tab", name="Features").click()
+    expect(page.locator("#problem")).to_have_text(said["error"])
     expect(page.locator(".pane").first).to_be_hidden()
 
 
@@ -228,15 +248,7 @@ def test_a_picture_is_chosen_or_dropped(page: Page, draw: Callable[[int], Image.
     page.locator("#file").set_input_files(tmp_path / "query.jpg")
     wait_until(page, "document.querySelector('#grid button.tile')?.title === \"sub/07's <b>.jpg\"")
     draw(8).save(tmp_path / "other.jpg", quality=90)
-    content = list((tmp_path / "other.jpg").read_bytes())
-    page.evaluate(
-        """bytes => {
-            const data = new DataTransfer();
-            data.items.add(new File([new Uint8Array(bytes)], "other.jpg", { type: "image/jpeg" }));
-            dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
-        }""",
-        content,
-    )
+    drop(page, tmp_path / "other.jpg", "image/jpeg")
     wait_until(page, "document.querySelector('#grid button.tile')?.title === \"08's <b>.jpg\"")
 
 
@@ -300,3 +312,272 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, address: str, width:
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, ground.removeprefix("rgb(").removesuffix(")").split(","))) < 150  # dark
     page.close()
+
+
+def test_low_confidence_is_a_banner_with_the_models_name(page: Page) -> None:
+    def answer(route: Route) -> None:
+        told = "tiny gives even its best hit a probability of 12%" if "q=" in route.request.url else None
+        route.fulfill(json={**route.fetch().json(), "low_confidence": told})
+
+    banner = page.locator("#confidence")
+    expect(banner).to_be_hidden()
+    page.route("**/api/hits*", answer)
+    page.locator("#words").fill("a cat")
+    expect(banner).to_have_text("Low confidence: tiny gives even its best hit a probability of 12%")
+    page.locator("#words").fill("")
+    expect(banner).to_be_hidden()
+
+
+def test_back_restores_the_query_and_the_filters(page: Page, address: str) -> None:
+    page.locator("#words").fill("a cat")
+    page.wait_for_url("**/?q=text%3Aa%20cat")
+    page.get_by_text("Images", exact=True).click()
+    page.wait_for_url("**/?q=text%3Aa%20cat&kind=image")
+    page.get_by_label("From", exact=True).fill("2023-06")
+    page.get_by_label("Path", exact=True).fill("sub/")
+    page.wait_for_url("**/?q=text%3Aa%20cat&kind=image&since=2023-06&path=sub%2F")
+    expect(page.locator("#count")).to_have_text("4 images, best match first")
+    page.reload()
+    expect(page.locator("#words")).to_have_value("a cat")
+    expect(page.get_by_label("Images", exact=True)).to_be_checked()
+    expect(page.get_by_label("From", exact=True)).to_have_value("2023-06")
+    expect(page.get_by_label("Path", exact=True)).to_have_value("sub/")
+    expect(page.locator("#count")).to_have_text("4 images, best match first")
+    while page.url != f"{address}/?q=text%3Aa%20cat&kind=image":
+        page.go_back()
+    expect(page.locator("#count")).to_have_text("12 images, best match first")
+    expect(page.get_by_label("Path", exact=True)).to_have_value("")
+    page.go_back()
+    expect(page.get_by_label("All", exact=True)).to_be_checked()
+    expect(page.locator("#count")).to_have_text("13 images and moments, best match first")
+    page.go_back()
+    expect(page.locator("#words")).to_have_value("")
+    expect(page.locator("#count")).to_have_text("13 images and moments, newest first")
+    page.go_forward()
+    expect(page.locator("#words")).to_have_value("a cat")
+
+
+def test_typing_on_makes_one_entry(page: Page, address: str) -> None:
+    page.locator("#words").press_sequentially("a red mug", delay=100)  # pauses shorter than what starts a search
+    page.locator("#words").press("Enter")
+    page.wait_for_url("**/?q=text%3Aa%20red%20mug")
+    page.go_back()
+    assert page.url == f"{address}/"
+
+
+def test_back_closes_the_viewer(page: Page) -> None:
+    page.locator("#words").fill("a cat")
+    page.wait_for_url("**/?q=text%3Aa%20cat")
+    wait_until(page, IDLE)
+    url = page.url
+    page.locator("#grid button.tile").first.click()
+    expect(page.locator("#viewer")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#viewer")).to_be_hidden()
+    assert page.url == url
+    page.locator("#grid button.tile").first.click()
+    page.keyboard.press("Escape")
+    expect(page.locator("#viewer")).to_be_hidden()
+    wait_until(page, "!history.state")
+    page.locator("#grid button.tile").first.click()
+    page.get_by_role("button", name="More like this").click()
+    wait_until(page, "location.search.includes('like')")
+    page.go_back()
+    expect(page.locator("#words")).to_have_value("a cat")
+    assert page.url == url
+    expect(page.locator("#viewer")).to_be_hidden()
+
+
+def test_escape_leaves_the_field_and_its_text(page: Page) -> None:
+    page.locator("#words").fill("a cat")
+    page.keyboard.press("Escape")
+    expect(page.locator("#words")).not_to_be_focused()
+    expect(page.locator("#words")).to_have_value("a cat")
+
+
+def drop(page: Page, path: Path, kind: str) -> None:
+    """Drop a file on the page."""
+    page.evaluate(
+        """([bytes, name, type]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name, { type }));
+            dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        [list(path.read_bytes()), path.name, kind],
+    )
+
+
+def test_a_dropped_image_combines_with_the_text(
+    page: Page, draw: Callable[[int], Image.Image], tmp_path: Path, address: str
+) -> None:
+    page.locator("#words").fill("a cat")
+    page.wait_for_url("**/?q=text%3Aa%20cat")
+    draw(7).save(tmp_path / "query.jpg", quality=90)
+    drop(page, tmp_path / "query.jpg", "image/jpeg")
+    expect(page.locator("#terms li")).to_have_count(2)
+    expect(page.locator("#words")).to_have_value("a cat")
+    text, image = asked(page)
+    assert text == "text:a cat" and image.startswith("image:")
+    wait_until(page, IDLE)
+    answer = page.request.get(f"{address}/api/hits", params=f"q={text}&q={image}").json()
+    assert names(page) == [tile["path"] for tile in answer["tiles"]]
+    page.get_by_role("slider", name="Weight of query.jpg").press("End")
+    wait_until(page, f"location.search.includes('2%3A{image.replace(':', '%3A')}')")
+    page.go_back()
+    page.go_forward()
+    expect(page.locator("#terms img")).to_be_visible()  # as long as the page is open
+    page.reload()
+    expect(page.locator("#terms li")).to_have_count(2)
+
+
+def test_a_video_is_searched_by(page: Page, tmp_path: Path) -> None:
+    assert "video/*" in page.get_by_label("Search by image").get_attribute("accept")
+    (tmp_path / "query.mp4").write_bytes(clip(100, rate=10))
+    page.get_by_label("Search by image").set_input_files(tmp_path / "query.mp4")
+    wait_until(page, "document.querySelector('#grid button.tile')?.title === 'clip.mp4' && location.search")
+    expect(page.locator("#terms .name")).to_have_text("query.mp4")
+
+
+def test_a_file_that_is_too_large_is_not_sent(page: Page, tmp_path: Path) -> None:
+    page.locator("#file").evaluate("input => { input.dataset.limit = 2 << 20; }")
+    (tmp_path / "long.mp4").write_bytes(bytes((2 << 20) + 1))
+    page.get_by_label("Search by image").set_input_files(tmp_path / "long.mp4")
+    expect(page.locator("#error")).to_have_text("long.mp4 has more than 2 MiB, the limit")
+    expect(page.locator("#count")).to_have_text("13 images and moments, newest first")
+
+
+def test_rescan_says_what_came_of_it(page: Page) -> None:
+    page.get_by_role("button", name="Rescan").click()
+    expect(page.locator("#scan")).to_have_text("No changes", timeout=20_000)
+    expect(page.get_by_role("button", name="Rescan")).to_be_enabled()
+
+
+def test_help_is_behind_a_button_and_a_key(page: Page) -> None:
+    opener, dialog = page.get_by_role("button", name="Query syntax and keys"), page.locator("#help")
+    expect(dialog).to_be_hidden()
+    opener.click()
+    expect(page.get_by_role("dialog", name="Query syntax and keys")).to_contain_text("2:dog - 0.5:snow")
+    page.keyboard.press("ArrowRight")  # moves nothing behind it
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+    expect(opener).to_be_focused()
+    page.keyboard.press("?")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.locator("#words").fill("")
+    page.locator("#words").press_sequentially("what?")
+    expect(page.locator("#words")).to_have_value("what?")
+    expect(dialog).to_be_hidden()
+
+
+def test_videos_show_how_long_they_last(page: Page) -> None:
+    tile = page.locator("#grid button[title='clip.mp4']").last
+    expect(tile.locator(".time")).to_have_text("▶ 0:20")
+    expect(page.locator("#grid button[title$='.jpg'] .time")).to_have_count(0)
+    tile.click()
+    expect(page.locator("#around .time").first).to_have_text("0:00")  # where the moment begins
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    page.locator("#words").fill("a cat - snow")
+    expect(page.locator("#terms li")).to_have_count(2)
+    page.locator("#grid button.tile").first.click()
+    nameless = page.evaluate(
+        """[...document.querySelectorAll("button, input, a, progress, dialog, [role=group], [role=tabpanel]")].filter(
+            (one) => !one.ariaLabel && !one.getAttribute("aria-labelledby") && !(one.labels ?? []).length
+                && !(one.innerText ?? "").trim()
+        ).map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
+    assert page.evaluate("[...document.images].every((one) => one.hasAttribute('alt'))")
+    tile = page.locator("#grid button[title='clip.mp4']").first
+    assert re.fullmatch(r"clip\.mp4, video of 0:20, moment at 0:\d\d, -?0\.\d\d", tile.get_attribute("aria-label"))
+
+
+def test_the_filters_fold_away_on_a_phone(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+    page.goto(f"{address}/?kind=image&since=2023")
+    expect(page.locator("#count")).to_have_text("12 images, newest first")
+    opener, filters = page.get_by_role("button", name="Filters, 2 set"), page.locator("#filters")
+    expect(filters).to_be_hidden()
+    height = page.locator("header").bounding_box()["height"]
+    assert height < 90
+    opener.tap()
+    expect(filters).to_be_visible()
+    expect(opener).to_have_attribute("aria-expanded", "true")
+    page.get_by_text("Videos", exact=True).tap()
+    wait_until(page, "[...document.querySelectorAll('#grid button.tile')].every(one => one.title === 'clip.mp4')")
+    opener.tap()
+    expect(filters).to_be_hidden()
+    expect(page.get_by_role("button", name="Search by image")).to_have_count(1)  # the icon has kept its label
+    page.set_viewport_size({"width": 1200, "height": 800})
+    expect(filters).to_be_visible()
+    expect(opener).to_be_hidden()
+    page.close()
+
+
+@pytest.mark.parametrize("density", [1, 2])
+def test_thumbnails_are_sharp(
+    browser: Browser,
+    checkpoint: Path,
+    encoder: Encoder,
+    draw: Callable[[int], Image.Image],
+    tmp_path: Path,
+    density: int,
+) -> None:
+    for number in range(3):
+        draw(number).resize((1600, 1200)).save(tmp_path / f"{number}.jpg")
+    draw(4).save(tmp_path / "small.jpg")
+    with writable_index(tmp_path, str(checkpoint)) as (index, own):
+        update_index(index, own)
+    with served(create_page(Library(Index.open(tmp_path), encoder))) as address:
+        page = browser.new_page(viewport={"width": 1100, "height": 800}, device_scale_factor=density)
+        page.goto(address)
+        images = "[...document.querySelectorAll('#grid img')]"
+        wait_until(page, f"{images}.length === 4 && {images}.every(one => one.complete && one.naturalWidth)")
+        enough = f"one.naturalHeight * 1.1 >= one.clientHeight * {density} || one.naturalWidth === 80"
+        wait_until(page, f"{images}.every(one => {enough})")
+        large = page.evaluate(f"{images}.filter(one => one.src.includes('/large?')).length")
+        assert large == (3 if density == 2 else 0)
+        page.close()
+
+
+def test_the_network_needs_the_key_once(browser: Browser, library: Library) -> None:
+    with served(create_page(library, key="a key & more")) as address:
+        phone = browser.new_context(viewport={"width": 390, "height": 844})
+        page = phone.new_page()
+        page.goto(f"{address}/?key=a%20key%20%26%20more&kind=image")
+        expect(page.locator("#count")).to_have_text("12 images, newest first")
+        assert page.url == f"{address}/?kind=image"
+        wait_until(page, "[...document.querySelectorAll('#grid img')].slice(0, 4).every(one => one.naturalWidth > 0)")
+        assert page.evaluate("document.cookie") == ""  # scripts cannot read it
+        page.reload()
+        expect(page.locator("#count")).to_have_text("12 images, newest first")
+        phone.close()
+
+        stranger = browser.new_context()
+        page = stranger.new_page()
+        page.goto(address)
+        expect(page.get_by_role("heading")).to_have_text("This page needs its key")
+        page.get_by_label("Key").fill("a guess")
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_role("heading")).to_have_text("This page needs its key")
+        page.get_by_label("Key").fill("a key & more")
+        page.get_by_role("button", name="Open").click()
+        expect(page.locator("#grid button.tile").first).to_be_visible()
+        stranger.close()
+
+
+def test_a_link_with_the_key_on_another_page_opens_this_one(browser: Browser, library: Library) -> None:
+    """The browser sends a strict cookie only once the user goes on from here."""
+    with served(create_page(library, key="secret")) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        link = f'<a href="{address}/?key=secret">go</a>'
+        page.route("http://elsewhere.test/**", lambda route: route.fulfill(content_type="text/html", body=link))
+        page.goto("http://elsewhere.test/")
+        page.get_by_role("link", name="go").click()
+        page.get_by_role("link", name="Continue").click()
+        expect(page.locator("#grid button.tile").first).to_be_visible()
+        context.close()

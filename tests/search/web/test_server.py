@@ -21,6 +21,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.indexing import Reader, update_index, writable_index
 from perception_encoder.search.query.asked import parse_asked
+from perception_encoder.search.query.calibration import Calibration
 from perception_encoder.search.web.library import Library
 from perception_encoder.search.web.server import create_page
 from tests.search.library import make_library, wait_for
@@ -50,11 +51,11 @@ def paths(answer: dict) -> list[str]:
 
 def test_the_page_and_its_parts(client: TestClient) -> None:
     page = client.get("/")
-    assert page.status_code == 200 and "Look for anything in photos" in page.text
+    assert page.status_code == 200 and "Search photos" in page.text
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/static/page.css").headers["content-type"].startswith("text/css")
     assert "javascript" in client.get("/static/page.js").headers["content-type"]
-    for name in ("element", "grid", "inside", "query", "tile", "viewer"):
+    for name in ("address", "element", "features", "filters", "grid", "query", "tile", "viewer"):
         assert client.get(f"/static/{name}.js").status_code == 200
     assert not re.search(r"style=|\son\w+=|<script>|<style", page.text)  # or the policy would forbid it
     assert client.get("/static/page.html").status_code == client.get("/static/..%2f..%2findex.py").status_code == 404
@@ -110,6 +111,9 @@ def test_newest_first_in_pages(client: TestClient, library: Library) -> None:
 )
 def test_filters(client: TestClient, asked: dict[str, str], expected: set[str]) -> None:
     assert set(paths(client.get("/api/hits", params=asked).json())) == expected
+    listed = client.get("/api/hits", params=asked).json()
+    found = client.get("/api/hits", params={**asked, "q": "text:a cat", "count": 1}).json()
+    assert found["total"] == listed["total"] and (found["total"] > 0) == bool(expected)
     found = client.get("/api/hits", params={**asked, "q": "text:a cat"}).json()
     assert set(paths(found)) == expected
 
@@ -123,7 +127,7 @@ def test_filters(client: TestClient, asked: dict[str, str], expected: set[str]) 
         ({"q": "like:nothing"}, "of an earlier run"),
         ({"q": f"text:{'9' * 400}:dog"}, "10,000, the limit"),
         ({"q": f"text:dog - {'9' * 400}.5:snow"}, "10,000, the limit"),
-        ({"q": "picture:0"}, "forgotten"),
+        ({"q": "image:0"}, "forgotten"),
         ({"q": "/etc/passwd"}, "is no query"),
         ({"q": ["text:a cat", "-1:text:a cat"]}, "cancel each other"),
     ],
@@ -139,6 +143,7 @@ def test_a_text_finds_the_nearest_and_a_path_is_a_text(
     monkeypatch.chdir(folder)
     scores = {row.path: row.vector @ library.encoder.encode_texts("a cat") for row in library.index.rows()}
     found = client.get("/api/hits", params={"q": "text:a cat", "count": 4}).json()
+    assert found["total"] == len(library.index)
     assert found["more"] and paths(found) == sorted(scores, key=scores.get, reverse=True)[:4]
     again = client.get("/api/hits", params={"q": "text:a cat", "count": 200, "offset": 4}).json()
     assert len(set(paths(found)) & set(paths(again))) <= 1  # the clip's moments
@@ -149,13 +154,58 @@ def test_a_text_finds_the_nearest_and_a_path_is_a_text(
 def test_by_example(client: TestClient, library: Library, folder: Path, draw: Draw) -> None:
     stream = io.BytesIO()
     draw(7).save(stream, "JPEG", quality=90)
-    asked = client.post("/api/picture", content=stream.getvalue()).json()["q"]
+    asked = client.post("/api/image", content=stream.getvalue()).json()["q"]
     best = client.get("/api/hits", params={"q": asked, "count": 1}).json()["tiles"][0]
     assert best["path"] == "sub/07's <b>.jpg" and best["score"] > 0.99
     like = client.get("/api/hits", params={"q": f"like:{best['id']}", "count": 1}).json()["tiles"][0]
     assert like["id"] == best["id"]
-    bad = client.post("/api/picture", content=b"no picture")
+    bad = client.post("/api/image", content=b"no picture")
     assert bad.status_code == 400 and "neither an image nor a video" in bad.json()["error"]
+
+
+def test_by_a_video(client: TestClient, folder: Path) -> None:
+    asked = client.post("/api/image", content=(folder / "clip.mp4").read_bytes()).json()["q"]
+    best = client.get("/api/hits", params={"q": asked, "count": 1}).json()["tiles"][0]
+    assert best["path"] == "clip.mp4" and best["score"] > 0.99
+
+
+def test_an_image_and_a_text_are_one_query(client: TestClient, library: Library, folder: Path) -> None:
+    asked = client.post("/api/image", content=(folder / "04's <b>.jpg").read_bytes()).json()["q"]
+    answer = client.get("/api/hits", params={"q": ["text:a cat", f"2:{asked}"], "count": 200}).json()
+    assert [(term["weight"], term["kind"]) for term in answer["terms"]] == [(1, "text"), (2, "image")]
+    image = next(row.vector for row in library.index.rows() if row.path == "04's <b>.jpg")
+    wanted = library.encoder.encode_texts("a cat") + 2 * image
+    wanted /= np.linalg.norm(wanted)
+    scores = {row.path: row.vector @ wanted for row in library.index.rows() if row.kind == "image"}
+    for tile in answer["tiles"]:
+        if tile["kind"] == "image":
+            assert tile["score"] == pytest.approx(scores[tile["path"]], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("slope", "midpoint", "doubt"), [(10, -1, None), (2, 0.5, r"of \d\d%"), (20, 1, "of under 1%")]
+)
+def test_low_confidence_names_the_model(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, slope: float, midpoint: float, doubt: str | None
+) -> None:
+    curve = Calibration(slope=slope, midpoint=midpoint)
+    monkeypatch.setattr("perception_encoder.search.web.library.find_calibration", lambda index, query: curve)
+    answer = client.get("/api/hits", params={"q": "text:a cat"}).json()
+    if doubt is None:
+        assert answer["low_confidence"] is None and answer["tiles"][0]["probability"] > 0.5
+    else:
+        told = f"PE-Core-N16-128 gives even its best hit a probability {doubt}"
+        assert re.fullmatch(told, answer["low_confidence"]) and answer["tiles"][0]["probability"] < 0.5
+    like = client.get("/api/hits", params={"q": f"like:{answer['tiles'][0]['id']}"}).json()
+    assert like["low_confidence"] is None  # hits of an image have no probability
+    assert client.get("/api/hits", params={"q": "text:a cat", "path": "nothing"}).json()["low_confidence"] is None
+
+
+def test_the_built_in_model_is_never_confident(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.search.web.library.is_builtin", lambda index: True)
+    for asked in (["text:a cat"], ["text:a cat - snow"]):
+        doubt = client.get("/api/hits", params={"q": asked}).json()["low_confidence"]
+        assert doubt == "PE-Core-N16-128 knows few objects and gives no probabilities"
 
 
 def test_terms_are_weighed(client: TestClient, library: Library) -> None:
@@ -210,7 +260,7 @@ def test_nothing_outside_the_folder_is_served(
 
 
 def test_other_pages_and_names_are_refused(client: TestClient) -> None:
-    assert client.post("/api/renew", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert client.post("/api/rescan", headers={"Origin": "https://evil.example"}).status_code == 403
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
 
 
@@ -251,7 +301,7 @@ def test_the_index_is_renewed_while_it_is_looked_at(client: TestClient, folder: 
     assert before["running"] is False
     draw(50).save(folder / "new.jpg")
     (folder / "bad.jpg").write_bytes(b"x")
-    assert client.post("/api/renew").status_code == 202
+    assert client.post("/api/rescan").status_code == 202
     deadline = time.monotonic() + 60
     while (status := client.get("/api/status").json())["running"] or status["rows"] == before["rows"]:
         assert time.monotonic() < deadline, status
@@ -261,7 +311,7 @@ def test_the_index_is_renewed_while_it_is_looked_at(client: TestClient, folder: 
     assert failed["name"].endswith("bad.jpg") and failed["reason"]
     assert "new.jpg" in paths(client.get("/api/hits").json())
     with Index.for_writing(folder):
-        assert client.post("/api/renew").json()["started"]
+        assert client.post("/api/rescan").json()["started"]
         while "another run" not in client.get("/api/status").json()["error"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -280,7 +330,7 @@ def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClien
         pass
     draw(71).save(folder / "new.jpg")
     assert "was made anew meanwhile" in client.get("/api/status").json()["error"]
-    client.post("/api/renew")
+    client.post("/api/rescan")
     time.sleep(1)
     assert len(Index.open(folder)) == 0
 
@@ -315,7 +365,7 @@ def test_what_is_committed_is_shown_while_files_are_read(
         draw(100 + number).save(folder / f"new {number:02d}.jpg")
     draw(99).save(folder / "z.jpg")
     before = client.get("/api/status").json()["rows"]
-    client.post("/api/renew")
+    client.post("/api/rescan")
     assert reading.wait(60)
     try:
         wait_for(lambda: client.get("/api/status").json()["rows"] > before, "rows of the first files")
@@ -348,12 +398,12 @@ def test_failed_uploads_leave_nothing_in_memory(client: TestClient, draw: Draw) 
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)).save(stream, "JPEG")
     damaged = stream.getvalue()[:-3000]
-    client.post("/api/picture", content=damaged)
+    client.post("/api/image", content=damaged)
     gc.collect()
     gc.disable()
     try:
         for _ in range(5):
-            assert client.post("/api/picture", content=damaged).status_code == 400
+            assert client.post("/api/image", content=damaged).status_code == 400
         objects = gc.get_objects()  # by type: some objects of other libraries do not like to be asked
         left = [each for each in objects if issubclass(type(each), Image.Image) and each.size == (800, 600)]
         assert len(left) <= 1  # the last one, by whatever thread took it
@@ -375,7 +425,7 @@ def test_the_model_runs_in_one_thread(library: Library, draw: Draw, monkeypatch:
 
         def ask(number: int) -> None:
             client.get("/api/hits", params={"q": f"text:number {number}"})
-            client.post("/api/picture", content=stream.getvalue())
+            client.post("/api/image", content=stream.getvalue())
             client.get(f"/api/inside/{tiles[number]['id']}", params={"layer": 0})
 
         with ThreadPoolExecutor(6) as pool:

@@ -1,11 +1,11 @@
-// Elements and answers: what every part of the page is made of.
+// Elements and requests: what every part of the page uses.
 
 export const $ = (id) => document.getElementById(id);
 
 export function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
 }
 
 export function clock(seconds) {
@@ -14,38 +14,38 @@ export function clock(seconds) {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
-export const LOST = "The server does not answer. Is it still running?";
+export const UNREACHABLE = "The server does not answer. Is it still running?";
 
-async function respond(address, options) {
+async function request(address, options) {
   const response = await fetch(address, options).catch((error) => {
-    throw error.name === "AbortError" ? error : new Error(LOST);
+    throw error.name === "AbortError" ? error : new Error(UNREACHABLE);
   });
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   throw new Error(body.error ?? `The server answered ${response.status}.`);
 }
 
-export const answer = async (address, options) => (await respond(address, options)).json();
-export const picture = async (address) => (await respond(address)).blob();
+export const fetchJson = async (address, options) => (await request(address, options)).json();
+export const fetchBlob = async (address) => (await request(address)).blob();
 
-export function say(error) {
+export function showError(error) {
   $("error").textContent = error ? `${error.message ?? error}` : "";
   $("error").hidden = !error;
 }
 
-export const said = () => $("error").textContent;
+export const shownError = () => $("error").textContent;
 
-// At most one call of `work` at a time; of those that come meanwhile, the last one is made afterwards.
+// At most one call of `work` at a time; of the calls that come meanwhile, only the last one is made, afterwards.
 export function latest(work) {
   let waiting = null, busy = false;
-  return async (...given) => {
-    waiting = given;
+  return async (...args) => {
+    waiting = args;
     if (busy) return;
     busy = true;
     while (waiting) {
-      const now = waiting;
+      const next = waiting;
       waiting = null;
-      await work(...now);
+      await work(...next);
     }
     busy = false;
   };

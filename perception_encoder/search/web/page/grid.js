@@ -1,85 +1,91 @@
-// The grid: tiles that fill it as it scrolls, what filters let through, and keys that move about.
+// The grid: tiles that fill it as it scrolls, what stands above it, and keys that move about.
 
-import { $, answer, element, say } from "./element.js";
-import { asked, showTerms } from "./query.js";
+import { parameters } from "./address.js";
+import { $, element, fetchJson, showError } from "./element.js";
+import { filters } from "./filters.js";
+import { showTerms, terms } from "./query.js";
 import { placeholder, tileButton } from "./tile.js";
-import { look } from "./viewer.js";
+import { open } from "./viewer.js";
 
 const grid = $("grid"), PAGE = 60;
 let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false;
 
 export const isEmpty = () => !tiles.length;
 
-function filters() {
-  const kind = document.querySelector("[name=kind]:checked").value;
-  const given = { kind, since: $("since").value, until: $("until").value, path: $("path").value };
-  return Object.fromEntries(Object.entries(given).filter(([, value]) => value.trim()));
-}
-
-// Ask anew; what was there stays until the answer comes. `again`: the same, because the index has changed.
-export function begin(again = false) {
+// Searches anew; the old tiles stay until the answer comes. `refresh`: the same query, because the index has changed.
+export function search(refresh = false) {
   turn += 1;
-  refreshing = again;
+  refreshing = refresh;
   [tiles, more, loading] = [[], true, false];
   $("empty").hidden = true;
-  grid.setAttribute("aria-busy", "true");
+  grid.ariaBusy = "true";
   if (!grid.querySelector("button")) grid.replaceChildren(...Array.from({ length: 18 }, placeholder));
   fill();
 }
 
-export async function fill() {
+async function fill() {
   if (loading || !more) return;
   loading = true;
   const mine = turn, first = !tiles.length;
   const waiting = first ? [] : Array.from({ length: 6 }, placeholder);
   grid.append(...waiting);
   try {
-    const query = new URLSearchParams({ ...filters(), offset: tiles.length, count: PAGE });
-    asked().forEach((term) => query.append("q", term));
-    const found = await answer(`/api/hits?${query}`);
+    const answer = await fetchJson(`/api/hits?${parameters()}&offset=${tiles.length}&count=${PAGE}`);
     if (mine !== turn) return;
-    show(found, first);
+    show(answer, first);
   } catch (error) {
     if (mine !== turn) return;
-    say(error);
+    showError(error);
     more = false;
-    if (first) { grid.replaceChildren(); $("count").replaceChildren(); }
+    if (first) {
+      grid.replaceChildren();
+      showSummary({});
+    }
   } finally {
-    waiting.forEach((one) => one.remove());
+    waiting.forEach((each) => each.remove());
     if (mine === turn) {
       loading = false;
-      grid.setAttribute("aria-busy", "false");
+      grid.ariaBusy = "false";
       showEmpty();
     }
   }
   if (mine === turn && more && $("end").getBoundingClientRect().top < innerHeight + 600) fill();
 }
 
-function show(found, first) {
-  say(null);
-  more = found.more;
+function show(answer, first) {
+  showError(null);
+  more = answer.more;
   const list = tiles, focused = refreshing && document.activeElement?.dataset.id;
-  const buttons = found.tiles.map((tile) => tileButton(tile, () => look(tile, list)));
+  const buttons = answer.tiles.map((tile) => tileButton(tile, () => open(tile, list)));
   if (first) {
     grid.replaceChildren(...buttons);
     if (focused) focusTile(focused); else if (!refreshing) scrollTo(0, 0);
-    showTerms(found.terms ?? []);
-    const kinds = element("span", { textContent: " pictures and moments" });
-    $("count").replaceChildren(...(found.total === undefined ? [] : [found.total.toLocaleString(), kinds]));
+    showTerms(answer.terms ?? []);
+    showSummary(answer);
   } else grid.append(...buttons);
-  tiles.push(...found.tiles);
+  tiles.push(...answer.tiles);
 }
 
-// `running`: whether files are being read just now.
+// How many results there are, and whether the model is unsure of them.
+function showSummary({ total, low_confidence }) {
+  const kind = Object.fromEntries(filters()).kind;
+  const one = { image: "image", video: "moment" }[kind], many = one ? `${one}s` : "images and moments";
+  const order = terms().length ? "best match first" : "newest first";
+  const text = total === undefined ? "" : `${total.toLocaleString()} ${total === 1 ? one ?? "image or moment" : many}`;
+  $("count").replaceChildren(text, ...(total > 1 ? [element("span", { textContent: `, ${order}` })] : []));
+  $("confidence").querySelector("span").textContent = low_confidence ?? "";
+  $("confidence").hidden = !low_confidence;
+}
+
+// `running`: whether files are being read now.
 export function showEmpty(running = reading) {
   reading = running;
-  const filtered = Object.keys(filters()).length > 0;
   const [title, text] =
-    !$("error").hidden ? ["Nothing to show", "The line above says why."]
-    : filtered ? ["Nothing here", "Nothing passes these filters. Take one away."]
-    : running ? ["Reading your pictures", "They appear as they are read."]
-    : ["No pictures yet", "Put pictures or videos into the folder, then press Renew."];
-  $("empty").hidden = tiles.length > 0 || grid.getAttribute("aria-busy") === "true";
+    !$("error").hidden ? ["No results", "The message above says why."]
+    : filters().length ? ["No results", "Nothing passes these filters. Remove one."]
+    : running ? ["Reading your images", "They appear as they are read."]
+    : ["No images yet", "Put images or videos into the directory, then press Rescan."];
+  $("empty").hidden = tiles.length > 0 || grid.ariaBusy === "true";
   $("empty").querySelector("h2").textContent = title;
   $("empty").querySelector("p").textContent = text;
 }
@@ -88,20 +94,18 @@ export function focusTile(id) {
   grid.querySelector(`[data-id="${id}"]`)?.focus();
 }
 
-// Moves the focus as an arrow key says, up and down to the nearest tile of the next line.
+// Moves the focus by an arrow key, up and down to the nearest tile of the next line.
 export function move(key) {
   const all = [...grid.querySelectorAll("button.tile")], at = all.indexOf(document.activeElement);
   if (at < 0) return all[0]?.focus();
   if (key === "ArrowRight") return all[at + 1]?.focus();
   if (key === "ArrowLeft") return all[at - 1]?.focus();
   const here = all[at].getBoundingClientRect(), middle = here.left + here.width / 2;
-  const lines = key === "ArrowDown" ? all.slice(at + 1) : all.slice(0, at).reverse();
-  const line = lines.find((one) => Math.abs(one.getBoundingClientRect().top - here.top) > 20)?.getBoundingClientRect().top;
-  const near = lines.filter((one) => one.getBoundingClientRect().top === line);
-  const off = (one) => Math.abs(one.getBoundingClientRect().left + one.offsetWidth / 2 - middle);
-  near.sort((a, b) => off(a) - off(b))[0]?.focus();
+  const others = key === "ArrowDown" ? all.slice(at + 1) : all.slice(0, at).reverse();
+  const line = others.find((each) => Math.abs(each.getBoundingClientRect().top - here.top) > 20)?.getBoundingClientRect().top;
+  const near = others.filter((each) => each.getBoundingClientRect().top === line);
+  const distance = (each) => Math.abs(each.getBoundingClientRect().left + each.offsetWidth / 2 - middle);
+  near.sort((a, b) => distance(a) - distance(b))[0]?.focus();
 }
 
-let filtering;
-$("filters").addEventListener("input", () => { clearTimeout(filtering); filtering = setTimeout(() => begin(), 250); });
-new IntersectionObserver((seen) => seen[0].isIntersecting && fill(), { rootMargin: "600px" }).observe($("end"));
+new IntersectionObserver((entries) => entries[0].isIntersecting && fill(), { rootMargin: "600px" }).observe($("end"));

@@ -1,46 +1,60 @@
 // The page: its parts put together, its keys, and the index as it grows.
 
-import { $, answer, element, LOST, said, say } from "./element.js";
-import { begin, focusTile, isEmpty, move, showEmpty } from "./grid.js";
-import { onAsk, readAddress } from "./query.js";
-import { onClose, stepped } from "./viewer.js";
+import { readAddress, writeAddress } from "./address.js";
+import { $, element, fetchJson, showError, shownError, UNREACHABLE } from "./element.js";
+import { onFilter } from "./filters.js";
+import { focusTile, isEmpty, move, search, showEmpty } from "./grid.js";
+import { onQuery } from "./query.js";
+import { close, isOpen, onClose, step } from "./viewer.js";
 
-const words = $("words");
-let version, running = false;
+const words = $("words"), help = $("help");
+let version, running = false, rescan = null, next;
 
 addEventListener("keydown", (event) => {
-  if (stepped(event)) return;
+  if (help.open || step(event)) return;
   const writes = event.target.matches("input:not([type=radio])");
   if (event.key === "/" && !writes) { event.preventDefault(); words.select(); }
-  if (event.key === "Escape" && writes) event.target.blur();
+  if (event.key === "?" && !writes) help.showModal();
+  if (event.key === "Escape" && writes) { event.preventDefault(); event.target.blur(); }  // by default it empties the field
   if (event.key.startsWith("Arrow") && (!writes || (event.target === words && event.key === "ArrowDown"))) {
     event.preventDefault();
     move(event.key);
   }
 });
+$("show-help").addEventListener("click", () => help.showModal());
+document.querySelectorAll("dialog").forEach((dialog) => dialog.addEventListener("click", (event) => {
+  if (event.target === dialog || event.target.matches(".close")) dialog.close();
+}));
+
+// ---- the index
 
 async function watch() {
+  clearTimeout(next);
   try {
-    const status = await answer("/api/status");
-    const changed = version !== undefined && version !== status.version, lost = said() === LOST;
+    const status = await fetchJson("/api/status");
+    const changed = version !== undefined && version !== status.version, lost = shownError() === UNREACHABLE;
     showProgress(status);
     showFailed(status);
     [running, version] = [status.running, status.version];
-    if (lost) say(null);
-    if (lost && isEmpty() || changed && (isEmpty() || (scrollY < 100 && !$("viewer").open))) begin(true);
-    if (status.error) say(status.error);
+    if (rescan && !running) {
+      $("scan").textContent = rescan.version === version ? "No changes" : "Index updated";
+      rescan = null;
+    }
+    if (lost) showError(null);
+    if (lost && isEmpty() || changed && (isEmpty() || (scrollY < 100 && !isOpen()))) search(true);
+    if (status.error) showError(status.error);
     showEmpty(running);
-  } catch (error) { say(error); }
-  setTimeout(watch, running ? 500 : 4000);
+  } catch (error) { showError(error); }
+  next = setTimeout(watch, running ? 500 : 4000);
 }
 
 function showProgress({ running, done, total }) {
   const bar = $("progress").querySelector("progress");
   $("progress").hidden = !running;
-  $("renew").disabled = running;
+  $("rescan").disabled = running;
   if (total) [bar.max, bar.value] = [total, done]; else bar.removeAttribute("value");
   $("progress").querySelector("span").textContent =
-    total ? `Reading ${done.toLocaleString()} of ${total.toLocaleString()} files` : "Looking for new files";
+    total ? `Reading ${done.toLocaleString()} of ${total.toLocaleString()} files` : "Looking for changed files";
 }
 
 // Files that could not be read, each with the reason.
@@ -49,21 +63,35 @@ function showFailed({ failures, failed }) {
   const lines = [...failed.map(({ name, reason }) => `${name}: ${reason}`), ...(rest ? [`and ${rest.toLocaleString()} more`] : [])];
   $("failed").hidden = !failures;
   $("failed").querySelector("summary").textContent = `${failures.toLocaleString()} ${failures === 1 ? "file" : "files"} could not be read`;
-  if (list.dataset.drawn === lines.join("\n")) return;
-  list.dataset.drawn = lines.join("\n");
+  if (list.dataset.key === lines.join("\n")) return;
+  list.dataset.key = lines.join("\n");
   list.replaceChildren(...lines.map((textContent) => element("li", { textContent })));
 }
 
-$("renew").addEventListener("click", async () => {
-  try {
-    await answer("/api/renew", { method: "POST" });
-    running = true;
-    showProgress({ running, done: 0, total: 0 });
-  } catch (error) { say(error); }
+$("rescan").addEventListener("click", async () => {
+  rescan = { version };
+  $("scan").textContent = "";
+  showProgress({ running: true, done: 0, total: 0 });
+  try { await fetchJson("/api/rescan", { method: "POST" }); } catch (error) { showError(error); }
+  watch();
 });
 
-onAsk(() => begin());
+// ---- the parts together
+
+function changed(by) {
+  $("scan").textContent = "";
+  writeAddress(by);
+  search();
+}
+
+onQuery(changed);
+onFilter(changed);
 onClose(focusTile);
+addEventListener("popstate", (event) => {
+  if (isOpen() && !event.state?.viewer) close();
+  if (readAddress()) search();
+});
+history.replaceState(null, "");
 readAddress();
-begin();
+search();
 watch();

@@ -1,132 +1,148 @@
-// What is looked for: the words in the field, and pictures. With several terms each has a chip with its weight.
+// The query: the text in the field, and images. If there are several terms, each has a chip with its weight.
 
-import { $, answer, element, say } from "./element.js";
+import { $, element, fetchJson, showError } from "./element.js";
 
-const words = $("words");
-let pictures = [];     // of {weight, what: "like:ID" or "picture:ID", source, name}
+const words = $("words"), images = new Map();   // of what was uploaded or opened, by term: {source, name}
+let examples = [];     // of {weight, what}; what: "like:ID" or "image:ID"
 let texts = [];        // of {weight, what}: the field's line, as the server parsed it
 let changed = () => {};
 let typing;
 
-export const onAsk = (call) => { changed = call; };
+export const onQuery = (call) => { changed = call; };
 
-export function asked() {
+export function terms() {
   const line = words.value.trim();
   return [
     ...(line ? [`text:${line}`] : []),
-    ...pictures.map(({ weight, what }) => (weight === 1 ? what : `${weight}:${what}`)),
+    ...examples.map(({ weight, what }) => (weight === 1 ? what : `${weight}:${what}`)),
   ];
 }
 
-function ask() {
+function change(by) {
   clearTimeout(typing);
-  const query = asked().map((term) => `q=${encodeURIComponent(term)}`).join("&");
-  history.replaceState(null, "", query ? `?${query}` : location.pathname);
-  changed();
+  changed(by);
 }
 
-function askSoon(delay) {
+function changeSoon(by, delay) {
   clearTimeout(typing);
-  typing = setTimeout(ask, delay);
+  typing = setTimeout(change, delay, by);
 }
 
-export function lookLike(what, source, name) {
+// Searches by one image alone.
+export function searchLike(what, image) {
   words.value = "";
-  pictures = [{ weight: 1, what, source, name }];
-  ask();
+  examples = [];
+  addExample(1, what, image);
 }
 
-export function addPicture(weight, what, source, name) {
-  pictures = [...pictures.filter((other) => other.what !== what), { weight, what, source, name }];
-  ask();
+export function addExample(weight, what, image) {
+  images.set(what, image);
+  examples = [...examples.filter((other) => other.what !== what), { weight, what }];
+  change("image");
 }
 
-export async function askPicture(file) {
+// Searches by a file, together with the text in the field; it takes the place of other images.
+async function searchByFile(file) {
+  const limit = Number($("file").dataset.limit), before = $("count").textContent;
   try {
-    const { q } = await answer("/api/picture", { method: "POST", body: file });
-    lookLike(q, URL.createObjectURL(file), file.name);
-  } catch (error) { say(error); }
+    if (file.size > limit) throw new Error(`${file.name} has more than ${limit >> 20} MiB, the limit`);
+    $("count").textContent = `Reading ${file.name} …`;
+    const { q } = await fetchJson("/api/image", { method: "POST", body: file });
+    examples = [];
+    addExample(1, q, { name: file.name, source: file.type.startsWith("image/") ? URL.createObjectURL(file) : null });
+  } catch (error) {
+    $("count").textContent = before;
+    showError(error);
+  }
 }
 
-// The query of an address; what was dropped is not shown again.
-export function readAddress() {
-  const terms = new URLSearchParams(location.search).getAll("q");
-  words.value = terms.find((term) => term.startsWith("text:"))?.slice(5) ?? "";
-  pictures = terms.map((term) => term.match(/^(?:(-?[\d.]+):)?(like:(.+))$/)).filter(Boolean)
-    .map(([, weight, what, id]) => ({ weight: Number(weight ?? 1), what, source: `/thumbnail/${id}`, name: "a picture" }));
+// Takes the terms from the parameters of an address.
+export function readTerms(parameters) {
+  const given = parameters.getAll("q");
+  words.value = given.find((term) => term.startsWith("text:"))?.slice(5) ?? "";
+  examples = given.map((term) => term.match(/^(?:(-?[\d.]+):)?((?:like|image):.+)$/)).filter(Boolean)
+    .map(([, weight, what]) => ({ weight: Number(weight ?? 1), what }));
 }
 
 // ---- chips
 
-// `terms`: as the server answered; texts come first, then the pictures in their order.
-export function showTerms(terms) {
-  texts = terms.filter((term) => term.kind === "text");
-  const all = [...texts, ...pictures], drawn = all.map((term) => term.what).join("\n");
-  const list = $("terms");
-  list.hidden = all.length < 2 && !pictures.length;
-  if (list.dataset.drawn !== drawn) {
-    list.replaceChildren(...all.map((term, at) => chip(term, () => [...texts, ...pictures][at])));
-    list.dataset.drawn = drawn;
-  }
-  [...list.children].forEach((one, at) => showWeight(one, all[at].weight, all.length > 1 || all[at].weight !== 1));
+function imageOf(what) {
+  const id = what.startsWith("like:") && what.slice(5);
+  return images.get(what) ?? { name: "an image", source: id ? `/thumbnail/${id}` : null };
 }
 
-function chip(term, now) {
-  const name = term.name ?? term.what;
-  const what = term.source
-    ? element("img", { src: term.source, alt: name, title: name })
+// `answered`: the terms as the server parsed them; texts come first, then the images in their order.
+export function showTerms(answered) {
+  texts = answered.filter((term) => term.kind === "text");
+  const all = [...texts, ...examples], key = all.map((term) => term.what).join("\n");
+  const list = $("terms");
+  list.hidden = all.length < 2 && !examples.length;
+  if (list.dataset.key !== key) {
+    list.replaceChildren(...all.map((term, at) => chip(term, () => [...texts, ...examples][at])));
+    list.dataset.key = key;
+  }
+  [...list.children].forEach((each, at) => showWeight(each, all[at].weight, all.length > 1 || all[at].weight !== 1));
+}
+
+function chip(term, current) {
+  const { name, source } = examples.includes(term) ? imageOf(term.what) : { name: term.what };
+  const label = source
+    ? element("img", { src: source, alt: name, title: name })
     : element("span", { className: "name", textContent: name, title: name });
   const most = Math.max(2, Math.ceil(Math.abs(term.weight)));
   const slider = element("input", { type: "range", min: -most, max: most, step: 0.25, ariaLabel: `Weight of ${name}` });
   const remove = element("button", { type: "button", textContent: "×", ariaLabel: `Remove ${name}` });
-  const one = element("li", { className: "chip" }, what, slider, element("output"), remove);
+  const item = element("li", { className: "chip" }, label, slider, element("output"), remove);
   slider.addEventListener("input", () => {
-    now().weight = Number(slider.value);
-    showWeight(one, now().weight, true);
+    current().weight = Number(slider.value);
+    showWeight(item, current().weight, true);
     rewrite();
-    askSoon(120);
+    changeSoon(`weight of ${name}`, 120);
   });
   remove.addEventListener("click", () => {
-    const gone = now();
-    texts = texts.filter((other) => other !== gone);
-    pictures = pictures.filter((other) => other !== gone);
+    const removed = current();
+    texts = texts.filter((other) => other !== removed);
+    examples = examples.filter((other) => other !== removed);
     rewrite();
     words.focus();
-    ask();
+    change("remove");
   });
-  return one;
+  return item;
 }
 
-function showWeight(one, weight, shown) {
-  const [slider, value] = [one.querySelector("input"), one.querySelector("output")];
+function showWeight(item, weight, visible) {
+  const [slider, value] = [item.querySelector("input"), item.querySelector("output")];
   if (slider !== document.activeElement) slider.value = weight;
-  value.textContent = String(Math.abs(weight)).replace(/^/, weight < 0 ? "−" : "");
-  one.classList.toggle("away", weight < 0);
-  slider.hidden = value.hidden = !shown;
+  value.textContent = `${weight < 0 ? "−" : ""}${Math.abs(weight)}`;
+  item.classList.toggle("away", weight < 0);
+  slider.hidden = value.hidden = !visible;
 }
 
-// The field's line says what the chips say.
+// Writes the weights of the chips into the field's line.
 function rewrite() {
-  const sized = (weight, what) => (weight === 1 ? what : `${weight}:${what}`);
+  const weighted = (weight, what) => (weight === 1 ? what : `${weight}:${what}`);
   words.value = texts.map(({ weight, what }, at) =>
-    at === 0 ? sized(weight, what) : ` ${weight < 0 ? "-" : "+"} ${sized(Math.abs(weight), what)}`).join("");
+    at === 0 ? weighted(weight, what) : ` ${weight < 0 ? "-" : "+"} ${weighted(Math.abs(weight), what)}`).join("");
 }
 
-// ---- the field, and pictures that are dropped
+// ---- the field, and files that are chosen or dropped
 
-words.addEventListener("input", () => askSoon(250));
+words.addEventListener("input", () => changeSoon("words", 250));
 words.addEventListener("keydown", (event) => {
-  if (event.key === "Backspace" && !words.value && pictures.length) { pictures = pictures.slice(0, -1); ask(); }
+  if (event.key === "Backspace" && !words.value && examples.length) {
+    examples = examples.slice(0, -1);
+    change("remove");
+  }
 });
-$("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+$("ask").addEventListener("submit", (event) => { event.preventDefault(); change("submit"); });
 $("file").addEventListener("change", (event) => {
-  if (event.target.files[0]) askPicture(event.target.files[0]);
-  event.target.value = "";  // so that the same one can be chosen again
+  if (event.target.files[0]) searchByFile(event.target.files[0]);
+  event.target.value = "";  // so that the same file can be chosen again
 });
 addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
 addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dropping"));
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  if (event.dataTransfer.files[0]) askPicture(event.dataTransfer.files[0]);
+  if (event.dataTransfer.files[0]) searchByFile(event.dataTransfer.files[0]);
 });

@@ -1,8 +1,8 @@
-// A tile: a picture, or a moment of a video that plays under the pointer.
+// A tile: an image, or a moment of a video that plays under the pointer.
 
 import { clock, element } from "./element.js";
 
-// How well a tile answers, as it is shown: a probability where there is one, else the cosine similarity.
+// How well a tile matches: its probability if it has one, else the cosine similarity.
 export function match(tile) {
   if (tile.probability !== undefined && tile.probability !== null) {
     const percent = Math.round(tile.probability * 100);
@@ -11,26 +11,43 @@ export function match(tile) {
   return tile.score === undefined ? "" : tile.score.toFixed(2);
 }
 
-export function tileButton(tile, open) {
-  const ratio = Math.min(2.2, Math.max(0.6, tile.width / tile.height || 1));
-  const image = element("img", { src: tile.thumbnail, alt: tile.name, loading: "lazy", decoding: "async" });
-  const one = element("button", { className: "tile", type: "button", title: tile.path, onclick: () => open(tile) }, image);
+const duration = (tile) => `▶ ${clock(tile.length)}`;
+export const moment = (tile) => clock(tile.start);
+
+// `badge`: what stands in the corner of a video.
+export function tileButton(tile, open, badge = duration) {
+  const ratio = Math.min(2.2, Math.max(0.6, tile.width / tile.height || 1)), video = tile.kind === "video";
+  const image = element("img", { src: tile.thumbnail, alt: "", loading: "lazy", decoding: "async" });
+  image.addEventListener("load", () => sharpen(image, tile), { once: true });
+  const button = element("button", { className: "tile", type: "button", title: tile.path, onclick: () => open(tile) }, image);
+  const parts = [tile.name, video ? `video of ${clock(tile.length)}, moment at ${moment(tile)}` : "image", match(tile)];
+  button.ariaLabel = parts.filter(Boolean).join(", ");
   const name = element("span", { className: "name", textContent: tile.name });
-  one.append(element("span", { className: "label" }, name, element("span", { textContent: match(tile) })));
-  one.style.setProperty("--ratio", ratio.toFixed(3));
-  one.dataset.id = tile.id;
-  if (tile.kind === "video") {
-    one.append(element("span", { className: "time", textContent: clock(tile.start) }));
-    one.addEventListener("pointerenter", () => play(one, tile));
-    one.addEventListener("pointerleave", () => one.querySelector("video")?.remove());
+  const facts = [video ? `at ${moment(tile)}` : "", match(tile)].filter(Boolean).join(" · ");
+  button.append(element("span", { className: "label" }, name, element("span", { textContent: facts })));
+  button.style.setProperty("--ratio", ratio.toFixed(3));
+  button.dataset.id = tile.id;
+  if (video) {
+    button.append(element("span", { className: "time", textContent: badge(tile) }));
+    button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && play(button, tile));
+    button.addEventListener("pointerleave", () => button.querySelector("video")?.remove());
   }
-  return one;
+  return button;
+}
+
+// Loads a large thumbnail if the stored one has too few pixels for its place on this screen.
+function sharpen(image, tile) {
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  const scale = Math.max(image.clientWidth / width, image.clientHeight / height) * devicePixelRatio;
+  if (scale > 1.1 && Math.max(tile.width, tile.height) > Math.max(width, height)) {
+    image.src = tile.thumbnail.replace("?", "/large?");
+  }
 }
 
 export function placeholder() {
-  const one = element("li", { className: "tile waiting" });
-  one.style.setProperty("--ratio", 1.2);
-  return one;
+  const node = element("div", { className: "tile waiting" });
+  node.style.setProperty("--ratio", 1.2);
+  return node;
 }
 
 export function film(tile, properties) {
@@ -41,9 +58,9 @@ export function film(tile, properties) {
   return video;
 }
 
-function play(one, tile) {
-  if (one.querySelector("video")) return;
+function play(button, tile) {
+  if (button.querySelector("video")) return;
   const video = film(tile, { muted: true, autoplay: true, loop: true, preload: "metadata" });
   video.addEventListener("error", () => video.remove());
-  one.append(video);
+  button.append(video);
 }

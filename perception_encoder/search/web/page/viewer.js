@@ -1,37 +1,46 @@
-// The viewer: one picture or moment, what is around it, its inside, and the way to what is like it.
+// The viewer: one image or moment, those around it, its features, and searches by it.
 
-import { $, answer, clock, element } from "./element.js";
-import { hideInside, showInside } from "./inside.js";
-import { addPicture, lookLike } from "./query.js";
-import { film, match, tileButton } from "./tile.js";
+import { $, clock, element, fetchJson } from "./element.js";
+import { hideFeatures, showFeatures } from "./features.js";
+import { addExample, searchLike } from "./query.js";
+import { film, match, moment, tileButton } from "./tile.js";
 
-const viewer = $("viewer"), tabs = [$("tab-picture"), $("tab-inside")];
-let shown = null, among = [], closed = () => {};
+const viewer = $("viewer"), tabs = [$("tab-image"), $("tab-features")];
+let shown = null, list = [], closed = () => {};
 
+export const isOpen = () => viewer.open;
 export const onClose = (call) => { closed = call; };
 
-// Opens a tile, or goes on to it; `list` is what the arrow keys step through.
-export async function look(tile, list = among) {
-  [shown, among] = [tile, list];
+// Opens a tile, or goes on to it; `among` is what the arrow keys step through. Back closes the viewer.
+export async function open(tile, among = list) {
+  [shown, list] = [tile, among];
   describe(tile);
-  if (!viewer.open) { viewer.showModal(); select(0); } else select(tabs.findIndex((tab) => tab.ariaSelected === "true"));
+  if (viewer.open) select(tabs.findIndex((tab) => tab.ariaSelected === "true"));
+  else {
+    viewer.showModal();
+    history.pushState({ viewer: true }, "");
+    select(0);
+  }
   try {
-    const found = (await answer(`/api/around/${tile.id}`)).tiles;
+    const { tiles } = await fetchJson(`/api/around/${tile.id}`);
     if (shown !== tile) return;
-    $("around").replaceChildren(...found.map((other) => tileButton(other, (one) => look(one))));
+    $("around").replaceChildren(...tiles.map((other) => tileButton(other, (each) => open(each), moment)));
     const current = $("around").querySelector(`[data-id="${tile.id}"]`);
     current?.setAttribute("aria-current", "true");
     current?.scrollIntoView({ inline: "center", block: "nearest" });
   } catch { $("around").replaceChildren(); }
 }
 
+export const close = () => viewer.close();
+
 function describe(tile) {
   const parts = [...(tile.path === tile.name ? [] : [tile.path]), tile.date.replace("T", " "), `${tile.width} × ${tile.height}`];
   if (tile.kind === "video") parts.push(`${clock(tile.start)}–${clock(tile.stop)} of ${clock(tile.length)}`);
-  if (match(tile)) parts.push(tile.probability == null ? `similarity ${tile.score.toFixed(3)}` : `${match(tile)} likely`);
+  if (match(tile)) parts.push(tile.probability == null ? `similarity ${tile.score.toFixed(3)}` : `probability ${match(tile)}`);
   $("about").querySelector("h2").textContent = tile.name;
   $("about").querySelector("p").textContent = parts.join("  ·  ");
   $("open").href = `/file/${tile.id}`;
+  tabs[0].textContent = tile.kind === "video" ? "Video" : "Image";
 }
 
 function select(number, focus = false) {
@@ -42,7 +51,7 @@ function select(number, focus = false) {
   });
   $("layers").hidden = number === 0;
   if (focus) tabs[number].focus();
-  if (number === 0) { hideInside(); showMedia(shown); } else { $("stage").replaceChildren(); showInside(shown); }
+  if (number === 0) { hideFeatures(); showMedia(shown); } else { $("stage").replaceChildren(); showFeatures(shown); }
 }
 
 function showMedia(tile) {
@@ -50,17 +59,18 @@ function showMedia(tile) {
     ? film(tile, { controls: true, autoplay: true, muted: true })
     : element("img", { src: `/file/${tile.id}`, alt: tile.name });
   media.addEventListener("error", () => {
-    $("stage").replaceChildren(element("p", { textContent: "This file cannot be shown here." }));
+    $("stage").replaceChildren(element("p", { textContent: "The browser cannot show this file." }));
   });
   $("stage").replaceChildren(media);
 }
 
-export function stepped(event) {
+// Steps to the next tile or the one before by an arrow key; whether a key is the viewer's.
+export function step(event) {
   const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!viewer.open) return false;
   if (!by || event.target.closest("[role=tablist], input, video, .pane")) return true;
-  const next = among[among.findIndex((tile) => tile.id === shown.id) + by];
-  if (next) look(next);
+  const next = list[list.findIndex((tile) => tile.id === shown.id) + by];
+  if (next) open(next);
   return true;
 }
 
@@ -69,18 +79,18 @@ document.querySelector("[role=tablist]").addEventListener("keydown", (event) => 
   const to = { ArrowRight: 1, ArrowLeft: 0, Home: 0, End: 1 }[event.key];
   if (to !== undefined) { event.preventDefault(); select(to, true); }
 });
-$("close").addEventListener("click", () => viewer.close());
-viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
 viewer.addEventListener("close", () => {
   $("stage").replaceChildren();
-  hideInside();
+  hideFeatures();
+  if (history.state?.viewer) history.back();
   closed(shown.id);
 });
 
-const leave = (ask) => () => {
+// A query that follows takes the viewer's place in the history.
+const then = (searchBy) => () => {
   viewer.close();
-  ask(`like:${shown.id}`, shown.thumbnail, shown.name);
+  searchBy(`like:${shown.id}`, { source: shown.thumbnail, name: shown.name });
 };
-$("like").addEventListener("click", leave(lookLike));
-$("add").addEventListener("click", leave((...what) => addPicture(1, ...what)));
-$("away").addEventListener("click", leave((...what) => addPicture(-1, ...what)));
+$("like").addEventListener("click", then(searchLike));
+$("add").addEventListener("click", then((what, image) => addExample(1, what, image)));
+$("away").addEventListener("click", then((what, image) => addExample(-1, what, image)));

@@ -1,0 +1,1 @@
+"""3D models: reading, names, a library of them on disk."""

@@ -1,0 +1,1 @@
+"""Drawing scenes and moving their objects with pybullet."""

@@ -1,0 +1,1 @@
+"""Images and videos with their annotations, and the shards that hold them."""

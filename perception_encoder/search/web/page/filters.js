@@ -1,0 +1,37 @@
+// The filters: kind, dates and path; on a small screen a button shows and hides them.
+
+import { $ } from "./element.js";
+
+const FIELDS = ["since", "until", "path"], kinds = [...document.querySelectorAll("[name=kind]")];
+const toggle = $("show-filters");
+let changed = () => {}, typing;
+
+export const onFilter = (call) => { changed = call; };
+
+// Those that are set, as [name, value].
+export function filters() {
+  const kind = kinds.find((each) => each.checked).value;
+  return [["kind", kind], ...FIELDS.map((name) => [name, $(name).value.trim()])].filter(([, value]) => value);
+}
+
+export function readFilters(parameters) {
+  const kind = parameters.get("kind") ?? "";
+  (kinds.find((each) => each.value === kind) ?? kinds[0]).checked = true;
+  FIELDS.forEach((name) => { $(name).value = parameters.get(name) ?? ""; });
+  showCount();
+}
+
+function showCount() {
+  const count = filters().length, badge = toggle.querySelector("b");
+  [badge.textContent, badge.hidden] = [count, !count];
+  toggle.ariaLabel = count ? `Filters, ${count} set` : "Filters";
+}
+
+$("filters").addEventListener("input", (event) => {
+  showCount();
+  clearTimeout(typing);
+  typing = setTimeout(changed, event.target.type === "radio" ? 0 : 500, event.target.name || event.target.id);
+});
+toggle.addEventListener("click", () => {
+  toggle.ariaExpanded = String(toggle.ariaExpanded !== "true");
+});

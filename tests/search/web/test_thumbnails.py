@@ -1,0 +1,103 @@
+"""Large thumbnails: made from the files, for screens with many pixels, and kept within bounds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.web import thumbnails
+from perception_encoder.search.web.library import Library
+from perception_encoder.search.web.server import create_page
+from tests.clips import HEIGHT, WIDTH, number_of
+from tests.search.library import make_library
+
+Draw = Callable[[int], Image.Image]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def library(folder: Path, checkpoint: Path, encoder: Encoder, draw: Draw) -> Library:
+    library = make_library(folder, checkpoint, encoder, draw)
+    draw(50).resize((1600, 1200)).save(folder / "wide.jpg")
+    draw(51).resize((900, 1200)).save(folder / "tall.png")
+    library.update()
+    library.refresh()
+    return library
+
+
+@pytest.fixture
+def client(library: Library) -> Iterator[TestClient]:
+    with TestClient(create_page(library), base_url="http://localhost") as client:
+        yield client
+
+
+def large_of(client: TestClient, path: str) -> str:
+    """The address of a file's large thumbnail, as the page makes it."""
+    tiles = client.get("/api/hits", params={"count": 200}).json()["tiles"]
+    return next(tile["thumbnail"] for tile in tiles if tile["path"] == path).replace("?", "/large?")
+
+
+def opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def test_large_thumbnails_are_made_from_the_files(client: TestClient, draw: Draw) -> None:
+    for path, size in (("wide.jpg", (640, 480)), ("tall.png", (480, 640)), ("04's <b>.jpg", (80, 60))):
+        large = client.get(large_of(client, path))
+        assert large.headers["content-type"] == "image/jpeg" and "max-age" in large.headers["cache-control"]
+        assert opened(large.content).size == size
+    frame = opened(client.get(large_of(client, "clip.mp4")).content)
+    tile = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["kind"] == "video")
+    assert number_of(frame.resize((WIDTH, HEIGHT))) == round(tile["time"] * 10) > 0
+
+
+def test_without_its_file_the_stored_thumbnail_is_the_answer(client: TestClient, folder: Path, tmp_path: Path) -> None:
+    address = large_of(client, "wide.jpg")
+    stored = client.get(address.replace("/large?", "?")).content
+    (folder / "wide.jpg").rename(tmp_path / "secret.jpg")
+    assert client.get(address).content == stored
+    (folder / "wide.jpg").symlink_to(tmp_path / "secret.jpg")  # outside the folder
+    assert client.get(address).content == stored
+    (folder / "wide.jpg").unlink()
+    (folder / "wide.jpg").write_bytes((tmp_path / "secret.jpg").read_bytes()[:500])
+    assert client.get(address).content == stored
+    (tmp_path / "secret.jpg").replace(folder / "wide.jpg")
+    assert opened(client.get(address).content).size == (640, 480)  # a failure is not cached
+
+
+def test_large_thumbnails_are_cached_within_bounds(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thumbnails, "_CACHED_LARGE", 2)
+    decoded: list[Path] = []
+    open_image = thumbnails.open_image
+
+    def counted(path: Path, *rest: Any, **options: Any) -> Image.Image:
+        decoded.append(path)
+        return open_image(path, *rest, **options)
+
+    monkeypatch.setattr(thumbnails, "open_image", counted)
+    own = thumbnails.Thumbnails(library)
+    first, second, third = [row.id for row in library.index.rows() if row.kind == "image"][:3]
+    for id in (first, second, first, third, first):
+        own.large(id, "digest")
+    assert len(decoded) == 3
+    own.large(second, "digest")  # the one unused for the longest time made room for the third
+    own.large(first, "another digest")  # the file has changed
+    assert len(decoded) == 5
+
+
+def test_ids_of_large_thumbnails_are_signed(client: TestClient, library: Library) -> None:
+    row = library.index.rows()[0]
+    assert client.get(f"/thumbnail/{row.id}/large").status_code == 400
