@@ -13,25 +13,25 @@ from perception_encoder.inference.encoder import Encoder
 
 
 @pytest.fixture
-def collection(encoder: Encoder, pictures: list[Path]) -> Collection:
-    pictures[3].write_bytes(b"")
-    return encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
+def collection(encoder: Encoder, image_files: list[Path]) -> Collection:
+    image_files[3].write_bytes(b"")
+    return encode_media(encoder, list_media_items([image_files[0].parent]), lambda done: None)
 
 
 def test_items_and_vectors_keep_together_where_a_file_is_bad(
-    encoder: Encoder, collection: Collection, pictures: list[Path]
+    encoder: Encoder, collection: Collection, image_files: list[Path]
 ) -> None:
-    good = [path for path in pictures if path != pictures[3]]
+    good = [path for path in image_files if path != image_files[3]]
     assert [item.source for item in collection.items] == good
     np.testing.assert_allclose(collection.vectors, encoder.encode_images(good), atol=1e-5)
     assert collection.is_video == [False] * 19
-    assert collection.skipped == [{"path": str(pictures[3]), "reason": "is empty"}]
+    assert collection.skipped == [{"path": str(image_files[3]), "reason": "is empty"}]
     assert collection.total == 20
 
 
-def test_a_collection_counts_what_is_done(encoder: Encoder, pictures: list[Path]) -> None:
+def test_a_collection_counts_what_is_done(encoder: Encoder, image_files: list[Path]) -> None:
     done: list[int] = []
-    encode_media(encoder, list_media_items(pictures), done.append)
+    encode_media(encoder, list_media_items(image_files), done.append)
     assert sum(done) == 20
 
 

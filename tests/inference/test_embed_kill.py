@@ -80,11 +80,11 @@ print(killed, finished, resumed)
 
 
 @pytest.mark.timeout(240)
-def test_twenty_kills_change_no_byte(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_twenty_kills_change_no_byte(checkpoint: Path, image_files: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(240):
-        (folder / f"{number:03d}.jpg").hardlink_to(pictures[number % len(pictures)])
+        (folder / f"{number:03d}.jpg").hardlink_to(image_files[number % len(image_files)])
     for number in (5, 100, 239):
         (folder / f"{number:03d}.jpg").unlink()
         (folder / f"{number:03d}.jpg").write_bytes(b"\xff\xd8\xff")

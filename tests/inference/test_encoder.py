@@ -51,10 +51,12 @@ def tensors(encoder: Encoder, images: list[Image.Image]) -> torch.Tensor:
 # ---- values
 
 
-def test_pictures_are_encoded_as_the_model_does(encoder: Encoder, pictures: list[Path]) -> None:
+def test_images_are_encoded_as_the_model_does(encoder: Encoder, image_files: list[Path]) -> None:
     with torch.no_grad():
-        expected = encoder.model.encode_image(tensors(encoder, [open_image(path) for path in pictures]), True).numpy()
-    found = encoder.encode(pictures)
+        expected = encoder.model.encode_image(
+            tensors(encoder, [open_image(path) for path in image_files]), True
+        ).numpy()
+    found = encoder.encode(image_files)
     assert found.dtype == np.float32
     assert found.shape == (20, encoder.dimension)
     np.testing.assert_allclose(found, expected, **CLOSE)
@@ -78,31 +80,33 @@ def test_videos_are_encoded_as_the_model_does(encoder: Encoder, video: Path, nor
     assert np.isclose(np.linalg.norm(found), 1, atol=1e-5) == normalize
 
 
-def test_vectors_are_as_long_as_the_model_makes_them_unless_normalised(encoder: Encoder, pictures: list[Path]) -> None:
-    raw = encoder.encode(pictures[:2], normalize=False)
+def test_without_normalize_vectors_are_as_long_as_the_model_makes_them(
+    encoder: Encoder, image_files: list[Path]
+) -> None:
+    raw = encoder.encode(image_files[:2], normalize=False)
     assert np.abs(np.linalg.norm(raw, axis=1) - 1).min() > 0.1
-    np.testing.assert_allclose(F.normalize(torch.from_numpy(raw), dim=1), encoder.encode(pictures[:2]), **CLOSE)
+    np.testing.assert_allclose(F.normalize(torch.from_numpy(raw), dim=1), encoder.encode(image_files[:2]), **CLOSE)
 
 
-def test_tokens_of_a_video_are_those_of_its_frames(encoder: Encoder, video: Path, pictures: list[Path]) -> None:
+def test_tokens_of_a_video_are_those_of_its_frames(encoder: Encoder, video: Path, image_files: list[Path]) -> None:
     found = encoder.encode_videos([video, video], layer=0, pool="tokens", frames=3)
     assert found.shape == (2, 3, 64, 192)
     frames = encoder.encode(read_frames(video, frames=3).images, layer=0, pool="tokens")
     np.testing.assert_allclose(found[0], frames, rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
     with pytest.raises(ConfigError, match="not both"):
-        encoder.encode([video, pictures[0]], layer=0, pool="tokens")
+        encoder.encode([video, image_files[0]], layer=0, pool="tokens")
 
 
 # ---- what goes in, what comes out
 
 
-def test_rows_are_in_input_order_whatever_the_inputs(encoder: Encoder, pictures: list[Path], video: Path) -> None:
+def test_rows_are_in_input_order_whatever_the_inputs(encoder: Encoder, image_files: list[Path], video: Path) -> None:
     inputs = [
-        *("a dog", pictures[0], video, str(pictures[1]), "a much longer text about a dog that barks at a tree"),
-        *(Image.open(pictures[2]), pictures[3].read_bytes(), np.asarray(open_image(pictures[4])), "cat"),
-        *pictures[5:16],
-        *("a horse", np.stack([np.asarray(open_image(path)) for path in pictures[:3]])),
+        *("a dog", image_files[0], video, str(image_files[1]), "a much longer text about a dog that barks at a tree"),
+        *(Image.open(image_files[2]), image_files[3].read_bytes(), np.asarray(open_image(image_files[4])), "cat"),
+        *image_files[5:16],
+        *("a horse", np.stack([np.asarray(open_image(path)) for path in image_files[:3]])),
     ]
     together = encoder.encode(inputs)
     assert together.shape == (len(inputs), encoder.dimension)
@@ -112,10 +116,10 @@ def test_rows_are_in_input_order_whatever_the_inputs(encoder: Encoder, pictures:
         np.testing.assert_allclose(row, alone, **CLOSE)
 
 
-def test_pictures_in_memory_give_what_their_files_give(encoder: Encoder, pictures: list[Path]) -> None:
-    expected = encoder.encode(pictures)
-    images = [open_image(path) for path in pictures]
-    for inputs in (images, [path.read_bytes() for path in pictures], [np.asarray(image) for image in images]):
+def test_images_in_memory_give_what_their_files_give(encoder: Encoder, image_files: list[Path]) -> None:
+    expected = encoder.encode(image_files)
+    images = [open_image(path) for path in image_files]
+    for inputs in (images, [path.read_bytes() for path in image_files], [np.asarray(image) for image in images]):
         np.testing.assert_array_equal(encoder.encode(inputs), expected)
     np.testing.assert_array_equal(encoder.encode_images(np.stack([np.asarray(image) for image in images])), expected)
 
@@ -127,10 +131,10 @@ def test_no_inputs_give_no_rows(encoder: Encoder) -> None:
 
 
 def test_strings_are_texts_unless_they_are_or_look_like_files(
-    encoder: Encoder, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, image_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(pictures[0].parent)
-    np.testing.assert_array_equal(encoder.encode("00.jpg"), encoder.encode(pictures[0]))
+    monkeypatch.chdir(image_files[0].parent)
+    np.testing.assert_array_equal(encoder.encode("00.jpg"), encoder.encode(image_files[0]))
     np.testing.assert_allclose(encoder.encode_texts("00.jpg"), encoder.encode_texts(["00.jpg", "b"])[0], **CLOSE)
     assert not np.allclose(encoder.encode_texts("00.jpg"), encoder.encode("00.jpg"), atol=0.1)
     with pytest.raises(MediaNotFoundError, match=r"gone\.jpg"):
@@ -141,8 +145,8 @@ def test_strings_are_texts_unless_they_are_or_look_like_files(
         encoder.encode("ftp://example.org/a.jpg")
 
 
-def test_private_addresses_are_refused_unless_allowed(encoder: Encoder, pictures: list[Path]) -> None:
-    handler = partial(SilentHandler, directory=str(pictures[0].parent))
+def test_private_addresses_are_refused_unless_allowed(encoder: Encoder, image_files: list[Path]) -> None:
+    handler = partial(SilentHandler, directory=str(image_files[0].parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/00.jpg"
@@ -152,7 +156,7 @@ def test_private_addresses_are_refused_unless_allowed(encoder: Encoder, pictures
         open_encoder.fetch_limits = FetchLimits(allow_private=True)
         found = open_encoder.encode(url)
         server.shutdown()
-    np.testing.assert_array_equal(found, encoder.encode(pictures[0]))
+    np.testing.assert_array_equal(found, encoder.encode(image_files[0]))
 
 
 class SilentHandler(SimpleHTTPRequestHandler):
@@ -160,13 +164,13 @@ class SilentHandler(SimpleHTTPRequestHandler):
         pass
 
 
-def test_each_kind_refuses_the_others(encoder: Encoder, pictures: list[Path], video: Path) -> None:
+def test_each_kind_refuses_the_others(encoder: Encoder, image_files: list[Path], video: Path) -> None:
     with pytest.raises(InputError):
         encoder.encode_images([video])
     with pytest.raises(InputError, match="00"):
-        encoder.encode_videos(pictures[:1])
+        encoder.encode_videos(image_files[:1])
     with pytest.raises(InputError):
-        encoder.encode_texts([pictures[0]])  # type: ignore[list-item]
+        encoder.encode_texts([image_files[0]])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"input 1.*int"):
         encoder.encode(["a", 5])
 
@@ -180,22 +184,22 @@ def test_a_long_text_is_cut_with_a_warning(encoder: Encoder) -> None:
 # ---- bad inputs
 
 
-def test_the_first_bad_input_raises(encoder: Encoder, pictures: list[Path]) -> None:
-    pictures[7].write_bytes(b"\xff\xd8\xff nothing more")
-    pictures[15].unlink()
+def test_the_first_bad_input_raises(encoder: Encoder, image_files: list[Path]) -> None:
+    image_files[7].write_bytes(b"\xff\xd8\xff nothing more")
+    image_files[15].unlink()
     with pytest.raises(MediaDecodeError, match=r"07\.jpg"):
-        encoder.encode(pictures)
+        encoder.encode(image_files)
 
 
 def test_bad_inputs_are_skipped_on_request_and_reported(
-    encoder: Encoder, pictures: list[Path], caplog: pytest.LogCaptureFixture
+    encoder: Encoder, image_files: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = encoder.encode(pictures)
-    pictures[7].write_bytes(b"")
-    pictures[15].unlink()
+    expected = encoder.encode(image_files)
+    image_files[7].write_bytes(b"")
+    image_files[15].unlink()
     skipped: dict[int, InputError] = {}
     with caplog.at_level(logging.WARNING, "perception_encoder"):
-        found = encoder.encode([*pictures, "gone.png"], skipped=skipped)
+        found = encoder.encode([*image_files, "gone.png"], skipped=skipped)
     assert {index: type(error) for index, error in skipped.items()} == {
         7: MediaDecodeError,
         15: MediaNotFoundError,
@@ -204,13 +208,13 @@ def test_bad_inputs_are_skipped_on_request_and_reported(
     np.testing.assert_allclose(found, np.delete(expected, [7, 15], axis=0), **CLOSE)
     assert [record.args[0] for record in caplog.records] == list(skipped.values())
     with pytest.raises(MediaDecodeError):
-        encoder.encode(pictures[7], skipped=skipped)  # there would be nothing to return
+        encoder.encode(image_files[7], skipped=skipped)  # there would be nothing to return
 
 
-def test_progress_counts_every_input(encoder: Encoder, pictures: list[Path]) -> None:
+def test_progress_counts_every_input(encoder: Encoder, image_files: list[Path]) -> None:
     done: list[int] = []
-    pictures[3].unlink()
-    encoder.encode([*pictures, *["a", "b"]], layer=None, batch_size=4, skipped={}, progress=done.append)
+    image_files[3].unlink()
+    encoder.encode([*image_files, *["a", "b"]], layer=None, batch_size=4, skipped={}, progress=done.append)
     assert sum(done) == 22
     assert len(done) > 4
 
@@ -218,19 +222,19 @@ def test_progress_counts_every_input(encoder: Encoder, pictures: list[Path]) -> 
 # ---- settings
 
 
-def test_a_vision_tower_alone_is_an_encoder(encoder: Encoder, pictures: list[Path]) -> None:
+def test_a_vision_tower_alone_is_an_encoder(encoder: Encoder, image_files: list[Path]) -> None:
     tower = Encoder(encoder.visual, dtype=torch.float32)
-    np.testing.assert_array_equal(tower.encode(pictures[0]), encoder.encode(pictures[0]))
+    np.testing.assert_array_equal(tower.encode(image_files[0]), encoder.encode(image_files[0]))
 
 
 # ---- precision, copies, hashes
 
 
-def test_a_loaded_encoder_is_the_same_model(encoder: Encoder, checkpoint: Path, pictures: list[Path]) -> None:
+def test_a_loaded_encoder_is_the_same_model(encoder: Encoder, checkpoint: Path, image_files: list[Path]) -> None:
     loaded = load(checkpoint, dtype=torch.float32)
     assert loaded.name == "PE-Core-N16-128"
     assert isinstance(loaded.model, CLIP)
-    np.testing.assert_array_equal(loaded.encode(pictures[0]), encoder.encode(pictures[0]))
+    np.testing.assert_array_equal(loaded.encode(image_files[0]), encoder.encode(image_files[0]))
     assert load(str(checkpoint), dtype=torch.bfloat16).weight_hash == encoder.weight_hash
 
 
@@ -242,19 +246,19 @@ def test_an_unknown_model_shows_near_names() -> None:
 # ---- the same again
 
 
-def test_the_same_call_gives_the_same_bits(encoder: Encoder, pictures: list[Path]) -> None:
-    first = encoder.encode([*pictures, "a dog", "a cat"])
-    np.testing.assert_array_equal(encoder.encode([*pictures, "a dog", "a cat"]), first)
+def test_the_same_call_gives_the_same_bits(encoder: Encoder, image_files: list[Path]) -> None:
+    first = encoder.encode([*image_files, "a dog", "a cat"])
+    np.testing.assert_array_equal(encoder.encode([*image_files, "a dog", "a cat"]), first)
 
 
-def test_batches_change_nothing_but_rounding(encoder: Encoder, pictures: list[Path]) -> None:
-    expected = encoder.encode(pictures)
+def test_batches_change_nothing_but_rounding(encoder: Encoder, image_files: list[Path]) -> None:
+    expected = encoder.encode(image_files)
     for batch_size in (1, 7):
-        np.testing.assert_allclose(encoder.encode(pictures, batch_size=batch_size), expected, **CLOSE)
+        np.testing.assert_allclose(encoder.encode(image_files, batch_size=batch_size), expected, **CLOSE)
 
 
-def test_one_encoder_serves_several_threads(encoder: Encoder, pictures: list[Path]) -> None:
-    jobs = [pictures, ["a dog", "a cat"], pictures[:3], [*pictures[::-1], "a horse"]]
+def test_one_encoder_serves_several_threads(encoder: Encoder, image_files: list[Path]) -> None:
+    jobs = [image_files, ["a dog", "a cat"], image_files[:3], [*image_files[::-1], "a horse"]]
     expected = [encoder.encode(job) for job in jobs]
     found: dict[int, np.ndarray] = {}
 
@@ -270,11 +274,11 @@ def test_one_encoder_serves_several_threads(encoder: Encoder, pictures: list[Pat
         np.testing.assert_array_equal(found[number], expected[number % len(jobs)])
 
 
-def test_threads_that_compute_leave_torch_as_it_was(encoder: Encoder, pictures: list[Path]) -> None:
+def test_threads_that_compute_leave_torch_as_it_was(encoder: Encoder, image_files: list[Path]) -> None:
     before, later = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
-        encoder.encode(pictures, layer=0, batch_size=4)
+        encoder.encode(image_files, layer=0, batch_size=4)
         thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
         thread.start()
         thread.join()
@@ -283,7 +287,7 @@ def test_threads_that_compute_leave_torch_as_it_was(encoder: Encoder, pictures: 
         torch.set_num_threads(before)
 
 
-def test_nothing_is_warned_about(encoder: Encoder, pictures: list[Path]) -> None:
+def test_nothing_is_warned_about(encoder: Encoder, image_files: list[Path]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        encoder.encode(pictures[:2])
+        encoder.encode(image_files[:2])

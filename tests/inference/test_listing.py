@@ -28,7 +28,7 @@ from tests.clips import clip, number_of
 posix_names = pytest.mark.skipif(os.name == "nt", reason="POSIX file names and links")
 
 
-def picture(colour: str = "teal", format: str = "JPEG") -> bytes:
+def image_bytes(colour: str = "teal", format: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), colour).save(buffer, format)
     return buffer.getvalue()
@@ -43,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(files: Iterable[str], data: bytes | None = None) -> None:
     for name in files:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(picture() if data is None else data)
+        Path(name).write_bytes(image_bytes() if data is None else data)
 
 
 def ids(*paths: str | Path) -> list[str]:
@@ -163,7 +163,7 @@ def test_names_that_are_not_utf8_or_hold_a_new_line(here: Path) -> None:
     Path("d").mkdir()
     try:
         for name in names:
-            Path(os.fsdecode(b"d/" + name)).write_bytes(picture())
+            Path(os.fsdecode(b"d/" + name)).write_bytes(image_bytes())
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
     items = list(list_items(["d"]))
@@ -175,7 +175,7 @@ def test_names_that_are_not_utf8_or_hold_a_new_line(here: Path) -> None:
 
 
 def test_urls(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "fetch", lambda url, limits: picture())
+    monkeypatch.setattr(listing, "fetch", lambda url, limits: image_bytes())
     (item,) = list_items(["https://example.com/a?b=c"])
     assert item.id == item.path == item.source == "https://example.com/a?b=c"
     assert item.media().kind == "image"
@@ -214,13 +214,13 @@ def write_tar(path: str, members: dict[str, bytes], mode: str = "w") -> None:
 def test_a_tar_is_read_in_place(here: Path) -> None:
     long = "x" * 150 + ".png"
     members = {
-        "b.jpg": picture("red"),
+        "b.jpg": image_bytes("red"),
         "b.json": b"{}",
-        "s/a.png": picture("lime", "PNG"),
+        "s/a.png": image_bytes("lime", "PNG"),
         "._b.jpg": b"",
         "c.mp4": clip(3),
     }
-    write_tar("t.tar", {**members, long: picture()})
+    write_tar("t.tar", {**members, long: image_bytes()})
     items = list(list_items(["t.tar"]))
     assert [item.id for item in items] == ["t.tar/b.jpg", "t.tar/s/a.png", "t.tar/c.mp4", f"t.tar/{long}"]
     assert items[0].open() == members["b.jpg"] and items[2].open() == members["c.mp4"]
@@ -230,7 +230,7 @@ def test_a_tar_is_read_in_place(here: Path) -> None:
 
 def test_tars_in_a_folder(here: Path) -> None:
     Path("d").mkdir()
-    write_tar("d/train.tar", {"1.jpg": picture()})
+    write_tar("d/train.tar", {"1.jpg": image_bytes()})
     write(["d/a.jpg", "d/z.jpg"])
     assert ids("d") == ["d/a.jpg", "d/train.tar/1.jpg", "d/z.jpg"]
 
@@ -249,7 +249,7 @@ def test_links_and_folders_in_a_tar_are_passed_over(here: Path) -> None:
 
 
 def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
-    write_tar("t.tar", {f"{number}.jpg": picture() for number in range(4)})
+    write_tar("t.tar", {f"{number}.jpg": image_bytes() for number in range(4)})
     with tarfile.open("t.tar") as tar:
         third = tar.getmember("2.jpg")
     Path("cut.tar").write_bytes(Path("t.tar").read_bytes()[: third.offset_data + third.size // 2])
@@ -264,7 +264,7 @@ def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
 
 
 def test_a_member_that_claims_a_terabyte_is_reported_and_the_others_are_used(here: Path) -> None:
-    write_tar("t.tar", {"1.jpg": picture(), "2.jpg": b""})
+    write_tar("t.tar", {"1.jpg": image_bytes(), "2.jpg": b""})
     whole = Path("t.tar").read_bytes()
     huge = tarfile.TarInfo("2.jpg")
     huge.size = 1 << 40  # as tarfile writes it: in base 256
@@ -295,7 +295,7 @@ def test_a_sparse_member_is_reported(here: Path) -> None:
 
 
 def test_a_compressed_tar_is_refused(here: Path) -> None:
-    write_tar("t.tar.gz", {"1.jpg": picture()}, "w:gz")
+    write_tar("t.tar.gz", {"1.jpg": image_bytes()}, "w:gz")
     assert reasons("t.tar.gz") == ["t.tar.gz: is compressed; unpack it to a plain tar, which is read in place"]
     Path("t.tar.gz").rename("t.tar")
     assert reasons("t.tar")[0].startswith("t.tar: cannot be read as a tar: ")
@@ -305,7 +305,7 @@ def test_a_compressed_tar_is_refused(here: Path) -> None:
 
 
 def test_items_pickle_with_their_problems(here: Path) -> None:
-    write_tar("t.tar", {"1.jpg": picture()})
+    write_tar("t.tar", {"1.jpg": image_bytes()})
     for item in list_items(["t.tar", "missing*.jpg", "a.jpg"]):
         copy = pickle.loads(pickle.dumps(item))
         assert copy.id == item.id and str(copy.problem) == str(item.problem) and copy.source == item.source

@@ -56,15 +56,15 @@ def test_texts_have_no_layer(tmp_path: Path) -> None:
 
 
 def test_tokens_are_lists_of_vectors_with_their_grid(tmp_path: Path) -> None:
-    picture, video = (np.random.default_rng(0).random(shape, np.float32) for shape in ((6, 4), (2, 6, 4)))
+    image, video = (np.random.default_rng(0).random(shape, np.float32) for shape in ((6, 4), (2, 6, 4)))
     with EmbeddingWriter(tmp_path / "out.parquet", {**SETTINGS, "pool": "tokens"}) as writer:
-        writer.add([Embedding(item(0), picture), Embedding(item(1), video, (0.0, 1.0))])
+        writer.add([Embedding(item(0), image), Embedding(item(1), video, (0.0, 1.0))])
         writer.finish()
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.schema.field("vector").type == pa.list_(pa.list_(pa.float32(), 4))
     rows = table.to_pylist()
     assert [(row["frames"], row["grid_height"], row["grid_width"]) for row in rows] == [(1, 2, 3), (2, 2, 3)]
-    np.testing.assert_array_equal(np.float32(rows[0]["vector"]), picture)
+    np.testing.assert_array_equal(np.float32(rows[0]["vector"]), image)
     np.testing.assert_array_equal(np.float32(rows[1]["vector"]).reshape(2, 6, 4), video)
 
 

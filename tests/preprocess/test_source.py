@@ -1,4 +1,4 @@
-"""Opening what a picture or video comes from, and names that can be printed, stored and turned back."""
+"""Opening what an image or video comes from, and names that can be printed, stored and turned back."""
 
 from __future__ import annotations
 
