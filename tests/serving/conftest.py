@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from tests.inference.conftest import checkpoint, draw, encoder, pictures
+from tests.inference.conftest import checkpoint, draw, encoder
+from tests.inference.conftest import image_files as pictures
 
 __all__ = ["checkpoint", "draw", "encoder", "pictures"]
