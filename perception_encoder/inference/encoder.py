@@ -18,11 +18,11 @@ from perception_encoder.inference.embedder import Embedder, Feature
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.media import Kind, Value
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests, guess_kind
-from perception_encoder.inference.progress_bar import progress_bar
 from perception_encoder.inference.sentence_interface import SentenceInterface, as_list, check_unsupported, truncate
 from perception_encoder.models.checkpoints.weight_hashes import CachedHash
 from perception_encoder.models.checkpoints.weights import TowerChoice, find_weights, load_model
 from perception_encoder.models.precision import choose_device, fast_dtype
+from perception_encoder.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 

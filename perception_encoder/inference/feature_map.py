@@ -60,9 +60,7 @@ def feature_maps(
     patch = visual.config.patch_size
     pixels = ImageTransform((height * patch, width * patch)).pixels(image)
     batch = to_float(pixels[None].to(encoder.device)).to(encoder.dtype)
-    outputs = visual.forward_intermediates(
-        batch, indices, stop_early=True, output_fmt="NLC", intermediates_only=True
-    )
+    outputs = visual.forward_intermediates(batch, indices, stop_early=True, output_fmt="NLC", intermediates_only=True)
     maps = {}
     for layer, features in zip(indices, cast(list[Tensor], outputs), strict=True):
         normed = visual.ln_post(features) if layer == visual.config.depth - 1 else features

@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference import encoder as module
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.progress_bar import progress_bar
+from perception_encoder.progress import progress_bar
 
 TEXTS = ["a red mug", "a dog on a lawn", "a red cup", "two dogs", "a mountain in the snow"]
 CLOSE = {"rtol": 0, "atol": 2e-6}
