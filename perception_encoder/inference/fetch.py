@@ -53,15 +53,15 @@ def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
 
     limits = limits or FetchLimits()
     deadline = time.monotonic() + limits.seconds
-    name, target = escape_name(url), httpx.URL()
+    name = escape_name(url)
     try:
+        target = httpx.URL(url)
         for _ in range(limits.redirects + 1):
-            target = target.join(url)
             _check_url(target, name)
             answer = _get(target, name, limits, deadline)
             if isinstance(answer, bytes):
                 return answer
-            url = answer.location
+            target = answer
     except InputError:
         raise
     except httpx.InvalidURL as error:
@@ -71,11 +71,6 @@ def fetch(url: str, limits: FetchLimits | None = None) -> bytes:
             raise MediaTooLargeError(name, f"took more than {limits.seconds:g} s, the limit") from None
         raise MediaNotFoundError(name, f"cannot be fetched: {one_line(error)}") from None
     raise UrlRefusedError(name, f"redirects more than {limits.redirects} times")
-
-
-@dataclass(frozen=True)
-class _Redirect:
-    location: str
 
 
 def _check_url(url: httpx.URL, name: str) -> None:
@@ -89,7 +84,8 @@ def _check_url(url: httpx.URL, name: str) -> None:
         raise UrlRefusedError(name, f"is malformed: port {url.port} is not between 1 and 65535")
 
 
-def _get(url: httpx.URL, name: str, limits: FetchLimits, deadline: float) -> bytes | _Redirect:
+def _get(url: httpx.URL, name: str, limits: FetchLimits, deadline: float) -> bytes | httpx.URL:
+    """The content, or where the server redirects to."""
     import httpx
 
     from perception_encoder.inference.checked_transport import CheckedTransport
@@ -100,7 +96,7 @@ def _get(url: httpx.URL, name: str, limits: FetchLimits, deadline: float) -> byt
         closing(transport.handle_request(request)) as response,
     ):
         if response.has_redirect_location:
-            return _Redirect(response.headers["Location"])
+            return url.join(response.headers["Location"])
         if response.status_code != 200:
             reason = f"the server answered {response.status_code} {response.reason_phrase}"
             raise MediaNotFoundError(name, reason.rstrip())

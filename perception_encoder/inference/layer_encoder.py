@@ -56,29 +56,11 @@ class TowerEncoder:
         `final_norm`: whether the last layer goes through the model's final norm.
         """
         self.name, self.tower, self.final_norm = name, tower, final_norm
+        self.depth, self.patch_size = tower.depth, tower.patch_size
+        self.image_size, self.width = tower.image_size, tower.width
         self.device = choose_device(device)
         self.dtype = dtype or fast_dtype(self.device)
         tower.model.to(self.device, self.dtype).requires_grad_(False).train(False)
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return self.tower.depth
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels along a patch's side."""
-        return self.tower.patch_size
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width it was trained at."""
-        return self.tower.image_size
-
-    @property
-    def width(self) -> int:
-        """Width of a token, D, at every layer."""
-        return self.tower.width
 
     @property
     def about(self) -> dict[str, str]:
