@@ -29,9 +29,9 @@ class OpenClipModel(ExternalModel):
         return open_clip.create_model(architecture, pretrained=None if located else pretrained)
 
     def encoder(self, mode: Mode) -> ExternalEncoder:
-        model = self.model
         if self.random:
             return super().encoder(mode)
+        model = self.model
         import open_clip
 
         tokenize = open_clip.get_tokenizer(self.listed.partition(",")[0])
