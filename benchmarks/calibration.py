@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks.results import report
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.evaluation.features import encode_pictures
+from perception_encoder.evaluation.features import encode_images
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.models.clip import CLIP
-from perception_encoder.search.query.background import BACKGROUND
-from perception_encoder.search.query.calibration import fit_calibration
+from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
+from perception_encoder.search.index.calibration import background_names, fit_calibration
 
 # fmt: off
 FOREIGN = (
@@ -69,7 +69,7 @@ class Pictures:
 
 def read_pictures(encoder: Encoder, folder: Path, split: str) -> Pictures:
     """All photographs of a split."""
-    tasks = load_labelled(folder, split)
+    tasks = load_labelled(folder, split, find_unseen_labels)
     coarse = {
         key: label
         for name, task in tasks.items()
@@ -79,7 +79,7 @@ def read_pictures(encoder: Encoder, folder: Path, split: str) -> Pictures:
     vectors, keys, labels, sources = [], [], [], []
     for name, task in tasks.items():
         if not name.endswith("/coarse"):
-            features = encode_pictures(encoder, task)
+            features = encode_images(encoder, task)
             vectors.append(features.vectors)
             keys += features.keys
             labels += features.labels
@@ -242,7 +242,7 @@ def measure(encoder: Encoder, pictures: Pictures) -> list[dict[str, Any]]:
         raise SystemExit(f"{encoder.name} has no text tower")
     classes = sorted({*pictures.labels.tolist(), *pictures.coarse.tolist()})
     names, foreign = [*classes, *FOREIGN], np.arange(len(classes) + len(FOREIGN)) >= len(classes)
-    background, scale = encoder.encode_texts(BACKGROUND), math.exp(float(encoder.model.logit_scale.detach()))
+    background, scale = encoder.encode_texts(background_names()), math.exp(float(encoder.model.logit_scale.detach()))
     told = []
     for wording in WORDINGS:
         queries = encoder.encode_texts([wording.format(name) for name in names])

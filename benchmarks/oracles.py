@@ -30,9 +30,9 @@ from perception_encoder.evaluation.dense.average_precision import average_precis
 from perception_encoder.evaluation.dense.depth import DepthProtocol, score_depth
 from perception_encoder.evaluation.dense.detection import DetectionProtocol, score_detection, to_results
 from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, score_segmentation
-from perception_encoder.evaluation.dense.tracking import gather, score_video
-from perception_encoder.evaluation.report import shown
-from perception_encoder.evaluation.statistics.estimate import Metric
+from perception_encoder.evaluation.dense.tracking import score_video, tracking_scores
+from perception_encoder.evaluation.report import format_value
+from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import measure_all
 
 SIZE, PATCH, TRAINED, TESTED = (64, 80), 4, 32, 12
@@ -134,7 +134,7 @@ def scoring() -> Iterator[Row]:
     for name, change in ways.items():
         results: dict[str, list[dict[str, Any]]] = {"box": [], "mask": []}
         for row in range(TESTED):
-            things = known.things(row)
+            things = known.instances(row)
             right = Detected(things.boxes, things.labels, np.ones(len(things.labels), np.float32), things.masks)
             for kind, some in to_results(change(right), known, row).items():
                 results[kind] += some
@@ -170,9 +170,9 @@ def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list
         annotations[number] = own
     return InstanceSet(
         name="drawn",
-        images=tuple(images),
         keys=tuple(str(image["id"]) for image in images),
-        pictures=(b"",) * len(images),
+        images=(b"",) * len(images),
+        records=tuple(images),
         annotations=annotations,
         categories=({"id": 1, "name": "rectangle"}, {"id": 2, "name": "disc"}),
     )
@@ -218,7 +218,7 @@ def tracking(folder: Path) -> Iterator[Row]:
         kinds["the truth"][video.name] = np.stack(resized)
     for name, maps in kinds.items():
         scores = {video: score_video(video, features, masks[video]) for video, features in maps.items()}
-        yield from rows_of("tracking", name, measure_all(gather(scores)))
+        yield from rows_of("tracking", name, measure_all(tracking_scores(scores)))
 
 
 def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -241,7 +241,7 @@ def page(result: dict[str, Any]) -> str:
     lines = ["# Oracles: dense evaluators with perfect features and with noise", ""]
     lines += [*wrap(text, 118, break_on_hyphens=False), "", "| task | features | n | figures |", "|---|---|---|---|"]
     for (task, features), found in rows.items():
-        figures = ", ".join(f"{row['figure']} {shown(row['value'], row['unit'])}" for row in found)
+        figures = ", ".join(f"{row['figure']} {format_value(row['value'], row['unit'])}" for row in found)
         lines.append(f"| {task} | {features} | {found[0]['n']} | {figures} |")
     return "\n".join(lines) + "\n"
 

@@ -5,27 +5,81 @@ Photographs are squashed and named zero-shot with the prompts `photo`; what is c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.robustness import CHANGES, Changed
-from perception_encoder.datasets.labelled import LabelledPictures, load_labelled
+from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
-from perception_encoder.evaluation.classification.zero_shot import classify
-from perception_encoder.evaluation.features import Features, encode_pictures, relabel
-from perception_encoder.evaluation.statistics.paired import Outcome
+from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier
+from perception_encoder.evaluation.features import CachingEncoder, encode_images
+from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
+from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 from perception_encoder.progress import Track, untracked
 
 PHOTOS, DRAWINGS = "photos", "drawings by name"
 EVERY = 3  # of the changed photographs
 
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which images of a task a model got right."""
+
+    task: str
+    """Its source leads, before a `/`."""
+    keys: tuple[str, ...]
+    labels: tuple[str, ...]
+    right: np.ndarray
+    """bool (n,)."""
+
+    def shares(self) -> np.ndarray:
+        """Return what each image, if it is right, adds to the mean class accuracy, (n,)."""
+        counts = Counter(self.labels)
+        return np.array([1 / (len(counts) * counts[label]) for label in self.labels])
+
+
 Outcomes = dict[str, list[Outcome]]
 """By set, one for each of its tasks."""
+
+
+def average(name: str, sets: Sequence[Sequence[Outcome]]) -> ItemScores:
+    """Score the mean over sets of the mean over a set's tasks of the mean class accuracy.
+
+    An image's part is the sum of what it adds to each task if it is right. Images, not tasks, are resampled, within
+    each source: one that serves several tasks or stands changed in several sets is resampled in all of them together.
+    """
+    parts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    used: dict[str, dict[str, str]] = defaultdict(lambda: defaultdict(str))
+    for outcomes in sets:
+        for outcome in outcomes:
+            source = outcome.task.partition("/")[0]
+            shares = outcome.shares() * outcome.right / (len(sets) * len(outcomes))
+            for key, label, share in zip(outcome.keys, outcome.labels, shares, strict=True):
+                parts[source][key] += share
+                used[source][key] += f", {outcome.task}: {label}"
+    groups = np.repeat(np.arange(len(parts)), [len(each) for each in parts.values()])
+    values = np.concatenate([len(parts) * len(each) * np.array(list(each.values())) for each in parts.values()])
+    names = [f"{source}/{key}{tasks}" for source, each in used.items() for key, tasks in each.items()]
+    return ItemScores.of(name, values, names, groups=groups)
+
+
+def average_row(name: str, sets: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
+    """Return an average as the results of the experiments hold it."""
+    scores = average(name, sets)
+    found = estimate([scores])
+    return {"name": name, "value": found.value, "n": scores.items, "ci": found.interval()}
+
+
+def difference_row(name: str, ours: Sequence[Sequence[Outcome]], theirs: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
+    """Return `average` of ours less that of theirs; DataError unless both are of the same tasks and images."""
+    found = difference(average(name, ours), average(name, theirs))
+    return {"name": name, "value": found.value, "n": found.n, "ci": found.interval}
 
 
 class HeldOut:
@@ -36,7 +90,11 @@ class HeldOut:
 
     def __init__(self, photos: Path, drawings: Path | None = None) -> None:
         """`photos`: labelled, their never-trained classes left out; `drawings`: what `pe data prepare` made."""
-        tasks = {name: task for name, task in load_labelled(photos).items() if not name.endswith("/unseen")}
+        tasks = {
+            name: task
+            for name, task in load_labelled(photos, held_out=find_unseen_labels).items()
+            if not name.endswith("/unseen")
+        }
         changed = {name: _every(task) for name, task in tasks.items()}
         self.sets = {PHOTOS: tasks, **dict.fromkeys(CHANGES, changed)}
         if drawings is not None:
@@ -46,11 +104,13 @@ class HeldOut:
         """A model's outcomes."""
         outcomes = {}
         for name, tasks in self.sets.items():
-            prompts = PROMPTS["name" if name == DRAWINGS else "photo"]
+            prompts = "name" if name == DRAWINGS else "photo"
             classes = tasks if name == DRAWINGS else self.sets[PHOTOS]
-            vectors = {task: ensemble(encoder, classes[task].classes, prompts) for task in tasks}
-            shown = Changed(encoder, CHANGES[name]) if name in CHANGES else encoder
-            outcomes[name] = _classify(shown, tasks, classes, vectors, track)
+            shown = CachingEncoder(Changed(encoder, CHANGES[name]) if name in CHANGES else encoder)
+            outcomes[name] = [
+                _classify(shown, task, ZeroShotClassifier.of(encoder, classes[each].classes, prompts), track)
+                for each, task in tasks.items()
+            ]
         return outcomes
 
     def pack(self, outcomes: Outcomes) -> dict[str, dict[str, str]]:
@@ -70,7 +130,7 @@ class HeldOut:
         }
 
 
-def _outcome(task: LabelledPictures, text: str) -> Outcome:
+def _outcome(task: LabelledImages, text: str) -> Outcome:
     count, _, digits = text.partition(" ")
     if count != str(len(task.keys)):
         raise DataError(f"the result is of {count} pictures of {task.name}, not {len(task.keys)}; take another file")
@@ -78,32 +138,13 @@ def _outcome(task: LabelledPictures, text: str) -> Outcome:
     return Outcome(task.name, task.keys, task.labels, bits.astype(bool))
 
 
-def _every(task: LabelledPictures) -> LabelledPictures:
-    rows = slice(None, None, EVERY)
-    return replace(task, keys=task.keys[rows], pictures=task.pictures[rows], labels=task.labels[rows])
+def _every(task: LabelledImages) -> LabelledImages:
+    return task.select(range(0, len(task.keys), EVERY))
 
 
-def _classify(
-    encoder: ImageEncoder,
-    tasks: Mapping[str, LabelledPictures],
-    classes: Mapping[str, LabelledPictures],
-    vectors: Mapping[str, np.ndarray],
-    track: Track,
-) -> list[Outcome]:
-    """Tasks over the same pictures share their features."""
-    features: dict[tuple[str, ...], Features] = {}
-    outcomes = []
-    for name, task in tasks.items():
-        if task.keys not in features:
-            features[task.keys] = _encode(encoder, task, track)
-        own = relabel(features[task.keys], task)
-        right = classify(own.vectors, vectors[name]) == own.targets(classes[name].classes)
-        outcomes.append(Outcome(name, own.keys, own.labels, right))
-    return outcomes
-
-
-def _encode(encoder: ImageEncoder, task: LabelledPictures, track: Track) -> Features:
-    features = encode_pictures(encoder, task, track)
+def _classify(encoder: ImageEncoder, task: LabelledImages, classifier: ZeroShotClassifier, track: Track) -> Outcome:
+    features = encode_images(encoder, task, track)
     if features.failures:
-        raise DataError(f"{task.name}: {len(features.failures)} pictures cannot be decoded; {features.failures[0]}")
-    return features
+        raise DataError(f"{task.name}: {len(features.failures)} images cannot be decoded; {features.failures[0]}")
+    right = classifier.rank(features.vectors, 1)[:, 0] == features.targets(classifier.classes)
+    return Outcome(task.name, features.keys, features.labels, right)

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.outcomes import PHOTOS, HeldOut, Outcomes
+from experiments.outcomes import PHOTOS, HeldOut, Outcome, Outcomes
 from perception_encoder.evaluation.report import read_text, write_text
-from perception_encoder.evaluation.statistics.estimate import student_ends
-from perception_encoder.evaluation.statistics.paired import Outcome
+from perception_encoder.evaluation.statistics.bootstrap import student_ends
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.memory import keep_freed_memory
-from perception_encoder.pretraining.run import PROCEDURE, PretrainingConfig
+from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import FILE as METRICS
 from perception_encoder.train.metrics import Listener

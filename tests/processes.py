@@ -29,8 +29,9 @@ IMPORTED = (
     "torch.utils.tensorboard.writer",
     "perception_encoder.cli.main",
     "perception_encoder.cli.train",
-    "perception_encoder.recipes.catalog",
-    "perception_encoder.recipes.kinds",
+    "perception_encoder.distillation.run",
+    "perception_encoder.finetuning.run",
+    "perception_encoder.video_finetuning.run",
     "tests.pretraining.sharing",
     "tests.train.ranks",
 )

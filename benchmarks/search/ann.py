@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search.contenders import CONTENDERS, DIMENSION, HITS
-from benchmarks.search.figures import Row, mark
+from benchmarks.search.measures import Row, mark
 
 ROWS, QUERIES, BRIEF_QUERIES = 1_000_000, 200, 50
 RECALL, MILLISECONDS = 0.99, 10.0  # the aim, on random vectors

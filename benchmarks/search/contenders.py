@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.search.figures import median, quantile
+from benchmarks.search.measures import quantile
 from benchmarks.search.process import peak_mib
 from perception_encoder.search.index import approximate
 from perception_encoder.search.index.exact import best_rows
@@ -72,7 +73,8 @@ def lance_scan(place: Path) -> Built:
 
 def ours(place: Path) -> Built:
     """As a large index is searched."""
-    return _lance(place, lambda table: approximate.keep(table, rows=0), [("", approximate.widen)])
+    search = approximate.search_all_clusters
+    return _lance(place, lambda table: approximate.compress_vectors(table, rows=0), [("", search)])
 
 
 def lance(kind: str, options: dict[str, Any], settings: list[dict[str, int]]) -> Callable[[Path], Built]:
@@ -112,7 +114,7 @@ def _lance(place: Path, keep: Callable[[Any], object], settings: list[tuple[str,
 def exact(place: Path) -> Built:
     """As a snapshot is searched."""
     vectors = np.load(place / "vectors.npy", mmap_mode="r")
-    return [("", lambda vector: best_rows(vector[None], vectors, HITS)[1][0].tolist())], 0.0, place / "vectors.npy"
+    return [("", lambda vector: best_rows(vector, vectors, HITS)[1].tolist())], 0.0, place / "vectors.npy"
 
 
 def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:

@@ -6,19 +6,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.embed import DECODE, ENCODE, take_turns, write_photographs
-from benchmarks.search.figures import Row, mark, median
+from benchmarks.search.measures import Row, mark
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.indexing import update_index
 from perception_encoder.search.index.moments import MomentConfig
+from perception_encoder.search.index.update import update_index
 
 PICTURES = {"builtin": 768, "PE-Core-B16-224": 128}
 BRIEF, SHARE = 2, 0.85

@@ -15,19 +15,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.figures import Row as Line
-from benchmarks.search.figures import mark, median, quantile
+from benchmarks.search.measures import Row as Line
+from benchmarks.search.measures import mark, quantile
 from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.search.index.indexing import THUMBNAIL_SIDE, writable_index
-from perception_encoder.search.index.rows import Row
-from perception_encoder.search.web.pages import thumbnail
+from perception_encoder.search.index.reader import THUMBNAIL_SIDE
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.index.thumbnail import encode_thumbnail
+from perception_encoder.search.index.update import writable_index
 
 ROWS, BRIEF_ROWS, MILLISECONDS = 100_000, 20_000, 150.0
 CONNECTIONS = 6  # as many as a browser opens
@@ -40,7 +42,7 @@ def write_library(folder: Path, rows: int) -> None:
     """An index of `rows` pictures, and the pictures: a hundred photographs under many names."""
     (folder / "originals").mkdir()
     paths = write_photographs(folder / "originals", 100)
-    thumbnails = [thumbnail(open_image(path), THUMBNAIL_SIDE) for path in paths]
+    thumbnails = [encode_thumbnail(open_image(path), THUMBNAIL_SIDE) for path in paths]
     generator, start = np.random.default_rng(0), datetime(2015, 1, 1)
     with writable_index(folder) as (index, encoder):
         for first in range(0, rows, 4096):
@@ -51,7 +53,7 @@ def write_library(folder: Path, rows: int) -> None:
             for number, vector in enumerate(vectors, first):
                 name = _link(folder, paths[number % len(paths)], number)
                 state = (folder / name).stat()
-                row = Row(
+                row = IndexRow(
                     id=f"{number:012x}",
                     path=name,
                     kind="image",

@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.figures import Row, mark, median, quantile
+from benchmarks.search.measures import Row, mark, quantile
 from benchmarks.search.process import Client, resident_mib, serving
 
 PATH = "/v1/embeddings"

@@ -8,10 +8,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.embed import write_photographs
-from benchmarks.search.figures import Row, mark, median
+from benchmarks.search.measures import Row, mark
 from benchmarks.search.process import PE
 
 PICTURES, SECONDS = 1000, 1.5

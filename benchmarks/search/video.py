@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import av
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.search.figures import Row, mark, median
+from benchmarks.search.measures import Row, mark
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.preprocess.video import read_frames, sample_frames
 

@@ -63,7 +63,7 @@ def analyse(nano: NanoData, pairs_a_second: float) -> dict[str, Any]:
     entry, batches = find_model(nano.config.model), nano.batches[FIXED]
     assert entry.text is not None
     flops = statistics.mean(RunCost(nano.config, entry.vision, entry.text).flops(batch) for batch in batches)
-    fixed = RunCost(nano.config, entry.vision, entry.text, texts_kept=True).flops(batches[0])
+    fixed = RunCost(nano.config, entry.vision, entry.text, texts_cached=True).flops(batches[0])
     step = nano.ours()
     step(batches[0])
     pictures = nano.config.batch_size

@@ -23,8 +23,8 @@ from perception_encoder.data.pairs import PairBatches, Stage
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.pretraining.kept_texts import KeptTexts
-from perception_encoder.pretraining.run import PretrainingConfig
+from perception_encoder.pretraining.cached_texts import CachedTexts
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.train.optimizer import OptimizerConfig
 
@@ -49,7 +49,7 @@ class NanoData:
     """The recipe's own batches by resolution, and the vocabulary of its captions."""
 
     def __init__(self, config: PretrainingConfig, folders: list[Path]) -> None:
-        by_source = ImageTextSet.from_folder(folders, "train", config.image_side).by_source()
+        by_source = ImageTextSet.from_directory(folders, "train", config.image_side).by_source()
         used = {source: weight for source, weight in config.weights.items() if source in by_source}
         texts = {text for source in used for sample in by_source[source] for text in sample.captions}
         self.config, self.vocabulary = config, CaptionVocabulary(tokenizer(create_model(config.model)), texts)
@@ -65,7 +65,7 @@ class NanoData:
     def ours(self, locked: bool = False) -> Step:
         """Our step, with a fixed text tower or a trained one."""
         model = our_model(self.config.model, self.vocabulary)
-        kept = KeptTexts(model.text, all_captions(self.batches[FIXED], LENGTH)) if locked else None
+        kept = CachedTexts(model.text, all_captions(self.batches[FIXED], LENGTH)) if locked else None
         return our_step(model, self.config.optimizer, kept)
 
     def theirs(self, size: int, locked: bool = False) -> Step:
@@ -88,7 +88,7 @@ class NanoData:
         """How fast the captions are encoded that a fixed text tower keeps."""
         model, captions = our_model(self.config.model, self.vocabulary), all_captions(self.batches[FIXED], LENGTH)
         start = time.perf_counter()
-        KeptTexts(model.text, captions)
+        CachedTexts(model.text, captions)
         return len(captions) / (time.perf_counter() - start)
 
 

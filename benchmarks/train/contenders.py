@@ -16,7 +16,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.pretraining.kept_texts import KeptTexts
+from perception_encoder.pretraining.cached_texts import CachedTexts
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
@@ -38,10 +38,10 @@ def our_model(name: str, vocabulary: CaptionVocabulary | None) -> CLIP:
     return model
 
 
-def our_step(model: CLIP, optimizer_config: OptimizerConfig, kept: KeptTexts | None = None) -> Step:
+def our_step(model: CLIP, optimizer_config: OptimizerConfig, kept: CachedTexts | None = None) -> Step:
     """A step as the training loop does it; with `kept`, features of its captions, the text tower is locked."""
     model.text.requires_grad_(kept is None)
-    task, optimizer = ContrastiveTask(Towers(model, kept=kept)), build_optimizer(model, optimizer_config)
+    task, optimizer = ContrastiveTask(Towers(model, cached=kept)), build_optimizer(model, optimizer_config)
 
     def step(batch: ImageTextBatch) -> None:
         with fast_autocast(CPU):
@@ -70,10 +70,10 @@ def open_clip_step(model: nn.Module, vocabulary: CaptionVocabulary | None, lengt
 
     def step(batch: ImageTextBatch) -> None:
         ids = batch.tokens if vocabulary is None else vocabulary.ids[batch.tokens]
-        rows = torch.arange(len(batch.pictures)) % len(ids)  # it encodes a caption for each picture
+        rows = torch.arange(len(batch.images)) % len(ids)  # it encodes a caption for each picture
         tokens = F.pad(ids, (0, length - ids.shape[1]))[rows]
         with fast_autocast(CPU):
-            images, texts, scale = model(to_float(batch.pictures), tokens)
+            images, texts, scale = model(to_float(batch.images), tokens)
             loss = loss_of(images, texts, scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -12,18 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from experiments.outcomes import PHOTOS, Outcomes
+from experiments.outcomes import PHOTOS, Outcome, Outcomes, average_row, difference_row
 from experiments.reproduction import ROBUST, Place, Run, Runs, averaged
 from perception_encoder.data.pairs import Stage
-from perception_encoder.distillation.run import DistillationConfig, distill
-from perception_encoder.evaluation.statistics.paired import Outcome, average, difference
+from perception_encoder.distillation.config import DistillationConfig
+from perception_encoder.distillation.run import distill
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.pretraining.builtin.recipe import WEIGHTS
-from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -115,14 +114,13 @@ def compare(outcomes: dict[tuple[str, int], Outcomes]) -> dict[str, Any]:
 
     "figures": role, seed, name, value, n, ci; "differences": seed, name, value, n, ci.
     """
-    generator = np.random.default_rng(0)
     figures = [
-        {"role": role, "seed": seed, **dataclasses.asdict(average(name, sets, generator))}
+        {"role": role, "seed": seed, **average_row(name, sets)}
         for (role, seed), found in outcomes.items()
         for name, sets in _both(found).items()
     ]
     differences = [
-        {"seed": seed, **dataclasses.asdict(difference(name, ours, _both(outcomes[ALONE, seed])[name], generator))}
+        {"seed": seed, **difference_row(name, ours, _both(outcomes[ALONE, seed])[name])}
         for seed in SEEDS
         for name, ours in _both(outcomes[TAUGHT, seed]).items()
     ]

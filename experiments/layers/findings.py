@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perception_encoder.evaluation.statistics.estimate import Metric
+from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.layer_analysis.recommendation import recommend
 from perception_encoder.layer_analysis.sweep import LayerCurve
 
@@ -53,4 +53,4 @@ def curve_rows(curves: Curves, beside: Mapping[str, str | None]) -> list[dict[st
 
 def _ends(metric: Metric) -> list[float] | None:
     """The interval's ends, rounded; None where there is none."""
-    return None if metric.ci is None else [round(end, DIGITS) for end in metric.ci]
+    return None if metric.interval is None else [round(end, DIGITS) for end in metric.interval]

@@ -8,8 +8,8 @@ from typing import Any
 
 from experiments.layers.run import BUILTIN, NORMED
 from experiments.layers.subjects import AT_ONE_SIZE, SIZE
-from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.evaluation.report import Table
+from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.recommendation import show, show_differences
 
 WIDTH = 118

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED
-from perception_encoder.evaluation.colour_encoder import COLOURS
+from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.plots import GREY, INK, bare_axes, empty_figure, write_png
 
 LINES = {FIRST: "#E69F00", LAST: "#0072B2", BUILTIN: "#009E73"}

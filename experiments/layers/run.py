@@ -17,9 +17,9 @@ from experiments.layers.findings import curve_rows
 from experiments.layers.subjects import LayerData, Sizes, Subject, examine, make_questions, unpack
 from experiments.reproduction import side_by_side
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.evaluation.report import write_text
 from perception_encoder.inference.open_model import RANDOM
+from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.progress import Track, untracked
 
 BUILTIN, FIRST, LAST = "built-in", "step 1", "steps 1–9"

@@ -21,17 +21,20 @@ import numpy as np
 
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.colour_encoder import COLOURS, ColourEncoder
-from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
+from perception_encoder.evaluation.dense.depth import DepthEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.report import read_text, write_text
 from perception_encoder.inference.layer_encoder import StoredEncoder
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
-from perception_encoder.layer_analysis.dense_tasks import DepthTask, TrackingTask
+from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
+from perception_encoder.layer_analysis.dense_tasks import DenseTask
 from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig
+from perception_encoder.layer_analysis.layer_task import LayerScore, LayerTask
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import FORMAT, LayerCurve, Sweep, run_sweep
 from perception_encoder.layer_analysis.tasks import SizedTask, make_tasks
+from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 from perception_encoder.progress import Track, untracked
 
 MEASURED = 6
@@ -118,7 +121,7 @@ def make_questions(data: LayerData, sizes: Sizes) -> tuple[LayerTask, ...]:
         place, items = getattr(data, source), getattr(sizes, source)
         if place is None:
             continue
-        (task,) = make_tasks([kind], {kind: place}, None, items)
+        (task,) = make_tasks([kind], {kind: place}, None, items, held_out=find_unseen_labels)
         task = _lighten(task, items)
         found.append(_Named(SizedTask(task, (SIZE, SIZE)) if name in AT_ONE_SIZE else task, name))
     return tuple(found)
@@ -129,18 +132,20 @@ def _lighten(task: LayerTask, items: int) -> LayerTask:
     if isinstance(task, ClassificationTask):
         config = LabelledConfig(items=items, methods=("attentive probe",))
         return ClassificationTask(task.splits, replace(config, attentive=replace(config.attentive, epochs=EPOCHS)))
-    if isinstance(task, DepthTask):
-        head = task.protocol.head
-        head = replace(head, channels=CHANNELS, fit=_briefly(head.fit, STEPS, len(task.train.keys)))
-        return DepthTask(task.train, task.test, replace(task.protocol, head=head), task.name)
-    if isinstance(task, TrackingTask):
-        cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in task.videos]
-        return TrackingTask(cut, task.config)
+    evaluator = task.evaluator if isinstance(task, DenseTask) else None
+    if isinstance(evaluator, DepthEvaluator):
+        head = evaluator.protocol.head
+        head = replace(head, channels=CHANNELS, fit=_briefly(head.fit, STEPS, len(evaluator.train.keys)))
+        protocol = replace(evaluator.protocol, head=head)
+        return DenseTask(DepthEvaluator(evaluator.train, evaluator.test, protocol, name=evaluator.name))
+    if isinstance(evaluator, TrackingEvaluator):
+        cut = [replace(video, frames=video.frames[:items], masks=video.masks[:items]) for video in evaluator.videos]
+        return DenseTask(TrackingEvaluator(cut, evaluator.config))
     return task
 
 
-def _briefly(fit: FitConfig, steps: int, pictures: int) -> FitConfig:
-    return replace(fit, epochs=-(-steps * fit.batch // pictures))
+def _briefly(fit: FitConfig, steps: int, images: int) -> FitConfig:
+    return replace(fit, epochs=-(-steps * fit.batch // images))
 
 
 class _Named:
@@ -148,7 +153,7 @@ class _Named:
 
     def __init__(self, task: LayerTask, name: str) -> None:
         self.task, self.name = task, name
-        self.digest, self.pictures, self.measure = task.digest, task.pictures, task.measure
+        self.digest, self.images, self.measure = task.digest, task.images, task.measure
 
     @property
     def failures(self) -> Any:
@@ -191,7 +196,7 @@ def measured_layers(depth: int) -> list[int]:
 
 
 def _key(encoder: StoredEncoder, layers: list[int], task: LayerTask) -> str:
-    shown = [(each.digest, each.image_size) for each in task.pictures(encoder)]
+    shown = [(each.digest, each.image_size) for each in task.images(encoder)]
     depends = repr((FORMAT, sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, shown))
     return hashlib.sha256(depends.encode(errors="surrogatepass")).hexdigest()[:16]
 

@@ -6,19 +6,16 @@ Figures are made anew from which test pictures each run got right, so that diffe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from experiments.outcomes import PHOTOS, Outcomes
+from experiments.outcomes import PHOTOS, Outcomes, average_row, difference_row
 from experiments.recipe.steps import nano_step
 from experiments.reproduction import ROBUST, Place, Run, Runs, averaged
-from perception_encoder.evaluation.statistics.paired import average, difference
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
-from perception_encoder.pretraining.run import PretrainingConfig, pretrain
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.metrics import Listener
 
@@ -59,9 +56,8 @@ def compare(outcomes: Mapping[tuple[int, int], Outcomes]) -> dict[str, Any]:
 
     "figures": step, seed, name, value, n, ci; "differences": before, after, seed, name, value, n, ci.
     """
-    generator = np.random.default_rng(0)
     figures = [
-        {"step": step, "seed": seed, **asdict(average(name, sets, generator))}
+        {"step": step, "seed": seed, **average_row(name, sets)}
         for (step, seed), found in sorted(outcomes.items())
         for name, sets in averaged(found).items()
     ]
@@ -70,6 +66,6 @@ def compare(outcomes: Mapping[tuple[int, int], Outcomes]) -> dict[str, Any]:
         for seed in SEEDS:
             theirs, ours = averaged(outcomes[before, seed]), averaged(outcomes[after, seed])
             for name in (PHOTOS, ROBUST):
-                found = asdict(difference(name, ours[name], theirs[name], generator))
+                found = difference_row(name, ours[name], theirs[name])
                 differences.append({"before": before, "after": after, "seed": seed, **found})
     return {"figures": figures, "differences": differences}

@@ -14,9 +14,9 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.builtin.recipe import WEIGHTS
+from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.cost import pair_flops
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.run import PretrainingConfig, tower_configs
 from perception_encoder.train.optimizer import OptimizerConfig
 
 LAST = 9

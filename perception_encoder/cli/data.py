@@ -10,7 +10,7 @@ import typer
 from perception_encoder.cli import output
 from perception_encoder.cli.progress import track
 from perception_encoder.cli.scenes import prepare_models, scenes
-from perception_encoder.data.sources import SOURCES, find_source
+from perception_encoder.pretraining.builtin.sources import SOURCES, find_source
 
 app = typer.Typer()
 app.command()(scenes)

@@ -38,12 +38,11 @@ def demo(
         pe demo --model PE-Core-L14-336 --out demo-large
     """
     from perception_encoder.evaluation.classification.labels import Namer
+    from perception_encoder.inference import samples
     from perception_encoder.inference.collection import encode_media, list_media_items
     from perception_encoder.inference.encoder import load
     from perception_encoder.models.registry import BUILTIN, canonical_name
-    from perception_encoder.search import samples
-    from perception_encoder.search.query.hits import find_hits
-    from perception_encoder.search.query.query import encode_queries, media_query, text_query
+    from perception_encoder.search.query import galleries, search, terms
     from perception_encoder.search.web.pages import write_contact_sheet
     from perception_encoder.search.web.sheets import Naming, name_query, query_sections
 
@@ -64,8 +63,9 @@ def demo(
     ]
     output.print_table(("picture or clip", best, "second", "third"), rows)
 
-    queries = [*map(text_query, samples.QUERIES), media_query(str(brought.query))]
-    results = find_hits(encoder, queries, encode_queries(encoder, queries), found, top=4)
+    queries = [*map(terms.text_query, samples.QUERIES), terms.media_query(str(brought.query))]
+    gallery, vectors = galleries.FileGallery(encoder, found), search.query_vectors(encoder, queries)
+    results = search.search([gallery], queries, vectors, top=4)
     output.print_line("")
     rows = [
         (name_query(query), *(f"{Path(hit.item.path).stem} {hit.score:.2f}" for hit in hits[:3]))

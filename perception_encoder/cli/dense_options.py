@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from perception_encoder.evaluation.layer_features import OneLayer
     from perception_encoder.inference.layer_encoder import TowerEncoder
 
 Model = Annotated[str, typer.Argument(help="Name, alias or checkpoint; timm:NAME; hf:NAME; random: before it.")]
@@ -38,10 +39,11 @@ def image_size(given: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, int]:
-    """An encoder and its asked layer, 0-based, by default the last; ConfigError for one that does not exist."""
+def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, OneLayer]:
+    """Load an encoder and one of its layers, by default the last; ConfigError for one that does not exist."""
+    from perception_encoder.evaluation.layer_features import OneLayer
     from perception_encoder.inference.layer_encoder import resolve_layers
     from perception_encoder.inference.open_model import load_layer_encoder
 
     encoder = load_layer_encoder(model, final_norm=final_norm)
-    return encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0]
+    return encoder, OneLayer(encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0])

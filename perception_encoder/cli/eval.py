@@ -48,19 +48,23 @@ def suite(
     from perception_encoder.evaluation.report import classification_table, retrieval_table, to_json, write_text
     from perception_encoder.evaluation.suite import Suite
     from perception_encoder.evaluation.transforms import load_transforms
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
+    from perception_encoder.pretraining.builtin.targets import targets_of
 
     encoders, about = load_transforms(model)
-    made = Suite(encoders, [name.strip() for name in prompts.split(",")], track)
-    made.classify_photos(photos, split)
+    evaluation = Suite(encoders, [name.strip() for name in prompts.split(",")], track)
+    evaluation.classify(photos, split, find_unseen_labels)
     if drawings is not None:
-        made.retrieve_drawings(drawings)
-    result = made.result(split, about)
+        evaluation.retrieve_drawings(drawings)
+    result = evaluation.result(split, about)
+    targets = targets_of(result)
     if out is not None:
         write_text(out, to_json(result))
-    for table in (classification_table(result), retrieval_table(result)):
+    for table in (classification_table(result, targets), retrieval_table(result, targets)):
         if table.rows:
             output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")
-    raise typer.Exit(output.report_skipped(made.failures, made.pictures))
+    (encoder,) = evaluation.first.values()
+    raise typer.Exit(output.report_skipped(encoder.failures, encoder.count))
 
 
 @app.command()
@@ -76,8 +80,10 @@ def page(
         pe eval page docs/results/builtin.json --card perception_encoder/weights/MODEL_CARD.md
     """
     from perception_encoder.evaluation import report
+    from perception_encoder.pretraining.builtin.targets import targets_of
 
-    figures = report.from_json(report.read_text(result), result.name)
-    report.write_text(result.with_suffix(".md"), report.page(figures, result.name))
+    results = report.from_json(report.read_text(result), result.name)
+    targets = targets_of(results)
+    report.write_text(result.with_suffix(".md"), report.page(results, result.name, targets))
     if card is not None:
-        report.write_text(card, report.insert_figures(report.read_text(card), figures))
+        report.write_text(card, report.update_card(report.read_text(card), results, targets))

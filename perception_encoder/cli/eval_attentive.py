@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import eval_options as options
-from perception_encoder.cli.dense_options import HeadSeeds
-from perception_encoder.cli.progress import track
+from perception_encoder.cli.dense_options import HeadSeeds, layer_encoder
 
 app = typer.Typer()
 
@@ -32,13 +31,11 @@ def attentive(
 
         pe eval attentive builtin --data photos --layer 8 -o attentive.json
     """
-    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, measure_attentive
+    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
     from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.inference.open_model import load_layer_encoder
 
     config = AttentiveConfig(epochs=epochs, learning_rates=tuple(options.numbers(lr)), head_seeds=head_seeds)
     tasks = load_splits(data, split, train, options.class_options(media=media))
-    encoder = load_layer_encoder(model)
-    at = encoder.depth - 1 if layer is None else layer
-    found = [measure_attentive(encoder, task, at, config, encoder.device, track) for task in tasks.values()]
-    options.finish(encoder.name, split, found, encoder.about, out)
+    encoder, one_layer = layer_encoder(model, layer)
+    evaluators = [AttentiveEvaluator(task, config, encoder.device) for task in tasks.values()]
+    options.finish(evaluators, {"squash": one_layer}, split, encoder.about, out)

@@ -19,7 +19,6 @@ from perception_encoder.cli.dense_options import (
     image_size,
     layer_encoder,
 )
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -46,13 +45,12 @@ def tracking(
     """
     from perception_encoder.datasets.masked_videos import read_videos
     from perception_encoder.dense_prediction.label_propagation import PropagationConfig
-    from perception_encoder.evaluation.dense.tracking import TrackingConfig, measure_tracking
+    from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 
     config = TrackingConfig(short_side=short_side, propagation=PropagationConfig(frames=frames))
     videos = read_videos(data)
-    encoder, at = layer_encoder(model, layer, final_norm)
-    found = measure_tracking(encoder, at, videos, config, track)
-    options.finish(encoder.name, data.stem, [found], encoder.about, out)
+    encoder, one_layer = layer_encoder(model, layer, final_norm)
+    options.finish([TrackingEvaluator(videos, config)], {"": one_layer}, data.stem, encoder.about, out)
 
 
 @app.command()
@@ -85,13 +83,12 @@ def depth(
     from perception_encoder.datasets.rgbd import read_depth_splits
     from perception_encoder.dense_prediction.depth import DepthConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.depth import DepthProtocol, measure_depth
+    from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 
+    pixels = image_size(size)
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head
-    protocol = DepthProtocol(
-        head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned, image_size=image_size(size)
-    )
-    train, test = read_depth_splits(data, per_metre)
-    encoder, at = layer_encoder(model, layer)
-    options.finish(encoder.name, "test", [measure_depth(encoder, at, train, test, protocol, track)], encoder.about, out)
+    protocol = DepthProtocol(head=head, head_seeds=head_seeds, eigen_crop=eigen_crop, aligned=aligned)
+    evaluator = DepthEvaluator(*read_depth_splits(data, per_metre), protocol, pixels)
+    encoder, one_layer = layer_encoder(model, layer)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
 from perception_encoder.cli import output
+from perception_encoder.cli.progress import track
 
 if TYPE_CHECKING:
     from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.errors import InputError
-    from perception_encoder.evaluation.results import Measurement
-    from perception_encoder.models.protocols import ImageEncoder
+    from perception_encoder.evaluation.results import Evaluator
+
+
+class Named(Protocol):
+    """A model with a name."""
+
+    @property
+    def name(self) -> str:
+        """The name that results carry."""
+        ...
+
+
+AnyModel = TypeVar("AnyModel", bound=Named)
 
 Model = Annotated[
     str, typer.Argument(help="Name, alias or checkpoint; timm:NAME, or open_clip:NAME,WEIGHTS for texts too.")
@@ -41,15 +52,13 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="JSON file of all 
 def class_options(
     classes: str = "", mapping: Path | None = None, onto: str = "", media: Path | None = None, trim: int = 0
 ) -> ClassOptions:
-    """What the options say of a set's classes."""
+    """Return the options of a dataset's classes; those that the built-in model never saw are a task of their own."""
     from perception_encoder.datasets.classified import ClassOptions
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
-    return ClassOptions(classes=classes, mapping=mapping, onto=onto, media=media, trim=trim)
-
-
-def name_of(encoders: Mapping[str, ImageEncoder]) -> str:
-    """What the model under some transforms is listed under."""
-    return next(iter(encoders.values())).name
+    return ClassOptions(
+        classes=classes, mapping=mapping, onto=onto, media=media, trim=trim, held_out=find_unseen_labels
+    )
 
 
 def numbers(given: str) -> list[float]:
@@ -63,22 +72,26 @@ def numbers(given: str) -> list[float]:
 
 
 def finish(
-    model: str,
+    evaluators: Iterable[Evaluator[AnyModel]],
+    models: Mapping[str, AnyModel],
     split: str,
-    found: Sequence[tuple[Sequence[Measurement], Sequence[InputError]]],
     about: Mapping[str, str],
     out: Path | None,
 ) -> None:
-    """Write the JSON, print the table, list what could not be decoded, and end with the status that says so."""
-    from perception_encoder.evaluation.report import full_table, to_json, write_text
-    from perception_encoder.evaluation.results import Result
+    """Run evaluators, write the JSON, print the table, list what could not be decoded, and exit with that status.
 
-    measurements = tuple(measurement for some, _ in found for measurement in some)
-    failures = {str(failure): failure for _, some in found for failure in some}
+    `models`: one model under each of its transforms, by name.
+    """
+    from perception_encoder.evaluation.report import full_table, to_json, write_text
+    from perception_encoder.evaluation.results import Result, evaluate
+
+    measurements = tuple(evaluate(evaluators, models, track))
+    failures = {str(failure): failure for measurement in measurements for failure in measurement.failures}
+    model = next(iter(models.values())).name
     result = Result(model=model, split=split, measurements=measurements, failures=tuple(failures), about=dict(about))
     if out is not None:
         write_text(out, to_json(result))
     table = full_table(result).filled()
     output.print_table(table.columns, table.rows, title=f"{model}, {split}")
-    measured = max((metric.n for m in measurements for metric in m.metrics), default=0)
-    raise typer.Exit(output.report_skipped(list(failures.values()), measured + len(failures)))
+    evaluated = max((metric.n for each in measurements for metric in each.metrics), default=0)
+    raise typer.Exit(output.report_skipped(list(failures.values()), evaluated + len(failures)))

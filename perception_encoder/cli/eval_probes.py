@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import eval_options as options
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -35,15 +34,16 @@ def knn(
         pe eval knn timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
-    from perception_encoder.evaluation.classification.nearest_neighbours import measure_neighbours
+    from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator
     from perception_encoder.evaluation.classification.splits import load_splits
+    from perception_encoder.evaluation.features import cache_features
     from perception_encoder.evaluation.transforms import load_views
 
     tasks = load_splits(data, split, train, options.class_options(media=media), choosing=False)
     ks = [int(each) for each in options.numbers(k)]
     encoders, about = load_views(model, transform, layer, pool)
-    found = [measure_neighbours(encoders, task, ks, track) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, found, about, out)
+    evaluators = [NeighboursEvaluator(task, ks) for task in tasks.values()]
+    options.finish(evaluators, cache_features(encoders), split, about, out)
 
 
 @app.command()
@@ -64,11 +64,11 @@ def linear(
 
         pe eval linear builtin --data photos --layer 8 -o linear.json
     """
-    from perception_encoder.evaluation.classification.linear_probe import measure_linear
+    from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
     from perception_encoder.evaluation.classification.splits import load_splits
+    from perception_encoder.evaluation.features import cache_features
     from perception_encoder.evaluation.transforms import load_views
 
     tasks = load_splits(data, split, train, options.class_options(media=media))
     encoders, about = load_views(model, transform, layer, pool)
-    found = [measure_linear(encoders, task, track) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, found, about, out)
+    options.finish(map(LinearEvaluator, tasks.values()), cache_features(encoders), split, about, out)

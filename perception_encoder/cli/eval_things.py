@@ -48,14 +48,14 @@ def segmentation(
     from perception_encoder.datasets.class_masks import read_class_splits
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-    from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, measure_segmentation
+    from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
 
+    pixels = image_size(size)
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
-    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
-    train, test = read_class_splits(data)
-    encoder, at = layer_encoder(model, layer)
-    found = measure_segmentation(encoder, at, train, test, protocol, track)
-    options.finish(encoder.name, "test", [found], encoder.about, out)
+    protocol = SegmentationProtocol(head=head, head_seeds=head_seeds)
+    evaluator = SegmentationEvaluator(*read_class_splits(data), protocol, pixels, track=track)
+    encoder, one_layer = layer_encoder(model, layer)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)
 
 
 @app.command()
@@ -82,16 +82,17 @@ def detection(
         pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
         pe eval detection builtin --data scenes --layer 8 --any-kind
     """
-    from perception_encoder.datasets.instances import forget_kinds, read_instance_splits
+    from perception_encoder.datasets.instances import read_instance_splits
     from perception_encoder.dense_prediction.detection import DetectionConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.detection import DetectionProtocol, measure_detection
+    from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 
+    pixels = image_size(size)
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
-    protocol = DetectionProtocol(head=head, head_seeds=head_seeds, image_size=image_size(size))
+    protocol = DetectionProtocol(head=head, head_seeds=head_seeds)
     splits = read_instance_splits(data)
-    train, test = (forget_kinds(part) for part in splits) if any_kind else splits
-    encoder, at = layer_encoder(model, layer)
-    found = measure_detection(encoder, at, train, test, protocol, track)
-    options.finish(encoder.name, "test", [found], encoder.about, out)
+    train, test = (part.merge_classes() for part in splits) if any_kind else splits
+    encoder, one_layer = layer_encoder(model, layer)
+    evaluator = DetectionEvaluator(train, test, protocol, pixels)
+    options.finish([evaluator], {"squash": one_layer}, "test", encoder.about, out)

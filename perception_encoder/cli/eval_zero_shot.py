@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import eval_options as options
-from perception_encoder.cli.progress import track
 
 app = typer.Typer()
 
@@ -45,14 +44,15 @@ def classification(
         pe eval classification builtin --data photos --prompts photo
     """
     from perception_encoder.datasets.classified import load_tasks
-    from perception_encoder.evaluation.classification.zero_shot import classify_zero_shot
+    from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
+    from perception_encoder.evaluation.features import cache_features
     from perception_encoder.evaluation.transforms import load_transforms
 
     tasks = load_tasks(data, split, options.class_options(classes, mapping, onto, media, trim))
     encoders, about = load_transforms(model, transform)
     names = [name.strip() for name in prompts.split(",")]
-    found = [classify_zero_shot(encoders, task, names, track, frames) for task in tasks.values()]
-    options.finish(options.name_of(encoders), split, found, about, out)
+    evaluators = [ZeroShotEvaluator(task, names, frames) for task in tasks.values()]
+    options.finish(evaluators, cache_features(encoders), split, about, out)
 
 
 @app.command()
@@ -77,10 +77,10 @@ def retrieval(
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
     """
     from perception_encoder.datasets.captioned import load_captions
-    from perception_encoder.evaluation.retrieval import measure_retrieval
+    from perception_encoder.evaluation.features import cache_features
+    from perception_encoder.evaluation.retrieval import RetrievalEvaluator
     from perception_encoder.evaluation.transforms import load_transforms
 
     captions = load_captions(data, media, split)
     encoders, about = load_transforms(model, transform)
-    found = [measure_retrieval(encoders, captions, track, frames)]
-    options.finish(options.name_of(encoders), split, found, about, out)
+    options.finish([RetrievalEvaluator(captions, frames)], cache_features(encoders), split, about, out)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from perception_encoder.cli import output
 
 if TYPE_CHECKING:
-    from perception_encoder.search.query.asking import Answer
-    from perception_encoder.search.query.hits import Hit
+    from perception_encoder.search.query.answers import Answer
+    from perception_encoder.search.query.search import Hit
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def show(answer: Answer, json: bool, html: Path | None, demo: str = "") -> None:
     from perception_encoder.search.web.sheets import name_query, query_sections
 
     if html is not None:
-        note = answer.searched + (f"; {demo}" if demo else "")
+        note = answer.gallery + (f"; {demo}" if demo else "")
         write_contact_sheet(html, "Found", note, query_sections(answer.queries, answer.hits, html))
     if json:
         output.print_json(as_json(answer))

@@ -56,7 +56,7 @@ def index(
     """
     from perception_encoder.inference.listing import check_paths
     from perception_encoder.search.index.cluster import on_cluster
-    from perception_encoder.search.index.indexing import read_here, update_index, writable_index
+    from perception_encoder.search.index.update import read_here, update_index, writable_index
 
     check_paths(folders)
     if home is not None and len(folders) > 1:

@@ -57,16 +57,12 @@ def layers(
     from perception_encoder.layer_analysis.store import StoreConfig
     from perception_encoder.layer_analysis.tasks import make_tasks
     from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
     keep_freed_memory()
     config, wanted = StoreConfig(folder=store or out / "features", dtype=dtype), read_layers(layer) if layer else None
-    named = [part.partition("=")[::2] for part in data]
-    places = {task.strip(): Path(place) for task, place in named if place}
-    general = [Path(task) for task, place in named if not place]
-    if len(general) > 1:
-        raise ConfigError("one place can be for all tasks; name the tasks of the others: TASK=PLACE")
-    names, everywhere = [name.strip() for name in tasks.split(",")], general[0] if general else None
-    chosen = make_tasks(names, places, everywhere, items, image_size(size), short_side, per_metre)
+    names, (paths, shared) = [name.strip() for name in tasks.split(",")], read_paths(data)
+    chosen = make_tasks(names, paths, shared, items, image_size(size), short_side, per_metre, find_unseen_labels)
     others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
     models, load = [model, *others], partial(load_layer_encoder, final_norm=final_norm)
     report = analyse(models, chosen, config, wanted, load, track, output.print_note)
@@ -85,3 +81,12 @@ def read_layers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"layers are numbers with commas between, 0,5,-1 say, not {text!r}") from None
+
+
+def read_paths(data: list[str]) -> tuple[dict[str, Path], Path | None]:
+    """Read paths by task and the one for all tasks from "TASK=PATH" and "PATH"; ConfigError for two of the latter."""
+    named = [part.partition("=")[::2] for part in data]
+    shared = [Path(path) for path, rest in named if not rest]
+    if len(shared) > 1:
+        raise ConfigError("one path can be for all tasks; name the tasks of the others: TASK=PATH")
+    return {task.strip(): Path(path) for task, path in named if path}, shared[0] if shared else None

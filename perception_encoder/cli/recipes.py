@@ -9,8 +9,8 @@ import typer
 from perception_encoder.cli import output
 
 if TYPE_CHECKING:
-    from perception_encoder.pretraining.plan import Plan
-    from perception_encoder.recipes.kinds import RunConfig
+    from perception_encoder.planning.cluster import TrainingPlan
+    from perception_encoder.recipes import RunConfig
 
 FREE = 0.1  # of a device's memory, for what is needed in passing
 
@@ -18,7 +18,7 @@ FREE = 0.1  # of a device's memory, for what is needed in passing
 def show_recipes(wanted: bool) -> None:
     """List the recipes and stop."""
     if wanted:
-        from perception_encoder.recipes.catalog import RECIPES
+        from perception_encoder.recipes import RECIPES
 
         output.print_table(("recipe", "what it trains"), [(name, each.summary) for name, each in RECIPES.items()])
         raise typer.Exit(output.OK)
@@ -26,12 +26,12 @@ def show_recipes(wanted: bool) -> None:
 
 def show_plan(config: RunConfig, devices: int, device: str, utilization: float) -> None:
     """Print what a run costs on a cluster."""
+    from perception_encoder.planning.cluster import Cluster
     from perception_encoder.planning.devices import find_device
-    from perception_encoder.pretraining.plan import Cluster
-    from perception_encoder.recipes import kinds
+    from perception_encoder.recipes import plan_recipe
 
     each = find_device(device)
-    plan = kinds.plan(config, Cluster(device=each, devices=devices, utilization=utilization))
+    plan = plan_recipe(config, Cluster(device=each, devices=devices, utilization=utilization))
     _print_stages(plan)
     output.print_table(
         ("memory of a device", "GB"),
@@ -51,7 +51,7 @@ def show_plan(config: RunConfig, devices: int, device: str, utilization: float) 
         output.print_line(f"assumed: {plan.assumed}")
 
 
-def _print_stages(plan: Plan) -> None:
+def _print_stages(plan: TrainingPlan) -> None:
     rows = [
         (
             str(stage.image_size),

@@ -11,7 +11,7 @@ from perception_encoder.cli import default_model, hits, output
 from perception_encoder.cli.progress import late_progress
 
 if TYPE_CHECKING:
-    from perception_encoder.search.query.query import Query
+    from perception_encoder.search.query.terms import Query
 
 app = typer.Typer()
 
@@ -53,29 +53,29 @@ def search(
         pe search --near-duplicates photos more-photos --html twice.html
         pe search "a red mug" photos --json | jq -r '.queries[0].hits[].path'
     """
-    from perception_encoder.search.query.asking import ask_files, ask_indexes, find_indexes, find_row, folders_to_index
+    from perception_encoder.search.query import answers
     from perception_encoder.search.query.duplicates import find_duplicates
-    from perception_encoder.search.query.query import row_query
+    from perception_encoder.search.query.terms import row_query
 
     media, files_alone = [*(image or []), *(video or [])], near_duplicates or like is not None
     queries, files = read_words(words or [], text or [], media, files_alone)
-    indexes = find_indexes(files, home, model)
+    indexes = answers.find_indexes(files, home, model)
     source = model or (indexes[0].settings["source"] if indexes else default_model.default_model())
     if indexes and near_duplicates:
         return hits.show_duplicates(find_duplicates(indexes, where, html is not None), top, json, html)
     if indexes:
-        queries += [row_query(find_row(indexes, like))] if like else []
-        answer = ask_indexes(indexes, queries, model, top, where, html is not None)
+        queries += [row_query(answers.find_row(indexes, like))] if like else []
+        answer = answers.search_indexes(indexes, queries, model, top, where, html is not None)
     elif like or where or near_duplicates:
         raise typer.BadParameter("--like, --where and --near-duplicates need an index; make one with: pe index FOLDER")
     elif not files:
         raise typer.BadParameter('name a folder too, as in: pe search "a red mug" photos')
     else:
         with late_progress("looking at files") as begin:
-            answer = ask_files(files, queries, source, top, begin)
+            answer = answers.search_files(files, queries, source, top, begin)
     if json or not answer.failures or len(answer.failures) < answer.total:
         hits.show(answer, json, html, default_model.demo_line(source, model))
-    if answer.total and (folders := " ".join(folders_to_index(files))):
+    if answer.total and (folders := " ".join(answers.folders_to_index(files))):
         output.print_note(f"to search {folders} in a moment the next time: pe index {folders}")
     raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
 
@@ -84,14 +84,14 @@ def read_words(
     words: list[str], texts: list[str], media: list[str], files_alone: bool
 ) -> tuple[list[Query], list[str]]:
     """The queries and the files of a command; with `files_alone`, or queries in options, all words are files."""
-    from perception_encoder.search.query.query import media_query, parse_query, split_words, text_query
+    from perception_encoder.search.query.terms import media_query, parse_words, split_words, text_query
 
     queries = [*map(text_query, texts), *map(media_query, media)]
     if queries or files_alone or not words:
         check_files(words)
         return queries, words
     typed, files = split_words(words)
-    queries = [parse_query(typed)]
+    queries = [parse_words(typed)]
     check_files(files, typed[0])
     return queries, files
 

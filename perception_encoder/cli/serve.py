@@ -58,7 +58,7 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
-    from perception_encoder.serving.serving import listen, reachable_names, run
+    from perception_encoder.serving.server import listen, reachable_names, run_server
 
     folder = folder or home
     if folder is None and not api:
@@ -77,7 +77,7 @@ def serve(
         if folder is None and key and not given:
             output.print_line(f"clients send: Authorization: Bearer {key}")
         default_model.say_demo(source, model)
-        run(server, listener)
+        run_server(server, listener)
 
 
 def choose_key(host: str, lan: bool, key: str | None) -> str | None:
@@ -106,8 +106,8 @@ def create_server(
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.api_requests import ApiConfig
     from perception_encoder.serving.guard import HOSTS
+    from perception_encoder.serving.requests import ApiConfig
 
     hosts = (*names, host, *HOSTS)
     if folder is None:

@@ -60,13 +60,12 @@ def train(
     from perception_encoder.data.streams import Shards
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.pretraining.run import BEST
     from perception_encoder.pretraining.training_files import LAYOUTS
-    from perception_encoder.recipes import kinds
-    from perception_encoder.recipes.catalog import find_recipe
-    from perception_encoder.recipes.override import override
+    from perception_encoder.recipes import debug_form, find_recipe, override, run_recipe
 
     config = find_recipe(recipe)
-    config = override(kinds.debug_form(config) if debug else config, set_ or [])
+    config = override(debug_form(config) if debug else config, set_ or [])
     if plan:
         return recipes.show_plan(config, devices, device, utilization)
     given: list[Path | Shards] = [*(data or []), *(folder for folder in (photos, drawings) if folder is not None)]
@@ -76,6 +75,8 @@ def train(
     keep_freed_memory()
     logging.getLogger("perception_encoder.train.loop").setLevel(logging.INFO)  # that a run resumes is said
     with progress("training", config.steps) as advance:
-        path = kinds.run(config, given, out or Path("runs") / recipe, track, reporter(advance))
+        path = run_recipe(config, given, out or Path("runs") / recipe, track, reporter(advance))
     output.print_line(f"weights: {path}")
+    if (best := path.with_name(BEST)).exists():
+        output.print_line(f"weights of the best validated step: {best}")
     output.print_line(f'try them: pe classify PICTURE --labels "cat,dog" --model {path}')

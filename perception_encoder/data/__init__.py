@@ -1,1 +1,1 @@
-"""Training pairs: where they come from, how they are captioned and batched."""
+"""What training reads: pairs, their captions, batches."""

@@ -1,4 +1,4 @@
-"""The batch of image-text training, or one rank's part of it."""
+"""Define the batch of image-text training, or one rank's part of it."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageTextBatch:
-    """Pictures, the distinct captions drawn for them, and which captions are true of which pictures."""
+    """Images, the distinct captions drawn for them, and which captions are true of which images."""
 
-    pictures: Tensor
+    images: Tensor
     """uint8 (b, 3, H, W)."""
     tokens: Tensor
     """int64 (u, T), cut to the longest caption."""
     image_positives: Tensor
-    """Which captions of the whole batch are true of these pictures: bool (b, U), or float where pictures are mixed."""
+    """Which captions of the whole batch are true of these images: bool (b, U), or float where images are mixed."""
     text_positives: Tensor
-    """Of which pictures of the whole batch these captions are true: (u, B), likewise."""
-    own_pictures: slice = field(default_factory=lambda: slice(None))
-    """Which rows of the whole batch `pictures` are."""
+    """Of which images of the whole batch these captions are true: (u, B), likewise."""
+    own_images: slice = field(default_factory=lambda: slice(None))
+    """Which rows of the whole batch `images` are."""
     own_tokens: slice = field(default_factory=lambda: slice(None))
     """Which of its captions `tokens` are."""
     texts: tuple[str, ...] = ()
     """The captions that `tokens` are, in words."""
     masked: Tensor | None = None
-    """Rows of `pictures` whose copies are masked, int64 (M,)."""
+    """Rows of `images` whose copies are masked, int64 (M,)."""
     masks: Tensor | None = None
     """What is hidden of them, bool (M, h·w)."""
     masked_share: float = 0.0
     """Share of the whole batch's masked copies that these are."""
     left_out: int = 0
-    """Samples that could not be read, in whose place others are, since the run was started or gone on with."""
+    """Samples that could not be read and were replaced by others, since the run was started or resumed."""
 
     def __len__(self) -> int:
-        """Pictures of the whole batch."""
+        """Images of the whole batch."""
         return self.text_positives.shape[1]
 
     def to(self, device: torch.device) -> ImageTextBatch:

@@ -1,4 +1,4 @@
-"""Captions for a sample out of its metadata and its colours.
+"""Make captions for a sample from its metadata and its colours.
 
 A caption is drawn in two steps: a way to say it (its share is in `SHARES`), then a random wording of that way.
 Two samples whose captions are the same text are positives of each other; `concept` names what a sample shows.
@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-
-from perception_encoder.data.sources import SOURCES
-
-DRAWN = frozenset(source.name for source in SOURCES)
-EMOJI = frozenset(source.name for source in SOURCES if source.registry == "npm")
 
 PHOTO_TEMPLATES = (
     "a photo of a {}.",
@@ -49,31 +45,7 @@ PHOTO_TEMPLATES = (
     "itap of the {}.",
     "itap of my {}.",
 )
-DRAWING_TEMPLATES = (
-    "a drawing of a {}.",
-    "a drawing of the {}.",
-    "a rendering of a {}.",
-    "a rendering of the {}.",
-    "a cartoon {}.",
-    "the cartoon {}.",
-    "art of a {}.",
-    "art of the {}.",
-    "a doodle of a {}.",
-    "a sketch of a {}.",
-    "a photo of a {}.",
-    "a photo of the {}.",
-)
 PLAIN_PHOTO = ("{}", "{}.", "a photo of {}", "a picture of {}", "an image of {}", "{} in a photo")
-PLAIN_DRAWING = (
-    "{}",
-    "{}.",
-    "a drawing of {}",
-    "a picture of {}",
-    "an illustration of {}",
-    "clip art of {}",
-    "{} icon",
-)
-PLAIN_EMOJI = (*PLAIN_DRAWING, "an emoji of {}", "{} emoji")
 COLOURED = ("{}", "a photo of {}", "a picture of {}", "{} in {colours}")
 
 SHARES: Mapping[str, float] = {
@@ -85,7 +57,7 @@ SHARES: Mapping[str, float] = {
     "tags": 0.15,
     "description": 0.1,
 }
-"""How often each way to say it is used, where a sample has it; rescaled to the ways that it has."""
+"""How often each way to say it is used, rescaled to the ways that a sample has."""
 LONGEST_SENTENCE = 22  # words: about 30 tokens of the text tower's 32
 SINGULAR_IN_S = frozenset(("lens", "mars", "series", "species", "chess", "gps", "canvas", "iris"))
 PLURALS = frozenset(("people", "men", "women", "children"))
@@ -107,13 +79,30 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "tags": (list, "a list of texts"),
     "kids": (bool, "true or false"),
 }
-COLOUR_SHARE = 0.25  # of the picture, for its colour to be named
+COLOUR_SHARE = 0.25  # of the image, for its colour to be named
 WHITE_LEVEL = 244  # a white background
 WHITE_BORDER = 0.8  # of the border, for a photograph to count as cut out over white
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaptionStyle:
+    """How captions of a source are worded; the default is for photographs."""
+
+    drawn: bool = False
+    """Whether its images are drawings over white."""
+    templates: tuple[str, ...] = PHOTO_TEMPLATES
+    """Templates of a bare label."""
+    plain: tuple[str, ...] = PLAIN_PHOTO
+    """Templates of a label with its article."""
+    kinds: tuple[str, ...] = ()
+    """Templates of a bare label that say what all images of the source show."""
+
+
+PHOTO = CaptionStyle()
+
+
 def concept(metadata: Mapping[str, Any]) -> str:
-    """What a sample shows, the same text for the same thing in every source: its label in lower case."""
+    """Return what a sample shows, the same text in every source: its label in lower case."""
     return " ".join(str(metadata["label"]).lower().split())
 
 
@@ -202,30 +191,33 @@ def _uncounted(word: str) -> bool:
     return word not in SINGULAR_IN_S and re.search(r"(?<![suai])s$", word) is not None
 
 
-def captions(metadata: Mapping[str, Any], colours: Sequence[str] = ()) -> dict[str, list[str]]:
-    """All captions of a sample by the way they say it (the keys of `SHARES`); ways it lacks are left out."""
+def captions(
+    metadata: Mapping[str, Any], colours: Sequence[str] = (), style: CaptionStyle = PHOTO
+) -> dict[str, list[str]]:
+    """Return all captions of a sample by the way they say it (the keys of `SHARES`), without ways that it lacks."""
     metadata = {name: value for name, value in metadata.items() if value is not None}
     label = concept(metadata)
-    source = metadata.get("source")
-    drawn = source in DRAWN
     noun = with_article(label)
-    plain = PLAIN_EMOJI if source in EMOJI else PLAIN_DRAWING if drawn else PLAIN_PHOTO
-    templates = DRAWING_TEMPLATES if drawn else PHOTO_TEMPLATES
-    found = {
-        "template": [template.format(label) for template in templates],
-        "plain": [template.format(noun) for template in plain],
-        "coarse": _coarse(metadata, label, templates),
+    texts_by_way = {
+        "template": [template.format(label) for template in style.templates],
+        "plain": [template.format(noun) for template in style.plain],
+        "coarse": _coarse(metadata, label, style.templates),
         "colour": _coloured(label, colours),
-        "kind": _kind(metadata, label),
+        "kind": [template.format(label) for template in style.kinds] or _worn(metadata, label),
         "tags": _tagged(metadata.get("tags", ()), label, noun),
         "description": sentences(str(metadata.get("description", ""))),
     }
-    return {way: texts for way, texts in found.items() if texts}
+    return {way: texts for way, texts in texts_by_way.items() if texts}
 
 
-def choose_caption(metadata: Mapping[str, Any], generator: np.random.Generator, colours: Sequence[str] = ()) -> str:
+def choose_caption(
+    metadata: Mapping[str, Any],
+    generator: np.random.Generator,
+    colours: Sequence[str] = (),
+    style: CaptionStyle = PHOTO,
+) -> str:
     """Draw one caption; the same generator state draws the same caption."""
-    return draw_text(captions(metadata, colours), SHARES, generator)
+    return draw_text(captions(metadata, colours, style), SHARES, generator)
 
 
 def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], generator: np.random.Generator) -> str:
@@ -235,17 +227,21 @@ def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], g
     return texts[kind][int(generator.integers(len(texts[kind])))]
 
 
-def all_captions(metadata: Mapping[str, Any], colours: Sequence[str] = ()) -> frozenset[str]:
-    """Every caption that may be drawn for a sample."""
-    fields = ("source", "label", "coarse", "description", "kids", "tags")
-    values = ((name, metadata[name]) for name in fields if name in metadata)
-    known = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
-    return _all_captions(known, tuple(colours))
+def all_captions(
+    metadata: Mapping[str, Any], colours: Sequence[str] = (), style: CaptionStyle = PHOTO
+) -> frozenset[str]:
+    """Return every caption that may be drawn for a sample."""
+    names = ("label", "coarse", "description", "kids", "tags")
+    values = ((name, metadata[name]) for name in names if name in metadata)
+    key = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
+    return _all_captions(key, tuple(colours), style)
 
 
 @cache
-def _all_captions(metadata: tuple[tuple[str, object], ...], colours: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(text for texts in captions(dict(metadata), colours).values() for text in texts)
+def _all_captions(
+    metadata: tuple[tuple[str, object], ...], colours: tuple[str, ...], style: CaptionStyle
+) -> frozenset[str]:
+    return frozenset(text for texts in captions(dict(metadata), colours, style).values() for text in texts)
 
 
 def sentences(text: str) -> list[str]:
@@ -267,21 +263,17 @@ def _coloured(label: str, colours: Sequence[str]) -> list[str]:
     nouns = [with_article(f"{colours[0]} {label}")]
     if len(colours) > 1:
         nouns.append(with_article(f"{colours[0]} and {colours[1]} {label}"))
-    shown = " and ".join(colours)
-    return [t.format(n) for n in nouns for t in COLOURED[:3]] + [COLOURED[3].format(with_article(label), colours=shown)]
+    both = " and ".join(colours)
+    return [t.format(n) for n in nouns for t in COLOURED[:3]] + [COLOURED[3].format(with_article(label), colours=both)]
 
 
-def _kind(metadata: Mapping[str, Any], label: str) -> list[str]:
-    """What the sample's collection says: flowers, and clothes by who wears them."""
-    if metadata.get("source") == "flowers":
-        return [f"a photo of a {label}, a type of flower.", f"a {label} flower", f"a flower: a {label}"]
-    if "kids" in metadata:
-        wearer = "a child" if metadata["kids"] else "an adult"
-        worn = f"kids' {label}" if metadata["kids"] else label
-        return [f"{with_article(label)} for {wearer}", f"{worn}, a piece of clothing", f"clothing: {worn}"]
-    if metadata.get("source") == "grocery":
-        return [f"{label} in a grocery store", f"{label} on a shop shelf", f"food: {label}"]
-    return []
+def _worn(metadata: Mapping[str, Any], label: str) -> list[str]:
+    """Captions of clothes that say who wears them."""
+    if "kids" not in metadata:
+        return []
+    wearer = "a child" if metadata["kids"] else "an adult"
+    worn = f"kids' {label}" if metadata["kids"] else label
+    return [f"{with_article(label)} for {wearer}", f"{worn}, a piece of clothing", f"clothing: {worn}"]
 
 
 def _tagged(tags: Sequence[str], label: str, noun: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""Image-text samples in memory: the pictures of shards, class directories or tables as uint8 tensors, with metadata.
+"""Read image-text samples into memory: images of shards, class directories or tables as uint8 tensors, with metadata.
 
-A split of a folder is `FOLDER/SPLIT.tar` and `FOLDER/SPLIT/*.tar`. The split `train` is guarded: a held-out
-source (OpenMoji) or a shard of another split is an error, and the unseen classes of Caltech-101 are left out. It may
-also be a directory for each class, or a table (`training_files`).
+A split of a directory is `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`; other layouts are read by a function that
+the caller gives. The split `train` is guarded: a held-out source or a shard of another split is an error, and held-out
+classes are left out (`rules.HeldOut`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +22,45 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.data.captions import DRAWN, all_captions, choose_caption, colour_words, concept, wrong_field
-from perception_encoder.data.sources import NEVER_TRAINED
-from perception_encoder.datasets.labelled import find_unseen_labels
+from perception_encoder.data.captions import (
+    PHOTO,
+    CaptionStyle,
+    all_captions,
+    choose_caption,
+    colour_words,
+    concept,
+    wrong_field,
+)
+from perception_encoder.data.rules import SourceRules
 from perception_encoder.errors import DataError, InputError
+from perception_encoder.formats.media_directory import Source
 from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.formats.splits import find_shards, shards_below
 from perception_encoder.preprocess.image import NeededSide, open_image
-from perception_encoder.pretraining.training_files import FileSample, read_files
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class FileSample:
+    """An image's file and what is known about it."""
+
+    key: str
+    image: Source
+    metadata: Mapping[str, Any]
+    """Its `source`, the name of the directory or table, and its `label`, which is empty if it has captions."""
+    texts: tuple[str, ...] = ()
+    """Its captions, cleaned; if there are none they are made of the label."""
+
+
+ReadFiles = Callable[[Path, str], Sequence[FileSample]]
+"""Reads a split of a directory or table, undecoded and in order; DataError if it has none."""
+
+
+@dataclass(frozen=True)
 class ImageTextSample:
-    """A decoded picture and what is known about it."""
+    """A decoded image and what is known about it."""
 
     key: str
     image: torch.Tensor
@@ -44,6 +68,7 @@ class ImageTextSample:
     metadata: Mapping[str, Any]
     colours: tuple[str, ...]
     """Names of its dominant colours, for captions."""
+    style: CaptionStyle = PHOTO
     texts: tuple[str, ...] = ()
     """Its captions; if there are none they are made of the metadata."""
     of_shard: bool = True
@@ -63,45 +88,47 @@ class ImageTextSample:
         """Draw one of its captions, or one that is made (see `captions.choose_caption`)."""
         if self.texts:
             return self.texts[int(generator.integers(len(self.texts)))]
-        return choose_caption(self.metadata, generator, self.colours)
+        return choose_caption(self.metadata, generator, self.colours, self.style)
 
     @property
     def captions(self) -> frozenset[str]:
         """Every caption that may be drawn for it."""
-        return frozenset(self.texts) or all_captions(self.metadata, self.colours)
+        return frozenset(self.texts) or all_captions(self.metadata, self.colours, self.style)
 
 
 class ImageTextSet(Sequence[ImageTextSample]):
-    """Samples in memory; `failures` names those whose picture could not be decoded."""
+    """Samples in memory; `failures` names those whose image could not be decoded."""
 
     def __init__(self, samples: Sequence[ImageTextSample], failures: Sequence[str] = ()) -> None:
         self.samples = list(samples)
         self.failures = tuple(failures)
 
     @classmethod
-    def from_folder(
+    def from_directory(
         cls,
-        folders: Path | Sequence[Path],
+        paths: Path | Sequence[Path],
         split: str = "train",
         image_side: int = 160,
         track: Track = untracked,
+        *,
+        rules: SourceRules | None = None,
+        read_files: ReadFiles | None = None,
     ) -> ImageTextSet:
-        """Load a split of some folders or tar files; of class directories and tables, `train`.
+        """Load a split of some directories or tar files; `read_files` reads those without shards.
 
-        Pictures whose short side is over `image_side` px are scaled to it, none is enlarged.
-        Raises `DataError` where there is no such split, where a shard is damaged, and where training data holds
-        what is never trained on. A picture that cannot be decoded is logged and left out.
+        Images whose short side is over `image_side` px are scaled to it, none is enlarged.
+        Raises `DataError` if there is no such split, if a shard is damaged, and if training data holds what is never
+        trained on. An image that cannot be decoded is logged and left out.
         """
-        folders = [folders] if isinstance(folders, Path) else list(folders)
+        paths, rules = [paths] if isinstance(paths, Path) else list(paths), rules or SourceRules()
         samples: list[ImageTextSample] = []
         failures: list[str] = []
-        unseen = {label for folder in folders for _, label in find_unseen_labels(folder)}
-        for folder in folders:
-            raw = _read_split(folder, split, unseen)
-            name = f"reading {folder.name} {split}"
+        classes = {label for path in paths for label in rules.held_out.find_classes(path)}
+        for path in paths:
+            raw = _read_split(path, split, read_files, rules.held_out.sources, classes)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                decoded = pool.map(lambda sample: _decode(sample, image_side), raw)
-                for sample, result in zip(raw, track(decoded, name, len(raw)), strict=True):
+                decoded = pool.map(lambda sample: _decode(sample, image_side, rules), raw)
+                for sample, result in zip(raw, track(decoded, f"reading {path.name} {split}", len(raw)), strict=True):
                     if result is None:
                         failures.append(sample.key)
                     else:
@@ -124,12 +151,17 @@ class ImageTextSet(Sequence[ImageTextSample]):
         return self.samples[index]
 
     def by_source(self) -> dict[str, ImageTextSet]:
-        """One set for each `source` of the metadata, sorted by name; the pictures are shared, not copied."""
+        """Return one set for each `source` of the metadata, sorted by name; the images are shared, not copied."""
         names = sorted({sample.source for sample in self.samples})
         return {name: ImageTextSet([s for s in self.samples if s.source == name]) for name in names}
 
+    def every(self, count: int, others: bool = False) -> ImageTextSet:
+        """Return a set of every `count`-th sample, or of all others."""
+        numbered = enumerate(self.samples, 1)
+        return ImageTextSet([sample for number, sample in numbered if bool(number % count) == others])
+
     def balanced(self, power: float = 0.5) -> ImageTextSet:
-        """A set in which samples of rare labels stand several times (the pictures are not copied).
+        """Return a set in which samples of rare labels stand several times (the images are not copied).
 
         A label with n samples, where the most frequent has m, is repeated (m / n) ** power times, rounded.
         """
@@ -139,22 +171,24 @@ class ImageTextSet(Sequence[ImageTextSample]):
         return ImageTextSet([s for s in self.samples for _ in range(repeats[s.label])], self.failures)
 
 
-def _read_split(folder: Path, split: str, unseen: set[str]) -> Sequence[ShardSample | FileSample]:
-    """A split's samples; in training none of a held-out source, and none of any source under an unseen label."""
-    if split == "train" and folder.suffix != ".tar" and not shards_below(folder, split):
-        samples: Sequence[ShardSample | FileSample] = read_files(folder)
+def _read_split(
+    path: Path, split: str, read_files: ReadFiles | None, sources: AbstractSet[str], classes: AbstractSet[str]
+) -> Sequence[ShardSample | FileSample]:
+    """Read a split's samples; in training DataError for these sources, and none of these classes."""
+    samples: Sequence[ShardSample | FileSample]
+    if read_files is not None and path.suffix != ".tar" and not shards_below(path, split):
+        samples = read_files(path, split)
     else:
-        samples = [sample for shard in find_shards(folder, split) for sample in read_shard(shard)]
+        samples = [sample for shard in find_shards(path, split) for sample in read_shard(shard)]
     if split != "train":
         return samples
-    held_out = {str(sample.metadata["source"]) for sample in samples} & NEVER_TRAINED
-    if held_out:
-        raise DataError(f"{folder}: {', '.join(held_out)} is never trained on; move it from `train` to `unseen`")
-    return [sample for sample in samples if concept(sample.metadata) not in unseen]
+    if refused := sources & {str(sample.metadata["source"]) for sample in samples}:
+        raise DataError(f"{path}: {', '.join(refused)} is never trained on; move it from `train` to `unseen`")
+    return [sample for sample in samples if concept(sample.metadata) not in classes]
 
 
-def _decode(sample: ShardSample | FileSample, image_side: int) -> ImageTextSample | None:
-    """A sample with its picture, at most `image_side` px on the short side; None if it is bad, which is logged."""
+def _decode(sample: ShardSample | FileSample, image_side: int, rules: SourceRules) -> ImageTextSample | None:
+    """Decode a sample, at most `image_side` px on the short side; None if it is bad, which is logged."""
     try:
         if problem := wrong_field(sample.metadata):
             raise InputError(sample.key, problem)
@@ -167,20 +201,20 @@ def _decode(sample: ShardSample | FileSample, image_side: int) -> ImageTextSampl
         width, height = (max(image_side, round(side * image_side / short)) for side in rgb.size)
         rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))  # (3, H, W)
-    colours = colour_words(pixels, sample.metadata["source"] in DRAWN)
-    if isinstance(sample, ShardSample):
-        return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, colours)
-    return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, colours, sample.texts, of_shard=False)
+    style = rules.style(sample.metadata["source"])
+    colours = colour_words(pixels, style.drawn)
+    texts, of_shard = (sample.texts, False) if isinstance(sample, FileSample) else ((), True)
+    return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, colours, style, texts, of_shard)
 
 
 def _open(sample: ShardSample | FileSample, image_side: int) -> Image.Image:
-    """The picture in RGB; InputError if it cannot be decoded."""
+    """Return the image in RGB; InputError if it cannot be decoded."""
     if isinstance(sample, FileSample):
         if not isinstance(sample.image, Path):
             raise InputError(sample.key, "is a part of a video; videos are trained on from shards")
         return open_image(sample.image, sample.key, reduce_to=image_side).convert("RGB")
     try:
-        with Image.open(io.BytesIO(sample.image)) as picture:
-            return picture.convert("RGB")
+        with Image.open(io.BytesIO(sample.image)) as image:
+            return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(sample.key, f"its picture cannot be decoded ({error})") from error
+        raise InputError(sample.key, f"its image cannot be decoded ({error})") from error

@@ -1,4 +1,4 @@
-"""Make WebDataset shards of pictures and captions: out of a folder, or of a table's paths and texts.
+"""Pack images and captions of a directory or a table into WebDataset shards.
 
 Training mixes samples of a few shards at a time, so the samples are shuffled before they are packed, always in the
 same way: the same input makes the same bytes.
@@ -30,14 +30,14 @@ from perception_encoder.progress import Track, untracked
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
 QUALITY = 92  # of a JPEG that is made anew
-AHEAD = 64  # pictures that are read in advance, each core
+AHEAD = 64  # images that are read in advance, each core
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture file and the texts beside it, not yet read."""
+    """An image file and the texts beside it, not yet read."""
 
-    picture: Path
+    image: Path
     texts: tuple[tuple[str, bytes | Path], ...]
     """By extension: the content, or the file that has it."""
 
@@ -52,10 +52,10 @@ class ShardSize:
     @classmethod
     def parse(cls, text: str) -> ShardSize:
         """ "1000" samples, or "500MB"; ConfigError for anything else."""
-        found = re.fullmatch(r"([1-9]\d*)\s*(MB)?", text.strip(), re.IGNORECASE)
-        if found is None:
+        match = re.fullmatch(r"([1-9]\d*)\s*(MB)?", text.strip(), re.IGNORECASE)
+        if match is None:
             raise ConfigError(f"size {text!r}: write a number of samples, such as 1000, or of megabytes, such as 500MB")
-        return cls(bytes=int(found[1]) * 10**6) if found[2] else cls(samples=int(found[1]))
+        return cls(bytes=int(match[1]) * 10**6) if match[2] else cls(samples=int(match[1]))
 
     def is_full(self, samples: int, size: int) -> bool:
         """Whether a shard of so many samples and bytes takes no more."""
@@ -64,7 +64,7 @@ class ShardSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """What became of a folder or table."""
+    """The outcome of packing a directory or table."""
 
     shards: int
     samples: int
@@ -72,14 +72,14 @@ class Packed:
 
 
 def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, track: Track = untracked) -> Packed:
-    """Write the pairs of a folder or table as `OUT/00000.tar` and so on, all of them or, where it fails, none.
+    """Write the pairs of a folder or table as `OUT/00000.tar` and so on, all of them, or none if that fails.
 
-    Every picture is decoded to see that it can be; `side`: pictures whose short side is longer are scaled to it, as
-    JPEG. Bad inputs are left out. Raises DataError where there are no pairs, OutputError where `out` has files.
+    Every image is decoded to see that it can be; `side`: images whose short side is longer are scaled to it, as
+    JPEG. Bad inputs are left out. Raises DataError if there are no pairs, OutputError if `out` has files.
     """
     candidates, failures = find_pairs(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is there already; choose another folder, or delete it")
+        raise OutputError(f"{out} exists already; choose another directory, or delete it")
     order = np.random.default_rng(0).permutation(len(candidates))
     shuffled = [candidates[at] for at in order]
     done = 0
@@ -87,18 +87,18 @@ def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, trac
     def samples() -> Iterator[list[tuple[str, bytes]]]:
         nonlocal done
         read = track(_read_all(shuffled, side), f"packing {source.name}", len(shuffled))
-        for found in read:
-            if isinstance(found, InputError):
-                failures.append(found)
+        for sample in read:
+            if isinstance(sample, InputError):
+                failures.append(sample)
             else:
-                yield [(f"{done:08d}.{extension}", content) for extension, content in found]
+                yield [(f"{done:08d}.{extension}", content) for extension, content in sample]
                 done += 1
 
     with writing(out), replacing(out) as temporary:
         shards = _write_shards(samples(), temporary, size)
         if not done:
-            said = f"; the first is {failures[0]}" if failures else ""
-            raise DataError(f"{source}: no pictures with captions; {len(failures)} inputs are bad{said}")
+            first = f"; the first is {failures[0]}" if failures else ""
+            raise DataError(f"{source}: no images with captions; {len(failures)} inputs are bad{first}")
     return Packed(shards=shards, samples=done, failures=tuple(failures))
 
 
@@ -122,16 +122,16 @@ def _write_shards(samples: Iterator[list[tuple[str, bytes]]], folder: Path, size
 
 
 def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
-    """The pictures of a folder or table with their texts, in order, and what has none."""
+    """The images of a folder or table with their texts, in order, and what has none."""
     if source.is_dir():
-        found: Iterable[Candidate | InputError] = _folder_pairs(source)
+        pairs: Iterable[Candidate | InputError] = _folder_pairs(source)
     elif source.suffix.lower() in TABLE_SUFFIXES:
-        found = _table_pairs(source)
+        pairs = _table_pairs(source)
     else:
         raise DataError(f"{source} is neither a folder nor a table ({', '.join(sorted(TABLE_SUFFIXES))})")
     candidates: list[Candidate] = []
     failures: list[InputError] = []
-    for each in found:
+    for each in pairs:
         if isinstance(each, InputError):
             failures.append(each)
         else:
@@ -140,7 +140,7 @@ def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
 
 
 def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
-    """Pictures with the texts beside them; without any, the folder that a picture is in is its label."""
+    """Images with the texts beside them; without any, the folder that an image is in is its label."""
     files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
     there = set(files)
     for path in files:
@@ -163,13 +163,13 @@ def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
 def _table_pairs(table: Path) -> Iterator[Candidate | InputError]:
     """Rows with a path, looked up beside the table first, and a text."""
     for number, row in enumerate(read_rows(table), 1):
-        where = f"{escape_name(table)}:{number}"
+        position = f"{escape_name(table)}:{number}"
         if isinstance(row, InputError):
             yield row
         elif row.path is None or row.text is None:
-            yield InputError(where, f"has no {'path' if row.path is None else 'caption'}")
+            yield InputError(position, f"has no {'path' if row.path is None else 'caption'}")
         elif "://" in row.path:
-            yield InputError(where, f"{row.path} is a URL; download it first, with img2dataset say")
+            yield InputError(position, f"{row.path} is a URL; download it first, for example with img2dataset")
         else:
             beside = table.parent / row.path
             yield Candidate(beside if beside.exists() else Path(row.path), (("txt", row.text.encode()),))
@@ -183,15 +183,15 @@ def _read_all(candidates: Sequence[Candidate], side: int | None) -> Iterator[lis
 
 
 def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | InputError:
-    """A sample's files by extension; pictures of other formats than a shard's become JPEG, too."""
+    """A sample's files by extension; images of other formats than a shard's become JPEG, too."""
     try:
-        with open_source(candidate.picture) as (stream, name):
+        with open_source(candidate.image) as (stream, name):
             content = stream.read()
         image = open_image(content, name, reduce_to=None if side is None else 2 * side)
         texts = [(extension, _read_text(extension, text)) for extension, text in candidate.texts]
     except InputError as error:
         return error
-    extension, short = candidate.picture.suffix[1:].lower(), min(image.size)
+    extension, short = candidate.image.suffix[1:].lower(), min(image.size)
     fits = side is None or short <= side
     if fits and extension in SHARD_IMAGES:
         return [(extension, content), *texts]
@@ -214,5 +214,5 @@ def _read_text(extension: str, text: bytes | Path) -> bytes:
     except ValueError as error:
         raise MediaDecodeError(name, f"cannot be read: {error}") from None
     if extension == "json" and not isinstance(value, dict):
-        raise MediaDecodeError(name, "is no JSON object")
+        raise MediaDecodeError(name, "is not a JSON object")
     return content

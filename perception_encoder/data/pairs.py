@@ -1,7 +1,7 @@
-"""Training batches out of image-text pairs, in memory or in shards: a pure function of the step.
+"""Make training batches of image-text pairs, in memory or in shards: a pure function of the step.
 
 Every step draws samples from the sources by weight, a caption for each, and an augmentation; captions are encoded
-once each, and a picture's positives are all captions of the batch that are true of it. What becomes of a sample
+once each, and an image's positives are all captions of the batch that are true of it. What becomes of a sample
 depends on the seed, the step and its row alone. A sample that cannot be read gives way to the one whose turn it would
 be in the same row a step later, which is the same on any number of ranks.
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from perception_encoder.data.batch import ImageTextBatch
-from perception_encoder.data.sampler import Place, WeightedSampler
+from perception_encoder.data.sampler import Position, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, needed_side
 from perception_encoder.preprocess.image import NeededSide
@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 
 class Pair(Protocol):
-    """A picture and what may be said of it."""
+    """An image and its captions."""
 
     @property
     def image(self) -> Tensor:
@@ -52,13 +52,18 @@ class Pair(Protocol):
         """Every caption that is true of it and may be drawn."""
         ...
 
+    @property
+    def label(self) -> str:
+        """What it shows, in a word or a few; empty if only captions are known."""
+        ...
+
     def caption(self, generator: np.random.Generator) -> str:
         """Draw a caption."""
         ...
 
 
 class PairSource(Protocol):
-    """Where pairs come from: in memory `ImageTextSet`, from shards `ShardSet`."""
+    """A source of pairs: `ImageTextSet` in memory, `ShardSet` from shards."""
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -66,7 +71,7 @@ class PairSource(Protocol):
         ...
 
     def load(self, index: int, needed: NeededSide) -> Pair:
-        """A sample, its picture no smaller than `needed` says if it was larger; InputError where it cannot be read."""
+        """A sample, its image no smaller than `needed` says if it was larger; InputError if it cannot be read."""
         ...
 
 
@@ -75,7 +80,7 @@ class Stage:
     """A part of a run at one resolution (progressive resolution, step 2 of section 2.1)."""
 
     image_size: int
-    """Side of the square training picture, in pixels."""
+    """Side of the square training image, in pixels."""
     steps: int
     batch_size: int | None = None
     """Pairs a step; by default the run's."""
@@ -91,17 +96,17 @@ class _Row:
 
 
 def alone(value: T) -> list[T]:
-    """What all ranks have of something, where there is one rank."""
+    """Return the values of all ranks, if there is one rank."""
     return [value]
 
 
 class PairBatches:
     """`batches(step)` → `ImageTextBatch`, or a rank's part of it: together the ranks see what one process would see.
 
-    `masks(pictures, patches, generator)` draws rows to copy (M,) and what to hide of each (M, patches), for pictures
+    `masks(images, patches, generator)` draws rows to copy (M,) and what to hide of each (M, patches), for images
     of `patch` px a patch; without it nothing is masked. `exchange(value)` gives all ranks' values, in order.
-    `mixing`: pictures are mixed with each other, and so are their positives: a caption is as true of a mixed picture
-    as the share of it that it describes. A picture's other is the one as far from the batch's end as it is from its
+    `mixing`: images are mixed with each other, and so are their positives: a caption is as true of a mixed image
+    as the share of it that it describes. An image's other is the one as far from the batch's end as it is from its
     beginning; on several ranks, that may have to be read twice.
     `workers` threads read and augment; 1 is the caller's own. `bad_share`: of all samples so far, or of the first
     thousand, so many may be unreadable; then DataError. `resampled`: see `ShardOrder`.
@@ -147,61 +152,63 @@ class PairBatches:
     def __call__(self, step: int) -> ImageTextBatch:
         """The batch of a step (0-based)."""
         stage = self.stage(step)
-        size, places = self.stages[stage].image_size, self.samplers[stage].places(step)
+        size, positions = self.stages[stage].image_size, self.samplers[stage].positions(step)
         seed = np.random.default_rng([self.seed, step]).integers(2**62)
         generator = torch.Generator().manual_seed(int(seed))
-        draws = torch.rand(len(places), DRAWS, generator=generator)
-        own = self.rank.share(len(places))
-        rows, bad = self._read(step, places, draws, range(own.start, own.stop))
-        texts = self._all_texts([row.text for row in rows.values()], bad, len(places))
+        draws = torch.rand(len(positions), DRAWS, generator=generator)
+        own = self.rank.share(len(positions))
+        rows, bad = self._read(step, positions, draws, range(own.start, own.stop))
+        texts = self._all_texts([row.text for row in rows.values()], bad, len(positions))
         own_texts = self.rank.share(len(texts))
-        pictures, true_texts = _stack(list(rows.values()), texts)
+        images, true_texts = _stack(list(rows.values()), texts)
         if self.mixing is not None:
-            others = [len(places) - 1 - row for row in rows]
-            rows |= self._read(step, places, draws, [row for row in others if row not in rows])[0]
-            other_pictures, other_true = _stack([rows[row] for row in others], texts)
-            mixing_draws = torch.rand(len(places), MIXING_DRAWS, generator=generator)[own]
-            pictures, kept = mix(pictures, other_pictures, self.mixing, mixing_draws)
-            true_texts = torch.lerp(other_true.float(), true_texts.float(), kept[:, None])
-        true_pictures = self._true_pictures(own.start, true_texts, own_texts, len(places))
+            others = [len(positions) - 1 - row for row in rows]
+            rows |= self._read(step, positions, draws, [row for row in others if row not in rows])[0]
+            other_images, other_true = _stack([rows[row] for row in others], texts)
+            mixing_draws = torch.rand(len(positions), MIXING_DRAWS, generator=generator)[own]
+            images, shares = mix(images, other_images, self.mixing, mixing_draws)
+            true_texts = torch.lerp(other_true.float(), true_texts.float(), shares[:, None])
+        true_images = self._true_images(own.start, true_texts, own_texts, len(positions))
         tokens = trim(self.tokenize(texts[own_texts]))
         words = tuple(texts[own_texts])
-        batch = ImageTextBatch(pictures, tokens, true_texts, true_pictures, own, own_texts, words, left_out=self._bad)
+        batch = ImageTextBatch(images, tokens, true_texts, true_images, own, own_texts, words, left_out=self._bad)
         if self.masks is None:
             return batch
-        masked, masks = self.masks(len(places), (size // self.patch) ** 2, generator)
+        masked, masks = self.masks(len(positions), (size // self.patch) ** 2, generator)
         ours = (own.start <= masked) & (masked < own.stop)
         share = ours.float().mean().item()
         return replace(batch, masked=masked[ours] - own.start, masks=masks[ours], masked_share=share)
 
-    def _true_pictures(self, first: int, true_texts: Tensor, own_texts: slice, size: int) -> Tensor:
-        """Of which pictures of all ranks (B) this rank's captions are true, or how far: (u, B)."""
-        found = torch.zeros(own_texts.stop - own_texts.start, size, dtype=true_texts.dtype)
+    def _true_images(self, first: int, true_texts: Tensor, own_texts: slice, size: int) -> Tensor:
+        """Of which images of all ranks (B) this rank's captions are true, or how far: (u, B)."""
+        truth = torch.zeros(own_texts.stop - own_texts.start, size, dtype=true_texts.dtype)
         pairs = true_texts.nonzero(as_tuple=True)
         for start, rows, columns, shares in self.exchange((first, *pairs, true_texts[pairs])):
             ours = (own_texts.start <= columns) & (columns < own_texts.stop)
-            found[columns[ours] - own_texts.start, start + rows[ours]] = shares[ours]
-        return found
+            truth[columns[ours] - own_texts.start, start + rows[ours]] = shares[ours]
+        return truth
 
     def _read(
-        self, step: int, places: Sequence[Place], draws: Tensor, rows: Sequence[int]
+        self, step: int, positions: Sequence[Position], draws: Tensor, rows: Sequence[int]
     ) -> tuple[dict[int, _Row], list[InputError]]:
-        """Rows by their numbers, fewer where `TRIES` samples for one are bad, and why samples were left out."""
+        """Read rows by number, fewer if `TRIES` samples for one are bad; and why samples were left out."""
         sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
         wanted = list(rows)
         for later in range(TRIES):
-            asked = [(row, places[row][0], sampler.index(places[row], later), draws[row].tolist()) for row in wanted]
-            for row, found in zip(wanted, self._map(partial(self._read_row, step), asked), strict=True):
-                if isinstance(found, InputError):
-                    logger.warning("left out %s; the next sample takes its place", found)
-                    errors.append(found)
+            jobs = [
+                (row, positions[row][0], sampler.index(positions[row], later), draws[row].tolist()) for row in wanted
+            ]
+            for row, result in zip(wanted, self._map(partial(self._read_row, step), jobs), strict=True):
+                if isinstance(result, InputError):
+                    logger.warning("left out %s; the next sample takes its place", result)
+                    errors.append(result)
                 else:
-                    done[row] = found
+                    done[row] = result
             wanted = [row for row in wanted if row not in done]
         return {row: done[row] for row in rows if row in done}, errors
 
-    def _read_row(self, step: int, asked: tuple[int, int, int, Sequence[float]]) -> _Row | InputError:
-        row, source, index, draw = asked
+    def _read_row(self, step: int, job: tuple[int, int, int, Sequence[float]]) -> _Row | InputError:
+        row, source, index, draw = job
         size = self.image_size(step)
         try:
             needed = partial(needed_side, size=size, augmentation=self.augmentation, draw=draw)
@@ -220,7 +227,7 @@ class PairBatches:
         return chain.from_iterable(self._pool.map(lambda chunk: list(map(work, chunk)), chunks))
 
     def _all_texts(self, own: list[str], bad: Sequence[InputError], size: int) -> list[str]:
-        """All ranks' captions, each once; all ranks' bad samples are counted, and are a DataError where too many."""
+        """Return all ranks' captions, each once; DataError if too many samples of all ranks are bad."""
         shared = self.exchange((own, [str(error) for error in bad]))
         errors = [error for _, each in shared for error in each]
         self._seen, self._bad = self._seen + size, self._bad + len(errors)
@@ -243,7 +250,7 @@ class PairBatches:
 
 
 def _stack(rows: Sequence[_Row], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, S, S) of rows, and which texts (U) are true of them: bool (B, U)."""
+    """Images (B, 3, S, S) of rows, and which texts (U) are true of them: bool (B, U)."""
     return torch.stack([row.pixels for row in rows]), true_pairs([row.captions for row in rows], texts)
 
 

@@ -1,4 +1,4 @@
-"""Which samples make the batch of a step: a pure function of the seed and the step, so resuming is exact."""
+"""Draw the samples of a step's batch: a pure function of the seed and the step, so resuming is exact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perception_encoder.errors import ConfigError
 WINDOW = 16
 """Shards whose samples are shuffled together."""
 
-Place = tuple[int, int]
+Position = tuple[int, int]
 """A source, and how many samples of it were drawn before."""
 
 
@@ -19,7 +19,7 @@ class WeightedSampler:
     """Mixes several sources in fixed shares; each source is gone through in a new random order every epoch.
 
     A batch holds the same number of samples of each source, its share of `batch_size` rounded (at least one
-    where the weight is positive). The next batch goes on where the last one stopped.
+    if the weight is positive). The next batch goes on where the last one stopped.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class WeightedSampler:
         """Mix sources of `sizes` samples, or of so many a shard, by `weights` (any positive scale).
 
         `resampled`: see `ShardOrder`. `before`: the sampler of the steps before `first`, after which this one goes
-        on. ConfigError where that is impossible.
+        on. ConfigError if that is impossible.
         """
         if len(sizes) != len(weights) or not sizes:
             raise ConfigError(f"{len(sizes)} sources and {len(weights)} weights; give one weight a source")
@@ -56,7 +56,7 @@ class WeightedSampler:
         """How many samples of a source were drawn before a step."""
         return self.begins[source] + (step - self.first) * self.counts[source]
 
-    def places(self, step: int) -> list[Place]:
+    def positions(self, step: int) -> list[Position]:
         """What `step` (from 0) draws, in random order."""
         drawn = []
         for source, count in enumerate(self.counts):
@@ -65,18 +65,18 @@ class WeightedSampler:
         shuffle = np.random.default_rng([self.seed, 1, step]).permutation(len(drawn))
         return [drawn[i] for i in shuffle]
 
-    def index(self, place: Place, later: int = 0) -> int:
-        """The sample at a place, within its source; or at the place that has its turn so many steps later."""
-        source, position = place
-        epoch, offset = divmod(position + later * self.counts[source], self.sizes[source])
+    def index(self, position: Position, later: int = 0) -> int:
+        """Return the sample at a position, within its source; or at the position whose turn is so many steps later."""
+        source, drawn = position
+        epoch, offset = divmod(drawn + later * self.counts[source], self.sizes[source])
         return self._order(source, epoch)[offset]
 
     def batch(self, step: int) -> list[tuple[int, int]]:
         """The samples of `step`, in random order, as (source, index within the source)."""
-        return [(place[0], self.index(place)) for place in self.places(step)]
+        return [(position[0], self.index(position)) for position in self.positions(step)]
 
     def _order(self, source: int, epoch: int) -> ShardOrder:
-        """The order of a source in an epoch; the last two epochs are kept, as a batch may span them."""
+        """The order of a source in an epoch; the last two epochs stay, as a batch may span them."""
         key = (source, epoch)
         if key not in self._orders:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != source or k[1] == epoch - 1}

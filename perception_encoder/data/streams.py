@@ -1,10 +1,10 @@
-"""Image-text pairs read from WebDataset tars while training goes on: on disk, or at any URL that fsspec knows.
+"""Read image-text pairs from WebDataset tars during training: on disk, or at any URL that fsspec knows.
 
 The tars are read at random by a table of byte ranges (`shard_index`), not by webdataset's own pipelines: their shuffle
 buffer is a state that cannot be put back mid-shard, and what a rank sees depends on how many ranks there are. Here the
 sample in a row of a step is a pure function of the seed, so a resumed run, and one on another number of ranks (more of
-them than shards, too), sees the very same stream. As with folders, shards of a held-out source or of another split than
-`train` are refused, and beside pictures of Caltech-101 its unseen classes are left out, whatever source they are of.
+them than shards, too), sees the very same stream. Shards of a held-out source or of another split than `train` are
+refused, and held-out classes are left out (`rules.HeldOut`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception_encoder.data.captions import SHARES, captions, draw_text, wrong_field
+from perception_encoder.data.captions import SHARES, captions, concept, draw_text, wrong_field
+from perception_encoder.data.rules import HeldOut, SourceRules
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
-from perception_encoder.data.sources import NEVER_TRAINED
-from perception_encoder.datasets.labelled import UNSEEN_SOURCE
 from perception_encoder.errors import (
     ConfigError,
     DataError,
@@ -42,7 +41,7 @@ from perception_encoder.ranks import Rank
 
 logger = logging.getLogger(__name__)
 
-READERS = 16  # tars that are gone over at a time
+READERS = 16  # tars that are indexed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,34 +77,34 @@ class StreamConfig:
 class Shards:
     """Tars as training data, given by one name, and their weight among others."""
 
-    place: str
-    """A tar, a folder of tars, a glob, or braces as in `s3://bucket/{000..127}.tar`."""
+    location: str
+    """A tar, a directory of tars, a glob, or braces as in `s3://bucket/{000..127}.tar`."""
     weight: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> Shards:
-        """`PLACE` or `PLACE:WEIGHT`; ConfigError where the weight is not positive."""
-        found = re.fullmatch(r"(?P<place>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?", text)
-        weight = float(found["weight"] or 1) if found else 0.0
-        if found is None or weight <= 0:
+        """Parse `PLACE` or `PLACE:WEIGHT`; ConfigError if the weight is not positive."""
+        match = re.fullmatch(r"(?P<location>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?", text)
+        weight = float(match["weight"] or 1) if match else 0.0
+        if match is None or weight <= 0:
             raise ConfigError(f"shards {text!r}: write PLACE or PLACE:WEIGHT, the weight a positive number")
-        return cls(found["place"], weight)
+        return cls(match["location"], weight)
 
     def find(self) -> list[str]:
-        """The tars' paths or URLs, in order; DataError where there are none, MissingExtraError without a package."""
+        """Return the tars' paths or URLs, in order; DataError if none exist, MissingExtraError without a package."""
         try:
             from braceexpand import braceexpand
         except ImportError as error:
             raise MissingExtraError("braceexpand", "train") from error
         try:
-            found = [tar for url in braceexpand(self.place) for tar in _find(url)]
+            urls = [tar for url in braceexpand(self.location) for tar in _find(url)]
         except PerceptionEncoderError:
             raise
         except Exception as error:  # each kind of storage raises its own
-            raise DataError(f"{self.place}: cannot be listed: {error}") from error
-        if not found:
-            raise DataError(f"{self.place}: no tar files there")
-        return found
+            raise DataError(f"{self.location}: cannot be listed: {error}") from error
+        if not urls:
+            raise DataError(f"{self.location}: no tar files there")
+        return urls
 
 
 def _find(url: str) -> list[str]:
@@ -113,26 +112,28 @@ def _find(url: str) -> list[str]:
     if glob.has_magic(path):
         pattern = path
     elif "://" in url and path.endswith(".tar"):
-        return [url]  # unasked: a web server would send all of it
+        return [url]  # without a look: a web server would send all of it
     elif files.isdir(path):
         pattern = f"{path.rstrip('/')}/*.tar"
     else:
         return [url]
     chain, double, last = url.rpartition("::")
     protocol = last.partition("://")[0] + "://" if "://" in last else ""
-    found = (each if "://" in each else protocol + each for each in sorted(files.glob(pattern)))
-    return [chain + double + each for each in found]
+    urls = (each if "://" in each else protocol + each for each in sorted(files.glob(pattern)))
+    return [chain + double + each for each in urls]
 
 
 @dataclass(frozen=True)
 class StreamPair:
-    """A picture or a video of a shard and its captions."""
+    """An image or a video of a shard and its captions."""
 
     image: Tensor
     """uint8 (3, H, W), or the frames of a video (F, 3, H, W)."""
     texts: Mapping[str, Sequence[str]]
-    """By where they are from."""
+    """By the field that they are from."""
     shares: Mapping[str, float]
+    label: str = ""
+    """What it shows, if its JSON object says so."""
 
     @property
     def captions(self) -> frozenset[str]:
@@ -147,13 +148,19 @@ class StreamPair:
 class ShardSet:
     """The pairs of some tars, read one at a time (see `pairs.PairSource`); any number of threads may read.
 
-    `frames`: of videos, so many uniform frames; pictures without. `guarded`: without the unseen classes.
+    `frames`: of videos, so many uniform frames; None for images. `guarded`: without the held-out classes.
     """
 
     def __init__(
-        self, shards: Sequence[ShardSummary], config: StreamConfig, frames: int | None = None, guarded: bool = False
+        self,
+        shards: Sequence[ShardSummary],
+        config: StreamConfig,
+        frames: int | None = None,
+        guarded: bool = False,
+        rules: SourceRules | None = None,
     ) -> None:
         self.shards, self.config, self.frames, self.guarded = shards, config, frames, guarded
+        self.rules = rules or SourceRules()
         self.medium = medium_of(frames)
         self.sizes = [shard.pairs(config.texts, self.medium, guarded) for shard in shards]
         self._ends = np.cumsum(self.sizes)
@@ -162,61 +169,65 @@ class ShardSet:
         return int(self._ends[-1])
 
     def load(self, index: int, needed: NeededSide) -> StreamPair:
-        """Read and decode a pair; an InputError where its bytes, its picture or its captions are not to be had."""
+        """Read and decode a pair; InputError if its bytes, its image or its captions cannot be read."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]
         try:
-            table = load_table(url, self.config.texts, self.medium, self.guarded)
+            table = load_table(url, self.config.texts, self.medium, self.guarded, self.rules.held_out)
         except DataError as error:
             raise MediaDecodeError(f"{url}, pair {row}", str(error)) from error
         if len(table.keys) != self.sizes[shard]:
             raise MediaDecodeError(f"{url}, pair {row}", "the shard has changed since the run began")
         parts, name = table.read(row, self.config.texts, self.medium), table.name(row)
-        texts, shares = _read_texts(parts, self.config.captions, name)
+        texts = _read_texts(parts, self.config.captions, name, self.rules)
         if self.frames is None:
-            image = open_image(parts["picture"], name, reduce_to=needed).convert("RGB")
-            return StreamPair(torch.from_numpy(np.array(image)).permute(2, 0, 1), texts, shares)
+            image = open_image(parts["image"], name, reduce_to=needed).convert("RGB")
+            return StreamPair(torch.from_numpy(np.array(image)).permute(2, 0, 1), *texts)
         frames = read_frames(parts["video"], name, self.frames).images
         pixels = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
-        return StreamPair(torch.from_numpy(pixels).permute(0, 3, 1, 2), texts, shares)
+        return StreamPair(torch.from_numpy(pixels).permute(0, 3, 1, 2), *texts)
 
 
 def medium_of(frames: int | None) -> str:
-    """What of a shard is read: its pictures, or its videos where frames are asked for."""
-    return "picture" if frames is None else "video"
+    """Return what of a shard is read: its images, or its videos if frames are wanted."""
+    return "image" if frames is None else "video"
 
 
 def _read_texts(
-    parts: Mapping[str, bytes], wanted: Mapping[str, float], name: str
-) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """Captions by where they are from, cleaned so that the same are equal, and the shares; MediaDecodeError if none."""
+    parts: Mapping[str, bytes], wanted: Mapping[str, float], name: str, rules: SourceRules
+) -> tuple[dict[str, list[str]], dict[str, float], str]:
+    """Return captions by their field, cleaned so that equal ones are the same, their shares, and the label.
+
+    Raises MediaDecodeError if there are none.
+    """
     try:
         fields = json.loads(parts["json"]) if "json" in parts else {}
-        said = {part: parts[part].decode() for part in ("txt", "caption") if part in parts}
+        members = {part: parts[part].decode() for part in ("txt", "caption") if part in parts}
     except (ValueError, RecursionError) as error:
         raise MediaDecodeError(name, f"its captions cannot be read: {error}") from None
     if not isinstance(fields, dict):
-        raise MediaDecodeError(name, "its .json is no object")
-    found: dict[str, Sequence[Any]] = {}
+        raise MediaDecodeError(name, "its .json is not an object")
+    values: dict[str, Sequence[Any]] = {}
     shares: dict[str, float] = {}
     for field_name, share in wanted.items():
-        value = said.get(field_name, fields.get(field_name))
+        value = members.get(field_name, fields.get(field_name))
         if field_name == "label" and value is not None:
             if problem := wrong_field(fields):
                 raise MediaDecodeError(name, problem)
-            ways = captions(fields)
+            ways = captions(fields, style=rules.style(fields.get("source")))
             total = sum(SHARES[way] for way in ways)
-            found |= {f"label: {way}": texts for way, texts in ways.items()}
+            values |= {f"label: {way}": texts for way, texts in ways.items()}
             shares |= {f"label: {way}": share * SHARES[way] / total for way in ways}
         else:
-            found[field_name] = value if isinstance(value, list) else [value]
+            values[field_name] = value if isinstance(value, list) else [value]
             shares[field_name] = share
-    cleaned = {key: [clean(text) for text in texts if isinstance(text, str)] for key, texts in found.items()}
-    cleaned = {key: kept for key, texts in cleaned.items() if (kept := [text for text in texts if text])}
+    cleaned = {key: [clean(text) for text in texts if isinstance(text, str)] for key, texts in values.items()}
+    cleaned = {key: full for key, texts in cleaned.items() if (full := [text for text in texts if text])}
     if not cleaned:
-        there = ", ".join([*said, *fields]) or "none"
+        there = ", ".join([*members, *fields]) or "none"
         raise MediaDecodeError(name, f"has no caption in {', '.join(wanted)}; there are {there}")
-    return cleaned, shares
+    label = concept(fields) if isinstance(fields.get("label"), (str, int, float)) else ""
+    return cleaned, shares, label
 
 
 def open_shards(
@@ -226,53 +237,61 @@ def open_shards(
     exchange: Callable[[Any], list[Any]],
     track: Track = untracked,
     frames: int | None = None,
+    rules: SourceRules | None = None,
 ) -> list[ShardSet]:
-    """Find out what all the shards hold, each rank a part of them, before anything is trained.
+    """Index all shards, each rank a part of them, before anything is trained.
 
-    `frames`: of each video; pictures without. Raises DataError for shards that cannot be read, or have none of either
-    with captions, unless they are to be skipped.
+    `frames`: of each video; None for images. Raises DataError for shards that cannot be read, or have no media with
+    captions, unless they are to be skipped, and for what `rules` hold out.
     """
+    rules = rules or SourceRules()
+    held_out = rules.held_out
     urls = [shards.find() for shards in given]
-    everything = list(dict.fromkeys(url for found in urls for url in found))
+    everything = list(dict.fromkeys(url for each in urls for url in each))
     own = everything[rank.share(len(everything))]
     with ThreadPoolExecutor(READERS) as pool:
-        summaries = list(track(pool.map(summarize_shard, own), "looking into shards", len(own)))
-    known = {summary.url: summary for part in exchange(summaries) for summary in part}
+        indexed = pool.map(lambda url: summarize_shard(url, held_out), own)
+        summaries = list(track(indexed, "indexing shards", len(own)))
+    by_url = {summary.url: summary for part in exchange(summaries) for summary in part}
     medium = medium_of(frames)
-    guarded = any(UNSEEN_SOURCE in each.sources for each in known.values())
-    problems = {url: problem for url, each in known.items() if (problem := _problem(each, config, medium, guarded))}
+    guarded = any(held_out.class_source in each.sources for each in by_url.values())
+    problems = {
+        url: problem for url, each in by_url.items() if (problem := _problem(each, config, medium, guarded, held_out))
+    }
     if problems and not config.skip_bad_shards:
         raise DataError(
-            f"{len(problems)} of {len(known)} shards cannot be used (streams.skip_bad_shards=true leaves them out): "
+            f"{len(problems)} of {len(by_url)} shards cannot be used (streams.skip_bad_shards=true leaves them out): "
             + "; ".join(list(problems.values())[:3])
         )
     for problem in problems.values():
         logger.warning("left out: %s", problem)
-    sets = [[known[url] for url in found if url not in problems] for found in urls]
+    sets = [[by_url[url] for url in each if url not in problems] for each in urls]
     for shards, usable in zip(given, sets, strict=True):
         if not usable:
-            raise DataError(f"{shards.place}: none of its shards can be used")
-    _warn_of_incomplete([known[url] for url in everything if url not in problems], config, medium, guarded)
-    return [ShardSet(usable, config, frames, guarded) for usable in sets]
+            raise DataError(f"{shards.location}: none of its shards can be used")
+    _warn_of_incomplete([by_url[url] for url in everything if url not in problems], config, medium, guarded)
+    return [ShardSet(usable, config, frames, guarded, rules) for usable in sets]
 
 
-def _problem(shard: ShardSummary, config: StreamConfig, medium: str, guarded: bool) -> str | None:
-    """Why a shard cannot be used."""
+def _problem(shard: ShardSummary, config: StreamConfig, medium: str, guarded: bool, held_out: HeldOut) -> str | None:
+    """Return why a shard cannot be used."""
     if shard.problem is not None:
         return shard.problem
     if of_split := split_problem(shard.url, "train"):
         return of_split
-    if held_out := NEVER_TRAINED & {*shard.sources}:
-        return f"{shard.url}: {', '.join(held_out)} is never trained on"
+    if refused := held_out.sources & {*shard.sources}:
+        return f"{shard.url}: {', '.join(refused)} is never trained on"
     in_json = set(shard.fields) if "json" in config.texts else set()
     members = {member for combination in shard.samples for member in combination.split()}
     if shard.pairs(config.texts, medium, guarded) and config.captions.keys() & (members | in_json):
         return None
-    held = ", ".join(f"{members} ({count})" for members, count in list(shard.samples.items())[:5]) or "nothing"
+    content = ", ".join(f"{members} ({count})" for members, count in list(shard.samples.items())[:5]) or "nothing"
     fields = f"; its .json has {', '.join(shard.fields)}" if shard.fields else ""
     if guarded and shard.pairs(config.texts, medium) and not shard.pairs(config.texts, medium, guarded):
-        held += ", all of unseen classes"
-    return f"{shard.url}: no {medium}s with captions in {', '.join(config.captions)}; its samples hold {held}{fields}"
+        content += ", all of unseen classes"
+    return (
+        f"{shard.url}: no {medium}s with captions in {', '.join(config.captions)}; its samples hold {content}{fields}"
+    )
 
 
 def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig, medium: str, guarded: bool) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and videos with captions in the usual layouts: COCO, Karpathy's splits, MSR-VTT, and plain tables."""
+"""Images and videos with captions in the usual layouts: COCO, Karpathy's splits, MSR-VTT, and plain tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.datasets.classified import of_split
+from perception_encoder.datasets.classified import rows_of_split
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, Source
@@ -20,46 +20,46 @@ VIDEO_COLUMN = "video_id"
 
 @dataclass(frozen=True)
 class CaptionedMedia:
-    """Pictures or videos, and captions that each belong to one of them."""
+    """Images or videos, and captions that each belong to one of them."""
 
     name: str
     keys: tuple[str, ...]
     media: tuple[Source, ...]
     captions: tuple[str, ...]
     owners: tuple[int, ...]
-    """The place in `keys` of what each caption is of."""
+    """The index in `keys` of each caption's item."""
 
 
 def load_captions(path: Path, media: Path | None = None, split: str = "test") -> CaptionedMedia:
-    """Read annotations; `media` is the folder of the pictures or videos, by default that of the annotations.
+    """Read annotations; `media` is the directory of the images or videos, by default that of the annotations.
 
     JSON: COCO's `images` and `annotations`, or `images` and `captions` by image id; Karpathy's `images` with
     `sentences` (the rows of `split`); MSR-VTT's `videos` and `sentences` (likewise); or captions by file name. A table:
     MSR-VTT's `video_id` and `sentence`, or a path and a caption a row; several rows of one file are its captions.
-    Raises DataError for anything else, with the file and the entry, and for a picture without a caption.
+    Raises DataError for anything else, with the file and the entry, and for an item without a caption.
     """
-    folder = MediaDirectory(media or path.parent)
+    directory = MediaDirectory(media or path.parent)
     if path.suffix.lower() in TABLE_SUFFIXES:
         pairs = _pairs_of_table(path, split)
     elif path.suffix.lower() == ".json":
         pairs = _pairs_of_json(path, split)
     else:
         raise DataError(
-            f"{path} is no JSON file and no table; captions are read from .json, .csv, .tsv, .jsonl, .parquet"
+            f"{path} is not a JSON file or a table; captions are read from .json, .csv, .tsv, .jsonl, .parquet"
         )
     if not pairs:
         raise DataError(f"{path} holds no captions")
     captions = [(key, text.strip()) for key, texts in pairs.items() for text in texts]
-    bare = next((key for key in pairs if not pairs[key]), next((key for key, text in captions if not text), None))
-    if bare is not None:
-        raise DataError(f"{path}: {bare} has no caption, or an empty one; leave it out")
-    place = {key: index for index, key in enumerate(pairs)}
+    empty = [key for key in pairs if not pairs[key]] + [key for key, text in captions if not text]
+    if empty:
+        raise DataError(f"{path}: {empty[0]} has no caption, or an empty one; leave it out")
+    index = {key: number for number, key in enumerate(pairs)}
     return CaptionedMedia(
         name=path.stem,
         keys=tuple(pairs),
-        media=tuple(folder.find(key, Path(key).name) for key in pairs),
+        media=tuple(directory.find(key, Path(key).name) for key in pairs),
         captions=tuple(text for _, text in captions),
-        owners=tuple(place[key] for key, _ in captions),
+        owners=tuple(index[key] for key, _ in captions),
     )
 
 
@@ -68,8 +68,8 @@ def _pairs_of_table(path: Path, split: str) -> dict[str, list[str]]:
     text = find_column(rows, TEXT_COLUMNS, path, "captions")
     column = VIDEO_COLUMN if VIDEO_COLUMN in rows[0] else find_column(rows, PATH_COLUMNS, path, "files")
     pairs: dict[str, list[str]] = {}
-    for place, row in of_split(rows, split, path):
-        where = f"{path}: row {place + 1}"
+    for number, row in rows_of_split(rows, split, path):
+        where = f"{path}: row {number + 1}"
         name = text_field(row, column, where)
         if row.get(text) is not None and not isinstance(row[text], str):
             raise DataError(f"{where}: `{text}` is {quoted(row[text])}; it must be a text")
@@ -80,7 +80,7 @@ def _pairs_of_table(path: Path, split: str) -> dict[str, list[str]]:
 def _pairs_of_json(path: Path, split: str) -> dict[str, list[str]]:
     value = read_json(path)
     if not isinstance(value, dict):
-        raise DataError(f"{path} is no JSON object of captions")
+        raise DataError(f"{path} is not a JSON object of captions")
     if "videos" in value:
         return _of_msrvtt(value, path, split)
     if "images" in value:
@@ -95,22 +95,22 @@ def _captions_of(texts: Any, where: str) -> list[str]:
 
 def _of_coco(value: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
     names: dict[int | str, str] = {}
-    for place, image in enumerate(list_objects(value, "images", path)):
-        where = f"{path}: images[{place}]"
+    for number, image in enumerate(list_objects(value, "images", path)):
+        where = f"{path}: images[{number}]"
         names[id_field(image, "id", where)] = text_field(image, "file_name", where)
     pairs: dict[str, list[str]] = {name: [] for name in names.values()}
     for where, identity, text in _captions_by_id(value, path):
         if identity not in names:
-            raise DataError(f"{where}: the caption {text!r} is of picture {identity}, which is not among the images")
+            raise DataError(f"{where}: the caption {text!r} is of image {identity}, which is not among the images")
         pairs[names[identity]].append(text)
     return pairs
 
 
 def _captions_by_id(value: Mapping[str, Any], path: Path) -> Iterator[tuple[str, int | str, str]]:
-    """Where each caption is in the file, what it is of, and the caption."""
+    """Yield each caption's position in the file, its image's id, and the caption."""
     if "captions" not in value:
-        for place, annotation in enumerate(list_objects(value, "annotations", path)):
-            where = f"{path}: annotations[{place}]"
+        for number, annotation in enumerate(list_objects(value, "annotations", path)):
+            where = f"{path}: annotations[{number}]"
             yield where, id_field(annotation, "image_id", where), text_field(annotation, "caption", where)
         return
     if not isinstance(value["captions"], dict):
@@ -124,11 +124,11 @@ def _captions_by_id(value: Mapping[str, Any], path: Path) -> Iterator[tuple[str,
 
 def _of_karpathy(images: list[dict[str, Any]], path: Path, split: str) -> dict[str, list[str]]:
     pairs = {}
-    for place, image in of_split(images, split, path):
-        where = f"{path}: images[{place}]"
-        folder = text_field(image, "filepath", where) if image.get("filepath") else None
+    for number, image in rows_of_split(images, split, path):
+        where = f"{path}: images[{number}]"
+        directory = text_field(image, "filepath", where) if image.get("filepath") else None
         sentences = list_objects(image, "sentences", where)
-        name = "/".join(filter(None, (folder, text_field(image, "filename", where))))
+        name = "/".join(filter(None, (directory, text_field(image, "filename", where))))
         pairs[name] = [text_field(each, "raw", f"{where}: sentences[{n}]") for n, each in enumerate(sentences)]
     return pairs
 
@@ -136,11 +136,11 @@ def _of_karpathy(images: list[dict[str, Any]], path: Path, split: str) -> dict[s
 def _of_msrvtt(value: Mapping[str, Any], path: Path, split: str) -> dict[str, list[str]]:
     videos = list_objects(value, "videos", path)
     pairs: dict[str, list[str]] = {
-        text_field(video, VIDEO_COLUMN, f"{path}: videos[{place}]"): []
-        for place, video in of_split(videos, split, path)
+        text_field(video, VIDEO_COLUMN, f"{path}: videos[{number}]"): []
+        for number, video in rows_of_split(videos, split, path)
     }
-    for place, sentence in enumerate(list_objects(value, "sentences", path)):
-        where = f"{path}: sentences[{place}]"
+    for number, sentence in enumerate(list_objects(value, "sentences", path)):
+        where = f"{path}: sentences[{number}]"
         name = text_field(sentence, VIDEO_COLUMN, where)
         if name in pairs:
             pairs[name].append(text_field(sentence, "caption", where))

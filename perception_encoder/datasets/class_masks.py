@@ -1,197 +1,185 @@
-"""Pictures with the class of each pixel: rendered scenes, and folders in the manner of ADE20K.
+"""Images with the class of each pixel: rendered scenes, and ADE20K's directories.
 
-    PLACE/train/*.tar  PLACE/test/*.tar: KEY.jpg, KEY.mask.png (numbers of things) and KEY.json (`objects`)   scenes
-    PLACE/images/training/KEY.jpg  PLACE/annotations/training/KEY.png, and the same of validation             ADE20K
+    PATH/train/*.tar  PATH/test/*.tar: KEY.jpg, KEY.mask.png (numbers of objects) and KEY.json (`objects`)    scenes
+    PATH/images/training/KEY.jpg  PATH/annotations/training/KEY.png, and the same of validation              ADE20K
 
-In scenes a pixel has the kind of its thing, and what is no thing is the class `background`. In ADE20K's masks 0 is not
-scored and the classes begin with 1; `objectInfo150.txt` names them where it is there.
+In scenes a pixel has the kind of its object, and all other pixels are of the class `background`. In ADE20K's masks 0 is
+not scored and the classes begin with 1; `objectInfo150.txt`, if it exists, names them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
-from perception_encoder.datasets.masked_videos import Stored, read_object_mask
-from perception_encoder.datasets.rgbd import split_places
+from perception_encoder.datasets.image_set import ImageSet, Stored
+from perception_encoder.datasets.masked_videos import read_object_mask
+from perception_encoder.datasets.rgbd import find_split
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
 from perception_encoder.formats.shards import read_members, split_member
-from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media_types import SHARD_IMAGES
-from perception_encoder.progress import Track, untracked
+from perception_encoder.progress import Track
 
 UNSCORED = -1
 HIGHEST = 255
-"""Number that a mask can hold."""
-BACKGROUND, THING = "background", "thing"
+"""The highest number that a mask can hold."""
+BACKGROUND, OBJECT = "background", "object"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassMasks:
-    """Pictures and masks, as stored, and what the numbers in each mask stand for."""
+class ClassMasks(ImageSet):
+    """Images and masks, as stored, and the class of each number in each mask."""
 
-    name: str
-    keys: tuple[str, ...]
-    pictures: tuple[Stored, ...]
+    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "masks", "numbers")
+
     masks: tuple[Stored, ...]
     classes: tuple[str, ...]
     numbers: tuple[dict[int, int], ...]
-    """Of each mask: its values to places in `classes`, or to `UNSCORED`."""
+    """Of each mask: its values to indices of `classes`, or to `UNSCORED`."""
 
-    def open(self, place: int) -> Image.Image:
-        """The picture at a place, RGB; InputError for one that cannot be decoded."""
-        return open_image(self.pictures[place], self.keys[place]).convert("RGB")
+    def labels(self, index: int) -> Int[np.ndarray, "H W"]:
+        """Decode the class of each pixel, an index of `classes`, int16, or `UNSCORED`.
 
-    def labels(self, place: int) -> Int[np.ndarray, "H W"]:
-        """Each pixel's place in `classes`, int16, `UNSCORED` where it counts for nothing.
-
-        Raises MediaDecodeError where the mask cannot be decoded, and DataError for a number that stands for nothing.
+        Raises MediaDecodeError if the mask cannot be decoded, and DataError for a number without a class.
         """
-        name = f"{self.keys[place]} (mask)"
-        mask, known = read_object_mask(self.masks[place], name, binary=False), self.numbers[place]
+        name = f"{self.keys[index]} (mask)"
+        mask, known = read_object_mask(self.masks[index], name, binary=False), self.numbers[index]
         if foreign := set(np.unique(mask).tolist()) - known.keys():
-            raise DataError(f"{name}: {min(foreign)} is in the mask, but not among what it may show ({len(known)})")
+            raise DataError(f"{name}: {min(foreign)} is in the mask, but not among its {len(known)} numbers")
         table = np.full(256, UNSCORED, np.int16)
         for value, number in known.items():
             table[value] = number
         return table[mask]
 
-    def some(self, rows: Sequence[int]) -> ClassMasks:
-        """A part of them."""
-        of = {name: getattr(self, name) for name in ("keys", "pictures", "masks", "numbers")}
-        parts: dict[str, Any] = {name: tuple(every[row] for row in rows) for name, every in of.items()}
-        return replace(self, **parts)
+    def seen_classes(self, track: Track) -> set[Any]:
+        """Return the classes of its pixels; a mask that cannot be decoded shows none, and is reported when it is used.
 
+        All, if it shows none at all.
+        """
+        seen: set[int] = set()
+        for index in track(range(len(self.keys)), f"reading the classes of {self.name}", len(self.keys)):
+            try:
+                seen |= set(np.unique(self.labels(index)).tolist()) - {UNSCORED}
+            except InputError:
+                continue
+        return seen or set(range(len(self.classes)))
 
-def read_class_splits(place: Path) -> tuple[ClassMasks, ClassMasks]:
-    """What is trained on and what is measured: see the module. The classes of both are those of the training split.
-
-    In scenes, pixels of a class that is not trained on are not scored; see `keep_trained` for all others. DataError
-    where a split, a mask or a class is missing, and where the measured pictures show nothing that is trained on.
-    """
-    if (place / "annotations").is_dir():
-        return _read_ade(place, "training"), _read_ade(place, "validation")
-    found = {split: list(_read_scenes(place, split)) for split in ("train", "test")}
-    kinds = sorted({thing["kind"] for *_, things in found["train"] for thing in things} - {BACKGROUND})
-    if not kinds:
-        raise DataError(f"{place}: the training pictures show no thing; one class alone cannot be told from others")
-    numbers = {kind: number for number, kind in enumerate((BACKGROUND, *kinds))}
-    train, test = (_to_masks(f"{place.name}/{split}", rows, numbers) for split, rows in found.items())
-    _check_shared(test)
-    return train, test
-
-
-def read_things(place: Path) -> tuple[ClassMasks, ClassMasks]:
-    """Rendered scenes to train on and to measure, with two classes alone: `background`, and `thing` of any kind.
-
-    DataError where a split or a mask is missing, and where no measured picture shows a thing.
-    """
-    numbers, parts = {BACKGROUND: 0, THING: 1}, []
-    for split in ("train", "test"):
-        rows = [
-            (key, picture, mask, [{**thing, "kind": THING} for thing in some])
-            for key, picture, mask, some in _read_scenes(place, split)
-        ]
-        parts.append(_to_masks(f"{place.name}/{split}", rows, numbers))
-    _check_shared(parts[1])
-    return parts[0], parts[1]
-
-
-def keep_trained(train: ClassMasks, test: ClassMasks, track: Track = untracked) -> tuple[ClassMasks, ClassMasks]:
-    """Both with those classes alone that a pixel of `train` shows: pixels of others are not scored.
-
-    Pictures may have been left out, or their masks be damaged; a mask that cannot be decoded shows nothing. DataError
-    where the measured pictures show nothing that is trained on.
-    """
-    seen: set[int] = set()
-    for place in track(range(len(train.keys)), f"reading the classes of {train.name}", len(train.keys)):
-        try:
-            seen |= set(np.unique(train.labels(place)).tolist()) - {UNSCORED}
-        except InputError:  # it is reported when it is used
-            continue
-    if not seen or len(seen) == len(train.classes):
-        return train, test
-    order = {old: new for new, old in enumerate(sorted(seen))}
-    kept = [
-        replace(
-            part,
-            classes=tuple(part.classes[old] for old in order),
-            numbers=tuple({value: order.get(old, UNSCORED) for value, old in some.items()} for some in part.numbers),
-        )
-        for part in (train, test)
-    ]
-    _check_shared(kept[1])
-    return kept[0], kept[1]
-
-
-def _check_shared(test: ClassMasks) -> None:
-    """DataError where no pixel of the measured pictures can be of any class but the background."""
-    things = {number for number, kind in enumerate(test.classes) if kind != BACKGROUND}
-    if not any(number in things for meanings in test.numbers for number in meanings.values()):
-        raise DataError(
-            f"{test.name}: no thing is of a kind that the training pictures show; take scenes of more models (--models)"
+    def keep_classes(self, classes: set[Any]) -> ClassMasks:
+        """Return the set with other pixels unscored."""
+        if len(classes) == len(self.classes):
+            return self
+        order = {old: new for new, old in enumerate(sorted(classes))}
+        return replace(
+            self,
+            classes=tuple(self.classes[old] for old in order),
+            numbers=tuple({value: order.get(old, UNSCORED) for value, old in each.items()} for each in self.numbers),
         )
 
+    def check(self) -> ClassMasks:
+        """Return the set; DataError if no pixel can be of any class but the background."""
+        objects = {number for number, name in enumerate(self.classes) if name != BACKGROUND}
+        if not any(number in objects for numbers in self.numbers for number in numbers.values()):
+            raise DataError(
+                f"{self.name}: no object is of a class that the training images show; render scenes of more models "
+                "(--models)"
+            )
+        return self
 
-def _to_masks(
-    name: str, rows: list[tuple[str, Stored, Stored, list[dict[str, Any]]]], numbers: dict[str, int]
-) -> ClassMasks:
-    keys, pictures, masks, things = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
-    meanings = tuple(
-        {0: 0, **{int(thing["id"]): numbers.get(thing["kind"], UNSCORED) for thing in some}} for some in things
+
+def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, ClassMasks]:
+    """Read the training and the test set: see the module. The classes of both are those of the training set.
+
+    `any_class`: scenes with two classes alone, `background` and `object`. In scenes, pixels of a class that is not
+    trained on are not scored; see `keep_trained` for ADE20K. DataError if a split, a mask or a class is missing, and
+    if no test image shows an object of a class that is trained on.
+    """
+    if (path / "annotations").is_dir() and not any_class:
+        return _read_ade(path, "training"), _read_ade(path, "validation")
+    train_scenes, test_scenes = (list(_read_scenes(path, split, any_class)) for split in ("train", "test"))
+    names = sorted({name for scene in train_scenes for name in scene.objects.values()} - {BACKGROUND})
+    if not names and not any_class:
+        raise DataError(f"{path}: the training images show no object; a single class cannot be learned")
+    classes = (BACKGROUND, *(names or [OBJECT]))
+    train = _to_masks(f"{path.name}/train", train_scenes, classes)
+    return train, _to_masks(f"{path.name}/test", test_scenes, classes).check()
+
+
+class _Scene(NamedTuple):
+    key: str
+    image: Stored
+    mask: Stored
+    objects: dict[int, str]
+    """The class of each number."""
+
+
+def _to_masks(name: str, scenes: list[_Scene], classes: tuple[str, ...]) -> ClassMasks:
+    index = {each: number for number, each in enumerate(classes)}
+    scenes = sorted(scenes, key=lambda scene: scene.key)
+    return ClassMasks(
+        name=name,
+        keys=tuple(scene.key for scene in scenes),
+        images=tuple(scene.image for scene in scenes),
+        masks=tuple(scene.mask for scene in scenes),
+        classes=classes,
+        numbers=tuple(
+            {0: 0, **{number: index.get(each, UNSCORED) for number, each in scene.objects.items()}} for scene in scenes
+        ),
     )
-    return ClassMasks(name=name, keys=keys, pictures=pictures, masks=masks, classes=tuple(numbers), numbers=meanings)
 
 
-def _read_scenes(place: Path, split: str) -> Iterator[tuple[str, Stored, Stored, list[dict[str, Any]]]]:
-    tars = [path for path in split_places(place, split) if path.is_file()]
+def _read_scenes(path: Path, split: str, any_class: bool) -> Iterator[_Scene]:
+    tars = [each for each in find_split(path, split) if each.is_file()]
     if not tars:
-        raise DataError(f"{place}: no annotations/ and no {split}/*.tar with KEY.mask.png")
+        raise DataError(f"{path}: no annotations/ and no {split}/*.tar with KEY.mask.png")
     waiting: dict[str, dict[str, bytes]] = {}
-    for path in tars:
-        for name, content in read_members(path, ("json", "mask.png", *SHARD_IMAGES)):
+    for tar in tars:
+        for name, content in read_members(tar, ("json", "mask.png", *SHARD_IMAGES)):
             key, extension = split_member(name)
             parts = waiting.setdefault(key, {})
-            parts[extension if extension in ("json", "mask.png") else "picture"] = content
+            parts[extension if extension in ("json", "mask.png") else "image"] = content
             if len(parts) == 3:
-                yield key, parts["picture"], parts["mask.png"], _things(parts["json"], f"{path}: {key}")
+                objects = _read_objects(parts["json"], f"{tar}: {key}")
+                yield _Scene(
+                    key, parts["image"], parts["mask.png"], dict.fromkeys(objects, OBJECT) if any_class else objects
+                )
                 del waiting[key]
     if waiting:
         key = next(iter(waiting))
-        raise DataError(f"{place}: {len(waiting)} samples lack a picture, a mask or a .json; the first is {key}")
+        raise DataError(f"{path}: {len(waiting)} samples lack an image, a mask or a .json; the first is {key}")
 
 
-def _things(text: bytes, name: str) -> list[dict[str, Any]]:
+def _read_objects(text: bytes, name: str) -> dict[int, str]:
+    """Return the class of each object's number."""
     try:
-        content = json.loads(text)
+        content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}.json is not JSON ({error!r})") from error
     if not isinstance(content, dict):
-        raise DataError(f"{name}.json is no JSON object with `objects`, each with an `id` and a `kind`")
-    things = []
-    for place, thing in enumerate(list_objects(content, "objects", f"{name}.json")):
-        where = f"{name}.json: objects[{place}]"
-        things.append({"id": integer_field(thing, "id", where), "kind": text_field(thing, "kind", where)})
-        if thing["id"] > HIGHEST:
-            raise DataError(f"{where}: `id` is {thing['id']}; a mask holds numbers up to {HIGHEST}")
-    return things
+        raise DataError(f"{name}.json is not a JSON object with `objects`, each with an `id` and a `kind`")
+    objects = {}
+    for index, each in enumerate(list_objects(content, "objects", f"{name}.json")):
+        where = f"{name}.json: objects[{index}]"
+        number = integer_field(each, "id", where)
+        objects[number] = text_field(each, "kind", where)
+        if number > HIGHEST:
+            raise DataError(f"{where}: `id` is {number}; a mask holds numbers up to {HIGHEST}")
+    return objects
 
 
 def _read_ade(root: Path, split: str) -> ClassMasks:
     masks = {path.stem: path for path in sorted((root / "annotations" / split).glob("*.png"))}
-    pictures = {path.stem: path for path in sorted((root / "images" / split).glob("*.jpg"))}
+    images = {path.stem: path for path in sorted((root / "images" / split).glob("*.jpg"))}
     if not masks:
         raise DataError(f"{root}: no annotations/{split}/*.png")
-    if lacking := sorted(masks.keys() ^ pictures.keys()):
-        raise DataError(f"{root}: {lacking[0]} of {split} lacks its picture or its mask; {len(lacking)} do")
+    if lacking := sorted(masks.keys() ^ images.keys()):
+        raise DataError(f"{root}: {lacking[0]} of {split} lacks its image or its mask; {len(lacking)} do")
     listed = root / "objectInfo150.txt"
     if listed.is_file():
         lines = read_lines(listed)[1:]
@@ -200,13 +188,11 @@ def _read_ade(root: Path, split: str) -> ClassMasks:
             raise DataError(f"{listed} names {len(names)} classes; a mask holds 1 to {HIGHEST}")
     else:
         names = tuple(f"class {number}" for number in range(1, 151))
-    numbers = {0: UNSCORED, **{number: number - 1 for number in range(1, len(names) + 1)}}
-    keys = tuple(masks)
     return ClassMasks(
         name=f"{root.name}/{split}",
-        keys=keys,
-        pictures=tuple(pictures[key] for key in keys),
+        keys=tuple(masks),
+        images=tuple(images[key] for key in masks),
         masks=tuple(masks.values()),
         classes=names,
-        numbers=(numbers,) * len(keys),
+        numbers=({0: UNSCORED, **{number: number - 1 for number in range(1, len(names) + 1)}},) * len(masks),
     )

@@ -1,7 +1,8 @@
-"""Classes by what folders and tables call them and by what prompts call them, and how other sets map onto them.
+"""Names of classes in directories, in tables and in prompts, and mappings from other sets of classes.
 
-ImageNet's own classes are `imagenet`: their WordNet ids from timm, and OpenAI's cleaned names from open_clip. Sets of
-the family name their folders by WordNet id (-A, -R, -Sketch), by number (-V2) or by words of their own (ObjectNet).
+ImageNet's own classes are `imagenet`: their WordNet ids from timm, and OpenAI's cleaned names from open_clip. The
+datasets of its family name their directories by WordNet id (-A, -R, -Sketch), by number (-V2) or by words of their own
+(ObjectNet).
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ class ClassNames:
     """Classes in order."""
 
     ids: tuple[str, ...]
-    """What folders and tables call them, each once."""
+    """Their names in directories and tables, each once."""
     names: tuple[str, ...]
-    """What prompts call them."""
+    """Their names in prompts."""
     source: str = "the classes"
     """Names them in errors."""
     synonyms: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Further names of a class, in lower case, to its id."""
 
     def find(self, label: str) -> str:
-        """The id that a label means: an id, a class's number, or a name in any case, with _ for a space.
+        """Return the id of a label: an id, a class's number, or a name in any case, with _ for a space.
 
         Raises DataError for a label that is none of them.
         """
@@ -41,13 +42,13 @@ class ClassNames:
             return label
         if label.isdecimal() and len(label) < 10 and int(label) < len(self.ids):
             return self.ids[int(label)]
-        found = self._by_name.get(_plain(label))
-        if found is None:
-            raise DataError(f"{label!r} is no class of {self.source}, which has {len(self.ids)}: {self.ids[0]!r} …")
-        return found
+        identity = self._by_name.get(_plain(label))
+        if identity is None:
+            raise DataError(f"{label!r} is not a class of {self.source}, which has {len(self.ids)}: {self.ids[0]!r} …")
+        return identity
 
     def name(self, identity: str) -> str:
-        """What prompts call a class."""
+        """Return a class's name in prompts."""
         return self._known[identity]
 
     @cached_property
@@ -64,16 +65,16 @@ def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def read_class_names(given: str) -> ClassNames:
-    """Class names: `imagenet`, or a file.
+def read_class_names(source: str) -> ClassNames:
+    """Read class names: `imagenet`, or a file.
 
-    A JSON file holds {"folder": "name"}, {"0": ["wnid", "name"]} (as `imagenet_class_index.json`) or a list of names in
-    order; a text file has lines of `id<TAB>name`, `wnid name, synonym` (as `LOC_synset_mapping.txt`) or `name`. Raises
-    DataError for anything else, and MissingExtraError without the packages that hold ImageNet's.
+    A JSON file holds {"directory": "name"}, {"0": ["wnid", "name"]} (as `imagenet_class_index.json`) or a list of names
+    in order; a text file has lines of `id<TAB>name`, `wnid name, synonym` (as `LOC_synset_mapping.txt`) or `name`.
+    Raises DataError for anything else, and MissingExtraError without the packages that hold ImageNet's.
     """
-    if given == IMAGENET:
+    if source == IMAGENET:
         return imagenet_classes()
-    path = Path(given)
+    path = Path(source)
     pairs = _pairs_of_json(path) if path.suffix.lower() == ".json" else _pairs_of_lines(path)
     ids, names = [identity for identity, _ in pairs], [name for _, name in pairs]
     if not ids or len(set(ids)) < len(ids):
@@ -83,7 +84,7 @@ def read_class_names(given: str) -> ClassNames:
 
 
 def imagenet_classes() -> ClassNames:
-    """The 1000 classes of ImageNet: WordNet ids in order, with the names that OpenAI's prompts use."""
+    """Return the 1000 classes of ImageNet: WordNet ids in order, with the names that OpenAI's prompts use."""
     try:
         from open_clip import IMAGENET_CLASSNAMES
         from timm.data import ImageNetInfo
@@ -96,11 +97,11 @@ def imagenet_classes() -> ClassNames:
 
 
 def _clear(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Ids by name, of the names that mean one class only; "crane" means two."""
+    """Return ids by name, of the names that mean one class only; "crane" means two."""
     meanings: dict[str, set[str]] = {}
     for name, identity in pairs:
         meanings.setdefault(_plain(name), set()).add(identity)
-    return {name: found.pop() for name, found in meanings.items() if len(found) == 1}
+    return {name: ids.pop() for name, ids in meanings.items() if len(ids) == 1}
 
 
 def _pairs_of_json(path: Path) -> list[tuple[str, str]]:
@@ -111,7 +112,7 @@ def _pairs_of_json(path: Path) -> list[tuple[str, str]]:
         return list(value.items())
     if isinstance(value, dict) and all(_is_pair(pair) for pair in value.values()):
         return [(identity, name.replace("_", " ")) for identity, name in value.values()]
-    raise DataError(f"{path} is no list of names and no object of names by folder")
+    raise DataError(f"{path} is not a list of names or an object of names by directory")
 
 
 def _is_pair(value: Any) -> bool:
@@ -131,7 +132,7 @@ def _pairs_of_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, frozenset[str]]:
-    """Which classes each label of another set may be called, out of a JSON object.
+    """Read the classes that each label of another dataset counts as, from a JSON object.
 
     The values are a class, several with `;` between them (as ObjectNet's `objectnet_to_imagenet_1k.json`), or a list
     of classes or their numbers; each is an id, a number or a name of `classes`, or stays as it is without those.
@@ -139,13 +140,13 @@ def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, fro
     """
     value = read_json(path)
     if not isinstance(value, dict) or not value:
-        raise DataError(f"{path} is no JSON object of classes by label")
+        raise DataError(f"{path} is not a JSON object of classes by label")
     mapping = {}
-    for label, given in value.items():
-        wanted = given.split(";") if isinstance(given, str) else given if isinstance(given, list) else [given]
-        if not all(isinstance(each, (str, int)) for each in wanted):
-            raise DataError(f"{path}: {label} is {quoted(given)}; it must be a class, or a list of classes or numbers")
-        mapping[label] = frozenset(_mapped(str(each).strip(), classes, path) for each in wanted)
+    for label, each in value.items():
+        wanted = each.split(";") if isinstance(each, str) else each if isinstance(each, list) else [each]
+        if not all(isinstance(name, (str, int)) for name in wanted):
+            raise DataError(f"{path}: {label} is {quoted(each)}; it must be a class, or a list of classes or numbers")
+        mapping[label] = frozenset(_mapped(str(name).strip(), classes, path) for name in wanted)
     return mapping
 
 

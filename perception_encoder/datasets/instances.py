@@ -1,12 +1,12 @@
-"""Pictures with boxes and masks of the things in them, in COCO's format or LVIS's.
+"""Images with boxes and masks of their objects, in COCO's format or LVIS's.
 
-    PLACE/annotations/instances_{train,val}2017.json  PLACE/{train,val}2017/*.jpg        COCO
-    PLACE/[annotations/]lvis_v1_{train,val}.json  PLACE/{train,val}2017/*.jpg            LVIS
-    PLACE/{train,test}/instances.json  PLACE/{train,test}/*.tar                          rendered scenes
-    PLACE/annotations.json  PLACE/*.jpg                                                  one set, cut by three fifths
+    PATH/annotations/instances_{train,val}2017.json  PATH/{train,val}2017/*.jpg        COCO
+    PATH/[annotations/]lvis_v1_{train,val}.json  PATH/{train,val}2017/*.jpg            LVIS
+    PATH/{train,test}/instances.json  PATH/{train,test}/*.tar                          rendered scenes
+    PATH/annotations.json  PATH/*.jpg                                                  one set, cut by three fifths
 
-The file of val may be given in place of the folder, as where a folder has COCO's annotations and LVIS's. Of a set that
-is cut, pictures without a box are left out, for it does not say whether anybody looked for some.
+The file of val may be given in place of the directory, as for a directory with both COCO's annotations and LVIS's. Of a
+set that is cut, images without a box are left out, for it does not say whether anybody looked for some.
 """
 
 from __future__ import annotations
@@ -20,45 +20,42 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
-from perception_encoder.datasets.class_masks import THING
-from perception_encoder.datasets.masked_videos import Stored
-from perception_encoder.datasets.rgbd import TRAINED
+from perception_encoder.datasets.class_masks import OBJECT
+from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, text_field
 from perception_encoder.formats.shards import read_members
-from perception_encoder.preprocess.image import MAX_PIXELS, open_image
+from perception_encoder.preprocess.image import MAX_PIXELS
 from perception_encoder.preprocess.media_types import SHARD_IMAGES
+from perception_encoder.progress import Track
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Things:
-    """What is annotated in a picture, in the picture's own pixels; crowds and boxes without area are left out."""
+class Instances:
+    """The annotated objects of an image, in the image's own pixels; crowds and boxes without area are left out."""
 
     boxes: np.ndarray
     """(m, 4) float32: left, top, right, bottom."""
     labels: np.ndarray
     """(m,) int64: 1 is the first of the set's categories."""
     masks: np.ndarray | None
-    """(m, H, W) bool; None where the set has no masks."""
+    """(m, H, W) bool; None if the set has no masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceSet:
-    """Annotated pictures."""
+class InstanceSet(ImageSet):
+    """Annotated images; their keys are file names."""
 
-    name: str
-    images: tuple[dict[str, Any], ...]
-    """As the annotations have them: `id`, `width`, `height` and so on."""
-    keys: tuple[str, ...]
-    """File names."""
-    pictures: tuple[Stored, ...]
+    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "records")
+
+    records: tuple[dict[str, Any], ...]
+    """The images' entries in the annotations: `id`, `width`, `height` and so on."""
     annotations: dict[int, list[dict[str, Any]]]
     """By the image's id, as they are in the file."""
     categories: tuple[dict[str, Any], ...]
@@ -66,8 +63,8 @@ class InstanceSet:
 
     @property
     def lvis(self) -> bool:
-        """Whether only some categories were looked for in each picture, as in LVIS."""
-        return any("neg_category_ids" in image for image in self.images)
+        """Whether only some categories were looked for in each image, as in LVIS."""
+        return any("neg_category_ids" in record for record in self.records)
 
     @cached_property
     def has_masks(self) -> bool:
@@ -75,54 +72,73 @@ class InstanceSet:
         every = [each for some in self.annotations.values() for each in some]
         return bool(every) and all(each.get("segmentation") for each in every)
 
-    def open(self, place: int) -> Image.Image:
-        """The picture at a place, RGB; InputError for one that cannot be decoded or is not there."""
-        return open_image(self.pictures[place], self.keys[place]).convert("RGB")
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width of an image."""
+        return self.records[index]["height"], self.records[index]["width"]
 
-    def size(self, place: int) -> tuple[int, int]:
-        """Height and width of the picture at a place."""
-        return self.images[place]["height"], self.images[place]["width"]
-
-    def things(self, place: int, masks: bool = True) -> Things:
-        """What is annotated in the picture at a place, with masks or without.
-
-        DataError for a category that is not in the list.
-        """
-        image = self.images[place]
+    def instances(self, index: int, masks: bool = True) -> Instances:
+        """Return the objects of an image, with masks or without; DataError for a category that is not in the list."""
         number = {category["id"]: row for row, category in enumerate(self.categories, start=1)}
-        things = [each for each in self.annotations.get(image["id"], []) if not each.get("iscrowd")]
-        for each in things:
+        objects = [each for each in self.annotations.get(self.records[index]["id"], []) if not each.get("iscrowd")]
+        for each in objects:
             if each.get("category_id") not in number:
-                raise DataError(f"{self.keys[place]}: annotation {each.get('id')} has no category that is in the list")
-        kept = [each for each in things if _has_area(each)]
-        boxes = np.array([each["bbox"] for each in kept], dtype=np.float32).reshape(-1, 4)
+                raise DataError(f"{self.keys[index]}: annotation {each.get('id')} has no category that is in the list")
+        objects = [each for each in objects if _has_area(each)]
+        boxes = np.array([each["bbox"] for each in objects], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        labels = np.array([number[each["category_id"]] for each in kept], dtype=np.int64)
+        labels = np.array([number[each["category_id"]] for each in objects], dtype=np.int64)
         if not (masks and self.has_masks):
-            return Things(boxes, labels, None)
-        pixels = [_to_mask(each, *self.size(place), self.keys[place]) for each in kept]
-        return Things(boxes, labels, np.array(pixels, dtype=bool).reshape(len(kept), *self.size(place)))
+            return Instances(boxes, labels, None)
+        pixels = [_to_mask(each, *self.size(index), self.keys[index]) for each in objects]
+        return Instances(boxes, labels, np.array(pixels, dtype=bool).reshape(len(objects), *self.size(index)))
 
     def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """COCO's json of some of the pictures, for the evaluation; boxes without area are in it, as in COCO's own."""
-        images = [self.images[int(row)] for row in rows]
-        annotations = [dict(each) for image in images for each in self.annotations.get(image["id"], [])]
+        """Return COCO's JSON of these images, for the evaluation; boxes without area are in it, as in COCO's own."""
+        records = [self.records[int(row)] for row in rows]
+        annotations = [dict(each) for record in records for each in self.annotations.get(record["id"], [])]
         for number, each in enumerate(annotations, start=1):
             each.update(id=each.get("id", number), iscrowd=each.get("iscrowd", 0))
             each.setdefault("area", each["bbox"][2] * each["bbox"][3])
-        return {"images": images, "annotations": annotations, "categories": [dict(each) for each in self.categories]}
+        return {"images": records, "annotations": annotations, "categories": [dict(each) for each in self.categories]}
 
-    def some(self, rows: Sequence[int]) -> InstanceSet:
-        """A part of them."""
-        images = tuple(self.images[row] for row in rows)
-        ids = {image["id"] for image in images}
-        return replace(
-            self,
-            images=images,
-            keys=tuple(self.keys[row] for row in rows),
-            pictures=tuple(self.pictures[row] for row in rows),
-            annotations={key: own for key, own in self.annotations.items() if key in ids},
-        )
+    def select(self, rows: Sequence[int]) -> InstanceSet:
+        """Return the set of these images, and their annotations."""
+        ids = {self.records[row]["id"] for row in rows}
+        annotations = {image: own for image, own in self.annotations.items() if image in ids}
+        return replace(super().select(rows), annotations=annotations)
+
+    def seen_classes(self, track: Track) -> set[Any]:
+        """Return the ids of the categories with an object that is no crowd."""
+        every = [each for some in self.annotations.values() for each in some]
+        return {each.get("category_id") for each in every if not each.get("iscrowd")}
+
+    def keep_classes(self, classes: set[Any]) -> InstanceSet:
+        """Return the set with these categories alone."""
+        annotations = {
+            image: [each for each in some if each.get("category_id") in classes]
+            for image, some in self.annotations.items()
+        }
+        categories = tuple(category for category in self.categories if category["id"] in classes)
+        return replace(self, categories=categories, annotations=annotations)
+
+    def merge_classes(self) -> InstanceSet:
+        """Return the same boxes as objects of one category, without masks.
+
+        DataError for LVIS, where an object of a category that was not looked for has no box.
+        """
+        if self.lvis:
+            raise DataError(f"{self.name}: LVIS has no boxes of objects that were not looked for; use COCO or scenes")
+        boxes = {
+            image: [{**each, "category_id": 1, "segmentation": None} for each in some]
+            for image, some in self.annotations.items()
+        }
+        return replace(self, annotations=boxes, categories=({"id": 1, "name": OBJECT},))
+
+    def check(self) -> InstanceSet:
+        """Return the set; DataError if it has no box."""
+        if not any(self.annotations.values()):
+            raise DataError(f"{self.name}: there is no box; detection needs some to train on and some to find")
+        return self
 
 
 def _has_area(annotation: dict[str, Any]) -> bool:
@@ -130,7 +146,7 @@ def _has_area(annotation: dict[str, Any]) -> bool:
 
 
 def _to_mask(annotation: dict[str, Any], height: int, width: int, key: str) -> np.ndarray:
-    """COCO's polygons or run lengths, plain or compressed, as bool (H, W); DataError if they cannot be decoded."""
+    """Decode COCO's polygons or run lengths, plain or compressed, as bool (H, W); DataError if that fails."""
     try:
         from faster_coco_eval.core import mask
     except ImportError:
@@ -148,90 +164,52 @@ def _to_mask(annotation: dict[str, Any], height: int, width: int, key: str) -> n
         raise DataError(f"{key}: the mask of annotation {annotation.get('id')} cannot be decoded: {error}") from error
 
 
-def read_instance_splits(place: Path) -> tuple[InstanceSet, InstanceSet]:
-    """What is trained on and what is measured: see the module; DataError where annotations are missing or damaged."""
-    if place.suffix == ".json":
-        root = place.parent.parent if place.parent.name == "annotations" else place.parent
-        files = [place.with_name(place.name.replace("val", split)) for split in ("train", "val")]
-        if files[0] == files[1]:
-            raise DataError(f"{place}: give the annotations of val, by the side of those of train")
-        return _checked(*(read_instances(file, root) for file in files))
-    found = [
-        [folder / f"{stem.format(split)}.json" for split in ("train", "val")]
-        for folder in (place / "annotations", place)
-        for stem in ("instances_{}2017", "lvis_v1_{}")
-        if (folder / f"{stem.format('val')}.json").is_file()
+def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
+    """Read the training and the test set: see the module; DataError if annotations are missing or damaged."""
+    if path.suffix == ".json":
+        root = path.parent.parent if path.parent.name == "annotations" else path.parent
+        train = path.with_name(path.name.replace("val", "train"))
+        if train == path:
+            raise DataError(f"{path}: give the annotations of val, beside those of train")
+        return _checked(read_instances(train, root), read_instances(path, root))
+    files = [
+        [directory / stem.format(split) for split in ("train", "val")]
+        for directory in (path / "annotations", path)
+        for stem in ("instances_{}2017.json", "lvis_v1_{}.json")
+        if (directory / stem.format("val")).is_file()
     ]
-    if len(found) > 1:
-        raise DataError(f"{place} has several annotations; give one of {', '.join(str(val) for _, val in found)}")
-    if found:
-        return _checked(*(read_instances(file, place) for file in found[0]))
-    if (place / "test" / "instances.json").is_file():
-        return _checked(
-            *(read_instances(place / split / "instances.json", place / split) for split in ("train", "test"))
-        )
-    whole = place / "annotations.json"
+    if len(files) > 1:
+        raise DataError(f"{path} has several annotations; give one of {', '.join(str(val) for _, val in files)}")
+    if files:
+        return _checked(*(read_instances(file, path) for file in files[0]))
+    if (path / "test" / "instances.json").is_file():
+        directories = (path / split for split in ("train", "test"))
+        return _checked(*(read_instances(each / "instances.json", each) for each in directories))
+    whole = path / "annotations.json"
     if not whole.is_file():
-        raise DataError(f"{place}: no annotations/instances_val2017.json, lvis_v1_val.json, test/ or annotations.json")
-    both = read_instances(whole, place)
-    rows = [row for row, image in enumerate(both.images) if both.annotations.get(image["id"])]
-    cut = len(rows) * TRAINED[0] // TRAINED[1]
-    return _checked(both.some(rows[:cut]), both.some(rows[cut:]))
-
-
-def keep_trained(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:
-    """Both with those categories alone of which `train` has a thing: others can only be missed, and are not asked.
-
-    DataError where the measured pictures have no thing of theirs.
-    """
-    every = [each for some in train.annotations.values() for each in some]
-    seen = {each.get("category_id") for each in every if not each.get("iscrowd")}
-    kept = [
-        replace(
-            part,
-            categories=tuple(category for category in part.categories if category["id"] in seen),
-            annotations={
-                image: [each for each in some if each.get("category_id") in seen]
-                for image, some in part.annotations.items()
-            },
-        )
-        for part in (train, test)
-    ]
-    return _checked(kept[0], kept[1])
-
-
-def forget_kinds(pictures: InstanceSet) -> InstanceSet:
-    """The same boxes as things of one category, without masks: for detection of things of any kind.
-
-    DataError for LVIS, where a thing of a kind that was not looked for is in no box.
-    """
-    if pictures.lvis:
-        raise DataError(f"{pictures.name}: not every thing has a box in LVIS, so none can be found regardless of kind")
-    boxes = {
-        image: [{**each, "category_id": 1, "segmentation": None} for each in some]
-        for image, some in pictures.annotations.items()
-    }
-    return replace(pictures, annotations=boxes, categories=({"id": 1, "name": THING},))
+        raise DataError(f"{path}: no annotations/instances_val2017.json, lvis_v1_val.json, test/ or annotations.json")
+    every = read_instances(whole, path)
+    rows = [row for row, record in enumerate(every.records) if every.annotations.get(record["id"])]
+    return _checked(*every.select(rows).cut())
 
 
 def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:
-    for part in (train, test):
-        if not any(part.annotations.values()):
-            raise DataError(f"{part.name}: there is no box; detection needs some to train on and some to find")
+    train.check()
+    test.check()
     trained, tested = ([(each["id"], each.get("name")) for each in part.categories] for part in (train, test))
     for one, other in zip_longest(trained, tested):
         if one != other:
             raise DataError(f"{train.name} and {test.name} list different categories, first {one} and {other}")
     if train.has_masks != test.has_masks:
         masked = train if train.has_masks else test
-        logger.warning("only %s has masks; boxes alone are learned and measured", masked.name)
+        logger.warning("only %s has masks; only boxes are learned and evaluated", masked.name)
     return train, test
 
 
-def read_instances(file: Path, folder: Path) -> InstanceSet:
-    """Read annotations, whose pictures lie in a folder, in folders in it, or in tar files in it.
+def read_instances(file: Path, directory: Path) -> InstanceSet:
+    """Read annotations, whose images lie in a directory, in directories in it, or in tar files in it.
 
-    DataError, with the file and the entry, for what is not laid out as COCO's.
+    DataError, with the file and the entry, for anything that does not follow COCO's format.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -241,36 +219,36 @@ def read_instances(file: Path, folder: Path) -> InstanceSet:
         raise DataError(
             f"{file} cannot be read as annotations in COCO's format: it is {quoted(content)}, not an object"
         )
-    images = _images(content, file)
-    annotations = _annotations(content, images, file)
+    records = _records(content, file)
+    annotations = _annotations(content, records, file)
     categories = list_objects(content, "categories", file)
-    for place, category in enumerate(categories):
-        integer_field(category, "id", f"{file}: categories[{place}]")
+    for index, category in enumerate(categories):
+        integer_field(category, "id", f"{file}: categories[{index}]")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in annotations:
         by_image[annotation["image_id"]].append(annotation)
-    keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in images)
+    keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in records)
     split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
     _warn_of_gaps(file, annotations)
     packed = {
-        name: content for tar in sorted(folder.glob("*.tar")) for name, content in read_members(tar, SHARD_IMAGES)
+        name: content for tar in sorted(directory.glob("*.tar")) for name, content in read_members(tar, SHARD_IMAGES)
     }
-    places = [folder, folder / split, folder / f"{split}2017", folder / "images"]
+    directories = [directory, directory / split, directory / f"{split}2017", directory / "images"]
     return InstanceSet(
-        name=f"{folder.name}/{file.stem}",
-        images=tuple(images),
+        name=f"{directory.name}/{file.stem}",
         keys=keys,
-        pictures=tuple(packed.get(key) or _find(key, places) for key in keys),
+        images=tuple(packed.get(key) or _find(key, directories) for key in keys),
+        records=tuple(records),
         annotations=dict(by_image),
         categories=tuple(sorted(categories, key=lambda category: category["id"])),
     )
 
 
-def _images(content: dict[str, Any], file: Path) -> list[dict[str, Any]]:
-    """The images, ascending by id; DataError for one that lacks a field, or has another type there."""
+def _records(content: dict[str, Any], file: Path) -> list[dict[str, Any]]:
+    """Return the images' entries, ascending by id; DataError for one that lacks a field, or has another type there."""
     images = list_objects(content, "images", file)
-    for place, image in enumerate(images):
-        where = f"{file}: images[{place}]"
+    for index, image in enumerate(images):
+        where = f"{file}: images[{index}]"
         integer_field(image, "id", where)
         text_field(image, "file_name" if image.get("file_name") or not image.get("coco_url") else "coco_url", where)
         if integer_field(image, "width", where, 1) * integer_field(image, "height", where, 1) > MAX_PIXELS:
@@ -281,12 +259,12 @@ def _images(content: dict[str, Any], file: Path) -> list[dict[str, Any]]:
     return sorted(images, key=lambda image: image["id"])
 
 
-def _annotations(content: dict[str, Any], images: Sequence[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """The annotations; DataError for one with a field of another type, or a mask that is not of its image's size."""
-    sizes = {image["id"]: [image["height"], image["width"]] for image in images}
+def _annotations(content: dict[str, Any], records: Sequence[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Return the annotations; DataError for one with a field of another type, or a mask of another size."""
+    sizes = {image["id"]: [image["height"], image["width"]] for image in records}
     annotations = list_objects(content, "annotations", file)
-    for place, each in enumerate(annotations):
-        where = f"{file}: annotations[{place}]"
+    for index, each in enumerate(annotations):
+        where = f"{file}: annotations[{index}]"
         size = sizes.get(integer_field(each, "image_id", where))
         for name in ("id", "category_id"):
             if each.get(name) is not None:
@@ -316,23 +294,23 @@ def _is_segmentation(value: Any, size: list[int] | None) -> bool:
 
 
 def _warn_of_gaps(file: Path, annotations: Sequence[dict[str, Any]]) -> None:
-    """Say what annotations lack."""
+    """Log which annotations lack a box or a mask."""
     empty = [each for each in annotations if not each.get("iscrowd") and not _has_area(each)]
     if empty:
         logger.warning(
-            "%s: boxes without area: %d, annotation %s of picture %s first; nothing is learned from them, and nothing "
-            "that is found can match them",
+            "%s: boxes without area: %d, annotation %s of image %s first; nothing is learned from them, and no "
+            "detection can match them",
             *(file, len(empty), empty[0].get("id"), empty[0]["image_id"]),
         )
     bare = [each for each in annotations if not each.get("segmentation")]
     if 0 < len(bare) < len(annotations):
         logger.warning(
-            "%s: annotations without a mask: %d of %d, annotation %s of picture %s first; boxes alone are learned and "
-            "measured",
+            "%s: annotations without a mask: %d of %d, annotation %s of image %s first; only boxes are learned and "
+            "evaluated",
             *(file, len(bare), len(annotations), bare[0].get("id"), bare[0]["image_id"]),
         )
 
 
-def _find(key: str, places: Sequence[Path]) -> Path:
-    """Where a picture is, or where it should be."""
-    return next((place / key for place in places if os.path.isfile(place / key)), places[0] / key)
+def _find(key: str, directories: Sequence[Path]) -> Path:
+    """Return the path of an image, or where it should be."""
+    return next((each / key for each in directories if os.path.isfile(each / key)), directories[0] / key)

@@ -1,85 +1,63 @@
-"""Labelled pictures for evaluation, and which of their classes are never trained on.
-
-The ten classes of Caltech-101 whose label has the smallest SHA-256 are the public unseen classes.
-"""
+"""Labelled images and videos, and their reader for shards: KEY.jpg with KEY.json (`source`, `label`, `coarse`)."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.media_directory import Source
-from perception_encoder.formats.shards import read_metadata, read_shard
-from perception_encoder.formats.splits import SPLITS, find_shards, shards_below
+from perception_encoder.formats.shards import read_shard
+from perception_encoder.formats.splits import find_shards
 
-UNSEEN_SOURCE = "caltech101"
-UNSEEN_CLASSES = 10
-UNSEEN_LABELS = frozenset(
-    {"airplane", "cannon", "cougar", "crocodile", "flamingo", "hedgehog", "mandolin", "menorah"}
-    | {"wild cat", "windsor chair"}
-)
-"""Those classes, for where only some of the labels are at hand."""
+HeldOut = Callable[[Path], frozenset[tuple[str, str]]]
+"""Returns the (source, label) pairs of a directory that a model is never trained on."""
 
 
 @dataclass(frozen=True)
-class LabelledPictures:
+class LabelledImages:
     """One classification task."""
 
     name: str
-    """The source, with `/coarse` for its coarse labels and `/unseen` for classes never trained on."""
+    """The source, with `/coarse` for its coarse labels and `/unseen` for held-out classes."""
     keys: tuple[str, ...]
-    pictures: tuple[Source, ...]
-    """The files as stored, undecoded, or where they are; videos, too."""
+    images: tuple[Source, ...]
+    """Undecoded images and videos, or their files."""
     labels: tuple[str, ...]
     choices: tuple[str, ...] = ()
-    """The classes to choose from, where they are not just the labels that occur."""
+    """The classes to choose from, if they are not just the labels that occur."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """What prompts call a class; itself where it has none here."""
+    """The name of a class in prompts; itself by default."""
     accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The classes that are right for a label, where they are of another set; else the label is its own class."""
+    """The classes that are right for a label, if they are of another set; else the label is its own class."""
     trim: int = 0
-    """Pixels that are cut off each side of a picture before anything else."""
+    """Pixels that are cut off each side of an image before anything else."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes to choose from: the labels, each once, sorted, or `choices`."""
         return self.choices or tuple(sorted(set(self.labels)))
 
+    def select(self, rows: Sequence[int]) -> LabelledImages:
+        """Return the task of these items."""
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in rows),
+            images=tuple(self.images[row] for row in rows),
+            labels=tuple(self.labels[row] for row in rows),
+        )
 
-def smallest_hashes(labels: Iterable[str], count: int = UNSEEN_CLASSES) -> frozenset[str]:
-    """The `count` labels whose SHA-256 hex digest is smallest."""
-    return frozenset(sorted(set(labels), key=lambda label: hashlib.sha256(label.encode()).hexdigest())[:count])
 
+def load_labelled(path: Path, split: str = "test", held_out: HeldOut | None = None) -> dict[str, LabelledImages]:
+    """Read a split of shards as classification tasks by name, sorted.
 
-def find_unseen_labels(place: Path) -> frozenset[tuple[str, str]]:
-    """The (source, label) pairs never trained on, out of the labels of all splits in the folder `place`.
-
-    For a tar file they are those of the folder that holds its splits.
+    Every source is one; one whose samples have a `coarse` label is also `NAME/coarse`. `held_out` classes are a task of
+    their own, `NAME/unseen`, which `NAME` then lacks. Errors as those of `find_shards` and `read_shard`.
     """
-    folder = place
-    if place.suffix == ".tar":
-        folder = place.parent.parent if place.parent.name in SPLITS else place.parent
-    shards = {shard for split in SPLITS for shard in shards_below(folder, split)}
-    shards |= {place} - {folder}
-    labels: set[str] = set()
-    for shard in shards:
-        found = (metadata for _, metadata in read_metadata(shard))
-        labels |= {str(m.get("label")) for m in found if m.get("source") == UNSEEN_SOURCE}
-    return frozenset((UNSEEN_SOURCE, label) for label in smallest_hashes(labels))
-
-
-def load_labelled(folder: Path, split: str = "test") -> dict[str, LabelledPictures]:
-    """Read a split as classification tasks by name, sorted.
-
-    Every source is one; one whose samples have a `coarse` label is also `NAME/coarse`, and the unseen classes
-    are a task of their own, `NAME/unseen`, which `NAME` then lacks.
-    """
-    unseen = find_unseen_labels(folder)
+    unseen = held_out(path) if held_out else frozenset()
     rows: dict[str, list[tuple[str, bytes, str]]] = {}
-    for shard in find_shards(folder, split):
+    for shard in find_shards(path, split):
         for sample in read_shard(shard):
             name = f"{sample.source}/unseen" if (sample.source, sample.label) in unseen else sample.source
             rows.setdefault(name, []).append((sample.key, sample.image, sample.label))
@@ -88,6 +66,6 @@ def load_labelled(folder: Path, split: str = "test") -> dict[str, LabelledPictur
                 rows.setdefault(f"{sample.source}/coarse", []).append((sample.key, sample.image, coarse))
     tasks = {}
     for name in sorted(rows):
-        keys, pictures, labels = zip(*rows[name], strict=True)
-        tasks[name] = LabelledPictures(name, keys, pictures, labels)
+        keys, images, labels = zip(*rows[name], strict=True)
+        tasks[name] = LabelledImages(name, keys, images, labels)
     return tasks

@@ -1,7 +1,7 @@
-"""A depth head in the manner of DPT over one layer's features (section 3, appendix B.3).
+"""A depth head like DPT's over one layer's features (section 3, appendix B.3).
 
 DPT makes four maps, of 4, 2, 1 and 1/2 times the grid, of four layers; here they are made of one layer, as in the
-paper's analysis. From coarse to fine each is added to what came before and refined by residual convolutions. The head
+paper's analysis. From coarse to fine each is added to the coarser ones and refined by residual convolutions. The head
 gives the logarithm of the depth and is fitted by Eigen's scale-invariant loss on it. DPT is by Ranftl et al. (2021).
 """
 
@@ -23,7 +23,7 @@ from perception_encoder.models.seeded import drawn_from
 from perception_encoder.progress import Track, untracked
 
 Depths = Callable[[int], np.ndarray]
-"""An item's place to its depth (H, W) in metres, 0 where unknown."""
+"""An item's index to its depth (H, W) in metres, 0 if unknown."""
 
 Lengths = TypeVar("Lengths", np.ndarray, Tensor)
 
@@ -38,9 +38,9 @@ class DepthConfig:
     """Of the maps that are joined; DPT's."""
     nearest: float = 1e-3
     farthest: float = 10.0
-    """Metres: depths outside are not learned from, and predictions are held within (NYU's range)."""
+    """Metres: depths outside are not learned from, and predictions are clipped to it (NYU's range)."""
     scale_invariance: float = 0.85
-    """How much of a picture's common error in scale is forgiven, from 0 to 1."""
+    """How much of an image's common error in scale is forgiven, from 0 to 1."""
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
@@ -51,11 +51,11 @@ class DepthConfig:
             )
 
     def relative(self) -> DepthConfig:
-        """A head that learns no scale, of things at up to 100 m."""
+        """Return the config of a head that learns no scale, for objects at up to 100 m."""
         return replace(self, farthest=100.0, scale_invariance=1.0)
 
     def within(self, depth: Lengths) -> Lengths:
-        """Where a depth in metres is known, and in the range: bool of the same shape."""
+        """Return where a depth in metres is known, and in the range: bool of the same shape."""
         return (depth > self.nearest) & (depth < self.farthest)
 
 
@@ -88,21 +88,21 @@ class DepthHead(nn.Module):
         size = tuple(_FINE * side for side in maps.shape[-2:])
         levels = [level(maps) for level in self.reassemble]
         joined: Tensor | None = None
-        for place in (3, 2, 1, 0):
-            shape = levels[place - 1].shape[-2:] if place else size
-            joined = self.fuse[place](levels[place], joined, shape)
+        for level in (3, 2, 1, 0):
+            shape = levels[level - 1].shape[-2:] if level else size
+            joined = self.fuse[level](levels[level], joined, shape)
         assert joined is not None
         return self.out(joined)[:, 0].float()
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "B h w D"], size: tuple[int, int]) -> Float[Tensor, "B H W"]:
-        """Depth in metres at a size of pixels."""
+        """Return depth in metres at a size of pixels."""
         depth = self(features).exp().clamp(self.config.nearest, self.config.farthest)
         return F.interpolate(depth[:, None], size, mode="bilinear")[:, 0]
 
 
 class Fusion(nn.Module):
-    """A map joined with what coarser ones gave, refined, and brought to the next size."""
+    """A map joined with the coarser ones, refined, and resized to the next level."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Residual(nn.Module):
 def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None, track: Track = untracked) -> DepthHead:
     """Fit a head on items' features and depths; it begins with the typical depth everywhere.
 
-    DataError where no item shows a depth within the range, so that there is nothing to learn.
+    DataError if no item has a depth within the range.
     """
     config = config or DepthConfig()
     with drawn_from(torch.Generator().manual_seed(config.fit.seed)):
@@ -138,13 +138,13 @@ def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None,
     size = _FINE * features.shape[1], _FINE * features.shape[2]
     known: list[float] = []
     targets = torch.empty(len(features), *size)
-    for place in range(len(features)):
-        depth = torch.from_numpy(np.asarray(depths(place), dtype=np.float32))
-        targets[place] = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
-        near = targets[place][config.within(targets[place])]
+    for index in range(len(features)):
+        depth = torch.from_numpy(np.asarray(depths(index), dtype=np.float32))
+        targets[index] = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
+        near = targets[index][config.within(targets[index])]
         known += [near.log().mean().item()] if len(near) else []
     if not known:
-        raise DataError(f"no training picture shows a depth of {config.nearest:g} to {config.farthest:g} m")
+        raise DataError(f"no training image has a depth of {config.nearest:g} to {config.farthest:g} m")
     nn.init.constant_(cast(Tensor, cast(nn.Conv2d, head.out[-1]).bias), float(np.mean(known)))
 
     def loss(rows: np.ndarray) -> Tensor:
@@ -157,7 +157,7 @@ def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None,
 def scale_invariant_loss(
     log_depth: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], config: DepthConfig
 ) -> Float[Tensor, ""]:
-    """The root of each picture's mean squared error in log depth, less a part of its squared mean error, averaged.
+    """Return the root of each image's mean squared error in log depth, less a part of its squared mean error, averaged.
 
     Pixels of unknown depth, or outside the config's range, are left out; Eigen et al. (2014).
     """

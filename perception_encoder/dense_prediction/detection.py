@@ -1,8 +1,8 @@
-"""Boxes and masks of things by torchvision's Mask R-CNN over a pyramid of one frozen layer (section 3).
+"""Boxes and masks of objects by torchvision's Mask R-CNN over a pyramid of one frozen layer (section 3).
 
-The region proposals and the box and mask heads are torchvision's; pictures are features already, so its resizing is not
-used. Inside, a patch is 16 pixels wide whatever it was in the picture, as in the paper, for torchvision takes strides
-for powers of two. Without masks to learn from it is Faster R-CNN.
+The region proposals and the box and mask heads are torchvision's; its inputs are features, so its resizing is not used.
+Inside, a patch is 16 pixels wide whatever its size in the image, as in the paper, because torchvision expects strides
+that are powers of two. Without masks to learn from it is Faster R-CNN.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.datasets.instances import InstanceSet, Things
+from perception_encoder.datasets.instances import Instances, InstanceSet
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
@@ -26,7 +26,7 @@ from perception_encoder.progress import Track, untracked
 PATCH = 16
 """Pixels along a patch's side, inside."""
 LIMITS = {False: (0.05, 100), True: (0.0001, 300)}
-"""The least score, and the most things of a picture: as is usual for COCO, and in detectron2 for LVIS."""
+"""The least score, and the most detections of an image: as usual for COCO, and in detectron2 for LVIS."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ class DetectionConfig:
     hidden: int = 1024
     """Width of the box head."""
     regions: int = 512
-    """Of a picture that the box head learns from; most of the time of fitting goes by them."""
+    """Of an image that the box head learns from; they take most of the time of fitting."""
     least_score: float | None = None
-    """Below it nothing is given out; by default 0.05, in LVIS 0.0001."""
+    """Detections below it are dropped; by default 0.05, in LVIS 0.0001."""
     most: int | None = None
-    """Things that are given out of a picture; by default as many as count: 100, in LVIS 300."""
+    """Detections of an image; by default as many as count: 100, in LVIS 300."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=15, batch=8, lr=1e-3, weight_decay=0.05))
 
     def __post_init__(self) -> None:
@@ -50,14 +50,14 @@ class DetectionConfig:
             raise ConfigError("channels, hidden, regions and most must each be at least 1")
 
     def limits(self, lvis: bool) -> tuple[float, int]:
-        """The least score and the most things of a picture, by this config or else by the kind of set."""
+        """Return the least score and the most detections of an image, by this config or else by the kind of dataset."""
         score, most = LIMITS[lvis]
         return score if self.least_score is None else self.least_score, self.most or most
 
 
 @dataclass(frozen=True)
 class Detected:
-    """What was found in a picture, best first, in its stored pixels."""
+    """The detections of an image, best first, in its stored pixels."""
 
     boxes: np.ndarray
     """(m, 4) float32: left, top, right, bottom."""
@@ -70,7 +70,7 @@ class Detected:
 
 
 class Detector(nn.Module):
-    """Features (B, h, w, D) to losses, or to what is found."""
+    """Features (B, h, w, D) to losses, or to detections."""
 
     def __init__(self, width: int, classes: int, masks: bool, config: DetectionConfig, lvis: bool = False) -> None:
         """`classes`: without the background; `lvis`: see `limits`. MissingExtraError without torchvision."""
@@ -107,88 +107,87 @@ class Detector(nn.Module):
     def forward(
         self, features: Tensor, targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[Any, dict[str, Tensor]]:
-        """What is found, in pixels of which a patch has 16 by 16, and in training the losses."""
+        """Return detections, in pixels of which a patch has 16 by 16, and in training the losses."""
         from torchvision.models.detection.image_list import ImageList
 
         size = _pixels(features)
-        shown = ImageList(features.new_zeros(1).expand(len(features), 3, *size), [size] * len(features))
+        images = ImageList(features.new_zeros(1).expand(len(features), 3, *size), [size] * len(features))
         maps = self.model.backbone(features)
-        proposals, proposing = self.model.rpn(shown, maps, targets)
-        found, losses = self.model.roi_heads(maps, proposals, shown.image_sizes, targets)
-        return found, {**proposing, **losses}
+        proposals, proposing = self.model.rpn(images, maps, targets)
+        detections, losses = self.model.roi_heads(maps, proposals, images.image_sizes, targets)
+        return detections, {**proposing, **losses}
 
     @torch.no_grad()
     def detect(self, features: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detected]:
-        """What is found in pictures that are stored with these heights and widths."""
+        """Detect objects in images that are stored with these heights and widths."""
         from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-        found, _ = self(features)
+        detections, _ = self(features)
         encoded = _pixels(features)
         results = []
-        for each, (height, width) in zip(found, sizes, strict=True):
+        for each, (height, width) in zip(detections, sizes, strict=True):
             boxes = each["boxes"].float() * _scale(encoded, (height, width))
             masks = None
             if "masks" in each:
                 pasted = paste_masks_in_image(each["masks"].float(), boxes, (height, width))[:, 0]
                 masks = (pasted > 0.5).numpy()
-            kept = each["labels"].numpy(), each["scores"].float().numpy()
-            results.append(Detected(boxes.numpy(), *kept, masks))
+            results.append(Detected(boxes.numpy(), each["labels"].numpy(), each["scores"].float().numpy(), masks))
         return results
 
 
 def _pixels(features: Maps) -> tuple[int, int]:
-    """Height and width of pictures in the pixels that are reckoned with inside."""
+    """Return height and width of images in the pixels that are used inside."""
     return features.shape[1] * PATCH, features.shape[2] * PATCH
 
 
 def _scale(own: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """What boxes in pictures of one height and width are multiplied with for another, (4,)."""
+    """Return the factors of boxes from images of one height and width to another, (4,)."""
     return torch.tensor([to[1] / own[1], to[0] / own[0]] * 2, dtype=torch.float32)
 
 
 def fit_detector(
     features: Maps,
-    pictures: InstanceSet,
+    images: InstanceSet,
     rows: np.ndarray,
     masks: bool = True,
     config: DetectionConfig | None = None,
     track: Track = untracked,
 ) -> Detector:
-    """Fit a detector on features of pictures; `rows`: which of the set's pictures these are, (n,).
+    """Fit a detector on features of images; `rows`: their indices in the dataset, (n,).
 
-    `masks`: whether masks are learned where the set has them. A batch's targets are made when they are needed, for all
-    of a large set's masks would fill the memory. DataError where no picture has a thing.
+    `masks`: whether masks are learned if the dataset has them. A batch's targets are made when they are needed, for all
+    masks of a large dataset would fill the memory. DataError if no image has an object.
     """
     config = config or DetectionConfig()
-    masks, encoded = masks and pictures.has_masks, _pixels(features)
+    masks, encoded = masks and images.has_masks, _pixels(features)
 
-    def target(place: int) -> dict[str, Tensor]:
-        row = int(rows[place])
-        return _target(pictures.things(row, masks), pictures.size(row), encoded)
+    def target(index: int) -> dict[str, Tensor]:
+        row = int(rows[index])
+        return _target(images.instances(row, masks), images.size(row), encoded)
 
-    if not any(len(target(place)["labels"]) for place in range(len(features))):
-        raise DataError("the training pictures show no thing; a detector needs some to learn from")
+    if not any(len(target(index)["labels"]) for index in range(len(features))):
+        raise DataError("the training images show no object; a detector needs some to learn from")
     generator = torch.Generator().manual_seed(config.fit.seed)
     with drawn_from(generator):
-        detector = Detector(features.shape[-1], len(pictures.categories), masks, config, pictures.lvis)
+        detector = Detector(features.shape[-1], len(images.categories), masks, config, images.lvis)
     detector.model.backbone.standardize.measure(features)
 
-    def loss(places: np.ndarray) -> Tensor:
-        with drawn_from(generator):  # which regions are learned from is drawn as well
-            _, losses = detector(take(features, places), [target(place) for place in places])
+    def loss(batch: np.ndarray) -> Tensor:
+        with drawn_from(generator):  # regions to learn from are sampled as well
+            _, losses = detector(take(features, batch), [target(index) for index in batch])
         return torch.stack([each.float() for each in losses.values()]).sum()
 
     fit_head(detector, loss, len(features), config.fit, "fitting a detector", track)
     return detector
 
 
-def _target(things: Things, stored: tuple[int, int], encoded: tuple[int, int]) -> dict[str, Tensor]:
-    """A picture's target at another size, masks uint8 (m, H, W); things thinner than half a pixel are left out."""
-    boxes = torch.from_numpy(things.boxes) * _scale(stored, encoded)
-    kept = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(dim=1)
-    target = {"boxes": boxes[kept], "labels": torch.from_numpy(things.labels)[kept]}
-    if things.masks is not None:
-        masks = torch.from_numpy(things.masks)[kept][:, None].float()
+def _target(objects: Instances, stored: tuple[int, int], encoded: tuple[int, int]) -> dict[str, Tensor]:
+    """Return an image's target at another size, masks uint8 (m, H, W), without objects thinner than half a pixel."""
+    boxes = torch.from_numpy(objects.boxes) * _scale(stored, encoded)
+    wide = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(dim=1)
+    target = {"boxes": boxes[wide], "labels": torch.from_numpy(objects.labels)[wide]}
+    if objects.masks is not None:
+        masks = torch.from_numpy(objects.masks)[wide][:, None].float()
         resized = F.interpolate(masks, encoded, mode="nearest-exact") if len(masks) else masks.new_empty(0, 1, *encoded)
         target["masks"] = resized[:, 0].to(torch.uint8)
     return target

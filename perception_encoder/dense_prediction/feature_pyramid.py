@@ -1,7 +1,7 @@
 """A feature pyramid of one layer of a plain ViT: maps of 4, 2, 1 and 1/2 times the grid, and a coarser one.
 
 The simple pyramid of ViTDet (Li et al., 2022): every level is made of the same map, by transposed convolutions or
-pooling, and brought to one width by two convolutions with layer norms.
+pooling, and projected to one width by two convolutions with layer norms.
 """
 
 from __future__ import annotations
@@ -57,6 +57,6 @@ class SimplePyramid(nn.Module):
 
     def forward(self, features: Float[Tensor, "B h w D"]) -> OrderedDict[str, Tensor]:
         maps = self.standardize(features)
-        made = OrderedDict((str(number), level(maps)) for number, level in enumerate(self.levels))
-        made[str(len(self.levels))] = F.max_pool2d(made[str(len(self.levels) - 1)], 1, 2)
-        return made
+        levels = OrderedDict((str(number), level(maps)) for number, level in enumerate(self.levels))
+        levels[str(len(self.levels))] = F.max_pool2d(levels[str(len(self.levels) - 1)], 1, 2)
+        return levels

@@ -1,6 +1,6 @@
 """How heads over frozen features are fitted: AdamW with warm-up and a cosine, for some passes over the items.
 
-Features of different layers differ in scale by orders, so every head first standardises them by what it is fitted on.
+Features of different layers differ in scale by orders, so every head first standardises them by its training items.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perception_encoder.train.schedule import warmup_cosine
 
 
 class Maps(Protocol):
-    """Features of pictures (n, h, w, D): an array, one mapped from disk, or what encodes them when they are asked."""
+    """Features of images (n, h, w, D): an array, one mapped from disk, or one that is computed when it is read."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -32,7 +32,7 @@ class Maps(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """Features of a slice or an array of places."""
+        """Return features of a slice or an array of indices."""
         ...
 
 
@@ -52,7 +52,7 @@ class FitConfig:
     """Of the head's first weights and of the order of items."""
 
     def with_seed(self, seed: int) -> FitConfig:
-        """The same with another seed, counted from its own."""
+        """Return the config with another seed, counted from its own."""
         return replace(self, seed=self.seed + seed)
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class FitConfig:
 
 
 class Standardize(nn.Module):
-    """Features (B, h, w, D) to (B, D, h, w) of mean 0 and deviation 1 over what a head is fitted on."""
+    """Features (B, h, w, D) to (B, D, h, w) of mean 0 and deviation 1 over the training items."""
 
     mean: Tensor
     deviation: Tensor
@@ -72,7 +72,7 @@ class Standardize(nn.Module):
         self.register_buffer("deviation", torch.ones(width))
 
     def measure(self, features: Maps, chunk: int = 256) -> None:
-        """Take mean and deviation of all patches of these items."""
+        """Set mean and deviation to those of all patches of these items."""
         total, squares, count = 0.0, 0.0, 0
         for start in range(0, len(features), chunk):
             part = np.asarray(features[start : start + chunk], dtype=np.float64).reshape(-1, features.shape[-1])
@@ -94,12 +94,12 @@ def fit_head(
     description: str,
     track: Track = untracked,
 ) -> None:
-    """Minimise a head's loss on batches of items, given as their places among `count`; the head is then in eval mode.
+    """Minimise a head's loss on batches of items, given as their indices below `count`; the head is then in eval mode.
 
-    Raises ModelError where the loss is not finite, DataError where there are no items.
+    Raises ModelError if the loss is not finite, DataError for no items.
     """
     if not count:
-        raise DataError(f"{description}: there is nothing to fit on")
+        raise DataError(f"{description}: there are no items to fit on")
     optimizer = build_optimizer(
         head, OptimizerConfig(name="adamw", lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
     )
@@ -127,5 +127,5 @@ def _batches(count: int, config: FitConfig) -> Iterator[np.ndarray]:
 
 
 def take(features: Maps, rows: Sequence[int] | np.ndarray | slice) -> Tensor:
-    """Some items' features as a float32 tensor (b, h, w, D)."""
+    """Return items' features as a float32 tensor (b, h, w, D)."""
     return torch.from_numpy(np.array(features[rows], dtype=np.float32))

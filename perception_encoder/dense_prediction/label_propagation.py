@@ -1,9 +1,9 @@
-"""Labels carried through a video by likeness of patches alone (section 3): nothing is trained.
+"""Labels carried through a video by similarity of patches alone (section 3): nothing is trained.
 
-A patch asks the first frame and the last frames before its own. Among their patches near its own place it takes those
-most like it, and its labels are theirs, weighted by a softmax of the cosines. The protocol is the one that DINO brought
-to DAVIS: 7 frames, 5 patches within 12 of the place, temperature 0.1. Here a patch of the first frame has the shares
-of its pixels as labels, not the label of one pixel, which is fairer to coarse grids.
+A patch is compared with the first frame and the last frames before its own. Of their patches near its own position the
+most similar ones vote, and its labels are theirs, weighted by a softmax of the cosines. The protocol is the one that
+DINO brought to DAVIS: 7 frames, 5 patches within 12 of the position, temperature 0.1. Here a patch of the first frame
+has the shares of its pixels as labels, not the label of one pixel, which is fairer to coarse grids.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError, ShapeError
 
-_TILE = 16  # patches along the side of what is looked up at a time
+_TILE = 16  # patches along the side of a tile, which is compared at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class PropagationConfig:
-    """Whom a patch asks."""
+    """The patches that a patch is compared with."""
 
     frames: int = 7
-    """Frames before its own; the first is asked beside them."""
+    """Frames before its own; the first is used beside them."""
     nearest: int = 5
-    """How many of the patches most like it, over all those frames."""
+    """The number of most similar patches, over all those frames."""
     reach: int = 12
     """How far a patch may have moved, in patches along each axis."""
     temperature: float = 0.1
@@ -47,7 +47,7 @@ def propagate(
 ) -> Int[Tensor, "F H W"]:
     """Labels of every frame from those of the first, whose labels are 0 (background) to K - 1.
 
-    Returns int64; the first frame's are given back as they are. ShapeError unless there are two frames or more.
+    Returns int64; the first frame's are returned unchanged. ShapeError unless there are two frames or more.
     """
     config = config or PropagationConfig()
     if features.ndim != 4 or len(features) < 2:
@@ -60,46 +60,44 @@ def propagate(
     shares = F.adaptive_avg_pool2d(classes, (h, w)).permute(1, 2, 0)  # (h, w, K)
     soft = shares.new_empty(count, *shares.shape)
     soft[0] = shares
-    found = [first]
+    frames = [first]
     for index in range(1, count):
-        asked = [0, *range(max(1, index - config.frames), index)]
-        soft[index] = _ask(unit[index], unit[asked], soft[asked], config)
-        found.append(_to_pixels(soft[index], first.shape[0], first.shape[1]))
-    return torch.stack(found)
+        context = [0, *range(max(1, index - config.frames), index)]
+        soft[index] = _vote(unit[index], unit[context], soft[context], config)
+        frames.append(_to_pixels(soft[index], first.shape[0], first.shape[1]))
+    return torch.stack(frames)
 
 
-def _ask(own: Tensor, asked: Tensor, labels: Tensor, config: PropagationConfig) -> Tensor:
-    """Soft labels (h, w, K) of a frame's unit features (h, w, D) from those of others (C, h, w, D), (C, h, w, K)."""
+def _vote(own: Tensor, context: Tensor, labels: Tensor, config: PropagationConfig) -> Tensor:
+    """Return soft labels (h, w, K) of a frame's unit features (h, w, D) from others (C, h, w, D), (C, h, w, K)."""
     h, w, _ = own.shape
-    found = labels.new_empty(h, w, labels.shape[-1])
+    voted = labels.new_empty(h, w, labels.shape[-1])
     for top in range(0, h, _TILE):
         for left in range(0, w, _TILE):
             rows, columns = range(top, min(h, top + _TILE)), range(left, min(w, left + _TILE))
-            found[rows.start : rows.stop, columns.start : columns.stop] = _ask_tile(
-                own, asked, labels, rows, columns, config
+            voted[rows.start : rows.stop, columns.start : columns.stop] = _vote_tile(
+                own, context, labels, rows, columns, config
             )
-    return found
+    return voted
 
 
-def _ask_tile(
-    own: Tensor, asked: Tensor, labels: Tensor, rows: range, columns: range, config: PropagationConfig
+def _vote_tile(
+    own: Tensor, context: Tensor, labels: Tensor, rows: range, columns: range, config: PropagationConfig
 ) -> Tensor:
-    """The same for a tile, which asks only the patches within its reach."""
+    """Return the soft labels of a tile, which is compared only with patches within its reach."""
     h, w, _ = own.shape
-    asked_rows = range(max(0, rows.start - config.reach), min(h, rows.stop + config.reach))
-    asked_columns = range(max(0, columns.start - config.reach), min(w, columns.stop + config.reach))
-    window = slice(asked_rows.start, asked_rows.stop), slice(asked_columns.start, asked_columns.stop)
-    context = asked[:, window[0], window[1]].flatten(1, 2)  # (C, M, D)
-    given = labels[:, window[0], window[1]].flatten(0, 2)  # (C·M, K)
+    near_rows = range(max(0, rows.start - config.reach), min(h, rows.stop + config.reach))
+    near_columns = range(max(0, columns.start - config.reach), min(w, columns.stop + config.reach))
+    window = slice(near_rows.start, near_rows.stop), slice(near_columns.start, near_columns.stop)
+    candidates = context[:, window[0], window[1]].flatten(1, 2)  # (C, M, D)
+    votes = labels[:, window[0], window[1]].flatten(0, 2)  # (C·M, K)
     queries = own[rows.start : rows.stop, columns.start : columns.stop].flatten(0, 1)  # (N, D)
-    near = (
-        _near(rows, asked_rows, config.reach)[:, None, :, None] & _near(columns, asked_columns, config.reach)[:, None]
-    )
+    near = _near(rows, near_rows, config.reach)[:, None, :, None] & _near(columns, near_columns, config.reach)[:, None]
     far = ~near.flatten(2).flatten(0, 1).to(own.device)  # (N, M)
-    cosines = torch.stack([(queries @ frame.T).masked_fill_(far, -torch.inf) for frame in context], dim=1).flatten(1)
-    best, places = cosines.topk(min(config.nearest, cosines.shape[1]), dim=1)
+    cosines = torch.stack([(queries @ frame.T).masked_fill_(far, -torch.inf) for frame in candidates], dim=1).flatten(1)
+    best, indices = cosines.topk(min(config.nearest, cosines.shape[1]), dim=1)
     weights = (best / config.temperature).softmax(dim=1)
-    return torch.einsum("nk,nkc->nc", weights, given[places]).unflatten(0, (len(rows), len(columns)))
+    return torch.einsum("nk,nkc->nc", weights, votes[indices]).unflatten(0, (len(rows), len(columns)))
 
 
 def _near(own: range, other: range, reach: int) -> Tensor:
@@ -107,7 +105,7 @@ def _near(own: range, other: range, reach: int) -> Tensor:
 
 
 def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
-    """The likeliest label of each pixel, (H, W), after each label's map is stretched to 0–1 as the protocol has it."""
+    """Return the most probable label of each pixel, (H, W), with each label's map stretched to 0–1 by the protocol."""
     maps = F.interpolate(soft.permute(2, 0, 1)[None], (height, width), mode="bilinear")[0]  # (K, H, W)
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     spread = high - low

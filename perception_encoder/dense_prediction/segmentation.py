@@ -1,7 +1,7 @@
-"""A linear segmentation head over one layer's features: each patch's class scores, brought to pixels bilinearly.
+"""A linear segmentation head over one layer's features: each patch's class scores, resized to pixels bilinearly.
 
-It is fitted on the shares of the classes among a patch's pixels, which is the pixels' own cross-entropy where a patch
-has one answer. A kernel of 3 looks at the neighbours as well; the paper's head (appendix B.3) has a linear and a
+It is fitted on the shares of the classes among a patch's pixels, which is the pixels' own cross-entropy if a patch has
+one class. A kernel of 3 includes the neighbours; the paper's head (appendix B.3) has a linear and a
 convolutional layer, this one has either.
 """
 
@@ -22,7 +22,7 @@ from perception_encoder.models.seeded import drawn_from
 from perception_encoder.progress import Track, untracked
 
 Labels = Callable[[int], np.ndarray]
-"""An item's place to its pixels' classes (H, W), below 0 where they count for nothing."""
+"""An item's index to its pixels' classes (H, W), below 0 if they are not scored."""
 
 _FINE = 4  # pixels along a patch's side that are learned from
 
@@ -32,7 +32,7 @@ class SegmentationConfig:
     """The head's size, and how it is fitted."""
 
     kernel: int = 1
-    """Patches along the side of what a patch's class is read from: 1 is a linear probe, 3 looks at the neighbours."""
+    """Patches along the side of the head's input for a patch: 1 is a linear probe, 3 includes the neighbours."""
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
@@ -53,25 +53,25 @@ class SegmentationHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "B h w D"], size: tuple[int, int]) -> Int[Tensor, "B H W"]:
-        """The likeliest class of each pixel at a size."""
+        """Return the most probable class of each pixel at a size."""
         return F.interpolate(self(features), size, mode="bilinear").argmax(dim=1)
 
 
 def fit_segmentation(
     features: Maps, labels: Labels, classes: int, config: SegmentationConfig | None = None, track: Track = untracked
 ) -> SegmentationHead:
-    """Fit a head on items' features and labels; DataError where their pixels are of fewer than two classes."""
+    """Fit a head on items' features and labels; DataError if their pixels are of fewer than two classes."""
     config = config or SegmentationConfig()
     with drawn_from(torch.Generator().manual_seed(config.fit.seed)):
         head = SegmentationHead(features.shape[-1], classes, config.kernel)
     head.standardize.measure(features)
     size = _FINE * features.shape[1], _FINE * features.shape[2]
     targets = torch.empty(len(features), *size, dtype=torch.int16)
-    for place in range(len(features)):
-        pixels = torch.from_numpy(np.asarray(labels(place), dtype=np.float32))
-        targets[place] = F.interpolate(pixels[None, None], size, mode="nearest-exact")[0, 0].to(torch.int16)
+    for index in range(len(features)):
+        pixels = torch.from_numpy(np.asarray(labels(index), dtype=np.float32))
+        targets[index] = F.interpolate(pixels[None, None], size, mode="nearest-exact")[0, 0].to(torch.int16)
     if len(seen := set(targets.unique().tolist()) - set(range(-32768, 0))) < 2:
-        raise DataError(f"the training pictures show {len(seen)} class; at least two are needed to tell them apart")
+        raise DataError(f"the training images show {len(seen)} class; at least two are needed")
 
     def loss(rows: np.ndarray) -> Tensor:
         here = targets[torch.from_numpy(rows)].long()

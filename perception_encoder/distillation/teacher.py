@@ -1,6 +1,6 @@
-"""The teacher: a frozen two-tower model of any size, library or tokenizer, that turns a batch into vectors.
+"""Wrap the teacher: a frozen two-tower model of any size, library or tokenizer, that embeds a batch.
 
-It reads captions as words, so that its vocabulary and context are its own, and pictures at its own size: those of a
+It reads captions as words, so that its vocabulary and context are its own, and images at its own size: those of a
 batch are made at least that large, and each of the two models scales them down as it needs.
 """
 
@@ -27,42 +27,42 @@ T = TypeVar("T", Image.Image, str)
 class Teacher:
     """An `ImageTextEncoder`, and what a run must know of it.
 
-    `picture_size`: side of the pictures it looks at, in pixels. `identity`: of its weights; part of the run's own.
-    `remember`: pictures and captions whose vectors are kept. They are encoded one at a time, so that their vectors do
-    not depend on what else is in a batch, nor on where a run was resumed.
+    `image_size`: side of the images that it takes, in pixels. `identity`: of its weights; part of the run's own.
+    `remember`: images and captions whose embeddings are cached. They are encoded one at a time, so that their
+    embeddings do not depend on what else is in a batch, nor on where a run was resumed.
     """
 
-    def __init__(self, encoder: ImageTextEncoder, picture_size: int, identity: str, remember: int = 0) -> None:
-        self.encoder, self.picture_size, self.identity, self.remember = encoder, picture_size, identity, remember
-        self._known: dict[bytes, np.ndarray] = {}
+    def __init__(self, encoder: ImageTextEncoder, image_size: int, identity: str, remember: int = 0) -> None:
+        self.encoder, self.image_size, self.identity, self.remember = encoder, image_size, identity, remember
+        self._cache: dict[bytes, np.ndarray] = {}
 
     def embed(
-        self, pictures: UInt8[Tensor, "B 3 H W"], texts: Sequence[str]
+        self, images: UInt8[Tensor, "B 3 H W"], texts: Sequence[str]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "U D"]]:
-        """Unit vectors of pictures and of texts, float32, on the CPU."""
-        shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures.cpu()]
-        images = self._encode(shown, Image.Image.tobytes, self.encoder.encode_images)
-        return images, self._encode(list(texts), str.encode, self.encoder.encode_texts)
+        """Return unit embeddings of images and of texts, float32, on the CPU."""
+        pil_images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
+        of_images = self._encode(pil_images, Image.Image.tobytes, self.encoder.encode_images)
+        return of_images, self._encode(list(texts), str.encode, self.encoder.encode_texts)
 
     def _encode(
-        self, things: list[T], content: Callable[[T], bytes], encode: Callable[[Sequence[T]], np.ndarray]
+        self, inputs: list[T], content: Callable[[T], bytes], encode: Callable[[Sequence[T]], np.ndarray]
     ) -> Tensor:
-        if not self.remember or not things:
-            return torch.from_numpy(encode(things))
+        if not self.remember or not inputs:
+            return torch.from_numpy(encode(inputs))
         rows = []
-        for thing in things:
-            key = hashlib.blake2b(content(thing), digest_size=16).digest()
-            row = self._known.get(key)
+        for each in inputs:
+            key = hashlib.blake2b(content(each), digest_size=16).digest()
+            row = self._cache.get(key)
             if row is None:
-                row = encode([thing])[0]
-                if len(self._known) < self.remember:
-                    self._known[key] = row
+                row = encode([each])[0]
+                if len(self._cache) < self.remember:
+                    self._cache[key] = row
             rows.append(row)
         return torch.from_numpy(np.stack(rows))
 
 
 def load_teacher(name: str, remember: int = 0) -> Teacher:
-    """A model of this package, by name, alias or path, on this rank's device, bfloat16 where that is fast.
+    """Load a model of this package, by name, alias or path, on this rank's device, bfloat16 where that is fast.
 
     Raises what `load` does, and ConfigError for a model without a text tower.
     """

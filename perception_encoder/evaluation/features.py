@@ -1,35 +1,38 @@
-"""Vectors of labelled pictures and videos, each decoded and encoded once.
+"""Embeddings of labelled images and videos, each decoded and encoded once.
 
-A video's vector is the mean of its frames' vectors, made unit length (section 2.2). They are averaged as the model
-makes them, each of its own length, as in the reference's evaluation. An item that cannot be decoded is left out and
+A video's embedding is the mean of its frames' embeddings, made unit length (section 2.2). They are averaged with the
+lengths that the model gives them, as in the reference's evaluation. An item that cannot be decoded is left out and
 reported; no other one takes its place.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
 
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.formats.media_directory import Clip, Source
 from perception_encoder.inference.media import open_media, resolve
-from perception_encoder.models.protocols import ImageEncoder
+from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.progress import Track, untracked
 
-CHUNK = 256  # pictures in memory at a time
+CHUNK = 256  # images in memory at a time
 FRAMES = 8  # of a video
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Features:
-    """Vectors of the pictures that could be decoded."""
+    """Embeddings of the items that could be decoded."""
 
     vectors: np.ndarray
     """(n, D) float32."""
@@ -37,96 +40,130 @@ class Features:
     """Their names, in the same order."""
     labels: tuple[str, ...]
     failures: tuple[InputError, ...] = ()
-    """The pictures that could not."""
+    """The items that could not."""
 
     def targets(self, classes: Sequence[str]) -> np.ndarray:
-        """Each label's place among `classes`, (n,) int64."""
-        place = {label: index for index, label in enumerate(classes)}
-        return np.array([place[label] for label in self.labels], dtype=np.int64)
+        """Return the index of each label among `classes`, (n,) int64."""
+        return class_indices(self.labels, classes)
 
 
-def encode_pictures(
-    encoder: ImageEncoder, pictures: LabelledPictures, track: Track = untracked, frames: int = FRAMES
+def class_indices(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Return the index of each label among `classes`, (n,) int64."""
+    index = {label: number for number, label in enumerate(classes)}
+    return np.array([index[label] for label in labels], dtype=np.int64)
+
+
+class CachingEncoder:
+    """An encoder that caches the embeddings of datasets and of texts, for evaluators that share them."""
+
+    def __init__(self, encoder: ImageEncoder, texts: dict[tuple[str, ...], np.ndarray] | None = None) -> None:
+        """`texts`: a cache to share with the same model under another transform."""
+        self.encoder, self.name = encoder, encoder.name
+        self._texts = {} if texts is None else texts
+        self._images: dict[tuple[Any, ...], Features] = {}
+
+    @property
+    def failures(self) -> list[InputError]:
+        """The items that could not be decoded."""
+        return [failure for features in self._images.values() for failure in features.failures]
+
+    @property
+    def count(self) -> int:
+        """The number of items, those that could not be decoded included; each counts once."""
+        return sum(len(features.keys) + len(features.failures) for features in self._images.values())
+
+    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+        """Encode images, without a cache."""
+        return self.encoder.encode_images(images, normalize)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return unit embeddings (B, D) of texts, from the cache if the same ones were encoded before."""
+        if tuple(texts) not in self._texts:
+            self._texts[tuple(texts)] = cast(ImageTextEncoder, self.encoder).encode_texts(texts)
+        return self._texts[tuple(texts)]
+
+    def features(self, images: LabelledImages, track: Track, frames: int) -> Features:
+        """Return the features of a dataset, from the cache if the same images were encoded for another task."""
+        known = (images.keys, images.images, images.trim, frames)
+        if known not in self._images:
+            self._images[known] = _encode_dataset(self.encoder, images, track, frames)
+        labels = dict(zip(images.keys, images.labels, strict=True))
+        features = self._images[known]
+        return replace(features, labels=tuple(labels[key] for key in features.keys))
+
+
+def cache_features(encoders: Mapping[str, ImageEncoder]) -> dict[str, CachingEncoder]:
+    """Wrap a model under each of its transforms, by name; the transforms share the embeddings of texts."""
+    texts: dict[tuple[str, ...], np.ndarray] = {}
+    return {transform: CachingEncoder(encoder, texts) for transform, encoder in encoders.items()}
+
+
+def encode_images(
+    encoder: ImageEncoder, images: LabelledImages, track: Track = untracked, frames: int = FRAMES
 ) -> Features:
-    """Encode a task's pictures, and its videos by `frames` uniform frames.
+    """Encode a dataset's images, and its videos by `frames` uniform frames, as unit embeddings.
 
-    Raises `DataError` where none can be decoded, `ModelError` where a vector is not finite.
+    Raises `DataError` if none can be decoded, `ModelError` if an embedding is not finite.
     """
-    vectors, decodable, failures = encode_sources(
-        encoder, pictures.pictures, pictures.keys, pictures.name, track, frames, pictures.trim
-    )
-    return Features(
-        vectors=vectors,
-        keys=tuple(pictures.keys[row] for row in decodable),
-        labels=tuple(pictures.labels[row] for row in decodable),
-        failures=failures,
-    )
+    cache = encoder if isinstance(encoder, CachingEncoder) else CachingEncoder(encoder)
+    return cache.features(images, track, frames)
 
 
-def encode_sources(
-    encoder: ImageEncoder,
-    sources: Sequence[Source],
-    keys: Sequence[str],
-    name: str,
-    track: Track = untracked,
-    frames: int = FRAMES,
-    trim: int = 0,
-) -> tuple[np.ndarray, list[int], tuple[InputError, ...]]:
-    """Unit vectors (n, D) of what can be decoded, the rows of `sources` that they are of, and what cannot be.
-
-    Errors as those of `encode_pictures`.
-    """
+def _encode_dataset(encoder: ImageEncoder, images: LabelledImages, track: Track, frames: int) -> Features:
     vectors: list[np.ndarray] = []
-    decodable: list[int] = []
+    rows: list[int] = []
     failures: list[InputError] = []
     waiting: list[list[Image.Image]] = []
-    count = len(keys)
-    decoded = enumerate(decode_sources(sources, keys, frames, trim))
-    for row, shown in track(decoded, f"encoding {name}", count):
-        if isinstance(shown, InputError):
-            failures.append(shown)
+    count = len(images.keys)
+    videos = any(not isinstance(source, bytes) for source in images.images)
+    decoded = decode_ahead(media_opener(images, frames), range(count), max(1, CHUNK // frames) if videos else CHUNK)
+    for row, opened in track(enumerate(decoded), f"encoding {images.name}", count):
+        if isinstance(opened, InputError):
+            failures.append(opened)
         else:
-            decodable.append(row)
-            waiting.append(shown)
+            rows.append(row)
+            waiting.append(opened)
         if waiting and (sum(map(len, waiting)) >= CHUNK or row == count - 1):
-            vectors.append(_encode(encoder, waiting, name))
+            vectors.append(_encode(encoder, waiting, images.name))
             waiting = []
     if not vectors:
-        first = f"; the first: {failures[0]}" if failures else ", for there is none"
-        raise DataError(f"{name}: no picture can be decoded{first}")
-    return np.concatenate(vectors), decodable, tuple(failures)
+        first = f"; the first: {failures[0]}" if failures else ": it is empty"
+        raise DataError(f"{images.name}: no image can be decoded{first}")
+    decodable = images.select(rows)
+    return Features(np.concatenate(vectors), decodable.keys, decodable.labels, tuple(failures))
 
 
-def _encode(encoder: ImageEncoder, shown: Sequence[Sequence[Image.Image]], name: str) -> np.ndarray:
-    """Unit vectors of items (n, D) out of their pictures, all encoded together."""
-    pictures = [image for images in shown for image in images]
-    if len(pictures) == len(shown):
-        return check_finite(encoder.encode_images(pictures), encoder.name, name)
-    flat = check_finite(encoder.encode_images(pictures, normalize=False), encoder.name, name)
-    starts = np.cumsum([0, *(len(images) for images in shown[:-1])])
+def _encode(encoder: ImageEncoder, items: Sequence[Sequence[Image.Image]], name: str) -> np.ndarray:
+    """Return unit embeddings of items (n, D), their images or frames encoded together."""
+    images = [image for item in items for image in item]
+    if len(images) == len(items):
+        return check_finite(encoder.encode_images(images), encoder.name, name)
+    flat = check_finite(encoder.encode_images(images, normalize=False), encoder.name, name)
+    starts = np.cumsum([0, *(len(item) for item in items[:-1])])
     sums = np.add.reduceat(flat, starts, axis=0)  # as long as the means times a constant, which does not matter
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
 
 
-def decode_sources(
-    sources: Sequence[Source], keys: Sequence[str], frames: int = FRAMES, trim: int = 0
-) -> Iterator[list[Image.Image] | InputError]:
-    """What each source shows, in order: a picture, the frames of a video, or why it cannot be decoded."""
+def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterator[T | InputError]:
+    """Decode items in order, `ahead` of them at a time on all cores; yield the InputError of one that fails."""
 
-    def decode(source: Source, key: str) -> list[Image.Image] | InputError:
+    def attempt(row: int) -> T | InputError:
         try:
-            return _decode(source, key, frames, trim)
+            return decode(row)
         except InputError as error:
             return error
 
-    ahead = max(1, CHUNK // frames) if any(not isinstance(source, bytes) for source in sources) else CHUNK
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(keys), ahead):
-            rows = slice(start, start + ahead)
-            yield from pool.map(decode, sources[rows], keys[rows])
+        for start in range(0, len(rows), ahead):
+            yield from pool.map(attempt, rows[start : start + ahead])
 
 
-def _decode(source: Source, key: str, frames: int, trim: int) -> list[Image.Image]:
+def media_opener(images: LabelledImages, frames: int = FRAMES) -> Callable[[int], list[Image.Image]]:
+    """Return a function that opens an item of a dataset: an image, or the frames of a video; InputError if it fails."""
+    return lambda row: _open(images.images[row], images.keys[row], frames, images.trim)
+
+
+def _open(source: Source, key: str, frames: int, trim: int) -> list[Image.Image]:
     if isinstance(source, Clip):
         media = resolve(source.path, key, start=source.start, end=source.end)
     else:
@@ -139,15 +176,12 @@ def _decode(source: Source, key: str, frames: int, trim: int) -> list[Image.Imag
     return [image.crop((trim, trim, image.width - trim, image.height - trim)) for image in images] if trim else images
 
 
-def relabel(features: Features, pictures: LabelledPictures) -> Features:
-    """The same vectors with another task's labels for the same pictures."""
-    labels = dict(zip(pictures.keys, pictures.labels, strict=True))
-    return replace(features, labels=tuple(labels[key] for key in features.keys))
-
-
-def check_finite(vectors: np.ndarray, model: str, inputs: str) -> np.ndarray:
-    """Return the vectors (n, D) as they are; `ModelError` where one holds NaN or infinity."""
-    bad = int((~np.isfinite(vectors)).any(axis=1).sum())
-    if bad:
-        raise ModelError(f"{model} gives NaN or infinity in {bad} of {len(vectors)} vectors of {inputs}; try float32")
-    return vectors
+def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[str] = ()) -> np.ndarray:
+    """Return features (n, …) unchanged; `ModelError`, naming the first item, if one holds NaN or infinity."""
+    bad = np.flatnonzero([not np.isfinite(each).all() for each in features])
+    if len(bad):
+        first = f", {keys[bad[0]]} first" if keys else ""
+        raise ModelError(
+            f"{model} gives NaN or infinity in {len(bad)} of {len(features)} vectors of {inputs}{first}; try float32"
+        )
+    return features

@@ -1,32 +1,45 @@
-"""What a measurement holds: its figures, how they were measured, and what each item contributed to them."""
+"""The results of evaluators, and their one shape: `run(encoder) -> [Measurement]`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
-from perception_encoder.evaluation.statistics.estimate import Metric
-from perception_encoder.evaluation.statistics.scores import Scores
+from perception_encoder.errors import InputError
+from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.scores import Scores, measure_all
+from perception_encoder.progress import Track, untracked
+
+Model = TypeVar("Model")
+AnyModel = TypeVar("AnyModel", contravariant=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The figures of one task, measured one way."""
+    """The metrics of one task, evaluated in one way."""
 
     task: str
     method: str
-    """`zero-shot`, `retrieval`, `k-NN`, `linear probe` and so on."""
-    transform: str
-    """How pictures are made square: `squash` or `crop`; empty where the task fixes it."""
-    prompts: str
-    """Name of the templates, of `PROMPTS`; empty where there are none."""
-    classes: int
-    """What there was to choose from: classes, or the items of a gallery; 0 where nothing is chosen."""
-    metrics: tuple[Metric, ...]
+    """`zero-shot`, `retrieval`, `20-NN`, `linear probe` and so on."""
+    transform: str = ""
+    """How images are made square: `squash` or `crop`, set by `evaluate`; empty if the task fixes it."""
+    prompts: str = ""
+    """Name of the templates, of `PROMPTS`; empty without prompts."""
+    classes: int = 0
+    """The number of classes, or of a gallery's items; 0 if nothing is chosen among."""
+    metrics: tuple[Metric, ...] = ()
+    """By default those of `scores`, with their intervals."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What else the method was given or chose: `layer`, `k`, `strength`."""
+    """What else the method was given or chose: `layer`, `k`, `C`."""
     scores: tuple[Scores, ...] = ()
     """Of those metrics that can be compared item by item, under their names."""
+    failures: tuple[InputError, ...] = field(default=(), compare=False, repr=False)
+    """The items that could not be used; they are in no metric."""
+
+    def __post_init__(self) -> None:
+        if not self.metrics and self.scores:
+            object.__setattr__(self, "metrics", measure_all(self.scores))
 
     @property
     def label(self) -> tuple[str, str, str, str]:
@@ -36,12 +49,36 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All figures of one model, as the JSON files of `pe eval` hold them."""
+    """All measurements of one model, as the JSON files of `pe eval` hold them."""
 
     model: str
     split: str
     measurements: tuple[Measurement, ...]
     failures: tuple[str, ...]
-    """Items that could not be used, each with the reason; they are in no figure."""
+    """Items that could not be used, each with the reason; they are in no metric."""
     about: Mapping[str, str]
-    """What else fixes the figures: weight hash, floating-point type, versions."""
+    """What else fixes the metrics: weight hash, floating-point type, versions."""
+
+
+class Evaluator(Protocol[AnyModel]):
+    """A task with its data and settings, ready to be run on any model of a kind."""
+
+    def run(self, encoder: AnyModel, track: Track = untracked) -> list[Measurement]:
+        """Evaluate a model.
+
+        Items that cannot be decoded are left out and listed as failures. Raises DataError if none is left, and
+        ModelError if the model gives NaN or infinity.
+        """
+        ...
+
+
+def evaluate(
+    evaluators: Iterable[Evaluator[Model]], models: Mapping[str, Model], track: Track = untracked
+) -> list[Measurement]:
+    """Run evaluators on a model under each of its transforms, by name."""
+    return [
+        replace(measurement, transform=transform)
+        for evaluator in evaluators
+        for transform, model in models.items()
+        for measurement in evaluator.run(model, track)
+    ]

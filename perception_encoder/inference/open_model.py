@@ -45,7 +45,9 @@ class OwnModel:
     def encoder(self, mode: Mode) -> Encoder:
         """Its encoder under a transform; encoders share the weights. ConfigError for random weights."""
         if self.random:
-            raise ConfigError(f"{RANDOM}{self.source} is a vision tower alone; evaluate it by k-NN or a probe")
+            raise ConfigError(
+                f"{RANDOM}{self.source} is only a vision tower, without texts; evaluate it by k-NN or a probe"
+            )
         encoder = copy(self._encoder)
         encoder.transform = replace(encoder.transform, mode=mode)
         return encoder

@@ -8,11 +8,12 @@ from contextlib import suppress
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
-from perception_encoder.evaluation.colour_encoder import COLOURS, ColourEncoder
-from perception_encoder.evaluation.layer_task import LayerPictures, LayerTask
+from perception_encoder.evaluation.layer_features import LayerImages
 from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.global_tokens import TokenStatistics
 from perception_encoder.layer_analysis.inside import PICTURES, Inside, describe_layers, look_inside
+from perception_encoder.layer_analysis.layer_task import LayerTask
 from perception_encoder.layer_analysis.report import LayerReport
 from perception_encoder.layer_analysis.store import StoreConfig, check_space, missing_bytes, show_bytes
 from perception_encoder.layer_analysis.sweep import Sweep, measured_layers, run_sweep
@@ -50,7 +51,7 @@ def analyse(
         if not sweeps:
             colours = ColourEncoder(encoder)
         sweeps.append(run_sweep(encoder, tasks, config, layers, track))
-        pictures = tasks[0].pictures(encoder)[-1]
+        pictures = tasks[0].images(encoder)[-1]
         try:
             images = sample(pictures)
             statistics[encoder.name] = describe_layers(encoder, images, pictures.image_size)
@@ -80,7 +81,7 @@ def _prepare(
         if encoder.name in (COLOURS, *needed):
             raise ConfigError(f"two models are called {encoder.name}; leave one out, or rename its file")
         wanted = measured_layers(encoder, layers)
-        shown = [pictures for task in tasks for pictures in task.pictures(encoder)]
+        shown = [pictures for task in tasks for pictures in task.images(encoder)]
         for pictures in shown:
             encoder.check_size(pictures.image_size)
         needed[encoder.name] = missing_bytes(encoder, shown, wanted, config)
@@ -89,13 +90,13 @@ def _prepare(
         check_space(config.folder, total)
 
 
-def sample(pictures: LayerPictures, count: int = PICTURES) -> list[Image.Image]:
+def sample(pictures: LayerImages, count: int = PICTURES) -> list[Image.Image]:
     """Some pictures of a set, evenly apart, but for those that cannot be decoded; DataError where none of them can."""
     step = max(1, len(pictures.keys) // count)
-    found = []
+    found: list[Image.Image] = []
     for place in range(0, len(pictures.keys), step)[:count]:
         with suppress(InputError):  # they were reported before
-            found.append(pictures.open(place))
+            found.extend(pictures.open(place))
     if not found:
         raise DataError(f"{pictures.name}: none of the pictures that were to be shown can be decoded")
     return found

@@ -16,11 +16,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from perception_encoder.datasets.captioned import CaptionedMedia, load_captions
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, InputError, MissingExtraError
-from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
-from perception_encoder.evaluation.statistics.scores import ItemScores, contributions
-from perception_encoder.layer_analysis.labelled_tasks import layer_pictures, unit
+from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
+from perception_encoder.evaluation.statistics.bootstrap import contributions
+from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.layer_analysis.labelled_tasks import layer_images, unit
+from perception_encoder.layer_analysis.layer_task import LayerScore
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.frames import spread_indices
 
@@ -42,7 +44,7 @@ class CaptionTask:
         rows = spread_indices(len(texts), min(len(texts), max(items, LEAST)))
         self.texts = tuple(texts[row] for row in rows)
         keys, sources = tuple(media.keys[row] for row in rows), tuple(media.media[row] for row in rows)
-        self.labelled = LabelledPictures(media.name, keys, sources, self.texts)
+        self.labelled = LabelledImages(media.name, keys, sources, self.texts)
         if len(self.texts) < LEAST:
             raise DataError(f"{media.name} has {len(self.texts)} pictures with captions; it takes {LEAST} to rank them")
         _check_alike(self.likeness, media.name)
@@ -66,12 +68,12 @@ class CaptionTask:
         return np.asarray((words @ words.T).todense())
 
     @cached_property
-    def _pictures(self) -> LayerPictures:
-        return layer_pictures(self.labelled, f"{self.name}, test")
+    def _images(self) -> LayerImages:
+        return layer_images(self.labelled, f"{self.name}, test")
 
-    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
         """The pictures; nothing is trained."""
-        return (self._pictures,)
+        return (self._images,)
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
         """The mean rank correlation over the pictures, 1 where a layer sees the likeness that the captions have.

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from perception_encoder.datasets.classified import ClassOptions
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import HeldOut, LabelledImages
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
 from perception_encoder.evaluation.classification.linear_probe import fit_probe
@@ -28,9 +28,11 @@ from perception_encoder.evaluation.classification.nearest_neighbours import K, v
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import Features
-from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
-from perception_encoder.evaluation.statistics.scores import ItemScores, contributions, with_head_seeds
-from perception_encoder.formats.media_directory import Clip, Source
+from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages, Tokens, content_digest
+from perception_encoder.evaluation.statistics.bootstrap import contributions
+from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
+from perception_encoder.formats.media_directory import Clip
+from perception_encoder.layer_analysis.layer_task import LayerScore
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.image import open_image
 
@@ -68,13 +70,13 @@ class ClassificationTask:
         return _digest(asdict(self.config), *(part.labels for part in parts))
 
     @cached_property
-    def _pictures(self) -> tuple[LayerPictures, ...]:
+    def _images(self) -> tuple[LayerImages, ...]:
         parts = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}
-        return tuple(layer_pictures(part, f"{self.name}, {split}") for split, part in parts.items())
+        return tuple(layer_images(part, f"{self.name}, {split}") for split, part in parts.items())
 
-    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
         """Training, validation and measured pictures."""
-        return self._pictures
+        return self._images
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
         """Mean class accuracy by each of the methods."""
@@ -97,12 +99,12 @@ class ClassificationTask:
                 known = unit(np.concatenate([parts[0].vectors, parts[1].vectors]))
                 labels = np.concatenate(targets[:2])
                 predicted = vote(known, labels, unit(parts[2].vectors), min(K, len(known)))
-            share = accuracies(predicted, parts[2], classes)[0]
+            share = accuracies(predicted, parts[2].keys, parts[2].labels, classes)[0]
             scores.append(LayerScore.of(share, "mean", f"{share.metric}, {method}"))
         return tuple(scores)
 
     def _attentive(
-        self, tokens: Sequence[np.ndarray], targets: Sequence[np.ndarray], test: Features
+        self, tokens: Sequence[Tokens], targets: Sequence[np.ndarray], test: Features
     ) -> tuple[ItemScores, ...]:
         """Mean class accuracy by the attentive probe, with each head seed."""
         classes, config = self.splits.classes, self.config.attentive
@@ -110,7 +112,8 @@ class ClassificationTask:
         def score(seed: int) -> tuple[ItemScores, ...]:
             seeded = replace(config, seed=config.seed + seed)
             fitted = fit_attentive(tokens[0], targets[0], tokens[1], targets[1], len(classes), seeded)
-            return accuracies(fitted.probe.scores(tokens[2]).argmax(axis=1), test, classes)[:1]
+            predicted = fitted.probe.scores(tokens[2]).argmax(axis=1)
+            return accuracies(predicted, test.keys, test.labels, classes)[:1]
 
         return with_head_seeds(config.head_seeds, score)
 
@@ -121,7 +124,7 @@ class RetrievalTask:
     name = "retrieval"
     failures: tuple[InputError, ...] = ()
 
-    def __init__(self, pictures: LabelledPictures) -> None:
+    def __init__(self, pictures: LabelledImages) -> None:
         """DataError where no class has two pictures, or there is a single class."""
         if len(set(pictures.labels)) < 2:
             raise DataError(f"{pictures.name} has a single class; retrieval needs at least two")
@@ -135,12 +138,12 @@ class RetrievalTask:
         return _digest({"interval": "jackknife"}, self.labelled.labels)
 
     @cached_property
-    def _pictures(self) -> LayerPictures:
-        return layer_pictures(self.labelled, f"{self.name}, test")
+    def _images(self) -> LayerImages:
+        return layer_images(self.labelled, f"{self.name}, test")
 
-    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
         """The measured pictures; they ask, and are found."""
-        return (self._pictures,)
+        return (self._images,)
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
         """Mean average precision and R@1 over the pictures that have another of their class.
@@ -226,14 +229,20 @@ def _column_means(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
     return np.divide(np.nansum(values, axis=0), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def load_labels(place: Path, config: LabelledConfig | None = None, split: str = "test") -> Splits:
+def load_labels(
+    place: Path, config: LabelledConfig | None = None, split: str = "test", held_out: HeldOut | None = None
+) -> Splits:
     """The classification tasks of a place as one, with as many pictures of each class.
 
     Coarse labels of the same pictures and classes that are never trained on are left out. Errors as those of
     `load_splits`.
     """
     items = (config or LabelledConfig()).items
-    tasks = {name: task for name, task in load_splits(place, split, options=ClassOptions()).items() if "/" not in name}
+    tasks = {
+        name: task
+        for name, task in load_splits(place, split, options=ClassOptions(held_out=held_out)).items()
+        if "/" not in name
+    }
     if not tasks:
         raise DataError(
             f"{place} has no task with labels that are trained on; give labelled pictures in train and {split}"
@@ -252,18 +261,18 @@ def load_labels(place: Path, config: LabelledConfig | None = None, split: str = 
     )
 
 
-def _join(parts: Sequence[LabelledPictures], name: str, several: bool) -> LabelledPictures:
+def _join(parts: Sequence[LabelledImages], name: str, several: bool) -> LabelledImages:
     """Tasks as one; where there are several, the task's name leads each key and label."""
     rows = [
         (f"{part.name}/{key}", source, f"{part.name}/{label}") if several else (key, source, label)
         for part in parts
-        for key, source, label in zip(part.keys, part.pictures, part.labels, strict=True)
+        for key, source, label in zip(part.keys, part.images, part.labels, strict=True)
     ]
     keys, sources, labels = zip(*rows, strict=True)
-    return LabelledPictures(name, keys, sources, labels)
+    return LabelledImages(name, keys, sources, labels)
 
 
-def _thin(task: LabelledPictures, items: int, classes: int) -> LabelledPictures:
+def _thin(task: LabelledImages, items: int, classes: int) -> LabelledImages:
     """At most `items` pictures, as many of each class, always the same ones; two of each, if there are, in any case."""
     by_label: dict[str, list[int]] = defaultdict(list)
     order = sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(task.keys[row].encode()).digest())
@@ -271,43 +280,22 @@ def _thin(task: LabelledPictures, items: int, classes: int) -> LabelledPictures:
         by_label[task.labels[row]].append(row)
     each = max(2, items // classes)
     rows = sorted(row for found in by_label.values() for row in found[:each])
-    return replace(
-        task,
-        keys=tuple(task.keys[row] for row in rows),
-        pictures=tuple(task.pictures[row] for row in rows),
-        labels=tuple(task.labels[row] for row in rows),
-    )
+    return task.select(rows)
 
 
-def layer_pictures(task: LabelledPictures, name: str) -> LayerPictures:
+def layer_images(task: LabelledImages, name: str) -> LayerImages:
     """Labelled pictures as they are encoded: whole, at the encoder's own size."""
 
-    def open(place: int) -> Image.Image:
-        source, key = task.pictures[place], task.keys[place]
+    def open(place: int) -> list[Image.Image]:
+        source, key = task.images[place], task.keys[place]
         if isinstance(source, Clip):
             raise InputError(key, "is a part of a video; layers are measured on pictures")
-        return open_image(source, key)
+        return [open_image(source, key)]
 
-    return LayerPictures(name=name, keys=task.keys, open=open, digest=content_digest(task.pictures))
-
-
-def content_digest(sources: Sequence[Source]) -> str:
-    """SHA-256 of the content of files, in order; what is missing counts as empty, for it is reported later."""
-    digest = hashlib.sha256()
-    for source in sources:
-        content = source if isinstance(source, bytes) else _read(source)
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()[:20]
+    return LayerImages(name=name, keys=task.keys, open=open, compute_digest=lambda: content_digest(task.images))
 
 
-def _read(source: Path | Clip) -> bytes:
-    try:
-        return (source.path if isinstance(source, Clip) else source).read_bytes()
-    except OSError:
-        return b""
-
-
-def _labelled(features: LayerFeatures, task: LabelledPictures) -> Features:
+def _labelled(features: LayerFeatures, task: LabelledImages) -> Features:
     """The means of a layer's patches, with the labels of those pictures that could be decoded; DataError for none."""
     if not len(features.rows):
         raise DataError(f"{task.name}: no picture can be decoded; the first: {features.failures[0]}")

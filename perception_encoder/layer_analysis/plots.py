@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MissingExtraError
-from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import to_colours
 from perception_encoder.inference.open_model import RANDOM
+from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.inside import Inside
 from perception_encoder.layer_analysis.recommendation import show
@@ -64,7 +64,7 @@ def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, 
         colour, layers = colours[curve.model], list(curve.scores)
         metrics = [score.metric for score in curve.scores.values()]
         values = scale * np.array([metric.value for metric in metrics])
-        low, high = scale * np.array([metric.ci or (metric.value, metric.value) for metric in metrics]).T
+        low, high = scale * np.array([metric.interval or (metric.value, metric.value) for metric in metrics]).T
         if curve.depth == 1:
             axes.axhline(values[0], color=colour, linewidth=1.2, linestyle=":", label=curve.model)
             continue

@@ -3,14 +3,14 @@
 The best layer of many looks better than it is, for it was chosen on the very items that it is measured on. So the
 interval of its advantage over the last layer is one that holds for all layers at once (Bonferroni), and only where it
 leaves out zero the best layer is recommended. It is also said which layers are as good: all that no such interval shows
-to be worse. Where there is no interval (see estimate.py) nothing is shown, and all layers are as good.
+to be worse. Where there is no interval (see bootstrap.py) nothing is shown, and all layers are as good.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perception_encoder.evaluation.statistics.estimate import Estimate, Metric
+from perception_encoder.evaluation.statistics.bootstrap import Estimate, Metric
 from perception_encoder.layer_analysis.sweep import LayerCurve
 
 
@@ -30,7 +30,7 @@ class Recommendation:
     @property
     def is_real(self) -> bool:
         """Whether there is an interval of the gain that leaves out zero."""
-        return self.gain.ci is not None and self.gain.ci[0] > 0
+        return self.gain.interval is not None and self.gain.interval[0] > 0
 
     @property
     def layer(self) -> int:
@@ -48,12 +48,12 @@ class Recommendation:
         value = {layer: show(curve.scores[layer].value, curve.unit) for layer in (best, last)}
         if best == last:
             return f"Take the last layer, {last}: {value[last]}; no other is better. {self._peers()}".strip()
-        if self.gain.ci is None:
+        if self.gain.interval is None:
             return (
                 f"The last layer, {last}, has {value[last]}, layer {best} {value[best]}; without an interval (one "
                 "block, or one seed of a head) this shows nothing."
             )
-        between = show_differences(*self.gain.ci, curve.unit)
+        between = show_differences(*self.gain.interval, curve.unit)
         if not self.is_real:
             return (
                 f"The last layer, {last}, will do: {value[last]}. Layer {best} has {value[best]}, which these items "
@@ -88,7 +88,13 @@ def recommend(curve: LayerCurve) -> Recommendation:
         curve=curve,
         best=best,
         last=last,
-        gain=Metric(curve.figure, found.value, curve.scores[best].n, found.interval(max(1, others)), curve.unit),
+        gain=Metric(
+            name=curve.figure,
+            value=found.value,
+            n=curve.scores[best].n,
+            interval=found.interval(max(1, others)),
+            unit=curve.unit,
+        ),
         as_good=tuple(layer for layer, ends in gains.items() if ends is None or ends[0] <= 0),
     )
 

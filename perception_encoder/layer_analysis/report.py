@@ -80,7 +80,7 @@ def to_csv(report: LayerReport) -> str:
     for curve in report.curves:
         for layer, score in curve.scores.items():
             metric = score.metric
-            ends = ("", "") if metric.ci is None else (f"{end:.6g}" for end in metric.ci)
+            ends = ("", "") if metric.interval is None else (f"{end:.6g}" for end in metric.interval)
             label = curve.model, curve.task, curve.figure, curve.unit, layer
             rows.writerow((*label, f"{metric.value:.6g}", *ends, metric.n, curve.pool))
     return stream.getvalue()
@@ -96,7 +96,7 @@ def to_json(report: LayerReport) -> str:
                 **{name: getattr(curve, name) for name in ("model", "task", "figure", "unit", "pool", "depth")},
                 "lower_is_better": curve.lower_is_better,
                 "layers": {
-                    layer: {"value": score.value, "ci": score.metric.ci, "n": score.n}
+                    layer: {"value": score.value, "ci": score.metric.interval, "n": score.n}
                     for layer, score in curve.scores.items()
                 },
             }
@@ -118,7 +118,7 @@ def _said(found: Recommendation) -> dict[str, object]:
         "best": found.best,
         "last": found.last,
         "gain": found.gain.value,
-        "gain_ci": found.gain.ci,
+        "gain_ci": found.gain.interval,
         "real": found.is_real,
         "as_good": list(found.as_good),
         "text": found.text(),
@@ -217,8 +217,8 @@ def _cell(curve: LayerCurve, layer: int) -> str:
         return "<td>–</td>"
     metric = curve.scores[layer].metric
     shown = show(metric.value, curve.unit).removesuffix(" %") if curve.unit == "%" else f"{metric.value:.3f}"
-    if metric.ci is not None:
-        half = (metric.ci[1] - metric.ci[0]) / 2
+    if metric.interval is not None:
+        half = (metric.interval[1] - metric.interval[0]) / 2
         shown += f" ±{100 * half:.1f}" if curve.unit == "%" else f" ±{half:.3f}"
     return f'<td class="best">{shown}</td>' if layer == curve.best else f"<td>{shown}</td>"
 

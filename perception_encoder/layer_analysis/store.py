@@ -13,10 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, cast
@@ -25,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError, OutputError
-from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures
+from perception_encoder.evaluation.features import decode_ahead
+from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
 from perception_encoder.files import holding, replacing, writing
 from perception_encoder.inference.layer_encoder import StoredEncoder
 from perception_encoder.progress import Track, untracked
@@ -107,7 +106,7 @@ class StoredLayers:
 
 def extract(
     encoder: StoredEncoder,
-    pictures: LayerPictures,
+    pictures: LayerImages,
     layers: Sequence[int],
     config: StoreConfig,
     track: Track = untracked,
@@ -129,7 +128,7 @@ def extract(
     return StoredLayers(folder, progress, layers, encoder.patch_size)
 
 
-def feature_key(encoder: StoredEncoder, pictures: LayerPictures, layers: Sequence[int], config: StoreConfig) -> str:
+def feature_key(encoder: StoredEncoder, pictures: LayerImages, layers: Sequence[int], config: StoreConfig) -> str:
     """A digest of all that features depend on; the encoder's and the pictures' names are no part of it."""
     depends = {
         "version": VERSION,
@@ -152,7 +151,7 @@ def chunk_size(encoder: StoredEncoder, image_size: tuple[int, int], layers: Sequ
 
 def _extend(
     encoder: StoredEncoder,
-    pictures: LayerPictures,
+    pictures: LayerImages,
     layers: Sequence[int],
     config: StoreConfig,
     folder: Path,
@@ -165,15 +164,15 @@ def _extend(
         logger.info("%s: going on after %d of %d pictures", pictures.name, progress.seen, count)
     arrays: dict[int, np.memmap] = {}
     chunk = chunk_size(encoder, pictures.image_size or encoder.image_size, layers, config.chunk)
-    decoded = _decode(pictures, progress.seen, chunk)
+    places = range(progress.seen, count)
+    decoded = decode_ahead(pictures.open, places, chunk)
     images: list[Image.Image] = []
     failures: list[tuple[int, str, str]] = []
-    places = range(progress.seen, count)
     for place, found in track(zip(places, decoded, strict=True), f"encoding {pictures.name}", len(places)):
         if isinstance(found, InputError):
             failures.append((place, found.source, found.reason))
         else:
-            images.append(found)
+            images.extend(found)
         if (place + 1) % chunk and place + 1 < count:
             continue
         if images:
@@ -193,7 +192,7 @@ def _encode(
     images: list[Image.Image],
     layers: Sequence[int],
     config: StoreConfig,
-    pictures: LayerPictures,
+    pictures: LayerImages,
     progress: _Progress,
 ) -> dict[int, np.ndarray]:
     """Tokens (n, N, D) by layer in the store's type; notes their prefix, grid and width in `progress`."""
@@ -214,22 +213,8 @@ def _encode(
     return joined
 
 
-def _decode(pictures: LayerPictures, start: int, chunk: int) -> Iterator[Image.Image | InputError]:
-    """Decode in order, a chunk at a time."""
-
-    def decode(place: int) -> Image.Image | InputError:
-        try:
-            return pictures.open(place)
-        except InputError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(start, len(pictures.keys), chunk):
-            yield from pool.map(decode, range(first, min(first + chunk, len(pictures.keys))))
-
-
 def missing_bytes(
-    encoder: StoredEncoder, shown: Sequence[LayerPictures], layers: Sequence[int], config: StoreConfig
+    encoder: StoredEncoder, shown: Sequence[LayerImages], layers: Sequence[int], config: StoreConfig
 ) -> int:
     """How much the features of sets of pictures will add to the store; one picture is encoded to know their shape."""
     tokens = encoder.encode_layers([Image.new("RGB", (32, 32))], layers[:1])[layers[0]]

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from perception_encoder.errors import DataError, InputError, ModelError
-from perception_encoder.evaluation.layer_task import LayerScore, LayerTask
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.layer_encoder import StoredEncoder, resolve_layers
+from perception_encoder.layer_analysis.layer_task import LayerScore, LayerTask
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
 from perception_encoder.progress import Track, untracked
 
@@ -95,7 +95,7 @@ def run_sweep(
     failures: dict[str, InputError] = {}
     seen: set[str] = set()
     for task in tasks:
-        shown = task.pictures(encoder)
+        shown = task.images(encoder)
         stored = [extract(encoder, pictures, wanted, config, track) for pictures in shown]
         for pictures, kept in zip(shown, stored, strict=True):
             seen |= {f"{pictures.digest}/{key}" for key in pictures.keys}

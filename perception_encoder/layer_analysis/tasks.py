@@ -8,81 +8,96 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
-from perception_encoder.datasets.class_masks import ClassMasks, read_class_splits, read_things
+from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.classified import has_labels
-from perception_encoder.datasets.instances import InstanceSet, forget_kinds, keep_trained, read_instance_splits
+from perception_encoder.datasets.image_set import ImageSet, keep_trained
+from perception_encoder.datasets.instances import InstanceSet, read_instance_splits
+from perception_encoder.datasets.labelled import HeldOut
 from perception_encoder.datasets.masked_videos import read_videos
-from perception_encoder.datasets.rgbd import MILLIMETRES, DepthPictures, read_depth_splits
+from perception_encoder.datasets.rgbd import MILLIMETRES, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.detection import DetectionConfig
+from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.dense.depth import DepthProtocol
-from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore, LayerTask
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
 from perception_encoder.layer_analysis.caption_task import load_caption_task
-from perception_encoder.layer_analysis.dense_tasks import (
-    SHORT_SIDE,
-    DepthTask,
-    DetectionTask,
-    SegmentationTask,
-    TrackingTask,
-)
+from perception_encoder.layer_analysis.dense_tasks import DenseTask
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
     load_labels,
 )
+from perception_encoder.layer_analysis.layer_task import LayerScore, LayerTask
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.frames import spread_indices
 
 Maker = Callable[[Path, int], LayerTask]
 """A place and how many items at most are measured, to a task; DataError where the place lacks what it needs."""
 
-Part = TypeVar("Part", DepthPictures, ClassMasks, InstanceSet)
+Part = TypeVar("Part", bound=ImageSet)
+
+SHORT_SIDE = 240
+"""Default pixels of the short side of videos' frames, a seventh of the cost of DAVIS's 480."""
 
 
 @lru_cache(maxsize=1)
-def _labels(place: Path, items: int) -> Splits:
-    """Read once for the two tasks of labels; measured is `test`, or `val` where there is no labelled `test`."""
-    return load_labels(place, LabelledConfig(items=items), "test" if has_labels(place, "test") else "val")
+def _labels(path: Path, items: int, held_out: HeldOut | None) -> Splits:
+    """Read once for the two tasks of labels; `test` is evaluated, or `val` without a labelled `test`."""
+    split = "test" if has_labels(path, "test") else "val"
+    return load_labels(path, LabelledConfig(items=items), split, held_out)
 
 
-def _classification(place: Path, items: int) -> LayerTask:
-    return ClassificationTask(_labels(place, items), LabelledConfig(items=items))
+def _classification(path: Path, items: int, held_out: HeldOut | None = None) -> LayerTask:
+    return ClassificationTask(_labels(path, items, held_out), LabelledConfig(items=items))
 
 
-def _retrieval(place: Path, items: int) -> LayerTask:
-    return RetrievalTask(_labels(place, items).test)
+def _retrieval(path: Path, items: int, held_out: HeldOut | None = None) -> LayerTask:
+    return RetrievalTask(_labels(path, items, held_out).test)
 
 
-def _tracking(place: Path, items: int) -> LayerTask:
-    return TrackingTask(read_videos(place))
+def _tracking(path: Path, items: int) -> LayerTask:
+    return DenseTask(TrackingEvaluator(read_videos(path), TrackingConfig(short_side=SHORT_SIDE)))
 
 
-def _depth(place: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask:
-    return DepthTask(*_thin(read_depth_splits(place, per_metre), items))
+def _depth(path: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask:
+    protocol = DepthProtocol(head=DepthConfig(channels=32))
+    return DenseTask(DepthEvaluator(*_thin(read_depth_splits(path, per_metre), items), protocol))
 
 
-def _relative_depth(place: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask:
+def _relative_depth(path: Path, items: int, per_metre: float = MILLIMETRES) -> LayerTask:
     protocol = DepthProtocol(head=DepthConfig(channels=32).relative(), aligned=True)
-    return DepthTask(*_thin(read_depth_splits(place, per_metre), items), protocol, "relative-depth")
+    parts = _thin(read_depth_splits(path, per_metre), items)
+    return DenseTask(DepthEvaluator(*parts, protocol, name="relative-depth"))
 
 
-def _segmentation(place: Path, items: int) -> LayerTask:
-    return SegmentationTask(*_thin(read_class_splits(place), items))
+def _segmentation(path: Path, items: int) -> LayerTask:
+    return DenseTask(SegmentationEvaluator(*_thin(read_class_splits(path), items)))
 
 
-def _foreground(place: Path, items: int) -> LayerTask:
-    return SegmentationTask(*_thin(read_things(place), items), name="foreground")
+def _foreground(path: Path, items: int) -> LayerTask:
+    return DenseTask(SegmentationEvaluator(*_thin(read_class_splits(path, any_class=True), items), name="foreground"))
 
 
-def _detection(place: Path, items: int) -> LayerTask:
-    return DetectionTask(*keep_trained(*_thin(read_instance_splits(place), items)))
+def _detector(train: InstanceSet, test: InstanceSet, name: str = "detection") -> LayerTask:
+    """A detector smaller than for published results, for every layer pays for it."""
+    fit = FitConfig(epochs=8, batch=8, weight_decay=0.05)
+    protocol = DetectionProtocol(head=DetectionConfig(channels=64, hidden=256, regions=128, fit=fit))
+    return DenseTask(DetectionEvaluator(train, test, protocol, name=name))
 
 
-def _objects(place: Path, items: int) -> LayerTask:
-    train, test = (forget_kinds(part) for part in _thin(read_instance_splits(place), items))
-    return DetectionTask(train, test, name="objects")
+def _detection(path: Path, items: int) -> LayerTask:
+    return _detector(*keep_trained(*_thin(read_instance_splits(path), items)))
+
+
+def _objects(path: Path, items: int) -> LayerTask:
+    train, test = _thin(read_instance_splits(path), items)
+    return _detector(train.merge_classes(), test.merge_classes(), "objects")
 
 
 def _thin(splits: tuple[Part, Part], items: int) -> tuple[Part, Part]:
@@ -91,16 +106,16 @@ def _thin(splits: tuple[Part, Part], items: int) -> tuple[Part, Part]:
     Names are often those of places or times, so that the first ones would be of one kind.
     """
     train, test = (
-        part.some(spread_indices(len(part.keys), min(len(part.keys), count)))
+        part.select(spread_indices(len(part.keys), min(len(part.keys), count)))
         for part, count in zip(splits, (2 * items, items), strict=True)
     )
     return train, test
 
 
 DEPTHS = {"depth": _depth, "relative-depth": _relative_depth}
+LABELS = {"classification": _classification, "retrieval": _retrieval}
 TASKS: Mapping[str, Maker] = {
-    "classification": _classification,
-    "retrieval": _retrieval,
+    **LABELS,
     "segmentation": _segmentation,
     "foreground": _foreground,
     **DEPTHS,
@@ -125,9 +140,9 @@ class SizedTask:
         """Those of the task."""
         return self.task.failures
 
-    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
         """Those of the task, at the size."""
-        return [replace(pictures, image_size=self.image_size) for pictures in self.task.pictures(encoder)]
+        return [replace(images, image_size=self.image_size) for images in self.task.images(encoder)]
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
         """As the task does."""
@@ -135,8 +150,9 @@ class SizedTask:
 
 
 def _at_size(task: LayerTask, image_size: tuple[int, int] | None, short_side: int) -> LayerTask:
-    if isinstance(task, TrackingTask):
-        return TrackingTask(task.videos, replace(task.config, short_side=short_side))
+    if isinstance(task, DenseTask) and isinstance(task.evaluator, TrackingEvaluator):
+        config = replace(task.evaluator.config, short_side=short_side)
+        return DenseTask(TrackingEvaluator(task.evaluator.videos, config))
     return task if image_size is None else SizedTask(task, image_size)
 
 
@@ -148,10 +164,12 @@ def make_tasks(
     image_size: tuple[int, int] | None = None,
     short_side: int = SHORT_SIDE,
     per_metre: float = MILLIMETRES,
+    held_out: HeldOut | None = None,
 ) -> list[LayerTask]:
     """The tasks of these names, each of its own place or of the one that is for all; `per_metre`: of stored depths.
 
-    `image_size`: height and width of still pictures, by default the encoder's own; `short_side`: of videos' frames.
+    `image_size`: height and width of still pictures, by default the encoder's own; `short_side`: of videos' frames;
+    `held_out`: classes to leave out of labelled shards.
     Raises ConfigError for a name that there is not and a place whose task is not asked, DataError for a task without a
     place and where a place lacks what its task needs.
     """
@@ -164,6 +182,7 @@ def make_tasks(
     makers: Mapping[str, Maker] = {
         **TASKS,
         **{name: partial(make, per_metre=per_metre) for name, make in DEPTHS.items()},
+        **{name: partial(make, held_out=held_out) for name, make in LABELS.items()},
     }
     tasks = []
     for name in dict.fromkeys(names):

@@ -1,4 +1,4 @@
-"""Memory that a forward pass keeps for the backward pass, by formula: bytes of one input.
+"""Compute the memory that a forward pass saves for the backward pass: bytes of one input.
 
 Counted is what autograd saves, of fused attention, which keeps no scores. The residual stream and what the norms read
 are float32; what products read and give has the type that products are computed in, of `size` bytes an element: 2
@@ -34,7 +34,7 @@ class Activations:
 
 
 def vision_activations(config: VisionConfig, image_size: int | None = None, size: int = 2) -> Activations:
-    """Of one square picture of `image_size` px, by default the configuration's, through tokens, pooling, projection."""
+    """Of one square image of `image_size` px, by default the configuration's, through tokens, pooling, projection."""
     side, width = image_size or config.image_size, config.width
     tokens = (side // config.patch_size) ** 2 + int(config.class_token)
     norms = (2 if config.final_norm else 1) * _norm(tokens, width, FLOAT32)  # ln_pre and ln_post

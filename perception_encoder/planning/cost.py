@@ -7,6 +7,7 @@ them out. Attention counts whole, causal or not. The gradient of a product is tw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from perception_encoder.models.config import TextConfig, VisionConfig
 
@@ -78,7 +79,7 @@ class TowerCost:
         return self._blocks_again(checkpointing) + (self.forward - self.end if chunked else 0)
 
     def masked_training(self) -> int:
-        """A masked copy's: a pass over the whole picture without gradients, one over the masked with them, no head."""
+        """A masked copy's: a pass over the whole image without gradients, one over the masked with them, no head."""
         return 4 * (self.embedding + self.blocks) - self.embedding
 
     def masked_recomputed(self, checkpointing: bool = False, chunked: bool = False) -> int:
@@ -90,7 +91,7 @@ class TowerCost:
 
 
 def vision_cost(config: VisionConfig, image_size: int | None = None) -> TowerCost:
-    """Of one square picture of `image_size` px, by default the configuration's."""
+    """Of one square image of `image_size` px, by default the configuration's."""
     patches = ((image_size or config.image_size) // config.patch_size) ** 2
     tokens, width = patches + int(config.class_token), config.width
     projection = 2 * width * (config.output_dim or 0)
@@ -125,14 +126,63 @@ def training_flops(
     length: int | None = None,
     masked: float = 0.0,
 ) -> float:
-    """Of one pair of a picture and a text, forward and backward, without its part of the loss.
+    """Of one pair of an image and a text, forward and backward, without its part of the loss.
 
-    `masked`: share of the pictures that have a masked copy. Nothing is computed twice.
+    `masked`: share of the images that have a masked copy. Nothing is computed twice.
     """
-    pictures = vision_cost(vision, image_size)
-    return pictures.training() + masked * pictures.masked_training() + text_cost(text, length).training()
+    images = vision_cost(vision, image_size)
+    return images.training() + masked * images.masked_training() + text_cost(text, length).training()
 
 
 def contrastive_flops(batch: int, width: int) -> int:
     """Of the contrastive loss, forward and backward, for each of `batch` pairs of features of `width`."""
     return 12 * batch * width
+
+
+class Adapters(Protocol):
+    """Low-rank adapters beside the matrices of each block."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def of_attention(self) -> bool: ...
+    @property
+    def of_mlp(self) -> bool: ...
+
+
+def adapter_parameters(adapters: Adapters, width: int, hidden: int) -> int:
+    """Return the parameters of a block's adapters; `hidden`: width between the feed-forward's layers."""
+    attention = 2 * width + 4 * width if adapters.of_attention else 0
+    return adapters.rank * (attention + (2 * (width + hidden) if adapters.of_mlp else 0))
+
+
+def adapted_training(adapters: Adapters, cost: TowerCost) -> int:
+    """Return operations of one input of a tower, forward and backward, of which only adapters are trained.
+
+    A frozen matrix costs two products instead of three: its own gradient is not computed. That of the queries, keys and
+    values is: peft adds their adapter to them, and that sum, which all inputs share, is left out.
+    """
+    block = cost.block
+    of_block = 2 * block.total + block.attention + 3 * _adapters_forward(adapters, block)
+    if adapters.of_attention:
+        of_block += block.projections_in
+        unneeded = block.projections_in  # what the first block reads needs no gradient
+    else:  # nor does anything before its feed-forward
+        before = block.projections_in + 2 * block.attention + block.projection_out
+        unneeded = before + block.end + 2 * block.tokens * adapters.rank * block.width
+    return cost.embedding + cost.depth * of_block - unneeded + 2 * cost.head
+
+
+def adapted_recomputed(adapters: Adapters, cost: TowerCost, checkpointing: bool = False, chunked: bool = False) -> int:
+    """Return what that recomputes to save memory (`TowerCost.recomputed`)."""
+    block, extra = cost.block, _adapters_forward(adapters, cost.block)
+    last = 2 * block.tokens * adapters.rank * block.width if adapters.of_mlp else block.end
+    again = cost.depth * (block.total + extra - last) if checkpointing else 0
+    return again + (cost.forward + cost.depth * extra - cost.end if chunked else 0)
+
+
+def _adapters_forward(adapters: Adapters, block: BlockCost) -> int:
+    """Return operations of the adapters beside a block's matrices, forward."""
+    beside = 2 * block.width if adapters.of_attention else 0
+    beside += 2 * (block.width + block.hidden) if adapters.of_mlp else 0
+    return 2 * block.tokens * adapters.rank * beside

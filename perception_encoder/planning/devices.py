@@ -1,4 +1,4 @@
-"""How fast devices multiply matrices, and how much memory they have: a table of known ones; others are measured."""
+"""Look up how fast devices multiply matrices and how much memory they have; others are measured."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REPEATS = 5
 
 
 def find_device(name: str) -> Device:
-    """A device of the table, or one with figures of its own, "TFLOP/s:GB"; ConfigError shows what there is."""
+    """Return a device of the table, or one with numbers of its own, "TFLOP/s:GB"; ConfigError lists the table."""
     own = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", name)
     if own:
         return Device(flops=float(own[1]) * 1e12, memory=float(own[2]) * 1e9)

@@ -1,6 +1,6 @@
-"""Weights that lie between those a run began with and those it came to (WiSE-FT, arXiv 2109.01903).
+"""Average the weights that a run began with and those that it ended with (WiSE-FT, arXiv 2109.01903).
 
-Further training on other pictures forgets a little of what was there; between the two ends are weights that know most
+Further training on other images forgets a little of what was there; between the two ends are weights that know most
 of both. Only of a run that begins with weights, and stays near enough to them: measure it.
 """
 

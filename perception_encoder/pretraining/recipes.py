@@ -1,26 +1,30 @@
-"""Robust image pretraining at the paper's scale (section 2.1, appendix B.1.1), and the video finetuning (section 2.2).
+"""Recipes of robust image pretraining at the paper's scale (section 2.1, appendix B.1.1), and the debug form of any.
 
-The order is pretraining, cooldown, distillation of all but the teacher G (`distillation/run.py`), video
-finetuning. Each begins where `pe train` leaves the one before it, unless `initial` says otherwise, and with its very
-weights: they are written in float32. Data come as shards: the paper's own 5.4 billion pairs are not published.
+The order is pretraining, cooldown, distillation of all but the teacher G (`distillation/recipes.py`), video finetuning
+(`video_finetuning/recipes.py`). Each begins where `pe train` leaves the one before it, unless `initial` says otherwise,
+and with exactly its weights: they are written in float32. Data are shards: the paper's own 5.4 billion pairs are not
+published.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TypeVar
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
+from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.run import PretrainingConfig
 from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.optimizer import OptimizerConfig
 
+Config = TypeVar("Config", bound=PretrainingConfig)
+
 BATCH = 131_072
 WARMUP = 2_000  # steps
-TEACHER = "g14"
 SIZES = {
     "t16": ("PE-Core-T16-384", (112, 160, 224, 384)),
     "s16": ("PE-Core-S16-384", (112, 160, 224, 384)),
@@ -34,7 +38,6 @@ SHARES = (10, 8, 4, 2, 1)
 MINUTES = 30.0
 """Between checkpoints: they are large."""
 COOLDOWN_SAMPLES = 50_000_000
-VIDEO_STEPS, VIDEO_BATCH, FRAMES = 5_400, 4_096, 8
 RECOMPUTED = ParallelConfig(checkpointing=True)
 LAST_STEP = 9
 FOURTEENTHS = {"s14": "PE-Core-S16-384", "b14": "PE-Core-B16-224", "l14": "PE-Core-L14-336"}
@@ -45,7 +48,7 @@ def core(size: str) -> PretrainingConfig:
 
     The paper leaves open how many of them each resolution sees (`SHARES`), all of T and S (here B's steps, and one
     resolution more), and how a step is fitted into memory: here blocks are recomputed, and G's are shared out and see
-    64 pictures at a time (`pe train core_g14 --plan`). It also leaves open what decays: here what does in open_clip.
+    64 images at a time (`pe train core_g14 --plan`). It also leaves open what decays: here what does in open_clip.
     """
     model, resolutions = SIZES[size]
     return PretrainingConfig(
@@ -81,30 +84,13 @@ def cooldown(size: str) -> PretrainingConfig:
     )
 
 
-def video_finetune(size: str) -> PretrainingConfig:
-    """22 million videos of 8 frames, from the distilled weights, G from those of `cooldown` (section 2.2, B.1.1)."""
-    config = cooldown(size)
-    before = f"core_{size}_cooldown" if size == TEACHER else f"distill_{size}"
-    return dataclasses.replace(
-        config,
-        initial=f"runs/{before}/model.safetensors",
-        stages=(Stage(image_size=SIZES[size][1][-1], steps=VIDEO_STEPS),),
-        frames=FRAMES,
-        batch_size=VIDEO_BATCH,
-        warmup=WARMUP,
-        optimizer=dataclasses.replace(config.optimizer, lr=1e-6),
-        masking=None,
-        parallel=dataclasses.replace(config.parallel, chunk=config.parallel.chunk and config.parallel.chunk // FRAMES),
-    )
-
-
 def ablation(step: int) -> PretrainingConfig:
     """The run at ViT-L/14 with all of the paper's nine steps up to this one; ConfigError for any other.
 
     1 is the baseline, and each further one changes what section 2.1 says and nothing else: 2 progressive resolution, 3
     a batch and samples twice as large, 4 LAMB, 5 a stage at 336 px, 6 2D RoPE, 7 attention pooling, 8 augmentation,
     9 mask regularisation. The paper leaves open the text tower (here that of PE-Core-L), AdamW's betas and decay (here
-    LAMB's, of what decays in open_clip), the split of step 3 (equal parts, as step 2's), and what a picture goes
+    LAMB's, of what decays in open_clip), the split of step 3 (equal parts, as step 2's), and what an image goes
     through before step 8 (here it is squashed to a square).
     """
     if not 1 <= step <= LAST_STEP:
@@ -141,6 +127,25 @@ def scaling(step: int, size: str, steps: int = 360_000) -> PretrainingConfig:
     config = ablation(step)
     shares = {stage.image_size: stage.steps for stage in config.stages}
     return dataclasses.replace(config, model=FOURTEENTHS[size], patch_size=14, stages=_stages(shares, steps))
+
+
+def debug_pretraining(config: Config) -> Config:
+    """Return the same run in four steps of the built-in model, at two small resolutions."""
+    return dataclasses.replace(
+        config,
+        model=BUILTIN,
+        patch_size=None,
+        initial=None if config.initial is None else BUILTIN,
+        stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
+        batch_size=16,
+        masking=None if config.masking is None else dataclasses.replace(config.masking, every=4),
+        frames=None if config.frames is None else 2,
+        parallel=ParallelConfig(),
+        validation=None if config.validation is None else dataclasses.replace(config.validation, every=2),
+        warmup=1,
+        log_every=1,
+        checkpoint_every=2,
+    )
 
 
 def _stages(shares: Mapping[int, int], steps: int) -> tuple[Stage, ...]:

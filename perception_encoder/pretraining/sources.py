@@ -1,21 +1,32 @@
-"""The data of a run: folders that are read into memory, or shards that are read as they are needed."""
+"""Open the data of a run: directories that are read into memory, or shards that are read as they are needed.
+
+Here the generic readers get what is particular: layouts of evaluation sets, and the rules of the built-in model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from perception_encoder.data.captions import concept
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import PairSource
-from perception_encoder.data.streams import Shards, StreamConfig, open_shards
+from perception_encoder.data.shard_parts import SourcePart
+from perception_encoder.data.streams import Shards, open_shards
 from perception_encoder.errors import DataError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.tokenizer import tokenizer
+from perception_encoder.pretraining.builtin.rules import RULES
+from perception_encoder.pretraining.config import PretrainingConfig, ValidationConfig
+from perception_encoder.pretraining.training_files import has_split, read_files
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track
 from perception_encoder.ranks import Rank
+
+HeldOutPair = tuple[PairSource, int]
+"""A source, and the index of a sample in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,61 +40,85 @@ class Sources:
     samples: Mapping[str, int]
     """How many each source has."""
     vocabulary: CaptionVocabulary | None
-    """The tokens of the captions, where all of these are known."""
-
-
-class SourceConfig(Protocol):
-    """What of a run's configuration decides how its data are read."""
-
-    @property
-    def weights(self) -> Mapping[str, float]: ...
-    @property
-    def balance(self) -> float: ...
-    @property
-    def image_side(self) -> int: ...
-    @property
-    def streams(self) -> StreamConfig: ...
-    @property
-    def frames(self) -> int | None: ...
+    """The tokens of the captions, if all of these are known."""
+    validation: Sequence[HeldOutPair] = ()
+    """Pairs that are not trained on, if the run is validated."""
 
 
 def open_sources(
-    config: SourceConfig,
+    config: PretrainingConfig,
     data: Sequence[Path | Shards],
     model: CLIP,
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
     track: Track,
 ) -> Sources:
-    """Open folders or shards; DataError for both at once, and for what cannot be trained on."""
-    folders = [each for each in data if isinstance(each, Path)]
+    """Open directories or shards; DataError for both at once, and for what cannot be trained on."""
+    paths = [each for each in data if isinstance(each, Path)]
     shards = [each for each in data if isinstance(each, Shards)]
-    if folders and shards:
-        raise DataError(f"{folders[0]} is a folder to read into memory, {shards[0].place} is not; give one kind")
-    return _stream(config, shards, rank, exchange, track) if shards else _load(config, folders, model, track)
+    if paths and shards:
+        raise DataError(f"{paths[0]} is read into memory, {shards[0].location} is not; give one kind")
+    return _stream(config, shards, rank, exchange, track) if shards else _load(config, paths, model, track)
 
 
-def _load(config: SourceConfig, folders: Sequence[Path], model: CLIP, track: Track) -> Sources:
+def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track) -> Sources:
     if config.frames is not None:
         raise DataError("the run is on videos, which are read from shards: give --shards PLACE")
-    by_source = ImageTextSet.from_folder(folders, "train", config.image_side, track).by_source()
-    used = _weigh(config.weights, by_source)
+    by_source = _read(paths, "train", config, track).by_source()
     if not by_source:
-        raise DataError(f"no image of {', '.join(map(str, folders))} can be used")
+        raise DataError(f"no image of {', '.join(map(str, paths))} can be used")
+    used = _weigh(config.weights, by_source)
     if not used:
         raise DataError(f"no source of {', '.join(config.weights)} in the data, which has {', '.join(by_source)}")
+    held_out: list[ImageTextSet] = []
+    if config.validation is not None:
+        held_out = _validation_sets(config, config.validation, paths, used, track)
+        if not held_out and (every := _every(config.validation, sum(len(by_source[source]) for source in used))):
+            held_out = [by_source[source].every(every) for source in used]
+            by_source |= {source: by_source[source].every(every, others=True) for source in used}
+            used = _weigh(config.weights, by_source)
     texts = {text for source in used for sample in by_source[source] for text in sample.captions}
+    names = [f"{source}/{sample.key}" for source in used for sample in by_source[source]]
     return Sources(
         sets=[by_source[source].balanced(config.balance) for source in used],
         weights=list(used.values()),
-        names=[f"{source}/{sample.key}" for source in used for sample in by_source[source]],
+        names=names + [f"validation {sample.source}/{sample.key}" for each in held_out for sample in each],
         samples={source: len(by_source[source]) for source in used},
         vocabulary=CaptionVocabulary(tokenizer(model), texts),
+        validation=[(each, index) for each in held_out for index in range(len(each))],
     )
 
 
+def _read(paths: Sequence[Path], split: str, config: PretrainingConfig, track: Track) -> ImageTextSet:
+    return ImageTextSet.from_directory(paths, split, config.image_side, track, rules=RULES, read_files=read_files)
+
+
+def _validation_sets(
+    config: PretrainingConfig, validation: ValidationConfig, paths: Sequence[Path], used: Collection[str], track: Track
+) -> list[ImageTextSet]:
+    """Read the splits `val` of the data, without what must not be trained on, evenly thinned to the size."""
+    with_split = [path for path in paths if has_split(path, "val")]
+    if not with_split:
+        return []
+    held_out = RULES.held_out
+    classes = {label for path in paths for label in held_out.find_classes(path)}
+    samples = [
+        sample
+        for sample in _read(with_split, "val", config, track)
+        if sample.source in used and concept(sample.metadata) not in classes and sample.source not in held_out.sources
+    ]
+    return [ImageTextSet(samples).every(max(1, -(-len(samples) // validation.size)))] if samples else []
+
+
+def _every(validation: ValidationConfig, count: int) -> int | None:
+    """Return that one sample in so many is held out; None if none is."""
+    if not validation.share:
+        return None
+    return max(2, round(1 / validation.share), -(-count // validation.size))
+
+
 def _weigh(weights: Mapping[str, float], by_source: Mapping[str, ImageTextSet]) -> dict[str, float]:
-    """The weights of the sources that are used: those given, or else the numbers of samples.
+    """Return the weights of the sources that are used: those given, or else the numbers of samples.
 
     A directory or table of the user's that no weight names counts by its samples beside the others.
     """
@@ -97,18 +132,24 @@ def _weigh(weights: Mapping[str, float], by_source: Mapping[str, ImageTextSet]) 
 
 
 def _stream(
-    config: SourceConfig,
+    config: PretrainingConfig,
     shards: Sequence[Shards],
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
     track: Track,
 ) -> Sources:
-    sets = open_shards(shards, config.streams, rank, exchange, track, config.frames)
-    of_all = [(given.weight, shard) for given, found in zip(shards, sets, strict=True) for shard in found.shards]
+    opened = open_shards(shards, config.streams, rank, exchange, track, config.frames, RULES)
+    of_all = [(given.weight, shard) for given, each in zip(shards, opened, strict=True) for shard in each.shards]
+    sets, validation = list[PairSource](opened), list[HeldOutPair]()
+    if config.validation is not None and (every := _every(config.validation, sum(map(len, opened)))):
+        sets = [SourcePart(each, every, chosen=False) for each in opened]
+        parts = [SourcePart(each, every, chosen=True) for each in opened]
+        validation = [(part, index) for part in parts for index in range(sum(part.sizes))]
     return Sources(
         sets=sets,
         weights=[given.weight for given in shards],
         names=[f"{weight} {shard.name} {shard.size} {dict(shard.samples)}" for weight, shard in of_all],
-        samples={given.place: len(found) for given, found in zip(shards, sets, strict=True)},
+        samples={given.location: sum(each.sizes) for given, each in zip(shards, sets, strict=True)},
         vocabulary=None,
+        validation=validation,
     )

@@ -1,43 +1,43 @@
-"""Contrastive image-text pretraining as a task of the training loop (section 2.1)."""
+"""Train two towers by the contrastive loss and mask regularization, as a task of the training loop (section 2.1)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.losses.contrastive import contrastive_loss
+from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import gather
 from perception_encoder.train.image_text_task import ImageTextTask
 
 
 class ContrastiveTask(ImageTextTask):
-    """Pull pictures and their captions together, push all others apart; pull masked pictures to the whole ones.
+    """Pull images and their captions together, push all others apart; pull masked images to the whole ones.
 
-    `towers`: a `Towers`, or what is called as one is. Of a rank's part of a batch, the losses are its parts of the
-    whole batch's.
+    Of a rank's part of a batch, the losses are its parts of the whole batch's.
     """
 
-    def __init__(self, towers: nn.Module, mask_weight: float = 1.0) -> None:
+    def __init__(self, towers: Towers, mask_weight: float = 1.0) -> None:
         super().__init__(towers)
         self.mask_weight = mask_weight
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
-        """{"contrastive": …, "mask": …} (the second where the batch has masks), computed in float32."""
+        """Return {"contrastive": …, "mask": …} (the second if the batch has masks), computed in float32."""
         self.left_out = batch.left_out
-        images, texts, scale, mask = self.model(batch.pictures, batch.tokens, batch.masked, batch.masks)
+        towers = self.model(batch.images, batch.tokens, batch.masked, batch.masks)
         captions = batch.image_positives.shape[1]
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(towers.images.device.type, enabled=False):
             contrastive = contrastive_loss(
-                gather(F.normalize(images, dim=-1), len(batch)),
-                gather(F.normalize(texts, dim=-1), captions),
-                scale,
+                gather(F.normalize(towers.images, dim=-1), len(batch)),
+                gather(F.normalize(towers.texts, dim=-1), captions),
+                towers.logit_scale,
                 batch.image_positives,
                 batch.text_positives,
-                batch.own_pictures,
+                batch.own_images,
                 batch.own_tokens,
             )
-        if mask is None:
+        if towers.mask_loss is None:
             return {"contrastive": contrastive}
-        return {"contrastive": contrastive, "mask": self.mask_weight * batch.masked_share * mask}
+        return {"contrastive": contrastive, "mask": self.mask_weight * batch.masked_share * towers.mask_loss}

@@ -1,16 +1,15 @@
-"""Training samples as they lie on disk: a directory for each class, or a table of paths and labels or captions."""
+"""Read training samples from a directory for each class, or a table of paths and labels or captions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from perception_encoder.data.image_text import FileSample
 from perception_encoder.datasets.captioned import TEXT_COLUMNS, load_captions
-from perception_encoder.datasets.classified import load_tasks
+from perception_encoder.datasets.classified import ALIKE, load_tasks
 from perception_encoder.errors import DataError
-from perception_encoder.formats.media_directory import Source, list_media
+from perception_encoder.formats.media_directory import list_media
+from perception_encoder.formats.splits import shards_below
 from perception_encoder.formats.tables import TABLE_SUFFIXES, read_table
 from perception_encoder.preprocess.tokenizer import clean
 
@@ -21,27 +20,15 @@ LAYOUTS = (
 )
 
 
-@dataclass(frozen=True)
-class FileSample:
-    """An image's file and what is known about it."""
+def read_files(path: Path, split: str = "train") -> list[FileSample]:
+    """Read a split of a directory or table, undecoded and in order; DataError names the layouts otherwise.
 
-    key: str
-    image: Source
-    metadata: Mapping[str, Any]
-    """Its `source`, the name of the directory or table, and its `label`, which is empty if it has captions."""
-    texts: tuple[str, ...] = ()
-    """Its captions, cleaned; if there are none they are made of the label."""
-
-
-def read_files(path: Path) -> list[FileSample]:
-    """The training samples of a directory or table, undecoded and in order; DataError names the layouts otherwise.
-
-    Of a directory with splits, or a table with a column `split`, those of `train`.
+    A directory without splits, or a table without a column `split`, is read whole.
     """
     if path.suffix.lower() in TABLE_SUFFIXES and _has_captions(path):
-        return _captioned(path)
+        return _read_captioned(path, split)
     try:
-        (task,) = load_tasks(path, "train").values()
+        (task,) = load_tasks(path, split).values()
     except DataError as error:
         if path.suffix.lower() in TABLE_SUFFIXES:
             raise
@@ -49,16 +36,24 @@ def read_files(path: Path) -> list[FileSample]:
     source = path.resolve().stem if path.is_file() else path.resolve().name
     return [
         FileSample(key, image, {"source": source, "label": task.names.get(label, label)})
-        for key, image, label in zip(task.keys, task.pictures, task.labels, strict=True)
+        for key, image, label in zip(task.keys, task.images, task.labels, strict=True)
     ]
+
+
+def has_split(path: Path, split: str) -> bool:
+    """Return whether a directory or table says which samples are of a split, and has some."""
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        names = next((alike for alike in ALIKE if split in alike), {split})
+        return any(str(row.get("split")) in names for row in read_table(path))
+    return path.is_dir() and (bool(shards_below(path, split)) or any(each.is_dir() for each in path.glob(f"{split}/*")))
 
 
 def _has_captions(path: Path) -> bool:
     return any(name in read_table(path)[0] for name in TEXT_COLUMNS)
 
 
-def _captioned(path: Path) -> list[FileSample]:
-    loaded = load_captions(path, split="train")
+def _read_captioned(path: Path, split: str) -> list[FileSample]:
+    loaded = load_captions(path, split=split)
     texts: list[list[str]] = [[] for _ in loaded.keys]
     for text, owner in zip(loaded.captions, loaded.owners, strict=True):
         texts[owner].append(clean(text))
@@ -70,12 +65,11 @@ def _captioned(path: Path) -> list[FileSample]:
 
 
 def _reason(path: Path) -> str:
-    """Why a path holds no training data."""
+    """Return why a path holds no training data."""
     if not path.exists():
         return f"{path} does not exist"
     if not path.is_dir():
         return f"{path} is neither a directory nor a table"
-    loose = sum(each.parent == path for each in list_media(path))
-    if loose:
+    if loose := sum(each.parent == path for each in list_media(path)):
         return f"{path} holds {loose} images without a directory that names their class"
     return f"{path} holds no training data"

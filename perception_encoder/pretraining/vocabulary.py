@@ -1,6 +1,6 @@
-"""The tokens that a run's captions use, so that training moves no others.
+"""Train only the tokens that a run's captions use.
 
-The CLIP vocabulary has 49,408 tokens, the captions of a small data set a few thousand. A run trains a table of those
+The CLIP vocabulary has 49,408 tokens, the captions of a small dataset a few thousand. A run trains a table of those
 alone: the optimizer is spared the rest, and afterwards a word that no caption had adds nothing rather than noise.
 """
 
@@ -41,6 +41,10 @@ class CaptionVocabulary:
     def widen(self, model: CLIP, others: Tensor | None = None) -> None:
         """Give a text tower the whole vocabulary again, in place; other tokens' rows are zero, or those of `others`."""
         rows = model.text.token_embedding.weight
-        table = rows.new_zeros(model.text.config.vocabulary, rows.shape[1]) if others is None else others.clone()
+        table = (
+            rows.new_zeros(model.text.config.vocabulary, rows.shape[1])
+            if others is None
+            else others.to(rows.device, copy=True)
+        )
         table[self.ids] = rows
         model.text.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)

@@ -1,4 +1,4 @@
-"""Requests of many clients into batches: what waits is encoded together, in one thread, in the order it came."""
+"""Batch the requests of many clients: waiting inputs are encoded together, in one thread, in their order."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.budget import ByteBudget
 
-_FETCHERS, _DECODERS = 16, 2  # threads: of URLs, which take seconds, and of images, which take a core
-_DECODING_BYTES = 256 << 20  # of images that are decoded at the same time; a larger one is decoded alone
+_FETCHERS, _DECODERS = 16, 2  # threads: downloads take seconds, decoding takes a core
+_DECODING_BYTES = 256 << 20  # of images decoded at once; a larger one is decoded alone
 Waiting = tuple[Decoded, "asyncio.Future[np.ndarray]"]
 
 
 class QueueFullError(Exception):
-    """Too much waits already."""
+    """Too many inputs wait already."""
 
 
 def quiet(encoder: Encoder) -> Encoder:
-    """The same encoder, whose tokenizer does not warn of long texts: a warning would write them to the log."""
+    """Return the encoder with a tokenizer that does not warn of long texts: a warning would log them."""
     encoder = copy.copy(encoder)
     if encoder.tokenizer is not None:
         encoder.tokenizer = replace(encoder.tokenizer, warns=False)
@@ -36,12 +36,11 @@ def quiet(encoder: Encoder) -> Encoder:
 
 
 class Batcher:
-    """Encodes what `encode` is given; `run` must be running beside. All its methods belong to one event loop.
+    """Encodes inputs in batches while `run` is running; all its methods belong to one event loop.
 
-    `limit`: how much may wait, in inputs, those included that are still being read. `largest`: inputs of a batch.
-    `patience`: seconds that a batch waits for more. `watch` is told the size of each batch.
-
-    The model runs in one thread, `model_thread` if given: torch and the C library keep memory for each that computes.
+    `limit`: inputs that may wait, including those that are still being read. `largest`: inputs of a batch. `patience`:
+    seconds that a batch waits for more. `watch` gets the size of each batch. The model runs in one thread,
+    `model_thread` if given: torch and the C library keep memory for each thread that computes.
     """
 
     def __init__(
@@ -64,13 +63,13 @@ class Batcher:
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self._model = model_thread or ThreadPoolExecutor(1, "model")
         self.reserved = 0
-        """Inputs that are being read, wait, or are being encoded."""
+        """Inputs that are read, wait, or are encoded."""
 
     @contextmanager
     def reserve(self, inputs: int) -> Iterator[None]:
-        """Keep places for some inputs until the block ends; QueueFullError where there are none."""
+        """Reserve room for inputs until the block ends; raises QueueFullError."""
         if self.reserved + inputs > self._limit:
-            raise QueueFullError(f"{self.reserved} inputs wait already, and at most {self._limit} may")
+            raise QueueFullError(f"{self.reserved} inputs wait already; the limit is {self._limit}")
         self.reserved += inputs
         try:
             yield
@@ -78,20 +77,20 @@ class Batcher:
             self.reserved -= inputs
 
     async def fetch(self, work: Callable[[], bytes], resolve: Callable[[bytes], Media]) -> Decoded:
-        """Download an image or video in a thread for that alone, then `decode` it."""
+        """Download an image or video in a separate thread, then `decode` it."""
         async with self._fetching:  # until it is decoded: so many downloads are in memory at most
             content = await asyncio.get_running_loop().run_in_executor(self._fetchers, work)
             return await self.decode(lambda: resolve(content))
 
     async def decode(self, resolve: Callable[[], Media]) -> Decoded:
-        """Decode one input; raises the InputError of a bad one."""
+        """Decode one input; raises InputError."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, resolve)
 
     def _decode(self, resolve: Callable[[], Media]) -> Decoded:
         return decode(self._encoder, resolve(), self._feature, self._budget)
 
     async def encode(self, inputs: Sequence[Decoded]) -> Float[np.ndarray, "n D"]:
-        """Unit vectors, in order. Call it under `reserve`."""
+        """Return unit vectors, in order; call it under `reserve`."""
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in inputs]
         self._waiting.extend(zip(inputs, futures, strict=True))
@@ -99,11 +98,11 @@ class Batcher:
         try:
             return np.stack(await asyncio.gather(*futures))
         finally:
-            for future in futures:  # of a client that has gone
+            for future in futures:  # of a client that disconnected
                 future.cancel()
 
     async def run(self) -> None:
-        """Encode what arrives, until cancelled."""
+        """Encode arriving inputs until cancelled."""
         while True:
             await self._arrived.wait()
             if len(self._waiting) < self.largest:
@@ -114,7 +113,7 @@ class Batcher:
                 inputs = [decoded for decoded, _ in batch]
                 try:
                     vectors = await asyncio.get_running_loop().run_in_executor(self._model, self._encode, inputs)
-                except Exception as error:  # the model's own: these requests fail, the next are tried
+                except Exception as error:  # of the model: these requests fail, the next are tried
                     for _, future in batch:
                         if not future.done():
                             future.set_exception(error)
@@ -127,12 +126,12 @@ class Batcher:
         batch: list[Waiting] = []
         while self._waiting and len(batch) < self.largest:
             decoded, future = self._waiting.popleft()
-            if not future.done():  # its client may have gone
+            if not future.done():  # its client may have disconnected
                 batch.append((decoded, future))
         return batch
 
     def warm_up(self) -> None:
-        """Encode a text, in time: the first one takes ten times as long."""
+        """Encode a text in advance: the first one takes ten times as long."""
         if self._encoder.tokenizer is not None:
             self._model.submit(self._encode, [Decoded(text="a")])
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
-"""Names that this machine has for itself."""
+"""Names of this machine for itself."""
 HANG_UP = {"Connection": "close"}
-"""Header of an answer to what is too long: the rest of it is not read."""
+"""Header of an answer to a request that is too long: the rest is not read."""
 _HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
 _REFUSED = {"Cache-Control": "no-store", "WWW-Authenticate": "Bearer"}
 _KEY_NEEDED = """<!doctype html>
@@ -38,11 +38,11 @@ def guard(
     hosts: tuple[str, ...] | None = HOSTS,
     key: str | None = None,
 ) -> None:
-    """Answer under some names only, refuse what another page sends, and add `headers` to every answer.
+    """Answer only under some host names, refuse requests of other pages, and add `headers` to every answer.
 
-    A page elsewhere could otherwise have a browser post here, learn from an answer's status or size what exists, or
-    reach this server under a name of its own and read it. It may link to the page, no more. `hosts`: None for an API
-    with a key, which clients reach under any name and other pages do not have. `key`: for a page that others can reach;
+    Otherwise another page could have the browser post here, learn from an answer's status or size what exists, or reach
+    this server under its own host name and read it. It may only link to this page. `hosts`: None for an API with a
+    key, which clients reach under any name and other pages do not know. `key`: for a page that others can reach;
     every request needs it.
     """
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
@@ -103,7 +103,7 @@ def _require_key(app: FastAPI, key: str) -> None:
 
 
 def _is_foreign(request: Request) -> bool:
-    """Whether another page sent a request, other than by a link that opens this one."""
+    """Whether another page sent a request, except by a link that opens this one."""
     origin = request.headers.get("origin")
     if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
         return True

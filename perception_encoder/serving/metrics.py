@@ -1,4 +1,4 @@
-"""What the embedding server tells Prometheus."""
+"""Metrics of the embedding server for Prometheus."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from perception_encoder.errors import MissingExtraError
 
 
 class ApiMetrics:
-    """Counts, times and sizes since the server began."""
+    """Counts, times and sizes since the server started."""
 
     def __init__(self) -> None:
         try:
@@ -30,5 +30,5 @@ class ApiMetrics:
         self.waiting = prometheus_client.Gauge("pe_waiting_inputs", "Inputs that wait.", registry=self._registry)
 
     def text(self) -> str:
-        """In Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return self._write(self._registry).decode("utf-8")

@@ -1,6 +1,6 @@
-"""Checkpoints of a run, distributed (torch's DCP): every rank writes its part, and any number of ranks reads it.
+"""Save and load checkpoints, distributed (torch's DCP): every rank writes its part, any number of ranks reads it.
 
-RUN/checkpoints/step-00000200/ appears under its name only when it is whole. The newest few are kept, and the best.
+RUN/checkpoints/step-00000200/ appears under its name only when it is whole. The newest few stay, and the best.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class RunState:
     fingerprint: str
     """Identity of the run's configuration; another one cannot be resumed."""
     score: float | None = None
-    """How good the run is there, the lower the better; None where nobody measured it."""
+    """Mean of the losses since the last scored checkpoint, the lower the better; None if it is not scored."""
+    best: float | None = None
+    """The best validation score so far; None without validation."""
+    best_step: int | None = None
+    """Where it was reached."""
     loss_sum: float = 0.0
     """Sum of the losses since the last checkpoint with a score."""
     loss_count: int = 0
@@ -62,13 +66,13 @@ def run_folder(folder: Path) -> Iterator[None]:
 def save_run(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:
     """Add a checkpoint, then drop all but the newest `keep` and the best; all ranks call it.
 
-    OutputError (and the old ones kept) where that fails.
+    If that fails, OutputError, and the old ones stay.
     """
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    place = folder / FOLDER / f"step-{state.step:08d}"
-    temporary = place.with_name(f".{place.name}.tmp")
-    with writing(place, also=(RuntimeError,)), _quietly():
+    path = folder / FOLDER / f"step-{state.step:08d}"
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path, also=(RuntimeError,)), _quietly():
         if this_rank().number == 0:
             remove(temporary)
             temporary.mkdir(parents=True)
@@ -78,35 +82,37 @@ def save_run(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: 
             (temporary / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             for written in (*temporary.iterdir(), temporary):
                 sync(written)
-            remove(place)
-            temporary.rename(place)
-            sync(place.parent)
+            remove(path)
+            temporary.rename(path)
+            sync(path.parent)
             _prune(folder, keep)
         _wait_for_all()
 
 
 def _prune(folder: Path, keep: int) -> None:
-    found = find_checkpoints(folder)
-    scored = [(state.score, path) for path, state in found if state.score is not None]
-    kept = {path for path, _ in found[:keep]} | {path for _, path in sorted(scored)[:1]}
-    for path, _ in found:
-        if path not in kept:
+    """Remove all checkpoints but the newest, and the best by validation or, without one, by the lowest loss."""
+    checkpoints = find_checkpoints(folder)
+    scored = sorted((state.score, path) for path, state in checkpoints if state.score is not None)
+    best = [path for path, state in checkpoints if state.step == checkpoints[0][1].best_step]
+    wanted = {path for path, _ in checkpoints[:keep]} | {*(best or [path for _, path in scored[:1]])}
+    for path, _ in checkpoints:
+        if path not in wanted:
             remove(path)
 
 
 def find_checkpoints(folder: Path) -> list[tuple[Path, RunState]]:
-    """Whole checkpoints of a run, newest first."""
-    found = []
+    """Return the whole checkpoints of a run, newest first."""
+    checkpoints = []
     for path in sorted((folder / FOLDER).glob("step-*"), reverse=True):
         try:
-            found.append((path, RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))))
+            checkpoints.append((path, RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))))
         except (OSError, ValueError, TypeError) as error:
-            logger.warning("%s is no whole checkpoint (%s); an older one is used if there is one", path, error)
-    return found
+            logger.warning("%s is not a whole checkpoint (%s); an older one is used if there is one", path, error)
+    return checkpoints
 
 
 def check_run(folder: Path, fingerprint: str) -> None:
-    """CheckpointError where the folder's checkpoints, if there are any, are another run's."""
+    """Raise CheckpointError if the directory's checkpoints are another run's."""
     for path, state in find_checkpoints(folder):
         if state.fingerprint != fingerprint:
             raise CheckpointError(
@@ -121,11 +127,11 @@ def resume_run(
     """Load the newest checkpoint that can be read, in place, and return where it stands; at step 0 if there is none.
 
     `fit` is given each saved tensor that has another shape than is wanted, those of the optimizer's state too. Raises
-    CheckpointError where checkpoints are another run's, none can be read, or one is no plain data (`CheckpointReader`).
+    CheckpointError if checkpoints are another run's, none can be read, or one is not plain data (`CheckpointReader`).
     """
     check_run(folder, fingerprint)
-    found = find_checkpoints(folder)
-    for path, state in found:
+    checkpoints = find_checkpoints(folder)
+    for path, state in checkpoints:
         try:
             _load(path, model, optimizer, fit)
             return state
@@ -134,9 +140,27 @@ def resume_run(
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = (str(error) or type(error).__name__).splitlines()[0]
             logger.warning("%s cannot be read (%s); an older one is used if there is one", path, reason)
-    if found or any((folder / FOLDER).glob("step-*")):
+    if checkpoints or any((folder / FOLDER).glob("step-*")):
         raise CheckpointError(f"no checkpoint in {folder / FOLDER} can be read; delete them to start anew")
     return RunState(step=0, fingerprint=fingerprint)
+
+
+def load_weights(folder: Path, step: int, model: nn.Module) -> None:
+    """Load a model's weights as they were after a step, in place and without other ranks; or CheckpointError."""
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    from perception_encoder.train.checkpoint_reader import CheckpointReader, PlainValues
+
+    path = folder / FOLDER / f"step-{step:08d}"
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    try:
+        with _quietly():
+            load(tensors, storage_reader=CheckpointReader(path), planner=PlainValues(), no_dist=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read: {reason}") from error
 
 
 def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | None) -> None:
@@ -178,7 +202,7 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
 
 
 def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
-    """All that is saved, by names that do not depend on how the model is spread over ranks."""
+    """Return all that is saved, by names that do not depend on how the model is spread over ranks."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -195,7 +219,7 @@ def _wait_for_all() -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without DCP's remark that one process is alone; its own errors, which are no Exceptions, as RuntimeError."""
+    """Hide DCP's remark that one process is alone; raise its own errors, which are no Exceptions, as RuntimeError."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():

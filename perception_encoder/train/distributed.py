@@ -1,4 +1,4 @@
-"""Several processes as one: who this one is, what all have, and micro-batches that make any batch fit.
+"""Train in several processes as in one, with micro-batches that make any batch fit.
 
 Features are gathered with their gradients, and each rank computes its part of the loss; the parts of all ranks add up
 to the loss of one process with the whole batch, and so do the gradients.
@@ -34,7 +34,7 @@ class ParallelConfig:
     """"ddp": every rank holds the model. "fsdp": transformer blocks, with their optimizer state, are shared out
     (FSDP2) and whole only while they compute; all else is held by every rank."""
     chunk: int | None = None
-    """Pictures or captions whose activations are held at a time; None for all."""
+    """Images or captions whose activations are held at a time; None for all."""
     checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
     compile: bool = False
@@ -66,14 +66,14 @@ def process_group() -> Iterator[Rank]:
 
 
 def own_device() -> torch.device:
-    """Where this rank trains: its GPU of this machine, by LOCAL_RANK, or the CPU where there is none."""
+    """Return this rank's GPU of this machine, by LOCAL_RANK, or the CPU without GPUs."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
-    """The model, which is on its device, as the ranks share it; its gradients become the mean of the ranks'.
+    """Return a model, which is on its device, as the ranks share it; its gradients become the mean of the ranks'.
 
     Under FSDP2 a block is gathered each time it is run, forward, again or backward, so all ranks must run it as often
     as one another (`pad_rows`). The model itself is the root, without parameters of its own: it lets go of the blocks'
@@ -96,7 +96,7 @@ def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
 
 
 def whole_model(model: M) -> M:
-    """The model again with whole parameters on every rank, and on the CPU, in place; all ranks call it."""
+    """Give a model whole parameters again on every rank, on the CPU, in place; all ranks call it."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
@@ -132,7 +132,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> float:
 
 
 def this_rank() -> Rank:
-    """Which process of the group this is; alone without a group."""
+    """Return which process of the group this is; alone without a group."""
     return Rank(number=dist.get_rank(), of=dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
@@ -153,13 +153,23 @@ class Exchange:
         return values
 
 
+def first_rank_values(values: Sequence[float], device: torch.device) -> list[float]:
+    """Return the first rank's numbers, on all ranks: their clocks and last bits differ."""
+    if not dist.is_initialized():
+        return list(values)
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    numbers: list[float] = shared.tolist()
+    return numbers
+
+
 def own_cores() -> int:
-    """Cores of this machine for each of the ranks on it."""
+    """Return the cores of this machine for each of the ranks on it."""
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def gather(local: Tensor, count: int) -> Tensor:
-    """All ranks' rows (count, …), given this rank's `share` of them; its own rows keep their gradient.
+    """Return all ranks' rows (count, …), given this rank's `share` of them; its own rows keep their gradient.
 
     The gradient of a row is the sum of what all ranks' losses ask of it.
     """
@@ -189,7 +199,7 @@ class _Gather(torch.autograd.Function):
 
 
 def pad_rows(rows: Tensor) -> Tensor:
-    """Rows (n, …), and zeros below them where another rank has more rows; all ranks call it."""
+    """Return rows (n, …), and zeros below them if another rank has more rows; all ranks call it."""
     if this_rank() == ALONE:
         return rows
     most = torch.tensor(len(rows), device=rows.device)

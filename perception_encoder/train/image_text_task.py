@@ -1,4 +1,4 @@
-"""What the tasks that train two towers share: the logit scale, found, reported and bounded, and samples left out."""
+"""Share what tasks on two towers need: the logit scale, reported and bounded, and samples left out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ImageTextTask:
     @property
     def logit_scale(self) -> nn.Parameter:
         """The logarithm of the logit scale."""
-        (found,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
-        return found
+        (scale,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
+        return scale
 
     def report(self) -> dict[str, float]:
         """The logit scale, and how many samples could not be read so far, if any."""

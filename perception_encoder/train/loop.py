@@ -1,13 +1,12 @@
-"""The training loop of every stage: it knows no model, loss or data set.
+"""Train the task of any stage; the loop knows no model, loss or dataset.
 
-A batch is a pure function of the step, so that a resumed run sees what an unbroken one would have seen, on any number
-of ranks. One thread makes the next batches while the current one is trained on.
+A batch is a pure function of the step, so that a resumed run sees what an uninterrupted one would have seen, on any
+number of ranks. One thread makes the next batches while the current one is trained on.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from perception_encoder.errors import DataError, OutputError
+from perception_encoder.errors import OutputError
 from perception_encoder.models.precision import fast_autocast
-from perception_encoder.planning.devices import peak_flops
 from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.train.distributed import (
     ParallelConfig,
     clip_gradients,
+    first_rank_values,
     mean_gradients,
     own_device,
     parallelize,
@@ -33,19 +32,20 @@ from perception_encoder.train.distributed import (
 )
 from perception_encoder.train.metrics import Listener, Metrics
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.train.progress import StepGroup
 from perception_encoder.train.schedule import warmup_cosine
 from perception_encoder.train.task import Cost, Task
+from perception_encoder.train.validation import Validation, is_better, is_due
 
 logger = logging.getLogger(__name__)
 
 Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
-SLOW = 30.0  # seconds of waiting for one batch that are reported
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, how fast, how often saved, and what is survived."""
+    """How long and how fast to train, how often to save, and which failures to survive."""
 
     steps: int
     warmup: int
@@ -56,7 +56,7 @@ class LoopConfig:
     checkpoint_minutes: float = 5.0
     """A checkpoint is also written so long after the last one."""
     keep: int = 2
-    """Newest checkpoints that are kept, beside the best."""
+    """Newest checkpoints that stay, beside the best."""
     skip_bad_losses: int = 0
     """Steps in a row whose loss is not finite that are left out; one more ends the run."""
 
@@ -72,26 +72,28 @@ def train(
     fit: Fit | None = None,
     cost: Cost | None = None,
     trained: int = 0,
+    validation: Validation | None = None,
 ) -> None:
-    """Train until `config.steps`, or `stop_after`, going on from the folder's newest checkpoint if there is one.
+    """Train until `config.steps`, or `stop_after`, from the directory's newest checkpoint if there is one.
 
     The model, and every batch by its `to(device)`, are put onto this rank's device, where the model stays.
     `fit`: see `resume_run`. `cost`: then reports have the share of the device's peak that is used (`mfu`), and the
     seconds left are those of work, not of steps. `trained`: steps that this process has done already; beginning later
-    is resuming, which is logged. The first step is reported at once. Raises DataError on losses that are not finite:
-    the last checkpoint stays. A checkpoint that cannot be written is reported, and tried again at the next one; only
-    the last one must succeed.
+    is resuming, which is logged. The first step is reported at once. `validation`: its scores are reported, and the
+    checkpoint with the best one stays; without it, that with the lowest loss. Raises DataError on losses that are not
+    finite: the last checkpoint stays. A checkpoint that cannot be written is reported, and tried again at the next one;
+    only the last one must succeed.
     """
     device = own_device()
     task.model = parallelize(task.model.to(device).train(), config.parallel)
     optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
     state = resume_run(folder, task.model, optimizer, fingerprint, fit)
-    first = state.step
+    first, best, best_step = state.step, state.best, state.best_step
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     if trained < first < last and this_rank().number == 0:
         logger.info("resuming from step %d", first)
-    group = _Group(config, state, cost, device)
+    group = StepGroup(config.steps, config.skip_bad_losses, state, cost, device)
     saved = time.monotonic()
     with closing(Metrics(folder, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
@@ -110,14 +112,36 @@ def train(
             if due or done == first + 1:  # a resumed run's is shown alone: records do not depend on interruptions
                 row = {**group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
                 metrics.write({"step": done, **row}, record=due)
+            improved, new_best = False, best
+            if validation is not None and is_due(validation, done, config.steps):
+                with group.paused():
+                    scores = _validate(validation, task, done, device)
+                metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
+                improved = is_better(scores[validation.metric], best, validation.higher_is_better)
+                new_best = scores[validation.metric] if improved else best
             scored = done % config.checkpoint_every == 0 or done == last
-            if scored or _first_rank_says(time.monotonic() - saved > 60 * config.checkpoint_minutes, device):
-                _save(folder, task, optimizer, group.state(done, fingerprint, scored), config, must=done == last)
+            if (
+                scored
+                or improved
+                or _first_rank_says(time.monotonic() - saved > 60 * config.checkpoint_minutes, device)
+            ):
+                state = group.state(done, fingerprint, scored, new_best, done if improved else best_step)
+                if _save(folder, task, optimizer, state, config.keep, must=done == last):
+                    best, best_step = state.best, state.best_step
                 saved = time.monotonic()
 
 
+def _validate(validation: Validation, task: Task, done: int, device: torch.device) -> dict[str, float]:
+    """Score the model as it is, by the first rank's numbers; training goes on as if it had not been."""
+    task.model.eval()
+    with torch.no_grad(), fast_autocast(device):
+        scores = validation(done)
+    task.model.train()
+    return dict(zip(scores, first_rank_values(list(scores.values()), device), strict=True))
+
+
 def _backward(task: Task, batch: Any) -> dict[str, float]:
-    """Gradients of the whole batch's losses, and the losses themselves."""
+    """Compute gradients of the whole batch's losses, and return the losses."""
     with fast_autocast(next(task.model.parameters()).device):
         losses = task.losses(batch)
     total = torch.stack(list(losses.values())).sum()
@@ -130,85 +154,24 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
 
 
 def _first_rank_says(flag: bool, device: torch.device) -> bool:
-    """The first rank's flag, on all ranks: their clocks differ, and all must save at the same step."""
-    if not dist.is_initialized():
-        return flag
-    answer = torch.tensor(float(flag), device=device)
-    dist.broadcast(answer, 0)
-    return bool(answer)
+    """Return the first rank's flag: clocks differ, and all ranks must save at the same step."""
+    return bool(first_rank_values([flag], device)[0])
 
 
-class _Group:
-    """The steps since the last report: their losses and speed; and the losses since the last scored checkpoint."""
-
-    def __init__(self, config: LoopConfig, state: RunState, cost: Cost | None, device: torch.device) -> None:
-        self._config, self._cost = config, cost
-        self._peak = peak_flops(device) if cost and this_rank().number == 0 else math.inf
-        self._bad = 0
-        self._loss_sum, self._loss_count = state.loss_sum, state.loss_count
-        self._start(state.step)
-
-    def _start(self, step: int) -> None:
-        self._first, self._since = step, time.perf_counter()
-        self._samples, self._waited, self._flops = 0, 0.0, 0.0
-        self._newest: dict[str, float] = {}
-
-    def counts(self, step: int, losses: dict[str, float]) -> bool:
-        """Whether a step may be taken; DataError after too many that may not."""
-        total = sum(losses.values())
-        if math.isfinite(total):
-            self._bad = 0
-            return True
-        self._bad += 1
-        if self._bad > self._config.skip_bad_losses:
-            raise DataError(f"step {step}: the loss is {total}; the last checkpoint is kept, lower the rate")
-        logger.warning("step %d: the loss is %s; the step is left out", step, total)
-        return False
-
-    def add(self, losses: dict[str, float], batch: Any, wait: float) -> None:
-        """Note a step."""
-        self._newest, self._samples, self._waited = losses, self._samples + len(batch), self._waited + wait
-        self._flops += self._cost.flops(batch) if self._cost else 0
-        total = sum(losses.values())
-        if math.isfinite(total):
-            self._loss_sum, self._loss_count = self._loss_sum + total, self._loss_count + 1
-        if wait > SLOW:
-            logger.warning("waited %.0f s for a batch: reading is slower than training", wait)
-
-    def report(self, done: int) -> dict[str, float]:
-        """The last losses, the speed since the last report, and how long the rest takes at that speed."""
-        seconds = time.perf_counter() - self._since
-        shares = [self._cost.share(step) if self._cost else step / self._config.steps for step in (self._first, done)]
-        speed = {"samples_per_second": self._samples / seconds, "waiting": self._waited / seconds}
-        if self._cost:
-            speed["mfu"] = self._flops / seconds / self._peak
-        speed["seconds_left"] = seconds * (1 - shares[1]) / (shares[1] - shares[0])
-        row = {name: round(loss, 5) for name, loss in self._newest.items()}
-        self._start(done)
-        return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
-
-    def state(self, done: int, fingerprint: str, scored: bool) -> RunState:
-        """Where the run stands; scored by the mean loss since that was last done, if any step counted."""
-        if not scored:
-            return RunState(step=done, fingerprint=fingerprint, loss_sum=self._loss_sum, loss_count=self._loss_count)
-        score = self._loss_sum / self._loss_count if self._loss_count else None
-        self._loss_sum, self._loss_count = 0.0, 0
-        return RunState(step=done, fingerprint=fingerprint, score=score)
-
-
-def _save(
-    folder: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, config: LoopConfig, must: bool
-) -> None:
+def _save(folder: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, keep: int, must: bool) -> bool:
+    """Write a checkpoint; return whether that succeeded, which it `must` at the end."""
     try:
-        save_run(folder, task.model, optimizer, state, config.keep)
+        save_run(folder, task.model, optimizer, state, keep)
     except OutputError as error:
         if must:
             raise
         logger.warning("%s; training goes on, and it is tried again at the next checkpoint", error)
+        return False
+    return True
 
 
 def prefetch(batches: Batches, first: int, last: int) -> Iterator[tuple[int, Any, float]]:
-    """(step, batch, seconds waited for it), batches made ahead in a thread."""
+    """Yield (step, batch, seconds waited for it), batches made ahead in a thread."""
     with ThreadPoolExecutor(1, "batches", _prepare_thread) as pool:
         pending = [pool.submit(batches, step) for step in range(first, min(first + AHEAD, last))]
         for step in range(first, last):

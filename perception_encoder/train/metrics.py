@@ -1,4 +1,4 @@
-"""What a run reports: a line a step group in a JSONL file and in TensorBoard, and to whoever listens."""
+"""Report a run: rows in a JSONL file and in TensorBoard, and to a listener."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class OptimizerConfig:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer over the model's trainable parameters; MissingExtraError where LAMB is asked for without timm."""
+    """Build the optimizer of a model's trainable parameters; MissingExtraError for LAMB without timm."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

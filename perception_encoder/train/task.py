@@ -1,4 +1,4 @@
-"""What the training loop asks of a stage of the paper: losses of a batch, and nothing else."""
+"""Define what the training loop needs of a stage: the losses of a batch, and what they cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Task(Protocol):
     """All that is trained and saved; the loop puts its parallel form in its place."""
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Named scalar losses of one batch; of a rank's part of one, its parts of them."""
+        """Return scalar losses of one batch by name; of a rank's part of one, its parts of them."""
         ...
 
     def report(self) -> dict[str, float]:
-        """What else a report should show, the logit scale say."""
+        """Return what else a report should show, such as the logit scale."""
         ...
 
     def after_step(self) -> None:

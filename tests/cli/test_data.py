@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from perception_encoder.cli.data import app
-from perception_encoder.data.sources import SOURCES, Source
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.pretraining.builtin import prepare
 from perception_encoder.pretraining.builtin.prepare import PreparedSource
+from perception_encoder.pretraining.builtin.sources import SOURCES, Source
 from tests.conftest import Run
 from tests.data.tars import picture
 

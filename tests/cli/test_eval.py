@@ -33,7 +33,7 @@ def test_figures_are_shown_and_written(run_pe, colours, photos: Path, tmp_path: 
     run = run_pe("eval", "suite", "any", "--photos", photos, *drawings, "--prompts", "name, photo", "-o", out)
     assert run.status == output.OK
     assert "colours, test" in run.stdout and "33.3" in run.stdout and "100.0" in run.stdout
-    assert "picture by name R@1" in run.stdout
+    assert "image by name R@1" in run.stdout
     written = json.loads(out.read_text(encoding="utf-8"))
     assert written["about"] == {"weights": "any"}
     assert [(m["method"], m["prompts"]) for m in written["measurements"]] == [

@@ -10,8 +10,7 @@ import pytest
 
 from perception_encoder.cli import output
 from perception_encoder.inference import open_model
-from tests.evaluation.dense.test_depth import rooms, stored
-from tests.evaluation.dense.test_segmentation import write_scenes
+from tests.datasets.drawn import rooms, stored, write_instances, write_scenes
 from tests.evaluation.layers import ColourLayers, discs, png, write_video
 
 
@@ -29,7 +28,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
     run = run_pe("eval", "tracking", "any", "--data", tmp_path, "--layer", "0", "--short-side", "48", "-o", out)
     assert run.status == output.OK and "J&F" in run.stdout and "layer 0" in run.stdout
     (found,) = json.loads(out.read_text(encoding="utf-8"))["measurements"]
-    assert found["metrics"][0]["ci"] is None  # of one video
+    assert found["metrics"][0]["interval"] is None  # of one video
     assert found["metrics"][0]["value"] > 0.7 and found["settings"]["short side"] == "48"
     compared = run_pe("eval", "compare", out, out)
     assert compared.status == output.OK and "not shown" in compared.stdout
@@ -58,7 +57,7 @@ def test_depth_and_segmentation(run_pe, tmp_path: Path) -> None:
         run_pe(*asked, "--head-seeds", str(seeds), "-o", out)
         (found,) = json.loads(out.read_text(encoding="utf-8"))["measurements"]
         assert found["settings"]["head seeds"] == str(seeds)
-        assert (found["metrics"][0]["ci"] is None) == (seeds == 1) and len(found["scores"]) == 2 * seeds
+        assert (found["metrics"][0]["interval"] is None) == (seeds == 1) and len(found["scores"]) == 2 * seeds
 
 
 def test_units_of_depth(run_pe, tmp_path: Path) -> None:
@@ -72,14 +71,13 @@ def test_units_of_depth(run_pe, tmp_path: Path) -> None:
     assert run.status == output.OK and not run.stderr
     (found,) = json.loads((tmp_path / "depth.json").read_text(encoding="utf-8"))["measurements"]
     assert found["settings"]["per metre"] == "5000" and found["metrics"][0]["n"] == 2
-    assert "1000 units were taken for a metre, see --per-metre" in run_pe(*asked).stderr
+    assert "1000 units a metre, see --per-metre" in run_pe(*asked).stderr
 
 
 def test_detection(run_pe, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    from tests.evaluation.dense.test_detection import write_scenes as write_things
 
-    place = write_things(tmp_path, {"train": 2, "test": 1})
+    place = write_instances(tmp_path, {"train": 2, "test": 1})
     asked = ("eval", "detection", "any", "--data", place, "--layer", "0", "--channels", "8", "--epochs", "1")
     run = run_pe(*asked)
     assert run.status == output.OK and "mask AP50" in run.stdout

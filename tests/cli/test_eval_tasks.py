@@ -62,7 +62,9 @@ def test_classification_of_folders(run_pe, photos: Path, tmp_path: Path) -> None
     )
     assert run.status == output.OK, run.stderr
     assert "colours, val" in run.stdout and "mean class accuracy" in run.stdout and "100.0" in run.stdout
-    assert all(metric["ci"] is None for m in written(out)["measurements"] for metric in m["metrics"])  # all are right
+    assert all(
+        metric["interval"] is None for m in written(out)["measurements"] for metric in m["metrics"]
+    )  # all are right
     assert [(m["transform"], m["prompts"]) for m in written(out)["measurements"]] == [
         (transform, prompts) for transform in ("squash", "crop") for prompts in ("imagenet", "name")
     ]
@@ -138,7 +140,7 @@ def test_neighbours_of_few_pictures(run_pe, photos: Path) -> None:
 def test_an_attentive_probe(run_pe, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = ColourLayers()
     encoder.device, encoder.about = None, {"weights": "any"}
-    monkeypatch.setattr(open_model, "load_layer_encoder", lambda name: encoder)
+    monkeypatch.setattr(open_model, "load_layer_encoder", lambda name, final_norm=False: encoder)
     options = ("--split", "val", "--layer", "0", "--epochs", "2", "--lr", "1e-2")
     run = run_pe("eval", "attentive", "any", "--data", photos, *options)
     assert run.status == output.OK, run.stderr
@@ -163,14 +165,14 @@ def test_compare_says_who_is_better(run_pe, photos: Path, tmp_path: Path) -> Non
         "eval", "classification", "any", "--data", photos, "--split", "val", "--transform", "squash", "-o", files["any"]
     )
     run = run_pe("eval", "compare", *files.values())
-    assert run.status == output.ERROR and "not measured on the same items" in run.stderr
+    assert run.status == output.ERROR and "not evaluated on the same items" in run.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--split", "test"], "has no split 'test'"),
-        (["--split", "val", "--prompts", "x"], "no prompts are called 'x'"),
+        (["--split", "val", "--prompts", "x"], "there are no prompts 'x'"),
         (["--split", "val", "--onto", "imagenet"], "needs a mapping"),
     ],
 )

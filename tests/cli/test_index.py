@@ -146,7 +146,7 @@ def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: p
         towers.append(options["towers"])
         return load(*arguments, **options)
 
-    monkeypatch.setattr("perception_encoder.search.query.asking.load", spy)
+    monkeypatch.setattr("perception_encoder.search.query.answers.load", spy)
     for query in (("2:dog", "-", "snow"), ("--image", indexed / "01.jpg")):
         assert run_pe("search", *query, indexed).status == 0
     assert towers == ["text", "all"]
@@ -172,7 +172,7 @@ def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, picture
         (("search", "a cat", "FOLDER", "--model", "builtin"), "pe index --rebuild"),
         (("search", "a cat", "FOLDER/01.jpg", "--where", "size > 3"), "need an index"),
         (("index", "FOLDER", "--every", "0.1"), "--rebuild --every 0.1"),
-        (("index", "FOLDER/01.jpg"), "is no folder"),
+        (("index", "FOLDER/01.jpg"), "is not a folder"),
         (("index", "FOLDER", "FOLDER/gone"), "gone: no such file or directory"),
         (("index", "FOLDER", "--every", "0"), "--every"),
     ],

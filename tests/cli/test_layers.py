@@ -85,7 +85,7 @@ def test_units_of_depth_are_handed_over(
     )
     asked = ("--tasks", "depth", "--data", tmp_path / "room.tar", "--layer", "0", "-o", tmp_path / "out")
     done = run_pe("layers", checkpoint, *asked, "--per-metre", "1")
-    assert done.status == 2 and "depth: no picture can be used; the first: 0: no pixel has a known depth" in done.stderr
+    assert done.status == 2 and "depth: no image can be used; the first: 0: no pixel has a known depth" in done.stderr
 
 
 def size(path: Path) -> tuple[int, int]:

@@ -98,7 +98,7 @@ def test_a_page_replaces_no_folder_and_no_picture(run_pe, checkpoint: Path, pict
 
 
 def test_a_bad_query_costs_no_encoding(run_pe, checkpoint: Path, pictures: list[Path], monkeypatch) -> None:
-    monkeypatch.setattr("perception_encoder.search.query.asking.encode_media", None)
+    monkeypatch.setattr("perception_encoder.search.query.answers.encode_media", None)
     (pictures[0].parent / "cut.png").write_bytes(pictures[0].read_bytes()[:200])
     run = run_pe("search", "--image", pictures[0].parent / "cut.png", pictures[1], "--model", checkpoint)
     assert run.status == 2 and "cut.png" in run.stderr

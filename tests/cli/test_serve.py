@@ -46,7 +46,7 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
         ((".", "--host", "0.0.0.0"), "choose a --key"),
         ((".", "--host", "0.0.0.0", "--key", ""), "choose a --key"),
         ((".", "--lan", "--host", "127.0.0.1"), "leave out --lan or --host"),
-        (("missing",), "missing is no folder"),
+        (("missing",), "missing is not a folder"),
         (("--api", "--model", "PE-Core-XXL"), "PE-Core-XXL"),
         (("--api", "--port", "99999"), "--port"),
     ],
@@ -76,7 +76,7 @@ def test_a_page_for_the_network_has_a_key(
             statuses["none"] = client.get("/").status_code
             statuses["wrong"] = client.get("/?key=wrong").status_code
 
-    monkeypatch.setattr("perception_encoder.serving.serving.run", visit)
+    monkeypatch.setattr("perception_encoder.serving.server.run_server", visit)
     run = run_pe("serve", tmp_path, "--model", checkpoint, "--port", "0", *arguments)
     assert run.status == 0 and statuses == {"address": "0.0.0.0", "none": 401, "wrong": 401}
     assert len(re.findall("key=", run.stdout)) == 1
@@ -87,7 +87,7 @@ def test_an_api_for_the_network_prints_the_key_that_was_made(
     run_pe, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apps: list[FastAPI] = []
-    monkeypatch.setattr("perception_encoder.serving.serving.run", lambda app, listener: apps.append(app))
+    monkeypatch.setattr("perception_encoder.serving.server.run_server", lambda app, listener: apps.append(app))
     run = run_pe("serve", "--api", "--lan", "--model", checkpoint, "--port", "0")
     (key,) = re.findall(r"clients send: Authorization: Bearer ([\w-]{22})\n", run.stdout)
     with TestClient(apps[0]) as client:

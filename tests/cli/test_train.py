@@ -28,6 +28,17 @@ def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photo
     assert "contrastive" not in again.stdout
 
 
+def test_a_validated_run_says_where_its_best_weights_are(
+    run_pe: Callable[..., Run], photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = ("--set", "validation.every=2", "--set", "validation.share=0.25")
+    run = run_pe("train", "builtin", "--photos", photos, "--out", out, "--debug", *settings)
+    assert run.status == 0, run.stderr
+    assert run.stdout.count("validation/retrieval") == 2
+    assert str(out / "best.safetensors") in run.stdout.replace("\n", "") and (out / "best.safetensors").exists()
+
+
 def test_a_run_that_was_stopped_says_where_it_goes_on(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "checkpoint_every=3")
@@ -76,7 +87,7 @@ def test_a_folder_without_shards(run_pe: Callable[..., Run], tmp_path: Path) -> 
 
 def test_recipes_are_listed_and_an_unknown_one_is_answered_with_near_ones(run_pe: Callable[..., Run]) -> None:
     listed = run_pe("train", "--list")
-    assert listed.status == 0 and "builtin" in listed.stdout and "PE-Core-N16-128" in listed.stdout
+    assert listed.status == 0 and "builtin" in listed.stdout and "PE-Core-B ends: 22 million videos" in listed.stdout
     wrong = run_pe("train", "buildin")
     assert wrong.status == 2 and "did you mean builtin" in wrong.stderr
 

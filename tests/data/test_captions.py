@@ -63,16 +63,6 @@ def test_photographs_use_the_protocols_templates_as_they_stand() -> None:
     assert set(texts) == {"template", "plain"}
 
 
-def test_drawings_are_called_drawings_and_emoji_emoji() -> None:
-    emoji = captions({"source": "noto", "label": "cat face", "tags": ["pet", "cat face", "cat"]})
-    clip_art = captions({"source": "openclipart", "label": "cat", "tags": []})
-    assert "an emoji of a cat face" in emoji["plain"]
-    assert emoji["tags"] == ["a cat face, pet", "a cat face, cat", "pet, cat"]
-    assert "a drawing of a cat" in clip_art["plain"] and "a drawing of a cat." in clip_art["template"]
-    assert not any("emoji" in text for texts in clip_art.values() for text in texts)
-    assert "tags" not in clip_art
-
-
 def test_grocery_says_kind_and_short_sentences() -> None:
     texts = captions(GROCERY)
     assert "a photo of a apple." in texts["coarse"] and "royal gala, a kind of apple" in texts["coarse"]

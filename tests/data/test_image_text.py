@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,19 @@ from PIL import ExifTags, Image
 from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
+from perception_encoder.pretraining.builtin.rules import RULES
+from perception_encoder.pretraining.training_files import read_files
+
+
+def load(paths: Path | list[Path], split: str = "train", image_side: int = 160, **more: Any) -> ImageTextSet:
+    """As a run loads them."""
+    return ImageTextSet.from_directory(paths, split, image_side, rules=RULES, read_files=read_files, **more)
 
 
 def test_samples_of_all_folders_in_order(make_shard, tmp_path: Path) -> None:
     make_shard("a/train.tar", [("flowers", "rose"), ("clothing", "hat")])
     make_shard("b/train/noto.tar", [("noto", "cat")])
-    loaded = ImageTextSet.from_folder([tmp_path / "a", tmp_path / "b"])
+    loaded = load([tmp_path / "a", tmp_path / "b"])
     assert [(s.key, s.source, s.label) for s in loaded] == [
         ("flowers-0", "flowers", "rose"),
         ("clothing-1", "clothing", "hat"),
@@ -36,7 +44,7 @@ def test_samples_of_all_folders_in_order(make_shard, tmp_path: Path) -> None:
 )
 def test_large_pictures_are_scaled_by_their_short_side(make_shard, size: tuple[int, int], shape: tuple) -> None:
     path = make_shard("a/train.tar", [("flowers", "rose")], size=size)
-    [sample] = ImageTextSet.from_folder(path, image_side=32)
+    [sample] = load(path, image_side=32)
     assert tuple(sample.image.shape) == shape
     assert sample.image.dtype == torch.uint8
     assert sample.image[:, 5, 5].tolist() == [200, 0, 0]
@@ -48,22 +56,22 @@ def test_training_never_sees_the_unseen_classes(make_shard, tmp_path: Path) -> N
     for split in ("train", "val"):
         rows = [("caltech101", label) for label in labels]
         make_shard(f"a/{split}.tar", [*rows, ("noto", "cougar"), ("noto", "cat")])
-    train = ImageTextSet.from_folder(tmp_path / "a")
+    train = load(tmp_path / "a")
     assert [(s.source, s.label) for s in train] == [("caltech101", "ant"), ("caltech101", "watch"), ("noto", "cat")]
-    assert len(ImageTextSet.from_folder(tmp_path / "a", split="val")) == 14
+    assert len(load(tmp_path / "a", split="val")) == 14
 
 
 def test_held_out_data_is_refused_for_training(make_shard, tmp_path: Path) -> None:
     make_shard("a/train/styles.tar", [("noto", "cat"), ("openmoji", "cat")])
     with pytest.raises(DataError, match="openmoji is never trained on"):
-        ImageTextSet.from_folder(tmp_path / "a")
+        load(tmp_path / "a")
     make_shard("b/train/test.tar", [("flowers", "rose")])
     with pytest.raises(DataError, match="'test'"):
-        ImageTextSet.from_folder(tmp_path / "b")
+        load(tmp_path / "b")
     unseen = make_shard("c/unseen/openmoji.tar", [("openmoji", "cat")])
     with pytest.raises(DataError, match="'unseen'"):
-        ImageTextSet.from_folder(unseen)
-    assert len(ImageTextSet.from_folder(tmp_path / "c", split="unseen")) == 1
+        load(unseen)
+    assert len(load(tmp_path / "c", split="unseen")) == 1
 
 
 def test_a_picture_that_cannot_be_decoded_is_reported_and_left_out(
@@ -75,7 +83,7 @@ def test_a_picture_that_cannot_be_decoded_is_reported_and_left_out(
         tmp_path / "a" / "train.tar", [samples[0], cut, samples[2], ShardSample("none", "jpg", b"", cut.metadata)]
     )
     with caplog.at_level(logging.WARNING):
-        loaded = ImageTextSet.from_folder(tmp_path / "a")
+        loaded = load(tmp_path / "a")
     assert [sample.key for sample in loaded] == ["flowers-0", "flowers-2"]
     assert loaded.failures == ("cut", "none")
     assert "left out cut" in caplog.text and "left out none" in caplog.text
@@ -87,79 +95,29 @@ def write_images(folder: Path, names: list[str], size: tuple[int, int] = (60, 40
         Image.new("RGB", size, (200, 0, 0)).save(folder / name)
 
 
-@pytest.mark.parametrize("inner", ["", "train"])
-def test_class_directories_are_read_as_torchvision_reads_them(inner: str, tmp_path: Path) -> None:
-    from torchvision.datasets import ImageFolder
-
-    folder = tmp_path / "mugs"
-    names = ["red_mug/a.jpg", "red_mug/b.JPEG", "plate/c.png", "plate/deep/d.webp"]
-    write_images(folder / inner, names)
-    write_images(folder / ("val" if inner else ".hidden"), ["plate/other.png"] if inner else [])
-    loaded = ImageTextSet.from_folder(folder, image_side=32)
-    theirs = ImageFolder(str(folder / inner))
-    expected = [
-        (str(Path(path).relative_to(folder / inner)), theirs.classes[number].replace("_", " "))
-        for path, number in theirs.samples
-    ]
-    assert sorted((s.key, s.label) for s in loaded) == sorted(expected) and len(loaded) == 4
-    assert {s.source for s in loaded} == {"mugs"} and {tuple(s.image.shape) for s in loaded} == {(3, 32, 48)}
-    assert "a photo of a red mug." in loaded.by_source()["mugs"][-1].captions
-
-
 def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     (tmp_path / "mugs" / "red").mkdir(parents=True)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (60, 40)).save(tmp_path / "mugs" / "red" / "a.jpg", exif=exif)
-    assert ImageTextSet.from_folder(tmp_path / "mugs")[0].image.shape == (3, 60, 40)
-
-
-def test_tables_of_labels_and_of_captions(tmp_path: Path) -> None:
-    write_images(tmp_path, ["a.png", "b.png", "c.png"])
-    (tmp_path / "labels.csv").write_text("path,label,split\na.png,red mug,train\nb.png,plate,val\nc.png,plate,train\n")
-    loaded = ImageTextSet.from_folder(tmp_path / "labels.csv")
-    assert [(s.key, s.label) for s in loaded] == [("a.png", "red mug"), ("c.png", "plate")]
-    assert loaded[0].source == "labels"
-    rows = ["file\tcaption", "a.png\tMy  mug", "b.png\tA plate.", "a.png\tred & round"]
-    (tmp_path / "words.tsv").write_text("\n".join(rows))
-    first, second = ImageTextSet.from_folder(tmp_path / "words.tsv")
-    assert (first.captions, second.captions) == ({"my mug", "red & round"}, {"a plate."})
-    drawn = {first.caption(np.random.default_rng(seed)) for seed in range(20)}
-    assert drawn == first.captions and first.source == "words"
+    assert load(tmp_path / "mugs")[0].image.shape == (3, 60, 40)
 
 
 def test_files_that_are_no_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_images(tmp_path / "mugs", ["red/a.png"])
     (tmp_path / "mugs" / "red" / "b.jpg").write_bytes(b"no image")
-    loaded = ImageTextSet.from_folder(tmp_path / "mugs")
+    loaded = load(tmp_path / "mugs")
     assert len(loaded) == 1 and loaded.failures == ("red/b.jpg",) and "left out red/b.jpg" in caplog.text
-
-
-def test_other_layouts_are_answered_with_those_that_are_read(tmp_path: Path) -> None:
-    write_images(tmp_path / "loose", ["a.png", "b.png"])
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("no table")
-    (tmp_path / "paths.csv").write_text("path,size\na.png,3\n")
-    for name, reason in {
-        "loose": "holds 2 images without a directory that names their class",
-        "empty": "holds no training data",
-        "notes.txt": "is neither a directory nor a table",
-        "nowhere": "does not exist",
-    }.items():
-        with pytest.raises(DataError, match=rf"{name} {reason}; --data takes .*DIR/CLASS/.*`caption`.*--shards takes"):
-            ImageTextSet.from_folder(tmp_path / name)
-    with pytest.raises(DataError, match=r"paths\.csv has no column 'label' .* 'path', 'size'"):
-        ImageTextSet.from_folder(tmp_path / "paths.csv")
 
 
 def test_held_out_sources_and_unseen_classes_are_kept_out_of_class_directories(make_shard, tmp_path: Path) -> None:
     make_shard("photos/train.tar", [("caltech101", f"x{n}") for n in range(9)] + [("caltech101", "crocodile")])
     write_images(tmp_path / "mine", ["Crocodile/a.png", "plate/b.png"])
     write_images(tmp_path / "openmoji", ["cat/a.png"])
-    loaded = ImageTextSet.from_folder([tmp_path / "photos", tmp_path / "mine"])
+    loaded = load([tmp_path / "photos", tmp_path / "mine"])
     assert [sample.label for sample in loaded] == ["plate"]  # all ten labels of the shard are unseen, too
     with pytest.raises(DataError, match="openmoji is never trained on"):
-        ImageTextSet.from_folder(tmp_path / "openmoji")
+        load(tmp_path / "openmoji")
 
 
 @pytest.mark.parametrize("field", [{"tags": 3}, {"tags": "red"}, {"tags": ["red", 3]}, {"coarse": ["a"]}, {"kids": {}}])
@@ -170,14 +128,14 @@ def test_a_sample_with_a_field_of_a_wrong_type_is_left_out(
     bad = ShardSample("bad", "png", good[0].image, good[0].metadata | field)
     null = ShardSample("null", "png", good[0].image, good[0].metadata | dict.fromkeys(field))
     write_shard(tmp_path / "a" / "train.tar", [*good, bad, null])
-    loaded = ImageTextSet.from_folder(tmp_path / "a")
+    loaded = load(tmp_path / "a")
     assert loaded.failures == ("bad",) and f"left out bad: its {next(iter(field))!r}" in caplog.text
     assert all(sample.captions for sample in loaded) and loaded[2].captions == loaded[0].captions
 
 
 def test_rare_labels_are_repeated_without_copies(make_shard, tmp_path: Path) -> None:
     make_shard("a/train.tar", [("flowers", "rose")] * 9 + [("flowers", "daisy")])
-    loaded = ImageTextSet.from_folder(tmp_path / "a")
+    loaded = load(tmp_path / "a")
     assert Counter(sample.label for sample in loaded.balanced()) == {"rose": 9, "daisy": 3}
     assert Counter(sample.label for sample in loaded.balanced(power=1)) == {"rose": 9, "daisy": 9}
     assert loaded.balanced(power=1)[-1] is loaded[-1]
@@ -191,12 +149,12 @@ def test_progress_counts_every_sample(make_shard, tmp_path: Path) -> None:
         seen.append((description, total))
         return items
 
-    ImageTextSet.from_folder(tmp_path / "a", track=track)
+    load(tmp_path / "a", track=track)
     assert seen == [("reading a train", 4)]
 
 
 def test_the_real_photographs(real_data: Path) -> None:
-    loaded = ImageTextSet.from_folder(real_data / "photos", split="val", image_side=128)
+    loaded = load(real_data / "photos", split="val", image_side=128)
     assert (len(loaded), loaded.failures) == (1771, ())
     assert all(sample.image.shape[0] == 3 and min(sample.image.shape[1:]) <= 128 for sample in loaded)
     assert len({sample.label for sample in loaded.by_source()["caltech101"]}) == 81

@@ -129,9 +129,9 @@ def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
     folder.mkdir()
     (folder / "1.png").write_bytes(b"damaged")
     (folder / "1.txt").write_text("one")
-    with pytest.raises(DataError, match=r"no pictures with captions; 1 inputs are bad; the first is .*1\.png"):
+    with pytest.raises(DataError, match=r"no images with captions; 1 inputs are bad; the first is .*1\.png"):
         pack(folder, tmp_path / "out", ShardSize(samples=10))
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="exists already"):
         pack(folder, folder, ShardSize(samples=10))
     with pytest.raises(DataError, match="neither a folder nor a table"):
         pack(folder / "1.png", tmp_path / "out", ShardSize(samples=10))

@@ -112,5 +112,5 @@ def test_another_batch_size_goes_on_where_the_last_one_stopped() -> None:
 
 def test_a_place_s_next_sample_is_that_of_the_next_step() -> None:
     sampler = WeightedSampler([24, 7], [2, 1], 6, seed=4)
-    following = Counter((place[0], sampler.index(place, later=1)) for place in sampler.places(2))
+    following = Counter((place[0], sampler.index(place, later=1)) for place in sampler.positions(2))
     assert following == Counter(sampler.batch(3))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import tarfile
 import threading
 from collections import Counter
@@ -17,20 +16,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from perception_encoder.data import shard_index
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.captions import captions
 from perception_encoder.data.pairs import PairBatches, Stage, alone
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
-from perception_encoder.datasets.labelled import UNSEEN_LABELS, find_unseen_labels
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
-from perception_encoder.files import cache_directory
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.builtin.rules import RULES
 from perception_encoder.ranks import ALONE, Rank
 from tests.clips import HEIGHT, WIDTH, clip, number_of
 from tests.data.tars import picture, write_pairs, write_tar
@@ -45,7 +41,8 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def streams(*places: Path | str, config: StreamConfig | None = None) -> list[ShardSet]:
-    return open_shards([Shards.parse(str(place)) for place in places], config or StreamConfig(), ALONE, alone)
+    shards = [Shards.parse(str(place)) for place in places]
+    return open_shards(shards, config or StreamConfig(), ALONE, alone, rules=RULES)
 
 
 def batches(
@@ -61,12 +58,12 @@ def batches(
 
 
 def numbers(batch: ImageTextBatch) -> list[int]:
-    """Which pictures of `write_pairs` are in a batch."""
-    return batch.pictures[:, 0, 0, 0].tolist()
+    """Which images of `write_pairs` are in a batch."""
+    return batch.images[:, 0, 0, 0].tolist()
 
 
 def equal(one: ImageTextBatch, other: ImageTextBatch) -> bool:
-    names = ("pictures", "tokens", "image_positives", "text_positives")
+    names = ("images", "tokens", "image_positives", "text_positives")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
@@ -118,7 +115,7 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(
 
     with ThreadPoolExecutor(count) as pool:
         parts = list(pool.map(work, range(count)))
-    assert torch.equal(torch.cat([part.pictures for part in parts]), whole.pictures)
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
     for name in ("image_positives", "text_positives"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
     assert torch.equal(whole.text_positives, whole.image_positives.T)
@@ -126,16 +123,6 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(
     widest = whole.tokens.shape[1]
     tokens = [torch.nn.functional.pad(part.tokens, (0, widest - part.tokens.shape[1])) for part in parts]
     assert torch.equal(torch.cat(tokens), whole.tokens)
-
-
-def test_a_shard_reads_as_webdataset_reads_it(tmp_path: Path) -> None:
-    path = write_pairs(tmp_path / "x.tar", range(9))
-    table = load_table(str(path), ("txt",))
-    with path.open("rb") as stream:
-        theirs = list(group_by_keys({"__url__": "", **file} for file in tar_file_iterator(stream)))
-    assert table.keys == [sample["__key__"] for sample in theirs]
-    for row, sample in enumerate(theirs):
-        assert table.read(row, ("txt",)) == {"picture": sample["png"], "txt": sample["txt"]}
 
 
 def test_sources_are_mixed_by_weight(tmp_path: Path) -> None:
@@ -184,7 +171,7 @@ def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(tmp_path: Path) -
     [stream] = streams(tmp_path)
     shapes = [tuple(stream.load(0, lambda width, height, side=side: side).image.shape) for side in (401, 200, 99, 1)]
     assert shapes == [(3, 400, 800), (3, 200, 400), (3, 100, 200), (3, 50, 100)]
-    assert batches([stream], 1, image_size=64)(0).pictures.shape == (1, 3, 64, 64)
+    assert batches([stream], 1, image_size=64)(0).images.shape == (1, 3, 64, 64)
 
 
 def test_a_bad_picture_gives_way_to_the_next_one_and_is_reported(
@@ -195,12 +182,12 @@ def test_a_bad_picture_gives_way_to_the_next_one_and_is_reported(
     seen = [make(step) for step in range(3)]
     assert 0 <= seen[0].left_out <= seen[1].left_out <= seen[2].left_out >= 3
     assert not {3, 5, 8} & {number for batch in seen for number in numbers(batch)}
-    assert all(len(batch.pictures) == 4 for batch in seen)
+    assert all(len(batch.images) == 4 for batch in seen)
     for name, reason in (("n3", "cannot be decoded"), ("n5", "captions cannot be read"), ("n8", "has no caption")):
         assert f"x.tar/{name}: " in caplog.text and reason in caplog.text
     [bad] = [step for step in range(3) if 3 in numbers_meant(make, step)]
     row = numbers_meant(make, bad).index(3)
-    assert numbers(seen[bad])[row] == make.samplers[0].index(make.samplers[0].places(bad)[row], later=1)
+    assert numbers(seen[bad])[row] == make.samplers[0].index(make.samplers[0].positions(bad)[row], later=1)
 
 
 def numbers_meant(make: PairBatches, step: int) -> list[int]:
@@ -246,8 +233,8 @@ def test_more_bad_samples_than_are_survived_end_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ({"a.png": b"p", "b.jpg": b"p", "c.png": b""}, r"no pictures with captions in txt.*hold png \(2\), jpg \(1\)"),
-        ({"a.txt": b"t", "a.mp4": b"v"}, r"no pictures with captions .*hold mp4 txt \(1\)"),
+        ({"a.png": b"p", "b.jpg": b"p", "c.png": b""}, r"no images with captions in txt.*hold png \(2\), jpg \(1\)"),
+        ({"a.txt": b"t", "a.mp4": b"v"}, r"no images with captions .*hold mp4 txt \(1\)"),
         ({"a.png": b"p", "a.json": b'{"url": "u"}'}, r"hold json png \(1\); its \.json has url"),
         ({}, "hold nothing"),
     ],
@@ -305,46 +292,6 @@ def test_a_shard_that_is_lost_mid_run_is_bad_samples(tmp_path: Path) -> None:
         stream.load(2, lambda width, height: 1)
 
 
-def test_a_table_is_made_once_and_again_for_a_shard_that_changed(
-    tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[str] = []
-    make = shard_index._make_table
-    monkeypatch.setattr(shard_index, "_make_table", lambda url, size: made.append(url) or make(url, size))
-    path = write_pairs(tmp_path / "x.tar", range(5))
-    first, again = streams(path)[0], streams(path)[0]
-    assert made == [str(path)] and (len(first), len(again)) == (5, 5)
-    write_pairs(path, range(6))
-    assert len(streams(path)[0]) == 6 and len(made) == 2
-    assert len(list(caches.rglob("*.parquet"))) == 2
-
-
-def test_tables_lie_beside_the_other_caches(tmp_path: Path, caches: Path) -> None:
-    streams(write_pairs(tmp_path / "x.tar", range(2)))
-    (table,) = caches.rglob("*.parquet")
-    assert table.parent == cache_directory("shards")
-    assert cache_directory("shards").parent == cache_directory("weight-hashes").parent == caches / "perception-encoder"
-
-
-def test_a_damaged_table_is_made_anew(tmp_path: Path, caches: Path) -> None:
-    path, chance = write_pairs(tmp_path / "x.tar", range(5)), random.Random(2504)
-    expected = [pair.captions for pair in load_all(streams(path)[0])]
-    (table,) = caches.rglob("*.parquet")
-    whole = table.read_bytes()
-    for _ in range(40):
-        at = chance.randrange(len(whole))
-        table.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :])
-        load_table.cache_clear()
-        try:
-            assert [pair.captions for pair in load_all(streams(path)[0])] == expected
-        except (DataError, MediaDecodeError):  # of what the checksums of its pages do not cover
-            table.unlink()
-    for odd in (b"", b"PAR1", whole[:-20]):
-        table.write_bytes(odd)
-        load_table.cache_clear()
-        assert len(streams(path)[0]) == 5
-
-
 def test_tars_at_urls_by_glob_folder_and_braces(tmp_path: Path) -> None:
     for shard in range(3):
         path = write_pairs(tmp_path / f"{shard}.tar", range(shard, shard + 2))
@@ -391,12 +338,8 @@ def test_unseen_classes_are_left_out_of_all_shards_beside_caltech_s(
     [alone] = streams(tmp_path / "b")  # without the photographs nobody asks for unseen classes
     assert alone.sizes == [3] and len(load_all(alone)) == 3
     make_shard("c/0.tar", [("caltech101", "cannon")])
-    with pytest.raises(DataError, match=r"c/0\.tar: no pictures .*all of unseen classes"):
+    with pytest.raises(DataError, match=r"c/0\.tar: no images .*all of unseen classes"):
         streams(tmp_path / "c")
-
-
-def test_the_unseen_classes_are_those_of_the_smallest_hashes(real_data: Path) -> None:
-    assert {label for _, label in find_unseen_labels(real_data / "photos")} == UNSEEN_LABELS
 
 
 @pytest.mark.parametrize("name", ["test.tar", "val/0.tar", "unseen/x.tar"])

@@ -42,7 +42,7 @@ def captions(name: str) -> Read:
 def instances(folder: Path) -> None:
     for part in (read_instances(folder / "annotations.json", folder), *read_instance_splits(folder)):
         for place in range(len(part.keys)):
-            part.things(place)
+            part.instances(place)
         part.truth(range(len(part.keys)))
 
 

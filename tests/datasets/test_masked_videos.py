@@ -53,7 +53,7 @@ def test_davis_folders_list_their_validation_set(tmp_path: Path) -> None:
     videos = read_videos(tmp_path)
     assert [video.name for video in videos] == ["bear", "dog"]
     assert [mask.tolist() for mask in videos[0].read_masks()] == [MASK.tolist()] * 2
-    assert videos[0].read_frames()[1].mode == "RGB"
+    assert videos[0].open(1).mode == "RGB"
 
 
 def test_folders_and_masks_of_some_frames(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no JPEGImages, no NAME\.tar"):
         read_videos(tmp_path)
     write(tmp_path / "short", count=1)
-    with pytest.raises(DataError, match="short: has 1 frames; at least 2"):
+    with pytest.raises(DataError, match="short: has 1 frames; tracking needs at least 2"):
         read_videos(tmp_path)
     write(tmp_path / "more" / "blind", masks=0)
     with pytest.raises(DataError, match="blind: the first frame, 00000, has no mask"):
@@ -100,11 +100,11 @@ def test_rendered_videos_are_cut_into_frames(tmp_path: Path) -> None:
     film = {"a.mp4": stream.getvalue(), "a.mask.png": stored(masks), "a.depth.png": b"", "a.json": b"{}"}
     write_members(tmp_path / "00000.tar", [*film.items(), ("b.mp4", b"cut"), ("b.mask.png", stored(masks))])
     one, two = read_videos(tmp_path)
-    greys = [np.asarray(frame).mean() for frame in one.read_frames()]
+    greys = [np.asarray(one.open(number)).mean() for number in range(3)]
     assert greys == pytest.approx([0, 100, 200], abs=6)
     assert [int(mask.mean()) for mask in one.read_masks()] == [1, 2, 3] and one.read_masks()[0].shape == (16, 32)
     with pytest.raises(MediaDecodeError, match="b/frame 0"):
-        two.read_frames()
+        two.open(0)
     write_members(tmp_path / "00000.tar", [("a.mp4", stream.getvalue()), ("a.mask.png", stored(masks[:40]))])
     with pytest.raises(DataError, match=r"a: masks of \(40, 32\)"):
         read_videos(tmp_path)

@@ -11,34 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.distillation.run import DistillationConfig, distill, distill_builtin
+from perception_encoder.distillation.recipes import distill_builtin
+from perception_encoder.distillation.run import distill
 from perception_encoder.distillation.teacher import Teacher
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
-from perception_encoder.models.registry import find_model
-from perception_encoder.planning.cost import text_cost, vision_cost
-from perception_encoder.planning.devices import find_device
-from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.preprocess.mixing import Mixing
-from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.plan import Cluster, plan_pretraining
-from perception_encoder.recipes.catalog import find_recipe
-from perception_encoder.recipes.kinds import debug_form, plan
+from perception_encoder.recipes import debug_form
 from tests import processes
 from tests.processes import pe
 
 DEBUG = debug_form(distill_builtin())
-
-
-@pytest.mark.parametrize("name", ["l14", "b16", "s16", "t16"])
-def test_the_papers_distillation(name: str) -> None:
-    config = find_recipe(f"distill_{name}")
-    assert config.steps * config.batch_size == pytest.approx(4.4e9, rel=0.01)
-    assert (config.batch_size, config.warmup, config.optimizer.lr) == (16_384, 2_000, 1e-6)
-    assert (config.optimizer.name, config.optimizer.betas, config.optimizer.weight_decay) == ("lamb", (0.9, 0.95), 0.05)
-    assert (config.teacher, config.teacher_logit_scale, config.contrastive_weight) == ("PE-Core-G14-448", 200.0, 0.0)
-    assert config.augmentation is None and config.masking is None
-    assert [stage.image_size for stage in config.stages] == [find_model(config.model).vision.image_size]
 
 
 def test_a_run_writes_a_student_and_goes_on_bit_by_bit(photos: Path, tmp_path: Path) -> None:
@@ -96,34 +78,6 @@ def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
     distill(DEBUG, [photos], tmp_path / "run", listener=rows.append, teacher=teacher)
     assert len(rows) == 4 and Foreign.sizes == {(size, size)}
     assert not any("mfu" in row for row in rows)  # nobody has formulas for it
-
-
-def test_the_teacher_s_passes_are_planned() -> None:
-    """Once a pair; of what is remembered once for each, where pictures are neither augmented nor mixed."""
-    cluster = Cluster(device=find_device("h100"), devices=8)
-    config = find_recipe("distill_b16")
-    teacher = find_model(config.teacher)
-    beside = vision_cost(teacher.vision).forward + text_cost(teacher.text).forward
-
-    def added(config: DistillationConfig) -> float:
-        stage, alone = plan(config, cluster).stages[0], plan_pretraining(config, cluster).stages[0]
-        return (stage.flops - alone.flops) / stage.samples
-
-    assert added(config) == pytest.approx(beside)
-    half = dataclasses.replace(config, remember=config.samples)
-    assert added(half) == pytest.approx(beside / 2)
-    assert added(dataclasses.replace(config, remember=9 * config.samples)) == pytest.approx(beside)
-    for change in ({"augmentation": Augmentation()}, {"mixing": Mixing()}):
-        drawn = dataclasses.replace(half, **change)
-        assert added(drawn) == pytest.approx(vision_cost(teacher.vision).forward + text_cost(teacher.text).forward / 2)
-    with pytest.raises(ConfigError, match="the teacher is PE-Spatial-T16-512, which has no text tower"):
-        plan(dataclasses.replace(config, teacher="PE-Spatial-T16-512"), cluster)
-
-
-@pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
-def test_masks_and_videos_are_refused(change: dict) -> None:
-    with pytest.raises(ConfigError, match="leave masking and frames at null"):
-        dataclasses.replace(distill_builtin(), **change)
 
 
 def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:

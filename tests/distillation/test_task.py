@@ -11,12 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from perception_encoder.data.batch import ImageTextBatch
-from perception_encoder.distillation import teacher as teachers
 from perception_encoder.distillation.task import DistillationTask, scale_down
 from perception_encoder.distillation.teacher import Teacher, load_teacher
-from perception_encoder.errors import ConfigError
-from perception_encoder.inference import encoder
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.losses.logit_distillation import logit_distillation_loss
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.image import to_float
@@ -68,11 +64,11 @@ def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -
     given = batch(64, trim(vocabulary(list(TEXTS))))
     found = task.losses(given)
     assert found.keys() == {"distillation"}
-    assert np.array_equal(noted.seen[0][1], given.pictures[1].permute(1, 2, 0).numpy())
+    assert np.array_equal(noted.seen[0][1], given.images[1].permute(1, 2, 0).numpy())
     assert noted.seen[1] == list(TEXTS)
-    small = F.interpolate(given.pictures.float(), size=(32, 32), mode="bilinear", antialias=True).round().byte()
-    assert (scale_down(given.pictures, 32).int() - small.int()).abs().max() <= 1
-    images = plain.encode_image(to_float(scale_down(given.pictures, 32)), normalize=True)
+    small = F.interpolate(given.images.float(), size=(32, 32), mode="bilinear", antialias=True).round().byte()
+    assert (scale_down(given.images, 32).int() - small.int()).abs().max() <= 1
+    images = plain.encode_image(to_float(scale_down(given.images, 32)), normalize=True)
     texts = plain.encode_text(Tokenizer(32)(TEXTS), normalize=True)
     shown = torch.from_numpy(noted.encode_images(noted.seen[0])), torch.from_numpy(noted.encode_texts(TEXTS))
     expected = logit_distillation_loss(images, texts, plain.logit_scale.exp(), *shown, 200.0)
@@ -89,7 +85,7 @@ def test_a_model_has_nothing_to_learn_from_itself_at_the_same_temperature(tmp_pa
     model = create_model("builtin", pretrained=True)
     write_checkpoint(model, path)
     teacher = load_teacher(str(path))
-    assert teacher.picture_size == 128
+    assert teacher.image_size == 128
     scale = model.logit_scale.exp().item()
     tokens = trim(Tokenizer(32)(TEXTS))
     same = DistillationTask(Towers(model), teacher, 128, scale).losses(batch(128, tokens))["distillation"]
@@ -112,20 +108,6 @@ def test_gradients_reach_the_student_alone_and_the_contrastive_loss_stands_besid
     assert task.report()["left_out"] == 2 and "left_out" not in twice.report()
 
 
-def test_what_is_remembered_is_not_encoded_again_and_is_the_same_in_any_batch() -> None:
-    noted = Noted()
-    teacher = Teacher(noted, 32, "noted", remember=5)
-    first = teacher.embed(pictures(32), TEXTS[:2])
-    seen = len(noted.seen)
-    assert seen == 6 and all(len(each) == 1 for each in noted.seen)
-    again = teacher.embed(pictures(32)[2:], [*TEXTS[:1], TEXTS[2]])  # the second caption found no room
-    assert len(noted.seen) == seen + 1
-    assert torch.equal(again[0], first[0][2:]) and torch.equal(again[1][0], first[1][0])
-    one, three = load_teacher("builtin", remember=9), load_teacher("builtin", remember=9)
-    alone = torch.cat([one.embed(p[None], TEXTS[:1])[0] for p in pictures(32)])
-    assert torch.equal(alone, three.embed(pictures(32), TEXTS)[0])
-
-
 def test_a_student_on_another_device_meets_its_teacher_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device stands for a GPU: what mixes it with the CPU raises."""
     monkeypatch.setattr(module, "trim", lambda tokens: tokens)  # which looks at values
@@ -138,22 +120,3 @@ def test_a_student_on_another_device_meets_its_teacher_there(monkeypatch: pytest
     assert {loss.device for loss in found.values()} == {meta}
     small = scale_down(pictures(64).to(meta), 32)
     assert (small.device, small.dtype, small.shape) == (meta, torch.uint8, (4, 3, 32, 32))
-
-
-def test_a_teacher_is_loaded_onto_the_rank_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[torch.device] = []
-
-    def load(name: str, device: torch.device) -> Encoder:
-        asked.append(device)
-        return encoder.load(name)
-
-    monkeypatch.setattr(teachers, "own_device", lambda: torch.device("cuda", 3))
-    monkeypatch.setattr(teachers, "load", load)
-    load_teacher("builtin")
-    assert asked == [torch.device("cuda", 3)]
-
-
-def test_a_teacher_needs_a_text_tower(tmp_path) -> None:
-    write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "PE-Spatial-T16-512.safetensors")
-    with pytest.raises(ConfigError, match="no text tower; take a Core model"):
-        load_teacher(str(tmp_path / "PE-Spatial-T16-512.safetensors"))

@@ -30,8 +30,8 @@ class ColourLayers:
         shown = [image.convert("RGB").resize(grid, Image.Resampling.BOX) for image in images]
         colours = np.stack([np.asarray(image, dtype=np.float32) for image in shown]) / 255 - 0.5
         made = {0: colours, 1: self.rng.normal(size=(*colours.shape[:3], 8)), 2: np.full_like(colours, np.nan)}
-        prefix = np.zeros((len(images), 0, 3), np.float32)
-        return {layer: LayerTokens(prefix, made[layer].astype(np.float32)) for layer in layers}
+        patches = {layer: made[layer].astype(np.float32) for layer in layers}
+        return {layer: LayerTokens(each[:, 0, :0], each) for layer, each in patches.items()}
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -11,8 +11,8 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.comparison import compare
 from perception_encoder.evaluation.report import comparison_table, from_json, to_json
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.statistics.estimate import Metric
-from perception_encoder.evaluation.statistics.scores import DrawnScores, ItemScores, difference, measure
+from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.scores import ItemScores, ResampledScores, difference, measure
 
 NAMES = [str(number) for number in range(400)]
 RIGHT = np.arange(400) < 200
@@ -20,7 +20,15 @@ RIGHT = np.arange(400) < 200
 
 def result(model: str, *scores: ItemScores, task: str = "toys") -> Result:
     metrics = tuple(measure(each) for each in scores)
-    found = Measurement(task, "k-NN", "squash", "", 4, metrics, {"k": "20"}, scores)
+    found = Measurement(
+        task=task,
+        method="k-NN",
+        transform="squash",
+        classes=4,
+        metrics=metrics,
+        settings={"k": "20"},
+        scores=scores,
+    )
     return Result(model=model, split="test", measurements=(found,), failures=(), about={})
 
 
@@ -61,19 +69,19 @@ def test_a_result_read_from_json_compares_alike() -> None:
 
 def test_a_figure_that_is_no_mean_is_compared_by_its_draws() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.1, 200)
-    lower = DrawnScores.of("box AP", 0.5, draws, NAMES)
-    upper = DrawnScores.of("box AP", 0.53, draws + 0.03, NAMES)
+    lower = ResampledScores.of("box AP", 0.5, draws, NAMES)
+    upper = ResampledScores.of("box AP", 0.53, draws + 0.03, NAMES)
     both = []
     for scores in (upper, lower):
         plain = result("a", top1(RIGHT))
-        metric = Metric("box AP", scores.value, 400, (0.3, 0.7))
+        metric = Metric(name="box AP", value=scores.value, n=400, interval=(0.3, 0.7))
         both.append(replace(plain, measurements=(replace(plain.measurements[0], scores=(scores,), metrics=(metric,)),)))
     (found,) = compare(from_json(to_json(both[0]), "a.json"), both[1])
     assert found.difference.value == pytest.approx(0.03) and found.winner == 0  # within both intervals, and real
-    assert found.difference.ci == pytest.approx((0.03, 0.03), abs=1e-6)
+    assert found.difference.interval == pytest.approx((0.03, 0.03), abs=1e-6)
     for other, message in (
-        (DrawnScores.of("box AP", 0.5, draws, NAMES[::-1]), "not measured on the same items"),
-        (DrawnScores.of("box AP", 0.5, draws[:100], NAMES), "draws, blocks and head seeds differ"),
+        (ResampledScores.of("box AP", 0.5, draws, NAMES[::-1]), "not evaluated on the same items"),
+        (ResampledScores.of("box AP", 0.5, draws[:100], NAMES), "draws, blocks and head seeds differ"),
         (replace(lower, draws="float32 200 nonsense"), "the draws are damaged"),
         (ItemScores.of("box AP", RIGHT, NAMES), "different groups or blocks"),
     ):
@@ -85,11 +93,11 @@ def test_results_without_a_figure_in_common_are_a_data_error() -> None:
     ours = result("a", top1(RIGHT))
     bare = replace(ours, measurements=(replace(ours.measurements[0], scores=()),))
     for theirs in (result("b", top1(RIGHT), task="other"), bare):
-        with pytest.raises(DataError, match="share no figure"):
+        with pytest.raises(DataError, match="share no metric"):
             compare(ours, theirs)
 
 
 def test_other_items_are_named_by_their_task() -> None:
     other = ItemScores.of("top-1", RIGHT, NAMES[::-1])
-    with pytest.raises(DataError, match="toys, k-NN: top-1: the two were not measured on the same items"):
+    with pytest.raises(DataError, match="toys, k-NN: top-1: the two were not evaluated on the same items"):
         compare(result("a", top1(RIGHT)), result("b", other))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, MediaDecodeError, ModelError
 from perception_encoder.evaluation import features as module
-from perception_encoder.evaluation.features import encode_pictures, relabel
+from perception_encoder.evaluation.features import CachingEncoder, cache_features, encode_images
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video import read_frames
@@ -22,15 +22,15 @@ from tests.evaluation.colours import ColourEncoder, picture, unit
 COLOURS = ("red", "green", "blue", "red", "white")
 
 
-def task(broken: tuple[int, ...] = ()) -> LabelledPictures:
+def task(broken: tuple[int, ...] = ()) -> LabelledImages:
     pictures = tuple(b"no picture" if i in broken else picture(colour) for i, colour in enumerate(COLOURS))
-    return LabelledPictures("colours", tuple("abcde"), pictures, COLOURS)
+    return LabelledImages("colours", tuple("abcde"), pictures, COLOURS)
 
 
 def test_vectors_are_in_the_pictures_order(monkeypatch) -> None:
-    whole = encode_pictures(ColourEncoder(), task())
+    whole = encode_images(ColourEncoder(), task())
     monkeypatch.setattr(module, "CHUNK", 2)
-    chunked = encode_pictures(ColourEncoder(), task())
+    chunked = encode_images(ColourEncoder(), task())
     np.testing.assert_array_equal(whole.vectors, chunked.vectors)
     assert whole.vectors.argmax(axis=1).tolist()[:4] == [0, 1, 2, 0]
     assert whole.labels == chunked.labels == COLOURS
@@ -41,15 +41,15 @@ def test_vectors_are_in_the_pictures_order(monkeypatch) -> None:
 def test_an_undecodable_picture_is_reported_and_not_replaced(monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 2)
     encoder = ColourEncoder()
-    found = encode_pictures(encoder, task(broken=(1, 2, 3)))
+    found = encode_images(encoder, task(broken=(1, 2, 3)))
     assert [(type(failure), failure.source) for failure in found.failures] == [(MediaDecodeError, key) for key in "bcd"]
     assert (found.keys, found.labels) == (("a", "e"), ("red", "white"))
     assert len(found.vectors) == encoder.pictures == 2
 
 
 def test_a_task_of_undecodable_pictures_is_a_data_error() -> None:
-    with pytest.raises(DataError, match="colours: no picture can be decoded; the first: a: "):
-        encode_pictures(ColourEncoder(), task(broken=(0, 1, 2, 3, 4)))
+    with pytest.raises(DataError, match="colours: no image can be decoded; the first: a: "):
+        encode_images(ColourEncoder(), task(broken=(0, 1, 2, 3, 4)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -61,21 +61,26 @@ def test_vectors_that_are_not_finite_are_a_model_error(value: float) -> None:
             return vectors
 
     with pytest.raises(ModelError, match="colours gives NaN or infinity in 1 of 5 vectors of colours"):
-        encode_pictures(Broken(), task())
+        encode_images(Broken(), task())
 
 
 def test_the_same_pictures_take_other_labels() -> None:
-    found = encode_pictures(ColourEncoder(), task(broken=(1,)))
-    coarse = LabelledPictures("colours/coarse", tuple("abcde"), task().pictures, ("warm", "?", "cold", "warm", "none"))
-    assert relabel(found, coarse).labels == ("warm", "cold", "warm", "none")
-    assert relabel(found, coarse).vectors is found.vectors
+    encoder = ColourEncoder()
+    cache = CachingEncoder(encoder)
+    fine = task(broken=(1,))
+    found = encode_images(cache, fine)
+    coarse = replace(fine, name="colours/coarse", labels=("warm", "?", "cold", "warm", "none"))
+    assert encode_images(cache, coarse).labels == ("warm", "cold", "warm", "none")
+    assert encode_images(cache, coarse).vectors is found.vectors and encoder.pictures == 4
+    assert encode_images(cache, replace(fine, trim=1)).vectors is not found.vectors
+    assert (cache.count, [failure.source for failure in cache.failures]) == (10, ["b", "b"])
 
 
 def test_a_video_is_the_mean_of_its_frames_made_unit(tmp_path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(30))
     sources = (picture("red"), tmp_path / "v.mp4", Clip(tmp_path / "v.mp4", 0.4, 0.8), tmp_path / "none.mp4")
-    clips = LabelledPictures("clips", tuple("abcd"), sources, tuple("wxyz"))
-    found = encode_pictures(ColourEncoder(), clips, frames=4)
+    clips = LabelledImages("clips", tuple("abcd"), sources, tuple("wxyz"))
+    found = encode_images(ColourEncoder(), clips, frames=4)
     for row, (start, end) in ((1, (None, None)), (2, (0.4, 0.8))):
         images = read_frames(tmp_path / "v.mp4", frames=4, start=start, end=end).images
         mean = ColourEncoder().encode_images(images, normalize=False).mean(axis=0)
@@ -96,16 +101,16 @@ class Counting(ColourEncoder):
 
 def test_frames_are_averaged_as_long_as_the_model_makes_their_vectors(tmp_path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(2))
-    clips = LabelledPictures("clips", ("a",), (tmp_path / "v.mp4",), ("x",))
-    (vector,) = encode_pictures(Counting(), clips, frames=2).vectors
+    clips = LabelledImages("clips", ("a",), (tmp_path / "v.mp4",), ("x",))
+    (vector,) = encode_images(Counting(), clips, frames=2).vectors
     np.testing.assert_allclose(vector, np.array([1, 3]) / 10**0.5, rtol=1e-5)  # of unit vectors: (1, 1) / 2**0.5
 
 
 def test_a_video_of_one_frame_is_that_frame(tmp_path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(1))
-    clips = LabelledPictures("clips", ("a",), (tmp_path / "v.mp4",), ("x",))
+    clips = LabelledImages("clips", ("a",), (tmp_path / "v.mp4",), ("x",))
     (frame,) = ColourEncoder().encode_images(read_frames(tmp_path / "v.mp4", frames=1).images)
-    np.testing.assert_allclose(encode_pictures(ColourEncoder(), clips).vectors[0], frame, rtol=1e-5)
+    np.testing.assert_allclose(encode_images(ColourEncoder(), clips).vectors[0], frame, rtol=1e-5)
 
 
 def test_a_border_is_cut_off() -> None:
@@ -113,9 +118,9 @@ def test_a_border_is_cut_off() -> None:
     framed.paste((0, 0, 255), (2, 2, 22, 14))
     stream = io.BytesIO()
     framed.save(stream, "PNG")
-    objects = LabelledPictures("objects", ("a", "b"), (stream.getvalue(), picture("red")), ("x", "y"), trim=2)
-    np.testing.assert_allclose(encode_pictures(ColourEncoder(), objects).vectors[0], [0, 0, 1])
-    found = encode_pictures(ColourEncoder(), replace(objects, pictures=(picture("red"), small()), trim=2))
+    objects = LabelledImages("objects", ("a", "b"), (stream.getvalue(), picture("red")), ("x", "y"), trim=2)
+    np.testing.assert_allclose(encode_images(ColourEncoder(), objects).vectors[0], [0, 0, 1])
+    found = encode_images(ColourEncoder(), replace(objects, images=(picture("red"), small()), trim=2))
     assert found.failures[0].reason == "is too small to have 2 pixels cut off each side"
 
 
@@ -123,3 +128,12 @@ def small() -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (24, 4)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def test_the_transforms_of_a_model_share_the_embeddings_of_texts() -> None:
+    both = {"squash": ColourEncoder(), "crop": ColourEncoder()}
+    cached = cache_features(both)
+    for encoder in cached.values():
+        for _ in range(2):
+            assert encoder.encode_texts(["red", "a blue cup"]).argmax(axis=1).tolist() == [0, 2]
+    assert (both["squash"].texts, both["crop"].texts) == (2, 0)

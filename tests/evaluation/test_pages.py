@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
-from perception_encoder.evaluation.classification.zero_shot import FEW, accuracies, classify
-from perception_encoder.evaluation.features import encode_pictures
-from perception_encoder.evaluation.report import from_json, insert_figures, page
+from perception_encoder.evaluation.classification.zero_shot import FEW, ZeroShotClassifier, accuracies
+from perception_encoder.evaluation.features import encode_images
+from perception_encoder.evaluation.report import from_json, page, update_card
 from perception_encoder.evaluation.results import Result
 from perception_encoder.evaluation.statistics.scores import ItemScores, measure
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.registry import BUILTIN
+from perception_encoder.pretraining.builtin.targets import TARGETS, targets_of
 
 
 def read_result(root: Path) -> Result:
@@ -25,14 +25,14 @@ def read_result(root: Path) -> Result:
 
 def test_the_page_is_the_one_its_json_makes(root: Path) -> None:
     result = read_result(root)
-    assert (result.model, result.split) == (BUILTIN, "test")
+    assert (result.model, result.split) == (BUILTIN, "test") and targets_of(result) == TARGETS
     written = (root / "docs" / "results" / "builtin.md").read_text(encoding="utf-8")
-    assert written == page(result, "builtin.json"), "run: pe eval page docs/results/builtin.json"
+    assert written == page(result, "builtin.json", TARGETS), "run: pe eval page docs/results/builtin.json"
 
 
 def test_the_model_card_shows_the_same_figures(root: Path) -> None:
     card = (root / "perception_encoder" / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert card == insert_figures(card, read_result(root)), "run: pe eval page docs/results/builtin.json --card …"
+    assert card == update_card(card, read_result(root), TARGETS), "run: pe eval page docs/results/builtin.json --card …"
 
 
 def test_the_intervals_are_those_of_the_stored_scores_by_the_rule_of_accuracies(root: Path) -> None:
@@ -48,16 +48,16 @@ def test_the_intervals_are_those_of_the_stored_scores_by_the_rule_of_accuracies(
                 few += not scores.groups
             found = measure(scores)
             assert found.value == pytest.approx(listed[found.name].value, abs=1e-6)
-            assert found.ci == pytest.approx(listed[found.name].ci, abs=1e-6)
+            assert found.interval == pytest.approx(listed[found.name].interval, abs=1e-6)
     assert few  # Caltech-101, its unseen classes, and clothing have classes of few items
 
 
 def test_the_figures_come_out_again(root: Path, real_data: Path) -> None:
     encoder = load("builtin")
     task = load_labelled(real_data / "photos")["flowers"]
-    features = encode_pictures(encoder, task)
-    predicted = classify(features.vectors, ensemble(encoder, task.classes, PROMPTS["photo"]))
-    measured = map(measure, accuracies(predicted, features, task.classes))
+    features = encode_images(encoder, task)
+    predicted = ZeroShotClassifier.of(encoder, task.classes, "photo").rank(features.vectors, 1)
+    measured = map(measure, accuracies(predicted, features.keys, features.labels, task.classes))
     result = read_result(root)
     assert result.about["weights"] == encoder.weight_hash
     (listed,) = (

@@ -7,35 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.errors import DataError, OutputError
+from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.evaluation.report import (
-    MARKED,
-    MARKED_SEARCH,
-    MARKS,
     Table,
+    Targets,
     classification_table,
-    figures,
     from_json,
     full_table,
-    insert_figures,
     page,
     retrieval_table,
+    summary,
     to_json,
+    update_card,
     write_text,
 )
 from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.statistics.estimate import Metric
+from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.models.registry import BUILTIN
 
-METRIC = Metric("J&F", 0.5, 5, (0.4, 0.6))
+METRIC = Metric(name="J&F", value=0.5, n=5, interval=(0.4, 0.6))
 
 
 def measured(task: str, method: str, transform: str, value: float, prompts: str = "photo") -> Measurement:
     metrics = (
-        Metric("mean class accuracy", value, 1649, (value - 0.02, value + 0.01)),
-        Metric("top-1", value / 2, 1649, (0.1, 0.3)),
+        Metric(name="mean class accuracy", value=value, n=1649, interval=(value - 0.02, value + 0.01)),
+        Metric(name="top-1", value=value / 2, n=1649, interval=(0.1, 0.3)),
     )
-    return Measurement(task, method, transform, prompts, 4, metrics)
+    return Measurement(task=task, method=method, transform=transform, prompts=prompts, classes=4, metrics=metrics)
 
 
 RESULT = Result(
@@ -50,46 +48,43 @@ RESULT = Result(
         measured("clothing", "zero-shot", "crop", 0.1),
         measured("caltech101/unseen", "zero-shot", "squash", 0.2),
         measured("caltech101/unseen", "zero-shot", "crop", 0.1),
-        Measurement("openmoji", "retrieval", "squash", "name", 500, (Metric(MARKED_SEARCH, 0.25, 500, (0.2, 0.3)),)),
+        Measurement(
+            task="openmoji",
+            method="retrieval",
+            transform="squash",
+            prompts="name",
+            classes=500,
+            metrics=(Metric(name="image by name R@1", value=0.25, n=500, interval=(0.2, 0.3)),),
+        ),
     ),
     failures=("flowers-7: cannot be decoded",),
     about={"weights": "abc", "torch": "2.6"},
 )
 
 
-def test_figures_stand_beside_chance_probe_and_mark() -> None:
-    table = classification_table(RESULT)
-    assert table.columns == ("task", "classes", "chance", "squash", "crop", "linear probe", "mark")
+TARGETS = Targets(values={"flowers": 0.82, "clothing": 0.58, "openmoji": 0.40}, note="Targets are reached if ✓.")
+
+
+def test_accuracies_stand_beside_chance_probe_and_target() -> None:
+    table = classification_table(RESULT, TARGETS)
+    assert table.columns == ("task", "classes", "chance", "squash", "crop", "linear probe", "target")
     assert table.rows == (
         ("flowers", "4", "25.0", "73.0 ±1.5", "83.0 ±1.5", "81.2 ±1.5", "82 ✓"),
         ("clothing", "4", "25.0", "39.9 ±1.5", "10.0 ±1.5", "–", "58 ✗"),
-        ("caltech101/unseen", "4", "25.0", "20.0 ±1.5", "10.0 ±1.5", "–", "20 ✓"),
+        ("caltech101/unseen", "4", "25.0", "20.0 ±1.5", "10.0 ±1.5", "–", "–"),
     )
 
 
-@pytest.mark.parametrize("change", [{"model": "PE-Core-B16-224"}, {"split": "val"}])
-def test_marks_are_for_the_built_in_model_on_test(change: dict[str, str]) -> None:
-    other = replace(RESULT, **change)
-    assert "mark" not in classification_table(other).columns
-    assert MARKED in figures(RESULT) and MARKED not in figures(other)
-
-
-def test_marks_are_the_issues() -> None:
-    assert {task: round(100 * mark) for task, mark in MARKS.items()} == {
-        "caltech101": 55,
-        "caltech101/unseen": 20,
-        "clothing": 58,
-        "grocery": 60,
-        "grocery/coarse": 66,
-        "flowers": 82,
-        "openmoji": 40,
-    }
+def test_targets_are_shown_only_if_given() -> None:
+    assert "target" not in classification_table(RESULT).columns
+    assert TARGETS.note in summary(RESULT, TARGETS) and TARGETS.note not in summary(RESULT)
+    assert TARGETS.note in page(RESULT, "r.json", TARGETS)
 
 
 def test_retrieval_stands_beside_chance() -> None:
-    row = ("openmoji", "picture by name R@1", "500", "0.20", "25.0 ±5.0")
-    assert retrieval_table(RESULT).rows == ((*row, "40 ✗"),)
-    assert retrieval_table(replace(RESULT, split="val")).rows == (row,)
+    row = ("openmoji", "image by name R@1", "500", "0.20", "25.0 ±5.0")
+    assert retrieval_table(RESULT, TARGETS).rows == ((*row, "40 ✗"),)
+    assert retrieval_table(RESULT).rows == (row,)
 
 
 def test_every_figure_is_listed_with_its_label() -> None:
@@ -117,25 +112,27 @@ def test_the_page_says_where_it_comes_from_and_what_is_left_out() -> None:
     text = page(RESULT, "builtin.json")
     assert "`pe eval page builtin.json`" in text and "weights abc" in text
     assert "- flowers-7: cannot be decoded" in text
-    assert figures(RESULT) in text and full_table(RESULT).markdown() not in text  # that is in the JSON
-    tracked = replace(RESULT, measurements=(Measurement("tracking", "label propagation", "", "", 0, (METRIC,)),))
+    assert summary(RESULT) in text and full_table(RESULT).markdown() not in text  # that is in the JSON
+    tracked = replace(
+        RESULT, measurements=(Measurement(task="tracking", method="label propagation", metrics=(METRIC,)),)
+    )
     assert full_table(tracked).markdown() in page(tracked, "tracking.json")
 
 
 def test_a_figure_without_an_interval_has_none_in_tables_and_json() -> None:
-    bare = Measurement("tracking", "label propagation", "", "", 0, (replace(METRIC, ci=None),))
+    bare = Measurement(task="tracking", method="label propagation", metrics=(replace(METRIC, interval=None),))
     result = replace(RESULT, measurements=(bare,))
     assert full_table(result).rows[0][-1] == "–" and from_json(to_json(result), "r.json") == result
 
 
 def test_a_card_takes_new_figures_and_keeps_the_rest() -> None:
     card = "# Card\n<!-- figures -->\nold\n<!-- end of figures -->\nLimits.\n"
-    updated = insert_figures(card, RESULT)
+    updated = update_card(card, RESULT)
     assert updated.startswith("# Card\n<!-- figures -->\n") and updated.endswith("<!-- end of figures -->\nLimits.\n")
     assert "old" not in updated and "73.0 ±1.5" in updated
-    assert insert_figures(updated, RESULT) == updated
+    assert update_card(updated, RESULT) == updated
     with pytest.raises(DataError, match="the card needs the lines"):
-        insert_figures("# Card\n", RESULT)
+        update_card("# Card\n", RESULT)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -143,3 +140,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(OutputError, match="could not be written"):
         write_text(tmp_path / "a.json" / "b.json", "{}")
+
+
+def test_results_of_earlier_versions_are_read() -> None:
+    text = to_json(RESULT).replace('"interval"', '"ci"').replace("image by name", "picture by name")
+    assert '"ci"' in text and from_json(text, "r.json") == RESULT
+
+
+def test_failures_are_written_once_with_their_reason() -> None:
+    failed = replace(RESULT.measurements[0], failures=(InputError("flowers-7", "cannot be decoded"),))
+    assert to_json(replace(RESULT, measurements=(failed, *RESULT.measurements[1:]))) == to_json(RESULT)

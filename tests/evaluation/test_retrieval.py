@@ -10,10 +10,17 @@ import torch
 
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError, ModelError
-from perception_encoder.evaluation.retrieval import best_ranks, dual_softmax, found_first, measure_retrieval, recalls
+from perception_encoder.evaluation.results import evaluate
+from perception_encoder.evaluation.retrieval import RetrievalEvaluator, best_ranks, dual_softmax, recalls
 from perception_encoder.evaluation.statistics.scores import measure
 from tests.clips import clip
 from tests.evaluation.colours import ColourEncoder, picture, unit
+
+
+def found_first(scores: np.ndarray) -> np.ndarray:
+    """Whether query i ranks item i first."""
+    items = np.arange(len(scores))
+    return best_ranks(scores, items, items) == 0
 
 
 def test_found_first() -> None:
@@ -51,8 +58,8 @@ def test_recalls_are_those_of_sorting_everything() -> None:
     owners = np.sort(np.concatenate([np.arange(40), rng.integers(0, 40, 60)]))  # one to several captions each
     texts = unit(vectors[owners] + 0.8 * rng.standard_normal((100, 6)))
     names = [str(number) for number in range(40)]
-    found = {scores.metric: measure(scores) for scores in recalls(vectors, texts, owners, "image", names)}
-    scores = texts @ vectors.T
+    scores, ways = texts @ vectors.T, ("text to image", "image to text")
+    found = {scores.metric: measure(scores) for scores in recalls(scores, owners, ways, names)}
     for top in (1, 5, 10):
         nearest = np.argsort(-scores, axis=1)[:, :top]
         expected = np.mean([owners[row] in places for row, places in enumerate(nearest)])
@@ -80,19 +87,20 @@ def captioned(**changes) -> CaptionedMedia:
 
 
 def test_pictures_are_measured_under_each_transform() -> None:
-    measurements, failures = measure_retrieval({"squash": ColourEncoder(), "crop": ColourEncoder()}, captioned())
+    models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
+    measurements = evaluate([RetrievalEvaluator(captioned())], models)
     assert [(m.transform, m.classes, len(m.metrics)) for m in measurements] == [("squash", 3, 12), ("crop", 3, 12)]
     assert {metric.value for m in measurements for metric in m.metrics} == {1.0}
-    assert failures == ()
+    assert measurements[0].failures == ()
 
 
 def test_a_broken_picture_takes_its_captions_along() -> None:
     data = captioned(media=(b"no picture", picture("green"), picture("blue")))
-    ((measurement,), failures) = measure_retrieval({"squash": ColourEncoder()}, data)
-    assert [failure.source for failure in failures] == ["red"]
+    (measurement,) = RetrievalEvaluator(data).run(ColourEncoder())
+    assert [failure.source for failure in measurement.failures] == ["red"]
     assert (measurement.classes, measurement.metrics[0].value, measurement.metrics[0].n) == (2, 1.0, 2)
     with pytest.raises(DataError, match="toys has a single item that can be decoded"):
-        measure_retrieval({"squash": ColourEncoder()}, captioned(media=(b"?", b"?", picture("blue"))))
+        RetrievalEvaluator(captioned(media=(b"?", b"?", picture("blue")))).run(ColourEncoder())
 
 
 def test_a_video_is_found_by_its_frames(tmp_path: Path) -> None:
@@ -101,8 +109,8 @@ def test_a_video_is_found_by_its_frames(tmp_path: Path) -> None:
     data = captioned(keys=keys, media=(tmp_path / "grey.mp4", picture("red"), picture("blue")),
                      captions=("white", "red", "blue"), owners=(0, 1, 2))  # fmt: skip
     encoder = ColourEncoder()
-    ((measurement,), failures) = measure_retrieval({"squash": encoder}, data, frames=4)
-    assert (encoder.pictures, failures) == (4 + 1 + 1, ())
+    (measurement,) = RetrievalEvaluator(data, frames=4).run(encoder)
+    assert (encoder.pictures, measurement.failures) == (4 + 1 + 1, ())
     assert measurement.metrics[0].value == 1.0
 
 
@@ -112,4 +120,4 @@ def test_vectors_that_are_not_finite_are_an_error() -> None:
             return super().encode_texts(texts) * np.nan
 
     with pytest.raises(ModelError, match="colours gives NaN or infinity in 4 of 4 vectors of the captions"):
-        measure_retrieval({"squash": Broken()}, captioned())
+        RetrievalEvaluator(captioned()).run(Broken())

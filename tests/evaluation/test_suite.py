@@ -29,7 +29,7 @@ def encoders() -> dict[str, ColourEncoder]:
 
 def test_every_task_is_measured_and_labelled(photos: Path) -> None:
     suite = Suite(encoders())
-    suite.classify_photos(photos)
+    suite.classify(photos)
     result = suite.result("test", {"weights": "none"})
     assert [(m.task, m.method, m.transform, m.prompts, m.classes) for m in result.measurements] == [
         (task, method, transform, prompts, classes)
@@ -51,17 +51,17 @@ def test_every_task_is_measured_and_labelled(photos: Path) -> None:
 
 def test_a_broken_picture_is_in_no_figure_and_reported_once(photos: Path) -> None:
     suite = Suite(encoders())
-    suite.classify_photos(photos)
+    suite.classify(photos)
     by_task = {m.task: m.metrics[0].n for m in suite.measurements}
     assert by_task == {"shop": 5, "shop/coarse": 5, "toys": 2}
     (failure,) = suite.result("test", {}).failures
     assert failure.startswith("shop-3: ")
-    assert suite.pictures == (6 + 2) * 3
+    assert suite.first["squash"].count == (6 + 2) * 3
 
 
 def test_each_picture_is_encoded_once_and_each_prompt_too(photos: Path) -> None:
     both = encoders()
-    Suite(both, ["name"]).classify_photos(photos)
+    Suite(both, ["name"]).classify(photos)
     assert both["squash"].pictures == (6 + 2) * 3 - 1
     assert both["crop"].pictures == (6 + 2) - 1
     assert (both["squash"].texts, both["crop"].texts) == (4 + 3 + 2, 0)
@@ -69,14 +69,14 @@ def test_each_picture_is_encoded_once_and_each_prompt_too(photos: Path) -> None:
 
 def test_on_val_no_probe_is_measured(photos: Path) -> None:
     suite = Suite(encoders())
-    suite.classify_photos(photos, "val")
+    suite.classify(photos, "val")
     assert {m.method for m in suite.measurements} == {"zero-shot"}
 
 
 def test_the_same_model_has_the_same_result(photos: Path) -> None:
     first, second = Suite(encoders()), Suite(encoders())
     for suite in (first, second):
-        suite.classify_photos(photos)
+        suite.classify(photos)
     assert first.result("test", {}) == second.result("test", {})
 
 
@@ -85,7 +85,7 @@ def test_the_classes_are_those_of_train_and_test_together(tmp_path: Path) -> Non
         write_colours(tmp_path / f"{split}.tar", "toys", ["red", "green", "blue"])
     write_colours(tmp_path / "test.tar", "toys", ["red", "blue"])
     suite = Suite(encoders())
-    suite.classify_photos(tmp_path)
+    suite.classify(tmp_path)
     assert {m.classes for m in suite.measurements} == {3}
 
 
@@ -93,12 +93,12 @@ def test_a_task_of_one_class_is_a_data_error(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write_colours(tmp_path / f"{split}.tar", "toys", ["red", "red"])
     with pytest.raises(DataError, match="toys has only the class 'red'"):
-        Suite(encoders()).classify_photos(tmp_path)
+        Suite(encoders()).classify(tmp_path)
 
 
 def test_unknown_splits_and_prompts_show_the_known_ones(photos: Path) -> None:
-    with pytest.raises(ConfigError, match="test or val, not on 'train'"):
-        Suite(encoders()).classify_photos(photos, "train")
+    with pytest.raises(ConfigError, match="test or val, not 'train'"):
+        Suite(encoders()).classify(photos, "train")
     with pytest.raises(ConfigError, match="'imagnet'; there are imagenet, kinetics, photo, name"):
         Suite(encoders(), ["photo", "imagnet"])
 
@@ -112,15 +112,15 @@ def test_drawings_are_found_by_their_names(tmp_path: Path) -> None:
     (measured,) = suite.measurements
     assert (measured.task, measured.prompts, measured.classes) == ("openmoji", "name", 3)
     assert {metric.name: metric.value for metric in measured.metrics} == {
-        "picture by name R@1": 1.0,
-        "name of picture R@1": 1.0,
-        "picture by name, dual softmax R@1": 1.0,
-        "name of picture, dual softmax R@1": 1.0,
+        "image by name R@1": 1.0,
+        "name of image R@1": 1.0,
+        "image by name, dual softmax R@1": 1.0,
+        "name of image, dual softmax R@1": 1.0,
     }
     assert both["squash"].texts == 3
 
 
 def test_drawings_of_one_name_are_a_data_error(tmp_path: Path) -> None:
     write_colours(tmp_path / "unseen" / "openmoji.tar", "openmoji", ["red heart", "red heart"])
-    with pytest.raises(DataError, match="openmoji: two drawings have one name"):
+    with pytest.raises(DataError, match="openmoji: two images have one name"):
         Suite(encoders()).retrieve_drawings(tmp_path)

@@ -64,17 +64,17 @@ def test_a_model_of_timm_at_a_layer(pictures: list[Image.Image], monkeypatch: py
         load_views("timm:test_vit", "crop", 1, None)
     with pytest.raises(ConfigError, match="layer 6 does not exist; timm:test_vit has layers 0 to 5"):
         load_views("timm:test_vit", "squash", 6, None)
-    with pytest.raises(ConfigError, match="pool is 'attn'; of a layer of timm:test_vit it can be mean or cls"):
+    with pytest.raises(ConfigError, match="pool is 'attn'; for a layer of timm:test_vit it must be mean or cls"):
         load_views("timm:test_vit", "squash", None, "attn")
 
 
 def test_a_model_without_a_class_token(tmp_path: Path) -> None:
     save_transformer("SiglipVision", tmp_path)
-    with pytest.raises(ConfigError, match="has no class token; take the pool mean"):
+    with pytest.raises(ConfigError, match="has no class token; set the pool to mean"):
         load_views(f"hf:{tmp_path}", "squash", None, "cls")
 
 
 @pytest.mark.parametrize("name", ["hf:any", "random:timm:test_vit"])
 def test_a_vision_tower_has_no_texts(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is a vision tower alone"):
+    with pytest.raises(ConfigError, match=f"{name} is only a vision tower, without texts"):
         load_transforms(name)

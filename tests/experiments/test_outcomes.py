@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.outcomes import DRAWINGS, PHOTOS, HeldOut
+from experiments.outcomes import DRAWINGS, PHOTOS, HeldOut, Outcome, average_row, difference_row
 from experiments.robustness import CHANGES
 from perception_encoder.errors import DataError
 from tests.evaluation.colours import ColourEncoder, write_colours
@@ -57,5 +57,49 @@ def test_outcomes_of_other_pictures_are_refused(held_out: HeldOut) -> None:
 
 def test_a_picture_that_cannot_be_decoded_is_an_error(tmp_path: Path) -> None:
     write_colours(tmp_path / "test.tar", "shop", LABELS, broken=(3,))
-    with pytest.raises(DataError, match="shop: 1 pictures cannot be decoded; shop-3"):
+    with pytest.raises(DataError, match="shop: 1 images cannot be decoded; shop-3"):
         HeldOut(tmp_path).measure(ColourEncoder())
+
+
+def outcome(task: str, labels: str, right: str) -> Outcome:
+    keys = tuple(str(number) for number in range(len(labels)))
+    return Outcome(task, keys, tuple(labels), np.array([letter == "1" for letter in right]))
+
+
+def test_the_average_is_over_classes_then_tasks_then_sets() -> None:
+    fine = outcome("food", "aaab", "1100")  # a 2/3, b 0
+    coarse = outcome("food/coarse", "xxyy", "1111")
+    other = outcome("cars", "pq", "10")
+    found = average_row("score", [[fine, coarse], [other]])
+    assert found["value"] == pytest.approx(((1 / 3 + 1) / 2 + 1 / 2) / 2)
+    assert found["n"] == 6  # pictures of food and of cars, each once
+
+
+def test_pictures_of_two_tasks_are_drawn_together() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random(400) < 0.5
+    keys = tuple(map(str, range(400)))
+    one = Outcome("food", keys, ("a",) * 400, right)
+    same = Outcome("food/coarse", keys, ("b",) * 400, right)  # of the same pictures: it adds nothing that is new
+    apart = Outcome("cars", keys, ("b",) * 400, right)
+    width = {name: np.diff(average_row("s", [[one, two]])["ci"])[0] for name, two in (("same", same), ("apart", apart))}
+    assert width["same"] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
+    assert width["apart"] == pytest.approx(width["same"] / 2**0.5, rel=0.1)
+
+
+def test_a_difference_is_paired() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random(1000) < 0.5
+    better = right.copy()
+    better[np.flatnonzero(~right)[:30]] = True
+    keys, labels = tuple(map(str, range(1000))), ("a",) * 1000
+    ours, theirs = (Outcome("t", keys, labels, some) for some in (better, right))
+    found = difference_row("gain", [[ours]], [[theirs]])
+    assert found["value"] == pytest.approx(0.03)
+    assert found["ci"][0] > 0.015  # unpaired, the interval would be 0.03 +- 0.044
+    assert found["ci"][1] < 0.045
+
+
+def test_models_measured_on_other_pictures_cannot_be_compared() -> None:
+    with pytest.raises(DataError, match="not evaluated on the same items"):
+        difference_row("gain", [[outcome("t", "ab", "11")]], [[outcome("t", "abc", "111")]])

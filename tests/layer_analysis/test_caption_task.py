@@ -98,7 +98,7 @@ def test_pictures_beside_the_annotations_folder_are_found(captions: Path, tmp_pa
     moved = captions.rename(tmp_path / "annotations" / "captions.json")
     (task,) = make_tasks(["captions"], {}, moved, 2)
     assert isinstance(task, CaptionTask) and len(task.labelled.keys) == 3
-    task.pictures(ToyEncoder())[0].open(0)
+    task.images(ToyEncoder())[0].open(0)
 
 
 def test_the_cause_is_told_where_nothing_can_be_decoded(captions: Path, tmp_path: Path) -> None:

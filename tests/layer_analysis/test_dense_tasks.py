@@ -12,19 +12,20 @@ import pytest
 from perception_encoder.datasets.class_masks import ClassMasks
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.masked_videos import read_videos
-from perception_encoder.datasets.rgbd import DepthPictures
+from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.evaluation.colour_encoder import ColourEncoder
-from perception_encoder.evaluation.dense.depth import DepthProtocol, measure_depth
-from perception_encoder.evaluation.dense.detection import DetectionProtocol, measure_detection
-from perception_encoder.evaluation.dense.segmentation import SegmentationProtocol, measure_segmentation
-from perception_encoder.evaluation.dense.tracking import TrackingConfig, measure_tracking
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
+from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.layer_analysis.dense_tasks import DepthTask, DetectionTask, SegmentationTask, TrackingTask
+from perception_encoder.layer_analysis.colour_encoder import ColourEncoder
+from perception_encoder.layer_analysis.dense_tasks import DenseTask
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, run_sweep
 from perception_encoder.layer_analysis.tasks import SizedTask, make_tasks
@@ -44,43 +45,43 @@ def videos(tmp_path: Path) -> Path:
 
 
 def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: Path) -> None:
-    task, encoder = TrackingTask(read_videos(videos), CONFIG), ToyEncoder()
+    task, encoder = DenseTask(TrackingEvaluator(read_videos(videos), CONFIG)), ToyEncoder()
     found = run_sweep(encoder, [task], StoreConfig(folder=tmp_path / "store", dtype="float32"))
     assert [curve.figure for curve in found.curves] == ["J&F", "J", "F"] and found.curves[0].pool == "tokens"
     assert found.curves[0].best == CLEAR and found.pictures == 12
     for layer in (0, CLEAR):
-        (wanted,), _ = measure_tracking(encoder, layer, read_videos(videos), CONFIG)
+        (wanted,) = TrackingEvaluator(read_videos(videos), CONFIG).run(OneLayer(encoder, layer))
         values = [curve.scores[layer].value for curve in found.curves]
         assert values == pytest.approx([metric.value for metric in wanted.metrics], abs=1e-6)
 
 
 def test_frames_of_the_asked_side_and_still_pictures_of_the_asked_size(videos: Path) -> None:
     (task,) = make_tasks(["tracking"], {}, videos, 10, image_size=(8, 8), short_side=24)
-    assert [each.image_size for each in task.pictures(ToyEncoder())] == [(24, 32)] * 2
+    assert [each.image_size for each in task.images(ToyEncoder())] == [(24, 32)] * 2
     still = SizedTask(LightnessTask(broken=(1,)), (8, 12))
-    (shown,) = still.pictures(ToyEncoder())
+    (shown,) = still.images(ToyEncoder())
     assert shown.image_size == (8, 12) and (still.name, still.digest) == ("lightness", "d1")
 
 
 def test_colours_alone_are_a_layer(videos: Path, tmp_path: Path) -> None:
     encoder, store = ColourEncoder(ToyEncoder()), StoreConfig(folder=tmp_path / "store")
-    found = run_sweep(encoder, [TrackingTask(read_videos(videos), CONFIG)], store)
+    found = run_sweep(encoder, [DenseTask(TrackingEvaluator(read_videos(videos), CONFIG))], store)
     assert found.model == "colours" and found.curves[0].scores[0].value > 0.7
 
 
 def test_a_video_that_cannot_be_decoded_whole_is_left_out_and_said(videos: Path, tmp_path: Path) -> None:
     one, two = read_videos(videos)
     bad_frame = replace(one, frames=(one.frames[0], b"cut", *one.frames[2:]))
-    task = TrackingTask([bad_frame, two], CONFIG)
+    task = DenseTask(TrackingEvaluator([bad_frame, two], CONFIG))
     found = run_sweep(ToyEncoder(), [task], StoreConfig(folder=tmp_path / "store"), [CLEAR])
     assert found.curves[0].scores[CLEAR].n == 1 and [f.source for f in found.failures] == ["one/frame 1"]
     bad_mask = replace(two, masks=(two.masks[0], b"cut", *two.masks[2:]))
-    task = TrackingTask([one, bad_mask], CONFIG)
+    task = DenseTask(TrackingEvaluator([one, bad_mask], CONFIG))
     found = run_sweep(ToyEncoder(), [task], StoreConfig(folder=tmp_path / "store"), [CLEAR])
     assert found.curves[0].scores[CLEAR].n == 1 and [f.source for f in found.failures] == ["two/mask 1"]
     assert isinstance(found.failures[0], MediaDecodeError)
-    neither = TrackingTask([replace(one, frames=(b"cut",) * len(one.frames))], CONFIG)
-    with pytest.raises(DataError, match="tracking: no video can be measured; the first: one/frame 0"):
+    neither = DenseTask(TrackingEvaluator([replace(one, frames=(b"cut",) * len(one.frames))], CONFIG))
+    with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one/frame 0"):
         run_sweep(ToyEncoder(), [neither], StoreConfig(folder=tmp_path / "store"), [CLEAR])
 
 
@@ -90,11 +91,11 @@ def test_masks_that_will_not_do_are_said_in_every_run(videos: Path, tmp_path: Pa
     cut = replace(one, name="zero", masks=(b"cut", *one.masks[1:]))
     store = StoreConfig(folder=tmp_path / "store")
     for _ in range(2):
-        found = run_sweep(ToyEncoder(), [TrackingTask([empty, two, cut], CONFIG)], store, [CLEAR])
+        found = run_sweep(ToyEncoder(), [DenseTask(TrackingEvaluator([empty, two, cut], CONFIG))], store, [CLEAR])
         assert found.curves[0].scores[CLEAR].n == 1
         assert [failure.source for failure in found.failures] == ["one", "zero/mask 0"]
-    with pytest.raises(DataError, match="tracking: no video can be measured; the first: one: the mask of the first"):
-        run_sweep(ToyEncoder(), [TrackingTask([empty], CONFIG)], store, [CLEAR])
+    with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one: the mask of the first"):
+        run_sweep(ToyEncoder(), [DenseTask(TrackingEvaluator([empty], CONFIG))], store, [CLEAR])
 
 
 def squares(count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -116,12 +117,12 @@ def agrees(curves: Sequence[LayerCurve], layer: int, wanted: Measurement) -> Non
     assert found == pytest.approx({metric.name: metric.value for metric in wanted.metrics}, abs=1e-5)
 
 
-def depth_pictures(seed: int, broken: bool = False, far: bool = False) -> DepthPictures:
+def depth_pictures(seed: int, broken: bool = False, far: bool = False) -> DepthImages:
     pictures, masks = squares(10, seed)
     depths = [png(np.where(mask, 1000, 3000).astype(np.uint16)) for mask in masks]
     keys = tuple(f"{seed}-{row}" for row in range(10))
     depths[0] = b"cut" if broken else png(np.full((16, 16), 60_000, np.uint16)) if far else depths[0]
-    return DepthPictures(name="squares", keys=keys, pictures=tuple(map(png, pictures)), depths=tuple(depths))
+    return DepthImages(name="squares", keys=keys, images=tuple(map(png, pictures)), depths=tuple(depths))
 
 
 def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
@@ -130,11 +131,11 @@ def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
         DepthProtocol(head=DepthConfig(channels=8, fit=FIT)),
     )
     store, encoder = StoreConfig(folder=tmp_path / "store", dtype="float32"), ToyEncoder()
-    found = run_sweep(encoder, [DepthTask(*parts, protocol)], store, [0, CLEAR])
+    found = run_sweep(encoder, [DenseTask(DepthEvaluator(*parts, protocol))], store, [0, CLEAR])
     curve = found.curves[0]
     assert curve.figure == "RMSE" and curve.lower_is_better and curve.best == CLEAR and curve.unit == "m"
     assert [failure.source for failure in found.failures] == ["0-0 (depth)", "1-0"] and curve.scores[0].n == 9
-    (wanted,), _ = measure_depth(encoder, CLEAR, *parts, protocol)
+    (wanted,) = DepthEvaluator(*parts, protocol).run(OneLayer(encoder, CLEAR))
     agrees(found.curves, CLEAR, wanted)
 
 
@@ -144,7 +145,7 @@ def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> No
         return ClassMasks(
             name="squares",
             keys=tuple(f"{seed}-{row}" for row in range(10)),
-            pictures=tuple(map(png, pictures)),
+            images=tuple(map(png, pictures)),
             masks=tuple(png(mask.astype(np.uint8)) for mask in masks),
             classes=("background", "square"),
             numbers=({0: 0, 1: 1},) * 10,
@@ -152,12 +153,13 @@ def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> No
 
     parts, protocol = (part(0), part(1)), SegmentationProtocol(head=SegmentationConfig(fit=FIT))
     store, encoder = StoreConfig(folder=tmp_path / "store", dtype="float32"), ToyEncoder()
-    found = run_sweep(encoder, [SegmentationTask(*parts, protocol)], store, [0, CLEAR])
+    found = run_sweep(encoder, [DenseTask(SegmentationEvaluator(*parts, protocol))], store, [0, CLEAR])
     curve = found.curves[0]
     assert curve.figure == "mIoU" and curve.best == CLEAR and curve.scores[CLEAR].value > 0.7
-    (wanted,), _ = measure_segmentation(encoder, CLEAR, *parts, protocol)
+    (wanted,) = SegmentationEvaluator(*parts, protocol).run(OneLayer(encoder, CLEAR))
     agrees(found.curves, CLEAR, wanted)
-    depth = DepthTask(depth_pictures(0), depth_pictures(1), DepthProtocol(head=DepthConfig(channels=8, fit=FIT)))
+    protocol = DepthProtocol(head=DepthConfig(channels=8, fit=FIT))
+    depth = DenseTask(DepthEvaluator(depth_pictures(0), depth_pictures(1), protocol))
     seen = encoder.seen
     run_sweep(encoder, [depth], store, [0, CLEAR])
     assert encoder.seen == seen  # the same pictures, so the same features
@@ -172,9 +174,9 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
         boxes = [[int(xs.min()), int(ys.min()), 8, 8] for ys, xs in map(np.nonzero, masks)]
         return InstanceSet(
             name="squares",
-            images=tuple({"id": row, "width": 16, "height": 16} for row in range(4)),
+            records=tuple({"id": row, "width": 16, "height": 16} for row in range(4)),
             keys=tuple(f"{seed}-{row}.png" for row in range(4)),
-            pictures=tuple(map(png, pictures)),
+            images=tuple(map(png, pictures)),
             annotations={
                 row: [{"id": row + 1, "image_id": row, "category_id": 1, "bbox": box}] for row, box in enumerate(boxes)
             },
@@ -184,14 +186,16 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
     parts = part(0), part(1)
     head = DetectionConfig(channels=8, hidden=16, regions=16, fit=FitConfig(epochs=2, batch=4))
     store, encoder = StoreConfig(folder=tmp_path / "store", dtype="float32"), ToyEncoder()
-    task = DetectionTask(*parts, DetectionProtocol(head=head))
+    task = DenseTask(DetectionEvaluator(*parts, DetectionProtocol(head=head)))
     found = run_sweep(encoder, [task], store, [CLEAR])
     assert found.curves[0].figure == "box AP"
-    (wanted,), _ = measure_detection(encoder, CLEAR, *parts, DetectionProtocol(head=head))
+    (wanted,) = DetectionEvaluator(*parts, DetectionProtocol(head=head)).run(OneLayer(encoder, CLEAR))
     agrees(found.curves, CLEAR, wanted)
 
 
 def test_pictures_none_of_which_can_be_decoded(tmp_path: Path) -> None:
-    bad = replace(depth_pictures(0), pictures=(b"cut",) * 10)
-    with pytest.raises(DataError, match="depth: no picture can be used; the first: 0-0"):
-        run_sweep(ToyEncoder(), [DepthTask(bad, depth_pictures(1))], StoreConfig(folder=tmp_path / "store"))
+    bad = replace(depth_pictures(0), images=(b"cut",) * 10)
+    with pytest.raises(DataError, match="depth: no image can be used; the first: 0-0"):
+        run_sweep(
+            ToyEncoder(), [DenseTask(DepthEvaluator(bad, depth_pictures(1)))], StoreConfig(folder=tmp_path / "store")
+        )

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
-from perception_encoder.evaluation.statistics.scores import ItemScores, contributions, difference
+from perception_encoder.evaluation.statistics.bootstrap import contributions
+from perception_encoder.evaluation.statistics.scores import ItemScores, difference
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
@@ -79,7 +80,7 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
             whole, without = average_precision(vectors, labels)[0], average_precision_without(vectors, labels)[0]
             values = contributions(float(whole.mean()), np.nanmean(without, axis=0))
             scores.append(ItemScores.of("mAP", values, [str(n) for n in range(80)]))
-        low, high = difference(*scores).ci
+        low, high = difference(*scores).interval
         told += not low <= 0 <= high
     assert told <= 5  # drawing questions alone: 16
 
@@ -142,9 +143,9 @@ def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="only the class 'red'"):
         load_labels(tmp_path / "one")
     with pytest.raises(DataError, match="one picture of each class"):
-        RetrievalTask(LabelledPictures("few", ("a", "b"), (b"", b""), ("x", "y")))
+        RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "y")))
     with pytest.raises(DataError, match="a single class"):
-        RetrievalTask(LabelledPictures("few", ("a", "b"), (b"", b""), ("x", "x")))
+        RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "x")))
     with pytest.raises(DataError, match=r"retrieval: .*/nothing does not exist"):
         make_tasks(["retrieval"], {}, tmp_path / "nothing", 10)
     with pytest.raises(DataError, match="retrieval has no data; give --data retrieval=PLACE"):

@@ -42,7 +42,7 @@ def test_every_figure_is_in_the_table(report: LayerReport) -> None:
     assert tuple(rows[0]) == COLUMNS and len(rows) == 2 * 2 * 2 * 4
     first = report.sweeps[0].curves[0].scores[0].metric
     assert float(rows[0]["value"]) == pytest.approx(first.value, rel=1e-5)
-    assert [float(rows[0][end]) for end in ("low", "high")] == pytest.approx(first.ci, rel=1e-5)
+    assert [float(rows[0][end]) for end in ("low", "high")] == pytest.approx(first.interval, rel=1e-5)
 
 
 def test_recommendations_are_of_the_leading_figures(report: LayerReport) -> None:

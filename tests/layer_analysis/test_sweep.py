@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import ConfigError, ModelError
-from perception_encoder.evaluation.layer_task import LayerFeatures, LayerScore
+from perception_encoder.layer_analysis.layer_task import LayerFeatures, LayerScore
 from perception_encoder.layer_analysis.recommendation import recommend
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import LayerCurve, run_sweep
@@ -95,7 +95,10 @@ def curve(
 def test_an_advantage_within_the_noise_is_none() -> None:
     said = recommend(curve([0.50, 0.54, 0.52, 0.53], spread=0.02))
     assert said.best == 1 and not said.is_real and said.layer == 3 and said.command == "--layer 3 --pool tokens"
-    assert said.text().startswith("The last layer, 3, will do: 53.0 %.") and said.gain.ci[0] < 0 < said.gain.ci[1]
+    assert (
+        said.text().startswith("The last layer, 3, will do: 53.0 %.")
+        and said.gain.interval[0] < 0 < said.gain.interval[1]
+    )
 
 
 def test_the_interval_pays_for_the_choice_of_the_best_of_many() -> None:
@@ -124,7 +127,7 @@ def test_one_sequence_or_one_head_seed_shows_nothing() -> None:
         recommend(curve([0.3, 0.9, 0.2, 0.5], spread=0.01, blocks=1)),
         recommend(curve([0.3, 0.9, 0.2, 0.5], spread=0.01, by_seed=(0.0,))),
     ):
-        assert said.gain.ci is None and not said.is_real and said.layer == 3 and said.as_good == (0, 2, 3)
+        assert said.gain.interval is None and not said.is_real and said.layer == 3 and said.as_good == (0, 2, 3)
         assert "without an interval (one block, or one seed of a head) this shows nothing" in said.text()
 
 

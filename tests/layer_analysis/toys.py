@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError
-from perception_encoder.evaluation.layer_task import LayerFeatures, LayerPictures, LayerScore
+from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
 from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.layer_analysis.layer_task import LayerScore
 from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 
 SIDE, PATCH, DEPTH, CLEAR = 16, 4, 4, 2
@@ -64,16 +65,16 @@ def plain(level: int) -> Image.Image:
     return Image.new("RGB", (SIDE, SIDE), (level, level, level))
 
 
-def pictures(count: int, broken: Sequence[int] = (), name: str = "greys") -> LayerPictures:
+def pictures(count: int, broken: Sequence[int] = (), name: str = "greys") -> LayerImages:
     """Greys that get lighter; some cannot be decoded."""
 
-    def open(place: int) -> Image.Image:
+    def open(place: int) -> list[Image.Image]:
         if place in broken:
             raise MediaDecodeError(f"grey {place}", "is cut")
-        return plain(place)
+        return [plain(place)]
 
     keys = tuple(f"grey {place}" for place in range(count))
-    return LayerPictures(name=name, keys=keys, open=open, digest=f"{count} {broken}")
+    return LayerImages(name=name, keys=keys, open=open, compute_digest=lambda: f"{count} {broken}")
 
 
 @dataclass
@@ -88,7 +89,7 @@ class LightnessTask:
     measured: list[int] = field(default_factory=list)
     lower: bool = False
 
-    def pictures(self, encoder: LayerEncoder) -> Sequence[LayerPictures]:
+    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
         return [pictures(self.count, self.broken)]
 
     def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:

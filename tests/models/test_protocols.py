@@ -14,8 +14,13 @@ from PIL import Image
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.classification.linear_probe import fit_probe
 from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
-from perception_encoder.evaluation.features import encode_pictures
+from perception_encoder.evaluation.features import encode_images
 from perception_encoder.evaluation.suite import Suite
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.models import protocols
+from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.models.tower import OwnTower
 from tests.evaluation.colours import write_colours
 
 LABELS = ["red", "green", "blue"] * 4
@@ -71,7 +76,7 @@ class PlainOpenClipEncoder:
 
 def test_a_timm_model_is_probed(photos: Path) -> None:
     encoder = PlainTimmEncoder()
-    train, val, test = (encode_pictures(encoder, load_labelled(photos, s)["toys"]) for s in ("train", "val", "test"))
+    train, val, test = (encode_images(encoder, load_labelled(photos, s)["toys"]) for s in ("train", "val", "test"))
     probe = fit_probe(train, val, ("blue", "green", "red"))
     assert (probe.classify(test.vectors) == test.targets(("blue", "green", "red"))).all()
 
@@ -79,7 +84,7 @@ def test_a_timm_model_is_probed(photos: Path) -> None:
 def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
     encoder = PlainOpenClipEncoder()
     suite = Suite({"crop": encoder}, ["imagenet"])
-    suite.classify_photos(photos)
+    suite.classify(photos)
     zero_shot, probe = suite.measurements
     assert suite.result("test", {}).model == "tiny"
     assert (zero_shot.transform, zero_shot.metrics[0].n, probe.metrics[0].n) == ("crop", 12, 12)
@@ -90,5 +95,13 @@ def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
     oracle = build_zero_shot_classifier(encoder.model, encoder.tokenize, task.classes, OPENAI_IMAGENET_TEMPLATES)
     ours = ensemble(encoder, task.classes, PROMPTS["imagenet"])
     np.testing.assert_allclose(ours.T, oracle.numpy(), atol=1e-6)
-    predicted = (torch.from_numpy(encode_pictures(encoder, task).vectors) @ oracle).argmax(dim=1)
+    predicted = (torch.from_numpy(encode_images(encoder, task).vectors) @ oracle).argmax(dim=1)
     assert zero_shot.metrics[1].value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))
+
+
+@pytest.mark.parametrize("protocol", [protocols.ImageTextEncoder, protocols.LayerEncoder])
+def test_encoders_implement_their_protocol(protocol: type) -> None:
+    model = create_model("builtin")
+    encoder = Encoder(model) if protocol is protocols.ImageTextEncoder else TowerEncoder("own", OwnTower.of(model))
+    named = {name for each in protocol.__mro__ for name in vars(each) if not name.startswith("_")}
+    assert len(named) > 2 and all(hasattr(encoder, name) for name in named)

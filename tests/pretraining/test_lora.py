@@ -13,19 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
-from perception_encoder.planning.cost import text_cost, vision_cost
+from perception_encoder.planning.cost import adapted_recomputed, adapted_training, text_cost, vision_cost
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.builtin.recipe import builtin
 from perception_encoder.pretraining.lora import (
     TARGETS,
     LoRA,
-    adapted_recomputed,
-    adapted_training,
     add_adapters,
     merge_adapters,
 )
+from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.recipes.kinds import debug_pretraining
 from perception_encoder.train.distributed import in_chunks
 from tests.models.small import CORE, TEXT, small_clip
 

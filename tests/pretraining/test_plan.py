@@ -6,23 +6,26 @@ import dataclasses
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.pairs import Stage
-from perception_encoder.errors import ConfigError
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
-from perception_encoder.planning.cost import contrastive_flops, text_cost, training_flops, vision_cost
+from perception_encoder.planning.cluster import Cluster
+from perception_encoder.planning.cost import (
+    adapted_recomputed,
+    adapted_training,
+    contrastive_flops,
+    text_cost,
+    training_flops,
+    vision_cost,
+)
 from perception_encoder.planning.devices import Device, find_device
-from perception_encoder.pretraining.cost import RunCost, TeacherCost
-from perception_encoder.pretraining.lora import LoRA, adapted_recomputed, adapted_training, add_adapters
+from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
+from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.plan import Cluster, device_memory, plan_pretraining
+from perception_encoder.pretraining.plan import device_memory, plan_pretraining
 from perception_encoder.pretraining.recipes import ablation, cooldown, core
-from perception_encoder.pretraining.run import PretrainingConfig, build_model, tower_configs
-from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.run import build_model
 from perception_encoder.train.distributed import ParallelConfig
 
 CONFIG = PretrainingConfig(
@@ -104,7 +107,7 @@ def test_memory_of_parameters_by_hand() -> None:
     towers = (model.visual.transformer, model.text.transformer)
     block = max(sum(p.numel() for p in tower.resblocks[0].parameters()) for tower in towers)
     assert shared["whole blocks"] == 3 * 4 * block and "buckets" not in shared
-    assert (shared["pictures"], shared["true pairs"]) == (3 * 3 * 4 * 32**2, 3 * 2 * 4 * 16)  # of three batches
+    assert (shared["images"], shared["true pairs"]) == (3 * 3 * 4 * 32**2, 3 * 2 * 4 * 16)  # of three batches
     half = device_memory(dataclasses.replace(CONFIG, locked="text"), CONFIG.stages[0], 1)
     vision = sum(p.numel() for p in model.visual.parameters())
     assert (half["weights"], half["optimizer"]) == (4 * total, 8 * vision)
@@ -139,47 +142,6 @@ def test_the_loss_keeps_two_matrices_each_way() -> None:
     assert device_memory(CONFIG, CONFIG.stages[0], 1)["logits"] == 7 * 4 * 16 * 16
 
 
-def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
-    config = dataclasses.replace(CONFIG, masking=MaskRegularization(every=4))
-    task = ContrastiveTask(Towers(build_model(config), masked=True))
-    pictures = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
-    rows, masks = MaskRegularization(every=4).draw(8, 4, torch.Generator())
-    tokens = torch.full((6, 5), 3)
-    tokens[:, -1] = 9  # all of one length, so that all groups are
-    positives = torch.ones(8, 6, dtype=torch.bool)
-    batch = ImageTextBatch(pictures, tokens, positives, positives.T, masked=rows, masks=masks, masked_share=1.0)
-    with FlopCounterMode(display=False) as counter:
-        sum(task.losses(batch).values()).backward()
-    probe = 3 * 2 * VISION.width**2  # once a call
-    unseen = VISION.depth * 4 * 5**2 * VISION.width * len(rows)  # fused attention of the pass without gradients
-    loss = 12 * 8 * 6 * 256
-    found = counter.get_total_flops() - probe + unseen - loss
-    assert RunCost(config, VISION, TEXT).flops(batch) == found + 8 * contrastive_flops(8, 256)
-
-
-def test_a_teacher_s_passes_come_on_top() -> None:
-    """Its passes as torch counts them, of what it is shown and no more; in the plan as often a pair as is said."""
-    model = whole_model()
-    teacher = TeacherCost(VISION, TEXT, pictures=0.5)
-    teacher.watch(model)
-    pair = vision_cost(VISION).forward / 2 + text_cost(TEXT).forward
-    with_it = plan_pretraining(CONFIG, CLUSTER, teacher).stages[0]
-    assert with_it.flops == plan_pretraining(CONFIG, CLUSTER).stages[0].flops + 160 * pair
-    assert with_it.memory["teacher"] == 2 * (sum(p.numel() for p in model.parameters()) - 1)
-    assert with_it.memory["pictures"] == 3 * 3 * 4 * 128**2  # large enough for the teacher
-    with FlopCounterMode(display=False) as counter:  # with gradients, as torch knows no operations of fused attention
-        model.encode_image(torch.zeros(2, 3, 64, 64))
-        model.encode_text(torch.ones(3, 5, dtype=torch.int64))
-    assert teacher.take() == counter.get_total_flops() - 2 * VISION.width**2 and teacher.take() == 0
-    pictures, truth = torch.zeros(4, 3, 128, 128, dtype=torch.uint8), torch.ones(4, 4, dtype=torch.bool)
-    batch = ImageTextBatch(pictures, torch.ones(4, 5, dtype=torch.int64), truth, truth)
-    small = dataclasses.replace(VISION, image_size=64)
-    alone = ImageTextBatch(pictures[..., :64, :64], batch.tokens, truth, truth)
-    model.encode_image(torch.zeros(1, 3, 128, 128))
-    own = RunCost(CONFIG, VISION, TEXT).flops(alone)  # of a student of 64 px
-    assert RunCost(CONFIG, small, TEXT, teacher=teacher).flops(batch) == own + vision_cost(VISION).forward
-
-
 def test_adapters_are_planned() -> None:
     """Gradients and moments of adapters alone; operations as `test_lora` counts them."""
     lora = LoRA(rank=4)
@@ -195,34 +157,6 @@ def test_adapters_are_planned() -> None:
     flops = contrastive_flops(16, 256) + sum(adapted_training(lora, cost) for cost in costs)
     assert stage.flops == 160 * flops
     assert stage.executed == 160 * (flops + sum(adapted_recomputed(lora, cost, chunked=True) for cost in costs))
-
-
-def test_the_share_of_a_run_that_is_done() -> None:
-    cost = RunCost(CONFIG, VISION, TEXT)
-    shares = [cost.share(steps) for steps in range(16)]
-    assert shares[0] == 0 and shares[15] == 1 and shares == sorted(shares)
-    first, second = (stage.flops / stage.steps for stage in plan_pretraining(CONFIG, CLUSTER).stages)
-    assert shares[10] == pytest.approx(10 * first / (10 * first + 5 * second))
-    assert shares[12] - shares[11] == pytest.approx(second / (10 * first + 5 * second))
-
-
-def test_kept_texts_cost_nothing() -> None:
-    config = dataclasses.replace(CONFIG, locked="text")
-    kept, encoded = (RunCost(config, VISION, TEXT, texts_kept=kept) for kept in (True, False))
-    tokens, pictures = torch.ones(6, 7, dtype=torch.long), torch.zeros(8, 3, 64, 64, dtype=torch.uint8)
-    batch = ImageTextBatch(pictures, tokens, torch.ones(8, 6, dtype=torch.bool), torch.ones(6, 8, dtype=torch.bool))
-    assert encoded.flops(batch) - kept.flops(batch) == 6 * text_cost(TEXT, 7).forward
-    first, second = (vision_cost(VISION, size).training() for size in (32, 64))
-    first, second = 16 * (first + contrastive_flops(16, 256)), 8 * (second + contrastive_flops(8, 256))
-    assert kept.share(10) == pytest.approx(10 * first / (10 * first + 5 * second))
-
-
-def test_wrong_clusters_are_named() -> None:
-    with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 9 devices"):
-        plan_pretraining(CONFIG, dataclasses.replace(CLUSTER, devices=9))
-    for wrong in ({"devices": 0}, {"utilization": 1.5}, {"device": Device(flops=0, memory=1)}):
-        with pytest.raises(ConfigError, match="a cluster of"):
-            dataclasses.replace(CLUSTER, **wrong)
 
 
 def test_a_cooldown_is_small_beside_its_run() -> None:

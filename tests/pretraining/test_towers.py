@@ -11,20 +11,18 @@ import torch.nn.functional as F
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.errors import CheckpointError
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.layers.positions import resample_table
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.preprocess.tokenizer import Tokenizer, trim
-from perception_encoder.pretraining import kept_texts
+from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.builtin.recipe import debug
-from perception_encoder.pretraining.kept_texts import KeptTexts
 from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import build_model, fit_positions
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import Towers
-from perception_encoder.pretraining.vocabulary import CaptionVocabulary
+from perception_encoder.pretraining.towers import Towers, encode_by_length
 from tests.models.small import CORE, SIZE, TEXT, randomize
 
 
@@ -54,30 +52,10 @@ def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
 
 
-def test_a_mask_is_of_the_asked_ratio_on_one_picture_in_sixteen() -> None:
-    rows, masks = MaskRegularization().draw(64, 100, torch.Generator().manual_seed(0))
-    assert rows.tolist() == [0, 16, 32, 48] and masks.shape == (4, 100)
-    assert masks.sum(1).tolist() == [40] * 4 and not torch.equal(masks[0], masks[1])
-
-
-def test_the_two_losses_have_disjoint_gradients() -> None:
-    """The contrastive loss never sees a masked picture, the mask loss sees the whole one as a fixed target."""
-    towers = small_towers()
-    losses = ContrastiveTask(towers).losses(small_batch())
-    alone = ContrastiveTask(towers).losses(small_batch(masks=False))
-    assert losses.keys() == {"contrastive", "mask"} and alone.keys() == {"contrastive"}
-    contrastive, expected = gradients(towers, losses["contrastive"]), gradients(towers, alone["contrastive"])
-    assert "mask_token" not in contrastive and contrastive.keys() == expected.keys()
-    assert all(torch.equal(contrastive[name], expected[name]) for name in expected)
-    mask = gradients(towers, losses["mask"])
-    assert "mask_token" in mask and mask["mask_token"].abs().max() > 0
-    assert not [name for name in mask if "attn_pool" in name or "text" in name or name.endswith(("proj", "scale"))]
-
-
 def test_the_mask_loss_is_that_of_a_masked_pass_against_the_output_of_a_whole_one() -> None:
     towers, batch = small_towers(), small_batch()
     visual = towers.clip.visual
-    pixels = batch.pictures[batch.masked].float() / 127.5 - 1
+    pixels = batch.images[batch.masked].float() / 127.5 - 1
     whole = visual.forward_features(pixels)[:, 1:]
     tokens = visual.conv1(pixels).flatten(2).transpose(1, 2)
     tokens[batch.masks] = towers.mask_token
@@ -111,7 +89,7 @@ def test_a_rank_without_a_masked_copy_adds_nothing() -> None:
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_a_video_is_the_mean_of_its_frames(chunk: int | None) -> None:
     towers, batch = small_towers(chunk), small_batch(masks=False)
-    videos = batch.pictures.unflatten(0, (4, 2))  # (B, F, 3, H, W)
+    videos = batch.images.unflatten(0, (4, 2))  # (B, F, 3, H, W)
     images, texts, _, mask = towers(videos, batch.tokens)
     torch.testing.assert_close(images, towers.clip.encode_video(to_float(videos)))
     frames = towers.clip.encode_image(to_float(videos[:, 0])), towers.clip.encode_image(to_float(videos[:, 1]))
@@ -154,50 +132,10 @@ def test_a_recipe_turns_steps_off() -> None:
 TEXTS = ("a cup", "the rose, and a long caption about it", "an ant", "A  cup")
 
 
-def kept_and_not(chunk: int | None = None) -> tuple[Towers, Towers, CaptionVocabulary]:
-    """Towers with a locked text tower, with its features kept and without, and the vocabulary."""
-    clip = build_model(debug())
-    vocabulary = CaptionVocabulary(Tokenizer(32), TEXTS)
-    vocabulary.narrow(clip)
-    clip.text.requires_grad_(False)
-    kept = KeptTexts(clip.text, vocabulary.captions)
-    return Towers(clip, chunk=chunk, kept=kept), Towers(clip, chunk=chunk), vocabulary
-
-
-@pytest.mark.parametrize("chunk", [None, 2])
-def test_kept_texts_change_neither_losses_nor_gradients(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_texts, "AT_ONCE", 2)
-    monkeypatch.setenv("PE_DTYPE", "float32")
-    kept, plain, vocabulary = kept_and_not(chunk)
-    assert len(vocabulary.captions) == 3  # two captions are one row of tokens
-    tokens = trim(vocabulary(["an ant", "a cup"]))
-    assert tokens.shape[1] < 6
-    positives = torch.eye(2).bool().repeat(4, 1)
-    batch = ImageTextBatch(small_batch().pictures, tokens, positives, positives.T)
-    ours, theirs = (ContrastiveTask(towers).losses(batch)["contrastive"] for towers in (kept, plain))
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
-    found, expected = gradients(kept, ours), gradients(plain, theirs)
-    assert found.keys() == expected.keys() and not [name for name in found if ".text." in name]
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
-
-
-def test_kept_texts_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, plain, vocabulary = kept_and_not()
-    encoded: list[int] = []
-    kept.clip.text.register_forward_hook(lambda module, given, result: encoded.append(len(result)))
-    kept(small_batch().pictures, vocabulary(["a cup"]))
-    assert encoded == []
-    plain(small_batch().pictures, vocabulary(["a cup"]))
-    assert encoded == [1]
-    with pytest.raises(KeyError):
-        kept.kept(vocabulary(["a cup"]) + 1)
-
-
 def test_a_locked_visual_tower_keeps_no_graph() -> None:
     clip = build_model(debug())
     clip.visual.requires_grad_(False)
-    images, texts, *_ = Towers(clip)(small_batch().pictures, Tokenizer(32)(["a cup"]))
+    images, texts, *_ = Towers(clip)(small_batch().images, Tokenizer(32)(["a cup"]))
     assert not images.requires_grad and texts.requires_grad
 
 
@@ -215,3 +153,10 @@ def test_a_step_stays_on_the_model_s_device(adapted: bool, monkeypatch: pytest.M
     assert loss.device == meta
     trained = [parameter for parameter in towers.clip.parameters() if parameter.requires_grad]
     assert len(trained) > 10 and all(parameter.grad.device == meta for parameter in trained)
+
+
+@torch.no_grad()
+def test_captions_in_groups_of_like_length_encode_as_alone() -> None:
+    model = create_model("builtin")
+    tokens = Tokenizer(32)(["a", "a very long caption about nothing much at all", "two words", "x", "the end of it"])
+    torch.testing.assert_close(encode_by_length(model, tokens), model.encode_text(tokens), rtol=1e-4, atol=1e-5)

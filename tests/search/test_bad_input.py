@@ -15,12 +15,12 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.indexing import Report, update_index, writable_index
+from perception_encoder.search.index.update import Report, update_index, writable_index
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.api_requests import ApiConfig
+from perception_encoder.serving.requests import ApiConfig
 from tests.inference.test_media import mutated
-from tests.search.library import make_library
+from tests.search.indexes import make_library
 from tests.serving.servers import served
 
 Draw = Callable[[int], Image.Image]

@@ -24,9 +24,8 @@ from PIL import Image
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.api_requests import ApiConfig
-from tests.serving.servers import served
-from tests.serving.test_api import data_uri
+from perception_encoder.serving.requests import ApiConfig
+from tests.serving.servers import data_uri, served
 
 NAME = "PE-Core-N16-128"
 TEXTS = ["a red mug", "a dog"]

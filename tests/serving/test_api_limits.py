@@ -22,9 +22,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving import api
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.api_requests import ApiConfig, ApiError, parse_json
-from tests.serving.servers import served
-from tests.serving.test_api import data_uri
+from perception_encoder.serving.requests import ApiConfig, parse_request
+from tests.serving.servers import data_uri, record_model_threads, served
 
 
 @contextmanager
@@ -82,63 +81,19 @@ def test_large_images_wait_for_each_other(encoder: Encoder, monkeypatch: pytest.
             assert answer.status_code == 200 and max(most) == expected
 
 
-def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
-    config = ApiConfig(bodies_bytes=100_000, body_seconds=20)
-    body = b'{"input": "a cat", "padding": "' + b"x" * 60_000
-    with served(create_app(encoder, config)) as address:
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as first:
-            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body) + 2}\r\n\r\n"
-            first.sendall(head.encode() + body)
-            deadline = time.monotonic() + 10
-            while (status := httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code) == 200:
-                assert time.monotonic() < deadline  # until the first has been read so far
-            assert status == 429
-            assert httpx.post(f"{address}/v1/embeddings", json={"input": "a cat"}).status_code == 200
-            first.sendall(b'"}')
-            assert first.recv(100).startswith(b"HTTP/1.1 200")
-        for _ in range(3):  # what was read is given back
-            assert httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code == 200
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"[" + b"0," * 5_000_000 + b"0]",
-        b"[" + b"{}," * 1_000_000 + b"{}]",
-        b'{"input": "' + b"\\u0041" * 1_000_000 + b'"}',
-    ],
-    ids=["numbers", "objects", "escapes"],
-)
-def test_a_body_that_takes_long_to_parse_is_refused(body: bytes) -> None:
-    began = time.process_time()
-    with pytest.raises(ApiError, match="more than the limit"):
-        parse_json(body)
-    assert time.process_time() - began < 0.2
-
-
 def test_a_large_body_is_parsed_beside_the_event_loop(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
 
     def parse(body: bytes) -> object:
         threads.append(threading.current_thread().name)
-        return parse_json(body)
+        return parse_request(body)
 
-    monkeypatch.setattr(api, "parse_json", parse)
+    monkeypatch.setattr(api, "parse_request", parse)
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
         for size in (10, 1 << 20):
             client.post("/v1/embeddings", json={"input": "a cat", "padding": "x" * size})
     small, large = threads
     assert small != large and large.startswith("asyncio_")
-
-
-@pytest.mark.parametrize("body", [b'{"input": "a \\ud800 cat"}', b'{"input": ["\\udfff"]}'])
-def test_half_of_a_surrogate_pair_is_a_bad_request(encoder: Encoder, body: bytes) -> None:
-    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
-        answer = client.post("/v1/embeddings", content=body)
-        assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
-        body = b'{"input": "data:image/png;base64,\\ud800", "modality": "image"}'
-        assert client.post("/v1/embeddings", content=body).status_code == 400
 
 
 def test_nothing_that_a_client_sends_goes_to_the_log(
@@ -176,12 +131,7 @@ Draw = Callable[[int], Image.Image]
 
 
 def test_the_model_runs_in_one_thread(encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: set[int] = set()
-    for name in ("embed_pixels", "embed_texts"):
-        method = getattr(Encoder, name)
-        monkeypatch.setattr(
-            Encoder, name, lambda *given, method=method: (threads.add(threading.get_ident()), method(*given))[1]
-        )
+    threads = record_model_threads(monkeypatch)
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
 
         def ask(number: int) -> None:

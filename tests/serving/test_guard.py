@@ -7,15 +7,16 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fastapi
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.web.library import Library
+from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
-from perception_encoder.serving.guard import HOSTS
-from tests.search.library import make_library
+from perception_encoder.serving.guard import HOSTS, guard
+from tests.search.indexes import make_library
 
 KEY, LAN = "ключ & söme=key", "192.168.1.5"
 HTML = {"Accept": "text/html,*/*"}
@@ -24,12 +25,12 @@ HTML = {"Accept": "text/html,*/*"}
 @pytest.fixture(scope="module")
 def library(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]
-) -> Library:
+) -> MediaLibrary:
     return make_library(tmp_path_factory.mktemp("library") / "photos", checkpoint, encoder, draw)
 
 
 @pytest.fixture
-def client(library: Library) -> Iterator[TestClient]:
+def client(library: MediaLibrary) -> Iterator[TestClient]:
     app = create_page(library, (LAN, *HOSTS), key=KEY)
     with TestClient(app, base_url=f"http://{LAN}:8000", follow_redirects=False) as client:
         yield client
@@ -83,7 +84,7 @@ def test_programs_send_the_key_in_a_header(client: TestClient) -> None:
     assert client.get("/api/hits", headers={"Authorization": f"Bearer {KEY}".encode()}).status_code == 200
 
 
-def test_the_cookie_of_another_key_is_refused(client: TestClient, library: Library) -> None:
+def test_the_cookie_of_another_key_is_refused(client: TestClient, library: MediaLibrary) -> None:
     client.get("/", params={"key": KEY})
     assert client.get("/api/hits").status_code == 200
     with TestClient(create_page(library, (LAN, *HOSTS), key="other"), base_url=f"http://{LAN}:8000") as other:
@@ -112,6 +113,44 @@ def test_keys_and_cookies_are_compared_in_constant_time(client: TestClient, monk
     assert {b"a key", b"Bearer a key", b"a token"} <= compared
 
 
-def test_without_a_key_the_page_is_open_to_this_machine(library: Library) -> None:
+def test_without_a_key_the_page_is_open_to_this_machine(library: MediaLibrary) -> None:
     with TestClient(create_page(library), base_url="http://localhost") as client:
         assert client.get("/").status_code == client.get("/api/hits").status_code == 200
+
+
+LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+def bare_client(hosts: tuple[str, ...] | None) -> TestClient:
+    app = fastapi.FastAPI()
+    app.router.add_route("/", lambda request: fastapi.Response("page"), methods=["GET", "POST"])
+    app.router.add_route("/broken", lambda request: 1 / 0)
+    guard(app, {"X-Test": "yes"}, hosts)
+    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/", {}, 200),
+        ("GET", "/", LINK, 200),
+        ("GET", "/", LINK | {"Sec-Fetch-Dest": "iframe"}, 403),
+        ("GET", "/other", LINK, 403),
+        ("POST", "/", LINK, 403),
+        ("GET", "/", LINK | {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Dest": "image"}, 200),
+        ("POST", "/", {"Origin": "http://localhost"}, 200),
+        ("POST", "/", {"Origin": "https://evil.example"}, 403),
+        ("GET", "/", {"Host": "evil.example"}, 400),
+        ("GET", "/broken", {}, 500),
+    ],
+)
+def test_requests_of_other_pages_are_refused(method: str, path: str, headers: dict[str, str], status: int) -> None:
+    response = bare_client(HOSTS).request(method, path, headers=headers)
+    assert response.status_code == status and response.headers["x-test"] == "yes"
+    assert response.headers["cross-origin-resource-policy"] == "same-origin"
+    assert "division" not in response.text
+
+
+def test_a_server_with_a_key_answers_everybody() -> None:
+    for headers in ({"Host": "evil.example"}, LINK | {"Sec-Fetch-Dest": "iframe"}):
+        assert bare_client(None).get("/", headers=headers).status_code == 200

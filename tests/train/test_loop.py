@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, DataError, OutputError
 from perception_encoder.train import loop
-from perception_encoder.train.checkpoint import RunState, find_checkpoints, save_run
+from perception_encoder.train.checkpoint import find_checkpoints
 from perception_encoder.train.loop import LoopConfig, prefetch, train
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
-from perception_encoder.train.schedule import warmup_cosine
-from perception_encoder.train.seed import numpy_generator, torch_generator
+from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.seed import torch_generator
 
 
 class Regression:
@@ -64,38 +63,6 @@ def test_learns_and_reports_every_step(tmp_path: Path) -> None:
     assert losses_of(tmp_path)[-1] < 0.2 * losses_of(tmp_path)[0]
     assert seen == rows(tmp_path)
     assert task.steps_seen == 30
-
-
-class Work:
-    """The second half of the run's steps cost three times as much as the first."""
-
-    def flops(self, batch: Tensor) -> float:
-        return 1e6 * len(batch)
-
-    def share(self, steps: int) -> float:
-        return (steps + 2 * max(0, steps - 15)) / 60
-
-
-def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 10_000, 6))  # every look at the clock comes six seconds after the one before
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=lambda: 0.0))
-    monkeypatch.setattr(loop, "prefetch", lambda made, first, last: ((n, made(n), 0.0) for n in range(first, last)))
-    monkeypatch.setattr(loop, "peak_flops", lambda device: 1e8)
-    config = dataclasses.replace(CONFIG, log_every=10)
-    train(Regression(), batch, config, tmp_path / "work", "a", cost=Work())
-    found = rows(tmp_path / "work")
-    steps = [1, 9, 10, 10]  # since the row before; the first step has a row of its own
-    assert [row["step"] for row in found] == [1, 10, 20, 30]
-    assert [row["mfu"] for row in found] == [pytest.approx(n * 32e6 / 6 / 1e8, rel=1e-3) for n in steps]
-    assert [row["samples_per_second"] for row in found] == [pytest.approx(n * 32 / 6, rel=1e-3) for n in steps]
-    lefts = [6 * 59, 6 * 50 / 9, 6 * 30 / 20, 0]
-    assert [row["seconds_left"] for row in found] == [pytest.approx(left, rel=1e-3) for left in lefts]
-    train(Regression(), batch, config, tmp_path / "steps", "a")
-    lefts = [6 * 29, 6 * 20 / 9, 6, 0]
-    assert [row["seconds_left"] for row in rows(tmp_path / "steps")] == [pytest.approx(x, rel=1e-3) for x in lefts]
-    assert "mfu" not in rows(tmp_path / "steps")[0]
 
 
 @pytest.mark.parametrize("stop", [7, 10, 29])
@@ -206,16 +173,6 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
         train(other, batch, CONFIG, tmp_path, "a")
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
-    task = Regression()
-    optimizer = build_optimizer(task.model, OptimizerConfig(name="adamw"))
-    task.losses(batch(0))["error"].backward()
-    optimizer.step()
-    for step, score in enumerate([5.0, 1.0, 4.0, 3.0, None]):
-        save_run(tmp_path, task.model, optimizer, RunState(step=step, fingerprint="a", score=score), keep=2)
-    assert [state.step for _, state in find_checkpoints(tmp_path)] == [4, 3, 1]
-
-
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
     before = find_checkpoints(tmp_path)
@@ -268,18 +225,3 @@ def test_an_error_in_a_batch_reaches_the_caller() -> None:
     with pytest.raises(DataError, match="step 3"):
         seen.extend(step for step, _, _ in prefetch(broken, 0, 10))
     assert [step for step, _, _ in prefetch(lambda step: step, 4, 9)] == [4, 5, 6, 7, 8]
-
-
-def test_warm_up_then_cosine() -> None:
-    shares = [warmup_cosine(step, 100, 10) for step in range(100)]
-    assert shares[0] == 0.1
-    assert shares[9] == shares[10] == 1.0
-    assert math.isclose(shares[55], 0.5)
-    assert 0 < shares[99] < 0.001
-    assert shares[10:] == sorted(shares[10:], reverse=True)
-
-
-def test_generators_depend_on_the_whole_key() -> None:
-    draws = {tuple(torch.rand(3, generator=torch_generator(*key)).tolist()) for key in [(0, 1), (1, 0), (0,), (0, 2)]}
-    assert len(draws) == 4
-    assert numpy_generator(0, 1).random() == numpy_generator(0, 1).random()

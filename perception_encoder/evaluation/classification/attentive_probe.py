@@ -1,14 +1,16 @@
 """An attentive probe: one cross-attention block over a layer's frozen tokens, and a linear layer (sections 2.5 and 3).
 
-The block is the model's own attention pooling, trained anew on normalised tokens with AdamW and a cosine schedule,
-every class with the same weight in all. The learning rate is the one with the best mean class accuracy on the val
-split. The paper does not give these settings; they are this project's.
+The block is the model's own attention pooling, trained from scratch on normalised tokens with AdamW and a cosine
+schedule, every class with the same weight in all. The learning rate is the one with the best mean class accuracy on the
+val split. The paper does not give these settings; they are this project's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,16 +19,21 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
+from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.evaluation.classification.linear_probe import mean_class_accuracy
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.classification.tokens import TaskTokens, Tokens, encode_tokens
-from perception_encoder.evaluation.classification.zero_shot import TOP, accuracies, nearest
-from perception_encoder.evaluation.features import FRAMES, Features
+from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, top_places
+from perception_encoder.evaluation.features import FRAMES, class_indices, media_opener
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.evaluation.layer_features import (
+    LayerFeatures,
+    LayerImages,
+    Tokens,
+    content_digest,
+    settings_digest,
+)
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.estimate import check_scipy
-from perception_encoder.evaluation.statistics.resampling import HEAD_SEEDS
-from perception_encoder.evaluation.statistics.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layers.pooling import AttentionPooling
 from perception_encoder.models.protocols import LayerEncoder
@@ -38,11 +45,11 @@ class AttentiveConfig:
     """How the probe is trained."""
 
     heads: int = 8
-    """Of the attention; fewer where they would not divide the width."""
+    """Of the attention; fewer if they would not divide the width."""
     epochs: int = 20
     batch: int = 64
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    """Those that are tried."""
+    """To try."""
     weight_decay: float = 0.05
     warm_up: float = 0.1
     """Share of the steps in which the learning rate rises."""
@@ -73,20 +80,20 @@ class AttentiveProbe(nn.Module):
 
     @torch.no_grad()
     def scores(self, tokens: Tokens, batch: int = 256) -> np.ndarray:
-        """Class scores (n, K) of all items; ModelError where they are not finite."""
+        """Return class scores (n, K) of all items; ModelError if they are not finite."""
         device = self.head.weight.device
         rows = np.array_split(np.arange(len(tokens)), -(-len(tokens) // batch))
-        found = torch.cat([self(_batch(tokens, some, device)).cpu() for some in rows]).numpy()
-        if not np.isfinite(found).all():
+        scores = torch.cat([self(_batch(tokens, some, device)).cpu() for some in rows]).numpy()
+        if not np.isfinite(scores).all():
             raise ModelError(
                 "the probe gives NaN or infinity: features are not finite, or its learning rate is too high"
             )
-        return found
+        return scores
 
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """A trained probe, and the learning rate that was chosen."""
+    """A trained probe, and its learning rate."""
 
     probe: AttentiveProbe
     learning_rate: float
@@ -104,8 +111,8 @@ def fit_attentive(
 ) -> FittedProbe:
     """Train on `train` with each learning rate, and keep the one that does best on `val`; on a tie the smallest.
 
-    `targets`, `val_targets`: classes from 0, int64 (n,). Raises ModelError where the loss is not finite, DataError for
-    a single class.
+    `targets`, `val_targets`: classes from 0, int64 (n,). Raises ModelError if the loss is not finite, DataError for a
+    single class.
     """
     config = config or AttentiveConfig()
     if len(np.unique(targets)) < 2:
@@ -147,8 +154,8 @@ def _train(
     for step, batch in enumerate(track(rows, f"probe, learning rate {rate:g}", steps)):
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule((step + 0.5) / steps, config.warm_up)
-        there = torch.from_numpy(targets[batch]).to(device)
-        loss = F.cross_entropy(probe(_batch(tokens, batch, device)), there, weight)
+        labels = torch.from_numpy(targets[batch]).to(device)
+        loss = F.cross_entropy(probe(_batch(tokens, batch, device)), labels, weight)
         if not torch.isfinite(loss):
             raise ModelError(f"the probe's loss is {loss.item()} at learning rate {rate:g}: features are not finite?")
         optimizer.zero_grad()
@@ -158,7 +165,7 @@ def _train(
 
 
 def _schedule(done: float, warm_up: float) -> float:
-    """Of the learning rate: up in a line, then down in half a cosine; `done` is the share of the steps."""
+    """Return the factor of the learning rate after a share of the steps: a line up, then half a cosine down."""
     if done < warm_up:
         return done / warm_up
     return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
@@ -168,44 +175,69 @@ def _batch(tokens: Tokens, rows: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.asarray(tokens[rows], dtype=np.float32)).to(device)
 
 
-def measure_attentive(
-    encoder: LayerEncoder,
-    splits: Splits,
-    layer: int,
-    config: AttentiveConfig | None = None,
-    device: torch.device | None = None,
-    track: Track = untracked,
-    frames: int = FRAMES,
-) -> tuple[list[Measurement], tuple[InputError, ...]]:
-    """Measure a task by an attentive probe on one layer, negative from the end; and what cannot be decoded.
+class AttentiveEvaluator(LayerEvaluator):
+    """A classification task by an attentive probe on one layer, of images or videos."""
 
-    That includes training items. Errors as those of `encode_tokens` and `fit_attentive`.
-    """
-    check_scipy()
-    classes = splits.classes
-    layer = layer + encoder.depth if layer < 0 else layer
-    train, val, test = (
-        encode_tokens(encoder, layer, part, track, frames) for part in (splits.train, splits.val, splits.test)
-    )
-    targets, val_targets = train.targets(classes), val.targets(classes)
-    config = config or AttentiveConfig()
-    rates: list[str] = []
+    name = "attentive probe"
 
-    def score(seed: int) -> tuple[ItemScores, ...]:
-        seeded = replace(config, seed=config.seed + seed)
-        fitted = fit_attentive(train.tokens, targets, val.tokens, val_targets, len(classes), seeded, device, track)
-        rates.append(f"{fitted.learning_rate:g}")
-        return accuracies(nearest(fitted.probe.scores(test.tokens), top), _listed(test), classes)
+    def __init__(
+        self,
+        splits: Splits,
+        config: AttentiveConfig | None = None,
+        device: torch.device | None = None,
+        frames: int = FRAMES,
+    ) -> None:
+        """`device`: to train on; the CPU by default."""
+        self.splits, self.config = splits, config or AttentiveConfig()
+        self.device, self.frames = device, frames
+        self.parts = {"train": splits.train, "val": splits.val, "test": splits.test}
 
-    top = TOP if len(classes) > TOP else 1
-    scores = with_head_seeds(config.head_seeds, score)
-    settings = {"layer": str(layer), "lr": "/".join(rates), "train": f"{len(train.keys):,}"}
-    settings |= {"head seeds": str(config.head_seeds)}
-    label = (splits.test.name, "attentive probe", "squash", "", len(classes))
-    failures = train.failures + val.failures + test.failures
-    return [Measurement(*label, measure_all(scores), settings, scores)], failures
+    @property
+    def digest(self) -> str:
+        """Of the labels and the settings."""
+        return settings_digest(self.config, *(part.labels for part in self.parts.values()))
 
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+        """Return training, validation and test items."""
+        return [
+            LayerImages(
+                name=part.name,
+                keys=part.keys,
+                open=media_opener(part, self.frames),
+                compute_digest=partial(content_digest, part.images),
+            )
+            for part in self.parts.values()
+        ]
 
-def _listed(tokens: TaskTokens) -> Features:
-    """The items, without vectors."""
-    return Features(np.empty((len(tokens.keys), 0), np.float32), tokens.keys, tokens.labels, tokens.failures)
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Train probes and test them: mean class accuracy, top-1 and perhaps top-5."""
+        classes, config = self.splits.classes, self.config
+        parts = []
+        for part, encoded in zip(self.parts.values(), features, strict=True):
+            if not len(encoded.rows):
+                raise DataError(f"{part.name}: no image can be decoded; the first: {encoded.failures[0]}")
+            parts.append((part.select(encoded.rows.tolist()), encoded.tokens))
+        (train, tokens), (val, val_tokens), (test, test_tokens) = parts
+        targets, val_targets = class_indices(train.labels, classes), class_indices(val.labels, classes)
+        rates: list[str] = []
+
+        def score(seed: int) -> tuple[ItemScores, ...]:
+            seeded = replace(config, seed=config.seed + seed)
+            fitted = fit_attentive(tokens, targets, val_tokens, val_targets, len(classes), seeded, self.device, track)
+            rates.append(f"{fitted.learning_rate:g}")
+            ranked = highest(fitted.probe.scores(test_tokens), top_places(classes))
+            return accuracies(ranked, test.keys, test.labels, classes)
+
+        scores = with_head_seeds(config.head_seeds, score)
+        return Measurement(
+            task=test.name,
+            method=self.name,
+            classes=len(classes),
+            settings={
+                "layer": str(encoded.layer),
+                "lr": "/".join(rates),
+                "train": f"{len(train.keys):,}",
+                "head seeds": str(config.head_seeds),
+            },
+            scores=scores,
+        )

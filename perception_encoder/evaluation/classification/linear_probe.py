@@ -7,22 +7,21 @@ best mean class accuracy on the val split.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from perception_encoder.errors import InputError, MissingExtraError
+from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.classification.zero_shot import TOP, accuracies, nearest
-from perception_encoder.evaluation.features import FRAMES, Features, encode_pictures
+from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, top_places
+from perception_encoder.evaluation.features import Features, encode_images
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.scores import measure
 from perception_encoder.models.protocols import ImageEncoder
 from perception_encoder.progress import Track, untracked
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""Inverse regularisation C that is tried, on standardised features."""
+"""Inverse regularisation C to try, on standardised features."""
 ITERATIONS = 300
 
 
@@ -38,11 +37,11 @@ class LinearProbe:
     """The C that was chosen."""
 
     def classify(self, vectors: np.ndarray) -> np.ndarray:
-        """The place of the likeliest class for each vector: (n, D) to (n,)."""
+        """Return the index of the most probable class for each vector: (n, D) to (n,)."""
         return self.scores(vectors).argmax(axis=1)
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
-        """The logarithm of each class's probability, but for a constant: (n, D) to (n, K)."""
+        """Return the logarithm of each class's probability, up to a constant: (n, D) to (n, K)."""
         return vectors @ self.weight.T + self.bias
 
 
@@ -59,30 +58,31 @@ def fit_probe(
     return probes[int(np.argmax(scores))]
 
 
-def measure_linear(
-    encoders: Mapping[str, ImageEncoder], splits: Splits, track: Track = untracked, frames: int = FRAMES
-) -> tuple[list[Measurement], tuple[InputError, ...]]:
-    """Measure a task by a linear probe under each transform; and what cannot be decoded, training items included.
+class LinearEvaluator:
+    """A classification task by a linear probe, fitted on `train` with the strength that is best on `val`."""
 
-    Errors as those of `fit_probe` and `encode_pictures`.
-    """
-    measurements: list[Measurement] = []
-    failures: tuple[InputError, ...] = ()
-    classes = splits.classes
-    for transform, encoder in encoders.items():
-        parts = [encode_pictures(encoder, part, track, frames) for part in (splits.train, splits.val, splits.test)]
-        failures = tuple(failure for part in parts for failure in part.failures)
-        probe = fit_probe(parts[0], parts[1], classes)
-        ranked = nearest(probe.scores(parts[2].vectors), TOP if len(classes) > TOP else 1)
-        scores = accuracies(ranked, parts[2], classes)
-        label = (splits.test.name, "linear probe", transform, "", len(classes))
-        settings = {"C": f"{probe.strength:g}", "train": f"{len(parts[0].keys):,}"}
-        measurements.append(Measurement(*label, tuple(map(measure, scores)), settings, scores))
-    return measurements, failures
+    def __init__(self, splits: Splits) -> None:
+        self.splits = splits
+
+    def run(self, encoder: ImageEncoder, track: Track = untracked) -> list[Measurement]:
+        """Return mean class accuracy, top-1 and perhaps top-5; errors as those of `fit_probe`, and see `Evaluator`."""
+        splits, classes = self.splits, self.splits.classes
+        train, val, test = (encode_images(encoder, part, track) for part in (splits.train, splits.val, splits.test))
+        probe = fit_probe(train, val, classes)
+        ranked = highest(probe.scores(test.vectors), top_places(classes))
+        measurement = Measurement(
+            task=splits.test.name,
+            method="linear probe",
+            classes=len(classes),
+            settings={"C": f"{probe.strength:g}", "train": f"{len(train.keys):,}"},
+            scores=accuracies(ranked, test.keys, test.labels, classes),
+            failures=train.failures + val.failures + test.failures,
+        )
+        return [measurement]
 
 
 def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float) -> LinearProbe:
-    """Logistic regression on standardised vectors, expressed for the vectors as they are."""
+    """Logistic regression on standardised vectors, expressed for the vectors themselves."""
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -91,17 +91,17 @@ def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float
     mean, deviation = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
     regression = LogisticRegression(C=strength, max_iter=ITERATIONS, tol=1e-3, class_weight="balanced")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest regularisation need not converge to be judged
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest need not converge to be compared
         regression.fit((vectors - mean) / deviation, targets)
     weight, bias = np.zeros((classes, vectors.shape[1])), np.full(classes, -np.inf)
-    rows, found, offset = regression.classes_, regression.coef_, regression.intercept_
+    rows, coefficients, offset = regression.classes_, regression.coef_, regression.intercept_
     if len(rows) == 2:  # scikit-learn keeps one row for two classes
-        found, offset = np.concatenate([-found, found]), np.concatenate([-offset, offset])
-    weight[rows] = found / deviation
+        coefficients, offset = np.concatenate([-coefficients, coefficients]), np.concatenate([-offset, offset])
+    weight[rows] = coefficients / deviation
     bias[rows] = offset - weight[rows] @ mean
     return LinearProbe(weight, bias, strength)
 
 
 def mean_class_accuracy(predicted: np.ndarray, targets: np.ndarray) -> float:
-    """The share of each class that is right, averaged over the classes that occur; both are places, (n,)."""
-    return float(np.mean([(predicted[targets == place] == place).mean() for place in np.unique(targets)]))
+    """Return the share of each class that is right, averaged over the classes that occur; both are indices, (n,)."""
+    return float(np.mean([(predicted[targets == index] == index).mean() for index in np.unique(targets)]))

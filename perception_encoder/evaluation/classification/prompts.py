@@ -97,7 +97,7 @@ IMAGENET_TEMPLATES = (
     "a photo of a small {}.",
     "a tattoo of the {}.",
 )
-"""80 templates for pictures."""
+"""80 templates for images."""
 
 KINETICS_TEMPLATES = tuple(
     f"{medium} of {doer}{{}}."
@@ -125,14 +125,14 @@ captions use, all about plain photographs."""
 
 
 def find_templates(name: str) -> tuple[str, ...]:
-    """The templates of a name; `ConfigError` shows the names there are."""
+    """Return the templates of a name; `ConfigError` lists the names."""
     if name not in PROMPTS:
-        raise ConfigError(f"no prompts are called {name!r}; there are {', '.join(PROMPTS)}")
+        raise ConfigError(f"there are no prompts {name!r}; there are {', '.join(PROMPTS)}")
     return PROMPTS[name]
 
 
 def prompted_name(label: str, prompts: str) -> str:
-    """What the prompts of a name call a class: under `kinetics` without parentheses, as in the reference's evaluation.
+    """Return the name of a class in prompts: under `kinetics` without parentheses, as in the reference's evaluation.
 
     "passing American football (in game)" is then "passing American football in game".
     """
@@ -145,21 +145,21 @@ CHUNK = 4096  # prompts that are encoded at a time
 def ensemble(
     encoder: ImageTextEncoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
 ) -> np.ndarray:
-    """Unit vectors of the classes (K, D): the mean over templates of unit text vectors, made unit again.
+    """Return unit vectors of the classes (K, D): the mean over templates of unit text vectors, made unit again.
 
-    Raises `ConfigError` for no templates and for one without `{}`, `ModelError` where a vector is not finite.
+    Raises `ConfigError` for no templates and for one without `{}`, `ModelError` if a vector is not finite.
     """
     if not templates:
         raise ConfigError("no templates were given")
     for template in templates:
         if "{}" not in template:
-            raise ConfigError(f"the template {template!r} needs {{}} where the class goes")
+            raise ConfigError(f"the template {template!r} needs {{}} in place of the class")
     texts = [template.replace("{}", name) for name in classes for template in templates]
     starts = range(0, len(texts), CHUNK)
     vectors = np.concatenate(
         [
             check_finite(encoder.encode_texts(texts[start : start + CHUNK]), encoder.name, "the prompts")
-            for start in track(starts, "reading prompts", len(starts))
+            for start in track(starts, "encoding prompts", len(starts))
         ]
     )
     means = vectors.reshape(len(classes), len(templates), -1).mean(axis=1)  # (K, D)

@@ -1,7 +1,7 @@
-"""Average precision of boxes and masks, by faster-coco-eval; and on pictures drawn anew, for intervals.
+"""Average precision of boxes and masks, by faster-coco-eval; and on resampled images, for intervals.
 
-What a detection is matched with hangs on its own picture alone. So detections are matched once, and a picture that is
-drawn twice counts twice in the precision at every recall: the same as if it were there twice.
+The match of a detection depends on its own image alone. So detections are matched once, and an image that is drawn
+twice counts twice in the precision at every recall: the same as if it were there twice.
 """
 
 from __future__ import annotations
@@ -15,54 +15,55 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.evaluation.statistics.scores import DrawnScores
+from perception_encoder.evaluation.statistics.scores import ResampledScores
 
 Kind = Literal["bbox", "segm"]
 SEED, RESAMPLES = 0, 200
 MOST = {False: [1, 10, 100], True: [300]}
-"""Detections of a picture that count: COCO's, LVIS's."""
+"""The number of detections of an image that count: COCO's, LVIS's."""
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """Figures of a set, and the same on pictures drawn anew."""
+    """Metrics of a dataset, and the same on resampled images."""
 
     values: dict[str, float]
-    """`AP` (0.50 to 0.95), `AP50`, `AP75`, and in LVIS those of rare, common and frequent categories; the library's."""
-    drawn: dict[str, Float[np.ndarray, " R"]]
-    """The same draws each time, so that differences of two models pair."""
-    pictures: int
+    """`AP` (0.50 to 0.95), `AP50`, `AP75`, and in LVIS those of rare, common and frequent categories."""
+    draws: dict[str, Float[np.ndarray, " R"]]
+    """The same resamples each time, so that differences of two models pair."""
 
-    def scores(self, prefix: str, names: Sequence[str]) -> tuple[DrawnScores, ...]:
-        """The same figures, by which two models are compared; `names`: the pictures', in the set's order."""
-        held = [name for name, value in self.values.items() if np.isfinite(value)]
-        return tuple(DrawnScores.of(f"{prefix} {name}", self.values[name], self.drawn[name], names) for name in held)
+    def scores(self, prefix: str, names: Sequence[str]) -> tuple[ResampledScores, ...]:
+        """Return the metrics that exist; `names`: the images', in the dataset's order."""
+        return tuple(
+            ResampledScores.of(f"{prefix} {name}", value, self.draws[name], names)
+            for name, value in self.values.items()
+            if np.isfinite(value)
+        )
 
 
 def average_precision(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, lvis: bool = False, resamples: int = RESAMPLES
 ) -> AveragePrecision:
-    """Measure results, in COCO's format, against annotations in COCO's format, or LVIS's with `lvis`.
+    """Evaluate results, in COCO's format, against annotations in COCO's format, or LVIS's with `lvis`.
 
     MissingExtraError without faster-coco-eval.
     """
     evaluator = _evaluate(truth, results, kind, lvis)
     thresholds = evaluator.params.iouThrs
-    precision = evaluator.eval["precision"][:, :, :, 0, -1]  # (T, recalls, K), -1 where a class is not there
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]  # (T, recalls, K), -1 if a class does not occur
     by_class = np.where(precision[0, 0] > -1, precision.mean(axis=1), np.nan)  # (T, K)
     matches = [_match(evaluator, category) for category in evaluator.params.catIds]
     order = {image: row for row, image in enumerate(evaluator.params.imgIds)}
     generator = np.random.default_rng(SEED)
     counts = generator.multinomial(len(order), np.full(len(order), 1 / len(order)), resamples)
-    drawn = np.stack([weighted_precision(each, counts, evaluator.params.recThrs) for each in matches], axis=-1)
-    chosen = _figures(truth, thresholds, lvis)
+    draws = np.stack([weighted_precision(each, counts, evaluator.params.recThrs) for each in matches], axis=-1)
+    chosen = _metrics(truth, thresholds, lvis)
     return AveragePrecision(
         values={
             name: float(_mean(by_class[None][:, rows][..., columns])[0]) for name, (rows, columns) in chosen.items()
         },
-        drawn={name: _mean(drawn[:, rows][..., columns]) for name, (rows, columns) in chosen.items()},
-        pictures=len(order),
+        draws={name: _mean(draws[:, rows][..., columns]) for name, (rows, columns) in chosen.items()},
     )
 
 
@@ -72,16 +73,16 @@ def _evaluate(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Ki
     except ImportError:
         raise MissingExtraError("faster-coco-eval", "eval") from None
     known = COCO(truth, use_deepcopy=True)
-    found = known.loadRes([dict(each) for each in results])
-    evaluator = COCOeval_faster(known, found, kind, lvis_style=lvis)
+    detected = known.loadRes([dict(each) for each in results])
+    evaluator = COCOeval_faster(known, detected, kind, lvis_style=lvis)
     evaluator.params.maxDets = MOST[lvis]
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator
 
 
-def _figures(truth: dict[str, Any], thresholds: np.ndarray, lvis: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each figure's thresholds and classes, by place."""
+def _metrics(truth: dict[str, Any], thresholds: np.ndarray, lvis: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the indices of each metric's thresholds and classes."""
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     every = np.arange(len(categories))
     chosen = {"AP": (np.arange(len(thresholds)), every)}
@@ -94,7 +95,7 @@ def _figures(truth: dict[str, Any], thresholds: np.ndarray, lvis: bool) -> dict[
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over thresholds and classes (R, T, K) → (R,), NaN where there is none."""
+    """Return the mean over thresholds and classes (R, T, K) → (R,), NaN for none."""
     held = np.isfinite(values)
     count = held.sum(axis=(1, 2))
     total = np.where(held, values, 0).sum(axis=(1, 2))
@@ -103,53 +104,53 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Matches:
-    """A category's detections, best first, and what they were matched with."""
+    """A category's detections, best first, and their matches."""
 
     owners: np.ndarray
-    """Each one's picture, (d,)."""
+    """Each one's image, (d,)."""
     right: Bool[np.ndarray, "T d"]
     ignored: Bool[np.ndarray, "T d"]
-    """Neither right nor wrong: in a crowd, or where a category was not looked for throughout."""
-    things: np.ndarray
-    """How many there are to find in each picture, (n,)."""
+    """Neither right nor wrong: in a crowd, or if a category was not looked for throughout."""
+    objects: np.ndarray
+    """The number of objects to find in each image, (n,)."""
 
 
 def _match(evaluator: Any, category: int) -> Matches:
-    """Match a category's detections in every picture, as COCO does."""
+    """Match a category's detections in every image, as COCO does."""
     params, most = evaluator.params, evaluator.params.maxDets[-1]
     owners, scores, right, ignored = [], [], [], []
-    things = np.zeros(len(params.imgIds), dtype=np.int64)
+    objects = np.zeros(len(params.imgIds), dtype=np.int64)
     for row, image in enumerate(params.imgIds):
-        crowd, found, marks = _of_picture(evaluator, image, category)
-        things[row] = (~crowd).sum()
-        order = np.argsort([-each["score"] for each in found], kind="mergesort")[:most]
+        crowd, detected, marks = _of_image(evaluator, image, category)
+        objects[row] = (~crowd).sum()
+        order = np.argsort([-each["score"] for each in detected], kind="mergesort")[:most]
         if not len(order):
             continue
         overlaps = np.asarray(evaluator.ious[image, category], dtype=np.float64).reshape(len(order), len(crowd))
-        taken = [_match_picture(overlaps, crowd, float(threshold)) for threshold in params.iouThrs]
+        taken = [_match_image(overlaps, crowd, float(threshold)) for threshold in params.iouThrs]
         hit = np.array([each >= 0 for each in taken]).reshape(len(taken), len(order))
-        in_crowd = np.array([[place >= 0 and crowd[place] for place in each] for each in taken], dtype=bool)
+        in_crowd = np.array([[index >= 0 and crowd[index] for index in each] for each in taken], dtype=bool)
         right.append(hit & ~in_crowd)
         ignored.append(in_crowd | (~hit & marks))
         owners.append(np.full(len(order), row))
-        scores.append(np.array([found[place]["score"] for place in order], dtype=np.float64))
+        scores.append(np.array([detected[index]["score"] for index in order], dtype=np.float64))
     shape = len(params.iouThrs), 0
     best = np.argsort(-np.concatenate([*scores, np.zeros(0)]), kind="mergesort")
     joined = [np.concatenate([*parts, np.zeros(shape, bool)], axis=1)[:, best] for parts in (right, ignored)]
-    return Matches(np.concatenate([*owners, np.zeros(0, np.int64)])[best], joined[0], joined[1], things)
+    return Matches(np.concatenate([*owners, np.zeros(0, np.int64)])[best], joined[0], joined[1], objects)
 
 
-def _of_picture(evaluator: Any, image: int, category: int) -> tuple[np.ndarray, list[dict[str, Any]], bool]:
-    """Which of a category's things are crowds, its detections, and whether a wrong one may be ignored."""
-    known, found = (
+def _of_image(evaluator: Any, image: int, category: int) -> tuple[np.ndarray, list[dict[str, Any]], bool]:
+    """Return which of a category's objects are crowds, its detections, and whether a wrong one may be ignored."""
+    known, detected = (
         data.get_instances([image], [category], True)[0][0] for data in (evaluator.gt_dataset, evaluator.dt_dataset)
     )
     marked = evaluator.lvis_style and category in evaluator.img_nel.get(image, [])
-    return np.array([bool(each.get("iscrowd", 0)) for each in known], dtype=bool), found, bool(marked)
+    return np.array([bool(each.get("iscrowd", 0)) for each in known], dtype=bool), detected, bool(marked)
 
 
-def _match_picture(overlaps: np.ndarray, crowd: np.ndarray, threshold: float) -> np.ndarray:
-    """Each detection's thing, (d,), or -1: the free one that it overlaps most; a crowd is never used up."""
+def _match_image(overlaps: np.ndarray, crowd: np.ndarray, threshold: float) -> np.ndarray:
+    """Return each detection's object, (d,), or -1: the free one that it overlaps most; a crowd is never used up."""
     taken = np.full(len(overlaps), -1)
     free = ~crowd
     for row, own in enumerate(overlaps):
@@ -168,14 +169,14 @@ def _match_picture(overlaps: np.ndarray, crowd: np.ndarray, threshold: float) ->
 def weighted_precision(
     matches: Matches, counts: np.ndarray, recalls: Float[np.ndarray, " P"]
 ) -> Float[np.ndarray, "R T"]:
-    """A category's average precision where each picture counts so often, (R, n); NaN where nothing is to be found."""
-    wanted = counts @ matches.things
-    made = np.full((len(counts), len(matches.right)), np.nan)
+    """Return a category's average precision if each image counts so often, (R, n); NaN if there is nothing to find."""
+    wanted = counts @ matches.objects
+    precisions = np.full((len(counts), len(matches.right)), np.nan)
     weights = counts[:, matches.owners].astype(np.float64)
-    for row, place in itertools.product(np.flatnonzero(wanted), range(len(matches.right))):
-        hits = (weights[row] * (matches.right[place] & ~matches.ignored[place])).cumsum()
-        misses = (weights[row] * (~matches.right[place] & ~matches.ignored[place])).cumsum()
+    for row, column in itertools.product(np.flatnonzero(wanted), range(len(matches.right))):
+        hits = (weights[row] * (matches.right[column] & ~matches.ignored[column])).cumsum()
+        misses = (weights[row] * (~matches.right[column] & ~matches.ignored[column])).cumsum()
         precision = np.maximum.accumulate((hits / (hits + misses + np.spacing(1)))[::-1])[::-1]
         at = np.searchsorted(hits / wanted[row], recalls, side="left")
-        made[row, place] = np.concatenate([precision, [0.0]])[np.minimum(at, len(precision))].mean()
-    return made
+        precisions[row, column] = np.concatenate([precision, [0.0]])[np.minimum(at, len(precision))].mean()
+    return precisions

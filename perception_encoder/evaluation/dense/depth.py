@@ -1,89 +1,108 @@
 """Monocular depth by a head on one layer (section 3): RMSE, absolute relative error, and shares within 1.25ⁿ.
 
-Every figure is an image's own, over its pixels of known depth, averaged over images and over the seeds of the head, as
-is usual on NYU but for the seeds. Images of one sequence are drawn together for intervals. Pixels are compared at the
-depth's own size. With NYU's 640x480 frames, take `eigen_crop`, as published figures do.
+Every metric is an image's own, over its pixels of known depth, averaged over images and over the seeds of the head, as
+is usual on NYU but for the seeds. Images of one sequence are resampled together for intervals. Pixels are compared at
+the depth's own size. With NYU's 640x480 frames, set `eigen_crop`, as published results do.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from perception_encoder.datasets.rgbd import DepthPictures
+from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_prediction.depth import DepthConfig, Depths, fit_depth
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import InputError
-from perception_encoder.evaluation.dense.features import check_finite, encode_both
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.estimate import check_scipy
-from perception_encoder.evaluation.statistics.resampling import HEAD_SEEDS
-from perception_encoder.evaluation.statistics.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
 
 EIGEN_CROP = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
-"""Top, bottom, left and right of what is scored, in shares of the sides; Eigen et al. (2014)."""
+"""Top, bottom, left and right of the scored part, in shares of the sides; Eigen et al. (2014)."""
 DELTA = 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class DepthProtocol:
-    """How depth is measured."""
+    """How depth is evaluated."""
 
     head: DepthConfig = field(default_factory=DepthConfig)
     head_seeds: int = HEAD_SEEDS
     """Heads that are fitted, each with another seed; with one there is no interval."""
     eigen_crop: bool = False
-    """Leave out the frame of NYU's pictures that has no depth."""
+    """Leave out the frame of NYU's images that has no depth."""
     aligned: bool = False
-    """First multiply each guess so that its median is right, where pictures do not tell how large things are, as in
-    rendered scenes of cars and of pens (Eigen et al., 2014; Zhou et al., 2017). Then the relative error leads."""
-    image_size: tuple[int, int] | None = None
-    """Height and width that pictures are squashed to; the encoder's own by default."""
+    """First multiply each prediction so that its median is right, for images that do not tell how large objects are,
+    such as rendered scenes of cars and of pens (Eigen et al., 2014; Zhou et al., 2017). The relative error leads."""
 
     def __post_init__(self) -> None:
         check_head_seeds(self.head_seeds)
 
 
-def measure_depth(
-    encoder: LayerEncoder,
-    layer: int,
-    train: DepthPictures,
-    test: DepthPictures,
-    protocol: DepthProtocol | None = None,
-    track: Track = untracked,
-) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
-    """Fit a head on one layer's features of `train`, and measure it on `test`.
+class DepthEvaluator(HeadEvaluator[DepthImages]):
+    """Depth of pixels, predicted by a head on one layer."""
 
-    Pictures that cannot be decoded, or their depth, or that show no depth within the range are left out, and their
-    errors returned. Raises DataError where none is left, ConfigError for a layer that does not exist, and ModelError
-    for features that are not finite.
-    """
-    protocol = protocol or DepthProtocol()
-    check_scipy()
-    depths = known_depths(train, test, protocol)
-    learned, shown = encode_both(encoder, layer, (train, depths[0]), (test, depths[1]), protocol.image_size, track)
-    warn_of_range(*depths)
-    blocks = [test.blocks[int(row)] for row in shown.rows]
-    scores = score_depth(learned.maps, learned.truth, shown.maps, shown.truth, shown.keys, protocol, track, blocks)
-    settings = {
-        "layer": str(layer),
-        "train": str(len(learned.rows)),
-        "channels": str(protocol.head.channels),
-        "head seeds": str(protocol.head_seeds),
-        "per metre": f"{test.per_metre:g}",
-    }
-    method = "depth head, medians aligned" if protocol.aligned else "depth head"
-    found = Measurement(test.name, method, "squash", "", 0, measure_all(scores), settings, scores)
-    return (found,), learned.failures + shown.failures
+    def __init__(
+        self,
+        train: DepthImages,
+        test: DepthImages,
+        protocol: DepthProtocol | None = None,
+        image_size: tuple[int, int] | None = None,
+        name: str = "depth",
+    ) -> None:
+        """Images whose depth cannot be decoded, or is nowhere within the range, are left out."""
+        self.train, self.test, self.image_size, self.name = train, test, image_size, name
+        self.protocol = protocol or DepthProtocol()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the depths and the settings."""
+        parts = [(part.per_metre, content_digest(part.depths)) for part in (self.train, self.test)]
+        return settings_digest(self.protocol, self.test.blocks, parts)
+
+    def targets(self, track: Track) -> tuple[Callable[[int], object], Callable[[int], object]]:
+        """Return depths to learn from, which are never cropped, and depths to test on."""
+        train = KnownDepths(self.train, replace(self.protocol, eigen_crop=False))
+        return train, KnownDepths(self.test, self.protocol)
+
+    def check_targets(self, train: Callable[[int], object], test: Callable[[int], object]) -> None:
+        """Warn if most of the known depth is out of the range."""
+        assert isinstance(train, KnownDepths) and isinstance(test, KnownDepths)
+        warn_of_range(train, test)
+
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Fit and test heads: RMSE first, or the relative error of aligned predictions."""
+        train, test = self.train_and_test(features)
+        protocol = self.protocol
+        scores = score_depth(
+            train.patches,
+            lambda row: self.train.depth(int(train.rows[row])),
+            test.patches,
+            lambda row: self.test.depth(int(test.rows[row])),
+            [self.test.keys[row] for row in test.rows],
+            protocol,
+            track,
+            [self.test.blocks[row] for row in test.rows],
+        )
+        settings = {
+            "layer": str(test.layer),
+            "train": str(len(train.rows)),
+            "channels": str(protocol.head.channels),
+            "head seeds": str(protocol.head_seeds),
+            "per metre": f"{self.test.per_metre:g}",
+        }
+        method = "depth head, medians aligned" if protocol.aligned else "depth head"
+        return Measurement(task=self.test.name, method=method, settings=settings, scores=scores)
 
 
 def score_depth(
@@ -96,75 +115,61 @@ def score_depth(
     track: Track = untracked,
     blocks: Sequence[str] | None = None,
 ) -> tuple[ItemScores, ...]:
-    """Fit on features of pictures and measure on others, whose names are `keys`: `RMSE` first, or `abs rel` if aligned.
+    """Fit on features of images and test on others, whose names are `keys`: `RMSE` first, or `abs rel` if aligned.
 
     `blocks`: the sequence of each, or its own name; by default each is a block. Each head seed has its own scores.
-    ModelError where features are not finite. Before the head is fitted: InputError, naming the picture, where no depth
-    to be measured is known, DataError where there is none to learn from.
+    ModelError for features that are not finite. Before the head is fitted: InputError, naming the image, if a test
+    image has no known depth, DataError if there is none to learn from.
     """
-    protocol = protocol or DepthProtocol()
-    check_finite(train, "depth, training pictures")
-    check_finite(test, "depth", keys)
-    for place, key in enumerate(keys):
-        scored_pixels(key, test_depths(place), protocol)
-    blocks = keys if blocks is None else blocks
-    score = partial(_score_head, train, train_depths, test, test_depths, keys, protocol, track, blocks)
+    protocol, blocks = protocol or DepthProtocol(), blocks or keys
+    check_maps(train, "depth, training images")
+    check_maps(test, "depth", keys)
+    for index, key in enumerate(keys):
+        scored_pixels(key, test_depths(index), protocol)
+
+    def score(seed: int) -> list[ItemScores]:
+        head = fit_depth(train, train_depths, replace(protocol.head, fit=protocol.head.fit.with_seed(seed)), track)
+        rows = []
+        for index, key in enumerate(track(keys, "predicting depth", len(keys))):
+            truth = test_depths(index)
+            predicted = head.predict(take(test, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
+            rows.append(depth_errors(key, predicted, truth, protocol))
+        return [
+            ItemScores.of(
+                name,
+                np.array([row[name] for row in rows]),
+                list(keys),
+                blocks=blocks,
+                unit={"RMSE": "m", "abs rel": ""}.get(name, "%"),
+                lower_is_better=name in ("RMSE", "abs rel"),
+            )
+            for name in rows[0]
+        ]
+
     return with_head_seeds(protocol.head_seeds, score)
 
 
-def _score_head(
-    train: Maps,
-    train_depths: Depths,
-    test: Maps,
-    test_depths: Depths,
-    keys: Sequence[str],
-    protocol: DepthProtocol,
-    track: Track,
-    blocks: Sequence[str],
-    seed: int,
-) -> tuple[ItemScores, ...]:
-    """The scores of a head of one seed."""
-    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
-    head = fit_depth(train, train_depths, config, track)
-    rows = []
-    for place, key in enumerate(track(keys, "measuring depth", len(keys))):
-        truth = test_depths(place)
-        guess = head.predict(take(test, slice(place, place + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
-        rows.append(depth_errors(key, guess, truth, protocol))
-    return tuple(
-        ItemScores.of(
-            name,
-            np.array([row[name] for row in rows]),
-            list(keys),
-            blocks=blocks,
-            unit={"RMSE": "m", "abs rel": ""}.get(name, "%"),
-            lower_is_better=name in ("RMSE", "abs rel"),
-        )
-        for name in rows[0]
-    )
-
-
 def depth_errors(
-    key: str, guess: Float[np.ndarray, "H W"], truth: Float[np.ndarray, "H W"], protocol: DepthProtocol
+    key: str, predicted: Float[np.ndarray, "H W"], truth: Float[np.ndarray, "H W"], protocol: DepthProtocol
 ) -> dict[str, float]:
-    """A picture's figures from depths in metres; InputError where no depth is known within the range."""
+    """Return an image's metrics from depths in metres; InputError if no depth is known within the range."""
     known = scored_pixels(key, truth, protocol)
     true = truth[known].astype(np.float64)
-    found = guess[known].astype(np.float64)
+    depth = predicted[known].astype(np.float64)
     if protocol.aligned:
-        found *= np.median(true) / np.median(found)
-    found = np.clip(found, protocol.head.nearest, protocol.head.farthest)
-    ratio = np.maximum(true / found, found / true)
+        depth *= np.median(true) / np.median(depth)
+    depth = np.clip(depth, protocol.head.nearest, protocol.head.farthest)
+    ratio = np.maximum(true / depth, depth / true)
     shares = {f"delta{power}": float((ratio < DELTA**power).mean()) for power in (1, 2, 3)}
     errors = {
-        "RMSE": float(np.sqrt(((found - true) ** 2).mean())),
-        "abs rel": float((abs(found - true) / true).mean()),
+        "RMSE": float(np.sqrt(((depth - true) ** 2).mean())),
+        "abs rel": float((abs(depth - true) / true).mean()),
     }
     return {name: errors[name] for name in sorted(errors, reverse=protocol.aligned)} | shares
 
 
 def scored_pixels(key: str, depth: Float[np.ndarray, "H W"], protocol: DepthProtocol) -> Bool[np.ndarray, "H W"]:
-    """The pixels of known depth within the range, and the crop if there is one; InputError where there is none."""
+    """Return the pixels of known depth within the range, and the crop if there is one; InputError for none."""
     known = protocol.head.within(depth)
     if protocol.eigen_crop:
         top, bottom = (round(share * depth.shape[0]) for share in EIGEN_CROP[:2])
@@ -174,42 +179,37 @@ def scored_pixels(key: str, depth: Float[np.ndarray, "H W"], protocol: DepthProt
         known &= inside
     if not known.any():
         span = f"{protocol.head.nearest:g} to {protocol.head.farthest:g} m"
-        raise InputError(key, f"no pixel has a known depth of {span}; if none has, see the units (--per-metre)")
+        raise InputError(key, f"no pixel has a known depth of {span}; if this is so everywhere, check --per-metre")
     return known
 
 
 class KnownDepths:
-    """The depths of pictures, each of which must show some that counts; and how much lies out of the range."""
+    """The depths of images, each of which must have some that counts; and how much lies out of the range."""
 
-    def __init__(self, pictures: DepthPictures, protocol: DepthProtocol) -> None:
-        self.pictures, self.protocol = pictures, protocol
+    def __init__(self, images: DepthImages, protocol: DepthProtocol) -> None:
+        self.images, self.protocol = images, protocol
         self._counts: dict[int, tuple[int, int]] = {}
 
-    def __call__(self, place: int) -> Float[np.ndarray, "H W"]:
-        """The depth at a place in metres; InputError where it cannot be decoded or nothing of it counts."""
-        depth = self.pictures.depth(place)
-        self._counts[place] = int((depth > 0).sum()), int(self.protocol.head.within(depth).sum())
-        scored_pixels(self.pictures.keys[place], depth, self.protocol)
+    def __call__(self, index: int) -> Float[np.ndarray, "H W"]:
+        """Return a depth in metres; InputError if it cannot be decoded or nothing of it counts."""
+        depth = self.images.depth(index)
+        self._counts[index] = int((depth > 0).sum()), int(self.protocol.head.within(depth).sum())
+        scored_pixels(self.images.keys[index], depth, self.protocol)
         return depth
 
     @property
     def counts(self) -> Int[np.ndarray, " 2"]:
-        """Over the depths that were asked for: pixels of known depth, and those of them within the range."""
+        """Over the depths that were read: pixels of known depth, and those of them within the range."""
         return np.array([*self._counts.values(), (0, 0)]).sum(axis=0)
 
 
-def known_depths(train: DepthPictures, test: DepthPictures, protocol: DepthProtocol) -> tuple[KnownDepths, KnownDepths]:
-    """The depths to learn from, which are never cropped, and those to measure on."""
-    return KnownDepths(train, replace(protocol, eigen_crop=False)), KnownDepths(test, protocol)
-
-
 def warn_of_range(*depths: KnownDepths) -> None:
-    """Warn where most of the known depth is out of the range: its units may be others than were said."""
+    """Warn if most of the known depth is out of the range: its units may be others than `per_metre`."""
     known, inside = np.sum([each.counts for each in depths], axis=0).tolist()
     if known > 2 * inside:
-        pictures, head = depths[-1].pictures, depths[-1].protocol.head
+        images, head = depths[-1].images, depths[-1].protocol.head
         logger.warning(
-            "%s: %.0f %% of the known depth is not within %g to %g m and counts for nothing; %g units were taken for a "
+            "%s: %.0f %% of the known depth is not within %g to %g m and is ignored; it was read with %g units a "
             "metre, see --per-metre",
-            *(pictures.name, 100 * (known - inside) / known, head.nearest, head.farthest, pictures.per_metre),
+            *(images.name, 100 * (known - inside) / known, head.nearest, head.farthest, images.per_metre),
         )

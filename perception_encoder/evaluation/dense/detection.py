@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,56 +12,79 @@ import numpy as np
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import Maps, take
-from perception_encoder.errors import InputError, MissingExtraError
-from perception_encoder.evaluation.dense.average_precision import average_precision
-from perception_encoder.evaluation.dense.features import check_finite, encode_both
+from perception_encoder.errors import MissingExtraError
+from perception_encoder.evaluation.dense.average_precision import Kind, average_precision
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, settings_digest
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.estimate import check_scipy
-from perception_encoder.evaluation.statistics.resampling import HEAD_SEEDS
-from perception_encoder.evaluation.statistics.scores import DrawnScores, check_head_seeds, measure_all, with_head_seeds
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.evaluation.statistics.scores import (
+    HEAD_SEEDS,
+    ResampledScores,
+    check_head_seeds,
+    with_head_seeds,
+)
 from perception_encoder.progress import Track, untracked
+
+KINDS: Mapping[str, Kind] = {"box": "bbox", "mask": "segm"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionProtocol:
-    """How detection is measured."""
+    """How detection is evaluated."""
 
     head: DetectionConfig = field(default_factory=DetectionConfig)
     head_seeds: int = HEAD_SEEDS
     """Detectors that are fitted, each with another seed; with one there is no interval."""
-    image_size: tuple[int, int] | None = None
-    """Height and width that pictures are squashed to; the encoder's own by default."""
 
     def __post_init__(self) -> None:
         check_head_seeds(self.head_seeds)
 
 
-def measure_detection(
-    encoder: LayerEncoder,
-    layer: int,
-    train: InstanceSet,
-    test: InstanceSet,
-    protocol: DetectionProtocol | None = None,
-    track: Track = untracked,
-) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
-    """Fit a detector on one layer's features of `train`, and measure it on `test`.
+class DetectionEvaluator(HeadEvaluator[InstanceSet]):
+    """Boxes and masks of objects, predicted by a detector over one layer."""
 
-    Pictures that cannot be decoded are left out, and their errors returned. Raises DataError where none is left or
-    there is no thing, ConfigError for a layer that does not exist, and ModelError for features that are not finite.
-    """
-    protocol = protocol or DetectionProtocol()
-    check_scipy()
-    sets = (train, train.things), (test, test.things)
-    learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
-    scores = score_detection(learned.maps, (train, learned.rows), shown.maps, (test, shown.rows), protocol, track)
-    least_score, most = protocol.head.limits(train.lvis)
-    settings = {"layer": str(layer), "train": str(len(learned.rows)), "channels": str(protocol.head.channels)}
-    settings |= {"least score": f"{least_score:g}", "most": str(most), "head seeds": str(protocol.head_seeds)}
-    masks = any(each.metric.startswith("mask") for each in scores)
-    label = test.name, "Mask R-CNN" if masks else "Faster R-CNN", "squash", "", len(test.categories)
-    measured = Measurement(*label, measure_all(scores), settings, scores)
-    return (measured,), learned.failures + shown.failures
+    def __init__(
+        self,
+        train: InstanceSet,
+        test: InstanceSet,
+        protocol: DetectionProtocol | None = None,
+        image_size: tuple[int, int] | None = None,
+        name: str = "detection",
+    ) -> None:
+        self.train, self.test, self.image_size, self.name = train, test, image_size, name
+        self.protocol = protocol or DetectionProtocol()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the annotations and the settings."""
+        parts = [(part.records, sorted(part.annotations.items()), part.categories) for part in (self.train, self.test)]
+        return settings_digest(self.protocol, parts)
+
+    def targets(self, track: Track) -> tuple[Callable[[int], object], Callable[[int], object]]:
+        """Return functions that decode an image's objects."""
+        return self.train.instances, self.test.instances
+
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Fit and test detectors: AP of boxes first, then that of masks if there are masks."""
+        train, test = self.train_and_test(features)
+        scores = score_detection(
+            train.patches, (self.train, train.rows), test.patches, (self.test, test.rows), self.protocol, track
+        )
+        least_score, most = self.protocol.head.limits(self.train.lvis)
+        return Measurement(
+            task=self.test.name,
+            method="Mask R-CNN" if any(each.metric.startswith("mask") for each in scores) else "Faster R-CNN",
+            classes=len(self.test.categories),
+            settings={
+                "layer": str(test.layer),
+                "train": str(len(train.rows)),
+                "channels": str(self.protocol.head.channels),
+                "least score": f"{least_score:g}",
+                "most": str(most),
+                "head seeds": str(self.protocol.head_seeds),
+            },
+            scores=scores,
+        )
 
 
 def score_detection(
@@ -71,69 +94,59 @@ def score_detection(
     test_set: tuple[InstanceSet, np.ndarray],
     protocol: DetectionProtocol | None = None,
     track: Track = untracked,
-) -> tuple[DrawnScores, ...]:
-    """Fit on features of pictures and measure on others: `box AP` first, and `mask AP` where both sets have masks.
+) -> tuple[ResampledScores, ...]:
+    """Fit on features of images and test on others: `box AP` first, and `mask AP` if both datasets have masks.
 
-    Each head seed has its own scores; what does not exist is left out. With each set: which of its pictures the
-    features are of, (n,). ModelError where features are not finite.
+    Each head seed has its own scores; an AP that does not exist is left out. With each dataset: the indices of the
+    features' images, (n,). ModelError for features that are not finite.
     """
     protocol = protocol or DetectionProtocol()
     known, rows = test_set
-    check_finite(train, "detection, training pictures")
-    check_finite(test, "detection", [known.keys[int(row)] for row in rows])
-    score = partial(_score_detector, train, train_set, test, test_set, protocol, track)
+    names = [known.keys[int(row)] for row in rows]
+    check_maps(train, "detection, training images")
+    check_maps(test, "detection", names)
+    masks = train_set[0].has_masks and known.has_masks
+    truth = known.truth(rows)
+
+    def score(seed: int) -> list[ResampledScores]:
+        config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
+        detector = fit_detector(train, *train_set, masks, config, track)
+        results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if masks else {})}
+        for index, row in enumerate(track(rows, "detecting", len(rows))):
+            (detected,) = detector.detect(take(test, slice(index, index + 1)), [known.size(int(row))])
+            for kind, some in to_results(detected, known, int(row)).items():
+                results[kind] += some
+        return [
+            each
+            for name, kind in KINDS.items()
+            if name in results
+            for each in average_precision(truth, results[name], kind, known.lvis).scores(name, names)
+        ]
+
     return with_head_seeds(protocol.head_seeds, score)
 
 
-def _score_detector(
-    train: Maps,
-    train_set: tuple[InstanceSet, np.ndarray],
-    test: Maps,
-    test_set: tuple[InstanceSet, np.ndarray],
-    protocol: DetectionProtocol,
-    track: Track,
-    seed: int,
-) -> tuple[DrawnScores, ...]:
-    """The scores of a detector of one seed."""
-    known, rows = test_set
-    masks = train_set[0].has_masks and known.has_masks
-    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
-    detector = fit_detector(train, *train_set, masks, config, track)
-    results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if masks else {})}
-    for place, row in enumerate(track(rows, "detecting", len(rows))):
-        (found,) = detector.detect(take(test, slice(place, place + 1)), [known.size(int(row))])
-        for kind, some in to_results(found, known, int(row)).items():
-            results[kind] += some
-    truth = known.truth(rows)
-    kinds: Sequence[tuple[str, Any]] = (("box", "bbox"), ("mask", "segm"))
-    names = [known.keys[int(row)] for row in rows]
-    return tuple(
-        each
-        for name, kind in kinds
-        if name in results
-        for each in average_precision(truth, results[name], kind, known.lvis).scores(name, names)
-    )
-
-
-def to_results(found: Detected, pictures: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:
-    """What was found in a picture, in COCO's format of results: `box`, and `mask` where masks were found."""
-    image = pictures.images[row]["id"]
-    numbers = [pictures.categories[label - 1]["id"] for label in found.labels.tolist()]
-    corners = found.boxes.astype(np.float64)
+def to_results(detected: Detected, images: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:
+    """Return an image's detections in COCO's format of results: `box`, and `mask` if there are masks."""
+    image = images.records[row]["id"]
+    numbers = [images.categories[label - 1]["id"] for label in detected.labels.tolist()]
+    corners = detected.boxes.astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     rest = [
         {"image_id": image, "category_id": number, "score": score}
-        for number, score in zip(numbers, found.scores.tolist(), strict=True)
+        for number, score in zip(numbers, detected.scores.tolist(), strict=True)
     ]
     results = {"box": [{**each, "bbox": box} for each, box in zip(rest, boxes, strict=True)]}
-    if found.masks is not None:
+    if detected.masks is not None:
         encode = _encoder()
-        results["mask"] = [{**each, "segmentation": encode(mask)} for each, mask in zip(rest, found.masks, strict=True)]
+        results["mask"] = [
+            {**each, "segmentation": encode(mask)} for each, mask in zip(rest, detected.masks, strict=True)
+        ]
     return results
 
 
 def _encoder() -> Callable[[np.ndarray], dict[str, Any]]:
-    """What makes COCO's run lengths of a mask."""
+    """Return a function that makes COCO's run lengths of a mask."""
     try:
         from faster_coco_eval.core import mask
     except ImportError:

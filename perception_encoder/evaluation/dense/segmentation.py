@@ -1,71 +1,94 @@
 """Semantic segmentation by a linear head on one layer (section 3): mIoU and the share of pixels that are right.
 
-A class's IoU is over the pixels of all pictures together; the mean is over the classes that are shown or were guessed.
+A class's IoU is over the pixels of all images together; the mean is over the classes that occur or were predicted.
 Pixels are compared at the mask's own size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
 
-from perception_encoder.datasets.class_masks import ClassMasks, keep_trained
+from perception_encoder.datasets.class_masks import ClassMasks
+from perception_encoder.datasets.image_set import keep_trained
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.dense_prediction.segmentation import Labels, SegmentationConfig, fit_segmentation
 from perception_encoder.errors import InputError
-from perception_encoder.evaluation.dense.features import check_finite, encode_both
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.estimate import check_scipy
-from perception_encoder.evaluation.statistics.resampling import HEAD_SEEDS
-from perception_encoder.evaluation.statistics.scores import ItemScores, check_head_seeds, measure_all, with_head_seeds
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.progress import Track, untracked
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationProtocol:
-    """How segmentation is measured."""
+    """How segmentation is evaluated."""
 
     head: SegmentationConfig = field(default_factory=SegmentationConfig)
     head_seeds: int = HEAD_SEEDS
     """Heads that are fitted, each with another seed; with one there is no interval."""
-    image_size: tuple[int, int] | None = None
-    """Height and width that pictures are squashed to; the encoder's own by default."""
 
     def __post_init__(self) -> None:
         check_head_seeds(self.head_seeds)
 
 
-def measure_segmentation(
-    encoder: LayerEncoder,
-    layer: int,
-    train: ClassMasks,
-    test: ClassMasks,
-    protocol: SegmentationProtocol | None = None,
-    track: Track = untracked,
-) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
-    """Fit a head on one layer's features of `train`, and measure it on `test`.
+class SegmentationEvaluator(HeadEvaluator[ClassMasks]):
+    """Classes of pixels, predicted by a linear head on one layer."""
 
-    Pictures that cannot be decoded, or their masks, or whose masks show no class are left out, and their errors
-    returned; classes that no training picture shows are not scored. Raises DataError where no picture is left or all
-    pixels are of one class, ConfigError for a layer that does not exist, and ModelError for features that are not
-    finite.
-    """
-    protocol = protocol or SegmentationProtocol()
-    check_scipy()
-    train, test = keep_trained(train, test, track)
-    sets = (train, known_labels(train)), (test, known_labels(test))
-    learned, shown = encode_both(encoder, layer, *sets, protocol.image_size, track)
-    count, features = len(train.classes), (learned.maps, learned.truth, shown.maps, shown.truth)
-    scores = score_segmentation(*features, shown.keys, count, protocol, track)
-    settings = {"layer": str(layer), "train": str(len(learned.rows)), "kernel": str(protocol.head.kernel)}
-    settings |= {"head seeds": str(protocol.head_seeds)}
-    found = Measurement(test.name, "linear segmentation", "squash", "", count, measure_all(scores), settings, scores)
-    return (found,), learned.failures + shown.failures
+    def __init__(
+        self,
+        train: ClassMasks,
+        test: ClassMasks,
+        protocol: SegmentationProtocol | None = None,
+        image_size: tuple[int, int] | None = None,
+        name: str = "segmentation",
+        track: Track = untracked,
+    ) -> None:
+        """Classes that no training image shows are not scored, and images without any class are left out."""
+        self.train, self.test = keep_trained(train, test, track)
+        self.image_size, self.name = image_size, name
+        self.protocol = protocol or SegmentationProtocol()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the masks, their classes, and the settings."""
+        parts = [(part.classes, part.numbers, content_digest(part.masks)) for part in (self.train, self.test)]
+        return settings_digest(self.protocol, parts)
+
+    def targets(self, track: Track) -> tuple[Callable[[int], object], Callable[[int], object]]:
+        """Return functions that decode the classes of an image's pixels."""
+        return known_labels(self.train), known_labels(self.test)
+
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Fit and test heads: mIoU first."""
+        train, test = self.train_and_test(features)
+        scores = score_segmentation(
+            train.patches,
+            lambda row: self.train.labels(int(train.rows[row])),
+            test.patches,
+            lambda row: self.test.labels(int(test.rows[row])),
+            [self.test.keys[row] for row in test.rows],
+            len(self.train.classes),
+            self.protocol,
+            track,
+        )
+        return Measurement(
+            task=self.test.name,
+            method="linear segmentation",
+            classes=len(self.train.classes),
+            settings={
+                "layer": str(test.layer),
+                "train": str(len(train.rows)),
+                "kernel": str(self.protocol.head.kernel),
+                "head seeds": str(self.protocol.head_seeds),
+            },
+            scores=scores,
+        )
 
 
 def score_segmentation(
@@ -78,66 +101,54 @@ def score_segmentation(
     protocol: SegmentationProtocol | None = None,
     track: Track = untracked,
 ) -> tuple[ItemScores, ...]:
-    """Fit on features of pictures and measure on others, whose names are `keys`: `mIoU`, and `pixels`, those right.
+    """Fit on features of images and test on others, whose names are `keys`: `mIoU`, and `pixels`, the share right.
 
-    Each head seed has its own scores. ModelError where features are not finite. Before the head is fitted: InputError,
-    naming the picture, for one without a label, DataError where training pictures show one class.
+    Each head seed has its own scores. ModelError for features that are not finite. Before the head is fitted:
+    InputError, naming the image, for one without a label, DataError if training images show a single class.
     """
     protocol = protocol or SegmentationProtocol()
-    check_finite(train, "segmentation, training pictures")
-    check_finite(test, "segmentation", keys)
-    for place, key in enumerate(keys):
-        check_labels(key, test_labels(place))
-    score = partial(_score_head, train, train_labels, test, test_labels, keys, classes, protocol, track)
+    check_maps(train, "segmentation, training images")
+    check_maps(test, "segmentation", keys)
+    for index, key in enumerate(keys):
+        check_labels(key, test_labels(index))
+
+    def score(seed: int) -> tuple[ItemScores, ...]:
+        config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
+        head = fit_segmentation(train, train_labels, classes, config, track)
+        inside, either = np.zeros((2, len(keys), classes))
+        for index in track(range(len(keys)), "segmenting", len(keys)):
+            truth = test_labels(index)
+            predicted = head.predict(take(test, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
+            inside[index], either[index] = overlaps(predicted, truth, classes)
+        return overlap_scores(inside, either, keys)
+
     return with_head_seeds(protocol.head_seeds, score)
 
 
-def _score_head(
-    train: Maps,
-    train_labels: Labels,
-    test: Maps,
-    test_labels: Labels,
-    keys: Sequence[str],
-    classes: int,
-    protocol: SegmentationProtocol,
-    track: Track,
-    seed: int,
-) -> tuple[ItemScores, ...]:
-    """The scores of a head of one seed."""
-    config = replace(protocol.head, fit=protocol.head.fit.with_seed(seed))
-    head = fit_segmentation(train, train_labels, classes, config, track)
-    inside, either = np.zeros((2, len(keys), classes))
-    for place in track(range(len(keys)), "measuring segmentation", len(keys)):
-        truth = test_labels(place)
-        guess = head.predict(take(test, slice(place, place + 1)), (truth.shape[0], truth.shape[1]))[0].numpy()
-        inside[place], either[place] = overlaps(guess, truth, classes)
-    return gather(inside, either, keys)
-
-
 def check_labels(key: str, labels: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
-    """Return a picture's labels as they are; InputError where no pixel has one."""
+    """Return an image's labels unchanged; InputError if no pixel has one."""
     if not (labels >= 0).any():
         raise InputError(key, "its mask is empty: no pixel has a class that is scored")
     return labels
 
 
-def known_labels(pictures: ClassMasks) -> Labels:
-    """The labels of pictures by place; InputError where they cannot be decoded or no pixel has one."""
-    return lambda place: check_labels(pictures.keys[place], pictures.labels(place))
+def known_labels(images: ClassMasks) -> Labels:
+    """Return a function for the labels of an image; InputError if they cannot be decoded or no pixel has one."""
+    return lambda index: check_labels(images.keys[index], images.labels(index))
 
 
 def overlaps(
-    guess: Int[np.ndarray, "H W"], truth: Int[np.ndarray, "H W"], classes: int
+    predicted: Int[np.ndarray, "H W"], truth: Int[np.ndarray, "H W"], classes: int
 ) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
-    """Each class's pixels in both, and in either, where the truth has a class."""
+    """Count each class's pixels in both, and in either, where the truth has a class."""
     known = truth >= 0
-    guess, truth = guess[known].astype(np.int64), truth[known].astype(np.int64)
-    inside = np.bincount(truth[guess == truth], minlength=classes)
-    return inside, np.bincount(guess, minlength=classes) + np.bincount(truth, minlength=classes) - inside
+    predicted, truth = predicted[known].astype(np.int64), truth[known].astype(np.int64)
+    inside = np.bincount(truth[predicted == truth], minlength=classes)
+    return inside, np.bincount(predicted, minlength=classes) + np.bincount(truth, minlength=classes) - inside
 
 
-def gather(inside: np.ndarray, either: np.ndarray, keys: Sequence[str]) -> tuple[ItemScores, ...]:
-    """`mIoU` and `pixels` of a set from its pictures' overlaps (n, K); an entry for each picture and class."""
+def overlap_scores(inside: np.ndarray, either: np.ndarray, keys: Sequence[str]) -> tuple[ItemScores, ...]:
+    """Score `mIoU` and `pixels` from the overlaps of images (n, K); an entry for each image and class."""
     count, classes = either.shape
     shares = np.divide(inside, either, out=np.zeros(either.shape), where=either > 0)
     owners, groups = np.repeat(np.arange(count), classes), np.tile(np.arange(classes), count)

@@ -1,15 +1,16 @@
-"""Tracking of objects by likeness of patches (section 3): J, F and J&F as DAVIS defines them.
+"""Tracking of objects by similarity of patches (section 3): J, F and J&F as DAVIS defines them.
 
-The masks of the first frame are carried through a video (dense_prediction/label_propagation.py) and compared with
+The masks of the first frame are propagated through a video (dense_prediction/label_propagation.py) and compared with
 the true ones at the masks' own size. As in DAVIS the first and the last frame are not scored; an object's J is the mean
-over frames, a set's J the mean over the objects of all videos, and J&F the mean of J and F. A video with all its
+over frames, a dataset's J the mean over the objects of all videos, and J&F the mean of J and F. A video with all its
 objects is one block of the intervals; of few videos they are Student's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,12 +18,14 @@ from jaxtyping import Float, Int, UInt8
 
 from perception_encoder.datasets.masked_videos import VOID, MaskedVideo
 from perception_encoder.dense_prediction.label_propagation import PropagationConfig, propagate
-from perception_encoder.errors import DataError, InputError, ModelError
-from perception_encoder.evaluation.dense.features import check_layer, encode_patches, patch_multiple
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.dense.region_and_boundary import boundary_accuracy, region_similarity
+from perception_encoder.evaluation.features import check_finite
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.estimate import FEW_BLOCKS, check_scipy
-from perception_encoder.evaluation.statistics.scores import ItemScores, measure
+from perception_encoder.evaluation.statistics.bootstrap import FEW_BLOCKS, check_scipy
+from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
@@ -32,58 +35,107 @@ Masks = Sequence[UInt8[np.ndarray, "H W"] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """How videos are shown and followed."""
+    """How videos are encoded and followed."""
 
     short_side: int = 480
-    """Pixels of the frames' short side, brought to a multiple of the patch; the long side keeps the aspect ratio."""
+    """Pixels of the frames' short side, rounded to a multiple of the patch; the long side keeps the aspect ratio."""
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
 
 
-def measure_tracking(
-    encoder: LayerEncoder,
-    layer: int,
-    videos: Sequence[MaskedVideo],
-    config: TrackingConfig | None = None,
-    track: Track = untracked,
-) -> tuple[tuple[Measurement, ...], tuple[InputError, ...]]:
-    """Measure one layer; one video is in memory at a time.
+class TrackingEvaluator(LayerEvaluator):
+    """Objects of videos, followed by one layer's patches without training."""
 
-    A video with a frame or mask that cannot be decoded, or whose masks will not do, is left out, and its error
-    returned. Raises DataError where no video is left, ConfigError for a layer that does not exist, and ModelError for
-    features that are not finite.
-    """
-    config = config or TrackingConfig()
-    if 1 < len(videos) < FEW_BLOCKS:
-        check_scipy()
-    check_layer(encoder, layer)
-    scores: dict[str, VideoScores] = {}
-    failures: list[InputError] = []
-    for video in track(videos, f"tracking at layer {layer}", len(videos)):
-        try:
-            frames, masks = video.read_frames(), read_scored(video)
-        except InputError as error:
-            failures.append(error)
-            continue
-        size = frame_size(frames[0].size, config.short_side, encoder.patch_size)
-        features = encode_patches(encoder, [layer], frames, size)[layer]
-        scores[video.name] = score_video(video.name, features, masks, config.propagation)
-    if not scores:
-        raise DataError(f"no video can be measured; the first: {failures[0]}" if failures else "there are no videos")
-    found = gather(scores)
-    settings = {"layer": str(layer), "short side": str(config.short_side)}
-    metrics = tuple(measure(each) for each in found)
-    return (Measurement("tracking", "label propagation", "", "", 0, metrics, settings, found),), tuple(failures)
+    name = "tracking"
+
+    def __init__(self, videos: Sequence[MaskedVideo], config: TrackingConfig | None = None) -> None:
+        """Videos with a frame or mask that cannot be decoded, or without an object to follow, are left out."""
+        self.videos, self.config = tuple(videos), config or TrackingConfig()
+
+    @cached_property
+    def _failures(self) -> dict[str, InputError]:
+        """Masks that cannot be decoded or used, by video; they are decoded once for it."""
+        failures: dict[str, InputError] = {}
+        for video in self.videos:
+            try:
+                read_scored(video)
+            except InputError as error:
+                failures[video.name] = error
+        return failures
+
+    @property
+    def failures(self) -> Sequence[InputError]:
+        """Masks that cannot be decoded or used; their videos are left out."""
+        return tuple(self._failures.values())
+
+    @property
+    def usable(self) -> list[MaskedVideo]:
+        """The videos whose masks can be used."""
+        return [video for video in self.videos if video.name not in self._failures]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the masks and the settings."""
+        masks = [mask for video in self.videos for mask in video.masks if mask is not None]
+        names = [(video.name, [mask is not None for mask in video.masks]) for video in self.videos]
+        return settings_digest(self.config, names, content_digest(masks))
+
+    def check_extras(self) -> None:
+        """Raise MissingExtraError if the interval of few videos needs scipy."""
+        if 1 < len(self.videos) < FEW_BLOCKS:
+            check_scipy()
+
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+        """Return each video's frames."""
+        return [_frames(video, encoder, self.config.short_side) for video in self.usable]
+
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Follow objects through the videos whose frames can all be decoded: J&F, J and F."""
+        scores: dict[str, VideoScores] = {}
+        failures = list(self.failures)
+        layer = 0
+        for video, frames in track(zip(self.usable, features, strict=True), "tracking", len(self.usable)):
+            layer = frames.layer
+            failures += frames.failures
+            if not frames.failures:
+                masks, propagation = read_scored(video), self.config.propagation
+                scores[video.name] = score_video(video.name, frames.patches[:], masks, propagation)
+        if not scores:
+            reason = f"; the first: {failures[0]}" if failures else ""
+            raise DataError(f"{self.name}: no video can be evaluated{reason}")
+        settings = {"layer": str(layer), "short side": str(self.config.short_side)}
+        return Measurement(
+            task=self.name, method="label propagation", settings=settings, scores=tracking_scores(scores)
+        )
+
+
+def _frames(video: MaskedVideo, encoder: LayerEncoder, short_side: int) -> LayerImages:
+    try:
+        size = frame_size(video.open(0).size, short_side, encoder.patch_size)
+    except InputError:  # it is reported when it is encoded
+        size = encoder.image_size
+    return LayerImages(
+        name=video.name,
+        keys=video.keys,
+        open=lambda row: [video.open(row)],
+        compute_digest=lambda: content_digest(video.frames),
+        image_size=size,
+    )
+
+
+def patch_multiple(length: float, patch: int) -> int:
+    """Return the multiple of the patch that is nearest to a length, at least one."""
+    return max(1, round(length / patch)) * patch
 
 
 def frame_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:
-    """Height and width at which frames of `size` (width, height) are encoded."""
+    """Return height and width at which frames of `size` (width, height) are encoded."""
     scale = short_side / min(size)
     return patch_multiple(size[1] * scale, patch), patch_multiple(size[0] * scale, patch)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VideoScores:
-    """What the objects of a video got, in ascending order of their numbers."""
+    """The scores of a video's objects, in ascending order of their numbers."""
 
     region: Float[np.ndarray, " K"]
     """J."""
@@ -96,19 +148,17 @@ def score_video(
 ) -> VideoScores:
     """Follow the objects of the first mask by a layer's features, and score them.
 
-    ModelError where features are not finite; DataError where there are not as many as masks, and InputError where there
+    ModelError for features that are not finite; DataError if there are not as many as masks, and InputError if there
     is no object, or nothing between the first and the last frame to score.
     """
-    features = np.array(features, dtype=np.float32)
-    if not np.isfinite(features).all():
-        raise ModelError(f"{name}: its features hold NaN or infinity; try float32")
+    features = check_finite(np.array(features, dtype=np.float32), "the layer", name)
     if len(features) != len(masks):
         raise DataError(f"{name}: {len(masks)} masks for the features of {len(features)} frames")
-    objects, first = shown_objects(name, masks), masks[0]
+    objects, first = first_objects(name, masks), masks[0]
     assert first is not None
     labels = np.zeros(first.shape, dtype=np.int64)
-    for place, number in enumerate(objects, start=1):
-        labels[first == number] = place
+    for label, number in enumerate(objects, start=1):
+        labels[first == number] = label
     followed = propagate(torch.from_numpy(features), torch.from_numpy(labels), config)
     return score_masks(name, followed.numpy(), masks, objects)
 
@@ -122,22 +172,22 @@ def score_masks(name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, obj
         truth = masks[index]
         assert truth is not None
         counts = truth != VOID
-        for place, number in enumerate(objects):
-            pair = (followed[index] == place + 1) & counts, truth == number
-            regions[row, place], boundaries[row, place] = region_similarity(*pair), boundary_accuracy(*pair)
-    return VideoScores(regions.mean(axis=0), boundaries.mean(axis=0))
+        for column, number in enumerate(objects):
+            pair = (followed[index] == column + 1) & counts, truth == number
+            regions[row, column], boundaries[row, column] = region_similarity(*pair), boundary_accuracy(*pair)
+    return VideoScores(region=regions.mean(axis=0), boundary=boundaries.mean(axis=0))
 
 
-def shown_objects(name: str, masks: Masks) -> list[int]:
-    """The numbers of the objects in the first mask, ascending; InputError where there is none."""
+def first_objects(name: str, masks: Masks) -> list[int]:
+    """Return the numbers of the objects in the first mask, ascending; InputError for none."""
     objects = [] if masks[0] is None else [int(n) for n in np.unique(masks[0]) if n not in (0, VOID)]
     if not objects:
-        raise InputError(name, "the mask of the first frame shows no object, so there is none to follow")
+        raise InputError(name, "the mask of the first frame has no object to follow")
     return objects
 
 
 def scored_frames(name: str, masks: Masks) -> list[int]:
-    """The frames with a mask but the first and the last, of two the second; InputError where there is none."""
+    """Return the frames with a mask but the first and the last, of two the second; InputError for none."""
     last = len(masks) - 1 if len(masks) > 2 else 2
     frames = [index for index in range(1, last) if masks[index] is not None]
     if not frames:
@@ -146,18 +196,18 @@ def scored_frames(name: str, masks: Masks) -> list[int]:
 
 
 def read_scored(video: MaskedVideo) -> Masks:
-    """A video's masks; InputError where they cannot be decoded, or leave nothing to follow or to score."""
+    """Return a video's masks; InputError if they cannot be decoded, or leave nothing to follow or to score."""
     masks = video.read_masks()
-    shown_objects(video.name, masks)
+    first_objects(video.name, masks)
     scored_frames(video.name, masks)
     return masks
 
 
-def gather(scores: Mapping[str, VideoScores]) -> tuple[ItemScores, ...]:
-    """A set's `J&F`, `J` and `F` from its videos' scores: an entry for each object, and videos as items."""
-    found = list(scores.values())
-    owners = np.repeat(np.arange(len(found)), [len(each.region) for each in found])
-    region = np.concatenate([each.region for each in found])
-    boundary = np.concatenate([each.boundary for each in found])
-    figures = {"J&F": (region + boundary) / 2, "J": region, "F": boundary}
-    return tuple(ItemScores.of(name, values, list(scores), owners=owners) for name, values in figures.items())
+def tracking_scores(scores: Mapping[str, VideoScores]) -> tuple[ItemScores, ...]:
+    """Score `J&F`, `J` and `F` from videos' scores: an entry for each object, and videos as items."""
+    videos = list(scores.values())
+    owners = np.repeat(np.arange(len(videos)), [len(each.region) for each in videos])
+    region = np.concatenate([each.region for each in videos])
+    boundary = np.concatenate([each.boundary for each in videos])
+    metrics = {"J&F": (region + boundary) / 2, "J": region, "F": boundary}
+    return tuple(ItemScores.of(name, values, list(scores), owners=owners) for name, values in metrics.items())

@@ -67,7 +67,7 @@ class ExternalModel(ABC):
 
     def encoder(self, mode: Mode) -> ExternalEncoder:
         """Its embeddings under a transform; ConfigError for a model that is a vision tower alone."""
-        raise ConfigError(f"{self.name} is a vision tower alone, without texts; evaluate it by k-NN or a probe")
+        raise ConfigError(f"{self.name} is only a vision tower, without texts; evaluate it by k-NN or a probe")
 
     def tower(self) -> Tower:
         """Its vision tower; ConfigError if it is not a plain vision transformer."""

@@ -1,6 +1,6 @@
 """Read the unpacked sources as drawings: an SVG with its label, tags, licence and attribution.
 
-Emoji styles take their names and tags from emojibase. Of Open Clip Art only pictures whose title (or, in some
+Emoji styles take their names and tags from emojibase. Of Open Clip Art only images whose title (or, in some
 series, whose file name) says in English what is drawn are kept, and only under a public-domain dedication.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from perception_encoder.data.sources import Source
 from perception_encoder.errors import DataError
+from perception_encoder.pretraining.builtin.sources import Source
 
 PEN_WIDTH = 1 / 40  # of the longer side
 EMOJI_COMPONENTS = (None, 2)  # emojibase groups of parts: regional letters, skin tones, hair
 
-# Open Clip Art: series without a name for each picture, or that a text cannot tell apart.
+# Open Clip Art: series without a name for each image, or that a text cannot tell apart.
 DROPPED_TITLES = re.compile(
     r"gramastar|flat icon|clipart by|\bflags?\b|\bcard\b|lemon svg theme|etiquette icons|blueberry - iconset|"
     r"gold-theme|plastik-icon-theme|svg gradient|various cliparts|advertising|boating rules|bullet hole|"
@@ -29,7 +29,7 @@ DROPPED_TITLES = re.compile(
     re.IGNORECASE,
 )
 DROPPED_FOLDERS = re.compile(r"/(flags|cards|gradients|led|semaphore|themes?)/")
-# Series whose pictures are named by their files.
+# Series whose images are named by their files.
 FILE_NAMED_TITLES = re.compile(
     r"AIGA_Symbol_Signs|Road Signs|R16 sibmission|Sallite|Map Symbols|Homes Clipart|Australian Maps"
 )
@@ -51,7 +51,7 @@ LONGEST_LABEL = 6  # words
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """One picture that is still an SVG."""
+    """One image that is still an SVG."""
 
     key: str
     """Unique within its source; letters, digits, `_` and `-`."""
@@ -120,7 +120,7 @@ def _emoji_label(label: str) -> str:
 
 
 def read_openclipart(root: Path, source: Source) -> Iterator[Drawing]:
-    """Read the usable pictures of the unpacked `openclipart-svg` package."""
+    """Read the usable images of the unpacked `openclipart-svg` package."""
     folder = root / "usr" / "share" / "openclipart" / "svg"
     paths = sorted(folder.rglob("*.svg"))
     if not paths:
@@ -128,13 +128,12 @@ def read_openclipart(root: Path, source: Source) -> Iterator[Drawing]:
     for path in paths:
         svg = path.read_bytes()
         svg = gzip.decompress(svg) if svg[:2] == b"\x1f\x8b" else svg
-        place = path.relative_to(folder)
-        drawing = _read_clipart(svg, place, source)
+        drawing = _read_clipart(svg, path.relative_to(folder), source)
         if drawing is not None:
             yield drawing
 
 
-def _read_clipart(svg: bytes, place: Path, source: Source) -> Drawing | None:
+def _read_clipart(svg: bytes, path: Path, source: Source) -> Drawing | None:
     try:
         work = next((e for e in ElementTree.fromstring(svg).iter() if _tag(e) == "Work"), None)
     except ElementTree.ParseError:
@@ -145,18 +144,18 @@ def _read_clipart(svg: bytes, place: Path, source: Source) -> Drawing | None:
     licence = next((v for e in work if _tag(e) == "license" for k, v in e.items() if k.endswith("resource")), "")
     if "publicdomain" not in licence.lower() or DROPPED_TITLES.search(title):
         return None
-    if DROPPED_FOLDERS.search(f"/{place.as_posix()}"):
+    if DROPPED_FOLDERS.search(f"/{path.as_posix()}"):
         return None
     creator = next((_text(e, "title") for e in work.iter() if _tag(e) == "creator" and len(e)), "")
     raw_tags = [(e.text or "").strip().lower() for e in work.iter() if _tag(e) == "li"]
     if {"flag", "flags", "signalflag"} & set(raw_tags):
         return None
-    tags = _clean_tags(raw_tags, place, creator)
-    label = _clipart_label(title, place, creator, tags)
+    tags = _clean_tags(raw_tags, path, creator)
+    label = _clipart_label(title, path, creator, tags)
     if not label:
         return None
-    key = re.sub(r"[^a-z0-9_-]+", "_", place.with_suffix("").as_posix().lower().replace("/", "-"))
-    general = place.parts[0] in ("computer", "unsorted", "signs_and_symbols", "special")
+    key = re.sub(r"[^a-z0-9_-]+", "_", path.with_suffix("").as_posix().lower().replace("/", "-"))
+    general = path.parts[0] in ("computer", "unsorted", "signs_and_symbols", "special")
     return Drawing(
         key=key,
         svg=svg,
@@ -176,27 +175,27 @@ def _text(parent: ElementTree.Element, name: str) -> str:
     return next(((e.text or "").strip() for e in parent.iter() if _tag(e) == name), "")
 
 
-def _clipart_label(title: str, place: Path, creator: str, tags: tuple[str, ...]) -> str:
-    """What the picture shows, in a few lower-case English words; empty if nothing says it."""
+def _clipart_label(title: str, path: Path, creator: str, tags: tuple[str, ...]) -> str:
+    """What the image shows, in a few lower-case English words; empty if nothing says it."""
     if FOREIGN_CREATORS.search(creator) or title.lower() == creator.lower():
         return tags[0] if tags else ""
     if FILE_NAMED_TITLES.search(title):
-        title = place.stem
+        title = path.stem
     label = _words(TITLE_NOISE.sub(" ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title).replace("_", " ")))
     if not re.search(r"[a-z]{3}", label) or len(label.split()) > LONGEST_LABEL:
         return tags[0] if tags else ""
     return label
 
 
-def _clean_tags(raw: list[str], place: Path, creator: str) -> tuple[str, ...]:
+def _clean_tags(raw: list[str], path: Path, creator: str) -> tuple[str, ...]:
     """The usable tags, the folder's own name first."""
-    folder = place.parent.name
-    found = [] if folder in DROPPED_TAGS or place.parts[0] in DROPPED_TAGS else [_singular(folder)]
+    folder = path.parent.name
+    names = [] if folder in DROPPED_TAGS or path.parts[0] in DROPPED_TAGS else [_singular(folder)]
     for tag in raw:
         if tag in DROPPED_TAGS or re.search(r"\d|hash|theme", tag) or tag == creator.lower():
             continue
-        found += tag.split() if len(tag.split()) > 3 else [tag]
-    words = (_words(tag) for tag in found)
+        names += tag.split() if len(tag.split()) > 3 else [tag]
+    words = (_words(tag) for tag in names)
     return tuple(dict.fromkeys(tag for tag in words if len(tag) > 2 and tag not in DROPPED_TAGS))
 
 

@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from perception_encoder.data.sources import SOURCES
 from perception_encoder.formats.shards import read_metadata
 from perception_encoder.formats.splits import SPLITS, shards_below
+from perception_encoder.pretraining.builtin.sources import SOURCES
 
 UNSEEN_SOURCE = "caltech101"
 UNSEEN_CLASSES = 10

@@ -20,27 +20,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perception_encoder.data.sources import EMOJI_NAMES, Source, fetch_debian, fetch_npm
 from perception_encoder.errors import MediaDecodeError
+from perception_encoder.formats.packages import fetch_debian, fetch_npm
 from perception_encoder.formats.shards import ShardSample, write_shard
 from perception_encoder.pretraining.builtin.drawings import Drawing, read_emoji, read_openclipart
 from perception_encoder.pretraining.builtin.rasterize import rasterize
+from perception_encoder.pretraining.builtin.sources import EMOJI_NAMES, Source
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
 
-THUMBNAIL = 16  # side at which two pictures are compared
+THUMBNAIL = 16  # side at which two images are compared
 SAME_LABEL, OTHER_LABEL = 0.02, 0.003  # largest squared difference of duplicates, over the squared ink of both
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedSource:
-    """What became of one source."""
+    """The outcome of preparing one source."""
 
     name: str
     shard: Path
     written: int
-    """Samples in the shard; 0 where `finished_before`."""
+    """Samples in the shard; 0 if `finished_before`."""
     duplicates: int
     failures: tuple[MediaDecodeError, ...]
     """Drawings that could not be drawn."""
@@ -52,8 +53,8 @@ def prepare_source(
 ) -> PreparedSource:
     """Fetch and draw one source, (side, side) px PNGs over white, into `out/SPLIT/NAME.tar`.
 
-    `jobs` is the number of drawing processes (by default the CPU's cores). Raises `DataError` where the source
-    cannot be fetched, `OutputError` where the shard cannot be written.
+    `jobs` is the number of drawing processes (by default the CPU's cores). Raises `DataError` if the source
+    cannot be fetched, `OutputError` if the shard cannot be written.
     """
     shard = out / source.split / f"{source.name}.tar"
     if shard.exists():
@@ -61,8 +62,8 @@ def prepare_source(
     with tempfile.TemporaryDirectory(prefix="pe-data-") as folder:
         drawings = read_source(source, Path(folder))
     drawn, failures = draw(drawings, side, source.name, jobs, track)
-    kept = drop_near_duplicates(drawn) if source.near_duplicates else drawn
-    written = write_shard(shard, (_sample(drawing, png, source) for drawing, png in kept))
+    distinct = drop_near_duplicates(drawn) if source.near_duplicates else drawn
+    written = write_shard(shard, (_sample(drawing, png, source) for drawing, png in distinct))
     return PreparedSource(
         name=source.name,
         shard=shard,
@@ -101,36 +102,36 @@ def draw(
 
 def _draw_one(task: tuple[bytes, int, str]) -> bytes | MediaDecodeError:
     try:
-        picture = rasterize(*task)
+        image = rasterize(*task)
     except MediaDecodeError as error:
         return error
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", optimize=True)
     return stream.getvalue()
 
 
 def drop_near_duplicates(drawn: Sequence[tuple[Drawing, bytes]]) -> list[tuple[Drawing, bytes]]:
-    """Keep one of each group of pictures that look alike: the first of those of the lowest rank.
+    """Keep one of each group of images that look alike: the first of those of the lowest rank.
 
-    Pictures of different labels must be closer to be duplicates: an icon often differs from another by a detail.
+    Images of different labels must be closer to be duplicates: an icon often differs from another by a detail.
     """
     if not drawn:
         return []
     ink = np.stack([_ink(png) for _, png in drawn])  # (n, 3 · THUMBNAIL²), 0 is white
     energy = (ink**2).sum(axis=1)
     labels = np.array([drawing.label for drawing, _ in drawn])
-    kept: list[int] = []
+    chosen: list[int] = []
     for index in sorted(range(len(drawn)), key=lambda i: drawn[i][0].rank):
-        difference = energy[kept] + energy[index] - 2 * ink[kept] @ ink[index]
-        limit = np.where(labels[kept] == labels[index], SAME_LABEL, OTHER_LABEL)
-        if not (difference < limit * (energy[kept] + energy[index])).any():
-            kept.append(index)
-    return [drawn[index] for index in sorted(kept)]
+        difference = energy[chosen] + energy[index] - 2 * ink[chosen] @ ink[index]
+        limit = np.where(labels[chosen] == labels[index], SAME_LABEL, OTHER_LABEL)
+        if not (difference < limit * (energy[chosen] + energy[index])).any():
+            chosen.append(index)
+    return [drawn[index] for index in sorted(chosen)]
 
 
 def _ink(png: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(png)) as picture:
-        small = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    with Image.open(io.BytesIO(png)) as image:
+        small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return 1 - np.asarray(small, dtype=np.float32).ravel() / 255
 
 

@@ -1,4 +1,4 @@
-"""Draw an SVG over white as a square RGB picture.
+"""Draw an SVG over white as a square RGB image.
 
 The drawing is cut to what it inks, scaled so that its longer side fills the square less a margin, and centred.
 Files and addresses that an SVG refers to are never read.
@@ -22,17 +22,17 @@ LARGEST_SCALE = 16  # drawings that ink less than about 1/16 of their page come 
 def rasterize(svg: bytes, side: int, name: str) -> Image.Image:
     """Draw `svg` over white, (side, side) RGB; `MediaDecodeError` under `name` if it cannot be drawn or is empty."""
     scale = FIRST_SCALE
-    picture = _render(svg, scale * side, name)
-    box = _inked_box(picture)
+    image = _render(svg, scale * side, name)
+    box = _inked_box(image)
     if box is None:
         raise MediaDecodeError(name, "draws nothing")
     wanted = round(side * (1 - 2 * MARGIN))
     inked = max(box[2] - box[0], box[3] - box[1])
     if inked < wanted:
         scale = min(LARGEST_SCALE, -(-scale * wanted // inked))
-        picture = _render(svg, scale * side, name)
-        box = _inked_box(picture) or box
-    drawing = picture.crop(box)
+        image = _render(svg, scale * side, name)
+        box = _inked_box(image) or box
+    drawing = image.crop(box)
     factor = wanted / max(drawing.size)
     size = (max(1, round(drawing.width * factor)), max(1, round(drawing.height * factor)))
     drawing = drawing.resize(size, Image.Resampling.LANCZOS)
@@ -50,15 +50,15 @@ def _render(svg: bytes, side: int, name: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             png = svg2png(bytestring=svg, output_width=side, output_height=side, background_color="white")
-        with Image.open(io.BytesIO(png)) as picture:
-            return picture.convert("RGB")
+        with Image.open(io.BytesIO(png)) as image:
+            return image.convert("RGB")
     except Exception as error:  # cairosvg raises whatever the damaged file leads it to
         raise MediaDecodeError(name, f"cannot be drawn ({type(error).__name__}: {error})") from error
 
 
-def _inked_box(picture: Image.Image) -> tuple[int, int, int, int] | None:
+def _inked_box(image: Image.Image) -> tuple[int, int, int, int] | None:
     """The smallest box that holds every pixel that is not white, as (left, top, right, bottom)."""
-    inked = np.asarray(picture).min(axis=2) < 250
+    inked = np.asarray(image).min(axis=2) < 250
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
     if rows.size == 0:
         return None

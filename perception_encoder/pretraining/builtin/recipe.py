@@ -1,8 +1,8 @@
-"""The built-in model: PE-Core-N16-128 from public photographs and drawings, two runs of two hours on two cores.
+"""Recipes of the built-in model: PE-Core-N16-128 from public photographs and drawings, twice two hours on two cores.
 
 `builtin` is the first edition, from random weights; `builtin_second` goes on from it, and is what the package has.
 
-Progressive resolution, LAMB, the paper's augmentation with a milder crop (the data set is small and its pictures are
+Progressive resolution, LAMB, the paper's augmentation with a milder crop (the dataset is small and its images are
 already cut to their subject), and captions drawn anew at every step.
 """
 
@@ -14,9 +14,9 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.pretraining.run import PretrainingConfig
-from perception_encoder.recipes.kinds import debug_pretraining
+from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.train.optimizer import OptimizerConfig
 
 WEIGHTS = {
@@ -37,7 +37,7 @@ def builtin() -> PretrainingConfig:
 
     Run again, its weights come out a little different. They were trained before the position table was resampled at
     each switch of resolution: every step resampled the final table, as large as it was drawn, to its own grid. And
-    crops larger than the picture were clipped to it then (in both editions), so they covered more of it; now they are
+    crops larger than the image were clipped to it then (in both editions), so they covered more of it; now they are
     redrawn. Tables do not decay (`decay_tables`).
     """
     return PretrainingConfig(
@@ -54,9 +54,9 @@ def builtin() -> PretrainingConfig:
 
 
 def builtin_second() -> PretrainingConfig:
-    """The run of the second edition: 998,400 pairs more, most pictures mixed, with the text tower locked.
+    """The run of the second edition: 998,400 pairs more, most images mixed, with the text tower locked.
 
-    The first had learned its few pictures by heart; mixtures are new at every step. Emoji are drawn in six ways instead
+    The first had learned its few images by heart; mixtures are new at every step. Emoji are drawn in six ways instead
     of two: what these have in common is what they show. Averaged with the first at the end: of shares from 0 to 0.5,
     0.3 was best on `val`.
     """

@@ -20,8 +20,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from perception_encoder.data.sources import fetch_debian
 from perception_encoder.errors import DataError, MediaDecodeError
+from perception_encoder.formats.packages import fetch_debian
 from perception_encoder.progress import Track, untracked
 from perception_encoder.scenes.objects.meshes import bake, stand_upright
 from perception_encoder.scenes.objects.models import ObjectInfo, ObjectModel, find_flat_top, write_library

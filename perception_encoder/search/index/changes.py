@@ -1,7 +1,7 @@
-"""What of a folder an index does not know yet: files that are new or look changed, and files that are gone.
+"""Compare a folder with its index: new, changed and deleted files.
 
-A file whose size and time are those that the index knows is taken for unchanged; any other is read, and its content
-tells whether it only moved.
+A file with the size and time that the index knows is unchanged; any other is read, and its digest shows whether it was
+only moved.
 """
 
 from __future__ import annotations
@@ -9,56 +9,54 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 from perception_encoder.errors import InputError, MediaNotFoundError
 from perception_encoder.inference.listing import Item, TarMember, list_items
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.search.index.rows import FileState
 
-_PIECE = 1 << 20
 _LATEST = (1 << 63) - 1
-"""Nanoseconds since 1970 that an index can hold: April 2262. Later times are this one, as far as it is concerned."""
+"""Nanoseconds since 1970 that an index can hold: April 2262. It stores later times as this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A picture or video in a folder."""
+    """An image or video in a folder."""
 
     path: str
-    """Below the folder, printable."""
+    """Relative to the folder, printable."""
     item: Item
     size: int
     modified: int
 
     def digest(self) -> str:
-        """Identifies the content; raises an InputError where it cannot be read."""
-        found = hashlib.blake2b(digest_size=16)
-        opened = self.item.open()
-        if isinstance(opened, bytes):
-            found.update(opened)
-        else:
-            with open_source(opened, self.item.id) as (stream, _):
-                while piece := stream.read(_PIECE):
-                    found.update(piece)
-        return found.hexdigest()
+        """Hash the content; raises an InputError if it cannot be read."""
+        content = self.item.open()
+        if isinstance(content, bytes):
+            return hashlib.blake2b(content, digest_size=16).hexdigest()
+        with open_source(content, self.item.id) as (stream, _):
+            file = cast(BufferedReader, stream)
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """How a folder differs from its index."""
+    """The difference between a folder and its index."""
 
     candidates: list[File]
     """New, or with another size or time than before."""
     gone: list[str]
-    """Paths that the index knows and the folder lacks."""
+    """Paths in the index that no longer exist."""
     unchanged: int
     failures: list[InputError]
-    """What could not be listed; nothing beneath it counts as gone."""
+    """What could not be listed; no file below it counts as gone."""
 
 
 def find_changes(folder: Path, known: Mapping[str, FileState]) -> Changes:
-    """Compare a folder with what an index knows."""
+    """Compare a folder with the files that its index knows."""
     candidates: dict[str, File] = {}  # of a tar's members of one name the last counts, as for tar itself
     failures: list[InputError] = []
     seen: set[str] = set()
@@ -75,14 +73,14 @@ def find_changes(folder: Path, known: Mapping[str, FileState]) -> Changes:
         candidates.pop(path, None)
         if state is None or (state.size, state.modified) != (size, modified):
             candidates[path] = File(path=path, item=item, size=size, modified=modified)
-    hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, where it is the folder
+    hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the folder
     gone = [path for path in known if path not in seen and not f"{path}/".startswith(hidden)]
-    found = list(candidates.values())
-    return Changes(candidates=found, gone=gone, unchanged=len(seen) - len(found), failures=failures)
+    unchanged = len(seen) - len(candidates)
+    return Changes(candidates=list(candidates.values()), gone=gone, unchanged=unchanged, failures=failures)
 
 
 def _status(item: Item) -> tuple[int, int]:
-    """Size in bytes and time of the last change, of a tar's member the tar's; raises the InputError of an item."""
+    """Return the size in bytes and the time of the last change (a tar member's is the tar's), or raise InputError."""
     if item.problem is not None:
         raise item.problem
     path = item.source.tar if isinstance(item.source, TarMember) else item.source

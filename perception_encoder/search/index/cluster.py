@@ -1,8 +1,7 @@
-"""A folder's files, read and encoded by a Ray cluster, for an index that this machine alone writes.
+"""Read and encode a folder's files on a Ray cluster; only this machine writes the index.
 
-Ray Data hands whole batches of files to worker processes, each with a model of its own, and gives what they found as it
-comes. What talks to Ray is a child of this process: Ray ends a process whose cluster is lost, and writes to the
-terminal.
+Ray Data gives batches of files to worker processes, each with its own model, and streams their results. A child process
+talks to Ray, because Ray ends a process whose cluster is lost, and writes to the terminal.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order, worker_count
 from perception_encoder.search.index.changes import File
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.indexing import Reader, Result, batches, local_date
 from perception_encoder.search.index.moments import MomentConfig
+from perception_encoder.search.index.reader import FileResult, Reader, batches, local_date
 
 logger = logging.getLogger(__name__)
 
-Read = Callable[[Index, Encoder, set[str], Sequence[File]], Iterator[list[Result]]]
+Read = Callable[[Index, Encoder, set[str], Sequence[File]], Iterator[list[FileResult]]]
 
 _KNOCK_SECONDS, _CONNECT_SECONDS, _END_SECONDS = 10.0, 120.0, 20.0
 _LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system; `_node_ip_address` does not take 127.0.0.1
@@ -60,18 +59,17 @@ _MEMORY = 1 << 30  # bytes that a worker takes beside its model's weights
 def on_cluster(address: str) -> Iterator[Read]:
     """Connect to a Ray cluster; yields the `read` of `update_index`.
 
-    `address`: what `ray.init` takes: "auto", HOST:PORT, ray://HOST:PORT, or "local" for a cluster on this machine.
-    Its machines must see a folder, and the model where that is a file, under the same path. Raises MissingExtraError
-    without Ray and ClusterError where no cluster answers; what is yielded raises ClusterError where workers fail or
-    the cluster is lost.
+    `address`: as for `ray.init`: "auto", HOST:PORT, ray://HOST:PORT, or "local" for a cluster on this machine. Its
+    machines must see the folder, and a model file, under the same path. Raises MissingExtraError without Ray and
+    ClusterError if no cluster answers; the yielded function raises ClusterError if workers fail or the cluster is lost.
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "cluster")
     _knock(address)
-    command = [sys.executable, "-P", "-c", f"from {__name__} import run; run()", address]
-    said = None if logger.isEnabledFor(logging.INFO) else subprocess.DEVNULL
+    command = [sys.executable, "-P", "-c", f"from {__name__} import run_driver; run_driver()", address]
+    stderr = None if logger.isEnabledFor(logging.INFO) else subprocess.DEVNULL
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
     )
     driver = _Driver(address, process)
     try:
@@ -89,34 +87,34 @@ def on_cluster(address: str) -> Iterator[Read]:
 
 
 def _knock(address: str) -> None:
-    """ClusterError where nobody listens; Ray itself would try for minutes."""
+    """Raise ClusterError if nobody listens; Ray itself would try for minutes."""
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
-        place = (parts.hostname, parts.port)
+        host, port = parts.hostname, parts.port
     except ValueError:
-        return  # Ray says what is wrong with it
-    if place[0] and place[1]:
+        return  # Ray explains what is wrong with it
+    if host and port:
         try:
-            socket.create_connection(place, _KNOCK_SECONDS).close()
+            socket.create_connection((host, port), _KNOCK_SECONDS).close()
         except OSError as error:
             reason = error.strerror or error
             raise ClusterError(f"no Ray cluster answers at {address}: {reason}; start one with: ray start") from None
 
 
 class _Digests:
-    """A set of digests that processes of a machine share, as one array in Ray's memory."""
+    """A set of digests as one array, which a machine's processes share in Ray's memory."""
 
     def __init__(self, digests: Iterable[str]) -> None:
         self._sorted = np.sort(np.array(list(digests), dtype="S32"))
 
     def __contains__(self, digest: object) -> bool:
-        place = int(np.searchsorted(self._sorted, np.bytes_(str(digest))))
-        return place < len(self._sorted) and self._sorted[place].decode() == digest
+        position = int(np.searchsorted(self._sorted, np.bytes_(str(digest))))
+        return position < len(self._sorted) and self._sorted[position].decode() == digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a worker has to know, besides the files."""
+    """What a worker needs besides the files."""
 
     source: str
     weight_hash: str
@@ -129,7 +127,7 @@ class _Job:
 
 
 class _Driver:
-    """The child that talks to Ray, as its parent sees it."""
+    """The parent's side of the child process."""
 
     def __init__(self, address: str, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -141,12 +139,14 @@ class _Driver:
         clock = threading.Timer(_CONNECT_SECONDS, self._process.kill)
         clock.start()
         try:
-            self._answer(f"no Ray cluster answers at {self._address}; pe -v shows what Ray says")
+            self._answer(f"no Ray cluster answers at {self._address}; pe -v shows Ray's messages")
         finally:
             clock.cancel()
 
-    def read(self, index: Index, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[Result]]:
-        """What files hold, as workers find it."""
+    def read(
+        self, index: Index, encoder: Encoder, digests: set[str], files: Sequence[File]
+    ) -> Iterator[list[FileResult]]:
+        """Read files with the workers; see `read_here`."""
         job = _Job(
             source=index.settings["source"],
             weight_hash=encoder.weight_hash,
@@ -156,14 +156,14 @@ class _Driver:
             batch_size=encoder.batch_size,
             memory=_MEMORY + sum(weights.nbytes for weights in encoder.model.parameters()),
         )
-        lost = f"the Ray cluster at {self._address} was lost; what was read is kept, and the same command goes on"
+        lost = f"the Ray cluster at {self._address} was lost; give the same command again to continue"
         with suppress(BrokenPipeError):
             pickle.dump((job, list(files)), self.jobs)
             self.jobs.flush()
         while (results := self._answer(lost)) is not None:
             yield [_dated(result) for result in results]
 
-    def _answer(self, lost: str) -> list[Result] | None:
+    def _answer(self, lost: str) -> list[FileResult] | None:
         try:
             answer = pickle.load(self.answers)
         except (EOFError, pickle.UnpicklingError):
@@ -173,10 +173,10 @@ class _Driver:
         return answer
 
 
-def run() -> None:
-    """The child: jobs on stdin, and on stdout lists of results, None after a job's last, or an error."""
+def run_driver() -> None:
+    """Run the child: jobs on stdin; on stdout lists of results, None after a job's last, or an error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for whatever prints
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for anything that prints
     jobs: queue.SimpleQueue[tuple[_Job, list[File]]] = queue.SimpleQueue()
     threading.Thread(target=_take_jobs, args=(sys.stdin.buffer, jobs), daemon=True).start()
 
@@ -195,7 +195,7 @@ def run() -> None:
     except PerceptionEncoderError as error:
         give(pickle.dumps(error))
     except BrokenPipeError:
-        pass  # nobody waits any more
+        pass  # the parent is gone
     except Exception as error:
         logger.warning("the cluster failed", exc_info=error)  # shown by pe -v
         give(pickle.dumps(_failure(error)))
@@ -218,7 +218,7 @@ def _connect(address: str) -> None:
     except ImportError as error:
         raise MissingExtraError(error.name or "ray", "cluster") from None
     dashboard = False if address == "local" else None
-    tries = 2 if address.startswith("ray://") else 1  # a cluster's first client sometimes gets no server of its own
+    tries = 2 if address.startswith("ray://") else 1  # a cluster's first client sometimes gets no server
     for trial in range(tries):
         try:
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
@@ -230,22 +230,22 @@ def _connect(address: str) -> None:
 
 
 def _brief(error: BaseException) -> str:
-    """What a foreign error says, in one line: of a traceback the last."""
+    """Return another library's error in one line: the last line of a traceback."""
     lines = str(error).strip().splitlines() or [""]
-    said = " ".join((lines[-1] if 'File "' in str(error) else str(error)).split())
-    return said[:300] or type(error).__name__
+    message = " ".join((lines[-1] if 'File "' in str(error) else str(error)).split())
+    return message[:300] or type(error).__name__
 
 
 def _failure(error: Exception) -> ClusterError:
-    """Why workers failed; of an error that crossed process borders, Ray keeps no more than its traceback's text."""
+    """Return why workers failed; Ray passes on only the text of an error's traceback."""
     own = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
     foreign = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
-    said = own[1] if own else foreign[0] if foreign else f"{type(error).__name__}: {_brief(error)}"
-    return ClusterError(f"a worker of the cluster failed, and what was read is kept: {said}")
+    reason = own[1] if own else foreign[0] if foreign else f"{type(error).__name__}: {_brief(error)}"
+    return ClusterError(f"a worker of the cluster failed: {reason}; give the same command again to continue")
 
 
 def _stream(address: str, job: _Job, files: list[File]) -> Iterator[bytes]:
-    """Pickled lists of results; on the far side of a ray:// address, Ray Data has to run in the cluster itself."""
+    """Yield pickled lists of results; behind a ray:// address, Ray Data has to run in the cluster itself."""
     import ray
 
     if not address.startswith("ray://"):
@@ -257,7 +257,7 @@ def _stream(address: str, job: _Job, files: list[File]) -> Iterator[bytes]:
 
 
 class _Pipeline:
-    """Files on their way through the cluster."""
+    """Files that the cluster reads."""
 
     def __init__(self, job: _Job, files: list[File]) -> None:
         import ray
@@ -265,7 +265,7 @@ class _Pipeline:
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        context.target_max_block_size = None  # what a task found stays together: all of it is given, or read again
+        context.target_max_block_size = None  # a task's results stay together: all arrive, or are read again
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         workers = gpus or max(1, int(resources.get("CPU", 0)))
@@ -274,52 +274,52 @@ class _Pipeline:
         tasks = [
             {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
         ]
-        begun: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Begun)
-        self._begun = begun.remote()  # ends when nobody holds it
-        found = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts)
+        self._attempts = attempts.remote()  # ends with its last reference
+        rows = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             _Worker,
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(tasks))),
-            fn_constructor_args=(job, "cuda" if gpus else "cpu", self._begun),
+            fn_constructor_args=(job, "cuda" if gpus else "cpu", self._attempts),
             num_cpus=None if gpus else 1,
             num_gpus=1 if gpus else None,
             memory=job.memory,
         )
-        self._rows = iter(found.iter_rows())
+        self._rows = iter(rows.iter_rows())
 
     def next(self) -> bytes | None:
-        """A pickled list of results; None after the last."""
+        """Return a pickled list of results; None after the last."""
         row = next(self._rows, None)
         return None if row is None else row["results"]
 
 
-class _Begun:
-    """Remembers what workers began, whether or not they lived to end it."""
+class _Attempts:
+    """Counts what workers began, whether or not they survived it."""
 
     def __init__(self) -> None:
         self._times: Counter[int | str] = Counter()
 
     def begin(self, what: int | str) -> int:
-        """How often it was begun and did not end, this time included."""
+        """Return how often it began without an end, this time included."""
         self._times[what] += 1
         return self._times[what]
 
     def end(self, what: int | str) -> None:
-        """It was done."""
+        """Note that it was done."""
         del self._times[what]
 
 
 class _Worker:
-    """A process of the cluster with a model of its own, on one core, or on a GPU that threads decode for.
+    """A process of the cluster with its own model, on one core, or on a GPU with decoding threads.
 
-    Ray gives what a dead worker was at to another, again and again; so that a file that workers die of is reported
-    like any other bad file, what was tried before is read file by file.
+    Ray gives a dead worker's task to another worker, again and again. So a task that was tried before is read file by
+    file, and a file that kills workers is reported like any other bad file.
     """
 
-    def __init__(self, job: _Job, device: str, begun: Any) -> None:
+    def __init__(self, job: _Job, device: str, attempts: Any) -> None:
         torch.set_num_threads(1)
-        self._job, self._encoder, self._begun = job, load(job.source, device, job.dtype), begun
+        self._job, self._encoder, self._attempts = job, load(job.source, device, job.dtype), attempts
         if self._encoder.weight_hash != job.weight_hash:
             raise ClusterError(
                 f"{job.source} has other weights on {socket.gethostname()} than here; "
@@ -327,7 +327,7 @@ class _Worker:
             )
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
-        """A task, a row of `batches`, a list of lists of files, to rows of `results`, a list of results each."""
+        """Read a task (a row of `batches`, lists of files) into rows of `results`, a list of results each."""
         (task,) = tasks.to_pylist()
         cut: list[list[File]] = pickle.loads(task["batches"])
         reader = Reader(self._encoder, MomentConfig(**self._job.moments), self._job.digests)
@@ -335,23 +335,23 @@ class _Worker:
             read = map_in_order(reader.read, cut, worker_count(self._encoder))
         else:
             read = (self._read_alone(reader, file) for batch in cut for file in batch)
-        return pa.table({"results": [pickle.dumps([_placeless(result) for result in results]) for results in read]})
+        return pa.table({"results": [pickle.dumps([_portable(result) for result in results]) for results in read]})
 
-    def _read_alone(self, reader: Reader, file: File) -> list[Result]:
+    def _read_alone(self, reader: Reader, file: File) -> list[FileResult]:
         if self._begin(file.path) > 1:
-            return [Result(file, error=InputError(file.item.name, "ended the worker of the cluster that read it"))]
+            return [FileResult(file, error=InputError(file.item.name, "ended the worker of the cluster that read it"))]
         results = reader.read([file])
-        self._begun.end.remote(file.path)
+        self._attempts.end.remote(file.path)
         return results
 
     def _begin(self, what: int | str) -> int:
         import ray
 
-        return ray.get(self._begun.begin.remote(what))
+        return ray.get(self._attempts.begin.remote(what))
 
 
-def _placeless(result: Result) -> Result:
-    """A worker's result for another machine: dates of its own time zone left out, and where a file is missing."""
+def _portable(result: FileResult) -> FileResult:
+    """Return a worker's result for another machine: no dates in its time zone, and its name in missing-file errors."""
     if isinstance(result.error, MediaNotFoundError):
         where = f"on {socket.gethostname()}, a worker of the cluster, which has to see the folder under the same path"
         return replace(result, error=MediaNotFoundError(result.error.source, f"{result.error.reason} {where}"))
@@ -359,7 +359,7 @@ def _placeless(result: Result) -> Result:
     return result if result.rows is None else replace(result, rows=rows)
 
 
-def _dated(result: Result) -> Result:
-    """The result with the dates of this machine's time zone."""
+def _dated(result: FileResult) -> FileResult:
+    """Return the result with dates in this machine's time zone."""
     rows = [row if row.date else replace(row, date=local_date(row.modified)) for row in result.rows or []]
     return result if result.rows is None else replace(result, rows=rows)

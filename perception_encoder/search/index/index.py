@@ -1,9 +1,8 @@
-"""A folder's index: a row for each picture and each moment of a video, in a LanceDB table inside the folder itself.
+"""The index of a folder: a LanceDB table with a row for each image and each moment of a video.
 
-FOLDER/.pe-index holds the table, `settings.json`, which says whose vectors they are, a snapshot that lets a search
-start without LanceDB, and a seal: checksums of all these. A write is one commit of whole files: a run that is killed
-loses what it had not committed and doubles nothing, and readers beside a writer see the last commit. There is one
-writer at a time.
+FOLDER/.pe-index holds the table, `settings.json` with the model, a snapshot that lets a search start without LanceDB,
+and a seal with checksums of all of them. A write is one commit of whole files: a killed run loses what it had not
+committed and doubles nothing, and readers beside a writer see the last commit. There is one writer at a time.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from perception_encoder.files import holding, remove, restrict, writing
 from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.models.registry import canonical_name
 from perception_encoder.search.index import approximate
-from perception_encoder.search.index.rows import FileState, Row, among, chunks, column_names, schema_of, to_rows
-from perception_encoder.search.index.seal import SealedFiles, remove_seal
+from perception_encoder.search.index.rows import FileState, IndexRow, among, chunks, column_names, schema_of, to_rows
+from perception_encoder.search.index.seal import TABLE, SealedFiles, remove_seal
 from perception_encoder.search.index.settings import LAYOUT, SETTINGS, read_settings, salvage_settings, write_settings
-from perception_encoder.search.index.snapshot import read_snapshot, remove_snapshot, write_snapshot
+from perception_encoder.search.index.snapshot import nearest_rows, read_snapshot, remove_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -40,31 +39,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = ".pe-index"
-_TABLE, _LOCK = "moments", "lock"
+_LOCK = "lock"
 _COMPACT_AFTER = 32  # commits
-_KEEP_VERSIONS = timedelta(days=1)  # for readers that are at work
+_KEEP_VERSIONS = timedelta(days=1)  # for readers at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
-_INDEXED_ROWS = 2000  # from here on a row is found by an index of the ids faster than by looking at all
-_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # what makes vectors comparable
+_INDEXED_ROWS = 2000  # from here on an index of the ids is faster than comparing all
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equal for comparable vectors
 
 
 class Index:
-    """An open index; `Index.open` and `Index.create` give one. `settings` are `Encoder.describe`'s, and the layout."""
+    """An open index, from `Index.open` or `Index.create`; `settings`: those of `Encoder.describe`, and the layout."""
 
     below = ""
-    """Only rows whose path starts so are shown: those of a subfolder."""
+    """Only rows with this path prefix are visible: those of a subfolder."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.folder, self.settings = folder, dict(settings)
-        self._files = SealedFiles(folder, folder / FOLDER, _TABLE, self.root, whole)
+        self._files = SealedFiles(folder, folder / FOLDER, self.root, whole)
         self._snapshot = read_snapshot(folder / FOLDER, self._files.state.snapshot)
         self._commits = 0
 
     @classmethod
     def open(cls, folder: Path, whole: bool = False) -> Index:
-        """The index of a folder; SearchIndexError where there is none, or where it is damaged or of another layout.
+        """Open the index of a folder; SearchIndexError if it is missing, damaged or of another layout.
 
-        `whole`: read all its files to see that, not only those that look changed.
+        `whole`: check all its files for damage, not only those that look changed.
         """
         if not Index.exists(folder):
             raise SearchIndexError(f"{folder} has no index; make one with: pe index {folder}")
@@ -79,9 +78,9 @@ class Index:
 
     @cached_property
     def table(self) -> Table:
-        """All rows, in LanceDB; SearchIndexError where they are damaged."""
+        """All rows, in LanceDB; SearchIndexError if they are damaged."""
         with _sound(self.folder):
-            table = connect(self.folder / FOLDER).open_table(_TABLE)
+            table = connect(self.folder / FOLDER).open_table(TABLE)
             if table.schema != schema_of(self.settings["dimension"]):
                 raise SearchIndexError(f"the index of {self.folder} has other columns; {_remedy(self.folder)}")
             table.count_rows()
@@ -89,55 +88,55 @@ class Index:
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, Any]) -> Index:
-        """A new, empty index in place of any that was there; OutputError where the folder cannot be written."""
-        place = folder / FOLDER
-        with writing(place, also=(RuntimeError,)):
-            place.mkdir(exist_ok=True)
-            remove(place / SETTINGS)  # first: a table without settings is nobody's
+        """Create an empty index, replacing any old one; OutputError if the folder cannot be written."""
+        directory = folder / FOLDER
+        with writing(directory, also=(RuntimeError,)):
+            directory.mkdir(exist_ok=True)
+            remove(directory / SETTINGS)  # first: a table without settings is ignored
             settings = {**settings, "layout": LAYOUT}
-            remove_seal(place)
-            remove_snapshot(place)
-            remove(place / f"{_TABLE}.lance")
-            connect(place).create_table(_TABLE, schema=schema_of(int(settings["dimension"])))
-            write_settings(place, settings)
+            remove_seal(directory)
+            remove_snapshot(directory)
+            remove(directory / f"{TABLE}.lance")
+            connect(directory).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
+            write_settings(directory, settings)
         index = cls(folder, settings)
         index._files.seal(index.table.version)
         return index
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether a folder has an index, sound or not; not if this user may not see it."""
+        """Whether a folder has an index, damaged or not, that this user may see."""
         return os.path.isfile(folder / FOLDER / SETTINGS)
 
     @staticmethod
     @contextmanager
     def for_writing(folder: Path) -> Iterator[None]:
-        """Hold the index for this process alone; OutputError if another one writes it, or it is a link or no folder."""
+        """Lock the index for this process; OutputError if another one writes it, or if it is a link or not a folder."""
         if not folder.is_dir():
-            raise OutputError(f"{folder} is no folder")
-        place = folder / FOLDER
-        if place.is_symlink():
-            raise OutputError(f"{place} is a link, which an index may not be; remove it")
-        with writing(place):
-            place.mkdir(exist_ok=True)
-            restrict(place, folder)
-        with holding(place / _LOCK, f"another run is writing the index of {folder}"):
+            raise OutputError(f"{folder} is not a folder")
+        directory = folder / FOLDER
+        if directory.is_symlink():
+            raise OutputError(f"{directory} is a link, which an index may not be; remove it")
+        with writing(directory):
+            directory.mkdir(exist_ok=True)
+            restrict(directory, folder)
+        with holding(directory / _LOCK, f"another run is writing the index of {folder}"):
             yield
 
     @property
     def root(self) -> Path:
-        """The indexed folder: that of the index itself unless the index lies elsewhere (`--index`)."""
+        """The indexed folder: the index's own unless the index is stored elsewhere (`--index`)."""
         return Path(self.settings.get("root") or self.folder)
 
     def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
-        """SearchIndexError unless the vectors of `settings` (`Encoder.describe`) can be compared with the index's.
+        """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) are not comparable with the index's.
 
         `model`: their model as the user named it, for the error's remedy.
         """
         self._compare({name: {**settings, "layout": LAYOUT}[name] for name in _SAME}, model)
 
     def check_name(self, model: str) -> None:
-        """SearchIndexError if a model's name says that it is another one, before anything of it is fetched."""
+        """Raise SearchIndexError if a model's name shows that it is another one, before any download."""
         named = canonical_name(model)
         if named is not None:
             self._compare({"model": named}, model)
@@ -154,10 +153,7 @@ class Index:
             )
 
     def refresh(self) -> int:
-        """See what was committed since; returns the number of the last commit.
-
-        SearchIndexError where the index was made anew meanwhile.
-        """
+        """Read later commits; return the number of the last one. SearchIndexError if the index was made anew."""
         with self._reading():
             if read_settings(self.folder / FOLDER) != self.settings or not self._files.same:
                 raise SearchIndexError(f"the index of {self.folder} was made anew meanwhile; open it again")
@@ -168,18 +164,18 @@ class Index:
 
     @property
     def unfinished(self) -> bool:
-        """Whether `pe index` was stopped, or is at work, so that files may be missing."""
+        """Whether `pe index` was stopped or is running, so that files may be missing."""
         return not self._files.state.complete
 
     def begin(self) -> None:
-        """Note that changes follow: until `finish`, the index is unfinished."""
+        """Mark the index as unfinished until `finish`."""
         self._files.reopen()
 
     def __len__(self) -> int:
         if self.below:
             return self._all(None, ["path"]).num_rows
         if self._snapshot is not None:
-            return len(self._snapshot.rows)
+            return len(self._snapshot)
         with self._reading():
             return self.table.count_rows()
 
@@ -188,23 +184,16 @@ class Index:
         return len(self) if where is None else self._run(self.table.search().limit(None), where, ["id"]).num_rows
 
     def files(self) -> dict[str, FileState]:
-        """What the index knows, by path."""
-        found = self._all(None, ["path", "size", "modified", "digest"])
-        columns = (found[name].to_pylist() for name in ("path", "size", "modified", "digest"))
-        return {
-            path: FileState(size=size, modified=modified, digest=digest)
-            for path, size, modified, digest in zip(*columns, strict=True)
-        }
+        """Return the state of each indexed file, by path."""
+        rows = self._all(None, ["path", "size", "modified", "digest"]).to_pylist()
+        return {row.pop("path"): FileState(**row) for row in rows}
 
-    def replace(self, paths: Collection[str], rows: Sequence[Row]) -> None:
-        """Commit rows in place of all that the index has of some paths: all of it or nothing.
-
-        OutputError where that cannot be written.
-        """
+    def replace(self, paths: Collection[str], rows: Sequence[IndexRow]) -> None:
+        """Replace all rows of some paths in one commit; OutputError if that cannot be written."""
         if not rows:
             self.remove(paths)
             return
-        columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+        columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(IndexRow)}
         vectors = np.stack(columns.pop("vector")).astype(np.float32)
         columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
         with self._changing():
@@ -219,7 +208,7 @@ class Index:
             self.optimize()
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Commit the removal of files, if there are any."""
+        """Commit the removal of files, if any."""
         paths = list(paths)
         if not paths:
             return
@@ -246,40 +235,40 @@ class Index:
             ) from error
 
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
-        within = self._within(where)
+        condition = self._within(where)
         with self._reading():
             try:
-                found = (query.where(within) if within else query).select(names).to_arrow()
+                rows = (query.where(condition) if condition else query).select(names).to_arrow()
             except (ValueError, RuntimeError) as error:
                 if not where:
                     raise
                 raise ConfigError(f"the condition {where!r} cannot be used: {_reason(error)}") from None
-            if "vector" in names and found["vector"].null_count:
+            if "vector" in names and rows["vector"].null_count:
                 raise ValueError("rows lack their vectors")
-            return found
+            return rows
 
     def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
-        """Some columns, newest rows first."""
+        """Return some columns, newest rows first."""
         if self._snapshot is not None and self._within(where) is None and "thumbnail" not in names:
-            return self._snapshot.rows.select(names)
-        found = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
-        return found.sort_by(_NEWEST_FIRST).select(names)
+            return self._snapshot.select(names)
+        rows = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
+        return rows.sort_by(_NEWEST_FIRST).select(names)
 
     def _within(self, where: str | None) -> str | None:
-        """A condition, with the one that a subfolder makes."""
+        """Combine a condition with that of the subfolder."""
         inside = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
         return f"({where}) AND {inside}" if where and inside else where or inside or None
 
-    def rows(self, where: str | None = None, thumbnails: bool = False) -> list[Row]:
-        """All rows that fulfil a condition in SQL, newest first; ConfigError where it is none."""
+    def rows(self, where: str | None = None, thumbnails: bool = False) -> list[IndexRow]:
+        """Return all rows that match a condition in SQL, newest first; ConfigError if the condition is invalid."""
         return to_rows(self._all(where, column_names(thumbnails)))
 
     def listing(self, where: str | None = None) -> pa.Table:
-        """All rows that fulfil a condition without their vectors and thumbnails, newest first."""
+        """Return all rows that match a condition, without vectors and thumbnails, newest first."""
         return self._all(where, [name for name in column_names(thumbnails=False) if name != "vector"])
 
-    def row(self, id: str) -> Row:
-        """The row of an id; SearchIndexError where there is none."""
+    def row(self, id: str) -> IndexRow:
+        """Return the row of an id with its thumbnail; SearchIndexError if there is none."""
         rows = self.rows(among("id", [id]), thumbnails=True)
         if not rows:
             raise SearchIndexError(f"the index of {self.folder} has no {id}; `pe search` shows ids, --json too")
@@ -287,24 +276,22 @@ class Index:
 
     def nearest(
         self, vector: Float[np.ndarray, " D"], top: int, where: str | None = None, thumbnails: bool = False
-    ) -> list[tuple[float, Row]]:
-        """The `top` rows with the highest cosine similarity to a unit vector, and the similarity, best first.
+    ) -> list[tuple[float, IndexRow]]:
+        """Return the `top` rows most similar to a unit vector with their cosine similarities, best first.
 
-        `where`: a condition in SQL on the columns (the fields of `Row`); ConfigError where it is none.
+        `where`: a condition in SQL on the columns (the fields of `IndexRow`); ConfigError if it is invalid.
         """
-        large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is there, and sooner done
+        large = "table" in vars(self) and len(self) >= approximate.ROWS  # LanceDB is open, and faster
         if self._snapshot is not None and not large and self._within(where) is None and not thumbnails:
-            scores, found = self._snapshot.nearest(vector, top)
-            return list(zip(scores, to_rows(found), strict=True))
-        query: Any = self.table.search(vector, vector_column_name="vector")
-        found = self._run(approximate.widen(query).limit(top), where, [*column_names(thumbnails), "_distance"])
-        return [
-            (1 - distance, row) for distance, row in zip(found["_distance"].to_pylist(), to_rows(found), strict=True)
-        ]
+            scores, rows = nearest_rows(self._snapshot, vector, top)
+            return list(zip(scores, to_rows(rows), strict=True))
+        query: Any = approximate.search_all_clusters(self.table.search(vector, vector_column_name="vector"))
+        rows = self._run(query.limit(top), where, [*column_names(thumbnails), "_distance"])
+        return [(1 - distance, row) for distance, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
 
     def optimize(self) -> None:
-        """Compact what many small commits left; where that fails, it is logged, and the index is as good as before."""
-        self._files.reopen()  # what was sealed may be cleaned up
+        """Compact small commits; a failure is logged, and leaves the index as it was."""
+        self._files.reopen()  # sealed files may be cleaned up
         try:
             with without_panics():
                 self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
@@ -313,13 +300,13 @@ class Index:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         self.table.create_scalar_index("id")
-                approximate.keep(self.table)
+                approximate.compress_vectors(self.table)
         except (OSError, ValueError, RuntimeError) as error:
             logger.warning("the index of %s could not be compacted: %s", self.folder, _reason(error))
         self._files.seal(self.table.version)
 
     def finish(self) -> None:
-        """After all changes: compact, write the snapshot if it is out of date or damaged, and seal all as finished.
+        """Compact, write the snapshot if it is out of date or damaged, and seal the index as finished.
 
         Nothing is written if the index is finished already.
         """
@@ -328,18 +315,18 @@ class Index:
             self._files.restrict()
             return
         self.optimize()
-        place, checksum = self.folder / FOLDER, None
-        self._snapshot = read_snapshot(place, self._files.state.snapshot)
+        directory, checksum = self.folder / FOLDER, None
+        self._snapshot = read_snapshot(directory, self._files.state.snapshot)
         if self._snapshot is None:
             rows = self._all(None, column_names(thumbnails=False))
             with self._files.changing():
-                checksum = write_snapshot(place, rows)
+                checksum = write_snapshot(directory, rows)
         self._files.seal(self.table.version, complete=True, snapshot=checksum)
 
 
 @contextmanager
 def _sound(folder: Path) -> Iterator[None]:
-    """Turn what opening an index raises into a SearchIndexError with the remedy."""
+    """Turn errors of opening an index into a SearchIndexError with the remedy."""
     try:
         with without_panics():
             yield
@@ -348,11 +335,11 @@ def _sound(folder: Path) -> Iterator[None]:
 
 
 def _remedy(folder: Path) -> str:
-    """The command that makes an index anew; what its settings do not say is a placeholder."""
+    """Return the command that rebuilds an index, with placeholders for what its settings lack."""
     named = shlex.quote(str(folder))
     readable = salvage_settings(folder / FOLDER) is not None
-    what = named if readable else f"--index {named} --model MODEL FOLDER"
-    return f"make it anew with: pe index --rebuild {what}"
+    arguments = named if readable else f"--index {named} --model MODEL FOLDER"
+    return f"make it anew with: pe index --rebuild {arguments}"
 
 
 def _reason(error: Exception) -> str:

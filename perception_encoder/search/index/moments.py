@@ -1,11 +1,10 @@
-"""A video as moments: stretches of time that show one thing, found by shot changes, length and likeness.
+"""Cut a video into moments by shot changes, length and similarity.
 
-Frames are sampled at a steady rate and make windows: a window ends where the picture changes at a stroke (colours all
-over it are others than a frame before) or where it gets too long. Neighbouring windows that are alike are one moment,
-so that a long take of one thing is one. A moment's vector is the mean of its frames' unit vectors, made unit again, so
-that each frame counts alike, as in the likeness by which moments are cut. (A whole video's, by `Encoder.encode`, is the
-mean of its frames' vectors as long as the model makes them.)
-Of a closed window only its sum and its most typical frame are kept, so that a long video needs little memory.
+Frames are sampled at a steady rate and form windows. A window ends at a shot change (the colours all over the image
+differ from those of the frame before) or if it gets too long. Similar neighbouring windows become one moment, so that
+a long take is one. A moment's vector is the mean of its frames' unit vectors, normalised again; every frame counts the
+same. (`Encoder.encode` averages a whole video's vectors before normalising them.) A closed window is stored as a sum
+and its most typical frame, so that a long video needs little memory.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from jaxtyping import Float
 from PIL import Image
 
 _BINS = 4  # of each colour channel
-_CELLS = 4  # of each side of the picture: colours are counted in each cell
-_SIDE = 32  # pixels that the histogram looks at
+_CELLS = 4  # of each side of the image: colours are counted in each cell
+_SIDE = 32  # pixels of the histogram's image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +25,18 @@ class MomentConfig:
     """How videos are cut."""
 
     every: float = 1.0
-    """Seconds between the frames that are looked at."""
+    """Seconds between sampled frames."""
     longest: float = 10.0
     """Seconds after which a window ends."""
     shot_change: float = 0.6
-    """Share of the picture whose colours must have changed for a cut, in 0–1."""
+    """Share of the image whose colours must change for a cut, in 0–1."""
     alike: float = 0.9
     """Cosine similarity from which neighbouring windows are one moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What the cutter is given of a sampled frame."""
+    """A sampled frame, as the cutter needs it."""
 
     time: float
     end: float
@@ -57,18 +56,18 @@ class Moment:
     """Seconds from the video's first frame."""
     end: float
     best: Frame
-    """The sampled frame, of each window the most typical one, that is most like the whole moment."""
+    """The frame most similar to the whole moment, among the most typical frames of its windows."""
     total: Float[np.ndarray, " D"]
     """Sum of its frames' vectors."""
 
     @property
     def vector(self) -> Float[np.ndarray, " D"]:
-        """Mean of its frames' vectors, made unit length."""
+        """Mean of the frames' vectors, normalised."""
         return self.total / max(float(np.linalg.norm(self.total)), 1e-12)
 
 
 def colour_histogram(image: Image.Image) -> Float[np.ndarray, " C"]:
-    """Colours of a picture by cell, each cell's shares summing to 1 / cells."""
+    """Count an image's colours in each cell; each cell's shares sum to 1 / cells."""
     pixels = np.asarray(image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX))  # (32, 32, 3)
     colour = (pixels // (256 // _BINS)) @ np.array([_BINS * _BINS, _BINS, 1])  # (32, 32)
     cell = np.arange(_SIDE) * _CELLS // _SIDE
@@ -77,7 +76,7 @@ def colour_histogram(image: Image.Image) -> Float[np.ndarray, " C"]:
 
 
 class MomentCutter:
-    """Takes a video's sampled frames in order, and gives its moments, which together cover it."""
+    """Takes a video's sampled frames in order and returns the moments that cover it."""
 
     def __init__(self, config: MomentConfig) -> None:
         self._config = config
@@ -85,13 +84,13 @@ class MomentCutter:
         self._moments: list[Moment] = []
 
     def add(self, frame: Frame) -> None:
-        """Take the next frame."""
+        """Add the next frame."""
         if self._window and (self._is_cut(frame) or frame.end - self._window[0].time > self._config.longest):
             self._close()
         self._window.append(frame)
 
     def finish(self) -> list[Moment]:
-        """The moments of all frames."""
+        """Return the moments of all frames."""
         self._close()
         return self._moments
 
@@ -100,7 +99,7 @@ class MomentCutter:
         return float(changed) > self._config.shot_change
 
     def _close(self) -> None:
-        """Make the window a moment, or a part of the last one where they are alike."""
+        """Make the window a moment, or a part of the last one if they are similar."""
         if not self._window:
             return
         first, last = self._window[0], self._window[-1]

@@ -1,11 +1,11 @@
-"""Checksums of an index's files beside its last commit, so that a damaged index is an error and never a wrong answer.
+"""Checksums of an index's files, so that a damaged index is an error and never a wrong answer.
 
-LanceDB reads what is there: a flipped byte is another vector, and without its newest manifest a table is an older one.
-A search compares the size and time of each file, which takes no time, and reads only files whose size or time is
-another; the snapshot, which answers most searches, is read whole. `pe index` reads everything. The checksum is zlib's
-CRC-32: it finds damage at more than a gigabyte a second; it is no guard against someone who changes files on purpose.
+LanceDB reads whatever is there: a flipped byte gives another vector, and without its newest manifest a table is an
+older one. A search compares the size and time of each file, which is quick, and reads only files whose size or time
+differs; the snapshot, which answers most searches, is read whole. `pe index` reads everything. The checksum is zlib's
+CRC-32: it finds damage at over a gigabyte a second, but does not protect against deliberate changes.
 
-After a commit the seal is written anew. In between, and after a kill, the table has a commit that the seal does not
+The seal is written after each commit. In between, and after a kill, the table has a commit that the seal does not
 know: then new files are unknown and old ones may be gone, but those that are there must still match.
 """
 
@@ -27,10 +27,13 @@ from perception_encoder.files import replacing, restrict, writing
 from perception_encoder.formats.lance import without_panics
 from perception_encoder.search.index.settings import SETTINGS, identify
 
+TABLE = "moments"
+"""The name of the table; LanceDB stores it in moments.lance."""
 _FILE = "seal.json"
-_MANIFESTS, _HINT = "_versions", "latest_version_hint.json"
+_FILES, _MANIFESTS = f"{TABLE}.lance", f"{TABLE}.lance/_versions"
+_HINT = "latest_version_hint.json"
 _UNREAD = "_transactions"
-"""What LanceDB needs to settle a quarrel of two writers; an index has one."""
+"""LanceDB needs these if two writers conflict; an index has one writer."""
 _PIECE = 1 << 20
 _TRIES = 5
 
@@ -40,21 +43,21 @@ Sum = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Seal:
-    """What an index's files have to be."""
+    """The expected files of an index."""
 
     head: str
     """The newest manifest."""
     files: Mapping[str, Sum]
-    """By path below the index's own folder."""
+    """By path in the index's directory."""
     complete: bool = False
-    """False while `pe index` is at work, or if it was stopped."""
+    """False while `pe index` runs, or if it was stopped."""
     snapshot: int | None = None
     """CRC-32 of the snapshot of this commit."""
 
 
 @dataclass(frozen=True)
-class State:
-    """A seal, and the manifests that were there when it was checked."""
+class SealState:
+    """A seal, and the manifests that existed when it was checked."""
 
     seal: Seal | None
     manifests: frozenset[str]
@@ -66,7 +69,7 @@ class State:
 
     @property
     def complete(self) -> bool:
-        """Whether the index is what a whole run of `pe index` left."""
+        """Whether a whole run of `pe index` left the index so."""
         return self.seal is not None and self.seal.complete and self.current
 
     @property
@@ -75,29 +78,28 @@ class State:
         return self.seal.snapshot if self.seal is not None and self.current else None
 
 
-def read_state(place: Path, table: str) -> State:
-    """The seal in an index's folder, not checked; without one if it is missing or damaged itself."""
-    folder = place / f"{table}.lance" / _MANIFESTS
-    names = [path.name for path in folder.glob("*.manifest")]
-    return State(_read(place), frozenset(f"{table}.lance/{_MANIFESTS}/{name}" for name in names))
+def read_state(directory: Path) -> SealState:
+    """Read the seal in an index's directory without checking it; the seal is None if it is missing or damaged."""
+    names = [path.name for path in (directory / _MANIFESTS).glob("*.manifest")]
+    return SealState(_read(directory), frozenset(f"{_MANIFESTS}/{name}" for name in names))
 
 
-def check_state(place: Path, table: str, whole: bool = False) -> State:
-    """Compare an index's files with its seal, all their bytes if `whole`; ValueError names a file that is not right.
+def check_state(directory: Path, whole: bool = False) -> SealState:
+    """Compare an index's files with its seal, all their bytes if `whole`; ValueError names a damaged file.
 
-    A writer beside may change files meanwhile; then they are compared again.
+    Another process may write meanwhile; then the files are compared again.
     """
     for _ in range(_TRIES):
-        state = read_state(place, table)
-        problem = _problem(place, state, whole)
+        state = read_state(directory)
+        problem = _problem(directory, state, whole)
         if problem is None:
             return state
-        if state == read_state(place, table):
+        if state == read_state(directory):
             break
     raise ValueError(problem)
 
 
-def _problem(place: Path, state: State, whole: bool) -> str | None:
+def _problem(directory: Path, state: SealState, whole: bool) -> str | None:
     seal = state.seal
     if seal is None:
         return None
@@ -105,59 +107,58 @@ def _problem(place: Path, state: State, whole: bool) -> str | None:
         return f"{seal.head} is missing"
     for name, (size, modified, checksum) in seal.files.items():
         try:
-            status = os.stat(f"{place}/{name}")
+            status = os.stat(f"{directory}/{name}")
         except OSError:
             if seal.complete and state.current:
                 return f"{name} is missing"
-            continue  # cleaned up, or LanceDB says so
+            continue  # cleaned up, or LanceDB reports it
         if name.endswith(_HINT) and not state.current:
             continue  # the next commit's
         same = (status.st_size, status.st_mtime_ns) == (size, modified)
-        if (whole or not same) and (status.st_size != size or checksum_of(place / name) != checksum):
+        if (whole or not same) and (status.st_size != size or checksum_of(directory / name) != checksum):
             return f"{name} is not as it was written"
     return None
 
 
 def write_seal(
-    place: Path, table: str, version: int, before: Seal | None, *, complete: bool = False, snapshot: int | None = None
-) -> Seal:
-    """Seal the files of a table's commit; ValueError if one that was sealed before is another now, or the commit gone.
+    directory: Path, version: int, before: Seal | None, *, complete: bool = False, snapshot: int | None = None
+) -> None:
+    """Seal the files of a table's commit; ValueError if a file sealed before has changed, or the commit is missing.
 
-    `snapshot`: the checksum of a new one; the one of `before` stays valid while the commit is the same.
+    `snapshot`: the checksum of a new one; the one of `before` stays valid for the same commit.
     """
     known = before.files if before else {}
     files: dict[str, Sum] = {}
-    for path in _sealed(place, table):
-        name, status = path.relative_to(place).as_posix(), path.stat()
+    for path in _sealed_files(directory):
+        name, status = path.relative_to(directory).as_posix(), path.stat()
         old = known.get(name)
         checksum = old[2] if old and old[:2] == (status.st_size, status.st_mtime_ns) else checksum_of(path)
         if old and path.name != _HINT and checksum != old[2]:
             raise ValueError(f"{name} is not as it was written")
         files[name] = (status.st_size, status.st_mtime_ns, checksum)
     names = (f"{(1 << 64) - 1 - version:020d}.manifest", f"{version}.manifest")  # LanceDB's second and first scheme
-    heads = [head for name in names if (head := f"{table}.lance/{_MANIFESTS}/{name}") in files]
+    heads = [head for name in names if (head := f"{_MANIFESTS}/{name}") in files]
     if not heads:
         raise ValueError(f"commit {version} is missing")
-    kept = before.snapshot if before and before.head == heads[0] else None
-    snapshot = kept if snapshot is None else snapshot
-    return _write(place, Seal(head=heads[0], files=files, complete=complete, snapshot=snapshot))
+    if snapshot is None and before and before.head == heads[0]:
+        snapshot = before.snapshot
+    _write(directory, Seal(head=heads[0], files=files, complete=complete, snapshot=snapshot))
 
 
-def remove_seal(place: Path) -> None:
+def remove_seal(directory: Path) -> None:
     """Remove the seal, if there is one."""
-    (place / _FILE).unlink(missing_ok=True)
+    (directory / _FILE).unlink(missing_ok=True)
 
 
-def _write(place: Path, seal: Seal) -> Seal:
+def _write(directory: Path, seal: Seal) -> None:
     values = asdict(seal)
-    with replacing(place / _FILE, through_link=False) as temporary:
+    with replacing(directory / _FILE, through_link=False) as temporary:
         temporary.write_text(json.dumps({**values, "checksum": _checksum(values)}), encoding="utf-8")
-    return seal
 
 
-def _read(place: Path) -> Seal | None:
+def _read(directory: Path) -> Seal | None:
     try:
-        values = json.loads((place / _FILE).read_text(encoding="utf-8"))
+        values = json.loads((directory / _FILE).read_text(encoding="utf-8"))
         if values.pop("checksum") != _checksum(values):
             return None
         return Seal(**{**values, "files": {name: tuple(numbers) for name, numbers in values["files"].items()}})
@@ -170,7 +171,7 @@ def _checksum(values: Mapping[str, Any]) -> int:
 
 
 def checksum_of(path: Path) -> int:
-    """CRC-32 of a file's content."""
+    """Return the CRC-32 of a file's content."""
     checksum = 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
@@ -178,66 +179,67 @@ def checksum_of(path: Path) -> int:
     return checksum
 
 
-def _sealed(place: Path, table: str) -> Iterator[Path]:
-    yield place / SETTINGS
-    for folder, folders, names in os.walk(place / f"{table}.lance"):
+def _sealed_files(directory: Path) -> Iterator[Path]:
+    yield directory / SETTINGS
+    for folder, folders, names in os.walk(directory / _FILES):
         folders[:] = [name for name in folders if name != _UNREAD]
         yield from (Path(folder, name) for name in sorted(names))
 
 
 class SealedFiles:
-    """The files of an open index, and what their seal says of them."""
+    """The files of an open index and their seal."""
 
-    def __init__(self, folder: Path, place: Path, table: str, root: Path, whole: bool = False) -> None:
-        """Check the files in `place`, the index in `folder` of the images in `root`, as `check_state` does."""
-        self._folder, self._place, self._table, self._root = folder, place, table, root
-        self._made = identify(place)
-        self.state = check_state(place, table, whole)
+    def __init__(self, folder: Path, directory: Path, root: Path, whole: bool = False) -> None:
+        """Check the files in `directory`, the index in `folder` of the images in `root`, as `check_state` does."""
+        self._folder, self._directory, self._root = folder, directory, root
+        self._identity = identify(directory)
+        self.state = check_state(directory, whole)
 
     @property
     def same(self) -> bool:
-        """Whether the index is the one that was opened, and not one that was made in its place since."""
-        return identify(self._place) == self._made
+        """Whether the index is still the one that was opened, and not a new one at the same path."""
+        return identify(self._directory) == self._identity
 
     def refresh(self) -> bool:
-        """Whether there is another commit or seal than before; then the files are checked again."""
-        if read_state(self._place, self._table) == self.state:
+        """Return whether there is another commit or seal than before; then check the files again."""
+        if read_state(self._directory) == self.state:
             return False
-        self.state = check_state(self._place, self._table)
+        self.state = check_state(self._directory)
         return True
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Let files be written; OutputError where that fails, or where the index is not the one that was opened."""
+        """Allow writing files; OutputError if that fails, or if the index was removed or replaced meanwhile."""
         gone = f"the index of {self._folder} was removed or made anew while it was written; give the same command again"
         if not self.same:
             raise OutputError(gone)
-        with writing(self._place, also=(RuntimeError, ValueError)), without_panics():
+        with writing(self._directory, also=(RuntimeError, ValueError)), without_panics():
             yield
         if not self.same:
             raise OutputError(gone)
 
     def reopen(self) -> None:
-        """Note that the index is being changed, or tidied up, from now on."""
+        """Mark the index as unfinished from now on."""
         if self.state.seal is not None and self.state.seal.complete:
             with self.changing():
-                seal = _write(self._place, replace(self.state.seal, complete=False))
+                seal = replace(self.state.seal, complete=False)
+                _write(self._directory, seal)
                 self.state = replace(self.state, seal=seal)
 
     def seal(self, version: int, *, complete: bool = False, snapshot: int | None = None) -> None:
-        """Seal a commit, as `write_seal` does, and let nobody read it who may not read the images."""
+        """Seal a commit, as `write_seal` does, with the permissions of the images."""
         with self.changing():
-            write_seal(self._place, self._table, version, self.state.seal, complete=complete, snapshot=snapshot)
-            self.state = read_state(self._place, self._table)
+            write_seal(self._directory, version, self.state.seal, complete=complete, snapshot=snapshot)
+            self.state = read_state(self._directory)
         self.restrict()
 
     def restrict(self) -> None:
-        """Let nobody read the index who may not read the images; raises what `changing` does."""
+        """Give the index's files no more permissions than the images' folder has; raises what `changing` does."""
         with self.changing():
-            restrict(self._place, self._folder, self._root)
+            restrict(self._directory, self._folder, self._root)
 
     def tidy(self, age: timedelta) -> bool:
-        """Whether the index is sealed as finished, with its files' times, and no former commit is older than `age`."""
+        """Whether the index is sealed as finished with its files' times, and no former commit is older than `age`."""
         seal, oldest = self.state.seal, time.time_ns() - age // timedelta(microseconds=1) * 1000
         if seal is None or not self.state.complete:
             return False
@@ -245,6 +247,6 @@ class SealedFiles:
         if any(seal.files[name][1] < oldest for name in former):
             return False
         try:
-            return all((self._place / name).stat().st_mtime_ns == seal.files[name][1] for name in seal.files)
+            return all((self._directory / name).stat().st_mtime_ns == seal.files[name][1] for name in seal.files)
         except OSError:
             return False

@@ -1,7 +1,7 @@
 """An index's rows in one Arrow file beside the table, mapped into memory, so that a search starts at once.
 
-Loading LanceDB takes longer than a search. The seal has its checksum for as long as it says what the table says; once
-the table has another commit, it is out of date and nobody's, until the next update writes it anew.
+Loading LanceDB takes longer than a search. The seal holds the snapshot's checksum while both are of the same commit;
+after the next commit it is out of date and unused, until the next update writes it again.
 """
 
 from __future__ import annotations
@@ -18,60 +18,53 @@ from perception_encoder.search.index.exact import best_rows
 from perception_encoder.search.index.seal import checksum_of
 
 MOST_BYTES = 512 << 20
-"""Of vectors: an index with more has no snapshot, and is searched by LanceDB alone."""
+"""Of vectors: an index with more has no snapshot, and LanceDB alone searches it."""
 _FILE = "snapshot.arrow"
 
 
-class Snapshot:
-    """All rows of a table as of one commit, without thumbnails; newest first."""
-
-    def __init__(self, rows: pa.Table) -> None:
-        self.rows = rows
-
-    def nearest(self, vector: Float[np.ndarray, " D"], top: int) -> tuple[list[float], pa.Table]:
-        """The `top` highest cosine similarities to a unit vector, and their rows, best first."""
-        scores, numbers = best_rows(vector[None], as_matrix(self.rows), top)
-        # slices, since Table.take would first import what takes longer than the search
-        found = pa.concat_tables([self.rows.slice(number, 1) for number in numbers[0].tolist()] or [self.rows])
-        return scores[0].tolist(), found
+def nearest_rows(rows: pa.Table, vector: Float[np.ndarray, " D"], top: int) -> tuple[list[float], pa.Table]:
+    """Return the `top` highest cosine similarities to a unit vector and their rows, best first."""
+    scores, numbers = best_rows(vector, as_matrix(rows), top)
+    # slices, since Table.take would first import what takes longer than the search
+    return scores.tolist(), pa.concat_tables([rows.slice(number, 1) for number in numbers.tolist()] or [rows])
 
 
 def as_matrix(rows: pa.Table) -> Float[np.ndarray, "N D"]:
-    """The vectors of rows, not copied where they lie together."""
+    """Return the vectors of rows, without a copy if they are contiguous."""
     column = rows["vector"].combine_chunks()
     values = np.from_dlpack(column.values).reshape(-1, column.type.list_size)
     return values[column.offset : column.offset + len(column)]
 
 
-def read_snapshot(place: Path, checksum: int | None) -> Snapshot | None:
-    """The snapshot in an index's folder, if there is one with this CRC-32."""
+def read_snapshot(directory: Path, checksum: int | None) -> pa.Table | None:
+    """Read the snapshot if its CRC-32 is the given one: all rows of a commit without thumbnails, newest first."""
     if checksum is None:
         return None
     try:
-        with pa.memory_map(str(place / _FILE)) as source:
+        with pa.memory_map(str(directory / _FILE)) as source:
             content = source.read_buffer(source.size())
-            return Snapshot(pa.ipc.open_file(content).read_all()) if zlib.crc32(content) == checksum else None
+            return pa.ipc.open_file(content).read_all() if zlib.crc32(content) == checksum else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_snapshot(place: Path, rows: pa.Table) -> int | None:
-    """Keep a table's rows, whole or not at all; their CRC-32, None where they are too many.
+def write_snapshot(directory: Path, rows: pa.Table) -> int | None:
+    """Write a table's rows, whole or not at all, and return their CRC-32; None if they are too many.
 
-    Raises OSError where they cannot be written.
+    Raises OSError if they cannot be written.
     """
     if len(rows) * rows["vector"].type.list_size * 4 > MOST_BYTES:
-        remove_snapshot(place)
+        remove_snapshot(directory)
         return None
     rows = rows.combine_chunks().replace_schema_metadata()
     with (
-        replacing(place / _FILE, through_link=False) as temporary,
+        replacing(directory / _FILE, through_link=False) as temporary,
         pa.ipc.new_file(str(temporary), rows.schema) as writer,
     ):
         writer.write_table(rows)
-    return checksum_of(place / _FILE)
+    return checksum_of(directory / _FILE)
 
 
-def remove_snapshot(place: Path) -> None:
+def remove_snapshot(directory: Path) -> None:
     """Remove the snapshot, if there is one."""
-    remove(place / _FILE)
+    remove(directory / _FILE)

@@ -1,1 +1,1 @@
-"""Queries, hits and how certain they are."""
+"""Queries, and one search over indexes and plain files."""

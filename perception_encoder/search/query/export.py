@@ -1,4 +1,4 @@
-"""An index for other programs: what `pe embed` writes (numpy, Parquet, Lance), or a FiftyOne dataset."""
+"""Export an index for other programs: as `pe embed` writes (numpy, Parquet, Lance), or as a FiftyOne dataset."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from perception_encoder.errors import MissingExtraError, OutputError
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.rows import Row
-from perception_encoder.search.query.hits import item_of
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.query.galleries import item_of
 
-_GROUP = 1000  # samples that are handed over at a time
+_GROUP = 1000  # samples added at a time
 _FIELDS = ("start", "stop", "time", "length", "date", "size")
 
 
 def export_vectors(index: Index, out: Path, overwrite: bool = False) -> int:
-    """Write an index's vectors as `pe embed` writes them, newest first; returns their number.
+    """Write an index's vectors as `pe embed` does, newest first; return their number.
 
     `out`: .parquet, .lance, or a folder of .npy in clip-retrieval's layout. A moment of a video is a row with its
     `start`, `end` and, in `times`, the second of its frame. Raises ConfigError, OutputError.
@@ -30,16 +30,16 @@ def export_vectors(index: Index, out: Path, overwrite: bool = False) -> int:
         return writer.finish()
 
 
-def _times(row: Row) -> tuple[float, ...]:
+def _times(row: IndexRow) -> tuple[float, ...]:
     return () if row.time is None else (row.time,)
 
 
 def export_fiftyone(index: Index, name: str, overwrite: bool = False) -> dict[str, int]:
-    """Make persistent FiftyOne datasets of an index; returns their names and numbers of samples.
+    """Create persistent FiftyOne datasets of an index; return their names and numbers of samples.
 
-    NAME holds the pictures and NAME-moments the moments of videos, since FiftyOne keeps the two apart; what lies in
-    tars is left out. The vectors are in the field `embedding`, ready for `fiftyone.brain.compute_similarity`.
-    Raises MissingExtraError without FiftyOne, OutputError where a dataset of a name exists (unless `overwrite`).
+    NAME holds the images and NAME-moments the moments of videos, since FiftyOne separates the two; files in tars are
+    left out. The vectors are in the field `embedding`, ready for `fiftyone.brain.compute_similarity`.
+    Raises MissingExtraError without FiftyOne, OutputError if a dataset of a name exists (unless `overwrite`).
     """
     try:
         import fiftyone
@@ -62,7 +62,7 @@ def export_fiftyone(index: Index, name: str, overwrite: bool = False) -> dict[st
     return counts
 
 
-def _sample(fiftyone: Any, index: Index, row: Row) -> Any:
-    known = {field: value for field in _FIELDS if (value := getattr(row, field)) is not None}
+def _sample(fiftyone: Any, index: Index, row: IndexRow) -> Any:
+    fields = {field: value for field in _FIELDS if (value := getattr(row, field)) is not None}
     path = str(item_of(index, row).source)
-    return fiftyone.Sample(filepath=path, pe_id=row.id, embedding=row.vector, **known)
+    return fiftyone.Sample(filepath=path, pe_id=row.id, embedding=row.vector, **fields)

@@ -1,6 +1,6 @@
-"""What the page shows: an indexed folder's pictures and moments, newest first or best first, and what is around each.
+"""The content of the page: the images and moments of an indexed folder, newest first or best first.
 
-It knows nothing of HTTP. Conditions are built here, out of checked values, so that nothing a browser sends is SQL.
+This module does not know HTTP. It builds SQL conditions from checked values, never from what a browser sends.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.budget import ByteBudget
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.index.home import check_root
+from perception_encoder.search.index.calibration import is_builtin
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.indexing import update_index, writable_index
-from perception_encoder.search.index.rows import Row, among
-from perception_encoder.search.query.asked import AskedTerm
-from perception_encoder.search.query.calibration import find_calibration, is_builtin
-from perception_encoder.search.query.query import encode_queries, text_query, unit_vectors
+from perception_encoder.search.index.location import check_root
+from perception_encoder.search.index.rows import IndexRow, among, column_names
+from perception_encoder.search.index.update import update_index, writable_index
+from perception_encoder.search.query.galleries import IndexGallery
+from perception_encoder.search.query.search import Hit, query_vector, query_vectors, search
+from perception_encoder.search.query.terms import Query, UploadedImage, text_query
 from perception_encoder.search.web.rescan import Rescan
 from perception_encoder.serving.batching import quiet
 
@@ -41,14 +42,14 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
-_QUERIES = 64  # whose vectors are remembered, so that a page further down costs no encoding
-_DECODERS, _DECODING_BYTES = 2, 256 << 20  # threads, and bytes of images that they decode at the same time
+_CACHED = 64  # texts and images whose vectors are cached, so that a page further down costs no encoding
+_DECODERS, _DECODING_BYTES = 2, 256 << 20  # threads, and bytes of images decoded at once
 _ELSEWHERE = "to put the index into another directory, give --index DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """What is shown at all."""
+    """Limits what is shown."""
 
     kind: str = ""
     """"image", "video", or all."""
@@ -57,10 +58,10 @@ class Filter:
     until: str = ""
     """Likewise, the whole of it included."""
     path: str = ""
-    """A part of the path, whatever its case."""
+    """A part of the path, in any case."""
 
     def condition(self) -> str | None:
-        """In SQL; ConfigError where a value is none."""
+        """Return the condition in SQL; ConfigError for an invalid value."""
         parts = []
         if self.kind:
             if self.kind not in ("image", "video"):
@@ -81,7 +82,7 @@ class Filter:
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far an update of the index is."""
+    """Progress of an update of the index."""
 
     running: bool = False
     done: int = 0
@@ -91,108 +92,94 @@ class Progress:
     error: str = ""
 
 
-class Library:
-    """An index and the encoder of its vectors; threads may share one."""
+class MediaLibrary:
+    """An index and its encoder; threads may share one."""
 
     def __init__(self, index: Index, encoder: Encoder) -> None:
         self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
         self._rescan = Rescan(index, self.refresh)
         self._lock = threading.Lock()
         self._version = index.refresh()
+        self._gallery = IndexGallery(index)
         self._listings = lru_cache(8)(self._list)
-        self._texts = lru_cache(_QUERIES)(self._encode_text)
-        self._dropped: dict[str, np.ndarray] = {}
+        self._encode_text = lru_cache(_CACHED)(self._encode_uncached)
+        self._uploads: dict[str, UploadedImage] = {}
         self.model_thread = ThreadPoolExecutor(1, "model")
-        """Where all model work for the page is done: torch and the C library keep memory for each thread that does."""
+        """Does all model work for the page: torch and the C library keep memory for each thread that computes."""
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self.budget = ByteBudget(_DECODING_BYTES)
-        """For images that are decoded for the page."""
+        """Limits the images that are decoded at once."""
 
     def compute(self, work: Callable[[], T]) -> T:
-        """Do model work in `model_thread`."""
+        """Run model work in `model_thread`."""
         return self.model_thread.submit(work).result()
 
     def warm_up(self) -> None:
-        """Encode a text, in time: the first one takes ten times as long."""
+        """Encode a text in advance: the first one takes ten times as long."""
         if self.encoder.tokenizer is not None:
             self.model_thread.submit(self.encoder.encode_texts, "a")
 
-    def newest(self, shown: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
-        """Some rows, newest first, and how many there are in all."""
-        rows = self._listings(shown.condition(), self._version)
+    def newest(self, filter: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
+        """Return some rows, newest first, and how many there are in all."""
+        rows = self._listings(filter.condition(), self._version)
         return rows.slice(offset, count).to_pylist(), len(rows)
 
-    def find(self, terms: Sequence[AskedTerm], shown: Filter, offset: int, count: int) -> list[dict[str, Any]]:
-        """Some rows, best first, with their `score` and, for a text where that can be told, `probability`.
+    def find(self, query: Query, filter: Filter, offset: int, count: int) -> list[dict[str, Any]]:
+        """Return some rows, best first, with their `score` and, if it is known, `probability`; raises ConfigError."""
+        vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
+        top, where = offset + count, filter.condition()
+        (hits,) = search([self._gallery], [query], vector[None], top, where, own=True, offset=offset)
+        return list(map(_as_dict, hits))
 
-        `terms`: see `parse_asked`; an "image:ID" is what `add_image` gave. Raises ConfigError, SearchIndexError.
+    def low_confidence(self, query: Query, rows: Sequence[dict[str, Any]]) -> str | None:
+        """Return why the best hits of a query with a text are likely to be wrong; None if nothing indicates that.
+
+        The built-in model's always are; another model's if even the best hit is more likely wrong than right.
         """
-        rows = self.index.nearest(self._encode(terms), offset + count, shown.condition())[offset:]
-        names = [name for name in vars(rows[0][1]) if name not in ("vector", "thumbnail")] if rows else []
-        found = [{**{name: getattr(row, name) for name in names}, "score": score} for score, row in rows]
-        single = len(terms) == 1 and terms[0].kind == "text" and terms[0].weight > 0
-        calibration = find_calibration(self.index, text_query(terms[0].what)) if single else None
-        if calibration is not None:
-            chances = calibration.probabilities(np.array([score for score, _ in rows]))
-            found = [{**row, "probability": float(chance)} for row, chance in zip(found, chances, strict=True)]
-        return found
-
-    def low_confidence(self, terms: Sequence[AskedTerm], hits: Sequence[dict[str, Any]]) -> str | None:
-        """Why the best hits of a query with a text are likely to be wrong; None if nothing says so.
-
-        The built-in model always is; another model if even its best hit is more likely wrong than right.
-        """
-        if not hits or all(term.kind != "text" for term in terms):
+        if not rows or not any(isinstance(term.source, Media) for term in query.terms):
             return None
         if is_builtin(self.index):
             return f"{self.encoder.name} knows few objects and gives no probabilities"
-        best = max(hit.get("probability", 1.0) for hit in hits)
+        best = max(row.get("probability", 1.0) for row in rows)
         if best >= 0.5:
             return None
-        shown = f"{best:.0%}" if best >= 0.01 else "under 1%"
-        return f"{self.encoder.name} gives even its best hit a probability of {shown}"
+        percent = f"{best:.0%}" if best >= 0.01 else "under 1%"
+        return f"{self.encoder.name} gives even its best hit a probability of {percent}"
 
-    def count(self, shown: Filter) -> int:
-        """How many rows a filter lets through."""
-        return self.index.count(shown.condition())
+    def count(self, filter: Filter) -> int:
+        """Return how many rows pass a filter."""
+        return self.index.count(filter.condition())
+
+    def term_source(self, kind: str, id: str) -> IndexRow | UploadedImage:
+        """Return the row ("like") or the uploaded image ("image") of an id; raises SearchIndexError, ConfigError."""
+        if kind == "like":
+            return self.index.row(id)
+        if id not in self._uploads:
+            raise ConfigError("the image is forgotten; choose it again")
+        return self._uploads[id]
 
     def add_image(self, content: bytes) -> str:
-        """Remember an image or video to search by; returns the term for `find`. Raises the InputError of a bad one."""
+        """Cache the embedding of an image or video, and return the line of a query for it; raises InputError."""
         decoded = self._decoders.submit(self._decode, content).result()
         (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))
-        name = f"{abs(hash(content)):x}"
-        self._dropped[name] = vector
-        while len(self._dropped) > _QUERIES:
-            self._dropped.pop(next(iter(self._dropped)))
-        return f"image:{name}"
+        id = f"{abs(hash(content)):x}"
+        self._uploads[id] = UploadedImage(id=id, vector=vector)
+        while len(self._uploads) > _CACHED:
+            self._uploads.pop(next(iter(self._uploads)))
+        return f"image:{id}"
 
     def _decode(self, content: bytes) -> Decoded:
         return decode(self.encoder, resolve(content, "the image"), self.encoder.feature(), self.budget)
 
-    def _encode(self, terms: Sequence[AskedTerm]) -> Float[np.ndarray, " D"]:
-        """The weighted sum of the terms' unit vectors, made unit again; each term's vector is remembered apart."""
-        vectors = [term.weight * self._vector(term) for term in terms]
-        names = ", ".join(f"{term.weight:g}:{term.what}" for term in terms)
-        return unit_vectors(np.sum(vectors, axis=0)[None], [names])[0]
-
-    def _vector(self, term: AskedTerm) -> Float[np.ndarray, " D"]:
-        if term.kind == "text":
-            return self._texts(term.what)
-        if term.kind == "like":
-            return self.index.row(term.what).vector
-        if term.what not in self._dropped:
-            raise ConfigError("the image is forgotten; choose it again")
-        return self._dropped[term.what]
-
-    def _encode_text(self, text: str) -> Float[np.ndarray, " D"]:
-        return self.compute(lambda: encode_queries(self.encoder, [text_query(text)])[0])
+    def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
+        return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
 
     def _list(self, where: str | None, version: int) -> pa.Table:
-        """The rows of a condition as of a commit, which only tells remembered lists apart."""
+        """Return the rows of a condition; the version is part of the cache's key."""
         return self.index.listing(where)
 
     def around(self, id: str) -> list[dict[str, Any]]:
-        """The moments of a row's video, or the pictures taken before and after it, itself among them, in order."""
+        """Return the moments of a row's video, or the images taken before and after it, in order and with the row."""
         row = self.index.row(id)
         if row.kind == "video":
             return self.index.listing(among("path", [row.path])).sort_by("start").to_pylist()
@@ -201,16 +188,16 @@ class Library:
         return rows.slice(max(0, at - 6), min(at, 6) + 7).to_pylist()[::-1]
 
     def file(self, id: str) -> Path:
-        """A row's file; ConfigError where it is not in the folder (any more), as what lies in a tar is not."""
+        """Return a row's file; ConfigError if it is no longer in the folder, or in a tar."""
         return self._path(self.index.row(id))
 
     def media(self, id: str) -> tuple[Media, Path]:
-        """A row's picture, or the frame that stands for its moment, and the file; raises what `file` does."""
+        """Return a row's image, or the frame of its moment, and the file; raises what `file` does."""
         row = self.index.row(id)
         path = self._path(row)
         return Media(cast(Kind, row.kind), row.path, path, row.time, row.time), path
 
-    def _path(self, row: Row) -> Path:
+    def _path(self, row: IndexRow) -> Path:
         folder = self.index.root.resolve()
         path = folder / unescape_name(row.path)
         if not path.is_file() or not path.resolve().is_relative_to(folder):
@@ -218,21 +205,21 @@ class Library:
         return path
 
     def start_update(self) -> bool:
-        """Update the index in a thread of its own; False if one is at work already."""
+        """Update the index in a separate thread; return False if an update is running already."""
         if self._begin():
             threading.Thread(target=self.update, daemon=True).start()
             return True
         return False
 
     def watch(self, seconds: float = 10.0) -> None:
-        """Update the index, in a thread of its own, now and whenever files are new, changed or gone.
+        """Update the index in a separate thread, now and whenever files are new, changed or gone.
 
-        They are looked for every `seconds`, or more rarely if listing the directory takes long.
+        The folder is listed every `seconds`, or less often if listing takes long.
         """
         threading.Thread(target=self._rescan.run, args=(seconds, self.update_if_idle), daemon=True).start()
 
     def update_if_idle(self) -> bool:
-        """Update the index in this thread; False if another thread updates it already, or if the update fails."""
+        """Update the index in this thread; return False if another thread is updating it, or if that fails."""
         if not self._begin():
             return False
         self.update()
@@ -246,7 +233,7 @@ class Library:
             return True
 
     def update(self) -> None:
-        """Bring the index up to date; `progress` says how far that is, and what went wrong."""
+        """Bring the index up to date, and set `progress`."""
 
         def begin(total: int) -> Any:
             self.progress = Progress(running=True, total=total, failures=self.progress.failures)
@@ -261,7 +248,7 @@ class Library:
             self.progress.failures = report.failures
         except (PerceptionEncoderError, OSError) as error:
             self.progress.error = _with_remedy(error)
-        except Exception as error:  # the thread's last word
+        except Exception as error:  # nothing else reports it
             logger.exception("the index could not be brought up to date")
             self.progress.error = f"the index could not be brought up to date: {error}"
         finally:
@@ -271,7 +258,7 @@ class Library:
         self.progress.done += files
 
     def refresh(self) -> int:
-        """Show what was committed since, by whomever; returns the number of the last commit."""
+        """Read the commits of any process since; return the number of the last commit."""
         with self._lock:
             self._version = self.index.refresh()
             return self._version
@@ -280,40 +267,45 @@ class Library:
 def open_library(
     folder: Path,
     source: str | None = None,
-    home: Path | None = None,
+    directory: Path | None = None,
     default: Callable[[], str] = lambda: "builtin",
-) -> Library:
-    """A folder's library; the folder, or `home`, gets an empty index if there is none.
+) -> MediaLibrary:
+    """Open a folder's library; create an empty index in the folder, or in `directory`, if there is none.
 
-    `source`: the model, by default the index's own, or that of a new index, `default()`. Raises what `writable_index`
-    raises, but for a writer at work.
+    `source`: the model, by default the index's own, or `default()` for a new index. Raises what `writable_index`
+    raises; another process may write the index.
     """
-    if not Index.exists(home or folder):
-        with writable_index(folder, source, home=home, default=default):
+    if not Index.exists(directory or folder):
+        with writable_index(folder, source, directory=directory, default=default):
             pass
-    index = Index.open(home or folder)
+    index = Index.open(directory or folder)
     check_root(index, folder)
     index.check_name(source or index.settings["model"])
     encoder = load(source or index.settings["source"])
     index.check(encoder.describe(encoder.feature()), source)
-    library = Library(index, encoder)
+    library = MediaLibrary(index, encoder)
     library.warm_up()
     return library
 
 
 def _with_remedy(error: Exception) -> str:
-    """An error in one line; if an index cannot be written, what to do."""
+    """Return an error in one line, with the remedy if an index cannot be written."""
     unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
     return f"{error}; {_ELSEWHERE}" if unwritable else str(error)
 
 
+def _as_dict(hit: Hit) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(hit.row, name) for name in column_names(thumbnails=False) if name != "vector"}
+    probability = {} if hit.probability is None else {"probability": hit.probability}
+    return {**row, "score": hit.score, **probability}
+
+
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as the page wants them: the file's name beside its path, nothing that only the index needs."""
-    kept = ("id", "path", "kind", "start", "stop", "time", "length", "width", "height", "date", "size")
-    scored = ("score", "probability")
+    """Convert rows to the page's JSON: with the file's name and the thumbnail's address, without internal columns."""
+    internal = ("modified", "digest", "vector", "thumbnail")
     return [
         {
-            **{name: row[name] for name in (*kept, *scored) if name in row},
+            **{name: value for name, value in row.items() if name not in internal},
             "name": row["path"].rpartition("/")[2],
             "thumbnail": f"/thumbnail/{row['id']}?{row['digest'][:8]}",
         }

@@ -1,4 +1,4 @@
-"""Look every so often whether a directory's files are other than its index says."""
+"""Check regularly whether a folder's files differ from its index."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from perception_encoder.search.index.index import Index
 
 logger = logging.getLogger(__name__)
 
-_SHARE = 0.05  # of the time that is spent on listing at most
+_SHARE = 0.05  # of the time, at most, is spent on listing
 
 
 class Rescan:
-    """Finds changes that no update has tried yet; what an update could not read is tried again when it changes.
+    """Finds changes that no update has tried yet; a file that could not be read is tried again when it changes.
 
-    `refresh` makes the index see what was committed.
+    `refresh` makes the index read later commits.
     """
 
     def __init__(self, index: Index, refresh: Callable[[], object]) -> None:
@@ -26,22 +26,22 @@ class Rescan:
         self._tried: set[tuple[str, int, int]] = set()
 
     def run(self, seconds: float, update: Callable[[], bool]) -> None:
-        """Call `update` at first, and when something has changed, for ever; if it returns False, it is called again."""
+        """Call `update` at the start and after changes, for ever; call it again if it returns False."""
         first = True
         while True:
             began = time.monotonic()
             try:
-                seen, changed = self.look()
+                seen, changed = self.compare()
                 spent = time.monotonic() - began
                 if (changed or first) and update():
                     self._tried, first = seen, False
-            except (PerceptionEncoderError, OSError) as error:  # such as a directory that is away for a while
+            except (PerceptionEncoderError, OSError) as error:  # for example a disk that is not mounted
                 logger.info("the directory cannot be listed: %s", error)
                 spent = time.monotonic() - began
             time.sleep(max(seconds, spent / _SHARE))
 
-    def look(self) -> tuple[set[tuple[str, int, int]], bool]:
-        """The files to read (path, size, time), and whether any is new since the last update, or any is gone."""
+    def compare(self) -> tuple[set[tuple[str, int, int]], bool]:
+        """Return the files to read (path, size, time), and whether any is new since the last update, or any is gone."""
         self._refresh()
         changes = find_changes(self._index.root, self._index.files())
         seen = {(file.path, file.size, file.modified) for file in changes.candidates}

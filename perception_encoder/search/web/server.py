@@ -1,4 +1,4 @@
-"""The page over an indexed folder, served on this machine: the page itself, what it asks for, and the files."""
+"""Serve the page of an indexed folder: the page, its API and the files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, InputError, MissingExtraError, PerceptionEncoderError
-from perception_encoder.search.query.asked import parse_asked
-from perception_encoder.search.web.inside import Inside
-from perception_encoder.search.web.library import Filter, Library, as_tiles
+from perception_encoder.inference.media import Media
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
+from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.thumbnails import Thumbnails
+from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
+from perception_encoder.serving.requests import ApiError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -29,19 +33,23 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _UPLOAD_BYTES = 64 << 20  # of an image or video to search by
-_UPLOAD_SECONDS = 30.0  # in which it must have arrived
+_UPLOAD_SECONDS = 30.0  # for an upload
 _COUNT, _MOST = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
-_THREADS = 8  # that answer; the model has one of its own
-_THUMBNAIL_THREADS = 2  # that make large thumbnails, so that a screen full of them does not delay a search
+_THREADS = 8  # for requests; the model has its own
+_THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
 _SCRIPTS = ("page", "address", "element", "features", "filters", "grid", "query", "tile", "viewer")
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
-_PLACE = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
+_POINT = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
+Get = Callable[[str, Callable[["Request"], Any]], None]
+"""Adds a route whose answer is computed in a thread."""
 
 
-def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = "", key: str | None = None) -> FastAPI:
-    """The server, under some names of this machine, with a note on the page; MissingExtraError without FastAPI.
+def create_page(
+    library: MediaLibrary, hosts: tuple[str, ...] = HOSTS, note: str = "", key: str | None = None
+) -> FastAPI:
+    """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
 
     `key`: what every request needs if others can reach the server; see `guard`.
     """
@@ -88,30 +96,32 @@ def create_page(library: Library, hosts: tuple[str, ...] = HOSTS, note: str = ""
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
     add_file_routes(get, get_slowly, library, thumbnails, ids)
-    add_inside_route(get, Inside(library))
+    add_inside_route(get, FeatureImages(library))
     add_upload_route(app, library, threads)
     guard(app, _HEADERS, hosts, key)
     return app
 
 
-def add_search_routes(
-    get: Callable[[str, Callable[[Request], Any]], None], library: Library, thumbnails: Thumbnails, ids: SignedIds
-) -> None:
-    """`/api/hits`, what is found or newest, and `/api/status`, how far the index is."""
+def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds) -> None:
+    """Add `/api/hits`, the hits of a query or the newest rows, and `/api/status`, the state of the index."""
     from fastapi.responses import JSONResponse
 
+    def find_source(kind: str, id: str) -> IndexRow | UploadedImage:
+        return library.term_source(kind, ids.check(id) if kind == "like" else id)
+
     def hits(request: Request) -> Response:
-        asked = dict(request.query_params)
-        shown = Filter(**{name: asked.get(name, "") for name in ("kind", "since", "until", "path")})
-        offset, count = _number(asked, "offset", 0, 100_000), _number(asked, "count", _COUNT, _MOST)
-        if "q" in asked:
-            terms = parse_asked("\n".join(request.query_params.getlist("q")))
-            rows = library.find(list(map(ids.checked, terms)), shown, offset, count)
-            about = {"terms": [vars(term) for term in terms], "total": library.count(shown)}
-            doubt = library.low_confidence(terms, rows) if offset == 0 else None
+        params = dict(request.query_params)
+        filter = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
+        offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MOST)
+        if "q" in params:
+            query = parse_lines(request.query_params.getlist("q"), find_source)
+            rows = library.find(query, filter, offset, count)
+            about: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
+            about["total"] = library.count(filter)
+            doubt = library.low_confidence(query, rows) if offset == 0 else None
             about |= {"more": len(rows) == count, "low_confidence": doubt}
             return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **about})
-        rows, total = library.newest(shown, offset, count)
+        rows, total = library.newest(filter, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))
         return JSONResponse({"tiles": tiles, "more": offset + len(rows) < total, "total": total})
 
@@ -125,14 +135,8 @@ def add_search_routes(
     get("/api/status", status)
 
 
-def add_file_routes(
-    get: Callable[[str, Callable[[Request], Any]], None],
-    get_slowly: Callable[[str, Callable[[Request], Any]], None],
-    library: Library,
-    thumbnails: Thumbnails,
-    ids: SignedIds,
-) -> None:
-    """Of a row: its thumbnail, stored or large, what is around it, and its file, in parts if a player asks for them."""
+def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds) -> None:
+    """Add a row's thumbnail, stored or large, its neighbours, and its file, in parts if a player requests them."""
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     def thumbnail(request: Request) -> Response:
@@ -156,51 +160,55 @@ def add_file_routes(
     get("/file/{id}", file)
 
 
-def add_inside_route(get: Callable[[str, Callable[[Request], Any]], None], inside: Inside) -> None:
-    """`/api/inside/ID`: a row's picture as the model is given it; with `layer=N` its features there as colours; with
-    `at=X,Y` besides, a shade over what is unlike that place (0–1 from the left and from the top)."""
+def add_inside_route(get: Get, inside: FeatureImages) -> None:
+    """Add `/api/inside/ID`: the model's input; with `layer=N` the layer's features as colours; with `at=X,Y` too, a
+    shade over patches unlike the one at that point (0–1 from the left and from the top)."""
     from fastapi.responses import Response
 
     def look(request: Request) -> Response:
-        id, asked = request.path_params["id"], request.query_params
+        id, params = request.path_params["id"], request.query_params
         headers = {"Cache-Control": "private, max-age=300"}
-        if "layer" not in asked:
-            return Response(inside.picture(id), media_type="image/jpeg", headers=headers)
-        layer = _checked(asked["layer"], _LAYER, "layer", "a number such as 5")
-        if "at" not in asked:
+        if "layer" not in params:
+            return Response(inside.image(id), media_type="image/jpeg", headers=headers)
+        layer = _checked(params["layer"], _LAYER, "layer", "a number such as 5")
+        if "at" not in params:
             return Response(inside.colours(id, int(layer[0])), media_type="image/png", headers=headers)
-        at = _checked(asked["at"], _PLACE, "at", "two numbers from 0 to 1 such as 0.25,0.5")
-        shade = inside.likeness(id, int(layer[0]), float(at[1]), float(at[2]))
+        at = _checked(params["at"], _POINT, "at", "two numbers from 0 to 1 such as 0.25,0.5")
+        shade = inside.shade(id, int(layer[0]), float(at[1]), float(at[2]))
         return Response(shade, media_type="image/png", headers=headers)
 
     get("/api/inside/{id}", look)
 
 
-def add_upload_route(app: FastAPI, library: Library, threads: ThreadPoolExecutor) -> None:
-    """`POST /api/image`: an image or video to search by, as the request's body."""
+def add_upload_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExecutor) -> None:
+    """Add `POST /api/image`: an image or video to search by, as the request's body."""
     from fastapi.responses import JSONResponse
-    from starlette.requests import ClientDisconnect
+
+    bodies = BodyReader(_UPLOAD_BYTES, _UPLOAD_SECONDS)
 
     async def upload(request: Request) -> Response:
-        content = bytearray()
         try:
-            async with asyncio.timeout(_UPLOAD_SECONDS):
-                async for piece in request.stream():
-                    content += piece
-                    if len(content) > _UPLOAD_BYTES:
-                        message = f"the file has more than {_UPLOAD_BYTES >> 20} MiB, the limit"
-                        return JSONResponse({"error": message}, 413, HANG_UP)
-        except TimeoutError:
-            return JSONResponse({"error": f"the file took more than {_UPLOAD_SECONDS:g} s"}, 408, HANG_UP)
-        except ClientDisconnect:
-            return JSONResponse({"error": "the client has gone"}, 400)  # to nobody
-        try:
-            loop = asyncio.get_running_loop()
-            return JSONResponse({"q": await loop.run_in_executor(threads, library.add_image, bytes(content))})
+            async with bodies.read(request) as body:
+                content = bytes(body)
+                body.clear()
+                line = await asyncio.get_running_loop().run_in_executor(threads, library.add_image, content)
+                return JSONResponse({"q": line})
+        except ApiError as error:
+            return JSONResponse({"error": error.message}, error.status, HANG_UP)
         except PerceptionEncoderError as error:
             return JSONResponse({"error": str(error)}, 400)
 
     app.router.add_route("/api/image", upload, methods=["POST"])
+
+
+def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
+    """Return a term for the page: its weight, "text", "like" or "image", and the text or id."""
+    source = term.source
+    if isinstance(source, Media):
+        return {"weight": term.weight, "kind": "text", "what": source.payload}
+    if isinstance(source, IndexRow):
+        return {"weight": term.weight, "kind": "like", "what": ids.signed(source.id)}
+    return {"weight": term.weight, "kind": "image", "what": source.id}
 
 
 def _checked(value: str, pattern: re.Pattern[str], name: str, wanted: str) -> re.Match[str]:
@@ -210,6 +218,6 @@ def _checked(value: str, pattern: re.Pattern[str], name: str, wanted: str) -> re
     return match
 
 
-def _number(asked: dict[str, str], name: str, default: int, most: int) -> int:
-    value = asked.get(name, "")
+def _number(params: dict[str, str], name: str, default: int, most: int) -> int:
+    value = params.get(name, "")
     return min(int(value), most) if value.isdecimal() and len(value) < 10 else default

@@ -1,4 +1,4 @@
-"""Contact sheets of results: hits by query, items by their most probable label."""
+"""Sections of contact sheets: hits of each query, and files by their most probable label."""
 
 from __future__ import annotations
 
@@ -16,52 +16,51 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
-from perception_encoder.search.index.rows import Row
-from perception_encoder.search.query.hits import Hit, best_moment
-from perception_encoder.search.query.query import Query
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.query.galleries import best_moment
+from perception_encoder.search.query.search import Hit
+from perception_encoder.search.query.terms import Query
 from perception_encoder.search.web.pages import Section, Tile, link_to
 
 
 def name_query(query: Query) -> str:
-    """A query as a heading: what was typed in quotes, a picture by its file name."""
+    """Return a query as a heading: words in quotes, an image by its file name."""
     return f"like {_file_name(query.name)}" if query.kind in ("image", "video") else f"“{query.name}”"
 
 
 def query_sections(queries: Sequence[Query], results: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
-    """A section for each query, with its hits, of a sheet that will be at `page`."""
+    """Yield a section with the hits of each query, for a sheet at `page`."""
     for query, hits in zip(queries, results, strict=True):
-        shown = query.terms[0].what if query.kind in ("image", "video") else None
-        tiles = (_hit_tile(hit, page) for hit in hits)
-        picture = None if shown is None else open_preview(shown)
-        yield Section(heading=name_query(query), tiles=tiles, picture=picture)
+        source = query.terms[0].source if query.kind in ("image", "video") else None
+        image = open_preview(source) if isinstance(source, (Media, IndexRow)) else None
+        yield Section(heading=name_query(query), tiles=(_hit_tile(hit, page) for hit in hits), image=image)
 
 
 def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
-    """A section for each group of near-duplicates, of a sheet that will be at `page`."""
+    """Yield a section for each group of near-duplicates, for a sheet at `page`."""
     for number, group in enumerate(groups, 1):
         yield Section(heading=f"Group {number}", tiles=(_hit_tile(hit, page) for hit in group))
 
 
 def _hit_tile(hit: Hit, page: Path) -> Tile:
-    """A hit with its score and, where it has one, its probability in front and as a bar."""
     score = f"{hit.score:.3f}"
-    figure = score if hit.probability is None else f"{hit.probability:.0%} · {score}"
-    return replace(_tile(hit.item, hit.time, page, figure, hit.row), share=hit.probability)
+    value = score if hit.probability is None else f"{hit.probability:.0%} · {score}"
+    return replace(_tile(hit.item, hit.time, page, value, hit.row), share=hit.probability)
 
 
 @dataclass(frozen=True)
 class Naming:
-    """Items with the labels they were given."""
+    """Files with the labels that a model gave them."""
 
     encoder: Encoder
     collection: Collection
     guesses: Sequence[Sequence[tuple[str, float]]]
-    """Labels and probabilities of each item, best first."""
+    """Labels and probabilities of each file, best first."""
     class_vectors: dict[str, np.ndarray]
-    """Unit vectors (D,) by label, to choose the frame of a video by."""
+    """Unit vectors (D,) by label; they choose the frame of a video."""
 
     def tile(self, row: int, page: Path) -> Tile:
-        """An item with its best label's probability, the other labels below."""
+        """Return a file's tile: its name, its best label's probability, the other labels below."""
         item, ((label, share), *others) = self.collection.items[row], self.guesses[row]
         is_video, vector = self.collection.is_video[row], self.class_vectors[label]
         time = best_moment(self.encoder, item, vector) if is_video else None
@@ -69,7 +68,7 @@ class Naming:
         return replace(_tile(item, time, page, f"{share:.0%}"), share=share, details=(rest,))
 
     def sections(self, page: Path) -> Iterator[Section]:
-        """A section for each label that is some item's best, commonest first, and in it the surest items first."""
+        """Yield a section for each label that is a file's best, most frequent first, with the surest files first."""
         by_label: dict[str, list[int]] = {}
         for row, ranked in enumerate(self.guesses):
             by_label.setdefault(ranked[0][0], []).append(row)
@@ -79,7 +78,7 @@ class Naming:
             yield Section(heading=label, tiles=tiles, note=f"{len(rows)} of {len(self.guesses)}")
 
     def section(self, heading: str, note: str, page: Path) -> Section:
-        """All items in their order, each under its best label."""
+        """Return a section of all files in their order, each with its best label as the caption."""
         tiles = (self._under_label(self.tile(row, page), row) for row in range(len(self.guesses)))
         return Section(heading=heading, tiles=tiles, note=note)
 
@@ -87,27 +86,27 @@ class Naming:
         return replace(tile, caption=self.guesses[row][0][0], details=(tile.caption, *tile.details))
 
 
-def _tile(item: Item, time: float | None, page: Path, figure: str = "", row: Row | None = None) -> Tile:
+def _tile(item: Item, time: float | None, page: Path, value: str, row: IndexRow | None = None) -> Tile:
     try:
-        found: Media | Row = row or item.media()
-        if time is not None and isinstance(found, Media):
-            found = replace(found, start=time, end=time)
-        image = open_preview(found)
+        source: Media | IndexRow = row or item.media()
+        if time is not None and isinstance(source, Media):
+            source = replace(source, start=time, end=time)
+        image = open_preview(source)
     except InputError:
         image = None
     link = link_to(item.source, page) if isinstance(item.source, (Path, str)) else None
-    return Tile(image=image, caption=_file_name(item.path), hint=item.id, figure=figure, time=time, link=link)
+    return Tile(image=image, caption=_file_name(item.path), hint=item.id, value=value, time=time, link=link)
 
 
 def _file_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def open_preview(what: Media | Row) -> Image.Image | None:
-    """A picture, a video's first frame, or a row's thumbnail; None for a text."""
-    if isinstance(what, Row):
-        return Image.open(io.BytesIO(what.thumbnail)) if what.thumbnail else None
-    opened = open_media(what, frames=1)
+def open_preview(source: Media | IndexRow) -> Image.Image | None:
+    """Open an image, a video's first frame, or a row's thumbnail; return None for a text."""
+    if isinstance(source, IndexRow):
+        return Image.open(io.BytesIO(source.thumbnail)) if source.thumbnail else None
+    opened = open_media(source, frames=1)
     if isinstance(opened, VideoFrames):
         return opened.images[0]
     return opened if isinstance(opened, Image.Image) else None

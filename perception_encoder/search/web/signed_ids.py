@@ -1,4 +1,4 @@
-"""Ids of rows as the page's addresses have them, which nobody can compute who knows a file's name."""
+"""Signed ids of rows for the page's addresses, which cannot be computed from a file's name."""
 
 from __future__ import annotations
 
@@ -6,39 +6,34 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from perception_encoder.errors import SearchIndexError
-from perception_encoder.search.query.asked import AskedTerm
 
 _SIGNATURE_BYTES = 8
 
 
 class SignedIds:
-    """Signs ids with a secret of this run: an id in the index is a hash of the file's path, which others may guess."""
+    """Signs ids with a secret of this run: an index's ids are hashes of the files' paths, which others may guess."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
 
-    def _signed(self, id: str) -> str:
+    def signed(self, id: str) -> str:
+        """Return an id with its signature."""
         signature = hmac.new(self._secret, id.encode(errors="replace"), hashlib.sha256).hexdigest()
         return f"{id}-{signature[: 2 * _SIGNATURE_BYTES]}"
 
     def sign(self, tiles: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Tiles of `as_tiles` with signed ids, in the thumbnails' addresses too."""
+        """Return the tiles of `as_tiles` with signed ids, also in the thumbnails' addresses."""
         return [
-            {**tile, "id": (id := self._signed(tile["id"])), "thumbnail": tile["thumbnail"].replace(tile["id"], id, 1)}
+            {**tile, "id": (id := self.signed(tile["id"])), "thumbnail": tile["thumbnail"].replace(tile["id"], id, 1)}
             for tile in tiles
         ]
 
     def check(self, signed: str) -> str:
-        """The row's id; SearchIndexError if this run did not sign it, whether or not there is such a row."""
+        """Return the row's id; SearchIndexError if this run did not sign it, whether or not the row exists."""
         id = signed.rpartition("-")[0]
-        if not hmac.compare_digest(self._signed(id).encode(), signed.encode(errors="replace")):
-            raise SearchIndexError("the address is of an earlier run of pe serve; look for the image again")
+        if not hmac.compare_digest(self.signed(id).encode(), signed.encode(errors="replace")):
+            raise SearchIndexError("the address is of an earlier run of pe serve; search for the image again")
         return id
-
-    def checked(self, term: AskedTerm) -> AskedTerm:
-        """A term whose id, if it has one, is the row's."""
-        return replace(term, what=self.check(term.what)) if term.kind == "like" else term

@@ -11,9 +11,9 @@ from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.search.index.rows import Row, among
-from perception_encoder.search.web.library import Library, as_tiles
-from perception_encoder.search.web.pages import thumbnail
+from perception_encoder.search.index.rows import IndexRow, among
+from perception_encoder.search.index.thumbnail import encode_thumbnail
+from perception_encoder.search.web.library import MediaLibrary, as_tiles
 
 _CACHED = 2048  # stored thumbnails, about 20 MiB
 LARGE_SIDE = 640
@@ -22,40 +22,40 @@ _CACHED_LARGE = 256  # about 15 MiB
 
 
 class Thumbnails:
-    """The rows, with their thumbnails, behind the addresses that `as_tiles` gives; threads may share it.
+    """Caches the rows, with thumbnails, of the addresses in `as_tiles`; threads may share one.
 
-    One thumbnail read alone from the index takes as long as those of a whole answer.
+    Reading one thumbnail from the index takes as long as reading those of a whole answer.
     """
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: MediaLibrary) -> None:
         self._library, self._index, self._lock = library, library.index, threading.Lock()
-        self._rows: dict[tuple[str, str], Row] = {}  # by id and what follows the address's "?"; the oldest first
+        self._rows: dict[tuple[str, str], IndexRow] = {}  # by id and the address's query string; the oldest first
         self._large = lru_cache(_CACHED_LARGE)(self._make_large)
 
     def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """`as_tiles`, with the thumbnails of all read that are not here yet."""
+        """Return `as_tiles` of rows, and read the thumbnails that are not cached yet."""
         tiles = as_tiles(rows)
         wanted = {key[0]: key for tile in tiles if (key := _key(tile)) not in self._rows}
         if wanted:
-            found = self._index.rows(among("id", wanted), thumbnails=True)
+            stored = self._index.rows(among("id", wanted), thumbnails=True)
             with self._lock:
-                self._rows |= {key: row for row in found if (key := _key(as_tiles([vars(row)])[0])) == wanted[row.id]}
+                self._rows |= {key: row for row in stored if (key := _key(as_tiles([vars(row)])[0])) == wanted[row.id]}
                 for oldest in list(self._rows)[:-_CACHED]:
                     del self._rows[oldest]
         return tiles
 
-    def row(self, id: str, asked: str) -> Row:
-        """The row of an id; `asked`: what follows the "?" of its thumbnail's address. SearchIndexError if missing."""
-        return self._rows.get((id, asked)) or self._index.row(id)
+    def row(self, id: str, version: str) -> IndexRow:
+        """Return the row of an id; `version` is the query string of its address. SearchIndexError if there is none."""
+        return self._rows.get((id, version)) or self._index.row(id)
 
-    def large(self, id: str, asked: str) -> bytes:
-        """A large thumbnail, a JPEG; the stored one if the file cannot be opened. Takes and raises what `row` does."""
+    def large(self, id: str, version: str) -> bytes:
+        """Return a large thumbnail, or the stored one if the file cannot be opened; arguments and errors as `row`."""
         try:
-            return self._large(id, asked)
+            return self._large(id, version)
         except PerceptionEncoderError:
-            return self.row(id, asked).thumbnail
+            return self.row(id, version).thumbnail
 
-    def _make_large(self, id: str, asked: str) -> bytes:
+    def _make_large(self, id: str, version: str) -> bytes:
         media, path = self._library.media(id)
         with self._library.budget.admission() as admit:
             if media.kind == "image":
@@ -64,11 +64,11 @@ class Thumbnails:
                 frames = open_media(media, admit=admit)
                 assert isinstance(frames, VideoFrames)
                 image = frames.images[0]
-            return thumbnail(image, LARGE_SIDE)
+            return encode_thumbnail(image, LARGE_SIDE)
 
 
 def _needed_side(width: int, height: int) -> int:
-    """How long the short side of a JPEG must stay for its large thumbnail."""
+    """Return the shortest side of a JPEG that is large enough for its large thumbnail."""
     return max(1, LARGE_SIDE * min(width, height) // max(width, height))
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError, ModelError
-from perception_encoder.evaluation.classification import tokens as module
 from perception_encoder.evaluation.classification.attentive_probe import (
     AttentiveConfig,
+    AttentiveEvaluator,
     fit_attentive,
-    measure_attentive,
 )
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.classification.tokens import ComputedTokens, encode_tokens
+from perception_encoder.evaluation.layer_features import OneLayer, encode_layer
 from perception_encoder.models.protocols import LayerTokens
+from tests.clips import clip
 from tests.evaluation.colours import picture
 
 CONFIG = AttentiveConfig(epochs=12, learning_rates=(3e-3,), batch=32)
@@ -88,9 +89,9 @@ class ColourLayers:
 COLOURS = ["red", "green", "blue"]
 
 
-def pictures(name: str, labels: list[str], shade: int, broken: Sequence[int] = ()) -> LabelledPictures:
+def pictures(name: str, labels: list[str], shade: int, broken: Sequence[int] = ()) -> LabelledImages:
     found = tuple(b"?" if i in broken else picture(label, shade + i) for i, label in enumerate(labels))
-    return LabelledPictures("toys", tuple(f"{name}{i}" for i in range(len(labels))), found, tuple(labels))
+    return LabelledImages("toys", tuple(f"{name}{i}" for i in range(len(labels))), found, tuple(labels))
 
 
 def splits() -> Splits:
@@ -104,25 +105,28 @@ def splits() -> Splits:
 def test_a_task_is_measured_at_a_layer() -> None:
     config = AttentiveConfig(epochs=20, learning_rates=(1e-2,), batch=8)
     for layer, low, high in ((0, 0.9, 1.0), (-1, 0.2, 0.5)):
-        ((found,), failures) = measure_attentive(ColourLayers(), splits(), layer, config)
+        (found,) = AttentiveEvaluator(splits(), config).run(OneLayer(ColourLayers(), layer % 2))
+        failures = found.failures
         assert [failure.source for failure in failures] == ["a2", "c1"]
         expected = {"layer": str(layer % 2), "lr": "0.01/0.01/0.01", "train": "29", "head seeds": "3"}
         assert found.settings == expected and [each.seed for each in found.scores] == [0, 0, 1, 1, 2, 2]
         assert (found.metrics[0].name, found.metrics[0].n) == ("mean class accuracy", 8)
         assert low <= found.metrics[0].value <= high
     with pytest.raises(ConfigError, match="layer 2 does not exist"):
-        measure_attentive(ColourLayers(), splits(), 2, config)
+        AttentiveEvaluator(splits(), config).run(OneLayer(ColourLayers(), 2))
 
 
-def test_tokens_that_do_not_fit_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 4)
-    task = pictures("c", COLOURS * 3, 50, [0, 5])
-    kept, computed = (encode_tokens(ColourLayers(), 0, task, kept=size) for size in (1e9, 0))
-    assert isinstance(computed.tokens, ComputedTokens) and not isinstance(kept.tokens, ComputedTokens)
-    assert kept.keys == computed.keys == tuple(f"c{i}" for i in (1, 2, 3, 4, 6, 7, 8))
-    rows = np.array([5, 0, 3])
-    assert kept.tokens[rows].shape == (3, 5, 3)
-    np.testing.assert_array_equal(kept.tokens[rows], computed.tokens[rows])
-    assert len(kept.failures) == len(computed.failures) == 2
-    with pytest.raises(DataError, match="toys: no picture can be decoded"):
-        encode_tokens(ColourLayers(), 0, pictures("d", COLOURS, 0, range(3)))
+def test_sets_of_undecodable_images_are_named() -> None:
+    bad = replace(splits(), test=pictures("d", COLOURS, 0, range(3)))
+    with pytest.raises(DataError, match="toys: no image can be decoded; the first: d0"):
+        AttentiveEvaluator(bad, CONFIG).run(OneLayer(ColourLayers(), 0))
+
+
+def test_tokens_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(clip(12))
+    video = LabelledImages("clips", ("v",), (tmp_path / "v.mp4",), ("red",))
+    images, *_ = AttentiveEvaluator(Splits(train=video, val=video, test=video), frames=4).images(ColourLayers())
+    assert encode_layer(OneLayer(ColourLayers(), 0), images).tokens.shape == (1, 4 * 5, 3)
+    mixed = replace(images, keys=("v", "w"), open=lambda row: images.open(0)[: 1 + 3 * row])
+    with pytest.raises(DataError, match="clips mixes images and videos"):
+        encode_layer(OneLayer(ColourLayers(), 0), mixed)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.classification.nearest_neighbours import measure_neighbours, vote
+from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator, vote
 from perception_encoder.evaluation.classification.splits import Splits, hold_out
+from perception_encoder.evaluation.results import evaluate
 from tests.evaluation.colours import ColourEncoder, picture, unit
 
 
@@ -40,9 +41,9 @@ def test_k_is_within_the_training_items(k: int) -> None:
         vote(np.eye(3, dtype=np.float32), np.arange(3), np.eye(3, dtype=np.float32), k)
 
 
-def pictures(name: str, labels: list[str], shade: int, broken: int = -1) -> LabelledPictures:
+def pictures(name: str, labels: list[str], shade: int, broken: int = -1) -> LabelledImages:
     found = tuple(b"?" if i == broken else picture(label, shade + i) for i, label in enumerate(labels))
-    return LabelledPictures("toys", tuple(f"{name}{i}" for i in range(len(labels))), found, tuple(labels))
+    return LabelledImages("toys", tuple(f"{name}{i}" for i in range(len(labels))), found, tuple(labels))
 
 
 COLOURS = ["red", "green", "blue"]
@@ -52,17 +53,16 @@ def test_a_task_is_measured_for_each_k_and_transform() -> None:
     splits = Splits(
         train=pictures("a", COLOURS * 4, 0), val=pictures("b", COLOURS, 20), test=pictures("c", COLOURS, 30, 1)
     )
-    found, failures = measure_neighbours({"squash": ColourEncoder(), "crop": ColourEncoder()}, splits, (1, 3))
-    assert [m.label for m in found] == [
-        ("toys", f"{k}-NN", transform, "") for transform in ("squash", "crop") for k in (1, 3)
-    ]
+    models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
+    found = evaluate([NeighboursEvaluator(splits, (1, 3))], models)
+    assert [m.label for m in found] == [("toys", f"{k}-NN", transform, "") for transform in models for k in (1, 3)]
     assert [(m.metrics[1].value, m.metrics[1].n, m.settings["train"]) for m in found] == [(1.0, 2, "15")] * 4
-    assert [failure.source for failure in failures] == ["c1"]
+    assert [[failure.source for failure in m.failures] for m in found] == [["c1"]] * 4
 
 
 def test_val_may_be_empty() -> None:
     splits = Splits(train=pictures("a", COLOURS, 0), val=pictures("b", [], 0), test=pictures("c", COLOURS, 30))
-    (found,), _ = measure_neighbours({"squash": ColourEncoder()}, splits, (1,))
+    (found,) = NeighboursEvaluator(splits, (1,)).run(ColourEncoder())
     assert (found.metrics[1].value, found.settings["train"]) == (1.0, "3")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perception_encoder.data.captions import DRAWING_TEMPLATES, PHOTO_TEMPLATES
+from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.errors import ConfigError, ModelError
 from perception_encoder.evaluation.classification.prompts import (
     IMAGENET_TEMPLATES,
@@ -14,6 +14,7 @@ from perception_encoder.evaluation.classification.prompts import (
     ensemble,
     prompted_name,
 )
+from perception_encoder.pretraining.builtin.rules import DRAWING_TEMPLATES
 from tests.evaluation.colours import ColourEncoder, unit
 
 
@@ -52,7 +53,7 @@ def test_an_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
 
 
 def test_templates_need_a_place_for_the_class() -> None:
-    with pytest.raises(ConfigError, match=r"'a photo' needs \{\} where"):
+    with pytest.raises(ConfigError, match=r"'a photo' needs \{\} in place of"):
         ensemble(ColourEncoder(), ["cat"], ["{}", "a photo"])
     with pytest.raises(ConfigError, match="no templates"):
         ensemble(ColourEncoder(), ["cat"], [])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.splits import hold_out, load_splits
 from tests.evaluation.colours import picture, write_colours
@@ -44,14 +44,16 @@ def test_shards_hold_several_tasks(tmp_path: Path) -> None:
 def test_what_is_learned_is_not_measured(tmp_path: Path) -> None:
     rows = ["path,label", *(f"{i}.png,{label}" for i, label in enumerate(["red", "green"] * 10))]
     (tmp_path / "t.csv").write_text("\n".join(rows), encoding="utf-8")
-    with pytest.raises(DataError, match=r"t: 20 items are trained on and measured, 0\.png first; give --train"):
+    with pytest.raises(
+        DataError, match=r"t: 20 items are in both the training and the test split, 0\.png first; give --train"
+    ):
         load_splits(tmp_path / "t.csv", "test")
 
 
 def test_classes_that_cannot_be_learned(tmp_path: Path) -> None:
     folders(tmp_path, "train", ["red", "green"] * 10)
     folders(tmp_path, "test", ["red", "blue"])
-    with pytest.raises(DataError, match="nothing to learn the class 'blue' from"):
+    with pytest.raises(DataError, match="the class 'blue' is not in the split train"):
         load_splits(tmp_path, "test")
 
 
@@ -69,8 +71,8 @@ def test_train_may_be_elsewhere(tmp_path: Path) -> None:
     assert len(splits.train.keys) + len(splits.val.keys) == 20
 
 
-def named(labels: dict[str, str]) -> LabelledPictures:
-    return LabelledPictures("toys", tuple(labels), tuple(key.encode() for key in labels), tuple(labels.values()))
+def named(labels: dict[str, str]) -> LabelledImages:
+    return LabelledImages("toys", tuple(labels), tuple(key.encode() for key in labels), tuple(labels.values()))
 
 
 def by_hash(count: int) -> list[str]:

@@ -5,29 +5,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perception_encoder.datasets.labelled import LabelledPictures
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import (
+    ZeroShotClassifier,
+    ZeroShotEvaluator,
     accuracies,
     check_classes,
-    classify,
-    classify_zero_shot,
-    nearest,
+    highest,
 )
 from perception_encoder.evaluation.features import Features
-from perception_encoder.evaluation.statistics.scores import measure
+from perception_encoder.evaluation.statistics.scores import estimate, measure
 from tests.evaluation.colours import ColourEncoder, picture, unit
 
 
 def test_the_nearest_class_wins() -> None:
-    classes = np.eye(3, dtype=np.float32)
+    classifier = ZeroShotClassifier(("a", "b", "c"), np.eye(3, dtype=np.float32))
     vectors = unit(np.array([(3, 1, 1), (0, 1, 2), (-5, -1, -9)], dtype=np.float32))
-    assert classify(vectors, classes).tolist() == [0, 2, 1]
+    assert classifier.rank(vectors, 1).tolist() == [[0], [2], [1]]
+    assert classifier.rank(vectors, 2).tolist() == [[0, 1], [2, 1], [1, 0]]
 
 
 def test_accuracies_count_by_class_and_by_item() -> None:
     features = Features(np.zeros((4, 2), dtype=np.float32), tuple("wxyz"), ("a", "a", "a", "c"))
-    by_class, top1 = map(measure, accuracies(np.array([0, 0, 1, 1]), features, ("a", "b", "c")))
+    by_class, top1 = map(measure, accuracies(np.array([0, 0, 1, 1]), features.keys, features.labels, ("a", "b", "c")))
     assert (by_class.value, by_class.n) == (pytest.approx((2 / 3 + 0) / 2), 4)
     assert (top1.name, top1.value) == ("top-1", 0.5)
 
@@ -43,10 +44,12 @@ def test_intervals_of_few_items_a_class_hold_the_truth(sizes: list[int]) -> None
     for trial in range(100):
         chances = rng.beta(4, 2, len(classes))  # of being right, by class
         right = rng.random(len(labels)) < chances[targets]
-        metric = measure(accuracies(np.where(right, targets, -1), features, classes)[0], seed=trial)
+        scores = accuracies(np.where(right, targets, -1), features.keys, features.labels, classes)
+        found = estimate(scores[:1], seed=trial)
         by_class = [right[targets == number].mean() for number in range(len(classes))]
-        assert metric.value == pytest.approx(np.mean(by_class))
-        held += metric.ci[0] <= chances.mean() <= metric.ci[1]
+        assert found.value == pytest.approx(np.mean(by_class))
+        low, high = found.interval()
+        held += low <= chances.mean() <= high
     assert held >= 90
 
 
@@ -54,12 +57,12 @@ def test_items_are_drawn_within_classes_of_many_items() -> None:
     """Where one class is always right and the other never, nothing but the numbers of both could vary."""
     for size in (10, 9):
         features = Features(np.zeros((2 * size, 2), np.float32), tuple(map(str, range(2 * size))), ("a", "b") * size)
-        by_class = measure(accuracies(np.zeros(2 * size, int), features, ("a", "b"))[0])
+        by_class = measure(accuracies(np.zeros(2 * size, int), features.keys, features.labels, ("a", "b"))[0])
         assert by_class.value == pytest.approx(0.5)
         if size == 10:
-            assert by_class.ci is None
+            assert by_class.interval is None
         else:
-            assert by_class.ci[1] - by_class.ci[0] > 0.2
+            assert by_class.interval[1] - by_class.interval[0] > 0.2
 
 
 def test_one_class_is_no_task() -> None:
@@ -72,26 +75,26 @@ def test_top_five_and_mapped_classes() -> None:
     features = Features(np.zeros((2, 2), dtype=np.float32), ("p", "q"), ("lamp", "cup"))
     ranked = np.array([(2, 0, 1, 3, 4), (1, 3, 4, 5, 0)])
     accepted = {"lamp": frozenset("bc"), "cup": frozenset("f")}  # of another set's classes
-    by_class, top1, top5 = map(measure, accuracies(ranked, features, tuple("abcdef"), accepted))
+    by_class, top1, top5 = map(measure, accuracies(ranked, features.keys, features.labels, tuple("abcdef"), accepted))
     assert (by_class.value, top1.value, top5.value) == (0.5, 0.5, 1.0)
     assert top5.name == "top-5"
 
 
 def test_the_highest_scores_come_first() -> None:
     scores = np.random.default_rng(0).standard_normal((7, 9))
-    np.testing.assert_array_equal(nearest(scores, 5), np.argsort(-scores, axis=1)[:, :5])
+    np.testing.assert_array_equal(highest(scores, 5), np.argsort(-scores, axis=1)[:, :5])
 
 
 def test_a_task_is_measured_with_each_of_the_prompts() -> None:
     ids = ("n1", "n2", "n3", "n4")
-    task = LabelledPictures(
+    task = LabelledImages(
         "toys", ("p", "q"), (picture("red"), picture("blue")), ("n1", "n3"),
         choices=ids, names=dict(zip(ids, ("red", "green", "blue", "white"), strict=True)),
     )  # fmt: skip
     encoder = ColourEncoder()
-    found, failures = classify_zero_shot({"squash": encoder}, task, ("name", "kinetics"))
+    found = ZeroShotEvaluator(task, ("name", "kinetics")).run(encoder)
     assert [(m.prompts, m.classes, m.metrics[1].value, m.metrics[1].n) for m in found] == [
         ("name", 4, 1.0, 2),
         ("kinetics", 4, 1.0, 2),
     ]
-    assert (encoder.texts, encoder.pictures, failures) == (4 * 29, 2, ())
+    assert (encoder.texts, encoder.pictures, found[0].failures) == (4 * 29, 2, ())

@@ -101,7 +101,7 @@ def test_by_hand() -> None:
     measured = average_precision(truth, of_kind(guesses, "bbox"), "bbox")
     expected = (51 * 1 + 50 * 2 / 3) / 101
     assert measured.values == pytest.approx({"AP": expected, "AP50": expected, "AP75": expected})
-    assert sorted(set(measured.drawn["AP"].round(6))) == [round(expected, 6), 1.0]  # a picture twice: all right
+    assert sorted(set(measured.draws["AP"].round(6))) == [round(expected, 6), 1.0]  # a picture twice: all right
     nothing = average_precision(truth, [], "bbox", resamples=5)
     assert nothing.values["AP"] == 0
     assert [each.metric for each in measured.scores("box", ["1", "2"])] == ["box AP", "box AP50", "box AP75"]

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from perception_encoder.datasets.rgbd import DepthPictures, read_depth_splits
-from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead, scale_invariant_loss
+from perception_encoder.datasets.rgbd import read_depth_splits
+from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError
+from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.dense import depth as evaluator
 from perception_encoder.evaluation.dense.depth import (
+    DepthEvaluator,
     DepthProtocol,
     depth_errors,
-    measure_depth,
     score_depth,
     scored_pixels,
 )
+from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import measure_all
 from perception_encoder.formats.shards import write_members
+from tests.datasets.drawn import pairs, rooms, stored
 from tests.evaluation.layers import ColourLayers, png
 
 PROTOCOL = DepthProtocol(head=DepthConfig(channels=8, fit=FitConfig(epochs=20, batch=4, lr=1e-2)))
-
-
-def stored(metres: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray((metres * 1000).astype(np.uint16)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def rooms(count: int, seed: int) -> np.ndarray:
-    """Depths (n, 24, 32) of a back wall and a box before it, in metres."""
-    rng = np.random.default_rng(seed)
-    depths = np.repeat(rng.uniform(3, 6, (count, 1, 1)), 24, axis=1).repeat(32, axis=2)
-    for depth in depths:
-        top, left = 4 * rng.integers(0, 4), 4 * rng.integers(0, 5)
-        depth[top : top + 8, left : left + 12] = rng.uniform(1, 2.5)
-    return depths.astype(np.float32)
 
 
 def test_figures_by_hand() -> None:
@@ -72,14 +55,6 @@ def test_an_aligned_guess_has_no_scale() -> None:
     by_hand = depth_errors("a", np.array([[1.0, 1, 2]]), np.array([[2.0, 2, 8]]), protocol)
     assert by_hand["abs rel"] == pytest.approx((0 + 0 + 0.5) / 3) and by_hand["RMSE"] == pytest.approx(np.sqrt(16 / 3))
     assert protocol.head.scale_invariance == 1 and scored_pixels("a", FAR, protocol).all()
-
-
-def test_the_loss_forgives_a_common_error_in_scale() -> None:
-    target = torch.tensor([[[1.0, 2.0, 0.0]]])
-    twice = torch.log(2 * target.clamp_min(1e-3))
-    strict, lenient = DepthConfig(scale_invariance=0.0), DepthConfig(scale_invariance=1.0)
-    assert float(scale_invariant_loss(twice, target, strict)) == pytest.approx(np.log(2), abs=1e-3)
-    assert float(scale_invariant_loss(twice, target, lenient)) == pytest.approx(1e-3, abs=1e-3)
 
 
 def test_depth_as_features_is_learned_and_noise_is_not() -> None:
@@ -112,21 +87,14 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     train, test = read_depth_splits(tmp_path / "room.tar")
     assert (train.keys[-1], test.keys[0]) == ("00005", "00006")
     assert train.depth(0) == pytest.approx(rooms(10, 0)[0], abs=1e-3)
-    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, train, test, PROTOCOL)
+    (found,) = DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["00008 (depth)"]
     assert found.metrics[0].name == "RMSE" and found.metrics[0].n == 3 and found.settings["head seeds"] == "3"
-    assert {metric.ci for metric in found.metrics} == {None}  # frames of one walk are one block
+    assert {metric.interval for metric in found.metrics} == {None}  # frames of one walk are one block
     assert len({each.values for each in found.scores if each.metric == "RMSE"}) == 3  # every seed fits another head
     with pytest.raises(ModelError, match="colours, layer 2"):
-        measure_depth(ColourLayers(4, (24, 32)), 2, train, test, PROTOCOL)
-
-
-def pairs(name: str, depths: np.ndarray) -> DepthPictures:
-    """Depths in metres with pictures that are darker where it is near."""
-    greys = [np.repeat((40 * depth).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2) for depth in depths]
-    keys = tuple(f"{name}{row}" for row in range(len(depths)))
-    pictures, held = tuple(map(png, greys)), tuple(map(stored, depths))
-    return DepthPictures(name=name, keys=keys, pictures=pictures, depths=held)
+        DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 2))
 
 
 @pytest.fixture
@@ -143,20 +111,20 @@ def test_pictures_without_known_depth_are_reported_and_left_out() -> None:
     train, test = rooms(6, 0), rooms(4, 1)
     train[2], test[1], test[3] = FAR, 0, FRAMED
     protocol = replace(PROTOCOL, eigen_crop=True)
-    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", train), pairs("b", test), protocol)
+    (found,) = DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["a2", "b1", "b3"] and "--per-metre" in failures[0].reason
     assert found.metrics[0].n == 2 and found.settings["train"] == "5" and found.settings["per metre"] == "1000"
-    (found,), failures = measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", test), pairs("b", test), PROTOCOL)
+    (found,) = DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["a1", "b1"] and found.metrics[0].n == 3
 
 
 def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: None) -> None:
     near, far = rooms(4, 0), FAR[None].repeat(4, axis=0)
     for train, test, name in ((far, near, "a"), (near, far, "b")):
-        with pytest.raises(
-            DataError, match=f"{name}: no picture can be used; the first: {name}0: no pixel has a known"
-        ):
-            measure_depth(ColourLayers(4, (24, 32)), 0, pairs("a", train), pairs("b", test), PROTOCOL)
+        with pytest.raises(DataError, match=f"depth: no image can be used; the first: {name}0: no pixel has a known"):
+            DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
     maps = np.zeros((4, 6, 8, 3))
     with pytest.raises(InputError, match="b: no pixel has a known depth"):
         score_depth(maps, near.__getitem__, maps[:2], (near[0], FAR).__getitem__, ["a", "b"], PROTOCOL)
@@ -164,7 +132,7 @@ def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: 
 
 def test_a_head_is_not_fitted_on_nothing() -> None:
     maps = np.zeros((2, 6, 8, 3))
-    with pytest.raises(DataError, match=r"no training picture shows a depth of 0\.001 to 10 m"):
+    with pytest.raises(DataError, match=r"no training image has a depth of 0\.001 to 10 m"):
         score_depth(maps, (FAR, 0 * FAR).__getitem__, maps, rooms(2, 0).__getitem__, ["a", "b"], PROTOCOL)
 
 
@@ -172,72 +140,13 @@ def test_depths_that_are_mostly_out_of_range_are_warned_of(caplog: pytest.LogCap
     depths, encoder = rooms(4, 0), ColourLayers(4, (24, 32))
     quick = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1, batch=4)))
     with caplog.at_level(logging.WARNING):
-        measure_depth(encoder, 0, pairs("a", depths), pairs("b", depths), quick)
+        DepthEvaluator(pairs("a", depths), pairs("b", depths), quick).run(OneLayer(encoder, 0))
         assert not caplog.text
         wrong = replace(pairs("b", depths), per_metre=200.0)
-        measure_depth(encoder, 0, replace(pairs("a", depths), per_metre=200.0), wrong, quick)
-    assert "of the known depth is not within 0.001 to 10 m" in caplog.text and "200 units were taken" in caplog.text
+        DepthEvaluator(replace(pairs("a", depths), per_metre=200.0), wrong, quick).run(OneLayer(encoder, 0))
+    assert "of the known depth is not within 0.001 to 10 m" in caplog.text and "200 units a metre" in caplog.text
 
 
-def test_nyu_folders(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        for names in (("rgb_00045.jpg", "sync_depth_00045.png"), ("rgb/7.jpg", "depth/7.png")):
-            for name, content in zip(names, (png(np.zeros((2, 2, 3), np.uint8)), stored(np.ones((2, 2)))), strict=True):
-                path = tmp_path / split / "bathroom" / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-    train, _ = read_depth_splits(tmp_path)
-    assert train.keys == ("bathroom/00045", "bathroom/7") and train.depth(1).tolist() == [[1, 1], [1, 1]]
-    assert train.blocks == train.some([0, 1]).blocks == ("bathroom", "bathroom")
-    (tmp_path / "test" / "bathroom" / "rgb_00046.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="1 pictures have no depth; the first is bathroom/00046"):
-        read_depth_splits(tmp_path)
-
-
-def test_images_of_one_sequence_are_one_block(tmp_path: Path) -> None:
-    """A path without splits is a sequence, as TUM's rgb/ is; images of a split, rendered scenes say, are not."""
-    members = [
-        (f"{n}.{kind}", content)
-        for n in range(5)
-        for kind, content in (("jpg", png(np.zeros((2, 2, 3), np.uint8))), ("depth.png", stored(np.ones((2, 2)))))
-    ]
-    for name in ("walk.tar", "scenes/train.tar", "scenes/test.tar"):
-        write_members(tmp_path / name, members)
-    _, walk = read_depth_splits(tmp_path / "walk.tar")
-    assert len(walk.keys) == 2 and len(set(walk.blocks)) == 1
-    _, scenes = read_depth_splits(tmp_path / "scenes")
-    assert scenes.blocks == scenes.keys and scenes.some([1, 3]).blocks == ("1", "3")
-    for split in ("train", "test"):
-        for name, content in (("rgb/7.jpg", members[0][1]), ("depth/7.png", members[1][1])):
-            path = tmp_path / "tum" / split / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    assert read_depth_splits(tmp_path / "tum")[1].blocks == ("",)
-
-
-def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="there is no depth"):
-        read_depth_splits(tmp_path)
-    (tmp_path / "train").mkdir()
-    with pytest.raises(DataError, match="has one of train and test"):
-        read_depth_splits(tmp_path)
-    one = DepthPictures(name="n", keys=("m",), pictures=(b"",), depths=(png(np.zeros((2, 2), np.uint8)),))
-    with pytest.raises(MediaDecodeError, match=r"m \(depth\): has the mode L"):
-        one.depth(0)
+def test_depth_beyond_the_range_is_named() -> None:
     with pytest.raises(InputError, match=r"far: no pixel has a known depth of 0\.001 to 10 m"):
         depth_errors("far", np.ones((2, 2)), np.full((2, 2), 11.0), DepthProtocol())
-    with pytest.raises(ConfigError, match="nearest"):
-        DepthConfig(nearest=2.0, farthest=1.0)
-
-
-def test_the_head_takes_any_grid() -> None:
-    for grid in ((1, 1), (5, 7), (8, 8)):
-        head = DepthHead(6, DepthConfig(channels=8))
-        assert head.predict(torch.zeros(2, *grid, 6), (31, 17)).shape == (2, 31, 17)
-
-
-def test_the_living_room(real_data: Path) -> None:
-    train, test = read_depth_splits(real_data / "rgbd" / "livingroom.tar")
-    assert (len(train.keys), len(test.keys)) == (30, 20)
-    assert train.depth(0).shape == (240, 320) and 1 < float(train.depth(0).mean()) < 3

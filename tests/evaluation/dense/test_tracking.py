@@ -12,13 +12,14 @@ from perception_encoder.dense_prediction.label_propagation import PropagationCon
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.dense.tracking import (
     TrackingConfig,
+    TrackingEvaluator,
     VideoScores,
     frame_size,
-    gather,
-    measure_tracking,
     score_masks,
     score_video,
+    tracking_scores,
 )
+from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.evaluation.statistics.scores import measure
 from tests.evaluation.layers import ColourLayers, discs, write_video
 
@@ -42,12 +43,13 @@ def test_masks_as_features_track_almost_perfectly_and_noise_does_not() -> None:
 
 def test_colours_track_coloured_things(tmp_path: Path) -> None:
     write_video(tmp_path / "discs.tar", *discs())
-    (found,), failures = measure_tracking(ColourLayers(4), 0, read_videos(tmp_path), CONFIG)
+    (found,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(4), 0))
+    failures = found.failures
     assert not failures and [metric.name for metric in found.metrics] == ["J&F", "J", "F"]
     both, region, boundary = (metric.value for metric in found.metrics)
     assert region > 0.8 and both == pytest.approx((region + boundary) / 2)
     assert found.settings == {"layer": "0", "short side": "48"}
-    (noise,), _ = measure_tracking(ColourLayers(4), 1, read_videos(tmp_path), CONFIG)
+    (noise,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(4), 1))
     assert noise.metrics[0].value < both / 2
 
 
@@ -70,11 +72,14 @@ def test_void_pixels_count_for_nothing() -> None:
 
 
 def test_the_mean_is_over_objects_and_videos_are_drawn() -> None:
-    scores = {"a": VideoScores(np.array([1.0, 0.0]), np.array([1.0, 0.5])), "b": VideoScores(np.ones(1), np.ones(1))}
-    both, region, boundary = map(measure, gather(scores))
+    scores = {
+        "a": VideoScores(region=np.array([1.0, 0.0]), boundary=np.array([1.0, 0.5])),
+        "b": VideoScores(region=np.ones(1), boundary=np.ones(1)),
+    }
+    both, region, boundary = map(measure, tracking_scores(scores))
     assert (region.value, boundary.value) == (pytest.approx(2 / 3), pytest.approx(2.5 / 3))
     assert both.value == pytest.approx(4.5 / 6) and both.n == 2
-    assert region.ci == (0, 1)  # Student's t of two videos: they say nothing; the bootstrap had 0.5 to 1
+    assert region.interval == (0, 1)  # Student's t of two videos: they say nothing; the bootstrap had 0.5 to 1
 
 
 @pytest.mark.parametrize(
@@ -87,29 +92,30 @@ def test_frames_keep_their_aspect_ratio(size, short, patch, expected) -> None:
 
 def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
     pictures, masks = discs(3)
-    with pytest.raises(InputError, match=r"empty: the mask of the first frame shows no object"):
+    with pytest.raises(InputError, match=r"empty: the mask of the first frame has no object"):
         score_video("empty", np.ones((3, 4, 4, 2)), [np.zeros((8, 8), np.uint8)] * 3)
     with pytest.raises(InputError, match=r"only: no frame after the first"):
         score_video("only", np.ones((3, 4, 4, 2)), [masks[0], None, None])
-    with pytest.raises(ModelError, match=r"bad: .*NaN"):
+    with pytest.raises(ModelError, match=r"NaN or infinity in 3 of 3 vectors of bad"):
         score_video("bad", np.full((3, 4, 4, 2), np.nan), masks)
     with pytest.raises(DataError, match=r"v: 3 masks for the features of 2"):
         score_video("v", np.ones((2, 4, 4, 2)), masks)
     write_video(tmp_path / "v.tar", pictures, masks)
     with pytest.raises(ModelError, match=r"colours, layer 2"):
-        measure_tracking(ColourLayers(), 2, read_videos(tmp_path), CONFIG)
+        TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 2))
     with pytest.raises(ConfigError, match=r"layer 3 does not exist"):
-        measure_tracking(ColourLayers(), 3, read_videos(tmp_path), CONFIG)
+        TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 3))
 
 
 def test_a_video_that_cannot_be_decoded_is_reported_and_left_out(tmp_path: Path) -> None:
     write_video(tmp_path / "good.tar", *discs(3))
     good = read_videos(tmp_path)[0]
     bad = MaskedVideo("bad", (good.frames[0], b"\x89PNG cut", good.frames[2]), good.masks)
-    (found,), failures = measure_tracking(ColourLayers(), 0, [bad, good], CONFIG)
+    (found,) = TrackingEvaluator([bad, good], CONFIG).run(OneLayer(ColourLayers(), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["bad/frame 1"] and found.metrics[0].n == 1
-    with pytest.raises(DataError, match="no video can be measured; the first: bad/frame 1"):
-        measure_tracking(ColourLayers(), 0, [bad], CONFIG)
+    with pytest.raises(DataError, match="no video can be evaluated; the first: bad/frame 1"):
+        TrackingEvaluator([bad], CONFIG).run(OneLayer(ColourLayers(), 0))
 
 
 def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path) -> None:
@@ -118,11 +124,12 @@ def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path
     write_video(tmp_path / "good.tar", pictures, masks)
     write_video(tmp_path / "one.tar", pictures, [masks[0], None, None, None])
     write_video(tmp_path / "sizes.tar", pictures, [*masks[:3], masks[3][:-1]])
-    (found,), failures = measure_tracking(ColourLayers(), 0, read_videos(tmp_path), CONFIG)
+    (found,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 0))
+    failures = found.failures
     assert [failure.source for failure in failures] == ["empty", "one", "sizes"] and found.metrics[0].n == 1
     bad = [video for video in read_videos(tmp_path) if video.name != "good"]
-    with pytest.raises(DataError, match="no video can be measured; the first: empty: the mask of the first frame"):
-        measure_tracking(ColourLayers(), 0, bad, CONFIG)
+    with pytest.raises(DataError, match="no video can be evaluated; the first: empty: the mask of the first frame"):
+        TrackingEvaluator(bad, CONFIG).run(OneLayer(ColourLayers(), 0))
 
 
 def test_a_clip_of_davis(real_data: Path) -> None:
@@ -132,8 +139,8 @@ def test_a_clip_of_davis(real_data: Path) -> None:
     config = PropagationConfig()
     scores = {}
     for short, layer in ((120, 0), (240, 0), (240, 1)):
-        (found,), _ = measure_tracking(
-            ColourLayers(16), layer, [swan], TrackingConfig(short_side=short, propagation=config)
+        (found,) = TrackingEvaluator([swan], TrackingConfig(short_side=short, propagation=config)).run(
+            OneLayer(ColourLayers(16), layer)
         )
         scores[short, layer] = found.metrics[0].value
     assert scores[240, 0] > scores[120, 0] and scores[240, 0] > scores[240, 1] + 0.2

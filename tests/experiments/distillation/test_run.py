@@ -22,12 +22,12 @@ from experiments.distillation.run import (
     reproduce_distillation,
     student,
 )
-from experiments.outcomes import PHOTOS, Outcomes
+from experiments.outcomes import PHOTOS, Outcome, Outcomes
 from experiments.reproduction import ROBUST, Place
 from perception_encoder.data.pairs import Stage
-from perception_encoder.evaluation.statistics.paired import Outcome
 from perception_encoder.models.checkpoints.weights import create_model, load_model
-from perception_encoder.pretraining.run import PretrainingConfig, build_model
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.run import build_model
 
 
 def test_the_teacher_has_about_20_million_parameters_and_its_students_the_same_data() -> None:

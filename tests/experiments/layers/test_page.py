@@ -11,7 +11,7 @@ import pytest
 from experiments.layers.findings import curve_rows
 from experiments.layers.page import page
 from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED, UNTRAINED
-from perception_encoder.evaluation.layer_task import LayerScore
+from perception_encoder.layer_analysis.layer_task import LayerScore
 from perception_encoder.layer_analysis.sweep import LayerCurve
 
 NOISE = np.random.default_rng(0).normal(size=(4, 1000))

@@ -23,8 +23,8 @@ from experiments.layers.run import (
 )
 from experiments.layers.subjects import LayerData, Sizes, make_questions, measured_layers
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.colour_encoder import COLOURS
 from perception_encoder.formats.shards import write_members
+from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.sweep import FORMAT
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.initialization import initialize

@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.outcomes import PHOTOS, Outcomes
+from experiments.outcomes import PHOTOS, Outcome, Outcomes
 from experiments.recipe.page import draw, page
 from experiments.recipe.run import POINTS, SEEDS, compare, reproduce_recipe
 from experiments.recipe.steps import FLOPS, nano_step, run_flops
 from experiments.reproduction import ROBUST, Place, claim, over_seeds, training_seconds
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.statistics.paired import Outcome
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.builtin.recipe import debug
-from perception_encoder.pretraining.run import PROCEDURE, PretrainingConfig
+from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig
 
 
 @pytest.mark.parametrize("step", range(1, 10))

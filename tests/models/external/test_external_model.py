@@ -29,5 +29,5 @@ def test_a_model_without_layers_or_without_embeddings_says_so() -> None:
     with pytest.raises(ConfigError, match="open_clip:ViT-B-32,openai cannot be taken at a layer"):
         open_model("open_clip:ViT-B-32,openai").tower()
     for name in ("hf:any", "random:timm:test_vit", "random:open_clip:ViT-B-32,openai", "random:builtin"):
-        with pytest.raises(ConfigError, match=f"{name} is a vision tower alone"):
+        with pytest.raises(ConfigError, match=f"{name} is only a vision tower"):
             open_model(name).encoder("squash")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.data.sources import find_source
 from perception_encoder.errors import DataError
 from perception_encoder.pretraining.builtin.drawings import read_emoji, read_openclipart
 from perception_encoder.pretraining.builtin.rasterize import rasterize
+from perception_encoder.pretraining.builtin.sources import find_source
 
 PUBLIC_DOMAIN = "http://web.resource.org/cc/PublicDomain"
 

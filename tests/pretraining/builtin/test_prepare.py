@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.data.sources import NEVER_TRAINED, SOURCES, fetch_debian, fetch_npm, find_source
-from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import read_shard
 from perception_encoder.pretraining.builtin import prepare
 from perception_encoder.pretraining.builtin.drawings import Drawing
+from perception_encoder.pretraining.builtin.held_out import NEVER_TRAINED
 from perception_encoder.pretraining.builtin.prepare import drop_near_duplicates, prepare_source
+from perception_encoder.pretraining.builtin.sources import SOURCES, find_source
 
 pytest.importorskip("cairosvg")
 
@@ -98,45 +97,3 @@ def test_different_labels_need_a_closer_look_to_be_duplicates() -> None:
     assert [kept(shade, "cat") for shade in (5, 35, 90)] == [1, 1, 2]
     assert [kept(shade, "dog") for shade in (5, 35, 90)] == [1, 2, 2]
     assert drop_near_duplicates([]) == []
-
-
-def test_an_unknown_source_lists_the_known_ones() -> None:
-    with pytest.raises(DataError, match=r"noto, twemoji, .*openclipart, openmoji"):
-        find_source("emojione")
-
-
-@pytest.mark.parametrize(("fetch", "client"), [(fetch_npm, "npm"), (fetch_debian, "apt-get")])
-def test_a_missing_client_is_named(fetch, client: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match=f"{client} is not installed"):
-        fetch("package", tmp_path / "x")
-
-
-def write_client(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-
-@pytest.mark.parametrize(("fetch", "client"), [(fetch_npm, "npm"), (fetch_debian, "apt-get")])
-def test_a_failing_client_is_quoted(fetch, client: str, tmp_path: Path, monkeypatch) -> None:
-    write_client(tmp_path, client, "echo first >&2; echo 'no network' >&2; exit 7", monkeypatch)
-    with pytest.raises(DataError, match=f"^{client} .*package.* failed: no network; .*reachable"):
-        fetch("package", tmp_path / "x")
-
-
-def test_a_client_that_leaves_no_package_is_an_error(tmp_path: Path, monkeypatch) -> None:
-    write_client(tmp_path, "npm", "exit 0", monkeypatch)
-    with pytest.raises(DataError, match=r"left no \*\.tgz"):
-        fetch_npm("package", tmp_path / "x")
-
-
-def test_an_npm_package_is_unpacked(tmp_path: Path, monkeypatch) -> None:
-    write_client(
-        tmp_path,
-        "npm",
-        "mkdir package; echo hello > package/file; tar czf p-1.0.tgz package; rm -r package",
-        monkeypatch,
-    )
-    assert (fetch_npm("p", tmp_path / "x") / "file").read_text() == "hello\n"

@@ -14,7 +14,7 @@ import pytest
 from perception_encoder.errors import ConfigError
 from perception_encoder.search.index import approximate, snapshot
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.rows import Row, among
+from perception_encoder.search.index.rows import IndexRow, among
 
 DIMENSION, COUNT = 64, 3000
 SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "moments": {}}
@@ -32,11 +32,11 @@ def unit_vectors(count: int, seed: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def make_rows(vectors: np.ndarray, first: int = 0) -> list[Row]:
-    """A picture or, every fourth one, a video a vector."""
+def make_rows(vectors: np.ndarray, first: int = 0) -> list[IndexRow]:
+    """A image or, every fourth one, a video a vector."""
     about = {"start": None, "stop": None, "time": None, "length": None, "width": 4, "height": 3, "size": 9}
     return [
-        Row(
+        IndexRow(
             id=f"{number}",
             path=f"{number}.jpg",
             kind="image" if number % 4 else "video",
@@ -66,7 +66,7 @@ def index(tmp_path: Path, vectors: np.ndarray) -> Index:
 
 
 def is_approximate(index: Index) -> bool:
-    query = approximate.widen(index.table.search(unit_vectors(1, 9)[0], vector_column_name="vector"))
+    query = approximate.search_all_clusters(index.table.search(unit_vectors(1, 9)[0], vector_column_name="vector"))
     return "ANN" in query.limit(10).explain_plan()
 
 
@@ -106,7 +106,7 @@ def test_the_snapshot_gives_way_once_the_table_is_open(
     index = Index.open(tmp_path)
     assert recall(index, vectors) == 1 and "table" not in vars(index)
     assert is_approximate(index)
-    monkeypatch.setattr(snapshot.Snapshot, "nearest", None)
+    monkeypatch.setattr("perception_encoder.search.index.index.nearest_rows", None)
     assert recall(index, vectors) >= 0.99
 
 
@@ -137,7 +137,7 @@ def test_removed_and_replaced_rows_are_found_no_more(index: Index, vectors: np.n
     index.replace([f"{number}.jpg" for number in range(1, 301, 3)], make_rows(vectors)[:0])  # nothing in their place
     numbers = range(2, 302, 3)
     rows = [row for row in make_rows(vectors) if int(row.id) in numbers]
-    renewed = [Row(**{**vars(row), "vector": vector}) for row, vector in zip(rows, changed, strict=True)]
+    renewed = [IndexRow(**{**vars(row), "vector": vector}) for row, vector in zip(rows, changed, strict=True)]
     index.replace([row.path for row in rows], renewed)
     if finished:
         index.finish()

@@ -25,8 +25,8 @@ from perception_encoder.errors import ClusterError, MissingExtraError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.cluster import on_cluster
 from perception_encoder.search.index.index import FOLDER, Index
-from perception_encoder.search.index.indexing import update_index, writable_index
-from perception_encoder.search.index.rows import Row
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.index.update import update_index, writable_index
 from tests.clips import clip
 from tests.conftest import ROOT
 
@@ -73,11 +73,11 @@ def ports() -> Iterator[tuple[int, int]]:
         text=True,
     )
     assert head.stdout is not None
-    said = ""
-    while "Ray runtime started" not in said:
+    message = ""
+    while "Ray runtime started" not in message:
         line = head.stdout.readline()
-        assert line, said
-        said += line
+        assert line, message
+        message += line
     yield own, client
     for pid in [*descendants(head.pid), head.pid]:
         end(pid)
@@ -116,7 +116,7 @@ def processes(name: str) -> list[int]:
 
 @pytest.fixture
 def folder(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twenty pictures, two clips and a bad file, in batches of two."""
+    """Twenty images, two clips and a bad file, in batches of two."""
     monkeypatch.setattr(Encoder, "batch_size", 2)
     for number in range(2):
         (pictures[0].parent / f"{number}.mp4").write_bytes(clip(60 + number))
@@ -125,7 +125,7 @@ def folder(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def expected(folder: Path, checkpoint: Path) -> list[Row]:
+def expected(folder: Path, checkpoint: Path) -> list[IndexRow]:
     """The rows of an index that this machine makes alone."""
     with writable_index(folder, str(checkpoint)) as (index, encoder):
         assert update_index(index, encoder).added == 22
@@ -156,11 +156,11 @@ def killing_readers(path: Path) -> Iterator[list[int]]:
         watcher.join()
 
 
-def assert_same(folder: Path, expected: list[Row], tolerance: float) -> None:
+def assert_same(folder: Path, expected: list[IndexRow], tolerance: float) -> None:
     """The rows are equal, and their vectors as near as rows of batches of other sizes are."""
     found = sorted(Index.open(folder).rows(thumbnails=True), key=lambda row: row.id)
     expected = sorted(expected, key=lambda row: row.id)
-    for name in (field.name for field in fields(Row) if field.name != "vector"):
+    for name in (field.name for field in fields(IndexRow) if field.name != "vector"):
         assert [getattr(row, name) for row in found] == [getattr(row, name) for row in expected], name
     vectors = [np.stack([row.vector for row in rows]) for rows in (found, expected)]
     np.testing.assert_allclose(*vectors, rtol=0, atol=tolerance)
@@ -172,7 +172,7 @@ def test_killed_workers_lose_and_double_nothing(
     ports: tuple[int, int],
     folder: Path,
     checkpoint: Path,
-    expected: list[Row],
+    expected: list[IndexRow],
     draw: Callable[[int], Image.Image],
     tolerance: float,
 ) -> None:
@@ -217,7 +217,7 @@ def test_killed_workers_lose_and_double_nothing(
 @needs_ray
 @needs_proc
 def test_the_command_through_a_client_port(
-    ports: tuple[int, int], folder: Path, checkpoint: Path, expected: list[Row], tolerance: float
+    ports: tuple[int, int], folder: Path, checkpoint: Path, expected: list[IndexRow], tolerance: float
 ) -> None:
     code = (
         "from perception_encoder.cli.main import main; from perception_encoder.inference.encoder import Encoder; "
@@ -234,9 +234,9 @@ def test_the_command_through_a_client_port(
 @needs_ray
 @needs_proc
 def test_a_lost_cluster_is_an_error_and_what_was_committed_stays(
-    folder: Path, checkpoint: Path, expected: list[Row], monkeypatch: pytest.MonkeyPatch, tolerance: float
+    folder: Path, checkpoint: Path, expected: list[IndexRow], monkeypatch: pytest.MonkeyPatch, tolerance: float
 ) -> None:
-    monkeypatch.setattr("perception_encoder.search.index.indexing._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("perception_encoder.search.index.update._COMMIT_SECONDS", 0.0)
 
     def begin(total: int) -> Callable[[int], None]:
         def advance(files: int) -> None:
@@ -251,7 +251,7 @@ def test_a_lost_cluster_is_an_error_and_what_was_committed_stays(
         with path.open("wb") as file:
             file.truncate(1 << 34)
     with writable_index(folder, str(checkpoint)) as (index, encoder):
-        with pytest.raises(ClusterError, match="was lost; what was read is kept"), on_cluster("local") as read:
+        with pytest.raises(ClusterError, match="was lost; give the same command again"), on_cluster("local") as read:
             update_index(index, encoder, begin, read)
         for path in slow:
             path.unlink()
@@ -296,12 +296,12 @@ def test_a_local_cluster_listens_on_loopback_alone(folder: Path, checkpoint: Pat
 
 @needs_ray
 @pytest.mark.parametrize(
-    ("address", "said"), [("127.0.0.1:PORT", "refused"), ("ray://127.0.0.1:PORT", "refused"), ("rubbish", "Invalid")]
+    ("address", "message"), [("127.0.0.1:PORT", "refused"), ("ray://127.0.0.1:PORT", "refused"), ("rubbish", "Invalid")]
 )
-def test_where_no_cluster_answers(run_pe, folder: Path, address: str, said: str) -> None:
+def test_where_no_cluster_answers(run_pe, folder: Path, address: str, message: str) -> None:
     began = time.monotonic()
     run = run_pe("index", folder, "--ray", address.replace("PORT", str(free_port())))
-    assert run.status == 2 and "no Ray cluster answers at" in run.stderr and said in run.stderr
+    assert run.status == 2 and "no Ray cluster answers at" in run.stderr and message in run.stderr
     assert len(run.stderr.splitlines()) == 1 and time.monotonic() - began < 30
     assert not (folder / FOLDER).exists()
 

@@ -17,18 +17,18 @@ for slow in ("lance_namespace", "pyarrow.dataset"):  # LanceDB's slowest imports
     with contextlib.suppress(ImportError):
         importlib.import_module(slow)
 from perception_encoder.inference.encoder import load
-from perception_encoder.search.index import indexing
+from perception_encoder.search.index import update as module
 
 folder, checkpoint, kills, files = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])
 encoder = load(checkpoint)
 encoder.weight_hash
-indexing.load = lambda source: encoder
-indexing._COMMIT_SECONDS = 0.0
+module.load = lambda source: encoder
+module._COMMIT_SECONDS = 0.0
 type(encoder).batch_size = 4
 
 def update():
-    with indexing.writable_index(folder, checkpoint) as (index, encoder):
-        indexing.update_index(index, encoder)
+    with module.writable_index(folder, checkpoint) as (index, encoder):
+        module.update_index(index, encoder)
 
 def report():
     from perception_encoder.search.index.index import Index

@@ -17,8 +17,8 @@ from PIL import Image
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.index import FOLDER, Index
-from perception_encoder.search.index.indexing import Report, update_index, writable_index
 from perception_encoder.search.index.seal import read_state, write_seal
+from perception_encoder.search.index.update import Report, update_index, writable_index
 
 Update = Callable[..., Report]
 
@@ -26,17 +26,6 @@ Update = Callable[..., Report]
 @pytest.fixture
 def folder(pictures: list[Path]) -> Path:
     return pictures[0].parent
-
-
-@pytest.fixture
-def update(checkpoint: Path, folder: Path, encoder: Encoder) -> Update:
-    """Bring the folder's index up to date."""
-
-    def update(**options: object) -> Report:
-        with writable_index(folder, str(checkpoint), **options) as (index, own):
-            return update_index(index, own)
-
-    return update
 
 
 @pytest.fixture
@@ -129,7 +118,7 @@ def test_an_update_without_changes_writes_nothing(update: Update, folder: Path) 
     for path in before:
         os.utime(path)  # as in a copy
     update()
-    sealed = read_state(folder / FOLDER, "moments").seal.files
+    sealed = read_state(folder / FOLDER).seal.files
     assert all((folder / FOLDER / name).stat().st_mtime_ns == modified for name, (_, modified, _) in sealed.items())
 
 
@@ -184,19 +173,6 @@ def test_noise_in_the_small_files_raises_nothing_else(update: Update, folder: Pa
             assert name == "settings.json" and "\n" not in str(error) and len(str(error)) < 500
         (place / name).write_bytes(whole[name])
     assert hits() == expected
-
-
-def test_settings_that_are_none(update: Update, folder: Path) -> None:
-    update()
-    path = folder / FOLDER / "settings.json"
-    whole = path.read_text()
-    odd = ["[]", "null", '{"layout": 1}', '{"layout": []}', '{"layout": 1, "source": 3}', "[" * 100_000, "\udcff"]
-    for settings in [*odd, whole.replace('"every": 1.0', '"every": -1')]:
-        path.write_bytes(settings.encode("utf-8", "surrogateescape"))
-        for use in (lambda: Index.open(folder), update):
-            with pytest.raises(SearchIndexError, match="pe index --rebuild") as caught:
-                use()
-    assert "every is '-1', not a positive number" in str(caught.value)
 
 
 def test_a_stopped_run_is_unfinished_until_the_next(
@@ -269,13 +245,13 @@ def test_noise_in_a_table_without_a_seal_raises_nothing_else(update: Update, fol
 def test_a_seal_is_not_put_on_damage(update: Update, folder: Path) -> None:
     update()
     place = folder / FOLDER
-    state = read_state(place, "moments")
+    state = read_state(place)
     (data,) = (place / "moments.lance" / "data").iterdir()
     flip(data, 3000)
     with pytest.raises(ValueError, match=f"{data.name} is not as it was written"):
-        write_seal(place, "moments", 2, state.seal)
+        write_seal(place, 2, state.seal)
     with pytest.raises(ValueError, match="commit 99 is missing"):
-        write_seal(place, "moments", 99, None)
+        write_seal(place, 99, None)
 
 
 @pytest.mark.parametrize(
@@ -343,15 +319,15 @@ def test_an_index_elsewhere_is_as_private_as_the_images(
     checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, before = tmp_path / "home", os.umask(0o022)
-    monkeypatch.setattr("perception_encoder.search.query.calibration.is_builtin", lambda _: False)
+    monkeypatch.setattr("perception_encoder.search.index.calibration.is_builtin", lambda _: False)
     try:
         home.mkdir(mode=0o755)
         for mode, seen in ((0o755, {0o055, 0o044}), (0o700, {0})):
             folder.chmod(mode)
-            with writable_index(folder, str(checkpoint), home=home) as (index, own):
+            with writable_index(folder, str(checkpoint), directory=home) as (index, own):
                 update_index(index, own)  # the second time, no file has changed
             assert modes(home / FOLDER) == seen
-        with writable_index(folder, str(checkpoint), rebuild=True, home=home) as (index, own):
+        with writable_index(folder, str(checkpoint), rebuild=True, directory=home) as (index, own):
             update_index(index, own)
         assert modes(home / FOLDER) == {0} and (home / FOLDER / "calibration.json").exists()
     finally:
@@ -384,7 +360,7 @@ def test_a_link_in_an_index_leads_to_no_writing(name: str, update: Update, folde
     elif name == "settings.json":  # an index, whose settings are none
         with pytest.raises(SearchIndexError, match="--rebuild"):
             update()
-        update(rebuild=True, home=folder)
+        update(rebuild=True, directory=folder)
     else:
         update()
     assert victim.read_text() == "dear diary"

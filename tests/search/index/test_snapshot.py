@@ -15,14 +15,14 @@ from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index import snapshot
 from perception_encoder.search.index.index import FOLDER, Index
-from perception_encoder.search.index.indexing import update_index, writable_index
-from perception_encoder.search.index.rows import Row
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.index.update import update_index, writable_index
 from tests.clips import clip
 
 
 @pytest.fixture
 def update(checkpoint: Path, pictures: list[Path]) -> Callable[..., Index]:
-    """Bring the index of twenty pictures and a clip up to date, and open it."""
+    """Bring the index of twenty images and a clip up to date, and open it."""
     (pictures[0].parent / "clip.mp4").write_bytes(clip(60))
 
     def update(**options: object) -> Index:
@@ -37,7 +37,7 @@ def uses_snapshot(index: Index) -> bool:
     return "table" not in vars(index)
 
 
-def told(rows: list[Row]) -> list[tuple[object, ...]]:
+def told(rows: list[IndexRow]) -> list[tuple[object, ...]]:
     return [(*(value for name, value in vars(row).items() if name != "vector"), *row.vector) for row in rows]
 
 

@@ -12,7 +12,7 @@ import pytest
 from perception_encoder.errors import MissingExtraError, OutputError
 from perception_encoder.inference.collection import read_collection
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.indexing import update_index, writable_index
+from perception_encoder.search.index.update import update_index, writable_index
 from perception_encoder.search.query.export import export_fiftyone, export_vectors
 from tests.clips import clip
 
@@ -62,7 +62,7 @@ def test_without_fiftyone_it_is_named(index: Index, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif("FIFTYONE_DATABASE_URI" not in os.environ, reason="needs FiftyOne and a MongoDB")
-def test_fiftyone_has_the_pictures_and_the_moments(index: Index) -> None:
+def test_fiftyone_has_the_images_and_the_moments(index: Index) -> None:
     fiftyone = pytest.importorskip("fiftyone")
     rows = {row.id: row for row in index.rows()}
     counts = export_fiftyone(index, "pe-test", overwrite=True)

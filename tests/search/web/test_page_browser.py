@@ -15,11 +15,10 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.index import Index
-from perception_encoder.search.index.indexing import update_index, writable_index
-from perception_encoder.search.web.library import Library
+from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from tests.clips import clip
-from tests.search.library import make_library
+from tests.search.indexes import make_library, update_folder
 from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser
@@ -39,12 +38,12 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def library(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]
-) -> Library:
+) -> MediaLibrary:
     return make_library(tmp_path_factory.mktemp("library") / "photos", checkpoint, encoder, draw)
 
 
 @pytest.fixture(scope="module")
-def address(library: Library) -> Iterator[str]:
+def address(library: MediaLibrary) -> Iterator[str]:
     with served(create_page(library)) as address:
         yield address
 
@@ -529,9 +528,8 @@ def test_thumbnails_are_sharp(
     for number in range(3):
         draw(number).resize((1600, 1200)).save(tmp_path / f"{number}.jpg")
     draw(4).save(tmp_path / "small.jpg")
-    with writable_index(tmp_path, str(checkpoint)) as (index, own):
-        update_index(index, own)
-    with served(create_page(Library(Index.open(tmp_path), encoder))) as address:
+    update_folder(tmp_path, checkpoint)
+    with served(create_page(MediaLibrary(Index.open(tmp_path), encoder))) as address:
         page = browser.new_page(viewport={"width": 1100, "height": 800}, device_scale_factor=density)
         page.goto(address)
         images = "[...document.querySelectorAll('#grid img')]"
@@ -543,7 +541,7 @@ def test_thumbnails_are_sharp(
         page.close()
 
 
-def test_the_network_needs_the_key_once(browser: Browser, library: Library) -> None:
+def test_the_network_needs_the_key_once(browser: Browser, library: MediaLibrary) -> None:
     with served(create_page(library, key="a key & more")) as address:
         phone = browser.new_context(viewport={"width": 390, "height": 844})
         page = phone.new_page()
@@ -569,7 +567,7 @@ def test_the_network_needs_the_key_once(browser: Browser, library: Library) -> N
         stranger.close()
 
 
-def test_a_link_with_the_key_on_another_page_opens_this_one(browser: Browser, library: Library) -> None:
+def test_a_link_with_the_key_on_another_page_opens_this_one(browser: Browser, library: MediaLibrary) -> None:
     """The browser sends a strict cookie only once the user goes on from here."""
     with served(create_page(library, key="secret")) as address:
         context = browser.new_context()

@@ -10,22 +10,22 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.indexing import update_index
-from perception_encoder.search.web.library import Library
-from tests.search.library import make_library, wait_for
+from perception_encoder.search.index.update import update_index
+from perception_encoder.search.web.library import MediaLibrary
+from tests.search.indexes import make_library, wait_for
 
 Draw = Callable[[int], Image.Image]
 
 
-@pytest.mark.parametrize("home", ["photos", "index"])
+@pytest.mark.parametrize("directory", ["photos", "index"])
 def test_files_are_looked_for_every_so_often(
-    home: str, tmp_path: Path, checkpoint: Path, encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch
+    directory: str, tmp_path: Path, checkpoint: Path, encoder: Encoder, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "photos"
-    library = make_library(folder, checkpoint, encoder, draw, tmp_path / home)
+    library = make_library(folder, checkpoint, encoder, draw, tmp_path / directory)
     updates: list[int] = []
-    update = Library.update
-    monkeypatch.setattr(Library, "update", lambda self: (update(self), updates.append(1)))
+    update = MediaLibrary.update
+    monkeypatch.setattr(MediaLibrary, "update", lambda self: (update(self), updates.append(1)))
     (folder / "bad.jpg").write_bytes(b"x")
     library.watch(seconds=0.1)
     wait_for(lambda: len(updates) == 1, "the first update")

@@ -1,9 +1,9 @@
-"""Large thumbnails: made from the files, for screens with many pixels, and kept within bounds."""
+"""Thumbnails: stored ones are read together; large ones are made from the files and cached within bounds."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,23 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.index.index import Index
 from perception_encoder.search.web import thumbnails
-from perception_encoder.search.web.library import Library
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import HEIGHT, WIDTH, number_of
-from tests.search.library import make_library
+from tests.search.indexes import make_library
 
 Draw = Callable[[int], Image.Image]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def library(folder: Path, checkpoint: Path, encoder: Encoder, draw: Draw) -> Library:
+def library(folder: Path, checkpoint: Path, encoder: Encoder, draw: Draw) -> MediaLibrary:
     library = make_library(folder, checkpoint, encoder, draw)
     draw(50).resize((1600, 1200)).save(folder / "wide.jpg")
     draw(51).resize((900, 1200)).save(folder / "tall.png")
     library.update()
     library.refresh()
     return library
-
-
-@pytest.fixture
-def client(library: Library) -> Iterator[TestClient]:
-    with TestClient(create_page(library), base_url="http://localhost") as client:
-        yield client
 
 
 def large_of(client: TestClient, path: str) -> str:
@@ -77,7 +66,7 @@ def test_without_its_file_the_stored_thumbnail_is_the_answer(client: TestClient,
 
 
 def test_large_thumbnails_are_cached_within_bounds(
-    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+    library: MediaLibrary, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thumbnails, "_CACHED_LARGE", 2)
     decoded: list[Path] = []
@@ -98,6 +87,27 @@ def test_large_thumbnails_are_cached_within_bounds(
     assert len(decoded) == 5
 
 
-def test_ids_of_large_thumbnails_are_signed(client: TestClient, library: Library) -> None:
+def test_ids_of_large_thumbnails_are_signed(client: TestClient, library: MediaLibrary) -> None:
     row = library.index.rows()[0]
     assert client.get(f"/thumbnail/{row.id}/large").status_code == 400
+
+
+def test_thumbnails_of_an_answer_are_read_together(
+    client: TestClient, library: MediaLibrary, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = client.get("/api/hits").json()["tiles"]
+    monkeypatch.setattr(Index, "row", None)
+    for tile in tiles:
+        small = client.get(tile["thumbnail"])
+        size = {"wide.jpg": (256, 192), "tall.png": (192, 256)}.get(tile["path"], (80, 60))
+        assert opened(small.content).size == size or tile["kind"] == "video"
+    monkeypatch.undo()
+    address = tiles[0]["thumbnail"]
+    assert client.get(address.partition("?")[0]).content == client.get(address).content  # read alone
+    first = next(tile for tile in tiles if tile["path"] == "04's <b>.jpg")
+    Image.new("RGB", (64, 64)).save(folder / first["path"])
+    library.update()
+    library.refresh()
+    changed = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["id"] == first["id"])
+    assert changed["thumbnail"] != first["thumbnail"]
+    assert Image.open(io.BytesIO(client.get(changed["thumbnail"]).content)).size == (64, 64)

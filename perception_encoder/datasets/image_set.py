@@ -1,0 +1,90 @@
+"""What the sets of images with targets share: images by name, parts of a set, and the classes that were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import MediaDecodeError
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.progress import Track, untracked
+
+Stored = Path | bytes
+"""A file, or its content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Named images, as stored."""
+
+    per_item: ClassVar[tuple[str, ...]] = ("keys", "images")
+    """The fields with an entry for each image; empty ones are left out."""
+
+    name: str
+    keys: tuple[str, ...]
+    """The images' names."""
+    images: tuple[Stored, ...]
+
+    def open(self, index: int) -> Image.Image:
+        """Open an image, RGB; InputError if it cannot be decoded or is missing."""
+        return open_image(self.images[index], self.keys[index]).convert("RGB")
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """Return the set of these images."""
+        parts: dict[str, Any] = {}
+        for name in self.per_item:
+            values = getattr(self, name)
+            parts[name] = tuple(values[row] for row in rows) if values else ()
+        return replace(self, **parts)
+
+    def cut(self) -> tuple[Self, Self]:
+        """Cut a set without splits: the first three fifths to train on, and the rest to test on."""
+        middle = len(self.keys) * 3 // 5
+        return self.select(range(middle)), self.select(range(middle, len(self.keys)))
+
+
+class ClassifiedSet(Protocol):
+    """A set whose targets have classes."""
+
+    def seen_classes(self, track: Track) -> set[Any]:
+        """Return the classes that occur in it."""
+        ...
+
+    def keep_classes(self, classes: set[Any]) -> Self:
+        """Return the set without any other classes."""
+        ...
+
+    def check(self) -> Self:
+        """Return the set; DataError if it has nothing to score."""
+        ...
+
+
+AnyClassifiedSet = TypeVar("AnyClassifiedSet", bound=ClassifiedSet)
+
+
+def keep_trained(
+    train: AnyClassifiedSet, test: AnyClassifiedSet, track: Track = untracked
+) -> tuple[AnyClassifiedSet, AnyClassifiedSet]:
+    """Return both with only the classes that occur in `train`: others can only be missed, and are not scored.
+
+    DataError if `test` has none of them.
+    """
+    classes = train.seen_classes(track)
+    return train.keep_classes(classes), test.keep_classes(classes).check()
+
+
+def read_integers(stored: Stored, name: str, modes: tuple[str, ...], wanted: str) -> tuple[np.ndarray, str]:
+    """Decode an image of one channel, (H, W), and return its mode too; MediaDecodeError if it has another mode."""
+    try:
+        with Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored) as image:
+            if image.mode not in modes:
+                raise MediaDecodeError(name, f"has the mode {image.mode}; {wanted}")
+            return np.asarray(image), image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaDecodeError(name, f"cannot be decoded: {error}") from error

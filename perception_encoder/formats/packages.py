@@ -1,0 +1,61 @@
+"""Fetch packages of public registries with their own clients (`npm pack`, `apt-get download`); nothing is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from perception_encoder.errors import DataError
+
+FETCH_SECONDS = 600
+
+
+def fetch_npm(package: str, directory: Path) -> Path:
+    """Fetch an npm package into `directory` and return its unpacked root."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _run(["npm", "pack", package, "--silent"], directory, "Node.js", "is the registry reachable?")
+    archive = _newest(directory, "*.tgz", package)
+    target = directory / archive.stem
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+    return target / "package"
+
+
+def fetch_debian(package: str, directory: Path) -> Path:
+    """Fetch a Debian package into `directory` and return the root of its unpacked files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _run(
+        ["apt-get", "download", package],
+        directory,
+        "Debian or Ubuntu",
+        "run `apt-get update`; is the mirror reachable?",
+    )
+    archive = _newest(directory, "*.deb", package)
+    target = directory / "unpacked"
+    _run(["dpkg-deb", "-x", str(archive), str(target)], directory, "Debian or Ubuntu", "was it fetched whole?")
+    return target
+
+
+def _run(command: list[str], directory: Path, system: str, hint: str) -> None:
+    text = " ".join(command)
+    if shutil.which(command[0]) is None:
+        raise DataError(f"{command[0]} is not installed; this source needs {system}")
+    try:
+        done = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, errors="replace", timeout=FETCH_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"{text}: no answer in {FETCH_SECONDS} s; {hint}") from error
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"exit status {done.returncode}"
+        raise DataError(f"{text} failed: {reason}; {hint}")
+
+
+def _newest(directory: Path, pattern: str, package: str) -> Path:
+    archives = sorted(directory.glob(pattern), key=lambda path: path.stat().st_mtime)
+    if not archives:
+        raise DataError(f"{package}: the registry's client left no {pattern} file")
+    return archives[-1]

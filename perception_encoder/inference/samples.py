@@ -1,0 +1,100 @@
+"""Sample images to try things on: photographs from scikit-image, and a clip made of one of them.
+
+scikit-image's documentation names their origins and licences. The motorcycles are a stereo pair (Middlebury 2014,
+Scharstein and others): the left view becomes the clip, the right one a query.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.files import writing
+from perception_encoder.preprocess.image import open_image
+
+IMAGES = (
+    "astronaut.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "hubble_deep_field.jpg",
+    "moon.png",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+"""Photographs, by scikit-image's file names; its drawings, textures and micrographs are left out."""
+CLIP, CLIP_SOURCE = "motorcycle.mp4", "motorcycle_left.png"
+"""A clip, and the photograph it pans over."""
+QUERY = "motorcycle_right.png"
+"""The scene of the clip, from a second camera."""
+
+# fmt: off
+LABELS = (
+    "astronaut", "camera", "ginger cat", "cup of coffee", "old coins", "night sky", "moon", "newspaper",
+    "orange circle", "rocket", "motorbike", "pizza", "bicycle", "airplane", "tree", "banana", "umbrella",
+    "sailing boat", "bus", "piano",
+)
+# fmt: on
+"""Names of what the samples show, and of nine other objects."""
+QUERIES = ("a ginger cat", "a newspaper", "old coins", "a camera", "a motorbike")
+"""Texts to search for."""
+
+_RATE, _SECONDS, _WINDOW = 15, 4, (480, 360)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The paths of the samples."""
+
+    gallery: Path
+    """The folder of the photographs and the clip."""
+    query: Path
+    """An image to search for, outside the gallery."""
+
+
+def write_samples(folder: Path) -> Samples:
+    """Copy the photographs to FOLDER/pictures and the query beside it, and write the clip.
+
+    Raises MissingExtraError or DataError without scikit-image's images, OutputError if FOLDER cannot be written.
+    """
+    try:
+        import skimage
+    except ImportError:
+        raise MissingExtraError("scikit-image", "demo") from None
+    source = Path(skimage.__file__).parent / "data"
+    missing = [name for name in (*IMAGES, CLIP_SOURCE, QUERY) if not (source / name).is_file()]
+    if missing:
+        raise DataError(f"this scikit-image does not bring {', '.join(missing)}; install scikit-image 0.26")
+    gallery, query = folder / "pictures", folder / QUERY
+    with writing(folder):
+        gallery.mkdir(parents=True, exist_ok=True)
+        for name in IMAGES:
+            shutil.copyfile(source / name, gallery / name)
+        shutil.copyfile(source / QUERY, query)
+        write_pan(source / CLIP_SOURCE, gallery / CLIP)
+    return Samples(gallery=gallery, query=query)
+
+
+def write_pan(image: Path, clip: Path) -> None:
+    """Write an MP4 of four seconds that pans from an image's left side to its right."""
+    import av
+
+    opened = open_image(image).convert("RGB")
+    width, height = _WINDOW
+    room = (opened.width - width, (opened.height - height) // 2)
+    count = _RATE * _SECONDS
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("h264", rate=Fraction(_RATE), options={"crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(count):
+            left = room[0] * index // (count - 1)
+            window = opened.crop((left, room[1], left + width, room[1] + height))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(window), format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,39 @@
+"""A patch's mean colour, as an encoder of one layer: what tracking is worth that looks at colours alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.protocols import LayerEncoder, LayerTokens
+
+COLOURS = "colours"
+
+
+class ColourEncoder:
+    """A `LayerEncoder` that has no weights; its patches are those of another encoder."""
+
+    name, depth, width = COLOURS, 1, 3
+
+    def __init__(self, like: LayerEncoder) -> None:
+        self.patch_size, self.image_size = like.patch_size, like.image_size
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What its features depend on, apart from the pictures."""
+        return {"weights": f"{COLOURS} of patches of {self.patch_size}", "dtype": "float32", "device": "cpu"}
+
+    def encode_layers(
+        self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
+    ) -> dict[int, LayerTokens]:
+        """The mean colour of each patch, less grey, in (-0.5, 0.5): see `LayerEncoder`."""
+        if set(layers) != {0}:
+            raise ConfigError(f"layers {list(layers)} were given; {COLOURS} has layer 0 alone")
+        height, width = image_size or self.image_size
+        h, w = height // self.patch_size, width // self.patch_size
+        shown = [image.convert("RGB").resize((w, h), Image.Resampling.BOX) for image in images]
+        patches = np.stack([np.asarray(image, dtype=np.float32) for image in shown]) / 255 - 0.5
+        return {0: LayerTokens(np.zeros((len(patches), 0, 3), np.float32), patches)}

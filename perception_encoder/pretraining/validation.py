@@ -1,0 +1,155 @@
+"""Validate two towers on held-out pairs while they train: by retrieval, or by zero-shot accuracy over the labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perception_encoder.data.captions import PHOTO_TEMPLATES
+from perception_encoder.data.pairs import PairSource, true_pairs
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.preprocess.augmentation import augment
+from perception_encoder.preprocess.tokenizer import tokenizer
+from perception_encoder.pretraining.config import PretrainingConfig, ValidationConfig
+from perception_encoder.pretraining.sources import Sources
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.train.distributed import Exchange, gather, own_device, this_rank
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 256  # images or texts that a rank encodes at a time
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is known of a pair beside its image."""
+
+    caption: str
+    captions: AbstractSet[str]
+    label: str
+
+
+class PairValidation:
+    """Scores of towers on the pairs that are held out (`train.validation.Validation`); all ranks make it.
+
+    A pair has the same caption every time. `table`: token rows of words that no training caption has, zero by default,
+    as they are in the weights that a run writes.
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self,
+        config: PretrainingConfig,
+        validation: ValidationConfig,
+        towers: Towers,
+        sources: Sources,
+        table: Tensor | None = None,
+    ) -> None:
+        self.every, self.metric = validation.every, validation.metric
+        self.seed, self.frames = config.seed, config.frames
+        self.towers, self.table = towers, table
+        self.pairs, self.vocabulary = sources.validation, sources.vocabulary
+        self.exchange, self.device = Exchange(), own_device()
+        self.tokenize = replace(tokenizer(towers.clip), warns=False)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Return R@1 of both ways and its mean, or the accuracy; DataError if the pairs cannot be compared."""
+        with self._whole_vocabulary():
+            images, pairs = self._encode_images()
+            if self.metric == "zero_shot":
+                return self._zero_shot(images, pairs)
+            texts = list(dict.fromkeys(pair.caption for pair in pairs))
+            if len(texts) < 2:
+                raise DataError("validation needs two readable pairs with different captions; set validation=null")
+            scores = images @ self._encode_texts(texts).T  # (n, u)
+        truth = true_pairs([pair.captions for pair in pairs], texts)
+        to_text, to_image = hits(scores, truth), hits(scores.T, truth.T)
+        return {"retrieval": (to_text + to_image) / 2, "image_to_text": to_text, "text_to_image": to_image}
+
+    def _zero_shot(self, images: Tensor, pairs: Sequence[_Texts]) -> dict[str, float]:
+        """Classify the images that have a label; a class is the mean of its prompts."""
+        rows = [row for row, pair in enumerate(pairs) if pair.label]
+        labels = sorted({pairs[row].label for row in rows})
+        if len(labels) < 2:
+            raise DataError("zero-shot validation needs images of two labels; set validation.metric=retrieval")
+        prompts = [template.format(label) for label in labels for template in PHOTO_TEMPLATES]
+        classes = self._encode_texts(prompts).view(len(labels), len(PHOTO_TEMPLATES), -1).mean(1)
+        truth = torch.tensor([[label == pairs[row].label for label in labels] for row in rows])
+        return {"zero_shot": hits(images[rows] @ F.normalize(classes, dim=-1).T, truth)}
+
+    def _encode_images(self) -> tuple[Tensor, list[_Texts]]:
+        """Return unit embeddings (n, D), on the CPU, of the images that can be read, and their texts."""
+        size = self.towers.clip.visual.config.image_size
+        shape = (3, size, size) if self.frames is None else (self.frames, 3, size, size)
+        no_text = self.tokenize([""]).to(self.device)
+        parts, texts = list[Tensor](), list[_Texts | None]()
+        for start, chunk in _chunks(self.pairs):
+            own = range(len(chunk))[this_rank().share(len(chunk))]
+            pairs = [self._read(*chunk[row], start + row, size) for row in own]
+            texts += [each for part in self.exchange([texts for _, texts in pairs]) for each in part]
+            pixels = torch.zeros(len(pairs), *shape, dtype=torch.uint8)
+            for row, (image, _) in enumerate(pairs):
+                if image is not None:
+                    pixels[row] = image
+            encoded = self.towers(pixels.to(self.device), no_text).images
+            parts.append(gather(encoded, len(chunk)).cpu())
+        readable = [row for row, each in enumerate(texts) if each is not None]
+        return F.normalize(torch.cat(parts)[readable], dim=-1), [each for each in texts if each is not None]
+
+    def _read(self, source: PairSource, index: int, number: int, size: int) -> tuple[Tensor | None, _Texts | None]:
+        """Read a pair, its image squashed to the size; nothing if it is bad, which is logged."""
+        try:
+            pair = source.load(index, lambda width, height: size)
+        except InputError as error:
+            logger.warning("left out of the validation: %s", error)
+            return None, None
+        caption = pair.caption(np.random.default_rng([self.seed, 2, number]))
+        return augment(pair.image, size, None, ()), _Texts(caption, pair.captions, pair.label)
+
+    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return unit embeddings (u, D) of texts, on the CPU."""
+        size = self.towers.clip.visual.config.image_size
+        no_image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)
+        parts = []
+        for _, chunk in _chunks(texts):
+            own = self.tokenize(chunk)[this_rank().share(len(chunk))].to(self.device)
+            parts.append(gather(self.towers(no_image, own).texts, len(chunk)).cpu())
+        return F.normalize(torch.cat(parts), dim=-1)
+
+    @contextmanager
+    def _whole_vocabulary(self) -> Iterator[None]:
+        """Give the text tower all words, and encode texts, until the block ends; training knows its captions' alone."""
+        text, cached = self.towers.clip.text, self.towers.cached
+        table, self.towers.cached = text.token_embedding, None
+        try:
+            if self.vocabulary:
+                self.vocabulary.widen(self.towers.clip, self.table)
+            yield
+        finally:
+            text.token_embedding, self.towers.cached = table, cached
+
+
+def hits(scores: Tensor, truth: Tensor) -> float:
+    """Return the share of rows (n, m) in which a true column scores higher than all others; rows without one miss."""
+    true = scores.masked_fill(~truth, -torch.inf).amax(dim=1)
+    false = scores.masked_fill(truth, -torch.inf).amax(dim=1)
+    return (true > false).double().mean().item()
+
+
+def _chunks(items: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
+    """Yield parts that all ranks together encode at a time, and where each begins."""
+    size = AT_ONCE * this_rank().of
+    for start in range(0, len(items), size):
+        yield start, items[start : start + size]

@@ -1,1 +1,0 @@
-"""Runs: functions that return a complete, typed config."""

@@ -1,0 +1,111 @@
+"""Find and prepare the directory of an index: the folder itself, one around it, or a separate one (`--index`)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from perception_encoder.errors import OutputError, SearchIndexError
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.settings import SETTINGS, salvage_settings
+
+
+def nearest_index(folder: Path) -> Path | None:
+    """Return the folder if it has an index, else the nearest folder around it whose index covers it, or None."""
+    if Index.exists(folder):
+        return folder
+    if not folder.is_dir():
+        return None
+    return next((parent for parent in _absolute(folder).parents if _covers(parent, folder)), None)
+
+
+def _covers(directory: Path, folder: Path) -> bool:
+    """Whether a directory has an index that this user may read, and its root contains the folder."""
+    if not Index.exists(directory) or not os.access(directory / FOLDER / SETTINGS, os.R_OK):
+        return False
+    settings = salvage_settings(directory / FOLDER) or {}
+    return _absolute(folder).is_relative_to(_absolute(directory / settings.get("root", "")))
+
+
+def limit_index(index: Index, folder: Path | str) -> Index:
+    """Limit an index to a folder in its root; SearchIndexError if the root does not contain it."""
+    inside = _relative(index, Path(folder))
+    if inside != Path() and not os.path.isdir(folder):
+        raise SearchIndexError(f"{folder} is not a directory; an index searches {index.root} or directories in it")
+    index.below = "" if inside == Path() else f"{escape_name(inside)}/"
+    return index
+
+
+def check_root(index: Index, folder: Path) -> None:
+    """Raise SearchIndexError if an index belongs to another folder; its own directory stands for the folder."""
+    if _relative(index, folder) != Path():
+        raise _other_folder(index.folder, index.root, folder)
+
+
+def prepare_location(folder: Path, directory: Path | None) -> tuple[Path, Path]:
+    """Return the folder to index and the directory of its index, which is created if missing; the folder by default.
+
+    A directory with the index of another folder stands for that folder. Raises OutputError, SearchIndexError.
+    """
+    named = directory is not None
+    if directory is None or _absolute(directory) == _absolute(folder):
+        root = directory = folder
+    elif folder.is_dir():
+        root = _absolute(folder)
+        if not directory.exists():
+            _create(directory, root)
+    else:
+        raise OutputError(f"{folder} is not a directory")
+    if Index.exists(directory):
+        settings = salvage_settings(directory / FOLDER)
+        if settings is not None:  # the table may still be damaged
+            root = Path(settings.get("root") or directory)
+            if _absolute(folder) not in (_absolute(directory), _absolute(root)):
+                raise _other_folder(directory, root, folder)
+        elif not named:
+            Index.open(directory)  # raises: the settings do not name the folder, and the error asks for it
+    if directory.is_dir():
+        _check_writable(directory, folder)
+    return root, directory
+
+
+def _create(directory: Path, root: Path) -> None:
+    """Create a directory with the permissions of the folder of the images."""
+    try:
+        directory.mkdir(parents=True)
+        directory.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
+    except OSError as error:
+        raise OutputError(f"{directory} could not be made: {error.strerror}") from error
+
+
+def _check_writable(directory: Path, folder: Path) -> None:
+    path = directory / FOLDER
+    try:
+        path.mkdir(exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(0, "no permission to write")
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written: {error.strerror}; keep the index elsewhere: pe index {folder} --index DIR"
+        ) from error
+
+
+def _relative(index: Index, folder: Path) -> Path:
+    """Return a folder's path relative to the index's root; the directory of the index counts as the root."""
+    absolute = _absolute(folder)
+    if absolute == _absolute(index.folder):
+        return Path()
+    try:
+        return absolute.relative_to(_absolute(index.root))
+    except ValueError:
+        raise _other_folder(index.folder, index.root, folder) from None
+
+
+def _other_folder(directory: Path, root: Path, folder: Path) -> SearchIndexError:
+    return SearchIndexError(f"the index in {directory} is of {root}, not of {folder}; choose another --index")
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))

@@ -1,0 +1,178 @@
+"""Answer the queries of a command: by the indexes of folders, or by encoding files."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from perception_encoder.errors import InputError, SearchIndexError
+from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
+from perception_encoder.inference.encoder import load
+from perception_encoder.inference.media import Media
+from perception_encoder.models.registry import canonical_name, portable_name
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.location import limit_index, nearest_index
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.query.galleries import FileGallery, IndexGallery
+from perception_encoder.search.query.search import Hit, query_vectors, search
+from perception_encoder.search.query.terms import Query
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Queries and their hits."""
+
+    model: str
+    gallery: str
+    """What was searched, in words."""
+    queries: Sequence[Query]
+    hits: list[list[Hit]]
+    failures: list[InputError] = field(default_factory=list)
+    total: int = 0
+    """Files that were encoded for it."""
+
+
+def find_indexes(files: Sequence[str], directory: Path | None = None, model: str | None = None) -> list[Index]:
+    """Open the indexes of the given folders, or of the current one; return none unless every folder has one.
+
+    A subfolder uses the index of the nearest folder around it, limited to the subfolder, unless that index is of
+    another model than `model`. `directory`: where the index of them all is stored; SearchIndexError if a folder is not
+    in the indexed one. Logs a warning for each unfinished index.
+    """
+    if directory is not None:
+        if not Index.exists(directory):
+            command = f"pe index FOLDER --index {shlex.quote(str(directory))}"
+            raise SearchIndexError(f"{directory} has no index; make one with: {command}")
+        root = str(Index.open(directory).root)
+        indexes = [limit_index(Index.open(directory), folder) for folder in files or [root]]
+    else:
+        indexes = _nearest_indexes(files, model)
+    indexes = _without_overlap(indexes)
+    for index in indexes:
+        if index.unfinished:
+            remedy = f"finish it with: pe index {shlex.quote(str(index.folder))}"
+            logger.warning("the index of %s is unfinished, so files may be missing; %s", index.root, remedy)
+    return indexes
+
+
+def _nearest_indexes(files: Sequence[str], model: str | None) -> list[Index]:
+    indexes = []
+    for folder in map(Path, files or [""]):
+        directory = nearest_index(folder)
+        if directory is None:
+            return []
+        index = limit_index(Index.open(directory), folder)
+        if index.below and (not len(index) or (model is not None and _has_other_model(index, model))):
+            return []  # a hidden folder, for example, has no rows
+        indexes.append(index)
+    return indexes
+
+
+def _has_other_model(index: Index, model: str) -> bool:
+    """Whether an index is of another model than the given one."""
+    name = canonical_name(model)
+    if name not in (None, index.settings["model"]):
+        return True
+    if (name or portable_name(model)) in (index.settings["source"], canonical_name(index.settings["source"])):
+        return False
+    return load(model, towers="text").weight_hash != index.settings["weight_hash"]
+
+
+def _without_overlap(indexes: Sequence[Index]) -> list[Index]:
+    """Leave out indexes whose rows another one includes, as for photos and photos/2024."""
+    apart: list[Index] = []
+    for index in sorted(indexes, key=lambda index: len(index.below)):  # stable, and the wider ones first
+        folder = index.folder.absolute()
+        if not any(other.folder.absolute() == folder and index.below.startswith(other.below) for other in apart):
+            apart.append(index)
+    return apart
+
+
+def folders_to_index(files: Sequence[str]) -> list[str]:
+    """Return the folders without an index, if all paths are folders."""
+    all_folders = all(Path(file).is_dir() for file in files)
+    return [file for file in files if nearest_index(Path(file)) is None] if all_folders else []
+
+
+def find_row(indexes: Sequence[Index], id: str) -> IndexRow:
+    """Return the row of an id in one of several indexes; SearchIndexError if none has it."""
+    for index in indexes[:-1]:
+        with suppress(SearchIndexError):
+            return index.row(id)
+    return indexes[-1].row(id)
+
+
+def search_indexes(
+    indexes: Sequence[Index],
+    queries: Sequence[Query],
+    model: str | None,
+    top: int,
+    where: str | None,
+    thumbnails: bool = False,
+) -> Answer:
+    """Search indexes of one model with that model, or with a copy of it (`model`); see `search`.
+
+    Raises SearchIndexError if an index is of another model, and the InputError of a query.
+    """
+    for index in indexes:
+        index.check_name(model or indexes[0].settings["model"])
+    encoder = load(model or indexes[0].settings["source"], towers=_towers(queries))
+    settings = encoder.describe(encoder.feature())
+    for index in indexes:
+        index.check(settings, model)
+    galleries = [IndexGallery(index) for index in indexes]
+    hits = search(galleries, queries, query_vectors(encoder, queries), top, where, thumbnails)
+    gallery = f"{sum(map(len, galleries))} images and moments, by {encoder.name}"
+    return Answer(model=encoder.name, gallery=gallery, queries=queries, hits=hits)
+
+
+def search_files(
+    files: Sequence[str],
+    queries: Sequence[Query],
+    model: str,
+    top: int,
+    begin: Callable[[int], Callable[[int], object]],
+) -> Answer:
+    """Encode files and search them; of the output of `pe embed` or clip-retrieval, search the stored embeddings.
+
+    Raises the InputError or ConfigError of a query, DataError without files, SearchIndexError for another model's
+    embeddings. `begin` gets the number of files and returns a function that gets the numbers of files done.
+    """
+    stored = read_collection(Path(files[0])) if len(files) == 1 else None
+    items = [] if stored else list_media_items(files)
+    if stored is not None and canonical_name(model) not in (None, stored[1].get("model", canonical_name(model))):
+        raise _other_model(files[0], model, stored[1]["model"])
+    encodes_images = stored is None or any(stored[0].is_video)  # a video's best frame is searched for
+    encoder = load(model, towers="all" if encodes_images else _towers(queries))
+    vectors = query_vectors(encoder, queries)  # first: a bad query should not cost the files' encoding
+    if stored is None:
+        collection = encode_media(encoder, items, begin(len(items)))
+    else:
+        collection, settings = stored
+        if settings.get("weight_hash", encoder.weight_hash) != encoder.weight_hash:
+            raise _other_model(files[0], model, settings["model"])
+    return Answer(
+        model=encoder.name,
+        gallery=f"{len(collection.items)} images and videos, by {encoder.name}",
+        queries=queries,
+        hits=search([FileGallery(encoder, collection)], queries, vectors, top),
+        failures=collection.failures,
+        total=0 if stored else collection.total,
+    )
+
+
+def _towers(queries: Sequence[Query]) -> Literal["all", "text"]:
+    """Return the towers that encode the queries: the text tower alone if they have no images or videos to encode."""
+    sources = [term.source for query in queries for term in query.terms]
+    return "all" if any(isinstance(each, Media) and each.kind != "text" for each in sources) else "text"
+
+
+def _other_model(path: str, model: str, own: str) -> SearchIndexError:
+    return SearchIndexError(f"{path} was made by another model than {model}; choose it: {own}")

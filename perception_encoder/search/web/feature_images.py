@@ -1,0 +1,82 @@
+"""Images of a model's features for the page: a layer's features as colours, and the similarity of patches to one.
+
+A video's moment is shown by its frame. An image goes through the model once for all layers; the latest maps are cached
+within a memory budget.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.inference.feature_map import FeatureMaps, feature_maps, similarity, to_colours
+from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.search.web.library import MediaLibrary
+
+_BUDGET = 96 << 20  # bytes of cached maps; one image's are always cached
+_SHADE = 0.85  # opacity over the least similar patch
+
+
+class FeatureImages:
+    """Draws the features of a library's images; threads may share one.
+
+    Its methods raise what `MediaLibrary.media` raises, ConfigError for a layer that does not exist, and the InputError
+    of a file that cannot be decoded.
+    """
+
+    def __init__(self, library: MediaLibrary, budget: int = _BUDGET) -> None:
+        self.library, self.budget = library, budget
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[tuple[object, ...], FeatureMaps] = OrderedDict()
+
+    def image(self, id: str) -> bytes:
+        """Return the model's input: a JPEG."""
+        return _to_bytes(self._maps(id).image, "JPEG")
+
+    def colours(self, id: str, layer: int) -> bytes:
+        """Return the features of a layer (0-based, negative from the end) as colours: a PNG with a pixel per patch."""
+        return _to_bytes(Image.fromarray(to_colours(self._features(id, layer))), "PNG")
+
+    def shade(self, id: str, layer: int, x: float, y: float) -> bytes:
+        """Return a shade, darker over patches less similar to the one at (x, y): a PNG with a pixel per patch.
+
+        `x`, `y`: 0–1 from the left and from the top.
+        """
+        features = self._features(id, layer)
+        h, w = features.shape[:2]
+        similarities = similarity(features, min(int(y * h), h - 1), min(int(x * w), w - 1))
+        shade = _SHADE * (1 - similarities) / max(1 - similarities.min(), 1e-6)
+        pixels = np.stack([np.zeros((h, w)), np.clip(255 * shade, 0, 255)], axis=-1)
+        return _to_bytes(Image.fromarray(np.rint(pixels).astype(np.uint8)), "PNG")
+
+    def _features(self, id: str, layer: int) -> np.ndarray:
+        (number,) = self.library.encoder.visual.layer_indices([layer])  # before an image is decoded for nothing
+        return self._maps(id).layers[number]
+
+    def _maps(self, id: str) -> FeatureMaps:
+        media, path = self.library.media(id)
+        status = path.stat()
+        key = (path, media.start, status.st_mtime_ns, status.st_size)
+        with self._lock:  # one pass at a time, so that no image goes through twice
+            if key not in self._cache:
+                with self.library.budget.admission() as admit:
+                    opened = open_media(media, admit=admit)
+                    image = opened.images[0] if isinstance(opened, VideoFrames) else opened
+                    assert isinstance(image, Image.Image)  # rows are not texts
+                    self._cache[key] = self.library.compute(partial(feature_maps, self.library.encoder, image))
+                while len(self._cache) > 1 and sum(maps.nbytes for maps in self._cache.values()) > self.budget:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(key)
+            return self._cache[key]
+
+
+def _to_bytes(image: Image.Image, format: str) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format, quality=90)
+    return stream.getvalue()

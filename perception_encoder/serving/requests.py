@@ -1,0 +1,232 @@
+"""Requests for embeddings, validated by pydantic: OpenAI's dialect with infinity's `modality`; vLLM's `messages`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from perception_encoder.errors import InputError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.inference.media import Kind
+from perception_encoder.models.registry import canonical_name
+from perception_encoder.preprocess.tokenizer import END, START, Tokenizer
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_UNNAMED = (None, "", "default/not-specified")  # the last is infinity's
+_MOST_VALUES, _MOST_LISTS = 500_000, 20_000  # of a body: they determine how long parsing it blocks everything else
+_CHARACTERS, _ALL_CHARACTERS = 20_000, 2_000_000  # of one text, and of all texts of a request
+Input = tuple[Kind, str]
+"""What an input is, and the text, address or data URI."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiConfig:
+    """The limits and the key of the server."""
+
+    key: str | None = None
+    """Clients must send it as `Authorization: Bearer KEY`; None requires nothing."""
+    source: str = ""
+    """Another name for the model: the one that the user gave."""
+    body_bytes: int = 32 << 20
+    """Of one request."""
+    bodies_bytes: int = 256 << 20
+    """Of all requests in progress; beyond it the answer is 429."""
+    body_seconds: float = 30.0
+    """For receiving a request."""
+    inputs: int = 2048
+    """Of one request; OpenAI allows as many."""
+    files: int = 32
+    """Images and videos of one request."""
+    waiting: int = 4096
+    """Inputs of all requests that may wait; beyond it the answer is 429."""
+    fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=32 << 20, seconds=20.0))
+    """`seconds` are for all addresses of a request together."""
+
+
+class ApiError(Exception):
+    """A request that cannot be answered, with OpenAI's fields."""
+
+    def __init__(self, status: int, message: str, parameter: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.parameter, self.code = status, message, parameter, code or status
+
+    def body(self) -> dict[str, Any]:
+        """Return the answer's JSON."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.parameter, "code": self.code}}
+
+
+class _FirstError:
+    """Stop validating a list at its first error (pydantic's `FailFast`): a body may have half a million of them."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return {**handler(source), "fail_fast": True}
+
+
+@dataclass(kw_only=True)
+class MediaAddress:
+    """An http(s) address or data URI in a message."""
+
+    url: str
+
+
+@dataclass(kw_only=True)
+class MessagePart:
+    """A part of a message."""
+
+    type: str
+    text: str = ""
+    image_url: MediaAddress | None = None
+    video_url: MediaAddress | None = None
+
+
+@dataclass(kw_only=True)
+class ChatMessage:
+    """A message of a chat; only the user's count."""
+
+    role: str = "user"
+    content: str | Annotated[list[MessagePart], _FirstError()] | None = None
+
+
+@dataclass(kw_only=True)
+class EmbeddingRequest:
+    """The JSON of a request."""
+
+    __pydantic_config__: ClassVar = {"strict": True}
+    model: Any = None
+    input: str | Annotated[list[str | int | Annotated[list[int], _FirstError()]], _FirstError()] | None = None
+    """A text, texts, or token ids; or with `modality` addresses and data URIs."""
+    messages: Annotated[list[ChatMessage], _FirstError()] | None = None
+    modality: Kind | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Any = None
+    """Of the vectors, up to the model's; None and 0 are all."""
+
+
+_ALLOWED = {
+    "": "the body must be a JSON object",
+    "input": "input must be a string, a list of strings, or token ids",
+    "messages": "messages must hold one part: a text, an image_url {url} or a video_url {url}",
+    "modality": "it must be 'text', 'image' or 'video'",
+    "encoding_format": "it must be 'float' or 'base64'",
+}
+
+
+@cache
+def _adapter() -> TypeAdapter[EmbeddingRequest]:  # pydantic comes with an extra, so it is imported late
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(EmbeddingRequest)
+
+
+def parse_request(body: bytes) -> EmbeddingRequest:
+    """Parse and validate a body; ApiError if it is invalid, or so long that parsing would block all other requests."""
+    from pydantic import ValidationError
+
+    if body.count(b",") + body.count(b"\\") > _MOST_VALUES or body.count(b"[") + body.count(b"{") > _MOST_LISTS:
+        limits = f"{_MOST_VALUES:,} values and {_MOST_LISTS:,} lists and objects"
+        raise ApiError(400, f"the body has more than the limit: {limits}")
+    try:
+        return _adapter().validate_json(body)
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False)[0]
+    if error["type"] == "json_invalid":
+        reason = error["ctx"]["error"]
+        hint = "; half of a surrogate pair is not Unicode" if "hex escape" in reason else ""
+        raise ApiError(400, f"the body is not JSON: {reason}{hint}")
+    name = str(error["loc"][0]) if error["loc"] else ""
+    value = "" if name in ("", "input", "messages") else f"{name} is {_shortened(error['input'])}; "
+    raise ApiError(400, value + _ALLOWED[name], name or None)
+
+
+def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig, kind: Kind = "text") -> list[Input]:
+    """Check a request against the model and the limits, and return its inputs, which are of `kind` by default."""
+    check_model(request.model, encoder, config)
+    dimensions = request.dimensions or encoder.dimension
+    if type(dimensions) is not int or not 1 <= dimensions <= encoder.dimension:
+        message = f"dimensions is {_shortened(dimensions)}; it must be 1 to {encoder.dimension}"
+        raise ApiError(400, message, "dimensions")
+    if request.messages is not None:
+        inputs = [_only_part(request.messages)]
+    else:
+        inputs = [(request.modality or kind, value) for value in _values(request.input, encoder.tokenizer)]
+    _check_limits(inputs, encoder, config)
+    return inputs
+
+
+def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
+    """Raise ApiError 404 unless a name is missing or the model's."""
+    if name is None or (isinstance(name, str) and name in (*_UNNAMED, encoder.name, config.source)):
+        return
+    if not isinstance(name, str) or canonical_name(name) != encoder.name:
+        message = f"there is no model {_shortened(name)} here; this server has {encoder.name!r}"
+        raise ApiError(404, message, "model", "model_not_found")
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _only_part(messages: Sequence[ChatMessage]) -> Input:
+    parts: list[MessagePart] = []
+    for message in messages:
+        if message.role == "user":
+            content = message.content
+            parts += [MessagePart(type="text", text=content)] if isinstance(content, str) else content or []
+    match [part for part in parts if part.type != "text" or part.text.strip()]:
+        case [MessagePart(type="text", text=text)]:
+            return "text", text
+        case [MessagePart(type="image_url", image_url=MediaAddress(url=url))]:
+            return "image", url
+        case [MessagePart(type="video_url", video_url=MediaAddress(url=url))]:
+            return "video", url
+    raise ApiError(400, _ALLOWED["messages"], "messages")
+
+
+def _values(given: str | Sequence[str | int | list[int]] | None, tokenizer: Tokenizer | None) -> list[str]:
+    """Return the texts or addresses of an `input`."""
+    if isinstance(given, str):
+        return [given]
+    if given and all(isinstance(value, int) for value in given):
+        given = [[value for value in given if isinstance(value, int)]]  # one text, as token ids
+    if given is None:
+        raise ApiError(400, _ALLOWED["input"], "input")
+    return [value if isinstance(value, str) else _decode(value, tokenizer) for value in given]
+
+
+def _decode(ids: int | list[int], tokenizer: Tokenizer | None) -> str:
+    """Return the text of this model's token ids."""
+    if isinstance(ids, int) or tokenizer is None:
+        raise ApiError(400, _ALLOWED["input"], "input")
+    if ids[:1] == [START] and END in ids:
+        with suppress(InputError):
+            return tokenizer.decode(ids)
+    raise ApiError(
+        400,
+        "these token ids are not of this model's vocabulary; send texts (in LangChain's OpenAIEmbeddings: "
+        f"check_embedding_ctx_length=False), or ids that begin with {START} and end with {END}",
+        "input",
+    )
+
+
+def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig) -> None:
+    lengths = [len(value) for kind, value in inputs if kind == "text"]
+    files, longest, total = len(inputs) - len(lengths), max(lengths, default=0), sum(lengths)
+    checks = (
+        (1 <= len(inputs) <= config.inputs, f"{len(inputs)} inputs; a request takes 1 to {config.inputs}"),
+        (all(value.strip() for _, value in inputs), "an input is empty"),
+        (files <= config.files, f"{files} images or videos; a request takes at most {config.files}"),
+        (not lengths or encoder.tokenizer, f"{encoder.name} has no text tower; it takes images and videos"),
+        (longest <= _CHARACTERS, f"a text has more than {_CHARACTERS:,} characters, the limit"),
+        (total <= _ALL_CHARACTERS, f"the texts have more than {_ALL_CHARACTERS:,} characters, the limit"),
+    )
+    for passed, message in checks:
+        if not passed:
+            raise ApiError(400, message, "input")

@@ -1,0 +1,146 @@
+"""Run a server with limits on its connections and its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from perception_encoder.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+HEAD_SECONDS = 10.0
+"""For the head of a request to arrive."""
+MOST_CONNECTIONS = 1000
+"""Open at the same time; beyond it the connection without a request for the longest time is closed."""
+_FILES = 4096  # descriptors of a server: connections, and files
+_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of glibc's malloc.h
+_ARENAS = 2
+_MAPPED_BYTES = 8 << 20  # above a model's activations, whose pages would be mapped each time: at 1 MiB 40 % slower
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on a port (0: a free one); ConfigError if it is taken, or if the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} of {host} is taken; choose another with --port") from None
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return listener
+
+
+def reachable_names(host: str) -> tuple[str, ...]:
+    """Return the names under which other machines reach a server on `host`, best first; sends nothing to find out.
+
+    For all addresses ("0.0.0.0" or "::"): the address of the default route, and the machine's name.
+    """
+    if host not in ("0.0.0.0", "::"):
+        return (f"[{host}]" if ":" in host else host,)
+    name = socket.gethostname().lower()
+    names = (name, f"{name}.local")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):  # OSError: no network
+        probe.connect(("192.0.2.1", 9))  # chooses a route alone; the address is for documentation (RFC 5737)
+        return (str(probe.getsockname()[0]), *names)
+    return names
+
+
+def run_server(app: Any, listener: socket.socket) -> None:
+    """Serve an app on a socket of `listen` until the process is stopped; MissingExtraError without uvicorn."""
+    server = limited_server(app)
+    raise_file_limit()
+    limit_memory()
+    server.run(sockets=[listener])
+
+
+def limited_server(app: Any) -> uvicorn.Server:
+    """Create uvicorn's server with limits on connections; MissingExtraError without uvicorn."""
+    try:
+        import uvicorn
+    except ImportError:
+        raise MissingExtraError("uvicorn", "search") from None
+    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, access_log=False, http=_limited_protocol())
+    return uvicorn.Server(config)
+
+
+def _limited_protocol() -> type[asyncio.Protocol]:
+    """Limit uvicorn's protocol, which waits for ever for the rest of a head and accepts any number of connections."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    base: Any = AutoHTTPProtocol
+
+    class LimitedProtocol(base):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._since, self._timer = time.monotonic(), None
+            held = [each for each in self.connections if not each.transport.is_closing()]
+            if len(held) > MOST_CONNECTIONS:
+                idle = [each for each in held if each._waits()]
+                min(idle, key=lambda each: each._since, default=self).transport.close()
+            self._watch_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch_head()
+
+        def connection_lost(self, reason: Exception | None) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            super().connection_lost(reason)
+
+        def _waits(self) -> bool:
+            """Whether no request is in progress."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def _watch_head(self) -> None:
+            if not self._waits():
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = None
+            elif self._timer is None:
+                self._since = time.monotonic()
+                self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+        def _give_up(self) -> None:
+            self._timer = None
+            if self._waits() and not self.transport.is_closing():
+                self.transport.close()
+
+    return LimitedProtocol
+
+
+def raise_file_limit() -> None:
+    """Allow this process some thousand files and connections if the system permits; the default is often 1,024."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def limit_memory() -> None:
+    """Make glibc return freed memory: few arenas for all threads, and large blocks mapped separately (mallopt(3)).
+
+    By default each thread has its own arena, which keeps the memory of images, and glibc raises the size of blocks that
+    are returned at once to the largest it has freed. Other C libraries are not changed.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_ARENA_MAX, _ARENAS)
+        mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
+        mallopt(_TRIM_THRESHOLD, _MAPPED_BYTES)

@@ -1,0 +1,1 @@
+"""Finetuning of an image-text model on videos with captions (section 2.4)."""

@@ -1,0 +1,115 @@
+"""Datasets drawn for tests: rooms with depth, rectangles with classes, and rectangles with boxes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
+from perception_encoder.datasets.rgbd import DepthImages
+from perception_encoder.formats.shards import write_members
+from tests.evaluation.layers import png
+
+
+def stored(metres: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray((metres * 1000).astype(np.uint16)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def rooms(count: int, seed: int) -> np.ndarray:
+    """Depths (n, 24, 32) of a back wall and a box before it, in metres."""
+    rng = np.random.default_rng(seed)
+    depths = np.repeat(rng.uniform(3, 6, (count, 1, 1)), 24, axis=1).repeat(32, axis=2)
+    for depth in depths:
+        top, left = 4 * rng.integers(0, 4), 4 * rng.integers(0, 5)
+        depth[top : top + 8, left : left + 12] = rng.uniform(1, 2.5)
+    return depths.astype(np.float32)
+
+
+def pairs(name: str, depths: np.ndarray) -> DepthImages:
+    """Depths in metres with pictures that are darker where it is near."""
+    greys = [np.repeat((40 * depth).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2) for depth in depths]
+    keys = tuple(f"{name}{row}" for row in range(len(depths)))
+    pictures, held = tuple(map(png, greys)), tuple(map(stored, depths))
+    return DepthImages(name=name, keys=keys, images=pictures, depths=held)
+
+
+def described(images: int, masks: bool = True, seed: int = 0) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """COCO's json of pictures (48, 64) with a red or blue rectangle or two, and the pictures."""
+    rng = np.random.default_rng(seed)
+    said: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 4, "name": "red"}, {"id": 9, "name": "blue"}],
+    }
+    pictures = []
+    for number in range(1, images + 1):
+        picture = np.full((48, 64, 3), 90, np.uint8)
+        said["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48})
+        for half in range(1 + number % 2):
+            top, left = int(rng.integers(0, 20)), int(rng.integers(0, 10)) + 32 * half
+            height, width = int(rng.integers(14, 28)), int(rng.integers(12, 22))
+            category = int(rng.choice([4, 9]))
+            picture[top : top + height, left : left + width] = (220, 30, 30) if category == 4 else (30, 30, 220)
+            right, low = left + width, top + height
+            outline = [[left, top, right, top, right, low, left, low]]
+            box = [left, top, width, height]
+            annotation = {"id": len(said["annotations"]) + 1, "image_id": number, "category_id": category, "bbox": box}
+            said["annotations"].append(
+                annotation | {"area": width * height, "iscrowd": 0} | ({"segmentation": outline} if masks else {})
+            )
+        pictures.append(picture)
+    return said, pictures
+
+
+def write_instances(place: Path, counts: dict[str, int], masks: bool = True) -> Path:
+    for seed, (split, count) in enumerate(counts.items()):
+        said, pictures = described(count, masks, seed)
+        write_members(place / split / "00000.tar", [(f"{n}.jpg", png(p)) for n, p in enumerate(pictures, start=1)])
+        (place / split / "instances.json").write_text(json.dumps(said), encoding="utf-8")
+    return place
+
+
+def label_maps(count: int, seed: int) -> list[np.ndarray]:
+    """Labels (24, 32) of a floor, a rectangle of class 1 and one of class 2, along the grid of patches of 4."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        labels = np.zeros((24, 32), np.int16)
+        for number in (1, 2):
+            top, left = 4 * rng.integers(0, 4), 4 * rng.integers(0, 5)
+            labels[top : top + 8, left : left + 12] = number
+        made.append(labels)
+    return made
+
+
+def write_scenes(place: Path, split: str, count: int, seed: int, cut: int | None = None) -> None:
+    colours = np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)
+    members = []
+    for index, labels in enumerate(label_maps(count, seed)):
+        things = [{"id": 7, "kind": "chair"}, {"id": 3, "kind": "lamp"}]
+        mask = np.array([0, 7, 3], np.uint8)[labels]
+        picture = b"\x89PNG cut" if index == cut else png(colours[labels])
+        about = {"source": "scenes", "label": "x", "objects": things}
+        parts = (("jpg", picture), ("mask.png", png(mask)), ("json", json.dumps(about).encode()))
+        members += [(f"{split}-{index}.{extension}", content) for extension, content in parts]
+    write_members(place / split / "00000.tar", members)
+
+
+def drawn_masks(name: str, shown: list[np.ndarray], known: list[np.ndarray] | None = None) -> ClassMasks:
+    """Pictures of labels, and masks that show them, or others."""
+    colours = np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)
+    return ClassMasks(
+        name=name,
+        keys=tuple(f"{name}{row}" for row in range(len(shown))),
+        images=tuple(png(colours[labels]) for labels in shown),
+        masks=tuple(png(labels.astype(np.uint8)) for labels in known or shown),
+        classes=("background", "chair", "lamp"),
+        numbers=({0: 0, 1: 1, 2: 2, 255: UNSCORED},) * len(shown),
+    )

@@ -1,0 +1,57 @@
+"""Class masks: rendered scenes, ADE20K's layout, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.datasets.class_masks import read_class_splits
+from perception_encoder.errors import DataError
+from perception_encoder.formats.shards import write_members
+from tests.datasets.drawn import label_maps, write_scenes
+from tests.evaluation.layers import png
+
+
+def test_scenes_whose_things_are_not_trained_on_are_refused(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "train", 2, 0)
+    member = {"objects": [{"id": 1, "kind": "vase"}]}
+    mask = np.array([[0, 1]], np.uint8)
+    parts = (
+        ("jpg", png(np.zeros((1, 2, 3), np.uint8))),
+        ("mask.png", png(mask)),
+        ("json", json.dumps(member).encode()),
+    )
+    (tmp_path / "test").mkdir()
+    write_members(tmp_path / "test" / "00000.tar", [(f"a.{extension}", content) for extension, content in parts])
+    with pytest.raises(DataError, match="no object is of a class that the training images show"):
+        read_class_splits(tmp_path)
+
+
+def test_ade_folders(tmp_path: Path) -> None:
+    for split, value in (("training", 1), ("validation", 0)):
+        for kind in ("images", "annotations"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        (tmp_path / "images" / split / "a.jpg").write_bytes(png(np.zeros((2, 2, 3), np.uint8)))
+        (tmp_path / "annotations" / split / "a.png").write_bytes(png(np.array([[value, 2]], np.uint8)))
+    train, test = read_class_splits(tmp_path)
+    assert train.labels(0).tolist() == [[0, 1]] and test.labels(0).tolist() == [[-1, 1]]
+    assert len(train.classes) == 150
+    (tmp_path / "images" / "training" / "b.jpg").write_bytes(b"x")
+    with pytest.raises(DataError, match="b of training lacks its image or its mask"):
+        read_class_splits(tmp_path)
+
+
+def test_scenes_of_two_classes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_scenes(tmp_path, split, 2, 0)
+    train, test = read_class_splits(tmp_path, any_class=True)
+    assert train.classes == test.classes == ("background", "object")
+    assert (test.labels(0) == (label_maps(2, 0)[0] > 0)).all()
+
+
+def test_a_directory_without_masks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no annotations/ and no train/\*\.tar"):
+        read_class_splits(tmp_path)

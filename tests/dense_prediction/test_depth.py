@@ -1,0 +1,29 @@
+"""The depth head: its loss, its grids, its config."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead, scale_invariant_loss
+from perception_encoder.errors import ConfigError
+
+
+def test_the_loss_forgives_a_common_error_in_scale() -> None:
+    target = torch.tensor([[[1.0, 2.0, 0.0]]])
+    twice = torch.log(2 * target.clamp_min(1e-3))
+    strict, lenient = DepthConfig(scale_invariance=0.0), DepthConfig(scale_invariance=1.0)
+    assert float(scale_invariant_loss(twice, target, strict)) == pytest.approx(np.log(2), abs=1e-3)
+    assert float(scale_invariant_loss(twice, target, lenient)) == pytest.approx(1e-3, abs=1e-3)
+
+
+def test_the_head_takes_any_grid() -> None:
+    for grid in ((1, 1), (5, 7), (8, 8)):
+        head = DepthHead(6, DepthConfig(channels=8))
+        assert head.predict(torch.zeros(2, *grid, 6), (31, 17)).shape == (2, 31, 17)
+
+
+def test_a_range_has_two_ends() -> None:
+    with pytest.raises(ConfigError, match="nearest"):
+        DepthConfig(nearest=2.0, farthest=1.0)

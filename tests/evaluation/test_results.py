@@ -1,0 +1,42 @@
+"""Evaluators share one shape, and measurements compute their metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from perception_encoder.evaluation.results import Measurement, evaluate
+from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.scores import ItemScores, measure
+
+SCORES = ItemScores.of("top-1", np.arange(10) < 7, [str(number) for number in range(10)])
+MEASUREMENT = Measurement(task="toys", method="k-NN", scores=(SCORES,))
+
+
+class Constant:
+    """An evaluator that scores any model alike."""
+
+    def run(self, encoder: str, track: object) -> list[Measurement]:
+        return [replace(MEASUREMENT, method=f"{encoder}-NN")]
+
+
+def test_metrics_are_those_of_the_scores_unless_given() -> None:
+    assert MEASUREMENT.metrics == (measure(SCORES),)
+    other = Metric(name="top-1", value=0.5, n=3, interval=None)
+    assert replace(MEASUREMENT, metrics=(other,)).metrics == (other,)
+
+
+def test_evaluate_runs_each_evaluator_under_each_transform() -> None:
+    found = evaluate([Constant(), Constant()], {"squash": "3", "crop": "4"})
+    assert [each.label for each in found] == [
+        ("toys", "3-NN", "squash", ""),
+        ("toys", "4-NN", "crop", ""),
+    ] * 2
+
+
+@pytest.mark.parametrize("kind", [Measurement, Metric])
+def test_fields_are_given_by_name(kind: type) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        kind("toys", "k-NN")

@@ -1,0 +1,24 @@
+"""The configuration of a run: what is refused, and what tells it from others."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from perception_encoder.pretraining.builtin.recipe import builtin
+from perception_encoder.pretraining.masking import MaskRegularization
+
+
+def test_a_run_is_told_by_what_is_not_by_default() -> None:
+    config = builtin()
+    same = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, betas=(0.9, 0.95)))
+    assert same.fingerprint() == config.fingerprint()
+    others = [
+        dataclasses.replace(config, seed=1),
+        dataclasses.replace(config, augmentation=None),
+        dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, betas=(0.9, 0.99))),
+        dataclasses.replace(config, stages=config.stages[:2]),
+        dataclasses.replace(config, masking=MaskRegularization()),
+        dataclasses.replace(config, masking=MaskRegularization(every=8)),
+    ]
+    assert len({each.fingerprint() for each in [config, *others]}) == len(others) + 1
+    assert config.fingerprint(["a"]) != config.fingerprint(["b"])

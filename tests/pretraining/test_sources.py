@@ -1,0 +1,118 @@
+"""Sources of a run: weights of directories, tables and shards, and their held-out parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.data.packing import ShardSize, pack
+from perception_encoder.data.pairs import alone
+from perception_encoder.data.streams import Shards, StreamConfig
+from perception_encoder.errors import CheckpointError, DataError
+from perception_encoder.models.checkpoints.weights import create_model, load_model
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining import run
+from perception_encoder.pretraining.builtin.recipe import builtin, debug
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.recipes import debug_pretraining
+from perception_encoder.pretraining.run import pretrain
+from perception_encoder.pretraining.sources import open_sources
+from perception_encoder.progress import untracked
+from perception_encoder.ranks import ALONE
+from tests import processes
+from tests.pretraining.test_parallel import FLOAT32
+from tests.processes import pe
+
+
+def test_one_s_own_images_count_by_their_number_beside_the_weights(photos: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        path = tmp_path / "mine" / f"c{number}" / "a.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40), (9 * number, 0, 0)).save(path)
+    (tmp_path / "words.csv").write_text("path,caption\nmine/c1/a.png,dark red\n")
+    config = dataclasses.replace(debug(), weights={"flowers": 2.0, "noto": 1.0})
+
+    def shares(*data: Path) -> dict[str, float]:
+        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked)
+        return dict(zip(sources.samples, sources.weights, strict=True))
+
+    mine, words = tmp_path / "mine", tmp_path / "words.csv"
+    assert shares(photos) == {"flowers": 2.0}  # 20 pictures; Caltech-101's have no weight
+    assert shares(photos, mine, words) == {"flowers": 2.0, "mine": pytest.approx(0.5), "words": pytest.approx(0.1)}
+    assert shares(mine, words) == {"mine": 5.0, "words": 1.0}
+
+
+@pytest.fixture
+def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one tar of 40 small pictures, among them a damaged one, and a cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    rng, folder = np.random.default_rng(0), tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
+        (folder / f"{number}.txt").write_text(f"the picture with the number {number}, " + "and so on " * (number % 20))
+    pack(folder, tmp_path / "shards", ShardSize(samples=100))
+    content = (tmp_path / "shards" / "00000.tar").read_bytes()
+    head = content.index(b"\xff\xd8\xff")
+    (tmp_path / "shards" / "00000.tar").write_bytes(content[:head] + bytes(600) + content[head + 600 :])
+    return tmp_path / "shards"
+
+
+def small(**settings: object) -> PretrainingConfig:
+    return dataclasses.replace(debug_pretraining(builtin()), **settings)
+
+
+def test_a_run_from_shards_trains_all_words_and_counts_what_it_left_out(shards: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    path = pretrain(small(), [Shards(str(shards))], tmp_path / "run", listener=rows.append)
+    assert all(np.isfinite(row["contrastive"]) for row in rows)
+    assert rows[-1]["left_out"] >= 1  # 64 pairs of 40
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["samples"] == {str(shards): 40}
+    table = load_model(path).text.token_embedding.weight
+    assert table[Tokenizer(32)("xylophone")[0, 1]].abs().max() > 0  # in no caption, but it may turn up in some shard
+    assert table.shape == create_model("builtin").text.token_embedding.weight.shape
+
+
+def test_other_shards_or_settings_are_another_run(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pretrain(small(), [Shards(str(shards))], out)
+    pretrain(small(), [Shards(str(shards / "*.tar"))], out)  # the same tars by another name
+    for config, data in (
+        (small(), [Shards(str(shards), 2.0)]),
+        (small(streams=StreamConfig(resampled=True)), [Shards(str(shards))]),
+    ):
+        with pytest.raises(CheckpointError, match="other settings or other data"):
+            pretrain(config, data, out)
+    with pytest.raises(DataError, match="give one kind"):
+        pretrain(small(), [Shards(str(shards)), tmp_path], out)
+
+
+def test_more_bad_samples_than_are_allowed_end_the_run(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"more than bad_share=0 of them .*cannot be decoded|is not a picture"):
+        pretrain(small(streams=StreamConfig(bad_share=0.0)), [Shards(str(shards))], tmp_path / "run")
+
+
+def train(shards: Path, out: Path, ranks: int | None) -> list[tuple[float, ...]]:
+    """The rows of a run by `pe train`: step, losses, samples left out."""
+    arguments = ["train", "builtin", "--debug", "--out", str(out), "--shards", str(shards), "--set", "masking.every=4"]
+    environment = {**FLOAT32, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]}
+    processes.run(pe, *arguments, log=out.with_name(f"{out.name}.log"), ranks=ranks, environment=environment)
+    rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row["contrastive"], row["mask"], row.get("left_out", 0)) for row in rows]
+
+
+def test_ranks_train_on_one_shard_as_one_process_and_go_on_where_others_stopped(shards: Path, tmp_path: Path) -> None:
+    one = train(shards, tmp_path / "one", None)
+    expected = [pytest.approx(row, rel=5e-5) for row in one]
+    assert train(shards, tmp_path / "two", 2) == expected
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000004")
+    resumed = train(shards, tmp_path / "two", None)
+    assert [row[:3] for row in resumed] == [pytest.approx(row[:3], rel=5e-5) for row in one]

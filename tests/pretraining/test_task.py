@@ -1,0 +1,73 @@
+"""The contrastive task: its losses, and what they train."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from perception_encoder.data.batch import ImageTextBatch
+from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.models.clip import CLIP
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.pretraining.towers import Towers
+from tests.models.small import CORE, SIZE, TEXT, randomize
+
+
+def small_towers(chunk: int | None = None) -> Towers:
+    clip = CLIP(CORE, TEXT)
+    randomize(clip)
+    towers = Towers(clip, masked=True, chunk=chunk)
+    torch.nn.init.normal_(towers.mask_token, generator=torch.Generator().manual_seed(5))
+    return towers
+
+
+def small_batch(masks: bool = True) -> ImageTextBatch:
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    tokens = torch.randint(1, 49, (8, 8), generator=generator)
+    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool), torch.eye(8, dtype=torch.bool))
+    if not masks:
+        return batch
+    rows, hidden = MaskRegularization(every=3).draw(8, 16, generator)
+    return dataclasses.replace(batch, masked=rows, masks=hidden, masked_share=1.0)
+
+
+def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    trained = {name: parameter for name, parameter in towers.named_parameters() if parameter.requires_grad}
+    names, parameters = zip(*trained.items(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+
+
+def test_the_two_losses_have_disjoint_gradients() -> None:
+    """The contrastive loss never sees a masked picture, the mask loss sees the whole one as a fixed target."""
+    towers = small_towers()
+    losses = ContrastiveTask(towers).losses(small_batch())
+    alone = ContrastiveTask(towers).losses(small_batch(masks=False))
+    assert losses.keys() == {"contrastive", "mask"} and alone.keys() == {"contrastive"}
+    contrastive, expected = gradients(towers, losses["contrastive"]), gradients(towers, alone["contrastive"])
+    assert "mask_token" not in contrastive and contrastive.keys() == expected.keys()
+    assert all(torch.equal(contrastive[name], expected[name]) for name in expected)
+    mask = gradients(towers, losses["mask"])
+    assert "mask_token" in mask and mask["mask_token"].abs().max() > 0
+    assert not [name for name in mask if "attn_pool" in name or "text" in name or name.endswith(("proj", "scale"))]
+
+
+def test_training_fits_a_handful_of_pairs() -> None:
+    """The loss falls to almost nothing on one batch: gradients reach both towers."""
+    torch.manual_seed(0)
+    task = ContrastiveTask(Towers(create_model("builtin")))
+    pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = ImageTextBatch(pictures, Tokenizer(32)(["a", "b", "c", "d"])[:, :4], *[torch.eye(4, dtype=torch.bool)] * 2)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        loss = task.losses(batch)["contrastive"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 < 0.5 < losses[0]

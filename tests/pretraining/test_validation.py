@@ -1,0 +1,171 @@
+"""Validation of a run on pairs that it is not trained on: scores, the weights at the best one, and exact resuming."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from perception_encoder.data.captions import PHOTO_TEMPLATES
+from perception_encoder.data.packing import ShardSize, pack
+from perception_encoder.data.pairs import alone
+from perception_encoder.data.streams import Shards
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.inference.encoder import load
+from perception_encoder.models.checkpoints.weights import create_model, load_model
+from perception_encoder.pretraining.builtin.recipe import debug
+from perception_encoder.pretraining.config import PretrainingConfig, ValidationConfig
+from perception_encoder.pretraining.lora import LoRA
+from perception_encoder.pretraining.run import build_model, pretrain
+from perception_encoder.pretraining.sources import Sources, open_sources
+from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.validation import PairValidation, hits
+from perception_encoder.progress import untracked
+from perception_encoder.ranks import ALONE
+from perception_encoder.train.checkpoint import load_weights
+from tests import processes
+from tests.pretraining.test_parallel import FLOAT32, arguments
+from tests.processes import pe
+
+
+def validated(**changes: object) -> PretrainingConfig:
+    """The debug run, validated at each of its four steps on a quarter of the data."""
+    return dataclasses.replace(debug(), validation=ValidationConfig(every=1, share=0.25, **changes))
+
+
+def sources_of(config: PretrainingConfig, *data: Path | Shards) -> Sources:
+    return open_sources(config, data, build_model(config), ALONE, alone, untracked)
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if any(name.startswith("validation/") for name in row)]
+
+
+def best(out: Path) -> dict[str, float]:
+    return json.loads((out / "config.json").read_text())["best"]
+
+
+def test_a_hit_is_a_true_column_above_all_others() -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]])
+    truth = torch.tensor([[1, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]], dtype=torch.bool)
+    assert hits(scores, truth) == 0.5  # the second ties, the last has no true column
+
+
+def test_a_held_out_part_of_each_source_is_scored_and_not_trained_on(photos: Path) -> None:
+    config = validated()
+    plain, sources = sources_of(debug(), photos), sources_of(config, photos)
+    assert not plain.validation and sum(plain.samples.values()) == 30
+    assert sources.samples == {"caltech101": 8, "flowers": 15} and len(sources.validation) == 2 + 5
+    trained = {name for name in sources.names if not name.startswith("validation")}
+    held_out = {f"{source[index].source}/{source[index].key}" for source, index in sources.validation}
+    assert trained | held_out == set(plain.names) and not trained & held_out
+    assert len(sources_of(validated(size=3), photos).validation) <= 3
+
+
+def test_a_split_val_is_scored_without_what_is_never_trained_on(make_shard, photos: Path) -> None:
+    make_shard("photos/val.tar", [("flowers", "rose"), ("flowers", "tulip"), ("caltech101", "x3"), ("openmoji", "cat")])
+    plain, sources = sources_of(debug(), photos), sources_of(validated(), photos)
+    assert sources.samples == plain.samples
+    assert [source[index].label for source, index in sources.validation] == ["rose", "tulip"]
+    assert sources_of(dataclasses.replace(debug(), validation=ValidationConfig(share=0)), photos).validation
+
+
+def test_a_run_writes_its_best_weights_beside_its_last_ones(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = dataclasses.replace(validated(), half=False, checkpoint_every=4, keep=1)
+    pretrain(config, [photos], out)
+    scores = {row["step"]: row["validation/retrieval"] for row in rows(out)}
+    assert list(scores) == [1, 2, 3, 4] and all(0 <= score <= 1 for score in scores.values())
+    assert best(out) == {"step": max(scores, key=scores.__getitem__), "retrieval": max(scores.values())}
+    model = load_model(out / "best.safetensors")
+    stage = config.stages[0 if best(out)["step"] <= 2 else 1]
+    assert model.visual.config.image_size == stage.image_size
+    towers = Towers(create_model("builtin"), masked=True)
+    sources = sources_of(config, photos)
+    sources.vocabulary.narrow(towers.clip)
+    towers.clip.visual.set_image_size(stage.image_size)
+    load_weights(out, best(out)["step"], towers)
+    assert torch.equal(towers.clip.visual.conv1.weight, model.visual.conv1.weight)
+    assert PairValidation(config, config.validation, towers, sources)(0)["retrieval"] == max(scores.values())
+
+
+def test_scores_are_those_of_the_weights_that_are_written(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """With words that no training caption has, and with a cache of captions: by an encoder, pair by pair."""
+    monkeypatch.setenv("PE_DTYPE", "float32")
+    changes = {"initial": "builtin", "locked": "text", "masking": None, "half": False, "batch_size": 32}
+    stages = (dataclasses.replace(debug().stages[0], image_size=128, steps=4),)
+    config = dataclasses.replace(validated(metric="zero_shot"), **changes, stages=stages)
+    samples = sources_of(config, photos).validation
+    path = pretrain(config, [photos], tmp_path / "run")
+    encoder = load(str(path))
+    labels = sorted({source[index].label for source, index in samples})
+    classes = torch.stack(
+        [torch.from_numpy(encoder.encode_texts([t.format(label) for t in PHOTO_TEMPLATES])).mean(0) for label in labels]
+    )
+    right = 0
+    for source, index in samples:
+        pixels = F.interpolate(source[index].image[None], (128, 128), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            image = encoder.model.encode_image(pixels / 127.5 - 1)
+        right += labels[int((image @ F.normalize(classes, dim=-1).T).argmax())] == source[index].label
+    assert rows(tmp_path / "run")[-1]["validation/zero_shot"] == pytest.approx(right / len(samples))
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+def test_a_resumed_run_has_the_best_of_an_uninterrupted_one(photos: Path, tmp_path: Path, lora: LoRA | None) -> None:
+    config = validated()
+    if lora:
+        config = dataclasses.replace(config, initial="builtin", lora=lora, masking=None, warmup=0)
+    pretrain(config, [photos], tmp_path / "whole")
+
+    def stop(row: dict[str, float]) -> None:
+        if row["step"] == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        pretrain(config, [photos], tmp_path / "broken", listener=stop)
+    pretrain(config, [photos], tmp_path / "broken")
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole") and best(tmp_path / "broken") == best(
+        tmp_path / "whole"
+    )
+    for name in ("model.safetensors", "best.safetensors"):
+        ours, theirs = (load_model(tmp_path / run / name).state_dict() for run in ("whole", "broken"))
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_shards_are_validated_on_a_part_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    (tmp_path / "images").mkdir()
+    for number in range(24):
+        Image.new("RGB", (40, 40), (10 * number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+        (tmp_path / "images" / f"{number}.txt").write_text(f"number {number}")
+    pack(tmp_path / "images", tmp_path / "shards", ShardSize(samples=12))
+    data = Shards(str(tmp_path / "shards"))
+    assert sources_of(validated(), data).samples == {str(tmp_path / "shards"): 18}
+    pretrain(validated(), [data], tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4] and best(tmp_path / "run")["step"] >= 1
+
+
+def test_what_cannot_be_validated_is_said(make_shard, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"validation\.metric is 'loss'; it must be 'retrieval' or 'zero_shot'"):
+        ValidationConfig(metric="loss")
+    with pytest.raises(ConfigError, match=r"validation\.every is 0; it must be at least 1"):
+        ValidationConfig(every=0)
+    make_shard("a/train.tar", [("flowers", "rose")] * 8)
+    with pytest.raises(DataError, match="needs images of two labels"):
+        pretrain(validated(metric="zero_shot"), [tmp_path / "a"], tmp_path / "run")
+
+
+def test_ranks_validate_as_one(photos: Path, tmp_path: Path) -> None:
+    settings = ("validation.every=1", "validation.share=0.25", "masking.every=4")
+    for name, ranks, kind in (("one", None, "ddp"), ("ddp", 2, "ddp"), ("fsdp", 2, "fsdp")):
+        given = arguments(photos, tmp_path / name, *settings, f"parallel.kind={kind}")
+        processes.run(pe, *given, log=tmp_path / f"{name}.log", ranks=ranks, environment=FLOAT32)
+    assert [rows(tmp_path / name) for name in ("ddp", "fsdp")] == [rows(tmp_path / "one")] * 2
+    assert best(tmp_path / "one") == best(tmp_path / "ddp") == best(tmp_path / "fsdp")

@@ -1,0 +1,90 @@
+"""Indexes for the tests, and a library for those of the page: twelve images of known dates and a clip of two scenes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.rows import IndexRow
+from perception_encoder.search.index.update import Report, update_index, writable_index
+from perception_encoder.search.web.library import MediaLibrary
+from tests.clips import clip
+
+
+def update_folder(folder: Path, source: Path | str | None = None, **options: object) -> Report:
+    """Bring a folder's index up to date; `options` are those of `writable_index`."""
+    with writable_index(folder, None if source is None else str(source), **options) as (index, encoder):
+        return update_index(index, encoder)
+
+
+def make_index(folder: Path, source: Path | str) -> Index:
+    """Bring a folder's index up to date, and open it."""
+    update_folder(folder, source)
+    return Index.open(folder)
+
+
+def make_library(
+    folder: Path,
+    checkpoint: Path,
+    encoder: Encoder,
+    draw: Callable[[int], Image.Image],
+    directory: Path | None = None,
+) -> MediaLibrary:
+    """Images of the first of each month of 2023; the clip is of 2024. `directory`: where the index is stored."""
+    for number in range(12):
+        path = folder / ("sub" if number % 2 else "") / f"{number:02d}'s <b>.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(number).save(path, quality=90)
+        taken = datetime(2023, number + 1, 1, 12).timestamp()
+        os.utime(path, (taken, taken))
+    (folder / "clip.mp4").write_bytes(clip(200, rate=10))
+    os.utime(folder / "clip.mp4", (datetime(2024, 2, 3).timestamp(),) * 2)
+    update_folder(folder, checkpoint, every=0.5, directory=directory)
+    return MediaLibrary(Index.open(directory or folder), encoder)
+
+
+def wait_for(condition: Callable[[], object], name: str) -> None:
+    """Fail unless a condition is fulfilled within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, name
+        time.sleep(0.05)
+
+
+def counts(report: Report) -> tuple[int, int, int, int]:
+    """The files that were added, moved, gone and unchanged."""
+    return report.added, report.moved, report.gone, report.unchanged
+
+
+def rows_by_path(folder: Path) -> dict[str, list[IndexRow]]:
+    """The rows of a folder's index, with thumbnails."""
+    rows: dict[str, list[IndexRow]] = {}
+    for row in Index.open(folder).rows(thumbnails=True):
+        rows.setdefault(row.path, []).append(row)
+    return rows
+
+
+def hits(run: Any, *, status: int = 0) -> set[str]:
+    """The paths of the hits that `pe search --json` printed."""
+    assert run.status == status, run.stderr
+    return {hit["path"] for hit in json.loads(run.stdout)["queries"][0]["hits"]}
+
+
+def paths(answer: dict) -> list[str]:
+    """The paths of the tiles of an answer of the page."""
+    return [tile["path"] for tile in answer["tiles"]]
+
+
+def printed_command(stderr: str) -> list[str]:
+    """The arguments of the `pe` command that ends an error."""
+    return shlex.split(stderr.strip().rpartition(": pe ")[2])

@@ -1,0 +1,180 @@
+"""The content of the page: filters, cached queries, and an index that is updated meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import io
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.index.calibration import Calibration
+from perception_encoder.search.index.index import Index
+from perception_encoder.search.index.update import Reader, update_index, writable_index
+from perception_encoder.search.query.terms import parse_lines
+from perception_encoder.search.web.library import Filter, MediaLibrary
+from tests.search.indexes import paths, wait_for
+
+Draw = Callable[[int], Image.Image]
+
+
+def test_newest_first_in_pages(client: TestClient, library: MediaLibrary) -> None:
+    first = client.get("/api/hits", params={"count": 5}).json()
+    assert first["more"] and first["total"] == len(library.index)
+    second = client.get("/api/hits", params={"count": 200, "offset": 5}).json()
+    assert not second["more"]
+    dates = [tile["date"] for tile in first["tiles"] + second["tiles"]]
+    assert dates == sorted(dates, reverse=True) and len(dates) == first["total"]
+    assert paths(second)[-1] == "00's <b>.jpg"
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"kind": "video"}, {"clip.mp4"}),
+        ({"since": "2024"}, {"clip.mp4"}),
+        ({"since": "2023-11", "until": "2023"}, {"10's <b>.jpg", "sub/11's <b>.jpg"}),
+        ({"until": "2023-01-01"}, {"00's <b>.jpg"}),
+        ({"path": "SUB/", "until": "2023-02"}, {"sub/01's <b>.jpg"}),
+        ({"path": "2's <b>"}, {"02's <b>.jpg"}),
+        ({"path": "') OR 1=1 --"}, set()),
+        ({"path": "%"}, set()),
+    ],
+)
+def test_filters(client: TestClient, params: dict[str, str], expected: set[str]) -> None:
+    listed = client.get("/api/hits", params=params).json()
+    assert set(paths(listed)) == expected
+    found = client.get("/api/hits", params={**params, "q": "text:a cat", "count": 1}).json()
+    assert found["total"] == listed["total"] and (found["total"] > 0) == bool(expected)
+    found = client.get("/api/hits", params={**params, "q": "text:a cat"}).json()
+    assert set(paths(found)) == expected
+
+
+def test_vectors_of_texts_are_cached(library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(line: str) -> list[dict]:
+        return library.find(parse_lines([line], library.term_source), Filter(), 0, 3)
+
+    first = find("text:a cat")
+    monkeypatch.setattr(Encoder, "embed_texts", None)
+    assert find("text:a cat") == first
+    other = find("-0.5:text:a cat")
+    assert other != first  # nor does another weight cost anything
+    assert np.isfinite([row["score"] for row in first]).all()
+
+
+def test_what_another_process_commits_is_seen(client: TestClient, folder: Path, draw: Draw) -> None:
+    with writable_index(folder) as (index, own):
+        draw(70).save(folder / "other.jpg")
+        update_index(index, own)
+    client.get("/api/status")
+    assert "other.jpg" in paths(client.get("/api/hits").json())
+
+
+def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClient, folder: Path, draw: Draw) -> None:
+    with writable_index(folder, "builtin", rebuild=True):
+        pass
+    draw(71).save(folder / "new.jpg")
+    assert "was made anew meanwhile" in client.get("/api/status").json()["error"]
+    client.post("/api/rescan")
+    time.sleep(1)
+    assert len(Index.open(folder)) == 0
+
+
+def test_what_is_committed_is_shown_while_files_are_read(
+    client: TestClient, library: MediaLibrary, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perception_encoder.search.index.update._FIRST_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(Encoder, "batch_size", 2)
+    reading, go_on = threading.Event(), threading.Event()
+    read = Reader.read
+
+    def stop_at_the_last(self: Reader, files: list) -> list:
+        if any(file.path == "z.jpg" for file in files):
+            reading.set()
+            assert go_on.wait(60)
+        return read(self, files)
+
+    monkeypatch.setattr(Reader, "read", stop_at_the_last)
+    for number in range(20):
+        draw(100 + number).save(folder / f"new {number:02d}.jpg")
+    draw(99).save(folder / "z.jpg")
+    before = client.get("/api/status").json()["rows"]
+    client.post("/api/rescan")
+    assert reading.wait(60)
+    try:
+        wait_for(lambda: client.get("/api/status").json()["rows"] > before, "rows of the first files")
+        status = client.get("/api/status").json()
+        assert status["running"] and 0 < status["done"] < status["total"] == 21
+        assert "new 00.jpg" in paths(client.get("/api/hits", params={"count": 200}).json())
+        found = client.get("/api/hits", params={"q": "text:a cat", "count": 200}).json()
+        assert "new 00.jpg" in paths(found)
+    finally:
+        go_on.set()
+    wait_for(lambda: not client.get("/api/status").json()["running"], "the end")
+    assert client.get("/api/status").json()["rows"] == before + 21
+
+
+def test_an_index_that_cannot_be_written_is_one_line(
+    client: TestClient, library: MediaLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, taken: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("perception_encoder.search.index.index.holding", refuse)
+    library.update()
+    status = client.get("/api/status").json()
+    assert "Read-only file system" in status["error"] and "--index DIR" in status["error"]
+    assert "\n" not in status["error"] and not status["running"] and not caplog.text
+    assert client.get("/api/hits").json()["tiles"]
+
+
+def test_failed_uploads_leave_nothing_in_memory(client: TestClient, draw: Draw) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)).save(stream, "JPEG")
+    damaged = stream.getvalue()[:-3000]
+    client.post("/api/image", content=damaged)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            assert client.post("/api/image", content=damaged).status_code == 400
+        objects = gc.get_objects()  # by type: some objects of other libraries do not like to be asked
+        left = [each for each in objects if issubclass(type(each), Image.Image) and each.size == (800, 600)]
+        assert len(left) <= 1  # the last one, by whatever thread took it
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("slope", "midpoint", "doubt"), [(10, -1, None), (2, 0.5, r"of \d\d%"), (20, 1, "of under 1%")]
+)
+def test_low_confidence_names_the_model(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, slope: float, midpoint: float, doubt: str | None
+) -> None:
+    curve = Calibration(slope=slope, midpoint=midpoint)
+    monkeypatch.setattr("perception_encoder.search.query.galleries.read_calibration", lambda index: curve)
+    answer = client.get("/api/hits", params={"q": "text:a cat"}).json()
+    if doubt is None:
+        assert answer["low_confidence"] is None and answer["tiles"][0]["probability"] > 0.5
+    else:
+        message = f"PE-Core-N16-128 gives even its best hit a probability {doubt}"
+        assert re.fullmatch(message, answer["low_confidence"]) and answer["tiles"][0]["probability"] < 0.5
+    like = client.get("/api/hits", params={"q": f"like:{answer['tiles'][0]['id']}"}).json()
+    assert like["low_confidence"] is None  # hits of an image have no probability
+    assert client.get("/api/hits", params={"q": "text:a cat", "path": "nothing"}).json()["low_confidence"] is None
+
+
+def test_the_built_in_model_is_never_confident(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.search.web.library.is_builtin", lambda index: True)
+    for lines in (["text:a cat"], ["text:a cat - snow"]):
+        doubt = client.get("/api/hits", params={"q": lines}).json()["low_confidence"]
+        assert doubt == "PE-Core-N16-128 knows few objects and gives no probabilities"

@@ -1,0 +1,130 @@
+"""The server's socket, its connections and its memory."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import httpx
+import pytest
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.serving import server
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.requests import ApiConfig
+from tests.serving.servers import served
+
+HALF = b"GET /health HTTP/1.1\r\nHost: loc"
+
+
+def closed(connection: socket.socket) -> bool:
+    connection.settimeout(10)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_a_taken_port_is_an_error() -> None:
+    with server.listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken.*--port"):
+            server.listen("127.0.0.1", port)
+    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:0"):
+        server.listen("192.0.2.1", 0)
+
+
+def test_half_sent_heads_do_not_keep_others_out(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 100.0)
+    with served(create_app(encoder, ApiConfig())) as address, ExitStack() as opened:
+        host, port = address.removeprefix("http://").split(":")
+        stalled = []
+        for _ in range(60):
+            stalled.append(opened.enter_context(socket.create_connection((host, int(port)))))
+            stalled[-1].sendall(HALF)
+        for _ in range(5):
+            assert httpx.get(f"{address}/health", timeout=10).status_code == 200
+        assert all(closed(connection) for connection in stalled[:40])  # the oldest ones
+        stalled[-1].sendall(b"alhost\r\n\r\n")
+        assert stalled[-1].recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_head_must_arrive_in_time_the_next_one_of_a_connection_too(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 1.0)
+    with served(create_app(encoder, ApiConfig())) as address:
+        host, port = address.removeprefix("http://").split(":")
+        for whole in (b"", HALF + b"alhost\r\n\r\n"):
+            with socket.create_connection((host, int(port))) as connection:
+                if whole:
+                    connection.sendall(whole)
+                    answer = b""
+                    while not answer.endswith(b"}"):
+                        answer += connection.recv(1000)
+                began = time.monotonic()
+                connection.sendall(HALF)
+                assert closed(connection) and 0.5 < time.monotonic() - began < 8
+
+
+def test_the_limit_on_files_is_raised() -> None:
+    code = (
+        "import resource; from perception_encoder.serving.server import raise_file_limit; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1])); "
+        "raise_file_limit(); print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) == (4096 if hard == resource.RLIM_INFINITY else min(4096, hard))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_memory_of_large_blocks_goes_back_to_the_system() -> None:
+    """glibc's own rule keeps blocks of a size that was freed once; a server would keep what its largest images took."""
+    code = """
+import sys, threading
+from perception_encoder.serving.server import limit_memory
+if sys.argv[1] == "limited":
+    limit_memory()
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+def work():
+    for _ in range(3):
+        blocks = [libc.malloc(20 << 20) for _ in range(4)]
+        for block in blocks:
+            ctypes.memset(block, 1, 20 << 20)
+        small = libc.malloc(100)  # above them
+        for block in blocks:
+            libc.free(block)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20)
+"""
+
+    def resident(mode: str) -> int:
+        run = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True)
+        return int(run.stdout)
+
+    assert resident("limited") + 30 < resident("plain")
+
+
+def test_names_under_which_others_reach_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Mill")
+    assert server.reachable_names("192.168.1.5") == ("192.168.1.5",)
+    assert server.reachable_names("fe80::1") == ("[fe80::1]",)
+    *address, name, local = server.reachable_names("0.0.0.0")
+    assert (name, local) == ("mill", "mill.local") and all(each.count(".") == 3 for each in address)
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: (_ for _ in ()).throw(OSError("no network")))
+    assert server.reachable_names("::") == ("mill", "mill.local")

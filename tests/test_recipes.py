@@ -1,0 +1,139 @@
+"""Recipes by name: each is complete and has a debug form; `--set` is typed, validated, and never a silent no-op."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
+from perception_encoder.planning.cluster import Cluster
+from perception_encoder.planning.devices import find_device
+from perception_encoder.pretraining.builtin.recipe import builtin, debug
+from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.recipes import RECIPES, debug_form, find_recipe, override, plan_recipe
+
+PAPER = [name for name in RECIPES if not re.search("builtin|finetune$", name)]
+
+
+def test_a_recipe_by_name() -> None:
+    assert find_recipe("builtin") == builtin()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(name: str) -> None:
+    config = find_recipe(name)
+    small = debug_form(config)
+    assert type(small) is type(config)
+    assert dataclasses.is_dataclass(config) and config.steps > small.steps == 4
+    assert BUILTIN in (getattr(small, "model", None), small.initial)
+    assert RECIPES[name].summary
+    planned = plan_recipe(config, Cluster(device=find_device("h100"), devices=8))
+    assert sum(stage.steps for stage in planned.stages) == config.steps and planned.device_hours() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("bultin", "no recipe is called 'bultin'; did you mean builtin"), ("resnet", "`pe train --list` shows them all")],
+)
+def test_an_unknown_name_shows_near_matches(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_recipe(name)
+
+
+def chain(name: str) -> list[str]:
+    """The recipes that a recipe builds on, from the first one, by where each begins and `pe train` writes."""
+    config = find_recipe(name)
+    initial = getattr(config, "initial", None)
+    if initial is None or canonical_name(initial) is not None:
+        return [name]
+    match = re.fullmatch(r"runs/(\w+)/model\.safetensors", initial)
+    assert match and match[1] in RECIPES, f"{name} begins at {initial}, which no recipe makes"
+    before = find_recipe(match[1])
+    assert before.model == config.model and not (before.half and not config.half)
+    return [*chain(match[1]), name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_begins_at_random_at_a_published_model_or_at_what_another_recipe_makes(name: str) -> None:
+    steps = chain(name)
+    assert name not in PAPER or find_recipe(steps[0]).initial is None
+
+
+@pytest.mark.parametrize("size", ["t16", "s16", "b16", "l14", "g14"])
+def test_the_paper_s_order(size: str) -> None:
+    """Small models: pretrain, distil, video finetune; the teacher is not distilled (section 2.4)."""
+    distilled = [] if size == "g14" else [f"distill_{size}"]
+    expected = [f"core_{size}", f"core_{size}_cooldown", *distilled, f"video_finetune_{size}"]
+    assert chain(f"video_finetune_{size}") == expected
+    last = {find_recipe(name).stages[-1].image_size for name in expected}
+    assert last == {find_model(find_recipe(f"core_{size}").model).vision.image_size}
+
+
+def test_a_debug_form_has_the_steps_of_its_recipe() -> None:
+    first, last = (debug_form(find_recipe(name)) for name in ("ablation_1", "ablation_9"))
+    assert (first.rope, first.attention_pool, first.masking, first.optimizer.name) == (False, False, None, "adamw")
+    assert (last.rope, last.attention_pool, last.masking.ratio, last.optimizer.name) == (True, True, 0.4, "lamb")
+
+
+def test_the_list_needs_no_torch() -> None:
+    code = "import sys; from perception_encoder.recipes import RECIPES; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_settings_are_changed_in_a_copy() -> None:
+    config = builtin()
+    changed = override(config, ["batch_size=64", "optimizer.lr=1e-3", "augmentation.scale=[0.5, 1]", "model = x"])
+    assert (changed.batch_size, changed.optimizer.lr, changed.augmentation.scale) == (64, 1e-3, (0.5, 1.0))
+    assert changed.model == "x"
+    assert config == builtin()
+    changed = override(config, ["stages.1.steps=7", "weights.flowers=0.5", "optimizer.plain_lr=null"])
+    assert [stage.steps for stage in changed.stages] == [config.stages[0].steps, 7, config.stages[2].steps]
+    assert changed.weights == {**config.weights, "flowers": 0.5} and changed.optimizer.plain_lr is None
+    assert override(changed, ["optimizer.plain_lr=1"]).optimizer.plain_lr == 1.0
+    assert changed.fingerprint() != config.fingerprint() != config.fingerprint(["one more sample"])
+
+
+def test_a_mapping_is_replaced_as_a_whole() -> None:
+    changed = override(builtin(), ['streams.captions={"alt_text": 1, "caption": 0.5}', "streams.bad_share=0"])
+    assert changed.streams.captions == {"alt_text": 1.0, "caption": 0.5} and changed.streams.bad_share == 0.0
+
+
+def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
+    assert builtin().masking is None
+    assert override(builtin(), ["masking.ratio=0.7"]).masking == MaskRegularization(ratio=0.7)
+    assert override(debug(), ["masking=null", "augmentation=null"]).masking is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batchsize=64", "did you mean batch_size"),
+        ("batch_size", "write name=value"),
+        ("batch_size=many", "is not of type int"),
+        ("batch_size=1.5", "is not of type int"),
+        ("batch_size=true", "is not of type int"),
+        ("optimizer.rate=1", "no setting is called rate"),
+        ("optimizer=1", "is not of type OptimizerConfig"),
+        ("batch_size.x=1", "has no settings"),
+        ("augmentation.scale=[0.5]", "is not of type tuple"),
+        ("stages.3.steps=1", "no setting is called 3; there are 0, 1, 2"),
+        ("stages.0.step=1", "did you mean steps"),
+        ("weights.flower=1", "did you mean flowers"),
+        ("weights.flowers=much", "is not of type float"),
+        ('streams.captions={"alt_text": "much"}', "is not of type float"),
+        ("streams.captions={}", "a positive share to each"),
+        ("streams.bad_share=2", "from 0 to 1"),
+        ("optimizer.plain_lr=fast", "is not of type float or NoneType"),
+        ("batch_size=null", "is not of type int"),
+        ("checkpoint_every=0", "--set checkpoint_every=0: checkpoint_every is 0; it must be at least 1"),
+        ("seed=-1", "must be at least 0"),
+    ],
+)
+def test_wrong_settings_are_named(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(builtin(), [setting])

@@ -1,0 +1,33 @@
+"""Rows of a run: appended, cut back when a run is resumed, and told to a listener."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from perception_encoder.ranks import ALONE, Rank
+from perception_encoder.train.metrics import FILE, Metrics
+
+
+def test_rows_after_the_step_that_is_resumed_from_are_dropped(tmp_path: Path) -> None:
+    heard: list[dict[str, float]] = []
+    first = Metrics(tmp_path, 0, ALONE)
+    for step in (1, 2, 3):
+        first.write({"step": step, "loss": 1 / step})
+    first.close()
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"step": 4, "lo')  # killed
+    again = Metrics(tmp_path, 2, ALONE, heard.append)
+    again.write({"step": 3, "loss": 9.0}, record=False)
+    again.write({"step": 3, "loss": 8.0})
+    again.close()
+    rows = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    assert rows == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 8.0}]
+    assert [row["loss"] for row in heard] == [9.0, 8.0]
+
+
+def test_only_the_first_rank_writes(tmp_path: Path) -> None:
+    other = Metrics(tmp_path, 0, Rank(number=1, of=2))
+    other.write({"step": 1})
+    other.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,81 @@
+"""Reports of a run: losses, speed, use of the device, time left."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.train import loop, progress
+from perception_encoder.train.loop import LoopConfig, train
+from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.seed import torch_generator
+
+
+class Regression:
+    """Fit a linear map; its batch is a pure function of the step."""
+
+    def __init__(self) -> None:
+        self.model = nn.Linear(4, 1)
+        nn.init.zeros_(self.model.weight)
+        nn.init.zeros_(self.model.bias)
+        self.steps_seen = 0
+
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"error": ((self.model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()}
+
+    def report(self) -> dict[str, float]:
+        return {}
+
+    def after_step(self) -> None:
+        self.steps_seen += 1
+
+
+def batch(step: int) -> Tensor:
+    return torch.randn(32, 4, generator=torch_generator(1, step))
+
+
+CONFIG = LoopConfig(steps=30, warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Work:
+    """The second half of the run's steps cost three times as much as the first."""
+
+    def flops(self, batch: Tensor) -> float:
+        return 1e6 * len(batch)
+
+    def share(self, steps: int) -> float:
+        return (steps + 2 * max(0, steps - 15)) / 60
+
+
+def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 6))  # every look at the clock comes six seconds after the one before
+    fake = SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=lambda: 0.0)
+    monkeypatch.setattr(loop, "time", fake)
+    monkeypatch.setattr(progress, "time", fake)
+    monkeypatch.setattr(loop, "prefetch", lambda made, first, last: ((n, made(n), 0.0) for n in range(first, last)))
+    monkeypatch.setattr(progress, "peak_flops", lambda device: 1e8)
+    config = dataclasses.replace(CONFIG, log_every=10)
+    train(Regression(), batch, config, tmp_path / "work", "a", cost=Work())
+    found = rows(tmp_path / "work")
+    steps = [1, 9, 10, 10]  # since the row before; the first step has a row of its own
+    assert [row["step"] for row in found] == [1, 10, 20, 30]
+    assert [row["mfu"] for row in found] == [pytest.approx(n * 32e6 / 6 / 1e8, rel=1e-3) for n in steps]
+    assert [row["samples_per_second"] for row in found] == [pytest.approx(n * 32 / 6, rel=1e-3) for n in steps]
+    lefts = [6 * 59, 6 * 50 / 9, 6 * 30 / 20, 0]
+    assert [row["seconds_left"] for row in found] == [pytest.approx(left, rel=1e-3) for left in lefts]
+    train(Regression(), batch, config, tmp_path / "steps", "a")
+    lefts = [6 * 29, 6 * 20 / 9, 6, 0]
+    assert [row["seconds_left"] for row in rows(tmp_path / "steps")] == [pytest.approx(x, rel=1e-3) for x in lefts]
+    assert "mfu" not in rows(tmp_path / "steps")[0]

@@ -1,0 +1,132 @@
+"""The loop validates: when it is due, which step is the best, and what a resumed run knows of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from perception_encoder.train.checkpoint import find_checkpoints, load_weights
+from perception_encoder.train.loop import train
+from perception_encoder.train.validation import is_better, is_due
+from tests.train.test_loop import CONFIG, Killed, Regression, batch, losses_of
+
+
+class Distance:
+    """How far a task's weights are from 0.6: some way down the training is the nearest."""
+
+    every, metric, higher_is_better = 4, "distance", False
+
+    def __init__(self, task: Regression) -> None:
+        self.task, self.steps = task, list[int]()
+
+    def __call__(self, step: int) -> dict[str, float]:
+        assert not self.task.model.training and not torch.is_grad_enabled()
+        self.steps.append(step)
+        return {"distance": (self.task.model.weight - 0.6).abs().mean().item(), "step": float(step)}
+
+
+def run(folder: Path, stop_at: int | None = None, **changes: object) -> tuple[Regression, Distance]:
+    """Train with a validation; `stop_at` kills the run as it asks for the batch of that step."""
+    task = Regression()
+    validation = Distance(task)
+
+    def batch_or_kill(step: int) -> Tensor:
+        if step == stop_at:
+            raise Killed
+        return batch(step)
+
+    config = dataclasses.replace(CONFIG, **{"keep": 1, **changes})
+    try:
+        train(task, batch_or_kill, config, folder, "a", validation=validation)
+    except Killed:
+        assert stop_at is not None
+    return task, validation
+
+
+def scores(folder: Path) -> dict[int, float]:
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["validation/distance"] for row in rows if "validation/distance" in row}
+
+
+def test_it_is_due_every_so_many_steps_and_at_the_end() -> None:
+    validation = Distance(Regression())
+    assert [done for done in range(1, 11) if is_due(validation, done, 10)] == [4, 8, 10]
+    assert not is_due(None, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("score", "best", "higher", "better"),
+    [
+        *((0.2, None, True, True), (0.2, 0.1, True, True), (0.1, 0.1, True, False), (0.2, 0.1, False, False)),
+        *((0.0, 0.1, False, True), (math.nan, None, True, False), (math.inf, 0.1, True, False)),
+    ],
+)
+def test_better_is_higher_or_lower_and_finite(score: float, best: float | None, higher: bool, better: bool) -> None:
+    assert is_better(score, best, higher) == better
+
+
+def test_scores_are_reported_and_the_best_step_s_checkpoint_stays(tmp_path: Path) -> None:
+    task, validation = run(tmp_path)
+    assert validation.steps == [4, 8, 12, 16, 20, 24, 28, 30] and list(scores(tmp_path)) == validation.steps
+    best_step = min(scores(tmp_path), key=scores(tmp_path).__getitem__)
+    assert 4 < best_step < 30 and best_step % CONFIG.checkpoint_every  # no checkpoint would be due then
+    checkpoints = [state for _, state in find_checkpoints(tmp_path)]
+    assert [state.step for state in checkpoints] == [30, best_step]
+    assert all((state.best, state.best_step) == (scores(tmp_path)[best_step], best_step) for state in checkpoints)
+    last = task.model.weight.clone()
+    load_weights(tmp_path, best_step, task.model)
+    assert (task.model.weight - 0.6).abs().mean().item() == scores(tmp_path)[best_step]
+    assert not torch.equal(task.model.weight, last)
+
+
+def test_training_is_the_same_without_it(tmp_path: Path) -> None:
+    with_it, _ = run(tmp_path / "with")
+    without = Regression()
+    train(without, batch, CONFIG, tmp_path / "without", "a")
+    rows = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["error"] for row in rows if "error" in row] == losses_of(tmp_path / "without")
+    assert torch.equal(with_it.model.weight, without.model.weight)
+    assert not any("validation" in line for line in (tmp_path / "without" / "metrics.jsonl").read_text().splitlines())
+    assert {state.best for _, state in find_checkpoints(tmp_path / "without")} == {None}
+
+
+@pytest.mark.parametrize("stops", [(5,), (9, 10, 14), (4, 8, 12, 16, 20, 24, 28), (29,)])
+def test_a_killed_and_resumed_run_has_the_best_of_an_uninterrupted_one(tmp_path: Path, stops: tuple[int, ...]) -> None:
+    run(tmp_path / "whole")
+    for stop in (*stops, None):
+        run(tmp_path / "broken", stop)
+    assert scores(tmp_path / "broken") == scores(tmp_path / "whole")
+    whole, broken = (
+        [(state.step, state.best, state.best_step) for _, state in find_checkpoints(tmp_path / name)]
+        for name in ("whole", "broken")
+    )
+    assert whole == broken
+    ours, theirs = Regression(), Regression()
+    load_weights(tmp_path / "whole", whole[0][2], ours.model)
+    load_weights(tmp_path / "broken", whole[0][2], theirs.model)
+    assert torch.equal(ours.model.weight, theirs.model.weight)
+
+
+def test_a_best_checkpoint_that_cannot_be_written_is_not_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path / "whole")
+    best_step = min(scores(tmp_path / "whole"), key=scores(tmp_path / "whole").__getitem__)
+    rename = Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if target.name == f"step-{best_step:08d}":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    run(tmp_path / "full")
+    assert "training goes on" in caplog.text
+    second = min((value, step) for step, value in scores(tmp_path / "full").items() if step != best_step)
+    assert {(state.best, state.best_step) for _, state in find_checkpoints(tmp_path / "full")} == {second}
