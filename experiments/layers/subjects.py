@@ -24,6 +24,8 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.depth import DepthEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.report import read_text, write_text
+from perception_encoder.inference.layer_encoder import StoredEncoder
+from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.dense_tasks import DenseTask
@@ -32,7 +34,6 @@ from perception_encoder.layer_analysis.layer_task import LayerScore, LayerTask
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import FORMAT, LayerCurve, Sweep, run_sweep
 from perception_encoder.layer_analysis.tasks import SizedTask, make_tasks
-from perception_encoder.models.external.layer_encoders import StoredEncoder, load_layer_encoder
 from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 from perception_encoder.progress import Track, untracked
 

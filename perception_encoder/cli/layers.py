@@ -51,11 +51,11 @@ def layers(
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
+    from perception_encoder.inference.open_model import RANDOM, load_layer_encoder
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
     from perception_encoder.layer_analysis.store import StoreConfig
     from perception_encoder.layer_analysis.tasks import make_tasks
-    from perception_encoder.models.external.layer_encoders import RANDOM, load_layer_encoder
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 

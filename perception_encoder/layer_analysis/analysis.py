@@ -9,6 +9,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
 from perception_encoder.evaluation.layer_features import LayerImages
+from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.global_tokens import TokenStatistics
 from perception_encoder.layer_analysis.inside import PICTURES, Inside, describe_layers, look_inside
@@ -16,7 +17,6 @@ from perception_encoder.layer_analysis.layer_task import LayerTask
 from perception_encoder.layer_analysis.report import LayerReport
 from perception_encoder.layer_analysis.store import StoreConfig, check_space, missing_bytes, show_bytes
 from perception_encoder.layer_analysis.sweep import Sweep, measured_layers, run_sweep
-from perception_encoder.models.external.layer_encoders import TowerEncoder
 from perception_encoder.progress import Track, untracked
 
 SHOWN = 1

@@ -17,12 +17,12 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import to_colours
+from perception_encoder.inference.open_model import RANDOM
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.inside import Inside
 from perception_encoder.layer_analysis.recommendation import show
 from perception_encoder.layer_analysis.sweep import LayerCurve
-from perception_encoder.models.external.layer_encoders import RANDOM
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,12 +19,12 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from perception_encoder.files import replacing, writing
+from perception_encoder.inference.open_model import RANDOM
 from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.inside import Inside
 from perception_encoder.layer_analysis.plots import curves_figure, inside_figure, to_svg, tokens_figure, write_png
 from perception_encoder.layer_analysis.recommendation import Recommendation, recommend, show
 from perception_encoder.layer_analysis.sweep import LayerCurve, Sweep
-from perception_encoder.models.external.layer_encoders import RANDOM
 from perception_encoder.search.web.pages import escaped, page_head
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import numpy as np
 
 from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.files import replacing, writing
+from perception_encoder.inference.layer_encoder import StoredEncoder, resolve_layers
 from perception_encoder.layer_analysis.layer_task import LayerScore, LayerTask
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
-from perception_encoder.models.external.layer_encoders import StoredEncoder, resolve_layers
 from perception_encoder.progress import Track, untracked
 
 KEPT_DIGITS = 6

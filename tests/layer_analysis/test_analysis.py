@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, OutputError
+from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis import store
 from perception_encoder.layer_analysis.analysis import analyse
 from perception_encoder.layer_analysis.inside import PICTURES, look_inside
 from perception_encoder.layer_analysis.report import write_report
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.tasks import SizedTask
-from perception_encoder.models.external.layer_encoders import TowerEncoder, load_layer_encoder
+from perception_encoder.models.tower import OwnTower
 from tests.layer_analysis.test_global_tokens import DEPTH, tower
 from tests.layer_analysis.toys import LightnessTask
 
@@ -38,7 +40,7 @@ def test_what_a_model_lacks_is_said_before_the_first_sweep(tmp_path: Path) -> No
     load = loader(changed(), changed("shallow", depth=2), changed("fixed", fixed_size=True))
     with pytest.raises(ConfigError, match="layer 5 does not exist; shallow has layers 0 to 1"):
         analyse(["built", "shallow"], [task], config, [5], load)
-    with pytest.raises(ConfigError, match="fixed takes pictures of 24x24 only, not 12x24"):
+    with pytest.raises(ConfigError, match="fixed takes images of 24x24 only, not 12x24"):
         analyse(["built", "fixed"], [SizedTask(task, (12, 24))], config, None, load)
     with pytest.raises(ConfigError, match="two models are called built"):
         analyse(["built", "built"], [task], config, None, load)
@@ -60,7 +62,7 @@ def test_the_disk_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_model_of_one_size_is_looked_into_at_that_size(tmp_path: Path) -> None:
     encoder = changed(fixed_size=True)
     assert look_inside(encoder, WIDE).grid == (6, 6) and look_inside(changed(), WIDE).grid == (3, 6)
-    with pytest.raises(ConfigError, match="takes pictures of 24x24 only"):
+    with pytest.raises(ConfigError, match="takes images of 24x24 only"):
         look_inside(encoder, WIDE, patches=4)
     for task in (LightnessTask(), SizedTask(LightnessTask(), (24, 24))):
         report = analyse(["built"], [task], StoreConfig(folder=tmp_path), None, loader(encoder))
@@ -78,9 +80,12 @@ def test_a_timm_model_of_one_size_is_looked_into(monkeypatch: pytest.MonkeyPatch
 
 def silent() -> TowerEncoder:
     """A model that does not attend through torch."""
-    return changed(
-        "silent", run=lambda pixels, layers: [pixels.flatten(1)[:, :144].unflatten(1, (36, 4))] * len(layers)
-    )
+
+    class SilentTower(OwnTower):
+        def run(self, pixels: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+            return [pixels.flatten(1)[:, :144].unflatten(1, (36, 4))] * len(layers)
+
+    return TowerEncoder("silent", SilentTower(**vars(tower(3).tower)), "cpu", torch.float32)
 
 
 def test_a_model_that_cannot_be_looked_into_has_its_report(tmp_path: Path) -> None:
@@ -102,5 +107,5 @@ def test_pictures_that_cannot_be_shown_cost_no_report(tmp_path: Path) -> None:
     report = analyse(["built"], [task], StoreConfig(folder=tmp_path), None, loader(changed()))
     assert len(report.curves[0].scores) == DEPTH and len(report.notes) == 1
     assert "greys: none of the pictures that were to be shown can be decoded" in report.notes[0]
-    with pytest.raises(DataError, match="there are no pictures whose attention could be seen"):
+    with pytest.raises(DataError, match="no images were given, so there is no attention to show"):
         changed().attention([], [0])
