@@ -121,7 +121,7 @@ def colour_words(image: np.ndarray, drawn: bool) -> tuple[str, ...]:
     """Name up to two colours that cover much of `image`, (3, H, W) uint8, the larger first.
 
     A white background does not count, in drawings and in photographs with a white border. Other photographs are
-    judged by their middle.
+    described by their middle.
     """
     border = np.concatenate([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], axis=1)
     on_white = drawn or (border.min(axis=0) >= WHITE_LEVEL).mean() >= WHITE_BORDER

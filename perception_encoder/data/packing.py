@@ -72,7 +72,7 @@ class Packed:
 
 
 def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, track: Track = untracked) -> Packed:
-    """Write the pairs of a folder or table as `OUT/00000.tar` and so on, all of them, or none if that fails.
+    """Write the pairs of a directory or table as `OUT/00000.tar` and so on, all of them, or none if that fails.
 
     Every image is decoded to see that it can be; `side`: images whose short side is longer are scaled to it, as
     JPEG. Bad inputs are left out. Raises DataError if there are no pairs, OutputError if `out` has files.
@@ -122,13 +122,13 @@ def _write_shards(samples: Iterator[list[tuple[str, bytes]]], folder: Path, size
 
 
 def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
-    """The images of a folder or table with their texts, in order, and what has none."""
+    """The images of a directory or table with their texts, in order, and what has none."""
     if source.is_dir():
         pairs: Iterable[Candidate | InputError] = _folder_pairs(source)
     elif source.suffix.lower() in TABLE_SUFFIXES:
         pairs = _table_pairs(source)
     else:
-        raise DataError(f"{source} is neither a folder nor a table ({', '.join(sorted(TABLE_SUFFIXES))})")
+        raise DataError(f"{source} is neither a directory nor a table ({', '.join(sorted(TABLE_SUFFIXES))})")
     candidates: list[Candidate] = []
     failures: list[InputError] = []
     for each in pairs:
@@ -140,7 +140,7 @@ def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
 
 
 def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
-    """Images with the texts beside them; without any, the folder that an image is in is its label."""
+    """Images with the texts beside them; without any, the directory that an image is in is its label."""
     files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
     there = set(files)
     for path in files:
@@ -156,7 +156,8 @@ def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
             yield Candidate(path, texts)
         else:
             yield InputError(
-                escape_name(path), "has no caption: no .txt, .caption or .json beside it, and no folder that is a label"
+                escape_name(path),
+                "has no caption: no .txt, .caption or .json beside it, and no class directory",
             )
 
 

@@ -108,7 +108,7 @@ class InstanceSet(ImageSet):
         return replace(super().select(rows), annotations=annotations)
 
     def seen_classes(self, track: Track) -> set[Any]:
-        """Return the ids of the categories with an object that is no crowd."""
+        """Return the ids of the categories with an object that is not a crowd."""
         every = [each for some in self.annotations.values() for each in some]
         return {each.get("category_id") for each in every if not each.get("iscrowd")}
 

@@ -102,7 +102,7 @@ def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Read the files of a tar that have one of some extensions, in order; `DataError` if it is no tar, or damaged."""
+    """Read the files of a tar that have one of some extensions, in order; DataError if it is not a tar or damaged."""
     try:
         with path.open("rb") as stream:
             for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):

@@ -49,7 +49,7 @@ class FeatureMaps:
 def feature_maps(
     encoder: Encoder, image: Image.Image, layers: Sequence[int] | None = None, patches: int = PATCHES
 ) -> FeatureMaps:
-    """Run an image through the vision tower once, `patches` long and with its aspect ratio (to the patch) kept.
+    """Run an image through the vision tower once, `patches` long with its aspect ratio (to the patch).
 
     `layers`: 0-based, negative from the end; all by default. Raises ConfigError for a layer that does not exist, and
     ModelError if features are not finite.

@@ -1,4 +1,4 @@
-"""Sample images to try things on: photographs from scikit-image, and a clip made of one of them.
+"""Sample images for the demo: photographs from scikit-image, and a clip made of one of them.
 
 scikit-image's documentation names their origins and licences. The motorcycles are a stereo pair (Middlebury 2014,
 Scharstein and others): the left view becomes the clip, the right one a query.
@@ -54,15 +54,15 @@ class Samples:
     """The paths of the samples."""
 
     gallery: Path
-    """The folder of the photographs and the clip."""
+    """The directory of the photographs and the clip."""
     query: Path
     """An image to search for, outside the gallery."""
 
 
 def write_samples(folder: Path) -> Samples:
-    """Copy the photographs to FOLDER/pictures and the query beside it, and write the clip.
+    """Copy the photographs to `DIR/pictures` and the query beside it, and write the clip.
 
-    Raises MissingExtraError or DataError without scikit-image's images, OutputError if FOLDER cannot be written.
+    Raises MissingExtraError or DataError without scikit-image's images, OutputError if DIR cannot be written.
     """
     try:
         import skimage

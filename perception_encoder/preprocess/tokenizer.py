@@ -28,7 +28,7 @@ from perception_encoder.errors import InputError, ModelError
 START, END = 49406, 49407
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u0345]+"
 """A contraction, a run of letters, one digit, or a run of anything else; U+0345 is dropped, as the published
-pattern does (folded it is a letter, by category a mark, so neither class takes it)."""
+pattern does (folded it is a letter, by category a combining mark, so neither class takes it)."""
 
 
 class TruncationWarning(UserWarning):

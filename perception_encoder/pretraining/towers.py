@@ -34,7 +34,7 @@ class TowerOutputs(NamedTuple):
 class Towers(nn.Module):
     """A CLIP model as it is trained, by all ranks at once: each runs it on as many rows, so that each runs as often.
 
-    `masked`: with a mask token, which is no part of the model that comes out. `chunk`: images or captions whose
+    `masked`: with a mask token, which does not belong to the model that comes out. `chunk`: images or captions whose
     activations are held at a time; None for all. `cached`: embeddings of all captions, of a locked text tower.
     """
 

@@ -50,7 +50,7 @@ class RunState:
 
 @contextmanager
 def run_folder(folder: Path) -> Iterator[None]:
-    """Make a run's folder, and keep other runs out of it until the block ends; OutputError if another one is in it.
+    """Make a run's directory, and keep other runs out of it until the block ends; OutputError if another one is in it.
 
     The first rank holds the lock for all.
     """
@@ -59,7 +59,7 @@ def run_folder(folder: Path) -> Iterator[None]:
         return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder / "lock", f"another run is training in {folder}; wait for it, or choose another folder"):
+    with holding(folder / "lock", f"another run is training in {folder}; wait for it, or choose another directory"):
         yield
 
 
@@ -117,7 +117,7 @@ def check_run(folder: Path, fingerprint: str) -> None:
         if state.fingerprint != fingerprint:
             raise CheckpointError(
                 f"{path} belongs to a run with other settings or other data, or of a version that trains otherwise; "
-                "choose another folder or delete it"
+                "choose another directory or delete it"
             )
 
 

@@ -1,7 +1,7 @@
 """Reading torch's distributed checkpoints as data alone: what is in the files is never run.
 
-torch unpickles a checkpoint's `.metadata`, and every value that is no tensor, whatever they hold: a run folder from
-someone else could so run any code. Here a pickle may name only what torch itself writes there.
+torch unpickles a checkpoint's `.metadata`, and every value other than a tensor, whatever they hold: a run directory
+from someone else could so run any code. Here a pickle may name only what torch itself writes there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ALLOWED = {
 
 
 class CheckpointReader(filesystem.FileSystemReader):
-    """torch's reader of a checkpoint folder, whose `.metadata` may hold data only; CheckpointError if it holds more."""
+    """torch's reader of a checkpoint, whose `.metadata` may hold data only; CheckpointError if it holds more."""
 
     def read_metadata(self) -> metadata.Metadata:
         """What the checkpoint holds, and where."""
@@ -44,7 +44,7 @@ class CheckpointReader(filesystem.FileSystemReader):
 
 
 class PlainValues(DefaultLoadPlanner):
-    """torch's planner, which reads values that are no tensors (numbers, texts, lists of them) without running code."""
+    """torch's planner, which reads values other than tensors (numbers, texts, lists of them) without running code."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """Put a value into the state, which is flat; pickle.UnpicklingError if it is more than data."""

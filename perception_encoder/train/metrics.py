@@ -14,7 +14,7 @@ FILE, BOARD = "metrics.jsonl", "tensorboard"
 
 
 class Metrics:
-    """Appends rows to `FOLDER/metrics.jsonl` and FOLDER/tensorboard; a resumed run first drops what was after `step`.
+    """Appends rows to `DIR/metrics.jsonl` and DIR/tensorboard; a resumed run first drops what was after `step`.
 
     The first rank reports, the others do nothing. MissingExtraError without TensorBoard.
     """

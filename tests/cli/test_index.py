@@ -172,7 +172,7 @@ def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, picture
         (("search", "a cat", "FOLDER", "--model", "builtin"), "pe index --rebuild"),
         (("search", "a cat", "FOLDER/01.jpg", "--where", "size > 3"), "need an index"),
         (("index", "FOLDER", "--every", "0.1"), "--rebuild --every 0.1"),
-        (("index", "FOLDER/01.jpg"), "is not a folder"),
+        (("index", "FOLDER/01.jpg"), "is not a directory"),
         (("index", "FOLDER", "FOLDER/gone"), "gone: no such file or directory"),
         (("index", "FOLDER", "--every", "0"), "--every"),
     ],

@@ -46,7 +46,7 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
         ((".", "--host", "0.0.0.0"), "choose a --key"),
         ((".", "--host", "0.0.0.0", "--key", ""), "choose a --key"),
         ((".", "--lan", "--host", "127.0.0.1"), "leave out --lan or --host"),
-        (("missing",), "missing is not a folder"),
+        (("missing",), "missing is not a directory"),
         (("--api", "--model", "PE-Core-XXL"), "PE-Core-XXL"),
         (("--api", "--port", "99999"), "--port"),
     ],

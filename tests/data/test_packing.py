@@ -133,7 +133,7 @@ def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
         pack(folder, tmp_path / "out", ShardSize(samples=10))
     with pytest.raises(OutputError, match="exists already"):
         pack(folder, folder, ShardSize(samples=10))
-    with pytest.raises(DataError, match="neither a folder nor a table"):
+    with pytest.raises(DataError, match="neither a directory nor a table"):
         pack(folder / "1.png", tmp_path / "out", ShardSize(samples=10))
 
     def stops(items, description, total):

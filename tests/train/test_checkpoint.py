@@ -30,7 +30,7 @@ def write_checkpoint(folder: Path, name: str = "lamb", dtype: torch.dtype = torc
 
 
 def test_a_run_folder_is_one_run_s_at_a_time(tmp_path: Path) -> None:
-    taken = f"another run is training in {tmp_path / 'run'}; wait for it, or choose another folder"
+    taken = f"another run is training in {tmp_path / 'run'}; wait for it, or choose another directory"
     with run_folder(tmp_path / "run"), pytest.raises(OutputError, match=taken), run_folder(tmp_path / "run"):
         pass
     with run_folder(tmp_path / "run"), run_folder(tmp_path / "other"):

@@ -1,7 +1,7 @@
 """Read the unpacked sources as drawings: an SVG with its label, tags, licence and attribution.
 
 Emoji styles take their names and tags from emojibase. Of Open Clip Art only images whose title (or, in some
-series, whose file name) says in English what is drawn are kept, and only under a public-domain dedication.
+series, whose file name) says in English what is drawn are used, and only under a public-domain dedication.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Drawing:
     attribution: str = ""
     licence: str = ""
     rank: int = 0
-    """Of two near-duplicates the one of lower rank is kept."""
+    """Of two near-duplicates the one of lower rank stays."""
 
 
 def read_emoji(icons: Path, names: Path, source: Source) -> Iterator[Drawing]:

@@ -5,7 +5,7 @@ An index has no labels, so the model labels it: each image is classified among a
 cosine and probability, and a logistic curve through them maps one to the other: two numbers for each index. All texts
 share the curve, so it changes no ranking.
 
-The model judges itself: no index can show that its probabilities are right. The built-in model knows too little of
+The model evaluates itself: no index can show that its probabilities are right. The built-in model knows too little of
 images unlike its training data, so its indexes have no curve. No statement is made whether anything matches at all:
 a probability from the best three hits was worse than a constant on two of six photo collections. The curve is for hits
 of one text. For image queries the names gave no good answer, and sums of several terms lie elsewhere in the space.

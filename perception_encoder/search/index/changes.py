@@ -1,4 +1,4 @@
-"""Compare a folder with its index: new, changed and deleted files.
+"""Compare a directory with its index: new, changed and deleted files.
 
 A file with the size and time that the index knows is unchanged; any other is read, and its digest shows whether it was
 only moved.
@@ -24,10 +24,10 @@ _LATEST = (1 << 63) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """An image or video in a folder."""
+    """An image or video in a directory."""
 
     path: str
-    """Relative to the folder, printable."""
+    """Relative to the directory, printable."""
     item: Item
     size: int
     modified: int
@@ -44,7 +44,7 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """The difference between a folder and its index."""
+    """The difference between a directory and its index."""
 
     candidates: list[File]
     """New, or with another size or time than before."""
@@ -56,7 +56,7 @@ class Changes:
 
 
 def find_changes(folder: Path, known: Mapping[str, FileState]) -> Changes:
-    """Compare a folder with the files that its index knows."""
+    """Compare a directory with the files that its index knows."""
     candidates: dict[str, File] = {}  # of a tar's members of one name the last counts, as for tar itself
     failures: list[InputError] = []
     seen: set[str] = set()
@@ -73,7 +73,7 @@ def find_changes(folder: Path, known: Mapping[str, FileState]) -> Changes:
         candidates.pop(path, None)
         if state is None or (state.size, state.modified) != (size, modified):
             candidates[path] = File(path=path, item=item, size=size, modified=modified)
-    hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the folder
+    hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the directory
     gone = [path for path in known if path not in seen and not f"{path}/".startswith(hidden)]
     unchanged = len(seen) - len(candidates)
     return Changes(candidates=list(candidates.values()), gone=gone, unchanged=unchanged, failures=failures)
@@ -84,7 +84,7 @@ def _status(item: Item) -> tuple[int, int]:
     if item.problem is not None:
         raise item.problem
     path = item.source.tar if isinstance(item.source, TarMember) else item.source
-    assert isinstance(path, Path)  # a folder holds neither texts nor URLs
+    assert isinstance(path, Path)  # a directory holds neither texts nor URLs
     try:
         status = path.stat()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Read and encode a folder's files on a Ray cluster; only this machine writes the index.
+"""Read and encode a directory's files on a Ray cluster; only this machine writes the index.
 
 Ray Data gives batches of files to worker processes, each with its own model, and streams their results. A child process
 talks to Ray, because Ray ends a process whose cluster is lost, and writes to the terminal.
@@ -60,7 +60,7 @@ def on_cluster(address: str) -> Iterator[Read]:
     """Connect to a Ray cluster; yields the `read` of `update_index`.
 
     `address`: as for `ray.init`: "auto", HOST:PORT, ray://HOST:PORT, or "local" for a cluster on this machine. Its
-    machines must see the folder, and a model file, under the same path. Raises MissingExtraError without Ray and
+    machines must see the directory, and a model file, under the same path. Raises MissingExtraError without Ray and
     ClusterError if no cluster answers; the yielded function raises ClusterError if workers fail or the cluster is lost.
     """
     if importlib.util.find_spec("ray") is None:
@@ -353,7 +353,9 @@ class _Worker:
 def _portable(result: FileResult) -> FileResult:
     """Return a worker's result for another machine: no dates in its time zone, and its name in missing-file errors."""
     if isinstance(result.error, MediaNotFoundError):
-        where = f"on {socket.gethostname()}, a worker of the cluster, which has to see the folder under the same path"
+        where = (
+            f"on {socket.gethostname()}, a worker of the cluster, which must see the directory under the same path"
+        )
         return replace(result, error=MediaNotFoundError(result.error.source, f"{result.error.reason} {where}"))
     rows = [replace(row, date="") if row.date == local_date(row.modified) else row for row in result.rows or []]
     return result if result.rows is None else replace(result, rows=rows)

@@ -1,6 +1,6 @@
-"""The index of a folder: a LanceDB table with a row for each image and each moment of a video.
+"""The index of a directory: a LanceDB table with a row for each image and each moment of a video.
 
-FOLDER/.pe-index holds the table, `settings.json` with the model, a snapshot that lets a search start without LanceDB,
+DIR/.pe-index holds the table, `settings.json` with the model, a snapshot that lets a search start without LanceDB,
 and a seal with checksums of all of them. A write is one commit of whole files: a killed run loses what it had not
 committed and doubles nothing, and readers beside a writer see the last commit. There is one writer at a time.
 """
@@ -51,7 +51,7 @@ class Index:
     """An open index, from `Index.open` or `Index.create`; `settings`: those of `Encoder.describe`, and the layout."""
 
     below = ""
-    """Only rows with this path prefix are visible: those of a subfolder."""
+    """Only rows with this path prefix are visible: those of a subdirectory."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
         self.folder, self.settings = folder, dict(settings)
@@ -61,7 +61,7 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path, whole: bool = False) -> Index:
-        """Open the index of a folder; SearchIndexError if it is missing, damaged or of another layout.
+        """Open the index of a directory; SearchIndexError if it is missing, damaged or of another layout.
 
         `whole`: check all its files for damage, not only those that look changed.
         """
@@ -88,7 +88,7 @@ class Index:
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, Any]) -> Index:
-        """Create an empty index, replacing any old one; OutputError if the folder cannot be written."""
+        """Create an empty index, replacing any old one; OutputError if the directory cannot be written."""
         directory = folder / FOLDER
         with writing(directory, also=(RuntimeError,)):
             directory.mkdir(exist_ok=True)
@@ -105,15 +105,15 @@ class Index:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether a folder has an index, damaged or not, that this user may see."""
+        """Whether a directory has an index, damaged or not, that this user may see."""
         return os.path.isfile(folder / FOLDER / SETTINGS)
 
     @staticmethod
     @contextmanager
     def for_writing(folder: Path) -> Iterator[None]:
-        """Lock the index for this process; OutputError if another one writes it, or if it is a link or not a folder."""
+        """Lock the index for this process; OutputError if another one writes it, or it is a link or a file."""
         if not folder.is_dir():
-            raise OutputError(f"{folder} is not a folder")
+            raise OutputError(f"{folder} is not a directory")
         directory = folder / FOLDER
         if directory.is_symlink():
             raise OutputError(f"{directory} is a link, which an index may not be; remove it")
@@ -125,7 +125,7 @@ class Index:
 
     @property
     def root(self) -> Path:
-        """The indexed folder: the index's own unless the index is stored elsewhere (`--index`)."""
+        """The indexed directory: the index's own unless the index is stored elsewhere (`--index`)."""
         return Path(self.settings.get("root") or self.folder)
 
     def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
@@ -255,7 +255,7 @@ class Index:
         return rows.sort_by(_NEWEST_FIRST).select(names)
 
     def _within(self, where: str | None) -> str | None:
-        """Combine a condition with that of the subfolder."""
+        """Combine a condition with that of the subdirectory."""
         inside = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
         return f"({where}) AND {inside}" if where and inside else where or inside or None
 
@@ -338,7 +338,7 @@ def _remedy(folder: Path) -> str:
     """Return the command that rebuilds an index, with placeholders for what its settings lack."""
     named = shlex.quote(str(folder))
     readable = salvage_settings(folder / FOLDER) is not None
-    arguments = named if readable else f"--index {named} --model MODEL FOLDER"
+    arguments = named if readable else f"--index {named} --model MODEL DIR"
     return f"make it anew with: pe index --rebuild {arguments}"
 
 

@@ -1,4 +1,4 @@
-"""Find and prepare the directory of an index: the folder itself, one around it, or a separate one (`--index`)."""
+"""Find and prepare the directory of an index: the directory itself, one around it, or a separate one (`--index`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perception_encoder.search.index.settings import SETTINGS, salvage_settings
 
 
 def nearest_index(folder: Path) -> Path | None:
-    """Return the folder if it has an index, else the nearest folder around it whose index covers it, or None."""
+    """Return the directory if it has an index, else the nearest directory around it whose index covers it, or None."""
     if Index.exists(folder):
         return folder
     if not folder.is_dir():
@@ -22,7 +22,7 @@ def nearest_index(folder: Path) -> Path | None:
 
 
 def _covers(directory: Path, folder: Path) -> bool:
-    """Whether a directory has an index that this user may read, and its root contains the folder."""
+    """Whether a directory has an index that this user may read, and its root contains it."""
     if not Index.exists(directory) or not os.access(directory / FOLDER / SETTINGS, os.R_OK):
         return False
     settings = salvage_settings(directory / FOLDER) or {}
@@ -30,7 +30,7 @@ def _covers(directory: Path, folder: Path) -> bool:
 
 
 def limit_index(index: Index, folder: Path | str) -> Index:
-    """Limit an index to a folder in its root; SearchIndexError if the root does not contain it."""
+    """Limit an index to a directory in its root; SearchIndexError if the root does not contain it."""
     inside = _relative(index, Path(folder))
     if inside != Path() and not os.path.isdir(folder):
         raise SearchIndexError(f"{folder} is not a directory; an index searches {index.root} or directories in it")
@@ -39,15 +39,15 @@ def limit_index(index: Index, folder: Path | str) -> Index:
 
 
 def check_root(index: Index, folder: Path) -> None:
-    """Raise SearchIndexError if an index belongs to another folder; its own directory stands for the folder."""
+    """Raise SearchIndexError if an index belongs to another directory; its own directory stands for that one."""
     if _relative(index, folder) != Path():
         raise _other_folder(index.folder, index.root, folder)
 
 
 def prepare_location(folder: Path, directory: Path | None) -> tuple[Path, Path]:
-    """Return the folder to index and the directory of its index, which is created if missing; the folder by default.
+    """Return the directory to index and that of its index, by default the same; the latter is created if missing.
 
-    A directory with the index of another folder stands for that folder. Raises OutputError, SearchIndexError.
+    A directory with the index of another one stands for that one. Raises OutputError, SearchIndexError.
     """
     named = directory is not None
     if directory is None or _absolute(directory) == _absolute(folder):
@@ -65,14 +65,14 @@ def prepare_location(folder: Path, directory: Path | None) -> tuple[Path, Path]:
             if _absolute(folder) not in (_absolute(directory), _absolute(root)):
                 raise _other_folder(directory, root, folder)
         elif not named:
-            Index.open(directory)  # raises: the settings do not name the folder, and the error asks for it
+            Index.open(directory)  # raises: the settings do not name the directory, and the error asks for it
     if directory.is_dir():
         _check_writable(directory, folder)
     return root, directory
 
 
 def _create(directory: Path, root: Path) -> None:
-    """Create a directory with the permissions of the folder of the images."""
+    """Create a directory with the permissions of the directory of the images."""
     try:
         directory.mkdir(parents=True)
         directory.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
@@ -93,7 +93,7 @@ def _check_writable(directory: Path, folder: Path) -> None:
 
 
 def _relative(index: Index, folder: Path) -> Path:
-    """Return a folder's path relative to the index's root; the directory of the index counts as the root."""
+    """Return a directory's path relative to the index's root; the directory of the index counts as the root."""
     absolute = _absolute(folder)
     if absolute == _absolute(index.folder):
         return Path()

@@ -19,7 +19,7 @@ class IndexRow:
     id: str
     """Short, and the same as long as the file keeps its path."""
     path: str
-    """Relative to the indexed folder and printable (see `unescape_name`); in a tar TAR/MEMBER."""
+    """Relative to the indexed directory and printable (see `unescape_name`); in a tar TAR/MEMBER."""
     kind: str
     """"image" or "video"."""
     start: float | None = None

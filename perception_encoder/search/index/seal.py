@@ -234,7 +234,7 @@ class SealedFiles:
         self.restrict()
 
     def restrict(self) -> None:
-        """Give the index's files no more permissions than the images' folder has; raises what `changing` does."""
+        """Give the index's files no more permissions than the images' directory has; raises what `changing` does."""
         with self.changing():
             restrict(self._directory, self._folder, self._root)
 

@@ -1,4 +1,4 @@
-"""The settings of an index: its model and how its videos were cut. A folder without them has no index."""
+"""The settings of an index: its model and how its videos were cut. A directory without them has no index."""
 
 from __future__ import annotations
 

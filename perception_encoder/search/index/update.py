@@ -1,4 +1,4 @@
-"""Bring a folder's index up to date: encode new files, carry over moved ones, remove deleted ones.
+"""Bring a directory's index up to date: encode new files, carry over moved ones, remove deleted ones.
 
 Every core takes whole batches, from the file to its rows. Rows are committed from time to time, whole files at once,
 so that a killed run continues where it stopped.
@@ -54,12 +54,12 @@ def writable_index(
     directory: Path | None = None,
     default: Callable[[], str] = lambda: "builtin",
 ) -> Iterator[tuple[Index, Encoder]]:
-    """Yield a folder's index, locked for writing, and its encoder; create the index if there is none.
+    """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     `source`: the model's name or path; by default the index's own model, or `default()` for a new index. `every`:
     seconds between the frames of a video. `rebuild` starts anew, with the old index's model and rate if its settings
-    are readable. `directory`: where the index is stored, by default the folder itself. Raises OutputError,
-    SearchIndexError (a damaged index, or one of another model, rate or folder), and what `load` raises.
+    are readable. `directory`: where the index is stored, by default the directory itself. Raises OutputError,
+    SearchIndexError (a damaged index, or one of another model, rate or directory), and what `load` raises.
     """
     root, folder = prepare_location(folder, directory)
     with Index.for_writing(folder):
@@ -98,7 +98,7 @@ def update_index(
     begin: Callable[[int], Callable[[int], object]] = lambda _: lambda _: None,
     read: Callable[[Index, Encoder, set[str], Sequence[File]], Iterable[list[FileResult]]] = read_here,
 ) -> Report:
-    """Make an index match its folder; bad files are reported and never stop it.
+    """Make an index match its directory; bad files are reported and never stop it.
 
     `index` and `encoder` come from `writable_index`. `begin` gets the number of files to read and returns a function
     that gets the numbers of files done. `read` reads the files: `read_here`, or `on_cluster`'s. Raises OutputError if

@@ -1,4 +1,4 @@
-"""Answer the queries of a command: by the indexes of folders, or by encoding files."""
+"""Answer the queries of a command: by the indexes of directories, or by encoding files."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Answer:
 
 
 def find_indexes(files: Sequence[str], directory: Path | None = None, model: str | None = None) -> list[Index]:
-    """Open the indexes of the given folders, or of the current one; return none unless every folder has one.
+    """Open the indexes of the given directories, or of the current one; return none unless every directory has one.
 
-    A subfolder uses the index of the nearest folder around it, limited to the subfolder, unless that index is of
-    another model than `model`. `directory`: where the index of them all is stored; SearchIndexError if a folder is not
-    in the indexed one. Logs a warning for each unfinished index.
+    A subdirectory uses the index of the nearest directory around it, limited to the subdirectory, unless that index
+    is of another model than `model`. `directory`: where the index of them all is stored; SearchIndexError if a path is
+    not in the indexed one. Logs a warning for each unfinished index.
     """
     if directory is not None:
         if not Index.exists(directory):
-            command = f"pe index FOLDER --index {shlex.quote(str(directory))}"
+            command = f"pe index DIR --index {shlex.quote(str(directory))}"
             raise SearchIndexError(f"{directory} has no index; make one with: {command}")
         root = str(Index.open(directory).root)
         indexes = [limit_index(Index.open(directory), folder) for folder in files or [root]]
@@ -70,7 +70,7 @@ def _nearest_indexes(files: Sequence[str], model: str | None) -> list[Index]:
             return []
         index = limit_index(Index.open(directory), folder)
         if index.below and (not len(index) or (model is not None and _has_other_model(index, model))):
-            return []  # a hidden folder, for example, has no rows
+            return []  # a hidden directory, for example, has no rows
         indexes.append(index)
     return indexes
 
@@ -96,7 +96,7 @@ def _without_overlap(indexes: Sequence[Index]) -> list[Index]:
 
 
 def folders_to_index(files: Sequence[str]) -> list[str]:
-    """Return the folders without an index, if all paths are folders."""
+    """Return the directories without an index, if all paths are directories."""
     all_folders = all(Path(file).is_dir() for file in files)
     return [file for file in files if nearest_index(Path(file)) is None] if all_folders else []
 

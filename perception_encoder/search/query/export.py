@@ -19,7 +19,7 @@ _FIELDS = ("start", "stop", "time", "length", "date", "size")
 def export_vectors(index: Index, out: Path, overwrite: bool = False) -> int:
     """Write an index's vectors as `pe embed` does, newest first; return their number.
 
-    `out`: .parquet, .lance, or a folder of .npy in clip-retrieval's layout. A moment of a video is a row with its
+    `out`: .parquet, .lance, or a directory of .npy in clip-retrieval's layout. A moment of a video is a row with its
     `start`, `end` and, in `times`, the second of its frame. Raises ConfigError, OutputError.
     """
     rows = index.rows()

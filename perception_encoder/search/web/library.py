@@ -1,4 +1,4 @@
-"""The content of the page: the images and moments of an indexed folder, newest first or best first.
+"""The content of the page: the images and moments of an indexed directory, newest first or best first.
 
 This module does not know HTTP. It builds SQL conditions from checked values, never from what a browser sends.
 """
@@ -49,7 +49,7 @@ _ELSEWHERE = "to put the index into another directory, give --index DIR"
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Limits what is shown."""
+    """Limits the results."""
 
     kind: str = ""
     """"image", "video", or all."""
@@ -188,7 +188,7 @@ class MediaLibrary:
         return rows.slice(max(0, at - 6), min(at, 6) + 7).to_pylist()[::-1]
 
     def file(self, id: str) -> Path:
-        """Return a row's file; ConfigError if it is no longer in the folder, or in a tar."""
+        """Return a row's file; ConfigError if it is no longer in the directory, or in a tar."""
         return self._path(self.index.row(id))
 
     def media(self, id: str) -> tuple[Media, Path]:
@@ -201,7 +201,7 @@ class MediaLibrary:
         folder = self.index.root.resolve()
         path = folder / unescape_name(row.path)
         if not path.is_file() or not path.resolve().is_relative_to(folder):
-            raise ConfigError("the file is not in the folder any more")
+            raise ConfigError("the file is not in the directory any more")
         return path
 
     def start_update(self) -> bool:
@@ -214,7 +214,7 @@ class MediaLibrary:
     def watch(self, seconds: float = 10.0) -> None:
         """Update the index in a separate thread, now and whenever files are new, changed or gone.
 
-        The folder is listed every `seconds`, or less often if listing takes long.
+        The directory is listed every `seconds`, or less often if listing takes long.
         """
         threading.Thread(target=self._rescan.run, args=(seconds, self.update_if_idle), daemon=True).start()
 
@@ -270,7 +270,7 @@ def open_library(
     directory: Path | None = None,
     default: Callable[[], str] = lambda: "builtin",
 ) -> MediaLibrary:
-    """Open a folder's library; create an empty index in the folder, or in `directory`, if there is none.
+    """Open a directory's library; create an empty index in the directory, or in `directory`, if there is none.
 
     `source`: the model, by default the index's own, or `default()` for a new index. Raises what `writable_index`
     raises; another process may write the index.

@@ -1,4 +1,4 @@
-"""Check regularly whether a folder's files differ from its index."""
+"""Check regularly whether a directory's files differ from its index."""
 
 from __future__ import annotations
 

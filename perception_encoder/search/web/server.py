@@ -1,4 +1,4 @@
-"""Serve the page of an indexed folder: the page, its API and the files."""
+"""Serve the page of an indexed directory: the page, its API and the files."""
 
 from __future__ import annotations
 

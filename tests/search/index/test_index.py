@@ -87,5 +87,5 @@ def test_there_is_one_writer_and_readers_beside_it(update, folder: Path, draw: D
 
 
 def test_no_folder_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is not a folder"), writable_index(tmp_path / "missing", str(checkpoint)):
+    with pytest.raises(OutputError, match="is not a directory"), writable_index(tmp_path / "missing", str(checkpoint)):
         pass

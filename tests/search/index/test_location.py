@@ -43,7 +43,7 @@ def test_an_index_is_of_one_folder(run_pe, photos: Path, checkpoint: Path, tmp_p
         run = run_pe(*command, other, "--index", home)
         assert run.status == 2 and f"the index in {home} is of {photos}, not of {other}" in run.stderr
     run = run_pe("index", photos, other, "--index", home)
-    assert run.status == 2 and "--index is for one folder" in run.stderr
+    assert run.status == 2 and "--index is for one directory" in run.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_told_of_the_option(
@@ -103,9 +103,9 @@ def test_an_index_of_an_unknown_folder_is_not_made_anew_without_its_name(
     assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 0
     (home / FOLDER / "settings.json").write_text("{")
     run = run_pe(*command, home)
-    assert run.status == 2 and f"pe index --rebuild --index {home} --model MODEL FOLDER" in run.stderr
+    assert run.status == 2 and f"pe index --rebuild --index {home} --model MODEL DIR" in run.stderr
     assert (home / FOLDER / "settings.json").read_text() == "{"
-    names = {"MODEL": str(checkpoint), "FOLDER": str(photos)}
+    names = {"MODEL": str(checkpoint), "DIR": str(photos)}
     run = run_pe(*(names.get(word, word) for word in printed_command(run.stderr)))
     assert run.status == 0 and "20 added" in run.stdout and Index.open(home).root == photos
 

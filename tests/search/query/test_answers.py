@@ -63,7 +63,7 @@ def test_an_index_is_not_asked_for_single_files(run_pe, photos: Path, checkpoint
 def test_a_directory_without_an_index_is_told_how_to_get_one(run_pe, photos: Path, tmp_path: Path) -> None:
     home = tmp_path / "nowhere"
     run = run_pe("search", "a cat", photos, "--index", home)
-    assert run.status == 2 and f"{home} has no index; make one with: pe index FOLDER --index {home}\n" in run.stderr
+    assert run.status == 2 and f"{home} has no index; make one with: pe index DIR --index {home}\n" in run.stderr
 
 
 def test_a_subfolder_shows_its_own_condition_and_count(run_pe, photos: Path, checkpoint: Path, tmp_path: Path) -> None:

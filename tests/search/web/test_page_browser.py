@@ -221,7 +221,7 @@ def test_inside_shows_a_layer_and_what_is_like_a_place(page: Page) -> None:
 
 
 def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
-    said = {"error": "the file is not in the folder any more"}
+    said = {"error": "the file is not in the directory any more"}
     page.route("**/api/inside/*", lambda route: route.fulfill(status=400, json=said))
     page.locator('#grid button[title="04\'s <b>.jpg"]').click()
     page.get_by_role("tab", name="Features").click()
