@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perception_encoder.preprocess.image import pad_images as pad_images
     from perception_encoder.preprocess.tokenizer import tokenizer as tokenizer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Encoder": "perception_encoder.inference.encoder",
