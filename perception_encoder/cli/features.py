@@ -43,8 +43,8 @@ def features(
         pe features cup.jpg --layer 8 --bare --out colours.png
     """
     from perception_encoder.cli.layers import read_layers
-    from perception_encoder.layer_analysis.inside import look_inside
-    from perception_encoder.layer_analysis.plots import inside_figure, write_colours, write_png
+    from perception_encoder.layer_analysis.image_analysis import analyse_image
+    from perception_encoder.layer_analysis.plots import plot_image, write_colours, write_png
     from perception_encoder.models.external.layer_encoders import load_layer_encoder
     from perception_encoder.preprocess.image import open_image
 
@@ -52,14 +52,14 @@ def features(
     if bare and (wanted is None or len(wanted) != 1):
         raise ConfigError("--bare draws one layer; say which with --layer")
     encoder = load_layer_encoder(model or default_model.unchecked_default())
-    inside = look_inside(encoder, open_image(image), wanted, patches, read_place(at))
+    analysis = analyse_image(encoder, open_image(image), wanted, patches, read_place(at))
     if bare:
-        write_colours(inside, out)
+        write_colours(analysis, out)
     else:
-        write_png(inside_figure(inside, [row.strip() for row in rows.split(",")]), out)
-    start = inside.global_from
+        write_png(plot_image(analysis, [row.strip() for row in rows.split(",")]), out)
+    start = analysis.global_from
     output.print_line(
-        f"{inside.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start} on")
+        f"{analysis.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start} on")
     )
     output.print_line(f"written: {out}")
 

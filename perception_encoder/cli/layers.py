@@ -54,25 +54,32 @@ def layers(
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
     from perception_encoder.layer_analysis.store import StoreConfig
-    from perception_encoder.layer_analysis.tasks import make_tasks
+    from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
     from perception_encoder.models.external.layer_encoders import RANDOM, load_layer_encoder
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
     keep_freed_memory()
-    config, wanted = StoreConfig(folder=store or out / "features", dtype=dtype), read_layers(layer) if layer else None
+    config = StoreConfig(directory=store or out / "features", dtype=dtype)
     names, (paths, shared) = [name.strip() for name in tasks.split(",")], read_paths(data)
-    chosen = make_tasks(names, paths, shared, items, image_size(size), short_side, per_metre, find_unseen_labels)
+    options = TaskOptions(
+        items=items,
+        image_size=image_size(size),
+        short_side=short_side,
+        per_metre=per_metre,
+        held_out=find_unseen_labels,
+    )
+    chosen, wanted = make_tasks(names, paths, shared, options), read_layers(layer) if layer else None
     others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
     models, load = [model, *others], partial(load_layer_encoder, final_norm=final_norm)
     report = analyse(models, chosen, config, wanted, load, track, output.print_note)
     written = write_report(report, out)
-    rows = [(found.curve.task, found.curve.figure, found.text()) for found in report.recommendations]
+    rows = [(found.curve.task, found.curve.metric, found.text()) for found in report.recommendations]
     output.print_table(("task", "figure", "recommendation"), rows, title=report.sweeps[0].model)
     for said in report.notes:
         output.print_warning(said)
     output.print_line(f"written: {', '.join(str(path) for path in written)}")
-    raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].pictures))
+    raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 
 def read_layers(text: str) -> list[int]:

@@ -33,7 +33,7 @@ def curve(
             name="RMSE" if lower else "figure",
             value=value,
             n=items,
-            drawn=value + spread * NOISE[layer],
+            draws=value + spread * NOISE[layer],
             blocks=blocks,
             pool="tokens",
             unit="m" if lower else "%",
@@ -42,7 +42,7 @@ def curve(
         )
         for layer, value in enumerate(values)
     }
-    return LayerCurve(model=model, task=task, figure="RMSE" if lower else "figure", depth=len(values), scores=scores)
+    return LayerCurve(model=model, task=task, metric="RMSE" if lower else "figure", depth=len(values), scores=scores)
 
 
 def made(model: str) -> dict[str, LayerCurve]:

@@ -94,10 +94,10 @@ def test_questions_are_cut_to_size(data: LayerData) -> None:
         "captions",
     ]
     encoder = LikeEncoder()
-    shown = {name: [len(each.keys) for each in task.pictures(encoder)] for name, task in tasks.items()}
+    shown = {name: [len(each.keys) for each in task.images(encoder)] for name, task in tasks.items()}
     assert shown["depth of scenes"] == shown["segmentation"] == [4, 2]
     assert shown["captions"] == shown["tracking"] == [3]
-    sizes = {name: {each.image_size for each in task.pictures(encoder)} for name, task in tasks.items()}
+    sizes = {name: {each.image_size for each in task.images(encoder)} for name, task in tasks.items()}
     assert sizes["segmentation"] == sizes["depth of rooms"] == {(128, 128)} != sizes["classification"]
     assert shown["depth of rooms"] == [3, 2] and shown["retrieval"] == [6]
 
