@@ -12,7 +12,7 @@ DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,scenes,cluster,onnx,data
 
 .PHONY: demo test test-slow test-dtypes check lint types site wheel docs clean
 
-demo: .venv/demo-installed ## the main job on real pictures, with the built-in model
+demo: .venv/demo-installed ## classify and search sample photographs with the built-in model
 	$(BIN)/pe demo
 
 test: .venv/dev-installed ## the tests, but for the slow ones; a file's tests on one worker, of one thread each

@@ -48,10 +48,10 @@ def peak(mode: str, batch_size: int) -> float:
     optimizer = build_optimizer(task.model, OptimizerConfig())
     if batch_size:
         generator = torch.Generator().manual_seed(0)
-        pictures = torch.randint(0, 256, (batch_size, 3, PIXELS, PIXELS), dtype=torch.uint8, generator=generator)
+        images = torch.randint(0, 256, (batch_size, 3, PIXELS, PIXELS), dtype=torch.uint8, generator=generator)
         tokens = torch.randint(1, 49_000, (batch_size, TOKENS), generator=generator)
         tokens[:, -1] = 49_407
-        batch = ImageTextBatch(pictures, tokens, *[torch.eye(batch_size, dtype=torch.bool)] * 2)
+        batch = ImageTextBatch(images, tokens, *[torch.eye(batch_size, dtype=torch.bool)] * 2)
         with fast_autocast(torch.device("cpu")):
             loss = task.losses(batch)["contrastive"]
         loss.backward()
@@ -62,14 +62,14 @@ def peak(mode: str, batch_size: int) -> float:
 
 def measure() -> dict[str, dict[str, float]]:
     """Peaks by mode and batch size, each from a process of its own."""
-    found: dict[str, dict[str, float]] = {}
+    peaks: dict[str, dict[str, float]] = {}
     for mode in MODES:
         for batch_size in (0, *BATCHES):
             command = [sys.executable, "-m", "benchmarks.memory", "--one", mode, str(batch_size)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found.setdefault(mode, {})[str(batch_size)] = float(said)
-            print(f"{mode}, {batch_size} pairs: {float(said) / 1e6:.0f} MB", flush=True)
-    return found
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            peaks.setdefault(mode, {})[str(batch_size)] = float(output)
+            print(f"{mode}, {batch_size} pairs: {float(output) / 1e6:.0f} MB", flush=True)
+    return peaks
 
 
 def formulas(size: int) -> dict[str, float]:

@@ -28,7 +28,7 @@ IMPORTED = (
     "torch.distributed.fsdp",
     "torch.utils.tensorboard.writer",
     "perception_encoder.cli.main",
-    "perception_encoder.cli.train",
+    "perception_encoder.cli.train.train",
     "perception_encoder.distillation.run",
     "perception_encoder.finetuning.run",
     "perception_encoder.video_finetuning.run",

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
+from rich.console import Console
 
 import perception_encoder as pe
+from perception_encoder.cli import output
+from perception_encoder.cli.groups import REMOVED
 from perception_encoder.cli.main import VERBS
 from perception_encoder.models.registry import canonical_name, find_model
+from perception_encoder.planning.cost import vision_cost
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md")]
@@ -52,8 +59,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    verbs = VERBS.keys() | (REMOVED if page.name == "CHANGELOG.md" else set())  # it tells of earlier versions too
     for program, name, *_ in commands(page.read_text(encoding="utf-8")):
-        assert name in (targets if program == "make" else VERBS), f"{program} {name}"
+        assert name in (targets if program == "make" else verbs), f"{program} {name}"
 
 
 def test_examples_ask_for_sizes_of_whole_patches() -> None:
@@ -66,10 +74,86 @@ def test_examples_ask_for_sizes_of_whole_patches() -> None:
         assert not any(int(side) % patch for side in size.split("x")), f"{name} --size {size}"
 
 
-def test_readme_says_how_to_begin_in_its_first_screen() -> None:
-    first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:30])
-    assert ["make", "demo"] in [command[:2] for command in commands(first_screen)]
-    assert ["make", "test"] in [command[:2] for command in commands(first_screen)]
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_begins_with_installing_and_searching() -> None:
+    lines = readme().splitlines()
+    assert len(lines) <= 150
+    first_screen = "\n".join(lines[:30])
+    assert "pip install '.[search" in first_screen and "/docs/images/page.webp)" in first_screen
+    assert [command[:2] for command in commands("\n".join(lines[:36]))][:3] == [
+        ["pe", "models"],
+        ["pe", "search"],
+        ["pe", "serve"],
+    ]
+    every = [command[:2] for command in commands(readme())]
+    assert ["make", "demo"] in every and ["make", "test"] in every
+
+
+def test_images_of_the_readme_are_absolute_and_in_the_repository() -> None:
+    raw = "https://raw.githubusercontent.com/perception-encoder/perception-encoder/main/"
+    images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme())
+    assert images and all(image.startswith(raw) and (ROOT / image.removeprefix(raw)).is_file() for image in images)
+
+
+def test_output_in_the_readme_is_what_the_commands_print(
+    run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words and ranks are equal; scores and probabilities may differ as much as between two kinds of CPU."""
+    pytest.importorskip("skimage")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(output, "console", Console(width=100, force_terminal=True, color_system=None))
+    assert run_pe("demo").status == 0
+    (block,) = re.findall(r"^```console\n(.*?)^```", readme(), flags=re.DOTALL | re.MULTILINE)
+    session = re.findall(r"^\$ pe (.*)\n((?:[^$].*\n)*)", block, flags=re.MULTILINE)
+    assert len(session) == 3
+    for command, expected in session:
+        run = run_pe(*shlex.split(command))
+        assert run.status == 0, run.stderr
+        for line, shown in zip(run.stdout.splitlines(), expected.splitlines(), strict=True):
+            for word, shown_word in zip(line.split(), shown.split(), strict=True):
+                assert word == shown_word or number(word) == pytest.approx(number(shown_word), abs=0.02), line
+
+
+def number(word: str) -> float:
+    """A score, or a percentage as a share."""
+    return float(word.rstrip("%,")) / (100 if "%" in word else 1)
+
+
+def model_rows() -> list[str]:
+    """The rows of the README's table: sizes and published scores, speeds measured or scaled by operations per image."""
+    measured = json.loads((ROOT / "docs" / "results" / "embed.json").read_text(encoding="utf-8"))["speeds"]
+    speeds = {name: median(row["encode only"]) for name, row in measured.items()}
+    base = find_model("PE-Core-B16-224")
+    rows = [f"| `builtin`, offline demo | in the package | {speeds[find_model('builtin').name]:.0f} | – | – | – |"]
+    for name in ("PE-Core-T16-384", "PE-Core-S16-384", "PE-Core-B16-224", "PE-Core-L14-336", "PE-Core-G14-448"):
+        entry = find_model(name)
+        ratio = vision_cost(base.vision).forward / vision_cost(entry.vision).forward
+        speed = f"≈{float(f'{speeds[base.name] * ratio:.2g}'):g}" if name != base.name else f"{speeds[name]:.0f}"
+        scores = [f"{entry.published[key]:.1f}" for key in ("imagenet", "kinetics400", "coco_t2i")]
+        rows.append(f"| {' | '.join([name, f'{entry.download_bytes / 1e9:.1f} GB', speed, *scores])} |")
+    return rows
+
+
+def test_models_of_the_readme_have_their_sizes_speeds_and_scores() -> None:
+    table = [line for line in readme().splitlines() if line.startswith(("| `builtin`", "| PE-Core"))]
+    assert table == model_rows()
+    speeds = json.loads((ROOT / "docs" / "results" / "encode.json").read_text(encoding="utf-8"))["speeds"]
+    assert f"PE-Core-B16-224 reaches {median(speeds['Encoder, fp32']):.0f})" in readme()
+
+
+def test_published_results_are_those_of_the_registry() -> None:
+    text = (ROOT / "docs" / "published_results.md").read_text(encoding="utf-8")
+    names = [
+        find_model(f"PE-Core-{name}").published for name in ("T16-384", "S16-384", "B16-224", "L14-336", "G14-448")
+    ]
+    for start, key in (("| ImageNet-1k val, top-1", "imagenet"), ("| Kinetics", "kinetics400"), ("| COCO", "coco_t2i")):
+        (row,) = (line for line in text.splitlines() if line.startswith(start))
+        assert [float(cell) for cell in row.split("|")[2:7]] == [published[key] for published in names]
+    (row,) = (line for line in text.splitlines() if line.startswith("| six robustness datasets"))
+    assert [float(cell) for cell in row.split("|")[4:7]] == [published["robustness"] for published in names[2:]]
 
 
 def test_python_of_the_first_pages_passes_a_strict_type_checker(tmp_path: Path) -> None:
@@ -85,12 +169,11 @@ def test_python_of_the_first_pages_passes_a_strict_type_checker(tmp_path: Path) 
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_readme_tree_has_a_line_for_each_folder() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    folders = [path.parent for path in (ROOT / "perception_encoder").glob("*/__init__.py")]
-    folders += [ROOT / name for name in ("tests", "docs", "benchmarks") if (ROOT / name).is_dir()]
-    missing = [folder.name for folder in folders if not re.search(rf"^\W*{folder.name}/ +\S", readme, re.MULTILINE)]
-    assert missing == []
+def test_the_layout_has_a_line_for_each_directory() -> None:
+    layout = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    directories = [path.parent for path in (ROOT / "perception_encoder").glob("*/__init__.py")]
+    directories += [ROOT / name for name in ("tests", "docs", "benchmarks", "experiments", "examples")]
+    assert [each.name for each in directories if not re.search(rf"^\W*{each.name}/ +\S", layout, re.MULTILINE)] == []
 
 
 def test_paper_map_names_files_that_exist() -> None:

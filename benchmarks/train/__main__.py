@@ -4,7 +4,7 @@
 
 The built-in model ("nano") trains on its recipe's own batches, made beforehand: 256 pairs, at each resolution, and once
 with its text tower fixed. Ours is the step of `pe train builtin`; the peer is open_clip's CLIP with its own towers of
-the same sizes, its ClipLoss, a caption a picture padded to the context as it pads them, and AdamW. PE-Core-B16 trains
+the same sizes, its ClipLoss, a caption an image padded to the context as it pads them, and AdamW. PE-Core-B16 trains
 on noise, 16 pairs, with AdamW on both sides; the peer is open_clip's configuration of it. All have random weights, and
 compute in the type that is fast here.
 """
@@ -66,14 +66,14 @@ def analyse(nano: NanoData, pairs_a_second: float) -> dict[str, Any]:
     fixed = RunCost(nano.config, entry.vision, entry.text, texts_cached=True).flops(batches[0])
     step = nano.ours()
     step(batches[0])
-    pictures = nano.config.batch_size
+    images = nano.config.batch_size
     return {
         "shares": shares(step, batches),
-        "flops_a_pair": flops / pictures,
-        "flops_a_pair_text_fixed": fixed / pictures,
-        "flops_a_second": flops / pictures * pairs_a_second,
+        "flops_a_pair": flops / images,
+        "flops_a_pair_text_fixed": fixed / images,
+        "flops_a_second": flops / images * pairs_a_second,
         "layer_products": {
-            str(dtype).removeprefix("torch."): layer_products(entry.vision, pictures, FIXED, dtype)
+            str(dtype).removeprefix("torch."): layer_products(entry.vision, images, FIXED, dtype)
             for dtype in (torch.float32, torch.bfloat16)
         },
         "captions_a_second": nano.captions_a_second(),

@@ -65,8 +65,8 @@ class NanoData:
     def ours(self, locked: bool = False) -> Step:
         """Our step, with a fixed text tower or a trained one."""
         model = our_model(self.config.model, self.vocabulary)
-        kept = CachedTexts(model.text, all_captions(self.batches[FIXED], LENGTH)) if locked else None
-        return our_step(model, self.config.optimizer, kept)
+        cached = CachedTexts(model.text, all_captions(self.batches[FIXED], LENGTH)) if locked else None
+        return our_step(model, self.config.optimizer, cached)
 
     def theirs(self, size: int, locked: bool = False) -> Step:
         """open_clip's."""
@@ -85,7 +85,7 @@ class NanoData:
         return [*(self.case(size) for size in self.batches), self.case(FIXED, locked=True)]
 
     def captions_a_second(self) -> float:
-        """How fast the captions are encoded that a fixed text tower keeps."""
+        """How fast the captions are encoded that a fixed text tower caches."""
         model, captions = our_model(self.config.model, self.vocabulary), all_captions(self.batches[FIXED], LENGTH)
         start = time.perf_counter()
         CachedTexts(model.text, captions)
@@ -96,10 +96,10 @@ def b16_case() -> Case:
     """PE-Core-B16 beside open_clip's configuration of it, AdamW both, captions as long as they may be."""
     side = find_model(B16).vision.image_size
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (B16_BATCH, 3, side, side), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (B16_BATCH, 3, side, side), dtype=torch.uint8, generator=generator)
     tokens = torch.randint(1, 49_000, (B16_BATCH, LENGTH), generator=generator)
     tokens[:, -1] = 49_407
-    batch = ImageTextBatch(pictures, tokens, *[torch.eye(B16_BATCH, dtype=torch.bool)] * 2)
+    batch = ImageTextBatch(images, tokens, *[torch.eye(B16_BATCH, dtype=torch.bool)] * 2)
 
     def theirs() -> Step:
         import open_clip

@@ -38,10 +38,10 @@ def our_model(name: str, vocabulary: CaptionVocabulary | None) -> CLIP:
     return model
 
 
-def our_step(model: CLIP, optimizer_config: OptimizerConfig, kept: CachedTexts | None = None) -> Step:
-    """A step as the training loop does it; with `kept`, features of its captions, the text tower is locked."""
-    model.text.requires_grad_(kept is None)
-    task, optimizer = ContrastiveTask(Towers(model, cached=kept)), build_optimizer(model, optimizer_config)
+def our_step(model: CLIP, optimizer_config: OptimizerConfig, cached: CachedTexts | None = None) -> Step:
+    """A step as the training loop does it; with `cached`, embeddings of its captions, the text tower is locked."""
+    model.text.requires_grad_(cached is None)
+    task, optimizer = ContrastiveTask(Towers(model, cached=cached)), build_optimizer(model, optimizer_config)
 
     def step(batch: ImageTextBatch) -> None:
         with fast_autocast(CPU):
@@ -70,7 +70,7 @@ def open_clip_step(model: nn.Module, vocabulary: CaptionVocabulary | None, lengt
 
     def step(batch: ImageTextBatch) -> None:
         ids = batch.tokens if vocabulary is None else vocabulary.ids[batch.tokens]
-        rows = torch.arange(len(batch.images)) % len(ids)  # it encodes a caption for each picture
+        rows = torch.arange(len(batch.images)) % len(ids)  # it encodes a caption for each image
         tokens = F.pad(ids, (0, length - ids.shape[1]))[rows]
         with fast_autocast(CPU):
             images, texts, scale = model(to_float(batch.images), tokens)

@@ -46,9 +46,9 @@ def _kind(event: Any) -> str:
     return next((kind for kind, names in KINDS.items() if any(name in event.name for name in names)), OTHER)
 
 
-def layer_products(config: VisionConfig, pictures: int, image_size: int, dtype: torch.dtype) -> float:
+def layer_products(config: VisionConfig, images: int, image_size: int, dtype: torch.dtype) -> float:
     """Operations a second of a block's four linear layers alone, forward and backward, on the shapes of a batch."""
-    tokens = pictures * ((image_size // config.patch_size) ** 2 + int(config.class_token))
+    tokens = images * ((image_size // config.patch_size) ** 2 + int(config.class_token))
     width, hidden = config.width, config.mlp_width
     shapes = ((3 * width, width), (width, width), (hidden, width), (width, hidden))
     given = [

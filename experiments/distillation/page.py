@@ -1,4 +1,4 @@
-"""What `pe reproduce distillation` found, as a page."""
+"""The result of `python -m experiments.distillation` as a page."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def page(result: dict[str, Any]) -> str:
     runs: Figures = list(result["runs"].values())
     scale = next(run["config"]["teacher_logit_scale"] for run in runs if run["role"] == TAUGHT)
     text = (
-        "Written by `pe reproduce distillation`: a student of the size of the built-in model learns from pairs alone, "
-        "or from the same pairs in the same order with a larger teacher that was trained at home on the same data "
+        "Written by `python -m experiments.distillation`: a student of the size of the built-in model learns from "
+        "pairs alone, or from the same pairs in the same order with a larger teacher that was trained at home on the "
+        "same data "
         f"(section 2.4; the teacher's logit scale is {scale:g}, twice the one that it learned, and the contrastive "
         f"loss stands beside). {_verdict(result)} {earlier_procedure(runs)}"
         f"*{PHOTOS}* is the mean class accuracy on the test photographs, "

@@ -1,4 +1,4 @@
-"""What `pe reproduce layers` found, as a page: one paragraph, one table, one plot; every word follows from the JSON."""
+"""The result of `python -m experiments.layers` as a page: one paragraph, one table, one plot, all from the JSON."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     seeds = max(row["head_seeds"] for row in rows)
     small = ", ".join(task for task in AT_ONE_SIZE if any(row["task"] == task for row in rows)).capitalize()
     yield (
-        f"Written by `pe reproduce layers`: each task over {len(rows[0]['layers'])} of the layers of the built-in "
-        "model and of the two ends of the [recipe in small](recipe.md), beside the built-in model's random weights "
-        f"(grey) and, in tracking, colours alone (dotted). {small} are at {SIZE} px, videos at 240 px, "
+        f"Written by `python -m experiments.layers`: each task over {len(rows[0]['layers'])} of the layers of the "
+        "built-in model and of the two ends of the [recipe in small](recipe.md), beside the built-in model's random "
+        f"weights (grey) and, in tracking, colours alone (dotted). {small} are at {SIZE} px, videos at 240 px, "
         "all else at the size that a model was trained at last. No layer is normalised, the last one included, as in "
         f"the reference's `forward_features`{_normed(result)}."
     )

@@ -1,4 +1,4 @@
-"""The curves of `pe reproduce layers` as small multiples, a panel for each task.
+"""The curves of `python -m experiments.layers` as small multiples, a panel for each task.
 
 Colours are Okabe and Ito's, which the colour-blind can tell apart. Of errors the scale is turned round, so that up is
 better everywhere.

@@ -24,7 +24,7 @@ from perception_encoder.progress import Track, untracked
 
 BUILTIN, FIRST, LAST = "built-in", "step 1", "steps 1–9"
 KEPT = {FIRST: "nano_step1.safetensors", LAST: "nano_step9.safetensors"}
-"""Towers that `pe reproduce recipe` kept."""
+"""Towers that `python -m experiments.recipe` writes."""
 UNTRAINED = "random weights"
 NORMED = "built-in, final norm"
 
@@ -40,13 +40,13 @@ def reproduce_layers(
 ) -> dict[str, Any]:
     """Evaluate what is not cached in `runs`, write the whole result as JSON, and return it.
 
-    `towers`: the folder that `pe reproduce recipe` kept its ends in. Raises DataError where data or a tower are
+    `towers`: the directory of the towers of the recipe in small. Raises DataError where data or a tower are
     missing, before anything is evaluated, and what `examine` does.
     """
     sizes = sizes or Sizes()
     for name, file in KEPT.items():
         if not (towers / file).is_file():
-            raise DataError(f"the tower of {name} is missing: {towers / file}; pe reproduce recipe makes it")
+            raise DataError(f"the tower of {name} is missing: {towers / file}; run python -m experiments.recipe")
     make_questions(data, sizes)  # raises
     subjects = list_subjects(towers)
     answers = _ask(subjects, data, sizes, runs, track, jobs)

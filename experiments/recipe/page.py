@@ -1,4 +1,4 @@
-"""What `pe reproduce recipe` found, as a page and a plot, beside the paper's row."""
+"""The result of `python -m experiments.recipe` as a page and a plot, next to the paper's row."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def page(result: dict[str, Any], plot: str) -> str:
     runs = sorted(result["runs"].values(), key=lambda run: (run["step"], run["seed"]))
     minutes = sum(run["seconds"] for run in runs) / 60
     text = (
-        "Written by `pe reproduce recipe`: the steps of section 2.1, each point with all steps before it, at the size "
-        f"of the built-in model and with the same number of FLOPs; {minutes:.0f} minutes of training in all. "
+        "Written by `python -m experiments.recipe`: the steps of section 2.1, each point with all steps before it, at "
+        f"the size of the built-in model and with the same number of FLOPs; {minutes:.0f} minutes of training in all. "
         f"*{PHOTOS}* is the mean class accuracy on the test photographs, zero-shot, averaged over the tasks; "
         f"*{ROBUST}* the average over test sets unlike training: the photographs changed in five ways, and drawings in "
         "a style that is never trained on, by their names. Percent ± half the width of the 95 % interval over images; "
@@ -60,10 +60,10 @@ def _settings(result: dict[str, Any]) -> str:
     augmentation, masking = last["augmentation"], last["masking"]
     return (
         f"Step {POINTS[0]} has other rates than the rest: {rates[0]} in batches of {first['batch_size']} against "
-        f"{rates[1]} in batches of {middle['batch_size']}. Steps 8 and 9 were only run together, at the rates of the "
-        f"steps before: a crop of {augmentation['scale'][0]:g} to {augmentation['scale'][1]:g} of the area with jitter "
-        f"and flips, and masked regularisation of 1/{masking['every']} of a batch; which of these, or the rates, does "
-        "what they do is not shown. "
+        f"{rates[1]} in batches of {middle['batch_size']} pairs. Steps 8 and 9 were only run together, at the rates of "
+        f"the steps before: a crop of {augmentation['scale'][0]:g} to {augmentation['scale'][1]:g} of the area with "
+        f"jitter and flips, and masked regularisation of 1/{masking['every']} of a batch; which of these, or the "
+        "rates, does what they do is not shown. "
     )
 
 

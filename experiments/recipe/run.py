@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from experiments.outcomes import PHOTOS, Outcomes, average_row, difference_row
@@ -25,14 +26,15 @@ POINTS, SEEDS = (1, 5, 7, 9), (0, 1)
 def reproduce_recipe(
     place: Place,
     recipe: Callable[[int, int], PretrainingConfig] = nano_step,
+    towers: Path | None = None,
     track: Track = untracked,
     listener: Listener | None = None,
     jobs: int = 1,
 ) -> dict[str, Any]:
     """Run what the result lacks, and return it whole; `recipe(step, seed)` gives a run's configuration.
 
-    The vision towers of the first and the last point are kept in a folder `towers` beside the result. Raises what
-    `pretrain` and `HeldOut` do.
+    The vision towers of the first and the last point are written to `towers`, by default next to the result. Raises
+    what `pretrain` and `HeldOut` do.
     """
     wanted = []
     for seed in SEEDS:
@@ -43,7 +45,7 @@ def reproduce_recipe(
     runs = Runs(place, track, listener, jobs)
     for run, path in zip(wanted, runs.add(*wanted), strict=True):
         step, seed = run.about["step"], run.about["seed"]
-        tower = place.result.parent / "towers" / f"nano_step{step}.safetensors"
+        tower = (towers or place.result.parent / "towers") / f"nano_step{step}.safetensors"
         if seed == SEEDS[0] and step in (POINTS[0], POINTS[-1]) and path.exists() and not tower.exists():
             model = load_model(path)
             assert isinstance(model, CLIP)

@@ -1,13 +1,13 @@
-"""`pe classify`: name pictures and videos, out of labels that you choose."""
+"""`pe classify`: classify images and videos by labels of your own."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_encoder.cli import default_model, output
+from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli.options import OUTPUT, option
 from perception_encoder.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -19,27 +19,27 @@ app = typer.Typer()
 
 @app.command()
 def classify(
-    files: Annotated[list[str], typer.Argument(help="Pictures, videos, folders, globs, tables, tars, URLs.")],
-    labels: Annotated[str, typer.Option(help="Labels with commas between, or @FILE with one a line.")],
-    top: Annotated[int, typer.Option(min=1, help="How many labels to show of each file.")] = 3,
-    model: Annotated[str | None, typer.Option(help=default_model.OPTION)] = None,
-    prompts: Annotated[str, typer.Option(help="Templates: photo, imagenet (80), kinetics (28), name.")] = "photo",
-    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a contact sheet, sorted by label.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
+    files: options.Files,
+    labels: Annotated[str, option("Labels separated by commas, or @FILE with one per line.", "LABELS")],
+    prompts: options.Prompts = "photo",
+    model: options.Model = None,
+    top: Annotated[int, option("Number of labels printed per file.", panel=OUTPUT, min=1)] = 3,
+    json: options.Json = False,
+    html: options.Html = None,
+    strict: options.Strict = False,
 ) -> None:
-    """Name pictures and videos, out of labels that you choose.
+    """Classify images and videos by your labels.
 
-    Nothing is trained: each label is put into a set of sentences, and a file is given the labels whose sentences are
-    nearest, with probabilities among all of them. Say the labels as you would speak of the things, and add one for
-    what else there may be. Files that could not be used are listed.
+    Zero-shot: nothing is trained. Each label is put into a set of prompts, and each file gets the labels nearest to it,
+    with probabilities over all labels. Write labels as you would say them ("ginger cat"), and add one for everything
+    else ("other pet"). Files that cannot be read are listed. In a pipe the table is tab-separated.
 
     Examples:
 
         pe classify photos --labels "cat,dog,other pet"
         pe classify 'clips/*.mp4' --labels "playing football,playing the guitar" --prompts kinetics
-        pe classify photos --labels @labels.txt --html sorted.html --model PE-Core-L14-336
-        pe classify photos --labels "cat,dog" --json | jq -r '.files[] | [.labels[0].label, .path] | @tsv'
+        pe classify photos --labels @labels.txt --html sorted.html -m PE-Core-L14-336
+        pe classify photos --labels "cat,dog" | cut -f1,2
     """
     from perception_encoder.evaluation.classification.labels import Namer, read_labels
     from perception_encoder.inference.collection import encode_media, list_media
@@ -53,30 +53,29 @@ def classify(
     source = model or default_model.default_model()
     encoder = load(source)
     namer = Namer(encoder, names, prompts)
-    with progress("looking at files", len(items)) as advance:
-        found = encode_media(encoder, items, advance)
-    guesses = namer.guess(found.vectors, top)
+    with progress("encoding files", len(items)) as advance:
+        encoded = encode_media(encoder, items, advance)
+    guesses = namer.guess(encoded.vectors, top)
     if json:
-        named = list(map(as_json, found.items, guesses))
+        entries = list(map(_as_json, encoded.items, guesses))
         head = {"model": encoder.name, "prompts": prompts, "labels": names}
-        output.print_json({**head, "files": named, "skipped": found.skipped})
-    elif found.items:
-        output.print_table(("file", "label", "probability", "others"), map(as_row, found.items, guesses))
+        output.print_json({**head, "files": entries, "skipped": encoded.skipped})
+    elif encoded.items:
+        columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
+        output.print_table(columns, (_as_row(*row)[: len(columns)] for row in zip(encoded.items, guesses, strict=True)))
     if html is not None:
-        naming = Naming(encoder, found, guesses, namer.class_vectors)
         demo = default_model.demo_line(source, model)
-        note = f"{len(found.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
-        write_contact_sheet(html, "Named", note, naming.sections(html))
-    default_model.say_demo(source, model, json)
-    raise typer.Exit(output.input_status(found.failures, found.total, strict))
+        note = f"{len(encoded.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
+        sections = Naming(encoder, encoded, guesses, namer.class_vectors).sections(html)
+        write_contact_sheet(html, "Classified", note, sections)
+    default_model.print_demo(source, model, json)
+    raise typer.Exit(output.input_status(encoded.failures, encoded.total, strict))
 
 
-def as_json(item: Item, guesses: list[Guess]) -> dict[str, Any]:
-    """One file's entry."""
+def _as_json(item: Item, guesses: list[Guess]) -> dict[str, Any]:
     return {"id": item.id, "path": item.path, "labels": [guess._asdict() for guess in guesses]}
 
 
-def as_row(item: Item, guesses: list[Guess]) -> tuple[str, ...]:
-    """One file's line."""
+def _as_row(item: Item, guesses: list[Guess]) -> tuple[str, ...]:
     (label, share), *others = guesses
     return (item.id, label, f"{share:.0%}", ", ".join(f"{other} {each:.0%}" for other, each in others))

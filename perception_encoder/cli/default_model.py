@@ -1,4 +1,4 @@
-"""The default model: PE_MODEL, else the one that `pe models use` stored, else the built-in one, which is a demo."""
+"""The default model: PE_MODEL, else the one that `pe models use` stored, else the built-in demo model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from perception_encoder.models.registry import BUILTIN, canonical_name, find_mod
 
 VARIABLE = "PE_MODEL"
 REAL = "PE-Core-L14-336"
-"""The model that the line on the demo names."""
-OPTION = "Name, alias or checkpoint of a model [default: see `pe models`]."
-INDEX_OPTION = "Name, alias or checkpoint of a model [default: the index's, else see `pe models`]."
+"""The model that the line on the demo model recommends."""
 
 
 def chosen_model() -> str | None:
-    """The model that the user chose, by PE_MODEL or `pe models use`; None if none. ConfigError for a damaged file."""
+    """Return the model that the user chose by PE_MODEL or `pe models use`, or None. ConfigError for a damaged file."""
     return _choice()[0]
 
 
 def _choice() -> tuple[str | None, str]:
-    """The model that the user chose, and what says so."""
+    """Return the model that the user chose, and where the choice comes from."""
     named = os.environ.get(VARIABLE)
     path = _path()
     if named or not path.is_file():
@@ -34,17 +32,17 @@ def _choice() -> tuple[str | None, str]:
     except (OSError, ValueError, KeyError, TypeError):
         model = None
     if not isinstance(model, str):
-        raise ConfigError(f"{path} names no model; choose one with: pe models use NAME")
+        raise ConfigError(f"{path} does not name a model; choose one with: pe models use NAME")
     return model, str(path)
 
 
 def unchecked_default() -> str:
-    """The model of a command that names none, whether there is such a model or not."""
+    """Return the model of a command without `-m`, without checking that it exists."""
     return chosen_model() or "builtin"
 
 
 def default_model() -> str:
-    """The model of a command that names none; UnknownModelError, with what chose it, if there is no such model."""
+    """Return the model of a command without `-m`; UnknownModelError, with the origin of the name, if it is unknown."""
     model, origin = _choice()
     if model is not None and canonical_name(model) is None and not Path(model).exists():
         raise UnknownModelError(
@@ -54,7 +52,7 @@ def default_model() -> str:
 
 
 def choose_model(name: str) -> str:
-    """Make a model the default, fetched if need be; returns what is stored, a canonical name or an absolute path.
+    """Make a model the default, downloaded if needed; returns the stored canonical name or absolute path.
 
     Raises ConfigError for a model without a text tower, and what `load_model` raises.
     """
@@ -71,21 +69,21 @@ def choose_model(name: str) -> str:
 
 
 def demo_line(source: str, option: str | None) -> str:
-    """What to say of results by the model `source` unless it was chosen, by --model (`option`) or as the default."""
+    """Return a line on the demo model if results are by it unless `-m` (`option`) or the user chose it, else ""."""
     chosen = chosen_model()
     if canonical_name(source) != BUILTIN or BUILTIN in {canonical_name(name) for name in (option, chosen) if name}:
         return ""
     if chosen is not None:
-        anew = shlex.join(["pe", "index", "--rebuild", "--model", chosen, "FOLDER"])
-        return f"this index is by the built-in model, a small demo; for {chosen}: {anew}"
+        rebuild = shlex.join(["pe", "index", "--rebuild", "-m", chosen, "DIR"])
+        return f"this index is by the built-in model, a small demo; to use {chosen}: {rebuild}"
     size = find_model(REAL).download_bytes / 1e9
-    return f"the built-in model is a small offline demo; for a real one ({size:.1f} GB): pe models use {REAL}"
+    return f"the built-in model is a small offline demo; for a full model ({size:.1f} GB): pe models use {REAL}"
 
 
-def say_demo(source: str, option: str | None, json: bool = False) -> None:
-    """Print `demo_line`, if there is one: below the results, or on stderr if these are JSON."""
+def print_demo(source: str, option: str | None, json: bool = False) -> None:
+    """Print `demo_line`, if there is one: below the results, or on stderr if these are JSON or piped."""
     if line := demo_line(source, option):
-        (output.print_note if json else output.print_line)(line)
+        (output.print_note if json else output.print_remark)(line)
 
 
 def _path() -> Path:

@@ -1,4 +1,4 @@
-"""`pe demo`: see it work on a few real pictures and a clip."""
+"""`pe demo`: classify and search a few sample photographs and a video."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.progress import progress
 
 app = typer.Typer()
@@ -24,18 +24,18 @@ LITTLE = (
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures, the clip and the page.")] = Path("demo"),
-    model: Annotated[str, typer.Option(help="Name, alias or checkpoint of a model with a text tower.")] = "builtin",
+    out: Annotated[Path, options.out_option("Directory for the images, the video and the page.", "DIR")] = Path("demo"),
+    model: Annotated[str, options.model_option()] = "builtin",
 ) -> None:
-    """Name and find a few real pictures and a clip.
+    """Try it on ten photographs and a video.
 
-    The pictures are photographs that scikit-image brings (extra `demo`), the clip moves over one of them. They are
-    named out of a list of labels, five texts and a picture are looked for, and a contact sheet shows it all.
+    The photographs come with scikit-image (extra `demo`); the video pans over one of them. They are classified by a
+    list of labels and searched by five texts and an image; a page shows all results.
 
     Examples:
 
         pe demo
-        pe demo --model PE-Core-L14-336 --out demo-large
+        pe demo -m PE-Core-L14-336 -o demo-large
     """
     from perception_encoder.evaluation.classification.labels import Namer
     from perception_encoder.inference import samples
@@ -48,52 +48,51 @@ def demo(
 
     encoder = load(model)
     namer = Namer(encoder, samples.LABELS)
-    brought = samples.write_samples(out)
-    items = list_media([brought.gallery])
-    with progress("looking at pictures", len(items)) as advance:
-        found = encode_media(encoder, items, advance)
-    title = f"{len(found.items)} pictures and clips as vectors of {encoder.dimension} numbers, by {encoder.name}"
+    written = samples.write_samples(out)
+    items = list_media([written.gallery])
+    with progress("encoding files", len(items)) as advance:
+        encoded = encode_media(encoder, items, advance)
+    title = f"{len(encoded.items)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"
     output.print_line(title)
     output.print_line("")
-    guesses = namer.guess(found.vectors, top=3)
-    best = f"best of {len(namer.labels)} labels"
+    guesses = namer.guess(encoded.vectors, top=3)
     rows = [
         (Path(item.path).stem, *(f"{label} {share:.0%}" for label, share in ranked))
-        for item, ranked in zip(found.items, guesses, strict=True)
+        for item, ranked in zip(encoded.items, guesses, strict=True)
     ]
-    output.print_table(("picture or clip", best, "second", "third"), rows)
+    output.print_table(("file", f"best of {len(namer.labels)} labels", "second", "third"), rows)
 
-    queries = [*map(terms.text_query, samples.QUERIES), terms.media_query(str(brought.query))]
-    gallery, vectors = galleries.FileGallery(encoder, found), search.query_vectors(encoder, queries)
+    queries = [*map(terms.text_query, samples.QUERIES), terms.media_query(str(written.query))]
+    gallery, vectors = galleries.FileGallery(encoder, encoded), search.query_vectors(encoder, queries)
     results = search.search([gallery], queries, vectors, top=4)
     output.print_line("")
     rows = [
         (name_query(query), *(f"{Path(hit.item.path).stem} {hit.score:.2f}" for hit in hits[:3]))
         for query, hits in zip(queries, results, strict=True)
     ]
-    output.print_table(("looked for", "best", "second", "third"), rows)
+    output.print_table(("query", "best hit", "second", "third"), rows)
 
     page = out / "index.html"
-    named = Naming(encoder, found, guesses, namer.class_vectors).section("Named", "The most probable labels.", page)
-    write_contact_sheet(page, "Named and found", title, [named, *query_sections(queries, results, page)])
+    labels = Naming(encoder, encoded, guesses, namer.class_vectors).section("Labels", "The most probable labels.", page)
+    write_contact_sheet(page, "Demo", title, [labels, *query_sections(queries, results, page)])
     output.print_line("")
-    output.print_line(f"All of it, with pictures: {page}")
+    output.print_line(f"All results, with images: {page}")
     if canonical_name(model) == BUILTIN:
         for line in LITTLE:
             output.print_line(line)
-    say_what_next(brought.gallery)
-    raise typer.Exit(output.report_skipped(found.failures, found.total))
+    _print_next_steps(written.gallery)
+    raise typer.Exit(output.report_skipped(encoded.failures, encoded.total))
 
 
-def say_what_next(pictures: Path) -> None:
+def _print_next_steps(gallery: Path) -> None:
     """Print commands that can be typed as they stand."""
     pe = "pe" if shutil.which("pe") else shlex.quote(min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len))
-    folder = shlex.quote(str(pictures))
+    directory = shlex.quote(str(gallery))
     for line in (
-        "The last line shows a real model. Type next:",
-        f'  {pe} search "old coins" {folder}',
-        f'  {pe} classify {folder} --labels "moon,motorbike,ginger cat"',
-        f'  {pe} search "a red bicycle" YOUR_PICTURES --html found.html',
-        f"  {pe} demo --model PE-Core-L14-336 --out demo-large    # fetches the published weights",
+        "Try next (the last line runs a published model):",
+        f'  {pe} search "old coins" {directory}',
+        f'  {pe} classify {directory} --labels "moon,motorbike,ginger cat"',
+        f'  {pe} search "a red bicycle" YOUR_PHOTOS --html hits.html',
+        f"  {pe} demo -m PE-Core-L14-336 -o demo-large    # downloads the published weights",
     ):
         output.print_line(line)

@@ -1,4 +1,4 @@
-"""`pe embed`: vectors of pictures, videos and texts, in a file."""
+"""`pe embed`: write the embeddings of images, videos and texts to a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import default_model, output
+from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli.options import MODEL, SPEED, flag, option
 from perception_encoder.cli.progress import progress
 from perception_encoder.errors import DataError
 
@@ -22,29 +23,29 @@ DType = StrEnum("DType", ["float32", "bfloat16"])
 
 @app.command()
 def embed(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, tables, tars, URLs.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, .lance table or folder (npy + parquet).")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help=default_model.OPTION)] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer, from 0 or, from the end, -1; the last by default.")] = None,
-    pool: Annotated[Pool | None, typer.Option(help="How a picture's tokens become one vector; tokens: all.")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Uniform frames of a video.")] = 8,
-    normalize: Annotated[bool, typer.Option(help="Make vectors of unit length.")] = True,
-    dtype: Annotated[DType | None, typer.Option(help="bfloat16 by default where it is fast.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures or texts computed at once.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; more of them help with slow disks.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help=output.STRICT)] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
-    private: Annotated[bool, typer.Option("--allow-private-urls", help="Let URLs lead to private addresses.")] = False,
+    paths: options.Files,
+    out: Annotated[Path, options.out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")],
+    overwrite: options.Overwrite = False,
+    model: options.Model = None,
+    layer: Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the last].", panel=MODEL)] = None,
+    pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens: none.", panel=MODEL)] = None,
+    normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
+    frames: options.Frames = 8,
+    dtype: Annotated[DType | None, option("Precision [default: bfloat16 if it is faster here].", panel=SPEED)] = None,
+    batch_size: Annotated[int | None, option("Images or texts per batch.", panel=SPEED, min=1)] = None,
+    workers: Annotated[int | None, option("Reading threads; more help with slow disks.", panel=SPEED, min=1)] = None,
+    strict: options.Strict = False,
+    private: Annotated[bool, flag("--allow-private-urls", "Allow URLs that lead to private addresses.")] = False,
 ) -> None:
-    """Embed pictures, videos and texts.
+    """Embed images, videos and texts.
 
-    PATHS may be folders, globs, tars, URLs and tables (CSV, TSV, Parquet, JSONL) with a column of paths or texts;
-    "clip.mp4@2s-5s" is a part of a video. Bad inputs are skipped and listed. A stopped run goes on when given again.
+    Tables (CSV, TSV, Parquet, JSONL) have a column of paths or of texts; "clip.mp4@2s-5s" is a part of a video. Inputs
+    that cannot be read are skipped and listed. An interrupted run resumes when the same command is repeated.
 
     Examples:
 
         pe embed photos/ -o photos.parquet
-        pe embed "shots/**/*.jpg" clips/ -o vectors.parquet --model PE-Core-L14-336
+        pe embed "shots/**/*.jpg" clips/ -o vectors.parquet -m PE-Core-L14-336
         pe embed captions.csv -o captions/
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
     """
@@ -57,7 +58,7 @@ def embed(
 
     check_paths(paths)
     if next(list_items(paths), None) is None:
-        raise DataError(f"no pictures, videos or texts in {', '.join(paths)}")
+        raise DataError(f"no images, videos or texts in {', '.join(paths)}")
     encoder = load(source := model or default_model.default_model(), dtype=getattr(torch, dtype) if dtype else None)
     encoder.fetch_limits = replace(encoder.fetch_limits, allow_private=private)
     feature = encoder.feature(layer, pool, normalize, frames)
@@ -73,10 +74,10 @@ def embed(
                     advance(len(batch))
         except KeyboardInterrupt:
             writer.flush()
-            output.print_warning(f"stopped; {writer.done} items are kept, and the same command goes on from there")
+            output.print_warning(f"stopped; {writer.done} items are saved, and the same command resumes from there")
             raise typer.Exit(output.INTERRUPTED) from None
         rows = writer.finish()
     speed = (writer.done - earlier) / (time.perf_counter() - started)
     output.print_line(f"{rows} vectors in {out}, {speed:.1f} items/s" if rows else f"no vectors, so no {out}")
-    default_model.say_demo(source, model)
+    default_model.print_demo(source, model)
     raise typer.Exit(output.input_status(writer.failures, rows + len(writer.failures), strict))

@@ -1,8 +1,10 @@
-"""How hits are shown: a table in the terminal, or JSON."""
+"""How the hits of `pe search` are printed: tables, paths, JSON or a contact sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,66 @@ if TYPE_CHECKING:
     from perception_encoder.search.query.answers import Answer
     from perception_encoder.search.query.search import Hit
 
+COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
+"""Of the piped table: always all, so that a script can rely on them."""
 
-def as_json(answer: Answer) -> dict[str, Any]:
-    """The hits of each query, under what was looked for: `text`, `image`, `video`, or `query` for several terms.
 
-    `probability`: of a hit that it shows this; null if that cannot be told.
+@dataclass(frozen=True)
+class Printing:
+    """How hits are to be printed."""
+
+    json: bool
+    paths: bool
+    """Print paths only."""
+    null: bool
+    """Print paths only, each followed by a NUL byte."""
+    html: Path | None
+    """Also write this contact sheet."""
+    remark: str
+    """A line about the model, printed after the hits."""
+
+
+def show_answer(answer: Answer, printing: Printing) -> None:
+    """Print the hits of each query."""
+    from perception_encoder.search.web.pages import write_contact_sheet
+    from perception_encoder.search.web.sheets import name_query, query_sections
+
+    if printing.html is not None:
+        note = "; ".join(filter(None, (answer.gallery, printing.remark)))
+        sections = query_sections(answer.queries, answer.hits, printing.html)
+        write_contact_sheet(printing.html, "Search results", note, sections)
+    tables = {name_query(query): list(_rows(hits)) for query, hits in zip(answer.queries, answer.hits, strict=True)}
+    if printing.paths or printing.null:
+        output.print_paths((hit.item.path for hit in chain(*answer.hits)), printing.null)
+    elif printing.json:
+        output.print_json(_answer_as_json(answer))
+    elif not output.console.is_terminal:
+        output.print_table(COLUMNS, ((*row, name) for name, rows in tables.items() for row in rows))
+    else:
+        for name, rows in tables.items():
+            output.print_line(name)
+            columns = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
+            output.print_table([COLUMNS[each] for each in columns], ([row[each] for each in columns] for row in rows))
+    if printing.remark:
+        (output.print_note if printing.json else output.print_remark)(printing.remark)
+
+
+def _rows(hits: Sequence[Hit]) -> Iterator[tuple[object, ...]]:
+    for rank, hit in enumerate(hits, 1):
+        chance = "" if hit.probability is None else f"{hit.probability:.0%}"
+        yield (rank, f"{hit.score:.3f}", chance, hit.item.path, _time(hit), hit.row.id if hit.row else "")
+
+
+def _time(hit: Hit) -> str:
+    from perception_encoder.search.web.pages import clock
+
+    return "" if hit.time is None else clock(hit.time)
+
+
+def _answer_as_json(answer: Answer) -> dict[str, Any]:
+    """The hits of each query, under its kind: `text`, `image`, `video`, or `query` for several terms.
+
+    `probability`: that the hit shows what the query says; null if it is unknown.
     """
     queries = [
         {query.kind: query.name, "hits": list(map(_hit_as_json, hits))}
@@ -27,59 +84,31 @@ def as_json(answer: Answer) -> dict[str, Any]:
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    told: dict[str, Any] = {"id": hit.item.id, "path": hit.item.path, "score": hit.score}
-    told |= {"probability": hit.probability, "time": hit.time}
+    entry: dict[str, Any] = {"id": hit.item.id, "path": hit.item.path, "score": hit.score}
+    entry |= {"probability": hit.probability, "time": hit.time}
     if hit.row is not None:
-        told |= {name: getattr(hit.row, name) for name in ("id", "kind", "start", "stop", "date", "size")}
-    return told
+        entry |= {name: getattr(hit.row, name) for name in ("id", "kind", "start", "stop", "date", "size")}
+    return entry
 
 
-def show(answer: Answer, json: bool, html: Path | None, demo: str = "") -> None:
-    """Print the hits, as a table for each query or as JSON, and write a contact sheet where one is asked for.
-
-    `demo`: a line on the model that stands below them.
-    """
-    from perception_encoder.search.web.pages import clock, write_contact_sheet
-    from perception_encoder.search.web.sheets import name_query, query_sections
-
-    if html is not None:
-        note = answer.gallery + (f"; {demo}" if demo else "")
-        write_contact_sheet(html, "Found", note, query_sections(answer.queries, answer.hits, html))
-    if json:
-        output.print_json(as_json(answer))
-        if demo:
-            output.print_note(demo)
-        return
-    for query, hits in zip(answer.queries, answer.hits, strict=True):
-        output.print_line(name_query(query))
-        rows = []
-        for rank, hit in enumerate(hits, 1):
-            time = "" if hit.time is None else clock(hit.time)
-            chance = [] if hit.probability is None else [f"{hit.probability:.0%}"]
-            rows.append((rank, f"{hit.score:.3f}", *chance, hit.item.id, time, *([hit.row.id] if hit.row else [])))
-        chance = ["probability"] if any(hit.probability is not None for hit in hits) else []
-        indexed = ["id"] if any(hit.row for hit in hits) else []
-        output.print_table(("rank", "score", *chance, "file", "time", *indexed), rows)
-    if demo:
-        output.print_line(demo)
-
-
-def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, json: bool, html: Path | None) -> None:
-    """Print the `top` largest groups of near-duplicates, and write a contact sheet of them where it is asked for."""
-    from perception_encoder.search.web.pages import clock, write_contact_sheet
+def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, printing: Printing) -> None:
+    """Print the `top` largest groups of near-duplicates."""
+    from perception_encoder.search.web.pages import write_contact_sheet
     from perception_encoder.search.web.sheets import duplicate_sections
 
-    if html is not None:
-        sections = duplicate_sections(groups[:top], html)
-        write_contact_sheet(html, "Near-duplicates", f"{len(groups)} groups", sections)
-    if json:
-        output.print_json({"groups": [list(map(_hit_as_json, group)) for group in groups[:top]]})
-        return
-    table = [
-        (number, f"{hit.score:.3f}", hit.item.id, "" if hit.time is None else clock(hit.time), hit.row and hit.row.id)
-        for number, group in enumerate(groups[:top], 1)
+    largest = groups[:top]
+    if printing.html is not None:
+        sections = duplicate_sections(largest, printing.html)
+        write_contact_sheet(printing.html, "Near-duplicates", f"{len(groups)} groups", sections)
+    if printing.paths or printing.null:
+        return output.print_paths((hit.item.path for hit in chain(*largest)), printing.null)
+    if printing.json:
+        return output.print_json({"groups": [list(map(_hit_as_json, group)) for group in largest]})
+    rows = [
+        (number, f"{hit.score:.3f}", hit.item.path, _time(hit), hit.row.id if hit.row else "")
+        for number, group in enumerate(largest, 1)
         for hit in group
     ]
-    output.print_table(("group", "likeness", "file", "time", "id"), table)
+    output.print_table(("group", "similarity", "path", "time", "id"), rows)
     if len(groups) > top:
-        output.print_note(f"{len(groups) - top} groups more; see them with: --top {len(groups)}")
+        output.print_note(f"{len(groups) - top} more groups; show them all with --top {len(groups)}")

@@ -1,4 +1,4 @@
-"""`pe layers`: which layer of a model to take for which task."""
+"""`pe layers`: evaluate every layer of a model on several tasks."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli import output
-from perception_encoder.cli.dense_options import FinalNorm, PerMetre, Size, image_size
+from perception_encoder.cli import options, output
+from perception_encoder.cli.options import DATASET, OUTPUT, argument, option
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
 
 app = typer.Typer()
 
+MODEL = f"{options.NAME}; timm:NAME; hf:NAME (transformers); random:NAME for random weights."
+
 
 @app.command()
 def layers(
-    model: Annotated[str, typer.Argument(help="A model's name or checkpoint; timm:NAME, hf:NAME; random:… before it.")],
-    data: Annotated[list[str], typer.Option(help="TASK=PLACE, or a place for all tasks; again for more.")],
-    tasks: Annotated[str, typer.Option(help="Names with commas between.")] = "classification,retrieval",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("layers"),
-    beside: Annotated[
-        list[str] | None, typer.Option(help="Further models for the same plots [default: random weights].")
-    ] = None,
-    layer: Annotated[str, typer.Option(help="Layers, from 0 or, from the end, -1, and the last; all by default.")] = "",
-    items: Annotated[int, typer.Option(min=2, help="Pictures measured for a task, at most.")] = 1000,
-    size: Size = None,
-    short_side: Annotated[int, typer.Option(min=16, help="Of tracking's frames, in pixels.")] = 240,
-    per_metre: PerMetre = 1000.0,
-    final_norm: FinalNorm = False,
-    store: Annotated[Path | None, typer.Option(help="Folder of the features [default: OUT/features].")] = None,
-    dtype: Annotated[str, typer.Option(help="Of kept features: float16 or float32.")] = "float16",
+    model: Annotated[str, argument("MODEL", MODEL)],
+    data: Annotated[list[str], option("Dataset of a task, or of all tasks; repeat for more.", "[TASK=]PATH", DATASET)],
+    tasks: Annotated[str, option("Tasks, separated by commas.", "NAMES", DATASET)] = "classification,retrieval",
+    layer: Annotated[str, option("Layers, from 0, or from the end, -1, and the last [default: all].", "N,N,...")] = "",
+    baseline: Annotated[list[str] | None, option("Further models to plot [default: random weights].", "MODEL")] = None,
+    items: Annotated[int, option("Number of images evaluated per task, at most.", panel=DATASET, min=2)] = 1000,
+    size: options.Size = None,
+    short_side: Annotated[int, option("Short side of tracking's frames, in pixels.", min=16)] = 240,
+    per_metre: options.PerMetre = 1000.0,
+    final_norm: options.FinalNorm = False,
+    out: Annotated[Path, options.out_option("Directory of the report.", "DIR")] = Path("layers"),
+    store: Annotated[Path | None, option("Cache of the features [default: OUT/features].", "DIR", OUTPUT)] = None,
+    dtype: Annotated[str, option("Precision of the cache: float16 or float32.", "DTYPE", OUTPUT)] = "float16",
 ) -> None:
-    """Ask every layer of a model which task it serves, and say which one to take.
+    """Evaluate all layers; recommend one per task.
 
-    One pass extracts all layers' features into a store; every task is measured on them, layer by layer. A run that was
-    stopped goes on where it was, and further tasks take what is there. Written: OUT/report.html with curves, best
-    against last, recommendations for `pe embed --layer`, and why; curves.png, layers.csv, layers.json.
+    One pass extracts and caches the features of all layers; then each task is evaluated layer by layer. An interrupted
+    run resumes, and further tasks use the cache. Writes OUT/report.html (curves, the best layer against the last,
+    recommendations for `pe embed --layer`, and why), curves.png, layers.csv and layers.json.
 
-    Tasks and their data: classification, retrieval (labelled pictures: shards, a folder for each class, tables),
+    Tasks and their datasets: classification, retrieval (labelled images: shards, class directories, tables),
     segmentation (scenes, ADE20K), foreground (scenes), depth (NYU, KEY.jpg with KEY.depth.png), relative-depth (same),
     tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS, scenes), objects (COCO, scenes),
-    captions (is alike what is described alike?). Needs the extra `eval`. Status 1: some pictures failed.
+    captions (are images with similar captions similar?). Needs the extra `eval`. Status 1: some images failed.
 
     Examples:
 
         pe layers builtin --data photos
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
-        pe layers timm:vit_small_patch14_dinov2 --size 224 --beside builtin --data photos
+        pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
@@ -61,39 +61,32 @@ def layers(
 
     keep_freed_memory()
     config = StoreConfig(directory=store or out / "features", dtype=dtype)
-    names, (paths, shared) = [name.strip() for name in tasks.split(",")], read_paths(data)
-    options = TaskOptions(
+    chosen = options.read_layers(layer) if layer else None
+    names, (paths, shared) = options.items_of(tasks), read_paths(data)
+    task_options = TaskOptions(
         items=items,
-        image_size=image_size(size),
+        image_size=options.image_size(size),
         short_side=short_side,
         per_metre=per_metre,
         held_out=find_unseen_labels,
     )
-    chosen, wanted = make_tasks(names, paths, shared, options), read_layers(layer) if layer else None
-    others = beside or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    models, load = [model, *others], partial(load_layer_encoder, final_norm=final_norm)
-    report = analyse(models, chosen, config, wanted, load, track, output.print_note)
+    layer_tasks = make_tasks(names, paths, shared, task_options)
+    others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
+    load = partial(load_layer_encoder, final_norm=final_norm)
+    report = analyse([model, *others], layer_tasks, config, chosen, load, track, output.print_note)
     written = write_report(report, out)
-    rows = [(found.curve.task, found.curve.metric, found.text()) for found in report.recommendations]
-    output.print_table(("task", "figure", "recommendation"), rows, title=report.sweeps[0].model)
-    for said in report.notes:
-        output.print_warning(said)
+    rows = [(each.curve.task, each.curve.metric, each.text()) for each in report.recommendations]
+    output.print_table(("task", "metric", "recommendation"), rows, title=report.sweeps[0].model)
+    for note in report.notes:
+        output.print_warning(note)
     output.print_line(f"written: {', '.join(str(path) for path in written)}")
     raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 
-def read_layers(text: str) -> list[int]:
-    """Numbers with commas between; ConfigError for anything else."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"layers are numbers with commas between, 0,5,-1 say, not {text!r}") from None
-
-
 def read_paths(data: list[str]) -> tuple[dict[str, Path], Path | None]:
     """Read paths by task and the one for all tasks from "TASK=PATH" and "PATH"; ConfigError for two of the latter."""
-    named = [part.partition("=")[::2] for part in data]
-    shared = [Path(path) for path, rest in named if not rest]
+    pairs = [part.partition("=")[::2] for part in data]
+    shared = [Path(path) for path, rest in pairs if not rest]
     if len(shared) > 1:
-        raise ConfigError("one path can be for all tasks; name the tasks of the others: TASK=PATH")
-    return {task.strip(): Path(path) for task, path in named if path}, shared[0] if shared else None
+        raise ConfigError("only one dataset can be for all tasks; name the tasks of the others: TASK=PATH")
+    return {task.strip(): Path(path) for task, path in pairs if path}, shared[0] if shared else None

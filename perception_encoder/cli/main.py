@@ -1,62 +1,40 @@
-"""The `pe` command: its verbs by name, what all verbs share, and how a run ends.
-
-A verb is a name in VERBS and a module with `app = typer.Typer()`. One command makes a plain verb
-(`pe models`); several commands, or a callback, make a group (`pe export onnx`). A module is imported
-when its verb is asked for, or listed, so it imports torch only inside its functions.
-"""
+"""The `pe` command: its commands by group, the options they share, and how a run ends."""
 
 from __future__ import annotations
 
 import atexit
 import gc
-import importlib
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from difflib import get_close_matches
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from perception_encoder import __version__
 from perception_encoder.cli import output
+from perception_encoder.cli.groups import hide_types, lazy_group
 from perception_encoder.errors import PerceptionEncoderError
 
-VERBS = {
-    name: f"perception_encoder.cli.{name}"
-    for name in (
-        *("demo", "index", "search", "serve", "classify", "embed", "models"),
-        *("data", "train", "reproduce", "eval", "layers", "features", "convert", "export"),
-    )
+PANELS = {
+    "Search": ("search", "index", "serve", "classify", "embed", "demo"),
+    "Models": ("models", "features", "convert", "export"),
+    "Train and evaluate": ("train", "data", "eval", "layers"),
 }
+SUB_PACKAGES = {
+    **{name: f"models.{name}" for name in PANELS["Models"]},
+    "train": "train.train",
+    "data": "data.group",
+    "eval": "evaluate.group",
+}
+VERBS = {name: f"perception_encoder.cli.{SUB_PACKAGES.get(name, name)}" for names in PANELS.values() for name in names}
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""What decides how the threads of GNU's, Intel's and LLVM's OpenMP wait for each other."""
-HELP = {"help_option_names": ["-h", "--help"]}
+"""The variables that tell the threads of GNU's, Intel's and LLVM's OpenMP how to wait for each other."""
 
-
-class VerbGroup(TyperGroup):
-    """A group that imports the module of a verb when the verb is asked for."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in VERBS:
-            near = "".join(f"; did you mean {name!r}?" for name in get_close_matches(cmd_name, VERBS, n=1))
-            ctx.fail(f"no such command: {cmd_name!r}{near}")
-        verb: typer.Typer = importlib.import_module(VERBS[cmd_name]).app
-        verb.rich_markup_mode = app.rich_markup_mode
-        command = typer.main.get_command(verb)
-        command.name = cmd_name
-        command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
-        return command
-
-
-app = typer.Typer(cls=VerbGroup, no_args_is_help=True, rich_markup_mode="markdown", context_settings=HELP)
+app = lazy_group(VERBS, PANELS)
 
 
 def show_version(wanted: bool) -> None:
@@ -71,12 +49,18 @@ def prepare(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
 ) -> None:
-    """Perception Encoder: embed, name and find your pictures and videos.
+    """Search, classify and embed images and videos.
 
-    Exit status: 0 done; 1 some inputs were skipped and reported (search, classify, index, embed: only with --strict);
-    2 a usage error, an error, or no input that could be used; 130 stopped with Ctrl-C.
+    Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed: only with
+    --strict); 2 usage error, error, or no usable input; 130 interrupted by Ctrl-C.
+
+    Examples:
+
+        pe search "a red mug" photos
+        pe models use PE-Core-L14-336
+        pe COMMAND --help
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("perception_encoder").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -94,15 +78,22 @@ def wait_passively() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `pe`; an error of the package or of the file system is one line and exit status 2."""
+    """Run `pe`."""
+    run_program(app, arguments, "pe")
+
+
+def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
+    """Run a command-line program; an error of the package or of the file system is one line and exit status 2."""
     wait_passively()
     gc.set_threshold(100_000, 20, 20)  # importing makes much and drops nothing: collecting then costs a tenth of it,
     atexit.register(gc.freeze)  # and collecting at the end, what the system frees anyway, a fifth of it more
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    command = typer.main.get_command(program)
+    hide_types(command)
     try:
-        typer.main.get_command(app)(arguments, prog_name="pe")
+        command(arguments, prog_name=name)
     except (PerceptionEncoderError, OSError) as error:
         output.print_error(error)
         raise SystemExit(output.ERROR) from None

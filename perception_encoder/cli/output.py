@@ -1,12 +1,12 @@
-"""What a person sees: results on stdout, warnings and one-line errors on stderr.
+"""What a user sees: results on stdout, warnings and one-line errors on stderr.
 
-Exit statuses: 0 done; 1 some inputs were skipped and reported, for `search`, `classify`, `index` and `embed` only under
---strict; 2 a usage error, a typed error, or no input that could be used; 130 stopped with Ctrl-C.
+A terminal gets aligned tables; a pipe or a file gets tab-separated values under one header line.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,12 +19,14 @@ from rich.text import Text
 from perception_encoder.errors import InputError, shorten
 
 OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
+NONE = "–"
+"""A cell without a value."""
 
 console = Console()
 error_console = Console(stderr=True)
 
 
-def one_line(text: object) -> str:
+def printable(text: object) -> str:
     """Return `text` on one line: line breaks as spaces, control characters and undecodable bytes as escapes."""
     joined = " ".join(str(text).splitlines())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in joined)
@@ -32,23 +34,31 @@ def one_line(text: object) -> str:
 
 def print_line(text: str) -> None:
     """Print one line on stdout; nothing in it is taken for markup."""
-    console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_remark(text: str) -> None:
+    """Print a line about the results: below them on a terminal, else as a note, so that a pipe holds results only."""
+    (print_line if console.is_terminal else print_note)(text)
+
+
+def _report(kind: str, style: str, message: str) -> None:
+    error_console.print(Text.assemble((f"{kind}: ", style), message), highlight=False, soft_wrap=True)
 
 
 def print_error(message: object) -> None:
     """Print `error: …` as one line on stderr."""
-    text = shorten(one_line(message))  # of the system's errors, too, which quote names of any length
-    error_console.print(Text.assemble(("error: ", "bold red"), text), highlight=False, soft_wrap=True)
+    _report("error", "bold red", shorten(printable(message)))  # the system's errors quote names of any length
 
 
 def print_warning(message: object) -> None:
     """Print `warning: …` as one line on stderr."""
-    error_console.print(Text.assemble(("warning: ", "bold yellow"), one_line(message)), highlight=False, soft_wrap=True)
+    _report("warning", "bold yellow", printable(message))
 
 
 def print_note(message: object) -> None:
-    """Print `note: …` as one line on stderr: what may help, where nothing is wrong."""
-    error_console.print(Text.assemble(("note: ", "bold"), one_line(message)), highlight=False, soft_wrap=True)
+    """Print `note: …` as one line on stderr: a hint where nothing is wrong."""
+    _report("note", "bold", printable(message))
 
 
 def print_json(value: Any) -> None:
@@ -56,10 +66,21 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def print_paths(paths: Iterable[str], null: bool) -> None:
+    """Print each path once, unchanged, followed by a newline or, with `null`, by a NUL byte."""
+    sys.stdout.flush()
+    for path in dict.fromkeys(paths):
+        sys.stdout.buffer.write(os.fsencode(path) + (b"\0" if null else b"\n"))
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """Print a table on stdout; columns of numbers (– for none) are aligned right."""
-    cells = [[one_line(cell) for cell in row] for row in rows]
-    heading = None if title is None else Text(one_line(title))
+    """Print a table on stdout; on a terminal under its title, with columns of numbers (– for none) aligned right."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if not console.is_terminal:
+        lines = ["\t".join("" if cell == NONE else cell for cell in row) for row in (columns, *cells)]
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return
+    heading = None if title is None else Text(printable(title))
     table = Table(title=heading, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
         numeric = all(re.fullmatch(r"[-+–]?[\d.,]*%?", row[index]) for row in cells)
@@ -76,9 +97,6 @@ def report_skipped(failures: Sequence[InputError], total: int) -> int:
     if failures:
         print_warning(f"{len(failures)} of {total} inputs skipped")
     return SOME_SKIPPED if failures else OK
-
-
-STRICT = "Exit with status 1 if any input was skipped."
 
 
 def input_status(failures: Sequence[InputError], total: int, strict: bool) -> int:

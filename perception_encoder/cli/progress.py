@@ -1,4 +1,4 @@
-"""Progress bars on stderr, with items/s and the time left; nothing is shown if stderr is not a terminal."""
+"""Progress bars on stderr, with items/s and the time left; none if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from perception_encoder.cli import output
 from perception_encoder.inference.progress_bar import progress_bar
 
 T = TypeVar("T")
-SHOWN = {"samples_per_second": "samples/s", "mfu": "MFU"}
+LABELS = {"samples_per_second": "samples/s", "mfu": "MFU"}
 
 
 @contextmanager
@@ -51,6 +51,6 @@ def reporter(advance: Callable[[int], None]) -> Callable[[dict[str, float]], Non
 def live_line(row: dict[str, float]) -> str:
     """A report of the training loop on one line; the time left as hours and minutes."""
     left = row.get("seconds_left")
-    shown = [f"{SHOWN.get(name, name)} {value:g}" for name, value in row.items() if name != "seconds_left"]
+    parts = [f"{LABELS.get(name, name)} {value:g}" for name, value in row.items() if name != "seconds_left"]
     minutes = [] if left is None else [f"{int(left) // 3600}:{int(left) % 3600 // 60:02} h left"]
-    return "  ".join(shown + minutes)
+    return "  ".join(parts + minutes)

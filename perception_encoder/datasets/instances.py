@@ -82,14 +82,14 @@ class InstanceSet(ImageSet):
         for each in objects:
             if each.get("category_id") not in number:
                 raise DataError(f"{self.keys[index]}: annotation {each.get('id')} has no category that is in the list")
-        kept = [each for each in objects if _has_area(each)]
-        boxes = np.array([each["bbox"] for each in kept], dtype=np.float32).reshape(-1, 4)
+        objects = [each for each in objects if _has_area(each)]
+        boxes = np.array([each["bbox"] for each in objects], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        labels = np.array([number[each["category_id"]] for each in kept], dtype=np.int64)
+        labels = np.array([number[each["category_id"]] for each in objects], dtype=np.int64)
         if not (masks and self.has_masks):
             return Instances(boxes, labels, None)
-        pixels = [_to_mask(each, *self.size(index), self.keys[index]) for each in kept]
-        return Instances(boxes, labels, np.array(pixels, dtype=bool).reshape(len(kept), *self.size(index)))
+        pixels = [_to_mask(each, *self.size(index), self.keys[index]) for each in objects]
+        return Instances(boxes, labels, np.array(pixels, dtype=bool).reshape(len(objects), *self.size(index)))
 
     def truth(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """Return COCO's JSON of these images, for the evaluation; boxes without area are in it, as in COCO's own."""

@@ -1,1 +1,1 @@
-"""Heads over frozen features: what each patch is, how far, where it went, and which things there are."""
+"""Heads over frozen features: segmentation, depth, detection, and label propagation through videos."""

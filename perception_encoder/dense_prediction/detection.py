@@ -184,10 +184,10 @@ def fit_detector(
 def _target(objects: Instances, stored: tuple[int, int], encoded: tuple[int, int]) -> dict[str, Tensor]:
     """Return an image's target at another size, masks uint8 (m, H, W), without objects thinner than half a pixel."""
     boxes = torch.from_numpy(objects.boxes) * _scale(stored, encoded)
-    kept = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(dim=1)
-    target = {"boxes": boxes[kept], "labels": torch.from_numpy(objects.labels)[kept]}
+    wide = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(dim=1)
+    target = {"boxes": boxes[wide], "labels": torch.from_numpy(objects.labels)[wide]}
     if objects.masks is not None:
-        masks = torch.from_numpy(objects.masks)[kept][:, None].float()
+        masks = torch.from_numpy(objects.masks)[wide][:, None].float()
         resized = F.interpolate(masks, encoded, mode="nearest-exact") if len(masks) else masks.new_empty(0, 1, *encoded)
         target["masks"] = resized[:, 0].to(torch.uint8)
     return target

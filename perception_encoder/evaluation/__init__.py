@@ -1,1 +1,1 @@
-"""Zero-shot protocols, probes and the evaluation suite."""
+"""Evaluators: zero-shot classification and retrieval, probes, dense tasks, and the suite of them."""

@@ -189,7 +189,7 @@ def page(result: Result, source: str, targets: Targets | None = None) -> str:
 
 
 def update_card(card: str, result: Result, targets: Targets | None = None) -> str:
-    """Return a model card with up-to-date results; `DataError` if it has no place for them."""
+    """Return a model card with up-to-date results; `DataError` if it lacks the lines for them."""
     start, end = CARD_MARKERS
     before, started, rest = card.partition(start + "\n")
     _, ended, after = rest.partition(end + "\n")

@@ -58,7 +58,7 @@ class Suite:
         for name, task in tasks.items():
             classes = {*task.labels, *(train[name].labels if name in train else ())}
             whole = replace(task, choices=tuple(sorted(classes)))
-            zero_shot = [ZeroShotEvaluator(whole, prompts) for prompts in self.prompts]
+            zero_shot = [ZeroShotEvaluator(whole, [prompts]) for prompts in self.prompts]
             self.measurements += evaluate(zero_shot, self.encoders, self.track)
             if name in train and name in val:
                 probe = LinearEvaluator(Splits(train=train[name], val=val[name], test=task))

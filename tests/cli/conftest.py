@@ -1,7 +1,36 @@
-"""The small model with random weights, as a file, and pictures that differ."""
+"""The small model with random weights as a file, distinct images, a terminal, and commands made for a test."""
 
 from __future__ import annotations
 
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+import typer
+from rich.console import Console
+
+from perception_encoder.cli import main, output
 from tests.inference.conftest import checkpoint, draw, encoder, pictures
 
 __all__ = ["checkpoint", "draw", "encoder", "pictures"]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard output is a terminal of 100 columns without colours."""
+    monkeypatch.setattr(output, "console", Console(width=100, force_terminal=True, color_system=None))
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Add a command `example` that runs the given function."""
+
+    def add(function: Callable[[], None]) -> None:
+        module = types.ModuleType("example_verb")
+        module.app = typer.Typer()
+        module.app.command()(function)
+        monkeypatch.setitem(sys.modules, "example_verb", module)
+        monkeypatch.setitem(main.VERBS, "example", "example_verb")
+
+    return add

@@ -1,4 +1,4 @@
-"""The default model: chosen by `pe models use`, overridden by PE_MODEL and by --model, said to be a demo without."""
+"""The default model: chosen by `pe models use`, overridden by PE_MODEL and by -m, called a demo if not chosen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import MODELS, find_model
 
-LINE = "the built-in model is a small offline demo; for a real one (2.7 GB): pe models use PE-Core-L14-336"
+LINE = "the built-in model is a small offline demo; for a full model (2.7 GB): pe models use PE-Core-L14-336"
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
     return tmp_path / "photos"
 
 
-def test_results_of_the_demo_say_so(run_pe, folder: Path, tmp_path: Path) -> None:
+def test_results_of_the_demo_say_so(run_pe, folder: Path, tmp_path: Path, terminal) -> None:
     labels, page = ("--labels", "cat,dog"), tmp_path / "page.html"
     for command in (("search", "a cat", folder), ("classify", folder, *labels), ("index", folder)):
         assert run_pe(*command).stdout.splitlines()[-1] == LINE
@@ -60,7 +60,7 @@ def test_a_chosen_model_is_that_of_every_command(
         assert run.status == 0 and run.stdout == f"default: {checkpoint}\n"
     else:
         monkeypatch.setenv("PE_MODEL", str(checkpoint))
-    assert run_pe("models").stdout.endswith(f"default: {checkpoint}\n")
+    assert run_pe("models").stderr == f"note: default: {checkpoint}\n"
     own = json.loads(run_pe("search", "a cat", folder, "--model", checkpoint, "--json").stdout)
     default = run_pe("search", "a cat", folder, "--json")
     assert json.loads(default.stdout) == own and "demo" not in default.stderr
@@ -77,17 +77,17 @@ def test_the_variable_overrides_the_choice(run_pe, checkpoint: Path, monkeypatch
     monkeypatch.setenv("PE_MODEL", "builtin")
     run = run_pe("models", "use", checkpoint)
     assert run.status == 0 and "PE_MODEL overrides it: builtin" in run.stderr
-    assert run_pe("models").stdout.endswith("default: builtin\n")
+    assert run_pe("models").stderr == "note: default: builtin\n"
 
 
-def test_an_index_keeps_its_model(run_pe, folder: Path, checkpoint: Path) -> None:
+def test_an_index_keeps_its_model(run_pe, folder: Path, checkpoint: Path, terminal) -> None:
     assert run_pe("index", folder, "--model", "builtin").status == 0
     assert run_pe("models", "use", checkpoint).status == 0
     run = run_pe("search", "a cat", folder)
     assert run.status == 0
     last = run.stdout.splitlines()[-1]
-    anew = f"pe index --rebuild --model {checkpoint} FOLDER"
-    assert last == f"this index is by the built-in model, a small demo; for {checkpoint}: {anew}"
+    rebuild = f"pe index --rebuild -m {checkpoint} DIR"
+    assert last == f"this index is by the built-in model, a small demo; to use {checkpoint}: {rebuild}"
     assert run_pe("index", folder, "--rebuild").status == 0
     assert run_pe("search", "a cat", folder).stdout.splitlines()[-1] == last  # a rebuild keeps the model
     assert run_pe("index", folder, "--rebuild", "--model", checkpoint).status == 0
@@ -96,14 +96,14 @@ def test_an_index_keeps_its_model(run_pe, folder: Path, checkpoint: Path) -> Non
 
 def test_only_what_can_be_loaded_and_reads_texts_is_chosen(run_pe, tmp_path: Path, config: Path) -> None:
     write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "spatial.safetensors")
-    for name, said in (
+    for name, message in (
         ("PE-Core-L14-224", "did you mean PE-Core-B16-224, PE-Core-L14-336"),
         ("PE-Core-L14-336", "could not be fetched"),
         (tmp_path / "spatial.safetensors", "has no text tower"),
         (tmp_path / "gone.pt", "no such file"),
     ):
         run = run_pe("models", "use", name)
-        assert run.status == 2 and said in run.stderr
+        assert run.status == 2 and message in run.stderr
     assert run_pe("models", "use").status == run_pe("models", "use", "builtin", "builtin").status == 2
     assert not config.exists()
 
@@ -113,12 +113,12 @@ def test_a_damaged_choice_is_one_line(run_pe, config: Path, folder: Path) -> Non
     for content in ("{", "[]", '{"model": 3}'):
         config.write_text(content)
         run = run_pe("search", "a cat", folder)
-        assert run.status == 2 and f"{config} names no model; choose one with: pe models use NAME" in run.stderr
+        assert run.status == 2 and f"{config} does not name a model; choose one with: pe models use NAME" in run.stderr
     assert run_pe("models", "use", "builtin").status == 0
     assert "demo" not in run_pe("search", "a cat", folder).stdout
 
 
-def test_models_show_the_default_and_the_size_of_a_download(run_pe) -> None:
+def test_models_show_the_default_and_the_size_of_a_download(run_pe, terminal) -> None:
     assert run_pe("models").stdout.splitlines()[-1].startswith("default: builtin, a small offline demo")
     entries = {entry["name"]: entry for entry in json.loads(run_pe("models", "--json").stdout)}
     assert [name for name, entry in entries.items() if entry["default"]] == ["PE-Core-N16-128"]

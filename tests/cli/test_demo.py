@@ -1,4 +1,4 @@
-"""`pe demo`: real pictures, named and found, on a page."""
+"""`pe demo`: real photographs, classified and searched, on a page."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from perception_encoder.inference import samples
 pytest.importorskip("skimage")
 
 
-def test_demo_names_and_finds_real_pictures(run_pe, checkpoint: Path, tmp_path: Path) -> None:
+def test_demo_classifies_and_searches_real_photographs(run_pe, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     run = run_pe("demo", "--model", checkpoint, "--out", out)
     assert run.status == 0, run.stderr
-    assert run.stdout.startswith(f"{len(samples.IMAGES) + 1} pictures and clips as vectors of 256 numbers")
+    assert run.stdout.startswith(f"{len(samples.IMAGES) + 1} images and videos, embedded in 256 dimensions")
     for name in (*samples.IMAGES, samples.CLIP):
         assert Path(name).stem in run.stdout
         assert (out / "pictures" / name).stat().st_size > 0

@@ -105,7 +105,7 @@ def test_without_a_good_input_the_status_is_that_of_an_error(embed: Embed, folde
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--layer", "12"], "layers 0 to 11"),
         (["--pool", "attn", "--layer", "2"], "after layer 11 only"),
@@ -115,10 +115,10 @@ def test_without_a_good_input_the_status_is_that_of_an_error(embed: Embed, folde
         (["-o", "out.csv"], ".parquet"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_error(embed: Embed, folder: Path, arguments: list[str], said: str) -> None:
+def test_what_cannot_be_done_is_one_clear_error(embed: Embed, folder: Path, arguments: list[str], message: str) -> None:
     run = embed(folder, *arguments)
     assert run.status == output.ERROR
-    assert said in " ".join(run.stderr.split())
+    assert message in " ".join(run.stderr.split())
     assert run.stdout == ""
 
 
@@ -126,7 +126,7 @@ def test_nothing_to_embed_is_an_error(embed: Embed, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     run = embed(tmp_path / "empty")
     assert run.status == output.ERROR
-    assert "no pictures, videos or texts in" in run.stderr
+    assert "no images, videos or texts in" in run.stderr
     assert os.listdir(tmp_path) == ["empty"]
 
 
@@ -182,11 +182,11 @@ main(sys.argv[1:])
     arguments = ["embed", folder, "-o", out, "-m", checkpoint, "--dtype", "float32", "--layer", "0"]
     run = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "out.parquet.parts"
-    _, said = run.communicate()
+    _, message = run.communicate()
     assert not out.exists()
     if stop == signal.SIGINT:
         assert run.returncode == output.INTERRUPTED
-        assert said.startswith("warning: stopped; ") and said.endswith("the same command goes on from there\n")
+        assert message.startswith("warning: stopped; ") and message.endswith("the same command resumes from there\n")
     kept = sum(pq.ParquetFile(path).metadata.num_rows for path in parts.glob("*.parquet"))
     assert 0 < kept < 1500
     assert embed(folder, "--layer", "0").status == output.OK

@@ -102,7 +102,7 @@ def test_near_duplicates_are_shown_in_groups(run_pe, indexed: Path, tmp_path: Pa
     page.parent.mkdir()
     run = run_pe(*arguments, "--top", "1", "--html", page)
     assert run.status == 0 and "again.jpg" in run.stdout and "twin.jpg" not in run.stdout
-    assert "groups more" in run.stderr or len(groups) == 1
+    assert "more groups" in run.stderr or len(groups) == 1
     assert page.read_text().count("<li class") == 3
 
 
@@ -165,7 +165,7 @@ def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, picture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("search", "a cat", "FOLDER", "--where", "colour = 'red'"), "condition \"colour = 'red'\" cannot be used"),
         (("search", "--like", "nothing", "FOLDER"), "has no nothing"),
@@ -177,9 +177,9 @@ def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, picture
         (("index", "FOLDER", "--every", "0"), "--every"),
     ],
 )
-def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], message: str) -> None:
     run = run_pe(*(argument.replace("FOLDER", str(indexed)) for argument in arguments))
-    assert run.status == 2 and said in " ".join(run.stderr.split())
+    assert run.status == 2 and message in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
 
 

@@ -1,4 +1,4 @@
-"""`pe layers` and `pe features`: from a checkpoint to a report whose options `pe embed` takes."""
+"""`pe layers`: from a checkpoint to a report whose options `pe embed` takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from perception_encoder.formats.shards import write_members
 from tests.conftest import Run
@@ -33,8 +32,8 @@ def test_a_report_from_a_checkpoint(
     run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path, pictures: list[Path]
 ) -> None:
     out = tmp_path / "report"
-    asked = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "12")
-    done = run_pe("layers", checkpoint, *asked, "-o", out)
+    options = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "12")
+    done = run_pe("layers", checkpoint, *options, "-o", out)
     assert done.status == 1 and "skipped toys-1" in done.stderr and "retrieval" in done.stdout
     assert {path.name for path in out.iterdir()} >= {"report.html", "curves.png", "layers.csv", "layers.json"}
     said = json.loads((out / "layers.json").read_text(encoding="utf-8"))
@@ -45,11 +44,11 @@ def test_a_report_from_a_checkpoint(
     assert embedded.status == 0, embedded.stderr
 
 
-def test_a_size_and_layers_that_are_asked_for(
+def test_a_size_and_layers_that_are_given(
     run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
-    asked = ("--tasks", "retrieval", "--data", photos, "--layer", "3", "--size", "48x64")
-    done = run_pe("layers", checkpoint, *asked, "--final-norm", "-o", tmp_path / "out")
+    options = ("--tasks", "retrieval", "--data", photos, "--layer", "3", "--size", "48x64")
+    done = run_pe("layers", checkpoint, *options, "--final-norm", "-o", tmp_path / "out")
     assert done.status == 1 and "note: features will take" in done.stderr and " MB more in " in done.stderr
     said = json.loads((tmp_path / "out" / "layers.json").read_text(encoding="utf-8"))
     assert {model["final norm"] for model in said["models"]} == {"last layer"}
@@ -64,10 +63,10 @@ def test_a_size_and_layers_that_are_asked_for(
         (["--size", "50", "--tasks", "retrieval"], "size 50x50 is not a multiple of the patch size 16"),
         (["--tasks", "colour"], "there is no task 'colour'"),
         (["--layer", "0,12", "--tasks", "retrieval"], "layer 12 does not exist; nano has layers 0 to 11"),
-        (["--layer", "first"], "layers are numbers with commas between"),
+        (["--layer", "first"], "it must be numbers separated by commas"),
         (["--dtype", "int8"], "float16 or float32"),
         (["--tasks", "tracking"], "tracking: "),
-        (["--data", "elsewhere"], "one place can be for all tasks"),
+        (["--data", "elsewhere"], "only one dataset can be for all tasks"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -83,29 +82,6 @@ def test_units_of_depth_are_handed_over(
     write_members(
         tmp_path / "room.tar", [(f"{n}.{kind}", png(DEPTH)) for n in range(4) for kind in ("jpg", "depth.png")]
     )
-    asked = ("--tasks", "depth", "--data", tmp_path / "room.tar", "--layer", "0", "-o", tmp_path / "out")
-    done = run_pe("layers", checkpoint, *asked, "--per-metre", "1")
+    options = ("--tasks", "depth", "--data", tmp_path / "room.tar", "--layer", "0", "-o", tmp_path / "out")
+    done = run_pe("layers", checkpoint, *options, "--per-metre", "1")
     assert done.status == 2 and "depth: no image can be used; the first: 0: no pixel has a known depth" in done.stderr
-
-
-def size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
-
-
-def test_a_picture_from_inside(
-    run_pe: Callable[..., Run], checkpoint: Path, pictures: list[Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "x.png"
-    shown = ("features", pictures[0], "--model", checkpoint, "--out", out, "--patches", "6")
-    done = run_pe(*shown, "--layer", "0,-1", "--rows", "features,received")
-    assert done.status == 0 and "nano: " in done.stdout and size(out)[0] > 300
-    assert run_pe(*shown, "--layer", "3", "--bare").status == 0 and size(out) == (96, 64)
-    for arguments, message in (
-        (["--bare"], "draws one layer"),
-        (["--at", "middle"], "a place is two numbers"),
-        (["--layer", "12"], "layer 12 does not exist"),
-        (["--rows", "depth"], "rows can be features"),
-    ):
-        wrong = run_pe(*shown, *arguments)
-        assert wrong.status == 2 and message in wrong.stderr

@@ -62,9 +62,9 @@ def test_a_contact_sheet_has_a_row_for_each_query(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (("a red mug",), "name a folder too"),
+        (("a red mug",), "name a directory too"),
         ((" ", "."), "the query is empty"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
         (("a cat", "."), "no pictures or videos in ."),
@@ -73,12 +73,13 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
         ((".", "a dog"), 'the query comes first, as in: pe search "a dog" .'),
         (("--top", "0", "a cat", "."), "--top"),
+        (("--json", "--paths-only", "a cat", "."), "leave out --paths-only and --print0"),
     ],
 )
-def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, said: str) -> None:
+def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     run = run_pe("search", *arguments, "--model", "no-such-model")
-    assert run.status == 2 and said in " ".join(run.stderr.replace("│", " ").split()) and run.stdout == ""
+    assert run.status == 2 and message in " ".join(run.stderr.replace("│", " ").split()) and run.stdout == ""
 
 
 def test_no_file_that_can_be_read_is_an_error(run_pe, checkpoint: Path, tmp_path: Path) -> None:
@@ -89,10 +90,14 @@ def test_no_file_that_can_be_read_is_an_error(run_pe, checkpoint: Path, tmp_path
 
 def test_a_page_replaces_no_folder_and_no_picture(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
     folder = pictures[0].parent
-    for page, said in ((folder, "ends in .html"), (pictures[1], "ends in .html"), (folder / "a.html", "is a folder")):
+    for page, message in (
+        (folder, "ends in .html"),
+        (pictures[1], "ends in .html"),
+        (folder / "a.html", "is a folder"),
+    ):
         (folder / "a.html").mkdir(exist_ok=True)
         run = run_pe("search", "a cat", pictures[0], "--html", page, "--model", checkpoint)
-        assert run.status == 2 and said in run.stderr
+        assert run.status == 2 and message in run.stderr
     assert all(path.is_file() for path in pictures)
 
 

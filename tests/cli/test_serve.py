@@ -39,9 +39,9 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ((), "say what to serve: a folder, or --api"),
+        ((), "nothing to serve: name a directory, or add --api"),
         (("--api", "--host", "0.0.0.0"), "choose a --key"),
         ((".", "--host", "0.0.0.0"), "choose a --key"),
         ((".", "--host", "0.0.0.0", "--key", ""), "choose a --key"),
@@ -51,10 +51,10 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
         (("--api", "--port", "99999"), "--port"),
     ],
 )
-def test_usage_errors(run_pe, arguments: tuple[str, ...], said: str) -> None:
+def test_usage_errors(run_pe, arguments: tuple[str, ...], message: str) -> None:
     port = () if "--port" in arguments else ("--port", "0")
     run = run_pe("serve", *arguments, *port)
-    assert run.status == 2 and said in run.stderr
+    assert run.status == 2 and message in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_the_first_frame_is_remembered_when_the_last_ones_show_nothing() -> None
 
 
 def test_weights_are_a_softmax_of_cosines() -> None:
-    """One patch asks two: cosines 1 and 0.8 at temperature 0.1; its share of label 1 is that of the first."""
+    """One patch is compared with two: cosines 1 and 0.8 at temperature 0.1; its share of label 1 is the first's."""
     first = torch.tensor([[[1.0, 0.0], [0.8, 0.6]]])
     frames = torch.stack([first, torch.tensor([[[2.0, 0.0], [0.8, 0.6]]])])
     label = torch.tensor([[1, 0]])
@@ -56,7 +56,7 @@ def test_weights_are_a_softmax_of_cosines() -> None:
 
     unit = torch.nn.functional.normalize(frames, dim=-1)
     shares = torch.nn.functional.one_hot(label, 2).float()
-    soft = label_propagation._ask(unit[1], unit[:1], shares[None], PropagationConfig(nearest=2))
+    soft = label_propagation._vote(unit[1], unit[:1], shares[None], PropagationConfig(nearest=2))
     assert soft[0, 0].tolist() == pytest.approx([1 - weight, weight])
     assert soft[0, 1].tolist() == pytest.approx([weight, 1 - weight])
 

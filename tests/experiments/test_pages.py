@@ -22,13 +22,13 @@ def test_the_recipe_in_small(root: Path) -> None:
     results = root / "docs" / "results" / "recipe.json"
     result = json.loads(results.read_text(encoding="utf-8"))
     runs = {nano_step(step, seed).fingerprint() for step in POINTS for seed in SEEDS}
-    assert result["runs"].keys() == runs, "run: pe reproduce recipe"
+    assert result["runs"].keys() == runs, "run: python -m experiments.recipe"
     assert results.with_suffix(".md").read_text(encoding="utf-8") == recipe_page.page(result, "recipe.png")
 
 
 def test_its_towers_are_those_of_its_ends(root: Path) -> None:
     for step in (POINTS[0], POINTS[-1]):
-        tower = load_model(root / "docs" / "results" / "towers" / f"nano_step{step}.safetensors")
+        tower = load_model(root / "experiments" / "towers" / f"nano_step{step}.safetensors")
         config = nano_step(step)
         assert isinstance(tower, VisionTransformer)
         assert (tower.name, tower.config.image_size) == (BUILTIN, config.stages[-1].image_size)
@@ -42,12 +42,12 @@ def test_distillation_in_small(root: Path) -> None:
     (scale,) = {run["config"]["teacher_logit_scale"] for run in result["runs"].values() if run["role"] == TAUGHT}
     taught = {DistillationPlan().taught(seed, teacher, scale).fingerprint() for seed in STUDENTS}
     runs = {teacher} | {student(seed).fingerprint() for seed in STUDENTS} | taught
-    assert result["runs"].keys() == runs, "run: pe reproduce distillation"
+    assert result["runs"].keys() == runs, "run: python -m experiments.distillation"
     assert results.with_suffix(".md").read_text(encoding="utf-8") == distillation_page.page(result)
 
 
 def test_the_layers_in_small(root: Path) -> None:
-    """The page and its JSON come together; until `pe reproduce layers` was run there is neither."""
+    """The page and its JSON come together; until `python -m experiments.layers` was run there is neither."""
     results = root / "docs" / "results" / "layers.json"
     assert results.is_file() == results.with_suffix(".md").is_file() == results.with_suffix(".png").is_file()
     if results.is_file():

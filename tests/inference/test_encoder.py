@@ -298,7 +298,7 @@ def test_a_model_without_text_or_pooling(pictures: list[Path]) -> None:
 
 
 def test_a_model_that_projects_its_class_token(pictures: list[Path]) -> None:
-    """As vanilla CLIP does, and as the first points of `pe reproduce recipe` are."""
+    """As vanilla CLIP does, and as the first points of `python -m experiments.recipe` are."""
     visual = VisionConfig(
         image_size=32, patch_size=16, width=16, depth=2, heads=2, mlp_width=32, attention_pool=False, output_dim=8
     )

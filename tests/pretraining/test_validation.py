@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.train.checkpoint import load_weights
 from tests import processes
-from tests.pretraining.test_parallel import FLOAT32, arguments
+from tests.pretraining.test_parallel import FLOAT32, arguments, run, start
 from tests.processes import pe
 
 
@@ -169,3 +170,20 @@ def test_ranks_validate_as_one(photos: Path, tmp_path: Path) -> None:
         processes.run(pe, *given, log=tmp_path / f"{name}.log", ranks=ranks, environment=FLOAT32)
     assert [rows(tmp_path / name) for name in ("ddp", "fsdp")] == [rows(tmp_path / "one")] * 2
     assert best(tmp_path / "one") == best(tmp_path / "ddp") == best(tmp_path / "fsdp")
+
+
+def test_a_run_that_is_killed_has_the_best_of_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:
+    """SIGKILL between a validation and the next checkpoint."""
+    settings = ("stages.0.steps=5", "stages.1.steps=5", "batch_size=8", "checkpoint_every=4")
+    settings += ("validation.every=2", "validation.share=0.25")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(photos, whole, 1, *settings)
+    started, metrics = start(photos, broken, 1, *settings), broken / "metrics.jsonl"
+    while started.running() and (not metrics.exists() or '"step": 6, "validation' not in metrics.read_text()):
+        time.sleep(0.01)
+    started.kill()
+    run(photos, broken, 1, *settings)
+    assert rows(broken) == rows(whole) and [row["step"] for row in rows(whole)] == [2, 4, 6, 8, 10]
+    assert best(broken) == best(whole)
+    ours, theirs = (load_model(out / "best.safetensors").state_dict() for out in (whole, broken))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

@@ -56,29 +56,38 @@ class ZeroShotClassifier:
 
 
 class ZeroShotEvaluator:
-    """A classification task by one set of prompts."""
+    """A classification task by some sets of prompts."""
 
-    def __init__(self, task: LabelledImages, prompts: str, frames: int = FRAMES) -> None:
-        """`prompts`: a name in `PROMPTS`. Raises ConfigError for another one, DataError for a single class."""
-        find_templates(prompts)
+    def __init__(self, task: LabelledImages, prompts: Sequence[str], frames: int = FRAMES) -> None:
+        """`prompts`: names in `PROMPTS`. Raises ConfigError for another one, DataError for a single class."""
+        for name in prompts:
+            find_templates(name)
         check_classes(task.name, task.classes)
-        self.task, self.prompts, self.frames = task, prompts, frames
+        self.task, self.prompts, self.frames = task, tuple(prompts), frames
 
     def run(self, encoder: ImageTextEncoder, track: Track = untracked) -> list[Measurement]:
-        """Return mean class accuracy, top-1, and top-5 among more than five classes: see `Evaluator`."""
+        """Return mean class accuracy, top-1, and top-5 among more than five classes, for each set of prompts.
+
+        See `Evaluator`.
+        """
         task = self.task
-        classifier = ZeroShotClassifier.of(encoder, task.classes, self.prompts, task.names, track)
+        classifiers = {
+            prompts: ZeroShotClassifier.of(encoder, task.classes, prompts, task.names, track)
+            for prompts in self.prompts
+        }
         features = encode_images(encoder, task, track, self.frames)
-        ranked = classifier.rank(features.vectors, top_places(task.classes))
-        measurement = Measurement(
-            task=task.name,
-            method="zero-shot",
-            prompts=self.prompts,
-            classes=len(task.classes),
-            scores=accuracies(ranked, features.keys, features.labels, task.classes, task.accepted),
-            failures=features.failures,
-        )
-        return [measurement]
+        keys, labels, top = features.keys, features.labels, top_places(task.classes)
+        return [
+            Measurement(
+                task=task.name,
+                method="zero-shot",
+                prompts=prompts,
+                classes=len(task.classes),
+                scores=accuracies(classifier.rank(features.vectors, top), keys, labels, task.classes, task.accepted),
+                failures=features.failures,
+            )
+            for prompts, classifier in classifiers.items()
+        ]
 
 
 def highest(scores: np.ndarray, top: int) -> np.ndarray:

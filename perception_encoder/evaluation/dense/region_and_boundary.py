@@ -60,12 +60,12 @@ def dilate(mask: Bool[np.ndarray, "H W"], radius: int) -> Bool[np.ndarray, "H W"
     left, right = max(0, columns[0] - radius), min(width, columns[-1] + radius + 1)
     counts = np.zeros((bottom - top, right - left + 1), dtype=np.int32)
     mask[top:bottom, left:right].cumsum(axis=1, out=counts[:, 1:])
-    place = np.arange(right - left)
+    columns = np.arange(right - left)
     window = grown[top:bottom, left:right]
     far = min(radius, bottom - top - 1)
     for down in range(-far, far + 1):
         half = math.isqrt(radius * radius - down * down)
-        ends = np.minimum(place + half + 1, right - left), np.maximum(place - half, 0)
+        ends = np.minimum(columns + half + 1, right - left), np.maximum(columns - half, 0)
         wide = counts[:, ends[0]] > counts[:, ends[1]]
         to, of = slice(max(0, down), len(wide) + min(0, down)), slice(max(0, -down), len(wide) - max(0, down))
         window[to] |= wide[of]

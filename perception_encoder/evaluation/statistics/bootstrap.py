@@ -38,7 +38,7 @@ class Metric:
     value: float
     """With the unit "%": a share, in [0, 1], or a difference of two."""
     n: int
-    """The number of items it was measured on."""
+    """The number of items it was computed on."""
     interval: Interval
     """95 % confidence interval; None for one block, or one seed of a fitted head."""
     unit: str = "%"
@@ -105,8 +105,8 @@ def resample(strata: Int[np.ndarray, " n"], seed: int, entries: int = 0) -> Iter
     """
     count = len(strata)
     order = np.argsort(strata, kind="stable")
-    _, places, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
-    starts, sizes = (np.cumsum(sizes) - sizes)[places], sizes[places]
+    _, index, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
+    starts, sizes = (np.cumsum(sizes) - sizes)[index], sizes[index]
     generator = np.random.default_rng(seed)
     batch = max(1, _AT_ONCE // max(count, entries))
     for first in range(0, RESAMPLES, batch):
@@ -117,7 +117,7 @@ def resample(strata: Int[np.ndarray, " n"], seed: int, entries: int = 0) -> Iter
 
 
 def contributions(whole: float, without: np.ndarray) -> np.ndarray:
-    """Return what each of n items contributes to a metric that is no mean over them, (n,): their mean is the metric.
+    """Return what each of n items contributes to a metric that is not a mean over them, (n,): their mean is the metric.
 
     `without`: the metric if each item is left out, (n,); NaN if it then does not exist, and such an item counts as one
     that changes nothing. These are the jackknife's pseudo-values (Tukey, 1958): an item that others are compared with

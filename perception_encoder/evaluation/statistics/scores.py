@@ -62,7 +62,7 @@ class ItemScores:
     ) -> ItemScores:
         """Pack m entries of n named items.
 
-        `values`: bool or float (m,); floats are kept as float32. `owners`: place in `names` of each entry's item, (m,);
+        `values`: bool or float (m,); floats are stored as float32. `owners`: index in `names` of each entry's item;
         left out, entry i is of item i. `groups`: ints from 0, (m,). `weights`: at least 0, (m,). `blocks`: the name of
         each item's block, (n,). Raises DataError for no entries and for a value that is NaN or infinite.
         """
@@ -116,7 +116,7 @@ class ItemScores:
 
 @dataclass(frozen=True)
 class ResampledScores:
-    """A metric that is no mean of entries, such as average precision, and its value in each resample; `of` makes one.
+    """A metric that is not a mean of entries, like average precision, and its value in each resample; `of` makes one.
 
     Two models' draws pair if they are of the same items, resampled with the same seed.
     """
@@ -246,7 +246,7 @@ class _Entries:
     blocks: np.ndarray
     weights: np.ndarray
     begins: np.ndarray
-    """The place of each group's first entry."""
+    """The index of each group's first entry."""
 
     @classmethod
     def of(cls, scores: ItemScores, block_of: np.ndarray) -> _Entries:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -31,17 +33,19 @@ class IndexGallery:
         return len(self.index)
 
     def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        """See `Gallery`."""
+        """See `Gallery`; whether the files exist is not checked yet."""
         rows = self.index.nearest(vector, top, where, thumbnails)
-        return [hit_of(self.index, row, score) for score, row in rows]
+        return [Hit(item=_item(self.index, row), score=score, time=row.time, row=row) for score, row in rows]
 
-    def complete(self, hits: list[Hit], query: Query, vector: Vector) -> list[Hit]:
-        """Add probabilities."""
+    def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
+        """Check the file, and add the probability."""
         calibration = read_calibration(self.index) if query.calibrated else None
-        if calibration is None:
-            return hits
-        probabilities = calibration.probabilities(np.array([hit.score for hit in hits]))
-        return [replace(hit, probability=float(each)) for hit, each in zip(hits, probabilities, strict=True)]
+
+        def complete(hit: Hit) -> Hit:
+            probability = None if calibration is None else float(calibration.probabilities(np.array(hit.score)))
+            return replace(hit, item=_checked(hit.item), probability=probability)
+
+        return complete
 
 
 class FileGallery:
@@ -49,6 +53,7 @@ class FileGallery:
 
     def __init__(self, encoder: Encoder, collection: Collection) -> None:
         self.encoder, self.collection = encoder, collection
+        self._videos = {id(collection.items[row]) for row in np.flatnonzero(collection.is_video)}
 
     def __len__(self) -> int:
         return len(self.collection.items)
@@ -59,13 +64,14 @@ class FileGallery:
         items = [self.collection.items[row] for row in rows]
         return [Hit(item=item, score=float(score)) for item, score in zip(items, scores, strict=True)]
 
-    def complete(self, hits: list[Hit], query: Query, vector: Vector) -> list[Hit]:
-        """Add the times of videos."""
-        videos = {id(self.collection.items[row]) for row in np.flatnonzero(self.collection.is_video)}
-        return [
-            replace(hit, time=best_moment(self.encoder, hit.item, vector)) if id(hit.item) in videos else hit
-            for hit in hits
-        ]
+    def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
+        """Add the time in a video."""
+
+        def complete(hit: Hit) -> Hit:
+            is_video = id(hit.item) in self._videos
+            return replace(hit, time=best_moment(self.encoder, hit.item, vector)) if is_video else hit
+
+        return complete
 
 
 def hit_of(index: Index, row: IndexRow, score: float) -> Hit:
@@ -74,10 +80,19 @@ def hit_of(index: Index, row: IndexRow, score: float) -> Hit:
 
 
 def item_of(index: Index, row: IndexRow) -> Item:
-    """Return the file of a row; it has no source in a tar."""
+    """Return the file of a row; without a source if it does not exist, as in a tar."""
+    return _checked(_item(index, row))
+
+
+def _item(index: Index, row: IndexRow) -> Item:
     path = index.root / unescape_name(row.path)
     name = escape_name(path)
-    return Item(name, name, path if path.exists() else None, row.start, row.stop)
+    return Item(name, name, path, row.start, row.stop)
+
+
+def _checked(item: Item) -> Item:
+    exists = isinstance(item.source, Path) and item.source.exists()
+    return item if exists else replace(item, source=None)
 
 
 def best_moment(encoder: Encoder, video: Item, vector: Vector) -> float | None:

@@ -44,8 +44,8 @@ class Gallery(Protocol):
         """Return the `top` hits most similar to a unit vector, best first; ConfigError for an invalid condition."""
         ...
 
-    def complete(self, hits: list[Hit], query: Query, vector: Vector) -> list[Hit]:
-        """Add what is only computed for the best hits: probabilities, and times in whole videos."""
+    def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
+        """Return a function that adds what is only computed for the best hits, such as probabilities."""
         ...
 
 
@@ -57,20 +57,21 @@ def search(
     where: str | None = None,
     thumbnails: bool = False,
     own: bool = False,
+    offset: int = 0,
 ) -> list[list[Hit]]:
-    """Return the `top` best hits of each query over all galleries.
+    """Return the `top` best hits of each query over all galleries, without the first `offset`.
 
     `vectors`: the queries' unit vectors, by the galleries' model. `where`: a condition in SQL on the columns of an
     index; ConfigError if it is invalid. `own`: include the files and rows that the query itself consists of.
     """
     hits = []
     for query, vector in zip(queries, vectors, strict=True):
-        ranked = [
-            hit
-            for gallery in galleries
-            for hit in gallery.complete(_best(gallery, query, vector, top, where, thumbnails, own), query, vector)
-        ]
-        hits.append(sorted(ranked, key=lambda hit: -hit.score)[:top])
+        ranked = []
+        for gallery in galleries:
+            complete = gallery.completer(query, vector)
+            ranked += [(hit, complete) for hit in _best(gallery, query, vector, top, where, thumbnails, own)]
+        ranked.sort(key=lambda pair: -pair[0].score)
+        hits.append([complete(hit) for hit, complete in ranked[offset:top]])
     return hits
 
 

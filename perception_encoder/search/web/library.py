@@ -127,8 +127,9 @@ class MediaLibrary:
     def find(self, query: Query, filter: Filter, offset: int, count: int) -> list[dict[str, Any]]:
         """Return some rows, best first, with their `score` and, if it is known, `probability`; raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
-        (hits,) = search([self._gallery], [query], vector[None], offset + count, filter.condition(), own=True)
-        return [_as_dict(hit) for hit in hits[offset:]]
+        top, where = offset + count, filter.condition()
+        (hits,) = search([self._gallery], [query], vector[None], top, where, own=True, offset=offset)
+        return list(map(_as_dict, hits))
 
     def low_confidence(self, query: Query, rows: Sequence[dict[str, Any]]) -> str | None:
         """Return why the best hits of a query with a text are likely to be wrong; None if nothing indicates that.

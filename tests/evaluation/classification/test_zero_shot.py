@@ -14,8 +14,7 @@ from perception_encoder.evaluation.classification.zero_shot import (
     check_classes,
     highest,
 )
-from perception_encoder.evaluation.features import Features, cache_features
-from perception_encoder.evaluation.results import evaluate
+from perception_encoder.evaluation.features import Features
 from perception_encoder.evaluation.statistics.scores import estimate, measure
 from tests.evaluation.colours import ColourEncoder, picture, unit
 
@@ -93,8 +92,7 @@ def test_a_task_is_measured_with_each_of_the_prompts() -> None:
         choices=ids, names=dict(zip(ids, ("red", "green", "blue", "white"), strict=True)),
     )  # fmt: skip
     encoder = ColourEncoder()
-    evaluators = [ZeroShotEvaluator(task, prompts) for prompts in ("name", "kinetics")]
-    found = evaluate(evaluators, cache_features({"squash": encoder}))
+    found = ZeroShotEvaluator(task, ("name", "kinetics")).run(encoder)
     assert [(m.prompts, m.classes, m.metrics[1].value, m.metrics[1].n) for m in found] == [
         ("name", 4, 1.0, 2),
         ("kinetics", 4, 1.0, 2),

@@ -118,7 +118,9 @@ class LikeEncoder:
 def test_missing_data_are_named(data: LayerData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"clips: .*nowhere does not exist"):
         dataclasses.replace(data, clips=tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"tower of step 1 is missing: .*nano_step1.safetensors; pe reproduce recipe"):
+    with pytest.raises(
+        DataError, match=r"tower of step 1 is missing: .*nano_step1.safetensors; run python -m experiments"
+    ):
         reproduce_layers(tmp_path / "a.json", tmp_path / "runs", data, tmp_path / "towers")
     assert not (tmp_path / "runs").exists()
     without = make_questions(dataclasses.replace(data, rooms=None), Sizes())
@@ -148,8 +150,8 @@ def towers(tmp_path: Path) -> Path:
 def test_answers_are_cached_and_not_made_again(
     data: LayerData, towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("layer_subjects", "reproduce_layers"):
-        monkeypatch.setattr(f"perception_encoder.recipes.{module}.make_questions", lambda *_: TASKS)
+    for module in ("subjects", "run"):
+        monkeypatch.setattr(f"experiments.layers.{module}.make_questions", lambda *_: TASKS)
     out, runs = tmp_path / "layers.json", tmp_path / "runs"
     result = reproduce_layers(out, runs, data, towers)
     names = [model["name"] for model in result["models"]]

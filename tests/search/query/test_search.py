@@ -59,14 +59,15 @@ def test_an_index_and_its_files_give_the_same_hits(
 
 
 def test_several_galleries_are_ranked_together(encoder: Encoder, collection: Collection) -> None:
-    halves = [
-        replace(collection, items=collection.items[part], vectors=collection.vectors[part])
-        for part in (slice(0, 9), slice(9, None))
-    ]
+    items, vectors, is_video = collection.items, collection.vectors, collection.is_video
+    parts = (slice(0, 9), slice(9, None))
+    halves = [replace(collection, items=items[p], vectors=vectors[p], is_video=is_video[p]) for p in parts]
     queries = [text_query("a cat")]
     galleries = [FileGallery(encoder, half) for half in halves]
     found = search(galleries, queries, query_vectors(encoder, queries), 6)
     assert found == find(encoder, queries, collection, 6)
+    (rest,) = search(galleries, queries, query_vectors(encoder, queries), 6, offset=4)
+    assert rest == found[0][4:]
 
 
 def test_an_image_finds_its_copy_but_not_itself(encoder: Encoder, pictures: list[Path]) -> None:
@@ -120,3 +121,15 @@ def test_a_text_is_a_text_even_if_a_file_has_its_name(
 
 def test_no_queries_have_no_vectors(encoder: Encoder) -> None:
     assert query_vectors(encoder, []).shape == (0, encoder.dimension)
+
+
+def test_only_the_hits_that_are_returned_are_looked_for_on_the_disk(
+    encoder: Encoder, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages far down would otherwise look for thousands of files."""
+    index, queries = make_index(folder, checkpoint), [text_query("a cat")]
+    checks: list[Path] = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path, **options: (checks.append(path), exists(path, **options))[1])
+    (hits,) = search([IndexGallery(index)], queries, query_vectors(encoder, queries), 20, offset=18)
+    assert len(hits) == 2 and [path for path in checks if path.parent == folder] == [hit.item.source for hit in hits]

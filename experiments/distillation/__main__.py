@@ -1,0 +1,37 @@
+"""`python -m experiments.distillation`: the distillation of section 2.4 in small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.command_line import Drawings, Jobs, Out, Photos, Runs, print_metrics, run_experiment, write_page
+
+
+def distillation(
+    photos: Photos,
+    drawings: Drawings,
+    runs: Runs = Path("runs/distillation"),
+    out: Out = Path("distillation.json"),
+    jobs: Jobs = 2,
+) -> None:
+    """Repeat the distillation of section 2.4 in small.
+
+    Train a teacher, and a student with and without it, three seeds each (two hours on 2 cores). An interrupted run
+    resumes from its last checkpoint; a run that the JSON has is not repeated.
+
+    Examples:
+
+        pe data prepare datasets
+        python -m experiments.distillation --photos photos --drawings datasets
+    """
+    from experiments.distillation.page import page
+    from experiments.distillation.run import reproduce_distillation
+    from experiments.reproduction import Place
+    from perception_encoder.cli.progress import track
+
+    place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
+    write_page(out, page, reproduce_distillation(place, track=track, listener=print_metrics, jobs=jobs))
+
+
+if __name__ == "__main__":
+    run_experiment("distillation", distillation)

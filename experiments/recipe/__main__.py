@@ -1,0 +1,49 @@
+"""`python -m experiments.recipe`: the ablation of section 2.1 in small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.command_line import (
+    TOWERS,
+    Drawings,
+    Jobs,
+    Out,
+    Photos,
+    Runs,
+    Towers,
+    print_metrics,
+    run_experiment,
+    write_page,
+)
+
+
+def recipe(
+    photos: Photos,
+    drawings: Drawings,
+    runs: Runs = Path("runs/recipe"),
+    towers: Towers = TOWERS,
+    out: Out = Path("recipe.json"),
+    jobs: Jobs = 2,
+) -> None:
+    """Repeat the ablation of section 2.1 in small.
+
+    Train with steps 1, 1-5, 1-7 and 1-9, two seeds each, at equal FLOPs (two hours on 2 cores). An interrupted run
+    resumes from its last checkpoint; a run that the JSON has is not repeated.
+
+    Examples:
+
+        pe data prepare datasets
+        python -m experiments.recipe --photos photos --drawings datasets
+    """
+    from experiments.recipe.page import draw, page
+    from experiments.recipe.run import reproduce_recipe
+    from experiments.reproduction import Place
+    from perception_encoder.cli.progress import track
+
+    place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
+    write_page(out, page, reproduce_recipe(place, towers=towers, track=track, listener=print_metrics, jobs=jobs), draw)
+
+
+if __name__ == "__main__":
+    run_experiment("recipe", recipe)

@@ -1,0 +1,37 @@
+"""`pe eval compare`: test whether the difference between two results is significant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import output
+from perception_encoder.cli.options import argument
+
+app = typer.Typer()
+
+Results = Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")]
+
+
+@app.command()
+def compare(first: Results, second: Results) -> None:
+    """Compare two results, with intervals.
+
+    For each score in both results: the difference and its 95 % interval, by a paired bootstrap over the items (1,000
+    resamples). A model is called better if the interval excludes zero. Both results must be of the same items. Of
+    twenty scores without a true difference, one is called different by chance.
+
+    Examples:
+
+        pe eval compare builtin.json PE-Core-B16-224.json
+    """
+    from perception_encoder.evaluation.comparison import compare as find_differences
+    from perception_encoder.evaluation.report import comparison_table, from_json, read_text
+
+    ours, theirs = (from_json(read_text(path), path.name) for path in (first, second))
+    differences = find_differences(ours, theirs)
+    names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
+    table = comparison_table(differences, names)
+    output.print_table(table.columns, table.rows, title=f"{names[0]} minus {names[1]}")

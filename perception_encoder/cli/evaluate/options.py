@@ -1,0 +1,107 @@
+"""The options that the commands of `pe eval` share, and how each ends: JSON, a table, and the skipped inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+
+import typer
+
+from perception_encoder.cli import output
+from perception_encoder.cli.options import DATASET, HEAD, NAME, argument, option, out_option
+from perception_encoder.cli.progress import track
+
+if TYPE_CHECKING:
+    from perception_encoder.datasets.classified import ClassOptions
+    from perception_encoder.evaluation.layer_features import OneLayer
+    from perception_encoder.evaluation.results import Evaluator
+    from perception_encoder.models.external.layer_encoders import TowerEncoder
+
+
+class Named(Protocol):
+    """A model with a name."""
+
+    @property
+    def name(self) -> str:
+        """The name that results carry."""
+        ...
+
+
+AnyModel = TypeVar("AnyModel", bound=Named)
+
+
+def model_argument(others: str) -> Any:
+    """The model; `others`: which models of other libraries the command accepts."""
+    return argument("MODEL", f"{NAME}; {others}.")
+
+
+def data_option(help: str, metavar: str = "PATH", min: float | None = None) -> Any:
+    """An option of the dataset."""
+    return option(help, metavar, DATASET, min=min)
+
+
+TwoTowers = Annotated[str, model_argument("timm:NAME; open_clip:NAME,WEIGHTS")]
+Embedder = Annotated[str, model_argument("timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers)")]
+Tower = Annotated[str, model_argument("timm:NAME; hf:NAME (transformers); random:NAME for random weights")]
+
+Classes = Annotated[Path, data_option("Class directories, labelled shards, or a table of paths and labels.")]
+DenseData = Annotated[Path, data_option("Dataset: see above.")]
+Split = Annotated[str, data_option("Split to evaluate: a subdirectory, or a value in the annotations.", "NAME")]
+Train = Annotated[Path | None, data_option("Dataset of the training split [default: the same].")]
+Media = Annotated[Path | None, data_option("Directory of the files that --data lists [default: its own].", "DIR")]
+Prompts = Annotated[str, option("photo (25), imagenet (80), kinetics (28) or name; several with commas.", "NAMES")]
+Transforms = Annotated[str, option("squash, crop, or both.", "NAMES")]
+Layer = Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the model's output].")]
+Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME")]
+Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, min=1)]
+Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, min=4)]
+HeadSeeds = Annotated[int, option("Heads to fit, each with another seed; 1 gives no interval.", panel=HEAD, min=1)]
+Out = Annotated[Path | None, out_option("JSON of all results, for compare and page.")]
+
+
+def class_options(
+    classes: str = "", mapping: Path | None = None, onto: str = "", media: Path | None = None, trim: int = 0
+) -> ClassOptions:
+    """Return the options of a dataset's classes; those that the built-in model never saw are a task of their own."""
+    from perception_encoder.datasets.classified import ClassOptions
+    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
+
+    return ClassOptions(
+        classes=classes, mapping=mapping, onto=onto, media=media, trim=trim, held_out=find_unseen_labels
+    )
+
+
+def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, OneLayer]:
+    """Load an encoder and one of its layers, by default the last; ConfigError for one that does not exist."""
+    from perception_encoder.evaluation.layer_features import OneLayer
+    from perception_encoder.models.external.layer_encoders import load_layer_encoder, resolve_layers
+
+    encoder = load_layer_encoder(model, final_norm=final_norm)
+    return encoder, OneLayer(encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0])
+
+
+def finish(
+    evaluators: Iterable[Evaluator[AnyModel]],
+    models: Mapping[str, AnyModel],
+    split: str,
+    about: Mapping[str, str],
+    out: Path | None,
+) -> None:
+    """Run evaluators, write the JSON, print the table, list what could not be decoded, and exit with that status.
+
+    `models`: one model under each of its transforms, by name.
+    """
+    from perception_encoder.evaluation.report import full_table, to_json, write_text
+    from perception_encoder.evaluation.results import Result, evaluate
+
+    measurements = tuple(evaluate(evaluators, models, track))
+    failures = {str(failure): failure for measurement in measurements for failure in measurement.failures}
+    model = next(iter(models.values())).name
+    result = Result(model=model, split=split, measurements=measurements, failures=tuple(failures), about=dict(about))
+    if out is not None:
+        write_text(out, to_json(result))
+    table = full_table(result).filled()
+    output.print_table(table.columns, table.rows, title=f"{model}, {split}")
+    evaluated = max((metric.n for each in measurements for metric in each.metrics), default=0)
+    raise typer.Exit(output.report_skipped(list(failures.values()), evaluated + len(failures)))

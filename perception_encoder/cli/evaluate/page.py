@@ -1,0 +1,36 @@
+"""`pe eval page`: write the Markdown page of a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli.options import argument, option
+
+app = typer.Typer()
+
+
+@app.command()
+def page(
+    result: Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")],
+    card: Annotated[Path | None, option("Model card whose results are updated as well.", "FILE")] = None,
+) -> None:
+    """Write the Markdown page of a result.
+
+    The page is written next to the JSON.
+
+    Examples:
+
+        pe eval page docs/results/builtin.json
+        pe eval page docs/results/builtin.json --card perception_encoder/weights/MODEL_CARD.md
+    """
+    from perception_encoder.evaluation import report
+    from perception_encoder.pretraining.builtin.targets import targets_of
+
+    results = report.from_json(report.read_text(result), result.name)
+    targets = targets_of(results)
+    report.write_text(result.with_suffix(".md"), report.page(results, result.name, targets))
+    if card is not None:
+        report.write_text(card, report.update_card(report.read_text(card), results, targets))

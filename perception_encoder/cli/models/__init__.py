@@ -1,0 +1,1 @@
+"""`pe models` and the commands that read one model: features, convert, export."""

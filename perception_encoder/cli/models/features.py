@@ -1,0 +1,68 @@
+"""`pe features`: draw a model's features of an image, layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import default_model, options, output
+from perception_encoder.cli.options import argument, flag, option
+from perception_encoder.errors import ConfigError
+
+app = typer.Typer()
+
+
+@app.command()
+def features(
+    image: Annotated[Path, argument("IMAGE", "An image file.")],
+    out: Annotated[Path, options.out_option("PNG file to write.")],
+    model: Annotated[str | None, options.model_option("see `pe models`", "; timm:NAME, hf:NAME")] = None,
+    layer: Annotated[str, option("Layers, from 0, or from the end, -1 [default: about six].", "N,N,...")] = "",
+    at: Annotated[str, option("The point to compare with, from 0,0 (top left) to 1,1.", "X,Y")] = "0.5,0.5",
+    patches: Annotated[int | None, option("Patches along the longer side [default: as in training].", min=1)] = None,
+    rows: Annotated[str, option("Rows to draw: see above.", "NAMES")] = "features,alike,attention,received,norms",
+    bare: Annotated[bool, flag("--bare", "Draw only the feature map of one layer.")] = False,
+) -> None:
+    """Draw features of an image, layer by layer.
+
+    Rows: features (three principal components as lightness, chroma and hue, as in the paper), alike (similarity to a
+    point), attention (of that point), received (attention that each patch receives), norms (of the tokens). Below them:
+    norms, and attention to global tokens, over all layers. Prints the first layer with global tokens. Needs the extra
+    `plot`, except for --bare.
+
+    Examples:
+
+        pe features cup.jpg -o inside.png
+        pe features cup.jpg --layer 3,7,11 --at 0.3,0.6 --patches 32 -o inside.png
+        pe features cup.jpg --layer 8 --bare -o colours.png
+    """
+    from perception_encoder.layer_analysis.image_analysis import analyse_image
+    from perception_encoder.layer_analysis.plots import plot_image, write_colours, write_png
+    from perception_encoder.models.external.layer_encoders import load_layer_encoder
+    from perception_encoder.preprocess.image import open_image
+
+    layers = options.read_layers(layer) if layer else None
+    if bare and (layers is None or len(layers) != 1):
+        raise ConfigError("--bare draws one layer; choose it with --layer")
+    encoder = load_layer_encoder(model or default_model.unchecked_default())
+    analysis = analyse_image(encoder, open_image(image), layers, patches, read_point(at))
+    if bare:
+        write_colours(analysis, out)
+    else:
+        write_png(plot_image(analysis, options.items_of(rows)), out)
+    start = analysis.global_from
+    output.print_line(
+        f"{analysis.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start}")
+    )
+    output.print_line(f"written: {out}")
+
+
+def read_point(text: str) -> tuple[float, float]:
+    """Read two comma-separated numbers; ConfigError for anything else."""
+    try:
+        x, y = options.numbers(text)
+    except (ConfigError, ValueError):
+        raise ConfigError(f"--at is {text!r}; it must be two numbers separated by a comma, as 0.5,0.5") from None
+    return x, y

@@ -1,0 +1,92 @@
+"""The options that several commands share, so that each has one name, one short flag and one help text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from perception_encoder.errors import ConfigError
+
+QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN = (
+    *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan"),
+)
+"""The panels of the help texts."""
+NAME = "Name, alias or checkpoint"
+
+
+def option(help: str, metavar: str | None = None, panel: str | None = None, *, min: float | None = None) -> Any:
+    """An option with a value."""
+    return typer.Option(metavar=metavar, rich_help_panel=panel, min=min, help=help)
+
+
+def flag(names: str, help: str, panel: str | None = None) -> Any:
+    """An option without a value; `names`: its names, separated by spaces."""
+    return typer.Option(*names.split(), rich_help_panel=panel, help=help)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """A positional argument."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
+def model_option(default: str = "", note: str = "") -> Any:
+    """`-m`, `--model`; `default` says which model is used without it."""
+    help = f"{NAME}{note}" + (f" [default: {default}]." if default else ".")
+    return typer.Option("--model", "-m", metavar="MODEL", rich_help_panel=MODEL, help=help)
+
+
+def out_option(help: str, metavar: str = "FILE") -> Any:
+    """`-o`, `--out`."""
+    return typer.Option("--out", "-o", metavar=metavar, rich_help_panel=OUTPUT, help=help)
+
+
+Model = Annotated[str | None, model_option("see `pe models`")]
+IndexModel = Annotated[str | None, model_option("the index's, else see `pe models`")]
+ModelName = Annotated[str, argument("MODEL", f"{NAME} of a model.")]
+Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
+IndexHome = Annotated[
+    Path | None, typer.Option("--index", metavar="DIR", help="Directory of the index, if it is not in DIR/.pe-index.")
+]
+Json = Annotated[bool, flag("--json", "Print JSON.", OUTPUT)]
+Html = Annotated[Path | None, option("Write a contact sheet, a page of thumbnails.", "FILE", OUTPUT)]
+Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was skipped.")]
+Overwrite = Annotated[bool, flag("--overwrite", "Replace the output if it exists.", OUTPUT)]
+Frames = Annotated[int, option("Uniformly spaced frames of a video.", panel=VIDEO, min=1)]
+Prompts = Annotated[str, option("Prompt templates: photo (25), imagenet (80), kinetics (28) or name.", "NAME")]
+Size = Annotated[str | None, option("Squash images to this size, as 518 or 480x640 [default: the model's].", "SIZE")]
+PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", min=1)]
+FinalNorm = Annotated[bool, flag("--final-norm", "Apply the final norm to the last layer.")]
+Jobs = Annotated[int | None, option("Processes [default: one per core].", min=1)]
+
+
+def items_of(text: str) -> list[str]:
+    """Split a comma-separated option."""
+    return [item.strip() for item in text.split(",")]
+
+
+def numbers(text: str) -> list[float]:
+    """Read comma-separated numbers; ConfigError for anything else."""
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{text!r} is not a list of numbers separated by commas") from None
+
+
+def read_layers(text: str) -> list[int]:
+    """Read comma-separated layers; ConfigError for anything else."""
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--layer is {text!r}; it must be numbers separated by commas, as 0,5,-1") from None
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """Read height and width from "518" or "480x640"; ConfigError for anything else."""
+    if text is None:
+        return None
+    if not (match := re.fullmatch(r"(\d+)(?:x(\d+))?", text)):
+        raise ConfigError(f"--size is {text!r}; it must be pixels, as 518, or height and width, as 480x640")
+    return int(match[1]), int(match[2] or match[1])

@@ -1,0 +1,1 @@
+"""`pe train`: the command, and what it prints of recipes and plans."""

@@ -1,0 +1,81 @@
+"""`pe train`: train a model by a recipe."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import options, output
+from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
+from perception_encoder.cli.progress import progress, reporter, track
+from perception_encoder.cli.train import plan as planning
+
+app = typer.Typer()
+
+DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
+SHARDS = "WebDataset tars to stream: directory, glob or URL, with :WEIGHT for a mixture; repeat for more."
+OUT = "Directory for checkpoints, metrics and weights [default: runs/RECIPE]."
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, argument("RECIPE", "Name of the recipe; `--list` shows all.")],
+    data: Annotated[list[Path] | None, option(DATA, "PATH", DATASET)] = None,
+    photos: Annotated[Path | None, option("As --data: labelled photographs.", "DIR", DATASET)] = None,
+    drawings: Annotated[Path | None, option("As --data: from `pe data prepare`.", "DIR", DATASET)] = None,
+    shards: Annotated[list[str] | None, option(SHARDS, "PATH", DATASET)] = None,
+    out: Annotated[Path | None, options.out_option(OUT, "DIR")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
+    debug: Annotated[bool, flag("--debug", "Run four steps of a tiny model, as a check.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", callback=planning.show_recipes, is_eager=True, help="List the recipes and exit.")
+    ] = False,
+    plan: Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)] = False,
+    devices: Annotated[int, option("Number of devices.", panel=PLAN)] = 8,
+    device: Annotated[str, option("h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
+    utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", panel=PLAN)] = 0.4,
+) -> None:
+    """Train a model by a recipe.
+
+    An interrupted run resumes from its last checkpoint. --data is read into memory: `DIR/CLASS/*.jpg` or
+    `DIR/train/CLASS/*.jpg`; a CSV, TSV, JSONL or Parquet file with `path` and `label` or `caption`; or tars of KEY.jpg
+    with KEY.json (`source`, `label`, optionally `coarse`, `description`, `kids`, `tags`).
+
+    --shards takes a tar, a directory, a glob or a URL (https://…, s3://…), with braces; the tars hold KEY.jpg with
+    KEY.txt, KEY.caption or KEY.json. `streams.captions` names the caption fields of the JSON. Needs the extra `train`.
+
+    Examples:
+
+        pe train --list
+        pe data prepare datasets && pe train builtin --photos photos --drawings datasets
+        pe train builtin --data photos -o runs/short --set optimizer.lr=3e-3 --set batch_size=128
+        pe train finetune --data photos/ --data more.csv --set initial=PE-Core-B16-224
+        pe train builtin --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
+        pe train core_g14 --plan --devices 512 --device h100
+    """
+    from perception_encoder.data.streams import Shards
+    from perception_encoder.errors import DataError
+    from perception_encoder.models.memory import keep_freed_memory
+    from perception_encoder.pretraining.run import BEST
+    from perception_encoder.pretraining.training_files import LAYOUTS
+    from perception_encoder.recipes import debug_form, find_recipe, override, run_recipe
+
+    config = find_recipe(recipe)
+    config = override(debug_form(config) if debug else config, set_ or [])
+    if plan:
+        return planning.show_plan(config, devices, device, utilization)
+    given: list[Path | Shards] = [*(data or []), *(path for path in (photos, drawings) if path is not None)]
+    given += [Shards.parse(source) for source in shards or []]
+    if not given:
+        raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
+    keep_freed_memory()
+    logging.getLogger("perception_encoder.train.loop").setLevel(logging.INFO)  # it reports that a run resumes
+    with progress("training", config.steps) as advance:
+        path = run_recipe(config, given, out or Path("runs") / recipe, track, reporter(advance))
+    output.print_line(f"weights: {path}")
+    if (best := path.with_name(BEST)).exists():
+        output.print_line(f"weights of the best validated step: {best}")
+    output.print_line(f'try it: pe classify IMAGE --labels "cat,dog" -m {path}')

@@ -1,0 +1,60 @@
+"""Models that see colours only, and small datasets for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.evaluation import transforms
+from perception_encoder.models.external import layer_encoders
+from tests.evaluation.colours import ColourEncoder, picture
+from tests.evaluation.layers import ColourLayers
+
+COLOURS = ("red", "green", "blue")
+
+
+class ColourBlind(ColourEncoder):
+    """Takes every image for red."""
+
+    name = "blind"
+
+    def encode_images(self, images, normalize=True):
+        return np.tile(np.float32([1, 0, 0]), (len(images), 1))
+
+
+@pytest.fixture
+def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model sees colours, except "blind"."""
+
+    def load(name: str, given: str = "squash,crop"):
+        encoder = ColourBlind if name == "blind" else ColourEncoder
+        return {transform: encoder() for transform in given.split(",")}, {"weights": name}
+
+    monkeypatch.setattr(transforms, "load_transforms", load)
+
+
+@pytest.fixture
+def colour_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model with layers sees colours."""
+    encoder = ColourLayers(4, (24, 32))
+    encoder.about = {"weights": "none"}
+    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda model, final_norm=False: encoder)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Directories train and val of three classes."""
+    for split, count in (("train", 10), ("val", 4)):
+        for colour in COLOURS:
+            for number in range(count):
+                path = tmp_path / "photos" / split / colour / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(colour, number if split == "train" else 40 + number))
+    return tmp_path / "photos"
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))

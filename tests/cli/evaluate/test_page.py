@@ -1,0 +1,41 @@
+"""`pe eval page`: a page and a model card from the JSON of a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.cli import output
+from tests.evaluation.colours import write_colours
+
+pytestmark = pytest.mark.usefixtures("colour_models")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for split in ("train", "val", "test"):
+        write_colours(tmp_path / "photos" / f"{split}.tar", "toys", ["red", "green", "blue"])
+    return tmp_path / "photos"
+
+
+def test_a_page_and_a_card_are_made_of_the_json(run_pe, photos: Path, tmp_path: Path) -> None:
+    result, card = tmp_path / "r.json", tmp_path / "CARD.md"
+    card.write_text("# Card\n<!-- figures -->\n<!-- end of figures -->\nLimits.\n", encoding="utf-8")
+    run_pe("eval", "suite", "any", "--photos", photos, "-o", result)
+    assert run_pe("eval", "page", result, "--card", card).status == output.OK
+    for made in (card, tmp_path / "r.md"):
+        assert "| toys | 3 | 33.3 | 100.0 | 100.0 | 100.0 |" in made.read_text(encoding="utf-8")
+    assert card.read_text(encoding="utf-8").endswith("Limits.\n")
+
+
+def test_a_page_needs_a_result(run_pe, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("{}", encoding="utf-8")
+    run = run_pe("eval", "page", tmp_path / "r.json")
+    assert run.status == output.ERROR and "r.json is not a result" in run.stderr
+    assert run_pe("eval", "page", tmp_path / "none.json").status == output.ERROR
+
+
+def test_a_missing_result_is_one_line(run_pe, tmp_path: Path) -> None:
+    run = run_pe("eval", "page", tmp_path / "missing.json")
+    assert run.status == 2 and "missing.json cannot be read: No such file" in run.stderr

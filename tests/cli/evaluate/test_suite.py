@@ -1,0 +1,69 @@
+"""`pe eval`: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.cli import output
+from perception_encoder.evaluation import transforms
+from tests.evaluation.colours import ColourEncoder, write_colours
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for split in ("train", "val", "test"):
+        write_colours(tmp_path / "photos" / f"{split}.tar", "toys", ["red", "green", "blue"])
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def colours(monkeypatch) -> None:
+    """Every model is one that sees colours."""
+    encoders = {"squash": ColourEncoder(), "crop": ColourEncoder()}
+    monkeypatch.setattr(transforms, "load_transforms", lambda model: (encoders, {"weights": model}))
+
+
+def test_figures_are_shown_and_written(run_pe, colours, photos: Path, tmp_path: Path) -> None:
+    write_colours(tmp_path / "drawn" / "unseen" / "openmoji.tar", "openmoji", ["red heart", "green leaf"])
+    out = tmp_path / "figures.json"
+    drawings = ("--drawings", tmp_path / "drawn")
+    run = run_pe("eval", "suite", "any", "--photos", photos, *drawings, "--prompts", "name, photo", "-o", out)
+    assert run.status == output.OK
+    assert "33.3" in run.stdout and "100.0" in run.stdout
+    assert "image by name R@1" in run.stdout
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert written["about"] == {"weights": "any"}
+    assert [(m["method"], m["prompts"]) for m in written["measurements"]] == [
+        ("zero-shot", "name"),
+        ("zero-shot", "name"),
+        ("zero-shot", "photo"),
+        ("zero-shot", "photo"),
+        ("linear probe", ""),
+        ("retrieval", "name"),
+    ]
+
+
+def test_a_broken_picture_is_listed_and_changes_the_status(run_pe, colours, photos: Path) -> None:
+    write_colours(photos / "test.tar", "toys", ["red", "green", "blue"], broken=[1])
+    run = run_pe("eval", "suite", "any", "--photos", photos)
+    assert run.status == output.SOME_SKIPPED
+    assert "skipped toys-1: " in run.stderr and "1 of 9 inputs skipped" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--split", "dev"], "test or val"), (["--prompts", "x"], "imagenet, kinetics, photo, name")],
+)
+def test_unknown_options_are_one_line(run_pe, colours, photos: Path, options: list[str], message: str) -> None:
+    run = run_pe("eval", "suite", "any", "--photos", photos, *options)
+    assert run.status == output.ERROR
+    assert message in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_a_folder_without_photographs_is_one_line(run_pe, colours, tmp_path: Path) -> None:
+    run = run_pe("eval", "suite", "any", "--photos", tmp_path)
+    assert run.status == output.ERROR
+    assert "no test.tar" in run.stderr

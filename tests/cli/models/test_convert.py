@@ -1,0 +1,151 @@
+"""`pe convert`: layouts there and back, as files that the other libraries read themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from perception_encoder.models.checkpoints.weights import (
+    create_model,
+    load_model,
+    published_state_dict,
+    write_checkpoint,
+)
+
+TOWER = "PE-Spatial-T16-512"
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("in") / f"{TOWER}.pt"
+    torch.save(published_state_dict(create_model(TOWER)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("in") / "nano.safetensors"
+    write_checkpoint(create_model("builtin"), path)
+    return path
+
+
+def assert_same(path: Path, reference: Path) -> None:
+    ours, theirs = published_state_dict(load_model(path)), published_state_dict(load_model(reference))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_tower_to_timm_and_back(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
+    there, back = tmp_path / "timm.safetensors", tmp_path / "back.pt"
+    run = run_pe("convert", tower, there, "--layout", "timm")
+    assert run.status == 0
+    assert run.stdout == f"{there}: {TOWER} in the timm layout, float32\n"
+    assert run.stderr.startswith(f"warning: {there} holds weights only") and "config.json" in run.stderr
+    timm.create_model("vit_pe_spatial_tiny_patch16_512", checkpoint_path=str(there))  # strict
+    assert run_pe("convert", there, back).status == 0
+    assert torch.load(back, weights_only=True).keys() == torch.load(tower, weights_only=True).keys()
+    assert_same(back, tower)
+
+
+@pytest.mark.parametrize("layout", ["published", "open_clip"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_two_towers_there_and_back(run_pe: Callable, nano: Path, tmp_path: Path, layout: str, suffix: str) -> None:
+    there, back = tmp_path / f"there{suffix}", tmp_path / "back.safetensors"
+    assert run_pe("convert", nano, there, "--layout", layout).status == 0
+    assert run_pe("convert", there, back).status == 0
+    assert_same(back, nano)
+
+
+def test_open_clip_reads_what_was_converted(run_pe: Callable, tmp_path: Path) -> None:
+    model = create_model("PE-Core-T16-384")
+    torch.save(published_state_dict(model), tmp_path / "PE-Core-T16-384.pt")
+    there = tmp_path / "open_clip_model.safetensors"
+    assert run_pe("convert", tmp_path / "PE-Core-T16-384.pt", there, "--layout", "open_clip").status == 0
+    theirs = open_clip.create_model("PE-Core-T-16-384", pretrained=str(there)).eval()
+    x = torch.randn(1, 3, 384, 384, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(x), theirs.encode_image(x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_out_without_a_suffix_is_a_directory_with_the_configuration(run_pe: Callable, tmp_path: Path) -> None:
+    torch.save(published_state_dict(create_model("PE-Core-T16-384")), tmp_path / "PE-Core-T16-384.pt")
+    for layout, files in (
+        ("open_clip", {"open_clip_config.json", "open_clip_model.safetensors"}),
+        ("timm", {"config.json", "model.safetensors"}),
+    ):
+        run = run_pe("convert", tmp_path / "PE-Core-T16-384.pt", tmp_path / layout, "--layout", layout)
+        assert run.status == 0 and "holds weights only" not in run.stderr
+        assert {path.name for path in (tmp_path / layout).iterdir()} == files
+    _, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'open_clip'}")
+    assert "Resize(size=(384, 384), interpolation=bilinear" in str(preprocess)
+    assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).pretrained_cfg["crop_mode"] == "squash"
+
+
+def test_a_directory_is_replaced_only_when_asked_for_and_keeps_other_files(
+    run_pe: Callable, tower: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert "exists; choose another name" in run_pe("convert", tower, out, "--layout", "timm").stderr
+    assert run_pe("convert", tower, out, "--layout", "timm", "--overwrite").status == 0
+    assert {path.name for path in out.iterdir()} == {"mine.txt", "config.json", "model.safetensors"}
+
+
+def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
+    run = run_pe("convert", nano, tmp_path / "a.safetensors", "--layout", "timm")
+    assert run.status == 0
+    assert "warning: timm has no text towers: " in run.stderr and "of PE-Core-N16-128 were left out" in run.stderr
+    vision = load_model(tmp_path / "a.safetensors").state_dict()
+    whole = load_model(nano).visual.state_dict()
+    assert all(torch.equal(vision[name], whole[name]) for name in whole)
+
+
+def test_half(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
+    run = run_pe("convert", tower, tmp_path / "a.safetensors", "--half")
+    assert run.stdout.endswith("in the published layout, float16\n")
+    state = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float16}
+    assert load_model(tmp_path / "a.safetensors").name == TOWER
+
+
+@pytest.mark.parametrize(
+    ("given", "out", "options", "message"),
+    [
+        ("nothing.pt", "a.pt", [], "nothing.pt: no such file"),
+        ("PE-Core-L14", "a.pt", [], "no model is called 'PE-Core-L14'; did you mean"),
+        ("IN", "a.ckpt", [], "must end in one of .safetensors"),
+        ("IN", "folder", [], "must end in one of .safetensors"),
+        ("IN", "folder", ["--layout", "open_clip"], "open_clip has two-tower models only"),
+        ("IN", "a.pt", ["--layout", "open_clip"], "open_clip has two-tower models only"),
+        ("IN", "file/a.pt", [], "could not be written"),
+    ],
+)
+def test_errors(
+    run_pe: Callable, tower: Path, tmp_path: Path, given: str, out: str, options: list[str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    run = run_pe("convert", tower if given == "IN" else given, tmp_path / out, *options)
+    assert run.status == 2
+    assert message in run.stderr and run.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_is_overwritten_unasked_and_the_input_never(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / f"{TOWER}.pt", tmp_path / "out.safetensors"
+    source.write_bytes(tower.read_bytes())
+    assert run_pe("convert", source, out).status == 0
+    for arguments in ((source, out), (source, source), (source, source, "--overwrite")):
+        run = run_pe("convert", *arguments, "--layout", "timm")
+        assert run.status == 2 and "exists; choose another name" in run.stderr
+    assert source.read_bytes() == tower.read_bytes()
+    assert run_pe("convert", source, out, "--overwrite", "--half").status == 0
+    assert {tensor.dtype for tensor in safetensors.torch.load_file(out).values()} == {torch.float16}
+    (tmp_path / "folder.pt").mkdir()
+    assert "is a folder" in run_pe("convert", source, tmp_path / "folder.pt", "--overwrite").stderr

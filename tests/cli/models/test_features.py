@@ -1,0 +1,36 @@
+"""`pe features`: a drawing of features, and one-line errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Run
+
+pytest.importorskip("matplotlib")
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_features_of_an_image(
+    run_pe: Callable[..., Run], checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.png"
+    arguments = ("features", pictures[0], "--model", checkpoint, "--out", out, "--patches", "6")
+    done = run_pe(*arguments, "--layer", "0,-1", "--rows", "features,received")
+    assert done.status == 0 and "nano: " in done.stdout and size(out)[0] > 300
+    assert run_pe(*arguments, "--layer", "3", "--bare").status == 0 and size(out) == (96, 64)
+    for options, message in (
+        (["--bare"], "draws one layer"),
+        (["--at", "middle"], "it must be two numbers separated by a comma"),
+        (["--layer", "12"], "layer 12 does not exist"),
+        (["--rows", "depth"], "rows can be features"),
+    ):
+        wrong = run_pe(*arguments, *options)
+        assert wrong.status == 2 and message in wrong.stderr

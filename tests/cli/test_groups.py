@@ -1,0 +1,111 @@
+"""The groups of commands: help texts, late imports, unknown names, flags that were renamed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from perception_encoder.cli import main, output
+from perception_encoder.cli.groups import REMOVED, RENAMED
+
+
+def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+    """Return every command and group of `pe` by its words: ("models",), ("data",), ("data", "prepare"), …"""
+    group = group or typer.main.get_command(main.app)
+    found = {}
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        found[(*words, name)] = command
+        if hasattr(command, "list_commands"):
+            found |= commands(command, (*words, name))
+    return found
+
+
+COMMANDS = commands()
+
+
+def test_there_are_three_groups_of_commands(run_pe) -> None:
+    run = run_pe("--help")
+    headings = re.findall(r"^╭─ (.*?) ─", run.stdout, flags=re.MULTILINE)
+    assert run.status == 0 and headings == ["Options", "Search", "Models", "Train and evaluate"]
+    for names in main.PANELS.values():
+        assert all(re.search(rf"^│ {name} ", run.stdout, flags=re.MULTILINE) for name in names)
+
+
+@pytest.mark.parametrize("words", [(), *COMMANDS], ids=" ".join)
+def test_short_help_is_short_and_complete(run_pe, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    children = {child: command for child, command in COMMANDS.items() if child[:-1] == words}
+    listing = run_pe(*words, "--help").stdout
+    for child, command in children.items():
+        short = command.help.partition("\n\n")[0]
+        assert len(short) <= 45 and short.endswith(".") and command.get_short_help_str() == short
+        assert re.search(rf"^│ {child[-1]} +{re.escape(short)} +│$", listing, flags=re.MULTILINE)
+    assert not children or "…" not in listing
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_help_has_examples_of_its_own_and_no_python_types(run_pe, words: tuple[str, ...]) -> None:
+    run = run_pe(*words, "--help")
+    assert run.status == 0
+    assert re.search(rf"^ +pe {' '.join(words)}\b", run.stdout.partition("Examples:")[2], flags=re.MULTILINE)
+    assert "completion" not in run.stdout
+    assert not re.search(r"list\[|<bool>|Path\]", run.stdout)
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if len(words) == 1], ids=" ".join)
+def test_many_options_stand_in_panels(words: tuple[str, ...]) -> None:
+    options = [p for p in COMMANDS[words].params if p.param_type_name == "option" and not p.hidden]
+    unsorted = [option.name for option in options if option.rich_help_panel is None]
+    assert len(options) < 8 or len(unsorted) <= 6, unsorted
+
+
+def test_the_same_option_has_the_same_short_flag_and_panel_everywhere() -> None:
+    forms: dict[str, set[object]] = {}
+    for command in COMMANDS.values():
+        for option in command.params:
+            if option.param_type_name == "option" and option.name in ("model", "out", "json", "html", "strict"):
+                forms.setdefault(option.name, set()).add((*option.opts, option.rich_help_panel))
+    assert forms == {
+        "model": {("--model", "-m", "Model")},
+        "out": {("--out", "-o", "Output")},
+        "json": {("--json", "Output")},
+        "html": {("--html", "Output")},
+        "strict": {("--strict", None)},
+    }
+
+
+def test_a_command_imports_no_other_command() -> None:
+    code = "import sys; from perception_encoder.cli.main import main\ntry: main(['eval', 'page', '--help'])\nfinally: "
+    code += "print(sorted(name for name in sys.modules if name.startswith('perception_encoder.cli.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    imported = {name.removeprefix("perception_encoder.cli.") for name in eval(done.stdout.splitlines()[-1])}
+    assert imported == {"main", "groups", "output", "options", "evaluate", "evaluate.group", "evaluate.page"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("modles",), "did you mean 'models'?"),
+        (("eval", "knm"), "did you mean 'knn'?"),
+        (("reproduce", "recipe"), "run python -m experiments.recipe"),
+    ],
+)
+def test_an_unknown_command_shows_what_to_type(run_pe, words: tuple[str, ...], message: str) -> None:
+    run = run_pe(*words)
+    assert run.status == output.ERROR and message in run.stderr
+    assert "reproduce" in REMOVED
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_flag_works_with_a_warning(run_pe, old: str, new: str) -> None:
+    users = [words for words, command in COMMANDS.items() if any(new in p.opts for p in command.params)]
+    assert users
+    for words in users:
+        run = run_pe(*words, f"{old}=x", "--no-such-flag")
+        assert run.stderr.startswith(f"warning: {old} is now {new}; version 0.3 will not accept the old name\n")
+        assert old not in run_pe(*words, "--help").stdout

@@ -1,0 +1,70 @@
+"""What is printed: tables for terminals and for pipes, paths as they are, and what was skipped."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import typer
+
+from perception_encoder.cli import output
+from perception_encoder.errors import MediaDecodeError
+
+ROWS = [("0.5", "a [bold]b[/].jpg"), ("–", "\udcff.jpg"), ("2", "a\tb " + "c" * 200)]
+
+
+def test_a_terminal_gets_a_title_and_aligned_columns(terminal, capsys) -> None:
+    output.print_table(("score", "name"), ROWS[:2], title="two files")
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["two files", "score  name", "  0.5  a [bold]b[/].jpg", "    –  \\udcff.jpg"]
+
+
+def test_a_pipe_gets_tab_separated_values_under_one_header_line(capsys) -> None:
+    output.print_table(("score", "name"), ROWS, title="three files")
+    assert capsys.readouterr().out.splitlines() == [
+        "score\tname",
+        "0.5\ta [bold]b[/].jpg",
+        "\t\\udcff.jpg",
+        "2\ta\\tb " + "c" * 200,
+    ]
+
+
+def test_remarks_never_stand_among_piped_results(capsys) -> None:
+    output.print_remark("a small demo")
+    assert capsys.readouterr() == ("", "note: a small demo\n")
+
+
+def test_remarks_stand_below_the_results_on_a_terminal(terminal, capsys) -> None:
+    output.print_remark("a small demo")
+    assert capsys.readouterr() == ("a small demo\n", "")
+
+
+@pytest.mark.parametrize(("null", "end"), [(False, b"\n"), (True, b"\0")])
+def test_paths_are_printed_once_and_unchanged(capfdbinary, null: bool, end: bytes) -> None:
+    output.print_paths(["a b.jpg", os.fsdecode(b"caf\xe9.jpg"), "a b.jpg"], null)
+    output.sys.stdout.flush()
+    assert capfdbinary.readouterr().out == b"a b.jpg" + end + b"caf\xe9.jpg" + end
+
+
+def test_skipped_inputs_are_listed_and_change_the_status(run_pe, verb) -> None:
+    def some_fail() -> None:
+        failures = [MediaDecodeError("a.jpg", "truncated"), MediaDecodeError("b.jpg", "empty")]
+        raise typer.Exit(output.report_skipped(failures, total=5))
+
+    verb(some_fail)
+    run = run_pe("example")
+    assert run.status == output.SOME_SKIPPED
+    assert run.stderr == (
+        "warning: skipped a.jpg: truncated\nwarning: skipped b.jpg: empty\nwarning: 2 of 5 inputs skipped\n"
+    )
+    assert output.report_skipped([], total=5) == output.OK
+
+
+@pytest.mark.parametrize(
+    ("bad", "total", "strict", "status"),
+    [(0, 5, True, 0), (0, 0, False, 0), (2, 5, False, 0), (2, 5, True, 1), (5, 5, False, 2), (5, 5, True, 2)],
+)
+def test_a_bad_input_among_good_ones_changes_the_status_only_under_strict(
+    bad: int, total: int, strict: bool, status: int
+) -> None:
+    assert output.input_status([MediaDecodeError("a.jpg", "empty")] * bad, total, strict) == status

@@ -1,0 +1,90 @@
+"""`pe train` with the built-in recipe's debug form: it trains, goes on, and names wrong settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from perception_encoder.train.checkpoint import run_folder
+from tests.conftest import Run
+
+
+def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "batch_size=8")
+    run = run_pe(*arguments)
+    assert run.status == 0, run.stderr
+    assert str(out / "model.safetensors") in run.stdout.replace("\n", "")
+    assert json.loads((out / "config.json").read_text())["config"]["batch_size"] == 8
+    steps = [json.loads(row)["step"] for row in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    again = run_pe(*arguments)  # all steps are done: nothing is trained again
+    assert again.status == 0
+    assert "contrastive" not in again.stdout
+
+
+def test_a_validated_run_says_where_its_best_weights_are(
+    run_pe: Callable[..., Run], photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = ("--set", "validation.every=2", "--set", "validation.share=0.25")
+    run = run_pe("train", "builtin", "--photos", photos, "--out", out, "--debug", *settings)
+    assert run.status == 0, run.stderr
+    assert run.stdout.count("validation/retrieval") == 2
+    assert str(out / "best.safetensors") in run.stdout.replace("\n", "") and (out / "best.safetensors").exists()
+
+
+def test_a_run_that_was_stopped_says_where_it_goes_on(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug", "--set", "checkpoint_every=3")
+    assert "resuming" not in run_pe(*arguments).stderr
+    shutil.rmtree(out / "checkpoints" / "step-00000004")
+    run = run_pe(*arguments)
+    assert run.status == 0 and run.stderr.count("resuming from step 3") == 1
+    assert "step 4" in run.stdout
+
+
+def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug")
+    with run_folder(out):
+        run = run_pe(*arguments)
+    assert run.status == 2 and run.stderr.replace("\n", " ").count("another run is training in") == 1
+    assert [path.name for path in out.iterdir()] == ["lock"]
+    assert run_pe(*arguments).status == 0
+
+
+@pytest.mark.parametrize("recipe", ["builtin", "finetune"])
+def test_class_directories_and_a_table_train(run_pe: Callable[..., Run], recipe: str, tmp_path: Path) -> None:
+    for number in range(8):
+        path = tmp_path / "mugs" / ("red mug", "plate")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(path)
+    (tmp_path / "more.csv").write_text("path,caption\nmugs/plate/1.png,a plate of mine\n")
+    data = ("--data", tmp_path / "mugs", "--data", tmp_path / "more.csv")
+    run = run_pe("train", recipe, *data, "--out", tmp_path / "run", "--debug", "--set", "batch_size=8")
+    assert run.status == 0, run.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"more": 1, "mugs": 8}
+
+
+def test_a_setting_that_does_not_exist(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
+    run = run_pe("train", "builtin", "--photos", photos, "--out", tmp_path / "run", "--set", "batchsize=8")
+    assert run.status == 2
+    assert "did you mean batch_size?" in run.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_shards(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    run = run_pe("train", "builtin", "--photos", tmp_path, "--out", tmp_path / "run", "--debug")
+    assert run.status == 2
+    assert "train.tar" in run.stderr
+
+
+def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
+    run = run_pe("train", "builtin")
+    assert run.status == 2 and "DIR/CLASS/*.jpg" in run.stderr.replace("\n", " ")
