@@ -36,7 +36,7 @@ def layers(
     from experiments.layers.page import page
     from experiments.layers.plot import draw
     from experiments.layers.run import reproduce_layers
-    from experiments.layers.subjects import LayerData
+    from experiments.layers.tasks import LayerData
     from perception_encoder.cli.progress import track
 
     data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, captions=captions)

@@ -104,9 +104,11 @@ def make_task(name: str, path: Path, options: TaskOptions) -> LayerEvaluator:
     items, size = options.items, options.image_size
     match name:
         case "classification":
-            return ClassificationTask(_labels(path, items, options.held_out), LabelledConfig(items=items), size)
+            return ClassificationTask(
+                read_label_splits(path, items, options.held_out), LabelledConfig(items=items), size
+            )
         case "retrieval":
-            return RetrievalTask(_labels(path, items, options.held_out).test, size)
+            return RetrievalTask(read_label_splits(path, items, options.held_out).test, size)
         case "captions":
             return read_caption_task(path, items, size)
         case "tracking":
@@ -128,7 +130,7 @@ def make_task(name: str, path: Path, options: TaskOptions) -> LayerEvaluator:
 
 
 @lru_cache(maxsize=1)
-def _labels(path: Path, items: int, held_out: HeldOut | None) -> Splits:
+def read_label_splits(path: Path, items: int, held_out: HeldOut | None) -> Splits:
     """Read the labels once for both tasks; the test split is `test`, or `val` if `test` has no labels."""
     return load_labels(path, items, "test" if has_labels(path, "test") else "val", held_out)
 
