@@ -30,7 +30,7 @@ from perception_encoder.train.optimizer import OptimizerConfig
 SEEDS = (0, 1, 2)
 TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
 REMEMBERED = 500_000
-"""Pictures and captions, a kilobyte each: more than a run sees."""
+"""Images and captions, a kilobyte each: more than a run sees."""
 
 
 def home_teacher() -> PretrainingConfig:

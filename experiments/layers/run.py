@@ -8,18 +8,20 @@ several seeds.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from experiments.layers.evaluation import Model, evaluate_model, unpack
-from experiments.layers.findings import curve_rows
 from experiments.layers.tasks import LayerData, Sizes, make_layer_tasks
 from experiments.reproduction import side_by_side
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.report import write_text
+from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
+from perception_encoder.layer_analysis.curve import LayerCurve
+from perception_encoder.layer_analysis.recommendation import recommend
 from perception_encoder.models.external.layer_encoders import RANDOM
 from perception_encoder.progress import Track, untracked
 
@@ -28,6 +30,7 @@ TOWER_FILES = {FIRST: "nano_step1.safetensors", LAST: "nano_step9.safetensors"}
 """Towers that `python -m experiments.recipe` writes."""
 UNTRAINED = "random weights"
 NORMED = "built-in, final norm"
+DIGITS = 5
 
 
 def reproduce_layers(
@@ -86,3 +89,43 @@ def _evaluate(
         return {each.name: evaluate_model(each, data, sizes, runs, track) for each in models}
     results = side_by_side(evaluate_model, {each.name: (each, data, sizes, runs) for each in models}, jobs)
     return dict(track(results, "evaluating models", len(models)))
+
+
+def curve_rows(
+    curves: Mapping[str, Mapping[str, LayerCurve]], baselines: Mapping[str, str | None]
+) -> list[dict[str, Any]]:
+    """Return every curve: its scores, the layers as good as the best, the gap of the output, and the baseline's best.
+
+    `curves`: by model and task. `baselines`: by model, the one with random weights; None for a baseline. The interval
+    of a gap is that of `recommend`: it holds for all layers at once, and includes the seeds of fitted heads.
+    """
+    rows = []
+    for model, by_task in curves.items():
+        for task, curve in by_task.items():
+            scores = list(curve.scores.values())
+            result = recommend(curve)
+            row = {
+                "model": model,
+                "task": task,
+                **{name: getattr(curve, name) for name in ("metric", "unit", "lower_is_better", "depth")},
+                "items": scores[0].n,
+                "blocks": scores[0].blocks,
+                "head_seeds": len(scores[0].by_seed),
+                "layers": list(curve.scores),
+                "values": [round(score.value, DIGITS) for score in scores],
+                "interval": [_ends(score.as_metric()) for score in scores],
+                "by_seed": [[round(value, DIGITS) for value in score.by_seed] for score in scores],
+                "best": result.best,
+                "gap": {"value": round(result.gain.value, DIGITS), "interval": _ends(result.gain)},
+                "as_good": list(result.as_good),
+            }
+            baseline = curves.get(baselines.get(model) or "", {}).get(task)
+            if baseline is not None:
+                row["random_best"] = round(baseline.scores[baseline.best].value, DIGITS)
+            rows.append(row)
+    return rows
+
+
+def _ends(metric: Metric) -> list[float] | None:
+    """Return the ends of the interval, rounded; None without one."""
+    return None if metric.interval is None else [round(end, DIGITS) for end in metric.interval]

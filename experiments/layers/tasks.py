@@ -20,8 +20,13 @@ from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluat
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.layer_analysis.caption_task import read_caption_task
-from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig, RetrievalTask
-from perception_encoder.layer_analysis.tasks import read_label_splits, thin
+from perception_encoder.layer_analysis.labelled_tasks import (
+    ClassificationTask,
+    LabelledConfig,
+    RetrievalTask,
+    read_label_splits,
+)
+from perception_encoder.layer_analysis.tasks import thin
 from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
 EPOCHS = 12

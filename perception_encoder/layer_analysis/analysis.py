@@ -39,7 +39,18 @@ def analyse(
     of a task's images, and OutputError if the disk has no room; later, what `run_sweep` raises. A model that cannot be
     analysed inside is left out of "why", and noted.
     """
-    _check(models, tasks, config, layers, load, announce)
+    needed: dict[str, int] = {}
+    for model in models:
+        encoder = load(model)
+        if encoder.name in (COLOURS, *needed):
+            raise ConfigError(f"two models are called {encoder.name}; leave one out, or rename its file")
+        image_sets = [images for task in tasks for images in task.images(encoder)]
+        for images in image_sets:
+            encoder.check_size(images.image_size)
+        needed[encoder.name] = missing_bytes(encoder, image_sets, evaluated_layers(encoder, layers), config)
+    if total := sum(needed.values()):
+        announce(f"features will take {show_bytes(total)} more in {config.directory}")
+        check_space(config.directory, total)
     sweeps: list[Sweep] = []
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
     example: ImageAnalysis | None = None
@@ -62,30 +73,6 @@ def analyse(
     if by_colour:
         sweeps.append(run_sweep(colours, by_colour, config, None, track))
     return LayerReport(sweeps=tuple(sweeps), statistics=statistics, example=example, notes=tuple(notes))
-
-
-def _check(
-    models: Sequence[str],
-    tasks: Sequence[LayerEvaluator],
-    config: StoreConfig,
-    layers: Sequence[int] | None,
-    load: Callable[[str], TowerEncoder],
-    announce: Callable[[str], None],
-) -> None:
-    """Raise what would fail only after hours: see `analyse`. Models are loaded for it, one after the other."""
-    needed: dict[str, int] = {}
-    for model in models:
-        encoder = load(model)
-        if encoder.name in (COLOURS, *needed):
-            raise ConfigError(f"two models are called {encoder.name}; leave one out, or rename its file")
-        chosen = evaluated_layers(encoder, layers)
-        image_sets = [images for task in tasks for images in task.images(encoder)]
-        for images in image_sets:
-            encoder.check_size(images.image_size)
-        needed[encoder.name] = missing_bytes(encoder, image_sets, chosen, config)
-    if total := sum(needed.values()):
-        announce(f"features will take {show_bytes(total)} more in {config.directory}")
-        check_space(config.directory, total)
 
 
 def sample(images: LayerImages, count: int = SAMPLE) -> list[Image.Image]:

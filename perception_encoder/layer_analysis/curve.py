@@ -73,21 +73,17 @@ class LayerCurve:
     @property
     def unit(self) -> str:
         """ "%" of a share in 0–1, "m", or nothing."""
-        return self._any.unit
+        return next(iter(self.scores.values())).unit
 
     @property
     def pool(self) -> str:
         """The `pe embed --pool` for such work."""
-        return self._any.pool
+        return next(iter(self.scores.values())).pool
 
     @property
     def lower_is_better(self) -> bool:
         """Whether a lower score is better."""
-        return self._any.lower_is_better
-
-    @property
-    def _any(self) -> LayerScore:
-        return next(iter(self.scores.values()))
+        return next(iter(self.scores.values())).lower_is_better
 
     @property
     def last(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 TIMES = 10.0
 """A patch is global if the median patch gives it this many times an even share of its attention."""
@@ -52,18 +52,13 @@ def received_attention(attention: Float[np.ndarray, "B N N"], prefix: int) -> Fl
     return np.nanmedian(between, axis=1) * attention.shape[-1]
 
 
-def find_global(attention: Float[np.ndarray, "B N N"], prefix: int) -> Bool[np.ndarray, "B P"]:
-    """Return which patches are global tokens."""
-    return received_attention(attention, prefix) > TIMES
-
-
 def describe_tokens(
     layer: int, prefix: np.ndarray, patches: np.ndarray, attention: Float[np.ndarray, "B N N"]
 ) -> TokenStatistics:
     """Return statistics of a layer from its class and register tokens (B, P, D), patches (B, h, w, D) and attention."""
     norms = np.linalg.norm(patches.reshape(len(patches), -1, patches.shape[-1]), axis=-1)  # (B, h·w)
     before = prefix.shape[1]
-    is_global = find_global(attention, before)
+    is_global = received_attention(attention, before) > TIMES
     to_global = (attention[:, before:, before:] * is_global[:, None]).sum(axis=-1)  # (B, h·w)
     return TokenStatistics(
         layer=layer,

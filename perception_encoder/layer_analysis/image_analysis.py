@@ -23,10 +23,13 @@ from perception_encoder.layer_analysis.global_tokens import (
     received_attention,
 )
 from perception_encoder.models.external.layer_encoders import TowerEncoder, resolve_layers
+from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import ImageTransform
 
 SAMPLE = 32
 """The number of images that a model's tokens are described on, if there are as many."""
+SHOWN = 6
+"""The number of layers at which an image is analysed by default."""
 BYTES = 2e9
 """Of tokens and attention in memory at a time: those of a few layers of a large model."""
 
@@ -87,15 +90,15 @@ def analyse_image(
 ) -> ImageAnalysis:
     """Run an image through a model, squashed to the nearest whole patches; a model of one size squashes it to that.
 
-    `layers`: 0-based, negative from the end; about six by default. `patches`: along the longer side; by default as many
-    as the model was trained with. `at`: the chosen point, 0–1 from the left and from the top. Raises ConfigError for a
+    `layers`: 0-based, negative from the end; six by default. `patches`: along the longer side; by default as many as
+    the model was trained with. `at`: the chosen point, 0–1 from the left and from the top. Raises ConfigError for a
     layer or a point that does not exist, and for a size that the model does not support; ModelError as
     `TowerEncoder.attention` does.
     """
     if not all(0 <= share <= 1 for share in at):
         raise ConfigError(f"the point {at[0]:g},{at[1]:g} is outside the image; give shares from 0 to 1, as 0.5,0.5")
     depth, patch = encoder.depth, encoder.patch_size
-    chosen = spread_layers(depth) if layers is None else resolve_layers(encoder, layers)
+    chosen = spread_indices(depth, min(SHOWN, depth)) if layers is None else resolve_layers(encoder, layers)
     own = max(encoder.image_size) // patch
     h, w = map_grid(image.size, patches or own)
     if encoder.tower.fixed_size and patches in (None, own):
@@ -135,8 +138,3 @@ def describe_layers(
         attention = encoder.attention(images, layers, image_size)
         statistics += [describe_tokens(n, tokens[n].prefix, tokens[n].patches, attention[n]) for n in layers]
     return tuple(statistics)
-
-
-def spread_layers(depth: int, count: int = 6) -> list[int]:
-    """Return about `count` layers from the first to the last, at even intervals."""
-    return sorted({round(layer) for layer in np.linspace(0, depth - 1, min(count, depth))})

@@ -1,9 +1,7 @@
 """Evaluate layers on labelled images: classification by probes, and retrieval of an image's class (section 3).
 
-All classification tasks of a dataset are joined: a class is a task's label, and a probe chooses among all of them.
 Classification uses the attentive probe, as the paper does, and also a linear probe and k-NN on the mean of the patches.
-Retrieval needs no training: each test image is a query for the others of its class, by the cosine of means. Every class
-contributes the same number of images, those whose names have the smallest hash.
+Retrieval needs no training: each test image is a query for the others of its class, by the cosine of means.
 """
 
 from __future__ import annotations
@@ -12,14 +10,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from perception_encoder.datasets.classified import ClassOptions
+from perception_encoder.datasets.classified import ClassOptions, has_labels
 from perception_encoder.datasets.labelled import HeldOut, LabelledImages
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
@@ -40,7 +38,6 @@ from perception_encoder.progress import Track, untracked
 
 STRENGTHS = (1e-2, 1e-1, 1.0)
 """Of the linear probe's regularisation; the ends of the suite's range are slow and seldom chosen."""
-METHODS = ("attentive probe", "linear probe", "k-NN")
 
 
 class LabelledTask(LayerEvaluator):
@@ -97,7 +94,7 @@ class LabelledConfig:
 
     items: int = 1000
     """The most test images; twice as many are trained on, and settings are chosen on half as many."""
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = ("attentive probe", "linear probe", "k-NN")
     """The classifiers; the first leads."""
     attentive: AttentiveConfig = field(default_factory=lambda: AttentiveConfig(learning_rates=(1e-3, 3e-3)))
     """With fewer rates than for published scores, because a probe is fitted for every layer."""
@@ -109,7 +106,7 @@ class ClassificationTask(LabelledTask):
     def __init__(
         self, splits: Splits, config: LabelledConfig | None = None, image_size: tuple[int, int] | None = None
     ) -> None:
-        """`splits`: see `load_labels`."""
+        """`splits`: see `read_label_splits`."""
         super().__init__("classification", {"train": splits.train, "val": splits.val, "test": splits.test}, image_size)
         self.splits, self.config = splits, config or LabelledConfig()
 
@@ -257,17 +254,17 @@ def _column_means(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
     return np.divide(np.nansum(values, axis=0), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def load_labels(path: Path, items: int = 1000, split: str = "test", held_out: HeldOut | None = None) -> Splits:
-    """Read the classification tasks of a path as one, with the same number of images of each class.
+@lru_cache(maxsize=1)
+def read_label_splits(path: Path, items: int = 1000, held_out: HeldOut | None = None) -> Splits:
+    """Read the classification tasks of a path as one, with the same number of images of each class (smallest hashes).
 
-    At most `items` test images, twice as many to train on and half as many to validate on, but two of each class.
-    Coarse labels of the same images, and `held_out` classes, are left out. Errors as those of `load_splits`.
+    The test split is `test`, or `val` if `test` has no labels. At most `items` test images, twice as many to train on
+    and half as many to validate on, but two of each class. Coarse labels of the same images, and `held_out` classes,
+    are left out. Cached, because several tasks read it. Errors as those of `load_splits`.
     """
-    tasks = {
-        name: task
-        for name, task in load_splits(path, split, options=ClassOptions(held_out=held_out)).items()
-        if "/" not in name
-    }
+    split = "test" if has_labels(path, "test") else "val"
+    splits = load_splits(path, split, options=ClassOptions(held_out=held_out))
+    tasks = {name: task for name, task in splits.items() if "/" not in name}
     if not tasks:
         raise DataError(f"{path} has no labels to train on; give labelled images in train and {split}")
     train, val, test = (

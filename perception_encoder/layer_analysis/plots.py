@@ -1,6 +1,6 @@
 """Draw curves of tasks, norms and attention of tokens, and an image's analysis.
 
-All figures are made with matplotlib's objects alone (no pyplot, no state), on a light background. A model has the same
+All plots are made with matplotlib's objects alone (no pyplot, no state), on a light background. A model has the same
 colour in every plot; random weights are grey.
 """
 
@@ -74,8 +74,7 @@ def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, 
         if not baseline:
             _mark_best(axes, curve, colour, scale)
     direction = "\n(lower is better)" if curves[0].lower_is_better else ""
-    axes.set_ylabel(curves[0].metric + (f", {unit}" if unit else "") + direction, fontsize=9)
-    axes.set_xlabel("layer", fontsize=9)
+    axes.set(xlabel="layer", ylabel=curves[0].metric + (f", {unit}" if unit else "") + direction)
     axes.margins(y=0.16)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
@@ -104,7 +103,7 @@ def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
 def plot_tokens(statistics: Mapping[str, Sequence[TokenStatistics]]) -> Figure:
     """Plot norms of tokens, and the attention to global ones, over the layers of each model."""
     figure = empty_figure(10.4, 3.3)
-    _draw_tokens(figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2), statistics)
+    _draw_tokens(*figure.subplots(1, 2), statistics)
     return figure
 
 
@@ -124,14 +123,12 @@ def _draw_tokens(norms: Any, attention: Any, statistics: Mapping[str, Sequence[T
         attention.plot(layers, [100 * row.global_attention for row in rows], color=colour, linewidth=1.8, label=model)
         if starts[model] is not None:
             attention.axvline(starts[model], color=colour, linewidth=1, linestyle=(0, (2, 2)))
-    norms.set_title("norms of tokens", loc="left", fontsize=11, color=INK)
-    attention.set_title("attention to global tokens", loc="left", fontsize=11, color=INK)
-    norms.set_ylabel("norm", fontsize=9)
-    attention.set_ylabel("% of the patches' attention", fontsize=9)
-    attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
-    for axes in (norms, attention):
+    labels = {"norms of tokens": "norm", "attention to global tokens": "% of the patches' attention"}
+    for axes, (title, label) in zip((norms, attention), labels.items(), strict=True):
         bare_axes(axes)
-        axes.set_xlabel("layer", fontsize=9)
+        axes.set_title(title, loc="left", fontsize=11, color=INK)
+        axes.set(xlabel="layer", ylabel=label)
+    attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
     norms.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     text = "\n".join(f"{m}: {'no lasting ones' if n is None else f'from layer {n} on'}" for m, n in starts.items())
     attention.text(0.98, 0.95, text, transform=attention.transAxes, ha="right", va="top", fontsize=8, color=QUIET)
@@ -215,8 +212,8 @@ def bare_axes(axes: Any) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_color(QUIET)
     axes.tick_params(colors=QUIET, labelsize=8)
-    axes.xaxis.label.set_color(QUIET)
-    axes.yaxis.label.set_color(QUIET)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=QUIET, fontsize=9)
     axes.grid(axis="y", color=LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_facecolor("none")
@@ -231,7 +228,7 @@ def model_colours(models: Sequence[str]) -> dict[str, str]:
 
 
 def empty_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, its sides in inches; MissingExtraError without matplotlib."""
+    """Return an empty plot, its sides in inches; MissingExtraError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -240,7 +237,7 @@ def empty_figure(width: float, height: float) -> Figure:
 
 
 def to_svg(figure: Figure) -> bytes:
-    """Return a figure as SVG, the same bytes each time."""
+    """Return a plot as SVG, the same bytes each time."""
     from matplotlib import rc_context
 
     stream = io.BytesIO()
@@ -258,7 +255,7 @@ def write_colours(analysis: ImageAnalysis, path: Path) -> None:
 
 
 def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
-    """Write a figure as PNG, whole or not at all; ConfigError for another suffix, OutputError if it fails."""
+    """Write a plot as PNG, whole or not at all; ConfigError for another suffix, OutputError if it fails."""
     _check_name(path)
     with writing(path), replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dots)

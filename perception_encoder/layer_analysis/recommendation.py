@@ -2,8 +2,7 @@
 
 The best layer of many looks better than it is, because it was chosen on the items that it is evaluated on. So the
 interval of its advantage over the last layer holds for all layers at once (Bonferroni), and the best layer is
-recommended only if that interval excludes zero. Layers that no such interval shows to be worse are listed as equally
-good. Without an interval (see bootstrap.py) nothing is shown, and all layers are equally good.
+recommended only if that interval excludes zero. Without an interval (see bootstrap.py) all layers are equally good.
 """
 
 from __future__ import annotations
@@ -67,11 +66,9 @@ class Recommendation:
         ).strip()
 
     def _peers(self) -> str:
-        if not self.as_good:
-            return ""
-        several = len(self.as_good) > 1
-        names = f"{'Layers' if several else 'Layer'} {', '.join(map(str, self.as_good))}"
-        return f"{names} {'are' if several else 'is'} not shown to be worse on these items."
+        names = ", ".join(map(str, self.as_good))
+        subject = f"Layer {names} is" if len(self.as_good) == 1 else f"Layers {names} are"
+        return f"{subject} not shown to be worse on these items." if names else ""
 
 
 def recommend(curve: LayerCurve) -> Recommendation:

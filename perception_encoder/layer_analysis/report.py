@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perception_encoder.evaluation.report import format_value, write_text
 from perception_encoder.layer_analysis.curve import LayerCurve
@@ -26,9 +26,6 @@ from perception_encoder.layer_analysis.recommendation import Recommendation, rec
 from perception_encoder.layer_analysis.sweep import Sweep
 from perception_encoder.models.external.layer_encoders import RANDOM
 from perception_encoder.search.web.pages import page_head, parse_template
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLUMNS = ("model", "task", "metric", "unit", "layer", "value", "low", "high", "items", "pool")
 _DIRECTORY = files("perception_encoder.layer_analysis")
@@ -155,7 +152,7 @@ def report_page(report: LayerReport) -> Iterator[str]:
         plots=plots,
         tables=tables,
         cell=_cell,
-        encode=_encode,
+        encode=lambda figure: base64.b64encode(to_svg(figure)).decode("ascii"),
     )
 
 
@@ -168,7 +165,3 @@ def _cell(curve: LayerCurve, layer: int) -> str:
         half = (metric.interval[1] - metric.interval[0]) / 2
         text += f" ±{100 * half:.1f}" if curve.unit == "%" else f" ±{half:.3f}"
     return text
-
-
-def _encode(figure: Figure) -> str:
-    return base64.b64encode(to_svg(figure)).decode("ascii")

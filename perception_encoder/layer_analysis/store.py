@@ -1,11 +1,9 @@
 """The store: all layers' features of a set of images on disk, written in one pass and read a layer at a time.
 
-Each set of images has a directory, named by a digest of all that its features depend on: weights, types, size, layers
-and the images' content. It holds an array for each layer, and `progress.json` with the number of complete rows. That
-file is written after the rows are on the disk, so a killed run resumes after its last complete chunk and ends with the
-same bytes: where a chunk ends depends on the model, the size and the layers alone. The length of chunks is not stored:
-a set that was begun with another length is resumed, and its later rows may then differ from those of one pass by
-rounding. An image that cannot be decoded has no row, and is stored as a failure.
+Each set of images has a directory, named by a digest of all that its features depend on. It holds an array for each
+layer, and `progress.json`, which is written after rows are on the disk, so that a killed run resumes after its last
+complete chunk and ends with the same bytes. A set that was begun with chunks of another length is resumed too, but its
+later rows may differ by rounding. An image that cannot be decoded has no row, and is stored as a failure.
 """
 
 from __future__ import annotations
@@ -72,11 +70,13 @@ class _Progress:
         return self.seen - len(self.failures)
 
 
+@dataclass(frozen=True)
 class StoredLayers:
     """The features of a complete set of images."""
 
-    def __init__(self, directory: Path, progress: _Progress, layers: Sequence[int], patch_size: int) -> None:
-        self.directory, self.layers, self.patch_size, self._progress = directory, tuple(layers), patch_size, progress
+    directory: Path
+    progress: _Progress
+    patch_size: int
 
     @property
     def key(self) -> str:
@@ -86,11 +86,11 @@ class StoredLayers:
     @property
     def failures(self) -> tuple[InputError, ...]:
         """The images that could not be decoded."""
-        return tuple(MediaDecodeError(name, reason) for _, name, reason in self._progress.failures)
+        return tuple(MediaDecodeError(name, reason) for _, name, reason in self.progress.failures)
 
     def read(self, layer: int) -> LayerFeatures:
         """Map the features of a layer; DataError if its file is damaged."""
-        progress = self._progress
+        progress = self.progress
         path = self.directory / _file_name(layer)
         return LayerFeatures(
             layer=layer,
@@ -125,7 +125,7 @@ def extract(
         progress = _read_progress(directory)
         if progress.seen < len(images.keys):
             _Extraction(encoder, images, layers, config, directory, progress).run(track)
-    return StoredLayers(directory, progress, layers, encoder.patch_size)
+    return StoredLayers(directory, progress, encoder.patch_size)
 
 
 def feature_key(encoder: StoredEncoder, images: LayerImages, layers: Sequence[int], config: StoreConfig) -> str:

@@ -67,7 +67,17 @@ def run_sweep(
             layer: _evaluate(encoder.name, task, stored, layer, config.directory / "scores")
             for layer in track(chosen, f"{task.name}, {encoder.name}", len(chosen))
         }
-        curves += _curves(encoder, task.name, scores)
+        metrics = list(scores[chosen[0]])
+        for layer, by_name in scores.items():
+            if list(by_name) != metrics:
+                raise DataError(
+                    f"{task.name} has other metrics at layer {layer} than before; delete the store's scores"
+                )
+        for metric in metrics:
+            by_layer = {layer: by_name[metric] for layer, by_name in scores.items()}
+            curves.append(
+                LayerCurve(model=encoder.name, task=task.name, metric=metric, depth=encoder.depth, scores=by_layer)
+            )
         failures |= {f"{task.name}/{failure.source}": failure for failure in task.failures}
     return Sweep(
         model=encoder.name,
@@ -86,41 +96,24 @@ def evaluated_layers(encoder: StoredEncoder, layers: Sequence[int] | None) -> li
     return resolve_layers(encoder, None if layers is None else [*layers, -1])
 
 
-def _curves(encoder: StoredEncoder, task: str, scores: dict[int, tuple[LayerScore, ...]]) -> list[LayerCurve]:
-    """Return a curve for each metric of a task."""
-    metrics = [score.name for score in next(iter(scores.values()))]
-    for layer, row in scores.items():
-        if [score.name for score in row] != metrics:
-            raise DataError(f"{task} has other metrics at layer {layer} than before; delete the store's scores")
-    return [
-        LayerCurve(
-            model=encoder.name,
-            task=task,
-            metric=metric,
-            depth=encoder.depth,
-            scores={layer: row[column] for layer, row in scores.items()},
-        )
-        for column, metric in enumerate(metrics)
-    ]
-
-
 def _evaluate(
     model: str, task: LayerEvaluator, stored: Sequence[StoredLayers], layer: int, directory: Path
-) -> tuple[LayerScore, ...]:
-    """Return the scores of a layer, from the cache if they are in it."""
+) -> dict[str, LayerScore]:
+    """Return the scores of a layer by metric, from the cache if they are in it."""
     depends = json.dumps([FORMAT, task.name, task.digest, layer, [features.key for features in stored]])
     path = directory / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
     if not path.is_file():
         groups = by_metric(task.score([features.read(layer) for features in stored]).scores)
-        scores = [LayerScore.of(group, task.pool(metric)) for metric, group in groups.items()]
-        for score in scores:
+        computed = [LayerScore.of(group, task.pool(metric)) for metric, group in groups.items()]
+        for score in computed:
             if not np.isfinite(score.value):
                 raise ModelError(
                     f"{task.name}: {score.name} of layer {layer} of {model} is not finite; check the model"
                 )
         with writing(path), replacing(path) as temporary:
-            temporary.write_text(json.dumps([score.to_dict() for score in scores]), encoding="utf-8")
+            temporary.write_text(json.dumps([score.to_dict() for score in computed]), encoding="utf-8")
     try:  # also after writing, for the same digits in every run
-        return tuple(map(LayerScore.from_dict, json.loads(path.read_text(encoding="utf-8"))))
+        scores = map(LayerScore.from_dict, json.loads(path.read_text(encoding="utf-8")))
+        return {score.name: score for score in scores}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it, and the layer is evaluated again") from None

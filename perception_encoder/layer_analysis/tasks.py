@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from perception_encoder.datasets.class_masks import read_class_splits
-from perception_encoder.datasets.classified import has_labels
 from perception_encoder.datasets.image_set import ImageSet, keep_trained
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.labelled import HeldOut
@@ -19,7 +17,6 @@ from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
@@ -30,22 +27,13 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
-    load_labels,
+    read_label_splits,
 )
 from perception_encoder.preprocess.frames import spread_indices
 
-TASKS = (
-    "classification",
-    "retrieval",
-    "segmentation",
-    "foreground",
-    "depth",
-    "relative-depth",
-    "tracking",
-    "detection",
-    "objects",
-    "captions",
-)
+IMAGE_TASKS = ("classification", "retrieval", "captions")
+DENSE_TASKS = ("segmentation", "foreground", "depth", "relative-depth", "tracking", "detection", "objects")
+TASKS = (*IMAGE_TASKS, *DENSE_TASKS)
 DEPTH_HEAD = DepthConfig(channels=32)
 DETECTION = DetectionProtocol(
     head=DetectionConfig(channels=64, hidden=256, regions=128, fit=FitConfig(epochs=8, batch=8, weight_decay=0.05))
@@ -127,12 +115,6 @@ def make_task(name: str, path: Path, options: TaskOptions) -> LayerEvaluator:
             train, test = (part.merge_classes() for part in thin(read_instance_splits(path), items))
             return DetectionEvaluator(train, test, DETECTION, size, name)
     raise ConfigError(f"the task {name!r} is unknown; the tasks are {', '.join(TASKS)}")
-
-
-@lru_cache(maxsize=1)
-def read_label_splits(path: Path, items: int, held_out: HeldOut | None) -> Splits:
-    """Read the labels once for both tasks; the test split is `test`, or `val` if `test` has no labels."""
-    return load_labels(path, items, "test" if has_labels(path, "test") else "val", held_out)
 
 
 def thin(splits: tuple[AnySet, AnySet], items: int) -> tuple[AnySet, AnySet]:

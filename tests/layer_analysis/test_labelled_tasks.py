@@ -16,8 +16,8 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
-    load_labels,
     normalized,
+    read_label_splits,
     retrieval_precision,
     retrieval_precision_without,
 )
@@ -97,7 +97,7 @@ def test_average_precision_is_scikit_learns() -> None:
 
 
 def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
-    splits = load_labels(photos, FAST.items)
+    splits = read_label_splits(photos, FAST.items)
     tasks = [ClassificationTask(splits, FAST), RetrievalTask(splits.test)]
     sweep = run_sweep(ToyEncoder(), tasks, StoreConfig(directory=tmp_path / "store"))
     curves = {curve.metric: curve for curve in sweep.curves}
@@ -131,17 +131,17 @@ def test_val_is_evaluated_if_test_has_no_labels(tmp_path: Path) -> None:
 
 
 def test_as_many_of_each_class_and_always_the_same(photos: Path) -> None:
-    splits = load_labels(photos, 9)
+    splits = read_label_splits(photos, 9)
     assert [len(part.labels) for part in (splits.train, splits.val, splits.test)] == [18, 6, 9]
     assert {splits.test.labels.count(label) for label in splits.classes} == {3}
-    assert load_labels(photos, 9).test.keys == splits.test.keys
+    assert read_label_splits(photos, 9).test.keys == splits.test.keys
 
 
 def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write_colours(tmp_path / "one" / f"{split}.tar", "toys", ["red"] * 12)
     with pytest.raises(DataError, match="only the class 'red'"):
-        load_labels(tmp_path / "one")
+        read_label_splits(tmp_path / "one")
     with pytest.raises(DataError, match="one image of each class"):
         RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "y")))
     with pytest.raises(DataError, match="a single class"):

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.layers.findings import curve_rows
 from experiments.layers.page import page
-from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED, UNTRAINED
+from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED, UNTRAINED, curve_rows
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 
 NOISE = np.random.default_rng(0).normal(size=(4, 1000))

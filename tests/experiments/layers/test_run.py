@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from experiments.layers.evaluation import spread_to_last
-from experiments.layers.page import page
-from experiments.layers.plot import draw
+from experiments.layers.page import draw, page
 from experiments.layers.run import (
     BUILTIN,
     FIRST,
