@@ -1,10 +1,10 @@
-"""How much of the encoding speed is left when the pictures come from a folder of JPEGs, and the rows go to a file.
+"""The share of the encoding speed that remains from a directory of JPEGs to a file of embeddings.
 
     python -m benchmarks.embed [--rounds 7] [--out docs/results/embed.json]
 
-Three speeds a model (random weights), in turn, so that the machine's noise falls on all alike: encoding alone (pictures
-decoded and resized beforehand, every core busy), decoding and resizing alone, and all of `pe embed`. Where decoding
-runs on the cores that encode, no arrangement can be faster than both one after the other: that limit is given too.
+Three speeds a model (random weights), in turn, so that the machine's noise falls on all alike: encoding alone (images
+decoded and resized beforehand, every core busy), decoding and resizing alone, and all of `pe embed`. If decoding
+runs on the cores that encode, nothing can be faster than both one after the other: that limit is given too.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from perception_encoder.inference.pipeline import encode_items, map_in_order
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.image import open_image
 
-PICTURES = {"PE-Core-B16-224": 128, "PE-Core-N16-128": 768}
+IMAGES = {"PE-Core-B16-224": 128, "PE-Core-N16-128": 768}
 SIZE, QUALITY = (640, 480), 90
 ENCODE, DECODE, FOLDER = "encode only", "decode only", "folder to file"
 
 
-def write_photographs(folder: Path, count: int) -> list[Path]:
-    """Write JPEGs cut from scikit-image's photographs, each from another place."""
+def write_photographs(directory: Path, count: int) -> list[Path]:
+    """Write JPEGs cut from scikit-image's photographs, each from another part."""
     from skimage import data
 
     photographs = [Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")]
     generator = np.random.default_rng(0)
-    paths = [folder / f"{number:04d}.jpg" for number in range(count)]
+    paths = [directory / f"{number:04d}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
         photograph = photographs[number % len(photographs)]
         left, top = (int(generator.integers(0, side // 4)) for side in photograph.size)
@@ -51,7 +51,7 @@ def write_photographs(folder: Path, count: int) -> list[Path]:
 
 
 def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], object]]:
-    """What is timed, by label."""
+    """Calls to time, by label."""
     encoder = Encoder(create_model(name))
     feature, cores = encoder.feature(), torch.get_num_threads()
     transform, size = encoder.transform, encoder.batch_size
@@ -64,8 +64,8 @@ def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], objec
 
     def embed() -> None:
         with (
-            tempfile.TemporaryDirectory() as folder,
-            EmbeddingWriter(Path(folder) / "out.parquet", encoder.describe(feature)) as writer,
+            tempfile.TemporaryDirectory() as directory,
+            EmbeddingWriter(Path(directory) / "out.parquet", encoder.describe(feature)) as writer,
         ):
             for batch in encode_items(encoder, writer.resume(list_items([paths[0].parent])), feature):
                 writer.add(batch)
@@ -79,14 +79,14 @@ def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], objec
 
 
 def measure(name: str, rounds: int) -> dict[str, list[float]]:
-    """Pictures a second of each contender in each round."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = write_photographs(Path(folder), PICTURES[name])
+    """Images a second of each contender in each round."""
+    with tempfile.TemporaryDirectory() as directory:
+        paths = write_photographs(Path(directory), IMAGES[name])
         return take_turns(name, contenders(name, paths), len(paths), rounds)
 
 
 def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, rounds: int) -> dict[str, list[float]]:
-    """Pictures a second of each run, over `count` of them, in each round, after one that warms up."""
+    """Images a second of each run, over `count` of them, in each round, after one that warms up."""
     speeds: dict[str, list[float]] = {label: [] for label in runs}
     for number in range(rounds + 1):
         for label, run in runs.items():
@@ -103,23 +103,23 @@ def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON."""
     rows = []
     for name, speeds in result["speeds"].items():
-        encode, decode, folder = (statistics.median(speeds[label]) for label in (ENCODE, DECODE, FOLDER))
+        encode, decode, directory = (statistics.median(speeds[label]) for label in (ENCODE, DECODE, FOLDER))
         shares = [f / e for f, e in zip(speeds[FOLDER], speeds[ENCODE], strict=True)]
         limit = decode / (decode + encode)
         rows.append(
-            f"| {name} | {encode:.1f} | {decode:.1f} | {folder:.1f} | {statistics.median(shares):.2f} "
+            f"| {name} | {encode:.1f} | {decode:.1f} | {directory:.1f} | {statistics.median(shares):.2f} "
             f"({min(shares):.2f}–{max(shares):.2f}) | {limit:.2f} |"
         )
     width, height = SIZE
     return "\n".join(
         [
-            "# Embedding a folder",
+            "# Embedding a directory",
             "",
             f"JPEGs of {width}x{height}, quality {QUALITY}, random weights in {result['dtype']}, {result['machine']}. "
             f"Written by `{result['command']}`.",
             "",
-            "Pictures a second, medians. Share: folder to file over encoding only (range over the rounds). Limit: the "
-            "share that is possible where the same cores decode.",
+            "Images a second, medians. Share: folder to file over encoding only (range over the rounds). Limit: the "
+            "possible share if the same cores decode.",
             "",
             "| model | encode only | decode only | folder to file | share | limit |",
             "|---|---|---|---|---|---|",
@@ -140,7 +140,7 @@ def main() -> None:
         "command": "python -m benchmarks.embed",
         "machine": machine,
         "dtype": str(Encoder(create_model("PE-Core-N16-128")).dtype).removeprefix("torch."),
-        "speeds": {name: measure(name, arguments.rounds) for name in PICTURES},
+        "speeds": {name: measure(name, arguments.rounds) for name in IMAGES},
     }
     report(result, page, arguments.out)
 

@@ -1,8 +1,8 @@
-"""Pictures a second of `Encoder` beside timm's and open_clip's vision towers, in one run.
+"""Images a second of `Encoder` beside timm's and open_clip's vision towers, in one run.
 
     python -m benchmarks.encode [--rounds 9] [--no-compile] [--out docs/results/encode.json]
 
-All have random weights and encode the same 32 pictures of 224 px: `Encoder` from uint8 arrays to vectors, as a user
+All have random weights and encode the same 32 images of 224 px: `Encoder` from uint8 arrays to vectors, as a user
 would call it, the peers from ready tensors, 8 at a time. The rounds go through all contenders in turn, so that the
 machine's noise falls on all alike. The limit is what the bare matrix products of the forward pass allow.
 """
@@ -13,7 +13,6 @@ import argparse
 import copy
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.embed import take_turns
 from benchmarks.results import report
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
@@ -29,24 +29,26 @@ from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import find_model
 
 NAME, TIMM, OPEN_CLIP = "PE-Core-B16-224", "vit_pe_core_base_patch16_224", "PE-Core-B-16"
-PICTURES, BATCH = 32, 8
+IMAGES, BATCH = 32, 8
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-AS_IT_COMES = "Encoder, as it comes"
+DEFAULT = "Encoder, default"
+OLD_LABELS = {"Encoder, as it comes": DEFAULT}
+"""Labels of earlier results."""
 
 Run = Callable[[], object]
 
 
 def contenders(compiled: bool) -> dict[str, Run]:
-    """Calls that encode all pictures once, by label."""
+    """Calls that encode all images once, by label."""
     import open_clip
     import timm
 
     model = create_model(NAME)
     side = find_model(NAME).vision.image_size
     generator = np.random.default_rng(0)
-    arrays = [generator.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(PICTURES)]
-    as_it_comes = Encoder(model)
-    runs: dict[str, Run] = {AS_IT_COMES: lambda: as_it_comes.encode_images(arrays)}
+    arrays = [generator.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(IMAGES)]
+    default_encoder = Encoder(model)
+    runs: dict[str, Run] = {DEFAULT: lambda: default_encoder.encode_images(arrays)}
     towers = {
         "timm": timm.create_model(TIMM, num_classes=find_model(NAME).vision.output_dim).eval(),
         "open_clip": open_clip.create_model(OPEN_CLIP).visual.eval(),
@@ -68,7 +70,7 @@ def contenders(compiled: bool) -> dict[str, Run]:
 
 
 def matrix_products(config: VisionConfig, dtype: torch.dtype) -> Run:
-    """The matrix products of the blocks alone, on the shapes of all pictures."""
+    """The matrix products of the blocks alone, on the shapes of all images."""
     tokens, width, head = config.grid**2 + int(config.class_token), config.width, config.width // config.heads
     x, hidden = (torch.randn(BATCH * tokens, size, dtype=dtype) for size in (width, config.mlp_width))
     shapes = ((3 * width, x), (width, x), (config.mlp_width, x), (width, hidden))
@@ -76,7 +78,7 @@ def matrix_products(config: VisionConfig, dtype: torch.dtype) -> Run:
     queries, keys = (torch.randn(BATCH * config.heads, tokens, head, dtype=dtype) for _ in range(2))
 
     def run() -> None:
-        for _ in range(config.depth * PICTURES // BATCH):
+        for _ in range(config.depth * IMAGES // BATCH):
             for weight, given in weights:
                 F.linear(given, weight)
             torch.bmm(torch.bmm(queries, keys.transpose(1, 2)), keys)
@@ -84,42 +86,29 @@ def matrix_products(config: VisionConfig, dtype: torch.dtype) -> Run:
     return run
 
 
-@torch.inference_mode()
-def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Pictures a second of each contender in each round; the first, which warms up (and compiles), is left out."""
-    speeds: dict[str, list[float]] = {label: [] for label in runs}
-    for number in range(rounds + 1):
-        for label, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                speeds[label].append(PICTURES / (time.perf_counter() - start))
-            print(f"round {number}/{rounds}  {label}: {PICTURES / (time.perf_counter() - start):.1f}/s", flush=True)
-    return speeds
-
-
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON."""
-    speeds = {label: statistics.median(values) for label, values in result["speeds"].items()}
+    measured = {OLD_LABELS.get(label, label): values for label, values in result["speeds"].items()}
+    speeds = {label: statistics.median(values) for label, values in measured.items()}
     peers = {label: speed for label, speed in speeds.items() if label.startswith(("timm", "open_clip"))}
     best_compiled = max((speed for label, speed in peers.items() if "compiled" in label), default=float("nan"))
     default = max(speed for label, speed in peers.items() if label.endswith("fp32, eager"))
-    ours = speeds[AS_IT_COMES]
+    ours = speeds[DEFAULT]
     rows = [
-        f"| {label} | {speed:.1f} | {min(result['speeds'][label]):.1f}–{max(result['speeds'][label]):.1f} |"
+        f"| {label} | {speed:.1f} | {min(measured[label]):.1f}–{max(measured[label]):.1f} |"
         for label, speed in sorted(speeds.items(), key=lambda row: -row[1])
     ]
     return "\n".join(
         [
             "# Encoding speed",
             "",
-            f"{NAME}, random weights, pictures of 224 px, {result['machine']}. Written by `{result['command']}`.",
+            f"{NAME}, random weights, images of 224 px, {result['machine']}. Written by `{result['command']}`.",
             "",
-            "| contender | pictures/s, median | range |",
+            "| contender | images/s, median | range |",
             "|---|---|---|",
             *rows,
             "",
-            f"`Encoder` as it comes: {ours / best_compiled:.2f} times the best compiled peer, "
+            f"`Encoder` by default: {ours / best_compiled:.2f} times the best compiled peer, "
             f"{ours / default:.1f} times the best peer's default (fp32, eager), "
             f"{100 * ours / speeds['limit, bf16']:.0f} % of the bare matrix products in bf16.",
             "",
@@ -134,7 +123,9 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled peers (minutes to compile)")
     parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
     arguments = parser.parse_args()
-    speeds = measure(contenders(not arguments.no_compile), arguments.rounds)
+    runs = contenders(not arguments.no_compile)
+    with torch.inference_mode():
+        speeds = take_turns(NAME, runs, IMAGES, arguments.rounds)
     machine = f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
     result = {"command": "python -m benchmarks.encode", "machine": machine, "speeds": speeds}
     report(result, page, arguments.out)

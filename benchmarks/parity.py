@@ -65,7 +65,7 @@ def page(result: dict) -> str:
         "",
         "Largest relative error (norm of the difference over norm of the oracle's array) in float32 on a CPU.",
         "*reference*: outputs of the published code for weights and inputs made by formula, at the native size and",
-        "at 8 × 12 patches: tokens of several layers, pooled pictures, text. *timm* and *open_clip*: run beside us",
+        "at 8 × 12 patches: tokens of several layers, pooled images, text. *timm* and *open_clip*: run beside us",
         "with the same random weights, at the native size; gradients are those of every parameter. At other sizes",
         "timm resamples positions in its own way, 4–16 % away from the reference; ours are the reference's.",
         "The PE-Lang-…-Tiling models have the architecture of PE-Lang-….",

@@ -1,4 +1,4 @@
-"""Perception Encoder: pictures, videos and text as vectors, in one space.
+"""Perception Encoder: images, videos and text as vectors, in one space.
 
     import perception_encoder as pe
 

@@ -2,19 +2,19 @@
 
 PerceptionEncoderError
 ├── ModelError
-│   ├── UnknownModelError        no such name (near matches shown)
-│   ├── CheckpointError          a file that is no checkpoint, or of another layout or shape
+│   ├── UnknownModelError        unknown name (with near matches)
+│   ├── CheckpointError          a file that is not a checkpoint, or of another layout or shape
 │   └── WeightsUnavailableError  weights that could not be fetched
 ├── ShapeError                   a tensor whose shape the model cannot take
 ├── ConfigError                  a setting that does not exist or has the wrong type
-├── DataError                    a data set that lacks what the work needs
+├── DataError                    a dataset that is missing or incomplete
 ├── OutputError                  a result that could not be written
 ├── SearchIndexError             an index that is missing, damaged, or of another model
 ├── ClusterError                 a cluster that does not answer, fails or is lost
 ├── MissingExtraError            an optional dependency that is not installed
 └── InputError                   one input of many; `.source` is its name
     ├── MediaNotFoundError       no such file
-    ├── MediaDecodeError         empty, truncated, damaged, or not a picture or video
+    ├── MediaDecodeError         empty, truncated, damaged, or not an image or video
     ├── MediaTooLargeError       over the pixel, byte or time limit
     └── UrlRefusedError          a scheme or an address that is not allowed
 """
@@ -28,11 +28,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 _LONGEST = 1000
-"""Characters of a message: what it quotes of a file or of a caller's value may be of any length."""
+"""Characters of a message, which may quote a file or a value of any length."""
 
 
 def shorten(text: str) -> str:
-    """A message of at most 1,000 characters: of a longer one its beginning and its end, which say what and why."""
+    """A message of at most 1,000 characters: a longer one is cut in the middle."""
     if len(text) <= _LONGEST:
         return text
     head, tail = text[: _LONGEST // 2], text[-_LONGEST // 4 :]
@@ -40,13 +40,13 @@ def shorten(text: str) -> str:
 
 
 def install_command(extra: str) -> str:
-    """How to install an extra of this package: from the directory or the wheel that it was itself installed from."""
+    """The command that installs an extra of this package, from the directory or wheel it was installed from."""
     source, editable = "perception-encoder", ""
     try:
-        told = json.loads(metadata.distribution("perception-encoder").read_text("direct_url.json") or "{}")
-        path = url2pathname(urlsplit(told["url"]).path)
-        if told["url"].startswith("file:") and os.path.exists(path):
-            source, editable = path, "-e " if told.get("dir_info", {}).get("editable") else ""
+        origin = json.loads(metadata.distribution("perception-encoder").read_text("direct_url.json") or "{}")
+        path = url2pathname(urlsplit(origin["url"]).path)
+        if origin["url"].startswith("file:") and os.path.exists(path):
+            source, editable = path, "-e " if origin.get("dir_info", {}).get("editable") else ""
     except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return f"run: pip install {editable}'{source}[{extra}]'"
@@ -64,11 +64,11 @@ class ModelError(PerceptionEncoderError):
 
 
 class UnknownModelError(ModelError):
-    """A name that no model has."""
+    """An unknown model name."""
 
 
 class CheckpointError(ModelError):
-    """A checkpoint that does not fit: no checkpoint at all, another layout, other names or shapes."""
+    """A file that is not a checkpoint, or one of another layout, names or shapes."""
 
 
 class WeightsUnavailableError(ModelError):
@@ -84,7 +84,7 @@ class ConfigError(PerceptionEncoderError):
 
 
 class DataError(PerceptionEncoderError):
-    """A data set that is missing or lacks what the work needs."""
+    """A dataset that is missing or incomplete."""
 
 
 class OutputError(PerceptionEncoderError):
@@ -128,7 +128,7 @@ class MediaNotFoundError(InputError):
 
 
 class MediaDecodeError(InputError):
-    """Empty, truncated, damaged, or not a picture or video."""
+    """Empty, truncated, damaged, or not an image or video."""
 
 
 class MediaTooLargeError(InputError):

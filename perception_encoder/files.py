@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and directories that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perception_encoder.errors import OutputError
 
 @contextmanager
 def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn what goes wrong in writing `path` (OSError, and `also`) into a one-line OutputError, with a note."""
+    """Turn errors in writing `path` (OSError, and `also`) into a one-line OutputError, with a note."""
     expected: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
@@ -28,11 +28,11 @@ def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) 
 
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None, through_link: bool = True) -> Iterator[Path]:
-    """Yield a temporary path for a file or folder; it becomes `path` once it is whole and on the disk, or goes.
+    """Yield a temporary path for a file or directory; it becomes `path` once it is on the disk, else it is removed.
 
-    `temporary`: on the same disk; by default a hidden one beside `path`, whose folder is made. A link stays one: what
-    it leads to is replaced, or without `through_link` the link itself, so that nobody chooses what is replaced by
-    laying a link. Raises OutputError where a file would replace a folder, or anything a device.
+    `temporary`: on the same disk; by default a hidden one beside `path`, whose directory is made. A link's target is
+    replaced, or without `through_link` the link itself, so that a planted link cannot choose what is replaced. Raises
+    OutputError if a file would replace a directory, or anything a device.
     """
     path = path.resolve() if path.is_symlink() and through_link else path
     if temporary is None:
@@ -44,27 +44,26 @@ def replacing(path: Path, temporary: Path | None = None, through_link: bool = Tr
             sync(written)
         _check_kind(path, temporary.is_dir())
         if path.is_dir():
-            shutil.rmtree(path)  # a folder cannot be replaced at one stroke
+            shutil.rmtree(path)  # a directory cannot be replaced at one stroke
         os.replace(temporary, path)
         sync(path.parent)
     finally:
         remove(temporary)
 
 
-def _check_kind(path: Path, folder: bool) -> None:
-    """Raise OutputError unless `path` is free, or what stands there is of the same kind."""
-    if path.is_dir() and not folder:
-        raise OutputError(f"{path} is a folder; choose another name")
-    if path.exists() and not path.is_dir() and (folder or not path.is_file()):
-        raise OutputError(f"{path} is {'a file' if path.is_file() else 'no regular file'}; choose another name")
+def _check_kind(path: Path, directory: bool) -> None:
+    """Raise OutputError unless `path` is free or of the same kind."""
+    if path.is_dir() and not directory:
+        raise OutputError(f"{path} is a directory; choose another name")
+    if path.exists() and not path.is_dir() and (directory or not path.is_file()):
+        raise OutputError(f"{path} is {'a file' if path.is_file() else 'not a regular file'}; choose another name")
 
 
 @contextmanager
 def holding(path: Path, taken: str) -> Iterator[None]:
-    """Hold a lock file until the block ends, or this process does, however it ends; OutputError(taken) if another does.
+    """Hold a lock file until the block or this process ends; OutputError(taken) if another process holds it.
 
-    Its content stays as it is; OutputError if it is a link or no regular file. On Windows nothing is held: there, two
-    writers at once are the user's to avoid.
+    Its content stays as it is; OutputError if it is a link or not a regular file. On Windows nothing is locked.
     """
     try:
         import fcntl
@@ -89,22 +88,22 @@ def holding(path: Path, taken: str) -> Iterator[None]:
         os.close(handle)
 
 
-def restrict(folder: Path, *like: Path) -> None:
-    """Take from a directory and all in it the permissions that not all of `like` give; the owner's stay.
+def restrict(directory: Path, *like: Path) -> None:
+    """Remove from a directory and its contents the permissions that not all of `like` have; the owner's stay.
 
-    A directory of `like` that cannot be read, such as one on a disk that is away, takes none.
+    A directory of `like` that cannot be read, such as one on an absent disk, is ignored.
     """
     if os.name == "nt":
         return
     allowed = 0o777
-    for directory in like:
+    for other in like:
         with suppress(OSError):
-            allowed &= stat.S_IMODE(directory.stat().st_mode) | 0o700
-    for root, _, names in os.walk(folder):
+            allowed &= stat.S_IMODE(other.stat().st_mode) | 0o700
+    for root, _, names in os.walk(directory):
         for path in [Path(root), *(Path(root, name) for name in names)]:
             mode = path.lstat().st_mode
             if mode & 0o077 & ~allowed and not stat.S_ISLNK(mode):
-                with suppress(PermissionError):  # another user's, as in a shared folder
+                with suppress(PermissionError):  # another user's, as in a shared directory
                     path.chmod(stat.S_IMODE(mode) & (allowed | ~0o077))
 
 
@@ -114,7 +113,7 @@ def cache_directory(name: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a directory, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -122,8 +121,8 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a folder's entries, on the disk before going on."""
-    if path.is_dir() and os.name == "nt":  # where a folder cannot be opened
+    """Have a file, or a directory's entries, on the disk before going on."""
+    if path.is_dir() and os.name == "nt":  # which cannot open a directory
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:

@@ -1,15 +1,19 @@
-"""How long work is followed: whoever starts it may pass a function that shows a progress bar."""
+"""Progress of long work: a bar with items/s and the time left, and functions that a caller may pass to show one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 
 
 class Track(Protocol):
-    """Wraps what is iterated over; `rich.progress.Progress.track` fits through a small adapter."""
+    """Wraps an iterable; `rich.progress.Progress.track` fits through a small adapter."""
 
     def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
         """Yield `items` unchanged, showing how many of `total` are done."""
@@ -19,3 +23,22 @@ class Track(Protocol):
 def untracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
     """Show nothing."""
     return items
+
+
+class _Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> str:
+        return f"{task.finished_speed or task.speed or 0:.1f} items/s"
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int | None = None, console: Console | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr, if it is a terminal, while the block runs; yields `advance(items)`."""
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda items: bar.advance(task, items)

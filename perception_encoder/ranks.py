@@ -1,4 +1,4 @@
-"""Several processes that share one piece of work: who this one is, and what is whose."""
+"""Processes that share work: the rank of this one, and each one's part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Rank:
     of: int = 1
 
     def share(self, count: int) -> slice:
-        """The part of `count` things that is this rank's: parts in order, that differ by one at most."""
+        """This rank's part of `count` items: parts are in order, and their sizes differ by one at most."""
         return slice(count * self.number // self.of, count * (self.number + 1) // self.of)
 
     def all_shares(self, count: int) -> list[slice]:

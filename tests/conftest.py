@@ -120,7 +120,7 @@ def photos(tmp_path: Path) -> Path:
         samples.append(ShardSample(f"{source}-{index}", "png", stream.getvalue(), {"source": source, "label": label}))
     write_shard(tmp_path / "photos" / "train.tar", samples)
     others = [{"source": "caltech101", "label": f"x{n}"} for n in range(12)]  # among them the ten never trained on
-    test = [ShardSample(f"t{n}", "png", samples[0].picture, others[n]) for n in range(12)]
+    test = [ShardSample(f"t{n}", "png", samples[0].image, others[n]) for n in range(12)]
     write_shard(tmp_path / "photos" / "test.tar", test)
     return tmp_path / "photos"
 

@@ -39,7 +39,7 @@ def test_a_file_replaces_no_folder_and_no_device(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mug.jpg").touch()
     os.mkfifo(tmp_path / "pipe")
-    for name, said in (("photos", "is a folder"), ("pipe", "is no regular file")):
+    for name, said in (("photos", "is a directory"), ("pipe", "is not a regular file")):
         with pytest.raises(OutputError, match=said), replacing(tmp_path / name) as temporary:
             temporary.write_text("page")
     (tmp_path / "file").touch()

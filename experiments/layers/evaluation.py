@@ -20,12 +20,13 @@ from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tas
 from experiments.reproduction import with_new_keys
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.report import read_text, write_text
+from perception_encoder.inference.layer_encoder import StoredEncoder
+from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import FORMAT, Sweep, run_sweep
-from perception_encoder.models.external.layer_encoders import StoredEncoder, load_layer_encoder
 from perception_encoder.progress import Track, untracked
 
 LAYERS = 6

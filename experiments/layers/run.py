@@ -19,10 +19,10 @@ from experiments.reproduction import side_by_side
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.report import write_text
 from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.inference.open_model import RANDOM
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.recommendation import recommend
-from perception_encoder.models.external.layer_encoders import RANDOM
 from perception_encoder.progress import Track, untracked
 
 BUILTIN, FIRST, LAST = "built-in", "step 1", "steps 1–9"

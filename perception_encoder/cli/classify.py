@@ -42,14 +42,14 @@ def classify(
         pe classify photos --labels "cat,dog" | cut -f1,2
     """
     from perception_encoder.evaluation.classification.labels import Namer, read_labels
-    from perception_encoder.inference.collection import encode_media, list_media
+    from perception_encoder.inference.collection import encode_media, list_media_items
     from perception_encoder.inference.encoder import load
     from perception_encoder.inference.listing import check_paths
     from perception_encoder.search.web.pages import write_contact_sheet
     from perception_encoder.search.web.sheets import Naming
 
     check_paths(files)
-    names, items = read_labels(labels), list_media(files)
+    names, items = read_labels(labels), list_media_items(files)
     source = model or default_model.default_model()
     encoder = load(source)
     namer = Namer(encoder, names, prompts)

@@ -39,7 +39,7 @@ def demo(
     """
     from perception_encoder.evaluation.classification.labels import Namer
     from perception_encoder.inference import samples
-    from perception_encoder.inference.collection import encode_media, list_media
+    from perception_encoder.inference.collection import encode_media, list_media_items
     from perception_encoder.inference.encoder import load
     from perception_encoder.models.registry import BUILTIN, canonical_name
     from perception_encoder.search.query import galleries, search, terms
@@ -49,7 +49,7 @@ def demo(
     encoder = load(model)
     namer = Namer(encoder, samples.LABELS)
     written = samples.write_samples(out)
-    items = list_media([written.gallery])
+    items = list_media_items([written.gallery])
     with progress("encoding files", len(items)) as advance:
         encoded = encode_media(encoder, items, advance)
     title = f"{len(encoded.items)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"

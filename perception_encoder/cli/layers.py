@@ -51,26 +51,22 @@ def layers(
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
+    from perception_encoder.inference.open_model import RANDOM, load_layer_encoder
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
     from perception_encoder.layer_analysis.store import StoreConfig
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
-    from perception_encoder.models.external.layer_encoders import RANDOM, load_layer_encoder
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
     keep_freed_memory()
     config = StoreConfig(directory=store or out / "features", dtype=dtype)
     chosen = options.read_layers(layer) if layer else None
-    names, (paths, shared) = options.items_of(tasks), read_paths(data)
+    pixels, (paths, shared) = options.image_size(size), read_paths(data)
     task_options = TaskOptions(
-        items=items,
-        image_size=options.image_size(size),
-        short_side=short_side,
-        per_metre=per_metre,
-        held_out=find_unseen_labels,
+        items=items, image_size=pixels, short_side=short_side, per_metre=per_metre, held_out=find_unseen_labels
     )
-    layer_tasks = make_tasks(names, paths, shared, task_options)
+    layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
     load = partial(load_layer_encoder, final_norm=final_norm)
     report = analyse([model, *others], layer_tasks, config, chosen, load, track, output.print_note)

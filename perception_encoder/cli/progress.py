@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from perception_encoder.cli import output
-from perception_encoder.inference.progress_bar import progress_bar
+from perception_encoder.progress import progress_bar
 
 T = TypeVar("T")
 LABELS = {"samples_per_second": "samples/s", "mfu": "MFU"}

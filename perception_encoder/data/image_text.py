@@ -214,7 +214,7 @@ def _open(sample: ShardSample | FileSample, image_side: int) -> Image.Image:
             raise InputError(sample.key, "is a part of a video; videos are trained on from shards")
         return open_image(sample.image, sample.key, reduce_to=image_side).convert("RGB")
     try:
-        with Image.open(io.BytesIO(sample.picture)) as image:
+        with Image.open(io.BytesIO(sample.image)) as image:
             return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(sample.key, f"its image cannot be decoded ({error})") from error

@@ -21,10 +21,10 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, OutputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.formats.shards import PICTURES, to_json, write_members
+from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.formats.tables import TABLE_SUFFIXES, read_rows
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
+from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, SHARD_IMAGES
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.progress import Track, untracked
 
@@ -151,7 +151,7 @@ def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
         texts = tuple((text.suffix[1:], text) for text in beside if text in there)
         if not texts and path.parent != folder:
             label = re.sub(r"[_\s]+", " ", path.parent.name).strip()
-            texts = (("json", to_json({"source": folder.resolve().name, "label": label})),)
+            texts = (("json", json_bytes({"source": folder.resolve().name, "label": label})),)
         if texts:
             yield Candidate(path, texts)
         else:
@@ -193,7 +193,7 @@ def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | I
         return error
     extension, short = candidate.image.suffix[1:].lower(), min(image.size)
     fits = side is None or short <= side
-    if fits and extension in PICTURES:
+    if fits and extension in SHARD_IMAGES:
         return [(extension, content), *texts]
     image = image.convert("RGB")
     if side is not None and not fits:

@@ -28,12 +28,13 @@ from perception_encoder.data.captions import concept
 from perception_encoder.data.rules import HeldOut
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError
 from perception_encoder.files import cache_directory, replacing, writing
-from perception_encoder.formats.shards import PICTURES, VIDEOS, split_member
+from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
+from perception_encoder.preprocess.media_types import SHARD_IMAGES, SHARD_VIDEOS
 from perception_encoder.preprocess.source import escape_name, one_line
 
 TEXTS = ("txt", "caption", "json")
-MEDIA = {"image": PICTURES, "video": VIDEOS}
+MEDIA = {"image": SHARD_IMAGES, "video": SHARD_VIDEOS}
 PARTS = (*MEDIA, *TEXTS)
 OPEN = 64  # tables of shards in memory
 _COLUMNS = ("key", "held_out", *(f"{part}_{name}" for part in PARTS for name in ("start", "size")))

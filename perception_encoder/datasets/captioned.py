@@ -10,9 +10,9 @@ from typing import Any
 
 from perception_encoder.datasets.classified import rows_of_split
 from perception_encoder.errors import DataError
-from perception_encoder.formats.entries import id_field, list_objects, quoted, text_field, text_list
-from perception_encoder.formats.media_directory import MediaFolder, Source, find_column, read_json, read_table
-from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES
+from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
+from perception_encoder.formats.media_directory import MediaDirectory, Source
+from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 
 TEXT_COLUMNS = ("sentence", "caption", "text", "captions")
 VIDEO_COLUMN = "video_id"
@@ -38,7 +38,7 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
     MSR-VTT's `video_id` and `sentence`, or a path and a caption a row; several rows of one file are its captions.
     Raises DataError for anything else, with the file and the entry, and for an item without a caption.
     """
-    directory = MediaFolder(media or path.parent)
+    directory = MediaDirectory(media or path.parent)
     if path.suffix.lower() in TABLE_SUFFIXES:
         pairs = _pairs_of_table(path, split)
     elif path.suffix.lower() == ".json":

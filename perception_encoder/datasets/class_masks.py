@@ -23,7 +23,8 @@ from perception_encoder.datasets.masked_videos import read_object_mask
 from perception_encoder.datasets.rgbd import find_split
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
-from perception_encoder.formats.shards import PICTURES, read_members, split_member
+from perception_encoder.formats.shards import read_members, split_member
+from perception_encoder.preprocess.media_types import SHARD_IMAGES
 from perception_encoder.progress import Track
 
 UNSCORED = -1
@@ -139,7 +140,7 @@ def _read_scenes(path: Path, split: str, any_class: bool) -> Iterator[_Scene]:
         raise DataError(f"{path}: no annotations/ and no {split}/*.tar with KEY.mask.png")
     waiting: dict[str, dict[str, bytes]] = {}
     for tar in tars:
-        for name, content in read_members(tar, ("json", "mask.png", *PICTURES)):
+        for name, content in read_members(tar, ("json", "mask.png", *SHARD_IMAGES)):
             key, extension = split_member(name)
             parts = waiting.setdefault(key, {})
             parts[extension if extension in ("json", "mask.png") else "image"] = content

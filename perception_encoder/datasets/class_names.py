@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import DataError, MissingExtraError
-from perception_encoder.formats.entries import quoted, read_lines
-from perception_encoder.formats.media_directory import read_json
+from perception_encoder.formats.entries import quoted, read_json, read_lines
 
 IMAGENET = "imagenet"
 

@@ -16,16 +16,9 @@ from perception_encoder.datasets.class_names import ClassNames, read_class_names
 from perception_encoder.datasets.labelled import HeldOut, LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
-from perception_encoder.formats.media_directory import (
-    Clip,
-    MediaFolder,
-    Source,
-    find_column,
-    list_media,
-    read_table,
-)
+from perception_encoder.formats.media_directory import Clip, MediaDirectory, Source, list_media
 from perception_encoder.formats.splits import SPLITS, find_shards
-from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES
+from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 
 LABEL_COLUMNS = ("label", "class", "category", "wnid")
 ALIKE = ({"val", "valid", "validate", "validation"}, {"train", "training"}, {"test", "testing"})
@@ -117,7 +110,7 @@ def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages
     label = find_column(rows, LABEL_COLUMNS, path, "labels")
     kinetics = "youtube_id" in rows[0]
     column = "youtube_id" if kinetics else find_column(rows, PATH_COLUMNS, path, "files")
-    media = MediaFolder(options.media or path.parent)
+    media = MediaDirectory(options.media or path.parent)
     keys, sources, labels = [], [], []
     for index, row in rows_of_split(rows, split, path):
         where = f"{path}: row {index + 1}"
@@ -147,7 +140,7 @@ def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> 
     return selected
 
 
-def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: MediaFolder) -> tuple[str, Source]:
+def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: MediaDirectory) -> tuple[str, Source]:
     """Find a cut clip under either of its usual names, or the part of the whole video."""
     try:
         start, end = float(row["time_start"]), float(row["time_end"])

@@ -28,8 +28,9 @@ from perception_encoder.datasets.class_masks import OBJECT
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, text_field
-from perception_encoder.formats.shards import PICTURES, read_members
+from perception_encoder.formats.shards import read_members
 from perception_encoder.preprocess.image import MAX_PIXELS
+from perception_encoder.preprocess.media_types import SHARD_IMAGES
 from perception_encoder.progress import Track
 
 logger = logging.getLogger(__name__)
@@ -229,7 +230,9 @@ def read_instances(file: Path, directory: Path) -> InstanceSet:
     keys = tuple(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]) for image in records)
     split = file.stem.rpartition("_")[2] if file.stem.startswith(("instances_", "lvis")) else ""
     _warn_of_gaps(file, annotations)
-    packed = {name: content for tar in sorted(directory.glob("*.tar")) for name, content in read_members(tar, PICTURES)}
+    packed = {
+        name: content for tar in sorted(directory.glob("*.tar")) for name, content in read_members(tar, SHARD_IMAGES)
+    }
     directories = [directory, directory / split, directory / f"{split}2017", directory / "images"]
     return InstanceSet(
         name=f"{directory.name}/{file.stem}",

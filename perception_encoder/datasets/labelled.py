@@ -60,10 +60,10 @@ def load_labelled(path: Path, split: str = "test", held_out: HeldOut | None = No
     for shard in find_shards(path, split):
         for sample in read_shard(shard):
             name = f"{sample.source}/unseen" if (sample.source, sample.label) in unseen else sample.source
-            rows.setdefault(name, []).append((sample.key, sample.picture, sample.label))
+            rows.setdefault(name, []).append((sample.key, sample.image, sample.label))
             if "coarse" in sample.metadata:
                 coarse = str(id_field(sample.metadata, "coarse", f"{shard}: {sample.key}.json"))
-                rows.setdefault(f"{sample.source}/coarse", []).append((sample.key, sample.picture, coarse))
+                rows.setdefault(f"{sample.source}/coarse", []).append((sample.key, sample.image, coarse))
     tasks = {}
     for name in sorted(rows):
         keys, images, labels = zip(*rows[name], strict=True)

@@ -23,7 +23,8 @@ from jaxtyping import Float
 
 from perception_encoder.datasets.image_set import ImageSet, Stored, read_integers
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import PICTURES, read_members, split_member
+from perception_encoder.formats.shards import read_members, split_member
+from perception_encoder.preprocess.media_types import SHARD_IMAGES
 
 MILLIMETRES = 1000.0
 
@@ -106,7 +107,7 @@ def _check_pairs(name: str, images: Mapping[str, Stored], depths: Mapping[str, S
 
 def _members(path: Path) -> Iterator[tuple[str, bool, Stored]]:
     """Yield key, whether it is a depth, and the content."""
-    for name, content in read_members(path, (*PICTURES, "depth.png")):
+    for name, content in read_members(path, (*SHARD_IMAGES, "depth.png")):
         key, extension = split_member(name)
         yield key, extension == "depth.png", content
 
@@ -116,5 +117,5 @@ def _files(directory: Path) -> Iterator[tuple[str, bool, Stored]]:
         name = path.relative_to(directory).as_posix()
         if match := re.fullmatch(r"(.*?)(?:sync_depth_(\d+)|depth/([^/]+?)|([^/]+)\.depth)\.png", name):
             yield match[1] + (match[2] or match[3] or match[4]), True, path
-        elif path.suffix.lower().removeprefix(".") in PICTURES and not name.endswith(".mask.png"):
+        elif path.suffix.lower().removeprefix(".") in SHARD_IMAGES and not name.endswith(".mask.png"):
             yield re.sub(r"(^|/)(?:rgb_|rgb/)([^/]+)$", r"\1\2", name.removesuffix(path.suffix)), False, path

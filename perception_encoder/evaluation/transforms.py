@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,14 +11,15 @@ from PIL import Image
 
 from perception_encoder import __version__
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.encoder import Encoder, load
-from perception_encoder.models.external.layer_encoders import RANDOM, TowerEncoder, load_layer_encoder, resolve_layers
-from perception_encoder.models.external.other_libraries import LIBRARIES, load_library
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_layers
+from perception_encoder.inference.open_model import RANDOM, load_layer_encoder, open_model
+from perception_encoder.models.external.external_model import Mode
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 
 TRANSFORMS = ("squash", "crop")
 TOWERS = ("hf:", RANDOM)
-"""Prefixes of the names of models that are only vision towers: see `layer_encoders`."""
+"""Prefixes of the names of models that are only vision towers: see `open_model`."""
 CHUNK = 32
 """Images whose tokens are in memory at a time."""
 
@@ -27,31 +27,21 @@ CHUNK = 32
 def load_transforms(name: str, transforms: str = "squash,crop") -> tuple[dict[str, ImageTextEncoder], dict[str, str]]:
     """Load a model under some transforms, and its `about`: weight hash, type, device, versions.
 
-    `name`: as `load` takes it, or of another library (see `other_libraries`). `transforms`: "squash", "crop" or both
-    with a comma; they share the weights. Errors as those of `load` and `load_library`, and ConfigError for another
-    transform and for a model that is only a vision tower.
+    `name`: see `open_model`. `transforms`: "squash", "crop" or both with a comma; they share the weights. Raises what
+    loading the model raises, and ConfigError for another transform and for a model that is only a vision tower.
     """
-    names = _check_transforms(transforms)
-    if name.startswith(TOWERS):
-        raise ConfigError(f"{name} is only a vision tower, without texts; evaluate it by k-NN or a probe")
-    if name.startswith(LIBRARIES):
-        made, known = load_library(name)
-        return {each: made[each] for each in names}, {**known, **_versions()}
-    squash = load(name)
-    crop = copy(squash)
-    crop.transform = replace(squash.transform, mode="crop")
-    dtype = str(squash.dtype).removeprefix("torch.")
-    known = {"weights": squash.weight_hash, "dtype": dtype, "device": squash.device.type}
-    both = {"squash": squash, "crop": crop}
-    return {each: both[each] for each in names}, {**known, **_versions()}
+    modes = _check_transforms(transforms)
+    model = open_model(name)
+    encoders: dict[str, ImageTextEncoder] = {mode: model.encoder(mode) for mode in modes}
+    return encoders, {**model.about(), **_versions()}
 
 
-def _check_transforms(transforms: str) -> list[str]:
+def _check_transforms(transforms: str) -> list[Mode]:
     names = [each.strip() for each in transforms.split(",")]
     for each in names:
         if each not in TRANSFORMS:
             raise ConfigError(f"no transform is called {each!r}; there are {' and '.join(TRANSFORMS)}")
-    return names
+    return cast(list[Mode], names)
 
 
 def _versions() -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Files other programs write: tables, tars, shards, media directories, Lance."""
+"""Formats of files: tables, tars, shards, annotations, media directories, Lance."""

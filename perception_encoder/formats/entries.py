@@ -1,13 +1,15 @@
-"""Fields of annotation files, each of the type that it must have: errors name the file, the entry and the field."""
+"""Annotation files and the types of their fields; errors name the file, the entry and the field."""
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import DataError
+from perception_encoder.preprocess.source import one_line
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -21,14 +23,22 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
+def read_json(path: Path) -> Any:
+    """A JSON file's content; DataError if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {one_line(error)}") from error
+
+
 def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list[dict[str, Any]]:
-    """A list of objects; DataError, with the place of the first entry that is none, if it is anything else."""
+    """A list of objects; DataError, with the index of the first entry that is not an object, if it is anything else."""
     value = entry.get(name)
     if not isinstance(value, list):
         raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a list of objects")
-    for place, each in enumerate(value):
+    for index, each in enumerate(value):
         if not isinstance(each, dict):
-            raise DataError(f"{where}: {name}[{place}] is {quoted(each)}; it must be an object")
+            raise DataError(f"{where}: {name}[{index}] is {quoted(each)}; it must be an object")
     return value
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def without_panics() -> Iterator[None]:
-    """Turn a panic of LanceDB over damaged files, one kind of which is no Exception, into a RuntimeError."""
+    """Turn a panic of LanceDB over damaged files, one kind of which is not an Exception, into a RuntimeError."""
     try:
         yield
     except BaseException as error:
@@ -27,9 +27,9 @@ def without_panics() -> Iterator[None]:
         raise RuntimeError(one_line(error)) from None
 
 
-def connect(folder: Path) -> DBConnection:
-    """The tables of a folder, NAME in NAME.lance; MissingExtraError without LanceDB, OutputError for odd names."""
-    os.environ.setdefault("LANCEDB_LOG", "error")  # it would warn of what is as it should be
+def connect(directory: Path) -> DBConnection:
+    """The tables of a directory, NAME in NAME.lance; MissingExtraError without LanceDB, OutputError for odd names."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it would warn of harmless conditions
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its dependencies
@@ -37,6 +37,6 @@ def connect(folder: Path) -> DBConnection:
     except ImportError:
         raise MissingExtraError("lancedb", "search") from None
     try:
-        return lancedb.connect(str(folder.absolute()).encode().decode())  # absolute: "a:b" would be taken for a URL
+        return lancedb.connect(str(directory.absolute()).encode().decode())  # absolute: "a:b" would be taken for a URL
     except UnicodeEncodeError:
-        raise OutputError(f"{escape_name(folder)}: a LanceDB table needs a place whose name is UTF-8") from None
+        raise OutputError(f"{escape_name(directory)}: a LanceDB table needs a path in UTF-8") from None

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files of samples, each a picture KEY.png|jpg|jpeg|webp and its KEY.json.
+"""WebDataset shards: tar files of samples, each an image KEY.png|jpg|jpeg|webp and its KEY.json.
 
 A shard appears under its name only when it is whole, and the same samples make the same bytes.
 """
@@ -18,28 +18,26 @@ from perception_encoder.errors import DataError
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.tars import read_entry, walk_tar
-
-PICTURES = ("jpg", "jpeg", "png", "webp")
-VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")
+from perception_encoder.preprocess.media_types import SHARD_IMAGES
 
 
 @dataclass(frozen=True)
 class ShardSample:
-    """A picture's file and what is known about it."""
+    """An image's file and its metadata."""
 
     key: str
     extension: str
-    picture: bytes
+    image: bytes
     metadata: dict[str, Any]
 
     @property
     def source(self) -> str:
-        """The collection that it is from."""
+        """The collection that the image is from."""
         return str(self.metadata["source"])
 
     @property
     def label(self) -> str:
-        """What it shows."""
+        """The image's class."""
         return str(self.metadata["label"])
 
 
@@ -50,8 +48,8 @@ def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
     def members() -> Iterator[tuple[str, bytes]]:
         nonlocal count
         for sample in samples:
-            yield f"{sample.key}.{sample.extension}", sample.picture
-            yield f"{sample.key}.json", to_json(sample.metadata)
+            yield f"{sample.key}.{sample.extension}", sample.image
+            yield f"{sample.key}.json", json_bytes(sample.metadata)
             count += 1
 
     write_members(path, members())
@@ -71,29 +69,29 @@ def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
-def to_json(metadata: Mapping[str, Any]) -> bytes:
-    """Metadata as a shard holds them: the same bytes for the same metadata."""
+def json_bytes(metadata: Mapping[str, Any]) -> bytes:
+    """Metadata as a shard stores them: the same bytes for the same metadata."""
     return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()
 
 
 def read_shard(path: Path) -> Iterator[ShardSample]:
-    """Read a shard's samples in order; members that are neither pictures nor JSON are passed over.
+    """Read a shard's samples in order; members that are neither images nor JSON are skipped.
 
-    Raises `DataError` for a file that is no tar, or is damaged, and for a picture without a JSON object beside it that
-    has a `source` and a `label`.
+    Raises `DataError` for a file that is not a tar, or is damaged, and for an image without a JSON object beside it
+    that has a `source` and a `label`.
     """
     waiting: dict[str, dict[str, bytes]] = {}
-    for name, content in read_members(path, ("json", *PICTURES)):
+    for name, content in read_members(path, ("json", *SHARD_IMAGES)):
         key, extension = split_member(name)
         parts = waiting.setdefault(key, {})
         parts[extension] = content
-        picture = next((e for e in PICTURES if e in parts), None)
-        if picture and "json" in parts:
-            yield ShardSample(key, picture, parts[picture], _object(parts["json"], path, key))
+        image = next((e for e in SHARD_IMAGES if e in parts), None)
+        if image and "json" in parts:
+            yield ShardSample(key, image, parts[image], _object(parts["json"], path, key))
             del waiting[key]
     if waiting:
         key = next(iter(waiting))
-        raise DataError(f"{path}: {len(waiting)} samples lack a picture or a .json; the first is {key}")
+        raise DataError(f"{path}: {len(waiting)} samples lack an image or a .json; the first is {key}")
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -116,9 +114,9 @@ def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str,
 
 def split_member(name: str) -> tuple[str, str]:
     """Key and lower-case extension; as in WebDataset, the extension starts at the base name's first dot."""
-    folder, slash, base = name.rpartition("/")
+    directory, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
+    return directory + slash + stem, extension.lower()
 
 
 def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Rows of CSV, Parquet and JSONL files that name pictures, videos or texts, read one after the other."""
+"""Rows of CSV, TSV, Parquet and JSONL files, read one after the other; a bad row is an error in its place."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.preprocess.source import escape_name, one_line
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
@@ -23,14 +23,19 @@ PATH_COLUMNS = (
     "path", "filepath", "file_path", "filename", "file_name", "file", "image_path", "video_path", "image", "video",
     "url", "image_url", "video_url",
 )
-"""Columns that name a picture or video: the first of these that a table has, in upper or lower case."""
+"""Columns that name an image or video: the first of these that a table has, in upper or lower case."""
 # fmt: on
 TEXT_COLUMNS = ("text", "caption")
+_NAMED = frozenset({*PATH_COLUMNS, *TEXT_COLUMNS})
+_READ = _NAMED | {"start", "end", "id"}
+
+Cells = tuple[str, dict[str, Any]]
+"""A row's name in errors, and its cells by column, in lower case."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says of one item; it has a path, a text, or both."""
+    """A table's data on one item; it has a path, a text, or both."""
 
     path: str | None = None
     start: float | None = None
@@ -40,25 +45,58 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row | InputError]:
-    """Yield the rows of a table, and an error in place of each that cannot be read, or of the whole table."""
+    """Yield the rows that name images, videos or texts; an error in place of each bad row, or of the whole table."""
+    for cells in _read_cells(path, named=True):
+        yield cells if isinstance(cells, InputError) else _row(*cells)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """All cells of a table, a dict a row, column names in lower case; DataError for a bad row and for no rows."""
+    rows = []
+    for cells in _read_cells(path, named=False):
+        if isinstance(cells, InputError):
+            raise DataError(f"{cells.source} cannot be read as a table: {cells.reason}")
+        rows.append(cells[1])
+    if not rows:
+        raise DataError(f"{path} has no rows; give a CSV, TSV, JSONL or Parquet file with named columns")
+    return rows
+
+
+def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path, what: str) -> str:
+    """The first of some column names that a table has; DataError under the table's path shows the table's columns."""
+    for name in names:
+        if name in rows[0]:
+            return name
+    allowed, present = " or ".join(map(repr, names)), ", ".join(map(repr, rows[0]))
+    raise DataError(f"{path} has no column {allowed} for {what}, but {present}")
+
+
+def _read_cells(path: Path, named: bool) -> Iterator[Cells | InputError]:
+    """Yield the cells of each row; with `named`, only of a table with paths or texts, and of Parquet no other cells."""
     name, suffix = escape_name(path), path.suffix.lower()
+    rows: Iterator[Cells | InputError]
     try:
         if suffix in (".parquet", ".pq"):
-            yield from _read_parquet(path, name)
+            rows = _read_parquet(path, name, named)
         elif suffix in (".jsonl", ".ndjson"):
-            yield from _read_jsonl(path, name)
+            rows = _read_jsonl(path, name, named)
         else:
-            yield from _read_csv(path, name, "\t" if suffix == ".tsv" else ",")
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+            rows = _read_csv(path, name, named, "\t" if suffix == ".tsv" else ",")
+        for row in rows:
+            if isinstance(row, InputError):
+                yield row
+            else:
+                yield row[0], {key.strip().lower(): value for key, value in row[1].items() if isinstance(key, str)}
+    except InputError as error:
+        yield error
+    except (OSError, ValueError, OverflowError, csv.Error, pa.ArrowException) as error:
         yield InputError(name, f"cannot be read: {one_line(error)}")
 
 
-def _read_csv(path: Path, name: str, delimiter: str) -> Iterator[Row | InputError]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+def _read_csv(path: Path, name: str, named: bool, delimiter: str) -> Iterator[Cells | InputError]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape" if named else "strict", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
-        if error := _lacks_columns(reader.fieldnames or (), name):
-            yield error
-            return
+        _check_columns(reader.fieldnames or (), name, named)
         while True:
             try:
                 cells = next(reader)
@@ -67,61 +105,56 @@ def _read_csv(path: Path, name: str, delimiter: str) -> Iterator[Row | InputErro
             except csv.Error as problem:
                 yield InputError(f"{name}:{reader.line_num + 1}", one_line(problem))
                 continue
-            yield _row(cells, f"{name}:{reader.line_num}")
+            yield f"{name}:{reader.line_num}", cells
 
 
-def _read_jsonl(path: Path, name: str) -> Iterator[Row | InputError]:
+def _read_jsonl(path: Path, name: str, named: bool) -> Iterator[Cells | InputError]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{name}:{number}"
-            try:
-                cells = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError) as error:
-                yield InputError(where, f"is no JSON: {one_line(error)}")
+            if not line.strip():
                 continue
-            if cells is None:
+            try:
+                cells = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield InputError(where, f"is not JSON: {one_line(error)}")
                 continue
             if not isinstance(cells, dict):
-                yield InputError(where, "is no JSON object")
+                yield InputError(where, "is not a JSON object")
                 continue
-            if number == 1 and (lacking := _lacks_columns(cells, name)):
-                yield lacking
-                return
-            yield _row(cells, where)
+            if number == 1:
+                _check_columns(cells, name, named)
+            yield where, cells
 
 
-def _read_parquet(path: Path, name: str) -> Iterator[Row | InputError]:
+def _read_parquet(path: Path, name: str, named: bool) -> Iterator[Cells]:
     with path.open("rb") as file:
         table = pq.ParquetFile(file)
         columns = table.schema_arrow.names
-        if error := _lacks_columns(columns, name):
-            yield error
-            return
-        wanted = {*PATH_COLUMNS, *TEXT_COLUMNS, "start", "end", "id"}
+        _check_columns(columns, name, named)
+        columns = [column for column in columns if not named or column.strip().lower() in _READ]
         number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=[each for each in columns if each.lower() in wanted]):
+        for batch in table.iter_batches(batch_size=1024, columns=columns):
             for cells in batch.to_pylist():
                 number += 1
-                yield _row(cells, f"{name}:{number}")
+                yield f"{name}:{number}", cells
 
 
-def _lacks_columns(columns: Iterable[str], name: str) -> InputError | None:
-    if {column.lower() for column in columns} & {*PATH_COLUMNS, *TEXT_COLUMNS}:
-        return None
-    present = ", ".join(map(repr, columns)) or "none"
-    return InputError(
-        name, f"has no column 'path' (or 'file', 'image', 'video', 'url', 'text', …), but {present[:200]}"
-    )
+def _check_columns(columns: Iterable[str], name: str, named: bool) -> None:
+    if named and not {column.strip().lower() for column in columns} & _NAMED:
+        present = ", ".join(map(repr, columns)) or "none"
+        allowed = "'path' (or 'file', 'image', 'video', 'url', 'text', …)"
+        raise InputError(name, f"has no column {allowed}, but {present[:200]}")
 
 
-def _row(cells: dict[Any, Any], where: str) -> Row | InputError:
+def _row(where: str, cells: dict[str, Any]) -> Row | InputError:
     """The row of these cells; `where` names it in errors."""
-    values = {key.lower(): value for key, value in cells.items() if isinstance(key, str) and value not in (None, "")}
+    values = {key: value for key, value in cells.items() if value not in (None, "")}
     path = next((values[column] for column in PATH_COLUMNS if column in values), None)
     text = next((values[column] for column in TEXT_COLUMNS if column in values), None)
     for value in (path, text):
         if value is not None and not isinstance(value, str):
-            return InputError(where, f"its path or text is of type {type(value).__name__}, no string")
+            return InputError(where, f"its path or text is of type {type(value).__name__}, not a string")
     if path is None and text is None:
         return InputError(where, "has neither a path nor a text")
     times: dict[str, float | None] = {}
@@ -129,6 +162,6 @@ def _row(cells: dict[Any, Any], where: str) -> Row | InputError:
         try:
             seconds = float(values.get(column, "nan"))
         except (TypeError, ValueError, OverflowError):
-            return InputError(where, f"its {column} is {values[column]!r}, no number of seconds")
+            return InputError(where, f"its {column} is {values[column]!r}, not a number of seconds")
         times[column] = None if math.isnan(seconds) else seconds
     return Row(path, times["start"], times["end"], text, str(values["id"]) if "id" in values else None)

@@ -1,6 +1,6 @@
 """The members of a plain tar: where the bytes of each file are, and an error if the tar is damaged.
 
-`tarfile` ends without a word at a header that it cannot read, and believes every size. Here a tar has to end with an
+`tarfile` ends silently at a header that it cannot read, and believes every size. Here a tar has to end with an
 end-of-archive block, and each member has to lie inside the file.
 """
 
@@ -58,7 +58,7 @@ class _Headers:
 
 
 def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
-    """Yield the regular files of a plain tar of `size` bytes, in order; folders, links and devices are passed over.
+    """Yield the regular files of a plain tar of `size` bytes, in order; directories, links and devices are skipped.
 
     Raises DataError, after the members before it, if the tar is damaged: it says at which byte, and what is wrong.
     """
@@ -81,7 +81,7 @@ def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
 
 
 def read_entry(stream: BinaryIO, entry: TarEntry) -> bytes:
-    """Read a member's bytes; DataError names the member if they cannot be had."""
+    """Read a member's bytes; DataError names the member if they cannot be read."""
     if entry.problem:
         raise DataError(f"{escape_name(entry.name)} {entry.problem}")
     stream.seek(entry.offset)

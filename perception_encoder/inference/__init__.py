@@ -1,1 +1,1 @@
-"""Things to vectors: inputs, the encoder, the embedding pipeline."""
+"""Images, videos and texts to embeddings: inputs, the encoder, the pipeline, output formats."""

@@ -1,4 +1,4 @@
-"""Pictures and videos held as vectors in memory: what search ranks and classification names."""
+"""Embeddings of images and videos in memory, which search ranks and classification labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import is_url
-from perception_encoder.inference.formats import read_embeddings
 from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, encode_items
 from perception_encoder.preprocess.source import unescape_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Items with their vectors, and those that could not be encoded."""
+    """Items with their embeddings, and those that could not be encoded."""
 
     items: list[Item]
     vectors: np.ndarray
@@ -40,9 +40,9 @@ class Collection:
 
 
 def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
-    """What `pe embed` or clip-retrieval wrote, with its settings; None where `path` is nothing of the kind.
+    """The embeddings that `pe embed` or clip-retrieval wrote, with their settings; None if `path` is something else.
 
-    Raises OutputError where it is damaged.
+    Raises OutputError if it is damaged.
     """
     read = read_embeddings(path)
     if read is None:
@@ -62,20 +62,20 @@ def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
     return Collection(items=items, vectors=vectors, is_video=is_video, failures=[]), settings
 
 
-def list_media(paths: Iterable[str | Path]) -> list[Item]:
-    """The pictures and videos that the paths hold; a table's texts are no media, and raise when they are opened.
+def list_media_items(paths: Iterable[str | Path]) -> list[Item]:
+    """The images and videos that the paths hold; a table's texts are not media, and raise when they are opened.
 
-    Raises DataError where there are none.
+    Raises DataError if there are none.
     """
     paths = list(paths)
     items = [replace(item, text=None) for item in list_items(paths)]
     if not items:
-        raise DataError(f"no pictures or videos in {', '.join(map(str, paths))}")
+        raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
     return items
 
 
 def encode_media(encoder: Encoder, items: Iterable[Item], advance: Callable[[int], object]) -> Collection:
-    """Encode items, in order, each video as the mean of its frames; `advance` is told how many more are done."""
+    """Encode items in order, a video as the mean of its frames; `advance` gets the number of items just done."""
     good: list[Item] = []
     vectors = [np.empty((0, encoder.dimension), np.float32)]
     is_video: list[bool] = []

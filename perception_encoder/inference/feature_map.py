@@ -1,10 +1,10 @@
-"""Feature maps: what a picture's patches are at a layer, and how that is shown (section 5, appendix B.3.2).
+"""Feature maps: the features of an image's patches at a layer, and their colours (section 5, appendix B.3.2).
 
-A map (h, w, D) holds a vector for each patch. As colours it is drawn the paper's way: half the map and half its blur
+A map (h, w, D) holds a feature for each patch. It is drawn as in the paper: half the map and half its blur
 (a 3x3 Gaussian, sigma 1), whose three principal components become lightness, chroma and hue. Like patches get like
-colours; no colour means anything by itself. The paper leaves two things open. Here a component is scaled to its
+colours; no colour means anything by itself. The paper leaves two details open. Here a component is scaled to its
 deviation and squeezed by a sigmoid, so that a few odd patches do not use up the scale; and its sign is such that the
-middle of the picture has more of it than the border, so that colours are the same each time.
+middle of the image has more of it than the border, so that colours are the same each time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STEEPNESS = 1.7  # the sigmoid is then close to a normal distribution's share
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMaps:
-    """A picture, as the model saw it, and its patch features at some layers."""
+    """An image, as the model saw it, and its patch features at some layers."""
 
     image: Image.Image
     """RGB; its sides are multiples of the patch."""
@@ -49,20 +49,20 @@ class FeatureMaps:
 def feature_maps(
     encoder: Encoder, image: Image.Image, layers: Sequence[int] | None = None, patches: int = PATCHES
 ) -> FeatureMaps:
-    """Run a picture through the vision tower once, `patches` long and with its aspect ratio (to the patch) kept.
+    """Run an image through the vision tower once, `patches` long and with its aspect ratio (to the patch) kept.
 
     `layers`: 0-based, negative from the end; all by default. Raises ConfigError for a layer that does not exist, and
-    ModelError where features are not finite.
+    ModelError if features are not finite.
     """
     visual = encoder.visual
-    wanted = visual.layer_indices(None if layers is None else list(layers))
+    indices = visual.layer_indices(None if layers is None else list(layers))
     height, width = map_grid(image.size, patches)
     patch = visual.config.patch_size
     pixels = ImageTransform((height * patch, width * patch)).pixels(image)
     batch = to_float(pixels[None].to(encoder.device)).to(encoder.dtype)
-    found = visual.forward_intermediates(batch, wanted, stop_early=True, output_fmt="NLC", intermediates_only=True)
+    outputs = visual.forward_intermediates(batch, indices, stop_early=True, output_fmt="NLC", intermediates_only=True)
     maps = {}
-    for layer, features in zip(wanted, cast(list[Tensor], found), strict=True):
+    for layer, features in zip(indices, cast(list[Tensor], outputs), strict=True):
         normed = visual.ln_post(features) if layer == visual.config.depth - 1 else features
         maps[layer] = normed[0].unflatten(0, (height, width)).float().cpu().numpy()
         if not np.isfinite(maps[layer]).all():
@@ -71,7 +71,7 @@ def feature_maps(
 
 
 def map_grid(size: tuple[int, int], patches: int = PATCHES) -> tuple[int, int]:
-    """The grid (h, w) for a picture of `size` (width, height), `patches` along the longer side, at least 1 each."""
+    """The grid (h, w) for an image of `size` (width, height), `patches` along the longer side, at least 1 each."""
     if patches < 1:
         raise ConfigError(f"patches is {patches}; a map needs at least 1")
     width, height = size
@@ -80,7 +80,7 @@ def map_grid(size: tuple[int, int], patches: int = PATCHES) -> tuple[int, int]:
 
 
 def to_colours(features: Float[np.ndarray, "h w D"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A map as sRGB colours: see the module. What does not vary gets the middle of each scale."""
+    """A map as sRGB colours: see the module. A component that does not vary gets the middle of its scale."""
     shares = _squeeze(principal_components(_blend_with_blur(features), 3))
     low, high = (np.array(ends) for ends in zip(_LIGHTNESS, _CHROMA, _HUE, strict=True))
     lightness, chroma, hue = np.moveaxis(low + shares * (high - low), -1, 0)
@@ -91,7 +91,7 @@ def to_colours(features: Float[np.ndarray, "h w D"]) -> UInt8[np.ndarray, "h w 3
 def principal_components(features: Float[np.ndarray, "h w D"], count: int) -> Float[np.ndarray, "h w count"]:
     """A map's components along the directions in which it varies most: of mean 0, and larger in the middle.
 
-    Zeros where it varies in fewer directions.
+    Missing components are zeros.
     """
     h, w, dimension = features.shape
     vectors = features.reshape(-1, dimension).astype(np.float64)
@@ -104,7 +104,7 @@ def principal_components(features: Float[np.ndarray, "h w D"], count: int) -> Fl
 
 
 def _middle(h: int, w: int) -> Float[np.ndarray, "h w"]:
-    """What a component's sign is judged by: high in the middle, and slightly so to the left and above."""
+    """Weights that choose a component's sign: high in the middle, and slightly so to the left and above."""
     y, x = np.meshgrid(np.linspace(-1, 1, h + 2)[1:-1], np.linspace(-1, 1, w + 2)[1:-1], indexing="ij")
     return -(x**2) - y**2 - 0.1 * x - 0.05 * y
 
@@ -124,14 +124,14 @@ def _shifted(length: int, by: int) -> np.ndarray:
 
 
 def _squeeze(components: Float[np.ndarray, "h w n"]) -> Float[np.ndarray, "h w n"]:
-    """Components to 0–1, each by its deviation; 0.5 where it has none."""
+    """Components to 0–1, each by its deviation; 0.5 for a constant."""
     deviations = components.std(axis=(0, 1))
     scaled = np.divide(components, deviations, out=np.zeros_like(components), where=deviations > 0)
     return 1 / (1 + np.exp(-_STEEPNESS * scaled))
 
 
 def _lab_to_rgb(lab: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """CIELAB (L 0–100) to sRGB; a colour that screens do not have becomes one nearby."""
+    """CIELAB (L 0–100) to sRGB; a colour outside sRGB becomes one nearby."""
     encoded = np.rint(lab * (2.55, 1, 1)).astype(np.int16).astype(np.uint8)  # a and b are signed bytes
     image = Image.frombytes("LAB", (lab.shape[1], lab.shape[0]), encoded.tobytes())
     profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")

@@ -1,7 +1,7 @@
-"""Names to items, one after the other: files, folders, globs, tables, tars, URLs.
+"""List the images, videos and texts that paths hold: files, directories, globs, tables, tars, URLs.
 
-Nothing is opened or unpacked before its turn, so memory stays flat, and the order is always the same. What cannot be
-listed becomes an item whose opening raises the reason, so that it is reported like any other bad file.
+Nothing is opened or unpacked before its turn, so memory stays flat, and the order is always the same. An unreadable
+path becomes an item whose opening raises the reason, so that it is reported like any other bad file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perception_encoder.preprocess.source import escape_name, one_line, open_sou
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _DOUBTFUL_SUFFIXES = frozenset({"", ".ts"})
-"""Suffixes that both media and other files have: in a folder, the first bytes decide."""
+"""Suffixes that both media and other files have: in a directory, the first bytes decide."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TarMember:
     size: int
 
     def read(self, name: str) -> bytes:
-        """Its bytes; MediaDecodeError where the tar ends before they do."""
+        """Its bytes; MediaDecodeError if the tar ends before they do."""
         with open_source(self.tar) as (stream, _):
             stream.seek(self.offset)
             data = stream.read(self.size)
@@ -45,14 +45,14 @@ class TarMember:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture, video or text to work on."""
+    """One image, video or text."""
 
     id: str
     """Names the item, printable; its path, or what a table's `id` column says."""
     path: str
     """The file's path (`TAR/MEMBER` in a tar; of a text its table's), printable: `unescape_name` gives it back."""
     source: Path | TarMember | str | None = None
-    """Where the bytes are; a string is a URL. None for a text, or where there is a problem."""
+    """Where the bytes are; a string is a URL. None for a text, or if there is a problem."""
     start: float | None = None
     """Of a video: the part to use, in seconds."""
     end: float | None = None
@@ -63,11 +63,11 @@ class Item:
 
     @property
     def name(self) -> str:
-        """What messages call it: its id, and its path where a table's id does not tell that."""
+        """Its name in messages: its id, and its path if a table's id does not contain it."""
         return self.id if self.path in self.id or self.source is None else f"{self.id} ({self.path})"
 
     def open(self, limits: FetchLimits | None = None) -> Path | bytes:
-        """The file to read, or its bytes; raises an InputError where there are none."""
+        """The file to read, or its bytes; raises an InputError for a text or a problem."""
         if self.problem is not None:
             raise self.problem
         if isinstance(self.source, Path):
@@ -88,11 +88,11 @@ class Item:
 def list_items(paths: Iterable[str | Path]) -> Iterator[Item]:
     """Yield what the paths hold, in order.
 
-    A file is one item, whatever its suffix. A folder gives its pictures, videos and plain tars, folders inside it too,
-    sorted by name, hidden ones skipped; a glob gives what it matches. A table (CSV, TSV, Parquet, JSONL) gives its
+    A file is one item, whatever its suffix. A directory gives the images, videos and plain tars in and below it, sorted
+    by name, hidden ones skipped; a glob gives what it matches. A table (CSV, TSV, Parquet, JSONL) gives its
     rows: a path column (relative paths are looked up beside the table first), and `start`, `end`, `text` and `id`
-    where there are such. A tar gives its pictures and videos, read in place. Whatever goes wrong, a table without a
-    column of paths or texts too, is an item that raises when it is opened.
+    if it has them. A tar gives its images and videos, read in place. Errors, such as a table
+    without a column of paths or texts, are items that raise when they are opened.
     """
     for given in paths:
         if isinstance(given, str) and is_url(given):
@@ -119,7 +119,7 @@ def check_paths(paths: Iterable[str | Path]) -> None:
 def _list_path(path: Path) -> Iterator[Item]:
     name, is_file = path.name.lower(), os.path.isfile(path)
     if os.path.isdir(path):
-        yield from _list_folder(path)
+        yield from _list_directory(path)
     elif is_file and name.endswith(".tar"):
         yield from _list_tar(path)
     elif is_file and name.endswith(_COMPRESSED_TARS):
@@ -142,17 +142,17 @@ def _list_glob(pattern: str) -> Iterator[Item]:
         name = escape_name(pattern)
         yield Item(name, name, problem=MediaNotFoundError(name, "matches no file"))
     for match in matches:
-        if "**" not in pattern or not os.path.isdir(match):  # what lies in such a folder is matched itself
+        if "**" not in pattern or not os.path.isdir(match):  # the contents of such a directory match as well
             yield from _list_path(Path(match))
 
 
-def _list_folder(folder: Path) -> Iterator[Item]:
-    seen: set[tuple[int, int]] = set()  # each real folder is listed once, so links may run in circles
-    open_folders: list[Iterator[Path]] = [iter([folder])]
-    while open_folders:
-        path = next(open_folders[-1], None)
+def _list_directory(directory: Path) -> Iterator[Item]:
+    seen: set[tuple[int, int]] = set()  # each real directory is listed once, so links may run in circles
+    open_directories: list[Iterator[Path]] = [iter([directory])]
+    while open_directories:
+        path = next(open_directories[-1], None)
         if path is None:
-            open_folders.pop()
+            open_directories.pop()
         elif os.path.isdir(path):
             try:
                 status, names = path.stat(), os.listdir(path)
@@ -161,8 +161,8 @@ def _list_folder(folder: Path) -> Iterator[Item]:
                 continue
             if (status.st_dev, status.st_ino) not in seen:
                 seen.add((status.st_dev, status.st_ino))
-                shown = sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
-                open_folders.append(map(path.joinpath, shown))
+                visible = sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
+                open_directories.append(map(path.joinpath, visible))
         elif path.name.lower().endswith(".tar") and path.is_file():
             yield from _list_tar(path)
         elif _is_media(path):
@@ -171,7 +171,7 @@ def _list_folder(folder: Path) -> Iterator[Item]:
 
 
 def _is_media(path: Path) -> bool:
-    """Whether a file in a folder is a picture or video: by its suffix, or by its content where that does not tell."""
+    """Whether a file in a directory is an image or video: by its suffix, or its content if the suffix is ambiguous."""
     suffix = path.suffix.lower()
     if suffix not in _DOUBTFUL_SUFFIXES:
         return suffix in MEDIA_SUFFIXES
@@ -207,13 +207,13 @@ def _list_table(path: Path) -> Iterator[Item]:
             yield _item_of_row(row, row.path, path.parent)
 
 
-def _item_of_row(row: Row, named: str, folder: Path) -> Item:
+def _item_of_row(row: Row, named: str, directory: Path) -> Item:
     source: Path | str
     start, end = row.start, row.end
     if is_url(named):
         source = named
     else:
-        beside, *part = split_range(folder / named)
+        beside, *part = split_range(directory / named)
         source = beside if os.path.exists(beside) or not os.path.exists(named) else Path(named)
         if start is None and end is None:
             start, end = part

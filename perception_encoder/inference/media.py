@@ -1,4 +1,4 @@
-"""What an input is (a picture, a video or a text, by its content), and opening it."""
+"""Resolve an input to an image, a video or a text, by its content, and open it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _TRANSPORT_MARKS = ((0, 188, 376), (4, 196, 388))
 
 @dataclass(frozen=True)
 class Media:
-    """A resolved input: what it is, the name that errors give it, and where its content is."""
+    """A resolved input: its kind, its name in errors, and its content."""
 
     kind: Kind
     name: str
@@ -57,6 +57,29 @@ class Media:
     start: float | None = None
     """Of a video: first second to use. Equal to `end` for a moment: one frame."""
     end: float | None = None
+
+    def media(self, limits: FetchLimits | None = None) -> Media:
+        """Itself: it is resolved."""
+        return self
+
+
+@dataclass(frozen=True)
+class Value:
+    """A caller's value that is resolved when its turn comes."""
+
+    value: object
+    name: str | None = None
+    kind: Kind | None = None
+
+    def media(self, limits: FetchLimits | None = None) -> Media:
+        """What `resolve` gives; errors of a string that is taken for a file's name say how to encode it as a text."""
+        try:
+            return resolve(self.value, self.name, kind=self.kind, limits=limits)
+        except InputError as error:
+            if isinstance(self.value, str) and self.kind is None:
+                reason = f"{error.reason}; if it is a text, encode_texts takes it as one"
+                raise type(error)(error.source, reason) from error
+            raise
 
 
 def resolve(
@@ -68,14 +91,16 @@ def resolve(
     end: float | None = None,
     limits: FetchLimits | None = None,
 ) -> Media:
-    """Say what an input is, by its content; `kind` says it outright.
+    """Resolve an input by its content, or as `kind`.
 
     Paths, existing paths as strings, URLs (which are fetched), bytes, PIL images and uint8 arrays (H, W), (H, W, 3)
     and (F, H, W, 3) are media; any other string is a text. A video's path may end in a range, "clip.mp4@2s-5s", or in
     a moment, "clip.mp4@12s". Raises MediaNotFoundError (a string that ends in a media suffix and does not exist too),
     MediaDecodeError, and InputError for anything else.
     """
-    if kind == "text" and isinstance(value, str):
+    if kind == "text":
+        if not isinstance(value, str):
+            raise InputError(name or "input", f"is of type {type(value).__name__}; give a text")
         return _text(value, name)
     if isinstance(value, str) and is_url(value):
         name, value = name or escape_name(value), fetch(value, limits)
@@ -91,12 +116,12 @@ def resolve(
         return _checked(Media("image", name or _name_of_image(value), value, start, end), kind)
     if isinstance(value, np.ndarray):
         return _checked(_resolve_array(value, name or "array", start, end), kind)
-    wanted = "a text" if kind == "text" else "a path, a URL, bytes, a PIL image, a uint8 array or a text"
-    raise InputError(name or "input", f"is of type {type(value).__name__}; give {wanted}")
+    allowed = "a path, a URL, bytes, a PIL image, a uint8 array or a text"
+    raise InputError(name or "input", f"is of type {type(value).__name__}; give {allowed}")
 
 
 def open_media(media: Media, frames: int = 8, admit: Admit | None = None) -> Image.Image | VideoFrames | str:
-    """Decode what was resolved: an upright picture, `frames` uniform frames of a video (one of a moment), or the text.
+    """Decode resolved media: an upright image, `frames` uniform frames of a video (one of a moment), or the text.
 
     `admit` is called with the bytes that a file takes before it is decoded: see `ByteBudget`. Raises MediaDecodeError
     and MediaTooLargeError, named as the input is.
@@ -112,7 +137,7 @@ def open_media(media: Media, frames: int = 8, admit: Admit | None = None) -> Ima
         except (OSError, ValueError, SyntaxError) as error:  # a PIL image may be of a file not read so far
             raise MediaDecodeError(media.name, f"cannot be decoded: {one_line(error)}") from error
     if isinstance(payload, (Path, bytes)):
-        from perception_encoder.preprocess.video import read_frames  # FFmpeg, which texts and pictures do without
+        from perception_encoder.preprocess.video import read_frames  # FFmpeg, which texts and images do not need
 
         moment = media.start is not None and media.start == media.end
         return read_frames(payload, media.name, 1 if moment else frames, media.start, media.end, admit)
@@ -120,7 +145,7 @@ def open_media(media: Media, frames: int = 8, admit: Admit | None = None) -> Ima
 
 
 def sniff(head: bytes) -> Literal["image", "video"] | None:
-    """What a file's first bytes (`HEAD` of them) say it is; None where they are neither's."""
+    """What a file's first bytes (`HEAD` of them) tell it is; None if they tell neither."""
     brands = file_brands(head)
     if brands is not None:
         return "image" if brands & (AVIF_BRANDS | HEIF_BRANDS) else "video"
@@ -165,29 +190,29 @@ def _resolve_file(path: Path, name: str, kind: Kind | None, start: float | None,
 
 
 def _sniffed(head: bytes, suffix: str, name: str) -> Literal["image", "video"]:
-    found = sniff(head)
-    if found is None:
+    kind = sniff(head)
+    if kind is None:
         suffix = suffix.lower()
-        found = "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
-    if found is None:
-        raise MediaDecodeError(name, "is neither a picture nor a video in a format that can be read")
-    return found
+        kind = "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
+    if kind is None:
+        raise MediaDecodeError(name, "is neither an image nor a video in a supported format")
+    return kind
 
 
 def _checked(media: Media, kind: Kind | None = None) -> Media:
     if kind is not None and kind != media.kind:
         raise InputError(media.name, f"is {_ARTICLED[media.kind]}, not {_ARTICLED[kind]}")
     if media.kind == "image" and (media.start is not None or media.end is not None):
-        raise InputError(media.name, "is a picture; only a video has a range of time")
+        raise InputError(media.name, "is an image; only a video has a range of time")
     return media
 
 
-_ARTICLED = {"image": "a picture", "video": "a video", "text": "a text"}
+_ARTICLED = {"image": "an image", "video": "a video", "text": "a text"}
 
 
 def _name_of_image(image: Image.Image) -> str:
     filename = getattr(image, "filename", "")
-    return escape_name(os.fsdecode(filename)) if filename else "picture in memory"
+    return escape_name(os.fsdecode(filename)) if filename else "image in memory"
 
 
 def _resolve_array(array: np.ndarray, name: str, start: float | None, end: float | None) -> Media:
@@ -200,11 +225,11 @@ def _resolve_array(array: np.ndarray, name: str, start: float | None, end: float
         if array.ndim == 4 and (start is not None or end is not None):
             raise InputError(name, "is an array, which has no seconds: cut out its frames instead")
         return Media("video" if array.ndim == 4 else "image", name, array, start, end)
-    raise InputError(name, f"is an array {shape}; give (H, W) or (H, W, 3) for a picture, (F, H, W, 3) for a video")
+    raise InputError(name, f"is an array {shape}; give (H, W) or (H, W, 3) for an image, (F, H, W, 3) for a video")
 
 
 def _sample_array(array: np.ndarray, count: int) -> VideoFrames:
-    """Uniform frames of an array (F, H, W, 3), whose times nobody knows."""
+    """Uniform frames of an array (F, H, W, 3), whose times are unknown."""
     indices = frame_indices(len(array), count)
     images = {index: Image.fromarray(array[index]) for index in set(indices)}
     nan = float("nan")

@@ -1,8 +1,8 @@
-"""Inputs to vectors as a stream: resolve → decode → resize → encode, in order, with bounded memory.
+"""A stream from inputs to embeddings: resolve → decode → resize → embed, in order, with bounded memory.
 
-On a CPU every core takes whole batches, from the file to the vector, and computes on its own: cores that decode and
-cores that encode then overlap without waiting for one another, and a batch stays in one core's cache. On a GPU the
-same threads decode while others' batches are computed.
+On a CPU every core takes whole batches, from the file to the embedding, and computes on its own: cores that decode and
+cores that embed then overlap without waiting for one another, and a batch stays in one core's cache. On a GPU the same
+threads decode while others' batches are computed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,18 +24,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perception_encoder.errors import InputError
+from perception_encoder.inference.embedder import Embedder, Feature
+from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Kind, Media, open_media
 from perception_encoder.preprocess.budget import DECODING, ByteBudget
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.media_types import VIDEO_SUFFIXES
 
-if TYPE_CHECKING:
-    from perception_encoder.inference.encoder import Encoder, Feature
-
 K = TypeVar("K")
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Resolvable(Protocol):
+    """What can be resolved: an item of a listing, a value, or media that are resolved already."""
+
+    def media(self, limits: FetchLimits | None = None) -> Media:
+        """The media, ready to be opened; raises an InputError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,9 @@ class Request(Generic[K]):
 
     key: K
     """What the caller knows it by, such as its row."""
-    resolve: Callable[[], Media]
+    source: Resolvable
     likely: Kind = "image"
     """What it seems to be: a batch holds many texts and few videos."""
-
-    @classmethod
-    def of(cls, key: K, media: Media) -> Request[K]:
-        """A request for what is resolved already."""
-        return cls(key, lambda: media, media.kind)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Embedding(Generic[K]):
     vector: np.ndarray
     """float32 (D,); with pool "tokens" (N, D), of a video (F, N, D)."""
     times: tuple[float, ...] = ()
-    """Of a video: the seconds of its frames (NaN where nobody knows them)."""
+    """Of a video: the seconds of its frames (NaN if unknown)."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,16 @@ Result = Embedding[K] | Failure[K]
 
 
 def encode_items(
-    encoder: Encoder,
+    encoder: Embedder,
     items: Iterable[Item],
     feature: Feature,
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Iterator[list[Result[Item]]]:
-    """Encode what `list_items` gives: see `encode_requests`."""
+    """Encode the items of `list_items`: see `encode_requests`."""
 
     def request(item: Item) -> Request[Item]:
-        likely: Kind = "text" if is_text(item) else guess_kind(item.path)
-        return Request(item, partial(item.media, encoder.fetch_limits), likely)
+        return Request(item, item, "text" if is_text(item) else guess_kind(item.path))
 
     requests = [request(item) for item in items] if isinstance(items, Sequence) else map(request, items)
     return encode_requests(encoder, requests, feature, batch_size, workers)
@@ -105,7 +105,7 @@ def guess_kind(name: str) -> Kind:
 
 
 def encode_requests(
-    encoder: Encoder,
+    encoder: Embedder,
     requests: Iterable[Request[K]],
     feature: Feature,
     batch_size: int | None = None,
@@ -113,37 +113,37 @@ def encode_requests(
 ) -> Iterator[list[Result[K]]]:
     """Encode requests: the results in order, a list a batch, failures in their place.
 
-    `batch_size`: pictures at a time, by default what fits the cache (`encoder.batch_size`), or fewer where `requests`
+    `batch_size`: images at a time, by default what fits the cache (`encoder.batch_size`), or fewer if `requests`
     is a list too short to keep all workers busy. `workers`: threads that take a batch each, by default as many as
     torch computes with; 1 is the caller's own, with all its cores. The batches of a stream do not depend on `workers`
     nor on what came before them.
     """
-    pictures, texts = batch_size or encoder.batch_size, batch_size or encoder.text_batch_size
+    images, texts = batch_size or encoder.batch_size, batch_size or encoder.text_batch_size
     if workers is None:
         workers = worker_count(encoder)
     if isinstance(requests, Sequence) and batch_size is None:
-        pictures = max(1, min(pictures, math.ceil(len(requests) / workers)))
-    batches: Iterable[list[Request[K]]] = _group(requests, pictures, texts, feature.frames)
+        images = max(1, min(images, math.ceil(len(requests) / workers)))
+    batches: Iterable[list[Request[K]]] = _group(requests, images, texts, feature.frames)
     if isinstance(requests, Sequence):
         batches = list(batches)
         workers = max(1, min(workers, len(batches)))
-    return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, pictures, texts), batches, workers)
+    return map_in_order(lambda batch: _encode_batch(encoder, batch, feature, images, texts), batches, workers)
 
 
-def worker_count(encoder: Encoder) -> int:
+def worker_count(encoder: Embedder) -> int:
     """Threads that best take a batch each: as many as torch computes with or, beside a GPU, as decode."""
     return _cores() if encoder.device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
-def _group(requests: Iterable[Request[K]], pictures: int, texts: int, frames: int) -> Iterator[list[Request[K]]]:
-    """Cut into batches that cost as much as `pictures` pictures or `texts` texts; a video costs its frames."""
-    costs: dict[Kind, int] = {"text": pictures, "image": texts, "video": texts * frames}
+def _group(requests: Iterable[Request[K]], images: int, texts: int, frames: int) -> Iterator[list[Request[K]]]:
+    """Cut into batches that cost as much as `images` images or `texts` texts; a video costs its frames."""
+    costs: dict[Kind, int] = {"text": images, "image": texts, "video": texts * frames}
     batch: list[Request[K]] = []
     cost = 0
     for request in requests:
         batch.append(request)
         cost += costs[request.likely]
-        if cost >= pictures * texts:
+        if cost >= images * texts:
             yield batch
             batch, cost = [], 0
     if batch:
@@ -161,7 +161,7 @@ class Decoded:
     """Of a video: the seconds of its frames."""
 
 
-def decode(encoder: Encoder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
+def decode(encoder: Embedder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
     """Open an input and resize it; large images wait for room in `budget`. Raises what `open_media` raises."""
     with budget.admission() as admit:
         opened = open_media(media, feature.frames, admit)
@@ -171,7 +171,7 @@ def decode(encoder: Encoder, media: Media, feature: Feature, budget: ByteBudget 
         return Decoded(pixels=tuple(map(encoder.transform.pixels, images)), times=tuple(times))
 
 
-def encode_decoded(encoder: Encoder, inputs: Sequence[Decoded], feature: Feature) -> list[np.ndarray]:
+def encode_decoded(encoder: Embedder, inputs: Sequence[Decoded], feature: Feature) -> list[np.ndarray]:
     """Vectors of inputs, in order, computed in the caller's thread."""
     batch = _Batch(encoder, feature, encoder.batch_size, encoder.text_batch_size)
     for position, decoded in enumerate(inputs):
@@ -187,15 +187,15 @@ def detached(error: InputError) -> InputError:
 
 
 def _encode_batch(
-    encoder: Encoder, requests: list[Request[K]], feature: Feature, pictures: int, texts: int
+    encoder: Embedder, requests: list[Request[K]], feature: Feature, images: int, texts: int
 ) -> list[Result[K]]:
     """Take one batch from its inputs to its vectors."""
     failures: dict[int, InputError] = {}  # both by position in the batch
     times: dict[int, tuple[float, ...]] = {}
-    batch = _Batch(encoder, feature, pictures, texts)
+    batch = _Batch(encoder, feature, images, texts)
     for position, request in enumerate(requests):
         try:
-            decoded = decode(encoder, request.resolve(), feature)
+            decoded = decode(encoder, request.source.media(encoder.fetch_limits), feature)
         except InputError as error:
             failures[position] = detached(error)
             continue
@@ -213,7 +213,7 @@ def _encode_batch(
 class _Batch:
     """Collects decoded inputs and encodes some images and some texts at a time, so that memory stays bounded."""
 
-    def __init__(self, encoder: Encoder, feature: Feature, images_at_once: int, texts_at_once: int) -> None:
+    def __init__(self, encoder: Embedder, feature: Feature, images_at_once: int, texts_at_once: int) -> None:
         self._encoder, self._feature = encoder, feature
         self._raw = replace(feature, normalize=False)  # frames are averaged first
         self._images_at_once, self._texts_at_once = images_at_once, texts_at_once
@@ -242,14 +242,14 @@ class _Batch:
                 self._frames.setdefault(position, []).append(vector)
 
     def vectors(self) -> dict[int, Tensor]:
-        """Encode what waits; the vector of each input."""
+        """Encode the waiting images and the texts; the vector of each input, by position."""
         self._encode_waiting()
-        found = {p: _join(v, self._feature, p in self._videos) for p, v in self._frames.items()}
+        vectors = {p: _join(v, self._feature, p in self._videos) for p, v in self._frames.items()}
         texts = list(self._texts.items())
         for start in range(0, len(texts), self._texts_at_once):
             positions, values = zip(*texts[start : start + self._texts_at_once], strict=True)
-            found |= zip(positions, self._encoder.embed_texts(values, self._feature), strict=True)
-        return found
+            vectors |= zip(positions, self._encoder.embed_texts(values, self._feature), strict=True)
+        return vectors
 
 
 def _join(frames: list[Tensor], feature: Feature, video: bool) -> Tensor:

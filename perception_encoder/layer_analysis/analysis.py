@@ -10,13 +10,13 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import LayerImages
+from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.global_tokens import TokenStatistics
 from perception_encoder.layer_analysis.image_analysis import SAMPLE, ImageAnalysis, analyse_image, describe_layers
 from perception_encoder.layer_analysis.report import LayerReport
 from perception_encoder.layer_analysis.store import StoreConfig, check_space, missing_bytes, show_bytes
 from perception_encoder.layer_analysis.sweep import Sweep, evaluated_layers, run_sweep
-from perception_encoder.models.external.layer_encoders import TowerEncoder
 from perception_encoder.progress import Track, untracked
 
 BY_COLOUR = ("tracking",)

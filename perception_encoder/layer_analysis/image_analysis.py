@@ -16,13 +16,13 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.feature_map import map_grid, similarity
+from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_layers
 from perception_encoder.layer_analysis.global_tokens import (
     TokenStatistics,
     describe_tokens,
     first_global_layer,
     received_attention,
 )
-from perception_encoder.models.external.layer_encoders import TowerEncoder, resolve_layers
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import ImageTransform
 

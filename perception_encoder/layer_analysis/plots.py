@@ -18,11 +18,11 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.evaluation.report import format_value
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import to_colours
+from perception_encoder.inference.open_model import RANDOM
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.image_analysis import ImageAnalysis
-from perception_encoder.models.external.layer_encoders import RANDOM
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +103,8 @@ def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
 def plot_tokens(statistics: Mapping[str, Sequence[TokenStatistics]]) -> Figure:
     """Plot norms of tokens, and the attention to global ones, over the layers of each model."""
     figure = empty_figure(10.4, 3.3)
-    _draw_tokens(*figure.subplots(1, 2), statistics)
+    norms, attention = figure.subplots(1, 2)
+    _draw_tokens(norms, attention, statistics)
     return figure
 
 

@@ -24,7 +24,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError, MediaD
 from perception_encoder.evaluation.features import decode_ahead
 from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
 from perception_encoder.files import holding, replacing, writing
-from perception_encoder.models.external.layer_encoders import StoredEncoder
+from perception_encoder.inference.layer_encoder import StoredEncoder
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.statistics.scores import by_metric
 from perception_encoder.files import replacing, writing
+from perception_encoder.inference.layer_encoder import StoredEncoder, resolve_layers
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
-from perception_encoder.models.external.layer_encoders import StoredEncoder, resolve_layers
 from perception_encoder.progress import Track, untracked
 
 FORMAT = 2
@@ -70,9 +70,7 @@ def run_sweep(
         metrics = list(scores[chosen[0]])
         for layer, by_name in scores.items():
             if list(by_name) != metrics:
-                raise DataError(
-                    f"{task.name} has other metrics at layer {layer} than before; delete the store's scores"
-                )
+                raise DataError(f"{task.name} has other metrics at layer {layer} than at others; delete its scores")
         for metric in metrics:
             by_layer = {layer: by_name[metric] for layer, by_name in scores.items()}
             curves.append(

@@ -120,7 +120,7 @@ def make_task(name: str, path: Path, options: TaskOptions) -> LayerEvaluator:
 def thin(splits: tuple[AnySet, AnySet], items: int) -> tuple[AnySet, AnySet]:
     """Return at most `items` test images and twice as many training images, at even intervals of their order.
 
-    The first images are often of one place or time, because their names are.
+    The first images are often of one location or time, because their names are.
     """
     train, test = (
         part.select(spread_indices(len(part.keys), min(len(part.keys), count)))

@@ -1,10 +1,10 @@
-"""The contrastive loss of pictures and captions, with targets that know shared captions, whole or a rank's part of it.
+"""The contrastive loss of images and captions that several images may share, of a batch or a rank's part of it.
 
-A batch may hold several pictures of one caption, and several captions that are true of one picture. Each distinct
-caption is encoded once, and every true pair is a positive: a picture's target is spread evenly over its captions, a
-caption's over its pictures. Of mixed pictures, positives are numbers: how far a caption is true of one.
+A batch may hold several images of one caption, and several captions that are true of one image. Each distinct
+caption is encoded once, and every true pair is a positive: an image's target is spread evenly over its captions, a
+caption's over its images. For mixed images, positives are numbers: how far a caption is true of an image.
 
-Spread over ranks, each computes the rows of its own pictures and captions against everybody's: memory for logits
+Spread over ranks, each computes the rows of its own images and captions against everybody's: memory for logits
 falls with the number of ranks, and the ranks' parts add up to the loss of the whole batch.
 """
 
@@ -25,11 +25,11 @@ def contrastive_loss(
     own_images: slice = ALL,
     own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:
-    """Mean of the picture→text and text→picture cross-entropies of unit vectors, or this rank's part of it.
+    """Mean of the image→text and text→image cross-entropies of unit vectors, or this rank's part of it.
 
     `own_images`, `own_texts`: the rows, of features gathered from all ranks, that are this rank's; the parts of all
-    ranks add up to the loss. `image_positives`: which captions are true of this rank's pictures; `text_positives`: of
-    which pictures this rank's captions are true (alone, the transpose). Every row needs one; identities make this
+    ranks add up to the loss. `image_positives`: which captions are true of this rank's images; `text_positives`: of
+    which images this rank's captions are true (alone, the transpose). Every row needs one; identities make this
     CLIP's symmetric loss.
     """
     image_to_text = _cross_entropies(logit_scale * images[own_images] @ texts.T, image_positives)

@@ -1,8 +1,8 @@
-"""Distillation by logits (section 2.4): the student's picture-text distributions are fitted to a teacher's.
+"""Distillation by logits (section 2.4): the student's image-text distributions are fitted to a teacher's.
 
-Both form, of the similarities of a batch, a softmax distribution over the captions for each picture, and one over the
-pictures for each caption. The loss is the mean Kullback-Leibler divergence of the student's from the teacher's. As in
-the contrastive loss each distinct caption counts once, and each of several ranks computes the rows of its own pictures
+Both form, of the similarities of a batch, a softmax distribution over the captions for each image, and one over the
+images for each caption. The loss is the mean Kullback-Leibler divergence of the student's from the teacher's. As in
+the contrastive loss each distinct caption counts once, and each of several ranks computes the rows of its own images
 and captions against everybody's: the parts of all ranks add up.
 """
 
@@ -25,7 +25,7 @@ def logit_distillation_loss(
     own_images: slice = ALL,
     own_texts: slice = ALL,
 ) -> Float[Tensor, ""]:
-    """Mean of the picture→text and text→picture divergences of unit vectors, or this rank's part of it.
+    """Mean of the image→text and text→image divergences of unit vectors, or this rank's part of it.
 
     The teacher's vectors may have another width, and take no gradient. `own_images`, `own_texts`: the rows, of
     features gathered from all ranks, that are this rank's.

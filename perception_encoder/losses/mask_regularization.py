@@ -1,4 +1,4 @@
-"""Mask regularisation (step 9 of section 2.1, after MaskFeat): a masked picture's tokens like the whole one's."""
+"""Mask regularisation (step 9 of section 2.1, after MaskFeat): a masked image's tokens fit the whole one's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 def mask_regularization_loss(
     masked: Float[Tensor, "B N D"], whole: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]
 ) -> Float[Tensor, ""]:
-    """Mean of 1 − cosine similarity between a masked picture's tokens and the whole picture's, where it was masked.
+    """Mean of 1 − cosine similarity between a masked image's tokens and the whole image's, where it was masked.
 
-    `masked`, `whole`: patch tokens at the output. The whole picture's are a fixed target: no gradient reaches them, so
+    `masked`, `whole`: patch tokens at the output. The whole image's are a fixed target: no gradient reaches them, so
     this loss trains the masked pass alone, as the contrastive loss trains the other. (The paper leaves open whether
     the target is fixed and whether tokens that were seen count; this is our reading.)
     """

@@ -1,4 +1,4 @@
-"""The two-tower model: pictures, videos and text in one space (section 2)."""
+"""The two-tower model: images, videos and text in one space (section 2)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CLIP(nn.Module):
         normalize: bool = False,
         padding_mask: Bool[Tensor, "B h w"] | None = None,
     ) -> Float[Tensor, "B output_dim"]:
-        """Picture embeddings, of unit length under `normalize`."""
+        """Image embeddings, of unit length under `normalize`."""
         features = self.visual(images, padding_mask)
         return F.normalize(features, dim=-1) if normalize else features
 

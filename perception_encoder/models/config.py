@@ -28,7 +28,7 @@ class VisionConfig:
     """A vision tower (section 2.4, appendix B.1)."""
 
     image_size: int
-    """Side of the square picture it was trained on, in pixels; fixes the grid of the position embedding."""
+    """Side of the square image it was trained on, in pixels; fixes the grid of the position embedding."""
     patch_size: int
     """Side of a patch, in pixels."""
     width: int
@@ -37,7 +37,7 @@ class VisionConfig:
     mlp_width: int
     class_token: bool = True
     attention_pool: bool = True
-    """Pool with a learned probe of 8 heads, then project; without it the tower gives tokens or, where it has an
+    """Pool with a learned probe of 8 heads, then project; without it the tower gives tokens or, if it has an
     `output_dim`, projects the class token."""
     final_norm: bool = True
     """A LayerNorm (`ln_post`) after the last block."""
@@ -63,7 +63,7 @@ class VisionConfig:
 
     @property
     def pools(self) -> bool:
-        """Whether the tower makes one vector of a picture, by its attention pooling or out of its class token."""
+        """Whether the tower gives one embedding an image, by attention pooling or from its class token."""
         return self.attention_pool or self.output_dim is not None
 
     @property

@@ -1,4 +1,4 @@
-"""Towers for other runtimes: `torch.export` programs and ONNX files, checked against torch before they are kept."""
+"""Towers for other runtimes: `torch.export` programs and ONNX files, checked against torch before they are written."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def towers_of(model: Model) -> tuple[str, ...]:
 def export_program(
     model: Model, tower: str = "image", size: tuple[int, int] | None = None
 ) -> torch.export.ExportedProgram:
-    """A tower as a `torch.export` program, of one picture size (H, W), the model's own by default, and any batch size.
+    """A tower as a `torch.export` program, of one image size (H, W), the model's own by default, and any batch size.
 
-    "image": pictures (B, 3, H, W) → what the vision tower gives; "text": token ids (B, T), padded to the context
-    length, → embeddings. Not normalised. Raises ConfigError for a tower that is not there, ShapeError for a size.
+    "image": images (B, 3, H, W) → the output of the vision tower; "text": token ids (B, T), padded to the context
+    length, → embeddings. Not normalised. Raises ConfigError for a tower that the model lacks, ShapeError for a size.
     """
     module, example = _module_and_example(model, tower, size)
     return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
-def export_onnx(model: Model, folder: Path, size: tuple[int, int] | None = None) -> dict[str, float | None]:
-    """Write `image.onnx` and, of two-tower models, `text.onnx` into a new folder, all or nothing.
+def export_onnx(model: Model, directory: Path, size: tuple[int, int] | None = None) -> dict[str, float | None]:
+    """Write `image.onnx` and, of two-tower models, `text.onnx` into a new directory, all or nothing.
 
-    Returns, by tower, the largest difference to torch through onnxruntime over the largest value; None where
+    Returns, by tower, the largest difference to torch through onnxruntime over the largest value; None if
     onnxruntime is not installed. Raises MissingExtraError, OutputError (also for a difference above 1e-3), ShapeError.
     """
     try:
@@ -48,9 +48,9 @@ def export_onnx(model: Model, folder: Path, size: tuple[int, int] | None = None)
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "onnx") from None
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder}: already there; name a new folder")
-    with writing(folder), replacing(folder) as temporary:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise OutputError(f"{directory} exists already; name a new directory")
+    with writing(directory), replacing(directory) as temporary:
         temporary.mkdir()
         return {tower: _write_tower(model, tower, size, temporary) for tower in towers_of(model)}
 
@@ -69,7 +69,7 @@ def _module_and_example(model: Model, tower: str, size: tuple[int, int] | None) 
     return visual, 2 * noise - 1
 
 
-def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, folder: Path) -> float | None:
+def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, directory: Path) -> float | None:
     """Write one tower's file; returns its difference to torch."""
     module, example = _module_and_example(model, tower, size)
     kind = "features" if isinstance(model, CLIP) or model.attn_pool is not None else "tokens"
@@ -86,7 +86,7 @@ def _write_tower(model: Model, tower: str, size: tuple[int, int] | None, folder:
     assert program is not None
     program.model.metadata_props.update({"model": model.name, "weights": weight_hash(model), "pixels": "RGB, -1 to 1"})
     weights = sum(parameter.nbytes for parameter in module.parameters())
-    path = folder / f"{tower}.onnx"
+    path = directory / f"{tower}.onnx"
     program.save(path, external_data=weights > _EXTERNAL)
     difference = _difference(module, example, path)
     if difference is not None and not difference < TOLERANCE:
@@ -110,7 +110,7 @@ def _difference(module: nn.Module, example: Tensor, path: Path) -> float | None:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Height and width in pixels from "HxW"; ConfigError for anything else."""
-    found = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    if not found:
+    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    if not match:
         raise ConfigError(f"--size is {text!r}; it must be height x width in pixels, 336x448 say")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])

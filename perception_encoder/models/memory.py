@@ -9,8 +9,8 @@ import sys
 logger = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # options of mallopt(3)
-_KEPT = 2**31 - 1  # bytes of free memory that stay with the process
-_STEP = 2**26  # bytes that are asked for at a time
+_FREE = 2**31 - 1  # bytes of free memory that stay with the process
+_STEP = 2**26  # bytes requested at a time
 
 
 def keep_freed_memory() -> None:
@@ -25,5 +25,5 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError):
         logger.info("no glibc: memory is managed as usual")
         return
-    for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _KEPT), (_TOP_PAD, _STEP)):
+    for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _FREE), (_TOP_PAD, _STEP)):
         mallopt(option, value)

@@ -1,4 +1,4 @@
-"""Which floating-point type to compute in: measured, not assumed; and how much its rounding may change a result."""
+"""Which device and floating-point type to compute with (measured, not assumed), and how much rounding may change."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SPEEDUP = 1.5  # bf16 must beat fp32 by this factor on a matrix product to be worth its rounding
 _REPEATS = 7
 _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-5 else time.perf_counter
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The given device, or a CUDA GPU if there is one, else the CPU; ConfigError if it cannot be used."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -1,7 +1,7 @@
 """The vision tower: a pre-norm ViT with absolute and rotary positions (section 2.4, appendix B.1).
 
 Pixels → patches → positions → blocks → norm → pooling → projection. Any height and width that are multiples of the
-patch will do. With a padding mask, pictures of different grids share a batch: each stands in the top left corner,
+patch will do. With a padding mask, images of different grids share a batch: each stands in the top left corner,
 gets the positions of its own grid, and sees none of the padding.
 """
 
@@ -23,7 +23,7 @@ from perception_encoder.models.layers.rope import rope_table
 
 
 class VisionTransformer(nn.Module):
-    """Pictures (B, 3, H, W) to embeddings (B, output_dim), or to tokens (B, N, D) where the tower has no pooling."""
+    """Images (B, 3, H, W) to embeddings (B, output_dim), or to tokens (B, N, D) if the tower has no pooling."""
 
     def __init__(self, config: VisionConfig, name: str = "custom") -> None:
         super().__init__()
@@ -65,19 +65,19 @@ class VisionTransformer(nn.Module):
         return [{"module": f"blocks.{n}", "num_chs": width, "reduction": patch} for n in range(self.config.depth)]
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """The patch grid (h, w) of a picture size; ShapeError unless both sides are multiples of the patch."""
+        """The patch grid (h, w) of an image size; ShapeError unless both sides are multiples of the patch."""
         patch = self.config.patch_size
         if isinstance(height, Tensor):  # as sizes are under torch.jit.trace, which is of one size
             height, width = int(height), int(width)
         if height % patch or width % patch or not height or not width:
             raise ShapeError(
-                f"picture size {height}x{width} is not a multiple of the patch size {patch}; "
+                f"image size {height}x{width} is not a multiple of the patch size {patch}; "
                 f"resize it, to {max(1, round(height / patch)) * patch}x{max(1, round(width / patch)) * patch} say"
             )
         return height // patch, width // patch
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Absolute position embedding of a grid (N, D), the class token's row first where there is one."""
+        """Absolute position embedding of a grid (N, D), the class token's row first if it has one."""
         prefix = int(self.config.class_token)
         table = self.positional_embedding
         return torch.cat([table[:prefix], resample_positions(table[prefix:], grid)])
@@ -89,12 +89,12 @@ class VisionTransformer(nn.Module):
         mask: Tensor | None = None,
         mask_token: Tensor | None = None,
     ) -> Tensor:
-        """Pictures (B, 3, H, W) → the tokens that enter the first block (B, N, D).
+        """Images (B, 3, H, W) → the tokens that enter the first block (B, N, D).
 
-        `mask` (B, h·w): patches in whose place `mask_token` (D) stands, at their positions.
+        `mask` (B, h·w): patches that `mask_token` (D) replaces, at their positions.
         """
         if x.dim() != 4 or x.shape[1] != 3:
-            raise ShapeError(f"pictures have the shape {tuple(x.shape)}; it must be (batch, 3, height, width)")
+            raise ShapeError(f"images have the shape {tuple(x.shape)}; it must be (batch, 3, height, width)")
         grid = self.grid_of(x.shape[-2], x.shape[-1])
         tokens = self.conv1(x).flatten(2).transpose(1, 2)  # (B, h·w, D)
         if mask is not None and mask_token is not None:
@@ -110,7 +110,7 @@ class VisionTransformer(nn.Module):
         return self.ln_pre(tokens + positions)
 
     def _corner_positions(self, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Positions of a picture of grid `own` in the top left corner of `grid`; zeros on the padding."""
+        """Positions of an image of grid `own` in the top left corner of `grid`; zeros on the padding."""
         prefix = int(self.config.class_token)
         table = self.positions(own)
         canvas = table.new_zeros(*grid, table.shape[-1])
@@ -118,7 +118,7 @@ class VisionTransformer(nn.Module):
         return torch.cat([table[:prefix], canvas.flatten(0, 1)])
 
     def rope(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """The rotary table of a picture size, shared by all blocks; None where the model has none."""
+        """The rotary table of an image size, shared by all blocks; None for a model without RoPE."""
         config = self.config
         if not config.rope:
             return None
@@ -142,9 +142,9 @@ class VisionTransformer(nn.Module):
         mask: Bool[Tensor, "B P"] | None = None,
         mask_token: Float[Tensor, " D"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """The last block's tokens, class token first where there is one, through `ln_post` unless told not to.
+        """The last block's tokens, class token first if there is one, through `ln_post` if `norm`.
 
-        `mask`: patches (P = h·w) that are hidden, with `mask_token` in their place.
+        `mask`: hidden patches (P = h·w), replaced by `mask_token`.
         """
         tokens = self.embed_patches(x, padding_mask, mask, mask_token)
         rope = self.rope(x.shape[-2], x.shape[-1], x.device)
@@ -187,27 +187,27 @@ class VisionTransformer(nn.Module):
 
         `indices`: 0-based layers, negative from the end, as a list or tensor; a number n for the last n; None for all.
         Each feature is (B, D, h, w) as "NCHW" or (B, h·w, D) as "NLC", with its class token (B, 0 or 1, D) beside it
-        under `return_prefix_tokens`. `stop_early`: layers after the last one asked for are not run.
+        under `return_prefix_tokens`. `stop_early`: layers after the last index are not run.
         Returns the features, after the final tokens (B, N, D) unless `intermediates_only`.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ConfigError(f"output_fmt is {output_fmt!r}; it must be 'NCHW' or 'NLC'")
-        wanted = self.layer_indices(indices)
+        layers = self.layer_indices(indices)
         prefix = int(self.config.class_token)
         rope, mask = self.rope(x.shape[-2], x.shape[-1], x.device), self.token_mask(padding_mask)
         tokens = self.embed_patches(x, padding_mask)
-        last = max(wanted, default=-1) if stop_early else self.config.depth - 1
+        last = max(layers, default=-1) if stop_early else self.config.depth - 1
         features = {}
         for index in range(last + 1):
             tokens = self.transformer.run_block(index, tokens, rope, mask)
-            if index in wanted:
+            if index in layers:
                 features[index] = self.ln_post(tokens) if norm else tokens
-        intermediates = [features[index][:, prefix:] for index in wanted]
+        intermediates = [features[index][:, prefix:] for index in layers]
         if output_fmt == "NCHW":
             grid = self.grid_of(x.shape[-2], x.shape[-1])
             intermediates = [f.transpose(1, 2).unflatten(2, grid).contiguous() for f in intermediates]
         if return_prefix_tokens:
-            pairs = [(f, features[index][:, :prefix]) for f, index in zip(intermediates, wanted, strict=True)]
+            pairs = [(f, features[index][:, :prefix]) for f, index in zip(intermediates, layers, strict=True)]
             return pairs if intermediates_only else (self.ln_post(tokens), pairs)
         return intermediates if intermediates_only else (self.ln_post(tokens), intermediates)
 
@@ -219,12 +219,12 @@ class VisionTransformer(nn.Module):
         if isinstance(indices, Tensor):
             indices = cast(int | list[int], indices.tolist())
         if isinstance(indices, int) and not 0 < indices <= depth:
-            raise ConfigError(f"the last {indices} layers were asked for; {self.name} has {depth}")
-        asked = range(-indices, 0) if isinstance(indices, int) else indices
-        for index in asked:
+            raise ConfigError(f"the last {indices} layers do not exist; {self.name} has {depth}")
+        numbers = range(-indices, 0) if isinstance(indices, int) else indices
+        for index in numbers:
             if not -depth <= index < depth:
                 raise ConfigError(f"layer {index} does not exist; {self.name} has layers 0 to {depth - 1}")
-        return sorted({index % depth for index in asked})
+        return sorted({index % depth for index in numbers})
 
     def truncate(self, layer: int) -> VisionTransformer:
         """Drop, in place, all after block `layer` (0-based, negative from the end): later blocks, norm, pooling.
@@ -241,9 +241,9 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def set_image_size(self, size: int) -> None:
-        """Resample the position table to the grid of another picture size: what this is trained on next.
+        """Resample the position table to the grid of another image size, before training at that size.
 
-        The parameter is a new one: of an old one, what DDP has noted of its shape may live on.
+        The parameter is a new one, because DDP may remember the shape of the old one.
         """
         table = self.positions(self.grid_of(size, size)).detach().clone()
         self.positional_embedding = nn.Parameter(table, requires_grad=self.positional_embedding.requires_grad)
@@ -267,12 +267,12 @@ class VisionTransformer(nn.Module):
 
 
 def grids_of(padding_mask: Tensor) -> list[tuple[int, int]]:
-    """Each picture's own grid (h, w) from a padding mask (B, h, w); ShapeError unless it fills the top left corner."""
+    """Each image's own grid (h, w) from a padding mask (B, h, w); ShapeError unless it fills the top left corner."""
     if padding_mask.dtype != torch.bool:
-        raise ShapeError(f"a padding mask must be boolean (True on the picture), not {padding_mask.dtype}")
+        raise ShapeError(f"a padding mask must be boolean (True on the image), not {padding_mask.dtype}")
     heights, widths = padding_mask[:, :, 0].sum(1).tolist(), padding_mask[:, 0].sum(1).tolist()
     grids = [(int(h), int(w)) for h, w in zip(heights, widths, strict=True)]
     for row, (h, w) in zip(padding_mask, grids, strict=True):
         if not h or not w or int(row.sum()) != h * w or not bool(row[:h, :w].all()):
-            raise ShapeError("a padding mask must be True on one rectangle in the top left corner of each picture")
+            raise ShapeError("a padding mask must be True on one rectangle in the top left corner of each image")
     return grids

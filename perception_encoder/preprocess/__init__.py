@@ -1,1 +1,1 @@
-"""Pictures, videos and text to tensors."""
+"""Images, videos and text to tensors."""

@@ -1,4 +1,4 @@
-"""Training augmentation on uint8 pictures: random crop, flip, brightness and saturation (step 8 of section 2.1).
+"""Training augmentation on uint8 images: random crop, flip, brightness and saturation (step 8 of section 2.1).
 
 The crop has the distribution of torchvision's RandomResizedCrop.
 """
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TRIES = 10
-"""Crops that are drawn until one fits into the picture, as torchvision does."""
+"""Crops that are drawn until one fits into the image, as torchvision does."""
 DRAWS = 2 * TRIES + 5
-"""Random numbers that a picture's augmentation takes: area and aspect of each crop, then top, left, flip, brightness,
+"""Random numbers that an image's augmentation takes: area and aspect of each crop, then top, left, flip, brightness,
 saturation."""
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -26,7 +26,7 @@ class Augmentation:
     """Ranges to draw from; the defaults are the paper's (appendix B.1.1)."""
 
     scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the picture's area that a crop keeps."""
+    """Share of the image's area that a crop keeps."""
     aspect: tuple[float, float] = (0.75, 1.33)
     """Width over height of a crop, before it is squashed to a square."""
     brightness: float = 0.32
@@ -35,22 +35,22 @@ class Augmentation:
     """Probability of a mirror image."""
 
 
-def augment(picture: Tensor, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
-    """Augment a uint8 picture (3, H, W) to (3, size, size); without `augmentation`, squash.
+def augment(image: Tensor, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
+    """Augment a uint8 image (3, H, W) to (3, size, size); without `augmentation`, squash.
 
     All frames of a video (F, 3, H, W) are augmented alike. `draw`: `DRAWS` numbers from 0 to 1, by which everything is
     chosen.
     """
-    frames = picture if picture.dim() == 4 else picture[None]
+    frames = image if image.dim() == 4 else image[None]
     if augmentation is None:
-        return _resize(frames, size).view(*picture.shape[:-2], size, size)
-    top, left, height, width = _crop(picture.shape[-2], picture.shape[-1], augmentation, draw)
+        return _resize(frames, size).view(*image.shape[:-2], size, size)
+    top, left, height, width = _crop(image.shape[-2], image.shape[-1], augmentation, draw)
     crop = frames[..., top : top + height, left : left + width]
     flip, *factors = draw[2 * TRIES + 2 :]
     if flip < augmentation.flip:
         crop = crop.flip(-1)
     augmented = jitter(_resize(crop, size), augmentation, torch.tensor([factors]))
-    return augmented.view(*picture.shape[:-2], size, size)
+    return augmented.view(*image.shape[:-2], size, size)
 
 
 def _resize(frames: Tensor, size: int) -> Tensor:
@@ -58,9 +58,9 @@ def _resize(frames: Tensor, size: int) -> Tensor:
 
 
 def needed_side(width: int, height: int, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> int:
-    """How long the short side of a picture must stay, upright or turned, for its crop to have `size` px each way.
+    """How long the short side of an image must stay, upright or turned, for its crop to have `size` px each way.
 
-    A reduced picture has nearly the same proportions: of crops that fit into one and perhaps not into the other, the
+    A reduced image has nearly the same proportions: of crops that fit into one and perhaps not into the other, the
     smaller counts.
     """
     if augmentation is None:
@@ -96,7 +96,7 @@ def _crop(height: int, width: int, augmentation: Augmentation, draw: Sequence[fl
 
 
 def _tries(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """Heights and widths of random crops, which may be larger than the picture."""
+    """Heights and widths of random crops, which may be larger than the image."""
     low, high = augmentation.scale
     log_low, log_high = (math.log(bound) for bound in augmentation.aspect)
     for share, position in zip(draw[: 2 * TRIES : 2], draw[1 : 2 * TRIES : 2], strict=True):
@@ -106,13 +106,13 @@ def _tries(height: int, width: int, augmentation: Augmentation, draw: Sequence[f
 
 
 def _central(height: int, width: int, augmentation: Augmentation) -> tuple[float, float]:
-    """Height and width of the largest crop whose aspect is in the range, or nearest to the picture's."""
+    """Height and width of the largest crop whose aspect is in the range, or nearest to the image's."""
     low, high = augmentation.aspect
     return min(height, width / low), min(width, height * high)
 
 
 def jitter(batch: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
-    """Brightness and saturation of each picture of a uint8 batch (B, 3, H, W) times its own factor.
+    """Brightness and saturation of each image of a uint8 batch (B, 3, H, W) times its own factor.
 
     `draws` (B, 2), or (1, 2) for all: numbers from 0 to 1, by which the two factors are chosen.
     """

@@ -14,7 +14,7 @@ _CORE_BYTES = 256 << 20  # 33 million pixels
 
 
 class ByteBudget:
-    """A limit on bytes in flight; threads share one. Whoever wants more than the limit waits until nobody holds any."""
+    """A limit on bytes in flight; threads share one. A request above the limit waits until all bytes are free."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -21,14 +21,14 @@ class VideoFrames:
     frame_count: int
     """Frames that the whole video holds, T."""
     complete: bool
-    """False where the file ends early or a decoder met damage: the frames are then of what could be decoded."""
+    """False if the file ends early or is damaged: the frames are then of what could be decoded."""
 
 
 def frame_indices(total: int, count: int) -> list[int]:
     """`count` uniform indices into `total` frames, i·(total−1)/(count−1) rounded down; the first for one.
 
     The one formula for the frames of a video, in training, `Encoder.encode` and evaluation: that of the reference's
-    evaluation. Raises ConfigError where either is less than 1.
+    evaluation. Raises ConfigError if either is less than 1.
     """
     _check(total, count, "frames")
     return [i * (total - 1) // max(1, count - 1) for i in range(count)]
@@ -37,7 +37,7 @@ def frame_indices(total: int, count: int) -> list[int]:
 def spread_indices(total: int, count: int) -> list[int]:
     """`count` indices evenly apart into `total` items, halves rounded up: for a part of a dataset, not for frames.
 
-    Raises ConfigError where either is less than 1.
+    Raises ConfigError if either is less than 1.
     """
     _check(total, count, "items")
     steps = max(1, count - 1)

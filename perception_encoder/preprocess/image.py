@@ -1,8 +1,8 @@
-"""Pictures to tensors: open a picture file, and the published test transform (section 2.4, appendix B.1).
+"""Images to tensors: open an image file, and the published test transform (section 2.4, appendix B.1).
 
 The transform resizes first (bilinear, antialiased) and converts to RGB afterwards, as the published one does; alpha
 is therefore dropped, not blended. What Pillow's own conversion would spoil (palettes, which it resizes without
-interpolation, and 16-bit and float pictures, which it clips) is brought to 8 bits when the picture is opened.
+interpolation, and 16-bit and float images, which it clips) is brought to 8 bits when the image is opened.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError, install_command
 from perception_encoder.preprocess.budget import Admit
@@ -28,7 +28,7 @@ from perception_encoder.preprocess.media_types import is_heif
 from perception_encoder.preprocess.source import Source, one_line, open_source
 
 MAX_PIXELS = 178_956_970
-"""Pixels of the largest picture that is opened: Pillow's own limit, 512 MiB as RGB."""
+"""Pixels of the largest image that is opened: Pillow's own limit, 512 MiB as RGB."""
 
 DECODED_BYTES = 8
 """Bytes of memory that a pixel takes at most while an image is opened: four as stored, four of a turned or converted
@@ -48,11 +48,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation → what makes the picture upright."""
+"""EXIF orientation → the transposition that makes the image upright."""
 
 
 NeededSide = Callable[[int, int], int]
-"""How long the short side of a picture of some width and height must stay."""
+"""The least length of the short side of an image of some width and height."""
 
 
 def open_image(
@@ -63,14 +63,14 @@ def open_image(
     reduce_to: int | NeededSide | None = None,
     admit: Admit | None = None,
 ) -> Image.Image:
-    """Open a picture whole: its first frame, upright, in a mode that the transform handles; the file is closed again.
+    """Open an image whole: its first frame, upright, in a mode that the transform handles; the file is closed again.
 
-    `reduce_to`: let the JPEG decoder halve a picture up to three times while its short side stays at least this long;
+    `reduce_to`: let the JPEG decoder halve an image up to three times while its short side stays at least this long;
     a function gives that by the stored width and height.
     At twice the transform's size, 12 megapixels then open 3 to 4 times as fast, but pixels move by 1/255 on average
     (7/255 on the most finely textured of 85 photographs), so it is not the default. `admit` is called with the bytes
     that the image takes once its header is read and before it is decoded: see `ByteBudget`. Raises MediaNotFoundError,
-    MediaDecodeError (empty, truncated, no picture) and MediaTooLargeError (over `max_pixels`), named `name`.
+    MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `max_pixels`), named `name`.
     """
     with open_source(source, name) as (stream, name), _quiet_pillow():
         _prepare_heif(stream, name)
@@ -89,7 +89,7 @@ def open_image(
         except (MediaDecodeError, MediaTooLargeError):
             raise
         except UnidentifiedImageError:
-            raise MediaDecodeError(name, "is not a picture in a format that can be read") from None
+            raise MediaDecodeError(name, "is not an image in a supported format") from None
         except (Image.DecompressionBombError, MemoryError) as error:
             raise MediaTooLargeError(name, one_line(error)) from None
         except Exception as error:  # decoders raise anything over a damaged file
@@ -97,12 +97,12 @@ def open_image(
 
 
 def date_taken(source: Source) -> datetime | None:
-    """When a picture was taken, as its EXIF data say, in the camera's local time; None where they say nothing."""
+    """When an image was taken, by its EXIF data, in the camera's local time; None without a date."""
     try:
         with open_source(source) as (stream, _), _quiet_pillow(), Image.open(stream, formats=_known_formats()) as image:
             exif = image.getexif()
-        said = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-        return datetime.strptime(str(said), "%Y:%m:%d %H:%M:%S")
+        date = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+        return datetime.strptime(str(date), "%Y:%m:%d %H:%M:%S")
     except Exception:  # damaged EXIF may raise anything, and is as good as none
         return None
 
@@ -133,12 +133,12 @@ def _quiet_pillow() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(ValueError):  # someone else's catch_warnings has put another list in place
+        with suppress(ValueError):  # someone else's catch_warnings has set another list
             cast(list[Any], warnings.filters).remove(entry)
 
 
 def plain_image(image: Image.Image) -> Image.Image:
-    """Return a picture upright by its EXIF orientation, in a mode of 8 bits that interpolates and converts to RGB.
+    """Return an image upright by its EXIF orientation, in a mode of 8 bits that interpolates and converts to RGB.
 
     16 bits scale by 1/257, as do 32-bit integers within 0–65535; floats within 0–1 scale by 255; other integers and
     floats are stretched from their least value to their greatest. Palettes become RGB, their transparency dropped.
@@ -150,7 +150,7 @@ def plain_image(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF makes no damaged picture
+    except Exception:  # damaged EXIF does not damage the image
         return image
     if not isinstance(orientation, int) or orientation not in _UPRIGHT:
         return image
@@ -175,9 +175,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _scale(values: np.ndarray) -> np.ndarray:
-    """Grey values of any type to uint8; what is not finite becomes black, or white where it is +infinity.
+    """Grey values of any type to uint8; NaN and -infinity become black, +infinity white.
 
-    A stripe at a time, so that a large picture takes no more than a byte a pixel besides its own.
+    A stripe at a time, so that a large image takes no more than a byte a pixel besides its own.
     """
     rows = max(1, _STRIPE // max(1, values.shape[1]))
     stripes = [values[start : start + rows] for start in range(0, len(values), rows)]
@@ -199,7 +199,7 @@ def _scale(values: np.ndarray) -> np.ndarray:
 class ImageTransform:
     """The published test transform: a PIL image to a tensor (3, H, W) in [-1, 1].
 
-    "squash" resizes to the size, aspect ratio or not; "crop" resizes until the picture covers it and cuts out the
+    "squash" resizes to the size, ignoring the aspect ratio; "crop" resizes until the image covers it and cuts out the
     centre.
     """
 
@@ -245,37 +245,18 @@ def _crop_centre(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-class _VisionConfig(Protocol):
-    @property
-    def image_size(self) -> int: ...
-
-
-class VisionTower(Protocol):
-    """A vision tower: its configuration fixes the transform."""
-
-    @property
-    def config(self) -> _VisionConfig: ...
-
-
-class VisionModel(Protocol):
-    """A model with a vision tower, as `CLIP` is."""
-
-    @property
-    def visual(self) -> VisionTower: ...
-
-
-def image_transform(model: VisionTower | VisionModel, mode: Literal["squash", "crop"] = "squash") -> ImageTransform:
+def image_transform(model: nn.Module, mode: Literal["squash", "crop"] = "squash") -> ImageTransform:
     """The transform to the size a model was trained at: of a two-tower model, or of a vision tower alone."""
-    tower = cast(VisionTower, getattr(model, "visual", model))
+    tower: Any = getattr(model, "visual", model)
     return ImageTransform(tower.config.image_size, mode)
 
 
 def pad_images(
     images: Sequence[Float[Tensor, "3 _ _"]], patch_size: int
 ) -> tuple[Float[Tensor, "B 3 H W"], Bool[Tensor, "B h w"]]:
-    """Pictures of several sizes as one batch, padded to the right and below with grey, and where they are real.
+    """Images of several sizes as one batch, padded to the right and below with grey, and a mask of the real patches.
 
-    Each side must be a multiple of the patch. The mask (B, h, w) is True for a patch of the picture: what
+    Each side must be a multiple of the patch. The mask (B, h, w) is True for a patch of the image: what
     `encode_image(batch, padding_mask=mask)` reads.
     """
     if not images:

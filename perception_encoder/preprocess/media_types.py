@@ -14,6 +14,9 @@ VIDEO_SUFFIXES = frozenset({
 })
 # fmt: on
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+SHARD_IMAGES = ("jpg", "jpeg", "png", "webp")
+"""Extensions of images in shards, those that any reader of WebDataset decodes; of two in one sample, the first."""
+SHARD_VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 

@@ -1,4 +1,4 @@
-"""Where a picture or video comes from: a file, bytes or a stream, opened with typed errors and named printably."""
+"""Sources of images and videos: a file, bytes or a stream, opened with typed errors and a printable name."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _ESCAPED = re.compile(r"\\\\|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})")
 def open_source(source: Source, name: str | None = None) -> Iterator[tuple[BinaryIO, str]]:
     """Open a source for reading and name it; files are closed again, streams are left open.
 
-    Raises MediaNotFoundError where there is no such file, and MediaDecodeError where it is no regular file (a folder,
-    a pipe), is empty, or may not be read.
+    Raises MediaNotFoundError for a missing file, and MediaDecodeError if it is not a regular file (a directory, say),
+    is empty, or may not be read.
     """
     if isinstance(source, Path):
         name = name or escape_name(source)
         with _open_file(source, name) as stream:
             yield stream, name
         return
-    name = name or "a picture or video in memory"
+    name = name or "an image or video in memory"
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     if stream.seek(0, io.SEEK_END) == 0:
         raise MediaDecodeError(name, "is empty")
@@ -43,7 +43,7 @@ def _open_file(path: Path, name: str) -> BinaryIO:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise MediaDecodeError(name, "is a folder")
+            raise MediaDecodeError(name, "is a directory")
         if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
             raise MediaDecodeError(name, "is not a regular file")
         if status.st_size == 0:
@@ -58,7 +58,7 @@ def _open_file(path: Path, name: str) -> BinaryIO:
 def escape_name(path: str | os.PathLike[str]) -> str:
     r"""A path as text that can be printed and stored: bytes that are not UTF-8 and control characters become \xNN.
 
-    Reversible (`unescape_name`): a backslash is doubled; on Windows, where it parts folders, it turns into a slash.
+    Reversible (`unescape_name`): a backslash is doubled; on Windows, where it is the separator, it becomes a slash.
     """
     text = Path(path).as_posix() if os.name == "nt" else os.fspath(path)
     return _UNPRINTABLE.sub(_escape, text)

@@ -21,7 +21,7 @@ import tokenizers
 import torch
 from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception_encoder.errors import InputError, ModelError
 
@@ -41,10 +41,10 @@ class Tokenizer:
 
     context_length: int = 32
     warns: bool = True
-    """Say so where a text is cut; of millions of captions, as training reads them, nobody wants to hear."""
+    """Warn if a text is cut; training, which reads millions of captions, does not."""
 
     def __call__(self, texts: str | Iterable[str]) -> Int[Tensor, "B T"]:
-        """Ids (B, context_length), int64; a text too long keeps its end token in the last place and is warned of."""
+        """Ids (B, context_length), int64; a text that is too long is cut before its end token, with a warning."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
@@ -77,33 +77,16 @@ class Tokenizer:
         warnings.warn(message, TruncationWarning, stacklevel=3)
 
 
-class _TextConfig(Protocol):
-    @property
-    def context_length(self) -> int: ...
-
-
-class _TextTower(Protocol):
-    @property
-    def config(self) -> _TextConfig: ...
-
-
-class TextModel(Protocol):
-    """A model with a text tower, as `CLIP` is."""
+class HoldsModel(Protocol):
+    """An object with a `model`, as `Encoder` is."""
 
     @property
-    def text(self) -> _TextTower: ...
+    def model(self) -> nn.Module: ...
 
 
-class HoldsTextModel(Protocol):
-    """What holds such a model, as `Encoder` does."""
-
-    @property
-    def model(self) -> Any: ...
-
-
-def tokenizer(model: TextModel | HoldsTextModel) -> Tokenizer:
-    """The tokenizer that fits the text tower of a model, or of an `Encoder`'s; ModelError where there is none."""
-    tower = getattr(getattr(model, "model", model), "text", None)
+def tokenizer(model: nn.Module | HoldsModel) -> Tokenizer:
+    """The tokenizer that fits the text tower of a model, or of an `Encoder`'s; ModelError without one."""
+    tower: Any = getattr(getattr(model, "model", model), "text", None)
     if tower is None:
         name = getattr(model, "name", type(model).__name__)
         raise ModelError(f"{name}, as it was loaded, has no text tower; take a Core model with both towers for texts")

@@ -2,7 +2,7 @@
 
 Reading the packets without decoding them gives T and every frame's time, whatever the container claims and however
 the rate varies. Frames far apart are then reached by seeking to the key frame before each, where the container's
-index can be trusted; else, or where a seek or a damaged packet surprises, everything is decoded and counted.
+index can be trusted; else, or if a seek or a damaged packet surprises, everything is decoded and counted.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def read_frames(
 ) -> VideoFrames:
     """Decode `frames` uniform frames of a video, or of its part from `start` to `end` seconds.
 
-    The part holds what is on screen from `start` until just before `end` (the one frame there, where they are equal);
+    The part holds what is on screen from `start` until just before `end` (one frame if they are equal);
     a short video gives frames twice. A file that ends early or is damaged gives what is there, and a logged warning.
     `admit` is called with the bytes that the frames take before they are decoded: see `ByteBudget`. Raises
     MediaNotFoundError, MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range
@@ -69,7 +69,7 @@ def read_frames(
     """
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):
-            raise InputError(name, f"from {start} s to {end} s is no range of time")
+            raise InputError(name, f"from {start} s to {end} s is not a range of time")
         with decoding(name):
             return _read(stream, name, frames, start or 0.0, end, admit)
 
@@ -135,16 +135,16 @@ def _read(stream: BinaryIO, name: str, count: int, start: float, end: float | No
     if not timeline.ticks:
         raise MediaDecodeError(name, "holds no frames")
     wanted = _wanted(timeline, name, count, start, end) if timeline.indexed else []
-    found: dict[int, Image.Image] = {}
+    images: dict[int, Image.Image] = {}
     if wanted:
         with open_container(stream, name) as (container, video):
-            found = dict(_by_seeking(container, video, timeline, sorted(set(wanted)), name))
-    if not wanted or found.keys() != set(wanted):
-        timeline, wanted, found = _by_counting(stream, name, timeline, count, start, end)
+            images = dict(_by_seeking(container, video, timeline, sorted(set(wanted)), name))
+    if not wanted or images.keys() != set(wanted):
+        timeline, wanted, images = _by_counting(stream, name, timeline, count, start, end)
     _warn_of_damage(timeline, name)
     times = timeline.times
     return VideoFrames(
-        images=[found[index] for index in wanted],
+        images=[images[index] for index in wanted],
         times=[times[index] for index in wanted],
         duration=times[-1] + timeline.last,
         frame_count=len(times),
@@ -221,7 +221,7 @@ def _scan(container: InputContainer, video: VideoStream) -> _Timeline:
 def _timeline(
     container: InputContainer, video: VideoStream, ticks: list[int | None], keys: list[int], last: int, whole: bool
 ) -> _Timeline:
-    """Order the ticks; where they are missing or repeat, frames are numbered at the average rate."""
+    """Order the ticks; if they are missing or repeat, frames are numbered at the average rate."""
     known = sorted({tick for tick in ticks if tick is not None})
     if len(known) == len(ticks) and video.time_base is not None:
         unit = float(video.time_base)
@@ -245,7 +245,7 @@ def _wanted(timeline: _Timeline, name: str, count: int, start: float, end: float
 def _by_seeking(
     container: InputContainer, video: VideoStream, timeline: _Timeline, wanted: list[int], name: str
 ) -> Iterator[tuple[int, Image.Image]]:
-    """Decode the wanted frames only, from the key frame before each; ends early where all is not as the index says."""
+    """Decode the wanted frames only, from the key frame before each; ends early if the file differs from its index."""
     needed = {timeline.ticks[number] for number in wanted}
     frames = _decode(container, video, needed)
     position = -1  # number of the frame decoded last
@@ -270,10 +270,10 @@ def _by_seeking(
 def _by_counting(
     stream: BinaryIO, name: str, timeline: _Timeline, count: int, start: float, end: float | None
 ) -> tuple[_Timeline, list[int], dict[int, Image.Image]]:
-    """Decode everything; a second time where the number of frames was not what the packets promised."""
+    """Decode everything; a second time if the number of frames differs from that of the packets."""
     for _ in range(2):
         wanted = _wanted(timeline, name, count, start, end)
-        found: dict[int, Image.Image] = {}
+        images: dict[int, Image.Image] = {}
         ticks: list[int | None] = []
         with open_container(stream, name) as (container, video):
             for frame in _decode(container, video):
@@ -282,12 +282,12 @@ def _by_counting(
                 if frame is None:
                     continue
                 if len(ticks) in wanted:
-                    found[len(ticks)] = _image(frame, name)
+                    images[len(ticks)] = _image(frame, name)
                 ticks.append(frame.pts)
             if not ticks:
                 raise MediaDecodeError(name, "holds no frame that decodes")
-            if found.keys() == set(wanted) and len(ticks) == len(timeline.ticks):
-                return timeline, wanted, found
+            if images.keys() == set(wanted) and len(ticks) == len(timeline.ticks):
+                return timeline, wanted, images
             timeline = _timeline(container, video, ticks, [], 0, timeline.complete and len(ticks) > len(timeline.ticks))
     raise MediaDecodeError(name, "decodes to another number of frames each time")
 
@@ -311,12 +311,12 @@ def _decode(
             yield None
             continue
         yield from decoded
-    with suppress(av.error.FFmpegError):  # it has been flushed already, where reading ended well
+    with suppress(av.error.FFmpegError):  # it has been flushed already if reading ended well
         yield from video.decode(None)
 
 
 def _packets(packets: Iterator[Packet]) -> Iterator[Packet | None]:
-    """Yield packets to the end, and None where the file cannot be read any further."""
+    """Yield packets to the end, and None if the file cannot be read any further."""
     while True:
         try:
             yield next(packets)

@@ -20,12 +20,12 @@ FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg
 """Containers that are opened, by FFmpeg's names: none that refers to other files or addresses, as playlists do."""
 
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-"""Titles in other encodings than UTF-8 are no damage; PyAV 19 takes them as they are."""
+"""Titles in other encodings than UTF-8 are not damage; PyAV 19 accepts them anyway."""
 
 
 @contextmanager
 def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the container from its start and pick its video: the first one that is no cover picture."""
+    """Open the container from its start and pick its video: the first one that is not a cover image."""
     stream.seek(0)
     try:
         options = {"format_whitelist": FORMATS}
@@ -33,7 +33,7 @@ def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer
             InputContainer, av.open(_Seekable(stream), options=options, io_open=_refuse_other_files, **_LENIENT)
         )
     except (av.error.FFmpegError, ValueError):
-        raise MediaDecodeError(name, "is not a video in a format that can be read, or its header is damaged") from None
+        raise MediaDecodeError(name, "is not a video in a supported format, or its header is damaged") from None
     with container:
         covers = av.stream.Disposition.attached_pic
         videos = [video for video in container.streams.video if not video.disposition & covers]

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from perception_encoder.cli import main, output
-from tests.inference.conftest import checkpoint, draw, encoder, pictures
+from tests.inference.conftest import checkpoint, draw, encoder
+from tests.inference.conftest import image_files as pictures
 
 __all__ = ["checkpoint", "draw", "encoder", "pictures"]
 

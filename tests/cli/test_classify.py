@@ -40,7 +40,7 @@ def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, pic
     assert run_pe(*arguments, "--strict").status == 1
     lines = "".join(run.stdout.split())
     assert "00.jpg" in lines and "clip.mp4" in lines and "01.jpg" not in lines
-    assert "01.jpg: is not a picture" in run.stderr
+    assert "01.jpg: is not an image" in run.stderr
     assert run.stderr.endswith("1 of 3 inputs skipped\n")
     missing = run_pe(*arguments, "missing.jpg")
     assert missing.status == 2 and missing.stderr == "error: missing.jpg: no such file or directory\n"
@@ -60,7 +60,7 @@ def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -
     one = run_pe("classify", tmp_path, "--labels", "cat", "--model", "no-such-model")
     assert one.status == 2 and "at least two labels" in one.stderr
     nothing = run_pe("classify", tmp_path, "--labels", LABELS, "--model", "no-such-model")
-    assert nothing.status == 2 and "no pictures or videos in" in nothing.stderr
+    assert nothing.status == 2 and "no images or videos in" in nothing.stderr
 
 
 def test_a_table_s_ids_stand_beside_the_paths(run_pe, checkpoint: Path, pictures: list[Path]) -> None:

@@ -170,13 +170,13 @@ from perception_encoder.inference.output import EmbeddingWriter
 flush = EmbeddingWriter.flush
 
 def flush_and_stop(writer):
-    before = len(writer.shards)
+    before = len(writer.parts)
     flush(writer)
-    if before == 1 and len(writer.shards) == 2:
+    if before == 1 and len(writer.parts) == 2:
         os.kill(os.getpid(), {stop:d})
 
 EmbeddingWriter.flush = flush_and_stop
-EmbeddingWriter.__init__.__kwdefaults__["shard_seconds"] = 0.1
+EmbeddingWriter.__init__.__kwdefaults__["part_seconds"] = 0.1
 main(sys.argv[1:])
 """
     arguments = ["embed", folder, "-o", out, "-m", checkpoint, "--dtype", "float32", "--layer", "0"]

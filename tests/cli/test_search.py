@@ -67,7 +67,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("a red mug",), "name a directory too"),
         ((" ", "."), "the query is empty"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
-        (("a cat", "."), "no pictures or videos in ."),
+        (("a cat", "."), "no images or videos in ."),
         (("a cat", "gone"), "error: gone: no such file or directory"),
         (("a cat", "*.jpg"), "error: *.jpg: matches no file"),
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
@@ -93,7 +93,7 @@ def test_a_page_replaces_no_folder_and_no_picture(run_pe, checkpoint: Path, pict
     for page, message in (
         (folder, "ends in .html"),
         (pictures[1], "ends in .html"),
-        (folder / "a.html", "is a folder"),
+        (folder / "a.html", "is a directory"),
     ):
         (folder / "a.html").mkdir(exist_ok=True)
         run = run_pe("search", "a cat", pictures[0], "--html", page, "--model", checkpoint)

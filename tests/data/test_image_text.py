@@ -78,7 +78,7 @@ def test_a_picture_that_cannot_be_decoded_is_reported_and_left_out(
     make_shard, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = list(read_shard(make_shard("a/train.tar", [("flowers", "rose")] * 3, size=(300, 200))))
-    cut = ShardSample("cut", "png", samples[1].picture[:-200], samples[1].metadata)
+    cut = ShardSample("cut", "png", samples[1].image[:-200], samples[1].metadata)
     write_shard(
         tmp_path / "a" / "train.tar", [samples[0], cut, samples[2], ShardSample("none", "jpg", b"", cut.metadata)]
     )
@@ -125,8 +125,8 @@ def test_a_sample_with_a_field_of_a_wrong_type_is_left_out(
     make_shard, tmp_path: Path, caplog: pytest.LogCaptureFixture, field: dict
 ) -> None:
     good = list(read_shard(make_shard("a/train.tar", [("flowers", "rose"), ("flowers", "lily")])))
-    bad = ShardSample("bad", "png", good[0].picture, good[0].metadata | field)
-    null = ShardSample("null", "png", good[0].picture, good[0].metadata | dict.fromkeys(field))
+    bad = ShardSample("bad", "png", good[0].image, good[0].metadata | field)
+    null = ShardSample("null", "png", good[0].image, good[0].metadata | dict.fromkeys(field))
     write_shard(tmp_path / "a" / "train.tar", [*good, bad, null])
     loaded = load(tmp_path / "a")
     assert loaded.failures == ("bad",) and f"left out bad: its {next(iter(field))!r}" in caplog.text

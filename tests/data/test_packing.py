@@ -114,7 +114,7 @@ def test_bad_inputs_are_left_out_and_said(tmp_path: Path) -> None:
     assert packed.samples == 1
     said = sorted(str(failure) for failure in packed.failures)
     assert len(said) == 3
-    assert "1.png: is not a picture" in said[0] and "2.txt: cannot be read" in said[1] and "no caption" in said[2]
+    assert "1.png: is not an image" in said[0] and "2.txt: cannot be read" in said[1] and "no caption" in said[2]
     table = tmp_path / "table.csv"
     table.write_text("path,text\nin/0.png,\nin/0.png,zero\nhttps://a.b/c.png,c\nin/gone.png,g\n,only text\n")
     packed = pack(table, tmp_path / "more", ShardSize(samples=10))

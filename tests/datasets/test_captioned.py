@@ -107,7 +107,7 @@ def test_what_lacks_captions_is_named(tmp_path: Path, name: str, content: object
 
 
 def test_a_media_folder_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none is no folder"):
+    with pytest.raises(DataError, match="none is not a directory"):
         load_captions(write(tmp_path, "coco.json", COCO), tmp_path / "none")
 
 

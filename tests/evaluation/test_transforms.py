@@ -11,9 +11,9 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.transforms import CHUNK, load_transforms, load_views
+from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
-from perception_encoder.models.external.layer_encoders import load_layer_encoder
-from tests.models.external.test_layer_encoders import save_transformer
+from tests.models.external.samples import save_transformer
 
 
 def test_crop_sees_the_middle_and_squash_all(tmp_path: Path) -> None:
@@ -60,21 +60,21 @@ def test_a_model_of_timm_at_a_layer(pictures: list[Image.Image], monkeypatch: py
     for name in ("timm:test_vit", "random:timm:test_vit"):
         encoders, about = load_views(name, "squash", 1, None)
         assert encoders["squash"].encode_images(pictures[:2]).shape == (2, 64) and about["layer"] == "1"
-    with pytest.raises(ConfigError, match="measured under squash only, not crop"):
+    with pytest.raises(ConfigError, match="evaluated under squash only, not crop"):
         load_views("timm:test_vit", "crop", 1, None)
     with pytest.raises(ConfigError, match="layer 6 does not exist; timm:test_vit has layers 0 to 5"):
         load_views("timm:test_vit", "squash", 6, None)
-    with pytest.raises(ConfigError, match="pool is 'attn'; of a layer of timm:test_vit it can be mean or cls"):
+    with pytest.raises(ConfigError, match="pool is 'attn'; for a layer of timm:test_vit it must be mean or cls"):
         load_views("timm:test_vit", "squash", None, "attn")
 
 
 def test_a_model_without_a_class_token(tmp_path: Path) -> None:
     save_transformer("SiglipVision", tmp_path)
-    with pytest.raises(ConfigError, match="has no class token; take the pool mean"):
+    with pytest.raises(ConfigError, match="has no class token; set the pool to mean"):
         load_views(f"hf:{tmp_path}", "squash", None, "cls")
 
 
 @pytest.mark.parametrize("name", ["hf:any", "random:timm:test_vit"])
 def test_a_vision_tower_has_no_texts(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is taken as a vision tower alone, without texts"):
+    with pytest.raises(ConfigError, match=f"{name} is only a vision tower, without texts"):
         load_transforms(name)

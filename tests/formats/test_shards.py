@@ -52,13 +52,13 @@ def test_other_members_are_passed_over_and_parts_may_come_in_any_order(tmp_path:
     text = b'{"source": "s", "label": "l"}'
     members = {"README.md": b"", "k.json": text, "k.cls": b"1", "k.JPG": b"picture"}
     [sample] = read_shard(write_tar(tmp_path / "x.tar", members))
-    assert (sample.key, sample.extension, sample.picture) == ("k", "jpg", b"picture")
+    assert (sample.key, sample.extension, sample.image) == ("k", "jpg", b"picture")
 
 
 @pytest.mark.parametrize(
     ("members", "match"),
     [
-        ({"k.jpg": b""}, "lack a picture or a .json; the first is k"),
+        ({"k.jpg": b""}, "lack an image or a .json; the first is k"),
         ({"k.json": b'{"source": "s", "label": "l"}'}, "the first is k"),
         ({"k.jpg": b"", "k.json": b"{"}, r"k\.json is not JSON"),
         ({"k.jpg": b"", "k.json": b"[]"}, r"k\.json is not an object"),

@@ -1,4 +1,4 @@
-"""A small model with random weights, and pictures that differ."""
+"""A small model with random weights, and images that differ."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def draw() -> Callable[[int], Image.Image]:
-    """`draw(number)`: a picture of coarse noise, unlike any other number's."""
+    """`draw(number)`: an image of coarse noise, unlike any other number's."""
 
     def draw(number: int) -> Image.Image:
         pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -40,9 +40,9 @@ def draw() -> Callable[[int], Image.Image]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, draw: Callable[[int], Image.Image]) -> list[Path]:
+def image_files(tmp_path: Path, draw: Callable[[int], Image.Image]) -> list[Path]:
     """Twenty JPEGs in a folder."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     paths = [folder / f"{number:02d}.jpg" for number in range(20)]
     for number, path in enumerate(paths):

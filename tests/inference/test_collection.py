@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.inference.collection import encode_media, list_media
+from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 
 
-def test_items_and_vectors_stay_together_if_a_file_is_bad(encoder: Encoder, pictures: list[Path]) -> None:
-    pictures[3].write_bytes(b"")
+def test_items_and_vectors_stay_together_if_a_file_is_bad(encoder: Encoder, image_files: list[Path]) -> None:
+    image_files[3].write_bytes(b"")
     done: list[int] = []
-    collection = encode_media(encoder, list_media([pictures[0].parent]), done.append)
-    good = [path for path in pictures if path != pictures[3]]
+    collection = encode_media(encoder, list_media_items([image_files[0].parent]), done.append)
+    good = [path for path in image_files if path != image_files[3]]
     assert [item.source for item in collection.items] == good
     np.testing.assert_allclose(collection.vectors, encoder.encode_images(good), atol=1e-5)
     assert collection.is_video == [False] * 19
-    assert collection.skipped == [{"path": str(pictures[3]), "reason": "is empty"}]
+    assert collection.skipped == [{"path": str(image_files[3]), "reason": "is empty"}]
     assert collection.total == sum(done) == 20
 
 
 def test_no_media_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pictures or videos in"):
-        list_media([tmp_path])
+    with pytest.raises(DataError, match="no images or videos in"):
+        list_media_items([tmp_path])
 
 
 def test_texts_of_a_table_are_not_media(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("text\na cat\n")
-    collection = encode_media(encoder, list_media([tmp_path / "table.csv"]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([tmp_path / "table.csv"]), lambda done: None)
     assert collection.vectors.shape == (0, encoder.dimension)
     assert [failure.source for failure in collection.failures] == [f"{tmp_path}/table.csv:1"]

@@ -23,7 +23,7 @@ feature = encoder.feature(0, "mean")
 settings = encoder.describe(feature)
 
 def embed(out):
-    with EmbeddingWriter(out, settings, shard_bytes=1) as writer:
+    with EmbeddingWriter(out, settings, part_bytes=1) as writer:
         for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, batch_size=16, workers=2):
             writer.add(batch)
         assert len(writer.failures) == 3, writer.failures
@@ -80,11 +80,11 @@ print(killed, finished, resumed)
 
 
 @pytest.mark.timeout(240)
-def test_twenty_kills_change_no_byte(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_twenty_kills_change_no_byte(checkpoint: Path, image_files: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(240):
-        (folder / f"{number:03d}.jpg").hardlink_to(pictures[number % len(pictures)])
+        (folder / f"{number:03d}.jpg").hardlink_to(image_files[number % len(image_files)])
     for number in (5, 100, 239):
         (folder / f"{number:03d}.jpg").unlink()
         (folder / f"{number:03d}.jpg").write_bytes(b"\xff\xd8\xff")

@@ -32,14 +32,14 @@ def two_regions(seed: int = 0) -> np.ndarray:
 
 
 def test_features_are_those_that_embed_gives(encoder: Encoder) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
     side = encoder.visual.config.image_size // encoder.visual.config.patch_size
-    found = feature_maps(encoder, picture, patches=side)
+    found = feature_maps(encoder, image, patches=side)
     assert list(found.layers) == list(range(12)) and found.image.size == (side * 16,) * 2
     for layer in (0, 5, 11):
-        tokens = encoder.encode(picture, normalize=False, layer=layer, pool="tokens")
+        tokens = encoder.encode(image, normalize=False, layer=layer, pool="tokens")
         np.testing.assert_allclose(found.layers[layer].reshape(side * side, -1), tokens, atol=1e-5)
-    some = feature_maps(encoder, picture, [-1, 2], patches=side)
+    some = feature_maps(encoder, image, [-1, 2], patches=side)
     assert list(some.layers) == [2, 11] and np.allclose(some.layers[2], found.layers[2], atol=1e-6)
 
 
@@ -130,8 +130,8 @@ print(to_colours(features).shape, similarity(features, 1, 2).shape)
     assert done.stdout == "(5, 6, 3) (5, 6)\n", done.stderr
 
 
-def test_the_picture_is_the_one_that_the_transform_makes(encoder: Encoder) -> None:
-    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    found = feature_maps(encoder, picture, [0], patches=6)
-    pixels = ImageTransform((64, 96)).pixels(picture).permute(1, 2, 0).numpy()
+def test_the_image_is_the_one_that_the_transform_makes(encoder: Encoder) -> None:
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    found = feature_maps(encoder, image, [0], patches=6)
+    pixels = ImageTransform((64, 96)).pixels(image).permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(found.image), pixels)

@@ -28,7 +28,7 @@ from tests.clips import clip, number_of
 posix_names = pytest.mark.skipif(os.name == "nt", reason="POSIX file names and links")
 
 
-def picture(colour: str = "teal", format: str = "JPEG") -> bytes:
+def image_bytes(colour: str = "teal", format: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), colour).save(buffer, format)
     return buffer.getvalue()
@@ -43,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(files: Iterable[str], data: bytes | None = None) -> None:
     for name in files:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(picture() if data is None else data)
+        Path(name).write_bytes(image_bytes() if data is None else data)
 
 
 def ids(*paths: str | Path) -> list[str]:
@@ -163,7 +163,7 @@ def test_names_that_are_not_utf8_or_hold_a_new_line(here: Path) -> None:
     Path("d").mkdir()
     try:
         for name in names:
-            Path(os.fsdecode(b"d/" + name)).write_bytes(picture())
+            Path(os.fsdecode(b"d/" + name)).write_bytes(image_bytes())
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
     items = list(list_items(["d"]))
@@ -175,7 +175,7 @@ def test_names_that_are_not_utf8_or_hold_a_new_line(here: Path) -> None:
 
 
 def test_urls(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "fetch", lambda url, limits: picture())
+    monkeypatch.setattr(listing, "fetch", lambda url, limits: image_bytes())
     (item,) = list_items(["https://example.com/a?b=c"])
     assert item.id == item.path == item.source == "https://example.com/a?b=c"
     assert item.media().kind == "image"
@@ -200,103 +200,6 @@ def write_table(path: str, rows: list[dict[str, object]]) -> None:
             writer.writerows(rows)
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "t.jsonl"])
-def test_tables(name: str, here: Path) -> None:
-    write(["data/p/a, b.jpg", "top.jpg"])
-    write(["data/clip.mp4"], clip(50))
-    rows = [
-        {"Path": "p/a, b.jpg", "text": 'a "mug"', "start": None, "end": None, "id": None},
-        {"Path": "clip.mp4", "text": None, "start": 0.5, "end": 1.0, "id": None},
-        {"Path": "clip.mp4@1s", "text": None, "start": None, "end": None, "id": "mine"},
-        {"Path": "top.jpg", "text": None, "start": None, "end": None, "id": None},
-        {"Path": "missing.jpg", "text": None, "start": None, "end": None, "id": None},
-        {"Path": None, "text": "only words", "start": None, "end": None, "id": None},
-        {"Path": "https://example.com/a.jpg", "text": None, "start": None, "end": None, "id": None},
-    ]
-    write_table(f"data/{name}", rows)
-    items = list(list_items([f"data/{name}"]))
-    folder = Path("data")
-    assert items == [
-        Item("data/p/a, b.jpg", "data/p/a, b.jpg", folder / "p/a, b.jpg", text='a "mug"'),
-        Item("data/clip.mp4@0.5s-1s", "data/clip.mp4", folder / "clip.mp4", 0.5, 1.0),
-        Item("mine", "data/clip.mp4", folder / "clip.mp4", 1.0, 1.0),
-        Item("top.jpg", "top.jpg", Path("top.jpg")),  # not beside the table, so as it stands
-        Item("data/missing.jpg", "data/missing.jpg", folder / "missing.jpg"),
-        Item(f"data/{name}:6", f"data/{name}", text="only words"),
-        Item("https://example.com/a.jpg", "https://example.com/a.jpg", "https://example.com/a.jpg"),
-    ]
-    assert [item.media().kind for item in items[:4]] == ["image", "video", "video", "image"]
-    assert open_media(items[5].media()) == "only words"
-    with pytest.raises(InputError, match="is a text, not a file"):
-        items[5].open()
-
-
-@pytest.mark.parametrize("column", ["path", "FILE", "filename", "image_path", "video", "url"])
-def test_columns_of_paths(column: str, here: Path) -> None:
-    write(["a.jpg"])
-    write_table("t.csv", [{"other": "x", column: "a.jpg", "caption": "a mug"}])
-    (item,) = list_items(["t.csv"])
-    assert (item.path, item.text) == ("a.jpg", "a mug")
-
-
-@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.jsonl"])
-def test_a_table_without_paths_or_texts(name: str, here: Path) -> None:
-    write_table(name, [{"name": "a.jpg", "width": 3}] * 5)
-    (reason,) = reasons(name)
-    assert reason.startswith(f"{name}: has no column 'path' (or") and reason.endswith("but 'name', 'width'")
-
-
-def test_bad_rows_are_reported_one_by_one(here: Path) -> None:
-    write(["a.jpg"])
-    good = b'{"path": "a.jpg"}\n'
-    Path("t.jsonl").write_bytes(
-        good
-        + b"no json\n\n"
-        + b"[1]\n"
-        + b'{"path": 3}\n'
-        + b'{"other": 1}\n'
-        + b'{"path": "a.jpg", "start": "x"}\n'
-        + good
-    )
-    found = reasons("t.jsonl")
-    assert found[0] == found[-1] == "image"
-    assert found[1].startswith("t.jsonl:2: is no JSON: ")
-    assert found[2:-1] == [
-        "t.jsonl:4: is no JSON object",
-        "t.jsonl:5: its path or text is of type int, no string",
-        "t.jsonl:6: has neither a path nor a text",
-        "t.jsonl:7: its start is 'x', no number of seconds",
-    ]
-    Path("t.csv").write_text('path,start\na.jpg,\n,\n"' + "x" * 200_000 + '",\na.jpg,\n', encoding="utf-8")
-    found = reasons("t.csv")
-    assert found == [
-        "image",
-        "t.csv:3: has neither a path nor a text",
-        "t.csv:4: field larger than field limit (131072)",
-        "image",
-    ]
-
-
-def test_a_table_that_is_none(here: Path) -> None:
-    Path("t.parquet").write_bytes(b"no parquet")
-    assert reasons("t.parquet")[0].startswith("t.parquet: cannot be read: ")
-    Path("t.csv").touch()
-    assert reasons("t.csv") == ["t.csv: has no column 'path' (or 'file', 'image', 'video', 'url', 'text', …), but none"]
-    assert reasons("missing.csv") == ["missing.csv: no such file"]
-
-
-@posix_names
-def test_a_table_may_hold_names_that_are_not_utf8(here: Path) -> None:
-    name = os.fsdecode(b"caf\xe9.jpg")
-    try:
-        write([name])
-    except OSError:
-        pytest.skip("this file system takes only UTF-8 names")
-    Path("t.csv").write_bytes(b"\xef\xbb\xbfpath\ncaf\xe9.jpg\n")
-    (item,) = list_items(["t.csv"])
-    assert item.id == r"caf\xe9.jpg" and item.media().kind == "image"
-
-
 # ---- tars
 
 
@@ -311,13 +214,13 @@ def write_tar(path: str, members: dict[str, bytes], mode: str = "w") -> None:
 def test_a_tar_is_read_in_place(here: Path) -> None:
     long = "x" * 150 + ".png"
     members = {
-        "b.jpg": picture("red"),
+        "b.jpg": image_bytes("red"),
         "b.json": b"{}",
-        "s/a.png": picture("lime", "PNG"),
+        "s/a.png": image_bytes("lime", "PNG"),
         "._b.jpg": b"",
         "c.mp4": clip(3),
     }
-    write_tar("t.tar", {**members, long: picture()})
+    write_tar("t.tar", {**members, long: image_bytes()})
     items = list(list_items(["t.tar"]))
     assert [item.id for item in items] == ["t.tar/b.jpg", "t.tar/s/a.png", "t.tar/c.mp4", f"t.tar/{long}"]
     assert items[0].open() == members["b.jpg"] and items[2].open() == members["c.mp4"]
@@ -327,7 +230,7 @@ def test_a_tar_is_read_in_place(here: Path) -> None:
 
 def test_tars_in_a_folder(here: Path) -> None:
     Path("d").mkdir()
-    write_tar("d/train.tar", {"1.jpg": picture()})
+    write_tar("d/train.tar", {"1.jpg": image_bytes()})
     write(["d/a.jpg", "d/z.jpg"])
     assert ids("d") == ["d/a.jpg", "d/train.tar/1.jpg", "d/z.jpg"]
 
@@ -346,7 +249,7 @@ def test_links_and_folders_in_a_tar_are_passed_over(here: Path) -> None:
 
 
 def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
-    write_tar("t.tar", {f"{number}.jpg": picture() for number in range(4)})
+    write_tar("t.tar", {f"{number}.jpg": image_bytes() for number in range(4)})
     with tarfile.open("t.tar") as tar:
         third = tar.getmember("2.jpg")
     Path("cut.tar").write_bytes(Path("t.tar").read_bytes()[: third.offset_data + third.size // 2])
@@ -361,7 +264,7 @@ def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
 
 
 def test_a_member_that_claims_a_terabyte_is_reported_and_the_others_are_used(here: Path) -> None:
-    write_tar("t.tar", {"1.jpg": picture(), "2.jpg": b""})
+    write_tar("t.tar", {"1.jpg": image_bytes(), "2.jpg": b""})
     whole = Path("t.tar").read_bytes()
     huge = tarfile.TarInfo("2.jpg")
     huge.size = 1 << 40  # as tarfile writes it: in base 256
@@ -392,7 +295,7 @@ def test_a_sparse_member_is_reported(here: Path) -> None:
 
 
 def test_a_compressed_tar_is_refused(here: Path) -> None:
-    write_tar("t.tar.gz", {"1.jpg": picture()}, "w:gz")
+    write_tar("t.tar.gz", {"1.jpg": image_bytes()}, "w:gz")
     assert reasons("t.tar.gz") == ["t.tar.gz: is compressed; unpack it to a plain tar, which is read in place"]
     Path("t.tar.gz").rename("t.tar")
     assert reasons("t.tar")[0].startswith("t.tar: cannot be read as a tar: ")
@@ -402,7 +305,7 @@ def test_a_compressed_tar_is_refused(here: Path) -> None:
 
 
 def test_items_pickle_with_their_problems(here: Path) -> None:
-    write_tar("t.tar", {"1.jpg": picture()})
+    write_tar("t.tar", {"1.jpg": image_bytes()})
     for item in list_items(["t.tar", "missing*.jpg", "a.jpg"]):
         copy = pickle.loads(pickle.dumps(item))
         assert copy.id == item.id and str(copy.problem) == str(item.problem) and copy.source == item.source

@@ -1,4 +1,4 @@
-"""What an input is goes by its content; opening it ends in a picture, frames, a text or a typed error."""
+"""What an input is goes by its content; opening it ends in an image, frames, a text or a typed error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from perception_encoder.preprocess.frames import VideoFrames
 from tests.clips import clip, number_of
 
 
-def picture(format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
+def image_bytes(format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, "teal").save(buffer, format)
     return buffer.getvalue()
@@ -32,13 +32,13 @@ def picture(format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a picture and a video under their own suffix and under each other's."""
+    """The current folder, with an image and a video under their own suffix and under each other's."""
     for name, data in {
-        "a.jpg": picture(),
-        "picture.mp4": picture("PNG"),
+        "a.jpg": image_bytes(),
+        "picture.mp4": image_bytes("PNG"),
         "clip.mp4": clip(50),
         "video.jpg": clip(50),
-        "picture": picture(),
+        "picture": image_bytes(),
         "notes.txt": b"only words",
     }.items():
         (tmp_path / name).write_bytes(data)
@@ -92,10 +92,10 @@ def test_a_path_must_exist(folder: Path) -> None:
 
 def test_a_file_that_is_no_media(folder: Path) -> None:
     for value in ("notes.txt", Path("notes.txt"), b"only words"):
-        with pytest.raises(MediaDecodeError, match="is neither a picture nor a video"):
+        with pytest.raises(MediaDecodeError, match="is neither an image nor a video"):
             resolve(value)
     for value in ("inside", Path("inside")):
-        with pytest.raises(MediaDecodeError, match="inside: is a folder"):
+        with pytest.raises(MediaDecodeError, match="inside: is a directory"):
             resolve(value)
 
 
@@ -103,18 +103,18 @@ def test_the_kind_may_be_said_outright(folder: Path) -> None:
     assert resolve("a.jpg", kind="text") == Media("text", "a.jpg", "a.jpg")
     with pytest.raises(MediaNotFoundError, match="a dog: no such file"):
         resolve("a dog", kind="image")
-    with pytest.raises(MediaDecodeError, match=r"clip\.mp4: is not a picture"):
+    with pytest.raises(MediaDecodeError, match=r"clip\.mp4: is not an image"):
         open_media(resolve("clip.mp4", kind="image"))
     with pytest.raises(MediaDecodeError, match=r"a\.jpg: is not a video"):
         open_media(resolve("a.jpg", kind="video"))
-    with pytest.raises(InputError, match="is a picture, not a video"):
+    with pytest.raises(InputError, match="is an image, not a video"):
         resolve(Image.new("RGB", (4, 4)), kind="video")
     with pytest.raises(InputError, match="is of type int; give a text"):
         resolve(3, kind="text")
 
 
 def test_urls_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "fetch", lambda url, limits: picture())
+    monkeypatch.setattr(module, "fetch", lambda url, limits: image_bytes())
     media = resolve("https://example.com/cat")
     assert (media.kind, media.name) == ("image", "https://example.com/cat")
     assert open_media(media).size == (40, 30)
@@ -126,7 +126,7 @@ def test_urls_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
     try:
-        Path(path).write_bytes(picture())
+        Path(path).write_bytes(image_bytes())
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
     media = resolve(path)
@@ -153,7 +153,7 @@ def test_a_range_after_the_path(value: str | Path, numbers: list[int], folder: P
 
 
 def test_a_file_of_that_very_name_wins(folder: Path) -> None:
-    (folder / "clip.mp4@1s").write_bytes(picture())
+    (folder / "clip.mp4@1s").write_bytes(image_bytes())
     assert resolve("clip.mp4@1s").kind == "image"
 
 
@@ -163,9 +163,9 @@ def test_a_range_given_apart(folder: Path) -> None:
         assert [number_of(image) for image in frames.images] == [12, 18, 24]
 
 
-def test_a_picture_has_no_range(folder: Path) -> None:
-    for value, start in [("a.jpg@2s", None), ("a.jpg", 2.0), (picture(), 2.0), (Image.new("L", (9, 9)), 2.0)]:
-        with pytest.raises(InputError, match="is a picture; only a video has a range of time"):
+def test_a_image_has_no_range(folder: Path) -> None:
+    for value, start in [("a.jpg@2s", None), ("a.jpg", 2.0), (image_bytes(), 2.0), (Image.new("L", (9, 9)), 2.0)]:
+        with pytest.raises(InputError, match="is an image; only a video has a range of time"):
             resolve(value, start=start)
 
 
@@ -186,7 +186,7 @@ def test_arrays() -> None:
     ("array", "reason"),
     [
         (np.zeros((3, 4, 3)), "is an array of float64; give uint8 values, 0 to 255"),
-        (np.zeros((3, 4, 4), np.uint8), "is an array 3×4×4; give (H, W) or (H, W, 3) for a picture"),
+        (np.zeros((3, 4, 4), np.uint8), "is an array 3×4×4; give (H, W) or (H, W, 3) for an image"),
         (np.zeros(3, np.uint8), "is an array 3; give"),
         (np.zeros((0, 4, 3), np.uint8), "is an empty array, 0×4×3"),
         (np.zeros((0, 4, 4, 3), np.uint8), "is an empty array, 0×4×4×3"),
@@ -215,8 +215,8 @@ def test_pil_images(folder: Path) -> None:
     with Image.open("turned.png") as image:
         opened = open_media(resolve(image))
     assert opened.size == (30, 40) and opened.mode == "RGB"
-    assert resolve(Image.new("L", (2, 2))).name == "picture in memory"
-    data = picture(size=(400, 300))
+    assert resolve(Image.new("L", (2, 2))).name == "image in memory"
+    data = image_bytes(size=(400, 300))
     with pytest.raises(MediaDecodeError, match="cannot be decoded: image file is truncated"):
         open_media(resolve(Image.open(io.BytesIO(data[:-100]))))
 
@@ -233,8 +233,8 @@ def test_anything_else_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     "format", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "ICNS"]
 )
-def test_pictures_are_recognised(format: str) -> None:
-    assert sniff(picture(format, (32, 32))[:HEAD]) == "image"
+def test_images_are_recognised(format: str) -> None:
+    assert sniff(image_bytes(format, (32, 32))[:HEAD]) == "image"
 
 
 @pytest.mark.parametrize(

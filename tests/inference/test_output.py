@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
@@ -11,14 +10,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, OutputError
-from perception_encoder.inference import formats
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding, Failure, Result
@@ -53,7 +49,7 @@ def batches(numbers: Iterable[int], size: int = 2) -> Iterator[list[Result[Item]
 
 def write(out: Path, count: int = 10, **settings: Any) -> EmbeddingWriter:
     """Write items 0 to `count` in one go, a shard a batch."""
-    with EmbeddingWriter(out, SETTINGS, shard_seconds=0, **settings) as writer:
+    with EmbeddingWriter(out, SETTINGS, part_seconds=0, **settings) as writer:
         rest = [int(item.id.removesuffix(".jpg")) for item in writer.resume(map(item, range(count)))]
         for batch in batches(rest):
             writer.add(batch)
@@ -63,7 +59,7 @@ def write(out: Path, count: int = 10, **settings: Any) -> EmbeddingWriter:
 
 def stop(out: Path, after: int) -> None:
     """Leave a run unfinished after some items."""
-    with EmbeddingWriter(out, SETTINGS, shard_seconds=0) as writer:
+    with EmbeddingWriter(out, SETTINGS, part_seconds=0) as writer:
         for batch in batches(range(after)):
             writer.add(batch)
 
@@ -71,90 +67,11 @@ def stop(out: Path, after: int) -> None:
 # ---- what is written
 
 
-def test_a_row_says_what_its_vector_is(tmp_path: Path) -> None:
-    row = Item("clip", "clip.mp4", Path("clip.mp4"), start=1.0, end=2.5, text="a dog")
-    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
-        writer.add([Embedding(row, np.ones(4, np.float32), (1.0, 1.5, 2.0))])
-        assert writer.finish() == 1
-    table = pq.read_table(tmp_path / "out.parquet")
-    assert table.schema.field("vector").type == pa.list_(pa.float32(), 4)
-    assert table.to_pylist() == [
-        {
-            "id": "clip",
-            "path": "clip.mp4",
-            "start": 1.0,
-            "end": 2.5,
-            "text": "a dog",
-            "times": [1.0, 1.5, 2.0],
-            "model": "PE-Core-N16-128",
-            "weight_hash": "0123456789abcdef",
-            "layer": 11,
-            "pool": "attn",
-            "normalised": True,
-            "vector": [1.0, 1.0, 1.0, 1.0],
-        }
-    ]
-    assert json.loads(table.schema.metadata[b"perception_encoder"]) == SETTINGS
-    assert os.listdir(tmp_path) == ["out.parquet"]
-
-
-def test_texts_have_no_layer(tmp_path: Path) -> None:
-    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
-        writer.add([Embedding(Item("t:1", "t.csv", text="a \ud800 dog"), np.ones(4, np.float32))])
-        writer.finish()
-    (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert (row["text"], row["path"], row["layer"], row["pool"]) == ("a \\ud800 dog", "t.csv", None, None)
-
-
-def test_tokens_are_lists_of_vectors_with_their_grid(tmp_path: Path) -> None:
-    picture, video = (np.random.default_rng(0).random(shape, np.float32) for shape in ((6, 4), (2, 6, 4)))
-    with EmbeddingWriter(tmp_path / "out.parquet", {**SETTINGS, "pool": "tokens"}) as writer:
-        writer.add([Embedding(item(0), picture), Embedding(item(1), video, (0.0, 1.0))])
-        writer.finish()
-    table = pq.read_table(tmp_path / "out.parquet")
-    assert table.schema.field("vector").type == pa.list_(pa.list_(pa.float32(), 4))
-    rows = table.to_pylist()
-    assert [(row["frames"], row["grid_height"], row["grid_width"]) for row in rows] == [(1, 2, 3), (2, 2, 3)]
-    np.testing.assert_array_equal(np.float32(rows[0]["vector"]), picture)
-    np.testing.assert_array_equal(np.float32(rows[1]["vector"]).reshape(2, 6, 4), video)
-
-
-def test_a_folder_has_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
-    write(tmp_path / "emb")
-    vectors = np.load(tmp_path / "emb" / "img_emb" / "img_emb_0.npy")
-    rows = pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet").to_pylist()
-    good = [number for number in range(10) if number not in BAD]
-    np.testing.assert_array_equal(vectors, np.stack([np.arange(4, dtype=np.float32) + number for number in good]))
-    assert vectors.dtype == np.float32
-    assert [row["image_path"] for row in rows] == [f"{number}.jpg" for number in good]
-    assert "vector" not in rows[0]
-    assert os.listdir(tmp_path) == ["emb"]
-
-
-def test_a_folder_of_texts_has_captions(tmp_path: Path) -> None:
-    with EmbeddingWriter(tmp_path / "emb", SETTINGS) as writer:
-        writer.add([Embedding(Item("t:1", "t.csv", text="a dog"), np.ones(4, np.float32))])
-        writer.finish()
-    assert np.load(tmp_path / "emb" / "text_emb" / "text_emb_0.npy").shape == (1, 4)
-    assert pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet")["caption"].to_pylist() == ["a dog"]
-
-
-def test_where_shards_are_cut_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_GROUP_ROWS", 3)
-    write(tmp_path / "many.parquet")
-    with EmbeddingWriter(tmp_path / "one.parquet", SETTINGS) as writer:
-        for batch in batches(range(10)):
-            writer.add(batch)
-        writer.finish()
-    assert (tmp_path / "many.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
-    assert pq.ParquetFile(tmp_path / "one.parquet").num_row_groups == 3
-
-
 def test_shards_are_cut_by_size(tmp_path: Path) -> None:
-    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS, shard_bytes=60) as writer:
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS, part_bytes=60) as writer:
         for batch in batches(range(10)):
             writer.add(batch)
-        assert [(shard.first, shard.count) for shard in writer.shards] == [(0, 6)]  # four vectors of 16 bytes
+        assert [(part.first, part.count) for part in writer.parts] == [(0, 6)]  # four vectors of 16 bytes
 
 
 def test_no_good_input_at_all_leaves_nothing(tmp_path: Path) -> None:
@@ -169,24 +86,6 @@ def test_an_error_before_the_first_shard_leaves_nothing(tmp_path: Path) -> None:
         raise ConfigError("texts have no layers")
     assert os.listdir(tmp_path) == []
     write(tmp_path / "out.parquet")
-
-
-def test_a_lance_table_holds_what_the_parquet_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_GROUP_ROWS", 3)
-    write(tmp_path / "out.parquet")
-    write(tmp_path / "out.lance")
-    table = lancedb.connect(tmp_path).open_table("out")
-    tables = table.to_arrow(), pq.read_table(tmp_path / "out.parquet")
-    assert tables[0].replace_schema_metadata() == tables[1].replace_schema_metadata()
-    assert table.search([0.0, 1.0, 2.0, 3.0]).limit(1).to_list()[0]["path"] == "0.jpg"
-    with pytest.raises(OutputError, match="exists"):
-        write(tmp_path / "out.lance")
-    write(tmp_path / "out.lance", 2, overwrite=True)
-    assert lancedb.connect(tmp_path).open_table("out").count_rows() == 2
-    (tmp_path / "other.lance" / "photos").mkdir(parents=True)
-    with pytest.raises(OutputError, match="folder of other things"):
-        write(tmp_path / "other.lance", overwrite=True)
-    assert sorted(os.listdir(tmp_path)) == ["other.lance", "out.lance", "out.parquet"]
 
 
 # ---- going on
@@ -286,7 +185,7 @@ def test_an_output_is_replaced_on_request_only(tmp_path: Path, name: str) -> Non
 def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(OutputError, match="other things"):
+    with pytest.raises(OutputError, match="other contents"):
         EmbeddingWriter(tmp_path / "photos", SETTINGS, overwrite=True)
     assert os.listdir(tmp_path) == ["photos"]
 
@@ -295,14 +194,6 @@ def test_an_empty_folder_will_do(tmp_path: Path) -> None:
     (tmp_path / "emb").mkdir()
     write(tmp_path / "emb")
     assert (tmp_path / "emb" / "img_emb" / "img_emb_0.npy").is_file()
-
-
-def test_formats_that_cannot_hold_it_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"are written to \.parquet"):
-        EmbeddingWriter(tmp_path / "out.csv", SETTINGS)
-    with pytest.raises(ConfigError, match="tokens"):
-        EmbeddingWriter(tmp_path / "out", {**SETTINGS, "pool": "tokens"})
-    assert os.listdir(tmp_path) == []
 
 
 # ---- a full disk
@@ -319,13 +210,13 @@ def small_files(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_shard_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_part_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     stop(out, after=4)
     kept = sorted(os.listdir(tmp_path / "out.parquet.parts"))
     with (
-        pytest.raises(OutputError, match=r"out\.parquet could not be written: .*same command goes on"),
-        EmbeddingWriter(out, SETTINGS, shard_seconds=0) as writer,
+        pytest.raises(OutputError, match=r"out\.parquet could not be written: .*same command resumes it"),
+        EmbeddingWriter(out, SETTINGS, part_seconds=0) as writer,
         small_files(1000),
     ):
         writer.add([result(number) for number in (4, 5)])
@@ -335,7 +226,7 @@ def test_a_shard_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out"])
-def test_an_output_that_does_not_fit_leaves_the_shards(tmp_path: Path, name: str) -> None:
+def test_an_output_that_does_not_fit_leaves_the_parts(tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     with pytest.raises(OutputError, match="could not be written"), EmbeddingWriter(out, SETTINGS) as writer:
         for batch in batches(range(10)):
@@ -397,12 +288,3 @@ def test_a_link_in_the_parts_leads_to_no_writing(tmp_path: Path) -> None:
     out.with_name("gone.parquet.parts").joinpath("settings.json").symlink_to(tmp_path / "nothing")
     write(tmp_path / "gone.parquet")
     assert not (tmp_path / "nothing").exists()
-
-
-def test_settings_of_a_file_that_are_none_are_an_error(tmp_path: Path) -> None:
-    for number, settings in enumerate((b"\xff", b"[1]", b"{")):
-        path = tmp_path / f"{number}.parquet"
-        rows = pa.table({"path": ["a"], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 0.0]), 2)})
-        pq.write_table(rows.replace_schema_metadata({formats.METADATA: settings}), path)
-        with pytest.raises(OutputError, match=rf"{number}\.parquet cannot be read"):
-            formats.read_embeddings(path)

@@ -18,9 +18,11 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError
-from perception_encoder.inference.encoder import Encoder, Feature
+from perception_encoder.inference.embedder import Feature
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import list_items
-from perception_encoder.inference.media import Media, resolve
+from perception_encoder.inference.media import Media, Value
 from perception_encoder.inference.pipeline import (
     Embedding,
     Failure,
@@ -34,11 +36,11 @@ from tests.inference.test_media import mutated
 
 
 def text(number: int) -> Request[int]:
-    return Request(number, lambda: Media("text", str(number), f"thing {number}"), "text")
+    return Request(number, Media("text", str(number), f"thing {number}"), "text")
 
 
-def picture(number: int, draw: Callable[[int], Image.Image]) -> Request[int]:
-    return Request(number, lambda: Media("image", str(number), draw(number)))
+def image_request(number: int, draw: Callable[[int], Image.Image]) -> Request[int]:
+    return Request(number, Media("image", str(number), draw(number)))
 
 
 # ---- batches
@@ -97,7 +99,7 @@ def test_each_thread_computes_on_one_core_unless_it_is_the_only_one() -> None:
 
 
 def test_a_batch_holds_as_many_as_cost_the_same(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
-    requests = [*map(text, range(32)), *(picture(number, draw) for number in range(32, 90))]
+    requests = [*map(text, range(32)), *(image_request(number, draw) for number in range(32, 90))]
     batches = list(encode_requests(encoder, iter(requests), encoder.feature()))
     assert (encoder.text_batch_size, encoder.batch_size) == (64, 52)
     assert [len(batch) for batch in batches] == [32 + 26, 32]
@@ -108,17 +110,17 @@ def test_a_short_list_is_shared_out(encoder: Encoder, draw: Callable[[int], Imag
     def sizes(requests: list[Request[int]], workers: int) -> list[int]:
         return [len(batch) for batch in encode_requests(encoder, requests, encoder.feature(), workers=workers)]
 
-    pictures = [picture(number, draw) for number in range(9)]
-    assert sizes(pictures, workers=2) == [5, 4]
-    assert sizes(pictures, workers=1) == [9]
+    requests_of_images = [image_request(number, draw) for number in range(9)]
+    assert sizes(requests_of_images, workers=2) == [5, 4]
+    assert sizes(requests_of_images, workers=1) == [9]
     assert sizes(list(map(text, range(9))), workers=2) == [9]
     assert sizes([], workers=2) == []
 
 
 def test_a_video_weighs_as_much_as_its_frames(encoder: Encoder) -> None:
-    videos = [Request(number, partial(resolve, np.zeros((4, 16, 16, 3), np.uint8)), "video") for number in range(20)]
+    videos = [Request(number, Value(np.zeros((4, 16, 16, 3), np.uint8)), "video") for number in range(20)]
     batches = encode_requests(encoder, iter(videos), encoder.feature(0), workers=1)
-    assert [len(batch) for batch in batches] == [7, 7, 6]  # 8 frames each, 52 pictures a batch
+    assert [len(batch) for batch in batches] == [7, 7, 6]  # 8 frames each, 52 image_files a batch
 
 
 def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
@@ -128,14 +130,18 @@ def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: 
         assert decoded.wait(timeout=20), "the second batch is not decoded while the first one is encoded"
         return torch.zeros(len(pixels), 4)
 
-    def resolve(number: int) -> Media:
-        if number == 2:
-            decoded.set()
-        return Media("image", str(number), draw(number))
+    class Announced:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def media(self, limits: FetchLimits | None = None) -> Media:
+            if self.number == 2:
+                decoded.set()
+            return Media("image", str(self.number), draw(self.number))
 
     waiting = copy.copy(encoder)
     waiting.embed_pixels = embed_pixels  # type: ignore[method-assign]
-    requests = [Request(number, partial(resolve, number)) for number in range(4)]
+    requests = [Request(number, Announced(number)) for number in range(4)]
     assert len(list(encode_requests(waiting, requests, encoder.feature(), batch_size=2, workers=2))) == 2
 
 
@@ -150,7 +156,7 @@ def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) ->
     counting.embed_pixels = embed_pixels  # type: ignore[method-assign]
     videos = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 32, 3), dtype=np.uint8)
     feature = encoder.feature(0, frames=7)
-    requests = [Request(number, partial(resolve, video)) for number, video in enumerate(videos)]
+    requests = [Request(number, Value(video)) for number, video in enumerate(videos)]
     (batch,) = encode_requests(counting, requests, feature, batch_size=4, workers=1)
     assert sizes == [4, 4, 4, 4, 4, 1]
     for result, video in zip(batch, videos, strict=True):
@@ -160,7 +166,7 @@ def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) ->
 
 def test_workers_change_no_bit(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
     def run(workers: int) -> np.ndarray:
-        requests = [picture(number, draw) for number in range(21)]
+        requests = [image_request(number, draw) for number in range(21)]
         stream = encode_requests(encoder, requests, encoder.feature(1), batch_size=5, workers=workers)
         return np.stack([result.vector for batch in stream for result in batch if isinstance(result, Embedding)])
 
@@ -170,22 +176,22 @@ def test_workers_change_no_bit(encoder: Encoder, draw: Callable[[int], Image.Ima
 # ---- items
 
 
-def test_items_keep_their_place_and_bad_ones_their_reason(encoder: Encoder, pictures: list[Path]) -> None:
-    pictures[4].write_bytes(b"nothing")
-    (pictures[0].parent / "texts.csv").write_text("text\na dog\na cat\n")
-    items = list(list_items([pictures[0].parent, "gone.jpg", pictures[0].parent / "texts.csv"]))
+def test_items_keep_their_place_and_bad_ones_their_reason(encoder: Encoder, image_files: list[Path]) -> None:
+    image_files[4].write_bytes(b"nothing")
+    (image_files[0].parent / "texts.csv").write_text("text\na dog\na cat\n")
+    items = list(list_items([image_files[0].parent, "gone.jpg", image_files[0].parent / "texts.csv"]))
     results = [result for batch in encode_items(encoder, items, encoder.feature()) for result in batch]
     assert [result.key for result in results] == items
     failures = {result.key.path: result.error for result in results if isinstance(result, Failure)}
     assert [Path(path).name for path in failures] == ["04.jpg", "gone.jpg"]
     assert isinstance(failures["gone.jpg"], MediaNotFoundError)
     np.testing.assert_allclose(results[-1].vector, encoder.encode("a cat"), rtol=0, atol=2e-6)
-    np.testing.assert_allclose(results[7].vector, encoder.encode(pictures[7]), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(results[7].vector, encoder.encode(image_files[7]), rtol=0, atol=2e-6)
 
 
 @pytest.mark.timeout(200)
 def test_mutated_files_give_their_own_row_or_a_reason(encoder: Encoder, tmp_path: Path) -> None:
-    """Three hundred damaged pictures and videos: no crash, no hang, and no row that is another's."""
+    """Three hundred damaged images and videos: no crash, no hang, and no row that is another's."""
     for name, data in mutated(300, np.random.default_rng(77)):
         (tmp_path / name).write_bytes(data)
     paths = sorted(tmp_path.iterdir())
@@ -217,7 +223,7 @@ folder, checkpoint, out = sys.argv[1:]
 encoder = load(checkpoint, dtype=torch.float32)
 feature = encoder.feature(0, "mean")
 peaks = {}
-with EmbeddingWriter(Path(out), encoder.describe(feature), shard_bytes=1 << 20) as writer:
+with EmbeddingWriter(Path(out), encoder.describe(feature), part_bytes=1 << 20) as writer:
     done = 0
     for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, workers=2):
         writer.add(batch)
@@ -231,18 +237,18 @@ print((peaks[10_000] - early) / 1024)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has other units elsewhere")
-def test_memory_stays_flat_over_ten_thousand_files(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_memory_stays_flat_over_ten_thousand_files(checkpoint: Path, image_files: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(10_000):
-        (folder / f"{number:05d}.jpg").hardlink_to(pictures[number % len(pictures)])
+        (folder / f"{number:05d}.jpg").hardlink_to(image_files[number % len(image_files)])
     command = [sys.executable, "-c", MEMORY, folder, checkpoint, tmp_path / "out.parquet"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 24, "MiB that the peak grew by after the first 2,000 files"
 
 
 def test_large_images_of_several_workers_wait_for_each_other(
-    encoder: Encoder, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, image_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DECODING, "limit", 1)
     decoding, most, lock = 0, 0, threading.Lock()
@@ -259,6 +265,6 @@ def test_large_images_of_several_workers_wait_for_each_other(
         return pixels(self, image)
 
     monkeypatch.setattr(type(encoder.transform), "pixels", counted)
-    requests = [Request(number, partial(resolve, path)) for number, path in enumerate(pictures[:8])]
+    requests = [Request(number, Value(path)) for number, path in enumerate(image_files[:8])]
     results = [r for batch in encode_requests(encoder, requests, encoder.feature(), 1, workers=4) for r in batch]
     assert most == 1 and [result.key for result in results] == list(range(8))

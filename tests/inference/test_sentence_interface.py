@@ -18,9 +18,9 @@ from sentence_transformers.sentence_transformer.evaluation import (
 )
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
-from perception_encoder.inference import sentence_interface
+from perception_encoder.inference import encoder as module
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.progress_bar import progress_bar
+from perception_encoder.progress import progress_bar
 
 TEXTS = ["a red mug", "a dog on a lawn", "a red cup", "two dogs", "a mountain in the snow"]
 CLOSE = {"rtol": 0, "atol": 2e-6}
@@ -144,9 +144,7 @@ def test_a_bar_is_shown_on_a_terminal_only(
     assert capsys.readouterr() == ("", "")
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(
-        sentence_interface, "progress_bar", lambda description, total: progress_bar(description, total, console)
-    )
+    monkeypatch.setattr(module, "progress_bar", lambda description, total: progress_bar(description, total, console))
     encoder.encode(TEXTS)
     assert screen.getvalue() == ""
     encoder.encode(TEXTS, show_progress_bar=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError, DataError, OutputError
+from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.layer_analysis import store
 from perception_encoder.layer_analysis.analysis import analyse
 from perception_encoder.layer_analysis.image_analysis import SAMPLE
 from perception_encoder.layer_analysis.report import write_report
 from perception_encoder.layer_analysis.store import StoreConfig
-from perception_encoder.models.external.layer_encoders import TowerEncoder
+from perception_encoder.models.tower import OwnTower
 from tests.layer_analysis.test_global_tokens import DEPTH, tower
 from tests.layer_analysis.toys import LightnessTask
 
@@ -34,7 +35,7 @@ def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path) -
     load = loader(changed(), changed("shallow", depth=2), changed("fixed", fixed_size=True))
     with pytest.raises(ConfigError, match="layer 5 does not exist; shallow has layers 0 to 1"):
         analyse(["built", "shallow"], [task], config, [5], load)
-    with pytest.raises(ConfigError, match=r"fixed takes .* of 24x24 only, not 12x24"):
+    with pytest.raises(ConfigError, match="fixed takes images of 24x24 only, not 12x24"):
         analyse(["built", "fixed"], [replace(task, image_size=(12, 24))], config, None, load)
     with pytest.raises(ConfigError, match="two models are called built"):
         analyse(["built", "built"], [task], config, None, load)
@@ -62,9 +63,12 @@ def test_a_model_of_one_size_is_analysed_at_that_size(tmp_path: Path) -> None:
 
 def silent() -> TowerEncoder:
     """A model that does not attend through torch."""
-    return changed(
-        "silent", run=lambda pixels, layers: [pixels.flatten(1)[:, :144].unflatten(1, (36, 4))] * len(layers)
-    )
+
+    class SilentTower(OwnTower):
+        def run(self, pixels: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+            return [pixels.flatten(1)[:, :144].unflatten(1, (36, 4))] * len(layers)
+
+    return TowerEncoder("silent", SilentTower(**vars(tower(3).tower)), "cpu", torch.float32)
 
 
 def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path) -> None:
@@ -86,5 +90,5 @@ def test_a_sample_that_cannot_be_decoded_costs_no_report(tmp_path: Path) -> None
     report = analyse(["built"], [task], StoreConfig(directory=tmp_path), None, loader(changed()))
     assert len(report.curves[0].scores) == DEPTH and len(report.notes) == 1
     assert "greys: none of the sampled images can be decoded" in report.notes[0]
-    with pytest.raises(DataError, match="attention"):
+    with pytest.raises(DataError, match="no images were given, so there is no attention to show"):
         changed().attention([], [0])

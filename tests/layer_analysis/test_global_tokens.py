@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.layer_analysis.global_tokens import TIMES, describe_tokens, received_attention
 from perception_encoder.layer_analysis.global_tokens import first_global_layer as first
 from perception_encoder.layer_analysis.image_analysis import describe_layers
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.external.layer_encoders import TowerEncoder, own_tower
+from perception_encoder.models.tower import OwnTower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from tests.layer_analysis.toys import plain
 
@@ -39,7 +40,7 @@ def tower(starts: int, only: bool = False) -> TowerEncoder:
             attention = model.transformer.resblocks[layer].attn
             attention.in_proj_bias[0] = 6.0  # every query
             attention.in_proj_weight[4, 0] = 4.0  # a key of a bright patch, and against it of a dark one
-    return TowerEncoder("built", own_tower(model), "cpu", torch.float32)
+    return TowerEncoder("built", OwnTower.of(model), "cpu", torch.float32)
 
 
 def dark(*bright: int) -> Image.Image:

@@ -21,7 +21,7 @@ def unit(rows: int, seed: int) -> torch.Tensor:
     return F.normalize(torch.randn(rows, 16, generator=generator, dtype=torch.float64), dim=-1).requires_grad_()
 
 
-def test_one_caption_a_picture_is_clips_loss() -> None:
+def test_one_caption_a_image_is_clips_loss() -> None:
     images, texts, scale = unit(6, 0), unit(6, 1), torch.tensor(20.0, dtype=torch.float64)
     ours = contrastive_loss(images, texts, scale, torch.eye(6, dtype=torch.bool))
     theirs = ClipLoss()(images, texts, scale)
@@ -32,8 +32,8 @@ def test_one_caption_a_picture_is_clips_loss() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_pictures_of_one_caption_share_its_target() -> None:
-    """Two pictures, one caption: nothing to tell apart, but text → picture still has two equal positives."""
+def test_images_of_one_caption_share_its_target() -> None:
+    """Two images, one caption: nothing to tell apart, but text → image still has two equal positives."""
     image = F.normalize(torch.ones(2, 4), dim=-1)
     text = image[:1]
     loss = contrastive_loss(image, text, torch.tensor(10.0), torch.ones(2, 1, dtype=torch.bool))

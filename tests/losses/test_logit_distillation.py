@@ -25,7 +25,7 @@ def scale(value: float) -> torch.Tensor:
 
 
 def test_hand_computed() -> None:
-    """Two pictures, two captions: the student's logits are [[2, 0], [0, 2]], the teacher's [[1, 0], [0, 0]]."""
+    """Two images, two captions: the student's logits are [[2, 0], [0, 2]], the teacher's [[1, 0], [0, 0]]."""
     student, s = torch.eye(2, dtype=torch.float64), scale(2.0)
     teacher_images = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     teacher_texts = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)

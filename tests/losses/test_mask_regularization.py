@@ -17,7 +17,7 @@ def test_hand_computed() -> None:
     assert mask_regularization_loss(masked, 7 * masked, torch.tensor([[True, True, True]])).abs() < 1e-6
 
 
-def test_the_whole_picture_is_a_fixed_target_and_seen_tokens_do_not_count() -> None:
+def test_the_whole_image_is_a_fixed_target_and_seen_tokens_do_not_count() -> None:
     masked, whole = torch.randn(2, 4, 8, requires_grad=True), torch.randn(2, 4, 8, requires_grad=True)
     mask = torch.tensor([[True, False, False, True], [False, True, False, False]])
     mask_regularization_loss(masked, whole, mask).backward()

@@ -51,7 +51,7 @@ def open_clip_pair(name: str) -> tuple[CLIP, nn.Module]:
 
 
 def native_picture(name: str) -> Tensor:
-    """One picture of noise of the model's own size."""
+    """One image of noise of the model's own size."""
     size = find_model(name).vision.image_size
     return golden_image(8, 1, 3, size, size)
 

@@ -45,6 +45,6 @@ def small_clip() -> CLIP:
     return model
 
 
-def pictures(*shape: int, seed: int = 1) -> torch.Tensor:
+def random_images(*shape: int, seed: int = 1) -> torch.Tensor:
     """Noise of any shape."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -16,7 +16,7 @@ from perception_encoder.models import export
 from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.export import export_onnx, export_program, towers_of
-from tests.models.small import KINDS, TOKENS, pictures, small_clip, small_tower
+from tests.models.small import KINDS, TOKENS, random_images, small_clip, small_tower
 
 SHALLOW = replace(TOKENS, depth=1)
 TEXTS = torch.tensor([[1, 5, 49, 0, 0, 0, 0, 0], [3, 2, 1, 7, 49, 0, 0, 0], [49, 0, 0, 0, 0, 0, 0, 0]])
@@ -27,7 +27,7 @@ def test_programs_take_any_batch() -> None:
     model = small_clip()
     image, text = export_program(model).module(), export_program(model, "text").module()
     for batch in (1, 2, 3, 7):
-        x, tokens = pictures(batch, 3, 32, 32), TEXTS.repeat(3, 1)[:batch]
+        x, tokens = random_images(batch, 3, 32, 32), TEXTS.repeat(3, 1)[:batch]
         torch.testing.assert_close(image(x), model.encode_image(x), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(text(tokens), model.encode_text(tokens), rtol=1e-5, atol=1e-5)
 
@@ -35,14 +35,14 @@ def test_programs_take_any_batch() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 def test_programs_of_every_kind_and_size(config: VisionConfig) -> None:
-    tower, x = small_tower(config), pictures(3, 3, 24, 48)
+    tower, x = small_tower(config), random_images(3, 3, 24, 48)
     program = export_program(tower, size=(24, 48))
     torch.testing.assert_close(program.module()(x), tower(x), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_an_exported_program_does_not_disturb_the_model() -> None:
-    tower, x = small_tower(), pictures(1, 3, 72, 8)
+    tower, x = small_tower(), random_images(1, 3, 72, 8)
     export_program(tower, size=(72, 8))
     with torch.enable_grad():
         tower(x).sum().backward()
@@ -71,7 +71,7 @@ def test_onnx_of_two_towers(tmp_path: Path) -> None:
     assert max(differences.values()) < 1e-5
     assert sorted(path.name for path in folder.iterdir()) == ["image.onnx", "text.onnx"]
     for batch in (1, 2, 3):
-        assert_onnx_agrees(model, folder, pictures(batch, 3, 16, 40), TEXTS[:batch])
+        assert_onnx_agrees(model, folder, random_images(batch, 3, 16, 40), TEXTS[:batch])
     (tmp_path / "plain").mkdir()
     assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
@@ -80,7 +80,7 @@ def test_onnx_of_two_towers(tmp_path: Path) -> None:
 def test_onnx_of_a_tower_that_gives_tokens(tmp_path: Path) -> None:
     tower = small_tower(TOKENS)
     assert export_onnx(tower, tmp_path / "model").keys() == {"image"} == set(towers_of(tower))
-    x = pictures(3, 3, 32, 32)
+    x = random_images(3, 3, 32, 32)
     assert run(tmp_path / "model" / "image.onnx", x).shape == (3, 17, 32)
     assert_onnx_agrees(tower, tmp_path / "model", x)
 
@@ -90,7 +90,7 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
     tower = small_tower(SHALLOW)
     assert max(export_onnx(tower, tmp_path / "model").values()) < 1e-5
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"image.onnx", "image.onnx.data"}
-    assert_onnx_agrees(tower, tmp_path / "model", pictures(2, 3, 32, 32))
+    assert_onnx_agrees(tower, tmp_path / "model", random_images(2, 3, 32, 32))
 
 
 def test_a_file_that_differs_from_torch_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
     for place in (tmp_path / "model", tmp_path / "model" / "mine"):
-        with pytest.raises(OutputError, match="already there; name a new folder"):
+        with pytest.raises(OutputError, match="exists already; name a new directory"):
             export_onnx(small_tower(SHALLOW), place)
 
 

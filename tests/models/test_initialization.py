@@ -12,7 +12,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.vision_transformer import VisionTransformer
-from tests.models.small import KINDS, TEXT, pictures
+from tests.models.small import KINDS, TEXT, random_images
 
 
 def generator(seed: int) -> torch.Generator:
@@ -55,6 +55,6 @@ def test_a_random_model_is_float32_and_ready_to_train() -> None:
     assert not model.training
     assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
     assert model.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
-    embeddings = model.encode_image(pictures(4, 3, 32, 32))
+    embeddings = model.encode_image(random_images(4, 3, 32, 32))
     assert 0.01 < embeddings.std().item() < 100
     embeddings.sum().backward()

@@ -1,4 +1,4 @@
-"""One batch of pictures of several aspect ratios gives what each picture gives alone."""
+"""One batch of images of several aspect ratios gives what each image gives alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 from perception_encoder.errors import ShapeError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
-from tests.models.small import KINDS, PATCH, pictures, small_clip, small_tower
+from tests.models.small import KINDS, PATCH, random_images, small_clip, small_tower
 
 GRIDS = [(4, 4), (2, 6), (6, 1), (1, 1), (6, 6)]
 
 
 def mixed_batch(patch: int = PATCH, fill: float = 0.0) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Pictures alone, and together in the top left corners of a batch with their mask."""
-    alone = [pictures(1, 3, patch * h, patch * w, seed=h * w) for h, w in GRIDS]
+    """Images alone, and together in the top left corners of a batch with their mask."""
+    alone = [random_images(1, 3, patch * h, patch * w, seed=h * w) for h, w in GRIDS]
     height, width = max(h for h, _ in GRIDS), max(w for _, w in GRIDS)
     batch = torch.full((len(GRIDS), 3, patch * height, patch * width), fill)
     mask = torch.zeros(len(GRIDS), height, width, dtype=torch.bool)
-    for row, (picture, (h, w)) in enumerate(zip(alone, GRIDS, strict=True)):
-        batch[row, :, : patch * h, : patch * w] = picture[0]
+    for row, (image, (h, w)) in enumerate(zip(alone, GRIDS, strict=True)):
+        batch[row, :, : patch * h, : patch * w] = image[0]
         mask[row, :h, :w] = True
     return alone, batch, mask
 
@@ -41,13 +41,13 @@ def test_tokens_and_embeddings(config: VisionConfig, fill: float) -> None:
     layers = tower.forward_intermediates(
         batch, [0, 2], padding_mask=mask, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
     )
-    for row, picture in enumerate(alone):
+    for row, image in enumerate(alone):
         seen = torch.cat([torch.ones(prefix, dtype=torch.bool), mask[row].flatten()])
-        assert_close(tokens[row, seen], tower.forward_features(picture)[0])
-        expected = tower(picture)[0]
+        assert_close(tokens[row, seen], tower.forward_features(image)[0])
+        expected = tower(image)[0]
         assert_close(together[row] if config.output_dim else together[row, seen], expected)
         own = tower.forward_intermediates(
-            picture, [0, 2], output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+            image, [0, 2], output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
         )
         for (patches, first), (own_patches, own_first) in zip(layers, own, strict=True):
             assert_close(patches[row, mask[row].flatten()], own_patches[0])
@@ -59,15 +59,15 @@ def test_the_builtin_architecture() -> None:
     model = create_model("builtin")
     alone, batch, mask = mixed_batch(patch=16)
     together = model.encode_image(batch, normalize=True, padding_mask=mask)
-    for row, picture in enumerate(alone):
-        assert_close(together[row], model.encode_image(picture, normalize=True)[0])
+    for row, image in enumerate(alone):
+        assert_close(together[row], model.encode_image(image, normalize=True)[0])
 
 
 def test_gradients() -> None:
     tower = small_tower()
     alone, batch, mask = mixed_batch()
     grads = []
-    for embeddings in (tower(batch, mask), torch.cat([tower(picture) for picture in alone])):
+    for embeddings in (tower(batch, mask), torch.cat([tower(image) for image in alone])):
         tower.zero_grad()
         embeddings.square().sum().backward()
         grads.append([parameter.grad.clone() for parameter in tower.parameters()])
@@ -77,7 +77,7 @@ def test_gradients() -> None:
 
 @torch.no_grad()
 def test_a_mask_that_hides_nothing_changes_nothing() -> None:
-    model, x = small_clip(), pictures(2, 3, 24, 40)
+    model, x = small_clip(), random_images(2, 3, 24, 40)
     mask = torch.ones(2, 3, 5, dtype=torch.bool)
     assert_close(model.encode_image(x, padding_mask=mask), model.encode_image(x))
 
@@ -103,4 +103,4 @@ def rectangle(*changes: tuple[int, int, int]) -> Tensor:
 )
 def test_masks_that_make_no_sense_are_refused(mask: Tensor, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
-        small_tower()(pictures(2, 3, 32, 32), mask)
+        small_tower()(random_images(2, 3, 32, 32), mask)

@@ -1,18 +1,107 @@
-"""The package's encoders have everything that the protocols name."""
+"""A model of timm or open_clip is evaluated by the same code, through a few lines around it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
 
+from perception_encoder.datasets.labelled import load_labelled
+from perception_encoder.evaluation.classification.linear_probe import fit_probe
+from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
+from perception_encoder.evaluation.features import encode_images
+from perception_encoder.evaluation.suite import Suite
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.models import protocols
-from perception_encoder.models.external.layer_encoders import TowerEncoder
+from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.models.tower import OwnTower
+from tests.evaluation.colours import write_colours
+
+LABELS = ["red", "green", "blue"] * 4
 
 
-@pytest.mark.parametrize(
-    ("protocol", "encoder"), [(protocols.ImageTextEncoder, Encoder), (protocols.LayerEncoder, TowerEncoder)]
-)
-def test_encoders_implement_their_protocol(protocol: type, encoder: type) -> None:
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for split in ("train", "val", "test"):
+        write_colours(tmp_path / f"{split}.tar", "toys", LABELS)
+    return tmp_path
+
+
+class PlainTimmEncoder:
+    """A timm model with its own transform."""
+
+    name = "test_vit"
+
+    def __init__(self) -> None:
+        timm = pytest.importorskip("timm")
+        self.model = timm.create_model(self.name, num_classes=0).eval()
+        config = timm.data.resolve_model_data_config(self.model)
+        self.transform = timm.data.create_transform(**config, is_training=False)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return F.normalize(self.model(torch.stack([self.transform(image) for image in images])), dim=-1).numpy()
+
+
+class PlainOpenClipEncoder:
+    """An open_clip model with its own transform and tokenizer."""
+
+    name = "tiny"
+
+    def __init__(self) -> None:
+        open_clip = pytest.importorskip("open_clip")
+        vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+        text = {"context_length": 16, "width": 16, "layers": 1, "heads": 2}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text).eval()
+        self.transform = open_clip.image_transform(32, is_train=False)
+        self.tokenize = open_clip.SimpleTokenizer(context_length=16)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        batch = torch.stack([self.transform(image) for image in images])
+        return self.model.encode_image(batch, normalize=True).numpy()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self.model.encode_text(self.tokenize(list(texts)), normalize=True).numpy()
+
+
+def test_a_timm_model_is_probed(photos: Path) -> None:
+    encoder = PlainTimmEncoder()
+    train, val, test = (encode_images(encoder, load_labelled(photos, s)["toys"]) for s in ("train", "val", "test"))
+    probe = fit_probe(train, val, ("blue", "green", "red"))
+    assert (probe.classify(test.vectors) == test.targets(("blue", "green", "red"))).all()
+
+
+def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
+    encoder = PlainOpenClipEncoder()
+    suite = Suite({"crop": encoder}, ["imagenet"])
+    suite.classify(photos)
+    zero_shot, probe = suite.measurements
+    assert suite.result("test", {}).model == "tiny"
+    assert (zero_shot.transform, zero_shot.metrics[0].n, probe.metrics[0].n) == ("crop", 12, 12)
+
+    from open_clip import OPENAI_IMAGENET_TEMPLATES, build_zero_shot_classifier
+
+    task = load_labelled(photos, "test")["toys"]
+    oracle = build_zero_shot_classifier(encoder.model, encoder.tokenize, task.classes, OPENAI_IMAGENET_TEMPLATES)
+    ours = ensemble(encoder, task.classes, PROMPTS["imagenet"])
+    np.testing.assert_allclose(ours.T, oracle.numpy(), atol=1e-6)
+    predicted = (torch.from_numpy(encode_images(encoder, task).vectors) @ oracle).argmax(dim=1)
+    assert zero_shot.metrics[1].value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))
+
+
+@pytest.mark.parametrize("protocol", [protocols.ImageTextEncoder, protocols.LayerEncoder])
+def test_encoders_implement_their_protocol(protocol: type) -> None:
+    model = create_model("builtin")
+    encoder = Encoder(model) if protocol is protocols.ImageTextEncoder else TowerEncoder("own", OwnTower.of(model))
     named = {name for each in protocol.__mro__ for name in vars(each) if not name.startswith("_")}
-    attributes = {name for each in encoder.__mro__ for name in vars(each)} | {"name"}
-    assert len(named) > 2 and named <= attributes
+    assert len(named) > 2 and all(hasattr(encoder, name) for name in named)

@@ -12,7 +12,7 @@ import torch
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.vision_transformer import VisionTransformer
-from tests.models.small import CORE, DEPTH, KINDS, PATCH, TOKENS, WITHOUT_ROPE, pictures, small_tower
+from tests.models.small import CORE, DEPTH, KINDS, PATCH, TOKENS, WITHOUT_ROPE, random_images, small_tower
 
 SIZES = [(32, 32), (64, 24), (8, 8), (8, 80), (56, 40)]
 
@@ -24,7 +24,7 @@ kinds = pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 @torch.no_grad()
 def test_any_multiple_of_the_patch(config: VisionConfig, size: tuple[int, int]) -> None:
     tower = small_tower(config)
-    x = pictures(2, 3, *size)
+    x = random_images(2, 3, *size)
     n = size[0] * size[1] // PATCH**2 + config.class_token
     assert tower.forward_features(x).shape == (2, n, 32)
     assert tower(x).shape == ((2, 16) if config.output_dim else (2, n, 32))
@@ -39,20 +39,20 @@ def test_any_multiple_of_the_patch(config: VisionConfig, size: tuple[int, int]) 
 def test_other_sizes_are_refused_not_cropped(size: tuple[int, int], advice: str) -> None:
     for call in (lambda t, x: t(x), lambda t, x: t.forward_features(x), lambda t, x: t.forward_intermediates(x)):
         with pytest.raises(ShapeError, match=f"{size[0]}x{size[1]} is not a multiple of the patch size 8; .*{advice}"):
-            call(small_tower(), pictures(1, 3, *size))
+            call(small_tower(), random_images(1, 3, *size))
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 1, 32, 32), (2, 4, 32, 32), (2, 3, 3, 32, 32)])
-def test_what_is_no_batch_of_colour_pictures_is_refused(shape: tuple[int, ...]) -> None:
+def test_what_is_no_batch_of_colour_images_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="must be \\(batch, 3, height, width\\)"):
-        small_tower()(pictures(*shape))
+        small_tower()(random_images(*shape))
 
 
 @torch.no_grad()
 def test_without_rope_the_model_works_and_differs() -> None:
     with_rope, without = small_tower(CORE), small_tower(WITHOUT_ROPE)
     without.load_state_dict(with_rope.state_dict())
-    x = pictures(2, 3, 40, 24)
+    x = random_images(2, 3, 40, 24)
     assert without(x).isfinite().all()
     assert not torch.allclose(with_rope(x), without(x))
 
@@ -62,7 +62,7 @@ def test_without_rope_the_model_works_and_differs() -> None:
 def test_several_layers_in_one_pass(config: VisionConfig) -> None:
     """Each is what the tower gives that ends there."""
     tower = small_tower(config)
-    x = pictures(2, 3, 40, 24)
+    x = random_images(2, 3, 40, 24)
     together = tower.forward_intermediates(x, [0, 1, 2], output_fmt="NLC", intermediates_only=True)
     for layer in range(DEPTH):
         alone = copy.deepcopy(tower).truncate(layer)(x)
@@ -73,7 +73,7 @@ def test_several_layers_in_one_pass(config: VisionConfig) -> None:
 @torch.no_grad()
 def test_last_layer_is_what_features_are_made_of(config: VisionConfig) -> None:
     tower = small_tower(config)
-    x = pictures(2, 3, 40, 24)
+    x = random_images(2, 3, 40, 24)
     final, pairs = tower.forward_intermediates(x, 1, norm=True, output_fmt="NLC", return_prefix_tokens=True)
     ((patches, prefix),) = pairs
     assert torch.equal(final, tower.forward_features(x))
@@ -91,14 +91,14 @@ def test_stopping_early_runs_no_later_layer(indices: list[int] | int, stop_early
     tower, ran = small_tower(), []
     for index, block in enumerate(tower.transformer.resblocks):
         block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
-    tower.forward_intermediates(pictures(1, 3, 32, 32), indices, stop_early=stop_early, intermediates_only=True)
+    tower.forward_intermediates(random_images(1, 3, 32, 32), indices, stop_early=stop_early, intermediates_only=True)
     assert ran == expected
 
 
 def test_options_that_do_not_exist_are_refused() -> None:
     tower = small_tower()
     with pytest.raises(ConfigError, match="'NCHW' or 'NLC'"):
-        tower.forward_intermediates(pictures(1, 3, 32, 32), output_fmt="NHWC")
+        tower.forward_intermediates(random_images(1, 3, 32, 32), output_fmt="NHWC")
     for layer in (3, -4):
         with pytest.raises(ConfigError, match=f"layer {layer} does not exist; small has layers 0 to 2"):
             tower.truncate(layer)
@@ -109,7 +109,7 @@ def test_options_that_do_not_exist_are_refused() -> None:
 @torch.no_grad()
 def test_truncation_keeps_the_layers_up_to_one(layer: int, depth: int) -> None:
     tower = small_tower()
-    x = pictures(2, 3, 32, 32)
+    x = random_images(2, 3, 32, 32)
     (expected,) = tower.forward_intermediates(x, [layer], output_fmt="NLC", intermediates_only=True)
     assert tower.truncate(layer) is tower
     assert tower.config.depth == len(tower.transformer.resblocks) == depth
@@ -127,7 +127,7 @@ def test_gradient_checkpointing_changes_no_gradient(config: VisionConfig) -> Non
     for enable in (False, True):
         tower.set_grad_checkpointing(enable)
         tower.zero_grad()
-        x = pictures(2, 3, 40, 24).requires_grad_()
+        x = random_images(2, 3, 40, 24).requires_grad_()
         tower(x).square().sum().backward()
         runs.append([x.grad, *(parameter.grad.clone() for parameter in tower.parameters())])
         final, layers = tower.forward_intermediates(x, [0, 2])
@@ -137,7 +137,7 @@ def test_gradient_checkpointing_changes_no_gradient(config: VisionConfig) -> Non
 
 
 def test_inference_first_then_training() -> None:
-    tower, x = small_tower(TOKENS), pictures(1, 3, 88, 16)
+    tower, x = small_tower(TOKENS), random_images(1, 3, 88, 16)
     with torch.inference_mode():
         before = tower(x)
     after = tower(x)
@@ -149,7 +149,7 @@ def test_inference_first_then_training() -> None:
 @torch.no_grad()
 def test_threads_with_different_sizes_do_not_disturb_each_other() -> None:
     tower = small_tower()
-    batches = [pictures(2, 3, PATCH * h, PATCH * w, seed=h * w) for h in range(1, 7) for w in range(1, 7)]
+    batches = [random_images(2, 3, PATCH * h, PATCH * w, seed=h * w) for h in range(1, 7) for w in range(1, 7)]
     alone = [tower(x) for x in batches]
     order = [index * 11 % len(batches) for index in range(4 * len(batches))]
 
@@ -167,7 +167,7 @@ def test_blocks_hold_no_positions_of_their_own() -> None:
     assert list(tower.buffers()) == []
     before = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
     attributes = [dict(vars(block.attn)) for block in tower.transformer.resblocks]
-    tower(pictures(1, 3, 48, 16))
+    tower(random_images(1, 3, 48, 16))
     assert [dict(vars(block.attn)) for block in tower.transformer.resblocks] == attributes
     assert all(torch.equal(tower.state_dict()[name], tensor) for name, tensor in before.items())
 
@@ -179,16 +179,16 @@ def test_blocks_hold_no_positions_of_their_own() -> None:
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # that a trace is of one size
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_tower_can_be_traced_at_one_size(config: VisionConfig, size: tuple[int, int], tmp_path: Path) -> None:
-    tower, x = small_tower(config), pictures(2, 3, *size)
+    tower, x = small_tower(config), random_images(2, 3, *size)
     traced = torch.jit.trace(tower, x)
     traced.save(tmp_path / "tower.pt")
     restored = torch.jit.load(tmp_path / "tower.pt")
-    for batch in (x, pictures(5, 3, *size, seed=2)):
+    for batch in (x, random_images(5, 3, *size, seed=2)):
         torch.testing.assert_close(restored(batch), tower(batch), rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_follows_float32() -> None:
-    tower, x = small_tower(), pictures(4, 3, 40, 24)
+    tower, x = small_tower(), random_images(4, 3, 40, 24)
     expected = tower(x)
     half = copy.deepcopy(tower).bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16

@@ -18,23 +18,23 @@ def draw(seed: int = 0) -> list[float]:
     return torch.rand(DRAWS, generator=generator(seed)).tolist()
 
 
-def picture(height: int, width: int) -> torch.Tensor:
+def colour_image(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator(7))
 
 
 def test_nothing_drawn_is_a_plain_resize() -> None:
-    x = picture(32, 32)
+    x = colour_image(32, 32)
     assert torch.equal(augment(x, 32, PLAIN, draw()), x)
 
 
 def test_flip_is_a_mirror_image() -> None:
-    x = picture(16, 16)
+    x = colour_image(16, 16)
     always = Augmentation(scale=(1.0, 1.0), aspect=(1.0, 1.0), brightness=0.0, saturation=0.0, flip=1.0)
     assert torch.equal(augment(x, 16, always, draw()), x.flip(-1))
 
 
 def test_same_draws_same_bits_and_others_differ() -> None:
-    for x in (picture(40, 60), picture(60, 40)):
+    for x in (colour_image(40, 60), colour_image(60, 40)):
         first, again = (augment(x, 24, Augmentation(), draw(3)) for _ in range(2))
         assert first.dtype == torch.uint8
         assert first.shape == (3, 24, 24)
@@ -46,7 +46,7 @@ def test_same_draws_same_bits_and_others_differ() -> None:
     ("size", "expected"),
     [*(((h, w), {2, 4, 8}) for h, w in ((1000, 1000), (600, 1400), (1400, 600), (787, 1049))), ((600, 1800), {4, 8})],
 )
-def test_a_picture_reduced_to_the_needed_side_still_has_enough_pixels_in_its_crop(
+def test_a_image_reduced_to_the_needed_side_still_has_enough_pixels_in_its_crop(
     size: tuple[int, int], expected: set[int]
 ) -> None:
     height, width = size

@@ -1,4 +1,4 @@
-"""The test transform equals the published one; picture files of every kind open upright, whole and in 8 bits."""
+"""The test transform equals the published one; image files of every kind open upright, whole and in 8 bits."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_the_transform_of_a_model() -> None:
 # ---- pad_images
 
 
-def test_pictures_of_several_sizes_become_one_batch() -> None:
+def test_images_of_several_sizes_become_one_batch() -> None:
     images = [torch.ones(3, 32, 48), torch.full((3, 64, 16), -1.0)]
     batch, mask = pad_images(images, patch_size=16)
     assert batch.shape == (2, 3, 64, 48) and mask.shape == (2, 4, 3)
@@ -161,7 +161,7 @@ def test_exif_orientation(format: str, orientation: int) -> None:
     assert plain_image(opened).tobytes() == opened.tobytes()  # it is not turned a second time
 
 
-def test_damaged_exif_makes_no_damaged_picture() -> None:
+def test_damaged_exif_makes_no_damaged_image() -> None:
     data = encoded(photograph(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(60)))
     assert open_image(data).size == photograph().size
 
@@ -235,7 +235,7 @@ def test_alpha_is_kept_and_dropped_by_the_transform() -> None:
     assert ImageTransform(32)(opened).shape == (3, 32, 32)
 
 
-# ---- bad pictures
+# ---- bad images
 
 
 def png(width: int, height: int) -> bytes:
@@ -260,14 +260,14 @@ def test_a_decompression_bomb() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"no picture at all, only words", "is not a picture in a format that can be read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture in a format that can be read"),
-        (b"\xff\xd8\xff", "is not a picture in a format that can be read"),
+        (b"no picture at all, only words", "is not an image in a supported format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image in a supported format"),
+        (b"\xff\xd8\xff", "is not an image in a supported format"),
         (encoded(four_colours(200, 100), "PNG")[:120], "cannot be decoded: "),
         (encoded(four_colours(200, 100), "JPEG")[:-200], "cannot be decoded: image file is truncated"),
     ],
 )
-def test_what_is_no_whole_picture(data: bytes, reason: str) -> None:
+def test_what_is_no_whole_image(data: bytes, reason: str) -> None:
     with pytest.raises(MediaDecodeError) as caught:
         open_image(data, "photo.jpg")
     assert str(caught.value).startswith(f"photo.jpg: {reason}")
@@ -283,7 +283,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
         pytest.skip("this file system takes only UTF-8 names")
     assert open_image(path).size == (64, 32)
     path.write_bytes(b"words")
-    with pytest.raises(MediaDecodeError, match=r"caf\\xe9\.png: is not a picture"):
+    with pytest.raises(MediaDecodeError, match=r"caf\\xe9\.png: is not an image"):
         open_image(path)
 
 

@@ -1,4 +1,4 @@
-"""Mixed pictures: what is pasted and blended, and how much of itself each keeps."""
+"""Mixed images: what is pasted and blended, and how much of itself each keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening what a picture or video comes from, and names that can be printed, stored and turned back."""
+"""Opening what an image or video comes from, and names that can be printed, stored and turned back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_bytes_and_streams() -> None:
     given = io.BytesIO(b"data")
     given.read()
     with open_source(given) as (stream, name):
-        assert (stream.read(), name) == (b"data", "a picture or video in memory")
+        assert (stream.read(), name) == (b"data", "an image or video in memory")
     assert not given.closed
 
 
@@ -55,7 +55,7 @@ def named(tmp_path: Path, what: str) -> Path:
         ("zero\0byte.jpg", MediaNotFoundError, "no such file"),
         ("x" * 300, MediaDecodeError, "cannot be read: File name too long"),
         ("empty.jpg", MediaDecodeError, "is empty"),
-        ("folder", MediaDecodeError, "is a folder"),
+        ("folder", MediaDecodeError, "is a directory"),
         ("pipe", MediaDecodeError, "is not a regular file"),
     ],
 )

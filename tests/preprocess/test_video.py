@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import math
-import os
 import weakref
 from collections.abc import Iterator
 from itertools import islice
@@ -23,9 +21,8 @@ from perception_encoder.errors import (
     InputError,
     MediaDecodeError,
     MediaNotFoundError,
-    MediaTooLargeError,
 )
-from perception_encoder.preprocess import video, video_file
+from perception_encoder.preprocess import video
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from tests.clips import clip, number_of, numbered, trimmed, with_display_matrix
@@ -53,35 +50,6 @@ def numbers(frames: VideoFrames) -> list[int]:
 
 
 # ---- which frames
-
-
-@pytest.mark.parametrize(
-    ("total", "count", "indices"),
-    [
-        (8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
-        (100, 8, [0, 14, 28, 42, 56, 70, 84, 99]),
-        (4, 3, [0, 1, 3]),  # 1.5 is rounded down
-        (300, 8, [0, 42, 85, 128, 170, 213, 256, 299]),
-        (2, 3, [0, 0, 1]),
-        (1, 8, [0] * 8),
-        (100, 1, [0]),
-        (100, 2, [0, 99]),
-    ],
-)
-def test_indices_are_uniform(total: int, count: int, indices: list[int]) -> None:
-    assert frame_indices(total, count) == indices
-
-
-def test_indices_follow_the_reference_s_formula() -> None:
-    for total in range(1, 60):
-        for count in range(2, 20):
-            assert frame_indices(total, count) == [int(i * (total - 1) / (count - 1)) for i in range(count)]
-
-
-@pytest.mark.parametrize(("total", "count"), [(0, 8), (8, 0), (8, -1)])
-def test_no_indices_of_nothing(total: int, count: int) -> None:
-    with pytest.raises(ConfigError):
-        frame_indices(total, count)
 
 
 @pytest.mark.parametrize(("format", "codec"), CONTAINERS)
@@ -146,9 +114,9 @@ def test_a_range_of_time(format: str, start: float | None, end: float | None, ex
     ("start", "end", "reason"),
     [
         (2.4, None, "lasts 2.400 s; there is nothing at 2.4 s"),
-        (-1.0, None, "from -1.0 s to None s is no range of time"),
-        (1.0, 0.9, "from 1.0 s to 0.9 s is no range of time"),
-        (float("nan"), None, "from nan s to None s is no range of time"),
+        (-1.0, None, "from -1.0 s to None s is not a range of time"),
+        (1.0, 0.9, "from 1.0 s to 0.9 s is not a range of time"),
+        (float("nan"), None, "from nan s to None s is not a range of time"),
     ],
 )
 def test_a_range_outside_the_video(start: float, end: float | None, reason: str) -> None:
@@ -200,18 +168,6 @@ def test_frames_stand_upright(matrix: tuple[int, int, int, int], turn: Image.Tra
 
 def test_sound_changes_nothing() -> None:
     assert numbers(read_frames(clip(sound=True), frames=3)) == [0, 29, 59]
-
-
-def test_sound_alone_is_no_video() -> None:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        audio = container.add_stream("aac", rate=8000, layout="mono")
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
-        silence.rate = 8000
-        container.mux(audio.encode(silence))
-        container.mux(audio.encode())
-    with pytest.raises(MediaDecodeError, match=r"song\.mp4: holds no video that can be decoded"):
-        read_frames(buffer.getvalue(), "song.mp4")
 
 
 @pytest.mark.parametrize(("format", "codec"), [("mp4", "libx264"), ("matroska", "libx264"), ("avi", "mpeg4")])
@@ -309,34 +265,12 @@ def test_a_damaged_middle_is_told(format: str, codec: str, caplog: pytest.LogCap
     assert "damaged" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"no video at all, only words" * 9,
-        clip()[:-200],  # the index of a plain mp4 stands at its end
-        b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom",
-        b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
-        b"ffconcat version 1.0\nfile /etc/hostname\n",
-    ],
-    ids=["words", "cut", "header", "playlist", "concat"],
-)
-def test_what_is_no_video(data: bytes) -> None:
-    with pytest.raises(MediaDecodeError, match=r"clip\.mp4: (is not a video|holds no)"):
-        read_frames(data, "clip.mp4")
-
-
 def test_missing_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(MediaNotFoundError):
         read_frames(tmp_path / "missing.mp4")
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(MediaDecodeError, match="is empty"):
         read_frames(tmp_path / "empty.mp4")
-
-
-def test_frames_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_file, "MAX_PIXELS", 1000)
-    with pytest.raises(MediaTooLargeError, match="has frames of 8,192 pixels; the limit is 1,000"):
-        read_frames(clip(3))
 
 
 # ---- real clips
@@ -424,27 +358,3 @@ def test_sampling_holds_few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "_image", watched)
     for _ in sample_frames(clip(), every=0.1):
         assert sum(ref() is not None for ref in made) <= 4
-
-
-class Disk(io.BytesIO):
-    """A file on a disk, where no file can be so long."""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        if whence == 0 and not 0 <= offset < 1 << 40:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return super().seek(offset, whence)
-
-
-def test_a_video_that_points_beyond_every_file_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    """PyAV prints the traceback of a second error of a stream, and raises the first."""
-    whole = clip(12, "asf")
-    decoded = set()
-    for at in range(24, 400, 8):
-        damaged = whole[:at] + b"\x7f" * 8 + whole[at + 8 :]
-        try:
-            decoded.add(len(read_frames(Disk(damaged), "clip", 2).images))
-        except InputError as error:
-            assert str(error).startswith("clip: ") and "Errno" not in str(error) and "\n" not in str(error)
-            decoded.add(0)
-    assert decoded == {0, 2}
-    assert "Traceback" not in capfd.readouterr().err

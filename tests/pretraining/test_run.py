@@ -97,7 +97,7 @@ def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Pat
     before = (tmp_path / "run" / "config.json").read_text()
     with pytest.raises(CheckpointError, match="other settings or other data"):
         pretrain(dataclasses.replace(debug(), batch_size=8), [photos], tmp_path / "run")
-    picture = next(iter(read_shard(photos / "train.tar"))).picture
+    picture = next(iter(read_shard(photos / "train.tar"))).image
     more = ShardSample("more", "png", picture, {"source": "noto", "label": "wig"})
     write_shard(tmp_path / "drawings" / "train.tar", [more])
     with pytest.raises(CheckpointError, match="other settings or other data"):

@@ -9,7 +9,8 @@ import pytest
 
 from perception_encoder.search.index.update import Report
 from tests.clips import clip
-from tests.inference.conftest import checkpoint, draw, encoder, pictures
+from tests.inference.conftest import checkpoint, draw, encoder
+from tests.inference.conftest import image_files as pictures
 from tests.search.indexes import update_folder
 
 __all__ = ["checkpoint", "draw", "encoder", "pictures"]

@@ -11,7 +11,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
-from tests.inference.conftest import checkpoint, draw, encoder, pictures
+from tests.inference.conftest import checkpoint, draw, encoder
+from tests.inference.conftest import image_files as pictures
 from tests.serving.servers import served
 
 __all__ = ["checkpoint", "draw", "encoder", "pictures"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.evaluation.layer_features import OneLayer
     from perception_encoder.evaluation.results import Evaluator
-    from perception_encoder.models.external.layer_encoders import TowerEncoder
+    from perception_encoder.inference.layer_encoder import TowerEncoder
 
 
 class Named(Protocol):
@@ -75,7 +75,8 @@ def class_options(
 def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, OneLayer]:
     """Load an encoder and one of its layers, by default the last; ConfigError for one that does not exist."""
     from perception_encoder.evaluation.layer_features import OneLayer
-    from perception_encoder.models.external.layer_encoders import load_layer_encoder, resolve_layers
+    from perception_encoder.inference.layer_encoder import resolve_layers
+    from perception_encoder.inference.open_model import load_layer_encoder
 
     encoder = load_layer_encoder(model, final_norm=final_norm)
     return encoder, OneLayer(encoder, resolve_layers(encoder, [-1 if layer is None else layer])[0])

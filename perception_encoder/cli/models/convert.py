@@ -39,7 +39,7 @@ def convert(
         pe convert open_clip_model.safetensors PE-Core-B16-224.pt --layout published
     """
     from perception_encoder.models.checkpoints.files import check_suffix
-    from perception_encoder.models.checkpoints.layout_folder import CONFIG_FILES, write_layout_folder
+    from perception_encoder.models.checkpoints.layout_directory import CONFIG_FILES, write_layout_directory
     from perception_encoder.models.checkpoints.weights import load_model, write_layout
 
     directory = layout in CONFIG_FILES and not out.suffix
@@ -50,7 +50,7 @@ def convert(
     with output.error_console.status(f"Reading {source}"):
         model = load_model(source)
     with output.error_console.status(f"Writing {out}"):
-        left_out = (write_layout_folder if directory else write_layout)(model, out, layout, half)
+        left_out = (write_layout_directory if directory else write_layout)(model, out, layout, half)
     if left_out:
         output.print_warning(f"timm has no text towers: {left_out} tensors of {model.name} were left out")
     if layout in CONFIG_FILES and not directory:

@@ -38,9 +38,9 @@ def features(
         pe features cup.jpg --layer 3,7,11 --at 0.3,0.6 --patches 32 -o inside.png
         pe features cup.jpg --layer 8 --bare -o colours.png
     """
+    from perception_encoder.inference.open_model import load_layer_encoder
     from perception_encoder.layer_analysis.image_analysis import analyse_image
     from perception_encoder.layer_analysis.plots import plot_image, write_colours, write_png
-    from perception_encoder.models.external.layer_encoders import load_layer_encoder
     from perception_encoder.preprocess.image import open_image
 
     layers = options.read_layers(layer) if layer else None

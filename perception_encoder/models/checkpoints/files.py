@@ -26,7 +26,7 @@ def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, di
     `text_alone`: large tensors of a vision tower beside a text tower are on the meta device, and are not read.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: " + ("a folder, not a checkpoint" if path.is_dir() else "no such file"))
+        raise CheckpointError(f"{path}: " + ("a directory, not a checkpoint" if path.is_dir() else "no such file"))
     try:
         if _is_safetensors(path):
             with safetensors.safe_open(path, framework="pt") as file:

@@ -114,7 +114,7 @@ def unwrap(state: object) -> StateDict:
         raise CheckpointError(f"not a state dict but a {type(state).__name__}")
     other = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if other:
-        raise CheckpointError(f"not a plain state dict: {', '.join(other[:3])} is no named tensor")
+        raise CheckpointError(f"not a plain state dict: {', '.join(other[:3])} is not a named tensor")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
@@ -128,9 +128,9 @@ def detect_layout(names: Mapping[str, object]) -> str:
         return "native"
     if "visual.conv1.weight" in names or "conv1.weight" in names:
         return "published"
-    shown = ", ".join(list(names)[:3]) or "nothing"
+    listed = ", ".join(list(names)[:3]) or "nothing"
     raise CheckpointError(
-        f"not a Perception Encoder checkpoint: it holds {shown}, …; the layouts known are those of the "
+        f"not a Perception Encoder checkpoint: it holds {listed}, …; the known layouts are those of the "
         "published .pt, timm and open_clip"
     )
 

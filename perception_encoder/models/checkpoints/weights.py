@@ -1,6 +1,6 @@
 """Weights in and out: strict loading of every layout, safetensors first, and nothing that runs code.
 
-Real weights or an error: a model is random only where `create_model(name)` asks for no weights.
+Real weights or an error: a model is random only if `create_model(name)` is called without weights.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
 
 
 def _is_aligned(tensor: torch.Tensor) -> bool:
-    """Whether it begins where vector instructions like it: elsewhere, as in a mapped file, products round otherwise."""
+    """Whether it is aligned for vector instructions; unaligned, as in a mapped file, products round differently."""
     return tensor.data_ptr() % 64 == 0
 
 
@@ -163,7 +163,7 @@ def write_checkpoint(
 
 
 def _changes(model: Model) -> dict[str, str]:
-    """What a model's towers have otherwise than their entry of the registry says: metadata "vision" and "text"."""
+    """Fields of a model's towers that differ from its entry of the registry: metadata "vision" and "text"."""
     entry = find_model(model.name)
     towers = {"vision": model.visual, "text": model.text} if isinstance(model, CLIP) else {"vision": model}
     changed = {name: _differences(getattr(entry, name), tower.config) for name, tower in towers.items()}
@@ -176,7 +176,7 @@ def _differences(listed: Any, own: Any) -> dict[str, Any]:
 
 
 def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
-    """The entry with what a file's metadata says otherwise (`_changes`)."""
+    """The entry with the fields of a file's metadata (`_changes`)."""
     towers = {}
     for name in ("vision", "text"):
         try:
@@ -184,12 +184,12 @@ def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
                 towers[name] = dataclasses.replace(getattr(entry, name), **json.loads(metadata[name]))
         except (TypeError, ValueError, RecursionError, ConfigError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"its metadata says what no {entry.name} can be ({name}: {reason})") from None
+            raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {reason})") from None
     return dataclasses.replace(entry, **towers)
 
 
 def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> int:
-    """Write the weights in a layout of `layouts.py`, whole or not at all; returns how many tensors it has no place for.
+    """Write the weights in a layout of `layouts.py`, whole or not at all; returns how many tensors the layout lacks.
 
     Those are the text tower's where `layout` is "timm". Raises CheckpointError, ConfigError, OutputError.
     """
@@ -256,7 +256,7 @@ def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice 
 
 
 def recognise(state: StateDict, file_name: str) -> ModelEntry:
-    """The model a state dict belongs to: the one its file is named after where that fits, else by its shapes."""
+    """The model a state dict belongs to: the one its file is named after if that fits, else the one of its shapes."""
     fitting = fitting_models(state)
     if not fitting:
         raise CheckpointError("no known architecture has these shapes; name one: create_model(name, pretrained=path)")

@@ -15,7 +15,7 @@ _SHORT = 256  # tokens up to which plain products train faster on a CPU (3.6-7.5
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Softmax attention over (B, heads, N, head_dim); torch's fused kernel, but where its CPU backward is slow."""
+    """Softmax attention over (B, heads, N, head_dim); torch's fused kernel, unless its CPU backward is slow."""
     trains_on_cpu = torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu"
     if not trains_on_cpu or k.shape[-2] > _SHORT or torch.compiler.is_exporting():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
@@ -40,7 +40,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True where a token may be seen."""
+        """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True for visible tokens."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         heads_first = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         queries_keys, values = heads_first.split((2, 1))  # not slices: their gradients would be added up, not joined

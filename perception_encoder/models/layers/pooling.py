@@ -1,4 +1,4 @@
-"""Attention pooling: one learned probe looks at every token (step 7 of section 2.1)."""
+"""Attention pooling: one learned probe attends to every token (step 7 of section 2.1)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ProbeAttention(Attention):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def pool_frozen(self, probe: Tensor, tokens: Tensor) -> Tensor:
-        """`pool` at a fraction of its cost where tokens need no gradient: keys and values are never made.
+        """`pool` at a fraction of its cost if tokens need no gradient: keys and values are never computed.
 
         The probe goes through the keys' weights instead, and what each head attends to through the values'. A bias of
         the keys moves all of a head's scores alike, so it drops out; one of the values is added once.

@@ -20,7 +20,7 @@ from PIL import Image
 
 from perception_encoder.data.captions import name_colours
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import read_members, to_json, write_members
+from perception_encoder.formats.shards import json_bytes, read_members, write_members
 from perception_encoder.scenes.objects.meshes import Mesh
 
 SPLITS = ("train", "val", "test")
@@ -154,7 +154,7 @@ def write_library(path: Path, models: Iterable[ObjectModel]) -> int:
                 faces=mesh.faces.astype(np.uint16 if len(mesh.vertices) < 2**16 else np.int32),
             )
             Image.fromarray(mesh.texture).save(image, "PNG", optimize=True)
-            yield f"{model.info.key}.json", to_json(_file_info(model.info))
+            yield f"{model.info.key}.json", json_bytes(_file_info(model.info))
             yield f"{model.info.key}.npz", arrays.getvalue()
             yield f"{model.info.key}.png", image.getvalue()
             count += 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.formats.shards import to_json
+from perception_encoder.formats.shards import json_bytes
 from perception_encoder.scenes.language.graph import SceneGraph, build_graph
 from perception_encoder.scenes.language.phrases import image_captions
 from perception_encoder.scenes.language.questions import image_questions
@@ -36,7 +36,7 @@ class ImageMaker(SampleMaker):
             ("jpg", encode_image(image.rgb, "JPEG")),
             ("depth.png", encode_image(millimetres(image.depth), "PNG")),
             ("mask.png", encode_image(image.mask, "PNG")),
-            ("json", to_json(metadata)),
+            ("json", json_bytes(metadata)),
         )
         return SceneSample(f"{self.config.split}-{number:07}", files, metadata, _annotations(graph, image.mask))
 

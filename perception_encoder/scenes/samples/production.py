@@ -22,7 +22,7 @@ from typing import Any
 
 from perception_encoder.errors import OutputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.formats.shards import to_json, write_members
+from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.progress import Track, untracked
 from perception_encoder.scenes.objects.bundled import bundled_models
 from perception_encoder.scenes.objects.models import ObjectLibrary
@@ -73,10 +73,10 @@ def make_scenes(
         entries = [
             {key: each for key, each in sample.metadata.items() if key not in NOT_IN_PVD} for sample in summaries
         ]
-        _write(directory / "videos.json", b"[\n" + b",\n".join(map(to_json, entries)) + b"\n]\n")
+        _write(directory / "videos.json", b"[\n" + b",\n".join(map(json_bytes, entries)) + b"\n]\n")
     else:
         classes = sorted({info.class_name for info in library.info.values()})
-        _write(directory / "instances.json", to_json(_coco_instances(summaries, classes)))
+        _write(directory / "instances.json", json_bytes(_coco_instances(summaries, classes)))
     credits = sorted({line for sample in summaries for line in sample.metadata["attribution"]})
     _write(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in credits).encode())
     models = [each["model"] for sample in summaries for each in sample.metadata["objects"]]

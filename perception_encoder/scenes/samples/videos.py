@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
-from perception_encoder.formats.shards import to_json
+from perception_encoder.formats.shards import json_bytes
 from perception_encoder.scenes.language.graph import SceneGraph, build_graph, find_box
 from perception_encoder.scenes.language.narration import video_captions, video_questions
 from perception_encoder.scenes.layout.camera import Camera
@@ -87,7 +87,7 @@ class VideoMaker(SampleMaker):
             ("mp4", mp4),
             ("depth.png", encode_image(millimetres(np.concatenate([image.depth for image in images])), "PNG")),
             ("mask.png", encode_image(np.concatenate([image.mask for image in images]), "PNG")),
-            ("json", to_json(metadata)),
+            ("json", json_bytes(metadata)),
         )
         return SceneSample(key, files, metadata)
 

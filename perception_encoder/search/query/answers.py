@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from perception_encoder.errors import InputError, SearchIndexError
-from perception_encoder.inference.collection import encode_media, list_media, read_collection
+from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import load
 from perception_encoder.inference.media import Media
 from perception_encoder.models.registry import canonical_name, portable_name
@@ -146,7 +146,7 @@ def search_files(
     embeddings. `begin` gets the number of files and returns a function that gets the numbers of files done.
     """
     stored = read_collection(Path(files[0])) if len(files) == 1 else None
-    items = [] if stored else list_media(files)
+    items = [] if stored else list_media_items(files)
     if stored is not None and canonical_name(model) not in (None, stored[1].get("model", canonical_name(model))):
         raise _other_model(files[0], model, stored[1]["model"])
     encodes_images = stored is None or any(stored[0].is_video)  # a video's best frame is searched for

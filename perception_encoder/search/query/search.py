@@ -101,7 +101,9 @@ def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarra
     """Encode queries into unit vectors; raises the InputError of a term that cannot be decoded, and ConfigError."""
     sources = [term.source for query in queries for term in query.terms if isinstance(term.source, Media)]
     vectors: dict[int, Vector] = {}
-    for batch in encode_requests(encoder, [Request.of(id(source), source) for source in sources], encoder.feature()):
+    for batch in encode_requests(
+        encoder, [Request(id(source), source, source.kind) for source in sources], encoder.feature()
+    ):
         for result in batch:
             if not isinstance(result, Embedding):
                 raise result.error

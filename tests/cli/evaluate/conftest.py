@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.evaluation import transforms
-from perception_encoder.models.external import layer_encoders
+from perception_encoder.inference import open_model
 from tests.evaluation.colours import ColourEncoder, picture
 from tests.evaluation.layers import ColourLayers
 
@@ -41,7 +41,7 @@ def colour_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model with layers sees colours."""
     encoder = ColourLayers(4, (24, 32))
     encoder.about = {"weights": "none"}
-    monkeypatch.setattr(layer_encoders, "load_layer_encoder", lambda model, final_norm=False: encoder)
+    monkeypatch.setattr(open_model, "load_layer_encoder", lambda model, final_norm=False: encoder)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from perception_encoder.cli import output
 from tests.cli.evaluate.conftest import COLOURS
-from tests.models.external.test_layer_encoders import save_transformer
+from tests.models.external.samples import save_transformer
 
 pytestmark = pytest.mark.usefixtures("colour_models")
 

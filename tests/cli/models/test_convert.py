@@ -148,4 +148,4 @@ def test_nothing_is_overwritten_unasked_and_the_input_never(run_pe: Callable, to
     assert run_pe("convert", source, out, "--overwrite", "--half").status == 0
     assert {tensor.dtype for tensor in safetensors.torch.load_file(out).values()} == {torch.float16}
     (tmp_path / "folder.pt").mkdir()
-    assert "is a folder" in run_pe("convert", source, tmp_path / "folder.pt", "--overwrite").stderr
+    assert "is a directory" in run_pe("convert", source, tmp_path / "folder.pt", "--overwrite").stderr

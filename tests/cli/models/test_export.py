@@ -34,9 +34,9 @@ def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["IN", "out", "--size", "64"], "--size is '64'; it must be height x width in pixels"),
-        (["IN", "out", "--size", "64x50"], "picture size 64x50 is not a multiple of the patch size 16"),
+        (["IN", "out", "--size", "64x50"], "image size 64x50 is not a multiple of the patch size 16"),
         (["PE-Spatial-T16-521", "out"], "did you mean PE-Spatial-T16-512"),
-        (["IN", "full"], "already there; name a new folder"),
+        (["IN", "full"], "exists already; name a new directory"),
     ],
 )
 def test_errors(run_pe: Callable, nano: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

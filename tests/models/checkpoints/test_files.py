@@ -97,7 +97,7 @@ def tar(path: Path) -> None:
     ("write", "message"),
     [
         (lambda p: None, "no such file"),
-        (lambda p: p.mkdir(), "a folder"),
+        (lambda p: p.mkdir(), "a directory"),
         (lambda p: p.write_bytes(b""), "empty, damaged"),
         (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n"), "not a checkpoint"),
         (lambda p: p.write_bytes(bytes(range(256)) * 40), "not a checkpoint"),

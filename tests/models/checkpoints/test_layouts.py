@@ -72,5 +72,5 @@ def test_unwrapping() -> None:
     tensor = torch.ones(1)
     assert unwrap({"weights": {"module.a": tensor}, "step": 3}) == {"a": tensor}
     assert unwrap({"state_dict": {"weights": {"a": tensor}}}) == {"a": tensor}
-    with pytest.raises(CheckpointError, match="step is no named tensor"):
+    with pytest.raises(CheckpointError, match="step is not a named tensor"):
         unwrap({"a": tensor, "step": 3})

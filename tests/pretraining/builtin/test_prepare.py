@@ -51,7 +51,7 @@ def test_a_source_becomes_a_shard(tmp_path: Path, monkeypatch, caplog: pytest.Lo
         "licence": "CC0",
         "attribution": "A",
     }
-    with Image.open(io.BytesIO(again.picture)) as picture:
+    with Image.open(io.BytesIO(again.image)) as picture:
         assert (picture.size, picture.mode) == ((32, 32), "RGB")
         assert picture.getpixel((16, 16)) == (255, 0, 0)
 

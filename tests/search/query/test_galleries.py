@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.inference.collection import Collection, encode_media, list_media
+from perception_encoder.inference.collection import Collection, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.query.galleries import FileGallery, best_moment
 from perception_encoder.search.query.search import Hit, query_vectors, search
@@ -19,7 +19,7 @@ from tests.clips import clip, number_of, numbered
 def video(encoder: Encoder, tmp_path: Path) -> Collection:
     """A clip of 60 frames, 25 a second."""
     (tmp_path / "clip.mp4").write_bytes(clip(60))
-    return encode_media(encoder, list_media([tmp_path / "clip.mp4"]), lambda done: None)
+    return encode_media(encoder, list_media_items([tmp_path / "clip.mp4"]), lambda done: None)
 
 
 def find(encoder: Encoder, query: Query, collection: Collection) -> list[Hit]:

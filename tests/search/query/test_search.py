@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import ConfigError, MediaDecodeError
-from perception_encoder.inference.collection import Collection, encode_media, list_media
+from perception_encoder.inference.collection import Collection, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.query.galleries import FileGallery, IndexGallery
 from perception_encoder.search.query.search import Hit, query_vectors, search
@@ -24,7 +24,7 @@ def find(encoder: Encoder, queries: list[Query], collection: Collection, top: in
 @pytest.fixture
 def collection(encoder: Encoder, pictures: list[Path]) -> Collection:
     pictures[3].write_bytes(b"")
-    return encode_media(encoder, list_media([pictures[0].parent]), lambda done: None)
+    return encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
 
 
 def test_hits_come_best_first(encoder: Encoder, collection: Collection) -> None:
@@ -73,7 +73,7 @@ def test_several_galleries_are_ranked_together(encoder: Encoder, collection: Col
 def test_an_image_finds_its_copy_but_not_itself(encoder: Encoder, pictures: list[Path]) -> None:
     copy = pictures[0].with_name("copy.jpg")
     copy.write_bytes(pictures[7].read_bytes())
-    collection = encode_media(encoder, list_media([pictures[0].parent]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([pictures[0].parent]), lambda done: None)
     (hits,) = find(encoder, [media_query(str(pictures[7]))], collection, top=3)
     assert hits[0].item.source == copy and hits[0].score == pytest.approx(1, abs=1e-3)
     assert pictures[7] not in [hit.item.source for hit in hits]

@@ -260,7 +260,7 @@ def test_a_moment_plays_under_the_pointer(page: Page) -> None:
 
 
 def test_progress_and_files_that_cannot_be_read_are_shown(page: Page) -> None:
-    reason = "is not a picture in a format that can be read"
+    reason = "is not an image in a supported format"
     failed = [{"name": f"<b>{number}.jpg", "reason": reason} for number in range(2)]
 
     def running(route: Route) -> None:

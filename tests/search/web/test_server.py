@@ -82,7 +82,7 @@ def test_by_example(client: TestClient, library: MediaLibrary, folder: Path, dra
     like = client.get("/api/hits", params={"q": f"like:{best['id']}", "count": 1}).json()["tiles"][0]
     assert like["id"] == best["id"]
     bad = client.post("/api/image", content=b"no picture")
-    assert bad.status_code == 400 and "neither a picture nor a video" in bad.json()["error"]
+    assert bad.status_code == 400 and "neither an image nor a video" in bad.json()["error"]
 
 
 def test_by_a_video(client: TestClient, folder: Path) -> None:

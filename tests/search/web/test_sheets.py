@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from perception_encoder.inference.collection import encode_media, list_media
+from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.web.sheets import Naming
 
@@ -14,7 +14,7 @@ from perception_encoder.search.web.sheets import Naming
 def test_named_files_are_sorted_by_label_and_probability(encoder: Encoder, tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    collection = encode_media(encoder, list_media([tmp_path]), lambda done: None)
+    collection = encode_media(encoder, list_media_items([tmp_path]), lambda done: None)
     guesses = [[("dog", 0.6), ("cat", 0.4)], [("cat", 0.7), ("dog", 0.3)], [("dog", 0.9), ("cat", 0.1)]]
     vectors = dict(zip(("cat", "dog"), encoder.encode_texts(["cat", "dog"]), strict=True))
     naming = Naming(encoder, collection, guesses, vectors)

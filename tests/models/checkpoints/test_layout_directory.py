@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError, OutputError
-from perception_encoder.models.checkpoints.layout_folder import open_clip_config, write_layout_folder
+from perception_encoder.models.checkpoints.layout_directory import open_clip_config, write_layout_directory
 from perception_encoder.models.checkpoints.weights import build, create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
@@ -36,7 +36,7 @@ def photograph() -> Image.Image:
 
 
 def load_timm(model: CLIP | VisionTransformer, folder: Path) -> torch.nn.Module:
-    write_layout_folder(model, folder, "timm")
+    write_layout_directory(model, folder, "timm")
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
@@ -82,7 +82,7 @@ def test_timm_builds_towers_it_does_not_list(config: VisionConfig, photograph: I
 def test_open_clip_loads_the_directory_and_preprocesses_as_we_do(photograph: Image.Image, tmp_path: Path) -> None:
     model = create_model("PE-Core-T16-384")
     assert isinstance(model, CLIP)
-    assert write_layout_folder(model, tmp_path / "out", "open_clip") == 0
+    assert write_layout_directory(model, tmp_path / "out", "open_clip") == 0
     source = f"local-dir:{tmp_path / 'out'}"
     theirs, preprocess = open_clip.create_model_from_pretrained(source)
     theirs.eval()
@@ -111,14 +111,14 @@ def test_what_open_clip_cannot_build_is_refused_before_anything_is_written(tmp_p
         (create_model("PE-Spatial-T16-512"), "two-tower models only"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            write_layout_folder(model, tmp_path / "out", "open_clip")
+            write_layout_directory(model, tmp_path / "out", "open_clip")
     with pytest.raises(ConfigError, match="published layout has no configuration"):
-        write_layout_folder(create_model("builtin"), tmp_path / "out", "published")
+        write_layout_directory(create_model("builtin"), tmp_path / "out", "published")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(OutputError, match="out could not be written"):
-        write_layout_folder(create_model("builtin"), tmp_path / "out", "timm")
+        write_layout_directory(create_model("builtin"), tmp_path / "out", "timm")
     assert (tmp_path / "out").read_text() == "mine"

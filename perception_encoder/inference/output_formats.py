@@ -1,10 +1,10 @@
-"""Embeddings as Arrow tables, and the files a finished run leaves: Parquet, Lance, or clip-retrieval's folder.
+"""Embeddings as Arrow tables and as files: Parquet, Lance, or clip-retrieval's directory.
 
 Parquet: one row an item, `vector` a fixed_size_list<float32> of D. With pool "tokens" it is a list of such vectors,
-one a patch, row by row and frame by frame; `frames`, `grid_height` and `grid_width` say how they are laid out.
-The settings of the run stand as JSON in the file's metadata under `perception_encoder`. Lance: the same as a table.
+one a patch, row by row and frame by frame; `frames`, `grid_height` and `grid_width` give their layout.
+The settings of the run are JSON in the file's metadata under `perception_encoder`. Lance: the same as a table.
 
-Folder: `img_emb/img_emb_0.npy` (n, D), or `text_emb/text_emb_0.npy` where all rows are texts, and beside it
+Directory: `img_emb/img_emb_0.npy` (n, D), or `text_emb/text_emb_0.npy` if all rows are texts, and beside it
 `metadata/metadata_0.parquet`, whose `image_path` and `caption` are clip-retrieval's names for `path` and `text`.
 """
 
@@ -29,22 +29,22 @@ from perception_encoder.inference.pipeline import Embedding, is_text
 METADATA = "perception_encoder"
 _GROUP_BYTES = 64 << 20
 _GROUP_ROWS = 8192
-_FOLDERS = {"": {"img_emb", "text_emb", "metadata"}, ".lance": {"data", "_versions", "_transactions"}}
-"""What a folder holds that this module wrote, by its suffix."""
+_DIRECTORIES = {"": {"img_emb", "text_emb", "metadata"}, ".lance": {"data", "_versions", "_transactions"}}
+"""Contents of a directory that this module wrote, by its suffix."""
 
 
 def check_target(out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-    """Raise ConfigError where `out` is of no known format, OutputError where it may not be written."""
+    """Raise ConfigError for an unknown format, and OutputError if `out` may not be written."""
     if out.suffix not in ("", ".parquet", ".lance"):
-        raise ConfigError(f"{out}: embeddings are written to .parquet, .lance, or a folder (a name without suffix)")
+        raise ConfigError(f"{out}: embeddings are written to .parquet, .lance, or a directory (a name without suffix)")
     if not out.suffix and settings["pool"] == "tokens":
-        raise ConfigError(f"{out}: a folder takes one vector an item; write tokens to a .parquet file")
+        raise ConfigError(f"{out}: a directory takes one vector an item; write tokens to a .parquet file")
     if not out.exists():
         return
     if out.is_dir():
         inside = {path.name for path in out.iterdir()}
-        if inside - _FOLDERS.get(out.suffix, set()) or out.suffix == ".parquet":
-            raise OutputError(f"{out} is a folder of other things; choose another name")
+        if inside - _DIRECTORIES.get(out.suffix, set()) or out.suffix == ".parquet":
+            raise OutputError(f"{out} is a directory with other contents; choose another name")
         if not inside:
             return
     if not overwrite:
@@ -54,7 +54,7 @@ def check_target(out: Path, settings: Mapping[str, Any], overwrite: bool) -> Non
 def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any]) -> pa.Table:
     """One row an item; `settings` are those of `Encoder.describe`."""
     items = [embedding.key for embedding in embeddings]
-    seen = [not is_text(item) for item in items]  # texts have no layer and no pool
+    visual = [not is_text(item) for item in items]  # texts have no layer and no pool
     columns: dict[str, pa.Array] = {
         "id": _strings(item.id for item in items),
         "path": _strings(item.path for item in items),
@@ -64,8 +64,8 @@ def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any])
         "times": pa.array([embedding.times or None for embedding in embeddings], pa.list_(pa.float64())),
         "model": pa.array([settings["model"]] * len(items), pa.string()),
         "weight_hash": pa.array([settings["weight_hash"]] * len(items), pa.string()),
-        "layer": pa.array([settings["layer"] if visual else None for visual in seen], pa.int32()),
-        "pool": pa.array([settings["pool"] if visual else None for visual in seen], pa.string()),
+        "layer": pa.array([settings["layer"] if each else None for each in visual], pa.int32()),
+        "pool": pa.array([settings["pool"] if each else None for each in visual], pa.string()),
         "normalised": pa.array([settings["normalised"]] * len(items), pa.bool_()),
     }
     vectors = [embedding.vector for embedding in embeddings]
@@ -77,7 +77,7 @@ def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any])
 
 
 def _strings(values: Iterable[str | None]) -> pa.Array:
-    """Strings, with what UTF-8 cannot say (lone surrogates) escaped."""
+    """Strings, with lone surrogates, which UTF-8 cannot encode, escaped."""
     return pa.array([value and value.encode("utf-8", "backslashreplace").decode() for value in values], pa.string())
 
 
@@ -100,43 +100,52 @@ def _tokens(tokens: Sequence[np.ndarray], grid: Sequence[int], dimension: int) -
     }
 
 
-def read_shard(path: Path) -> pa.Table:
-    """The rows of a Parquet file."""
+def read_part(path: Path) -> pa.Table:
+    """The rows of a part."""
     with open(path, "rb") as file, pq.ParquetFile(file) as parquet:
         return parquet.read()
 
 
-def write_shard(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:
-    """Write rows and some metadata as a Parquet file."""
+def write_part(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:
+    """Write rows and metadata as a part, a Parquet file."""
     with open(path, "wb") as file:
         pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(metadata)}), file)
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a file that this module wrote."""
+def read_part_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a part."""
     with open(path, "rb") as file:
         return json.loads(pq.read_schema(file).metadata[METADATA.encode()])
 
 
-def write_parquet(target: Path, shards: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all shards as one Parquet file; returns their number."""
+def write_embeddings(target: Path, suffix: str, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
+    """Write the rows of all parts as a file or directory in the format of `suffix`; returns their number."""
+    if suffix == ".parquet":
+        return _write_parquet(target, parts, settings)
+    if suffix == ".lance":
+        return _write_lance(target, parts, settings)
+    return _write_directory(target, parts, settings)
+
+
+def _write_parquet(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
+    """Write the rows of all parts as one Parquet file; returns their number."""
     schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
     rows = 0
     with open(target, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for table in _read(shards, settings):
+        for table in _read(parts, settings):
             writer.write_table(table.cast(schema))
             rows += table.num_rows
     return rows
 
 
-def write_lance(target: Path, shards: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all shards as one LanceDB table; returns their number."""
+def _write_lance(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
+    """Write the rows of all parts as one LanceDB table; returns their number."""
     schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
     beside = target.with_name(f"{target.name}.lancedb")
     remove(beside)  # of a run that was killed as it wrote
     try:
         table = connect(beside).create_table("rows", schema=schema)
-        for rows in _read(shards, settings):
+        for rows in _read(parts, settings):
             table.add(rows.cast(schema))
         count = table.count_rows()
         (beside / "rows.lance").rename(target)
@@ -145,10 +154,10 @@ def write_lance(target: Path, shards: Sequence[Path], settings: Mapping[str, Any
         remove(beside)
 
 
-def write_folder(target: Path, shards: Sequence[Path], settings: Mapping[str, Any]) -> int:
-    """Write the rows of all shards in clip-retrieval's layout; returns their number."""
+def _write_directory(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> int:
+    """Write the rows of all parts in clip-retrieval's layout; returns their number."""
     rows, texts = 0, True
-    for table in _read(shards, settings):
+    for table in _read(parts, settings):
         rows += table.num_rows
         texts = texts and table["layer"].null_count == table.num_rows
     name = "text_emb" if texts and rows else "img_emb"
@@ -162,7 +171,7 @@ def write_folder(target: Path, shards: Sequence[Path], settings: Mapping[str, An
         pq.ParquetWriter(file, schema, compression="zstd") as metadata,
     ):
         np.lib.format.write_array_header_1_0(vectors, shape)
-        for table in _read(shards, settings):
+        for table in _read(parts, settings):
             vectors.write(table["vector"].combine_chunks().flatten().to_numpy().astype("<f4", copy=False).tobytes())
             metadata.write_table(_metadata_of(table).cast(schema))
     return rows
@@ -174,13 +183,13 @@ def _metadata_of(table: pa.Table) -> pa.Table:
     return table.rename_columns([names.get(name, name) for name in table.column_names])
 
 
-def _read(shards: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[pa.Table]:
-    """The rows of all shards, in groups that do not depend on where the shards were cut."""
+def _read(parts: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[pa.Table]:
+    """The rows of all parts, in groups that do not depend on where the parts were cut."""
     row_bytes = 4 * settings["dimension"] * (math.prod(settings["grid"]) if settings["pool"] == "tokens" else 1)
     group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
     rest = to_table([], settings)
-    for shard in shards:
-        rest = pa.concat_tables([rest, read_shard(shard).replace_schema_metadata()])
+    for part in parts:
+        rest = pa.concat_tables([rest, read_part(part).replace_schema_metadata()])
         while rest.num_rows >= group:
             yield rest.slice(0, group)
             rest = rest.slice(group)
@@ -191,12 +200,12 @@ def _read(shards: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[pa.Ta
 def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] | None:
     """Rows (without vectors), unit vectors (n, D) and settings of what this module, or clip-retrieval, wrote.
 
-    None where `path` is nothing of the kind, or holds tokens. The settings are empty where clip-retrieval wrote it.
-    Raises OutputError where it is damaged.
+    None if `path` is something else, or holds tokens. The settings are empty if clip-retrieval wrote it.
+    Raises OutputError if it is damaged.
     """
     try:
         if path.is_dir() and {"img_emb", "metadata"} <= {inside.name for inside in path.iterdir()}:
-            rows, vectors = _read_folder(path)
+            rows, vectors = _read_directory(path)
         elif path.suffix == ".parquet" and path.is_file() and "vector" in pq.read_schema(path).names:
             rows = pq.read_table(path)
             vectors = rows["vector"]
@@ -208,7 +217,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
             return None
         settings = json.loads((rows.schema.metadata or {}).get(METADATA.encode(), b"{}"))
         if not isinstance(settings, dict):
-            raise ValueError("its settings are no JSON object")
+            raise ValueError("its settings are not a JSON object")
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
         raise OutputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     if isinstance(vectors, pa.ChunkedArray):
@@ -220,14 +229,14 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
     return rows, vectors / np.maximum(lengths, 1e-12), settings
 
 
-def _read_folder(folder: Path) -> tuple[pa.Table, np.ndarray]:
-    """The parts of a folder in clip-retrieval's layout, in the order of their numbers."""
+def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:
+    """The parts of a directory in clip-retrieval's layout, in the order of their numbers."""
 
     def number(part: Path) -> int:
         return int(part.stem.rpartition("_")[2])
 
-    arrays = [np.load(part) for part in sorted((folder / "img_emb").glob("*.npy"), key=number)]
-    tables = [pq.read_table(part) for part in sorted((folder / "metadata").glob("*.parquet"), key=number)]
+    arrays = [np.load(part) for part in sorted((directory / "img_emb").glob("*.npy"), key=number)]
+    tables = [pq.read_table(part) for part in sorted((directory / "metadata").glob("*.parquet"), key=number)]
     rows, vectors = pa.concat_tables(tables), np.concatenate(arrays).astype(np.float32)
     if len(rows) != len(vectors):
         raise ValueError(f"{len(vectors)} vectors, but {len(rows)} rows of metadata")

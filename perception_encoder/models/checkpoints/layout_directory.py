@@ -24,19 +24,19 @@ _CARRIER = "PE-Core-T16-384"  # timm's architecture for models that timm does no
 _PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
 
 
-def write_layout_folder(model: Model, folder: Path, layout: str, half: bool = False) -> int:
-    """Write weights and configuration for `local-dir:`; returns how many tensors the layout has no place for.
+def write_layout_directory(model: Model, directory: Path, layout: str, half: bool = False) -> int:
+    """Write weights and configuration for `local-dir:`; returns how many tensors the layout does not have.
 
-    `layout`: "timm" or "open_clip". Other files of an existing folder stay. Raises ConfigError (a layout without
+    `layout`: "timm" or "open_clip". Other files of an existing directory stay. Raises ConfigError (a layout without
     configuration), CheckpointError (a model that the library cannot build), OutputError.
     """
     if layout not in CONFIG_FILES:
         raise ConfigError(f"the {layout} layout has no configuration file; name a weights file, model.safetensors say")
     config = timm_config(model) if layout == "timm" else open_clip_config(model)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    left_out = write_layout(model, folder / WEIGHT_FILES[layout], layout, half)
-    path = folder / CONFIG_FILES[layout]
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    left_out = write_layout(model, directory / WEIGHT_FILES[layout], layout, half)
+    path = directory / CONFIG_FILES[layout]
     with writing(path), replacing(path) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return left_out

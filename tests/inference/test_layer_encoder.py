@@ -1,0 +1,91 @@
+"""Layers of this package's models: what `Encoder` gives, of any size, and their attention."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.errors import ConfigError, ModelError, ShapeError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.models.layers.rope import rotate
+from perception_encoder.models.tower import OwnTower
+from perception_encoder.preprocess.image import ImageTransform
+from tests.models.external.samples import SIZE, noise_images
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    return noise_images()
+
+
+@pytest.fixture(scope="module")
+def own() -> TowerEncoder:
+    return TowerEncoder("nano", OwnTower.of(create_model("PE-Core-N16-128")), "cpu", torch.float32)
+
+
+def test_layers_are_those_that_embed_gives(own: TowerEncoder, images: list[Image.Image]) -> None:
+    encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    found = own.encode_layers(images, [11, 4])
+    assert list(found) == [4, 11] and own.depth == 12 and own.patch_size == 16 and own.image_size == (128, 128)
+    normed = TowerEncoder("nano", own.tower, "cpu", torch.float32, final_norm=True)
+    for layer, shown in ((4, found), (11, normed.encode_layers(images, [4, 11]))):
+        tokens = encoder.encode(images, normalize=False, layer=layer, pool="tokens")
+        np.testing.assert_allclose(shown[layer].patches.reshape(3, 64, -1), tokens, atol=1e-5)
+        classes = encoder.encode(images, normalize=False, layer=layer, pool="cls")
+        np.testing.assert_allclose(shown[layer].prefix[:, 0], classes, atol=1e-5)
+    about = {"weights": encoder.weight_hash, "dtype": "float32", "device": "cpu"}
+    assert own.about == {**about, "final norm": "none"} and normed.about == {**about, "final norm": "last layer"}
+
+
+def test_no_layer_is_normed_by_default_the_last_one_included(own: TowerEncoder, images: list[Image.Image]) -> None:
+    """As the reference's `forward_features` gives them."""
+    batch = torch.stack([ImageTransform((128, 128))(image) for image in images])
+    with torch.no_grad():
+        wanted = own.tower.model.forward_features(batch, norm=False)[:, 1:].numpy()
+    np.testing.assert_allclose(own.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), wanted, atol=1e-5)
+
+
+def test_any_size_that_is_a_multiple_of_the_patch(own: TowerEncoder, images: list[Image.Image]) -> None:
+    assert own.encode_layers(images, [0], SIZE)[0].patches.shape[:3] == (3, 2, 3)
+    assert own.encode_layers([], [0], SIZE)[0].patches.shape[:3] == (0, 2, 3)
+    with pytest.raises(ShapeError, match="30x48 is not a multiple of the patch size 16"):
+        own.encode_layers(images, [0], (30, 48))
+
+
+def test_layers_that_do_not_exist(own: TowerEncoder, images: list[Image.Image]) -> None:
+    for layer in (12, -1):
+        with pytest.raises(ConfigError, match=f"layer {layer} does not exist; nano has layers 0 to 11"):
+            own.encode_layers(images, [0, layer])
+    with pytest.raises(ConfigError, match="no layer was given"):
+        own.encode_layers(images, [])
+
+
+def test_tokens_that_are_not_finite_are_an_error(images: list[Image.Image]) -> None:
+    model = create_model("PE-Core-N16-128")
+    with torch.no_grad():
+        model.visual.transformer.resblocks[3].mlp.c_proj.bias[0] = float("inf")
+    encoder = TowerEncoder("bad", OwnTower.of(model), "cpu", torch.float32)
+    encoder.encode_layers(images, [2], SIZE)
+    with pytest.raises(ModelError, match="bad gives NaN or infinity in float32 at layer 3"):
+        encoder.encode_layers(images, [2, 3], SIZE)
+
+
+def test_attention_is_the_softmax_of_queries_and_keys(own: TowerEncoder, images: list[Image.Image]) -> None:
+    found = own.attention(images, [0, 1], SIZE)
+    visual = own.tower.model
+    batch = torch.stack([ImageTransform(SIZE)(image) for image in images])
+    with torch.no_grad():
+        tokens, block = visual.embed_patches(batch), visual.transformer.resblocks[0]
+        projected = torch.nn.functional.linear(
+            block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias
+        ).unflatten(-1, (3, block.attn.heads, -1))
+        q, k, _ = projected.permute(2, 0, 3, 1, 4)
+        table = visual.rope(*SIZE, torch.device("cpu"))
+        scores = rotate(q, table) @ rotate(k, table).transpose(-1, -2) / q.shape[-1] ** 0.5
+    np.testing.assert_allclose(found[0], scores.softmax(-1).mean(1).numpy(), atol=1e-5)
+    assert found[1].shape == (3, 7, 7)
+    np.testing.assert_allclose(found[1].sum(-1), 1, atol=1e-5)

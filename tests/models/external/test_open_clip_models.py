@@ -1,0 +1,20 @@
+"""Embeddings of open_clip's models, against open_clip."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.models.external.open_clip_models import OpenClipEncoder
+from tests.models.test_protocols import PlainOpenClipEncoder
+
+
+def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
+    own = PlainOpenClipEncoder()
+    own.model.visual.preprocess_cfg = {"size": 32}
+    modes = ("squash", "crop")
+    encoders = {mode: OpenClipEncoder("open_clip:tiny", own.model, own.tokenize, mode) for mode in modes}
+    images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(2)]
+    np.testing.assert_allclose(encoders["crop"].encode_images(images), own.encode_images(images), atol=1e-6)
+    assert not np.allclose(encoders["squash"].encode_images(images), own.encode_images(images))
+    np.testing.assert_allclose(encoders["crop"].encode_texts(["a dog"]), own.encode_texts(["a dog"]), atol=1e-6)

@@ -1,0 +1,47 @@
+"""Which frames of a video are taken, and which items of a dataset."""
+
+from __future__ import annotations
+
+import pytest
+
+from perception_encoder.errors import (
+    ConfigError,
+)
+from perception_encoder.preprocess.frames import frame_indices, spread_indices
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "indices"),
+    [
+        (8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (100, 8, [0, 14, 28, 42, 56, 70, 84, 99]),
+        (4, 3, [0, 1, 3]),  # 1.5 is rounded down
+        (300, 8, [0, 42, 85, 128, 170, 213, 256, 299]),
+        (2, 3, [0, 0, 1]),
+        (1, 8, [0] * 8),
+        (100, 1, [0]),
+        (100, 2, [0, 99]),
+    ],
+)
+def test_indices_are_uniform(total: int, count: int, indices: list[int]) -> None:
+    assert frame_indices(total, count) == indices
+
+
+def test_indices_follow_the_reference_s_formula() -> None:
+    for total in range(1, 60):
+        for count in range(2, 20):
+            assert frame_indices(total, count) == [int(i * (total - 1) / (count - 1)) for i in range(count)]
+
+
+@pytest.mark.parametrize(("total", "count"), [(0, 8), (8, 0), (8, -1)])
+def test_no_indices_of_nothing(total: int, count: int) -> None:
+    with pytest.raises(ConfigError):
+        frame_indices(total, count)
+
+
+def test_items_evenly_apart() -> None:
+    assert spread_indices(10, 4) == [0, 3, 6, 9]
+    assert spread_indices(6, 3) == [0, 3, 5]  # halves rounded up
+    assert spread_indices(5, 1) == [0]
+    with pytest.raises(ConfigError, match="8 of 0 items"):
+        spread_indices(0, 8)

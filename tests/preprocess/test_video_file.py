@@ -1,0 +1,78 @@
+"""Containers that are opened, and files that are not videos."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+
+import av
+import numpy as np
+import pytest
+
+from perception_encoder.errors import (
+    InputError,
+    MediaDecodeError,
+    MediaTooLargeError,
+)
+from perception_encoder.preprocess import video_file
+from perception_encoder.preprocess.video import read_frames
+from tests.clips import clip
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no video at all, only words" * 9,
+        clip()[:-200],  # the index of a plain mp4 stands at its end
+        b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom",
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile /etc/hostname\n",
+    ],
+    ids=["words", "cut", "header", "playlist", "concat"],
+)
+def test_what_is_no_video(data: bytes) -> None:
+    with pytest.raises(MediaDecodeError, match=r"clip\.mp4: (is not a video|holds no)"):
+        read_frames(data, "clip.mp4")
+
+
+def test_frames_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_file, "MAX_PIXELS", 1000)
+    with pytest.raises(MediaTooLargeError, match="has frames of 8,192 pixels; the limit is 1,000"):
+        read_frames(clip(3))
+
+
+class Disk(io.BytesIO):
+    """A file on a disk, where no file can be so long."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and not 0 <= offset < 1 << 40:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return super().seek(offset, whence)
+
+
+def test_a_video_that_points_beyond_every_file_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """PyAV prints the traceback of a second error of a stream, and raises the first."""
+    whole = clip(12, "asf")
+    decoded = set()
+    for at in range(24, 400, 8):
+        damaged = whole[:at] + b"\x7f" * 8 + whole[at + 8 :]
+        try:
+            decoded.add(len(read_frames(Disk(damaged), "clip", 2).images))
+        except InputError as error:
+            assert str(error).startswith("clip: ") and "Errno" not in str(error) and "\n" not in str(error)
+            decoded.add(0)
+    assert decoded == {0, 2}
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_sound_alone_is_no_video() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        audio = container.add_stream("aac", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        silence.rate = 8000
+        container.mux(audio.encode(silence))
+        container.mux(audio.encode())
+    with pytest.raises(MediaDecodeError, match=r"song\.mp4: holds no video that can be decoded"):
+        read_frames(buffer.getvalue(), "song.mp4")
