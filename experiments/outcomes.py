@@ -1,6 +1,6 @@
-"""Which test pictures a model gets right: the photographs as they are and changed, and drawings by their names.
+"""Find which test images a model gets right: photographs, changed photographs, and drawings by their names.
 
-Photographs are squashed and named zero-shot with the prompts `photo`; what is changed is every third of them.
+Photographs are squashed and classified zero-shot with the prompts `photo`; every third of them is also changed.
 """
 
 from __future__ import annotations
@@ -72,24 +72,25 @@ def average(name: str, sets: Sequence[Sequence[Outcome]]) -> ItemScores:
 def average_row(name: str, sets: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
     """Return an average as the results of the experiments hold it."""
     scores = average(name, sets)
-    found = estimate([scores])
-    return {"name": name, "value": found.value, "n": scores.items, "ci": found.interval()}
+    average_estimate = estimate([scores])
+    interval = average_estimate.interval()
+    return {"name": name, "value": average_estimate.value, "n": scores.items, "interval": interval}
 
 
 def difference_row(name: str, ours: Sequence[Sequence[Outcome]], theirs: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
     """Return `average` of ours less that of theirs; DataError unless both are of the same tasks and images."""
-    found = difference(average(name, ours), average(name, theirs))
-    return {"name": name, "value": found.value, "n": found.n, "ci": found.interval}
+    gap = difference(average(name, ours), average(name, theirs))
+    return {"name": name, "value": gap.value, "n": gap.n, "interval": gap.interval}
 
 
 class HeldOut:
-    """The pictures that models are compared on: sets `PHOTOS`, each of `CHANGES`, and `DRAWINGS`.
+    """The images that models are compared on: the sets `PHOTOS`, each of `CHANGES`, and `DRAWINGS`.
 
-    All models are to be measured on the same pictures, so one that cannot be decoded is a DataError.
+    All models must be evaluated on the same images, so one that cannot be decoded is a DataError.
     """
 
     def __init__(self, photos: Path, drawings: Path | None = None) -> None:
-        """`photos`: labelled, their never-trained classes left out; `drawings`: what `pe data prepare` made."""
+        """`photos`: labelled, without the classes that are never trained on; `drawings`: of `pe data prepare`."""
         tasks = {
             name: task
             for name, task in load_labelled(photos, held_out=find_unseen_labels).items()
@@ -100,30 +101,30 @@ class HeldOut:
         if drawings is not None:
             self.sets[DRAWINGS] = load_labelled(drawings, "unseen")
 
-    def measure(self, encoder: ImageTextEncoder, track: Track = untracked) -> Outcomes:
-        """A model's outcomes."""
+    def evaluate(self, encoder: ImageTextEncoder, track: Track = untracked) -> Outcomes:
+        """Return a model's outcomes."""
         outcomes = {}
         for name, tasks in self.sets.items():
             prompts = "name" if name == DRAWINGS else "photo"
             classes = tasks if name == DRAWINGS else self.sets[PHOTOS]
-            shown = CachingEncoder(Changed(encoder, CHANGES[name]) if name in CHANGES else encoder)
+            cached = CachingEncoder(Changed(encoder, CHANGES[name]) if name in CHANGES else encoder)
             outcomes[name] = [
-                _classify(shown, task, ZeroShotClassifier.of(encoder, classes[each].classes, prompts), track)
+                _classify(cached, task, ZeroShotClassifier.of(encoder, classes[each].classes, prompts), track)
                 for each, task in tasks.items()
             ]
         return outcomes
 
     def pack(self, outcomes: Outcomes) -> dict[str, dict[str, str]]:
-        """Outcomes as text by set and task: how many pictures, and a hexadecimal digit for four of them."""
+        """Return outcomes as text by set and task: the number of images, and a hexadecimal digit for four of them."""
         return {
-            name: {o.task: f"{len(o.right)} {np.packbits(o.right).tobytes().hex()}" for o in found}
-            for name, found in outcomes.items()
+            name: {each.task: f"{len(each.right)} {np.packbits(each.right).tobytes().hex()}" for each in tasks}
+            for name, tasks in outcomes.items()
         }
 
     def unpack(self, packed: Mapping[str, Mapping[str, str]]) -> Outcomes:
-        """What was packed; DataError where it was of other pictures."""
+        """Return what was packed; DataError if it is of other images."""
         if {name: list(tasks) for name, tasks in packed.items()} != {n: list(tasks) for n, tasks in self.sets.items()}:
-            raise DataError("the result is of other sets of pictures; write to another file, or take the same folders")
+            raise DataError("the result is of other sets of images; write to another file, or give the same data")
         return {
             name: [_outcome(self.sets[name][task], text) for task, text in tasks.items()]
             for name, tasks in packed.items()
@@ -133,7 +134,7 @@ class HeldOut:
 def _outcome(task: LabelledImages, text: str) -> Outcome:
     count, _, digits = text.partition(" ")
     if count != str(len(task.keys)):
-        raise DataError(f"the result is of {count} pictures of {task.name}, not {len(task.keys)}; take another file")
+        raise DataError(f"the result is of {count} images of {task.name}, not {len(task.keys)}; write to another file")
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=len(task.keys))
     return Outcome(task.name, task.keys, task.labels, bits.astype(bool))
 

@@ -1,6 +1,6 @@
-"""Photographs changed in ways that training never showed: a model that sees what matters still knows them.
+"""Change photographs in ways that are not in the training data: a robust model still classifies them.
 
-Each change takes a picture and a source of chance, and gives another RGB picture.
+Each change takes an image and a random generator, and returns another RGB image.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from perception_encoder.preprocess.image import plain_image
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 TURN = (20.0, 60.0)  # degrees, to either side
-HIDDEN = 0.3  # share of the picture's area
+HIDDEN = 0.3  # share of the image's area
 HUES = 256  # of Pillow's HSV
 
 
 class Changed:
-    """An encoder that is shown every picture changed."""
+    """An encoder that sees every image changed."""
 
     def __init__(self, encoder: ImageEncoder, change: Change, seed: int = 0) -> None:
         self.encoder, self.change = encoder, change
@@ -29,31 +29,31 @@ class Changed:
         self._generator = np.random.default_rng(seed)
 
     def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
-        """Vectors (B, D), float32, of the changed pictures."""
+        """Return embeddings (B, D), float32, of the changed images."""
         changed = [self.change(plain_image(image), self._generator) for image in images]
         return self.encoder.encode_images(changed, normalize)
 
 
 def grey(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Without colour."""
+    """Remove colour."""
     return image.convert("L").convert("RGB")
 
 
 def line_art(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Its edges alone, dark on white."""
+    """Keep only edges, dark on white."""
     smooth = image.convert("L").filter(ImageFilter.GaussianBlur(1))
-    edges = smooth.filter(ImageFilter.FIND_EDGES).crop((1, 1, image.width - 1, image.height - 1))  # its rim is no edge
+    edges = smooth.filter(ImageFilter.FIND_EDGES).crop((1, 1, image.width - 1, image.height - 1))  # without the rim
     return ImageOps.invert(ImageOps.autocontrast(edges, cutoff=(0, 1))).resize(image.size).convert("RGB")
 
 
 def turned(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Turned by 20 to 60 degrees to either side; the corners take its mean colour."""
+    """Turn by 20 to 60 degrees to either side; the corners get the mean colour."""
     degrees = generator.uniform(*TURN) * generator.choice((-1, 1))
     return image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=_mean_colour(image))
 
 
 def occluded(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """With a rectangle of 30 % of its area, at a random place, in its mean colour."""
+    """Cover a random rectangle of 30 % of the area with the mean colour."""
     size = tuple(max(1, round(side * HIDDEN**0.5)) for side in image.size)
     corner = tuple(int(generator.integers(side - part + 1)) for side, part in zip(image.size, size, strict=True))
     hidden = image.copy()
@@ -62,7 +62,7 @@ def occluded(image: Image.Image, generator: np.random.Generator) -> Image.Image:
 
 
 def shifted_colour(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """With all hues turned by a third to two thirds of the circle."""
+    """Rotate all hues by a third to two thirds of the circle."""
     hue, saturation, value = image.convert("HSV").split()
     shift = int(generator.integers(HUES // 3, 2 * HUES // 3))
     turned_hue = hue.point([(level + shift) % HUES for level in range(HUES)])

@@ -26,11 +26,11 @@ def distillation(
     """
     from experiments.distillation.page import page
     from experiments.distillation.run import reproduce_distillation
-    from experiments.reproduction import Place
+    from experiments.reproduction import Paths
     from perception_encoder.cli.progress import track
 
-    place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
-    write_page(out, page, reproduce_distillation(place, track=track, listener=print_metrics, jobs=jobs))
+    paths = Paths(photos=photos, drawings=drawings, runs=runs, result=out)
+    write_page(out, page, reproduce_distillation(paths, track=track, listener=print_metrics, jobs=jobs))
 
 
 if __name__ == "__main__":

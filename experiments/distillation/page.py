@@ -9,12 +9,14 @@ from experiments.distillation.run import ALONE, SEEDS, TAUGHT, TEACHER
 from experiments.outcomes import PHOTOS
 from experiments.reproduction import (
     ROBUST,
-    Figures,
+    Rows,
     claim,
     earlier_procedure,
+    find_rows,
     over_seeds,
     percent,
     points,
+    with_new_keys,
 )
 from perception_encoder.evaluation.report import Table
 
@@ -22,8 +24,9 @@ DIFFERENCE = "taught − alone"
 
 
 def page(result: dict[str, Any]) -> str:
-    """The page in Markdown: one paragraph and one table."""
-    runs: Figures = list(result["runs"].values())
+    """Return the page in Markdown: one paragraph and one table."""
+    result = with_new_keys(result)
+    runs: Rows = list(result["runs"].values())
     scale = next(run["config"]["teacher_logit_scale"] for run in runs if run["role"] == TAUGHT)
     text = (
         "Written by `python -m experiments.distillation`: a student of the size of the built-in model learns from "
@@ -38,45 +41,43 @@ def page(result: dict[str, Any]) -> str:
         "of training, and only one that excludes zero is a claim, in bold. Minutes are of training, the teacher's own "
         "work included."
     )
-    table = _table(runs, result["figures"], result["differences"]).markdown()
+    table = _table(runs, result["scores"], result["differences"]).markdown()
     return "\n".join(["# Distillation in small", "", *wrap(text, 118, break_on_hyphens=False), "", table])
 
 
 def _verdict(result: dict[str, Any]) -> str:
-    """Whether the run can say anything of distillation: only where the teacher knows more than its student."""
-    values: dict[tuple[str, str], list[Any]] = {}
-    for figure in result["figures"]:
-        values.setdefault((figure["role"], figure["name"]), []).append(figure)
-    shown, better = [], []
+    """Return whether the run can show anything about distillation: only if the teacher is better than its student."""
+    scores, better = [], []
     for name in (PHOTOS, ROBUST):
-        (teacher,), alone = values[TEACHER, name], values[ALONE, name]
+        (teacher,) = find_rows(result["scores"], role=TEACHER, name=name)
+        alone = find_rows(result["scores"], role=ALONE, name=name)
         mean = sum(each["value"] for each in alone) / len(alone)
-        shown.append(f"{100 * teacher['value']:.1f} against {100 * mean:.1f} on {name}")
-        better.append(teacher["ci"][0] > max(each["ci"][1] for each in alone))
-    told = " and ".join(shown)
+        scores.append(f"{100 * teacher['value']:.1f} against {100 * mean:.1f} on {name}")
+        better.append(teacher["interval"][0] > max(each["interval"][1] for each in alone))
+    comparison = " and ".join(scores)
     if any(better):
-        return f"The teacher scores higher (one training seed) than the student alone ({told})."
+        return f"The teacher scores higher (one training seed) than the student alone ({comparison})."
     return (
         "**This run shows nothing of distillation from a better teacher: its teacher is not shown to be better than "
-        f"the student** (teacher against student alone: {told})."
+        f"the student** (teacher against student alone: {comparison})."
     )
 
 
-def _table(runs: Figures, figures: Figures, differences: Figures) -> Table:
+def _table(runs: Rows, scores: Rows, differences: Rows) -> Table:
     rows = []
     for role in (TEACHER, ALONE, TAUGHT):
         own = [run for run in runs if run["role"] == role]
         minutes = sum(run["seconds"] for run in own) / len(own) / 60
         for name in (PHOTOS, ROBUST):
-            found = [f for f in figures if (f["role"], f["name"]) == (role, name)]
-            cells = [percent(f) for f in found] + ["–"] * (len(SEEDS) - len(found))
-            mean = f"{100 * sum(f['value'] for f in found) / len(found):.1f}"
+            by_seed = find_rows(scores, role=role, name=name)
+            cells = [percent(each) for each in by_seed] + ["–"] * (len(SEEDS) - len(by_seed))
+            mean = f"{100 * sum(each['value'] for each in by_seed) / len(by_seed):.1f}"
             rows.append((role, f"{own[0]['samples']:,}", f"{minutes:.0f}", name, *cells, mean))
     for name in (PHOTOS, ROBUST):
-        found = [d for d in differences if d["name"] == name]
-        by_seed = [[f["value"] for f in figures if (f["role"], f["name"]) == (role, name)] for role in (ALONE, TAUGHT)]
-        whole = points(over_seeds(found, by_seed))
-        whole = whole if claim(found, by_seed) == "none" else f"**{whole}**"
-        rows.append((DIFFERENCE, "", "", name, *map(points, found), whole))
-    columns = ("run", "pairs", "minutes", "figure", *(f"seed {seed}" for seed in SEEDS), "all seeds")
+        gaps = find_rows(differences, name=name)
+        values = [[each["value"] for each in find_rows(scores, role=role, name=name)] for role in (ALONE, TAUGHT)]
+        whole = points(over_seeds(gaps, values))
+        whole = whole if claim(gaps, values) == "none" else f"**{whole}**"
+        rows.append((DIFFERENCE, "", "", name, *map(points, gaps), whole))
+    columns = ("run", "pairs", "minutes", "score", *(f"seed {seed}" for seed in SEEDS), "all seeds")
     return Table(columns, tuple(rows))

@@ -1,7 +1,7 @@
 """Section 2.4 in small: the built-in model's student with a larger teacher trained at home, and without, three seeds.
 
 Both students see the same pairs, in the same order, for the same number of steps; the one that is taught has the
-distillation beside the contrastive loss. Pictures are not augmented, as in the paper's distillation; so the teacher
+distillation beside the contrastive loss. Images are not augmented, as in the paper's distillation; so the teacher
 encodes each once a resolution. In the hash of a student's configuration, the teacher's key stands for it.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.outcomes import PHOTOS, Outcome, Outcomes, average_row, difference_row
-from experiments.reproduction import ROBUST, Place, Run, Runs, averaged
+from experiments.reproduction import ROBUST, Paths, Run, Runs, averaged
 from perception_encoder.data.pairs import Stage
 from perception_encoder.distillation.config import DistillationConfig
 from perception_encoder.distillation.run import distill
@@ -30,7 +30,7 @@ from perception_encoder.train.optimizer import OptimizerConfig
 SEEDS = (0, 1, 2)
 TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
 REMEMBERED = 500_000
-"""Pictures and captions, a kilobyte each: more than a run sees."""
+"""Images and captions, a kilobyte each: more than a run sees."""
 
 
 def home_teacher() -> PretrainingConfig:
@@ -63,7 +63,7 @@ class Plan:
     student: Callable[[int], PretrainingConfig] = student
 
     def taught(self, seed: int, teacher: str, logit_scale: float) -> DistillationConfig:
-        """The student with the distillation beside its own loss."""
+        """Return the student with the distillation next to its own loss."""
         alone = self.student(seed)
         fields = {field.name: getattr(alone, field.name) for field in dataclasses.fields(alone)}
         return DistillationConfig(
@@ -76,7 +76,7 @@ class Plan:
 
 
 def reproduce_distillation(
-    place: Place,
+    paths: Paths,
     plan: Plan | None = None,
     track: Track = untracked,
     listener: Listener | None = None,
@@ -87,7 +87,7 @@ def reproduce_distillation(
     The teacher's logit scale is twice the one that it learned, as the paper's is twice its teacher's 100. Raises what
     `pretrain` and `HeldOut` do.
     """
-    plan, runs = plan or Plan(), Runs(place, track, listener, jobs)
+    plan, runs = plan or Plan(), Runs(paths, track, listener, jobs)
     config = plan.teacher()
     key = config.fingerprint()
     teacher = Run(about={"role": TEACHER, "seed": 0}, config=config, train=pretrain, key=key, needed=True)
@@ -112,19 +112,19 @@ def reproduce_distillation(
 def compare(outcomes: dict[tuple[str, int], Outcomes]) -> dict[str, Any]:
     """Averages of each run, given by role and seed, and how the taught student differs from the one alone.
 
-    "figures": role, seed, name, value, n, ci; "differences": seed, name, value, n, ci.
+    "scores": role, seed, name, value, n, interval; "differences": seed, name, value, n, interval.
     """
-    figures = [
+    scores = [
         {"role": role, "seed": seed, **average_row(name, sets)}
-        for (role, seed), found in outcomes.items()
-        for name, sets in _both(found).items()
+        for (role, seed), own in outcomes.items()
+        for name, sets in _both(own).items()
     ]
     differences = [
         {"seed": seed, **difference_row(name, ours, _both(outcomes[ALONE, seed])[name])}
         for seed in SEEDS
         for name, ours in _both(outcomes[TAUGHT, seed]).items()
     ]
-    return {"figures": figures, "differences": differences}
+    return {"scores": scores, "differences": differences}
 
 
 def _both(outcomes: Outcomes) -> dict[str, list[list[Outcome]]]:

@@ -33,10 +33,9 @@ def layers(
         pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 150 --split test
         python -m experiments.layers --photos photos --scenes scenes --clips davis
     """
-    from experiments.layers.page import page
-    from experiments.layers.plot import draw
+    from experiments.layers.page import draw, page
     from experiments.layers.run import reproduce_layers
-    from experiments.layers.subjects import LayerData
+    from experiments.layers.tasks import LayerData
     from perception_encoder.cli.progress import track
 
     data = LayerData(photos=photos, scenes=scenes, rooms=rooms, clips=clips, captions=captions)

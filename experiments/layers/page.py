@@ -1,18 +1,27 @@
-"""The result of `python -m experiments.layers` as a page: one paragraph, one table, one plot, all from the JSON."""
+"""The result of `python -m experiments.layers` as a page: one paragraph, one table, one plot, all from the JSON.
+
+The plot has a panel for each task. Its colours are Okabe and Ito's, which colour-blind people can tell apart.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from experiments.layers.run import BUILTIN, NORMED
-from experiments.layers.subjects import AT_ONE_SIZE, SIZE
-from perception_encoder.evaluation.report import Table
+from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED
+from experiments.layers.tasks import ONE_SIZE, SIZE
+from experiments.reproduction import with_new_keys
+from perception_encoder.evaluation.report import Table, format_value
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
-from perception_encoder.layer_analysis.recommendation import show, show_differences
+from perception_encoder.layer_analysis.plots import GREY, INK, bare_axes, empty_figure, write_png
+from perception_encoder.layer_analysis.recommendation import format_difference
 
 WIDTH = 118
+LINES = {FIRST: "#E69F00", LAST: "#0072B2", BUILTIN: "#009E73"}
+"""Colours of the trained models; the others are grey."""
+COLUMNS = 3
 DATA = {
     "classification": "photographs",
     "retrieval": "photographs, cosine",
@@ -20,12 +29,13 @@ DATA = {
     "depth of scenes": "rendered scenes, medians aligned, DPT head",
     "depth of rooms": "one walk through a rendered living room, DPT head",
     "tracking": "videos, label propagation",
-    "captions": "likeness of captions, cosine",
+    "captions": "similarity of captions, cosine",
 }
 
 
 def page(result: Mapping[str, Any], plot: str) -> str:
-    """The page in Markdown; `plot` is the name of the image beside it."""
+    """Return the page in Markdown; `plot` is the file name of its plot."""
+    result = with_new_keys(result)
     return "\n".join(
         [
             "# Layers in small",
@@ -33,7 +43,7 @@ def page(result: Mapping[str, Any], plot: str) -> str:
             *wrap(" ".join(_text(result)), WIDTH, break_on_hyphens=False),
             "",
             _table(result).markdown(),
-            f"![each task's figure over the layers of all models]({plot})",
+            f"![each task's score over the layers of all models]({plot})",
             "",
         ]
     )
@@ -42,43 +52,43 @@ def page(result: Mapping[str, Any], plot: str) -> str:
 def _text(result: Mapping[str, Any]) -> Iterator[str]:
     rows = result["curves"]
     seeds = max(row["head_seeds"] for row in rows)
-    small = ", ".join(task for task in AT_ONE_SIZE if any(row["task"] == task for row in rows)).capitalize()
+    small = ", ".join(task for task in ONE_SIZE if any(row["task"] == task for row in rows)).capitalize()
     yield (
         f"Written by `python -m experiments.layers`: each task over {len(rows[0]['layers'])} of the layers of the "
-        "built-in model and of the two ends of the [recipe in small](recipe.md), beside the built-in model's random "
-        f"weights (grey) and, in tracking, colours alone (dotted). {small} are at {SIZE} px, videos at 240 px, "
-        "all else at the size that a model was trained at last. No layer is normalised, the last one included, as in "
-        f"the reference's `forward_features`{_normed(result)}."
+        "built-in model and of the two ends of the [recipe in small](recipe.md), with the built-in model's random "
+        f"weights (grey) and, in tracking, colours alone (dotted) as baselines. {small} are at {SIZE} px, videos at "
+        "240 px, all else at the last size that a model was trained at. No layer is normalised, not even the last, as "
+        f"in the reference's `forward_features`{_normed(result)}."
     )
     yield (
-        "An interval is of 95 %, holds for all layers at once, and takes in the images, or whole videos and sequences, "
-        f"and {seeds} seeds of each fitted head; of few blocks it is Student's. A layer is as good as the best where "
-        "no such interval shows it to be worse."
+        "Intervals are of 95 %, hold for all layers at once, and include the images, or whole videos and sequences, "
+        f"and {seeds} seeds of each fitted head; for few blocks they use Student's t. A layer is as good as the best "
+        "if no such interval shows it to be worse."
     )
-    single = sorted({row["task"] for row in rows if row["gap"]["ci"] is None and len(row["layers"]) > 1})
+    single = sorted({row["task"] for row in rows if row["gap"]["interval"] is None and len(row["layers"]) > 1})
     if single:
         yield f"No interval, and so no claim, for {', '.join(single)}: its test frames are of one sequence."
     behind = [row for row in _rows(result) if _is_real(row)]
-    shown = "; ".join(f"{row['task']}, {row['model']}" for row in behind)
+    names = "; ".join(f"{row['task']}, {row['model']}" for row in behind)
     count = f"{len(behind)} of {len(_rows(result))} rows"
-    yield f"The output is shown to be behind the best layer in {count}" + (f" (bold): {shown}." if shown else ".")
+    yield f"The output is shown to be behind the best layer in {count}" + (f" (bold): {names}." if names else ".")
     yield (
-        "Of twenty such intervals one leaves out zero by chance, and what is not shown may still be so. Each model was "
+        "One of twenty such intervals excludes zero by chance, and what is not shown may still be true. Each model was "
         "trained with one seed: nothing follows for depth, pooling, the recipe or longer training, and models are not "
         "compared."
     )
 
 
 def _normed(result: Mapping[str, Any]) -> str:
-    """What the final norm does to the built-in model's output, task by task."""
+    """Return what the final norm does to the built-in model's output, task by task."""
     rows = {(row["model"], row["task"]): row for row in result["curves"]}
-    found = []
+    changes = []
     for (model, task), row in rows.items():
         if model == NORMED:
             plain = rows[BUILTIN, task]
-            values = (show(each["values"][-1], each["unit"]) for each in (row, plain))
-            found.append("{} {} in place of {}".format(task, *values))
-    return f"; with the final norm the built-in model's output has {', '.join(found)}" if found else ""
+            values = (format_value(each["values"][-1], each["unit"]) for each in (row, plain))
+            changes.append("{} {} instead of {}".format(task, *values))
+    return f"; with the final norm the built-in model's output has {', '.join(changes)}" if changes else ""
 
 
 def _table(result: Mapping[str, Any]) -> Table:
@@ -86,12 +96,12 @@ def _table(result: Mapping[str, Any]) -> Table:
     cells, before = [], ""
     for row in _rows(result):
         unit, task = row["unit"], row["task"]
-        figure = f"{task}: {row['figure']}, {DATA[task]}; {_count(row)}" if task != before else ""
+        heading = f"{task}: {row['metric']}, {DATA[task]}; {_count(row)}" if task != before else ""
         layers = sorted([row["best"], *row["as_good"]])
         good = "all" if len(layers) == len(row["layers"]) else ", ".join(map(str, layers))
-        best, output = (show(_value(row, layer), unit) for layer in (row["best"], row["layers"][-1]))
-        random = "–" if "random_best" not in row else show(row["random_best"], unit)
-        cells.append((figure, row["model"], good, best, output, _gap(row), random))
+        best, output = (format_value(_value(row, layer), unit) for layer in (row["best"], row["layers"][-1]))
+        random = "–" if "random_best" not in row else format_value(row["random_best"], unit)
+        cells.append((heading, row["model"], good, best, output, _gap(row), random))
         before = task
     return Table(columns, tuple(cells))
 
@@ -104,26 +114,61 @@ def _count(row: Mapping[str, Any]) -> str:
 def _gap(row: Mapping[str, Any]) -> str:
     if row["best"] == row["layers"][-1]:
         return "no layer scores better"
-    value = show_differences(row["gap"]["value"], None, row["unit"])
-    if row["gap"]["ci"] is None:
+    value = format_difference(row["gap"]["value"], None, row["unit"])
+    if row["gap"]["interval"] is None:
         return value
-    low, high = row["gap"]["ci"]
-    ends = show_differences(low, high, row["unit"]).removesuffix(" points").removesuffix(f" {row['unit']}")
+    low, high = row["gap"]["interval"]
+    ends = format_difference(low, high, row["unit"]).removesuffix(" points").removesuffix(f" {row['unit']}")
     text = f"{value} ({ends})"
     return f"**{text}**" if _is_real(row) else text
 
 
 def _rows(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Of the trained models, task by task."""
-    trained = {model["name"] for model in result["models"] if model["beside"] is not None}
+    """Return the rows of the trained models, task by task."""
+    trained = {model["name"] for model in result["models"] if model["baseline"] is not None}
     tasks = dict.fromkeys(row["task"] for row in result["curves"] if row["model"] != COLOURS)
     return [row for task in tasks for row in result["curves"] if row["task"] == task and row["model"] in trained]
 
 
 def _is_real(row: Mapping[str, Any]) -> bool:
-    """Whether the gap has an interval that leaves out zero."""
-    return row["gap"]["ci"] is not None and row["gap"]["ci"][0] > 0
+    """Return whether the gap has an interval that excludes zero."""
+    return row["gap"]["interval"] is not None and row["gap"]["interval"][0] > 0
 
 
 def _value(row: Mapping[str, Any], layer: int) -> float:
     return float(row["values"][row["layers"].index(layer)])
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Write the plot as PNG; MissingExtraError without matplotlib, ConfigError unless the path ends in .png."""
+    result = with_new_keys(result)
+    tasks = list(dict.fromkeys(row["task"] for row in result["curves"]))
+    lines = -(-len(tasks) // COLUMNS)
+    figure = empty_figure(3.3 * COLUMNS, 2.6 * lines)
+    for number, task in enumerate(tasks, start=1):
+        axes = figure.add_subplot(lines, COLUMNS, number)
+        rows = [row for row in result["curves"] if row["task"] == task and row["model"] != NORMED]
+        _draw_panel(axes, rows)
+        axes.set_title(task, loc="left", fontsize=11, color=INK)
+        axes.set_ylabel(f"{rows[0]['metric']}, {rows[0]['unit']}".rstrip(", ").replace(", a", ",\na"), fontsize=8)
+        axes.set_xlabel("layer", fontsize=8)
+        if rows[0]["lower_is_better"]:  # higher is better in all panels
+            axes.invert_yaxis()
+        if number == 1:
+            axes.legend(frameon=False, fontsize=7, labelcolor=INK)
+    write_png(figure, path, dots=100)
+
+
+def _draw_panel(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+    bare_axes(axes)
+    for row in rows:
+        name, scale = row["model"], 100 if row["unit"] == "%" else 1
+        layers, values = row["layers"], [scale * value for value in row["values"]]
+        if name == COLOURS:
+            axes.axhline(values[0], color=INK, linewidth=1.1, linestyle=":", zorder=1)
+            continue
+        colour = LINES.get(name, GREY)
+        ends = [each or [value, value] for each, value in zip(row["interval"], row["values"], strict=True)]
+        low, high = ([scale * end[side] for end in ends] for side in (0, 1))
+        axes.fill_between(layers, low, high, color=colour, alpha=0.10, linewidth=0)
+        axes.plot(layers, values, color=colour, label=name)

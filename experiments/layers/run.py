@@ -1,8 +1,8 @@
-"""Figure 8 in small (section 3): each task over the layers of the built-in model and of the recipe in small's ends.
+"""Repeat section 3 in small: evaluate the layers of the built-in model and of the ends of the recipe in small.
 
-Beside them stand the built-in model's random weights, and for tracking colours alone. Each model was trained with one
-seed, so nothing is said of what depth, pooling, the recipe or longer training do: figures 9 and 11 need towers
-of several seeds.
+They are compared with the built-in model's random weights, and in tracking with colours alone. Each model was trained
+with one seed, so nothing follows for depth, pooling, the recipe or longer training: figures 9 and 11 need towers of
+several seeds.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.layers.findings import curve_rows
-from experiments.layers.subjects import LayerData, Sizes, Subject, examine, make_questions, unpack
+from experiments.layers.evaluation import Model, evaluate_model, unpack
+from experiments.layers.tasks import LayerData, Sizes, make_layer_tasks
 from experiments.reproduction import side_by_side
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.report import write_text
+from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.inference.open_model import RANDOM
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
+from perception_encoder.layer_analysis.curve import LayerCurve
+from perception_encoder.layer_analysis.recommendation import recommend
 from perception_encoder.progress import Track, untracked
 
 BUILTIN, FIRST, LAST = "built-in", "step 1", "steps 1–9"
-KEPT = {FIRST: "nano_step1.safetensors", LAST: "nano_step9.safetensors"}
+TOWER_FILES = {FIRST: "nano_step1.safetensors", LAST: "nano_step9.safetensors"}
 """Towers that `python -m experiments.recipe` writes."""
 UNTRAINED = "random weights"
 NORMED = "built-in, final norm"
+DIGITS = 5
 
 
 def reproduce_layers(
@@ -40,49 +44,88 @@ def reproduce_layers(
 ) -> dict[str, Any]:
     """Evaluate what is not cached in `runs`, write the whole result as JSON, and return it.
 
-    `towers`: the directory of the towers of the recipe in small. Raises DataError where data or a tower are
-    missing, before anything is evaluated, and what `examine` does.
+    `towers`: the directory of the towers of the recipe in small. Raises DataError if data or a tower are missing,
+    before anything is evaluated, and what `evaluate_model` does.
     """
     sizes = sizes or Sizes()
-    for name, file in KEPT.items():
+    for name, file in TOWER_FILES.items():
         if not (towers / file).is_file():
             raise DataError(f"the tower of {name} is missing: {towers / file}; run python -m experiments.recipe")
-    make_questions(data, sizes)  # raises
-    subjects = list_subjects(towers)
-    answers = _ask(subjects, data, sizes, runs, track, jobs)
-    curves = {subject.name: unpack(subject.name, answers[subject.name]) for subject in subjects}
-    found = {
+    make_layer_tasks(data, sizes)  # raises
+    models = list_models(towers)
+    results = _evaluate(models, data, sizes, runs, track, jobs)
+    curves = {model.name: unpack(model.name, results[model.name]) for model in models}
+    about = ("weights", "image_size", "depth", "seconds", "images", "failures")
+    value = {
         "sizes": asdict(sizes),
-        "models": [_describe(each, answers[each.name]) for each in subjects],
-        "curves": curve_rows(curves, {each.name: each.beside for each in subjects}),
+        "models": [
+            {"name": each.name, "baseline": each.baseline, **{name: results[each.name][name] for name in about}}
+            for each in models
+        ],
+        "curves": curve_rows(curves, {each.name: each.baseline for each in models}),
     }
-    write_text(result, json.dumps(found, indent=1) + "\n")
-    return found
+    write_text(result, json.dumps(value, indent=1) + "\n")
+    return value
 
 
-def list_subjects(towers: Path) -> list[Subject]:
-    """All that are evaluated, baselines behind."""
-    ends = {name: str(towers / file) for name, file in KEPT.items()}
+def list_models(towers: Path) -> list[Model]:
+    """Return all models that are evaluated, baselines last."""
+    ends = {name: str(towers / file) for name, file in TOWER_FILES.items()}
     return [
-        Subject(name=FIRST, place=ends[FIRST], beside=UNTRAINED),
-        Subject(name=LAST, place=ends[LAST], beside=UNTRAINED),
-        Subject(name=BUILTIN, place="builtin", beside=UNTRAINED),
-        Subject(name=NORMED, place="builtin", final_norm=True),
-        Subject(name=UNTRAINED, place=RANDOM + "builtin"),
-        Subject(name=COLOURS, place=COLOURS),
+        Model(name=FIRST, source=ends[FIRST], baseline=UNTRAINED),
+        Model(name=LAST, source=ends[LAST], baseline=UNTRAINED),
+        Model(name=BUILTIN, source="builtin", baseline=UNTRAINED),
+        Model(name=NORMED, source="builtin", final_norm=True),
+        Model(name=UNTRAINED, source=RANDOM + "builtin"),
+        Model(name=COLOURS, source=COLOURS),
     ]
 
 
-def _ask(
-    subjects: Sequence[Subject], data: LayerData, sizes: Sizes, runs: Path, track: Track, jobs: int
+def _evaluate(
+    models: Sequence[Model], data: LayerData, sizes: Sizes, runs: Path, track: Track, jobs: int
 ) -> dict[str, dict[str, Any]]:
-    """The answers of all, by their names."""
+    """Return the results of all models, by name."""
     if jobs == 1:
-        return {each.name: examine(each, data, sizes, runs, track) for each in subjects}
-    answers = side_by_side(examine, {each.name: (each, data, sizes, runs) for each in subjects}, jobs)
-    return dict(track(answers, "models asked", len(subjects)))
+        return {each.name: evaluate_model(each, data, sizes, runs, track) for each in models}
+    results = side_by_side(evaluate_model, {each.name: (each, data, sizes, runs) for each in models}, jobs)
+    return dict(track(results, "evaluating models", len(models)))
 
 
-def _describe(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: answer[name] for name in ("weights", "image_size", "depth", "seconds", "pictures", "failures")}
-    return {"name": subject.name, "beside": subject.beside, **kept}
+def curve_rows(
+    curves: Mapping[str, Mapping[str, LayerCurve]], baselines: Mapping[str, str | None]
+) -> list[dict[str, Any]]:
+    """Return every curve: its scores, the layers as good as the best, the gap of the output, and the baseline's best.
+
+    `curves`: by model and task. `baselines`: by model, the one with random weights; None for a baseline. The interval
+    of a gap is that of `recommend`: it holds for all layers at once, and includes the seeds of fitted heads.
+    """
+    rows = []
+    for model, by_task in curves.items():
+        for task, curve in by_task.items():
+            scores = list(curve.scores.values())
+            result = recommend(curve)
+            row = {
+                "model": model,
+                "task": task,
+                **{name: getattr(curve, name) for name in ("metric", "unit", "lower_is_better", "depth")},
+                "items": scores[0].n,
+                "blocks": scores[0].blocks,
+                "head_seeds": len(scores[0].by_seed),
+                "layers": list(curve.scores),
+                "values": [round(score.value, DIGITS) for score in scores],
+                "interval": [_ends(score.as_metric()) for score in scores],
+                "by_seed": [[round(value, DIGITS) for value in score.by_seed] for score in scores],
+                "best": result.best,
+                "gap": {"value": round(result.gain.value, DIGITS), "interval": _ends(result.gain)},
+                "as_good": list(result.as_good),
+            }
+            baseline = curves.get(baselines.get(model) or "", {}).get(task)
+            if baseline is not None:
+                row["random_best"] = round(baseline.scores[baseline.best].value, DIGITS)
+            rows.append(row)
+    return rows
+
+
+def _ends(metric: Metric) -> list[float] | None:
+    """Return the ends of the interval, rounded; None without one."""
+    return None if metric.interval is None else [round(end, DIGITS) for end in metric.interval]

@@ -38,11 +38,11 @@ def recipe(
     """
     from experiments.recipe.page import draw, page
     from experiments.recipe.run import reproduce_recipe
-    from experiments.reproduction import Place
+    from experiments.reproduction import Paths
     from perception_encoder.cli.progress import track
 
-    place = Place(photos=photos, drawings=drawings, runs=runs, result=out)
-    write_page(out, page, reproduce_recipe(place, towers=towers, track=track, listener=print_metrics, jobs=jobs), draw)
+    paths = Paths(photos=photos, drawings=drawings, runs=runs, result=out)
+    write_page(out, page, reproduce_recipe(paths, towers=towers, track=track, listener=print_metrics, jobs=jobs), draw)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -11,12 +10,14 @@ from experiments.outcomes import PHOTOS
 from experiments.recipe.run import POINTS, SEEDS
 from experiments.reproduction import (
     ROBUST,
-    Figures,
+    Rows,
     claim,
     earlier_procedure,
+    find_rows,
     over_seeds,
     percent,
     points,
+    with_new_keys,
 )
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.report import Table
@@ -27,7 +28,8 @@ PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
 
 
 def page(result: dict[str, Any], plot: str) -> str:
-    """The page in Markdown: one paragraph, one table, one plot; `plot` is the name of the image beside it."""
+    """Return the page in Markdown: one paragraph, one table, one plot; `plot` is the file name of its plot."""
+    result = with_new_keys(result)
     runs = sorted(result["runs"].values(), key=lambda run: (run["step"], run["seed"]))
     minutes = sum(run["seconds"] for run in runs) / 60
     text = (
@@ -47,7 +49,7 @@ def page(result: dict[str, Any], plot: str) -> str:
 
 
 def _settings(result: dict[str, Any]) -> str:
-    """What differs between the points besides their steps, from the configurations of the runs."""
+    """Return what differs between the points besides their steps, from the configurations of the runs."""
     configs = {run["step"]: run.get("config") for run in result["runs"].values()}
     first, last, middle = (configs[step] for step in (POINTS[0], POINTS[-1], POINTS[-2]))
     if not first or not last or not middle:
@@ -67,7 +69,7 @@ def _settings(result: dict[str, Any]) -> str:
     )
 
 
-def _table(result: dict[str, Any], runs: Figures) -> Table:
+def _table(result: dict[str, Any], runs: Rows) -> Table:
     names = (PHOTOS, ROBUST)
     seeds = [f"{name}, {part}" for name in names for part in (*(f"seed {seed}" for seed in SEEDS), "both seeds")]
     rows = []
@@ -75,51 +77,54 @@ def _table(result: dict[str, Any], runs: Figures) -> Table:
         samples = next(run["samples"] for run in runs if run["step"] == step)
         cells = []
         for name in names:
-            found = [_find(result["figures"], step, seed, name) for seed in SEEDS]
-            cells += [*map(percent, found), f"{100 * sum(f['value'] for f in found) / len(found):.1f}"]
+            by_seed = find_rows(result["scores"], step=step, name=name)
+            mean = sum(each["value"] for each in by_seed) / len(by_seed)
+            cells += [*map(percent, by_seed), f"{100 * mean:.1f}"]
         rows.append((_steps(step), f"{samples:,}", *cells, *(f"{value:.1f}" for value in PAPER[step])))
     for first in result["differences"][:: len(SEEDS) * 2]:
         before, after = first["before"], first["after"]
         cells = []
         for name in names:
-            pair = [d for d in result["differences"] if (d["before"], d["after"], d["name"]) == (before, after, name)]
-            by_seed = [[_find(result["figures"], step, seed, name)["value"] for seed in SEEDS] for step in POINTS]
-            whole = points(over_seeds(pair, by_seed))
-            cells += [*map(points, pair), whole if claim(pair, by_seed) == "none" else f"**{whole}**"]
+            gaps = find_rows(result["differences"], before=before, after=after, name=name)
+            values = [[row["value"] for row in find_rows(result["scores"], step=step, name=name)] for step in POINTS]
+            whole = points(over_seeds(gaps, values))
+            cells += [*map(points, gaps), whole if claim(gaps, values) == "none" else f"**{whole}**"]
         paper = (f"{ours - theirs:+.1f}" for ours, theirs in zip(PAPER[after], PAPER[before], strict=True))
         rows.append((f"{_steps(before)} → {_steps(after)}", "", *cells, *paper))
     return Table(("steps", "pairs", *seeds, "paper: ImageNet", "paper: robustness"), tuple(rows))
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Plot both averages by step, with intervals, beside the paper's; MissingExtraError without matplotlib."""
+    """Plot both averages by step, with intervals, next to the paper's; MissingExtraError without matplotlib."""
+    scores = with_new_keys(result)["scores"]
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("matplotlib", "plot") from None
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    places = range(len(POINTS))
+    positions = range(len(POINTS))
     for column, name in enumerate((PHOTOS, ROBUST)):
         axes = figure.add_subplot(1, 2, column + 1, title=name, xlabel="steps", ylabel="percent")
-        axes.set_xticks(places, [_steps(step) for step in POINTS])
+        axes.set_xticks(positions, [_steps(step) for step in POINTS])
         for seed in SEEDS:
-            found = [_find(result["figures"], step, seed, name) for step in POINTS]
-            values = [100 * f["value"] for f in found]
-            below = [100 * (f["value"] - f["ci"][0]) for f in found]
-            above = [100 * (f["ci"][1] - f["value"]) for f in found]
-            shifted = [place + 0.06 * seed for place in places]
+            rows = [row for step in POINTS for row in find_rows(scores, step=step, seed=seed, name=name)]
+            values = [100 * row["value"] for row in rows]
+            below = [100 * (row["value"] - row["interval"][0]) for row in rows]
+            above = [100 * (row["interval"][1] - row["value"]) for row in rows]
+            shifted = [position + 0.06 * seed for position in positions]
             axes.errorbar(shifted, values, [below, above], marker="o", capsize=3, label=f"here, seed {seed}")
         paper = axes.twinx()
         paper.plot(
-            places, [PAPER[step][column] for step in POINTS], ":", color="grey", marker="s", label="the paper (right)"
+            positions,
+            [PAPER[step][column] for step in POINTS],
+            ":",
+            color="grey",
+            marker="s",
+            label="the paper (right)",
         )
         axes.legend(handles=[*axes.get_legend_handles_labels()[0], *paper.get_legend_handles_labels()[0]], fontsize=7)
     with writing(path), replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-def _find(figures: Figures, step: int, seed: int, name: str) -> Mapping[str, Any]:
-    return next(f for f in figures if (f["step"], f["seed"], f["name"]) == (step, seed, name))
 
 
 def _steps(step: int) -> str:

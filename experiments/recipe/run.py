@@ -1,6 +1,6 @@
 """Section 2.1 in small: what the nine steps add, at the size of the built-in model and with equal FLOPs.
 
-Figures are made anew from which test pictures each run got right, so that differences are paired, picture by picture.
+Scores are computed from the test images that each run got right, so that differences are paired, image by image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.outcomes import PHOTOS, Outcomes, average_row, difference_row
 from experiments.recipe.steps import nano_step
-from experiments.reproduction import ROBUST, Place, Run, Runs, averaged
+from experiments.reproduction import ROBUST, Paths, Run, Runs, averaged
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.config import PretrainingConfig
@@ -24,7 +24,7 @@ POINTS, SEEDS = (1, 5, 7, 9), (0, 1)
 
 
 def reproduce_recipe(
-    place: Place,
+    paths: Paths,
     recipe: Callable[[int, int], PretrainingConfig] = nano_step,
     towers: Path | None = None,
     track: Track = untracked,
@@ -42,10 +42,10 @@ def reproduce_recipe(
             config = recipe(step, seed)
             about = {"step": step, "seed": seed}
             wanted.append(Run(about=about, config=config, train=pretrain, key=config.fingerprint()))
-    runs = Runs(place, track, listener, jobs)
+    runs = Runs(paths, track, listener, jobs)
     for run, path in zip(wanted, runs.add(*wanted), strict=True):
         step, seed = run.about["step"], run.about["seed"]
-        tower = (towers or place.result.parent / "towers") / f"nano_step{step}.safetensors"
+        tower = (towers or paths.result.parent / "towers") / f"nano_step{step}.safetensors"
         if seed == SEEDS[0] and step in (POINTS[0], POINTS[-1]) and path.exists() and not tower.exists():
             model = load_model(path)
             assert isinstance(model, CLIP)
@@ -56,18 +56,18 @@ def reproduce_recipe(
 def compare(outcomes: Mapping[tuple[int, int], Outcomes]) -> dict[str, Any]:
     """Averages of each run, given by step and seed, and how each point differs from the one before and from the first.
 
-    "figures": step, seed, name, value, n, ci; "differences": before, after, seed, name, value, n, ci.
+    "scores": step, seed, name, value, n, interval; "differences": before, after, seed, name, value, n, interval.
     """
-    figures = [
+    scores = [
         {"step": step, "seed": seed, **average_row(name, sets)}
-        for (step, seed), found in sorted(outcomes.items())
-        for name, sets in averaged(found).items()
+        for (step, seed), own in sorted(outcomes.items())
+        for name, sets in averaged(own).items()
     ]
     differences = []
     for before, after in [*pairwise(POINTS), (POINTS[0], POINTS[-1])]:
         for seed in SEEDS:
             theirs, ours = averaged(outcomes[before, seed]), averaged(outcomes[after, seed])
             for name in (PHOTOS, ROBUST):
-                found = difference_row(name, ours[name], theirs[name])
-                differences.append({"before": before, "after": after, "seed": seed, **found})
-    return {"figures": figures, "differences": differences}
+                row = difference_row(name, ours[name], theirs[name])
+                differences.append({"before": before, "after": after, "seed": seed, **row})
+    return {"scores": scores, "differences": differences}

@@ -55,26 +55,28 @@ def layers(
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
     from perception_encoder.layer_analysis.store import StoreConfig
-    from perception_encoder.layer_analysis.tasks import make_tasks
+    from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
     keep_freed_memory()
-    config = StoreConfig(folder=store or out / "features", dtype=dtype)
+    config = StoreConfig(directory=store or out / "features", dtype=dtype)
     chosen = options.read_layers(layer) if layer else None
-    names, (paths, shared) = options.items_of(tasks), read_paths(data)
-    pixels = options.image_size(size)
-    layer_tasks = make_tasks(names, paths, shared, items, pixels, short_side, per_metre, find_unseen_labels)
+    pixels, (paths, shared) = options.image_size(size), read_paths(data)
+    task_options = TaskOptions(
+        items=items, image_size=pixels, short_side=short_side, per_metre=per_metre, held_out=find_unseen_labels
+    )
+    layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
     load = partial(load_layer_encoder, final_norm=final_norm)
     report = analyse([model, *others], layer_tasks, config, chosen, load, track, output.print_note)
     written = write_report(report, out)
-    rows = [(each.curve.task, each.curve.figure, each.text()) for each in report.recommendations]
+    rows = [(each.curve.task, each.curve.metric, each.text()) for each in report.recommendations]
     output.print_table(("task", "metric", "recommendation"), rows, title=report.sweeps[0].model)
     for note in report.notes:
         output.print_warning(note)
     output.print_line(f"written: {', '.join(str(path) for path in written)}")
-    raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].pictures))
+    raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 
 def read_paths(data: list[str]) -> tuple[dict[str, Path], Path | None]:

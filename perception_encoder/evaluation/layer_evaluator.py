@@ -45,6 +45,10 @@ class LayerEvaluator(ABC):
         Features of images none of which could be decoded have no rows. Raises DataError if nothing can be scored.
         """
 
+    def pool(self, metric: str) -> str:
+        """Return the `pe embed --pool` that a metric is of: "tokens" for maps, "mean" for an embedding an image."""
+        return "tokens"
+
     def check_extras(self) -> None:
         """Raise MissingExtraError for a package that the intervals need, before anything is encoded."""
         check_scipy()

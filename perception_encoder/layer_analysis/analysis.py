@@ -1,4 +1,4 @@
-"""A whole analysis: the sweep of a model and of those beside it, and why their layers are as they are."""
+"""Analyse models layer by layer: the sweep of each, and the statistics that explain its curves."""
 
 from __future__ import annotations
 
@@ -8,95 +8,80 @@ from contextlib import suppress
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import LayerImages
 from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.global_tokens import TokenStatistics
-from perception_encoder.layer_analysis.inside import PICTURES, Inside, describe_layers, look_inside
-from perception_encoder.layer_analysis.layer_task import LayerTask
+from perception_encoder.layer_analysis.image_analysis import SAMPLE, ImageAnalysis, analyse_image, describe_layers
 from perception_encoder.layer_analysis.report import LayerReport
 from perception_encoder.layer_analysis.store import StoreConfig, check_space, missing_bytes, show_bytes
-from perception_encoder.layer_analysis.sweep import Sweep, measured_layers, run_sweep
+from perception_encoder.layer_analysis.sweep import Sweep, evaluated_layers, run_sweep
 from perception_encoder.progress import Track, untracked
 
-SHOWN = 1
-"""Pictures that are shown from inside."""
 BY_COLOUR = ("tracking",)
-"""Tasks that colours alone are measured on."""
+"""Tasks that colours alone are evaluated on."""
 
 
 def analyse(
     models: Sequence[str],
-    tasks: Sequence[LayerTask],
+    tasks: Sequence[LayerEvaluator],
     config: StoreConfig,
     layers: Sequence[int] | None,
     load: Callable[[str], TowerEncoder],
     track: Track = untracked,
-    announce: Callable[[str], None] = lambda said: None,
+    announce: Callable[[str], None] = lambda message: None,
 ) -> LayerReport:
-    """Sweep models, the one that is asked about first, and where tracking is asked colours alone; one at a time.
+    """Sweep models, the one to recommend layers of first, and for tracking colours alone; one after the other.
 
-    `layers`: see `measured_layers`, of every model; all by default. `announce` is told how much disk the features will
-    take. Before the first sweep ConfigError is raised where two models have one name or one lacks a layer or takes no
-    pictures of a task's size, and OutputError where the disk has no room; later, what `run_sweep` raises. A model that
-    cannot be looked into is left out of "why", and noted.
+    `layers`: see `evaluated_layers`, of every model. `announce` is told how much disk the features will take. Before
+    the first sweep ConfigError is raised if two models have one name, or one lacks a layer or does not support the size
+    of a task's images, and OutputError if the disk has no room; later, what `run_sweep` raises. A model that cannot be
+    analysed inside is left out of "why", and noted.
     """
-    _prepare(models, tasks, config, layers, load, announce)
+    needed: dict[str, int] = {}
+    for model in models:
+        encoder = load(model)
+        if encoder.name in (COLOURS, *needed):
+            raise ConfigError(f"two models are called {encoder.name}; leave one out, or rename its file")
+        image_sets = [images for task in tasks for images in task.images(encoder)]
+        for images in image_sets:
+            encoder.check_size(images.image_size)
+        needed[encoder.name] = missing_bytes(encoder, image_sets, evaluated_layers(encoder, layers), config)
+    if total := sum(needed.values()):
+        announce(f"features will take {show_bytes(total)} more in {config.directory}")
+        check_space(config.directory, total)
     sweeps: list[Sweep] = []
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
-    insides: tuple[Inside, ...] = ()
+    example: ImageAnalysis | None = None
     notes: list[str] = []
     for model in models:
         encoder = load(model)
         if not sweeps:
             colours = ColourEncoder(encoder)
         sweeps.append(run_sweep(encoder, tasks, config, layers, track))
-        pictures = tasks[0].images(encoder)[-1]
+        images = tasks[0].images(encoder)[-1]
         try:
-            images = sample(pictures)
-            statistics[encoder.name] = describe_layers(encoder, images, pictures.image_size)
+            opened = sample(images)
+            statistics[encoder.name] = describe_layers(encoder, opened, images.image_size)
             if len(sweeps) == 1:
-                patches = max(pictures.image_size or encoder.image_size) // encoder.patch_size
-                insides = tuple(look_inside(encoder, image, patches=patches) for image in images[:SHOWN])
+                patches = max(images.image_size or encoder.image_size) // encoder.patch_size
+                example = analyse_image(encoder, opened[0], patches=patches)
         except PerceptionEncoderError as error:
-            notes.append(f"{encoder.name} could not be looked into: {error}")
+            notes.append(f"{encoder.name} cannot be analysed inside: {error}")
     by_colour = [task for task in tasks if task.name in BY_COLOUR]
     if by_colour:
         sweeps.append(run_sweep(colours, by_colour, config, None, track))
-    return LayerReport(sweeps=tuple(sweeps), statistics=statistics, insides=insides, notes=tuple(notes))
+    return LayerReport(sweeps=tuple(sweeps), statistics=statistics, example=example, notes=tuple(notes))
 
 
-def _prepare(
-    models: Sequence[str],
-    tasks: Sequence[LayerTask],
-    config: StoreConfig,
-    layers: Sequence[int] | None,
-    load: Callable[[str], TowerEncoder],
-    announce: Callable[[str], None],
-) -> None:
-    """Find what would fail only after hours: see `analyse`. Models are loaded for it, one at a time."""
-    needed: dict[str, int] = {}
-    for model in models:
-        encoder = load(model)
-        if encoder.name in (COLOURS, *needed):
-            raise ConfigError(f"two models are called {encoder.name}; leave one out, or rename its file")
-        wanted = measured_layers(encoder, layers)
-        shown = [pictures for task in tasks for pictures in task.images(encoder)]
-        for pictures in shown:
-            encoder.check_size(pictures.image_size)
-        needed[encoder.name] = missing_bytes(encoder, shown, wanted, config)
-    if total := sum(needed.values()):
-        announce(f"features will take {show_bytes(total)} more in {config.folder}")
-        check_space(config.folder, total)
-
-
-def sample(pictures: LayerImages, count: int = PICTURES) -> list[Image.Image]:
-    """Some pictures of a set, evenly apart, but for those that cannot be decoded; DataError where none of them can."""
-    step = max(1, len(pictures.keys) // count)
-    found: list[Image.Image] = []
-    for place in range(0, len(pictures.keys), step)[:count]:
-        with suppress(InputError):  # they were reported before
-            found.extend(pictures.open(place))
-    if not found:
-        raise DataError(f"{pictures.name}: none of the pictures that were to be shown can be decoded")
-    return found
+def sample(images: LayerImages, count: int = SAMPLE) -> list[Image.Image]:
+    """Open some images at even intervals, without those that cannot be decoded; DataError if none can."""
+    step = max(1, len(images.keys) // count)
+    opened: list[Image.Image] = []
+    for row in range(0, len(images.keys), step)[:count]:
+        with suppress(InputError):  # reported by the sweep
+            opened.extend(images.open(row))
+    if not opened:
+        raise DataError(f"{images.name}: none of the sampled images can be decoded")
+    return opened

@@ -1,14 +1,13 @@
-"""Whether pictures that people describe alike lie near one another: no training, so a few dozen pictures will do.
+"""Evaluate whether images with similar captions have similar features: without training, so a few dozen images suffice.
 
-Representational similarity analysis (Kriegeskorte and others, 2008): for each picture the others are ranked by the
-cosine of a layer's means and by the cosine of their captions' words, weighted by how rare these are (TF-IDF); the
-figure is Spearman's correlation of the two. Not one of the paper's tasks.
+Representational similarity analysis (Kriegeskorte and others, 2008): for each image the others are ranked by the cosine
+of a layer's means and by the cosine of their captions' words, weighted by how rare these are (TF-IDF); the score is
+Spearman's correlation of the two. It is not one of the paper's tasks.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -17,113 +16,102 @@ from jaxtyping import Bool, Float
 
 from perception_encoder.datasets.captioned import CaptionedMedia, load_captions
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.errors import DataError, InputError, MissingExtraError
-from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
+from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.evaluation.layer_features import LayerFeatures, settings_digest
+from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from perception_encoder.layer_analysis.labelled_tasks import layer_images, unit
-from perception_encoder.layer_analysis.layer_task import LayerScore
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.layer_analysis.labelled_tasks import LabelledTask, normalized
 from perception_encoder.preprocess.frames import spread_indices
+from perception_encoder.progress import Track, untracked
 
 LEAST = 3
-"""Pictures, for there must be two others to rank."""
+"""Images: there must be two others to rank."""
 
 
-class CaptionTask:
-    """How well a layer's likeness of pictures agrees with that of their captions."""
+class CaptionTask(LabelledTask):
+    """Rank correlation between the similarity of images and that of their captions."""
 
-    name = "captions"
-    failures: tuple[InputError, ...] = ()
-
-    def __init__(self, media: CaptionedMedia, items: int) -> None:
-        """At most `items` pictures, evenly apart, but three; DataError for fewer, and where no two share a word."""
+    def __init__(self, media: CaptionedMedia, items: int, image_size: tuple[int, int] | None = None) -> None:
+        """Take at most `items` images, but three, at even intervals; DataError for fewer, and if none share a word."""
         texts = [""] * len(media.keys)
         for caption, owner in zip(media.captions, media.owners, strict=True):
             texts[owner] += f"{caption}\n"
         rows = spread_indices(len(texts), min(len(texts), max(items, LEAST)))
-        self.texts = tuple(texts[row] for row in rows)
-        keys, sources = tuple(media.keys[row] for row in rows), tuple(media.media[row] for row in rows)
-        self.labelled = LabelledImages(media.name, keys, sources, self.texts)
-        if len(self.texts) < LEAST:
-            raise DataError(f"{media.name} has {len(self.texts)} pictures with captions; it takes {LEAST} to rank them")
-        _check_alike(self.likeness, media.name)
+        self.labelled = LabelledImages(media.name, media.keys, media.media, tuple(texts)).select(rows)
+        super().__init__("captions", {"test": self.labelled}, image_size)
+        if len(rows) < LEAST:
+            raise DataError(f"{media.name} has {len(rows)} images with captions; a ranking needs at least {LEAST}")
+        _check_overlap(self.similarity, media.name)
 
     @property
     def digest(self) -> str:
         """Of the captions."""
-        return hashlib.sha256(repr(("jackknife", self.texts)).encode(errors="surrogatepass")).hexdigest()[:20]
+        return settings_digest("jackknife", self.labelled.labels)
 
     @cached_property
-    def likeness(self) -> Float[np.ndarray, "n n"]:
+    def similarity(self) -> Float[np.ndarray, "n n"]:
         """The cosine of the captions' words."""
         try:
             from sklearn.feature_extraction.text import TfidfVectorizer
         except ImportError:
             raise MissingExtraError("scikit-learn", "eval") from None
         try:
-            words = TfidfVectorizer(stop_words="english").fit_transform(self.texts)
-        except ValueError as error:  # there are none
+            words = TfidfVectorizer(stop_words="english").fit_transform(self.labelled.labels)
+        except ValueError as error:  # captions without words
             raise DataError(f"{self.labelled.name}: {error}") from error
         return np.asarray((words @ words.T).todense())
 
-    @cached_property
-    def _images(self) -> LayerImages:
-        return layer_images(self.labelled, f"{self.name}, test")
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Return the mean rank correlation over the images, 1 if a layer ranks images as their captions do.
 
-    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
-        """The pictures; nothing is trained."""
-        return (self._images,)
-
-    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """The mean rank correlation over the pictures, 1 where a layer sees the likeness that the captions have.
-
-        Every picture is ranked by all others: its interval is of what it contributes in both ways.
+        Every image is ranked by all others: its interval is of what it contributes in both ways.
         """
-        rows = features[0].rows
+        (layer,) = features
+        rows, name = layer.rows, self.labelled.name
         if len(rows) < LEAST:
-            first = features[0].failures[0]
-            raise DataError(f"{self.labelled.name}: {len(rows)} pictures can be decoded, it takes {LEAST}; {first}")
-        likeness = self.likeness[np.ix_(rows, rows)]
-        _check_alike(likeness, self.labelled.name)
-        vectors = unit(features[0].mean())
-        whole = float(rank_agreement(vectors, likeness).mean())
-        values = contributions(whole, rank_agreement_without(vectors, likeness))
-        names = [self.labelled.keys[row] for row in rows]
-        return (LayerScore.of(ItemScores.of("rank correlation with captions", values, names, unit=""), "mean"),)
+            raise DataError(f"{name}: {len(rows)} images can be decoded, but {LEAST} are needed; {layer.failures[0]}")
+        similarity = self.similarity[np.ix_(rows, rows)]
+        _check_overlap(similarity, name)
+        vectors = normalized(layer.mean())
+        whole = float(rank_agreement(vectors, similarity).mean())
+        values = contributions(whole, rank_agreement_without(vectors, similarity))
+        keys = [self.labelled.keys[row] for row in rows]
+        scores = (ItemScores.of("rank correlation with captions", values, keys, unit=""),)
+        return Measurement(task=name, method="rank correlation", scores=scores)
 
 
-def _check_alike(likeness: Float[np.ndarray, "n n"], name: str) -> None:
-    if not likeness[~np.eye(len(likeness), dtype=bool)].any():
-        raise DataError(f"{name}: no two pictures have a word in common; nothing can be ranked")
+def _check_overlap(similarity: Float[np.ndarray, "n n"], name: str) -> None:
+    if not similarity[~np.eye(len(similarity), dtype=bool)].any():
+        raise DataError(f"{name}: no two images have a word in common, so they cannot be ranked")
 
 
-def rank_agreement(vectors: Float[np.ndarray, "n D"], likeness: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
-    """Spearman's correlation, for each picture, of its cosines to all others with its row of `likeness`.
+def rank_agreement(vectors: Float[np.ndarray, "n D"], similarity: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
+    """Return, for each image, Spearman's correlation of its cosines to all others with its row of `similarity`.
 
-    `vectors` are unit; cosines that agree to six digits are equal. 0 where one of the two says the same of all others:
-    such a ranking knows nothing.
+    `vectors` are unit; cosines that agree to six digits are equal. 0 if one of the two is the same for all others.
     """
-    return _correlate(_rank_others(vectors @ vectors.T), _rank_others(likeness), ~np.eye(len(vectors), dtype=bool))
+    others = ~np.eye(len(vectors), dtype=bool)
+    return _correlate(_rank_others(vectors @ vectors.T), _rank_others(similarity), others)
 
 
 def rank_agreement_without(
-    vectors: Float[np.ndarray, "n D"], likeness: Float[np.ndarray, "n n"]
+    vectors: Float[np.ndarray, "n D"], similarity: Float[np.ndarray, "n n"]
 ) -> Float[np.ndarray, " n"]:
-    """The mean of `rank_agreement` where each of the pictures is not there: what ranked behind it moves up by one."""
-    ranks, everyone = (_rank_others(vectors @ vectors.T), _rank_others(likeness)), np.arange(len(vectors))
+    """Return the mean of `rank_agreement` without each image in turn: what ranked after it moves up by one."""
+    ranks, everyone = (_rank_others(vectors @ vectors.T), _rank_others(similarity)), np.arange(len(vectors))
     means = np.zeros(len(vectors))
-    for gone in everyone:
-        one, other = (each - (each > each[:, [gone]]) - 0.5 * (each == each[:, [gone]]) for each in ranks)
-        kept = ~np.eye(len(vectors), dtype=bool)
-        kept[:, gone] = False
-        means[gone] = _correlate(one, other, kept)[everyone != gone].mean()
+    for row in everyone:
+        one, other = (each - (each > each[:, [row]]) - 0.5 * (each == each[:, [row]]) for each in ranks)
+        counted = ~np.eye(len(vectors), dtype=bool)
+        counted[:, row] = False
+        means[row] = _correlate(one, other, counted)[everyone != row].mean()
     return means
 
 
 def _rank_others(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """Ranks from 1 in each row without the diagonal, of equals their mean; 0 on the diagonal."""
-    from scipy.stats import rankdata  # scikit-learn, which made `likeness`, brings it
+    """Return ranks from 1 in each row without the diagonal, of equal values their mean; 0 on the diagonal."""
+    from scipy.stats import rankdata  # comes with scikit-learn, which computed the similarity
 
     others, ranks = ~np.eye(len(values), dtype=bool), np.zeros(values.shape)
     ranks[others] = rankdata(values[others].reshape(len(values), -1).round(6), axis=1).ravel()
@@ -131,19 +119,20 @@ def _rank_others(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
 
 
 def _correlate(
-    one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"], kept: Bool[np.ndarray, "n n"]
+    one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"], counted: Bool[np.ndarray, "n n"]
 ) -> Float[np.ndarray, " n"]:
-    """Pearson's correlation of each row's kept columns, 0 where either is the same throughout."""
-    count = kept.sum(axis=1, keepdims=True)
-    a, b = (np.where(kept, each - (each * kept).sum(axis=1, keepdims=True) / count, 0) for each in (one, other))
+    """Return Pearson's correlation of each row's counted columns, 0 if either is constant."""
+    count = counted.sum(axis=1, keepdims=True)
+    a, b = (np.where(counted, each - (each * counted).sum(axis=1, keepdims=True) / count, 0) for each in (one, other))
     product, scale = (a * b).sum(axis=1), np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.divide(product, scale, out=np.zeros(len(one)), where=scale > 1e-9)
 
 
-def load_caption_task(path: Path, items: int) -> CaptionTask:
-    """The task of a file of captions, its pictures in the same folder or below it; errors as those of `load_captions`.
+def read_caption_task(path: Path, items: int, image_size: tuple[int, int] | None = None) -> CaptionTask:
+    """Read the task of a file of captions, its images in the same directory or below; errors as of `load_captions`.
 
-    Of a file in a folder `annotations`, as COCO's are, they are looked for beside that folder.
+    Images of a file in a directory `annotations`, as COCO's, are next to that directory.
     """
-    folder = path.parent
-    return CaptionTask(load_captions(path, folder.parent if folder.name == "annotations" else folder), items)
+    directory = path.parent
+    media = directory.parent if directory.name == "annotations" else directory
+    return CaptionTask(load_captions(path, media), items, image_size)

@@ -1,4 +1,4 @@
-"""A patch's mean colour, as an encoder of one layer: what tracking is worth that looks at colours alone."""
+"""The mean colour of each patch, as an encoder of one layer: the baseline of tracking by colour alone."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ COLOURS = "colours"
 
 
 class ColourEncoder:
-    """A `LayerEncoder` that has no weights; its patches are those of another encoder."""
+    """A `LayerEncoder` without weights; its patches are those of another encoder."""
 
     name, depth, width = COLOURS, 1, 3
 
-    def __init__(self, like: LayerEncoder) -> None:
-        self.patch_size, self.image_size = like.patch_size, like.image_size
+    def __init__(self, other: LayerEncoder) -> None:
+        self.patch_size, self.image_size = other.patch_size, other.image_size
 
     @property
     def about(self) -> dict[str, str]:
-        """What its features depend on, apart from the pictures."""
+        """What its features depend on besides the images."""
         return {"weights": f"{COLOURS} of patches of {self.patch_size}", "dtype": "float32", "device": "cpu"}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """The mean colour of each patch, less grey, in (-0.5, 0.5): see `LayerEncoder`."""
+        """Return the mean colour of each patch, less grey, in (-0.5, 0.5): see `LayerEncoder`."""
         if set(layers) != {0}:
-            raise ConfigError(f"layers {list(layers)} were given; {COLOURS} has layer 0 alone")
+            raise ConfigError(f"layers are {list(layers)}; {COLOURS} has only layer 0")
         height, width = image_size or self.image_size
         h, w = height // self.patch_size, width // self.patch_size
-        shown = [image.convert("RGB").resize((w, h), Image.Resampling.BOX) for image in images]
-        patches = np.stack([np.asarray(image, dtype=np.float32) for image in shown]) / 255 - 0.5
+        small = [image.convert("RGB").resize((w, h), Image.Resampling.BOX) for image in images]
+        patches = np.stack([np.asarray(image, dtype=np.float32) for image in small]) / 255 - 0.5
         return {0: LayerTokens(np.zeros((len(patches), 0, 3), np.float32), patches)}

@@ -1,25 +1,23 @@
-"""What layers know of labels: classification by probes, and retrieval of pictures by a picture (section 3).
+"""Evaluate layers on labelled images: classification by probes, and retrieval of an image's class (section 3).
 
-All classification tasks of the data are one here: a class is a task's label, and a probe chooses among all of them.
-Classification is by the attentive probe, as in the paper, and beside it by a linear probe and k-NN on the mean of the
-patches. Retrieval needs no training: every measured picture asks for the others of its class, by the cosine of means.
-Of each class as many pictures are taken, those whose names have the smallest hash.
+Classification uses the attentive probe, as the paper does, and also a linear probe and k-NN on the mean of the patches.
+Retrieval needs no training: each test image is a query for the others of its class, by the cosine of means.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from perception_encoder.datasets.classified import ClassOptions
+from perception_encoder.datasets.classified import ClassOptions, has_labels
 from perception_encoder.datasets.labelled import HeldOut, LabelledImages
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
@@ -28,150 +26,175 @@ from perception_encoder.evaluation.classification.nearest_neighbours import K, v
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import Features
-from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages, Tokens, content_digest
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages, content_digest, settings_digest
+from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
 from perception_encoder.formats.media_directory import Clip
-from perception_encoder.layer_analysis.layer_task import LayerScore
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.image import open_image
+from perception_encoder.progress import Track, untracked
 
 STRENGTHS = (1e-2, 1e-1, 1.0)
 """Of the linear probe's regularisation; the ends of the suite's range are slow and seldom chosen."""
-METHODS = ("attentive probe", "linear probe", "k-NN")
+
+
+class LabelledTask(LayerEvaluator):
+    """A task on images with labels or captions."""
+
+    def __init__(
+        self, name: str, parts: Mapping[str, LabelledImages], image_size: tuple[int, int] | None = None
+    ) -> None:
+        """`parts`: the images by the part they play; `image_size`: height and width they are squashed to."""
+        self.name, self.parts, self.image_size = name, dict(parts), image_size
+
+    @cached_property
+    def _images(self) -> tuple[LayerImages, ...]:
+        return tuple(
+            LayerImages(
+                name=f"{self.name}, {part}",
+                keys=images.keys,
+                open=partial(_open, images),
+                compute_digest=partial(content_digest, images.images),
+                image_size=self.image_size,
+            )
+            for part, images in self.parts.items()
+        )
+
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+        """Return the images of each part."""
+        return self._images
+
+    def pool(self, metric: str) -> str:
+        """Return "mean": images are compared by the mean of their patches."""
+        return "mean"
+
+    def means(self, features: Iterable[LayerFeatures]) -> list[Features]:
+        """Return the mean patch of each image that could be decoded, part by part; DataError if a part has none."""
+        means = []
+        for layer, images in zip(features, self.parts.values(), strict=True):
+            if not len(layer.rows):
+                raise DataError(f"{images.name}: no image can be decoded; the first: {layer.failures[0]}")
+            decoded = images.select(layer.rows.tolist())
+            means.append(Features(layer.mean(), decoded.keys, decoded.labels, layer.failures))
+        return means
+
+
+def _open(images: LabelledImages, row: int) -> list[Image.Image]:
+    source, key = images.images[row], images.keys[row]
+    if isinstance(source, Clip):
+        raise InputError(key, "is a part of a video; this task takes images")
+    return [open_image(source, key)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledConfig:
-    """How much is looked at, and how."""
+    """How classification is evaluated."""
 
     items: int = 1000
-    """Pictures to be measured, at most; twice as many to train on, half as many to choose settings on."""
-    methods: tuple[str, ...] = METHODS
-    """Ways of classification; the first stands in front."""
+    """The most test images; twice as many are trained on, and settings are chosen on half as many."""
+    methods: tuple[str, ...] = ("attentive probe", "linear probe", "k-NN")
+    """The classifiers; the first leads."""
     attentive: AttentiveConfig = field(default_factory=lambda: AttentiveConfig(learning_rates=(1e-3, 3e-3)))
-    """Fewer rates than for a published figure, for every layer pays for them."""
+    """With fewer rates than for published scores, because a probe is fitted for every layer."""
 
 
-class ClassificationTask:
-    """Whether a layer's tokens tell classes apart."""
+class ClassificationTask(LabelledTask):
+    """Classification by probes."""
 
-    name = "classification"
-    failures: tuple[InputError, ...] = ()
-
-    def __init__(self, splits: Splits, config: LabelledConfig | None = None) -> None:
-        """`splits`: of one task; see `load_labels`."""
+    def __init__(
+        self, splits: Splits, config: LabelledConfig | None = None, image_size: tuple[int, int] | None = None
+    ) -> None:
+        """`splits`: see `read_label_splits`."""
+        super().__init__("classification", {"train": splits.train, "val": splits.val, "test": splits.test}, image_size)
         self.splits, self.config = splits, config or LabelledConfig()
 
     @property
     def digest(self) -> str:
         """Of the labels and the settings."""
-        parts = (self.splits.train, self.splits.val, self.splits.test)
-        return _digest(asdict(self.config), *(part.labels for part in parts))
+        return settings_digest(asdict(self.config), tuple(part.labels for part in self.parts.values()))
 
-    @cached_property
-    def _images(self) -> tuple[LayerImages, ...]:
-        parts = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}
-        return tuple(layer_images(part, f"{self.name}, {split}") for split, part in parts.items())
+    def pool(self, metric: str) -> str:
+        """Return "tokens" for the attentive probe, "mean" for the others."""
+        return "tokens" if metric.endswith("attentive probe") else "mean"
 
-    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
-        """Training, validation and measured pictures."""
-        return self._images
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Return the mean class accuracy of each classifier."""
+        layers, classes = list(features), self.splits.classes
+        train, val, test = self.means(layers)
+        scores: list[ItemScores] = []
 
-    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """Mean class accuracy by each of the methods."""
-        splits, classes = self.splits, self.splits.classes
-        parts = [
-            _labelled(found, part)
-            for found, part in zip(features, (splits.train, splits.val, splits.test), strict=True)
-        ]
-        targets = [part.targets(classes) for part in parts]
-        scores = []
+        def add(method: str, predicted: np.ndarray) -> list[ItemScores]:
+            accuracy = accuracies(predicted, test.keys, test.labels, classes)[0]
+            return [replace(accuracy, metric=f"{accuracy.metric}, {method}")]
+
+        def attentive(seed: int) -> list[ItemScores]:
+            config = replace(self.config.attentive, seed=self.config.attentive.seed + seed)
+            targets = (train.targets(classes), val.targets(classes))
+            fitted = fit_attentive(layers[0].tokens, targets[0], layers[1].tokens, targets[1], len(classes), config)
+            return add("attentive probe", fitted.probe.scores(layers[2].tokens).argmax(axis=1))
+
         for method in self.config.methods:
             if method == "attentive probe":
-                tokens = [found.tokens for found in features]
-                accuracy = self._attentive(tokens, targets, parts[2])
-                scores.append(LayerScore.of(accuracy, "tokens", f"{accuracy[0].metric}, {method}"))
-                continue
-            if method == "linear probe":
-                predicted = fit_probe(parts[0], parts[1], classes, STRENGTHS).classify(parts[2].vectors)
+                scores += with_head_seeds(self.config.attentive.head_seeds, attentive)
+            elif method == "linear probe":
+                scores += add(method, fit_probe(train, val, classes, STRENGTHS).classify(test.vectors))
             else:
-                known = unit(np.concatenate([parts[0].vectors, parts[1].vectors]))
-                labels = np.concatenate(targets[:2])
-                predicted = vote(known, labels, unit(parts[2].vectors), min(K, len(known)))
-            share = accuracies(predicted, parts[2].keys, parts[2].labels, classes)[0]
-            scores.append(LayerScore.of(share, "mean", f"{share.metric}, {method}"))
-        return tuple(scores)
-
-    def _attentive(
-        self, tokens: Sequence[Tokens], targets: Sequence[np.ndarray], test: Features
-    ) -> tuple[ItemScores, ...]:
-        """Mean class accuracy by the attentive probe, with each head seed."""
-        classes, config = self.splits.classes, self.config.attentive
-
-        def score(seed: int) -> tuple[ItemScores, ...]:
-            seeded = replace(config, seed=config.seed + seed)
-            fitted = fit_attentive(tokens[0], targets[0], tokens[1], targets[1], len(classes), seeded)
-            predicted = fitted.probe.scores(tokens[2]).argmax(axis=1)
-            return accuracies(predicted, test.keys, test.labels, classes)[:1]
-
-        return with_head_seeds(config.head_seeds, score)
+                known = normalized(np.concatenate([train.vectors, val.vectors]))
+                labels = np.concatenate([train.targets(classes), val.targets(classes)])
+                scores += add(method, vote(known, labels, normalized(test.vectors), min(K, len(known))))
+        return Measurement(
+            task=self.splits.test.name,
+            method=", ".join(self.config.methods),
+            classes=len(classes),
+            settings={"layer": str(layers[0].layer), "train": str(len(train.keys))},
+            scores=tuple(scores),
+        )
 
 
-class RetrievalTask:
-    """Whether pictures of a class lie near one another."""
+class RetrievalTask(LabelledTask):
+    """Retrieval of the images of a class by one of them."""
 
-    name = "retrieval"
-    failures: tuple[InputError, ...] = ()
-
-    def __init__(self, pictures: LabelledImages) -> None:
-        """DataError where no class has two pictures, or there is a single class."""
-        if len(set(pictures.labels)) < 2:
-            raise DataError(f"{pictures.name} has a single class; retrieval needs at least two")
-        if len(set(pictures.labels)) == len(pictures.labels):
-            raise DataError(f"{pictures.name} has one picture of each class; retrieval needs a second one to find")
-        self.labelled = pictures
+    def __init__(self, labelled: LabelledImages, image_size: tuple[int, int] | None = None) -> None:
+        """DataError unless there are several classes, and one of them has two images."""
+        super().__init__("retrieval", {"test": labelled}, image_size)
+        if len(set(labelled.labels)) < 2:
+            raise DataError(f"{labelled.name} has a single class; retrieval needs at least two")
+        if len(set(labelled.labels)) == len(labelled.labels):
+            raise DataError(f"{labelled.name} has one image of each class; retrieval needs a second one to retrieve")
+        self.labelled = labelled
 
     @property
     def digest(self) -> str:
         """Of the labels."""
-        return _digest({"interval": "jackknife"}, self.labelled.labels)
+        return settings_digest({"interval": "jackknife"}, (self.labelled.labels,))
 
-    @cached_property
-    def _images(self) -> LayerImages:
-        return layer_images(self.labelled, f"{self.name}, test")
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Return the mean average precision, and R@1, over the images that have another of their class.
 
-    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
-        """The measured pictures; they ask, and are found."""
-        return (self._images,)
-
-    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        """Mean average precision and R@1 over the pictures that have another of their class.
-
-        A picture asks, and is found by others: intervals are of what it contributes in both ways.
+        An image is both a query and a result of others: intervals are of what it contributes in both ways.
         """
-        found = _labelled(features[0], self.labelled)
-        _, labels = np.unique(found.labels, return_inverse=True)
-        vectors = unit(found.vectors)
+        (test,) = self.means(features)
+        _, labels = np.unique(test.labels, return_inverse=True)
+        vectors = normalized(test.vectors)
         whole, without = retrieval_precision(vectors, labels), retrieval_precision_without(vectors, labels)
         if np.isnan(whole[0]).all():
-            raise DataError(
-                f"{self.labelled.name}: no class has two pictures that can be decoded; nothing can be found"
-            )
-        scores = [
-            ItemScores.of(name, contributions(float(np.nanmean(each)), _column_means(less)), found.keys)
+            raise DataError(f"{self.labelled.name}: no class has two images that can be decoded, so none is retrieved")
+        scores = tuple(
+            ItemScores.of(name, contributions(float(np.nanmean(each)), _column_means(less)), test.keys)
             for name, each, less in zip(("mean average precision", "R@1"), whole, without, strict=True)
-        ]
-        return tuple(LayerScore.of(score, "mean") for score in scores)
+        )
+        return Measurement(task=self.labelled.name, method="image retrieval", scores=scores)
 
 
 def rank_others(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
 ) -> Iterator[tuple[Int[np.ndarray, " n-1"], np.ndarray]]:
-    """For each picture the places of all others, the likest first, and which of them have its label, bool.
+    """Yield for each image the indices of all others, the most similar first, and which of them have its label, bool.
 
-    `vectors` are unit. Of equal similarities the foreign picture comes first, so that vectors that are all the same
-    find nothing early.
+    `vectors` are unit. Of equal similarities the image of another class comes first, so that equal vectors retrieve
+    nothing early.
     """
     for row, vector in enumerate(vectors):
         similarity = vectors @ vector
@@ -184,9 +207,9 @@ def rank_others(
 def retrieval_precision(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Of each picture, which asks for all others of its label: average precision, and whether the first is one, 0 or 1.
+    """Return each query's average precision over the others of its label, and whether the first is one, 0 or 1.
 
-    `vectors` are unit; of equal ones see `rank_others`. NaN where no other picture has the label.
+    `vectors` are unit; for equal ones see `rank_others`. NaN if no other image has the label.
     """
     precision, first = np.full((2, len(vectors)), np.nan)
     for row, (_, hits) in enumerate(rank_others(vectors, labels)):
@@ -200,69 +223,66 @@ def retrieval_precision(
 def retrieval_precision_without(
     vectors: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
-    """`retrieval_precision` of each image (row) without another one (column); NaN if there is nothing to find.
+    """Return `retrieval_precision` of each query (row) without another image (column); NaN if nothing can be retrieved.
 
-    What is behind the one that is gone comes a rank earlier, and one hit fewer precedes it if that one was a hit.
+    What ranks after the left-out image comes a rank earlier, and one hit fewer precedes it if that image was a hit.
     """
     precision, first = np.full((2, len(vectors), len(vectors)), np.nan)
     for row, (order, hits) in enumerate(rank_others(vectors, labels)):
-        ranks, found = np.arange(1, len(order) + 1), hits.cumsum()
+        ranks, hits_so_far = np.arange(1, len(order) + 1), hits.cumsum()
         earlier = np.maximum(ranks - 1, 1)
-        before = np.where(hits, found / ranks, 0).cumsum() - np.where(hits, found / ranks, 0)
-        behind = np.where(hits, _sums_behind(hits * (found - 1) / earlier), _sums_behind(hits * found / earlier))
-        left = found[-1] - hits
-        precision[row, order] = np.where(left > 0, (before + behind) / np.maximum(left, 1), np.nan)
+        before = np.where(hits, hits_so_far / ranks, 0).cumsum() - np.where(hits, hits_so_far / ranks, 0)
+        after = np.where(
+            hits, _sums_after(hits * (hits_so_far - 1) / earlier), _sums_after(hits * hits_so_far / earlier)
+        )
+        left = hits_so_far[-1] - hits
+        precision[row, order] = np.where(left > 0, (before + after) / np.maximum(left, 1), np.nan)
         first[row, order] = np.where(left > 0, hits[0], np.nan)
         if left[0] > 0:
             first[row, order[0]] = hits[1]
     return precision, first
 
 
-def _sums_behind(values: np.ndarray) -> np.ndarray:
-    """At each place the sum of all later ones."""
+def _sums_after(values: np.ndarray) -> np.ndarray:
+    """Return at each position the sum of all later ones."""
     return np.asarray(values[::-1].cumsum()[::-1] - values)
 
 
 def _column_means(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
-    """The mean of what is there of each column, NaN of none."""
+    """Return the mean of each column's finite values, NaN without any."""
     count = np.isfinite(values).sum(axis=0)
     return np.divide(np.nansum(values, axis=0), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def load_labels(
-    place: Path, config: LabelledConfig | None = None, split: str = "test", held_out: HeldOut | None = None
-) -> Splits:
-    """The classification tasks of a place as one, with as many pictures of each class.
+@lru_cache(maxsize=1)
+def read_label_splits(path: Path, items: int = 1000, held_out: HeldOut | None = None) -> Splits:
+    """Read the classification tasks of a path as one, with the same number of images of each class (smallest hashes).
 
-    Coarse labels of the same pictures and classes that are never trained on are left out. Errors as those of
-    `load_splits`.
+    The test split is `test`, or `val` if `test` has no labels. At most `items` test images, twice as many to train on
+    and half as many to validate on, but two of each class. Coarse labels of the same images, and `held_out` classes,
+    are left out. Cached, because several tasks read it. Errors as those of `load_splits`.
     """
-    items = (config or LabelledConfig()).items
-    tasks = {
-        name: task
-        for name, task in load_splits(place, split, options=ClassOptions(held_out=held_out)).items()
-        if "/" not in name
-    }
+    split = "test" if has_labels(path, "test") else "val"
+    splits = load_splits(path, split, options=ClassOptions(held_out=held_out))
+    tasks = {name: task for name, task in splits.items() if "/" not in name}
     if not tasks:
-        raise DataError(
-            f"{place} has no task with labels that are trained on; give labelled pictures in train and {split}"
-        )
-    joined = {
-        part: _join([getattr(task, part) for task in tasks.values()], "+".join(tasks), len(tasks) > 1)
+        raise DataError(f"{path} has no labels to train on; give labelled images in train and {split}")
+    train, val, test = (
+        _join([getattr(task, part) for task in tasks.values()], "+".join(tasks), len(tasks) > 1)
         for part in ("train", "val", "test")
-    }
-    classes = len(set(joined["test"].labels))
+    )
+    classes = len(set(test.labels))
     if classes < 2:
-        raise DataError(f"{place} has only the class {joined['test'].labels[0]!r}; a task needs at least two")
+        raise DataError(f"{path} has only the class {test.labels[0]!r}; a task needs at least two")
     return Splits(
-        train=_thin(joined["train"], 2 * items, classes),
-        val=_thin(joined["val"], items // 2, classes),
-        test=_thin(joined["test"], items, classes),
+        train=_balance(train, 2 * items, classes),
+        val=_balance(val, items // 2, classes),
+        test=_balance(test, items, classes),
     )
 
 
 def _join(parts: Sequence[LabelledImages], name: str, several: bool) -> LabelledImages:
-    """Tasks as one; where there are several, the task's name leads each key and label."""
+    """Join tasks; if there are several, the task's name precedes each key and label."""
     rows = [
         (f"{part.name}/{key}", source, f"{part.name}/{label}") if several else (key, source, label)
         for part in parts
@@ -272,41 +292,15 @@ def _join(parts: Sequence[LabelledImages], name: str, several: bool) -> Labelled
     return LabelledImages(name, keys, sources, labels)
 
 
-def _thin(task: LabelledImages, items: int, classes: int) -> LabelledImages:
-    """At most `items` pictures, as many of each class, always the same ones; two of each, if there are, in any case."""
+def _balance(task: LabelledImages, items: int, classes: int) -> LabelledImages:
+    """Return at most `items` images, the same number of each class, but at least two; always the same ones."""
     by_label: dict[str, list[int]] = defaultdict(list)
-    order = sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(task.keys[row].encode()).digest())
-    for row in order:
+    for row in sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(task.keys[row].encode()).digest()):
         by_label[task.labels[row]].append(row)
     each = max(2, items // classes)
-    rows = sorted(row for found in by_label.values() for row in found[:each])
-    return task.select(rows)
+    return task.select(sorted(row for rows in by_label.values() for row in rows[:each]))
 
 
-def layer_images(task: LabelledImages, name: str) -> LayerImages:
-    """Labelled pictures as they are encoded: whole, at the encoder's own size."""
-
-    def open(place: int) -> list[Image.Image]:
-        source, key = task.images[place], task.keys[place]
-        if isinstance(source, Clip):
-            raise InputError(key, "is a part of a video; layers are measured on pictures")
-        return [open_image(source, key)]
-
-    return LayerImages(name=name, keys=task.keys, open=open, compute_digest=lambda: content_digest(task.images))
-
-
-def _labelled(features: LayerFeatures, task: LabelledImages) -> Features:
-    """The means of a layer's patches, with the labels of those pictures that could be decoded; DataError for none."""
-    if not len(features.rows):
-        raise DataError(f"{task.name}: no picture can be decoded; the first: {features.failures[0]}")
-    keys, labels = (tuple(these[row] for row in features.rows) for these in (task.keys, task.labels))
-    return Features(features.mean(), keys, labels, features.failures)
-
-
-def unit(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
-    """Vectors made of length 1."""
+def normalized(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+    """Return vectors at length 1."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _digest(settings: object, *labels: Sequence[str]) -> str:
-    return hashlib.sha256(repr((settings, labels)).encode(errors="surrogatepass")).hexdigest()[:20]

@@ -1,7 +1,7 @@
-"""The sweep: every task asked of every layer, from features that are extracted once.
+"""The sweep: evaluate every layer of a model on several tasks, with features that are extracted once.
 
-A layer's figures are kept beside the features as soon as they are known, under a digest of what they depend on, so
-that a sweep that was stopped goes on where it was, and a second one with another task measures that task alone.
+A layer's scores are cached next to the features as soon as they are computed, under a digest of what they depend on.
+So an interrupted sweep resumes, and a sweep with another task evaluates that task only.
 """
 
 from __future__ import annotations
@@ -15,54 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from perception_encoder.errors import DataError, InputError, ModelError
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.evaluation.statistics.scores import by_metric
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.layer_encoder import StoredEncoder, resolve_layers
-from perception_encoder.layer_analysis.layer_task import LayerScore, LayerTask
+from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
 from perception_encoder.progress import Track, untracked
 
-KEPT_DIGITS = 6
 FORMAT = 2
-"""Of the cached scores, those of `experiments/layers/subjects.py` too; another one is not read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerCurve:
-    """One figure of one task over a model's layers."""
-
-    model: str
-    task: str
-    figure: str
-    depth: int
-    """Layers that the model has."""
-    scores: dict[int, LayerScore]
-    """By layer, ascending."""
-
-    @property
-    def unit(self) -> str:
-        """ "%" of a share in 0-1, "m", or nothing."""
-        return next(iter(self.scores.values())).unit
-
-    @property
-    def pool(self) -> str:
-        """What `pe embed --pool` takes for such work."""
-        return next(iter(self.scores.values())).pool
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether a small figure is a good one."""
-        return next(iter(self.scores.values())).lower_is_better
-
-    @property
-    def last(self) -> int:
-        """The last of its layers, the model's output: it is always measured."""
-        return max(self.scores)
-
-    @property
-    def best(self) -> int:
-        """The layer with the best figure, the earliest of equals."""
-        sign = -1 if self.lower_is_better else 1
-        return max(self.scores, key=lambda layer: (sign * self.scores[layer].value, -layer))
+"""Of cached scores, also those of `experiments/layers`; those of another format are not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,102 +35,83 @@ class Sweep:
     about: dict[str, str]
     curves: tuple[LayerCurve, ...]
     failures: tuple[InputError, ...]
-    """Pictures, and masks, that could not be used, each once; they are in no figure."""
-    pictures: int
-    """How many were looked at, those included."""
+    """Images and masks that could not be used, each once; they are in no score."""
+    images: int
+    """The number of images, those that could not be used included."""
 
 
 def run_sweep(
     encoder: StoredEncoder,
-    tasks: Sequence[LayerTask],
+    tasks: Sequence[LayerEvaluator],
     config: StoreConfig,
     layers: Sequence[int] | None = None,
     track: Track = untracked,
 ) -> Sweep:
-    """Extract what the tasks look at, then measure them layer by layer.
+    """Extract the features that the tasks need, then evaluate each task layer by layer.
 
-    `layers`: see `measured_layers`; all by default. Raises ConfigError for a layer that does not exist, DataError where
-    data lack what a task needs, ModelError for features, or a figure, that are not finite.
+    `layers`: see `evaluated_layers`. Raises ConfigError for a layer that does not exist, DataError if data lack what a
+    task needs, ModelError if a feature or a score is not finite.
     """
-    wanted = measured_layers(encoder, layers)
+    chosen = evaluated_layers(encoder, layers)
     curves: list[LayerCurve] = []
     failures: dict[str, InputError] = {}
-    seen: set[str] = set()
+    keys: set[str] = set()
     for task in tasks:
-        shown = task.images(encoder)
-        stored = [extract(encoder, pictures, wanted, config, track) for pictures in shown]
-        for pictures, kept in zip(shown, stored, strict=True):
-            seen |= {f"{pictures.digest}/{key}" for key in pictures.keys}
-            failures |= {f"{pictures.digest}/{failure.source}": failure for failure in kept.failures}
-        found = {
-            layer: _measure(encoder.name, task, stored, layer, config.folder / "scores")
-            for layer in track(wanted, f"{task.name}, {encoder.name}", len(wanted))
+        stored = []
+        for images in task.images(encoder):
+            features = extract(encoder, images, chosen, config, track)
+            stored.append(features)
+            keys |= {f"{images.digest}/{key}" for key in images.keys}
+            failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
+        scores = {
+            layer: _evaluate(encoder.name, task, stored, layer, config.directory / "scores")
+            for layer in track(chosen, f"{task.name}, {encoder.name}", len(chosen))
         }
-        curves += _curves(encoder, task, found)
+        metrics = list(scores[chosen[0]])
+        for layer, by_name in scores.items():
+            if list(by_name) != metrics:
+                raise DataError(f"{task.name} has other metrics at layer {layer} than at others; delete its scores")
+        for metric in metrics:
+            by_layer = {layer: by_name[metric] for layer, by_name in scores.items()}
+            curves.append(
+                LayerCurve(model=encoder.name, task=task.name, metric=metric, depth=encoder.depth, scores=by_layer)
+            )
         failures |= {f"{task.name}/{failure.source}": failure for failure in task.failures}
     return Sweep(
         model=encoder.name,
         about=dict(encoder.about),
         curves=tuple(curves),
         failures=tuple(failures.values()),
-        pictures=len(seen),
+        images=len(keys),
     )
 
 
-def measured_layers(encoder: StoredEncoder, layers: Sequence[int] | None) -> list[int]:
-    """The layers that a sweep measures, 0-based: those asked for, and the output, that all are compared with.
+def evaluated_layers(encoder: StoredEncoder, layers: Sequence[int] | None) -> list[int]:
+    """Return the layers that a sweep evaluates, 0-based: the given ones, or all, and always the last.
 
     ConfigError for a layer that does not exist.
     """
     return resolve_layers(encoder, None if layers is None else [*layers, -1])
 
 
-def _curves(encoder: StoredEncoder, task: LayerTask, found: dict[int, tuple[LayerScore, ...]]) -> list[LayerCurve]:
-    """One curve for each of the task's figures."""
-    names = [score.name for score in next(iter(found.values()))]
-    for layer, scores in found.items():
-        if [score.name for score in scores] != names:
-            raise DataError(f"{task.name} has other figures at layer {layer} than before; delete the store's scores")
-    return [
-        LayerCurve(
-            model=encoder.name,
-            task=task.name,
-            figure=name,
-            depth=encoder.depth,
-            scores={layer: scores[place] for layer, scores in found.items()},
-        )
-        for place, name in enumerate(names)
-    ]
-
-
-def _measure(
-    model: str, task: LayerTask, stored: Sequence[StoredLayers], layer: int, folder: Path
-) -> tuple[LayerScore, ...]:
-    depends = json.dumps([FORMAT, task.name, task.digest, layer, [kept.key for kept in stored]])
-    path = folder / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
-    if path.is_file():
-        return _read_scores(path)
-    scores = task.measure([kept.read(layer) for kept in stored])
-    for score in scores:
-        if not np.isfinite(score.value):
-            raise ModelError(f"{task.name}: {score.name} of layer {layer} of {model} is not a number; features are bad")
-    with writing(path), replacing(path) as temporary:
-        temporary.write_text(json.dumps([_pack(score) for score in scores]), encoding="utf-8")
-    return _read_scores(path)  # as the next run will have them
-
-
-def _pack(score: LayerScore) -> dict[str, object]:
-    names = ("name", "value", "n", "blocks", "pool", "unit", "lower_is_better", "by_seed")
-    kept = {name: getattr(score, name) for name in names}
-    return {**kept, "drawn": [round(float(value), KEPT_DIGITS) for value in score.drawn]}
-
-
-def _read_scores(path: Path) -> tuple[LayerScore, ...]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(
-            LayerScore(**{**score, "drawn": np.array(score["drawn"]), "by_seed": tuple(score["by_seed"])})
-            for score in said
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it, and it is measured anew") from None
+def _evaluate(
+    model: str, task: LayerEvaluator, stored: Sequence[StoredLayers], layer: int, directory: Path
+) -> dict[str, LayerScore]:
+    """Return the scores of a layer by metric, from the cache if they are in it."""
+    depends = json.dumps([FORMAT, task.name, task.digest, layer, [features.key for features in stored]])
+    path = directory / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
+    if not path.is_file():
+        groups = by_metric(task.score([features.read(layer) for features in stored]).scores)
+        computed = [LayerScore.of(group, task.pool(metric)) for metric, group in groups.items()]
+        for score in computed:
+            if not np.isfinite(score.value):
+                raise ModelError(
+                    f"{task.name}: {score.name} of layer {layer} of {model} is not finite; check the model"
+                )
+        with writing(path), replacing(path) as temporary:
+            temporary.write_text(json.dumps([score.to_dict() for score in computed]), encoding="utf-8")
+    try:  # also after writing, for the same digits in every run
+        scores = map(LayerScore.from_dict, json.loads(path.read_text(encoding="utf-8")))
+        return {score.name: score for score in scores}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it, and the layer is evaluated again") from None

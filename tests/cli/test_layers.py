@@ -61,7 +61,7 @@ def test_a_size_and_layers_that_are_given(
     ("arguments", "message"),
     [
         (["--size", "50", "--tasks", "retrieval"], "size 50x50 is not a multiple of the patch size 16"),
-        (["--tasks", "colour"], "there is no task 'colour'"),
+        (["--tasks", "colour"], "the task 'colour' is unknown"),
         (["--layer", "0,12", "--tasks", "retrieval"], "layer 12 does not exist; nano has layers 0 to 11"),
         (["--layer", "first"], "it must be numbers separated by commas"),
         (["--dtype", "int8"], "float16 or float32"),

@@ -1,4 +1,4 @@
-"""A small place for the experiments in small."""
+"""Small data for the experiments in small."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reproduction import Place
+from experiments.reproduction import Paths
 from tests.evaluation.colours import write_colours
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def paths(tmp_path: Path) -> Paths:
     for split in ("train", "test"):
         write_colours(tmp_path / "photos" / f"{split}.tar", "flowers", ["red rose", "green rose", "blue rose"] * 4)
     write_colours(tmp_path / "drawings" / "unseen.tar", "openmoji", ["red hat", "blue hat", "green hat"])
     write_colours(tmp_path / "drawings" / "train.tar", "noto", ["red hat"])
-    return Place(
+    return Paths(
         photos=tmp_path / "photos", drawings=tmp_path / "drawings", runs=tmp_path / "runs", result=tmp_path / "r.json"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.command_line import TOWERS, write_page
-from experiments.layers.run import KEPT
+from experiments.layers.run import TOWER_FILES
 from tests.conftest import ROOT
 
 
@@ -34,7 +34,7 @@ def test_missing_data_are_named(tmp_path: Path) -> None:
 
 
 def test_towers_are_in_the_repository() -> None:
-    assert {path.name for path in TOWERS.iterdir()} == set(KEPT.values())
+    assert {path.name for path in TOWERS.iterdir()} == set(TOWER_FILES.values())
 
 
 def test_a_page_and_a_plot_are_written_next_to_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

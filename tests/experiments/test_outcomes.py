@@ -1,4 +1,4 @@
-"""Every set is measured on its own pictures, and what was right survives being packed."""
+"""Every set is evaluated on its own images, and outcomes survive being packed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def held_out(tmp_path: Path) -> HeldOut:
 
 
 def test_every_set_and_task(held_out: HeldOut) -> None:
-    outcomes = held_out.measure(ColourEncoder())
+    outcomes = held_out.evaluate(ColourEncoder())
     assert list(outcomes) == [PHOTOS, *CHANGES, DRAWINGS]
     photos = {outcome.task: outcome.right.tolist() for outcome in outcomes[PHOTOS]}
     assert photos == {"shop": [True, False, True, True, True, True], "shop/coarse": [True] * 6, "toys": [True, True]}
@@ -32,33 +32,33 @@ def test_every_set_and_task(held_out: HeldOut) -> None:
     grey = [outcome.right.all() for outcome in outcomes["grey"]]
     assert not all(grey)  # an encoder of colours cannot know them without
     occluded = outcomes["occluded"][0]
-    assert occluded.right.tolist() == [True, True]  # and does not need all of the picture
+    assert occluded.right.tolist() == [True, True]  # and does not need all of the image
     (drawings,) = outcomes[DRAWINGS]
     assert drawings.right.tolist() == [True, True]
 
 
 def test_outcomes_come_back_from_text(held_out: HeldOut) -> None:
-    outcomes = held_out.measure(ColourEncoder())
+    outcomes = held_out.evaluate(ColourEncoder())
     again = held_out.unpack(held_out.pack(outcomes))
-    for name, found in outcomes.items():
-        for before, after in zip(found, again[name], strict=True):
+    for name, tasks in outcomes.items():
+        for before, after in zip(tasks, again[name], strict=True):
             assert (before.task, before.keys, before.labels) == (after.task, after.keys, after.labels)
             assert np.array_equal(before.right, after.right)
 
 
-def test_outcomes_of_other_pictures_are_refused(held_out: HeldOut) -> None:
-    packed = held_out.pack(held_out.measure(ColourEncoder()))
-    with pytest.raises(DataError, match="other sets of pictures"):
+def test_outcomes_of_other_images_are_refused(held_out: HeldOut) -> None:
+    packed = held_out.pack(held_out.evaluate(ColourEncoder()))
+    with pytest.raises(DataError, match="other sets of images"):
         held_out.unpack({name: tasks for name, tasks in packed.items() if name != DRAWINGS})
     packed[PHOTOS]["shop"] = packed[PHOTOS]["shop"].replace("6 ", "5 ")
-    with pytest.raises(DataError, match="5 pictures of shop, not 6"):
+    with pytest.raises(DataError, match="5 images of shop, not 6"):
         held_out.unpack(packed)
 
 
-def test_a_picture_that_cannot_be_decoded_is_an_error(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_an_error(tmp_path: Path) -> None:
     write_colours(tmp_path / "test.tar", "shop", LABELS, broken=(3,))
     with pytest.raises(DataError, match="shop: 1 images cannot be decoded; shop-3"):
-        HeldOut(tmp_path).measure(ColourEncoder())
+        HeldOut(tmp_path).evaluate(ColourEncoder())
 
 
 def outcome(task: str, labels: str, right: str) -> Outcome:
@@ -70,19 +70,21 @@ def test_the_average_is_over_classes_then_tasks_then_sets() -> None:
     fine = outcome("food", "aaab", "1100")  # a 2/3, b 0
     coarse = outcome("food/coarse", "xxyy", "1111")
     other = outcome("cars", "pq", "10")
-    found = average_row("score", [[fine, coarse], [other]])
-    assert found["value"] == pytest.approx(((1 / 3 + 1) / 2 + 1 / 2) / 2)
-    assert found["n"] == 6  # pictures of food and of cars, each once
+    row = average_row("score", [[fine, coarse], [other]])
+    assert row["value"] == pytest.approx(((1 / 3 + 1) / 2 + 1 / 2) / 2)
+    assert row["n"] == 6  # images of food and of cars, each once
 
 
-def test_pictures_of_two_tasks_are_drawn_together() -> None:
+def test_images_of_two_tasks_are_resampled_together() -> None:
     rng = np.random.default_rng(0)
     right = rng.random(400) < 0.5
     keys = tuple(map(str, range(400)))
     one = Outcome("food", keys, ("a",) * 400, right)
-    same = Outcome("food/coarse", keys, ("b",) * 400, right)  # of the same pictures: it adds nothing that is new
+    same = Outcome("food/coarse", keys, ("b",) * 400, right)  # of the same images: it adds nothing new
     apart = Outcome("cars", keys, ("b",) * 400, right)
-    width = {name: np.diff(average_row("s", [[one, two]])["ci"])[0] for name, two in (("same", same), ("apart", apart))}
+    width = {
+        name: np.diff(average_row("s", [[one, two]])["interval"])[0] for name, two in (("same", same), ("apart", apart))
+    }
     assert width["same"] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
     assert width["apart"] == pytest.approx(width["same"] / 2**0.5, rel=0.1)
 
@@ -94,12 +96,12 @@ def test_a_difference_is_paired() -> None:
     better[np.flatnonzero(~right)[:30]] = True
     keys, labels = tuple(map(str, range(1000))), ("a",) * 1000
     ours, theirs = (Outcome("t", keys, labels, some) for some in (better, right))
-    found = difference_row("gain", [[ours]], [[theirs]])
-    assert found["value"] == pytest.approx(0.03)
-    assert found["ci"][0] > 0.015  # unpaired, the interval would be 0.03 +- 0.044
-    assert found["ci"][1] < 0.045
+    row = difference_row("gain", [[ours]], [[theirs]])
+    assert row["value"] == pytest.approx(0.03)
+    assert row["interval"][0] > 0.015  # unpaired, the interval would be 0.03 +- 0.044
+    assert row["interval"][1] < 0.045
 
 
-def test_models_measured_on_other_pictures_cannot_be_compared() -> None:
+def test_models_evaluated_on_other_images_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="not evaluated on the same items"):
         difference_row("gain", [[outcome("t", "ab", "11")]], [[outcome("t", "abc", "111")]])

@@ -1,4 +1,4 @@
-"""What each change does to a picture, and that all of them keep its size and repeat themselves."""
+"""Each change does what its name says, keeps the size of an image, and repeats itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 from experiments.robustness import CHANGES, Changed, grey, line_art, occluded, shifted_colour, turned
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     pixels = np.zeros((60, 80, 3), dtype=np.uint8)
     pixels[:, :40] = (200, 40, 40)
     pixels[20:40, 50:70] = (40, 40, 200)
@@ -26,40 +26,40 @@ def array(image: Image.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_keeps_size_and_mode_and_repeats_itself(name: str) -> None:
-    before = picture()
+    before = image()
     once, again = (CHANGES[name](before, rng()) for _ in range(2))
     assert (once.size, once.mode) == (before.size, "RGB")
     assert (array(once) == array(again)).all()
     assert (array(once) != array(before)).any()
-    assert (array(before) == array(picture())).all()
+    assert (array(before) == array(image())).all()
 
 
 def test_grey_has_no_colour() -> None:
-    assert (np.ptp(array(grey(picture(), rng())), axis=2) == 0).all()
+    assert (np.ptp(array(grey(image(), rng())), axis=2) == 0).all()
 
 
 def test_line_art_is_dark_at_edges_and_white_elsewhere() -> None:
-    lines = array(line_art(picture(), rng()))[..., 0]
+    lines = array(line_art(image(), rng()))[..., 0]
     assert lines[5:15, 10:30].min() == 255  # inside of one colour
     assert lines[:, 36:44].min() < 100  # where two meet
     assert lines[:, :3].min() == 255  # the rim
 
 
 def test_the_hidden_part_is_a_rectangle_of_its_share() -> None:
-    changed = (array(occluded(picture(), rng())) != array(picture())).any(axis=2)
+    changed = (array(occluded(image(), rng())) != array(image())).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     assert np.ptp(rows) + 1 == round(60 * 0.3**0.5)
     assert np.ptp(columns) + 1 == round(80 * 0.3**0.5)
 
 
 def test_shifted_colours_keep_brightness_and_greys() -> None:
-    found = array(shifted_colour(picture(), rng()))
-    assert (found[50, 60] == 0).all()  # black
-    assert found[5, 5].max() == pytest.approx(200, abs=2)
-    assert found[5, 5].argmax() != 0  # no longer red
+    shifted = array(shifted_colour(image(), rng()))
+    assert (shifted[50, 60] == 0).all()  # black
+    assert shifted[5, 5].max() == pytest.approx(200, abs=2)
+    assert shifted[5, 5].argmax() != 0  # no longer red
 
 
-def test_a_picture_is_turned_by_20_to_60_degrees_to_either_side() -> None:
+def test_an_image_is_turned_by_20_to_60_degrees_to_either_side() -> None:
     line = Image.new("RGB", (101, 101))
     line.paste((255, 255, 255), (50, 0, 52, 101))
     degrees = []
@@ -73,12 +73,12 @@ def test_a_picture_is_turned_by_20_to_60_degrees_to_either_side() -> None:
     assert min(degrees) < 0 < max(degrees)
 
 
-def test_an_encoder_is_shown_changed_pictures() -> None:
+def test_an_encoder_sees_changed_images() -> None:
     class Mean:
         name = "mean"
 
         def encode_images(self, images: list[Image.Image], normalize: bool = True) -> np.ndarray:
             return np.stack([array(image).mean(axis=(0, 1)) for image in images])
 
-    found = Changed(Mean(), grey).encode_images([picture(), picture().convert("L")])
-    assert np.ptp(found, axis=1).tolist() == [0, 0]
+    means = Changed(Mean(), grey).encode_images([image(), image().convert("L")])
+    assert np.ptp(means, axis=1).tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""Global tokens: found in a model that is built to have one from a known layer on."""
+"""Global tokens are found in a model that is built to have one from a known layer on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import ConfigError
 from perception_encoder.inference.layer_encoder import TowerEncoder
-from perception_encoder.layer_analysis.global_tokens import describe_tokens, find_global, received_attention
+from perception_encoder.layer_analysis.global_tokens import TIMES, describe_tokens, received_attention
 from perception_encoder.layer_analysis.global_tokens import first_global_layer as first
-from perception_encoder.layer_analysis.inside import describe_layers, look_inside
+from perception_encoder.layer_analysis.image_analysis import describe_layers
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.tower import OwnTower
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -21,7 +20,7 @@ GRID, PATCH, DEPTH = 6, 4, 8
 
 
 def tower(starts: int, only: bool = False) -> TowerEncoder:
-    """A model in which every token looks at bright patches from layer `starts` on, or at that layer alone.
+    """A model in which every token attends to bright patches from layer `starts` on, or at that layer alone.
 
     Tokens tell bright from dark by the sign of their channels, and no block changes them; where attention is not set
     it is even.
@@ -45,62 +44,41 @@ def tower(starts: int, only: bool = False) -> TowerEncoder:
 
 
 def dark(*bright: int) -> Image.Image:
-    """A dark picture with some bright patches."""
+    """Return a dark image with some bright patches."""
     pixels = np.full((GRID, GRID), 20, np.uint8)
     pixels.flat[list(bright)] = 250
     return Image.fromarray(np.kron(pixels, np.ones((PATCH, PATCH), np.uint8)))
 
 
 @pytest.mark.parametrize("starts", [0, 3, 7])
-def test_the_layer_from_which_on_tokens_are_global(starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_layer_with_global_tokens(starts: int) -> None:
     statistics = describe_layers(tower(starts), [dark(8), dark(20, 3)])
-    monkeypatch.setattr("perception_encoder.layer_analysis.inside.HELD", 1)  # a layer at a time
-    assert describe_layers(tower(starts), [dark(8), dark(20, 3)]) == statistics
     assert first(statistics) == starts
     assert [each.global_tokens for each in statistics] == [1.5 if n >= starts else 0 for n in range(DEPTH)]
     assert statistics[7].global_attention > 0.9 and statistics[7].prefix_norm is None
 
 
-def test_one_layer_alone_is_no_beginning() -> None:
+def test_one_layer_alone_does_not_count() -> None:
     assert first(describe_layers(tower(2, only=True), [dark(8)])) is None
     assert first(describe_layers(tower(2), [plain(30)])) is None  # all patches are alike
 
 
-def test_a_picture_from_inside() -> None:
-    encoder = tower(5)
-    inside = look_inside(encoder, dark(8), [-1, 0], at=(0.0, 0.99))
-    assert list(inside.maps) == [0, 7] and (inside.row, inside.column) == (5, 0) and inside.grid == (6, 6)
-    assert inside.global_from == 5
-    assert inside.received(7)[1, 2] > 30 and inside.received(7)[0, 0] < 1  # patch 8 is in row 1, column 2
-    np.testing.assert_allclose(inside.looked_at(0), 1, atol=1e-5)
-    assert inside.looked_at(7)[1, 2] == pytest.approx(36, abs=0.5)
-    assert inside.alike(0)[1, 2] == pytest.approx(-1, abs=1e-4) and inside.alike(0)[5, 5] == pytest.approx(1, abs=1e-4)
-    np.testing.assert_allclose(inside.norms(7), 2**0.5 * 2**0.5, atol=1e-2)
-
-
-def test_places_and_layers_that_do_not_exist() -> None:
-    with pytest.raises(ConfigError, match=r"place 1\.5,0 is outside the picture"):
-        look_inside(tower(0), dark(8), at=(1.5, 0))
-    with pytest.raises(ConfigError, match="layer 8 does not exist; built has layers 0 to 7"):
-        look_inside(tower(0), dark(8), [8])
-
-
-def test_attention_that_neighbours_give_is_local() -> None:
+def test_attention_of_neighbours_is_local() -> None:
     count = 25
     attention = np.full((1, count, count), 0.5 / count)
-    attention[0, :6, 3] += 0.5  # six tokens look at patch 3
+    attention[0, :6, 3] += 0.5  # six tokens attend to patch 3
     attention /= attention.sum(axis=-1, keepdims=True)
-    assert not find_global(attention, 0).any()
+    assert (received_attention(attention, 0) < TIMES).all()
     attention[0, :, 3] += 5  # all do
     attention /= attention.sum(axis=-1, keepdims=True)
-    assert np.flatnonzero(find_global(attention, 0)[0]).tolist() == [3]
+    assert np.flatnonzero(received_attention(attention, 0)[0] > TIMES).tolist() == [3]
     assert received_attention(np.ones((1, 1, 1)), 0).tolist() == [[0]]
 
 
-def test_a_class_token_is_no_global_patch() -> None:
+def test_a_class_token_is_not_a_global_patch() -> None:
     attention = np.full((1, 26, 26), 0.01)
     attention[0, :, 0] = 1 - 0.25
     patches = np.ones((1, 5, 5, 3))
-    found = describe_tokens(4, np.full((1, 1, 3), 2.0), patches, attention)
-    assert found.global_tokens == 0 and found.prefix_norm == pytest.approx(12**0.5)
-    assert found.patch_norm == found.largest_norm == pytest.approx(3**0.5)
+    statistics = describe_tokens(4, np.full((1, 1, 3), 2.0), patches, attention)
+    assert statistics.global_tokens == 0 and statistics.prefix_norm == pytest.approx(12**0.5)
+    assert statistics.patch_norm == statistics.largest_norm == pytest.approx(3**0.5)

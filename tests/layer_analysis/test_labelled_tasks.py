@@ -16,14 +16,14 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
-    load_labels,
+    normalized,
+    read_label_splits,
     retrieval_precision,
     retrieval_precision_without,
-    unit,
 )
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
-from perception_encoder.layer_analysis.tasks import make_tasks
+from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from tests.evaluation.classification.test_splits import folders
 from tests.evaluation.colours import picture, write_colours
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
@@ -50,33 +50,33 @@ def test_average_precision_by_hand() -> None:
     np.testing.assert_array_equal(first, [0, np.nan, 0, 1, np.nan])
 
 
-def test_vectors_that_are_all_the_same_find_nothing_early() -> None:
+def test_equal_vectors_retrieve_nothing_early() -> None:
     precision, first = retrieval_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
     assert not np.nansum(first) and precision[0] == pytest.approx(1 / 5)
-    assert np.array_equal(unit(np.zeros((1, 3))), np.zeros((1, 3)))
+    assert np.array_equal(normalized(np.zeros((1, 3))), np.zeros((1, 3)))
 
 
-def test_average_precision_without_a_picture_is_that_of_the_others() -> None:
+def test_average_precision_without_an_image_is_that_of_the_others() -> None:
     rng = np.random.default_rng(0)
-    vectors, labels = unit(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
+    vectors, labels = normalized(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
     vectors[3] = vectors[4]
     without = retrieval_precision_without(vectors, labels)
     for gone in range(15):
-        kept = np.delete(np.arange(15), gone)
-        for found, wanted in zip(without, retrieval_precision(vectors[kept], labels[kept]), strict=True):
-            np.testing.assert_allclose(found[kept, gone], wanted)
-            assert np.isnan(found[gone, gone])
+        rest = np.delete(np.arange(15), gone)
+        for values, expected in zip(without, retrieval_precision(vectors[rest], labels[rest]), strict=True):
+            np.testing.assert_allclose(values[rest, gone], expected)
+            assert np.isnan(values[gone, gone])
 
 
 def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
-    """A picture that all others find, or none, counts for more than itself."""
+    """An image that all others retrieve, or none, counts for more than itself."""
     told = 0
     for seed in range(60):
         rng, labels = np.random.default_rng(seed), np.repeat(np.arange(20), 4)
         centres = rng.normal(size=(20, 16))
         scores = []
         for _ in range(2):
-            vectors = unit(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
+            vectors = normalized(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
             whole, without = retrieval_precision(vectors, labels)[0], retrieval_precision_without(vectors, labels)[0]
             values = contributions(float(whole.mean()), np.nanmean(without, axis=0))
             scores.append(ItemScores.of("mAP", values, [str(n) for n in range(80)]))
@@ -88,71 +88,71 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
 def test_average_precision_is_scikit_learns() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
-    vectors, labels = unit(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
+    vectors, labels = normalized(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
     precision, _ = retrieval_precision(vectors, labels)
     for row in range(20):
         others = np.delete(np.arange(20), row)
-        wanted = metrics.average_precision_score(labels[others] == labels[row], vectors[others] @ vectors[row])
-        assert precision[row] == pytest.approx(wanted)
+        expected = metrics.average_precision_score(labels[others] == labels[row], vectors[others] @ vectors[row])
+        assert precision[row] == pytest.approx(expected)
 
 
-def test_the_layer_that_shows_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
-    splits = load_labels(photos, FAST)
+def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
+    splits = read_label_splits(photos, FAST.items)
     tasks = [ClassificationTask(splits, FAST), RetrievalTask(splits.test)]
-    found = run_sweep(ToyEncoder(), tasks, StoreConfig(folder=tmp_path / "store"))
-    figures = {curve.figure: curve for curve in found.curves}
-    assert list(figures) == [
+    sweep = run_sweep(ToyEncoder(), tasks, StoreConfig(directory=tmp_path / "store"))
+    curves = {curve.metric: curve for curve in sweep.curves}
+    assert list(curves) == [
         "mean class accuracy, attentive probe",
         "mean class accuracy, linear probe",
         "mean class accuracy, k-NN",
         "mean average precision",
         "R@1",
     ]
-    for curve in figures.values():
-        assert curve.best == CLEAR and curve.scores[CLEAR].value > 0.95 and curve.scores[CLEAR].n == 23, curve.figure
+    for curve in curves.values():
+        assert curve.best == CLEAR and curve.scores[CLEAR].value > 0.95 and curve.scores[CLEAR].n == 23, curve.metric
         assert curve.scores[0].value < 0.9
-    assert figures["mean class accuracy, attentive probe"].pool == "tokens" and figures["R@1"].pool == "mean"
-    assert [failure.source for failure in found.failures] == ["toys-4"] and found.pictures == 60
+    assert curves["mean class accuracy, attentive probe"].pool == "tokens" and curves["R@1"].pool == "mean"
+    assert [failure.source for failure in sweep.failures] == ["toys-4"] and sweep.images == 60
 
 
-def test_where_test_has_no_labels_val_is_measured(tmp_path: Path) -> None:
-    """As in ImageNet, whose `test` is a folder of pictures without classes."""
+def test_val_is_evaluated_if_test_has_no_labels(tmp_path: Path) -> None:
+    """As in ImageNet, whose `test` is a directory of images without classes."""
     folders(tmp_path, "train", ["red", "green"] * 10)
     folders(tmp_path, "val", ["red", "green"] * 3, 50)
     for _ in range(2):
-        (task,) = make_tasks(["classification"], {}, tmp_path, 4 + len(list(tmp_path.iterdir())))
+        (task,) = make_tasks(["classification"], {}, tmp_path, TaskOptions(items=4 + len(list(tmp_path.iterdir()))))
         assert isinstance(task, ClassificationTask) and task.splits.test.keys[0].startswith("green")
         assert len(task.splits.train.keys) + len(task.splits.val.keys) <= 20
         (tmp_path / "test").mkdir(exist_ok=True)
         (tmp_path / "test" / "unlabelled.png").write_bytes(picture("red", 1))
     folders(tmp_path, "test", ["red", "green"] * 2, 90)
-    (task,) = make_tasks(["retrieval"], {}, tmp_path, 9)
+    (task,) = make_tasks(["retrieval"], {}, tmp_path, TaskOptions(items=9))
     assert isinstance(task, RetrievalTask) and len(task.labelled.keys) == 4
 
 
 def test_as_many_of_each_class_and_always_the_same(photos: Path) -> None:
-    splits = load_labels(photos, LabelledConfig(items=9))
+    splits = read_label_splits(photos, 9)
     assert [len(part.labels) for part in (splits.train, splits.val, splits.test)] == [18, 6, 9]
     assert {splits.test.labels.count(label) for label in splits.classes} == {3}
-    assert load_labels(photos, LabelledConfig(items=9)).test.keys == splits.test.keys
+    assert read_label_splits(photos, 9).test.keys == splits.test.keys
 
 
 def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write_colours(tmp_path / "one" / f"{split}.tar", "toys", ["red"] * 12)
     with pytest.raises(DataError, match="only the class 'red'"):
-        load_labels(tmp_path / "one")
-    with pytest.raises(DataError, match="one picture of each class"):
+        read_label_splits(tmp_path / "one")
+    with pytest.raises(DataError, match="one image of each class"):
         RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "y")))
     with pytest.raises(DataError, match="a single class"):
         RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "x")))
     with pytest.raises(DataError, match=r"retrieval: .*/nothing does not exist"):
-        make_tasks(["retrieval"], {}, tmp_path / "nothing", 10)
-    with pytest.raises(DataError, match="retrieval has no data; give --data retrieval=PLACE"):
-        make_tasks(["retrieval"], {}, None, 10)
+        make_tasks(["retrieval"], {}, tmp_path / "nothing", TaskOptions(items=10))
+    with pytest.raises(DataError, match="retrieval has no data; give --data retrieval=PATH"):
+        make_tasks(["retrieval"], {}, None, TaskOptions(items=10))
     with pytest.raises(DataError, match="tracking: "):
-        make_tasks(["tracking"], {}, tmp_path / "one" / "train.tar", 10)
-    with pytest.raises(ConfigError, match="there is no task 'colour'; there are classification"):
-        make_tasks(["colour"], {}, tmp_path, 10)
+        make_tasks(["tracking"], {}, tmp_path / "one" / "train.tar", TaskOptions(items=10))
+    with pytest.raises(ConfigError, match="the task 'colour' is unknown; the tasks are classification"):
+        make_tasks(["colour"], {}, tmp_path, TaskOptions(items=10))
     with pytest.raises(ConfigError, match="not among the tasks"):
-        make_tasks(["retrieval"], {"tracking": tmp_path}, tmp_path, 10)
+        make_tasks(["retrieval"], {"tracking": tmp_path}, tmp_path, TaskOptions(items=10))

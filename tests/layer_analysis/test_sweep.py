@@ -1,145 +1,234 @@
-"""Sweeps: the layer that is best is found, what is known is not measured again, and recommendations are plain."""
+"""The sweep finds the best layer, caches what it evaluated, and agrees with the evaluators themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from perception_encoder.errors import ConfigError, ModelError
-from perception_encoder.layer_analysis.layer_task import LayerFeatures, LayerScore
+from perception_encoder.datasets.class_masks import ClassMasks
+from perception_encoder.datasets.instances import InstanceSet
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.datasets.rgbd import DepthImages
+from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.detection import DetectionConfig
+from perception_encoder.dense_prediction.head_fitting import FitConfig
+from perception_encoder.dense_prediction.segmentation import SegmentationConfig
+from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, ModelError
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
+from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.layer_features import LayerFeatures, OneLayer
+from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.statistics.scores import ResampledScores
+from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.recommendation import recommend
 from perception_encoder.layer_analysis.store import StoreConfig
-from perception_encoder.layer_analysis.sweep import LayerCurve, run_sweep
+from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.progress import Track, untracked
+from tests.evaluation.layers import discs, png, write_video
 from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder
+
+CONFIG = TrackingConfig(short_side=48)
+FIT = FitConfig(epochs=12, batch=4, lr=1e-2)
 
 
 def test_the_clear_layer_is_best(tmp_path: Path) -> None:
-    task = LightnessTask(broken=(3,))
-    found = run_sweep(ToyEncoder(), [task], StoreConfig(folder=tmp_path))
-    curve = found.curves[0]
-    assert [each.figure for each in found.curves] == ["likeness", "mean"] and list(curve.scores) == [0, 1, 2, 3]
+    sweep = run_sweep(ToyEncoder(), [LightnessTask(broken=(3,))], StoreConfig(directory=tmp_path))
+    curve = sweep.curves[0]
+    assert [each.metric for each in sweep.curves] == ["likeness", "mean"] and list(curve.scores) == [0, 1, 2, 3]
     assert curve.best == CLEAR and curve.last == 3 and curve.scores[CLEAR].value == pytest.approx(1, abs=1e-3)
-    assert found.pictures == 20 and [str(failure) for failure in found.failures] == ["grey 3: is cut"]
-    said = recommend(curve)
-    assert (
-        said.is_real
-        and said.command == f"--layer {CLEAR} --pool mean"
-        and f"Take layer {CLEAR}: 100.0 %" in said.text()
-    )
+    assert sweep.images == 20 and [str(failure) for failure in sweep.failures] == ["grey 3: is cut"]
+    result = recommend(curve)
+    assert result.is_real and result.command == f"--layer {CLEAR} --pool mean"
+    assert f"Take layer {CLEAR}: 100.0 %" in result.text()
 
 
-def test_what_is_known_is_not_measured_again(tmp_path: Path) -> None:
-    encoder, task, config = ToyEncoder(), LightnessTask(), StoreConfig(folder=tmp_path)
+def test_cached_scores_are_not_evaluated_again(tmp_path: Path) -> None:
+    encoder, task, config = ToyEncoder(), LightnessTask(), StoreConfig(directory=tmp_path)
     first = run_sweep(encoder, [task], config)
+    for path in (tmp_path / "scores").iterdir():  # as earlier versions wrote them
+        path.write_text(path.read_text().replace('"draws"', '"drawn"'))
     again = run_sweep(encoder, [task], config)
-    assert task.measured == [0, 1, 2, 3] and encoder.seen == 20
+    assert task.evaluated == [0, 1, 2, 3] and encoder.encoded == 20
     for one, other in zip(first.curves, again.curves, strict=True):
         assert all(
-            one.scores[n].value == other.scores[n].value and (one.scores[n].drawn == other.scores[n].drawn).all()
+            one.scores[n].value == other.scores[n].value and (one.scores[n].draws == other.scores[n].draws).all()
             for n in range(4)
         )
     run_sweep(encoder, [replace(task, digest="d2")], config)
-    assert task.measured == [0, 1, 2, 3] * 2 and encoder.seen == 20
+    assert task.evaluated == [0, 1, 2, 3] * 2 and encoder.encoded == 20
 
 
 def test_some_layers(tmp_path: Path) -> None:
-    found = run_sweep(ToyEncoder(), [LightnessTask()], StoreConfig(folder=tmp_path), [-1, 1])
-    assert list(found.curves[0].scores) == [1, 3]
-    found = run_sweep(ToyEncoder(), [LightnessTask()], StoreConfig(folder=tmp_path), [CLEAR])
-    assert list(found.curves[0].scores) == [CLEAR, 3] and found.curves[0].last == 3  # the output is always measured
-    assert "at the last layer, 3;" in recommend(found.curves[0]).text()
+    config = StoreConfig(directory=tmp_path)
+    assert list(run_sweep(ToyEncoder(), [LightnessTask()], config, [-1, 1]).curves[0].scores) == [1, 3]
+    curve = run_sweep(ToyEncoder(), [LightnessTask()], config, [CLEAR]).curves[0]
+    assert list(curve.scores) == [CLEAR, 3] and curve.last == 3  # the output is always evaluated
+    assert "at the last layer, 3;" in recommend(curve).text()
     for layer in (4, -5):
         with pytest.raises(ConfigError, match=f"layer {layer} does not exist; toy has layers 0 to 3"):
-            run_sweep(ToyEncoder(), [LightnessTask()], StoreConfig(folder=tmp_path), [layer])
+            run_sweep(ToyEncoder(), [LightnessTask()], config, [layer])
 
 
-def test_a_figure_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+def test_a_score_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     class BrokenTask(LightnessTask):
-        def measure(self, features: list[LayerFeatures]) -> tuple[LayerScore, ...]:
-            return tuple(replace(score, value=float("nan")) for score in super().measure(features))
+        def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+            scores = ResampledScores.of("likeness", float("nan"), np.ones(1000), ["a", "b"])
+            return Measurement(task="broken", method="mean", scores=(scores,))
 
-    with pytest.raises(ModelError, match="likeness of layer 0 of toy is not a number"):
-        run_sweep(ToyEncoder(), [BrokenTask()], StoreConfig(folder=tmp_path))
-
-
-def curve(
-    values: list[float],
-    spread: float,
-    lower: bool = False,
-    unit: str = "%",
-    blocks: int = 100,
-    by_seed: tuple[float, ...] = (),
-) -> LayerCurve:
-    """A curve whose layers' draws scatter by `spread`, each by itself."""
-    rng = np.random.default_rng(0)
-    scores = {
-        layer: LayerScore(
-            name="accuracy",
-            value=value,
-            n=100,
-            drawn=value + spread * rng.normal(size=1000),
-            blocks=blocks,
-            by_seed=tuple(value + each for each in by_seed),
-            pool="tokens",
-            unit=unit,
-            lower_is_better=lower,
-        )
-        for layer, value in enumerate(values)
-    }
-    return LayerCurve(model="m", task="t", figure="accuracy", depth=len(values), scores=scores)
+    with pytest.raises(ModelError, match="likeness of layer 0 of toy is not finite"):
+        run_sweep(ToyEncoder(), [BrokenTask()], StoreConfig(directory=tmp_path))
 
 
-def test_an_advantage_within_the_noise_is_none() -> None:
-    said = recommend(curve([0.50, 0.54, 0.52, 0.53], spread=0.02))
-    assert said.best == 1 and not said.is_real and said.layer == 3 and said.command == "--layer 3 --pool tokens"
-    assert (
-        said.text().startswith("The last layer, 3, will do: 53.0 %.")
-        and said.gain.interval[0] < 0 < said.gain.interval[1]
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    images, masks = discs()
+    for name in ("one", "two"):
+        write_video(tmp_path / "videos" / f"{name}.tar", images, masks)
+    return tmp_path / "videos"
+
+
+def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: Path) -> None:
+    task, encoder = TrackingEvaluator(read_videos(videos), CONFIG), ToyEncoder()
+    sweep = run_sweep(encoder, [task], StoreConfig(directory=tmp_path / "store", dtype="float32"))
+    assert [curve.metric for curve in sweep.curves] == ["J&F", "J", "F"] and sweep.curves[0].pool == "tokens"
+    assert sweep.curves[0].best == CLEAR and sweep.images == 12
+    for layer in (0, CLEAR):
+        (measurement,) = TrackingEvaluator(read_videos(videos), CONFIG).run(OneLayer(encoder, layer))
+        values = [curve.scores[layer].value for curve in sweep.curves]
+        assert values == pytest.approx([metric.value for metric in measurement.metrics], abs=1e-6)
+
+
+def test_a_video_that_cannot_be_decoded_whole_is_left_out_and_reported(videos: Path, tmp_path: Path) -> None:
+    one, two = read_videos(videos)
+    bad_frame = replace(one, frames=(one.frames[0], b"cut", *one.frames[2:]))
+    task = TrackingEvaluator([bad_frame, two], CONFIG)
+    sweep = run_sweep(ToyEncoder(), [task], StoreConfig(directory=tmp_path / "store"), [CLEAR])
+    assert sweep.curves[0].scores[CLEAR].n == 1 and [f.source for f in sweep.failures] == ["one/frame 1"]
+    bad_mask = replace(two, masks=(two.masks[0], b"cut", *two.masks[2:]))
+    task = TrackingEvaluator([one, bad_mask], CONFIG)
+    sweep = run_sweep(ToyEncoder(), [task], StoreConfig(directory=tmp_path / "store"), [CLEAR])
+    assert sweep.curves[0].scores[CLEAR].n == 1 and [f.source for f in sweep.failures] == ["two/mask 1"]
+    assert isinstance(sweep.failures[0], MediaDecodeError)
+    neither = TrackingEvaluator([replace(one, frames=(b"cut",) * len(one.frames))], CONFIG)
+    with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one/frame 0"):
+        run_sweep(ToyEncoder(), [neither], StoreConfig(directory=tmp_path / "store"), [CLEAR])
+
+
+def test_unusable_masks_are_reported_in_every_run(videos: Path, tmp_path: Path) -> None:
+    one, two = read_videos(videos)
+    empty = replace(one, masks=(png(np.zeros((48, 64), np.uint8)), *one.masks[1:]))
+    cut = replace(one, name="zero", masks=(b"cut", *one.masks[1:]))
+    store = StoreConfig(directory=tmp_path / "store")
+    for _ in range(2):
+        sweep = run_sweep(ToyEncoder(), [TrackingEvaluator([empty, two, cut], CONFIG)], store, [CLEAR])
+        assert sweep.curves[0].scores[CLEAR].n == 1
+        assert [failure.source for failure in sweep.failures] == ["one", "zero/mask 0"]
+    with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one: the mask of the first"):
+        run_sweep(ToyEncoder(), [TrackingEvaluator([empty], CONFIG)], store, [CLEAR])
+
+
+def squares(count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return images of a light square on a dark floor, (16, 16, 3), and their masks, bool (16, 16)."""
+    rng = np.random.default_rng(seed)
+    images, masks = [], []
+    for _ in range(count):
+        mask = np.zeros((16, 16), bool)
+        top, left = 4 * rng.integers(0, 3, 2)
+        mask[top : top + 8, left : left + 8] = True
+        images.append(np.where(mask[..., None], (200, 210, 190), (60, 40, 50)).astype(np.uint8))
+        masks.append(mask)
+    return images, masks
+
+
+def agrees(curves: Sequence[LayerCurve], layer: int, measurement: Measurement) -> None:
+    """Check that the sweep's scores at a layer are the evaluator's."""
+    values = {curve.metric: curve.scores[layer].value for curve in curves}
+    assert values == pytest.approx({metric.name: metric.value for metric in measurement.metrics}, abs=1e-5)
+
+
+def depth_images(seed: int, broken: bool = False, far: bool = False) -> DepthImages:
+    images, masks = squares(10, seed)
+    depths = [png(np.where(mask, 1000, 3000).astype(np.uint16)) for mask in masks]
+    keys = tuple(f"{seed}-{row}" for row in range(10))
+    depths[0] = b"cut" if broken else png(np.full((16, 16), 60_000, np.uint16)) if far else depths[0]
+    return DepthImages(name="squares", keys=keys, images=tuple(map(png, images)), depths=tuple(depths))
+
+
+def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
+    parts, protocol = (
+        (depth_images(0, broken=True), depth_images(1, far=True)),
+        DepthProtocol(head=DepthConfig(channels=8, fit=FIT)),
     )
+    store, encoder = StoreConfig(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
+    sweep = run_sweep(encoder, [DepthEvaluator(*parts, protocol)], store, [0, CLEAR])
+    curve = sweep.curves[0]
+    assert curve.metric == "RMSE" and curve.lower_is_better and curve.best == CLEAR and curve.unit == "m"
+    assert [failure.source for failure in sweep.failures] == ["0-0 (depth)", "1-0"] and curve.scores[0].n == 9
+    (measurement,) = DepthEvaluator(*parts, protocol).run(OneLayer(encoder, CLEAR))
+    agrees(sweep.curves, CLEAR, measurement)
 
 
-def test_the_interval_pays_for_the_choice_of_the_best_of_many() -> None:
-    rng = np.random.default_rng(1)
-    real = 0
-    for _ in range(100):  # layers that do not differ, each measured on as many items of its own
-        made = curve(list(0.5 + 0.02 * rng.normal(size=24)), spread=0.02)
-        real += recommend(made).is_real
-    assert real / 100 <= 0.08
+def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
+    def part(seed: int) -> ClassMasks:
+        images, masks = squares(10, seed)
+        return ClassMasks(
+            name="squares",
+            keys=tuple(f"{seed}-{row}" for row in range(10)),
+            images=tuple(map(png, images)),
+            masks=tuple(png(mask.astype(np.uint8)) for mask in masks),
+            classes=("background", "square"),
+            numbers=({0: 0, 1: 1},) * 10,
+        )
+
+    parts, protocol = (part(0), part(1)), SegmentationProtocol(head=SegmentationConfig(fit=FIT))
+    store, encoder = StoreConfig(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
+    sweep = run_sweep(encoder, [SegmentationEvaluator(*parts, protocol)], store, [0, CLEAR])
+    curve = sweep.curves[0]
+    assert curve.metric == "mIoU" and curve.best == CLEAR and curve.scores[CLEAR].value > 0.7
+    (measurement,) = SegmentationEvaluator(*parts, protocol).run(OneLayer(encoder, CLEAR))
+    agrees(sweep.curves, CLEAR, measurement)
+    protocol = DepthProtocol(head=DepthConfig(channels=8, fit=FIT))
+    depth = DepthEvaluator(depth_images(0), depth_images(1), protocol)
+    encoded = encoder.encoded
+    run_sweep(encoder, [depth], store, [0, CLEAR])
+    assert encoder.encoded == encoded  # the same images, so the same features
 
 
-def test_a_small_error_is_a_good_one() -> None:
-    said = recommend(curve([0.9, 0.3, 0.31, 0.8], spread=0.01, lower=True, unit="m"))
-    assert said.best == 1 and said.is_real and said.gain.value == pytest.approx(0.5) and said.as_good == (2,)
-    assert "Take layer 1: 0.300 m against 0.800 m" in said.text() and "0.500 m better" in said.text()
-    assert "Layer 2 cannot be told from it" in said.text()
+def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    pytest.importorskip("faster_coco_eval")
+
+    def part(seed: int) -> InstanceSet:
+        images, masks = squares(4, seed)
+        boxes = [[int(xs.min()), int(ys.min()), 8, 8] for ys, xs in map(np.nonzero, masks)]
+        return InstanceSet(
+            name="squares",
+            records=tuple({"id": row, "width": 16, "height": 16} for row in range(4)),
+            keys=tuple(f"{seed}-{row}.png" for row in range(4)),
+            images=tuple(map(png, images)),
+            annotations={
+                row: [{"id": row + 1, "image_id": row, "category_id": 1, "bbox": box}] for row, box in enumerate(boxes)
+            },
+            categories=({"id": 1, "name": "square"},),
+        )
+
+    parts = part(0), part(1)
+    head = DetectionConfig(channels=8, hidden=16, regions=16, fit=FitConfig(epochs=2, batch=4))
+    store, encoder = StoreConfig(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
+    task = DetectionEvaluator(*parts, DetectionProtocol(head=head))
+    sweep = run_sweep(encoder, [task], store, [CLEAR])
+    assert sweep.curves[0].metric == "box AP"
+    (measurement,) = DetectionEvaluator(*parts, DetectionProtocol(head=head)).run(OneLayer(encoder, CLEAR))
+    agrees(sweep.curves, CLEAR, measurement)
 
 
-def test_the_last_layer_may_be_the_best() -> None:
-    said = recommend(curve([0.2, 0.4, 0.6], spread=0.01))
-    assert said.layer == 2 and not said.is_real and said.text() == "Take the last layer, 2: 60.0 %; no other is better."
-
-
-def test_one_sequence_or_one_head_seed_shows_nothing() -> None:
-    for said in (
-        recommend(curve([0.3, 0.9, 0.2, 0.5], spread=0.01, blocks=1)),
-        recommend(curve([0.3, 0.9, 0.2, 0.5], spread=0.01, by_seed=(0.0,))),
-    ):
-        assert said.gain.interval is None and not said.is_real and said.layer == 3 and said.as_good == (0, 2, 3)
-        assert "without an interval (one block, or one seed of a head) this shows nothing" in said.text()
-
-
-def test_a_gap_within_what_head_seeds_do_is_not_recommended() -> None:
-    """As that of depth of rooms: 0.021 with one seed, and 0.003 and 0.008 with the next two."""
-    made = curve([0.201, 0.18], spread=0.0005)
-    assert recommend(made).is_real and recommend(made).layer == 0  # over items alone
-    gaps = (0.021, 0.003, 0.008)
-    scores = {
-        0: replace(made.scores[0], value=0.18 + sum(gaps) / 3, by_seed=tuple(0.18 + gap for gap in gaps)),
-        1: replace(made.scores[1], by_seed=(0.18, 0.18, 0.18)),
-    }
-    said = recommend(replace(made, scores=scores))
-    assert said.best == 0 and said.gain.value == pytest.approx(sum(gaps) / 3) and not said.is_real
-    assert said.as_good == (1,)
+def test_images_of_which_none_can_be_decoded(tmp_path: Path) -> None:
+    bad = replace(depth_images(0), images=(b"cut",) * 10)
+    with pytest.raises(DataError, match="depth: no image can be used; the first: 0-0"):
+        run_sweep(ToyEncoder(), [DepthEvaluator(bad, depth_images(1))], StoreConfig(directory=tmp_path / "store"))

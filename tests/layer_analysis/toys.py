@@ -1,22 +1,24 @@
-"""An encoder whose layers are known, and a task whose answer is."""
+"""An encoder whose best layer is known, and a task that it is best for."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
+from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from perception_encoder.layer_analysis.layer_task import LayerScore
 from perception_encoder.models.protocols import LayerEncoder, LayerTokens
+from perception_encoder.progress import Track, untracked
 
 SIDE, PATCH, DEPTH, CLEAR = 16, 4, 4, 2
-"""Layer CLEAR shows mean colours; the clearer a layer's neighbours are, the nearer they are to it."""
+"""Layer CLEAR has mean colours; the nearer a layer is to it, the less noise it adds to them."""
 
 
 @dataclass
@@ -30,8 +32,8 @@ class ToyEncoder:
     depth: int = DEPTH
     width: int = 3
     scale: float = 1.0
-    before: Callable[[int], None] = lambda seen: None
-    seen: int = field(default=0, init=False)
+    before: Callable[[int], None] = lambda encoded: None
+    encoded: int = field(default=0, init=False)
 
     @property
     def about(self) -> dict[str, str]:
@@ -40,18 +42,18 @@ class ToyEncoder:
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        self.before(self.seen)
-        self.seen += len(images)
+        self.before(self.encoded)
+        self.encoded += len(images)
         height, width = image_size or self.image_size
         grid = width // PATCH, height // PATCH
-        shown = [np.asarray(image.convert("RGB").resize(grid, Image.Resampling.BOX), np.float32) for image in images]
-        colours = np.stack(shown) / 255 - 0.5  # (B, h, w, 3)
-        found = {}
+        small = [np.asarray(image.convert("RGB").resize(grid, Image.Resampling.BOX), np.float32) for image in images]
+        colours = np.stack(small) / 255 - 0.5  # (B, h, w, 3)
+        tokens = {}
         for layer in layers:
             noise = np.stack([_noise(image, layer, colours.shape[1:]) for image in colours])
             patches = (colours + abs(layer - CLEAR) * noise).astype(np.float32) * self.scale
-            found[layer] = LayerTokens(patches.mean(axis=(1, 2))[:, None], patches)
-        return found
+            tokens[layer] = LayerTokens(patches.mean(axis=(1, 2))[:, None], patches)
+        return tokens
 
 
 def _noise(image: np.ndarray, layer: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -61,46 +63,52 @@ def _noise(image: np.ndarray, layer: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def plain(level: int) -> Image.Image:
-    """A picture of one grey."""
+    """Return an image of one grey."""
     return Image.new("RGB", (SIDE, SIDE), (level, level, level))
 
 
-def pictures(count: int, broken: Sequence[int] = (), name: str = "greys") -> LayerImages:
-    """Greys that get lighter; some cannot be decoded."""
+def greys(
+    count: int, broken: Sequence[int] = (), name: str = "greys", size: tuple[int, int] | None = None
+) -> LayerImages:
+    """Return greys that get lighter; some cannot be decoded."""
 
-    def open(place: int) -> list[Image.Image]:
-        if place in broken:
-            raise MediaDecodeError(f"grey {place}", "is cut")
-        return [plain(place)]
+    def open(row: int) -> list[Image.Image]:
+        if row in broken:
+            raise MediaDecodeError(f"grey {row}", "is cut")
+        return [plain(row)]
 
-    keys = tuple(f"grey {place}" for place in range(count))
-    return LayerImages(name=name, keys=keys, open=open, compute_digest=lambda: f"{count} {broken}")
+    keys = tuple(f"grey {row}" for row in range(count))
+    return LayerImages(name=name, keys=keys, open=open, compute_digest=lambda: f"{count} {broken}", image_size=size)
 
 
 @dataclass
-class LightnessTask:
-    """How well a layer's mean tells lightness: a picture's score is 1 less its error."""
+class LightnessTask(LayerEvaluator):
+    """How well a layer's mean predicts lightness: an image's score is 1 less its error."""
 
     count: int = 20
     name: str = "lightness"
     digest: str = "d1"
     failures: tuple[InputError, ...] = ()
     broken: tuple[int, ...] = ()
-    measured: list[int] = field(default_factory=list)
+    evaluated: list[int] = field(default_factory=list)
     lower: bool = False
+    image_size: tuple[int, int] | None = None
 
-    def images(self, encoder: LayerEncoder) -> Sequence[LayerImages]:
-        return [pictures(self.count, self.broken)]
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+        return [greys(self.count, self.broken, size=self.image_size)]
 
-    def measure(self, features: Sequence[LayerFeatures]) -> tuple[LayerScore, ...]:
-        (found,) = features
-        self.measured.append(found.layer)
-        error = np.abs(found.mean().mean(axis=1) - (found.rows / 255 - 0.5))
-        names = [f"grey {row}" for row in found.rows]
+    def pool(self, metric: str) -> str:
+        return "mean"
+
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        (layer,) = features
+        self.evaluated.append(layer.layer)
+        error = np.abs(layer.mean().mean(axis=1) - (layer.rows / 255 - 0.5))
+        names = [f"grey {row}" for row in layer.rows]
         scores = (
             ItemScores.of("error", error, names, unit="m", lower_is_better=True)
             if self.lower
             else ItemScores.of("likeness", 1 / (1 + error), names),
-            ItemScores.of("mean", found.mean().mean(axis=1) ** 2, names, unit=""),
+            ItemScores.of("mean", layer.mean().mean(axis=1) ** 2, names, unit=""),
         )
-        return tuple(LayerScore.of(score, "mean") for score in scores)
+        return Measurement(task=self.name, method="mean", scores=scores)

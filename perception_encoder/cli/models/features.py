@@ -39,22 +39,22 @@ def features(
         pe features cup.jpg --layer 8 --bare -o colours.png
     """
     from perception_encoder.inference.open_model import load_layer_encoder
-    from perception_encoder.layer_analysis.inside import look_inside
-    from perception_encoder.layer_analysis.plots import inside_figure, write_colours, write_png
+    from perception_encoder.layer_analysis.image_analysis import analyse_image
+    from perception_encoder.layer_analysis.plots import plot_image, write_colours, write_png
     from perception_encoder.preprocess.image import open_image
 
     layers = options.read_layers(layer) if layer else None
     if bare and (layers is None or len(layers) != 1):
         raise ConfigError("--bare draws one layer; choose it with --layer")
     encoder = load_layer_encoder(model or default_model.unchecked_default())
-    inside = look_inside(encoder, open_image(image), layers, patches, read_point(at))
+    analysis = analyse_image(encoder, open_image(image), layers, patches, read_point(at))
     if bare:
-        write_colours(inside, out)
+        write_colours(analysis, out)
     else:
-        write_png(inside_figure(inside, options.items_of(rows)), out)
-    start = inside.global_from
+        write_png(plot_image(analysis, options.items_of(rows)), out)
+    start = analysis.global_from
     output.print_line(
-        f"{inside.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start}")
+        f"{analysis.model}: " + ("no global tokens" if start is None else f"global tokens from layer {start}")
     )
     output.print_line(f"written: {out}")
 

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,24 +82,26 @@ def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Se
 
 def page_head(title: str, note: str, style: str) -> str:
     """Return the head of a standalone page with its own CSS rules (`style`) after those that all such pages share."""
-    return _template("standalone.html").render(title=title, note=note, style=_read("standalone.css") + style)
+    style = _read("standalone.css") + style
+    return parse_template(_read("standalone.html")).render(title=title, note=note, style=style)
 
 
 def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterator[str]:
     """Yield the page in pieces."""
     yield page_head(title, note, _read("contact_sheet.css"))
-    yield from _template("contact_sheet.html").generate(sections=sections, data_uri=data_uri, clock=clock)
+    yield from parse_template(_read("contact_sheet.html")).generate(sections=sections, data_uri=data_uri, clock=clock)
 
 
 @cache
-def _template(name: str) -> jinja2.Template:
+def parse_template(source: str) -> jinja2.Template:
+    """Parse a template that escapes all text; control characters become visible escape sequences."""
     import jinja2  # here, for the start of `pe search`
 
     def plain(value: object) -> object:
         return _printable(value) if type(value) is str else value  # not what is marked as safe
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True, finalize=plain)
-    return environment.from_string(_read(name))
+    return environment.from_string(source)
 
 
 def _read(name: str) -> str:
@@ -111,11 +112,6 @@ def _printable(value: str) -> str:
     """Replace control characters, and what UTF-8 cannot encode, by escape sequences."""
     plain = value.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c >= " " or c == "\n" else repr(c)[1:-1] for c in plain)
-
-
-def escaped(value: str) -> str:
-    """Escape text for elements and attributes; control characters become visible escape sequences."""
-    return escape(_printable(value))
 
 
 def clock(seconds: float) -> str:

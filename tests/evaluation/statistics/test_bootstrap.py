@@ -10,7 +10,7 @@ from scipy import stats
 
 from perception_encoder.evaluation.statistics.bootstrap import contributions, student_interval
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate, measure
-from perception_encoder.layer_analysis.layer_task import LayerScore
+from perception_encoder.layer_analysis.curve import LayerScore
 
 TRIALS = 300
 
@@ -70,14 +70,14 @@ def test_the_interval_of_a_share_stays_within_0_and_1_and_that_of_its_difference
     names = list("abcdef")
     ours = ItemScores.of("share", np.array([1, 1, 1, 1, 1, 0.5]), names)
     theirs = ItemScores.of("share", np.array([0, 0, 0, 0, 0, 0.5]), names)
-    found = LayerScore.of(ours, "mean")
-    free = found.estimate.interval()
+    score = LayerScore.of([ours], "mean")
+    free = score.interval()
     assert free is not None and free[1] > 1
-    for metric in (found.metric, measure(ours)):
+    for metric in (score.as_metric(), measure(ours)):
         assert metric.interval == (pytest.approx(free[0]), 1.0)
-    low = LayerScore.of(theirs, "mean").metric.interval
+    low = LayerScore.of([theirs], "mean").as_metric().interval
     assert low is not None and low[0] == 0
-    in_metres = LayerScore.of(replace(ours, unit="m"), "mean").metric.interval
+    in_metres = LayerScore.of([replace(ours, unit="m")], "mean").as_metric().interval
     assert in_metres is not None and in_metres[1] > 1
     gap = difference(ours, theirs).interval
     assert gap is not None and gap[1] > 1

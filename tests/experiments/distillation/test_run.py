@@ -23,7 +23,7 @@ from experiments.distillation.run import (
     student,
 )
 from experiments.outcomes import PHOTOS, Outcome, Outcomes
-from experiments.reproduction import ROBUST, Place
+from experiments.reproduction import ROBUST, Paths
 from perception_encoder.data.pairs import Stage
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.pretraining.config import PretrainingConfig
@@ -46,27 +46,27 @@ def tiny(config: PretrainingConfig) -> PretrainingConfig:
     return dataclasses.replace(config, stages=stages, batch_size=8, warmup=1, weights={"flowers": 1})
 
 
-def test_a_teacher_then_students_and_nothing_twice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_then_students_and_nothing_twice(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, seeds = Plan(teacher=lambda: tiny(home_teacher()), student=lambda seed: tiny(student(seed))), SEEDS[:2]
     for module in (reproduction_of_distillation, distillation_page):
         monkeypatch.setattr(module, "SEEDS", seeds)
-    result = reproduce_distillation(place, plan)
-    found = [(run["role"], run["seed"]) for run in result["runs"].values()]
-    assert found == [(TEACHER, 0), *((role, seed) for role in (ALONE, TAUGHT) for seed in seeds)]
-    assert json.loads(place.result.read_text()) == result
-    assert len(result["figures"]) == 5 * 2 and len(result["differences"]) == 2 * 2
+    result = reproduce_distillation(paths, plan)
+    labels = [(run["role"], run["seed"]) for run in result["runs"].values()]
+    assert labels == [(TEACHER, 0), *((role, seed) for role in (ALONE, TAUGHT) for seed in seeds)]
+    assert json.loads(paths.result.read_text()) == result
+    assert len(result["scores"]) == 5 * 2 and len(result["differences"]) == 2 * 2
     key = next(iter(result["runs"]))
-    teacher = load_model(place.runs / key / "model.safetensors")
+    teacher = load_model(paths.runs / key / "model.safetensors")
     scale = next(run["config"]["teacher_logit_scale"] for run in result["runs"].values() if run["role"] == TAUGHT)
     assert scale == pytest.approx(2 * teacher.logit_scale.exp().item(), abs=0.06)
-    assert str(place.runs) not in place.result.read_text()
+    assert str(paths.runs) not in paths.result.read_text()
     text = page(result)
     assert "| teacher | 16 |" in text and "| taught | 16 |" in text
 
     for name in ("pretrain", "distill"):
         fail = lambda *_, **__: pytest.fail("run again")  # noqa: E731
         monkeypatch.setattr(reproduction_of_distillation, name, fail)
-    assert reproduce_distillation(place, plan) == result
+    assert reproduce_distillation(paths, plan) == result
 
 
 def outcomes(right: np.ndarray) -> Outcomes:
@@ -81,17 +81,17 @@ def test_a_difference_is_claimed_only_where_all_seeds_show_it() -> None:
     runs = {(TEACHER, 0): outcomes(better)} | {(ALONE, seed): outcomes(base) for seed in SEEDS}
     taught = {(TAUGHT, seed): outcomes(better) for seed in SEEDS}
 
-    def claims(found: dict) -> list[bool]:
-        result = compare(runs | found)
+    def claims(more: dict) -> list[bool]:
+        result = compare(runs | more)
         config = {"teacher_logit_scale": 60.0}
         result["runs"] = {
             str(n): {"role": r, "seed": s, "samples": 1, "seconds": 1, "config": config}
-            for n, (r, s) in enumerate(runs | found)
+            for n, (r, s) in enumerate(runs | more)
         }
         text = " ".join(page(result).split())
-        assert ("its teacher is not shown to be better than the student**" in text) == (found is same)
-        assert ("scores higher (one training seed) than the student alone" in text) == (found is not same)
-        assert "Measured before crops were redrawn" in text
+        assert ("its teacher is not shown to be better than the student**" in text) == (more is same)
+        assert ("scores higher (one training seed) than the student alone" in text) == (more is not same)
+        assert "Evaluated before crops were redrawn" in text
         rows = [line.split(" | ") for line in page(result).splitlines() if line.startswith("| taught − alone")]
         return [row[-1].startswith("**+") for row in rows]
 

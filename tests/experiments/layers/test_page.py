@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.layers.findings import curve_rows
 from experiments.layers.page import page
-from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED, UNTRAINED
-from perception_encoder.layer_analysis.layer_task import LayerScore
-from perception_encoder.layer_analysis.sweep import LayerCurve
+from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED, UNTRAINED, curve_rows
+from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 
 NOISE = np.random.default_rng(0).normal(size=(4, 1000))
 
@@ -30,10 +28,10 @@ def curve(
     lower = task.startswith("depth")
     scores = {
         layer: LayerScore(
-            name="RMSE" if lower else "figure",
+            name="RMSE" if lower else "score",
             value=value,
             n=items,
-            drawn=value + spread * NOISE[layer],
+            draws=value + spread * NOISE[layer],
             blocks=blocks,
             pool="tokens",
             unit="m" if lower else "%",
@@ -42,7 +40,7 @@ def curve(
         )
         for layer, value in enumerate(values)
     }
-    return LayerCurve(model=model, task=task, figure="RMSE" if lower else "figure", depth=len(values), scores=scores)
+    return LayerCurve(model=model, task=task, metric="RMSE" if lower else "score", depth=len(values), scores=scores)
 
 
 def made(model: str) -> dict[str, LayerCurve]:
@@ -62,10 +60,10 @@ def result() -> dict[str, Any]:
     last = made(BUILTIN)["tracking"]
     curves[NORMED] = {"tracking": curve(NORMED, "tracking", [0.44], blocks=5, items=5, by_seed=())}
     assert last.scores[3].value == 0.4
-    beside = {model: UNTRAINED if model in (FIRST, LAST, BUILTIN) else None for model in curves}
+    baselines = {model: UNTRAINED if model in (FIRST, LAST, BUILTIN) else None for model in curves}
     return {
-        "models": [{"name": name, "beside": beside[name], "seconds": 60} for name in curves],
-        "curves": curve_rows(curves, beside),
+        "models": [{"name": name, "baseline": baselines[name], "seconds": 60} for name in curves],
+        "curves": curve_rows(curves, baselines),
     }
 
 
@@ -75,14 +73,14 @@ def row_of(text: str, model: str, number: int) -> list[str]:
     return [cell.strip() for cell in rows[number]]
 
 
-def test_curves_keep_seeds_and_blocks(result: dict[str, Any]) -> None:
+def test_rows_have_seeds_and_blocks(result: dict[str, Any]) -> None:
     rows = {(row["model"], row["task"]): row for row in result["curves"]}
     depth = rows[LAST, "depth of rooms"]
     assert (depth["blocks"], depth["head_seeds"], depth["items"], depth["best"]) == (1, 3, 20, 1)
-    assert depth["gap"] == {"value": pytest.approx(0.3), "ci": None} and depth["ci"] == [None] * 4
+    assert depth["gap"] == {"value": pytest.approx(0.3), "interval": None} and depth["interval"] == [None] * 4
     assert depth["as_good"] == [0, 2, 3] and depth["random_best"] == pytest.approx(0.3)
     tracking = rows[LAST, "tracking"]
-    assert tracking["gap"]["ci"][0] > 0 and tracking["as_good"] == [] and tracking["head_seeds"] == 0
+    assert tracking["gap"]["interval"][0] > 0 and tracking["as_good"] == [] and tracking["head_seeds"] == 0
     assert rows[LAST, "classification"]["as_good"] == [2] and "random_best" not in rows[UNTRAINED, "tracking"]
 
 
@@ -91,7 +89,7 @@ def test_the_page_claims_what_an_interval_shows(result: dict[str, Any]) -> None:
     joined = " ".join(text.split())
     assert "behind the best layer in 3 of 9 rows (bold): tracking, step 1; tracking, steps 1–9; tracking, " in joined
     assert "No interval, and so no claim, for depth of rooms: its test frames are of one sequence." in joined
-    assert "with the final norm the built-in model's output has tracking 44.0 % in place of 40.0 %" in joined
+    assert "with the final norm the built-in model's output has tracking 44.0 % instead of 40.0 %" in joined
     assert "Each model was trained with one seed" in joined and "peak" not in text
     assert row_of(text, LAST, 0)[2:5] == ["1", "60.0 %", "40.0 %"] and row_of(text, LAST, 0)[5].startswith("**20.0 poi")
     assert row_of(text, LAST, 1)[2:] == ["all", "0.300 m", "0.600 m", "0.300 m", "0.300 m"]

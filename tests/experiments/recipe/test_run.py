@@ -13,7 +13,7 @@ from experiments.outcomes import PHOTOS, Outcome, Outcomes
 from experiments.recipe.page import draw, page
 from experiments.recipe.run import POINTS, SEEDS, compare, reproduce_recipe
 from experiments.recipe.steps import FLOPS, nano_step, run_flops
-from experiments.reproduction import ROBUST, Place, claim, over_seeds, training_seconds
+from experiments.reproduction import ROBUST, Paths, claim, over_seeds, training_seconds
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
@@ -45,7 +45,7 @@ def test_each_step_changes_what_the_paper_changes() -> None:
 
 
 def tiny(step: int, seed: int) -> PretrainingConfig:
-    """A run of a second that keeps what tells the points apart."""
+    """A run of a second that differs between the points."""
     config = nano_step(step, seed)
     stages = (Stage(image_size=32, steps=2),)
     return dataclasses.replace(
@@ -63,15 +63,15 @@ def recipe(step: int, seed: int) -> PretrainingConfig:
     return dataclasses.replace(tiny(step, seed), warmup=step)  # so that no two points are one run
 
 
-def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_cached_and_not_repeated(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.recipe.run.POINTS", (1, 9))
     monkeypatch.setattr("experiments.recipe.run.SEEDS", (0,))
-    result = reproduce_recipe(place, recipe, jobs=2)
+    result = reproduce_recipe(paths, recipe, jobs=2)
     assert [(run["step"], run["seed"]) for run in result["runs"].values()] == [(1, 0), (9, 0)]
     assert {run["procedure"] for run in result["runs"].values()} == {PROCEDURE}
-    assert len(result["figures"]) == 2 * 8  # runs x (seven sets and robustness)
-    assert json.loads(place.result.read_text()) == result
-    tower = load_model(place.result.parent / "towers" / "nano_step1.safetensors")
+    assert len(result["scores"]) == 2 * 8  # runs x (seven sets and robustness)
+    assert json.loads(paths.result.read_text()) == result
+    tower = load_model(paths.result.parent / "towers" / "nano_step1.safetensors")
     assert isinstance(tower, VisionTransformer)
     assert not tower.config.rope
     assert tower.config.image_size == 32
@@ -80,7 +80,7 @@ def test_runs_are_kept_and_not_repeated(place: Place, monkeypatch: pytest.Monkey
         raise AssertionError("a run was repeated")
 
     monkeypatch.setattr("experiments.recipe.run.pretrain", fail)
-    assert reproduce_recipe(place, recipe) == result
+    assert reproduce_recipe(paths, recipe) == result
 
 
 def test_seconds_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ def test_a_difference_is_claimed_only_where_both_seeds_show_it() -> None:
 
 def test_seeds_that_disagree_are_no_claim_though_each_interval_excludes_zero() -> None:
     """Seeds of training are in the interval: +1.6 and +9.0, each ± 0.8 over images, may be chance of the training."""
-    found = [{"value": v, "ci": [v - 0.008, v + 0.008]} for v in (0.016, 0.09)]
-    assert claim(found, [(0, 0), (0.016, 0.09)]) == "none" and claim(found[:1], [(0,), (0.016,)]) == "none"
-    close = [{"value": v, "ci": [v - 0.014, v + 0.014]} for v in (0.07, 0.088)]
+    gaps = [{"value": v, "interval": [v - 0.008, v + 0.008]} for v in (0.016, 0.09)]
+    assert claim(gaps, [(0, 0), (0.016, 0.09)]) == "none" and claim(gaps[:1], [(0,), (0.016,)]) == "none"
+    close = [{"value": v, "interval": [v - 0.014, v + 0.014]} for v in (0.07, 0.088)]
     of_page = [(0, 0), (0.07, 0.088), (0.08, 0.08), (-0.01, -0.02)]
     assert claim(close, of_page) == "better" and over_seeds(close, of_page)["value"] == pytest.approx(0.079)
-    low, high = over_seeds(close, of_page)["ci"]
+    low, high = over_seeds(close, of_page)["interval"]
     assert low < 0.07 - 0.014 and high > 0.088 + 0.014
     assert claim(close, of_page[:2]) == "none"  # two seeds of two kinds say too little of what seeds do
     assert claim(close, [*of_page[:3], (-0.06, 0.06)]) == "none"  # the seeds of another row disagree
@@ -134,7 +134,7 @@ def test_a_difference_that_is_not_there_is_seldom_claimed_from_two_seeds(kinds: 
         images = rng.normal()
         gaps = by_seed[1] - by_seed[0] + images
         by_seed[1] += images
-        wrong += claim([{"value": gap, "ci": [gap - 1.96, gap + 1.96]} for gap in gaps], by_seed) != "none"
+        wrong += claim([{"value": gap, "interval": [gap - 1.96, gap + 1.96]} for gap in gaps], by_seed) != "none"
     assert wrong / trials <= 0.07
 
 
@@ -144,7 +144,7 @@ def test_the_page_says_that_its_runs_are_of_the_first_procedure() -> None:
     for current in (0, 1, len(runs)):
         marked = [run | ({"procedure": PROCEDURE} if n < current else {}) for n, run in enumerate(runs)]
         text = " ".join(page(result | {"runs": dict(enumerate(marked))}, "p.png").split())
-        sentence = "Measured before crops were redrawn and before positions were drawn at the first resolution."
+        sentence = "Evaluated before crops were redrawn and before positions were drawn at the first resolution."
         assert (sentence in text) == (current < len(runs))
 
 

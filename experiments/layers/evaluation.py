@@ -1,0 +1,127 @@
+"""Evaluate a model's layers on the tasks of the analysis in small, and cache the results.
+
+The same number of layers of every model is evaluated, at even intervals and with the last, so that curves of models of
+different depth can be compared. A model's result on a task is cached under a digest of all that it depends on: weights,
+layers, images, targets, settings. Its features, gigabytes, are deleted when all its tasks are evaluated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tasks
+from experiments.reproduction import with_new_keys
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.evaluation.report import read_text, write_text
+from perception_encoder.inference.layer_encoder import StoredEncoder
+from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.layer_analysis.analysis import BY_COLOUR
+from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
+from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.store import StoreConfig
+from perception_encoder.layer_analysis.sweep import FORMAT, Sweep, run_sweep
+from perception_encoder.progress import Track, untracked
+
+LAYERS = 6
+"""The most layers that are evaluated of a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model whose layers are evaluated."""
+
+    name: str
+    """Its name on the page."""
+    source: str
+    """Name or checkpoint; `random:` before it for random weights; `COLOURS` for colours alone."""
+    baseline: str | None = None
+    """The model with random weights that it is compared with; None for a baseline itself."""
+    final_norm: bool = False
+    """Evaluate only the last layer, after the final norm, and only on tasks that compare cosines."""
+
+
+def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, track: Track = untracked) -> dict[str, Any]:
+    """Return a model's results, from `runs/analyses` or evaluated and cached there: see `pack`.
+
+    Raises what `load_layer_encoder` and `run_sweep` do.
+    """
+    tasks = make_layer_tasks(data, sizes)
+    encoder: StoredEncoder
+    if model.source == COLOURS:
+        encoder = ColourEncoder(load_layer_encoder("builtin"))
+        tasks = tuple(task for task in tasks if task.name in BY_COLOUR)
+    else:
+        encoder = tower = load_layer_encoder(model.source, final_norm=model.final_norm)
+        tower.name = model.name
+    layers, features = spread_to_last(encoder.depth), runs / "features" / model.name
+    if model.final_norm:
+        layers, tasks = layers[-1:], tuple(task for task in tasks if task.name in BY_COSINE)
+    results = []
+    for task in tasks:
+        cache = runs / "analyses" / f"{_key(encoder, layers, task)}.json"
+        if not cache.is_file():
+            start = time.monotonic()
+            sweep = run_sweep(encoder, [task], StoreConfig(directory=features), layers, track)
+            write_text(cache, json.dumps(pack(sweep, encoder, time.monotonic() - start)) + "\n")
+        results.append(with_new_keys(json.loads(read_text(cache))))
+    shutil.rmtree(features, ignore_errors=True)
+    return join(results)
+
+
+def spread_to_last(depth: int) -> list[int]:
+    """Return at most `LAYERS` layers at even intervals, the last among them."""
+    count = min(depth, LAYERS)
+    return [round((number + 1) * depth / count) - 1 for number in range(count)]
+
+
+def _key(encoder: StoredEncoder, layers: list[int], task: LayerEvaluator) -> str:
+    images = [(each.digest, each.image_size) for each in task.images(encoder)]
+    depends = repr((FORMAT, sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, images))
+    return hashlib.sha256(depends.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def pack(sweep: Sweep, encoder: StoredEncoder, seconds: float) -> dict[str, Any]:
+    """Return a sweep of one task as JSON: the encoder, the leading curve with its draws, and what was left out."""
+    curve = sweep.curves[0]
+    layers = {layer: score.to_dict() for layer, score in curve.scores.items()}
+    return {
+        "weights": sweep.about["weights"],
+        "image_size": encoder.image_size[0],
+        "depth": encoder.depth,
+        "seconds": round(seconds),
+        "curves": [{"task": curve.task, "metric": curve.metric, "depth": curve.depth, "layers": layers}],
+        "images": sweep.images,
+        "failures": [str(failure) for failure in sweep.failures],
+    }
+
+
+def join(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join what `pack` returned of one model's tasks."""
+    return {
+        **results[0],
+        "seconds": sum(each["seconds"] for each in results),
+        "curves": [curve for each in results for curve in each["curves"]],
+        "images": sum(each["images"] for each in results),
+        "failures": sorted({failure for each in results for failure in each["failures"]}),
+    }
+
+
+def unpack(model: str, result: Mapping[str, Any]) -> dict[str, LayerCurve]:
+    """Return the curves of what `pack` returned, by task."""
+    return {curve["task"]: _to_curve(model, curve) for curve in result["curves"]}
+
+
+def _to_curve(model: str, curve: Mapping[str, Any]) -> LayerCurve:
+    shared = {name: curve[name] for name in ("unit", "lower_is_better", "pool") if name in curve}  # of earlier versions
+    scores = {
+        int(layer): LayerScore.from_dict({**shared, "name": curve["metric"], **score})
+        for layer, score in curve["layers"].items()
+    }
+    return LayerCurve(model=model, task=curve["task"], metric=curve["metric"], depth=curve["depth"], scores=scores)

@@ -1,0 +1,109 @@
+"""The tasks of the layer analysis in small, and their data.
+
+Segmentation is of objects of any class, because a few hundred scenes show each class a few times. Detection is left
+out: in as few steps as two cores allow, a detector reaches 1 or 2 % AP, which shows nothing about a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+
+from perception_encoder.datasets.class_masks import read_class_splits
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.datasets.rgbd import DepthImages, read_depth_splits
+from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.errors import DataError
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.layer_analysis.caption_task import read_caption_task
+from perception_encoder.layer_analysis.labelled_tasks import (
+    ClassificationTask,
+    LabelledConfig,
+    RetrievalTask,
+    read_label_splits,
+)
+from perception_encoder.layer_analysis.tasks import thin
+from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
+
+EPOCHS = 12
+"""Of the attentive probe."""
+CHANNELS, STEPS = 16, 100
+"""Of the depth head, and of its fit, whatever the number of images."""
+BY_COSINE = ("retrieval", "tracking", "captions")
+"""Tasks without a fitted head, which would standardise features itself: here a final norm shows."""
+ONE_SIZE, SIZE = ("segmentation", "depth of scenes", "depth of rooms"), 128
+"""Tasks whose images all models see at one size: a finer grid of patches draws better, whatever the features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerData:
+    """The paths of the tasks' data."""
+
+    photos: Path
+    """Shards of labelled images."""
+    scenes: Path
+    """Rendered scenes."""
+    clips: Path
+    """Videos with masks."""
+    rooms: Path | None = None
+    """Images with depth; without it their task is left out. A single sequence has no interval."""
+    captions: Path | None = None
+    """File of captions; without it their task is left out."""
+
+    def __post_init__(self) -> None:
+        """DataError for a path that does not exist."""
+        for each in fields(self):
+            path = getattr(self, each.name)
+            if path is not None and not path.exists():
+                raise DataError(f"{each.name}: {path} does not exist")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The most items that a task is evaluated on; heads are fitted on twice as many."""
+
+    photos: int = 300
+    scenes: int = 60
+    rooms: int = 100
+    clips: int = 40
+    """Frames of each video."""
+    captions: int = 500
+
+
+@lru_cache(maxsize=1)
+def make_layer_tasks(data: LayerData, sizes: Sizes) -> tuple[LayerEvaluator, ...]:
+    """Read the tasks; their heads are fitted briefly, because many layers of several models pay for them.
+
+    DataError if a path lacks what its task needs.
+    """
+    labels = read_label_splits(data.photos, sizes.photos, find_unseen_labels)
+    config = LabelledConfig(items=sizes.photos, methods=("attentive probe",))
+    masks = thin(read_class_splits(data.scenes, any_class=True), sizes.scenes)
+    scenes = thin(read_depth_splits(data.scenes), sizes.scenes)
+    head = DepthConfig(channels=CHANNELS)
+    tasks: list[LayerEvaluator] = [
+        ClassificationTask(labels, replace(config, attentive=replace(config.attentive, epochs=EPOCHS))),
+        RetrievalTask(labels.test),
+        SegmentationEvaluator(*masks, image_size=(SIZE, SIZE)),
+        _depth_task("depth of scenes", scenes, DepthProtocol(head=head.relative(), aligned=True)),
+    ]
+    if data.rooms is not None:
+        rooms = thin(read_depth_splits(data.rooms), sizes.rooms)
+        tasks.append(_depth_task("depth of rooms", rooms, DepthProtocol(head=head)))
+    videos = read_videos(data.clips)
+    videos = [replace(each, frames=each.frames[: sizes.clips], masks=each.masks[: sizes.clips]) for each in videos]
+    tasks.append(TrackingEvaluator(videos, TrackingConfig(short_side=240)))
+    if data.captions is not None:
+        tasks.append(read_caption_task(data.captions, sizes.captions))
+    return tuple(tasks)
+
+
+def _depth_task(name: str, splits: tuple[DepthImages, DepthImages], protocol: DepthProtocol) -> DepthEvaluator:
+    train, test = splits
+    fit = protocol.head.fit
+    fit = replace(fit, epochs=-(-STEPS * fit.batch // len(train.keys)))
+    return DepthEvaluator(train, test, replace(protocol, head=replace(protocol.head, fit=fit)), (SIZE, SIZE), name)

@@ -1,0 +1,41 @@
+"""Plots are the same each time, models keep their colours, and an image's analysis is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.layer_analysis.image_analysis import analyse_image
+from perception_encoder.layer_analysis.plots import ROWS, model_colours, plot_curves, plot_image, to_svg, write_png
+from perception_encoder.layer_analysis.store import StoreConfig
+from perception_encoder.layer_analysis.sweep import run_sweep
+from tests.layer_analysis.test_global_tokens import dark, tower
+from tests.layer_analysis.toys import LightnessTask, ToyEncoder
+
+pytest.importorskip("matplotlib")
+
+
+def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
+    curves = run_sweep(ToyEncoder(), [LightnessTask()], StoreConfig(directory=tmp_path)).curves
+    assert to_svg(plot_curves(curves)) == to_svg(plot_curves(curves))
+
+
+def test_a_model_keeps_its_colour() -> None:
+    colours = model_colours(["a", "random:a", "b", "a", "colours"])
+    assert colours["random:a"] == colours["colours"] and len(set(colours.values())) == 3
+
+
+def test_an_image_is_drawn(tmp_path: Path) -> None:
+    analysis = analyse_image(tower(3), dark(8), [0, 7])
+    write_png(plot_image(analysis), tmp_path / "x.png", dots=40)
+    with Image.open(tmp_path / "x.png") as drawn:
+        pixels = np.asarray(drawn.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+    with pytest.raises(ConfigError, match=f"rows are {', '.join(ROWS)}; depth is unknown"):
+        plot_image(analysis, ["depth"])
+    with pytest.raises(ConfigError, match=r"name that ends in \.png"):
+        write_png(plot_image(analysis, ["norms"]), tmp_path / "x.jpg")
