@@ -36,14 +36,14 @@ def reproduce_recipe(
     The vision towers of the first and the last point are written to `towers`, by default next to the result. Raises
     what `pretrain` and `HeldOut` do.
     """
-    wanted = []
+    planned = []
     for seed in SEEDS:
         for step in (POINTS[0], *POINTS[:0:-1]):  # the ends first
             config = recipe(step, seed)
             about = {"step": step, "seed": seed}
-            wanted.append(Run(about=about, config=config, train=pretrain, key=config.fingerprint()))
+            planned.append(Run(about=about, config=config, train=pretrain, key=config.fingerprint()))
     runs = Runs(paths, track, listener, jobs)
-    for run, path in zip(wanted, runs.add(*wanted), strict=True):
+    for run, path in zip(planned, runs.add(*planned), strict=True):
         step, seed = run.about["step"], run.about["seed"]
         tower = (towers or paths.result.parent / "towers") / f"nano_step{step}.safetensors"
         if seed == SEEDS[0] and step in (POINTS[0], POINTS[-1]) and path.exists() and not tower.exists():

@@ -34,10 +34,9 @@ def analyse(
 ) -> LayerReport:
     """Sweep models, the one to recommend layers of first, and for tracking colours alone; one after the other.
 
-    `layers`: see `evaluated_layers`, of every model. `announce` is told how much disk the features will take. Before
-    the first sweep ConfigError is raised if two models have one name, or one lacks a layer or does not support the size
-    of a task's images, and OutputError if the disk has no room; later, what `run_sweep` raises. A model that cannot be
-    analysed inside is left out of "why", and noted.
+    `layers`: see `evaluated_layers`. `announce` gets how much disk the features will take. Before the first sweep
+    ConfigError is raised if two models share a name, or one lacks a layer or the size of a task's images, and
+    OutputError if the disk has no room; later, what `run_sweep` raises. A model without an analysis inside is noted.
     """
     needed: dict[str, int] = {}
     for model in models:

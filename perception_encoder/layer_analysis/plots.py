@@ -142,7 +142,8 @@ def plot_image(analysis: ImageAnalysis, rows: Sequence[str] = ROWS) -> Figure:
     """
     unknown = [row for row in rows if row not in ROWS]
     if unknown or not rows:
-        raise ConfigError(f"rows are {', '.join(ROWS)}; {', '.join(unknown) or 'no row at all'} is unknown")
+        mistake = f"{', '.join(unknown)} is unknown" if unknown else "give at least one"
+        raise ConfigError(f"rows are {', '.join(ROWS)}; {mistake}")
     layers, (h, w) = list(analysis.maps), analysis.grid
     cell = 1.75
     height, width = cell * min(1, h / w), cell * min(1, w / h)

@@ -30,7 +30,7 @@ def test_features_of_an_image(
         (["--bare"], "draws one layer"),
         (["--at", "middle"], "it must be two numbers separated by a comma"),
         (["--layer", "12"], "layer 12 does not exist"),
-        (["--rows", "depth"], "rows can be features"),
+        (["--rows", "depth"], "rows are features"),
     ):
         wrong = run_pe(*arguments, *options)
         assert wrong.status == 2 and message in wrong.stderr
