@@ -53,7 +53,7 @@ def test_a_contact_sheet_by_label(run_pe, checkpoint: Path, pictures: list[Path]
     run = run_pe("classify", *pictures[:3], "--labels", LABELS, "--model", checkpoint, "--html", page)
     assert run.status == 0
     text = page.read_text(encoding="utf-8")
-    assert text.count("<li class") == 3 and "../pictures/00.jpg" in text
+    assert text.count("<li class") == 3 and "../images/00.jpg" in text
 
 
 def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_other_shards_or_settings_are_another_run(shards: Path, tmp_path: Path) 
 
 
 def test_more_bad_samples_than_are_allowed_end_the_run(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"more than bad_share=0 of them .*cannot be decoded|is not a picture"):
+    with pytest.raises(DataError, match=r"more than bad_share=0 of them .*cannot be decoded|is not an image"):
         pretrain(small(streams=StreamConfig(bad_share=0.0)), [Shards(str(shards))], tmp_path / "run")
 
 

@@ -115,7 +115,7 @@ def test_masks_are_learned_and_measured_where_both_sets_have_them(
     file.write_text(json.dumps(said), encoding="utf-8")
     train, test = read_instance_splits(place)
     lacking, other = caplog.messages
-    assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of picture 1 first" in lacking
+    assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of image 1 first" in lacking
     assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
     (found,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
         OneLayer(ColourLayers(16, (48, 64)), 0)

@@ -16,7 +16,7 @@ from tests.search.indexes import counts, rows_by_path
 Draw = Callable[[int], Image.Image]
 
 
-@pytest.mark.parametrize(("name", "unchanged"), [("sub", 21), ("pictures", 0)])
+@pytest.mark.parametrize(("name", "unchanged"), [("sub", 21), ("images", 0)])
 def test_what_cannot_be_listed_is_not_forgotten(
     update, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, name: str, unchanged: int
 ) -> None:
