@@ -21,7 +21,7 @@ test: .venv/dev-installed ## the tests, but for the slow ones; a file's tests on
 test-dtypes: .venv/dev-installed ## encoding, search and evaluation in both floating-point types, whatever this machine's choice
 	for dtype in float32 bfloat16; do \
 		PE_DTYPE=$$dtype OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
-			tests/inference tests/search tests/evaluation || exit 1; done
+			tests/inference tests/search tests/serving tests/evaluation || exit 1; done
 
 test-slow: .venv/dev-installed
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
