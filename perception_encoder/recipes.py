@@ -78,24 +78,34 @@ def _finetuning() -> Any:
 RECIPES: dict[str, Recipe] = {
     "builtin": Recipe("the built-in model, first edition: two hours on 2 cores", lambda: _builtin().builtin()),
     "builtin_second": Recipe(
-        "its second edition: two hours more, on mixed images", lambda: _builtin().builtin_second()
+        "the built-in model, second edition: two more hours on mixed images", lambda: _builtin().builtin_second()
     ),
     "core_t16": Recipe("PE-Core-T: 58 billion pairs", lambda: _pretraining().core("t16")),
     "core_s16": Recipe("PE-Core-S: 58 billion pairs", lambda: _pretraining().core("s16")),
     "core_b16": Recipe("PE-Core-B: 58 billion pairs", lambda: _pretraining().core("b16")),
     "core_l14": Recipe("PE-Core-L: 58 billion pairs", lambda: _pretraining().core("l14")),
     "core_g14": Recipe("PE-Core-G: 86 billion pairs", lambda: _pretraining().core("g14")),
-    "core_t16_cooldown": Recipe("PE-Core-T goes on: 50 million pairs", lambda: _pretraining().cooldown("t16")),
-    "core_s16_cooldown": Recipe("PE-Core-S goes on: 50 million pairs", lambda: _pretraining().cooldown("s16")),
-    "core_b16_cooldown": Recipe("PE-Core-B goes on: 50 million pairs", lambda: _pretraining().cooldown("b16")),
-    "core_l14_cooldown": Recipe("PE-Core-L goes on: 50 million pairs", lambda: _pretraining().cooldown("l14")),
-    "core_g14_cooldown": Recipe("PE-Core-G goes on: 50 million pairs", lambda: _pretraining().cooldown("g14")),
-    "video_finetune_t16": Recipe("PE-Core-T ends: 22 million videos", lambda: _video().video_finetune("t16")),
-    "video_finetune_s16": Recipe("PE-Core-S ends: 22 million videos", lambda: _video().video_finetune("s16")),
-    "video_finetune_b16": Recipe("PE-Core-B ends: 22 million videos", lambda: _video().video_finetune("b16")),
-    "video_finetune_l14": Recipe("PE-Core-L ends: 22 million videos", lambda: _video().video_finetune("l14")),
-    "video_finetune_g14": Recipe("PE-Core-G ends: 22 million videos", lambda: _video().video_finetune("g14")),
-    "ablation_1": Recipe("ViT-L/14, step 1: CLIP as it was", lambda: _pretraining().ablation(1)),
+    "core_t16_cooldown": Recipe("PE-Core-T, cooldown: 50 million pairs", lambda: _pretraining().cooldown("t16")),
+    "core_s16_cooldown": Recipe("PE-Core-S, cooldown: 50 million pairs", lambda: _pretraining().cooldown("s16")),
+    "core_b16_cooldown": Recipe("PE-Core-B, cooldown: 50 million pairs", lambda: _pretraining().cooldown("b16")),
+    "core_l14_cooldown": Recipe("PE-Core-L, cooldown: 50 million pairs", lambda: _pretraining().cooldown("l14")),
+    "core_g14_cooldown": Recipe("PE-Core-G, cooldown: 50 million pairs", lambda: _pretraining().cooldown("g14")),
+    "video_finetune_t16": Recipe(
+        "PE-Core-T, video finetuning: 22 million videos", lambda: _video().video_finetune("t16")
+    ),
+    "video_finetune_s16": Recipe(
+        "PE-Core-S, video finetuning: 22 million videos", lambda: _video().video_finetune("s16")
+    ),
+    "video_finetune_b16": Recipe(
+        "PE-Core-B, video finetuning: 22 million videos", lambda: _video().video_finetune("b16")
+    ),
+    "video_finetune_l14": Recipe(
+        "PE-Core-L, video finetuning: 22 million videos", lambda: _video().video_finetune("l14")
+    ),
+    "video_finetune_g14": Recipe(
+        "PE-Core-G, video finetuning: 22 million videos", lambda: _video().video_finetune("g14")
+    ),
+    "ablation_1": Recipe("ViT-L/14, step 1: the CLIP baseline", lambda: _pretraining().ablation(1)),
     "ablation_2": Recipe("ViT-L/14, steps 1 to 2: progressive resolution", lambda: _pretraining().ablation(2)),
     "ablation_3": Recipe("ViT-L/14, steps 1 to 3: twice the batch and the pairs", lambda: _pretraining().ablation(3)),
     "ablation_4": Recipe("ViT-L/14, steps 1 to 4: LAMB", lambda: _pretraining().ablation(4)),
@@ -104,9 +114,9 @@ RECIPES: dict[str, Recipe] = {
     "ablation_7": Recipe("ViT-L/14, steps 1 to 7: attention pooling", lambda: _pretraining().ablation(7)),
     "ablation_8": Recipe("ViT-L/14, steps 1 to 8: augmentation", lambda: _pretraining().ablation(8)),
     "ablation_9": Recipe("ViT-L/14, steps 1 to 9: mask regularisation", lambda: _pretraining().ablation(9)),
-    "vanilla_s14": Recipe("ViT-S/14: CLIP as it was (Fig. 3)", lambda: _pretraining().scaling(1, "s14")),
+    "vanilla_s14": Recipe("ViT-S/14: the CLIP baseline (Fig. 3)", lambda: _pretraining().scaling(1, "s14")),
     "full_s14": Recipe("ViT-S/14: all nine steps (Fig. 3)", lambda: _pretraining().scaling(9, "s14")),
-    "vanilla_b14": Recipe("ViT-B/14: CLIP as it was (Fig. 3)", lambda: _pretraining().scaling(1, "b14")),
+    "vanilla_b14": Recipe("ViT-B/14: the CLIP baseline (Fig. 3)", lambda: _pretraining().scaling(1, "b14")),
     "full_b14": Recipe("ViT-B/14: all nine steps (Fig. 3)", lambda: _pretraining().scaling(9, "b14")),
     "vanilla_l14_120k": Recipe("ViT-L/14: CLIP (Fig. 4)", lambda: _pretraining().scaling(1, "l14", 120_000)),
     "full_l14_120k": Recipe("ViT-L/14: all nine (Fig. 4)", lambda: _pretraining().scaling(9, "l14", 120_000)),

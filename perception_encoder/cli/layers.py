@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +42,7 @@ def layers(
     Tasks and their datasets: classification, retrieval (labelled images: shards, class directories, tables),
     segmentation (scenes, ADE20K), foreground (scenes), depth (NYU, KEY.jpg with KEY.depth.png), relative-depth (same),
     tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS, scenes), objects (COCO, scenes),
-    captions (are images with similar captions similar?). Needs the extra `eval`. Status 1: some images failed.
+    captions (do similar images have similar captions?). Needs the extra `eval`. Status 1: some images failed.
 
     Examples:
 
@@ -51,7 +50,7 @@ def layers(
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
-    from perception_encoder.inference.open_model import RANDOM, load_layer_encoder
+    from perception_encoder.inference.open_model import RANDOM
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
     from perception_encoder.layer_analysis.store import StoreConfig
@@ -68,8 +67,7 @@ def layers(
     )
     layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    load = partial(load_layer_encoder, final_norm=final_norm)
-    report = analyse([model, *others], layer_tasks, config, chosen, load, track, output.print_note)
+    report = analyse([model, *others], layer_tasks, config, chosen, track, output.print_note, final_norm)
     written = write_report(report, out)
     rows = [(each.curve.task, each.curve.metric, each.text()) for each in report.recommendations]
     output.print_table(("task", "metric", "recommendation"), rows, title=report.sweeps[0].model)

@@ -48,7 +48,7 @@ IndexModel = Annotated[str | None, model_option("the index's, else see `pe model
 ModelName = Annotated[str, argument("MODEL", f"{NAME} of a model.")]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 IndexHome = Annotated[
-    Path | None, typer.Option("--index", metavar="DIR", help="Directory of the index, if it is not in DIR/.pe-index.")
+    Path | None, typer.Option("--index", metavar="DIR", help="Directory that holds the index [default: DIR/.pe-index].")
 ]
 Json = Annotated[bool, flag("--json", "Print JSON.", OUTPUT)]
 Html = Annotated[Path | None, option("Write a contact sheet, a page of thumbnails.", "FILE", OUTPUT)]
@@ -56,7 +56,7 @@ Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was s
 Overwrite = Annotated[bool, flag("--overwrite", "Replace the output if it exists.", OUTPUT)]
 Frames = Annotated[int, option("Uniformly spaced frames of a video.", panel=VIDEO, min=1)]
 Prompts = Annotated[str, option("Prompt templates: photo (25), imagenet (80), kinetics (28) or name.", "NAME")]
-Size = Annotated[str | None, option("Squash images to this size, as 518 or 480x640 [default: the model's].", "SIZE")]
+Size = Annotated[str | None, option("Squash images to a size such as 518 or 480x640 [default: the model's].", "SIZE")]
 PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", min=1)]
 FinalNorm = Annotated[bool, flag("--final-norm", "Apply the final norm to the last layer.")]
 Jobs = Annotated[int | None, option("Processes [default: one per core].", min=1)]

@@ -25,7 +25,10 @@ KEY = "Key that others need: for the page in its address, for the API as `Author
 LAN = "Let devices in your network open the page; makes a key if --key is missing."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
 HOST = typer.Option(
-    metavar="ADDRESS", rich_help_panel=NETWORK, help="Address to listen on.", show_default="127.0.0.1; with --lan, all"
+    metavar="ADDRESS",
+    rich_help_panel=NETWORK,
+    help="Address to listen on.",
+    show_default="127.0.0.1, or all addresses with --lan",
 )
 
 
@@ -44,12 +47,12 @@ def serve(
     """Search in the browser, or embed over HTTP.
 
     Search by text, by an image or video, or for similar hits, with filters. New, changed and removed files are picked
-    up every ten seconds, and with the button Rescan. The page is for this machine only, unless you give --lan, or
-    --host and --key: then open the printed address on a phone in the same network. Each browser needs the key once.
+    up every ten seconds, and with the button Rescan. Only this machine can open the page. With
+    --lan, or --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
     The connection is not encrypted, so use it in a network that you trust.
 
-    The API speaks OpenAI's dialect (with infinity's `modality` for images and videos) and vLLM's `messages`; images are
-    data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and rate limits.
+    The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
+    `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and rate limits.
 
     Examples:
 

@@ -83,11 +83,11 @@ class Shards:
 
     @classmethod
     def parse(cls, text: str) -> Shards:
-        """Parse `PLACE` or `PLACE:WEIGHT`; ConfigError if the weight is not positive."""
+        """Parse `PATH` or `PATH:WEIGHT`; ConfigError if the weight is not positive."""
         match = re.fullmatch(r"(?P<location>.+?)(?::(?P<weight>\d+(?:\.\d+)?))?", text)
         weight = float(match["weight"] or 1) if match else 0.0
         if match is None or weight <= 0:
-            raise ConfigError(f"shards {text!r}: write PLACE or PLACE:WEIGHT, the weight a positive number")
+            raise ConfigError(f"shards {text!r}: write PATH or PATH:WEIGHT, the weight a positive number")
         return cls(match["location"], weight)
 
     def find(self) -> list[str]:

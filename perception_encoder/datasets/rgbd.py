@@ -98,7 +98,7 @@ def _read(paths: list[Path], name: str, per_metre: float, one_sequence: bool = F
 
 def _check_pairs(name: str, images: Mapping[str, Stored], depths: Mapping[str, Stored]) -> None:
     if not depths:
-        raise DataError(f"{name}: there is no depth; it must be KEY.depth.png, sync_depth_N.png or depth/KEY.png")
+        raise DataError(f"{name} has no depth file; expected KEY.depth.png, sync_depth_N.png or depth/KEY.png")
     if lacking := sorted(images.keys() - depths.keys()):
         raise DataError(f"{name}: {len(lacking)} images have no depth; the first is {lacking[0]}")
     if lacking := sorted(depths.keys() - images.keys()):

@@ -32,7 +32,7 @@ from perception_encoder.inference.output_formats import (
     write_embeddings,
     write_part,
 )
-from perception_encoder.inference.pipeline import Embedding, Failure, Result
+from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure
 from perception_encoder.preprocess.source import one_line
 
 _PART_BYTES = 64 << 20
@@ -85,7 +85,7 @@ class EmbeddingWriter:
         self.failures: list[InputError] = []
         """All so far, those of earlier, interrupted runs included."""
         self._part_bytes, self._part_seconds = part_bytes, part_seconds
-        self._pending: list[Result[Item]] = []
+        self._pending: list[EncodingResult[Item]] = []
         self._pending_bytes, self._flushed_at = 0, time.monotonic()
         self._lock = ExitStack()
         self.parts: list[Part] = []
@@ -163,7 +163,7 @@ class EmbeddingWriter:
             self.failures += failures
         return items
 
-    def add(self, batch: Sequence[Result[Item]]) -> None:
+    def add(self, batch: Sequence[EncodingResult[Item]]) -> None:
         """Take the results of one batch; now and then this writes a part."""
         self._pending += batch
         self.failures += [result.error for result in batch if isinstance(result, Failure)]

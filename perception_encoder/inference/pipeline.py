@@ -75,7 +75,7 @@ class Failure(Generic[K]):
     error: InputError
 
 
-Result = Embedding[K] | Failure[K]
+EncodingResult = Embedding[K] | Failure[K]
 
 
 def encode_items(
@@ -84,7 +84,7 @@ def encode_items(
     feature: Feature,
     batch_size: int | None = None,
     workers: int | None = None,
-) -> Iterator[list[Result[Item]]]:
+) -> Iterator[list[EncodingResult[Item]]]:
     """Encode the items of `list_items`: see `encode_requests`."""
 
     def request(item: Item) -> Request[Item]:
@@ -110,7 +110,7 @@ def encode_requests(
     feature: Feature,
     batch_size: int | None = None,
     workers: int | None = None,
-) -> Iterator[list[Result[K]]]:
+) -> Iterator[list[EncodingResult[K]]]:
     """Encode requests: the results in order, a list a batch, failures in their place.
 
     `batch_size`: images at a time, by default what fits the cache (`encoder.batch_size`), or fewer if `requests`
@@ -188,7 +188,7 @@ def detached(error: InputError) -> InputError:
 
 def _encode_batch(
     encoder: Embedder, requests: list[Request[K]], feature: Feature, images: int, texts: int
-) -> list[Result[K]]:
+) -> list[EncodingResult[K]]:
     """Take one batch from its inputs to its vectors."""
     failures: dict[int, InputError] = {}  # both by position in the batch
     times: dict[int, tuple[float, ...]] = {}

@@ -60,7 +60,7 @@ class Samples:
 
 
 def write_samples(folder: Path) -> Samples:
-    """Copy the photographs to `DIR/pictures` and the query beside it, and write the clip.
+    """Copy the photographs to `DIR/images` and the query beside it, and write the clip.
 
     Raises MissingExtraError or DataError without scikit-image's images, OutputError if DIR cannot be written.
     """
@@ -72,7 +72,7 @@ def write_samples(folder: Path) -> Samples:
     missing = [name for name in (*IMAGES, CLIP_SOURCE, QUERY) if not (source / name).is_file()]
     if missing:
         raise DataError(f"this scikit-image does not bring {', '.join(missing)}; install scikit-image 0.26")
-    gallery, query = folder / "pictures", folder / QUERY
+    gallery, query = folder / "images", folder / QUERY
     with writing(folder):
         gallery.mkdir(parents=True, exist_ok=True)
         for name in IMAGES:

@@ -10,7 +10,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import LayerImages
-from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.global_tokens import TokenStatistics
 from perception_encoder.layer_analysis.image_analysis import SAMPLE, ImageAnalysis, analyse_image, describe_layers
@@ -28,19 +28,20 @@ def analyse(
     tasks: Sequence[LayerEvaluator],
     config: StoreConfig,
     layers: Sequence[int] | None,
-    load: Callable[[str], TowerEncoder],
     track: Track = untracked,
     announce: Callable[[str], None] = lambda message: None,
+    final_norm: bool = False,
 ) -> LayerReport:
     """Sweep models, the one to recommend layers of first, and for tracking colours alone; one after the other.
 
-    `layers`: see `evaluated_layers`. `announce` gets how much disk the features will take. Before the first sweep
+    `layers`: see `evaluated_layers`. `announce` gets how much disk the features will take. `final_norm`: see
+    `TowerEncoder`. Before the first sweep
     ConfigError is raised if two models share a name, or one lacks a layer or the size of a task's images, and
     OutputError if the disk has no room; later, what `run_sweep` raises. A model without an analysis inside is noted.
     """
     needed: dict[str, int] = {}
     for model in models:
-        encoder = load(model)
+        encoder = load_layer_encoder(model, final_norm=final_norm)
         if encoder.name in (COLOURS, *needed):
             raise ConfigError(f"two models are called {encoder.name}; leave one out, or rename its file")
         image_sets = [images for task in tasks for images in task.images(encoder)]
@@ -55,7 +56,7 @@ def analyse(
     example: ImageAnalysis | None = None
     notes: list[str] = []
     for model in models:
-        encoder = load(model)
+        encoder = load_layer_encoder(model, final_norm=final_norm)
         if not sweeps:
             colours = ColourEncoder(encoder)
         sweeps.append(run_sweep(encoder, tasks, config, layers, track))

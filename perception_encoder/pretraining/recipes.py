@@ -94,7 +94,7 @@ def ablation(step: int) -> PretrainingConfig:
     through before step 8 (here it is squashed to a square).
     """
     if not 1 <= step <= LAST_STEP:
-        raise ConfigError(f"step {step} is none of the paper's; they are 1 to {LAST_STEP}")
+        raise ConfigError(f"the ablation step must be 1 to {LAST_STEP}, not {step}")
     batch_size = 32_768 if step < 3 else 65_536
     shares = {224: 1} if step < 2 else {98: 1, 154: 1, 224: 1} if step < 5 else {98: 10, 154: 8, 224: 4, 336: 2}
     samples = 12_000_000_000 if step < 3 else 24_000_000_000

@@ -63,7 +63,7 @@ def open_sources(
 
 def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track) -> Sources:
     if config.frames is not None:
-        raise DataError("the run is on videos, which are read from shards: give --shards PLACE")
+        raise DataError("the run is on videos, which are read from shards: give --shards PATH")
     by_source = _read(paths, "train", config, track).by_source()
     if not by_source:
         raise DataError(f"no image of {', '.join(map(str, paths))} can be used")

@@ -20,14 +20,14 @@ def test_demo_classifies_and_searches_real_photographs(run_pe, checkpoint: Path,
     assert run.stdout.startswith(f"{len(samples.IMAGES) + 1} images and videos, embedded in 256 dimensions")
     for name in (*samples.IMAGES, samples.CLIP):
         assert Path(name).stem in run.stdout
-        assert (out / "pictures" / name).stat().st_size > 0
+        assert (out / "images" / name).stat().st_size > 0
     for query in samples.QUERIES:
         assert f"“{query}”" in run.stdout
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("<section>") == 2 + len(samples.QUERIES) == 7
     assert page.count("<li class") == len(samples.IMAGES) + 1 + 6 * 4
     assert "PE-Core-L14-336" in run.stdout and "and little else" not in run.stdout
-    assert "search" in run.stdout and shlex.quote(str(out / "pictures")) in run.stdout
+    assert "search" in run.stdout and shlex.quote(str(out / "images")) in run.stdout
 
 
 def test_the_demo_says_how_little_the_builtin_model_knows(run_pe, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_living_room(real_data: Path) -> None:
 
 def test_missing_and_wrong_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="there is no depth"):
+    with pytest.raises(DataError, match="has no depth file"):
         read_depth_splits(tmp_path)
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="has one of train and test"):

@@ -17,7 +17,7 @@ import pytest
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, OutputError
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output import EmbeddingWriter
-from perception_encoder.inference.pipeline import Embedding, Failure, Result
+from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure
 
 SETTINGS: dict[str, Any] = {
     "model": "PE-Core-N16-128",
@@ -35,13 +35,13 @@ def item(number: int) -> Item:
     return Item(f"{number}.jpg", f"{number}.jpg", Path(f"{number}.jpg"))
 
 
-def result(number: int) -> Result[Item]:
+def result(number: int) -> EncodingResult[Item]:
     if number in BAD:
         return Failure(item(number), BAD[number])
     return Embedding(item(number), np.arange(4, dtype=np.float32) + number)
 
 
-def batches(numbers: Iterable[int], size: int = 2) -> Iterator[list[Result[Item]]]:
+def batches(numbers: Iterable[int], size: int = 2) -> Iterator[list[EncodingResult[Item]]]:
     numbers = list(numbers)
     for start in range(0, len(numbers), size):
         yield [result(number) for number in numbers[start : start + size]]

@@ -12,7 +12,7 @@ import torch
 
 from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.inference.layer_encoder import TowerEncoder
-from perception_encoder.layer_analysis import store
+from perception_encoder.layer_analysis import analysis, store
 from perception_encoder.layer_analysis.analysis import analyse
 from perception_encoder.layer_analysis.image_analysis import SAMPLE
 from perception_encoder.layer_analysis.report import write_report
@@ -26,38 +26,49 @@ def changed(name: str = "built", **changes: object) -> TowerEncoder:
     return TowerEncoder(name, replace(tower(3).tower, **changes), "cpu", torch.float32)
 
 
-def loader(*encoders: TowerEncoder) -> Callable[[str], TowerEncoder]:
-    return {encoder.name: encoder for encoder in encoders}.__getitem__
+Load = Callable[..., None]
 
 
-def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path) -> None:
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """`load(encoder, …)`: these encoders are loaded by their names."""
+
+    def use(*encoders: TowerEncoder) -> None:
+        by_name = {encoder.name: encoder for encoder in encoders}
+        monkeypatch.setattr(analysis, "load_layer_encoder", lambda name, final_norm: by_name[name])
+
+    return use
+
+
+def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, load: Load) -> None:
     config, task = StoreConfig(directory=tmp_path / "store"), LightnessTask()
-    load = loader(changed(), changed("shallow", depth=2), changed("fixed", fixed_size=True))
+    load(changed(), changed("shallow", depth=2), changed("fixed", fixed_size=True))
     with pytest.raises(ConfigError, match="layer 5 does not exist; shallow has layers 0 to 1"):
-        analyse(["built", "shallow"], [task], config, [5], load)
+        analyse(["built", "shallow"], [task], config, [5])
     with pytest.raises(ConfigError, match="fixed takes images of 24x24 only, not 12x24"):
-        analyse(["built", "fixed"], [replace(task, image_size=(12, 24))], config, None, load)
+        analyse(["built", "fixed"], [replace(task, image_size=(12, 24))], config, None)
     with pytest.raises(ConfigError, match="two models are called built"):
-        analyse(["built", "built"], [task], config, None, load)
+        analyse(["built", "built"], [task], config, None)
     assert task.evaluated == [] and not config.directory.exists()
 
 
-def test_the_disk_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_is_checked_first(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(changed())
     config, task, messages = StoreConfig(directory=tmp_path / "store"), LightnessTask(), []
     with monkeypatch.context() as patched:
         patched.setattr(store, "SPARE", 1 << 62)
         with pytest.raises(OutputError, match="for features and the disk has"):
-            analyse(["built"], [task], config, None, loader(changed()), announce=messages.append)
+            analyse(["built"], [task], config, None, announce=messages.append)
     assert task.evaluated == [] and messages == [f"features will take 0.0 MB more in {config.directory}"]
     for _ in range(2):
-        analyse(["built"], [task], config, None, loader(changed()), announce=messages.append)
+        analyse(["built"], [task], config, None, announce=messages.append)
     assert len(messages) == 2  # the second time they are there
 
 
-def test_a_model_of_one_size_is_analysed_at_that_size(tmp_path: Path) -> None:
-    encoder = changed(fixed_size=True)
+def test_a_model_of_one_size_is_analysed_at_that_size(tmp_path: Path, load: Load) -> None:
+    load(changed(fixed_size=True))
     for task in (LightnessTask(), LightnessTask(image_size=(24, 24))):
-        report = analyse(["built"], [task], StoreConfig(directory=tmp_path), None, loader(encoder))
+        report = analyse(["built"], [task], StoreConfig(directory=tmp_path), None)
         assert report.notes == () and report.example.grid == (6, 6)
 
 
@@ -71,11 +82,10 @@ def silent() -> TowerEncoder:
     return TowerEncoder("silent", SilentTower(**vars(tower(3).tower)), "cpu", torch.float32)
 
 
-def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path, load: Load) -> None:
     pytest.importorskip("matplotlib")
-    report = analyse(
-        ["silent", "built"], [LightnessTask()], StoreConfig(directory=tmp_path), None, loader(silent(), changed())
-    )
+    load(silent(), changed())
+    report = analyse(["silent", "built"], [LightnessTask()], StoreConfig(directory=tmp_path), None)
     assert [sweep.model for sweep in report.sweeps] == ["silent", "built"] and list(report.statistics) == ["built"]
     note = "silent cannot be analysed inside: silent does not attend through torch in every layer, so it cannot be seen"
     assert report.notes == (note,) and report.example is None
@@ -84,10 +94,11 @@ def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path) -
     assert json.loads(data.read_text(encoding="utf-8"))["notes"] == [note]
 
 
-def test_a_sample_that_cannot_be_decoded_costs_no_report(tmp_path: Path) -> None:
+def test_a_sample_that_cannot_be_decoded_costs_no_report(tmp_path: Path, load: Load) -> None:
+    load(changed())
     count = 2 * SAMPLE + 2
     task = LightnessTask(count=count, broken=tuple(range(0, count, 2)))  # every image of the sample
-    report = analyse(["built"], [task], StoreConfig(directory=tmp_path), None, loader(changed()))
+    report = analyse(["built"], [task], StoreConfig(directory=tmp_path), None)
     assert len(report.curves[0].scores) == DEPTH and len(report.notes) == 1
     assert "greys: none of the sampled images can be decoded" in report.notes[0]
     with pytest.raises(DataError, match="no images were given, so there is no attention to show"):

@@ -19,7 +19,7 @@ def scenes(
     out: Annotated[Path, options.out_option("Directory of the dataset; OUT/SPLIT must be new or empty.", "OUT")],
     count: Annotated[int, option("Number of images or videos.", min=1)] = 1000,
     size: Annotated[int, option("Side of the images in pixels; even, from 16 to 1024.")] = 128,
-    seed: Annotated[int, option("Another seed makes other scenes.", min=0)] = 0,
+    seed: Annotated[int, option("Random seed.", min=0)] = 0,
     split: Annotated[str, option("Split of the models to use: train, val or test.", "NAME")] = "train",
     videos: Annotated[bool, flag("--videos", "Make videos instead of images.")] = False,
     frames: Annotated[int, option("Frames of a video, 8 per second; at least 16.")] = 24,
@@ -31,7 +31,7 @@ def scenes(
     Writes WebDataset tars OUT/SPLIT/00000.tar and so on, of KEY.jpg or KEY.mp4, KEY.depth.png (16 bit, millimetres),
     KEY.mask.png (0 is background, else the object's id) and KEY.json (boxes, cameras, captions, questions, tracks).
     Also writes OUT/SPLIT/instances.json (COCO) or OUT/SPLIT/videos.json (fields of the PE Video Dataset). No model is
-    in two splits. The same seed makes the same bytes, with any number of processes. Needs the extra `scenes`, and
+    in two splits. The same seed gives the same bytes, with any number of processes. Needs the extra `scenes`, and
     Python 3.11: pybullet has no wheels for later versions.
 
     Examples:

@@ -19,7 +19,7 @@ Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 def export() -> None:
     """Export a model or an index.
 
-    A model becomes ONNX files, an index a file of embeddings or FiftyOne datasets.
+    Export a model to ONNX, or an index to an embeddings file or a FiftyOne dataset.
 
     Examples:
 

@@ -34,8 +34,8 @@ def features(
 
     Examples:
 
-        pe features cup.jpg -o inside.png
-        pe features cup.jpg --layer 3,7,11 --at 0.3,0.6 --patches 32 -o inside.png
+        pe features cup.jpg -o features.png
+        pe features cup.jpg --layer 3,7,11 --at 0.3,0.6 --patches 32 -o features.png
         pe features cup.jpg --layer 8 --bare -o colours.png
     """
     from perception_encoder.inference.open_model import load_layer_encoder

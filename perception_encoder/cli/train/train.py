@@ -38,7 +38,7 @@ def train(
     device: Annotated[str, option("h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
     utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", panel=PLAN)] = 0.4,
 ) -> None:
-    """Train a model by a recipe.
+    """Train a model from a recipe.
 
     An interrupted run resumes from its last checkpoint. --data is read into memory: `DIR/CLASS/*.jpg` or
     `DIR/train/CLASS/*.jpg`; a CSV, TSV, JSONL or Parquet file with `path` and `label` or `caption`; or tars of KEY.jpg

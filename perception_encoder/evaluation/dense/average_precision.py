@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.statistics.scores import ResampledScores
 
-Kind = Literal["bbox", "segm"]
+AnnotationKind = Literal["bbox", "segm"]
 SEED, RESAMPLES = 0, 200
 MOST = {False: [1, 10, 100], True: [300]}
 """The number of detections of an image that count: COCO's, LVIS's."""
@@ -43,7 +43,11 @@ class AveragePrecision:
 
 
 def average_precision(
-    truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, lvis: bool = False, resamples: int = RESAMPLES
+    truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    kind: AnnotationKind,
+    lvis: bool = False,
+    resamples: int = RESAMPLES,
 ) -> AveragePrecision:
     """Evaluate results, in COCO's format, against annotations in COCO's format, or LVIS's with `lvis`.
 
@@ -67,7 +71,7 @@ def average_precision(
     )
 
 
-def _evaluate(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, lvis: bool) -> Any:
+def _evaluate(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: AnnotationKind, lvis: bool) -> Any:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:

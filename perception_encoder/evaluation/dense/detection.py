@@ -13,7 +13,7 @@ from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import Maps, take
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.evaluation.dense.average_precision import Kind, average_precision
+from perception_encoder.evaluation.dense.average_precision import AnnotationKind, average_precision
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
 from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, settings_digest
 from perception_encoder.evaluation.results import Measurement
@@ -25,7 +25,7 @@ from perception_encoder.evaluation.statistics.scores import (
 )
 from perception_encoder.progress import Track, untracked
 
-KINDS: Mapping[str, Kind] = {"box": "bbox", "mask": "segm"}
+KINDS: Mapping[str, AnnotationKind] = {"box": "bbox", "mask": "segm"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -353,9 +353,7 @@ class _Worker:
 def _portable(result: FileResult) -> FileResult:
     """Return a worker's result for another machine: no dates in its time zone, and its name in missing-file errors."""
     if isinstance(result.error, MediaNotFoundError):
-        where = (
-            f"on {socket.gethostname()}, a worker of the cluster, which must see the directory under the same path"
-        )
+        where = f"on {socket.gethostname()}, a worker of the cluster, which must see the directory under the same path"
         return replace(result, error=MediaNotFoundError(result.error.source, f"{result.error.reason} {where}"))
     rows = [replace(row, date="") if row.date == local_date(row.modified) else row for row in result.rows or []]
     return result if result.rows is None else replace(result, rows=rows)

@@ -155,7 +155,7 @@ class MediaLibrary:
         if kind == "like":
             return self.index.row(id)
         if id not in self._uploads:
-            raise ConfigError("the image is forgotten; choose it again")
+            raise ConfigError("this image is no longer cached; upload it again")
         return self._uploads[id]
 
     def add_image(self, content: bytes) -> str:

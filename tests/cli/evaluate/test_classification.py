@@ -58,7 +58,7 @@ def test_a_table_of_videos_with_the_templates_of_kinetics(
     ("options", "message"),
     [
         (["--split", "test"], "has no split 'test'"),
-        (["--split", "val", "--prompts", "x"], "there are no prompts 'x'"),
+        (["--split", "val", "--prompts", "x"], "unknown prompts 'x'"),
         (["--split", "val", "--onto", "imagenet"], "needs a mapping"),
     ],
 )

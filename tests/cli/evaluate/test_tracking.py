@@ -29,7 +29,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
     ("task", "options", "message"),
     [
         ("tracking", [], "no JPEGImages"),
-        ("depth", [], "there is no depth"),
+        ("depth", [], "has no depth file"),
         ("segmentation", [], "no annotations/"),
         ("detection", [], "no annotations/instances_val2017.json"),
         ("tracking", ["--layer", "7"], "layer 7 does not exist; colours has layers 0 to 2"),
