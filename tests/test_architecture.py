@@ -163,14 +163,20 @@ def test_a_directory_holds_few_modules(directory: Path) -> None:
 
 
 def public_names() -> dict[str, set[str]]:
-    """Return where each public class and function is defined; commands of cli/ may be called as what they run."""
+    """Return where each public class, function and type alias is defined; cli/ names commands and their options."""
     places: dict[str, set[str]] = {}
     for path in SOURCES:
+        of_cli = relative(path).startswith(f"{NAME}/cli/")
         for node in parse(path).body:
-            if not isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) or node.name[0] == "_":
-                continue
-            if not (relative(path).startswith(f"{NAME}/cli/") and node.decorator_list):
-                places.setdefault(node.name, set()).add(relative(path))
+            names: list[str] = []
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                names = [] if of_cli and node.decorator_list else [node.name]
+            elif isinstance(node, ast.Assign) and not of_cli and "TypeVar(" not in ast.unparse(node.value):
+                targets = [target.id for target in node.targets if isinstance(target, ast.Name)]
+                names = [target for target in targets if target[0].isupper() and not target.isupper()]
+            for name in names:
+                if not name.startswith("_"):
+                    places.setdefault(name, set()).add(relative(path))
     return places
 
 

@@ -52,7 +52,8 @@ def serve(
     The connection is not encrypted, so use it in a network that you trust.
 
     The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
-    `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and rate limits.
+    `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and
+    rate limits.
 
     Examples:
 

@@ -33,7 +33,7 @@ from perception_encoder.data.captions import (
 )
 from perception_encoder.data.rules import SourceRules
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.media_directory import Source
+from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.formats.splits import find_shards, shards_below
 from perception_encoder.preprocess.image import NeededSide, open_image
@@ -47,7 +47,7 @@ class FileSample:
     """An image's file and what is known about it."""
 
     key: str
-    image: Source
+    image: MediaSource
     metadata: Mapping[str, Any]
     """Its `source`, the name of the directory or table, and its `label`, which is empty if it has captions."""
     texts: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from typing import Any
 from perception_encoder.datasets.classified import rows_of_split
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
-from perception_encoder.formats.media_directory import MediaDirectory, Source
+from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 
 TEXT_COLUMNS = ("sentence", "caption", "text", "captions")
@@ -24,7 +24,7 @@ class CaptionedMedia:
 
     name: str
     keys: tuple[str, ...]
-    media: tuple[Source, ...]
+    media: tuple[MediaSource, ...]
     captions: tuple[str, ...]
     owners: tuple[int, ...]
     """The index in `keys` of each caption's item."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.datasets.class_names import ClassNames, read_class_names, read_mapping
-from perception_encoder.datasets.labelled import HeldOut, LabelledImages, load_labelled
+from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
-from perception_encoder.formats.media_directory import Clip, MediaDirectory, Source, list_media
+from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
 from perception_encoder.formats.splits import SPLITS, find_shards
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 
@@ -44,7 +44,7 @@ class ClassOptions:
     """Directory of the files that a table names; by default the table's own."""
     trim: int = 0
     """Pixels cut off each side; 2 removes ObjectNet's red border, which the published mean leaves on."""
-    held_out: HeldOut | None = None
+    held_out: FindHeldOut | None = None
     """Of labelled shards, the classes that make a task of their own (see `load_labelled`)."""
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> 
     return selected
 
 
-def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: MediaDirectory) -> tuple[str, Source]:
+def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: MediaDirectory) -> tuple[str, MediaSource]:
     """Find a cut clip under either of its usual names, or the part of the whole video."""
     try:
         start, end = float(row["time_start"]), float(row["time_end"])

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from perception_encoder.formats.entries import id_field
-from perception_encoder.formats.media_directory import Source
+from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import read_shard
 from perception_encoder.formats.splits import find_shards
 
-HeldOut = Callable[[Path], frozenset[tuple[str, str]]]
+FindHeldOut = Callable[[Path], frozenset[tuple[str, str]]]
 """Returns the (source, label) pairs of a directory that a model is never trained on."""
 
 
@@ -22,7 +22,7 @@ class LabelledImages:
     name: str
     """The source, with `/coarse` for its coarse labels and `/unseen` for held-out classes."""
     keys: tuple[str, ...]
-    images: tuple[Source, ...]
+    images: tuple[MediaSource, ...]
     """Undecoded images and videos, or their files."""
     labels: tuple[str, ...]
     choices: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class LabelledImages:
         )
 
 
-def load_labelled(path: Path, split: str = "test", held_out: HeldOut | None = None) -> dict[str, LabelledImages]:
+def load_labelled(path: Path, split: str = "test", held_out: FindHeldOut | None = None) -> dict[str, LabelledImages]:
     """Read a split of shards as classification tasks by name, sorted.
 
     Every source is one; one whose samples have a `coarse` label is also `NAME/coarse`. `held_out` classes are a task of

@@ -18,7 +18,7 @@ from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, InputError, ModelError
-from perception_encoder.formats.media_directory import Clip, Source
+from perception_encoder.formats.media_directory import Clip, MediaSource
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 from perception_encoder.preprocess.frames import VideoFrames
@@ -163,7 +163,7 @@ def media_opener(images: LabelledImages, frames: int = FRAMES) -> Callable[[int]
     return lambda row: _open(images.images[row], images.keys[row], frames, images.trim)
 
 
-def _open(source: Source, key: str, frames: int, trim: int) -> list[Image.Image]:
+def _open(source: MediaSource, key: str, frames: int, trim: int) -> list[Image.Image]:
     if isinstance(source, Clip):
         media = resolve(source.path, key, start=source.start, end=source.end)
     else:

@@ -24,7 +24,7 @@ from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.dense_prediction.head_fitting import Maps
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.features import check_finite, decode_ahead
-from perception_encoder.formats.media_directory import Clip, Source
+from perception_encoder.formats.media_directory import Clip, MediaSource
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
@@ -258,7 +258,7 @@ def _temporary_array(shape: tuple[int, ...], limit: float) -> np.ndarray | None:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
-def content_digest(sources: Sequence[Source]) -> str:
+def content_digest(sources: Sequence[MediaSource]) -> str:
     """Return a SHA-256 of the content of files, in order; a missing one counts as empty, for it is reported later."""
     digest = hashlib.sha256()
     for source in sources:

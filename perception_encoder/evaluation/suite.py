@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from perception_encoder.datasets.labelled import HeldOut, LabelledImages, load_labelled
+from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.classification.linear_probe import LinearEvaluator
 from perception_encoder.evaluation.classification.prompts import find_templates
@@ -49,7 +49,7 @@ class Suite:
         """The model under its first transform."""
         return dict([next(iter(self.encoders.items()))])
 
-    def classify(self, path: Path, split: str = "test", held_out: HeldOut | None = None) -> None:
+    def classify(self, path: Path, split: str = "test", held_out: FindHeldOut | None = None) -> None:
         """Evaluate every classification task of a directory of labelled images (see `load_labelled`)."""
         if split not in SPLITS:
             raise ConfigError(f"the suite evaluates the split {' or '.join(SPLITS)}, not {split!r}")

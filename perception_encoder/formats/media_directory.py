@@ -21,7 +21,7 @@ class Clip:
     end: float | None = None
 
 
-Source = bytes | Path | Clip
+MediaSource = bytes | Path | Clip
 """The content of an image or video, its file, or a part of it; a missing file is noticed when it is opened."""
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from perception_encoder.datasets.classified import ClassOptions, has_labels
-from perception_encoder.datasets.labelled import HeldOut, LabelledImages
+from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
 from perception_encoder.evaluation.classification.linear_probe import fit_probe
@@ -255,7 +255,7 @@ def _column_means(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
 
 
 @lru_cache(maxsize=1)
-def read_label_splits(path: Path, items: int = 1000, held_out: HeldOut | None = None) -> Splits:
+def read_label_splits(path: Path, items: int = 1000, held_out: FindHeldOut | None = None) -> Splits:
     """Read the classification tasks of a path as one, with the same number of images of each class (smallest hashes).
 
     The test split is `test`, or `val` if `test` has no labels. At most `items` test images, twice as many to train on

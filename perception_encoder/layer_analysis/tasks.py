@@ -10,7 +10,7 @@ from typing import TypeVar
 from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.image_set import ImageSet, keep_trained
 from perception_encoder.datasets.instances import read_instance_splits
-from perception_encoder.datasets.labelled import HeldOut
+from perception_encoder.datasets.labelled import FindHeldOut
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import MILLIMETRES, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
@@ -55,7 +55,7 @@ class TaskOptions:
     """Pixels of the short side of videos' frames; a seventh of the cost of DAVIS's 480."""
     per_metre: float = MILLIMETRES
     """Units of stored depths."""
-    held_out: HeldOut | None = None
+    held_out: FindHeldOut | None = None
     """Classes of labelled shards to leave out."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from perception_encoder.errors import DataError
-from perception_encoder.pretraining.builtin.sources import Source
+from perception_encoder.pretraining.builtin.sources import DrawingSource
 
 PEN_WIDTH = 1 / 40  # of the longer side
 EMOJI_COMPONENTS = (None, 2)  # emojibase groups of parts: regional letters, skin tones, hair
@@ -64,7 +64,7 @@ class Drawing:
     """Of two near-duplicates the one of lower rank stays."""
 
 
-def read_emoji(icons: Path, names: Path, source: Source) -> Iterator[Drawing]:
+def read_emoji(icons: Path, names: Path, source: DrawingSource) -> Iterator[Drawing]:
     """Read one emoji style from the roots of its icon package and of emojibase; one drawing a concept."""
     drawn = _read_json(icons / "icons.json")
     by_code = {_plain_code(code): name for code, name in _read_json(icons / "chars.json").items()}
@@ -93,7 +93,7 @@ def read_emoji(icons: Path, names: Path, source: Source) -> Iterator[Drawing]:
         )
 
 
-def _pen(source: Source, width: float) -> str:
+def _pen(source: DrawingSource, width: float) -> str:
     """A stylesheet by which a black pen goes over every shape; `line`: and nothing else is drawn."""
     if not source.pen:
         return ""
@@ -119,7 +119,7 @@ def _emoji_label(label: str) -> str:
     return label.replace(": ", ", ").replace("“", "").replace("”", "").lower()
 
 
-def read_openclipart(root: Path, source: Source) -> Iterator[Drawing]:
+def read_openclipart(root: Path, source: DrawingSource) -> Iterator[Drawing]:
     """Read the usable images of the unpacked `openclipart-svg` package."""
     folder = root / "usr" / "share" / "openclipart" / "svg"
     paths = sorted(folder.rglob("*.svg"))
@@ -133,7 +133,7 @@ def read_openclipart(root: Path, source: Source) -> Iterator[Drawing]:
             yield drawing
 
 
-def _read_clipart(svg: bytes, path: Path, source: Source) -> Drawing | None:
+def _read_clipart(svg: bytes, path: Path, source: DrawingSource) -> Drawing | None:
     try:
         work = next((e for e in ElementTree.fromstring(svg).iter() if _tag(e) == "Work"), None)
     except ElementTree.ParseError:

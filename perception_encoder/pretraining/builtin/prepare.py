@@ -25,7 +25,7 @@ from perception_encoder.formats.packages import fetch_debian, fetch_npm
 from perception_encoder.formats.shards import ShardSample, write_shard
 from perception_encoder.pretraining.builtin.drawings import Drawing, read_emoji, read_openclipart
 from perception_encoder.pretraining.builtin.rasterize import rasterize
-from perception_encoder.pretraining.builtin.sources import EMOJI_NAMES, Source
+from perception_encoder.pretraining.builtin.sources import EMOJI_NAMES, DrawingSource
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class PreparedSource:
 
 
 def prepare_source(
-    source: Source, out: Path, side: int = 144, jobs: int | None = None, track: Track = untracked
+    source: DrawingSource, out: Path, side: int = 144, jobs: int | None = None, track: Track = untracked
 ) -> PreparedSource:
     """Fetch and draw one source, (side, side) px PNGs over white, into `out/SPLIT/NAME.tar`.
 
@@ -73,7 +73,7 @@ def prepare_source(
     )
 
 
-def read_source(source: Source, folder: Path) -> list[Drawing]:
+def read_source(source: DrawingSource, folder: Path) -> list[Drawing]:
     """Fetch a source into `folder` and read its drawings."""
     if source.registry == "debian":
         return list(read_openclipart(fetch_debian(source.package, folder / "debian"), source))
@@ -135,7 +135,7 @@ def _ink(png: bytes) -> np.ndarray:
     return 1 - np.asarray(small, dtype=np.float32).ravel() / 255
 
 
-def _sample(drawing: Drawing, png: bytes, source: Source) -> ShardSample:
+def _sample(drawing: Drawing, png: bytes, source: DrawingSource) -> ShardSample:
     metadata = {
         "source": source.name,
         "label": drawing.label,

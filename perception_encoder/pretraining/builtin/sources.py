@@ -11,7 +11,7 @@ EMOJI_NAMES = "emojibase-data"  # MIT; names and tags of every emoji
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DrawingSource:
     """A public collection of drawings."""
 
     name: str
@@ -30,7 +30,7 @@ class Source:
 
 
 PENS: tuple[Literal["outlined", "line"], ...] = ("outlined", "line")
-NOTO = Source(
+NOTO = DrawingSource(
     name="noto",
     registry="npm",
     package="@iconify-json/noto",
@@ -38,7 +38,7 @@ NOTO = Source(
     licence="Apache-2.0",
     attribution="Noto Emoji, Google Inc, https://github.com/googlefonts/noto-emoji",
 )
-TWEMOJI = Source(
+TWEMOJI = DrawingSource(
     name="twemoji",
     registry="npm",
     package="@iconify-json/twemoji",
@@ -47,7 +47,7 @@ TWEMOJI = Source(
     attribution="Twemoji, Twitter Inc and other contributors, https://github.com/jdecked/twemoji",
 )
 
-SOURCES: tuple[Source, ...] = (
+SOURCES: tuple[DrawingSource, ...] = (
     NOTO,
     TWEMOJI,
     *(
@@ -55,7 +55,7 @@ SOURCES: tuple[Source, ...] = (
         for source in (NOTO, TWEMOJI)
         for pen in PENS
     ),
-    Source(
+    DrawingSource(
         name="openclipart",
         registry="debian",
         package="openclipart-svg",
@@ -64,7 +64,7 @@ SOURCES: tuple[Source, ...] = (
         attribution="Open Clip Art Library",
         near_duplicates=True,
     ),
-    Source(
+    DrawingSource(
         name="openmoji",
         registry="npm",
         package="@iconify-json/openmoji",
@@ -75,7 +75,7 @@ SOURCES: tuple[Source, ...] = (
 )
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str) -> DrawingSource:
     """Look a source up by name; `DataError` lists the known ones."""
     for source in SOURCES:
         if source.name == name:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perception_encoder.errors import MediaDecodeError, MissingExtraError
 
-Read = Callable[[str], bytes]
+OpenFile = Callable[[str], bytes]
 """Returns the content of a file beside the OBJ file; KeyError or OSError if it does not exist."""
 
 
@@ -40,7 +40,7 @@ class Triangles:
     materials: tuple[Material, ...]
 
 
-def read_obj(name: str, read: Read) -> Triangles:
+def read_obj(name: str, read: OpenFile) -> Triangles:
     """Read an OBJ file through `read`; MediaDecodeError if it is damaged or has no faces."""
     try:
         from trimesh.exchange.obj import load_obj
@@ -57,7 +57,7 @@ def read_obj(name: str, read: Read) -> Triangles:
 class _Resolver:
     """Finds the files that an OBJ or MTL file names, for trimesh."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: OpenFile) -> None:
         self._read = read
 
     def get(self, name: str) -> bytes:

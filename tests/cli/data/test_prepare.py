@@ -11,7 +11,7 @@ from perception_encoder.cli.data.prepare import app
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.pretraining.builtin import prepare
 from perception_encoder.pretraining.builtin.prepare import PreparedSource
-from perception_encoder.pretraining.builtin.sources import SOURCES, Source
+from perception_encoder.pretraining.builtin.sources import SOURCES, DrawingSource
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, int, int | N
     """Replaces the preparing; returns its calls. `noto` has a bad drawing, `twemoji` exists."""
     called: list[tuple[str, Path, int, int | None]] = []
 
-    def prepare_source(source: Source, out: Path, side: int, jobs: int | None, track: object) -> PreparedSource:
+    def prepare_source(source: DrawingSource, out: Path, side: int, jobs: int | None, track: object) -> PreparedSource:
         called.append((source.name, out, side, jobs))
         failures = (MediaDecodeError("noto/1f408", "draws nothing"),) if source.name == "noto" else ()
         return PreparedSource(
