@@ -163,9 +163,11 @@ def test_a_stopped_run_is_finished_by_the_same_command(
     for number in range(12, 1500):
         (folder / f"{number:04d}.jpg").hardlink_to(originals[number % 12])
     code = f"""
-import os, sys
+import os, signal, sys
 from perception_encoder.cli.main import main
 from perception_encoder.inference.output import EmbeddingWriter
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 
 flush = EmbeddingWriter.flush
 
