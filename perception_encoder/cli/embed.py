@@ -27,7 +27,7 @@ def embed(
     out: Annotated[Path, options.out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")],
     overwrite: options.Overwrite = False,
     model: options.Model = None,
-    layer: Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the last].", panel=MODEL)] = None,
+    layer: Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the last].", "N", MODEL)] = None,
     pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens: none.", panel=MODEL)] = None,
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,

@@ -18,7 +18,8 @@ NAME = "Name, alias or checkpoint"
 
 
 def option(help: str, metavar: str | None = None, panel: str | None = None, *, min: float | None = None) -> Any:
-    """An option with a value."""
+    """An option with a value; `min`: the least number allowed."""
+    metavar = metavar or (None if min is None else "N")
     return typer.Option(metavar=metavar, rich_help_panel=panel, min=min, help=help)
 
 

@@ -40,8 +40,12 @@ def serve(
     home: options.IndexHome = None,
     lan: Annotated[bool, flag("--lan", LAN, NETWORK)] = False,
     host: Annotated[str | None, HOST] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=NETWORK, help="Port to listen on.")] = 8000,
-    key: Annotated[str | None, typer.Option(envvar="PE_API_KEY", rich_help_panel=NETWORK, help=KEY)] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")
+    ] = 8000,
+    key: Annotated[
+        str | None, typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY)
+    ] = None,
     waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", min=1)] = 4096,
 ) -> None:
     """Search in the browser, or embed over HTTP.

@@ -54,7 +54,7 @@ def test_every_help_has_examples_of_its_own_and_no_python_types(run_pe, words: t
     assert run.status == 0
     assert re.search(rf"^ +pe {' '.join(words)}\b", run.stdout.partition("Examples:")[2], flags=re.MULTILINE)
     assert "completion" not in run.stdout
-    assert not re.search(r"list\[|<bool>|Path\]", run.stdout)
+    assert not re.search(r"list\[|<(?:bool|int|float|str)[ >]|Path\]", run.stdout)
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if len(words) == 1], ids=" ".join)

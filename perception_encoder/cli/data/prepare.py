@@ -25,7 +25,9 @@ def prepare(
         list[Path] | None, argument("[scenes] [OUT]", "Directory of the shards [default: datasets].")
     ] = None,
     sources: Annotated[str, option("Sources, separated by commas.", "NAMES")] = ",".join(NAMES),
-    side: Annotated[int, typer.Option(min=16, max=1024, help="Side of the square images, in pixels.")] = 144,
+    side: Annotated[
+        int, typer.Option(min=16, max=1024, metavar="N", help="Side of the square images, in pixels.")
+    ] = 144,
     jobs: options.Jobs = None,
 ) -> None:
     """Download and draw emoji and clip art.

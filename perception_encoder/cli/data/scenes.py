@@ -18,11 +18,11 @@ app = typer.Typer()
 def scenes(
     out: Annotated[Path, options.out_option("Directory of the dataset; OUT/SPLIT must be new or empty.", "OUT")],
     count: Annotated[int, option("Number of images or videos.", min=1)] = 1000,
-    size: Annotated[int, option("Side of the images in pixels; even, from 16 to 1024.")] = 128,
+    size: Annotated[int, option("Side of the images in pixels; even, from 16 to 1024.", "N")] = 128,
     seed: Annotated[int, option("Random seed.", min=0)] = 0,
     split: Annotated[str, option("Split of the models to use: train, val or test.", "NAME")] = "train",
     videos: Annotated[bool, flag("--videos", "Make videos instead of images.")] = False,
-    frames: Annotated[int, option("Frames of a video, 8 per second; at least 16.")] = 24,
+    frames: Annotated[int, option("Frames of a video, 8 per second; at least 16.", "N")] = 24,
     models: Annotated[Path | None, option("Models from `pe data prepare scenes`, besides pybullet's.", "FILE")] = None,
     jobs: options.Jobs = None,
 ) -> None:

@@ -52,7 +52,7 @@ Train = Annotated[Path | None, data_option("Dataset of the training split [defau
 Media = Annotated[Path | None, data_option("Directory of the files that --data lists [default: its own].", "DIR")]
 Prompts = Annotated[str, option("photo (25), imagenet (80), kinetics (28) or name; several with commas.", "NAMES")]
 Transforms = Annotated[str, option("squash, crop, or both.", "NAMES")]
-Layer = Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the model's output].")]
+Layer = Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the model's output].", "N")]
 Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME")]
 Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, min=1)]
 Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, min=4)]

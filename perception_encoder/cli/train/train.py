@@ -34,9 +34,9 @@ def train(
         bool, typer.Option("--list", callback=planning.show_recipes, is_eager=True, help="List the recipes and exit.")
     ] = False,
     plan: Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)] = False,
-    devices: Annotated[int, option("Number of devices.", panel=PLAN)] = 8,
+    devices: Annotated[int, option("Number of devices.", "N", PLAN)] = 8,
     device: Annotated[str, option("h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
-    utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", panel=PLAN)] = 0.4,
+    utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN)] = 0.4,
 ) -> None:
     """Train a model from a recipe.
 
