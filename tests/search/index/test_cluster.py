@@ -143,9 +143,10 @@ def killing_readers(path: Path) -> Iterator[list[int]]:
     def watch() -> None:
         while not done.wait(0.02):
             for pid in processes("ray::MapWorker"):
-                if pid not in killed and str(path) in map(os.path.realpath, Path(f"/proc/{pid}/fd").glob("*")):
-                    killed.append(pid)
-                    end(pid)
+                with suppress(FileNotFoundError):  # a descriptor was closed while it was looked at
+                    if pid not in killed and str(path) in map(os.path.realpath, Path(f"/proc/{pid}/fd").glob("*")):
+                        killed.append(pid)
+                        end(pid)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

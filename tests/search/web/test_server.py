@@ -49,7 +49,7 @@ def test_a_note_stands_on_the_page(library: MediaLibrary) -> None:
         ({"q": "like:nothing"}, "of an earlier run"),
         ({"q": f"text:{'9' * 400}:dog"}, "10,000, the limit"),
         ({"q": f"text:dog - {'9' * 400}.5:snow"}, "10,000, the limit"),
-        ({"q": "image:0"}, "forgotten"),
+        ({"q": "image:0"}, "no longer cached"),
         ({"q": "/etc/passwd"}, "is not a query"),
         ({"q": ["text:a cat", "-1:text:a cat"]}, "cancel each other"),
     ],
