@@ -121,7 +121,7 @@ def ablation(step: int) -> PretrainingConfig:
 def scaling(step: int, size: str, steps: int = 360_000) -> PretrainingConfig:
     """A point of the curves over model size ("s14", "b14", "l14": Fig. 3) and length (120K, 240K, 360K: Fig. 4).
 
-    `step`: of the ablation, 1 for CLIP as it was and 9 for the whole recipe. The text towers are those of PE-Core-S,
+    `step`: of the ablation, 1 for the CLIP baseline and 9 for the whole recipe. The text towers are those of PE-Core-S,
     -B and -L, which the paper leaves open.
     """
     config = ablation(step)

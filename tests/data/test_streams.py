@@ -307,11 +307,11 @@ def test_tars_at_urls_by_glob_folder_and_braces(tmp_path: Path) -> None:
     assert Shards(str(tmp_path)).find() == [str(tmp_path / f"{shard}.tar") for shard in range(3)]
 
 
-def test_weights_are_written_behind_the_place() -> None:
+def test_weights_are_written_behind_the_path() -> None:
     assert Shards.parse("s3://b/{0..9}.tar:0.25") == Shards("s3://b/{0..9}.tar", 0.25)
     assert Shards.parse("s3://b/x.tar") == Shards("s3://b/x.tar", 1.0)
     for wrong in ("x.tar:0", ""):
-        with pytest.raises(ConfigError, match="PLACE:WEIGHT"):
+        with pytest.raises(ConfigError, match="PATH:WEIGHT"):
             Shards.parse(wrong)
 
 

@@ -125,7 +125,7 @@ def test_the_baseline_and_the_whole_recipe() -> None:
         core = config_of(name)
         assert (core.optimizer, core.augmentation, core.masking) == (last.optimizer, last.augmentation, last.masking)
     for step in (0, 10):
-        with pytest.raises(ConfigError, match="they are 1 to 9"):
+        with pytest.raises(ConfigError, match="must be 1 to 9"):
             ablation(step)
 
 
