@@ -134,8 +134,8 @@ def scoring() -> Iterator[Row]:
     for name, change in ways.items():
         results: dict[str, list[dict[str, Any]]] = {"box": [], "mask": []}
         for row in range(TESTED):
-            things = known.instances(row)
-            right = Detected(things.boxes, things.labels, np.ones(len(things.labels), np.float32), things.masks)
+            objects = known.instances(row)
+            right = Detected(objects.boxes, objects.labels, np.ones(len(objects.labels), np.float32), objects.masks)
             for kind, some in to_results(change(right), known, row).items():
                 results[kind] += some
         for kind, iou in (("box", "bbox"), ("mask", "segm")):

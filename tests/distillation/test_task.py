@@ -20,39 +20,12 @@ from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
-
-TEXTS = ("a photo of a cup", "a rose", "an ant on a leaf")
-
-
-def pictures(size: int, count: int = 4) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+from tests.distillation.toys import TEXTS, Noted, pictures
 
 
 def batch(size: int, tokens: torch.Tensor) -> ImageTextBatch:
     positives = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)
     return ImageTextBatch(pictures(size), tokens, positives, positives.T, texts=TEXTS)
-
-
-class Noted:
-    """A teacher's encoder that says nothing of what it is shown, and keeps it."""
-
-    name = "noted"
-
-    def __init__(self) -> None:
-        self.seen: list = []
-
-    def encode_images(self, images) -> np.ndarray:
-        self.seen.append([np.asarray(image) for image in images])
-        return np.stack([self._vector(np.asarray(image, dtype=np.float32).mean((0, 1))) for image in images])
-
-    def encode_texts(self, texts) -> np.ndarray:
-        self.seen.append(list(texts))
-        return np.stack([self._vector(np.array([len(t), 3, 5], dtype=np.float32)) for t in texts])
-
-    @staticmethod
-    def _vector(values: np.ndarray) -> np.ndarray:
-        return values / np.linalg.norm(values)
 
 
 def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -> None:

@@ -14,12 +14,11 @@ from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import cached_texts, run
 from perception_encoder.pretraining.builtin.recipe import debug
 from perception_encoder.pretraining.cached_texts import CachedTexts
-from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
-from tests.models.small import SIZE
+from tests.pretraining.toys import gradients, small_batch
 
 
 def test_a_locked_text_tower_encodes_each_caption_once(
@@ -43,24 +42,6 @@ def test_a_locked_text_tower_encodes_each_caption_once(
     assert losses(110, 32) == pytest.approx(kept, rel=1e-5) and len(encoded) == 16  # four groups a step
     losses(111, 16)
     assert len(encoded) == 16
-
-
-def small_batch(masks: bool = True) -> ImageTextBatch:
-    generator = torch.Generator().manual_seed(1)
-    pictures = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-    tokens = torch.randint(1, 49, (8, 8), generator=generator)
-    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool), torch.eye(8, dtype=torch.bool))
-    if not masks:
-        return batch
-    rows, hidden = MaskRegularization(every=3).draw(8, 16, generator)
-    return dataclasses.replace(batch, masked=rows, masks=hidden, masked_share=1.0)
-
-
-def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    trained = {name: parameter for name, parameter in towers.named_parameters() if parameter.requires_grad}
-    names, parameters = zip(*trained.items(), strict=True)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
 
 
 TEXTS = ("a cup", "the rose, and a long caption about it", "an ant", "A  cup")

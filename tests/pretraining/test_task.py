@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import Towers
-from tests.models.small import CORE, SIZE, TEXT, randomize
-
-
-def small_towers(chunk: int | None = None) -> Towers:
-    clip = CLIP(CORE, TEXT)
-    randomize(clip)
-    towers = Towers(clip, masked=True, chunk=chunk)
-    torch.nn.init.normal_(towers.mask_token, generator=torch.Generator().manual_seed(5))
-    return towers
-
-
-def small_batch(masks: bool = True) -> ImageTextBatch:
-    generator = torch.Generator().manual_seed(1)
-    pictures = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-    tokens = torch.randint(1, 49, (8, 8), generator=generator)
-    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool), torch.eye(8, dtype=torch.bool))
-    if not masks:
-        return batch
-    rows, hidden = MaskRegularization(every=3).draw(8, 16, generator)
-    return dataclasses.replace(batch, masked=rows, masks=hidden, masked_share=1.0)
-
-
-def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    trained = {name: parameter for name, parameter in towers.named_parameters() if parameter.requires_grad}
-    names, parameters = zip(*trained.items(), strict=True)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+from tests.pretraining.toys import gradients, small_batch, small_towers
 
 
 def test_the_two_losses_have_disjoint_gradients() -> None:

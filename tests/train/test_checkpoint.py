@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from perception_encoder.errors import OutputError
 from perception_encoder.train.checkpoint import RunState, find_checkpoints, run_folder, save_run
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
-from perception_encoder.train.seed import torch_generator
+from tests.train.toys import Regression, batch
 
 
 def model_and_optimizer(name: str = "lamb") -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -35,29 +35,6 @@ def test_a_run_folder_is_one_run_s_at_a_time(tmp_path: Path) -> None:
         pass
     with run_folder(tmp_path / "run"), run_folder(tmp_path / "other"):
         pass
-
-
-class Regression:
-    """Fit a linear map; its batch is a pure function of the step."""
-
-    def __init__(self) -> None:
-        self.model = nn.Linear(4, 1)
-        nn.init.zeros_(self.model.weight)
-        nn.init.zeros_(self.model.bias)
-        self.steps_seen = 0
-
-    def losses(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"error": ((self.model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()}
-
-    def report(self) -> dict[str, float]:
-        return {}
-
-    def after_step(self) -> None:
-        self.steps_seen += 1
-
-
-def batch(step: int) -> Tensor:
-    return torch.randn(32, 4, generator=torch_generator(1, step))
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

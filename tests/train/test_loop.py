@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
@@ -17,39 +16,8 @@ from torch import Tensor, nn
 from perception_encoder.errors import CheckpointError, DataError, OutputError
 from perception_encoder.train import loop
 from perception_encoder.train.checkpoint import find_checkpoints
-from perception_encoder.train.loop import LoopConfig, prefetch, train
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.seed import torch_generator
-
-
-class Regression:
-    """Fit a linear map; its batch is a pure function of the step."""
-
-    def __init__(self) -> None:
-        self.model = nn.Linear(4, 1)
-        nn.init.zeros_(self.model.weight)
-        nn.init.zeros_(self.model.bias)
-        self.steps_seen = 0
-
-    def losses(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"error": ((self.model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()}
-
-    def report(self) -> dict[str, float]:
-        return {}
-
-    def after_step(self) -> None:
-        self.steps_seen += 1
-
-
-def batch(step: int) -> Tensor:
-    return torch.randn(32, 4, generator=torch_generator(1, step))
-
-
-CONFIG = LoopConfig(steps=30, warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7)
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+from perception_encoder.train.loop import prefetch, train
+from tests.train.toys import CONFIG, Regression, batch, rows
 
 
 def losses_of(folder: Path) -> list[float]:

@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perception_encoder.train import loop, progress
-from perception_encoder.train.loop import LoopConfig, train
-from perception_encoder.train.optimizer import OptimizerConfig
-from perception_encoder.train.seed import torch_generator
-
-
-class Regression:
-    """Fit a linear map; its batch is a pure function of the step."""
-
-    def __init__(self) -> None:
-        self.model = nn.Linear(4, 1)
-        nn.init.zeros_(self.model.weight)
-        nn.init.zeros_(self.model.bias)
-        self.steps_seen = 0
-
-    def losses(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"error": ((self.model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()}
-
-    def report(self) -> dict[str, float]:
-        return {}
-
-    def after_step(self) -> None:
-        self.steps_seen += 1
-
-
-def batch(step: int) -> Tensor:
-    return torch.randn(32, 4, generator=torch_generator(1, step))
-
-
-CONFIG = LoopConfig(steps=30, warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7)
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+from perception_encoder.train.loop import train
+from tests.train.toys import CONFIG, Regression, batch, rows
 
 
 class Work:
