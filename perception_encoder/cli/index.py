@@ -20,17 +20,17 @@ app = typer.Typer()
 
 RAY = (
     "Read files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
-    "Its machines must see the directories under the same paths."
+    "All machines must see the directories under the same paths."
 )
-REBUILD = "Build the index anew; without -m and --every with the settings of the old one."
+REBUILD = "Build the index anew; without -m or --every, with the old index's settings."
 
 
 @app.command()
 def index(
     directories: Annotated[list[Path], argument("DIRS", "Directories; each gets its own index, DIR/.pe-index.")],
-    every: Annotated[float | None, option("Seconds between video frames [default: 1].", panel=VIDEO, min=0.01)] = None,
+    every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,
     model: options.IndexModel = None,
-    home: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Where to put a single index.")] = None,
+    home: options.IndexHome = None,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     ray: Annotated[str | None, option(RAY, "ADDRESS")] = None,
     json: options.Json = False,

@@ -8,25 +8,23 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import DATASET, OUTPUT, argument, option
+from perception_encoder.cli.options import DATASET, OUTPUT, by_position, option
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
 
 app = typer.Typer()
 
-MODEL = f"{options.NAME}; timm:NAME; hf:NAME (transformers); random:NAME for random weights."
 
-
-@app.command()
+@app.command(cls=by_position("model"))
 def layers(
-    model: Annotated[str, argument("MODEL", MODEL)],
+    model: options.LayeredModel,
     data: Annotated[list[str], option("Dataset of a task, or of all tasks; repeat for more.", "[TASK=]PATH", DATASET)],
     tasks: Annotated[str, option("Tasks, separated by commas.", "NAMES", DATASET)] = "classification,retrieval",
-    layer: Annotated[str, option("Layers, from 0, or from the end, -1, and the last [default: all].", "N,N,...")] = "",
+    layer: Annotated[str, option("Layers, such as 0,5,-1; the last is added [default: all].", "N,N,...")] = "",
     baseline: Annotated[list[str] | None, option("Further models to plot [default: random weights].", "MODEL")] = None,
-    items: Annotated[int, option("Number of images evaluated per task, at most.", panel=DATASET, min=2)] = 1000,
+    items: Annotated[int, option("Largest number of images per task.", panel=DATASET, least=2)] = 1000,
     size: options.Size = None,
-    short_side: Annotated[int, option("Short side of tracking's frames, in pixels.", min=16)] = 240,
+    short_side: Annotated[int, option("Short side of tracking's frames, in pixels.", least=16)] = 240,
     per_metre: options.PerMetre = 1000.0,
     final_norm: options.FinalNorm = False,
     out: Annotated[Path, options.out_option("Directory of the report.", "DIR")] = Path("layers"),

@@ -19,22 +19,28 @@ from perception_encoder.cli import output
 from perception_encoder.cli.groups import hide_types, lazy_group
 from perception_encoder.errors import PerceptionEncoderError
 
-PANELS = {
-    "Search": ("search", "index", "serve", "classify", "embed", "demo"),
-    "Models": ("models", "features", "convert", "export"),
-    "Train and evaluate": ("train", "data", "eval", "layers"),
+COMMANDS = {
+    "Search": {
+        "search": "search",
+        "index": "index",
+        "serve": "serve",
+        "classify": "classify",
+        "embed": "embed",
+        "demo": "demo",
+    },
+    "Models": {
+        "models": "models.models",
+        "features": "models.features",
+        "convert": "models.convert",
+        "export": "models.export",
+    },
+    "Train and evaluate": {"train": "train.train", "data": "data.group", "eval": "evaluate.group", "layers": "layers"},
 }
-SUB_PACKAGES = {
-    **{name: f"models.{name}" for name in PANELS["Models"]},
-    "train": "train.train",
-    "data": "data.group",
-    "eval": "evaluate.group",
-}
-VERBS = {name: f"perception_encoder.cli.{SUB_PACKAGES.get(name, name)}" for names in PANELS.values() for name in names}
+"""All commands by heading: the name of each, and its module in `perception_encoder.cli`."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The variables that tell the threads of GNU's, Intel's and LLVM's OpenMP how to wait for each other."""
 
-app = lazy_group(VERBS, PANELS)
+app = lazy_group(COMMANDS)
 
 
 def show_version(wanted: bool) -> None:
@@ -47,9 +53,9 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def prepare(
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print log messages.")] = False,
 ) -> None:
     """Search, classify and embed images and videos.
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 NETWORK = "Network"
-KEY = "Key that others need: for the page in its address, for the API as `Authorization: Bearer KEY`."
-LAN = "Let devices in your network open the page; makes a key if --key is missing."
+KEY = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
+LAN = "Let devices on your network open the page; makes a key unless --key gives one."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
 HOST = typer.Option(
     metavar="ADDRESS",
@@ -46,14 +46,14 @@ def serve(
     key: Annotated[
         str | None, typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY)
     ] = None,
-    waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", min=1)] = 4096,
+    waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
-    Search by text, by an image or video, or for similar hits, with filters. New, changed and removed files are picked
-    up every ten seconds, and with the button Rescan. Only this machine can open the page. With
-    --lan, or --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
-    The connection is not encrypted, so use it in a network that you trust.
+    Search by text, by an image or a video, or for similar hits, with filters. New, changed and deleted files are picked
+    up every ten seconds, or at once with the Rescan button. By default only this machine can open the page. With --lan,
+    or with --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
+    The connection is not encrypted, so use it only in a network that you trust.
 
     The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
     `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and

@@ -28,10 +28,10 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None
     """Add a command `example` that runs the given function."""
 
     def add(function: Callable[[], None]) -> None:
-        module = types.ModuleType("example_verb")
+        module = types.ModuleType("perception_encoder.cli.example")
         module.app = typer.Typer()
         module.app.command()(function)
-        monkeypatch.setitem(sys.modules, "example_verb", module)
-        monkeypatch.setitem(main.VERBS, "example", "example_verb")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(main.COMMANDS["Search"], "example", "example")
 
     return add

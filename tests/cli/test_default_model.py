@@ -56,8 +56,9 @@ def test_a_chosen_model_is_that_of_every_command(
     run_pe, folder: Path, checkpoint: Path, way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if way == "use":
-        run = run_pe("models", "use", checkpoint)
-        assert run.status == 0 and run.stdout == f"default: {checkpoint}\n"
+        for flag in ([], ["-m"], ["--model"]):
+            run = run_pe("models", "use", *flag, checkpoint)
+            assert run.status == 0 and run.stdout == f"default: {checkpoint}\n"
     else:
         monkeypatch.setenv("PE_MODEL", str(checkpoint))
     assert run_pe("models").stderr == f"note: default: {checkpoint}\n"

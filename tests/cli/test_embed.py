@@ -56,7 +56,7 @@ def embed(run_pe: Embed, checkpoint: Path, out: Path) -> Embed:
 def test_pictures_become_rows(embed: Embed, folder: Path, checkpoint: Path, out: Path) -> None:
     run = embed(folder)
     assert (run.status, run.stderr) == (output.OK, "")
-    assert run.stdout.startswith(f"12 vectors in {out}, ")
+    assert run.stdout.startswith(f"12 embeddings in {out}, ")
     table = pq.read_table(out)
     assert [Path(path).name for path in table["path"].to_pylist()] == [f"{number:02d}.jpg" for number in range(12)]
     encoder = load(checkpoint, dtype=torch.float32)
@@ -88,7 +88,7 @@ def test_bad_files_are_listed_and_change_the_status_under_strict(embed: Embed, f
     (folder / "07.jpg").write_bytes(b"words")
     run = embed(folder, "--layer", "0")
     assert run.status == output.OK
-    assert run.stdout.startswith("10 vectors in")
+    assert run.stdout.startswith("10 embeddings in")
     lines = run.stderr.splitlines()
     assert [word in line for word, line in zip(["03.jpg", "07.jpg"], lines, strict=False)] == [True] * 2
     assert lines[-1] == "warning: 2 of 12 inputs skipped"

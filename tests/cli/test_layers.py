@@ -33,7 +33,7 @@ def test_a_report_from_a_checkpoint(
 ) -> None:
     out = tmp_path / "report"
     options = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "12")
-    done = run_pe("layers", checkpoint, *options, "-o", out)
+    done = run_pe("layers", "-m", checkpoint, *options, "-o", out)
     assert done.status == 1 and "skipped toys-1" in done.stderr and "retrieval" in done.stdout
     assert {path.name for path in out.iterdir()} >= {"report.html", "curves.png", "layers.csv", "layers.json"}
     said = json.loads((out / "layers.json").read_text(encoding="utf-8"))

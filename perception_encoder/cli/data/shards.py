@@ -18,14 +18,14 @@ app = typer.Typer()
 def shards(
     source: Annotated[Path, argument("PATH", "A directory, or a table: CSV, TSV, Parquet, JSONL.")],
     out: Annotated[Path, options.out_option("Directory of the shards, new or empty.", "DIR")],
-    size: Annotated[str, option("Samples per shard, or megabytes as 500MB.", "SIZE")] = "1000",
-    side: Annotated[int | None, option("Downscale larger images to this short side, in pixels.", min=16)] = None,
+    size: Annotated[str, option("Samples per shard, or a size such as 500MB.", "SIZE")] = "1000",
+    side: Annotated[int | None, option("Downscale larger images to this short side, in pixels.", least=16)] = None,
 ) -> None:
     """Pack images and captions into shards.
 
     Writes WebDataset tars, DIR/00000.tar and so on. The captions of an image are in a .txt, .caption or .json file of
     the same name (`cup.jpg`, `cup.txt`), or its directory is its label (`cup/1.jpg`); a table has a column of paths and
-    one of texts. Samples are shuffled, always in the same order. Images that cannot be read or have no caption are
+    one of texts. Samples are shuffled, in the same order every time. Images that cannot be read or have no caption are
     listed and left out; the exit status is then 1.
 
     Examples:

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.options import HEAD, numbers, option
+from perception_encoder.cli.options import HEAD, LayeredModel, numbers, option
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(cls=options.MODEL_FIRST)
 def attentive(
-    model: options.Tower,
+    model: LayeredModel,
     data: options.Classes,
     split: options.Split = "test",
     train: options.Train = None,
@@ -27,7 +27,7 @@ def attentive(
 ) -> None:
     """Classify by a trained attention block.
 
-    A cross-attention block over all tokens of a layer, by default the last, is trained on frozen features.
+    A cross-attention block is trained on the frozen tokens of a layer, by default the last.
 
     Examples:
 

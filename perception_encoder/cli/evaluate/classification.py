@@ -16,7 +16,7 @@ NAMES = "Class names: imagenet, or a file of names [default: the directories' na
 ONTO = "With --mapping: choose among imagenet's classes, or those of a class file."
 
 
-@app.command()
+@app.command(cls=options.MODEL_FIRST)
 def classification(
     model: options.TwoTowers,
     data: options.Classes,
@@ -36,7 +36,7 @@ def classification(
     Also the mean class accuracy. Both transforms are evaluated; the paper reports the better one. The embedding of a
     video is the mean over its frames. Labels are names of directories, WordNet ids or numbers, in Kinetics' CSV or in
     any table; see docs/evaluation.md for each dataset. Status 1: some items could not be decoded; they are listed and
-    count in no result.
+    left out of every result.
 
     Examples:
 

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.options import PerMetre, Size, flag, image_size
+from perception_encoder.cli.options import LayeredModel, PerMetre, Size, flag, image_size
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(cls=options.MODEL_FIRST)
 def depth(
-    model: options.Tower,
+    model: LayeredModel,
     data: options.DenseData,
     layer: options.Layer = None,
     size: Size = None,

@@ -12,7 +12,7 @@ from perception_encoder.cli.options import numbers, option
 app = typer.Typer()
 
 
-@app.command()
+@app.command(cls=options.MODEL_FIRST)
 def knn(
     model: options.Embedder,
     data: options.Classes,
@@ -32,7 +32,7 @@ def knn(
     Examples:
 
         pe eval knn PE-Core-L14-336 --data imagenet --split val -o knn.json
-        pe eval knn timm:vit_small_patch14_dinov2 --data photos --k 10,20
+        pe eval knn -m timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
     from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator

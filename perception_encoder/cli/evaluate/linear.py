@@ -9,7 +9,7 @@ from perception_encoder.cli.evaluate import options
 app = typer.Typer()
 
 
-@app.command()
+@app.command(cls=options.MODEL_FIRST)
 def linear(
     model: options.Embedder,
     data: options.Classes,

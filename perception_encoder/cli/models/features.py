@@ -18,10 +18,10 @@ app = typer.Typer()
 def features(
     image: Annotated[Path, argument("IMAGE", "An image file.")],
     out: Annotated[Path, options.out_option("PNG file to write.")],
-    model: Annotated[str | None, options.model_option("see `pe models`", "; timm:NAME, hf:NAME")] = None,
-    layer: Annotated[str, option("Layers, from 0, or from the end, -1 [default: about six].", "N,N,...")] = "",
+    model: Annotated[str | None, options.model_option("see `pe models`", "timm:NAME; hf:NAME")] = None,
+    layer: Annotated[str, option("Layers, such as 0,5,-1 [default: about six].", "N,N,...")] = "",
     at: Annotated[str, option("The point to compare with, from 0,0 (top left) to 1,1.", "X,Y")] = "0.5,0.5",
-    patches: Annotated[int | None, option("Patches along the longer side [default: as in training].", min=1)] = None,
+    patches: Annotated[int | None, option("Patches along the longer side [default: as in training].", least=1)] = None,
     rows: Annotated[str, option("Rows to draw: see above.", "NAMES")] = "features,alike,attention,received,norms",
     bare: Annotated[bool, flag("--bare", "Draw only the feature map of one layer.")] = False,
 ) -> None:

@@ -43,9 +43,10 @@ def test_all_sources_by_default(calls: list) -> None:
 
 
 def test_bad_drawings_are_listed_and_change_the_status(calls: list, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [str(tmp_path), "--sources", "noto", "--side", "64", "--jobs", "2"])
-    assert calls == [("noto", tmp_path, 64, 2)]
-    assert result.exit_code == 1
+    options = ["--sources", "noto", "--side", "64", "--jobs", "2"]
+    results = [CliRunner().invoke(app, [*out, str(tmp_path), *options]) for out in ([], ["-o"], ["--out"])]
+    assert calls == [("noto", tmp_path, 64, 2)] * 3
+    assert [result.exit_code for result in results] == [1, 1, 1]
     assert CliRunner().invoke(app, [str(tmp_path), "--sources", "openmoji, twemoji"]).exit_code == 0
 
 

@@ -48,7 +48,7 @@ def test_a_tower_to_timm_and_back(run_pe: Callable, tower: Path, tmp_path: Path)
     assert run.stdout == f"{there}: {TOWER} in the timm layout, float32\n"
     assert run.stderr.startswith(f"warning: {there} holds weights only") and "config.json" in run.stderr
     timm.create_model("vit_pe_spatial_tiny_patch16_512", checkpoint_path=str(there))  # strict
-    assert run_pe("convert", there, back).status == 0
+    assert run_pe("convert", "--model", there, "--out", back).status == 0
     assert torch.load(back, weights_only=True).keys() == torch.load(tower, weights_only=True).keys()
     assert_same(back, tower)
 
