@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from perception_encoder.evaluation.classification.labels import Guess
     from perception_encoder.inference.listing import Item
 
-app = typer.Typer()
 
-
-@app.command()
 def classify(
     files: options.Files,
     labels: Annotated[str, option("Labels separated by commas, or @FILE with one per line.", "LABELS")],

@@ -14,15 +14,12 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.progress import progress
 
-app = typer.Typer()
-
 LITTLE = (
     "The built-in model knows flowers, clothes, groceries, Caltech's objects and emoji, and little else.",
     "On 1,000 photographs of ImageNet's classes it is right for 0.7 % among 1,000 names, and for 2 % among 100.",
 )
 
 
-@app.command()
 def demo(
     out: Annotated[Path, options.out_option("Directory for the images, the video and the page.", "DIR")] = Path("demo"),
     model: Annotated[str, options.model_option()] = "builtin",

@@ -14,13 +14,10 @@ from perception_encoder.cli.options import MODEL, SPEED, flag, option
 from perception_encoder.cli.progress import progress
 from perception_encoder.errors import DataError
 
-app = typer.Typer()
-
 Pool = StrEnum("Pool", ["attn", "cls", "mean", "tokens"])
 DType = StrEnum("DType", ["float32", "bfloat16"])
 
 
-@app.command()
 def embed(
     paths: options.Files,
     out: options.Embeddings,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any, ClassVar, get_type_hints
 
 import typer
-from typer.core import TyperArgument, TyperGroup
+from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from perception_encoder.cli import output
+from perception_encoder.cli.options import BY_POSITION
 
 RENAMED = {"--beside": "--baseline", "--any-kind": "--class-agnostic"}
 """Flags that have a new name since version 0.2; the old ones go with version 0.3."""
@@ -24,7 +26,7 @@ CommandTable = Mapping[str, Mapping[str, str]]
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are modules with `app = typer.Typer()`."""
+    """A group whose commands are modules, each with a function of the command's name, or an `app` of sub-commands."""
 
     table: ClassVar[CommandTable] = {}
 
@@ -37,13 +39,12 @@ class LazyGroup(TyperGroup):
             near = [f"did you mean {name!r}?" for name in get_close_matches(cmd_name, self.list_commands(ctx), n=1)]
             hints = [REMOVED[cmd_name]] if cmd_name in REMOVED else near
             return ctx.fail("; ".join([f"no such command: {cmd_name!r}", *hints]))
-        app: typer.Typer = importlib.import_module(f"perception_encoder.cli.{self.table[heading][cmd_name]}").app
-        app.rich_markup_mode = "markdown"
-        command: Any = typer.main.get_command(app)
+        module = importlib.import_module(f"perception_encoder.cli.{self.table[heading][cmd_name]}")
+        command: Any = typer.main.get_command(_find_app(module, cmd_name))
         command.name = cmd_name
         command.rich_help_panel = heading
         command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
-        hide_types(command, ctx)
+        adapt(command, ctx)
         return command
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -73,6 +74,19 @@ class PlainArgument(TyperArgument):
         return [name if self.nargs == 1 or name.endswith("...") else f"{name}..."]
 
 
+class PositionalOption(TyperOption):
+    """An option whose value may also be given without its flag: the first positional value that no argument takes."""
+
+    def get_usage_pieces(self, ctx: Any) -> list[str]:
+        piece = f"[{self.opts[-1]}] {self.metavar}"
+        return [piece if self.required else f"[{piece}]"]
+
+    def handle_parse_result(self, ctx: Any, opts: Any, args: list[str]) -> Any:
+        if self.name not in opts and args:
+            opts, args = {**opts, self.name: args[0]}, args[1:]
+        return super().handle_parse_result(ctx, opts, args)
+
+
 def lazy_group(table: CommandTable) -> typer.Typer:
     """Make the app of a group."""
     group = type("Group", (LazyGroup,), {"table": table})
@@ -80,16 +94,27 @@ def lazy_group(table: CommandTable) -> typer.Typer:
     return typer.Typer(cls=group, no_args_is_help=True, rich_markup_mode="markdown", context_settings=settings)
 
 
-def hide_types(command: Any, context: Any = None) -> None:
-    """Print no type beside arguments, whose names say it, and beside options without a value."""
+def adapt(command: Any, context: Any = None) -> None:
+    """Print no types beside arguments and flags, and let the options BY_POSITION do without their flags."""
+    hints = get_type_hints(command.callback, include_extras=True) if command.callback else {}
     flags = [command.get_help_option(context)] if context else []
     for parameter in (*command.params, *flags):
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
         elif parameter.param_type_name == "argument":
             parameter.__class__ = PlainArgument
+        elif BY_POSITION in getattr(hints.get(parameter.name), "__metadata__", ()):
+            parameter.__class__ = PositionalOption
     for child in getattr(command, "commands", {}).values():
-        hide_types(child, context)
+        adapt(child, context)
+
+
+def _find_app(module: ModuleType, name: str) -> typer.Typer:
+    app: typer.Typer = getattr(module, "app", None) or typer.Typer()
+    app.rich_markup_mode = "markdown"
+    if not hasattr(module, "app"):
+        app.command()(getattr(module, name))
+    return app
 
 
 def _rename(argument: str) -> str:

@@ -16,8 +16,6 @@ from perception_encoder.cli.progress import late_progress
 if TYPE_CHECKING:
     from perception_encoder.errors import InputError
 
-app = typer.Typer()
-
 RAY = (
     "Read files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
     "All machines must see the directories under the same paths."
@@ -25,7 +23,6 @@ RAY = (
 REBUILD = "Build the index anew; without -m or --every, with the old index's settings."
 
 
-@app.command()
 def index(
     directories: Annotated[list[Path], argument("DIRS", "Directories; each gets its own index, DIR/.pe-index.")],
     every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,

@@ -8,14 +8,11 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import DATASET, OUTPUT, by_position, option
+from perception_encoder.cli.options import DATASET, OUTPUT, option
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
 
-app = typer.Typer()
 
-
-@app.command(cls=by_position("model"))
 def layers(
     model: options.LayeredModel,
     data: Annotated[list[str], option("Dataset of a task, or of all tasks; repeat for more.", "[TASK=]PATH", DATASET)],

@@ -16,7 +16,7 @@ import typer
 
 from perception_encoder import __version__
 from perception_encoder.cli import output
-from perception_encoder.cli.groups import hide_types, lazy_group
+from perception_encoder.cli.groups import adapt, lazy_group
 from perception_encoder.errors import PerceptionEncoderError
 
 COMMANDS = {
@@ -97,7 +97,7 @@ def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, na
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(program)
-    hide_types(command)
+    adapt(command)
     try:
         command(arguments, prog_name=name)
     except (PerceptionEncoderError, OSError) as error:

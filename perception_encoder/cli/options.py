@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
 
 from perception_encoder.errors import ConfigError
 
@@ -16,6 +15,8 @@ QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN = (
 )
 """The panels of the help texts."""
 NAME = "Name, alias or checkpoint"
+BY_POSITION = "by position"
+"""Stands in the annotation of an option whose value may also be given without its flag: `MODEL` for `-m MODEL`."""
 
 
 def option(text: str, metavar: str | None = None, panel: str | None = None, *, least: float | None = None) -> Any:
@@ -45,36 +46,12 @@ def out_option(text: str, metavar: str = "FILE") -> Any:
     return typer.Option("--out", "-o", metavar=metavar, rich_help_panel=OUTPUT, help=text)
 
 
-class PositionalOption(TyperOption):
-    """An option whose value may also stand alone: the first positional value that no argument takes."""
-
-    def get_usage_pieces(self, ctx: Any) -> list[str]:
-        piece = f"[{self.opts[-1]}] {self.metavar}"
-        return [piece if self.required else f"[{piece}]"]
-
-    def handle_parse_result(self, ctx: Any, opts: Any, args: list[str]) -> Any:
-        if self.name not in opts and args:
-            opts, args = {**opts, self.name: args[0]}, args[1:]
-        return super().handle_parse_result(ctx, opts, args)
-
-
-def by_position(*names: str) -> type[TyperCommand]:
-    """Return the class of a command that accepts the values of these options without their flags: MODEL, -m MODEL."""
-
-    class PositionalCommand(TyperCommand):
-        def get_params(self, ctx: Any) -> Any:
-            for parameter in self.params:
-                if parameter.name in names:
-                    parameter.__class__ = PositionalOption
-            return super().get_params(ctx)
-
-    return PositionalCommand
-
-
 Model = Annotated[str | None, model_option("see `pe models`")]
 IndexModel = Annotated[str | None, model_option("the index's, else see `pe models`")]
-OwnModel = Annotated[str, model_option()]
-LayeredModel = Annotated[str, model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights")]
+OwnModel = Annotated[str, model_option(), BY_POSITION]
+LayeredModel = Annotated[
+    str, model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights"), BY_POSITION
+]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
 IndexHome = Annotated[
@@ -86,7 +63,7 @@ Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was s
 Overwrite = Annotated[bool, flag("--overwrite", "Replace the output if it exists.", OUTPUT)]
 Frames = Annotated[int, option("Uniformly spaced frames of a video.", panel=VIDEO, least=1)]
 Prompts = Annotated[str, option("Prompt templates: photo (25), imagenet (80), kinetics (28) or name.", "NAME")]
-Size = Annotated[str | None, option("Squash images to this size: 518 or 480x640 [default: the model's].", "SIZE")]
+Size = Annotated[str | None, option("Squash images to a size such as 518 or 480x640 [default: the model's].", "SIZE")]
 PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", least=1)]
 FinalNorm = Annotated[bool, flag("--final-norm", "Apply the final norm to the last layer.")]
 Jobs = Annotated[int | None, option("Processes [default: one per core].", least=1)]

@@ -14,12 +14,9 @@ from perception_encoder.cli.progress import late_progress
 if TYPE_CHECKING:
     from perception_encoder.search.query.terms import Query
 
-app = typer.Typer()
-
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
 
 
-@app.command()
 def search(
     words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
     text: Annotated[list[str] | None, option("Search by this text; repeat for more queries.", "TEXT", QUERY)] = None,

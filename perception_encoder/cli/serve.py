@@ -18,8 +18,6 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-app = typer.Typer()
-
 NETWORK = "Network"
 KEY = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
 LAN = "Let devices on your network open the page; makes a key unless --key gives one."
@@ -32,7 +30,6 @@ HOST = typer.Option(
 )
 
 
-@app.command()
 def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
     api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/models, /health, /metrics.")] = False,

@@ -7,7 +7,6 @@ import types
 from collections.abc import Callable
 
 import pytest
-import typer
 from rich.console import Console
 
 from perception_encoder.cli import main, output
@@ -29,8 +28,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None
 
     def add(function: Callable[[], None]) -> None:
         module = types.ModuleType("perception_encoder.cli.example")
-        module.app = typer.Typer()
-        module.app.command()(function)
+        module.example = function
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setitem(main.COMMANDS["Search"], "example", "example")
 

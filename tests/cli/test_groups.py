@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
 
-from perception_encoder.cli import main, output
+from perception_encoder.cli import main, options, output
 from perception_encoder.cli.groups import REMOVED, RENAMED
 
 
@@ -104,6 +106,41 @@ def test_models_and_outputs_have_flags_in_every_command() -> None:
 )
 def test_usage_lines_show_which_flags_may_be_left_out(run_pe, words: tuple[str, ...], usage: str) -> None:
     assert re.search(rf"^ Usage: {re.escape(usage)} *$", run_pe(*words, "--help").stdout, flags=re.MULTILINE)
+
+
+def three_values(
+    source: Annotated[Path, options.argument("PATH", "An argument.")],
+    model: options.OwnModel,
+    out: Annotated[Path, options.out_option("The output."), options.BY_POSITION],
+) -> None:
+    output.print_line(f"{source} {model} {out}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["s m o", "s m -o o", "s o -m m", "-m m s o", "--model=m s --out=o", "-o o -m m s", "s -o o m", "-mm -- s o"],
+)
+def test_flags_may_be_left_out(run_pe, verb, arguments: str) -> None:
+    verb(three_values)
+    run = run_pe("example", *arguments.split())
+    assert (run.status, run.stdout) == (output.OK, "s m o\n"), run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("s", "Missing option '--model' / '-m'"),
+        ("s m", "Missing option '--out' / '-o'"),
+        ("s -o o", "Missing option '--model' / '-m'"),
+        ("s m o -m n", "unexpected extra argument(s) (o)"),
+        ("s m o extra", "unexpected extra argument(s) (extra)"),
+        ("s m o --half", "No such option: --half"),
+    ],
+)
+def test_a_missing_or_repeated_value_is_a_usage_error(run_pe, verb, arguments: str, message: str) -> None:
+    verb(three_values)
+    run = run_pe("example", *arguments.split())
+    assert run.status == output.ERROR and message in run.stderr
 
 
 def test_a_command_imports_no_other_command() -> None:

@@ -14,6 +14,7 @@ import pytest
 from perception_encoder import __version__
 from perception_encoder.cli import main, output
 from perception_encoder.errors import MediaDecodeError, ShapeError
+from tests.cli.test_groups import COMMANDS
 from tests.conftest import ROOT
 
 
@@ -31,6 +32,13 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert done.stdout.splitlines()[-1] == "[]"
     assert min(seconds) < 0.5
+
+
+def test_no_command_imports_what_is_slow_before_it_runs() -> None:
+    code = "import sys; from tests.cli.test_groups import COMMANDS; print(len(COMMANDS), sorted("
+    code += "{'torch', 'numpy', 'PIL', 'av', 'pyarrow', 'fastapi', 'lancedb'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.stdout == f"{len(COMMANDS)} []\n", done.stderr
 
 
 def test_version(run_pe) -> None:

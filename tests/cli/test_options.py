@@ -1,24 +1,10 @@
-"""The shared options: lists, numbers and sizes as they are typed, and flags that may be left out."""
+"""The shared options: lists, numbers and sizes as they are typed."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from perception_encoder.cli.options import (
-    OwnModel,
-    argument,
-    by_position,
-    image_size,
-    items_of,
-    numbers,
-    out_option,
-    read_layers,
-)
+from perception_encoder.cli.options import image_size, items_of, numbers, read_layers
 from perception_encoder.errors import ConfigError
 
 
@@ -41,41 +27,3 @@ def test_errors_give_the_value_and_an_example(read, text: str, message: str) -> 
     with pytest.raises(ConfigError) as error:
         read(text)
     assert str(error.value) == message
-
-
-app = typer.Typer()
-
-
-@app.command(cls=by_position("model", "out"))
-def example(
-    source: Annotated[Path, argument("PATH", "An argument of its own.")],
-    model: OwnModel,
-    out: Annotated[Path, out_option("The output.")],
-) -> None:
-    print(source, model, out)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    ["s m o", "s m -o o", "s o -m m", "-m m s o", "--model=m s --out=o", "-o o -m m s", "s -o o m", "-mm -- s o"],
-)
-def test_flags_may_be_left_out(arguments: str) -> None:
-    result = CliRunner().invoke(app, arguments.split())
-    assert result.exit_code == 0, result.output
-    assert result.stdout.split() == ["s", "m", "o"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("s", "--model"),
-        ("s m", "--out"),
-        ("s -o o", "--model"),
-        ("s m o -m n", "unexpected extra argument"),
-        ("s m o extra", "unexpected extra argument"),
-        ("s m o --quarter", "--quarter"),
-    ],
-)
-def test_a_missing_or_repeated_value_is_a_usage_error(arguments: str, message: str) -> None:
-    result = CliRunner().invoke(app, arguments.split())
-    assert result.exit_code == 2 and message in result.output

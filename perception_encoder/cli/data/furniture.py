@@ -8,15 +8,13 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import by_position
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command(cls=by_position("out"))
 def furniture(
-    out: Annotated[Path, options.out_option("Directory of the datasets.", "OUT")] = Path("datasets"),
+    out: Annotated[Path, options.out_option("Directory of the datasets.", "OUT"), options.BY_POSITION] = Path(
+        "datasets"
+    ),
     jobs: options.Jobs = None,
 ) -> None:
     """Download models of furniture for scenes.

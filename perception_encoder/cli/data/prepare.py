@@ -8,20 +8,16 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import by_position
 from perception_encoder.cli.progress import track
 from perception_encoder.pretraining.builtin.sources import SOURCES, find_source
-
-app = typer.Typer()
 
 NAMES = [source.name for source in SOURCES]
 WHICH = f"Sources, separated by commas [default: all]: {', '.join(NAMES)}."
 COLUMNS = ("source", "split", "images", "duplicates", "failed", "licence")
 
 
-@app.command(cls=by_position("out"))
 def prepare(
-    out: Annotated[Path, options.out_option("Directory of the shards.", "OUT")] = Path("datasets"),
+    out: Annotated[Path, options.out_option("Directory of the shards.", "OUT"), options.BY_POSITION] = Path("datasets"),
     sources: Annotated[str, typer.Option(metavar="NAMES", show_default=False, help=WHICH)] = ",".join(NAMES),
     side: Annotated[
         int, typer.Option(min=16, max=1024, metavar="N", help="Side of the square images, in pixels.")

@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import flag, option
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command()
 def scenes(
     out: Annotated[Path, options.out_option("Directory of the dataset; OUT/SPLIT must be new or empty.", "OUT")],
     count: Annotated[int, option("Number of images or videos.", least=1)] = 1000,

@@ -11,10 +11,7 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.options import argument, option
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command()
 def shards(
     source: Annotated[Path, argument("PATH", "A directory, or a table: CSV, TSV, Parquet, JSONL.")],
     out: Annotated[Path, options.out_option("Directory of the shards, new or empty.", "DIR")],

@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli import options as shared
 from perception_encoder.cli.evaluate import options
-
-app = typer.Typer()
 
 NAMES = "Class names: imagenet, or a file of names [default: the directories' names]."
 ONTO = "With --mapping: choose among imagenet's classes, or those of a class file."
 
 
-@app.command(cls=options.MODEL_FIRST)
 def classification(
     model: options.TwoTowers,
     data: options.Classes,

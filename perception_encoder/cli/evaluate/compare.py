@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import typer
-
 from perception_encoder.cli import output
 from perception_encoder.cli.evaluate.options import ResultFile
 
-app = typer.Typer()
 
-
-@app.command()
 def compare(first: ResultFile, second: ResultFile) -> None:
     """Compare two results, with intervals.
 

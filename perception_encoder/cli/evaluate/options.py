@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perception_encoder.cli import output
-from perception_encoder.cli.options import DATASET, HEAD, argument, by_position, model_option, option, out_option
+from perception_encoder.cli.options import BY_POSITION, DATASET, HEAD, argument, model_option, option, out_option
 from perception_encoder.cli.progress import track
 
 if TYPE_CHECKING:
@@ -24,10 +24,8 @@ def data_option(text: str, metavar: str = "PATH", least: float | None = None) ->
     return option(text, metavar, DATASET, least=least)
 
 
-MODEL_FIRST = by_position("model")
-"""The class of a command that accepts `MODEL` for `-m MODEL`."""
-TwoTowers = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS")]
-Embedder = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers)")]
+TwoTowers = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS"), BY_POSITION]
+Embedder = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers)"), BY_POSITION]
 ResultFile = Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")]
 
 Classes = Annotated[Path, data_option("Class directories, labelled shards, or a table of paths and labels.")]

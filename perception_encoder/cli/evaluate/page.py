@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate.options import ResultFile
 from perception_encoder.cli.options import option
 
-app = typer.Typer()
 
-
-@app.command()
 def page(
     result: ResultFile,
     card: Annotated[Path | None, option("Model card whose results are updated as well.", "FILE")] = None,

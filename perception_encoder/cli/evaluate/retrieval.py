@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import Frames
 
-app = typer.Typer()
 
-
-@app.command(cls=options.MODEL_FIRST)
 def retrieval(
     model: options.TwoTowers,
     data: Annotated[Path, options.data_option("Captions: JSON (COCO, Karpathy, MSR-VTT) or a table.", "FILE")],

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import HEAD, LayeredModel, Size, image_size, option
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command(cls=options.MODEL_FIRST)
 def segmentation(
     model: LayeredModel,
     data: options.DenseData,

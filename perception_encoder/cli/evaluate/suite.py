@@ -12,10 +12,7 @@ from perception_encoder.cli import output
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command(cls=options.MODEL_FIRST)
 def suite(
     model: shared.OwnModel,
     photos: Annotated[Path, options.data_option("Labelled photographs: train, val and test shards.", "DIR")],

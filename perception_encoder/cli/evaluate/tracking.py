@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import FinalNorm, LayeredModel, option
 
-app = typer.Typer()
 
-
-@app.command(cls=options.MODEL_FIRST)
 def tracking(
     model: LayeredModel,
     data: options.DenseData,

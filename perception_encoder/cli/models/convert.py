@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import by_position, flag, option
+from perception_encoder.cli.options import flag, option
 from perception_encoder.errors import OutputError
 
-app = typer.Typer()
 
-
-@app.command(cls=by_position("model", "out"))
 def convert(
     model: options.OwnModel,
     out: Annotated[
-        Path, options.out_option("Directory (timm, open_clip), or a .safetensors, .pt, .pth or .bin file.", "OUT")
+        Path,
+        options.out_option("Directory (timm, open_clip), or a .safetensors, .pt, .pth or .bin file.", "OUT"),
+        options.BY_POSITION,
     ],
     layout: Annotated[Literal["published", "timm", "open_clip"], option("Layout to write.")] = "published",
     half: Annotated[bool, flag("--half", "Write float16 instead of float32.")] = False,

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import argument, by_position, option
+from perception_encoder.cli.options import BY_POSITION, argument, option
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True)
 
 Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 
@@ -28,10 +28,10 @@ def export() -> None:
     """
 
 
-@app.command(cls=by_position("model", "out"))
+@app.command()
 def onnx(
     model: options.OwnModel,
-    out: Annotated[Path, options.out_option("New directory for image.onnx and text.onnx.", "OUT")],
+    out: Annotated[Path, options.out_option("New directory for image.onnx and text.onnx.", "OUT"), BY_POSITION],
     size: Annotated[str | None, option("Image size in pixels [default: the model's].", "HxW")] = None,
 ) -> None:
     """Write a model as ONNX files.
@@ -59,10 +59,10 @@ def onnx(
         output.print_line(f"{out / tower}.onnx: {loaded.name}, {checked}")
 
 
-@app.command(cls=by_position("out"))
+@app.command()
 def vectors(
     directory: Indexed,
-    out: options.Embeddings,
+    out: Annotated[options.Embeddings, BY_POSITION],
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the embeddings of an index.

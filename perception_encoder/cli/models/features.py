@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument, flag, option
 from perception_encoder.errors import ConfigError
 
-app = typer.Typer()
 
-
-@app.command()
 def features(
     image: Annotated[Path, argument("IMAGE", "An image file.")],
     out: Annotated[Path, options.out_option("PNG file to write.")],

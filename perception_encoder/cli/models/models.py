@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from perception_encoder.cli import default_model, options, output
-from perception_encoder.cli.options import argument, by_position
+from perception_encoder.cli.options import argument
 from perception_encoder.models.registry import MODELS, ModelEntry, canonical_name, find_model, list_models
 
 
@@ -66,7 +66,7 @@ def list_(
     output.print_remark(f"default: {default_model.chosen_model() or demo}")
 
 
-@app.command(cls=by_position("model"))
+@app.command()
 def use(model: options.OwnModel) -> None:
     """Download a model and make it the default.
 
