@@ -60,7 +60,8 @@ def prepare(
     """Search, classify and embed images and videos.
 
     Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed: only with
-    --strict); 2 usage error, error, or no usable input; 130 interrupted by Ctrl-C.
+    --strict); 2 usage error, error, or no usable input; 130 interrupted by Ctrl-C. `[-m] MODEL` in the usage of a
+    command means that the flag may be left out.
 
     Examples:
 
@@ -91,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
     """Run a command-line program; an error of the package or of the file system is one line and exit status 2."""
     wait_passively()
-    gc.set_threshold(100_000, 20, 20)  # importing makes much and drops nothing: collecting then costs a tenth of it,
-    atexit.register(gc.freeze)  # and collecting at the end, what the system frees anyway, a fifth of it more
+    gc.set_threshold(100_000, 20, 20)  # imports allocate much and free nothing: collecting takes a tenth of their time,
+    atexit.register(gc.freeze)  # and another fifth at exit, where the system frees everything anyway
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

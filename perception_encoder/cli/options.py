@@ -87,7 +87,7 @@ def read_layers(text: str) -> list[int]:
     try:
         return [int(item) for item in text.split(",")]
     except ValueError:
-        raise ConfigError(f"--layer is {text!r}; it must be numbers separated by commas, as 0,5,-1") from None
+        raise ConfigError(f"--layer is {text!r}; it must be numbers separated by commas, such as 0,5,-1") from None
 
 
 def image_size(text: str | None) -> tuple[int, int] | None:
@@ -95,5 +95,5 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     if not (match := re.fullmatch(r"(\d+)(?:x(\d+))?", text)):
-        raise ConfigError(f"--size is {text!r}; it must be pixels, as 518, or height and width, as 480x640")
+        raise ConfigError(f"--size is {text!r}; it must be pixels, such as 518, or height x width, such as 480x640")
     return int(match[1]), int(match[2] or match[1])

@@ -57,7 +57,7 @@ def search(
     from perception_encoder.search.query.terms import row_query
 
     if json and (paths_only or print0):
-        raise typer.BadParameter("--json prints more than paths; leave out --paths-only and --print0")
+        raise typer.BadParameter("--json cannot be combined with --paths-only or --print0")
     only_files = near_duplicates or like is not None
     queries, files = read_words(words or [], text or [], [*(image or []), *(video or [])], only_files)
     indexes = answers.find_indexes(files, home, model)

@@ -88,13 +88,13 @@ def serve(
 
 
 def choose_key(host: str, lan: bool, key: str | None) -> str | None:
-    """Return the given key, or a new one for --lan; ConfigError if others can reach the address without a key."""
+    """Return the given key, or a new one for --lan; ConfigError if other devices could do without one."""
     if is_loopback(host):
         if lan:
             raise ConfigError(f"only this machine can reach {host}; leave out --lan or --host")
         return key
     if not key and not lan:
-        raise ConfigError(f"others can reach {host}; choose a --key that they need, or let --lan make one")
+        raise ConfigError(f"other devices can reach {host}; set a --key, or let --lan make one")
     return key or secrets.token_urlsafe(16)
 
 

@@ -88,7 +88,7 @@ def test_an_index_keeps_its_model(run_pe, folder: Path, checkpoint: Path, termin
     assert run.status == 0
     last = run.stdout.splitlines()[-1]
     rebuild = f"pe index --rebuild -m {checkpoint} DIR"
-    assert last == f"this index is by the built-in model, a small demo; to use {checkpoint}: {rebuild}"
+    assert last == f"this index uses the built-in model, a small demo; to use {checkpoint}: {rebuild}"
     assert run_pe("index", folder, "--rebuild").status == 0
     assert run_pe("search", "a cat", folder).stdout.splitlines()[-1] == last  # a rebuild keeps the model
     assert run_pe("index", folder, "--rebuild", "--model", checkpoint).status == 0

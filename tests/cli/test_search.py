@@ -73,7 +73,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
         ((".", "a dog"), 'the query comes first, as in: pe search "a dog" .'),
         (("--top", "0", "a cat", "."), "--top"),
-        (("--json", "--paths-only", "a cat", "."), "leave out --paths-only and --print0"),
+        (("--json", "--paths-only", "a cat", "."), "cannot be combined with --paths-only or --print0"),
     ],
 )
 def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message: str) -> None:

@@ -20,7 +20,7 @@ app = lazy_group(COMMANDS)
 def data() -> None:
     """Make training data.
 
-    All commands except furniture write WebDataset tars, for `pe train`.
+    Writes WebDataset tars for `pe train`; `furniture` downloads models for `scenes`.
 
     Examples:
 

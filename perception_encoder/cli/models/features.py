@@ -59,5 +59,5 @@ def read_point(text: str) -> tuple[float, float]:
     try:
         x, y = options.numbers(text)
     except (ConfigError, ValueError):
-        raise ConfigError(f"--at is {text!r}; it must be two numbers separated by a comma, as 0.5,0.5") from None
+        raise ConfigError(f"--at is {text!r}; it must be two numbers separated by a comma, such as 0.5,0.5") from None
     return x, y
