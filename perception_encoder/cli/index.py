@@ -61,11 +61,11 @@ def index(
     total = 0
     with on_cluster(ray) if ray else nullcontext(read_here) as read:
         for directory in directories:
-            locked = writable_index(directory, model, every, rebuild, home, default_model.default_model)
-            with locked as opened, late_progress(f"{directory}") as begin:
+            lock = writable_index(directory, model, every, rebuild, home, default_model.default_model)
+            with lock as parts, late_progress(f"{directory}") as begin:
                 started = time.perf_counter()
-                source = source or str(opened[0].settings["source"])
-                report = update_index(*opened, begin, read)
+                source = source or str(parts[0].settings["source"])
+                report = update_index(*parts, begin, read)
                 speed = report.added / (time.perf_counter() - started)
             failures += report.failures
             total += report.added + report.moved + report.unchanged + len(report.failures)

@@ -55,20 +55,20 @@ def layers(
 
     keep_freed_memory()
     config = StoreConfig(directory=store or out / "features", dtype=dtype)
-    chosen = options.read_layers(layer) if layer else None
+    numbers = options.read_layers(layer) if layer else None
     pixels, (paths, shared) = options.image_size(size), read_paths(data)
     task_options = TaskOptions(
         items=items, image_size=pixels, short_side=short_side, per_metre=per_metre, held_out=find_unseen_labels
     )
     layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    report = analyse([model, *others], layer_tasks, config, chosen, track, output.print_note, final_norm)
-    written = write_report(report, out)
+    report = analyse([model, *others], layer_tasks, config, numbers, track, output.print_note, final_norm)
+    report_files = write_report(report, out)
     rows = [(each.curve.task, each.curve.metric, each.text()) for each in report.recommendations]
     output.print_table(("task", "metric", "recommendation"), rows, title=report.sweeps[0].model)
     for note in report.notes:
         output.print_warning(note)
-    output.print_line(f"written: {', '.join(str(path) for path in written)}")
+    output.print_line(f"written: {', '.join(str(path) for path in report_files)}")
     raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 

@@ -43,9 +43,9 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 app = lazy_group(COMMANDS)
 
 
-def show_version(wanted: bool) -> None:
+def show_version(show: bool) -> None:
     """Print the version and stop."""
-    if wanted:
+    if show:
         output.print_line(f"pe {__version__}")
         raise typer.Exit(output.OK)
 

@@ -94,9 +94,9 @@ def read_words(words: list[str], texts: list[str], media: list[str], only_files:
     if queries or only_files or not words:
         check_files(words)
         return queries, words
-    typed, files = split_words(words)
-    queries = [parse_words(typed)]
-    check_files(files, typed[0])
+    query_words, files = split_words(words)
+    queries = [parse_words(query_words)]
+    check_files(files, query_words[0])
     return queries, files
 
 

@@ -71,7 +71,7 @@ def serve(
     if directory is None and not api:
         raise typer.BadParameter("nothing to serve: name a directory, or add --api")
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
-    given, key = key, choose_key(host, lan, key)
+    own_key, key = key, choose_key(host, lan, key)
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before anything that takes long
@@ -81,7 +81,7 @@ def serve(
         if directory is not None and key and not is_loopback(host):
             path = f"/?key={quote(key, safe='')}"
         output.print_line(f"{name}{subject} at http://{names[0]}:{listener.getsockname()[1]}{path}")
-        if directory is None and key and not given:
+        if directory is None and key and not own_key:
             output.print_line(f"clients send: Authorization: Bearer {key}")
         default_model.print_demo(source, model)
         run_server(server, listener)

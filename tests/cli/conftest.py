@@ -10,10 +10,9 @@ import pytest
 from rich.console import Console
 
 from perception_encoder.cli import main, output
-from tests.inference.conftest import checkpoint, draw, encoder
-from tests.inference.conftest import image_files as pictures
+from tests.inference.conftest import checkpoint, draw, encoder, image_files
 
-__all__ = ["checkpoint", "draw", "encoder", "pictures"]
+__all__ = ["checkpoint", "draw", "encoder", "image_files"]
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+def add_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
     """Add a command `example` that runs the given function."""
 
     def add(function: Callable[[], None]) -> None:

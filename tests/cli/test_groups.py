@@ -18,13 +18,13 @@ from perception_encoder.cli.groups import REMOVED, RENAMED
 def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
     """Return every command and group of `pe` by its words: ("models",), ("data",), ("data", "prepare"), …"""
     group = group or typer.main.get_command(main.app)
-    found = {}
+    result = {}
     for name in group.list_commands(None):
         command = group.get_command(None, name)
-        found[(*words, name)] = command
+        result[(*words, name)] = command
         if hasattr(command, "list_commands"):
-            found |= commands(command, (*words, name))
-    return found
+            result |= commands(command, (*words, name))
+    return result
 
 
 COMMANDS = commands()
@@ -120,8 +120,8 @@ def three_values(
     "arguments",
     ["s m o", "s m -o o", "s o -m m", "-m m s o", "--model=m s --out=o", "-o o -m m s", "s -o o m", "-mm -- s o"],
 )
-def test_flags_may_be_left_out(run_pe, verb, arguments: str) -> None:
-    verb(three_values)
+def test_flags_may_be_left_out(run_pe, add_command, arguments: str) -> None:
+    add_command(three_values)
     run = run_pe("example", *arguments.split())
     assert (run.status, run.stdout) == (output.OK, "s m o\n"), run.stderr
 
@@ -137,8 +137,8 @@ def test_flags_may_be_left_out(run_pe, verb, arguments: str) -> None:
         ("s m o --half", "--half"),
     ],
 )
-def test_a_missing_or_repeated_value_is_a_usage_error(run_pe, verb, arguments: str, message: str) -> None:
-    verb(three_values)
+def test_a_missing_or_repeated_value_is_a_usage_error(run_pe, add_command, arguments: str, message: str) -> None:
+    add_command(three_values)
     run = run_pe("example", *arguments.split())
     assert run.status == output.ERROR and message in run.stderr
 

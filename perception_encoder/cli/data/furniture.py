@@ -30,8 +30,8 @@ def furniture(
     """
     from perception_encoder.scenes.objects.furniture import prepare_furniture
 
-    prepared = prepare_furniture(out, jobs, track)
-    if prepared.finished_before:
-        return output.print_line(f"{prepared.path} exists; delete it to make it again")
-    output.print_line(f"{prepared.models} models: {prepared.path}")
-    raise typer.Exit(output.report_skipped(prepared.failures, prepared.models + len(prepared.failures)))
+    library = prepare_furniture(out, jobs, track)
+    if library.finished_before:
+        return output.print_line(f"{library.path} exists; delete it to make it again")
+    output.print_line(f"{library.models} models: {library.path}")
+    raise typer.Exit(output.report_skipped(library.failures, library.models + len(library.failures)))

@@ -37,14 +37,14 @@ def prepare(
     """
     from perception_encoder.pretraining.builtin.prepare import prepare_source
 
-    chosen = [find_source(name) for name in options.items_of(sources)]
-    prepared = [prepare_source(source, out, side, jobs, track) for source in chosen]
+    drawings = [find_source(name) for name in options.items_of(sources)]
+    shards = [prepare_source(source, out, side, jobs, track) for source in drawings]
     rows = []
-    for source, shard in zip(chosen, prepared, strict=True):
+    for source, shard in zip(drawings, shards, strict=True):
         counts = (shard.written, shard.duplicates, len(shard.failures))
         cells = ("done", output.NONE, output.NONE) if shard.finished_before else counts
         rows.append((source.name, source.split, *cells, source.licence))
     output.print_table(COLUMNS, rows)
-    failures = [failure for shard in prepared for failure in shard.failures]
-    total = sum(shard.written + shard.duplicates for shard in prepared) + len(failures)
+    failures = [failure for shard in shards for failure in shard.failures]
+    total = sum(shard.written + shard.duplicates for shard in shards) + len(failures)
     raise typer.Exit(output.report_skipped(failures, total))

@@ -39,7 +39,7 @@ def scenes(
     from perception_encoder.scenes.samples.sample import ScenesConfig
 
     config = ScenesConfig(count=count, split=split, side=size, seed=seed, videos=videos, frames=frames)
-    written = make_scenes(load_object_library(models), out, config, jobs, track)
+    dataset = make_scenes(load_object_library(models), out, config, jobs, track)
     media = "videos" if videos else "images"
-    counts = f"{written.samples} {media} of {written.objects} objects, {written.models} models, in {written.tars} tars"
-    output.print_line(f"{counts}: {written.directory}")
+    counts = f"{dataset.samples} {media} of {dataset.objects} objects, {dataset.models} models, in {dataset.tars} tars"
+    output.print_line(f"{counts}: {dataset.directory}")

@@ -33,6 +33,6 @@ def shards(
     """
     from perception_encoder.data.packing import ShardSize, pack
 
-    packed = pack(source, out, ShardSize.parse(size), side, track)
-    output.print_line(f"{packed.samples} pairs in {packed.shards} shards: {out}")
-    raise typer.Exit(output.report_skipped(packed.failures, packed.samples + len(packed.failures)))
+    summary = pack(source, out, ShardSize.parse(size), side, track)
+    output.print_line(f"{summary.samples} pairs in {summary.shards} shards: {out}")
+    raise typer.Exit(output.report_skipped(summary.failures, summary.samples + len(summary.failures)))

@@ -48,14 +48,14 @@ def convert(
     if out.exists() and (not overwrite or (Path(model).exists() and out.samefile(model))):
         raise OutputError(f"{out} exists; choose another name, or --overwrite it, unless it is the input")
     with output.error_console.status(f"Reading {model}"):
-        loaded = load_model(model)
+        network = load_model(model)
     with output.error_console.status(f"Writing {out}"):
-        left_out = (write_layout_directory if directory else write_layout)(loaded, out, layout, half)
+        left_out = (write_layout_directory if directory else write_layout)(network, out, layout, half)
     if left_out:
-        output.print_warning(f"timm has no text towers: {left_out} tensors of {loaded.name} were left out")
+        output.print_warning(f"timm has no text towers: {left_out} tensors of {network.name} were left out")
     if layout in CONFIG_FILES and not directory:
         output.print_warning(
             f"{out} holds weights only, and {layout} will not preprocess images as published; "
             f"name a directory (an OUT without suffix) to write {CONFIG_FILES[layout]} too"
         )
-    output.print_line(f"{out}: {loaded.name} in the {layout} layout, {'float16' if half else 'float32'}")
+    output.print_line(f"{out}: {network.name} in the {layout} layout, {'float16' if half else 'float32'}")

@@ -51,12 +51,12 @@ def onnx(
     from perception_encoder.models.export import export_onnx, parse_size
 
     with output.error_console.status(f"Reading {model}"):
-        loaded = load_model(model)
-    with output.error_console.status(f"Writing ONNX files of {loaded.name}"):
-        differences = export_onnx(loaded, out, parse_size(size) if size else None)
+        network = load_model(model)
+    with output.error_console.status(f"Writing ONNX files of {network.name}"):
+        differences = export_onnx(network, out, parse_size(size) if size else None)
     for tower, difference in differences.items():
         checked = "not compared: onnxruntime is not installed" if difference is None else f"{difference:.1e} from torch"
-        output.print_line(f"{out / tower}.onnx: {loaded.name}, {checked}")
+        output.print_line(f"{out / tower}.onnx: {network.name}, {checked}")
 
 
 @app.command()

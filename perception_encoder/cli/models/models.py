@@ -17,8 +17,8 @@ class _ListByDefault(TyperGroup):
     """The group of `pe models`: without the name of a command it lists."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = args and args[0] in {*self.commands, *ctx.help_option_names}
-        return super().parse_args(ctx, args if named else ["list", *args])
+        is_command = args and args[0] in {*self.commands, *ctx.help_option_names}
+        return super().parse_args(ctx, args if is_command else ["list", *args])
 
 
 app = typer.Typer(cls=_ListByDefault, subcommand_metavar="[list] [NAME]... | use MODEL")
@@ -78,16 +78,16 @@ def use(model: options.OwnModel) -> None:
         pe models use PE-Core-L14-336
         pe models use checkpoints/model.safetensors
     """
-    stored = default_model.choose_model(model)
-    output.print_line(f"default: {stored}")
-    if (now := default_model.chosen_model()) != stored:
+    new_default = default_model.choose_model(model)
+    output.print_line(f"default: {new_default}")
+    if (now := default_model.chosen_model()) != new_default:
         output.print_warning(f"the environment variable {default_model.VARIABLE} overrides it: {now}")
 
 
 def _as_json(entry: ModelEntry) -> dict[str, Any]:
-    computed = {"repository": entry.repository, "download_bytes": entry.download_bytes, "aliases": entry.aliases}
+    derived = {"repository": entry.repository, "download_bytes": entry.download_bytes, "aliases": entry.aliases}
     default = canonical_name(default_model.unchecked_default()) == entry.name
-    return {**asdict(entry), **computed, "default": default}
+    return {**asdict(entry), **derived, "default": default}
 
 
 def _as_row(entry: ModelEntry) -> tuple[object, ...]:
