@@ -53,7 +53,7 @@ def embed(run_pe: Embed, checkpoint: Path, out: Path) -> Embed:
     return lambda *arguments: run_pe("embed", "-o", out, "-m", checkpoint, "--dtype", "float32", *arguments)
 
 
-def test_pictures_become_rows(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:
+def test_images_become_rows(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:
     run = embed(directory)
     assert (run.status, run.stderr) == (output.OK, "")
     assert run.stdout.startswith(f"12 embeddings in {out}, ")
