@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from perception_encoder.datasets.questions.question import Corners
 from perception_encoder.errors import DataError
 
-Coordinates = tuple[float, float, float, float]
-"""Left, top, right and bottom in thousandths of the image."""
-
 LARGEST = 1000.0
-"""Coordinates beyond this are pixels or another scale, not thousandths."""
+"""Corners beyond this are pixels or another scale, not thousandths."""
 IOU = 0.5
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _BETWEEN = r"\s*[)\]}>]*[\s,;]+[(\[{<]*\s*"  # numbers: commas, spaces, or the parentheses of two corners
@@ -26,8 +24,8 @@ _BOXES = (re.compile(rf"[(\[{{<]\s*{_BARE}"), re.compile(_BARE))
 """Boxes in brackets, which count before any other numbers."""
 
 
-def parse_box(text: str) -> Coordinates | None:
-    """Return the first four numbers in a row, in brackets if there are any, as a box in thousandths; None without a box.
+def parse_box(text: str) -> Corners | None:
+    """Return the first four numbers in a row as a box in thousandths, those in brackets first; None without a box.
 
     "[100, 200, 300, 400]", "[100,200,300,400]", "(100,200),(300,400)", "100 200 300 400" and
     "x1=100, y1=200, x2=300, y2=400" are the same. Four numbers up to 1 of which one has a decimal point are fractions
@@ -42,6 +40,14 @@ def parse_box(text: str) -> Coordinates | None:
     if min(values) < 0 or max(values) > LARGEST:
         return None
     left, top, right, bottom = values
+    return left, top, right, bottom
+
+
+def scale_box(box: Sequence[float], width: int, height: int) -> Corners:
+    """Return a box in pixels as thousandths of an image of this size, at most 999, not rounded."""
+    left, top, right, bottom = (
+        min(max(1000 * value / side, 0.0), 999.0) for value, side in zip(box, (width, height) * 2, strict=True)
+    )
     return left, top, right, bottom
 
 
@@ -62,6 +68,6 @@ def box_iou_accuracy(prediction: str, box: Sequence[float], threshold: float = I
     corners, scores 0. Raises DataError for a true box without area, or that is not four numbers within 0 and 1000.
     """
     if len(box) != 4 or not (0 <= box[0] < box[2] <= LARGEST and 0 <= box[1] < box[3] <= LARGEST):
-        raise DataError(f"the true box is {list(box)}; it must be [x, y, x, y] in thousandths of the image, with an area")
+        raise DataError(f"the true box is {list(box)}; it must be [x, y, x, y] in thousandths, with an area")
     predicted = parse_box(prediction)
     return float(predicted is not None and box_iou(predicted, box) >= threshold)

@@ -1,8 +1,8 @@
 """Captions as words, as COCO's caption evaluation counts them: a tokenizer that follows Stanford's PTBTokenizer.
 
-pycocoevalcap runs PTBTokenizer 3.4.1 with Java, in lower case, and removes punctuation. This one needs no Java. It gives
-the same words for captions: contractions are split ("is n't"), hyphenated words stay whole, brackets become words
-("-lrb-"; the original list would remove them in upper case only). It differs in rare marks, such as unusual emoticons.
+pycocoevalcap runs PTBTokenizer 3.4.1, which needs Java, in lower case, and removes punctuation. This tokenizer gives
+the same words for captions without Java: contractions are split ("is n't"), hyphenated words stay whole, and brackets
+become words ("-lrb-"; the original list would remove them in upper case only). It differs in rare marks like "R&D".
 Source: Marcus et al., "Building a Large Annotated Corpus of English: The Penn Treebank", 1993, and Chen et al.,
 "Microsoft COCO Captions", 2015.
 """
@@ -27,10 +27,11 @@ _SPLIT = {
     "y'all": ("y'", "all"),
 }
 _ABBREVIATIONS = (
-    "mr mrs ms dr drs prof profs sen sens rep reps atty lt col gen messrs gov govs adm rev maj sgt cpl pvt mt capt ste st "
-    "ave pres lieut hon brig comdr pfc spc supt det jr sr bros blvd rd esq inc cos co corp ltd plc dept assn univ intl "
-    "sys jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri etc est vs ft p al cf calif fla "
-    "ind kan ky mich minn mo mont neb nev okla penn tenn va vt wis wyo ariz ala colo conn ga alex ct sq tel ext mfg natl"
+    "mr mrs ms dr drs prof profs sen sens rep reps atty lt col gen messrs gov govs adm rev maj sgt cpl pvt mt "
+    "capt ste st ave pres lieut hon brig comdr pfc spc supt det jr sr bros blvd rd esq inc cos co corp ltd plc "
+    "dept assn univ intl sys jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri etc "
+    "est vs ft p al cf calif fla ind kan ky mich minn mo mont neb nev okla penn tenn va vt wis wyo ariz ala colo "
+    "conn ga alex ct sq tel ext mfg natl"
 ).replace(" ", "|")
 # fmt: on
 _WORD = r"[^\W_]+(?:[-/_][^\W_]+|\.[^\W\d_]+|'[^\W\d_]+)*"

@@ -43,8 +43,8 @@ def cider_d_scores(predictions: Sequence[Text], references: Sequence[Sequence[Te
     words, others = _tokenize(predictions, references)
     grams, other_grams = [_count(each) for each in words], [[_count(each) for each in those] for those in others]
     seen = Counter(gram for those in other_grams for gram in {gram for each in those for gram in each})
-    total = np.log(float(len(words)))
-    weights = {gram: total - np.log(float(count)) for gram, count in seen.items()}
+    total = float(np.log(float(len(words))))
+    weights = {gram: float(total - np.log(float(count))) for gram, count in seen.items()}
 
     def vectors(counts: Counter[_Gram]) -> _Vectors:
         values = {gram: count * weights.get(gram, total) for gram, count in counts.items()}
@@ -94,7 +94,7 @@ def bleu(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> t
 
 
 def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> np.ndarray:
-    """Return what BLEU sums over images, (n, 2 · 4 + 2): right n-grams, all n-grams, length, closest reference length."""
+    """Return what BLEU sums over images, (n, 10): right n-grams, all n-grams, length, closest reference length."""
     words, others = _tokenize(predictions, references)
     counts = np.zeros((len(words), 2 * ORDERS + 2))
     for row, (own, those) in enumerate(zip(words, others, strict=True)):
@@ -109,7 +109,7 @@ def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]
 
 
 def bleu_of_counts(sums: np.ndarray) -> np.ndarray:
-    """Return BLEU-1 to -4, (…, 4), of sums of `bleu_counts` over images, (…, 2 · 4 + 2)."""
+    """Return BLEU-1 to -4, (…, 4), of sums of `bleu_counts` over images, (…, 10)."""
     right, guessed = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
     products = np.cumprod((right + _TINY) / (guessed + _SMALL), axis=-1)
     ratio = (sums[..., -2:-1] + _TINY) / (sums[..., -1:] + _SMALL)
@@ -121,7 +121,9 @@ def _tokenize(
 ) -> tuple[list[Sequence[str]], list[list[Sequence[str]]]]:
     """Return the words of predictions and references; DataError if they do not fit each other."""
     if not predictions or len(predictions) != len(references):
-        raise DataError(f"{len(predictions)} captions for the references of {len(references)} images; give one for each")
+        raise DataError(
+            f"{len(predictions)} captions and the references of {len(references)} images; give one for each"
+        )
     for row, those in enumerate(references):
         if isinstance(those, str) or not those:
             raise DataError(f"the references of caption {row + 1} are {those!r}; give a list of at least one")

@@ -14,7 +14,8 @@ from perception_encoder.errors import DataError
 _BARE = re.compile(r"[\s\"'*]*[(\[]?([A-Za-z])[)\]]?[\s.:,\"'*]*")
 _FIRST = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:](?!\w))")
 _AFTER_WORD = re.compile(
-    r"\b(?i:answer|option|choice)\b[\s\"'*]*(?i:is|:|=)?[\s:\"'*]*(?:[(\[]([A-Za-z])[)\]]|([A-Z])\b(?!(?<=A) (?!is\b)[a-z]))"
+    r"\b(?i:answer|option|choice)\b[\s\"'*]*(?i:is|:|=)?[\s:\"'*]*"
+    r"(?:[(\[]([A-Za-z])[)\]]|([A-Z])\b(?!(?<=A) (?!is\b)[a-z]))"  # not the article of "the answer is A dog"
 )
 _IN_PARENTHESES = re.compile(r"\(([A-Z])\)")
 
@@ -74,7 +75,7 @@ def _of_letter(letter: str, count: int) -> int | None:
 
 
 def _of_text(text: str, texts: Sequence[str]) -> int | None:
-    """Return the one choice whose text occurs in a text, longer ones first, so that "red" in "dark red" is not found."""
+    """Return the one choice whose text occurs in a text; longer ones are looked for first, then cut out."""
     hits = []
     for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):
         pattern = rf"(?<!\w){re.escape(texts[index])}(?!\w)"

@@ -36,9 +36,9 @@ youd you'd, youd've you'd've, you'dve you'd've, youll you'll, youre you're, youv
 """
 CONTRACTIONS = dict(pair.split() for pair in _CONTRACTIONS.split(","))
 """A word without its apostrophe → the word that it stands for."""
-NUMBERS = {word: str(value) for value, word in enumerate("zero one two three four five six seven eight nine ten".split())}
-"""Number words → digits; "none" counts as 0."""
-NUMBERS["none"] = "0"
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = {word: str(value) for value, word in enumerate(_WORDS)} | {"none": "0"}
+"""Number words → digits."""
 ARTICLES = frozenset({"a", "an", "the"})
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _FULL_STOP = re.compile(r"(?!<=\d)\.(?!\d)")

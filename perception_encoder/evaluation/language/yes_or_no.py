@@ -34,7 +34,8 @@ class YesNoScores:
 def parse_yes_no(text: str) -> bool | None:
     """Return True for yes, False for no, None for neither, from the first sentence with a word in it.
 
-    "Yes" or "no" as its first word; else "no", "not" or "n't" anywhere makes it no, as in POPE's scorer, else "yes" yes.
+    "Yes" or "no" as its first word; else "no", "not" or "n't" anywhere makes it no, as in POPE's scorer; else "yes"
+    anywhere makes it yes.
     """
     sentences = (re.findall(r"[a-z']+", sentence) for sentence in _SENTENCE.findall(text.lower()))
     words = next((words for words in sentences if words), [])
