@@ -178,7 +178,7 @@ def read_coco(root: Path, split: str) -> list[Question]:
     for owner, caption in zip(data.owners, data.captions, strict=True):
         captions[owner].append(caption)
     items: Iterable[tuple[str, QuestionMedia, list[str]]] = zip(data.keys, data.media, captions, strict=True)
-    return [Question(id=key, question="", media=(media,), answers=tuple(own)) for key, media, own in items]
+    return [Question(id=key, question="", media=(media,), answers=tuple(own), block=key) for key, media, own in items]
 
 
 def _answered(entry: Entry, media: QuestionMedia) -> Question:
