@@ -1,4 +1,4 @@
-"""The results of evaluators, and their one shape: `run(encoder) -> [Measurement]`."""
+"""The results of evaluators, and their one shape: `run(model) -> [Measurement]`."""
 
 from __future__ import annotations
 

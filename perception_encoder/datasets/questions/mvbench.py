@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from perception_encoder.datasets.questions.question import Entry, Question, QuestionMedia, choice_question, json_entries
@@ -77,10 +78,10 @@ def _media(
 ) -> tuple[tuple[QuestionMedia, ...], bool]:
     """Return a video, a part of one, or its frames, and whether they are frames."""
     path = videos.directory / directory / name
-    if path.is_dir():
+    if os.path.isdir(path):  # not `Path.is_dir`, which raises for a name that is too long
         files = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES)
         first = int((start or 0) * FRAME_RATE)
         last = len(files) if end is None else max(first + 1, int(end * FRAME_RATE))
         return tuple(files[first:last] or files[-1:] or [path]), True
-    file = path if path.is_file() else videos.find(name)
+    file = path if os.path.isfile(path) else videos.find(name)
     return (file if start is None else Clip(file, start, end),), False
