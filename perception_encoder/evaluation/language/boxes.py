@@ -29,7 +29,7 @@ def parse_box(text: str) -> Corners | None:
 
     "[100, 200, 300, 400]", "[100,200,300,400]", "(100,200),(300,400)", "100 200 300 400" and
     "x1=100, y1=200, x2=300, y2=400" are the same. Four numbers up to 1 of which one has a decimal point are fractions
-    of the image. A number below 0 or above 1000 is no thousandth, so the text then has no box.
+    of the image. A number below 0 or above 1000 is of another scale, so the text then has no box.
     """
     match = next((match for pattern in _BOXES if (match := pattern.search(text))), None)
     if match is None:

@@ -23,7 +23,7 @@ _IN_PARENTHESES = re.compile(r"\(([A-Z])\)")
 def multiple_choice(prediction: str, choices: Sequence[str], answer: int | str) -> float:
     """Return 1 if the prediction chooses the answer, else 0.
 
-    `answer`: its 0-based index, its text, or its letter if it is no choice's text. What counts as chosen: see
+    `answer`: its 0-based index, its text, or else its letter. What counts as chosen: see
     `extract_choice`. Raises DataError if the answer is not one of the choices, or if there are fewer than two.
     """
     return float(extract_choice(prediction, choices) == choice_index(choices, answer))

@@ -38,7 +38,7 @@ class AnswerRecord:
 def read_records(path: Path, model: str, task: str) -> dict[str, AnswerRecord]:
     """Return a model's answers by the questions' ids, of two to one question the later; none if the file is missing.
 
-    A last line that was cut off is removed from the file. Raises DataError, with the line, for a line that is no
+    A last line that was cut off is removed from the file. Raises DataError, with the line, for a line that is not a
     record, and for one of another model or task.
     """
     if not path.exists():
