@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from perception_encoder.evaluation.language import (
     box_iou_accuracy,
     cider_d_scores,
     multiple_choice,
+    parse_yes_no,
     relaxed_accuracy,
     tokenize_caption,
     vqa_accuracy,
@@ -53,6 +54,10 @@ class Row:
         return f"| `{self.scorer}` | {self.other} | {self.cases} | {self.equal} | {reasons} |"
 
 
+def close(one: float, other: float) -> bool:
+    return abs(one - other) < 1e-9
+
+
 def compare(
     scorer: str,
     other: str,
@@ -69,7 +74,7 @@ def compare(
             their = theirs(*case)
         except ZeroDivisionError:
             their = float("nan")
-        if not abs(ours(*case) - their) < 1e-9:
+        if not close(ours(*case), their):
             reason = next((reason for reason, holds in (reasons or {}).items() if holds(*case)), None)
             assert reason is not None, f"{scorer}{case}: {ours(*case)}, not {their}"
             differences[reason] += 1
@@ -124,8 +129,12 @@ def vqav2_row() -> Row:
         doc = {"answers": [{"answer": each, "answer_id": row} for row, each in enumerate(answers)], "question_id": 1}
         return process(doc, [prediction])["exact_match"]
 
+    def first_step(text: str) -> str:
+        return text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+
     def joined(prediction: str, answers: list[str]) -> bool:
-        return any(mark in text for mark in (",", "?", "'s") for text in (prediction, *answers))
+        """Whether they agree once lmms-eval's path is given what its processor's first step makes."""
+        return close(theirs(first_step(prediction), list(map(first_step, answers))), vqa_accuracy(prediction, answers))
 
     reason = "lmms-eval does not drop commas and question marks or split 's first, as its own EvalAI processor does"
     cases = vqa_cases(WORDS + JOINED, 1500)
@@ -157,7 +166,9 @@ def anls_row() -> Row:
     cases += [(one, list(pair)) for one, pair in itertools.product(TEXTS, itertools.combinations(TEXTS + SPACED, 2))]
 
     def spaced(prediction: str, answers: list[str]) -> bool:
-        return any(text != " ".join(text.split()) for text in (prediction, *answers))
+        """Whether they agree once lmms-eval is given texts without such spaces."""
+        plain = [" ".join(text.split()) for text in (prediction, *answers)]
+        return close(theirs(plain[1:], plain[:1])["anls"], anls(prediction, answers))
 
     def longer(prediction: str, answers: list[str]) -> bool:
         return any(len(text.upper()) != len(text.lower()) for text in (prediction, *answers))
@@ -184,7 +195,9 @@ ODD = (" yes", "yes\n", "7% ", "nan", "NaN", "inf", "Infinity")
 def relaxed_row() -> Row:
     theirs = lmms_functions("tasks/chartqa/utils.py", "relaxed_correctness")["relaxed_correctness"]
     reasons = {
-        "lmms-eval compares texts with their surrounding spaces": lambda *texts: any(t != t.strip() for t in texts),
+        "lmms-eval compares texts with their surrounding spaces": lambda *texts: close(
+            theirs(*(text.strip() for text in texts)), relaxed_accuracy(*texts)
+        ),
         "lmms-eval takes nan and inf for numbers, which equal nothing": lambda *texts: all(
             text.strip().lower() in ("nan", "inf", "infinity") for text in texts
         ),
@@ -274,25 +287,36 @@ def pope_rows() -> list[Row]:
 
         return score
 
-    def sentence(predictions: list[str], answers: list[str]) -> bool:
-        return any(word.strip().lower() not in ("yes", "no") for word in predictions)
+    def plain(word: str, neither: str) -> str:
+        return {True: "yes", False: "no", None: neither}[parse_yes_no(word)]
 
     rows = []
     for name in METRICS:
-        reasons = {'lmms-eval reads only a bare "yes" or "no" and counts others in no error': sentence}
-        if name == "yes_ratio":
-            reasons = {"lmms-eval counts yes among the answers, not the predictions": lambda *case: True}
-        rows.append(
-            compare(
-                f"yes_no().{name}",
-                "pope",
-                cases,
-                lambda p, a, name=name: getattr(yes_no(p, a), name),
-                theirs(name),
-                reasons,
+        score = theirs(name)
+
+        def bare(predictions: list[str], answers: list[str], name: str = name, score: Callable = score) -> bool:
+            """Whether they agree once lmms-eval is given bare words; what is neither is wrong, and not a yes."""
+            words = [plain(word, "neither" if name == "accuracy" else "no") for word in predictions]
+            return close(score(words, answers), getattr(yes_no(predictions, answers), name))
+
+        def of_answers(predictions: list[str], answers: list[str], score: Callable = score) -> bool:
+            """Whether lmms-eval gives the share among the answers, and ours is that among the predictions."""
+            share = [plain(word, "no") for word in predictions].count("yes") / len(predictions)
+            given = score(predictions, answers)
+            return close(given, answers.count("yes") / len(answers)) and close(
+                yes_no(predictions, answers).yes_ratio, share
             )
-        )
+
+        reasons = {'lmms-eval reads only a bare "yes" or "no", and leaves others out of false negatives': bare}
+        if name == "yes_ratio":
+            reasons = {"lmms-eval counts yes among the answers, not the predictions": of_answers}
+        ours = partial(_metric_of, name)
+        rows.append(compare(f"yes_no().{name}", "pope", cases, ours, score, reasons))
     return rows
+
+
+def _metric_of(name: str, predictions: list[str], answers: list[str]) -> float:
+    return getattr(yes_no(predictions, answers), name)
 
 
 @cache
