@@ -32,6 +32,8 @@ class MediaConfig:
     """Side of an image, a tile or a frame, in pixels."""
     tiles: int = 4
     """Most tiles beside the thumbnail of a conversation's only image; 0 or 1 for the thumbnail alone."""
+    tile_each: bool = False
+    """Tile every image of several, too; as in the reference, by default each of several is a thumbnail alone."""
 
 
 class LanguageModel:
@@ -101,7 +103,7 @@ class LanguageModel:
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
         """The decoder's input (T, dim) for a conversation, and how many text tokens were cut."""
         media = [item for message in conversation for item in message.media]
-        tokens = [self.media_tokens(item, alone=len(media) == 1) for item in media]
+        tokens = [self.media_tokens(item, self.media.tile_each or len(media) == 1) for item in media]
         prompt = self.decoder.prompts.generation_prompt(conversation, [len(t) for t in tokens], sampling.max_tokens)
         ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
         dim = self.model.projector.dim
