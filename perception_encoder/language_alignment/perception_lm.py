@@ -115,7 +115,7 @@ def _causal_model(whole: Any) -> Any:
 
     with torch.device("meta"):
         causal = AutoModelForCausalLM.from_config(whole.config.text_config, trust_remote_code=False)
-    causal.set_decoder(whole.model.language_model)
+    setattr(causal, causal.base_model_prefix, whole.model.language_model)
     causal.set_output_embeddings(whole.lm_head)
     causal.generation_config = whole.generation_config
     return causal
