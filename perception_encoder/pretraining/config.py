@@ -29,6 +29,7 @@ then a run that an earlier version began is not resumed. Published results refer
 """
 
 
+BUILTIN_RULES = "builtin"
 METRICS = ("retrieval", "zero_shot")
 
 
@@ -109,6 +110,9 @@ class PretrainingConfig:
     """Newest checkpoints that stay, beside the best."""
     skip_bad_losses: int = 0
     """Steps in a row whose loss is not finite that are left out; one more ends the run."""
+    rules: str | None = None
+    """Rules about sources by their names, on the wording of captions and on what is held out: "builtin", those of the
+    built-in model, or none. Not part of the fingerprint, which has the names of the samples themselves."""
     image_side: int = 160
     """Images are held in memory with their short side at most this, in pixels."""
     streams: StreamConfig = field(default_factory=StreamConfig)
@@ -138,6 +142,8 @@ class PretrainingConfig:
         return LoopConfig(steps=self.steps, **{name: getattr(self, name) for name in shared})
 
     def __post_init__(self) -> None:
+        if self.rules not in (None, BUILTIN_RULES):
+            raise ConfigError(f"rules is {self.rules!r}; it must be {BUILTIN_RULES!r} or null")
         if self.locked not in (None, "visual", "text"):
             raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
         if not 0 <= self.initial_share < 1:
@@ -162,7 +168,8 @@ class PretrainingConfig:
 
         A setting at its default does not count, so that a later version's new settings leave old runs what they are.
         """
-        digest = hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode())
+        settings = {name: value for name, value in _chosen(self).items() if name != "rules"}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name in data:
             digest.update(b"\0" + name.encode())
         return digest.hexdigest()[:16]

@@ -72,7 +72,7 @@ def test_the_paper_s_runs_train_in_their_debug_form_on_whatever_sources_there_ar
 ) -> None:
     config = debug_form(find_recipe(name))
     path = pretrain(config, [photos], tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"caltech101": 10, "flowers": 20}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"caltech101": 20, "flowers": 20}
     model = load_model(path)
     assert (model.visual.attn_pool is None) == (not config.attention_pool) and model.visual.config.rope == config.rope
 
