@@ -196,17 +196,14 @@ def plan_recipe(config: RunConfig, cluster: Cluster) -> TrainingPlan:
     """Return what a run costs on a cluster."""
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.plan import plan_distillation
-    from perception_encoder.finetuning.config import FinetuningConfig
-    from perception_encoder.pretraining.config import PretrainingConfig
+    from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.pretraining.plan import plan_pretraining
 
     match config:
-        case FinetuningConfig():
-            return plan_pretraining(config.pretraining(), cluster)
         case DistillationConfig():
             return plan_distillation(config, cluster)
-        case PretrainingConfig():
-            return plan_pretraining(config, cluster)
+        case PairConfig():
+            return plan_pretraining(config.pretraining(), cluster)
     raise _unknown(config)
 
 

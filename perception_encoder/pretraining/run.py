@@ -26,7 +26,7 @@ from perception_encoder.planning.teacher import TeacherCost
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.averaging import average_with
 from perception_encoder.pretraining.cached_texts import MOST, CachedTexts
-from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import PROCEDURE, PairConfig, PretrainingConfig, tower_configs
 from perception_encoder.pretraining.cost import RunCost
 from perception_encoder.pretraining.lora import add_adapters, merge_adapters
 from perception_encoder.pretraining.sources import Sources, open_sources
@@ -47,21 +47,21 @@ WEIGHTS, BEST = "model.safetensors", "best.safetensors"
 
 
 def pretrain(
-    config: PretrainingConfig,
+    config: PairConfig,
     data: Sequence[Path | Shards],
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
 ) -> Path:
-    """Run, or resume, a pretraining; return the weights that it wrote, `OUT/model.safetensors`.
+    """Run, or resume, a pretraining or finetuning; return the weights that it wrote, `OUT/model.safetensors`.
 
     `data` are directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or
     shards, read as they are needed. A validated run also writes `OUT/best.safetensors`, its weights at the best score.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
     with process_group() as rank, run_folder(out):
-        run = PairRun(config, data, out, rank, track)
-        mask_weight = config.masking.weight if config.masking else 0.0
+        run = PairRun(config.pretraining(), data, out, rank, track)
+        mask_weight = run.config.masking.weight if run.config.masking else 0.0
         for end in run.resolutions():
             run.train(ContrastiveTask(run.towers, mask_weight), end, run.cost(), listener)
         return run.write()
@@ -126,7 +126,7 @@ class PairRun:
         train(
             task,
             self.batches,
-            self.config.loop,
+            self.config,
             self.out,
             self.fingerprint,
             listener,

@@ -21,11 +21,12 @@ from perception_encoder.errors import DataError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.builtin.rules import RULES
-from perception_encoder.pretraining.config import BUILTIN_RULES, PretrainingConfig, ValidationConfig
+from perception_encoder.pretraining.config import BUILTIN_RULES, PretrainingConfig
 from perception_encoder.pretraining.training_files import has_split, read_files
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track
 from perception_encoder.ranks import Rank
+from perception_encoder.train.validation import ValidationConfig
 
 RULES_BY_NAME = {None: SourceRules(), BUILTIN_RULES: RULES}
 

@@ -19,10 +19,11 @@ from perception_encoder.data.pairs import PairSource, true_pairs
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.preprocess.augmentation import augment
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.pretraining.config import PretrainingConfig, ValidationConfig
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.sources import Sources
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import Exchange, gather, own_device, this_rank
+from perception_encoder.train.validation import ValidationConfig
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ import torch.distributed as dist
 from perception_encoder.errors import OutputError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
+from perception_encoder.train.config import TrainingConfig
 from perception_encoder.train.distributed import (
-    ParallelConfig,
     clip_gradients,
     first_rank_values,
     mean_gradients,
@@ -31,7 +30,7 @@ from perception_encoder.train.distributed import (
     this_rank,
 )
 from perception_encoder.train.metrics import Listener, Metrics
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.train.optimizer import build_optimizer
 from perception_encoder.train.progress import StepGroup
 from perception_encoder.train.schedule import warmup_cosine
 from perception_encoder.train.task import Cost, Task
@@ -43,28 +42,10 @@ Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long and how fast to train, how often to save, and which failures to survive."""
-
-    steps: int
-    warmup: int
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    log_every: int = 20
-    checkpoint_every: int = 200
-    checkpoint_minutes: float = 5.0
-    """A checkpoint is also written so long after the last one."""
-    keep: int = 2
-    """Newest checkpoints that stay, beside the best."""
-    skip_bad_losses: int = 0
-    """Steps in a row whose loss is not finite that are left out; one more ends the run."""
-
-
 def train(
     task: Task,
     batches: Batches,
-    config: LoopConfig,
+    config: TrainingConfig,
     folder: Path,
     fingerprint: str,
     listener: Listener | None = None,

@@ -3,7 +3,37 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
+
+from perception_encoder.errors import ConfigError
+
+METRICS = ("retrieval", "zero_shot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """How a run is validated; the weights with the best score are written beside the last ones."""
+
+    every: int = 100
+    """Steps between validations; the last step is validated, too."""
+    metric: str = "retrieval"
+    """By which steps are compared: "retrieval", the mean of R@1 of images to captions and of captions to images, or
+    "zero_shot", the top-1 accuracy over the labels, of data in memory."""
+    share: float = 0.05
+    """Share of each source that is held out of training if no directory has a split `val`; at 0 nothing is, and only a
+    run whose data have one is validated."""
+    size: int = 1000
+    """Pairs, at most."""
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ConfigError(f"validation.metric is {self.metric!r}; it must be 'retrieval' or 'zero_shot'")
+        if not 0 <= self.share <= 0.5:
+            raise ConfigError(f"validation.share is {self.share}; it must be from 0 to 0.5")
+        for name in ("every", "size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"validation.{name} is {getattr(self, name)}; it must be at least 1")
 
 
 class Validation(Protocol):

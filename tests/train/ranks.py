@@ -15,8 +15,8 @@ from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
 from perception_encoder.train import loop
 from perception_encoder.train.distributed import gather, in_chunks, this_rank
-from perception_encoder.train.loop import LoopConfig
 from tests.models.small import CORE, SIZE, TEXT, randomize
+from tests.train.toys import ToyConfig
 
 PICTURES, CAPTIONS = 13, 11  # no multiples of anything
 
@@ -95,5 +95,5 @@ def train_by_own_clocks(out: Path) -> None:
         return now[0]
 
     loop.time = SimpleNamespace(perf_counter=time.perf_counter, monotonic=tick)
-    loop.train(Sum(), batch, LoopConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")
+    loop.train(Sum(), batch, ToyConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")
     dist.destroy_process_group()
