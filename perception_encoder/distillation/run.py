@@ -43,7 +43,7 @@ def distill(
         for end in run.resolutions():
             size = run.towers.clip.visual.config.image_size
             scale, weight = config.teacher_logit_scale, config.contrastive_weight
-            task = DistillationTask(run.towers, teacher, size, scale, weight)
+            task = DistillationTask(run.towers, teacher, size, scale, weight, run.validation)
             run.train(task, end, run.cost(cost) if cost else None, listener)
         return run.write()
 

@@ -42,6 +42,7 @@ from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener
 from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.task import Task
+from perception_encoder.train.validation import choose_metric
 
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
 
@@ -63,7 +64,7 @@ def pretrain(
         run = PairRun(config.pretraining(), data, out, rank, track)
         mask_weight = run.config.masking.weight if run.config.masking else 0.0
         for end in run.resolutions():
-            run.train(ContrastiveTask(run.towers, mask_weight), end, run.cost(), listener)
+            run.train(ContrastiveTask(run.towers, mask_weight, run.validation), end, run.cost(), listener)
         return run.write()
 
 
@@ -84,6 +85,7 @@ class PairRun:
         least_size: int = 0,
         identity: Sequence[str] = (),
     ) -> None:
+        self.metric = choose_metric(config.validation, PairValidation.higher_is_better) if config.validation else ""
         model, exchange = build_model(config), Exchange()
         self.sources = open_sources(config, data, model, rank, exchange, track)
         self.config = config if self.sources.validation else dataclasses.replace(config, validation=None)
@@ -99,8 +101,7 @@ class PairRun:
         self.towers = self.trainee.towers
         self.validation: PairValidation | None = None
         if self.config.validation is not None:
-            table = self.trainee.table
-            self.validation = PairValidation(self.config, self.config.validation, self.towers, self.sources, table)
+            self.validation = PairValidation(self.config, self.towers, self.sources, self.trainee.table)
         self._trained = 0
 
     def resolutions(self) -> Iterator[int]:
@@ -134,7 +135,6 @@ class PairRun:
             fit_positions,
             cost,
             self._trained,
-            self.validation,
         )
         self._trained = end
 
@@ -165,7 +165,7 @@ class PairRun:
             trainee.model.visual.set_image_size(stage.image_size)
             load_weights(out, newest.best_step, trainee.towers)
             trainee.write(out / BEST, metadata)
-        return {"best": {"step": newest.best_step, config.validation.metric: newest.best}}
+        return {"best": {"step": newest.best_step, self.metric: newest.best}}
 
 
 def _make_batches(

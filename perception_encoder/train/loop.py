@@ -34,7 +34,7 @@ from perception_encoder.train.optimizer import build_optimizer
 from perception_encoder.train.progress import StepGroup
 from perception_encoder.train.schedule import warmup_cosine
 from perception_encoder.train.task import Cost, Task
-from perception_encoder.train.validation import Validation, is_better, is_due
+from perception_encoder.train.validation import Validation, choose_metric, is_better, is_due
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +53,20 @@ def train(
     fit: Fit | None = None,
     cost: Cost | None = None,
     trained: int = 0,
-    validation: Validation | None = None,
 ) -> None:
     """Train until `config.steps`, or `stop_after`, from the directory's newest checkpoint if there is one.
 
     The model, and every batch by its `to(device)`, are put onto this rank's device, where the model stays.
     `fit`: see `resume_run`. `cost`: then reports have the share of the device's peak that is used (`mfu`), and the
     seconds left are those of work, not of steps. `trained`: steps that this process has done already; beginning later
-    is resuming, which is logged. The first step is reported at once. `validation`: its scores are reported, and the
-    checkpoint with the best one stays; without it, that with the lowest loss. Raises DataError on losses that are not
-    finite: the last checkpoint stays. A checkpoint that cannot be written is reported, and tried again at the next one;
-    only the last one must succeed.
+    is resuming, which is logged. The first step is reported at once. The scores of the task's validation are reported,
+    if `config` has one, and the checkpoint with the best one stays; without it, that with the lowest loss. Raises
+    ConfigError for a metric that the task lacks, and DataError on losses that are not finite: the last checkpoint
+    stays. A checkpoint that cannot be written is reported, and tried again at the next one; only the last one must
+    succeed.
     """
+    validation, higher_is_better = task.validation, task.validation.higher_is_better if task.validation else {}
+    metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
     device = own_device()
     task.model = parallelize(task.model.to(device).train(), config.parallel)
     optimizer = build_optimizer(task.model, config.optimizer)
@@ -94,12 +96,12 @@ def train(
                 row = {**group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
                 metrics.write({"step": done, **row}, record=due)
             improved, new_best = False, best
-            if validation is not None and is_due(validation, done, config.steps):
+            if validation and config.validation and is_due(config.validation, done, config.steps):
                 with group.paused():
-                    scores = _validate(validation, task, done, device)
+                    scores = _validate(validation, metric, task, device)
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
-                improved = is_better(scores[validation.metric], best, validation.higher_is_better)
-                new_best = scores[validation.metric] if improved else best
+                improved = is_better(scores[metric], best, higher_is_better[metric])
+                new_best = scores[metric] if improved else best
             scored = done % config.checkpoint_every == 0 or done == last
             if (
                 scored
@@ -112,11 +114,11 @@ def train(
                 saved = time.monotonic()
 
 
-def _validate(validation: Validation, task: Task, done: int, device: torch.device) -> dict[str, float]:
+def _validate(validation: Validation, metric: str, task: Task, device: torch.device) -> dict[str, float]:
     """Score the model as it is, by the first rank's numbers; training goes on as if it had not been."""
     task.model.eval()
     with torch.no_grad(), fast_autocast(device):
-        scores = validation(done)
+        scores = validation.validate(metric)
     task.model.train()
     return dict(zip(scores, first_rank_values(list(scores.values()), device), strict=True))
 

@@ -68,6 +68,8 @@ def write(out: Path, chunks: Sequence[int | None]) -> None:
 class Sum:
     """A task on a batch of ones, without reports."""
 
+    validation = None
+
     def __init__(self) -> None:
         self.model = torch.nn.Linear(4, 1)
         torch.nn.init.ones_(self.model.weight)

@@ -82,6 +82,8 @@ class Stopped(Exception):
 class Sum:
     """A task that looks where its model and its batch are."""
 
+    validation = None
+
     def __init__(self) -> None:
         self.model = nn.Linear(4, 1)
 
