@@ -50,7 +50,7 @@ class Validation(Protocol):
 def choose_metric(config: ValidationConfig, higher_is_better: Mapping[str, bool]) -> str:
     """Return the metric by which steps are compared; ConfigError lists those of the task."""
     metric = config.metric or next(iter(higher_is_better), None)
-    if metric not in higher_is_better:
+    if metric is None or metric not in higher_is_better:
         known = ", ".join(higher_is_better) or "none; set validation=null"
         raise ConfigError(f"validation.metric is {config.metric!r}; the task has {known}")
     return metric
