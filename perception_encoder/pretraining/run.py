@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_folder
 from perception_encoder.train.distributed import Exchange, own_cores, own_device, process_group, whole_model
 from perception_encoder.train.loop import train
-from perception_encoder.train.metrics import Listener
+from perception_encoder.train.metrics import Listener, describe_run, write_record
 from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.task import Task
 from perception_encoder.train.validation import choose_metric
@@ -92,9 +90,9 @@ class PairRun:
         self.out, self.rank = out, rank
         self.fingerprint = self.config.fingerprint([f"procedure {PROCEDURE}", *self.sources.names, *identity])
         check_run(out, self.fingerprint)
-        self.record = _describe(self.config, self.fingerprint, self.sources.samples)
+        self.record = describe_run(self.config, self.fingerprint, self.sources.samples)
         if rank.number == 0:
-            _write_record(out, self.record)
+            write_record(out, self.record)
         self.batches = _make_batches(self.config, self.sources, model, rank, exchange, least_size)
         self.trainee = Trainee(self.config, model, self.sources.vocabulary)
         self.trainee.cache_texts(track)
@@ -145,7 +143,7 @@ class PairRun:
             metadata = {"seed": str(self.config.seed), "run": self.fingerprint}
             self.trainee.write(path, metadata)
             self.record["weight_hash"] = weight_hash(load_model(path))  # of the weights as written
-            _write_record(self.out, self.record | self._write_best(metadata))
+            write_record(self.out, self.record | self._write_best(metadata))
         return path
 
     def _write_best(self, metadata: dict[str, str]) -> dict[str, Any]:
@@ -248,18 +246,3 @@ def fit_positions(name: str, saved: Tensor, wanted: Tensor) -> Tensor:
     if "positional_embedding" not in name:
         raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
     return resample_table(saved, len(wanted))
-
-
-def _write_record(out: Path, record: Mapping[str, Any]) -> None:
-    with writing(out / "config.json"), replacing(out / "config.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _describe(config: PretrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
-    """Return the record of a run: resolved configuration, samples a source, versions."""
-    return {
-        "config": dataclasses.asdict(config),
-        "fingerprint": fingerprint,
-        "samples": dict(samples),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }

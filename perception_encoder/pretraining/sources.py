@@ -13,9 +13,8 @@ from typing import Any
 
 from perception_encoder.data.captions import concept
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairSource
+from perception_encoder.data.pairs import PairSource, SourcePart
 from perception_encoder.data.rules import SourceRules
-from perception_encoder.data.shard_parts import SourcePart
 from perception_encoder.data.streams import Shards, open_shards
 from perception_encoder.errors import DataError
 from perception_encoder.models.clip import CLIP

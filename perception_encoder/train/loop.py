@@ -30,9 +30,8 @@ from perception_encoder.train.distributed import (
     this_rank,
 )
 from perception_encoder.train.metrics import Listener, Metrics
-from perception_encoder.train.optimizer import build_optimizer
+from perception_encoder.train.optimizer import build_optimizer, warmup_cosine
 from perception_encoder.train.progress import StepGroup
-from perception_encoder.train.schedule import warmup_cosine
 from perception_encoder.train.task import Cost, Task
 from perception_encoder.train.validation import Validation, choose_metric, is_better, is_due
 

@@ -1,16 +1,39 @@
-"""Report a run: rows in a JSONL file and in TensorBoard, and to a listener."""
+"""Report a run: a record of it in JSON, rows in a JSONL file and in TensorBoard, and to a listener."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from perception_encoder.errors import MissingExtraError
+from perception_encoder.files import replacing, writing
 from perception_encoder.ranks import Rank
+from perception_encoder.train.config import TrainingConfig
 
 Listener = Callable[[dict[str, float]], None]
-FILE, BOARD = "metrics.jsonl", "tensorboard"
+FILE, BOARD, RECORD = "metrics.jsonl", "tensorboard", "config.json"
+
+
+def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
+    """Return the record of a run: resolved configuration, samples of each source, versions."""
+    return {
+        "config": asdict(config),
+        "fingerprint": fingerprint,
+        "samples": dict(samples),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def write_record(out: Path, record: Mapping[str, Any]) -> None:
+    """Write a run's record to `OUT/config.json`, in place of an earlier one."""
+    with writing(out / RECORD), replacing(out / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 class Metrics:
