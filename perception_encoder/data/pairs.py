@@ -210,18 +210,18 @@ class PairBatches:
     ) -> tuple[dict[int, _Row], list[InputError]]:
         """Read rows by number, fewer if `TRIES` samples for one are bad; and why samples were left out."""
         sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
-        wanted = list(rows)
+        missing = list(rows)
         for later in range(TRIES):
             jobs = [
-                (row, positions[row][0], sampler.index(positions[row], later), draws[row].tolist()) for row in wanted
+                (row, positions[row][0], sampler.index(positions[row], later), draws[row].tolist()) for row in missing
             ]
-            for row, result in zip(wanted, self._map(partial(self._read_row, step), jobs), strict=True):
+            for row, result in zip(missing, self._map(partial(self._read_row, step), jobs), strict=True):
                 if isinstance(result, InputError):
                     logger.warning("left out %s; the next sample takes its place", result)
                     errors.append(result)
                 else:
                     done[row] = result
-            wanted = [row for row in wanted if row not in done]
+            missing = [row for row in missing if row not in done]
         return {row: done[row] for row in rows if row in done}, errors
 
     def _read_row(self, step: int, job: tuple[int, int, int, Sequence[float]]) -> _Row | InputError:

@@ -94,8 +94,8 @@ class ShardTable:
 
     def read(self, row: int, texts: Collection[str], medium: str = "image") -> dict[str, bytes]:
         """Read a sample's image (or video) and these texts, in one request; MediaDecodeError if that fails."""
-        wanted = [at for at, part in enumerate(PARTS) if part in (medium, *texts) and self.starts[row, at] >= 0]
-        starts, sizes = self.starts[row, wanted], self.sizes[row, wanted]
+        columns = [at for at, part in enumerate(PARTS) if part in (medium, *texts) and self.starts[row, at] >= 0]
+        starts, sizes = self.starts[row, columns], self.sizes[row, columns]
         first, last = int(starts.min()), int((starts + sizes).max())
         try:
             files, path = open_storage(self.url)
@@ -106,7 +106,7 @@ class ShardTable:
             cut = len(data) < last - first
             raise MediaDecodeError(self.name(row), "is cut off: the shard ends early" if cut else _WHOLE)
         begins = starts - first
-        return {PARTS[at]: data[b : b + s] for at, b, s in zip(wanted, begins, sizes, strict=True)}
+        return {PARTS[at]: data[b : b + s] for at, b, s in zip(columns, begins, sizes, strict=True)}
 
     def name(self, row: int) -> str:
         """What messages call a sample."""

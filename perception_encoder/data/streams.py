@@ -188,12 +188,12 @@ class ShardSet:
 
 
 def medium_of(frames: int | None) -> str:
-    """Return what of a shard is read: its images, or its videos if frames are wanted."""
+    """Return what of a shard is read: its images, or its videos if it has frames."""
     return "image" if frames is None else "video"
 
 
 def _read_texts(
-    parts: Mapping[str, bytes], wanted: Mapping[str, float], name: str, rules: SourceRules
+    parts: Mapping[str, bytes], caption_shares: Mapping[str, float], name: str, rules: SourceRules
 ) -> tuple[dict[str, list[str]], dict[str, float], str]:
     """Return captions by their field, cleaned so that equal ones are the same, their shares, and the label.
 
@@ -208,7 +208,7 @@ def _read_texts(
         raise MediaDecodeError(name, "its .json is not an object")
     values: dict[str, Sequence[Any]] = {}
     shares: dict[str, float] = {}
-    for field_name, share in wanted.items():
+    for field_name, share in caption_shares.items():
         value = members.get(field_name, fields.get(field_name))
         if field_name == "label" and value is not None:
             if problem := wrong_field(fields):
@@ -224,13 +224,13 @@ def _read_texts(
     cleaned = {key: full for key, texts in cleaned.items() if (full := [text for text in texts if text])}
     if not cleaned:
         there = ", ".join([*members, *fields]) or "none"
-        raise MediaDecodeError(name, f"has no caption in {', '.join(wanted)}; there are {there}")
+        raise MediaDecodeError(name, f"has no caption in {', '.join(caption_shares)}; there are {there}")
     label = concept(fields) if isinstance(fields.get("label"), (str, int, float)) else ""
     return cleaned, shares, label
 
 
 def open_shards(
-    given: Sequence[Shards],
+    mixture: Sequence[Shards],
     config: StreamConfig,
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
@@ -245,7 +245,7 @@ def open_shards(
     """
     rules = rules or SourceRules()
     held_out = rules.held_out
-    urls = [shards.find() for shards in given]
+    urls = [shards.find() for shards in mixture]
     everything = list(dict.fromkeys(url for each in urls for url in each))
     own = everything[rank.share(len(everything))]
     with ThreadPoolExecutor(READERS) as pool:
@@ -264,7 +264,7 @@ def open_shards(
     for problem in problems.values():
         logger.warning("left out: %s", problem)
     sets = [[by_url[url] for url in each if url not in problems] for each in urls]
-    for shards, usable in zip(given, sets, strict=True):
+    for shards, usable in zip(mixture, sets, strict=True):
         if not usable:
             raise DataError(f"{shards.location}: none of its shards can be used")
     _warn_of_incomplete([by_url[url] for url in everything if url not in problems], config, medium)

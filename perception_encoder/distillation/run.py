@@ -16,7 +16,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.planning.teacher import TeacherCost
 from perception_encoder.pretraining.run import PairRun
 from perception_encoder.progress import Track, untracked
-from perception_encoder.train.checkpoint import run_folder
+from perception_encoder.train.checkpoint import run_directory
 from perception_encoder.train.distributed import process_group
 from perception_encoder.train.metrics import Listener
 
@@ -35,7 +35,7 @@ def distill(
     the larger of the two models' sizes, and each model sees them scaled down to its own: both see the same crop, and
     one more antialiased step costs less than decoding twice.
     """
-    with process_group() as rank, run_folder(out):
+    with process_group() as rank, run_directory(out):
         teacher = teacher or load_teacher(config.teacher, config.remember)
         config = dataclasses.replace(config, image_side=max(config.image_side, teacher.image_size))
         run = PairRun(config, data, out, rank, track, least_size=teacher.image_size, identity=[teacher.identity])

@@ -34,7 +34,7 @@ from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_folder
+from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
 from perception_encoder.train.distributed import Exchange, own_cores, own_device, process_group, whole_model
 from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener, describe_run, write_record
@@ -58,7 +58,7 @@ def pretrain(
     shards, read as they are needed. A validated run also writes `OUT/best.safetensors`, its weights at the best score.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
-    with process_group() as rank, run_folder(out):
+    with process_group() as rank, run_directory(out):
         run = PairRun(config.pretraining(), data, out, rank, track)
         mask_weight = run.config.masking.weight if run.config.masking else 0.0
         for end in run.resolutions():
@@ -241,8 +241,8 @@ def build_model(config: PretrainingConfig) -> CLIP:
     return model
 
 
-def fit_positions(name: str, saved: Tensor, wanted: Tensor) -> Tensor:
+def fit_positions(name: str, saved: Tensor, current: Tensor) -> Tensor:
     """Resample a saved position table, or the optimizer's moments of one (`resume_run`'s `fit`)."""
     if "positional_embedding" not in name:
         raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
-    return resample_table(saved, len(wanted))
+    return resample_table(saved, len(current))

@@ -144,7 +144,7 @@ def _stream(
     track: Track,
 ) -> Sources:
     opened = open_shards(shards, config.streams, rank, exchange, track, config.frames, RULES_BY_NAME[config.rules])
-    of_all = [(given.weight, shard) for given, each in zip(shards, opened, strict=True) for shard in each.shards]
+    of_all = [(source.weight, shard) for source, each in zip(shards, opened, strict=True) for shard in each.shards]
     sets, validation = list[PairSource](opened), list[HeldOutPair]()
     if config.validation is not None and (every := _every(config.validation, sum(map(len, opened)))):
         sets = [SourcePart(each, every, chosen=False) for each in opened]
@@ -152,9 +152,9 @@ def _stream(
         validation = [(part, index) for part in parts for index in range(sum(part.sizes))]
     return Sources(
         sets=sets,
-        weights=[given.weight for given in shards],
+        weights=[source.weight for source in shards],
         names=[f"{weight} {shard.name} {shard.size} {dict(shard.samples)}" for weight, shard in of_all],
-        samples={given.location: sum(each.sizes) for given, each in zip(shards, sets, strict=True)},
+        samples={source.location: sum(each.sizes) for source, each in zip(shards, sets, strict=True)},
         vocabulary=None,
         validation=validation,
     )

@@ -45,7 +45,7 @@ def train(
     task: Task,
     batches: Batches,
     config: TrainingConfig,
-    folder: Path,
+    directory: Path,
     fingerprint: str,
     listener: Listener | None = None,
     stop_after: int | None = None,
@@ -70,14 +70,14 @@ def train(
     task.model = parallelize(task.model.to(device).train(), config.parallel)
     optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    state = resume_run(folder, task.model, optimizer, fingerprint, fit)
+    state = resume_run(directory, task.model, optimizer, fingerprint, fit)
     first, best, best_step = state.step, state.best, state.best_step
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     if trained < first < last and this_rank().number == 0:
         logger.info("resuming from step %d", first)
     group = StepGroup(config.steps, config.skip_bad_losses, state, cost, device)
     saved = time.monotonic()
-    with closing(Metrics(folder, first, this_rank(), listener)) as metrics:
+    with closing(Metrics(directory, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
             share = warmup_cosine(step, config.steps, config.warmup)
             for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -108,7 +108,7 @@ def train(
                 or _first_rank_says(time.monotonic() - saved > 60 * config.checkpoint_minutes, device)
             ):
                 state = group.state(done, fingerprint, scored, new_best, done if improved else best_step)
-                if _save(folder, task, optimizer, state, config.keep, must=done == last):
+                if _save(directory, task, optimizer, state, config.keep, must=done == last):
                     best, best_step = state.best, state.best_step
                 saved = time.monotonic()
 
@@ -140,10 +140,12 @@ def _first_rank_says(flag: bool, device: torch.device) -> bool:
     return bool(first_rank_values([flag], device)[0])
 
 
-def _save(folder: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, keep: int, must: bool) -> bool:
+def _save(
+    directory: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, keep: int, must: bool
+) -> bool:
     """Write a checkpoint; return whether that succeeded, which it `must` at the end."""
     try:
-        save_run(folder, task.model, optimizer, state, keep)
+        save_run(directory, task.model, optimizer, state, keep)
     except OutputError as error:
         if must:
             raise

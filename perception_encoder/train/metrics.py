@@ -42,20 +42,20 @@ class Metrics:
     The first rank reports, the others do nothing. MissingExtraError without TensorBoard.
     """
 
-    def __init__(self, folder: Path, step: int, rank: Rank, listener: Listener | None = None) -> None:
-        self.path, self.listener, self._reports = folder / FILE, listener, rank.number == 0
+    def __init__(self, directory: Path, step: int, rank: Rank, listener: Listener | None = None) -> None:
+        self.path, self.listener, self._reports = directory / FILE, listener, rank.number == 0
         if not self._reports:
             return
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
             raise MissingExtraError("tensorboard", "train") from None
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             rows = self.path.read_text().splitlines(keepends=True)
             whole = [row for row in rows if row.endswith("\n")]  # a killed run may have cut the last one
             self.path.write_text("".join(row for row in whole if json.loads(row)["step"] <= step))
-        self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
+        self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
 
     def write(self, row: dict[str, float], record: bool = True) -> None:
         """Add a row, which must have a `step`; or only tell the listener of it, without `record`."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from perception_encoder.errors import OutputError
-from perception_encoder.train.checkpoint import RunState, find_checkpoints, run_folder, save_run
+from perception_encoder.train.checkpoint import RunState, find_checkpoints, run_directory, save_run
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from tests.train.toys import Regression, batch
 
@@ -29,11 +29,11 @@ def write_checkpoint(folder: Path, name: str = "lamb", dtype: torch.dtype = torc
     return path
 
 
-def test_a_run_folder_is_one_run_s_at_a_time(tmp_path: Path) -> None:
+def test_a_run_directory_is_one_run_s_at_a_time(tmp_path: Path) -> None:
     taken = f"another run is training in {tmp_path / 'run'}; wait for it, or choose another directory"
-    with run_folder(tmp_path / "run"), pytest.raises(OutputError, match=taken), run_folder(tmp_path / "run"):
+    with run_directory(tmp_path / "run"), pytest.raises(OutputError, match=taken), run_directory(tmp_path / "run"):
         pass
-    with run_folder(tmp_path / "run"), run_folder(tmp_path / "other"):
+    with run_directory(tmp_path / "run"), run_directory(tmp_path / "other"):
         pass
 
 

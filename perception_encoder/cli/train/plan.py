@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 FREE = 0.1  # of a device's memory, for temporary buffers
 
 
-def show_recipes(wanted: bool) -> None:
+def show_recipes(listing: bool) -> None:
     """List the recipes and stop."""
-    if wanted:
+    if listing:
         from perception_encoder.recipes import RECIPES
 
         output.print_table(("recipe", "trains"), list(RECIPES.items()))
