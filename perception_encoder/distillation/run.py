@@ -13,7 +13,7 @@ from perception_encoder.distillation.task import DistillationTask
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
-from perception_encoder.planning.teacher import TeacherCost
+from perception_encoder.planning.cost import TeacherCost
 from perception_encoder.pretraining.run import PairRun
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.checkpoint import run_directory

@@ -20,7 +20,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layers.positions import resample_table
 from perception_encoder.models.registry import find_model
-from perception_encoder.planning.teacher import TeacherCost
+from perception_encoder.planning.cost import TeacherCost
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.averaging import average_with
 from perception_encoder.pretraining.cached_texts import MOST, CachedTexts
