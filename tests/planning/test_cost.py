@@ -59,10 +59,10 @@ def pixels(size: int) -> Tensor:
 def test_parameters_are_those_of_the_model(name: str) -> None:
     entry = MODELS[name]
     model = build(entry)
-    found = sum(p.numel() for p in model.parameters())
+    total = sum(p.numel() for p in model.parameters())
     text = 0 if entry.text is None else entry.text.parameters + 1  # the logit scale
-    assert entry.vision.parameters + text == found
-    assert entry.download_bytes in (0, 4 * found) and (entry.download_bytes == 0) == (name == BUILTIN)
+    assert entry.vision.parameters + text == total
+    assert entry.download_bytes in (0, 4 * total) and (entry.download_bytes == 0) == (name == BUILTIN)
 
 
 @pytest.mark.parametrize("config", [*KINDS.values(), CLASS_POOLED], ids=[*KINDS, "class token pooled"])
@@ -110,14 +110,14 @@ def test_a_masked_copy(checkpointing: bool, chunk: int | None) -> None:
 def test_the_contrastive_loss() -> None:
     images, texts = (torch.randn(6, 16, requires_grad=True) for _ in range(2))
     positives = torch.eye(6, dtype=torch.bool)
-    found = count(lambda: contrastive_loss(images, texts, torch.tensor(10.0), positives, positives).backward())
-    assert found == 6 * contrastive_flops(6, 16)
+    total = count(lambda: contrastive_loss(images, texts, torch.tensor(10.0), positives, positives).backward())
+    assert total == 6 * contrastive_flops(6, 16)
 
 
 def test_a_pair_is_its_picture_its_text_and_its_share_of_masked_copies() -> None:
     vision, text = vision_cost(CORE, 64), text_cost(TEXT, LENGTH)
-    found = training_flops(CORE, TEXT, image_size=64, length=LENGTH, masked=1 / 16)
-    assert found == vision.training() + text.training() + vision.masked_training() / 16
+    total = training_flops(CORE, TEXT, image_size=64, length=LENGTH, masked=1 / 16)
+    assert total == vision.training() + text.training() + vision.masked_training() / 16
 
 
 def whole_model() -> CLIP:

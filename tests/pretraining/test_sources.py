@@ -83,14 +83,16 @@ def test_the_built_in_runs_have_the_fingerprints_that_they_always_had() -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one tar of 40 small pictures, among them a damaged one, and a cache folder of the test's own."""
+    """A directory with one tar of 40 small images, one of them damaged, and a cache directory of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    rng, folder = np.random.default_rng(0), tmp_path / "pictures"
-    folder.mkdir()
+    rng, directory = np.random.default_rng(0), tmp_path / "pictures"
+    directory.mkdir()
     for number in range(40):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
-        (folder / f"{number}.txt").write_text(f"the picture with the number {number}, " + "and so on " * (number % 20))
-    pack(folder, tmp_path / "shards", ShardSize(samples=100))
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(directory / f"{number}.jpg")
+        (directory / f"{number}.txt").write_text(
+            f"the picture with the number {number}, " + "and so on " * (number % 20)
+        )
+    pack(directory, tmp_path / "shards", ShardSize(samples=100))
     content = (tmp_path / "shards" / "00000.tar").read_bytes()
     head = content.index(b"\xff\xd8\xff")
     (tmp_path / "shards" / "00000.tar").write_bytes(content[:head] + bytes(600) + content[head + 600 :])

@@ -46,11 +46,11 @@ def loss_and_gradients(dtype: torch.dtype, chunk: int | None) -> dict[str, torch
         own_captions,
     )
     loss.backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters()} | {"loss": loss.detach()}
+    results = {name: parameter.grad for name, parameter in model.named_parameters()} | {"loss": loss.detach()}
     if rank.of > 1:
-        for value in found.values():
+        for value in results.values():
             dist.all_reduce(value)
-    return found
+    return results
 
 
 def write(out: Path, chunks: Sequence[int | None]) -> None:

@@ -36,7 +36,7 @@ class Distance:
         return {"distance": (self.task.model.weight - 0.6).abs().mean().item(), "step": float(self.task.steps_seen)}
 
 
-def run(folder: Path, stop_at: int | None = None, **changes: object) -> tuple[Regression, Distance]:
+def run(directory: Path, stop_at: int | None = None, **changes: object) -> tuple[Regression, Distance]:
     """Train with a validation; `stop_at` kills the run as it asks for the batch of that step."""
     task = Regression()
     task.validation = validation = Distance(task)
@@ -48,14 +48,14 @@ def run(folder: Path, stop_at: int | None = None, **changes: object) -> tuple[Re
 
     config = dataclasses.replace(CONFIG, **{"keep": 1, "validation": EVERY_FOURTH, **changes})
     try:
-        train(task, batch_or_kill, config, folder, "a")
+        train(task, batch_or_kill, config, directory, "a")
     except Killed:
         assert stop_at is not None
     return task, validation
 
 
-def scores(folder: Path) -> dict[int, float]:
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+def scores(directory: Path) -> dict[int, float]:
+    rows = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
     return {row["step"]: row["validation/distance"] for row in rows if "validation/distance" in row}
 
 

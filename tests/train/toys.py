@@ -49,5 +49,5 @@ class ToyConfig(TrainingConfig):
 CONFIG = ToyConfig(warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7)
 
 
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def rows(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
