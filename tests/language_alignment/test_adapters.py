@@ -52,6 +52,8 @@ def test_merged_and_loaded_adapters_compute_the_same(targets: str) -> None:
     assert set(model.state_dict()) == set(fresh.state_dict())
     load_adapters(fresh, config, state)
     torch.testing.assert_close(fresh(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    merge_decoder_adapters(fresh)
+    torch.testing.assert_close(fresh(IDS).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_adapters_that_do_not_fit_are_an_error() -> None:
