@@ -11,7 +11,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from perception_encoder.errors import DataError
@@ -19,6 +19,9 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.tars import read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_IMAGES
+
+SPLITS = ("train", "val", "test", "unseen")
+"""A split's shards are `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`."""
 
 
 @dataclass(frozen=True)
@@ -129,3 +132,32 @@ def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
     for name in ("source", "label"):
         id_field(value, name, f"{path}: {key}.json")
     return value
+
+
+def find_shards(path: Path, split: str) -> list[Path]:
+    """Return the shards of a split below a directory, or `path` itself if it is a tar file.
+
+    Raises `DataError` if there are none, and for a tar file whose own or whose directory's name is another split.
+    """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    shards = [path] if path.suffix == ".tar" else shards_below(path, split)
+    if not shards:
+        raise DataError(f"{path}: no {split}.tar and no {split}/*.tar")
+    for shard in shards:
+        if problem := split_problem(shard, split):
+            raise DataError(problem)
+    return shards
+
+
+def split_problem(shard: PurePath | str, split: str) -> str | None:
+    """Return why a tar file cannot be used as a split: its own or its directory's name is another one."""
+    path = PurePath(shard)
+    others = {path.stem, path.parent.name} & set(SPLITS) - {split}
+    return f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}" if others else None
+
+
+def shards_below(directory: Path, split: str) -> list[Path]:
+    """Return the shards of a split in a directory, if there are any."""
+    whole = directory / f"{split}.tar"
+    return ([whole] if whole.is_file() else []) + sorted((directory / split).glob("*.tar"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import socket
 import time
@@ -11,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.models.memory import limit_memory
 
 if TYPE_CHECKING:
     import uvicorn
@@ -20,9 +20,6 @@ HEAD_SECONDS = 10.0
 MOST_CONNECTIONS = 1000
 """Open at the same time; beyond it the connection without a request for the longest time is closed."""
 _FILES = 4096  # descriptors of a server: connections, and files
-_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of glibc's malloc.h
-_ARENAS = 2
-_MAPPED_BYTES = 8 << 20  # above a model's activations, whose pages would be mapped each time: at 1 MiB 40 % slower
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -131,16 +128,3 @@ def raise_file_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def limit_memory() -> None:
-    """Make glibc return freed memory: few arenas for all threads, and large blocks mapped separately (mallopt(3)).
-
-    By default each thread has its own arena, which keeps the memory of images, and glibc raises the size of blocks that
-    are returned at once to the largest it has freed. Other C libraries are not changed.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_ARENA_MAX, _ARENAS)
-        mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
-        mallopt(_TRIM_THRESHOLD, _MAPPED_BYTES)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.external.external_model import ExternalModel
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.tower import Tower
 
 CLASS_TOKENS = ("cls_token", "class_embedding")
