@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -49,6 +50,17 @@ def replacing(path: Path, temporary: Path | None = None, through_link: bool = Tr
         sync(path.parent)
     finally:
         remove(temporary)
+
+
+def write_text(path: Path, text: str, through_link: bool = True) -> None:
+    """Write a file whole or not at all, as `replacing` does; OutputError if that fails."""
+    with writing(path), replacing(path, through_link=through_link) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: object, indent: int | None = 2, through_link: bool = True) -> None:
+    """Write a value as JSON, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=indent) + "\n", through_link)
 
 
 def _check_kind(path: Path, directory: bool) -> None:

@@ -23,7 +23,7 @@ NAME = "perception_encoder"
 
 LAYERS = [
     {"errors"},
-    {"files", "ranks", "progress"},
+    {"files", "ranks", "progress", "vectors"},
     {"losses"},
     {"models", "preprocess"},
     {"formats", "planning"},

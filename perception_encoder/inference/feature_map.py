@@ -22,6 +22,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError, ModelError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.image import ImageTransform, to_float
+from perception_encoder.vectors import unit_rows
 
 PATCHES = 40
 """Patches along a map's longer side; the published models were trained at 14 to 32."""
@@ -140,5 +141,5 @@ def _lab_to_rgb(lab: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def similarity(features: Float[np.ndarray, "h w D"], row: int, column: int) -> Float[np.ndarray, "h w"]:
     """Cosine similarity of every patch to one."""
-    unit = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    unit = unit_rows(features)
     return unit @ unit[row, column]

@@ -25,6 +25,7 @@ from perception_encoder.files import remove
 from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
+from perception_encoder.vectors import unit_rows
 
 METADATA = "perception_encoder"
 _GROUP_BYTES = 64 << 20
@@ -225,8 +226,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
             return None
         flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = flat.astype(np.float32).reshape(len(rows), -1)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return rows, vectors / np.maximum(lengths, 1e-12), settings
+    return rows, unit_rows(vectors), settings
 
 
 def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.errors import PerceptionEncoderError
-from perception_encoder.files import remove, replacing, restrict
+from perception_encoder.files import remove, restrict, write_json
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN, canonical_name
@@ -126,8 +126,7 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
             remove(_path(index))
         else:
             content = {**asdict(curve), "rows": rows, "weight_hash": index.settings["weight_hash"]}
-            with replacing(_path(index), through_link=False) as temporary:
-                temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+            write_json(_path(index), content, through_link=False)
             restrict(index.folder / FOLDER, index.folder, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
         logger.warning("the index of %s gives no probabilities: %s", index.folder, one_line(error))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import replacing, restrict, writing
+from perception_encoder.files import restrict, write_json, writing
 from perception_encoder.formats.lance import without_panics
 from perception_encoder.search.index.settings import SETTINGS, identify
 
@@ -152,8 +152,7 @@ def remove_seal(directory: Path) -> None:
 
 def _write(directory: Path, seal: Seal) -> None:
     values = asdict(seal)
-    with replacing(directory / _FILE, through_link=False) as temporary:
-        temporary.write_text(json.dumps({**values, "checksum": _checksum(values)}), encoding="utf-8")
+    write_json(directory / _FILE, {**values, "checksum": _checksum(values)}, indent=None, through_link=False)
 
 
 def _read(directory: Path) -> Seal | None:
