@@ -46,21 +46,18 @@ class ShardSample:
 
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
     """Write `samples` in order as the tar file `path`, atomically; returns how many."""
-    count = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
-        nonlocal count
         for sample in samples:
             yield f"{sample.key}.{sample.extension}", sample.image
             yield f"{sample.key}.json", json_bytes(sample.metadata)
-            count += 1
 
-    write_members(path, members())
-    return count
+    return write_members(path, members()) // 2
 
 
-def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write files by name, in order, as the tar file `path`, atomically."""
+def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
+    """Write files by name, in order, as the tar file `path`, atomically; returns how many."""
+    count = 0
     with (
         writing(path),
         replacing(path) as temporary,
@@ -70,6 +67,8 @@ def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
+            count += 1
+    return count
 
 
 def json_bytes(metadata: Mapping[str, Any]) -> bytes:

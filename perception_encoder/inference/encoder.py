@@ -215,8 +215,8 @@ class Encoder(Embedder, SentenceInterface):
         return rows[0] if single else self._stack([rows[index] for index in sorted(rows)], feature)
 
     def _request(self, index: int, value: object, kind: Kind | None) -> Request[int]:
-        named = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
-        source = Value(value, None if named else f"input {index}", kind)
+        has_name = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
+        source = Value(value, None if has_name else f"input {index}", kind)
         if isinstance(value, str) and kind != "text" and not is_url(value):
             with suppress(InputError):  # raised again in its turn
                 media = source.media()

@@ -98,10 +98,10 @@ def principal_components(features: Float[np.ndarray, "h w D"], count: int) -> Fl
     vectors = features.reshape(-1, dimension).astype(np.float64)
     vectors -= vectors.mean(axis=0)
     variances, directions = np.linalg.eigh(vectors.T @ vectors)  # ascending
-    chosen = [n for n in reversed(range(dimension)) if variances[n] > 1e-9 * variances[-1]][:count]
-    components = vectors @ directions[:, chosen]  # (h·w, ≤ count)
+    numbers = [n for n in reversed(range(dimension)) if variances[n] > 1e-9 * variances[-1]][:count]
+    components = vectors @ directions[:, numbers]  # (h·w, ≤ count)
     components = components * np.where(_middle(h, w).ravel() @ components < 0, -1, 1)
-    return np.pad(components, ((0, 0), (0, count - len(chosen)))).reshape(h, w, count)
+    return np.pad(components, ((0, 0), (0, count - len(numbers)))).reshape(h, w, count)
 
 
 def _middle(h: int, w: int) -> Float[np.ndarray, "h w"]:

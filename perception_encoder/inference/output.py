@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from perception_encoder import errors
-from perception_encoder.errors import InputError, OutputError
+from perception_encoder.errors import InputError, OutputError, one_line
 from perception_encoder.files import holding, remove, replacing, write_json, writing
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output_formats import (
@@ -33,7 +33,6 @@ from perception_encoder.inference.output_formats import (
     write_part,
 )
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure
-from perception_encoder.preprocess.source import one_line
 
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 15.0  # the work that a kill may cost

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.errors import ConfigError, OutputError, one_line
 from perception_encoder.files import remove
 from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.inference.listing import Item
@@ -220,7 +220,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
         if not isinstance(settings, dict):
             raise ValueError("its settings are not a JSON object")
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
-        raise OutputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise OutputError(f"{path} cannot be read: {one_line(error)}") from error
     if isinstance(vectors, pa.ChunkedArray):
         if not pa.types.is_fixed_size_list(vectors.type):
             return None
@@ -240,5 +240,5 @@ def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:
     rows, vectors = pa.concat_tables(tables), np.concatenate(arrays).astype(np.float32)
     if len(rows) != len(vectors):
         raise ValueError(f"{len(vectors)} vectors, but {len(rows)} rows of metadata")
-    named = rows.rename_columns(["path" if name == "image_path" else name for name in rows.column_names])
-    return named.replace_schema_metadata(rows.schema.metadata), vectors
+    table = rows.rename_columns(["path" if name == "image_path" else name for name in rows.column_names])
+    return table.replace_schema_metadata(rows.schema.metadata), vectors

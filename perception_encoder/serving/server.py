@@ -81,9 +81,9 @@ def _limited_protocol() -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._since, self._timer = time.monotonic(), None
-            held = [each for each in self.connections if not each.transport.is_closing()]
-            if len(held) > MOST_CONNECTIONS:
-                idle = [each for each in held if each._waits()]
+            connections = [each for each in self.connections if not each.transport.is_closing()]
+            if len(connections) > MOST_CONNECTIONS:
+                idle = [each for each in connections if each._waits()]
                 min(idle, key=lambda each: each._since, default=self).transport.close()
             self._watch_head()
 
@@ -124,7 +124,7 @@ def raise_file_limit() -> None:
     except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    limit = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
         with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -86,7 +86,7 @@ class TransformersTower(Tower):
     def run(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
         outputs: dict[nn.Module, Tensor] = {}
 
-        def keep(block: nn.Module, given: Any, output: Any) -> None:
+        def keep(block: nn.Module, inputs: Any, output: Any) -> None:
             outputs[block] = output[0] if isinstance(output, tuple) else output
 
         takes_sizes = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
@@ -99,6 +99,6 @@ class TransformersTower(Tower):
 
 def _final_norm(vision: nn.Module) -> nn.Module:
     """The norm after the blocks, the outermost that has one of the names; the identity if there is none."""
-    named = [(n.count("."), n, m) for n, m in vision.named_modules() if n.rpartition(".")[2] in FINAL_NORMS]
-    outer = [(depth, n, m) for depth, n, m in named if not any(part.isdigit() for part in n.split("."))]
+    norms = [(n.count("."), n, m) for n, m in vision.named_modules() if n.rpartition(".")[2] in FINAL_NORMS]
+    outer = [(depth, n, m) for depth, n, m in norms if not any(part.isdigit() for part in n.split("."))]
     return min(outer, key=lambda each: each[:2])[2] if outer else nn.Identity()
