@@ -331,6 +331,21 @@ def is_overload(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return overload and annotation is not None and ast.unparse(annotation).startswith("Unpack[")
 
 
+NAMED_PLAINLY = {"models", "preprocess", "losses", "formats", "inference", "serving", "search", "scenes", "files.py"}
+PARTICIPLES = {"given", "wanted", "written", "taken", "found", "kept", "folder", "place", "thing", "picture"}
+"""Words that do not say what a variable holds, or for which the field has another."""
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if path.relative_to(PACKAGE).parts[0] in NAMED_PLAINLY], ids=relative
+)
+def test_variables_say_what_they_hold(path: Path) -> None:
+    nodes = list(ast.walk(parse(path)))
+    variables = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    variables |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    assert not {name.strip("_") for name in variables} & PARTICIPLES
+
+
 def tracked_files() -> list[Path]:
     """Return the files of the repository, those not yet added included."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

@@ -78,8 +78,8 @@ def make_scenes(
     else:
         classes = sorted({info.class_name for info in library.info.values()})
         write_text(directory / "instances.json", json_bytes(_coco_instances(summaries, classes)).decode())
-    credits = sorted({line for sample in summaries for line in sample.metadata["attribution"]})
-    write_text(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in credits))
+    authors = sorted({line for sample in summaries for line in sample.metadata["attribution"]})
+    write_text(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in authors))
     models = [each["model"] for sample in summaries for each in sample.metadata["objects"]]
     return WrittenScenes(
         directory=directory, samples=len(summaries), tars=tars, objects=len(models), models=len(set(models))
