@@ -8,7 +8,7 @@ and as published scores of layers need them; `final_norm` puts the last layer th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +24,6 @@ from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
-
-
-class StoredEncoder(LayerEncoder, Protocol):
-    """A LayerEncoder whose features can be stored: it says what they depend on, and how large they are."""
-
-    @property
-    def width(self) -> int:
-        """Width of a token, D, at every layer."""
-        ...
-
-    @property
-    def about(self) -> dict[str, str]:
-        """Weight hash, floating-point type and device: what features depend on, apart from images and their size."""
-        ...
 
 
 class TowerEncoder:

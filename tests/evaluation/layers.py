@@ -16,11 +16,15 @@ from perception_encoder.models.protocols import LayerTokens
 class ColourLayers:
     """Layer 0: a patch's mean colour. Layer 1: noise. Layer 2: NaN."""
 
-    name, depth = "colours", 3
+    name, depth, width = "colours", 3, 8
 
     def __init__(self, patch_size: int = 4, image_size: tuple[int, int] = (32, 32)) -> None:
         self.patch_size, self.image_size = patch_size, image_size
         self.rng = np.random.default_rng(0)
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"weights": self.name, "dtype": "float32", "device": "cpu"}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None

@@ -10,6 +10,7 @@ import pytest
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference
 from perception_encoder.layer_analysis.labelled_tasks import (
@@ -21,7 +22,6 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     retrieval_precision,
     retrieval_precision_without,
 )
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from tests.evaluation.classification.test_splits import folders
@@ -99,7 +99,7 @@ def test_average_precision_is_scikit_learns() -> None:
 def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
     splits = read_label_splits(photos, FAST.items)
     tasks = [ClassificationTask(splits, FAST), RetrievalTask(splits.test)]
-    sweep = run_sweep(ToyEncoder(), tasks, StoreConfig(directory=tmp_path / "store"))
+    sweep = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / "store"))
     curves = {curve.metric: curve for curve in sweep.curves}
     assert list(curves) == [
         "mean class accuracy, attentive probe",

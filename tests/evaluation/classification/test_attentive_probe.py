@@ -18,7 +18,8 @@ from perception_encoder.evaluation.classification.attentive_probe import (
     fit_attentive,
 )
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.layer_features import OneLayer, encode_layer
+from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.models.protocols import LayerTokens
 from tests.clips import clip
 from tests.evaluation.colours import picture
@@ -74,7 +75,11 @@ def test_bad_input_is_refused() -> None:
 class ColourLayers:
     """Two layers: the first one's patches are the colours of the picture's quarters, the second's are all alike."""
 
-    name, depth, patch_size, image_size = "colours", 2, 8, (16, 16)
+    name, depth, width, patch_size, image_size = "colours", 2, 3, 8, (16, 16)
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"weights": self.name, "dtype": "float32", "device": "cpu"}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
@@ -126,7 +131,8 @@ def test_tokens_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(12))
     video = LabelledImages("clips", ("v",), (tmp_path / "v.mp4",), ("red",))
     images, *_ = AttentiveEvaluator(Splits(train=video, val=video, test=video), frames=4).images(ColourLayers())
-    assert encode_layer(OneLayer(ColourLayers(), 0), images).tokens.shape == (1, 4 * 5, 3)
+    cache = FeatureCache(dtype="float32")
+    assert cache.encode_layers(ColourLayers(), images, [0]).read(0).tokens.shape == (1, 4 * 5, 3)
     mixed = replace(images, keys=("v", "w"), open=lambda row: images.open(0)[: 1 + 3 * row])
     with pytest.raises(DataError, match="clips mixes images and videos"):
-        encode_layer(OneLayer(ColourLayers(), 0), mixed)
+        cache.encode_layers(ColourLayers(), mixed, [0])
