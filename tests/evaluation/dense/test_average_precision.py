@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from perception_encoder.evaluation.dense.average_precision import (
-    _evaluate,
-    _match,
+    THRESHOLDS,
+    _evaluator,
     average_precision,
-    weighted_precision,
+    resampled_precision,
 )
 
 pytest.importorskip("faster_coco_eval")
@@ -115,11 +115,16 @@ def test_a_picture_drawn_twice_is_a_picture_that_is_there_twice(lvis: bool) -> N
         image |= {"neg_category_ids": [3], "not_exhaustive_category_ids": [2] if image["id"] % 2 else []}
     for category in truth["categories"]:
         category["frequency"] = "rcf"[category["id"] - 1]
-    evaluator = _evaluate(truth, results, "bbox", lvis)
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    def library(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[COCO, COCO]:
+        known = COCO(truth, use_deepcopy=True)
+        return known, known.loadRes([dict(each) for each in results])
+
     counts = np.array([[1] * 8, [2, 0, 1, 3, 0, 1, 1, 0]])
-    matches = [_match(evaluator, category) for category in evaluator.params.catIds]
-    weighted = np.stack([weighted_precision(each, counts, evaluator.params.recThrs) for each in matches], axis=-1)
-    for times, ours in zip(counts, weighted, strict=True):
+    evaluators = [_evaluator(*library(truth, results), "bbox", lvis, category, range(1, 9)) for category in (1, 2, 3)]
+    resampled = np.stack([resampled_precision(each, counts) for each in evaluators], axis=-1)
+    for times, ours in zip(counts, resampled, strict=True):
         many: dict[str, Any] = {**truth, "images": [], "annotations": []}
         again = []
         for number, image in enumerate(np.repeat(np.arange(1, 9), times).tolist(), start=1):
@@ -128,27 +133,36 @@ def test_a_picture_drawn_twice_is_a_picture_that_is_there_twice(lvis: bool) -> N
             start = len(many["annotations"])
             many["annotations"] += [{**a, "id": start + n, "image_id": number} for n, a in enumerate(own, start=1)]
             again += [{**each, "image_id": number} for each in results if each["image_id"] == image]
-        precision = _evaluate(many, again, "bbox", lvis).eval["precision"][:, :, :, 0, -1]
+        whole = COCOeval_faster(*library(many, again), "bbox", lvis_style=lvis)
+        whole.params.maxDets = [300] if lvis else [1, 10, 100]
+        whole.evaluate()
+        whole.accumulate()
+        assert np.allclose(whole.params.iouThrs, THRESHOLDS)
+        precision = whole.eval["precision"][:, :, :, 0, -1]
         theirs = np.where(precision[0, 0] > -1, precision.mean(axis=1), np.nan)
         assert np.allclose(ours, theirs, equal_nan=True, atol=1e-12)
 
 
-def test_lvis_looks_only_where_categories_were_looked_for() -> None:
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_lvis_looks_only_where_categories_were_looked_for(kind) -> None:
     box = [10.0, 10.0, 20.0, 20.0]
     truth: dict[str, Any] = {
         "images": [
             {"id": 1, "width": SIDE, "height": SIDE, "neg_category_ids": [], "not_exhaustive_category_ids": []},
             {"id": 2, "width": SIDE, "height": SIDE, "neg_category_ids": [], "not_exhaustive_category_ids": []},
         ],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0}
+            | {"segmentation": rle(box)}
+        ],
         "categories": [
             {"id": 1, "name": "a", "frequency": "r"},
             {"id": 2, "name": "b", "frequency": "f"},
         ],
     }
-    results = of_kind([found(1, 1, box, 0.5), found(2, 1, box, 0.9)], "bbox")  # nobody looked for 1 in picture 2
-    measured = average_precision(truth, results, "bbox", lvis=True)
+    results = of_kind([found(1, 1, box, 0.5), found(2, 1, box, 0.9)], kind)  # nobody looked for 1 in picture 2
+    measured = average_precision(truth, results, kind, lvis=True)
     assert measured.values["APr"] == measured.values["AP"] == 1 and np.isnan(measured.values["APf"])
     assert "box APf" not in {each.metric for each in measured.scores("box", ["1", "2"])}
     truth["images"][1]["neg_category_ids"] = [1]  # somebody did
-    assert average_precision(truth, results, "bbox", lvis=True).values["APr"] == pytest.approx(0.5)
+    assert average_precision(truth, results, kind, lvis=True).values["APr"] == pytest.approx(0.5)
