@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli.options import argument, option
+from perception_encoder.cli.options import argument
+from perception_encoder.errors import ConfigError
 
 app = typer.Typer()
 
@@ -15,7 +16,7 @@ app = typer.Typer()
 @app.command()
 def page(
     result: Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")],
-    card: Annotated[Path | None, option("Model card whose results are updated as well.", "FILE")] = None,
+    card: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Write the Markdown page of a result.
 
@@ -23,14 +24,11 @@ def page(
 
     Examples:
 
-        pe eval page docs/results/builtin.json
-        pe eval page docs/results/builtin.json --card perception_encoder/weights/MODEL_CARD.md
+        pe eval page knn.json
     """
     from perception_encoder.evaluation import report
-    from perception_encoder.pretraining.builtin.targets import targets_of
 
-    results = report.from_json(report.read_text(result), result.name)
-    targets = targets_of(results)
-    report.write_text(result.with_suffix(".md"), report.page(results, result.name, targets))
     if card is not None:
-        report.write_text(card, report.update_card(report.read_text(card), results, targets))
+        raise ConfigError(f"--card is gone: run python -m experiments.builtin {result} --card {card}")
+    content = report.from_json(report.read_text(result), result.name)
+    report.write_text(result.with_suffix(".md"), report.page(content, result.name))
