@@ -18,9 +18,8 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
 from perception_encoder.formats.splits import SPLITS, find_shards
-from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
+from perception_encoder.formats.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 
-LABEL_COLUMNS = ("label", "class", "category", "wnid")
 ALIKE = ({"val", "valid", "validate", "validation"}, {"train", "training"}, {"test", "testing"})
 """Names of one split."""
 
