@@ -95,7 +95,7 @@ def test_every_layout_says_the_same(tmp_path: Path, name: str, content: object) 
         ("a.json", "[" * 100_000, r"a\.json cannot be read as JSON"),
         ("a.json", {"images": COCO["images"], "annotations": [{"image_id": 9, "caption": "x"}]}, "'x' is of image 9"),
         ("a.json", [1], "is not a JSON object of captions"),
-        ("a.csv", "path,label\na.jpg,cat\n", "has no column 'sentence'"),
+        ("a.csv", "path,label\na.jpg,cat\n", "has no column 'text' or 'caption'"),
         ("a.csv", "path,caption\na.jpg,\n", "a.jpg has no caption, or an empty one"),
         ("a.txt", "a cat", "not a JSON file or a table"),
         ("a.json", {}, "holds no captions"),
