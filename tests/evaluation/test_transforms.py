@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.transforms import CHUNK, load_transforms, load_views
+from perception_encoder.evaluation.transforms import load_transforms, load_views
+from perception_encoder.inference.layer_encoder import CHUNK
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from tests.models.external.samples import save_transformer
