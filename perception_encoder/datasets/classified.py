@@ -167,8 +167,8 @@ def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages
         task = mapped
         accepted = {each: ids for each, ids in counterparts.items() if ids} if options.onto else {}
     lower = options.mapping is not None and not options.onto
-    wanted = {each for ids in accepted.values() for each in ids} if accepted else set(task.labels)
-    choices = tuple(each for each in target.ids if options.every_class or each in wanted)
+    occurring = {each for ids in accepted.values() for each in ids} if accepted else set(task.labels)
+    choices = tuple(each for each in target.ids if options.every_class or each in occurring)
     names = {each: target.name(each).lower() if lower else target.name(each) for each in choices}
     return replace(task, choices=choices, names=names, accepted=accepted, trim=options.trim)
 

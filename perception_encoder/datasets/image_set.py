@@ -79,7 +79,7 @@ def keep_trained(
     return train.keep_classes(classes), test.keep_classes(classes).check()
 
 
-def read_integers(stored: Stored, name: str, modes: tuple[str, ...], wanted: str) -> tuple[np.ndarray, str]:
+def read_integers(stored: Stored, name: str, modes: tuple[str, ...], requirement: str) -> tuple[np.ndarray, str]:
     """Decode an image of one channel, (H, W), and return its mode too; MediaDecodeError if it has another mode."""
     try:
         with Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored) as image:

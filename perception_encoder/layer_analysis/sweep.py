@@ -53,22 +53,22 @@ def run_sweep(
     `layers`: see `evaluated_layers`. Raises ConfigError for a layer that does not exist, DataError if data lack what a
     task needs, ModelError if a feature or a score is not finite.
     """
-    chosen = evaluated_layers(encoder, layers)
+    numbers = evaluated_layers(encoder, layers)
     curves: list[LayerCurve] = []
     failures: dict[str, InputError] = {}
     keys: set[str] = set()
     for task in tasks:
         cached = []
         for images in task.images(encoder):
-            features = cache.encode_layers(encoder, images, chosen, track)
+            features = cache.encode_layers(encoder, images, numbers, track)
             cached.append(features)
             keys |= {f"{images.digest}/{key}" for key in images.keys}
             failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
         scores = {
             layer: _evaluate(encoder.name, task, cached, layer, cache.path / "scores")
-            for layer in track(chosen, f"{task.name}, {encoder.name}", len(chosen))
+            for layer in track(numbers, f"{task.name}, {encoder.name}", len(numbers))
         }
-        metrics = list(scores[chosen[0]])
+        metrics = list(scores[numbers[0]])
         for layer, by_name in scores.items():
             if list(by_name) != metrics:
                 raise DataError(f"{task.name} has other metrics at layer {layer} than at others; delete its scores")

@@ -69,8 +69,8 @@ def average_precision(
     detected = known.loadRes([dict(each) for each in results])
     order = {image: row for row, image in enumerate(sorted(image["id"] for image in truth["images"]))}
     generator = np.random.default_rng(SEED)
-    drawn = generator.multinomial(len(order), np.full(len(order), 1 / len(order)), resamples)
-    counts = np.concatenate([np.ones((1, len(order)), np.int64), drawn])
+    resampled = generator.multinomial(len(order), np.full(len(order), 1 / len(order)), resamples)
+    counts = np.concatenate([np.ones((1, len(order)), np.int64), resampled])
     rows: dict[int, set[int]] = {category["id"]: set() for category in truth["categories"]}
     for each in (*truth["annotations"], *results):
         rows[each["category_id"]].add(order[each["image_id"]])
@@ -119,13 +119,13 @@ def _metrics(truth: dict[str, Any], lvis: bool) -> dict[str, tuple[np.ndarray, n
     """Return the indices of each metric's thresholds and classes."""
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     every = np.arange(len(categories))
-    chosen = {"AP": (np.arange(len(THRESHOLDS)), every)}
+    indices = {"AP": (np.arange(len(THRESHOLDS)), every)}
     for percent in (50, 75):
-        chosen[f"AP{percent}"] = (np.flatnonzero(np.isclose(THRESHOLDS, percent / 100)), every)
+        indices[f"AP{percent}"] = (np.flatnonzero(np.isclose(THRESHOLDS, percent / 100)), every)
     for letter, name in FREQUENCIES.items() if lvis else ():
         some = [row for row, category in enumerate(categories) if category.get("frequency") == letter]
-        chosen[name] = (np.arange(len(THRESHOLDS)), np.array(some, dtype=np.int64))
-    return chosen
+        indices[name] = (np.arange(len(THRESHOLDS)), np.array(some, dtype=np.int64))
+    return indices
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

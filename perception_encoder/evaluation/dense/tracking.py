@@ -164,11 +164,11 @@ def score_video(
     labels = np.zeros(first.shape, dtype=np.int64)
     for label, number in enumerate(objects, start=1):
         labels[first == number] = label
-    followed = propagate(torch.from_numpy(features), torch.from_numpy(labels), config)
-    return score_masks(name, followed.numpy(), masks, objects)
+    predicted = propagate(torch.from_numpy(features), torch.from_numpy(labels), config)
+    return score_masks(name, predicted.numpy(), masks, objects)
 
 
-def score_masks(name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]) -> VideoScores:
+def score_masks(name: str, predicted: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]) -> VideoScores:
     """Score labels 1 to K, which stand for `objects`, against the true masks."""
     frames = scored_frames(name, masks)
     regions = np.zeros((len(frames), len(objects)))
@@ -178,7 +178,7 @@ def score_masks(name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, obj
         assert truth is not None
         counts = truth != VOID
         for column, number in enumerate(objects):
-            pair = (followed[index] == column + 1) & counts, truth == number
+            pair = (predicted[index] == column + 1) & counts, truth == number
             regions[row, column], boundaries[row, column] = region_similarity(*pair), boundary_accuracy(*pair)
     return VideoScores(region=regions.mean(axis=0), boundary=boundaries.mean(axis=0))
 
