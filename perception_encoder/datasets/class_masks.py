@@ -185,7 +185,7 @@ def _read_ade(root: Path, split: str) -> ClassMasks:
         lines = read_lines(names_file)[1:]
         names = tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip())
         if not 0 < len(names) <= HIGHEST:
-            raise DataError(f"{listed} names {len(names)} classes; a mask holds 1 to {HIGHEST}")
+            raise DataError(f"{names_file} names {len(names)} classes; a mask holds 1 to {HIGHEST}")
     else:
         names = tuple(f"class {number}" for number in range(1, 151))
     return ClassMasks(

@@ -84,7 +84,7 @@ def read_integers(stored: Stored, name: str, modes: tuple[str, ...], requirement
     try:
         with Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored) as image:
             if image.mode not in modes:
-                raise MediaDecodeError(name, f"has the mode {image.mode}; {wanted}")
+                raise MediaDecodeError(name, f"has the mode {image.mode}; {requirement}")
             return np.asarray(image), image.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaDecodeError(name, f"cannot be decoded: {error}") from error

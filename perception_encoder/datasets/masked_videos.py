@@ -103,7 +103,7 @@ def _read_davis(root: Path) -> list[MaskedVideo]:
         if split_file.is_file():
             names = [name for line in read_lines(split_file) for name in line.split()]
             if missing := next((name for name in names if not os.path.isdir(frames / name)), None):
-                raise DataError(f"{listed}: there is no directory of frames {quoted(missing)} in {frames}")
+                raise DataError(f"{split_file}: there is no directory of frames {quoted(missing)} in {frames}")
             break
     return [_pair(name, frames / name, masks / name) for name in names]
 

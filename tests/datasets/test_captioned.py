@@ -1,4 +1,4 @@
-"""Captions in the usual layouts, and the same five pictures of COCO read from several of them."""
+"""Captions in the usual layouts, and the same five images of COCO read from several of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.errors import DataError
 
 
-def write(folder: Path, name: str, content: object) -> Path:
-    path = folder / name
+def write(directory: Path, name: str, content: object) -> Path:
+    path = directory / name
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
 
@@ -106,7 +106,7 @@ def test_what_lacks_captions_is_named(tmp_path: Path, name: str, content: object
         load_captions(write(tmp_path, name, content))
 
 
-def test_a_media_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_media_directory_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none is not a directory"):
         load_captions(write(tmp_path, "coco.json", COCO), tmp_path / "none")
 

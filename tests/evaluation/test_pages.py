@@ -32,13 +32,13 @@ def test_the_intervals_are_those_of_the_stored_scores_by_the_rule_of_accuracies(
                 sizes = np.bincount(groups) if scores.groups else 1 / weights
                 assert (sizes.min() >= FEW) == bool(scores.groups)
                 few += not scores.groups
-            found = measure(scores)
-            assert found.value == pytest.approx(listed[found.name].value, abs=1e-6)
-            assert found.interval == pytest.approx(listed[found.name].interval, abs=1e-6)
+            outcome = measure(scores)
+            assert outcome.value == pytest.approx(listed[outcome.name].value, abs=1e-6)
+            assert outcome.interval == pytest.approx(listed[outcome.name].interval, abs=1e-6)
     assert few  # Caltech-101, its unseen classes, and clothing have classes of few items
 
 
-def test_the_figures_come_out_again(root: Path, real_data: Path) -> None:
+def test_the_results_come_out_again(root: Path, real_data: Path) -> None:
     encoder = load("builtin")
     task = load_labelled(real_data / "photos")["flowers"]
     features = encode_images(encoder, task)

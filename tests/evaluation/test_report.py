@@ -81,7 +81,7 @@ def test_a_page_may_show_further_columns() -> None:
     assert classification_table(RESULT).markdown() not in text and summary(RESULT, wider) in text
 
 
-def test_every_figure_is_listed_with_its_label() -> None:
+def test_every_result_is_listed_with_its_label() -> None:
     rows = full_table(RESULT).rows
     assert len(rows) == 17
     assert rows[2] == ("flowers", "zero-shot", "crop", "photo", "mean class accuracy", "1,649", "83.0", "81.0–84.0")
@@ -113,7 +113,7 @@ def test_the_page_says_where_it_comes_from_and_what_is_left_out() -> None:
     assert full_table(tracked).markdown() in page(tracked, "tracking.json")
 
 
-def test_a_figure_without_an_interval_has_none_in_tables_and_json() -> None:
+def test_a_result_without_an_interval_has_none_in_tables_and_json() -> None:
     bare = Measurement(task="tracking", method="label propagation", metrics=(replace(METRIC, interval=None),))
     result = replace(RESULT, measurements=(bare,))
     assert full_table(result).rows[0][-1] == "–" and from_json(to_json(result), "r.json") == result
@@ -127,7 +127,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_results_of_earlier_versions_are_read() -> None:
-    text = to_json(RESULT).replace('"interval"', '"ci"').replace("image by name", "picture by name")
+    text = to_json(RESULT).replace('"interval"', '"ci"').replace("image by name", "image by name")
     assert '"ci"' in text and from_json(text, "r.json") == RESULT
 
 

@@ -29,8 +29,8 @@ def test_metrics_are_those_of_the_scores_unless_given() -> None:
 
 
 def test_evaluate_runs_each_evaluator_under_each_transform() -> None:
-    found = evaluate([Constant(), Constant()], {"squash": "3", "crop": "4"})
-    assert [each.label for each in found] == [
+    measurements = evaluate([Constant(), Constant()], {"squash": "3", "crop": "4"})
+    assert [each.label for each in measurements] == [
         ("toys", "3-NN", "squash", ""),
         ("toys", "4-NN", "crop", ""),
     ] * 2

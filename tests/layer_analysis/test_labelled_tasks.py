@@ -24,8 +24,8 @@ from perception_encoder.layer_analysis.labelled_tasks import (
 )
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
-from tests.evaluation.classification.test_splits import folders
-from tests.evaluation.colours import picture, write_colours
+from tests.evaluation.classification.test_splits import directories
+from tests.evaluation.colours import image_bytes, write_colours
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
 LABELS = ["red", "green", "blue"] * 8
@@ -117,15 +117,15 @@ def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_pa
 
 def test_val_is_evaluated_if_test_has_no_labels(tmp_path: Path) -> None:
     """As in ImageNet, whose `test` is a directory of images without classes."""
-    folders(tmp_path, "train", ["red", "green"] * 10)
-    folders(tmp_path, "val", ["red", "green"] * 3, 50)
+    directories(tmp_path, "train", ["red", "green"] * 10)
+    directories(tmp_path, "val", ["red", "green"] * 3, 50)
     for _ in range(2):
         (task,) = make_tasks(["classification"], {}, tmp_path, TaskOptions(items=4 + len(list(tmp_path.iterdir()))))
         assert isinstance(task, ClassificationTask) and task.splits.test.keys[0].startswith("green")
         assert len(task.splits.train.keys) + len(task.splits.val.keys) <= 20
         (tmp_path / "test").mkdir(exist_ok=True)
-        (tmp_path / "test" / "unlabelled.png").write_bytes(picture("red", 1))
-    folders(tmp_path, "test", ["red", "green"] * 2, 90)
+        (tmp_path / "test" / "unlabelled.png").write_bytes(image_bytes("red", 1))
+    directories(tmp_path, "test", ["red", "green"] * 2, 90)
     (task,) = make_tasks(["retrieval"], {}, tmp_path, TaskOptions(items=9))
     assert isinstance(task, RetrievalTask) and len(task.labelled.keys) == 4
 

@@ -1,4 +1,4 @@
-"""AP: pycocotools' figures, hand-computed ones, and pictures that are there twice."""
+"""AP: pycocotools' figures, hand-computed ones, and images that are there twice."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def rle(box: list[float]) -> dict[str, Any]:
     return mask.encode(np.asfortranarray(pixels))
 
 
-def crowded(seed: int, pictures: int = 8) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def crowded(seed: int, images: int = 8) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Annotations of three categories, some crowds, and results: shifted, doubled, wrong and missing ones."""
     rng = np.random.default_rng(seed)
     annotations, results = [], []
-    for image in range(1, pictures + 1):
+    for image in range(1, images + 1):
         for _ in range(rng.integers(0, 6)):
             category = int(rng.integers(1, 3))
             left, top, width, height = rng.uniform((0, 0, 6, 6), (30, 30, 28, 28))
@@ -49,17 +49,17 @@ def crowded(seed: int, pictures: int = 8) -> tuple[dict[str, Any], list[dict[str
                 moved = [float(value + rng.integers(-2, 3)) for value in box]
                 moved = [max(0.0, moved[0]), max(0.0, moved[1]), max(4.0, moved[2]), max(4.0, moved[3])]
                 other = category if rng.random() < 0.8 else 3
-                results.append(found(image, other, moved, float(rng.random())))
-        results.append(found(image, int(rng.integers(1, 4)), [1.0, 2.0, 9.0, 9.0], float(rng.random())))
+                results.append(detection(image, other, moved, float(rng.random())))
+        results.append(detection(image, int(rng.integers(1, 4)), [1.0, 2.0, 9.0, 9.0], float(rng.random())))
     truth = {
-        "images": [{"id": image, "width": SIDE, "height": SIDE} for image in range(1, pictures + 1)],
+        "images": [{"id": image, "width": SIDE, "height": SIDE} for image in range(1, images + 1)],
         "annotations": annotations,
         "categories": [{"id": number, "name": str(number)} for number in (1, 2, 3)],
     }
     return truth, results
 
 
-def found(image: int, category: int, box: list[float], score: float) -> dict[str, Any]:
+def detection(image: int, category: int, box: list[float], score: float) -> dict[str, Any]:
     return {"image_id": image, "category_id": category, "bbox": box, "score": score, "segmentation": rle(box)}
 
 
@@ -70,7 +70,7 @@ def of_kind(results: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_figures_are_those_of_pycocotools(kind) -> None:
+def test_results_are_those_of_pycocotools(kind) -> None:
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -91,24 +91,24 @@ def test_figures_are_those_of_pycocotools(kind) -> None:
 
 
 def test_by_hand() -> None:
-    """Two things; the best guess is right, the second wrong, the third right: 51 recalls at 1, 50 at 2/3."""
+    """Two objects; the best guess is right, the second wrong, the third right: 51 recalls at 1, 50 at 2/3."""
     box = [10.0, 10.0, 20.0, 20.0]
     truth, _ = crowded(0, 2)
     truth["annotations"] = [
         {"id": n, "image_id": n, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0} for n in (1, 2)
     ]
-    guesses = [found(1, 1, box, 0.9), found(1, 1, [40.0, 40.0, 9.0, 9.0], 0.8), found(2, 1, box, 0.7)]
+    guesses = [detection(1, 1, box, 0.9), detection(1, 1, [40.0, 40.0, 9.0, 9.0], 0.8), detection(2, 1, box, 0.7)]
     measured = average_precision(truth, of_kind(guesses, "bbox"), "bbox")
     expected = (51 * 1 + 50 * 2 / 3) / 101
     assert measured.values == pytest.approx({"AP": expected, "AP50": expected, "AP75": expected})
-    assert sorted(set(measured.draws["AP"].round(6))) == [round(expected, 6), 1.0]  # a picture twice: all right
+    assert sorted(set(measured.draws["AP"].round(6))) == [round(expected, 6), 1.0]  # an image twice: all right
     nothing = average_precision(truth, [], "bbox", resamples=5)
     assert nothing.values["AP"] == 0
     assert [each.metric for each in measured.scores("box", ["1", "2"])] == ["box AP", "box AP50", "box AP75"]
 
 
 @pytest.mark.parametrize("lvis", [False, True])
-def test_a_picture_drawn_twice_is_a_picture_that_is_there_twice(lvis: bool) -> None:
+def test_an_image_drawn_twice_is_an_image_that_is_there_twice(lvis: bool) -> None:
     truth, results = crowded(3)
     results = of_kind(results, "bbox")
     for image in truth["images"]:
@@ -160,7 +160,7 @@ def test_lvis_looks_only_where_categories_were_looked_for(kind) -> None:
             {"id": 2, "name": "b", "frequency": "f"},
         ],
     }
-    results = of_kind([found(1, 1, box, 0.5), found(2, 1, box, 0.9)], kind)  # nobody looked for 1 in picture 2
+    results = of_kind([detection(1, 1, box, 0.5), detection(2, 1, box, 0.9)], kind)  # nobody looked for 1 in image 2
     measured = average_precision(truth, results, kind, lvis=True)
     assert measured.values["APr"] == measured.values["AP"] == 1 and np.isnan(measured.values["APf"])
     assert "box APf" not in {each.metric for each in measured.scores("box", ["1", "2"])}
