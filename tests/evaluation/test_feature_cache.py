@@ -236,3 +236,9 @@ def test_a_mix_of_images_and_videos_is_refused() -> None:
     )
     with pytest.raises(DataError, match="mixed mixes images and videos"):
         FeatureCache().encode_layers(ColourLayers(), mixed, [0])
+
+
+def test_there_is_one_cache(root: Path) -> None:
+    """Embeddings, one layer and all layers go through the same pass over decoded items."""
+    sources = (root / "perception_encoder").rglob("*.py")
+    assert [path.name for path in sources if "decode_ahead(" in path.read_text("utf-8")] == ["feature_cache.py"]

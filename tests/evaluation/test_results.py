@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,3 +42,21 @@ def test_evaluate_runs_each_evaluator_under_each_transform() -> None:
 def test_fields_are_given_by_name(kind: type) -> None:
     with pytest.raises(TypeError, match="positional"):
         kind("toys", "k-NN")
+
+
+def test_every_evaluator_has_the_same_shape(root: Path) -> None:
+    """`run(encoder, track) -> list[Measurement]`, its own or that of `LayerEvaluator`."""
+    shapes = {}
+    for path in (root / "perception_encoder" / "evaluation").rglob("*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Evaluator"):
+                own = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "run"]
+                shapes[node.name] = [([a.arg for a in f.args.args], ast.unparse(f.returns)) for f in own]
+                inherited = any(
+                    "LayerEvaluator" in ast.unparse(b) or "HeadEvaluator" in ast.unparse(b) for b in node.bases
+                )
+                assert bool(own) != inherited, node.name
+    assert len(shapes) > 10
+    assert {repr(each) for own in shapes.values() for each in own} == {
+        repr((["self", "encoder", "track"], "list[Measurement]"))
+    }
