@@ -239,6 +239,8 @@ def test_a_mix_of_images_and_videos_is_refused() -> None:
 
 
 def test_there_is_one_cache(root: Path) -> None:
-    """Embeddings, one layer and all layers go through the same pass over decoded items."""
-    sources = (root / "perception_encoder").rglob("*.py")
-    assert [path.name for path in sources if "decode_ahead(" in path.read_text("utf-8")] == ["feature_cache.py"]
+    """Tokens are mapped from files, temporary or not, by one module."""
+    sources = [
+        path for name in ("evaluation", "layer_analysis") for path in (root / "perception_encoder" / name).rglob("*.py")
+    ]
+    assert [path.name for path in sources if "memmap(" in path.read_text("utf-8")] == ["feature_cache.py"]

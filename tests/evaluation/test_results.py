@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,18 +46,17 @@ def test_fields_are_given_by_name(kind: type) -> None:
 
 
 def test_every_evaluator_has_the_same_shape(root: Path) -> None:
-    """`run(encoder, track) -> list[Measurement]`, its own or that of `LayerEvaluator`."""
+    """`run(model, track) -> list[Measurement]`, its own or that of `LayerEvaluator`."""
     shapes = {}
     for path in (root / "perception_encoder" / "evaluation").rglob("*.py"):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name.endswith("Evaluator"):
                 own = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "run"]
-                shapes[node.name] = [([a.arg for a in f.args.args], ast.unparse(f.returns)) for f in own]
-                inherited = any(
-                    "LayerEvaluator" in ast.unparse(b) or "HeadEvaluator" in ast.unparse(b) for b in node.bases
-                )
+                names = [[a.arg for a in (*f.args.posonlyargs, *f.args.args)] for f in own]
+                shapes[node.name] = [
+                    (len(each), each[-1], ast.unparse(f.returns)) for f, each in zip(own, names, strict=True)
+                ]
+                inherited = any(re.match("(Layer|Head)Evaluator", ast.unparse(base)) for base in node.bases)
                 assert bool(own) != inherited, node.name
     assert len(shapes) > 10
-    assert {repr(each) for own in shapes.values() for each in own} == {
-        repr((["self", "encoder", "track"], "list[Measurement]"))
-    }
+    assert {repr(each) for own in shapes.values() for each in own} == {repr((3, "track", "list[Measurement]"))}

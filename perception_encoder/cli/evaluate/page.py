@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli.options import argument
+from perception_encoder.cli.evaluate.options import ResultFile
 from perception_encoder.errors import ConfigError
 
-app = typer.Typer()
 
-
-@app.command()
 def page(
-    result: Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")],
+    result: ResultFile,
     card: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Write the Markdown page of a result.
