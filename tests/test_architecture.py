@@ -195,6 +195,14 @@ def test_imports_point_down(path: Path) -> None:
     assert upward_imports(path) == []
 
 
+def test_only_commands_import_the_search() -> None:
+    """A report of section 3, or an evaluation, does not depend on the search page."""
+    users = {
+        name for name, targets in module_graph().items() if any(each.startswith(f"{NAME}.search") for each in targets)
+    }
+    assert {name.split(".")[1] for name in users} == {"search", "cli"}
+
+
 @pytest.mark.parametrize(
     ("source", "wrong"),
     [
