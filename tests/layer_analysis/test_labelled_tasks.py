@@ -23,6 +23,7 @@ from perception_encoder.layer_analysis.labelled_tasks import (
 )
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+from perception_encoder.vectors import unit_rows
 from tests.evaluation.classification.test_splits import directories
 from tests.evaluation.colours import image_bytes, write_colours
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
