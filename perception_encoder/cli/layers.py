@@ -51,15 +51,12 @@ def layers(
     from perception_encoder.layer_analysis.report import write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
     keep_freed_memory()
     cache = FeatureCache(directory=store or out / "features", dtype=dtype)
     numbers = options.read_layers(layer) if layer else None
     pixels, (paths, shared) = options.image_size(size), read_paths(data)
-    task_options = TaskOptions(
-        items=items, image_size=pixels, short_side=short_side, per_metre=per_metre, held_out=find_unseen_labels
-    )
+    task_options = TaskOptions(items=items, image_size=pixels, short_side=short_side, per_metre=per_metre)
     layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
     report = analyse([model, *others], layer_tasks, cache, numbers, track, output.print_note, final_norm)

@@ -89,10 +89,10 @@ def test_a_picture_that_cannot_be_decoded_is_reported_and_left_out(
     assert "left out cut" in caplog.text and "left out none" in caplog.text
 
 
-def write_images(folder: Path, names: list[str], size: tuple[int, int] = (60, 40)) -> None:
+def write_images(directory: Path, names: list[str], size: tuple[int, int] = (60, 40)) -> None:
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (200, 0, 0)).save(folder / name)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (200, 0, 0)).save(directory / name)
 
 
 def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from tests.data.tars import picture, write_pairs, write_tar
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
+    """A cache directory of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     load_table.cache_clear()
     return tmp_path / "caches"
@@ -317,9 +317,9 @@ def test_weights_are_written_behind_the_path() -> None:
 
 def test_videos_give_uniform_frames(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "clips.tar", {"a.mp4": clip(count=30), "a.txt": b"numbers", "b.png": picture(1)})
-    (found,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, alone, frames=4)
-    assert len(found) == 1 and found.sizes == [1]
-    pair = found.load(0, lambda width, height: 32)
+    (shard_set,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, alone, frames=4)
+    assert len(shard_set) == 1 and shard_set.sizes == [1]
+    pair = shard_set.load(0, lambda width, height: 32)
     assert pair.image.shape == (4, 3, HEIGHT, WIDTH) and pair.captions == {"numbers"}
     assert [number_of(Image.fromarray(frame.permute(1, 2, 0).numpy())) for frame in pair.image] == [0, 9, 19, 29]
 
@@ -331,8 +331,8 @@ def test_unseen_classes_are_left_out_of_all_shards_beside_caltech_s(
     make_shard("b/0.tar", [("noto", "cougar"), ("noto", "cat"), ("noto", "cannon")])
     photos, drawings = streams(tmp_path / "a", tmp_path / "b")
     assert (photos.sizes, drawings.sizes) == ([2], [1])
-    for found, labels in ((photos, ("ant", "watch")), (drawings, ("cat",))):
-        pairs = load_all(found)
+    for shard_set, labels in ((photos, ("ant", "watch")), (drawings, ("cat",))):
+        pairs = load_all(shard_set)
         assert all(any(label in text for text in pair.captions) for label, pair in zip(labels, pairs, strict=True))
     assert "left out 2 samples of" in caplog.text and "unseen classes" in caplog.text
     [alone] = streams(tmp_path / "b")  # without the photographs nobody asks for unseen classes
@@ -354,5 +354,5 @@ def test_shards_of_a_held_out_source_are_refused_wherever_it_stands(make_shard: 
     with pytest.raises(DataError, match=r"a/0\.tar: openmoji is never trained on"):
         streams(tmp_path / "a")
     make_shard("a/1.tar", [("noto", "cat")] * 5)
-    [kept] = streams(tmp_path / "a", config=StreamConfig(skip_bad_shards=True))
-    assert kept.sizes == [5]
+    [rest] = streams(tmp_path / "a", config=StreamConfig(skip_bad_shards=True))
+    assert rest.sizes == [5]
