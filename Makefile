@@ -8,7 +8,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 DEMO_EXTRAS := demo
-DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,scenes,cluster,onnx,data
+DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,documents,scenes,cluster,onnx,data
 
 .PHONY: demo test test-slow test-dtypes check lint types site wheel docs clean
 
