@@ -23,7 +23,7 @@ SPLITS = ("train", "val", "test")
 """Test has layouts, words and fonts of its own; val shares those of train, with other random numbers."""
 SIDES = (128, 2048)
 TEXT_HEIGHTS = (5, 200)
-TRIES = 60
+TRIES = 120
 PAPERS: tuple[Colour, ...] = ((255, 255, 255), (255, 255, 255), (252, 251, 246), (250, 248, 240), (244, 246, 250))
 
 
@@ -121,8 +121,9 @@ def _draw(
     """Draw pages until one fits; each try has fewer lines and smaller text, unless these are given."""
     paper = PAPERS[int(generator.integers(len(PAPERS)))]
     least = 7 + max(0, min(width, height) - 224) / 200
+    free = min(1.0, (min(width, height) - 96) / 320)  # smaller pages begin with fewer lines and smaller text
     for number in range(TRIES):
-        room = 1 - number / TRIES
+        room = free * max(0.0, 1 - 2 * number / TRIES)
         text = text_height or float(generator.uniform(least, least * (1 + 2 * room)))
         canvas = Canvas(width, height, paper)
         page = Page(canvas, generator, split, text, lines, room, exact=text_height is not None)

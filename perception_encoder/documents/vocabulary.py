@@ -55,10 +55,10 @@ _TEST = {
     "sport": "Soccer, Cricket, Sailing, Archery, Karate, Squash, Surfing",
     "team": "Ravens, Pirates, Falcons, Panthers, Comets, Rockets, Cobras",
     "subject": "Revenue, Downloads, Harvest, Passengers, Donations, Imports, Subscribers",
-    "sign": """ENTRANCE, QUIET ZONE, DANGER, RECEPTION, FRESH JUICE, BOOKSTORE, NO SWIMMING, LIBRARY, BARBER,
+    "sign": """ENTRANCE, QUIET ZONE, DANGER, RECEPTION, SMOOTHIE BAR, BOOKSTORE, NO SWIMMING, LIBRARY, BARBER,
         DO NOT TOUCH""",
     "destination": "Theatre, Cathedral, Ferry, Waterfall, Botanic Centre, Tower",
-    "warning": "MOOSE, SHARP BEND, FLOODING, PEDESTRIANS, ICE, NARROW BRIDGE",
+    "warning": "MOOSE, SHARP BEND, FLOODING, PEDESTRIANS, FALLEN TREE, NARROW BRIDGE",
 }
 CATEGORIES = tuple(_TRAIN)
 
