@@ -16,7 +16,7 @@ from perception_encoder.documents.layouts.receipts import draw_receipt
 from perception_encoder.documents.layouts.signs import draw_sign
 from perception_encoder.documents.layouts.tables import draw_table
 from perception_encoder.documents.looks import LOOKS, apply_look
-from perception_encoder.documents.page import DocumentQuestion, Drawing, Page
+from perception_encoder.documents.page import DocumentQuestion, Page, PageContent
 from perception_encoder.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
@@ -28,7 +28,7 @@ PAPERS: tuple[Colour, ...] = ((255, 255, 255), (255, 255, 255), (252, 251, 246),
 
 
 class _Kind(NamedTuple):
-    draw: Callable[[Page], Drawing]
+    draw: Callable[[Page], PageContent]
     lines: tuple[int, int]
     """Least and most lines that can be asked for."""
 
@@ -117,7 +117,7 @@ def _draw(
     lines: int | None,
     text_height: float | None,
     generator: np.random.Generator,
-) -> tuple[Canvas, Page, Drawing]:
+) -> tuple[Canvas, Page, PageContent]:
     """Draw pages until one fits; each try has fewer lines and smaller text, unless these are given."""
     paper = PAPERS[int(generator.integers(len(PAPERS)))]
     least = 7 + max(0, min(width, height) - 224) / 200

@@ -34,7 +34,7 @@ class PageQuestion(NamedTuple):
     """It cannot be answered from a grey print."""
 
 
-class Drawing(NamedTuple):
+class PageContent(NamedTuple):
     """What a layout drew: its name, the values that are printed, and questions about them."""
 
     layout: str

@@ -5,25 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import option
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command()
 def documents(
     out: Annotated[Path, options.out_option("Directory of the dataset.", "OUT")],
-    count: Annotated[int, option("Number of documents.", min=1)] = 1000,
-    seed: Annotated[int, option("Random seed.", min=0)] = 0,
+    count: Annotated[int, option("Number of documents.", least=1)] = 1000,
+    seed: Annotated[int, option("Random seed.", least=0)] = 0,
     split: Annotated[str, option("Split: train, val or test.", "NAME")] = "train",
     size: Annotated[int, option("Side of the images in pixels, from 128 to 2048.", "N")] = 448,
     kinds: Annotated[str | None, option("Kinds such as 'receipt,bar chart' [default: all].", "LIST")] = None,
     look: Annotated[str | None, option("clean, noise, rotated, print or photo [default: all].", "NAME")] = None,
-    lines: Annotated[int | None, option("Items, fields, rows or categories [default: random].", min=1)] = None,
+    lines: Annotated[int | None, option("Items, fields, rows or categories [default: random].", least=1)] = None,
     text_height: Annotated[float | None, option("Height of capital letters in pixels.", "N")] = None,
     jobs: options.Jobs = None,
 ) -> None:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from perception_encoder.cli.groups import lazy_group
 
-app = lazy_group({name: f"perception_encoder.cli.data.{name}" for name in ("shards", "prepare", "scenes", "documents")})
+COMMANDS = {
+    "Commands": {
+        "shards": "data.shards",
+        "prepare": "data.prepare",
+        "furniture": "data.furniture",
+        "scenes": "data.scenes",
+        "documents": "data.documents",
+    },
+}
+
+app = lazy_group(COMMANDS)
 
 
 @app.callback()
 def data() -> None:
     """Make training data.
 
-    All commands but `documents` write WebDataset tars, for `pe train`.
+    Writes WebDataset tars for `pe train`, and questions on `documents`; `furniture` downloads models for `scenes`.
 
     Examples:
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from perception_encoder.documents.canvas import Colour
 from perception_encoder.documents.layouts.charts import COLOURS, Chart, Plot, chart_questions, draw_frame, sample_chart
-from perception_encoder.documents.page import INKS, Drawing, Page, PageQuestion
+from perception_encoder.documents.page import INKS, Page, PageContent, PageQuestion
 
 LAYOUTS = (("vertical", "labelled", "grouped"), ("horizontal", "dark"))
 """Layouts of train and val, and those of test."""
 DARK: Colour = (34, 38, 50)
 
 
-def draw_bar_chart(page: Page) -> Drawing:
+def draw_bar_chart(page: Page) -> PageContent:
     """Draw a bar chart."""
     layout = page.layout(LAYOUTS)
     labelled = layout in ("labelled", "horizontal", "dark")
@@ -22,7 +22,7 @@ def draw_bar_chart(page: Page) -> Drawing:
         page.canvas.rectangle((0, 0, page.canvas.width, page.canvas.height), fill=DARK)
         style = style._replace(colour=(238, 238, 240))
         chart = Chart(**{**vars(chart), "colours": [page.choose(["red", "orange", "blue", "green"])]})
-    plot = draw_frame(page, chart, style, layout == "horizontal", ticks=not labelled)
+    plot = draw_frame(page, chart, style, layout == "horizontal", not labelled)
     slot, share = 1 / len(chart.categories), page.uniform(0.55, 0.8)
     for place, (name, values) in enumerate(chart.series.items()):
         colour = COLOURS[chart.colours[place]]
@@ -41,7 +41,7 @@ def draw_bar_chart(page: Page) -> Drawing:
         *chart_questions(page, chart, plot.spans),
         PageQuestion("How many bars are there?", str(bars), (), "count"),
     ]
-    return Drawing(layout, chart.content, asked)
+    return PageContent(layout, chart.content, asked)
 
 
 def _draw_bar(page: Page, plot: Plot, ends: tuple[float, float], share: float, colour: Colour) -> None:

@@ -105,7 +105,7 @@ def sample_chart(page: Page, series: int, labelled: bool, ordered: bool, most: i
 
 
 def draw_frame(page: Page, chart: Chart, style: TextStyle, horizontal: bool = False, ticks: bool = True) -> Plot:
-    """Draw the title, the legend of several series, and the axes with their labels."""
+    """Draw the title, the legend of several series, and the axes; `ticks`: values beside a vertical axis."""
     canvas, height, spans = page.canvas, page.height, {}
     heading = bolder(style, page.uniform(1.05, 1.35))
     y = page.margin + heading.height
@@ -117,34 +117,25 @@ def draw_frame(page: Page, chart: Chart, style: TextStyle, horizontal: bool = Fa
         y += 2.1 * height
         _draw_legend(page, chart, style, y, spans)
     y += 2.1 * height
-    spans["unit"] = canvas.text(page.margin, y, chart.unit, style) if not horizontal else ()
+    spans["unit"] = () if horizontal else canvas.text(page.margin, y, chart.unit, style)
     levels = range(0, chart.top + 1, chart.step) if ticks else ()
     names = chart.categories if horizontal else [str(level) for level in levels]
-    widest = max((style.width(name) for name in names), default=0)
-    left = page.margin + widest + (0.7 * height if widest else 0)
-    bottom = (
-        canvas.height - page.margin - (4.1 if horizontal and ticks else 2 if not horizontal or ticks else 0.4) * height
-    )
-    top = y + (0.2 if horizontal else 1.3) * height
-    plot = Plot(left, top, canvas.width - page.margin - 0.6 * height, bottom, horizontal, spans)
+    left = page.margin + max((style.width(name) + 0.7 * height for name in names), default=0)
+    right, bottom = canvas.width - page.margin - 0.6 * height, canvas.height - page.margin
     if horizontal:
-        spans["unit"] = canvas.text(plot.right, bottom + 4 * height, chart.unit, style, "right") if ticks else ()
+        plot = Plot(left, y + 0.2 * height, right, bottom, True, spans)
+    else:
+        plot = Plot(left, y + 1.3 * height, right, bottom - 2 * height, False, spans)
     for level in levels:
         position = plot.along(level / chart.top)
-        if horizontal:
-            canvas.line([(position, plot.top), (position, plot.bottom)], GRID)
-            canvas.text(position, plot.bottom + 1.7 * height, str(level), style, "middle")
-        else:
-            canvas.line([(plot.left, position), (plot.right, position)], GRID)
-            canvas.text(plot.left - 0.5 * height, position + height / 2, str(level), style, "right")
-    ends = (
-        [(plot.left, plot.top), (plot.left, plot.bottom)] if horizontal else [(plot.left, bottom), (plot.right, bottom)]
-    )
-    canvas.line(ends, style.colour, max(1, height / 9))
+        canvas.line([(plot.left, position), (plot.right, position)], GRID)
+        canvas.text(plot.left - 0.5 * height, position + height / 2, str(level), style, "right")
+    end = (plot.left, plot.top) if horizontal else (plot.right, plot.bottom)
+    canvas.line([(plot.left, plot.bottom), end], style.colour, max(1, height / 9))
     if not horizontal:
         slot = (plot.right - plot.left) / len(chart.categories)
         canvas.require(slot >= height + max(map(style.width, chart.categories)))
-    canvas.require(abs(plot.bottom - plot.top) >= 2.2 * height * max(len(levels), 3))
+    canvas.require(plot.bottom - plot.top >= 2.2 * height * max(len(levels), 3))
     for number, name in enumerate(chart.categories):
         middle = plot.across((number + 0.5) / len(chart.categories))
         if horizontal:
@@ -172,8 +163,7 @@ def chart_questions(page: Page, chart: Chart, spans: dict[str, Span]) -> list[Pa
         PageQuestion(f"How many {plural} are shown?", str(len(chart.categories)), (), "count"),
     ]
     if spans["unit"]:
-        axis = "horizontal" if "horizontal" in spans else "vertical"
-        asked.append(PageQuestion(f"What is the label of the {axis} axis?", chart.unit, spans["unit"], "axis"))
+        asked.append(PageQuestion("What is the label of the vertical axis?", chart.unit, spans["unit"], "axis"))
     for name, values in chart.series.items():
         of = f" of {name}" if several else ""
         for number in page.sample(range(len(values)), 2):

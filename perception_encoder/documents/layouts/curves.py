@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from perception_encoder.documents.layouts.charts import COLOURS, GRID, chart_questions, draw_frame, sample_chart
-from perception_encoder.documents.page import INKS, Drawing, Page, PageQuestion, answer_of
+from perception_encoder.documents.page import INKS, Page, PageContent, PageQuestion, answer_of
 
 LAYOUTS = (("plain", "dots", "several"), ("labelled", "area"))
 """Layouts of train and val, and those of test."""
 
 
-def draw_line_chart(page: Page) -> Drawing:
+def draw_line_chart(page: Page) -> PageContent:
     """Draw a line chart."""
     layout, canvas = page.layout(LAYOUTS), page.canvas
     labelled, series = layout == "labelled", page.integer(2, 3) if layout == "several" else 1
@@ -42,4 +42,4 @@ def draw_line_chart(page: Page) -> Drawing:
             of, answer = f" of {name}" if series > 1 else "", answer_of(values[number] < values[number + 1])
             text = f"Does the value{of} rise from {chart.categories[number]} to {chart.categories[number + 1]}?"
             asked.append(PageQuestion(text, answer, (), "yes_no", series > 1))
-    return Drawing(layout, chart.content, asked)
+    return PageContent(layout, chart.content, asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from perception_encoder.documents.canvas import Colour, Span, TextStyle
-from perception_encoder.documents.page import INKS, Drawing, Page, PageQuestion, answer_of, bolder
+from perception_encoder.documents.page import INKS, Page, PageContent, PageQuestion, answer_of, bolder
 from perception_encoder.documents.vocabulary import MONTHS
 
 LAYOUTS = (("underlined", "boxed", "two columns"), ("grid", "card"))
@@ -51,7 +51,7 @@ def _value(page: Page, label: str) -> str:
     return street + page.word({"City": "city", "Street": "street", "Company": "company", "Job": "job"}[label])
 
 
-def draw_form(page: Page) -> Drawing:
+def draw_form(page: Page) -> PageContent:
     """Draw a form."""
     layout, canvas = page.layout(LAYOUTS), page.canvas
     label_style = page.style("sans", "serif")._replace(colour=page.choose(INKS))
@@ -85,7 +85,7 @@ def draw_form(page: Page) -> Drawing:
         PageQuestion("What is the title of the form?", title, words, "title"),
         *_questions(page, values, ticks, spans),
     ]
-    return Drawing(layout, content, asked)
+    return PageContent(layout, content, asked)
 
 
 def _place(

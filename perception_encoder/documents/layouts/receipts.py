@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perception_encoder.documents.canvas import Canvas, Span, TextStyle
-from perception_encoder.documents.page import INKS, Drawing, Page, PageQuestion, bolder
+from perception_encoder.documents.page import INKS, Page, PageContent, PageQuestion, bolder
 from perception_encoder.documents.vocabulary import MONTHS, vocabulary
 
 LAYOUTS = (("centred", "left", "leaders", "quantities"), ("columns", "total box"))
@@ -108,7 +108,7 @@ class _Paper:
         self.y += 0.55 * self.pitch
 
 
-def draw_receipt(page: Page) -> Drawing:
+def draw_receipt(page: Page) -> PageContent:
     """Draw a receipt."""
     layout = page.layout(LAYOUTS)
     receipt = _sample(page, layout)
@@ -141,7 +141,7 @@ def draw_receipt(page: Page) -> Drawing:
         **({} if receipt.tax is None else {"subtotal": sums[0][1], "tax": sums[1][1]}),
         "total": receipt.money(receipt.total),
     }
-    return Drawing(layout, content, _questions(page, receipt, content, spans))
+    return PageContent(layout, content, _questions(page, receipt, content, spans))
 
 
 def _write(

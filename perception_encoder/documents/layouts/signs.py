@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perception_encoder.documents.canvas import Colour, Span, TextStyle
-from perception_encoder.documents.page import Drawing, Page, PageQuestion, bolder, title_case
+from perception_encoder.documents.page import Page, PageContent, PageQuestion, bolder, title_case
 from perception_encoder.documents.vocabulary import vocabulary
 
 LAYOUTS = (("board", "road", "notice", "speed"), ("diamond", "oval"))
@@ -22,7 +22,7 @@ SPEEDS = (20, 30, 40, 50, 60, 70, 80, 90, 100, 120)
 PITCH = 1.7
 
 
-def draw_sign(page: Page) -> Drawing:
+def draw_sign(page: Page) -> PageContent:
     """Draw a sign."""
     layout, canvas = page.layout(LAYOUTS), page.canvas
     canvas.rectangle((0, 0, canvas.width, canvas.height), fill=page.choose(SKIES))
@@ -53,7 +53,7 @@ def _write(page: Page, lines: list[str], style: TextStyle, x: float, y: float, w
     return tuple(number for span in spans for number in span)
 
 
-def _draw_text(page: Page, layout: str) -> Drawing:
+def _draw_text(page: Page, layout: str) -> PageContent:
     """Draw a board, notice, diamond or oval with a short text."""
     canvas = page.canvas
     width, height = canvas.width - 2 * page.margin, canvas.height - 2 * page.margin
@@ -102,10 +102,10 @@ def _draw_text(page: Page, layout: str) -> Drawing:
         asked.append(PageQuestion("What is the heading of the sign?", head, headed, "read"))
     else:
         asked.append(PageQuestion("How many words are on the sign?", str(len(text.split())), (), "count"))
-    return Drawing(layout, content, asked)
+    return PageContent(layout, content, asked)
 
 
-def _draw_road(page: Page) -> Drawing:
+def _draw_road(page: Page) -> PageContent:
     """Draw a road sign with destinations and distances."""
     canvas, ground = page.canvas, page.choose(("blue", "green", "white", "yellow"))
     style = bolder(page.style("sans")._replace(colour=_ink(ground)))
@@ -137,10 +137,10 @@ def _draw_road(page: Page) -> Drawing:
         PageQuestion("What colour is the sign?", ground, (), "colour", True),
         page.yes_or_no((f"Is {page.choose(names)} on the sign?", f"Is {page.choose(others)} on the sign?")),
     ]
-    return Drawing("road", {"destinations": dict(zip(names, distances, strict=True)), "colour": ground}, asked)
+    return PageContent("road", {"destinations": dict(zip(names, distances, strict=True)), "colour": ground}, asked)
 
 
-def _draw_speed(page: Page) -> Drawing:
+def _draw_speed(page: Page) -> PageContent:
     """Draw a round sign with a speed limit."""
     canvas, speed = page.canvas, page.choose(SPEEDS)
     style = bolder(page.style("sans"))
@@ -157,4 +157,4 @@ def _draw_speed(page: Page) -> Drawing:
         page.yes_or_no((f"Is the speed limit {speed}?", f"Is the speed limit {other}?")),
         page.yes_or_no((f"Is the limit below {speed + 5}?", f"Is the limit below {speed - 5}?"), "compare"),
     ]
-    return Drawing("speed", {"speed": speed}, asked)
+    return PageContent("speed", {"speed": speed}, asked)

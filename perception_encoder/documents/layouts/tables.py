@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from perception_encoder.documents.canvas import Align, Colour, Span, TextStyle
-from perception_encoder.documents.page import INKS, Drawing, Page, PageQuestion, bolder
+from perception_encoder.documents.page import INKS, Page, PageContent, PageQuestion, bolder
 from perception_encoder.documents.vocabulary import vocabulary
 
 LAYOUTS = (("ruled", "striped", "grid"), ("open", "dark header"))
@@ -62,7 +62,7 @@ def _sample(page: Page) -> _Table:
     return _Table(subject, [subject.key, *names], rows)
 
 
-def draw_table(page: Page) -> Drawing:
+def draw_table(page: Page) -> PageContent:
     """Draw a table."""
     layout, table, height = page.layout(LAYOUTS), _sample(page), page.height
     style = page.style("sans", "serif", "sans", "mono")._replace(colour=page.choose(INKS))
@@ -93,7 +93,7 @@ def draw_table(page: Page) -> Drawing:
                 align, x = "right", end - height
             spans[row, column] = page.canvas.text(x, y, cell, text, align)
     content = {"header": table.header, "rows": table.rows}
-    return Drawing(layout, content, _questions(page, table, spans))
+    return PageContent(layout, content, _questions(page, table, spans))
 
 
 def _draw_lines(
