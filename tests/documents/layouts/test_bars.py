@@ -16,7 +16,8 @@ def test_every_layout_occurs(draw_many) -> None:
 
 
 def test_bars_are_as_long_as_their_values(draw_many) -> None:
-    """Areas of each colour, in relation to the series' sums, and lengths of the bars of a single series."""
+    """Pixels of each colour from the axis to the tip of a bar, in relation to the series' sum."""
+    checked: dict[str, int] = {}
     for split in SPLITS:
         for drawn in draw_many("bar chart", split):
             pixels = np.asarray(drawn.image)
@@ -32,6 +33,8 @@ def test_bars_are_as_long_as_their_values(draw_many) -> None:
                     continue  # a bar of black hides behind the axis, or two touch
                 unit = heights.sum() / sum(values)
                 assert np.abs(heights - unit * np.array(values)).max() <= 3
+                checked[drawn.layout] = checked.get(drawn.layout, 0) + 1
+    assert checked.keys() == {name for layouts in LAYOUTS for name in layouts} and min(checked.values()) >= 5
 
 
 def test_bars_are_counted(draw_many) -> None:
