@@ -28,7 +28,7 @@ LAYERS = [
     {"models", "preprocess"},
     {"formats", "planning"},
     {"data", "datasets", "train"},
-    {"scenes", "inference", "dense_prediction"},
+    {"scenes", "documents", "inference", "dense_prediction"},
     {"serving"},
     {"evaluation", "search"},
     {"pretraining", "layer_analysis", "video_data_engine", "video_dataset", "language_alignment", "spatial_alignment"},
