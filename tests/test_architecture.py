@@ -23,12 +23,12 @@ NAME = "perception_encoder"
 
 LAYERS = [
     {"errors"},
-    {"files", "ranks", "progress"},
+    {"files", "ranks", "progress", "vectors"},
     {"losses"},
     {"models", "preprocess"},
     {"formats", "planning"},
     {"data", "datasets", "train"},
-    {"scenes", "inference", "dense_prediction"},
+    {"scenes", "documents", "inference", "dense_prediction"},
     {"serving"},
     {"evaluation", "search"},
     {"pretraining", "layer_analysis", "video_data_engine", "video_dataset", "language_alignment", "spatial_alignment"},
@@ -195,6 +195,14 @@ def test_imports_point_down(path: Path) -> None:
     assert upward_imports(path) == []
 
 
+def test_only_commands_import_the_search() -> None:
+    """A report of section 3, or an evaluation, does not depend on the search page."""
+    users = {
+        name for name, targets in module_graph().items() if any(each.startswith(f"{NAME}.search") for each in targets)
+    }
+    assert {name.split(".")[1] for name in users} == {"search", "cli"}
+
+
 @pytest.mark.parametrize(
     ("source", "wrong"),
     [
@@ -321,7 +329,30 @@ def test_no_global_random_state(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_no_keyword_sinks(path: Path) -> None:
     public = [function for function in functions(path) if not function.name.startswith("_")]
-    assert [function.name for function in public if function.args.kwarg] == []
+    sinks = [function for function in public if function.args.kwarg and not is_overload(function)]
+    assert [function.name for function in sinks] == []
+
+
+def is_overload(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether it is an overload that takes a typed dictionary; its implementation names the arguments."""
+    annotation = function.args.kwarg and function.args.kwarg.annotation
+    overload = any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
+    return overload and annotation is not None and ast.unparse(annotation).startswith("Unpack[")
+
+
+NAMED_PLAINLY = {"models", "preprocess", "losses", "formats", "inference", "serving", "search", "scenes", "files.py"}
+PARTICIPLES = {"given", "wanted", "written", "taken", "found", "kept", "folder", "place", "thing", "picture"}
+"""Words that do not say what a variable holds, or for which the field has another."""
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if path.relative_to(PACKAGE).parts[0] in NAMED_PLAINLY], ids=relative
+)
+def test_variables_say_what_they_hold(path: Path) -> None:
+    nodes = list(ast.walk(parse(path)))
+    variables = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    variables |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    assert not {name.strip("_") for name in variables} & PARTICIPLES
 
 
 def tracked_files() -> list[Path]:

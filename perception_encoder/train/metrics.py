@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import write_json, write_text
 from perception_encoder.ranks import Rank
 from perception_encoder.train.config import TrainingConfig
 
@@ -32,8 +32,7 @@ def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str,
 
 def write_record(out: Path, record: Mapping[str, Any]) -> None:
     """Write a run's record to `OUT/config.json`, in place of an earlier one."""
-    with writing(out / RECORD), replacing(out / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(out / RECORD, record)
 
 
 class Metrics:
@@ -54,7 +53,7 @@ class Metrics:
         if self.path.exists():
             rows = self.path.read_text().splitlines(keepends=True)
             whole = [row for row in rows if row.endswith("\n")]  # a killed run may have cut the last one
-            self.path.write_text("".join(row for row in whole if json.loads(row)["step"] <= step))
+            write_text(self.path, "".join(row for row in whole if json.loads(row)["step"] <= step))
         self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
 
     def write(self, row: dict[str, float], record: bool = True) -> None:
