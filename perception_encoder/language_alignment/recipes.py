@@ -1,4 +1,4 @@
-"""Recipes of language alignment: the paper's stages, the frozen-encoder benchmark, one's own questions, the built-in."""
+"""Recipes of language alignment: the paper's stages, the benchmark of frozen encoders, own questions, the built-in."""
 
 from __future__ import annotations
 

@@ -18,11 +18,9 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.language_alignment.adapters import add_decoder_adapters
 from perception_encoder.language_alignment.batch import Example, LanguageBatch, collate
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import Decoder
 from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.media import media_pixels
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageTask
 from perception_encoder.language_alignment.weights import (
     Parts,
@@ -36,7 +34,7 @@ from perception_encoder.models.precision import fast_autocast
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
-from perception_encoder.train.distributed import Exchange, own_device, process_group, whole_model
+from perception_encoder.train.distributed import Exchange, process_group, whole_model
 from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener, describe_run, write_record
 from perception_encoder.train.seed import torch_generator
@@ -75,8 +73,8 @@ class LanguageRun:
         self.trainee = Trainee(config)
         sources = [open_conversations(path, track=track) for path in data]
         share = config.validation.share if config.validation else 0.0
-        self.training = [source.split("train", share) for source in sources]
-        held_out = [source.split("validation", share) for source in sources] if share else []
+        parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]
+        self.training, held_out = [part for part, _ in parts], [part for _, part in parts if part is not None]
         names = [f"procedure {PROCEDURE}", self.trainee.identity, *(source.fingerprint for source in sources)]
         self.fingerprint = config.fingerprint(names)
         check_run(out, self.fingerprint)
@@ -87,8 +85,9 @@ class LanguageRun:
         self.batches = ConversationBatches(config, self.training, examples, rank)
         validation = None
         if config.validation is not None and any(map(len, held_out)):
-            samples = [source[number] for source in held_out for number in range(len(source))]
-            batches = _held_out_batches(examples, samples[: config.validation.size], config.batch_size, track)
+            most = -(-config.validation.size // len(held_out))  # of each source
+            samples = [source[number] for source in held_out for number in range(min(most, len(source)))]
+            batches = _held_out_batches(examples, samples, config.batch_size, track)
             validation = HeldOutAnswers(self.trainee.aligned, batches)
         else:
             self.config = dataclasses.replace(config, validation=None)
@@ -203,27 +202,23 @@ class Examples:
     """Turns conversations into examples: prompts with labels, and pixels or cached features."""
 
     def __init__(self, config: LanguageConfig, trainee: Trainee, features: FeatureFile | None) -> None:
-        self.config, self.model, self.decoder = config, trainee.model, trainee.decoder
-        self.media, self.features = trainee.parts.media, features
+        self.config, self.model = config, trainee.model
+        self.prompts, self.media, self.features = trainee.decoder.prompts, trainee.parts.media, features
         self._tokens = trainee.model.projector.tokens_of(trainee.aligned.grid)
 
     def example(self, sample: ConversationSample) -> Example:
-        """One conversation; InputError, named by the sample, if an image cannot be decoded, ConfigError if it is bad."""
+        """One conversation; InputError, named by the sample, for a damaged image, ConfigError if it does not fit."""
         messages = sample.messages(self.config.frames)
         media = [item for message in messages for item in message.media]
         alone = len(media) == 1
         pixels = [media_pixels(item, self.media, alone) for item in media]
         try:
-            prompt = self._format.training_prompt(messages, [len(each) * self._tokens for each in pixels])
+            prompt = self.prompts.training_prompt(messages, [len(each) * self._tokens for each in pixels])
         except ConfigError as error:
             raise ConfigError(f"{sample.key}: {error}") from None
         size = self.media.image_size
         images = torch.cat(pixels) if pixels else torch.zeros(0, 3, size, size)
         return Example(prompt, images if self.features is None else self._encoded(sample.key, images, self.features))
-
-    @property
-    def _format(self) -> Any:
-        return self.decoder.prompts
 
     @torch.no_grad()
     def _encoded(self, key: str, pixels: Tensor, features: FeatureFile) -> Tensor:
@@ -242,8 +237,8 @@ class ConversationBatches:
     def __init__(
         self, config: LanguageConfig, sources: Sequence[Conversations], examples: Examples, rank: Rank
     ) -> None:
-        sizes = [len(source) for source in sources]
-        self.sampler = WeightedSampler(sizes, sizes, config.batch_size, config.seed)
+        weights = [len(source) for source in sources]
+        self.sampler = WeightedSampler([source.sizes for source in sources], weights, config.batch_size, config.seed)
         self.sources, self.examples, self.rank, self.exchange = sources, examples, rank, Exchange()
 
     def __call__(self, step: int) -> LanguageBatch:
