@@ -178,9 +178,7 @@ class Trainee:
 
     def write(self, path: Path) -> None:
         """Write what was trained."""
-        write_language_model(
-            path, self.parts, self.model, self.vision_trained, self.decoder_trained, self.config.half
-        )
+        write_language_model(path, self.parts, self.model, self.vision_trained, self.decoder_trained, self.config.half)
 
 
 def _continued(own: Parts, earlier: Parts, config: LanguageConfig) -> Parts:
