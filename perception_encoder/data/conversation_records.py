@@ -14,6 +14,7 @@ between them and the text, or before the first question if there are none. PLM's
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -37,7 +38,7 @@ Turn = tuple[Role, str]
 CONTENT_FIELDS = ("conversations", "messages", "texts", "question")
 MEDIA_FIELDS: dict[MediaKind, tuple[str, str]] = {"image": ("image", "images"), "video": ("video", "videos")}
 ANSWER_FIELDS = ("answer", "answers")
-_ROLES: dict[Any, Role] = {
+_ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -45,7 +46,7 @@ _ROLES: dict[Any, Role] = {
     "system": "system",
 }
 _PLACEHOLDERS = re.compile("(<image>|<video>)")
-_PART_KINDS: dict[Any, MediaKind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
+_PART_KINDS: dict[str, MediaKind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 _PAIR: tuple[Role, Role] = ("user", "assistant")
 
 
@@ -209,8 +210,8 @@ def _answer(value: Any) -> str:
     if isinstance(value, list) and value:
         texts = [each.get("answer") if isinstance(each, dict) else each for each in value]
         if all(isinstance(each, str) for each in texts):
-            return str(Counter(texts).most_common(1)[0][0])
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return _text(Counter(texts).most_common(1)[0][0], "the answer")
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     return _text(value, "the answer")
 
@@ -237,7 +238,7 @@ def _join_parts(content: Any, number: int, values: dict[MediaKind, list[Any]]) -
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
             texts.append(_text(part.get("text"), f"a text of turn {number}"))
-        elif kind in _PART_KINDS:
+        elif isinstance(kind, str) and kind in _PART_KINDS:
             medium = _PART_KINDS[kind]
             source = part.get(kind, part.get("path"))
             values[medium] += _listed(source.get("url") if isinstance(source, dict) else source)
@@ -337,7 +338,8 @@ def scene_conversations(metadata: Mapping[str, Any], kind: MediaKind = "image") 
     where = "a scene"
     conversations = []
     turns: list[Turn] = []
-    for number, each in enumerate(list_objects(metadata, "questions", where)):
+    questions = list_objects({"questions": metadata.get("questions", [])}, "questions", where)
+    for number, each in enumerate(questions):
         name = f"{where}: questions[{number}]"
         turns += [("user", text_field(each, "question", name)), ("assistant", text_field(each, "answer", name))]
     if turns:

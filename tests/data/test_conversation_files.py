@@ -90,7 +90,7 @@ def test_a_shard_with_a_bad_sample(tmp_path: Path) -> None:
     *bad, (row, record) = ShardRecords(write_tar(tmp_path / "a.tar", members)).scan()
     assert [str(error) for _, error in bad] == [
         f"{tmp_path}/a.tar/a: is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
-        f"{tmp_path}/a.tar/b: a scene: `questions` is missing or null; it must be a list of objects",
+        f"{tmp_path}/a.tar/b: its .json has neither a conversation nor questions or captions",
         f"{tmp_path}/a.tar/c: a scene: `questions` is 1; it must be a list of objects",
     ]
     assert isinstance(record, Record) and record.key == "d" and row == 48

@@ -110,7 +110,9 @@ def test_answers(answer: dict[str, Any], expected: str) -> None:
     assert parse({"question": "Q", **answer}).turns[1] == ("assistant", expected)
 
 
-@pytest.mark.parametrize("answer", [{"answers": []}, {"answers": [1, "a"]}, {"answer": True}, {"answer": {}}, {}])
+@pytest.mark.parametrize(
+    "answer", [{"answers": []}, {"answers": [1, "a"]}, {"answer": float("nan")}, {"answer": True}, {"answer": {}}, {}]
+)
 def test_wrong_answers(answer: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"a\.jsonl:1: the answer is .*; it must be a text"):
         parse({"question": "Q", **answer})

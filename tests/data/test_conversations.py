@@ -352,6 +352,10 @@ BAD: dict[str, tuple[Any, str]] = {
         {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
         "turn 1 has a part of type 'audio'; known: text, image, image_url, video, video_url",
     ),
+    "a part of no type": (
+        {"messages": [{"role": "user", "content": [{"type": ["text"]}]}]},
+        r"turn 1 has a part of type \['text'\]; known: text",
+    ),
     "a missing answer": ({"image": "a.png", "question": "Q"}, "the answer is missing or null; it must be a text"),
     "no fields": ({"image": "a.png"}, "has none of the fields conversations, messages, texts, question"),
     "outside": ({"image": "../a.png", "question": "Q", "answer": "A"}, r"the path '\.\./a\.png' leaves the directory"),
@@ -361,6 +365,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a number": ({"image": 5, "question": "Q", "answer": "A"}, "image 1 is 5; it must be a path"),
     "a wrong id": ({"id": [1], "question": "Q", "answer": "A"}, r"`id` is \[1\]; it must be an integer or a text"),
     "half a character": ('{"question": "\\ud83d", "answer": "A"}', "`question` is .* which is not Unicode text"),
+    "half a character in answers": ('{"question": "Q", "answers": ["\\ud83d"]}', "the answer is .* not Unicode text"),
     "not UTF-8": (b'{"question": "\xff", "answer": "A"}', "is not JSON: 'utf-8' codec can't decode"),
 }  # fmt: skip
 GOOD = {"image": "a.png", "question": "Q", "answer": "A"}
