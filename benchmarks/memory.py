@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--out docs/results/memory.json]
 
-Every figure is the largest resident memory of a process of its own, which takes one whole step: forward, backward,
+Each value is the largest resident memory of a process of its own, which takes one whole step: forward, backward,
 clipping, LAMB. With --out, a plot is drawn beside the page (it needs the extra `eval`).
 """
 
@@ -123,7 +123,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Plot the peaks over batch sizes, both on logarithmic scales."""
     import matplotlib
 
-    matplotlib.rcParams["svg.hashsalt"] = "memory"  # the same figures make the same file
+    matplotlib.rcParams["svg.hashsalt"] = "memory"  # the same values make the same file
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
+from benchmarks.results import with_new_words
 from experiments.distillation.run import ALONE, SEEDS, TAUGHT, TEACHER
 from experiments.outcomes import PHOTOS
 from experiments.reproduction import (
@@ -16,7 +17,6 @@ from experiments.reproduction import (
     over_seeds,
     percent,
     points,
-    with_new_keys,
 )
 from perception_encoder.evaluation.report import Table
 
@@ -25,7 +25,7 @@ DIFFERENCE = "taught − alone"
 
 def page(result: dict[str, Any]) -> str:
     """Return the page in Markdown: one paragraph and one table."""
-    result = with_new_keys(result)
+    result = with_new_words(result)
     runs: Rows = list(result["runs"].values())
     scale = next(run["config"]["teacher_logit_scale"] for run in runs if run["role"] == TAUGHT)
     text = (

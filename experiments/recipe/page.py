@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from benchmarks.results import with_new_words
 from experiments.outcomes import PHOTOS
 from experiments.recipe.run import POINTS, SEEDS
 from experiments.reproduction import (
@@ -17,7 +18,6 @@ from experiments.reproduction import (
     over_seeds,
     percent,
     points,
-    with_new_keys,
 )
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.report import Table
@@ -29,7 +29,7 @@ PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
 
 def page(result: dict[str, Any], plot: str) -> str:
     """Return the page in Markdown: one paragraph, one table, one plot; `plot` is the file name of its plot."""
-    result = with_new_keys(result)
+    result = with_new_words(result)
     runs = sorted(result["runs"].values(), key=lambda run: (run["step"], run["seed"]))
     minutes = sum(run["seconds"] for run in runs) / 60
     text = (
@@ -96,7 +96,7 @@ def _table(result: dict[str, Any], runs: Rows) -> Table:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Plot both averages by step, with intervals, next to the paper's; MissingExtraError without matplotlib."""
-    scores = with_new_keys(result)["scores"]
+    scores = with_new_words(result)["scores"]
     try:
         from matplotlib.figure import Figure
     except ImportError:
