@@ -31,7 +31,7 @@ SECONDS, BRIEF_SECONDS = 20.0, 4.0  # of each number of clients
 MIXED, BRIEF_MIXED = 600.0, 60.0
 WARM_UP = 0.2  # share of the mixed load after which memory should be flat
 MOST_GROWTH = 1.0  # MiB a minute
-SAMPLES = 120  # of memory that are kept
+SAMPLES = 120  # of memory that are stored
 WORDS = ("red", "mug", "dog", "on", "a", "table", "snow", "two", "people", "old", "photo", "of", "the", "sea")
 
 Body = Callable[[random.Random], bytes]

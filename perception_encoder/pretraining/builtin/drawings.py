@@ -188,7 +188,7 @@ def _clipart_label(title: str, path: Path, creator: str, tags: tuple[str, ...]) 
 
 
 def _clean_tags(raw: list[str], path: Path, creator: str) -> tuple[str, ...]:
-    """The usable tags, the folder's own name first."""
+    """The usable tags; the name of the directory comes first."""
     folder = path.parent.name
     names = [] if folder in DROPPED_TAGS or path.parts[0] in DROPPED_TAGS else [_singular(folder)]
     for tag in raw:
