@@ -189,6 +189,14 @@ def test_every_folder_stands_in_a_layer() -> None:
     assert present <= LAYER_OF.keys()
 
 
+def test_the_documentation_shows_the_same_layers() -> None:
+    present = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^## Layers$.*?^```text\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    drawn = [set(re.split(r"\s{2,}", line)[0].split(" · ")) for line in block.splitlines()]
+    assert drawn[::-1] == [names for layer in LAYERS if (names := layer & present)]
+
+
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.parent != PACKAGE], ids=relative)
 def test_imports_point_down(path: Path) -> None:
     assert upward_imports(path) == []
