@@ -112,8 +112,8 @@ def page(result: dict[str, Any]) -> str:
             "With micro-batches (`--set parallel.chunk=64`) memory hardly grows with the batch: activations are those"
             " of one micro-batch, and a further pair costs its pixels, its features and its row of logits. Losses and"
             " gradients are the same (`tests/train/test_distributed.py`). `pe train RECIPE --plan` computes a device's"
-            " memory from formulas, which `tests/planning/test_activations.py` holds against what autograd saves; they"
-            " take attention to be fused, as it is on a GPU.",
+            " memory from formulas, which `tests/planning/test_activations.py` compares with what autograd saves; they"
+            " assume fused attention, as on a GPU.",
             "",
         ]
     )

@@ -31,8 +31,12 @@ def with_new_words(value: Any) -> Any:
     if isinstance(value, list):
         return [with_new_words(each) for each in value]
     if isinstance(value, Mapping):
-        return {_OLD_WORD.sub(lambda old: OLD_WORDS[old[0]], key): with_new_words(each) for key, each in value.items()}
+        return {_renamed(key): with_new_words(each) for key, each in value.items()}
     return value
+
+
+def _renamed(key: Any) -> Any:
+    return _OLD_WORD.sub(lambda old: OLD_WORDS[old[0]], key) if isinstance(key, str) else key
 
 
 def report(result: dict[str, Any], page: Callable[[dict[str, Any]], str], out: Path | None) -> None:

@@ -52,12 +52,12 @@ def page(result: Mapping[str, Any], plot: str) -> str:
 def _text(result: Mapping[str, Any]) -> Iterator[str]:
     rows = result["curves"]
     seeds = max(row["head_seeds"] for row in rows)
-    small = ", ".join(task for task in ONE_SIZE if any(row["task"] == task for row in rows)).capitalize()
+    small = " and ".join(task for task in ONE_SIZE if any(row["task"] == task for row in rows)).capitalize()
     yield (
         f"Written by `python -m experiments.layers`: each task over {len(rows[0]['layers'])} of the layers of the "
         "built-in model and of the two ends of the [recipe in small](recipe.md), with the built-in model's random "
         f"weights (grey) and, in tracking, colours alone (dotted) as baselines. {small} are at {SIZE} px, videos at "
-        "240 px, all else at the last size that a model was trained at. No layer is normalised, not even the last, as "
+        "240 px, the rest at the last size that a model was trained at. No layer is normalised, not even the last, as "
         f"in the reference's `forward_features`{_normed(result)}."
     )
     yield (
@@ -71,11 +71,11 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     behind = [row for row in _rows(result) if _is_real(row)]
     names = "; ".join(f"{row['task']}, {row['model']}" for row in behind)
     count = f"{len(behind)} of {len(_rows(result))} rows"
-    yield f"The output is shown to be behind the best layer in {count}" + (f" (bold): {names}." if names else ".")
+    yield f"The output is shown to be worse than the best layer in {count}" + (f" (bold): {names}." if names else ".")
     yield (
-        "One of twenty such intervals excludes zero by chance, and what is not shown may still be true. Each model was "
-        "trained with one seed: nothing follows for depth, pooling, the recipe or longer training, and models are not "
-        "compared."
+        "One of twenty such intervals excludes zero by chance, and a difference that is not shown may still exist. "
+        "Each model was trained with one seed, so the page shows nothing about depth, pooling, the recipe or longer "
+        "training, and does not compare models."
     )
 
 
@@ -92,7 +92,7 @@ def _normed(result: Mapping[str, Any]) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> Table:
-    columns = ("task", "model", "as good as the best", "best", "output", "output behind best", "random weights' best")
+    columns = ("task", "model", "as good as the best", "best", "output", "best over output", "random weights' best")
     cells, before = [], ""
     for row in _rows(result):
         unit, task = row["unit"], row["task"]
