@@ -38,8 +38,8 @@ def page(result: dict[str, Any], plot: str) -> str:
         f"*{PHOTOS}* is the mean class accuracy on the test photographs, zero-shot, averaged over the tasks; "
         f"*{ROBUST}* the average over test sets unlike the training data: photographs changed in five ways, and "
         "drawings in a style that is never trained on, by their names. Percent ± half the width of the 95 % interval "
-        "over images; differences in points. The interval of both seeds includes the seeds of training, and only one that excludes "
-        "zero is a claim, in bold; the effect of seeds is pooled over the points. "
+        "over images; differences in points. The interval of both seeds includes the seeds of training, and only one "
+        "that excludes zero is a claim, in bold; the effect of seeds is pooled over the points. "
         f"{earlier_procedure(runs)}{_settings(result)}Only these points were run, not single steps: a "
         "claim is about all steps between two points together, in runs as short as these and with these rates."
     )
