@@ -37,8 +37,8 @@ def page(result: dict[str, Any]) -> str:
         f"zero-shot, averaged over the tasks; *{ROBUST}* the average over test sets unlike the training data: "
         "photographs changed in five ways, and drawings in a style that is never trained on, by their names. Percent ± "
         "half the width of the 95 % interval over images, differences in points; the interval of all seeds includes "
-        "the seeds of training, and only one that excludes zero is a claim, in bold. Minutes are those of training, with the "
-        "teacher's own computations."
+        "the seeds of training, and only one that excludes zero is a claim, in bold. Minutes are those of training, "
+        "with the teacher's own computations."
     )
     table = _table(runs, result["scores"], result["differences"]).markdown()
     return "\n".join(["# Distillation in small", "", *wrap(text, 118, break_on_hyphens=False), "", table])
