@@ -67,10 +67,10 @@ def test_commands_exist(page: Path) -> None:
 
 def test_examples_ask_for_sizes_of_whole_patches() -> None:
     lines = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").splitlines()
-    asked = [line.split() for line in lines if line.strip().startswith("pe ") and " --size " in line]
-    found = [(name, words[words.index("--size") + 1]) for words in asked for name in filter(canonical_name, words)]
-    assert found
-    for name, size in found:
+    sized = [line.split() for line in lines if line.strip().startswith("pe ") and " --size " in line]
+    sizes = [(name, words[words.index("--size") + 1]) for words in sized for name in filter(canonical_name, words)]
+    assert sizes
+    for name, size in sizes:
         patch = find_model(name).vision.patch_size
         assert not any(int(side) % patch for side in size.split("x")), f"{name} --size {size}"
 
@@ -119,9 +119,9 @@ def test_output_in_the_readme_is_what_the_commands_print(
     for command, expected in session:
         run = run_pe(*shlex.split(command))
         assert run.status == 0, run.stderr
-        for line, shown in zip(run.stdout.splitlines(), expected.splitlines(), strict=True):
-            for word, shown_word in zip(line.split(), shown.split(), strict=True):
-                assert word == shown_word or number(word) == pytest.approx(number(shown_word), abs=0.02), line
+        for line, expected_line in zip(run.stdout.splitlines(), expected.splitlines(), strict=True):
+            for word, expected_word in zip(line.split(), expected_line.split(), strict=True):
+                assert word == expected_word or number(word) == pytest.approx(number(expected_word), abs=0.02), line
 
 
 def number(word: str) -> float:
