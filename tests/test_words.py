@@ -55,6 +55,14 @@ EXCEPTIONS = {
 }
 """Phrases, as patterns, that a file may use, with the reason."""
 
+NAMES = re.compile(
+    r"(?:asked|found|given|kept|said|shown|taken|told|wanted|written)|(?:.*_)?(?:folder|picture|place|thing)s?(?:_of.*)?",
+    flags=re.IGNORECASE,
+)
+"""What not to call a variable, parameter, function or class: a participle, or a word of the table."""
+NAMED: dict[str, str] = {}
+"""Files that define such names, with the names."""
+
 SUFFIXES = (".html", ".js", ".md", ".py")
 DIRECTORIES = ("perception_encoder", "experiments", "benchmarks", "examples", "docs", ".github")
 FILES = [path for name in DIRECTORIES for path in (ROOT / name).rglob("*") if path.suffix in SUFFIXES]
@@ -141,6 +149,21 @@ def test_help_texts(words: tuple[str, ...]) -> None:
 def test_documents_and_sources(area: str) -> None:
     own = {name: hits for name, hits in problems().items() if relative((ROOT / name).parent) == area}
     assert own and {name: hits for name, hits in own.items() if hits} == {}
+
+
+@pytest.mark.parametrize("area", sorted({relative(path.parent) for path in FILES if path.suffix == ".py"}))
+def test_names(area: str) -> None:
+    modules = [path for path in FILES if path.suffix == ".py" and relative(path.parent) == area]
+    wrong = {relative(path): {name for name in names(path) if NAMES.fullmatch(name.strip("_"))} for path in modules}
+    allowed = {name: set(NAMED[name].split()) for name in wrong if name in NAMED}
+    assert {name: each for name, each in wrong.items() if each} == allowed
+
+
+def test_the_check_of_names_sees_each_kind(tmp_path: Path) -> None:
+    source = "FOLDER = 1\ndef list_folder(given, *, place): [found for found in ()]\nclass Pictures: wanted: int\n"
+    (tmp_path / "a.py").write_text(source + "def forgiven(place_holder): replaces = anything = given.kept\n")
+    wrong = [name for name in names(tmp_path / "a.py") if NAMES.fullmatch(name)]
+    assert sorted(wrong) == ["FOLDER", "Pictures", "found", "given", "list_folder", "place", "wanted"]
 
 
 @pytest.mark.parametrize("exception", EXCEPTIONS)

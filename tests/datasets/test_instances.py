@@ -16,7 +16,7 @@ from tests.evaluation.layers import png
 pytest.importorskip("faster_coco_eval")
 
 
-def test_things_are_read(tmp_path: Path) -> None:
+def test_objects_are_read(tmp_path: Path) -> None:
     train, test = read_instance_splits(write_instances(tmp_path, {"train": 3, "test": 2}))
     assert (len(train.keys), test.keys) == (3, ("1.jpg", "2.jpg")) and train.open(0).size == (64, 48)
     things = train.instances(0)
@@ -41,23 +41,23 @@ def test_run_lengths_of_scenes_and_crowds(tmp_path: Path) -> None:
         found.open(0)
 
 
-def test_coco_and_lvis_folders(tmp_path: Path) -> None:
+def test_coco_and_lvis_directories(tmp_path: Path) -> None:
     said, pictures = described(2)
-    for name, folder in (("instances_{}2017", "coco"), ("lvis_v1_{}", "lvis")):
+    for name, directory in (("instances_{}2017", "coco"), ("lvis_v1_{}", "lvis")):
         for split in ("train", "val"):
             images = said["images"]
-            if folder == "lvis":
+            if directory == "lvis":
                 images = [
                     {**{k: v for k, v in image.items() if k != "file_name"}, "neg_category_ids": [9]}
                     | {"not_exhaustive_category_ids": [], "coco_url": f"http://x/train2017/{image['id']}.jpg"}
                     for image in images
                 ]
-            (tmp_path / folder / "annotations").mkdir(parents=True, exist_ok=True)
-            file = tmp_path / folder / "annotations" / f"{name.format(split)}.json"
+            (tmp_path / directory / "annotations").mkdir(parents=True, exist_ok=True)
+            file = tmp_path / directory / "annotations" / f"{name.format(split)}.json"
             file.write_text(json.dumps({**said, "images": images}), encoding="utf-8")
-            (tmp_path / folder / f"{split}2017").mkdir()
+            (tmp_path / directory / f"{split}2017").mkdir()
             for number, picture in enumerate(pictures, start=1):
-                (tmp_path / folder / f"{split}2017" / f"{number}.jpg").write_bytes(png(picture))
+                (tmp_path / directory / f"{split}2017" / f"{number}.jpg").write_bytes(png(picture))
     train, test = read_instance_splits(tmp_path / "coco")
     assert test.open(1).size == (64, 48) and not test.lvis
     train, test = read_instance_splits(tmp_path / "lvis")

@@ -27,7 +27,7 @@ def task(broken: tuple[int, ...] = ()) -> LabelledImages:
     return LabelledImages("colours", tuple("abcde"), pictures, COLOURS)
 
 
-def test_vectors_are_in_the_pictures_order(monkeypatch) -> None:
+def test_vectors_are_in_the_images_order(monkeypatch) -> None:
     whole = encode_images(ColourEncoder(), task())
     monkeypatch.setattr(module, "CHUNK", 2)
     chunked = encode_images(ColourEncoder(), task())
@@ -38,7 +38,7 @@ def test_vectors_are_in_the_pictures_order(monkeypatch) -> None:
     assert whole.failures == ()
 
 
-def test_an_undecodable_picture_is_reported_and_not_replaced(monkeypatch) -> None:
+def test_an_undecodable_image_is_reported_and_not_replaced(monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 2)
     encoder = ColourEncoder()
     found = encode_images(encoder, task(broken=(1, 2, 3)))
@@ -47,7 +47,7 @@ def test_an_undecodable_picture_is_reported_and_not_replaced(monkeypatch) -> Non
     assert len(found.vectors) == encoder.pictures == 2
 
 
-def test_a_task_of_undecodable_pictures_is_a_data_error() -> None:
+def test_a_task_of_undecodable_images_is_a_data_error() -> None:
     with pytest.raises(DataError, match="colours: no image can be decoded; the first: a: "):
         encode_images(ColourEncoder(), task(broken=(0, 1, 2, 3, 4)))
 
@@ -64,7 +64,7 @@ def test_vectors_that_are_not_finite_are_a_model_error(value: float) -> None:
         encode_images(Broken(), task())
 
 
-def test_the_same_pictures_take_other_labels() -> None:
+def test_the_same_images_take_other_labels() -> None:
     encoder = ColourEncoder()
     cache = CachingEncoder(encoder)
     fine = task(broken=(1,))

@@ -86,7 +86,7 @@ def captioned(**changes) -> CaptionedMedia:
     return CaptionedMedia(**{**fields, **changes})
 
 
-def test_pictures_are_measured_under_each_transform() -> None:
+def test_images_are_measured_under_each_transform() -> None:
     models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
     measurements = evaluate([RetrievalEvaluator(captioned())], models)
     assert [(m.transform, m.classes, len(m.metrics)) for m in measurements] == [("squash", 3, 12), ("crop", 3, 12)]
@@ -94,7 +94,7 @@ def test_pictures_are_measured_under_each_transform() -> None:
     assert measurements[0].failures == ()
 
 
-def test_a_broken_picture_takes_its_captions_along() -> None:
+def test_a_broken_image_takes_its_captions_along() -> None:
     data = captioned(media=(b"no picture", picture("green"), picture("blue")))
     (measurement,) = RetrievalEvaluator(data).run(ColourEncoder())
     assert [failure.source for failure in measurement.failures] == ["red"]

@@ -28,7 +28,7 @@ DROPPED_TITLES = re.compile(
     r"simple arrows|elder sign|^people$",
     re.IGNORECASE,
 )
-DROPPED_FOLDERS = re.compile(r"/(flags|cards|gradients|led|semaphore|themes?)/")
+DROPPED_DIRECTORIES = re.compile(r"/(flags|cards|gradients|led|semaphore|themes?)/")
 # Series whose images are named by their files.
 FILE_NAMED_TITLES = re.compile(
     r"AIGA_Symbol_Signs|Road Signs|R16 sibmission|Sallite|Map Symbols|Homes Clipart|Australian Maps"
@@ -144,7 +144,7 @@ def _read_clipart(svg: bytes, path: Path, source: DrawingSource) -> Drawing | No
     licence = next((v for e in work if _tag(e) == "license" for k, v in e.items() if k.endswith("resource")), "")
     if "publicdomain" not in licence.lower() or DROPPED_TITLES.search(title):
         return None
-    if DROPPED_FOLDERS.search(f"/{path.as_posix()}"):
+    if DROPPED_DIRECTORIES.search(f"/{path.as_posix()}"):
         return None
     creator = next((_text(e, "title") for e in work.iter() if _tag(e) == "creator" and len(e)), "")
     raw_tags = [(e.text or "").strip().lower() for e in work.iter() if _tag(e) == "li"]
@@ -188,9 +188,9 @@ def _clipart_label(title: str, path: Path, creator: str, tags: tuple[str, ...]) 
 
 
 def _clean_tags(raw: list[str], path: Path, creator: str) -> tuple[str, ...]:
-    """The usable tags; the name of the directory comes first."""
-    folder = path.parent.name
-    names = [] if folder in DROPPED_TAGS or path.parts[0] in DROPPED_TAGS else [_singular(folder)]
+    """The usable tags, the directory's own name first."""
+    parent = path.parent.name
+    names = [] if parent in DROPPED_TAGS or path.parts[0] in DROPPED_TAGS else [_singular(parent)]
     for tag in raw:
         if tag in DROPPED_TAGS or re.search(r"\d|hash|theme", tag) or tag == creator.lower():
             continue

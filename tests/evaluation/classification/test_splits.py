@@ -80,7 +80,7 @@ def by_hash(count: int) -> list[str]:
     return sorted((f"a{n}" for n in range(count)), key=lambda key: hashlib.sha256(key.encode()).digest())
 
 
-def test_the_last_picture_of_a_class_is_not_held_out() -> None:
+def test_the_last_image_of_a_class_is_not_held_out() -> None:
     first, second, third, *others = by_hash(30)
     labels = {first: "blue", second: "white", third: "white"} | {
         key: ("red", "green")[place % 2] for place, key in enumerate(others)

@@ -107,7 +107,7 @@ FAR = np.full((24, 32), 30, np.float32)
 FRAMED = np.pad(np.zeros((22, 32), np.float32), ((2, 0), (0, 0)), constant_values=2)  # above Eigen's crop alone
 
 
-def test_pictures_without_known_depth_are_reported_and_left_out() -> None:
+def test_images_without_known_depth_are_reported_and_left_out() -> None:
     train, test = rooms(6, 0), rooms(4, 1)
     train[2], test[1], test[3] = FAR, 0, FRAMED
     protocol = replace(PROTOCOL, eigen_crop=True)

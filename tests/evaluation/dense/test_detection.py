@@ -33,8 +33,8 @@ T = TypeVar("T")
 SMALL = DetectionConfig(channels=16, hidden=32, regions=32, fit=FitConfig(epochs=1, batch=4))
 
 
-def found_all(pictures: InstanceSet, row: int) -> Detected:
-    things = pictures.instances(row)
+def found_all(images: InstanceSet, row: int) -> Detected:
+    things = images.instances(row)
     return Detected(things.boxes, things.labels, np.ones(len(things.labels), np.float32), things.masks)
 
 
@@ -79,7 +79,7 @@ def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     assert (gap.value, gap.interval, gap.n) == (0, (0, 0), 2)
 
 
-def test_lvis_counts_more_things_and_less_sure_ones(tmp_path: Path) -> None:
+def test_lvis_counts_more_objects_and_less_sure_ones(tmp_path: Path) -> None:
     place = write_instances(tmp_path, {"train": 2, "test": 1})
     coco = read_instance_splits(place)
     for split in ("train", "test"):

@@ -42,7 +42,7 @@ def test_overlaps_by_hand() -> None:
     assert pixels.value == pytest.approx(3 / 5)
 
 
-def test_a_class_is_measured_over_all_pictures_together() -> None:
+def test_a_class_is_measured_over_all_images_together() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     truth, guess = rng.integers(0, 4, (2, 5, 9, 7))
@@ -70,7 +70,7 @@ def test_perfect_features_are_segmented_perfectly_and_noise_is_not() -> None:
     assert difference(*(by_metric(each)["mIoU"] for each in (perfect, noise))).interval[0] > 0.2
 
 
-def test_scenes_are_measured_and_a_broken_picture_reported(tmp_path: Path) -> None:
+def test_scenes_are_measured_and_a_broken_image_reported(tmp_path: Path) -> None:
     write_scenes(tmp_path, "train", 16, 0)
     write_scenes(tmp_path, "test", 6, 1, cut=2)
     train, test = read_class_splits(tmp_path)
@@ -108,7 +108,7 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
     assert keep_trained(drawn_masks("a", learned), only)[1] is only
 
 
-def test_pictures_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     some, void = label_maps(4, 0), np.full((24, 32), 255, np.uint8)
     train, test = drawn_masks("a", some, [*some[:3], void]), drawn_masks("b", some, [void, *some[1:]])
     (found,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))

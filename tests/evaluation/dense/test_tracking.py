@@ -41,7 +41,7 @@ def test_masks_as_features_track_almost_perfectly_and_noise_does_not() -> None:
     assert noise.region.max() < 0.4
 
 
-def test_colours_track_coloured_things(tmp_path: Path) -> None:
+def test_colours_track_coloured_objects(tmp_path: Path) -> None:
     write_video(tmp_path / "discs.tar", *discs())
     (found,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(4), 0))
     failures = found.failures
@@ -91,7 +91,7 @@ def test_frames_keep_their_aspect_ratio(size, short, patch, expected) -> None:
 
 
 def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
-    pictures, masks = discs(3)
+    images, masks = discs(3)
     with pytest.raises(InputError, match=r"empty: the mask of the first frame has no object"):
         score_video("empty", np.ones((3, 4, 4, 2)), [np.zeros((8, 8), np.uint8)] * 3)
     with pytest.raises(InputError, match=r"only: no frame after the first"):
@@ -100,7 +100,7 @@ def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
         score_video("bad", np.full((3, 4, 4, 2), np.nan), masks)
     with pytest.raises(DataError, match=r"v: 3 masks for the features of 2"):
         score_video("v", np.ones((2, 4, 4, 2)), masks)
-    write_video(tmp_path / "v.tar", pictures, masks)
+    write_video(tmp_path / "v.tar", images, masks)
     with pytest.raises(ModelError, match=r"colours, layer 2"):
         TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 2))
     with pytest.raises(ConfigError, match=r"layer 3 does not exist"):
@@ -119,11 +119,11 @@ def test_a_video_that_cannot_be_decoded_is_reported_and_left_out(tmp_path: Path)
 
 
 def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path) -> None:
-    pictures, masks = discs(4)
-    write_video(tmp_path / "empty.tar", pictures, [np.zeros_like(masks[0]), *masks[1:]])
-    write_video(tmp_path / "good.tar", pictures, masks)
-    write_video(tmp_path / "one.tar", pictures, [masks[0], None, None, None])
-    write_video(tmp_path / "sizes.tar", pictures, [*masks[:3], masks[3][:-1]])
+    images, masks = discs(4)
+    write_video(tmp_path / "empty.tar", images, [np.zeros_like(masks[0]), *masks[1:]])
+    write_video(tmp_path / "good.tar", images, masks)
+    write_video(tmp_path / "one.tar", images, [masks[0], None, None, None])
+    write_video(tmp_path / "sizes.tar", images, [*masks[:3], masks[3][:-1]])
     (found,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 0))
     failures = found.failures
     assert [failure.source for failure in failures] == ["empty", "one", "sizes"] and found.metrics[0].n == 1
