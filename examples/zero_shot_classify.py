@@ -1,6 +1,6 @@
 """Classify images by the names of classes, without training.
 
-    python examples/zero_shot_classify.py mug.jpg dog.jpg --labels "a mug" "a dog" "a cat"
+python examples/zero_shot_classify.py mug.jpg dog.jpg --labels "a mug" "a dog" "a cat"
 """
 
 from __future__ import annotations
