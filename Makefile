@@ -8,6 +8,8 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 DEMO_EXTRAS := demo
+# Its scorers are compared with ours; tests take single functions from its files, so its many dependencies stay out.
+LMMS_EVAL := lmms-eval==0.7.3
 DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,scenes,cluster,onnx,data
 
 .PHONY: demo test test-slow test-dtypes check lint types site wheel docs clean
@@ -58,4 +60,5 @@ clean:
 
 .venv/dev-installed: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEV_EXTRAS)]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps '$(LMMS_EVAL)'
 	@touch $@

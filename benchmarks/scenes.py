@@ -136,7 +136,7 @@ def page(result: dict[str, Any]) -> str:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", type=Path, help="library from `pe data prepare scenes`")
+    parser.add_argument("--models", type=Path, help="library from `pe data furniture`")
     parser.add_argument("--count", type=int, default=600, help="number of images")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="JSON file; a page is written beside it")

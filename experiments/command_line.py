@@ -21,7 +21,7 @@ Photos = Annotated[Path, option("Directory of labelled photographs: train, val a
 Drawings = Annotated[Path, option("Directory that `pe data prepare` made.", "DIR")]
 Runs = Annotated[Path, option("Directory of the runs: checkpoints and metrics.", "DIR")]
 Towers = Annotated[Path, option("Directory of the towers of the recipe's first and last point.", "DIR")]
-Jobs = Annotated[int, option("Runs at a time; they share the cores.", min=1)]
+Jobs = Annotated[int, option("Runs at a time; they share the cores.", least=1)]
 Out = Annotated[Path, out_option("JSON of the results; the page is written next to it.")]
 
 

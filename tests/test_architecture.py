@@ -170,7 +170,8 @@ def public_names() -> dict[str, set[str]]:
         for node in parse(path).body:
             names: list[str] = []
             if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                names = [] if of_cli and node.decorator_list else [node.name]
+                is_command = of_cli and (node.decorator_list or node.name == path.stem)
+                names = [] if is_command else [node.name]
             elif isinstance(node, ast.Assign) and not of_cli and "TypeVar(" not in ast.unparse(node.value):
                 targets = [target.id for target in node.targets if isinstance(target, ast.Name)]
                 names = [target for target in targets if target[0].isupper() and not target.isupper()]

@@ -28,7 +28,7 @@ def layers(
 
     Examples:
 
-        pe data prepare scenes datasets
+        pe data furniture datasets
         pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 300
         pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 150 --split test
         python -m experiments.layers --photos photos --scenes scenes --clips davis

@@ -1,1 +1,1 @@
-"""The pe command: one module a noun."""
+"""The `pe` command: one module for each of its commands."""

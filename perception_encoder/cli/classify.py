@@ -14,16 +14,13 @@ if TYPE_CHECKING:
     from perception_encoder.evaluation.classification.labels import Guess
     from perception_encoder.inference.listing import Item
 
-app = typer.Typer()
 
-
-@app.command()
 def classify(
     files: options.Files,
     labels: Annotated[str, option("Labels separated by commas, or @FILE with one per line.", "LABELS")],
     prompts: options.Prompts = "photo",
     model: options.Model = None,
-    top: Annotated[int, option("Number of labels printed per file.", panel=OUTPUT, min=1)] = 3,
+    top: Annotated[int, option("Number of labels printed per file.", panel=OUTPUT, least=1)] = 3,
     json: options.Json = False,
     html: options.Html = None,
     strict: options.Strict = False,
@@ -32,7 +29,7 @@ def classify(
 
     Zero-shot: nothing is trained. Each label is put into a set of prompts, and each file gets the labels nearest to it,
     with probabilities over all labels. Write labels as you would say them ("ginger cat"), and add one for everything
-    else ("other pet"). Files that cannot be read are listed. In a pipe the table is tab-separated.
+    else ("other pet"). Files that cannot be read are listed. In a pipe, the table is tab-separated.
 
     Examples:
 
@@ -54,22 +51,22 @@ def classify(
     encoder = load(source)
     namer = Namer(encoder, names, prompts)
     with progress("encoding files", len(items)) as advance:
-        encoded = encode_media(encoder, items, advance)
-    guesses = namer.guess(encoded.vectors, top)
+        media = encode_media(encoder, items, advance)
+    guesses = namer.guess(media.vectors, top)
     if json:
-        entries = list(map(_as_json, encoded.items, guesses))
+        entries = list(map(_as_json, media.items, guesses))
         head = {"model": encoder.name, "prompts": prompts, "labels": names}
-        output.print_json({**head, "files": entries, "skipped": encoded.skipped})
-    elif encoded.items:
+        output.print_json({**head, "files": entries, "skipped": media.skipped})
+    elif media.items:
         columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
-        output.print_table(columns, (_as_row(*row)[: len(columns)] for row in zip(encoded.items, guesses, strict=True)))
+        output.print_table(columns, (_as_row(*row)[: len(columns)] for row in zip(media.items, guesses, strict=True)))
     if html is not None:
         demo = default_model.demo_line(source, model)
-        note = f"{len(encoded.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
-        sections = Naming(encoder, encoded, guesses, namer.class_vectors).sections(html)
+        note = f"{len(media.items)} files, {len(names)} labels, by {encoder.name}" + (f"; {demo}" if demo else "")
+        sections = Naming(encoder, media, guesses, namer.class_vectors).sections(html)
         write_contact_sheet(html, "Classified", note, sections)
     default_model.print_demo(source, model, json)
-    raise typer.Exit(output.input_status(encoded.failures, encoded.total, strict))
+    raise typer.Exit(output.input_status(media.failures, media.total, strict))
 
 
 def _as_json(item: Item, guesses: list[Guess]) -> dict[str, Any]:

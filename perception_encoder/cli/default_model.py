@@ -13,7 +13,7 @@ from perception_encoder.models.registry import BUILTIN, canonical_name, find_mod
 
 VARIABLE = "PE_MODEL"
 REAL = "PE-Core-L14-336"
-"""The model that the line on the demo model recommends."""
+"""The model that the line about the demo model recommends."""
 
 
 def chosen_model() -> str | None:
@@ -23,10 +23,10 @@ def chosen_model() -> str | None:
 
 def _choice() -> tuple[str | None, str]:
     """Return the model that the user chose, and where the choice comes from."""
-    named = os.environ.get(VARIABLE)
+    from_environment = os.environ.get(VARIABLE)
     path = _path()
-    if named or not path.is_file():
-        return named or None, f"the environment variable {VARIABLE}"
+    if from_environment or not path.is_file():
+        return from_environment or None, f"the environment variable {VARIABLE}"
     try:
         model = json.loads(path.read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -62,26 +62,26 @@ def choose_model(name: str) -> str:
     if find_entry(name).text is None:
         raise ConfigError(f"{name} has no text tower, which search and classify need; choose a Core model")
     find_weights(name)
-    stored = canonical_name(name) or portable_name(name)
+    full_name = canonical_name(name) or portable_name(name)
     with writing(_path()), replacing(_path()) as temporary:
-        temporary.write_text(json.dumps({"model": stored}) + "\n", encoding="utf-8")
-    return stored
+        temporary.write_text(json.dumps({"model": full_name}) + "\n", encoding="utf-8")
+    return full_name
 
 
 def demo_line(source: str, option: str | None) -> str:
-    """Return a line on the demo model if results are by it unless `-m` (`option`) or the user chose it, else ""."""
-    chosen = chosen_model()
-    if canonical_name(source) != BUILTIN or BUILTIN in {canonical_name(name) for name in (option, chosen) if name}:
+    """Return a line about the demo model if it was used but neither `-m` (`option`) nor the user chose it, else ""."""
+    choice = chosen_model()
+    if canonical_name(source) != BUILTIN or BUILTIN in {canonical_name(name) for name in (option, choice) if name}:
         return ""
-    if chosen is not None:
-        rebuild = shlex.join(["pe", "index", "--rebuild", "-m", chosen, "DIR"])
-        return f"this index is by the built-in model, a small demo; to use {chosen}: {rebuild}"
+    if choice is not None:
+        rebuild = shlex.join(["pe", "index", "--rebuild", "-m", choice, "DIR"])
+        return f"this index uses the built-in model, a small demo; to use {choice}: {rebuild}"
     size = find_model(REAL).download_bytes / 1e9
     return f"the built-in model is a small offline demo; for a full model ({size:.1f} GB): pe models use {REAL}"
 
 
 def print_demo(source: str, option: str | None, json: bool = False) -> None:
-    """Print `demo_line`, if there is one: below the results, or on stderr if these are JSON or piped."""
+    """Print `demo_line`, if there is one: below the results, or on stderr if they are JSON or piped."""
     if line := demo_line(source, option):
         (output.print_note if json else output.print_remark)(line)
 

@@ -14,15 +14,12 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.progress import progress
 
-app = typer.Typer()
-
 LITTLE = (
     "The built-in model knows flowers, clothes, groceries, Caltech's objects and emoji, and little else.",
     "On 1,000 photographs of ImageNet's classes it is right for 0.7 % among 1,000 names, and for 2 % among 100.",
 )
 
 
-@app.command()
 def demo(
     out: Annotated[Path, options.out_option("Directory for the images, the video and the page.", "DIR")] = Path("demo"),
     model: Annotated[str, options.model_option()] = "builtin",
@@ -48,22 +45,22 @@ def demo(
 
     encoder = load(model)
     namer = Namer(encoder, samples.LABELS)
-    written = samples.write_samples(out)
-    items = list_media_items([written.gallery])
+    sample_files = samples.write_samples(out)
+    items = list_media_items([sample_files.gallery])
     with progress("encoding files", len(items)) as advance:
-        encoded = encode_media(encoder, items, advance)
-    title = f"{len(encoded.items)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"
+        media = encode_media(encoder, items, advance)
+    title = f"{len(media.items)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"
     output.print_line(title)
     output.print_line("")
-    guesses = namer.guess(encoded.vectors, top=3)
+    guesses = namer.guess(media.vectors, top=3)
     rows = [
         (Path(item.path).stem, *(f"{label} {share:.0%}" for label, share in ranked))
-        for item, ranked in zip(encoded.items, guesses, strict=True)
+        for item, ranked in zip(media.items, guesses, strict=True)
     ]
     output.print_table(("file", f"best of {len(namer.labels)} labels", "second", "third"), rows)
 
-    queries = [*map(terms.text_query, samples.QUERIES), terms.media_query(str(written.query))]
-    gallery, vectors = galleries.FileGallery(encoder, encoded), search.query_vectors(encoder, queries)
+    queries = [*map(terms.text_query, samples.QUERIES), terms.media_query(str(sample_files.query))]
+    gallery, vectors = galleries.FileGallery(encoder, media), search.query_vectors(encoder, queries)
     results = search.search([gallery], queries, vectors, top=4)
     output.print_line("")
     rows = [
@@ -73,15 +70,15 @@ def demo(
     output.print_table(("query", "best hit", "second", "third"), rows)
 
     page = out / "index.html"
-    labels = Naming(encoder, encoded, guesses, namer.class_vectors).section("Labels", "The most probable labels.", page)
+    labels = Naming(encoder, media, guesses, namer.class_vectors).section("Labels", "The most probable labels.", page)
     write_contact_sheet(page, "Demo", title, [labels, *query_sections(queries, results, page)])
     output.print_line("")
     output.print_line(f"All results, with images: {page}")
     if canonical_name(model) == BUILTIN:
         for line in LITTLE:
             output.print_line(line)
-    _print_next_steps(written.gallery)
-    raise typer.Exit(output.report_skipped(encoded.failures, encoded.total))
+    _print_next_steps(sample_files.gallery)
+    raise typer.Exit(output.report_skipped(media.failures, media.total))
 
 
 def _print_next_steps(gallery: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,37 +14,34 @@ from perception_encoder.cli.options import MODEL, SPEED, flag, option
 from perception_encoder.cli.progress import progress
 from perception_encoder.errors import DataError
 
-app = typer.Typer()
-
 Pool = StrEnum("Pool", ["attn", "cls", "mean", "tokens"])
 DType = StrEnum("DType", ["float32", "bfloat16"])
 
 
-@app.command()
 def embed(
     paths: options.Files,
-    out: Annotated[Path, options.out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")],
+    out: options.Embeddings,
     overwrite: options.Overwrite = False,
     model: options.Model = None,
-    layer: Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the last].", "N", MODEL)] = None,
-    pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens: none.", panel=MODEL)] = None,
+    layer: Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the last].", "N", MODEL)] = None,
+    pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens for none.", panel=MODEL)] = None,
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
     dtype: Annotated[DType | None, option("Precision [default: bfloat16 if it is faster here].", panel=SPEED)] = None,
-    batch_size: Annotated[int | None, option("Images or texts per batch.", panel=SPEED, min=1)] = None,
-    workers: Annotated[int | None, option("Reading threads; more help with slow disks.", panel=SPEED, min=1)] = None,
+    batch_size: Annotated[int | None, option("Images or texts per batch.", panel=SPEED, least=1)] = None,
+    workers: Annotated[int | None, option("Reading threads; slow disks need more.", panel=SPEED, least=1)] = None,
     strict: options.Strict = False,
     private: Annotated[bool, flag("--allow-private-urls", "Allow URLs that lead to private addresses.")] = False,
 ) -> None:
     """Embed images, videos and texts.
 
-    Tables (CSV, TSV, Parquet, JSONL) have a column of paths or of texts; "clip.mp4@2s-5s" is a part of a video. Inputs
+    Tables (CSV, TSV, Parquet, JSONL) need a column of paths or of texts; "clip.mp4@2s-5s" is a part of a video. Inputs
     that cannot be read are skipped and listed. An interrupted run resumes when the same command is repeated.
 
     Examples:
 
         pe embed photos/ -o photos.parquet
-        pe embed "shots/**/*.jpg" clips/ -o vectors.parquet -m PE-Core-L14-336
+        pe embed "shots/**/*.jpg" clips/ -o embeddings.parquet -m PE-Core-L14-336
         pe embed captions.csv -o captions/
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
     """
@@ -78,6 +74,7 @@ def embed(
             raise typer.Exit(output.INTERRUPTED) from None
         rows = writer.finish()
     speed = (writer.done - earlier) / (time.perf_counter() - started)
-    output.print_line(f"{rows} vectors in {out}, {speed:.1f} items/s" if rows else f"no vectors, so no {out}")
+    summary = f"{rows} embeddings in {out}, {speed:.1f} items/s" if rows else f"no embeddings; {out} was not written"
+    output.print_line(summary)
     default_model.print_demo(source, model)
     raise typer.Exit(output.input_status(writer.failures, rows + len(writer.failures), strict))

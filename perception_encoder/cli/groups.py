@@ -3,43 +3,48 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any, ClassVar, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from perception_encoder.cli import output
+from perception_encoder.cli.options import BY_POSITION
 
 RENAMED = {"--beside": "--baseline", "--any-kind": "--class-agnostic"}
 """Flags that have a new name since version 0.2; the old ones go with version 0.3."""
+RENAMED_COMMANDS = {"prepare scenes": "furniture"}
+"""Commands, likewise."""
 REMOVED = {"reproduce": "run python -m experiments.recipe, experiments.distillation or experiments.layers"}
 """Commands that are gone, and what to do instead."""
 
+CommandTable = Mapping[str, Mapping[str, str]]
+"""The commands of a group by heading of its help: the name of each, and its module in `perception_encoder.cli`."""
+
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are modules with `app = typer.Typer()`, by name in `modules`."""
+    """A group whose commands are modules, each with a function of the command's name, or an `app` of sub-commands."""
 
-    modules: ClassVar[Mapping[str, str]] = {}
-    panels: ClassVar[Mapping[str, Sequence[str]]] = {}
-    """Which commands the help lists under which heading."""
+    table: ClassVar[CommandTable] = {}
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.modules)
+        return [name for modules in self.table.values() for name in modules]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.modules:
-            near = [f"did you mean {name!r}?" for name in get_close_matches(cmd_name, self.modules, n=1)]
+        heading = next((heading for heading, modules in self.table.items() if cmd_name in modules), None)
+        if heading is None:
+            near = [f"did you mean {name!r}?" for name in get_close_matches(cmd_name, self.list_commands(ctx), n=1)]
             hints = [REMOVED[cmd_name]] if cmd_name in REMOVED else near
-            ctx.fail("; ".join([f"no such command: {cmd_name!r}", *hints]))
-        app: typer.Typer = importlib.import_module(self.modules[cmd_name]).app
-        app.rich_markup_mode = "markdown"
-        command: Any = typer.main.get_command(app)
+            return ctx.fail("; ".join([f"no such command: {cmd_name!r}", *hints]))
+        module = importlib.import_module(f"perception_encoder.cli.{self.table[heading][cmd_name]}")
+        command: Any = typer.main.get_command(_find_app(module, cmd_name))
         command.name = cmd_name
-        command.rich_help_panel = next((name for name, names in self.panels.items() if cmd_name in names), None)
+        command.rich_help_panel = heading
         command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
-        hide_types(command, ctx)
+        adapt(command, ctx)
         return command
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -49,32 +54,76 @@ class LazyGroup(TyperGroup):
         return option
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if new := RENAMED_COMMANDS.get(old := " ".join(args[:2])):
+            _warn_of_new_name(old, new)
+            args = [new, *args[2:]]
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, list(map(_rename, rest))
 
 
-def lazy_group(modules: Mapping[str, str], panels: Mapping[str, Sequence[str]] | None = None) -> typer.Typer:
-    """Make the app of a group; `modules`: the module of each command, by the command's name."""
-    group = type("Group", (LazyGroup,), {"modules": modules, "panels": panels or {}})
+class PlainArgument(TyperArgument):
+    """An argument whose name says it all: the help adds no type, and the usage line no braces."""
+
+    def display_type_rich(self, ctx: Any) -> None:
+        return None
+
+    def get_usage_pieces(self, ctx: Any) -> list[str]:
+        name = self.metavar or self.name
+        if not self.required and not name.startswith("["):
+            name = f"[{name}]"
+        return [name if self.nargs == 1 or name.endswith("...") else f"{name}..."]
+
+
+class PositionalOption(TyperOption):
+    """An option whose value may also be given without its flag: the first positional value that no argument takes."""
+
+    def get_usage_pieces(self, ctx: Any) -> list[str]:
+        piece = f"[{self.opts[-1]}] {self.metavar}"
+        return [piece if self.required else f"[{piece}]"]
+
+    def handle_parse_result(self, ctx: Any, opts: Any, args: list[str]) -> Any:
+        if self.name not in opts and args:
+            opts, args = {**opts, self.name: args[0]}, args[1:]
+        return super().handle_parse_result(ctx, opts, args)
+
+
+def lazy_group(table: CommandTable) -> typer.Typer:
+    """Make the app of a group."""
+    group = type("Group", (LazyGroup,), {"table": table})
     settings = {"help_option_names": ["-h", "--help"]}
     return typer.Typer(cls=group, no_args_is_help=True, rich_markup_mode="markdown", context_settings=settings)
 
 
-def hide_types(command: Any, context: Any = None) -> None:
-    """Print no type beside arguments, whose names say it, and beside options without a value."""
+def adapt(command: Any, context: Any = None) -> None:
+    """Print no types beside arguments and flags, and let the options BY_POSITION do without their flags."""
+    hints = get_type_hints(command.callback, include_extras=True) if command.callback else {}
     flags = [command.get_help_option(context)] if context else []
     for parameter in (*command.params, *flags):
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
         elif parameter.param_type_name == "argument":
-            parameter.display_type_rich = lambda ctx: None
+            parameter.__class__ = PlainArgument
+        elif BY_POSITION in getattr(hints.get(parameter.name), "__metadata__", ()):
+            parameter.__class__ = PositionalOption
     for child in getattr(command, "commands", {}).values():
-        hide_types(child, context)
+        adapt(child, context)
+
+
+def _find_app(module: ModuleType, name: str) -> typer.Typer:
+    app: typer.Typer = getattr(module, "app", None) or typer.Typer()
+    app.rich_markup_mode = "markdown"
+    if not hasattr(module, "app"):
+        app.command()(getattr(module, name))
+    return app
 
 
 def _rename(argument: str) -> str:
     flag, equals, value = argument.partition("=")
     if flag not in RENAMED:
         return argument
-    output.print_warning(f"{flag} is now {RENAMED[flag]}; version 0.3 will not accept the old name")
+    _warn_of_new_name(flag, RENAMED[flag])
     return RENAMED[flag] + equals + value
+
+
+def _warn_of_new_name(old: str, new: str) -> None:
+    output.print_warning(f"{old} is now {new}; version 0.3 will not accept the old name")

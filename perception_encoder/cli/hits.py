@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from perception_encoder.search.query.search import Hit
 
 COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
-"""Of the piped table: always all, so that a script can rely on them."""
+"""Columns of the piped table, which always has all of them, so that scripts can rely on them."""
 
 
 @dataclass(frozen=True)
 class Printing:
-    """How hits are to be printed."""
+    """How to print hits."""
 
     json: bool
     paths: bool
@@ -71,7 +71,7 @@ def _time(hit: Hit) -> str:
 
 
 def _answer_as_json(answer: Answer) -> dict[str, Any]:
-    """The hits of each query, under its kind: `text`, `image`, `video`, or `query` for several terms.
+    """Return the hits of each query, under its kind: `text`, `image`, `video`, or `query` for several terms.
 
     `probability`: that the hit shows what the query says; null if it is unknown.
     """

@@ -16,21 +16,18 @@ from perception_encoder.cli.progress import late_progress
 if TYPE_CHECKING:
     from perception_encoder.errors import InputError
 
-app = typer.Typer()
-
 RAY = (
     "Read files on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for one on this machine. "
-    "Its machines must see the directories under the same paths."
+    "All machines must see the directories under the same paths."
 )
-REBUILD = "Build the index anew; without -m and --every with the settings of the old one."
+REBUILD = "Build the index anew; without -m or --every, with the old index's settings."
 
 
-@app.command()
 def index(
     directories: Annotated[list[Path], argument("DIRS", "Directories; each gets its own index, DIR/.pe-index.")],
-    every: Annotated[float | None, option("Seconds between video frames [default: 1].", panel=VIDEO, min=0.01)] = None,
+    every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,
     model: options.IndexModel = None,
-    home: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Where to put a single index.")] = None,
+    home: options.IndexHome = None,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     ray: Annotated[str | None, option(RAY, "ADDRESS")] = None,
     json: options.Json = False,
@@ -64,11 +61,11 @@ def index(
     total = 0
     with on_cluster(ray) if ray else nullcontext(read_here) as read:
         for directory in directories:
-            locked = writable_index(directory, model, every, rebuild, home, default_model.default_model)
-            with locked as opened, late_progress(f"{directory}") as begin:
+            lock = writable_index(directory, model, every, rebuild, home, default_model.default_model)
+            with lock as parts, late_progress(f"{directory}") as begin:
                 started = time.perf_counter()
-                source = source or str(opened[0].settings["source"])
-                report = update_index(*opened, begin, read)
+                source = source or str(parts[0].settings["source"])
+                report = update_index(*parts, begin, read)
                 speed = report.added / (time.perf_counter() - started)
             failures += report.failures
             total += report.added + report.moved + report.unchanged + len(report.failures)

@@ -8,25 +8,20 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import DATASET, OUTPUT, argument, option
+from perception_encoder.cli.options import DATASET, OUTPUT, option
 from perception_encoder.cli.progress import track
 from perception_encoder.errors import ConfigError
 
-app = typer.Typer()
 
-MODEL = f"{options.NAME}; timm:NAME; hf:NAME (transformers); random:NAME for random weights."
-
-
-@app.command()
 def layers(
-    model: Annotated[str, argument("MODEL", MODEL)],
+    model: options.LayeredModel,
     data: Annotated[list[str], option("Dataset of a task, or of all tasks; repeat for more.", "[TASK=]PATH", DATASET)],
     tasks: Annotated[str, option("Tasks, separated by commas.", "NAMES", DATASET)] = "classification,retrieval",
-    layer: Annotated[str, option("Layers, from 0, or from the end, -1, and the last [default: all].", "N,N,...")] = "",
+    layer: Annotated[str, option("Layers, such as 0,5,-1; the last is added [default: all].", "N,N,...")] = "",
     baseline: Annotated[list[str] | None, option("Further models to plot [default: random weights].", "MODEL")] = None,
-    items: Annotated[int, option("Number of images evaluated per task, at most.", panel=DATASET, min=2)] = 1000,
+    items: Annotated[int, option("Largest number of images per task.", panel=DATASET, least=2)] = 1000,
     size: options.Size = None,
-    short_side: Annotated[int, option("Short side of tracking's frames, in pixels.", min=16)] = 240,
+    short_side: Annotated[int, option("Short side of tracking's frames, in pixels.", least=16)] = 240,
     per_metre: options.PerMetre = 1000.0,
     final_norm: options.FinalNorm = False,
     out: Annotated[Path, options.out_option("Directory of the report.", "DIR")] = Path("layers"),
@@ -60,20 +55,20 @@ def layers(
 
     keep_freed_memory()
     config = StoreConfig(directory=store or out / "features", dtype=dtype)
-    chosen = options.read_layers(layer) if layer else None
+    numbers = options.read_layers(layer) if layer else None
     pixels, (paths, shared) = options.image_size(size), read_paths(data)
     task_options = TaskOptions(
         items=items, image_size=pixels, short_side=short_side, per_metre=per_metre, held_out=find_unseen_labels
     )
     layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    report = analyse([model, *others], layer_tasks, config, chosen, track, output.print_note, final_norm)
-    written = write_report(report, out)
+    report = analyse([model, *others], layer_tasks, config, numbers, track, output.print_note, final_norm)
+    report_files = write_report(report, out)
     rows = [(each.curve.task, each.curve.metric, each.text()) for each in report.recommendations]
     output.print_table(("task", "metric", "recommendation"), rows, title=report.sweeps[0].model)
     for note in report.notes:
         output.print_warning(note)
-    output.print_line(f"written: {', '.join(str(path) for path in written)}")
+    output.print_line(f"written: {', '.join(str(path) for path in report_files)}")
     raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 

@@ -16,30 +16,36 @@ import typer
 
 from perception_encoder import __version__
 from perception_encoder.cli import output
-from perception_encoder.cli.groups import hide_types, lazy_group
+from perception_encoder.cli.groups import adapt, lazy_group
 from perception_encoder.errors import PerceptionEncoderError
 
-PANELS = {
-    "Search": ("search", "index", "serve", "classify", "embed", "demo"),
-    "Models": ("models", "features", "convert", "export"),
-    "Train and evaluate": ("train", "data", "eval", "layers"),
+COMMANDS = {
+    "Search": {
+        "search": "search",
+        "index": "index",
+        "serve": "serve",
+        "classify": "classify",
+        "embed": "embed",
+        "demo": "demo",
+    },
+    "Models": {
+        "models": "models.models",
+        "features": "models.features",
+        "convert": "models.convert",
+        "export": "models.export",
+    },
+    "Train and evaluate": {"train": "train.train", "data": "data.group", "eval": "evaluate.group", "layers": "layers"},
 }
-SUB_PACKAGES = {
-    **{name: f"models.{name}" for name in PANELS["Models"]},
-    "train": "train.train",
-    "data": "data.group",
-    "eval": "evaluate.group",
-}
-VERBS = {name: f"perception_encoder.cli.{SUB_PACKAGES.get(name, name)}" for names in PANELS.values() for name in names}
+"""All commands by heading: the name of each, and its module in `perception_encoder.cli`."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The variables that tell the threads of GNU's, Intel's and LLVM's OpenMP how to wait for each other."""
 
-app = lazy_group(VERBS, PANELS)
+app = lazy_group(COMMANDS)
 
 
-def show_version(wanted: bool) -> None:
+def show_version(show: bool) -> None:
     """Print the version and stop."""
-    if wanted:
+    if show:
         output.print_line(f"pe {__version__}")
         raise typer.Exit(output.OK)
 
@@ -47,14 +53,15 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def prepare(
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print log messages.")] = False,
 ) -> None:
     """Search, classify and embed images and videos.
 
     Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed: only with
-    --strict); 2 usage error, error, or no usable input; 130 interrupted by Ctrl-C.
+    --strict); 2 usage error, error, or no usable input; 130 interrupted by Ctrl-C. `[-m] MODEL` in the usage of a
+    command means that the flag may be left out.
 
     Examples:
 
@@ -85,13 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
     """Run a command-line program; an error of the package or of the file system is one line and exit status 2."""
     wait_passively()
-    gc.set_threshold(100_000, 20, 20)  # importing makes much and drops nothing: collecting then costs a tenth of it,
-    atexit.register(gc.freeze)  # and collecting at the end, what the system frees anyway, a fifth of it more
+    gc.set_threshold(100_000, 20, 20)  # imports allocate much and free nothing: collecting takes a tenth of their time,
+    atexit.register(gc.freeze)  # and another fifth at exit, where the system frees everything anyway
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(program)
-    hide_types(command)
+    adapt(command)
     try:
         command(arguments, prog_name=name)
     except (PerceptionEncoderError, OSError) as error:

@@ -15,39 +15,45 @@ QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN = (
 )
 """The panels of the help texts."""
 NAME = "Name, alias or checkpoint"
+BY_POSITION = "by position"
+"""Stands in the annotation of an option whose value may also be given without its flag: `MODEL` for `-m MODEL`."""
 
 
-def option(help: str, metavar: str | None = None, panel: str | None = None, *, min: float | None = None) -> Any:
-    """An option with a value; `min`: the least number allowed."""
-    metavar = metavar or (None if min is None else "N")
-    return typer.Option(metavar=metavar, rich_help_panel=panel, min=min, help=help)
+def option(text: str, metavar: str | None = None, panel: str | None = None, *, least: float | None = None) -> Any:
+    """An option with a value; `text`: its help; `least`: the smallest number allowed."""
+    metavar = metavar or (None if least is None else "N")
+    return typer.Option(metavar=metavar, rich_help_panel=panel, min=least, help=text)
 
 
-def flag(names: str, help: str, panel: str | None = None) -> Any:
+def flag(names: str, text: str, panel: str | None = None) -> Any:
     """An option without a value; `names`: its names, separated by spaces."""
-    return typer.Option(*names.split(), rich_help_panel=panel, help=help)
+    return typer.Option(*names.split(), rich_help_panel=panel, help=text)
 
 
-def argument(metavar: str, help: str) -> Any:
+def argument(metavar: str, text: str) -> Any:
     """A positional argument."""
-    return typer.Argument(metavar=metavar, help=help)
+    return typer.Argument(metavar=metavar, help=text)
 
 
-def model_option(default: str = "", note: str = "") -> Any:
-    """`-m`, `--model`; `default` says which model is used without it."""
-    help = f"{NAME}{note}" + (f" [default: {default}]." if default else ".")
-    return typer.Option("--model", "-m", metavar="MODEL", rich_help_panel=MODEL, help=help)
+def model_option(default: str = "", others: str = "") -> Any:
+    """`-m`, `--model`; `default`: the model used without it; `others`: accepted names of other libraries' models."""
+    text = "; ".join(filter(None, (NAME, others))) + (f" [default: {default}]." if default else ".")
+    return typer.Option("--model", "-m", metavar="MODEL", rich_help_panel=MODEL, help=text)
 
 
-def out_option(help: str, metavar: str = "FILE") -> Any:
+def out_option(text: str, metavar: str = "FILE") -> Any:
     """`-o`, `--out`."""
-    return typer.Option("--out", "-o", metavar=metavar, rich_help_panel=OUTPUT, help=help)
+    return typer.Option("--out", "-o", metavar=metavar, rich_help_panel=OUTPUT, help=text)
 
 
 Model = Annotated[str | None, model_option("see `pe models`")]
 IndexModel = Annotated[str | None, model_option("the index's, else see `pe models`")]
-ModelName = Annotated[str, argument("MODEL", f"{NAME} of a model.")]
+OwnModel = Annotated[str, model_option(), BY_POSITION]
+LayeredModel = Annotated[
+    str, model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights"), BY_POSITION
+]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
+Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
 IndexHome = Annotated[
     Path | None, typer.Option("--index", metavar="DIR", help="Directory that holds the index [default: DIR/.pe-index].")
 ]
@@ -55,12 +61,12 @@ Json = Annotated[bool, flag("--json", "Print JSON.", OUTPUT)]
 Html = Annotated[Path | None, option("Write a contact sheet, a page of thumbnails.", "FILE", OUTPUT)]
 Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was skipped.")]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace the output if it exists.", OUTPUT)]
-Frames = Annotated[int, option("Uniformly spaced frames of a video.", panel=VIDEO, min=1)]
+Frames = Annotated[int, option("Uniformly spaced frames of a video.", panel=VIDEO, least=1)]
 Prompts = Annotated[str, option("Prompt templates: photo (25), imagenet (80), kinetics (28) or name.", "NAME")]
 Size = Annotated[str | None, option("Squash images to a size such as 518 or 480x640 [default: the model's].", "SIZE")]
-PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", min=1)]
+PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", least=1)]
 FinalNorm = Annotated[bool, flag("--final-norm", "Apply the final norm to the last layer.")]
-Jobs = Annotated[int | None, option("Processes [default: one per core].", min=1)]
+Jobs = Annotated[int | None, option("Processes [default: one per core].", least=1)]
 
 
 def items_of(text: str) -> list[str]:
@@ -81,7 +87,7 @@ def read_layers(text: str) -> list[int]:
     try:
         return [int(item) for item in text.split(",")]
     except ValueError:
-        raise ConfigError(f"--layer is {text!r}; it must be numbers separated by commas, as 0,5,-1") from None
+        raise ConfigError(f"--layer is {text!r}; it must be numbers separated by commas, such as 0,5,-1") from None
 
 
 def image_size(text: str | None) -> tuple[int, int] | None:
@@ -89,5 +95,5 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     if not (match := re.fullmatch(r"(\d+)(?:x(\d+))?", text)):
-        raise ConfigError(f"--size is {text!r}; it must be pixels, as 518, or height and width, as 480x640")
+        raise ConfigError(f"--size is {text!r}; it must be pixels, such as 518, or height x width, such as 480x640")
     return int(match[1]), int(match[2] or match[1])

@@ -33,7 +33,7 @@ def printable(text: object) -> str:
 
 
 def print_line(text: str) -> None:
-    """Print one line on stdout; nothing in it is taken for markup."""
+    """Print one line on stdout; markup in it is not interpreted."""
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -91,7 +91,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 
 def report_skipped(failures: Sequence[InputError], total: int) -> int:
-    """List skipped inputs with their reasons on stderr; returns the exit status that says so."""
+    """List skipped inputs with their reasons on stderr; returns the exit status."""
     for failure in failures:
         print_warning(f"skipped {failure}")
     if failures:

@@ -36,7 +36,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 def reporter(advance: Callable[[int], None]) -> Callable[[dict[str, float]], None]:
-    """A listener of the training loop: it moves the bar, and prints each report on one line."""
+    """Return a listener of the training loop that moves the bar and prints each report on one line."""
     done = 0
 
     def show(row: dict[str, float]) -> None:
@@ -49,7 +49,7 @@ def reporter(advance: Callable[[int], None]) -> Callable[[dict[str, float]], Non
 
 
 def live_line(row: dict[str, float]) -> str:
-    """A report of the training loop on one line; the time left as hours and minutes."""
+    """Return a report of the training loop as one line, with the time left in hours and minutes."""
     left = row.get("seconds_left")
     parts = [f"{LABELS.get(name, name)} {value:g}" for name, value in row.items() if name != "seconds_left"]
     minutes = [] if left is None else [f"{int(left) // 3600}:{int(left) % 3600 // 60:02} h left"]

@@ -14,23 +14,20 @@ from perception_encoder.cli.progress import late_progress
 if TYPE_CHECKING:
     from perception_encoder.search.query.terms import Query
 
-app = typer.Typer()
-
-WORDS = "A query, then directories, globs, files, tables, tars or URLs; without them the current directory's index."
+WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
 
 
-@app.command()
 def search(
-    words: Annotated[list[str] | None, argument("[TERM [+|- TERM]...] FILES...", WORDS)] = None,
+    words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
     text: Annotated[list[str] | None, option("Search by this text; repeat for more queries.", "TEXT", QUERY)] = None,
     image: Annotated[list[str] | None, option("Search by an image or a video.", "FILE", QUERY)] = None,
     video: Annotated[list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY)] = None,
     like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY)] = None,
-    near_duplicates: Annotated[bool, flag("--near-duplicates", "Group near-duplicates instead.", QUERY)] = False,
-    where: Annotated[str | None, option("Only rows of the index with this condition.", "SQL", QUERY)] = None,
-    top: Annotated[int, option("Number of hits.", panel=OUTPUT, min=1)] = 10,
+    near_duplicates: Annotated[bool, flag("--near-duplicates", "List near-duplicates instead.", QUERY)] = False,
+    where: Annotated[str | None, option("Search only indexed rows that match this condition.", "SQL", QUERY)] = None,
+    top: Annotated[int, option("Number of hits.", panel=OUTPUT, least=1)] = 10,
     paths_only: Annotated[bool, flag("--paths-only", "Print only the paths of the hits.", OUTPUT)] = False,
-    print0: Annotated[bool, flag("--print0 -0", "As --paths-only, for `xargs -0`.", OUTPUT)] = False,
+    print0: Annotated[bool, flag("--print0 -0", "Like --paths-only, for `xargs -0`.", OUTPUT)] = False,
     json: options.Json = False,
     html: options.Html = None,
     model: options.IndexModel = None,
@@ -39,11 +36,11 @@ def search(
 ) -> None:
     """Find images and videos by text or by example.
 
-    The first argument is the query, unless an option gives one. Add terms with + or -; 2: before a term doubles its
-    weight; a path of an image or video is a query by example. Hits are ranked by cosine similarity, without the
-    query's own file. A directory with an index (see `pe index`), or inside one, is searched by it; other files are
-    encoded first. Columns for --where: path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes),
-    length (s), width, height. In a pipe the table is tab-separated.
+    The first argument is the query, unless an option gives one. Combine terms with + and -; the prefix 2: doubles a
+    term's weight. The path of an image or a video searches by example. Hits are ranked by cosine similarity, and leave
+    out the query's own file. A directory that has an index (see `pe index`), or lies in one that has, is searched
+    through it; other files are encoded first. Columns for --where: path, kind ('image' or 'video'), date
+    ('2024-07-31T18:05:00'), size (bytes), length (s), width, height. In a pipe, the table is tab-separated.
 
     Examples:
 
@@ -60,7 +57,7 @@ def search(
     from perception_encoder.search.query.terms import row_query
 
     if json and (paths_only or print0):
-        raise typer.BadParameter("--json prints more than paths; leave out --paths-only and --print0")
+        raise typer.BadParameter("--json cannot be combined with --paths-only or --print0")
     only_files = near_duplicates or like is not None
     queries, files = read_words(words or [], text or [], [*(image or []), *(video or [])], only_files)
     indexes = answers.find_indexes(files, home, model)
@@ -97,9 +94,9 @@ def read_words(words: list[str], texts: list[str], media: list[str], only_files:
     if queries or only_files or not words:
         check_files(words)
         return queries, words
-    typed, files = split_words(words)
-    queries = [parse_words(typed)]
-    check_files(files, typed[0])
+    query_words, files = split_words(words)
+    queries = [parse_words(query_words)]
+    check_files(files, query_words[0])
     return queries, files
 
 

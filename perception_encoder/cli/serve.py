@@ -18,11 +18,9 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-app = typer.Typer()
-
 NETWORK = "Network"
-KEY = "Key that others need: for the page in its address, for the API as `Authorization: Bearer KEY`."
-LAN = "Let devices in your network open the page; makes a key if --key is missing."
+KEY = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
+LAN = "Let devices on your network open the page; makes a key unless --key gives one."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
 HOST = typer.Option(
     metavar="ADDRESS",
@@ -32,7 +30,6 @@ HOST = typer.Option(
 )
 
 
-@app.command()
 def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
     api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/models, /health, /metrics.")] = False,
@@ -46,14 +43,14 @@ def serve(
     key: Annotated[
         str | None, typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY)
     ] = None,
-    waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", min=1)] = 4096,
+    waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
-    Search by text, by an image or video, or for similar hits, with filters. New, changed and removed files are picked
-    up every ten seconds, and with the button Rescan. Only this machine can open the page. With
-    --lan, or --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
-    The connection is not encrypted, so use it in a network that you trust.
+    Search by text, by an image or a video, or for similar hits, with filters. New, changed and deleted files are picked
+    up every ten seconds, or at once with the Rescan button. By default only this machine can open the page. With --lan,
+    or with --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
+    The connection is not encrypted, so use it only in a network that you trust.
 
     The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
     `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and
@@ -74,7 +71,7 @@ def serve(
     if directory is None and not api:
         raise typer.BadParameter("nothing to serve: name a directory, or add --api")
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
-    given, key = key, choose_key(host, lan, key)
+    own_key, key = key, choose_key(host, lan, key)
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before anything that takes long
@@ -84,20 +81,20 @@ def serve(
         if directory is not None and key and not is_loopback(host):
             path = f"/?key={quote(key, safe='')}"
         output.print_line(f"{name}{subject} at http://{names[0]}:{listener.getsockname()[1]}{path}")
-        if directory is None and key and not given:
+        if directory is None and key and not own_key:
             output.print_line(f"clients send: Authorization: Bearer {key}")
         default_model.print_demo(source, model)
         run_server(server, listener)
 
 
 def choose_key(host: str, lan: bool, key: str | None) -> str | None:
-    """Return the given key, or a new one for --lan; ConfigError if others can reach the address without a key."""
+    """Return the given key, or a new one for --lan; ConfigError if other devices could do without one."""
     if is_loopback(host):
         if lan:
             raise ConfigError(f"only this machine can reach {host}; leave out --lan or --host")
         return key
     if not key and not lan:
-        raise ConfigError(f"others can reach {host}; choose a --key that they need, or let --lan make one")
+        raise ConfigError(f"other devices can reach {host}; set a --key, or let --lan make one")
     return key or secrets.token_urlsafe(16)
 
 

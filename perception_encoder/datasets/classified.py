@@ -17,12 +17,10 @@ from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, lo
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
-from perception_encoder.formats.splits import SPLITS, find_shards
+from perception_encoder.formats.splits import ALIKE, SPLITS, find_shards, split_names
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 
 LABEL_COLUMNS = ("label", "class", "category", "wnid")
-ALIKE = ({"val", "valid", "validate", "validation"}, {"train", "training"}, {"test", "testing"})
-"""Names of one split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +127,7 @@ def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> 
 
     DataError, under the table's path, if no row is of the split.
     """
-    names = next((alike for alike in ALIKE if split in alike), {split})
+    names = split_names(split)
     numbered = list(enumerate(rows))
     if not any(row.get("split") for _, row in numbered):
         return numbered

@@ -160,10 +160,11 @@ def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterato
 
 def media_opener(images: LabelledImages, frames: int = FRAMES) -> Callable[[int], list[Image.Image]]:
     """Return a function that opens an item of a dataset: an image, or the frames of a video; InputError if it fails."""
-    return lambda row: _open(images.images[row], images.keys[row], frames, images.trim)
+    return lambda row: open_item(images.images[row], images.keys[row], frames, images.trim)
 
 
-def _open(source: MediaSource, key: str, frames: int, trim: int) -> list[Image.Image]:
+def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list[Image.Image]:
+    """Open an image, or `frames` frames of a video, `trim` pixels cut off each side; InputError if it fails."""
     if isinstance(source, Clip):
         media = resolve(source.path, key, start=source.start, end=source.end)
     else:

@@ -1,4 +1,4 @@
-"""The results of evaluators, and their one shape: `run(encoder) -> [Measurement]`."""
+"""The results of evaluators, and their one shape: `run(model) -> [Measurement]`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Result:
 class Evaluator(Protocol[AnyModel]):
     """A task with its data and settings, ready to be run on any model of a kind."""
 
-    def run(self, encoder: AnyModel, track: Track = untracked) -> list[Measurement]:
+    def run(self, model: AnyModel, /, track: Track = untracked) -> list[Measurement]:
         """Evaluate a model.
 
         Items that cannot be decoded are left out and listed as failures. Raises DataError if none is left, and

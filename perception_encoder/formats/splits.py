@@ -1,4 +1,4 @@
-"""The splits of a dataset in shards: `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`."""
+"""The splits of a dataset: their names, and those in shards, `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from pathlib import Path, PurePath
 from perception_encoder.errors import DataError
 
 SPLITS = ("train", "val", "test", "unseen")
+ALIKE = ({"val", "valid", "validate", "validation"}, {"train", "training"}, {"test", "testing"})
+"""Names of one split."""
+
+
+def split_names(split: str) -> set[str]:
+    """Return the names that datasets use for a split: `val` and `validation` are one."""
+    return next((alike for alike in ALIKE if split in alike), {split})
 
 
 def find_shards(path: Path, split: str) -> list[Path]:

@@ -30,7 +30,7 @@ _NAMED = frozenset({*PATH_COLUMNS, *TEXT_COLUMNS})
 _READ = _NAMED | {"start", "end", "id"}
 
 Cells = tuple[str, dict[str, Any]]
-"""A row's name in errors, and its cells by column, in lower case."""
+"""A row's name in errors, and its cells by column; those of `read_table` in lower case."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,19 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise DataError(f"{path} has no rows; give a CSV, TSV, JSONL or Parquet file with named columns")
     return rows
+
+
+def read_json_lines(path: Path) -> list[Cells]:
+    """All objects of a JSONL file, whatever its suffix, each with its line's name; DataError for a bad line."""
+    lines: list[Cells] = []
+    try:
+        for cells in _read_jsonl(path, escape_name(path), named=False):
+            if isinstance(cells, InputError):
+                raise DataError(f"{cells.source} {cells.reason}")
+            lines.append(cells)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+    return lines
 
 
 def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path, what: str) -> str:

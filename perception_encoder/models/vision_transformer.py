@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.layers.block import Transformer
+from perception_encoder.models.layers.block import Block, Transformer
 from perception_encoder.models.layers.pooling import AttentionPooling
 from perception_encoder.models.layers.positions import resample_positions
 from perception_encoder.models.layers.rope import rope_table
@@ -141,14 +141,16 @@ class VisionTransformer(nn.Module):
         padding_mask: Bool[Tensor, "B h w"] | None = None,
         mask: Bool[Tensor, "B P"] | None = None,
         mask_token: Float[Tensor, " D"] | None = None,
+        branches: Float[Tensor, "L 2 B"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """The last block's tokens, class token first if there is one, through `ln_post` if `norm`.
 
-        `mask`: hidden patches (P = h·w), replaced by `mask_token`.
+        `mask`: hidden patches (P = h·w), replaced by `mask_token`. `branches`: factors of the residual branches, drawn
+        by `drop_path` for stochastic depth.
         """
         tokens = self.embed_patches(x, padding_mask, mask, mask_token)
         rope = self.rope(x.shape[-2], x.shape[-1], x.device)
-        tokens = self.transformer(tokens, rope, self.token_mask(padding_mask))
+        tokens = self.transformer(tokens, rope, self.token_mask(padding_mask), branches=branches)
         return self.ln_post(tokens) if norm else tokens
 
     def pool(self, tokens: Tensor, padding_mask: Tensor | None = None, project: bool = True) -> Tensor:
@@ -237,6 +239,18 @@ class VisionTransformer(nn.Module):
         self.config = dataclasses.replace(
             self.config, depth=index + 1, attention_pool=False, final_norm=False, output_dim=None
         )
+        return self
+
+    def add_layer_scale(self, initial: float) -> VisionTransformer:
+        """Put LayerScale into every block, in place, as both alignments train with; features stay as they are.
+
+        The maps before it grow by 1 / `initial`. Raises ConfigError if the tower has LayerScale. Returns self.
+        """
+        if self.config.layer_scale is not None:
+            raise ConfigError(f"{self.name} has LayerScale already, of {self.config.layer_scale}")
+        for block in self.transformer.resblocks:
+            cast(Block, block).add_layer_scale(initial)
+        self.config = dataclasses.replace(self.config, layer_scale=initial)
         return self
 
     @torch.no_grad()

@@ -34,6 +34,28 @@ def frame_indices(total: int, count: int) -> list[int]:
     return [i * (total - 1) // max(1, count - 1) for i in range(count)]
 
 
+def plm_frame_indices(
+    total: int, fps: float, count: int, start: float | None = None, end: float | None = None
+) -> list[int]:
+    """Indices of the frames that the published PLM reads of `total` frames at `fps` a second: `count` uniform ones.
+
+    They are chosen from the frames at whole seconds if there are more than `count` of those, else from all frames;
+    a video of fewer frames gives all. `start`, `end`: seconds that limit the part that is read. Raises ConfigError for
+    a number out of range and for a part without frames.
+    """
+    _check(total, count, "frames")
+    if not fps > 0:
+        raise ConfigError(f"fps is {fps}; it must be above 0")
+    first = 0 if start is None else int(start * fps)
+    last = total - 1 if end is None else min(int(end * fps), total - 1)
+    if not 0 <= first <= last:
+        raise ConfigError(f"no frame lies between {start} and {end} s; the video has {total / fps:.1f} s")
+    seconds = range(first, last + 1, max(1, round(fps)))
+    chosen = seconds if len(seconds) > count else range(first, last + 1)
+    count = min(count, len(chosen))
+    return [chosen[round(i * (len(chosen) - 1) / max(1, count - 1))] for i in range(count)]
+
+
 def spread_indices(total: int, count: int) -> list[int]:
     """`count` indices evenly apart into `total` items, halves rounded up: for a part of a dataset, not for frames.
 

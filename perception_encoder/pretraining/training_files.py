@@ -6,10 +6,10 @@ from pathlib import Path
 
 from perception_encoder.data.image_text import FileSample
 from perception_encoder.datasets.captioned import TEXT_COLUMNS, load_captions
-from perception_encoder.datasets.classified import ALIKE, load_tasks
+from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.errors import DataError
 from perception_encoder.formats.media_directory import list_media
-from perception_encoder.formats.splits import shards_below
+from perception_encoder.formats.splits import shards_below, split_names
 from perception_encoder.formats.tables import TABLE_SUFFIXES, read_table
 from perception_encoder.preprocess.tokenizer import clean
 
@@ -43,7 +43,7 @@ def read_files(path: Path, split: str = "train") -> list[FileSample]:
 def has_split(path: Path, split: str) -> bool:
     """Return whether a directory or table says which samples are of a split, and has some."""
     if path.suffix.lower() in TABLE_SUFFIXES:
-        names = next((alike for alike in ALIKE if split in alike), {split})
+        names = split_names(split)
         return any(str(row.get("split")) in names for row in read_table(path))
     return path.is_dir() and (bool(shards_below(path, split)) or any(each.is_dir() for each in path.glob(f"{split}/*")))
 

@@ -7,14 +7,12 @@ import types
 from collections.abc import Callable
 
 import pytest
-import typer
 from rich.console import Console
 
 from perception_encoder.cli import main, output
-from tests.inference.conftest import checkpoint, draw, encoder
-from tests.inference.conftest import image_files as pictures
+from tests.inference.conftest import checkpoint, draw, encoder, image_files
 
-__all__ = ["checkpoint", "draw", "encoder", "pictures"]
+__all__ = ["checkpoint", "draw", "encoder", "image_files"]
 
 
 @pytest.fixture
@@ -24,14 +22,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+def add_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
     """Add a command `example` that runs the given function."""
 
     def add(function: Callable[[], None]) -> None:
-        module = types.ModuleType("example_verb")
-        module.app = typer.Typer()
-        module.app.command()(function)
-        monkeypatch.setitem(sys.modules, "example_verb", module)
-        monkeypatch.setitem(main.VERBS, "example", "example_verb")
+        module = types.ModuleType("perception_encoder.cli.example")
+        module.example = function
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(main.COMMANDS["Search"], "example", "example")
 
     return add

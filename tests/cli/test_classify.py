@@ -15,25 +15,27 @@ from tests.clips import clip
 LABELS = "cat,dog,red mug,other pet"
 
 
-def test_files_are_named_with_probabilities(run_pe, checkpoint: Path, pictures: list[Path], encoder: Encoder) -> None:
-    run = run_pe("classify", pictures[0].parent, "--labels", LABELS, "--model", checkpoint, "--json", "--top", "4")
+def test_files_are_named_with_probabilities(
+    run_pe, checkpoint: Path, image_files: list[Path], encoder: Encoder
+) -> None:
+    run = run_pe("classify", image_files[0].parent, "--labels", LABELS, "--model", checkpoint, "--json", "--top", "4")
     assert run.status == 0, run.stderr
     printed = json.loads(run.stdout)
     assert printed["model"] == "PE-Core-N16-128" and printed["labels"] == LABELS.split(",")
-    assert [file["path"] for file in printed["files"]] == list(map(str, pictures))
-    expected = Namer(encoder, LABELS.split(",")).guess(encoder.encode_images(pictures), top=4)
+    assert [file["path"] for file in printed["files"]] == list(map(str, image_files))
+    expected = Namer(encoder, LABELS.split(",")).guess(encoder.encode_images(image_files), top=4)
     for file, guesses in zip(printed["files"], expected, strict=True):
         assert sum(guess["probability"] for guess in file["labels"]) == pytest.approx(1, abs=1e-4)
-        found = {guess["label"]: guess["probability"] for guess in file["labels"]}
-        np.testing.assert_allclose([found[label] for label, _ in guesses], [p for _, p in guesses], atol=0.03)
+        probabilities = {guess["label"]: guess["probability"] for guess in file["labels"]}
+        np.testing.assert_allclose([probabilities[label] for label, _ in guesses], [p for _, p in guesses], atol=0.03)
 
 
-def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
-    pictures[1].write_bytes(b"no picture")
-    (pictures[0].parent / "clip.mp4").write_bytes(clip(20))
-    (pictures[0].parent / "labels.txt").write_text("cat\ndog\nred mug\n")
-    glob = pictures[0].parent / "0[01].jpg"
-    clip_, labels = pictures[0].parent / "clip.mp4", f"@{pictures[0].parent / 'labels.txt'}"
+def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
+    image_files[1].write_bytes(b"no picture")
+    (image_files[0].parent / "clip.mp4").write_bytes(clip(20))
+    (image_files[0].parent / "labels.txt").write_text("cat\ndog\nred mug\n")
+    glob = image_files[0].parent / "0[01].jpg"
+    clip_, labels = image_files[0].parent / "clip.mp4", f"@{image_files[0].parent / 'labels.txt'}"
     arguments = ("classify", glob, clip_, "--labels", labels, "--model", checkpoint, "--top", "2")
     run = run_pe(*arguments)
     assert run.status == 0
@@ -44,13 +46,13 @@ def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, pic
     assert run.stderr.endswith("1 of 3 inputs skipped\n")
     missing = run_pe(*arguments, "missing.jpg")
     assert missing.status == 2 and missing.stderr == "error: missing.jpg: no such file or directory\n"
-    bad = run_pe("classify", pictures[1], "--labels", labels, "--model", checkpoint)
+    bad = run_pe("classify", image_files[1], "--labels", labels, "--model", checkpoint)
     assert bad.status == 2 and bad.stdout == "" and "1 of 1 inputs skipped" in bad.stderr
 
 
-def test_a_contact_sheet_by_label(run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_a_contact_sheet_by_label(run_pe, checkpoint: Path, image_files: list[Path], tmp_path: Path) -> None:
     page = tmp_path / "sheets" / "named.html"
-    run = run_pe("classify", *pictures[:3], "--labels", LABELS, "--model", checkpoint, "--html", page)
+    run = run_pe("classify", *image_files[:3], "--labels", LABELS, "--model", checkpoint, "--html", page)
     assert run.status == 0
     text = page.read_text(encoding="utf-8")
     assert text.count("<li class") == 3 and "../images/00.jpg" in text
@@ -63,15 +65,15 @@ def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -
     assert nothing.status == 2 and "no images or videos in" in nothing.stderr
 
 
-def test_a_table_s_ids_stand_beside_the_paths(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
-    table = pictures[0].parent / "table.csv"
+def test_a_table_s_ids_stand_beside_the_paths(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
+    table = image_files[0].parent / "table.csv"
     table.write_text("id,path\none,00.jpg\ntwo,nosuch.jpg\n")
     run = run_pe("classify", table, "--labels", LABELS, "--model", checkpoint, "--json")
     assert run.status == 0 and "skipped two (" in run.stderr and "nosuch.jpg): no such file" in run.stderr
     (named,) = json.loads(run.stdout)["files"]
-    assert (named["id"], named["path"]) == ("one", str(pictures[0]))
+    assert (named["id"], named["path"]) == ("one", str(image_files[0]))
 
 
-def test_labels_that_cannot_be_read_are_one_line(run_pe, pictures: list[Path]) -> None:
-    run = run_pe("classify", pictures[0], "--labels", "@missing.txt")
+def test_labels_that_cannot_be_read_are_one_line(run_pe, image_files: list[Path]) -> None:
+    run = run_pe("classify", image_files[0], "--labels", "@missing.txt")
     assert run.status == 2 and "missing.txt cannot be read: No such file" in run.stderr

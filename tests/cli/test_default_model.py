@@ -24,52 +24,53 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
+def directory(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
     (tmp_path / "photos").mkdir()
     for number in range(2):
         draw(number).save(tmp_path / "photos" / f"{number}.jpg")
     return tmp_path / "photos"
 
 
-def test_results_of_the_demo_say_so(run_pe, folder: Path, tmp_path: Path, terminal) -> None:
+def test_results_of_the_demo_say_so(run_pe, directory: Path, tmp_path: Path, terminal) -> None:
     labels, page = ("--labels", "cat,dog"), tmp_path / "page.html"
-    for command in (("search", "a cat", folder), ("classify", folder, *labels), ("index", folder)):
+    for command in (("search", "a cat", directory), ("classify", directory, *labels), ("index", directory)):
         assert run_pe(*command).stdout.splitlines()[-1] == LINE
         run = run_pe(*command, "--json")
         assert json.loads(run.stdout) and f"note: {LINE}\n" in run.stderr
         assert LINE not in run_pe(*command, "--model", "builtin").stdout
-    assert run_pe("search", "a cat", folder, "--html", page).stdout.splitlines()[-1] == LINE  # by its index
+    assert run_pe("search", "a cat", directory, "--html", page).stdout.splitlines()[-1] == LINE  # by its index
     assert LINE in page.read_text(encoding="utf-8")
-    assert run_pe("classify", folder, *labels, "--html", page).status == 0
+    assert run_pe("classify", directory, *labels, "--html", page).status == 0
     assert LINE in page.read_text(encoding="utf-8")
 
 
-def test_a_model_of_one_s_own_is_no_demo(run_pe, folder: Path, checkpoint: Path) -> None:
-    for command in (("search", "a cat", folder), ("index", folder)):
+def test_a_model_of_one_s_own_is_no_demo(run_pe, directory: Path, checkpoint: Path) -> None:
+    for command in (("search", "a cat", directory), ("index", directory)):
         run = run_pe(*command, "--model", checkpoint)
         assert run.status == 0 and "demo" not in run.stdout + run.stderr
-    assert "demo" not in run_pe("search", "a cat", folder).stdout
+    assert "demo" not in run_pe("search", "a cat", directory).stdout
 
 
 @pytest.mark.parametrize("way", ["use", "PE_MODEL"])
 def test_a_chosen_model_is_that_of_every_command(
-    run_pe, folder: Path, checkpoint: Path, way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run_pe, directory: Path, checkpoint: Path, way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if way == "use":
-        run = run_pe("models", "use", checkpoint)
-        assert run.status == 0 and run.stdout == f"default: {checkpoint}\n"
+        for flag in ([], ["-m"], ["--model"]):
+            run = run_pe("models", "use", *flag, checkpoint)
+            assert run.status == 0 and run.stdout == f"default: {checkpoint}\n"
     else:
         monkeypatch.setenv("PE_MODEL", str(checkpoint))
     assert run_pe("models").stderr == f"note: default: {checkpoint}\n"
-    own = json.loads(run_pe("search", "a cat", folder, "--model", checkpoint, "--json").stdout)
-    default = run_pe("search", "a cat", folder, "--json")
+    own = json.loads(run_pe("search", "a cat", directory, "--model", checkpoint, "--json").stdout)
+    default = run_pe("search", "a cat", directory, "--json")
     assert json.loads(default.stdout) == own and "demo" not in default.stderr
-    builtin = json.loads(run_pe("search", "a cat", folder, "--model", "builtin", "--json").stdout)
+    builtin = json.loads(run_pe("search", "a cat", directory, "--model", "builtin", "--json").stdout)
     assert builtin["queries"] != own["queries"]
-    assert run_pe("index", folder).status == 0
-    settings = json.loads((folder / ".pe-index" / "settings.json").read_text())
+    assert run_pe("index", directory).status == 0
+    settings = json.loads((directory / ".pe-index" / "settings.json").read_text())
     assert settings["source"] == str(checkpoint)
-    assert run_pe("embed", folder, "-o", tmp_path / "vectors").status == 0
+    assert run_pe("embed", directory, "-o", tmp_path / "vectors").status == 0
     assert run_pe("search", "a cat", tmp_path / "vectors", "--model", checkpoint).status == 0
 
 
@@ -80,18 +81,18 @@ def test_the_variable_overrides_the_choice(run_pe, checkpoint: Path, monkeypatch
     assert run_pe("models").stderr == "note: default: builtin\n"
 
 
-def test_an_index_keeps_its_model(run_pe, folder: Path, checkpoint: Path, terminal) -> None:
-    assert run_pe("index", folder, "--model", "builtin").status == 0
+def test_an_index_keeps_its_model(run_pe, directory: Path, checkpoint: Path, terminal) -> None:
+    assert run_pe("index", directory, "--model", "builtin").status == 0
     assert run_pe("models", "use", checkpoint).status == 0
-    run = run_pe("search", "a cat", folder)
+    run = run_pe("search", "a cat", directory)
     assert run.status == 0
     last = run.stdout.splitlines()[-1]
     rebuild = f"pe index --rebuild -m {checkpoint} DIR"
-    assert last == f"this index is by the built-in model, a small demo; to use {checkpoint}: {rebuild}"
-    assert run_pe("index", folder, "--rebuild").status == 0
-    assert run_pe("search", "a cat", folder).stdout.splitlines()[-1] == last  # a rebuild keeps the model
-    assert run_pe("index", folder, "--rebuild", "--model", checkpoint).status == 0
-    assert "demo" not in run_pe("search", "a cat", folder).stdout
+    assert last == f"this index uses the built-in model, a small demo; to use {checkpoint}: {rebuild}"
+    assert run_pe("index", directory, "--rebuild").status == 0
+    assert run_pe("search", "a cat", directory).stdout.splitlines()[-1] == last  # a rebuild keeps the model
+    assert run_pe("index", directory, "--rebuild", "--model", checkpoint).status == 0
+    assert "demo" not in run_pe("search", "a cat", directory).stdout
 
 
 def test_only_what_can_be_loaded_and_reads_texts_is_chosen(run_pe, tmp_path: Path, config: Path) -> None:
@@ -108,14 +109,14 @@ def test_only_what_can_be_loaded_and_reads_texts_is_chosen(run_pe, tmp_path: Pat
     assert not config.exists()
 
 
-def test_a_damaged_choice_is_one_line(run_pe, config: Path, folder: Path) -> None:
+def test_a_damaged_choice_is_one_line(run_pe, config: Path, directory: Path) -> None:
     config.parent.mkdir(parents=True)
     for content in ("{", "[]", '{"model": 3}'):
         config.write_text(content)
-        run = run_pe("search", "a cat", folder)
+        run = run_pe("search", "a cat", directory)
         assert run.status == 2 and f"{config} does not name a model; choose one with: pe models use NAME" in run.stderr
     assert run_pe("models", "use", "builtin").status == 0
-    assert "demo" not in run_pe("search", "a cat", folder).stdout
+    assert "demo" not in run_pe("search", "a cat", directory).stdout
 
 
 def test_models_show_the_default_and_the_size_of_a_download(run_pe, terminal) -> None:
@@ -129,30 +130,36 @@ def test_models_show_the_default_and_the_size_of_a_download(run_pe, terminal) ->
 
 
 def test_a_choice_that_is_no_model_is_told_with_what_made_it(
-    run_pe, folder: Path, checkpoint: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+    run_pe, directory: Path, checkpoint: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config.parent.mkdir(parents=True)
-    config.write_text(json.dumps({"model": str(folder / "gone.safetensors")}))
-    run = run_pe("search", "a cat", folder)
-    assert run.status == 2 and f"{config} names '{folder / 'gone.safetensors'}', which is neither a model" in run.stderr
+    config.write_text(json.dumps({"model": str(directory / "gone.safetensors")}))
+    run = run_pe("search", "a cat", directory)
+    assert (
+        run.status == 2 and f"{config} names '{directory / 'gone.safetensors'}', which is neither a model" in run.stderr
+    )
     monkeypatch.setenv("PE_MODEL", "nonsense")
-    for command in (("search", "a cat", folder), ("index", folder), ("classify", folder, "--labels", "cat,dog")):
+    for command in (
+        ("search", "a cat", directory),
+        ("index", directory),
+        ("classify", directory, "--labels", "cat,dog"),
+    ):
         run = run_pe(*command)
         assert run.status == 2 and "the environment variable PE_MODEL names 'nonsense', which is neither" in run.stderr
     assert run_pe("models").status == run_pe("models", "--json").status == 0
-    assert run_pe("index", folder, "--model", checkpoint).status == 0
-    for command in (("search", "a cat", folder), ("index", folder)):  # by the index's own model
+    assert run_pe("index", directory, "--model", checkpoint).status == 0
+    for command in (("search", "a cat", directory), ("index", directory)):  # by the index's own model
         assert run_pe(*command).status == 0
 
 
 def test_a_choice_means_the_same_file_in_any_directory(
-    run_pe, folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run_pe, directory: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(checkpoint.parent)
     monkeypatch.setenv("PE_MODEL", checkpoint.name)
-    assert run_pe("index", folder).status == 0
+    assert run_pe("index", directory).status == 0
     monkeypatch.delenv("PE_MODEL")
     monkeypatch.chdir(tmp_path)
-    run = run_pe("search", "a cat", folder)
+    run = run_pe("search", "a cat", directory)
     assert run.status == 0, run.stderr
-    assert json.loads((folder / ".pe-index" / "settings.json").read_text())["source"] == str(checkpoint)
+    assert json.loads((directory / ".pe-index" / "settings.json").read_text())["source"] == str(checkpoint)

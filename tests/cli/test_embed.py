@@ -32,14 +32,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Twelve pictures."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+def directory(tmp_path: Path) -> Path:
+    """Twelve images."""
+    directory = tmp_path / "images"
+    directory.mkdir()
     for number in range(12):
         pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((40, 30)).save(folder / f"{number:02d}.jpg")
-    return folder
+        Image.fromarray(pixels).resize((40, 30)).save(directory / f"{number:02d}.jpg")
+    return directory
 
 
 @pytest.fixture
@@ -53,24 +53,24 @@ def embed(run_pe: Embed, checkpoint: Path, out: Path) -> Embed:
     return lambda *arguments: run_pe("embed", "-o", out, "-m", checkpoint, "--dtype", "float32", *arguments)
 
 
-def test_pictures_become_rows(embed: Embed, folder: Path, checkpoint: Path, out: Path) -> None:
-    run = embed(folder)
+def test_images_become_rows(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:
+    run = embed(directory)
     assert (run.status, run.stderr) == (output.OK, "")
-    assert run.stdout.startswith(f"12 vectors in {out}, ")
+    assert run.stdout.startswith(f"12 embeddings in {out}, ")
     table = pq.read_table(out)
     assert [Path(path).name for path in table["path"].to_pylist()] == [f"{number:02d}.jpg" for number in range(12)]
     encoder = load(checkpoint, dtype=torch.float32)
-    expected = encoder.encode(sorted(folder.iterdir()))
+    expected = encoder.encode(sorted(directory.iterdir()))
     np.testing.assert_allclose(np.array(table["vector"].to_pylist(), np.float32), expected, rtol=0, atol=2e-6)
     assert set(table["model"].to_pylist()) == {"PE-Core-N16-128"}
     assert set(table["weight_hash"].to_pylist()) == {encoder.weight_hash}
 
 
-def test_settings_reach_the_model(embed: Embed, folder: Path, checkpoint: Path, out: Path) -> None:
-    assert embed(folder, "--layer", "-3", "--pool", "tokens", "--no-normalize", "--batch-size", "5").status == 0
+def test_settings_reach_the_model(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:
+    assert embed(directory, "--layer", "-3", "--pool", "tokens", "--no-normalize", "--batch-size", "5").status == 0
     rows = pq.read_table(out).to_pylist()
     assert {(row["layer"], row["pool"], row["normalised"]) for row in rows} == {(9, "tokens", False)}
-    expected = load(checkpoint, dtype=torch.float32).encode(folder / "07.jpg", False, layer=9, pool="tokens")
+    expected = load(checkpoint, dtype=torch.float32).encode(directory / "07.jpg", False, layer=9, pool="tokens")
     np.testing.assert_allclose(np.float32(rows[7]["vector"]), expected, rtol=0, atol=1e-4)
 
 
@@ -83,24 +83,24 @@ def test_a_table_of_texts(embed: Embed, tmp_path: Path, checkpoint: Path, out: P
     np.testing.assert_allclose(np.float32([row["vector"] for row in rows]), expected, rtol=0, atol=2e-6)
 
 
-def test_bad_files_are_listed_and_change_the_status_under_strict(embed: Embed, folder: Path, out: Path) -> None:
-    (folder / "03.jpg").write_bytes(b"")
-    (folder / "07.jpg").write_bytes(b"words")
-    run = embed(folder, "--layer", "0")
+def test_bad_files_are_listed_and_change_the_status_under_strict(embed: Embed, directory: Path, out: Path) -> None:
+    (directory / "03.jpg").write_bytes(b"")
+    (directory / "07.jpg").write_bytes(b"words")
+    run = embed(directory, "--layer", "0")
     assert run.status == output.OK
-    assert run.stdout.startswith("10 vectors in")
+    assert run.stdout.startswith("10 embeddings in")
     lines = run.stderr.splitlines()
     assert [word in line for word, line in zip(["03.jpg", "07.jpg"], lines, strict=False)] == [True] * 2
     assert lines[-1] == "warning: 2 of 12 inputs skipped"
     assert pq.read_table(out).num_rows == 10
-    assert embed(folder, "--layer", "0", "--overwrite", "--strict").status == output.SOME_SKIPPED
+    assert embed(directory, "--layer", "0", "--overwrite", "--strict").status == output.SOME_SKIPPED
 
 
-def test_without_a_good_input_the_status_is_that_of_an_error(embed: Embed, folder: Path, out: Path) -> None:
-    (folder / "03.jpg").write_bytes(b"")
-    run = embed(folder / "03.jpg", "--layer", "0")
+def test_without_a_good_input_the_status_is_that_of_an_error(embed: Embed, directory: Path, out: Path) -> None:
+    (directory / "03.jpg").write_bytes(b"")
+    run = embed(directory / "03.jpg", "--layer", "0")
     assert run.status == output.ERROR and "03.jpg: is empty" in run.stderr and not out.exists()
-    run = embed(folder, "gone.jpg", "--layer", "0")
+    run = embed(directory, "gone.jpg", "--layer", "0")
     assert run.status == output.ERROR and run.stderr == "error: gone.jpg: no such file or directory\n"
 
 
@@ -115,8 +115,10 @@ def test_without_a_good_input_the_status_is_that_of_an_error(embed: Embed, folde
         (["-o", "out.csv"], ".parquet"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_error(embed: Embed, folder: Path, arguments: list[str], message: str) -> None:
-    run = embed(folder, *arguments)
+def test_what_cannot_be_done_is_one_clear_error(
+    embed: Embed, directory: Path, arguments: list[str], message: str
+) -> None:
+    run = embed(directory, *arguments)
     assert run.status == output.ERROR
     assert message in " ".join(run.stderr.split())
     assert run.stdout == ""
@@ -130,38 +132,38 @@ def test_nothing_to_embed_is_an_error(embed: Embed, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["empty"]
 
 
-def test_an_output_is_replaced_on_request_only(embed: Embed, folder: Path, out: Path) -> None:
+def test_an_output_is_replaced_on_request_only(embed: Embed, directory: Path, out: Path) -> None:
     out.write_bytes(b"mine")
-    run = embed(folder, "--layer", "0")
+    run = embed(directory, "--layer", "0")
     assert run.status == output.ERROR
     assert "--overwrite" in run.stderr
     assert out.read_bytes() == b"mine"
-    assert embed(folder, "--layer", "0", "--overwrite").status == output.OK
+    assert embed(directory, "--layer", "0", "--overwrite").status == output.OK
     assert pq.read_table(out).num_rows == 12
 
 
-def test_a_full_disk_is_one_error_and_loses_nothing(embed: Embed, folder: Path, tmp_path: Path, out: Path) -> None:
+def test_a_full_disk_is_one_error_and_loses_nothing(embed: Embed, directory: Path, tmp_path: Path, out: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # no file may grow over this, as if the disk were full
     try:
-        run = embed(folder, "--layer", "0")
+        run = embed(directory, "--layer", "0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert run.status == output.ERROR
     assert f"{out} could not be written: File too large" in " ".join(run.stderr.split())
     assert not out.exists()
     assert not (tmp_path / "out.parquet.parts").exists()
-    assert embed(folder, "--layer", "0").status == output.OK
+    assert embed(directory, "--layer", "0").status == output.OK
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_is_finished_by_the_same_command(
-    embed: Embed, folder: Path, checkpoint: Path, tmp_path: Path, out: Path, stop: signal.Signals
+    embed: Embed, directory: Path, checkpoint: Path, tmp_path: Path, out: Path, stop: signal.Signals
 ) -> None:
-    originals = sorted(folder.iterdir())
+    originals = sorted(directory.iterdir())
     for number in range(12, 1500):
-        (folder / f"{number:04d}.jpg").hardlink_to(originals[number % 12])
+        (directory / f"{number:04d}.jpg").hardlink_to(originals[number % 12])
     code = f"""
 import os, signal, sys
 from perception_encoder.cli.main import main
@@ -181,7 +183,7 @@ EmbeddingWriter.flush = flush_and_stop
 EmbeddingWriter.__init__.__kwdefaults__["part_seconds"] = 0.1
 main(sys.argv[1:])
 """
-    arguments = ["embed", folder, "-o", out, "-m", checkpoint, "--dtype", "float32", "--layer", "0"]
+    arguments = ["embed", directory, "-o", out, "-m", checkpoint, "--dtype", "float32", "--layer", "0"]
     run = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "out.parquet.parts"
     _, message = run.communicate()
@@ -189,16 +191,16 @@ main(sys.argv[1:])
     if stop == signal.SIGINT:
         assert run.returncode == output.INTERRUPTED
         assert message.startswith("warning: stopped; ") and message.endswith("the same command resumes from there\n")
-    kept = sum(pq.ParquetFile(path).metadata.num_rows for path in parts.glob("*.parquet"))
-    assert 0 < kept < 1500
-    assert embed(folder, "--layer", "0").status == output.OK
+    saved_rows = sum(pq.ParquetFile(path).metadata.num_rows for path in parts.glob("*.parquet"))
+    assert 0 < saved_rows < 1500
+    assert embed(directory, "--layer", "0").status == output.OK
     unbroken = tmp_path / "unbroken.parquet"
-    assert embed(folder, "--layer", "0", "-o", unbroken).status == output.OK
+    assert embed(directory, "--layer", "0", "-o", unbroken).status == output.OK
     assert out.read_bytes() == unbroken.read_bytes()
 
 
-def test_a_name_that_is_not_utf8_is_escaped(embed: Embed, folder: Path, out: Path) -> None:
-    name = os.fsencode(folder) + b"/caf\xe9.jpg"
-    os.rename(folder / "00.jpg", name)
-    assert embed(os.fsdecode(name), folder / "01.jpg", "--layer", "0").status == output.OK
+def test_a_name_that_is_not_utf8_is_escaped(embed: Embed, directory: Path, out: Path) -> None:
+    name = os.fsencode(directory) + b"/caf\xe9.jpg"
+    os.rename(directory / "00.jpg", name)
+    assert embed(os.fsdecode(name), directory / "01.jpg", "--layer", "0").status == output.OK
     assert [Path(path).name for path in pq.read_table(out)["path"].to_pylist()] == ["caf\\xe9.jpg", "01.jpg"]

@@ -5,24 +5,26 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
 
-from perception_encoder.cli import main, output
+from perception_encoder.cli import main, options, output
 from perception_encoder.cli.groups import REMOVED, RENAMED
 
 
 def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
     """Return every command and group of `pe` by its words: ("models",), ("data",), ("data", "prepare"), …"""
     group = group or typer.main.get_command(main.app)
-    found = {}
+    result = {}
     for name in group.list_commands(None):
         command = group.get_command(None, name)
-        found[(*words, name)] = command
+        result[(*words, name)] = command
         if hasattr(command, "list_commands"):
-            found |= commands(command, (*words, name))
-    return found
+            result |= commands(command, (*words, name))
+    return result
 
 
 COMMANDS = commands()
@@ -32,7 +34,7 @@ def test_there_are_three_groups_of_commands(run_pe) -> None:
     run = run_pe("--help")
     headings = re.findall(r"^╭─ (.*?) ─", run.stdout, flags=re.MULTILINE)
     assert run.status == 0 and headings == ["Options", "Search", "Models", "Train and evaluate"]
-    for names in main.PANELS.values():
+    for names in main.COMMANDS.values():
         assert all(re.search(rf"^│ {name} ", run.stdout, flags=re.MULTILINE) for name in names)
 
 
@@ -54,7 +56,9 @@ def test_every_help_has_examples_of_its_own_and_no_python_types(run_pe, words: t
     assert run.status == 0
     assert re.search(rf"^ +pe {' '.join(words)}\b", run.stdout.partition("Examples:")[2], flags=re.MULTILINE)
     assert "completion" not in run.stdout
-    assert not re.search(r"list\[|<(?:bool|int|float|str)[ >]|Path\]", run.stdout)
+    assert not re.search(r"list\[|<(?=[A-Za-z])(?![\w|]+\|)|Path\]", run.stdout)
+    (usage,) = re.findall(r"^ Usage: (.*)$", run.stdout, flags=re.MULTILINE)
+    assert not re.search(r"[{}<>]", usage)
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if len(words) == 1], ids=" ".join)
@@ -79,12 +83,73 @@ def test_the_same_option_has_the_same_short_flag_and_panel_everywhere() -> None:
     }
 
 
+def test_models_and_outputs_have_flags_in_every_command() -> None:
+    for words, command in COMMANDS.items():
+        names = {parameter.name for parameter in command.params if parameter.param_type_name == "argument"}
+        assert not names & {"model", "out"}, words
+        assert not {"MODEL", "OUT"} & {p.metavar for p in command.params if p.name in names}, words
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (("eval", "knn"), "pe eval knn [OPTIONS] [-m] MODEL"),
+        (("layers",), "pe layers [OPTIONS] [-m] MODEL"),
+        (("convert",), "pe convert [OPTIONS] [-m] MODEL [-o] OUT"),
+        (("export", "onnx"), "pe export onnx [OPTIONS] [-m] MODEL [-o] OUT"),
+        (("export", "vectors"), "pe export vectors [OPTIONS] DIR [-o] OUT"),
+        (("data", "prepare"), "pe data prepare [OPTIONS] [[-o] OUT]"),
+        (("search",), "pe search [OPTIONS] [QUERY] [FILES]..."),
+        (("index",), "pe index [OPTIONS] DIRS..."),
+        (("serve",), "pe serve [OPTIONS] [DIR]"),
+    ],
+)
+def test_usage_lines_show_which_flags_may_be_left_out(run_pe, words: tuple[str, ...], usage: str) -> None:
+    assert re.search(rf"^ Usage: {re.escape(usage)} *$", run_pe(*words, "--help").stdout, flags=re.MULTILINE)
+
+
+def three_values(
+    source: Annotated[Path, options.argument("PATH", "An argument.")],
+    model: options.OwnModel,
+    out: Annotated[Path, options.out_option("The output."), options.BY_POSITION],
+) -> None:
+    output.print_line(f"{source} {model} {out}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["s m o", "s m -o o", "s o -m m", "-m m s o", "--model=m s --out=o", "-o o -m m s", "s -o o m", "-mm -- s o"],
+)
+def test_flags_may_be_left_out(run_pe, add_command, arguments: str) -> None:
+    add_command(three_values)
+    run = run_pe("example", *arguments.split())
+    assert (run.status, run.stdout) == (output.OK, "s m o\n"), run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("s", "Missing option '--model' / '-m'"),
+        ("s m", "Missing option '--out' / '-o'"),
+        ("s -o o", "Missing option '--model' / '-m'"),
+        ("s m o -m n", "unexpected extra argument"),
+        ("s m o extra", "unexpected extra argument"),
+        ("s m o --half", "--half"),
+    ],
+)
+def test_a_missing_or_repeated_value_is_a_usage_error(run_pe, add_command, arguments: str, message: str) -> None:
+    add_command(three_values)
+    run = run_pe("example", *arguments.split())
+    assert run.status == output.ERROR and message in run.stderr
+
+
 def test_a_command_imports_no_other_command() -> None:
     code = "import sys; from perception_encoder.cli.main import main\ntry: main(['eval', 'page', '--help'])\nfinally: "
     code += "print(sorted(name for name in sys.modules if name.startswith('perception_encoder.cli.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     imported = {name.removeprefix("perception_encoder.cli.") for name in eval(done.stdout.splitlines()[-1])}
-    assert imported == {"main", "groups", "output", "options", "evaluate", "evaluate.group", "evaluate.page"}
+    shared = {"main", "groups", "output", "options", "progress", "evaluate.options"}
+    assert imported == {*shared, "evaluate", "evaluate.group", "evaluate.page"}
 
 
 @pytest.mark.parametrize(

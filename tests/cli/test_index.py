@@ -1,4 +1,4 @@
-"""`pe index`, and `pe search` in a folder that has an index."""
+"""`pe index`, and `pe search` in a directory that has an index."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.clips import clip
 
 
 @pytest.fixture
-def indexed(run_pe, checkpoint: Path, pictures: list[Path]) -> Path:
-    """The folder of the pictures and a clip, with an index."""
-    folder = pictures[0].parent
-    (folder / "clip.mp4").write_bytes(clip(60))
-    run = run_pe("index", folder, "--model", checkpoint)
+def indexed(run_pe, checkpoint: Path, image_files: list[Path]) -> Path:
+    """The directory of the images and a clip, with an index."""
+    directory = image_files[0].parent
+    (directory / "clip.mp4").write_bytes(clip(60))
+    run = run_pe("index", directory, "--model", checkpoint)
     assert run.status == 0, run.stderr
     assert "21 added, 0 moved, 0 gone, 0 unchanged; " in run.stdout
-    return folder
+    return directory
 
 
 def test_it_says_what_it_did_and_skipped(run_pe, indexed: Path) -> None:
@@ -53,7 +53,7 @@ def test_search_takes_the_index_and_its_model(run_pe, indexed: Path, checkpoint:
     assert moment["start"] <= moment["time"] < moment["stop"] <= 2.41
 
 
-def test_search_in_the_current_folder(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_in_the_current_directory(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(indexed)
     run = run_pe("search", "2:dog", "-", "snow", "--top", "3")
     assert run.status == 0 and "“2:dog - snow”" in run.stdout and "note:" not in run.stderr
@@ -84,8 +84,8 @@ def test_by_example_and_by_id(run_pe, indexed: Path) -> None:
     hits = json.loads(run_pe("search", "--image", copy, indexed, "--json").stdout)["queries"][0]["hits"]
     assert hits[0]["path"] == str(indexed / "07.jpg") and hits[0]["score"] > 0.99
     assert str(copy) not in [hit["path"] for hit in hits]
-    found = json.loads(run_pe("search", "--like", hits[0]["id"], indexed, "--json").stdout)["queries"][0]
-    assert found["image"] == "07.jpg" and found["hits"][0]["path"] == str(copy)
+    answer = json.loads(run_pe("search", "--like", hits[0]["id"], indexed, "--json").stdout)["queries"][0]
+    assert answer["image"] == "07.jpg" and answer["hits"][0]["path"] == str(copy)
 
 
 def test_near_duplicates_are_shown_in_groups(run_pe, indexed: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_near_duplicates_are_shown_in_groups(run_pe, indexed: Path, tmp_path: Pa
     assert page.read_text().count("<li class") == 3
 
 
-def test_several_folders_are_searched_by_their_indexes(
+def test_several_directories_are_searched_by_their_indexes(
     run_pe, indexed: Path, checkpoint: Path, tmp_path: Path, draw: Callable[[int], Image.Image]
 ) -> None:
     more = tmp_path / "more"
@@ -124,17 +124,17 @@ def test_several_folders_are_searched_by_their_indexes(
     scores = [hit["score"] for hit in hits]
     assert scores == sorted(scores, reverse=True)
     (new,) = (hit for hit in hits if hit["path"] == str(more / "new.jpg"))
-    for folders in ((indexed, more), (more, indexed)):
-        run = run_pe("search", "--like", new["id"], *folders, "--json")
+    for directories in ((indexed, more), (more, indexed)):
+        run = run_pe("search", "--like", new["id"], *directories, "--json")
         assert json.loads(run.stdout)["queries"][0]["image"] == "new.jpg"
     run = run_pe("search", "--like", "no-such-id", indexed, more)
     assert run.status == 2 and "has no no-such-id" in run.stderr
 
 
-@pytest.mark.parametrize("command", [("search", "a cat", "FOLDER"), ("index", "FOLDER"), ("serve", "FOLDER")])
+@pytest.mark.parametrize("command", [("search", "a cat", "DIR"), ("index", "DIR"), ("serve", "DIR")])
 def test_another_model_is_refused_before_it_is_fetched(run_pe, indexed: Path, command, monkeypatch) -> None:
     monkeypatch.setattr("perception_encoder.models.checkpoints.weights.fetch_weights", None)
-    words = [word.replace("FOLDER", str(indexed)) for word in command]
+    words = [word.replace("DIR", str(indexed)) for word in command]
     run = run_pe(*words, "--model", "PE-Core-L14-336")
     assert run.status == 2 and "model PE-Core-N16-128, not PE-Core-L14-336" in run.stderr
 
@@ -153,32 +153,32 @@ def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: p
 
 
 def test_conditions_and_sheets(run_pe, indexed: Path, tmp_path: Path) -> None:
-    page = tmp_path / "found.html"
+    page = tmp_path / "hits.html"
     run = run_pe("search", "a cat", indexed, "--where", "path LIKE '0%' AND kind = 'image'", "--html", page)
     assert run.status == 0 and "clip.mp4" not in run.stdout
     assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 10
 
 
-def test_a_folder_without_an_index_gets_a_hint(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
-    run = run_pe("search", "a cat", pictures[0].parent, "--model", checkpoint)
-    assert run.status == 0 and f"pe index {pictures[0].parent}" in run.stderr
+def test_a_directory_without_an_index_gets_a_hint(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
+    run = run_pe("search", "a cat", image_files[0].parent, "--model", checkpoint)
+    assert run.status == 0 and f"pe index {image_files[0].parent}" in run.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("search", "a cat", "FOLDER", "--where", "colour = 'red'"), "condition \"colour = 'red'\" cannot be used"),
-        (("search", "--like", "nothing", "FOLDER"), "has no nothing"),
-        (("search", "a cat", "FOLDER", "--model", "builtin"), "pe index --rebuild"),
-        (("search", "a cat", "FOLDER/01.jpg", "--where", "size > 3"), "need an index"),
-        (("index", "FOLDER", "--every", "0.1"), "--rebuild --every 0.1"),
-        (("index", "FOLDER/01.jpg"), "is not a directory"),
-        (("index", "FOLDER", "FOLDER/gone"), "gone: no such file or directory"),
-        (("index", "FOLDER", "--every", "0"), "--every"),
+        (("search", "a cat", "DIR", "--where", "colour = 'red'"), "condition \"colour = 'red'\" cannot be used"),
+        (("search", "--like", "nothing", "DIR"), "has no nothing"),
+        (("search", "a cat", "DIR", "--model", "builtin"), "pe index --rebuild"),
+        (("search", "a cat", "DIR/01.jpg", "--where", "size > 3"), "need an index"),
+        (("index", "DIR", "--every", "0.1"), "--rebuild --every 0.1"),
+        (("index", "DIR/01.jpg"), "is not a directory"),
+        (("index", "DIR", "DIR/gone"), "gone: no such file or directory"),
+        (("index", "DIR", "--every", "0"), "--every"),
     ],
 )
 def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], message: str) -> None:
-    run = run_pe(*(argument.replace("FOLDER", str(indexed)) for argument in arguments))
+    run = run_pe(*(argument.replace("DIR", str(indexed)) for argument in arguments))
     assert run.status == 2 and message in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
 
@@ -186,9 +186,9 @@ def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], 
 def test_a_phone_s_heic_is_indexed_and_without_the_extra_listed(
     run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder in ("without", "with"):
-        (tmp_path / folder).mkdir()
-        pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / folder / "IMG_1.HEIC")
+    for directory in ("without", "with"):
+        (tmp_path / directory).mkdir()
+        pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / directory / "IMG_1.HEIC")
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pillow_heif", None)

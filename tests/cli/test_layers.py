@@ -29,18 +29,18 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_report_from_a_checkpoint(
-    run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path, pictures: list[Path]
+    run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path, image_files: list[Path]
 ) -> None:
     out = tmp_path / "report"
     options = ("--tasks", "retrieval", "--data", photos, "--layer", "0,-1", "--items", "12")
-    done = run_pe("layers", checkpoint, *options, "-o", out)
+    done = run_pe("layers", "-m", checkpoint, *options, "-o", out)
     assert done.status == 1 and "skipped toys-1" in done.stderr and "retrieval" in done.stdout
     assert {path.name for path in out.iterdir()} >= {"report.html", "curves.png", "layers.csv", "layers.json"}
-    said = json.loads((out / "layers.json").read_text(encoding="utf-8"))
-    assert [model["name"] for model in said["models"]] == ["nano", "random:nano"]
-    assert list(said["curves"][0]["layers"]) == ["0", "11"] and len(said["tokens"]["nano"]) == 12
-    options = said["recommendations"][0]["options"].split()
-    embedded = run_pe("embed", pictures[0], "--model", checkpoint, *options, "-o", tmp_path / "x.parquet")
+    report = json.loads((out / "layers.json").read_text(encoding="utf-8"))
+    assert [model["name"] for model in report["models"]] == ["nano", "random:nano"]
+    assert list(report["curves"][0]["layers"]) == ["0", "11"] and len(report["tokens"]["nano"]) == 12
+    options = report["recommendations"][0]["options"].split()
+    embedded = run_pe("embed", image_files[0], "--model", checkpoint, *options, "-o", tmp_path / "x.parquet")
     assert embedded.status == 0, embedded.stderr
 
 
@@ -50,11 +50,11 @@ def test_a_size_and_layers_that_are_given(
     options = ("--tasks", "retrieval", "--data", photos, "--layer", "3", "--size", "48x64")
     done = run_pe("layers", checkpoint, *options, "--final-norm", "-o", tmp_path / "out")
     assert done.status == 1 and "note: features will take" in done.stderr and " MB more in " in done.stderr
-    said = json.loads((tmp_path / "out" / "layers.json").read_text(encoding="utf-8"))
-    assert {model["final norm"] for model in said["models"]} == {"last layer"}
-    assert list(said["curves"][0]["layers"]) == ["3", "11"] and said["notes"] == []
-    kept = [json.loads(path.read_text()) for path in (tmp_path / "out" / "features").glob("*/progress.json")]
-    assert {tuple(progress["grid"]) for progress in kept} == {(3, 4)}
+    report = json.loads((tmp_path / "out" / "layers.json").read_text(encoding="utf-8"))
+    assert {model["final norm"] for model in report["models"]} == {"last layer"}
+    assert list(report["curves"][0]["layers"]) == ["3", "11"] and report["notes"] == []
+    cached = [json.loads(path.read_text()) for path in (tmp_path / "out" / "features").glob("*/progress.json")]
+    assert {tuple(progress["grid"]) for progress in cached} == {(3, 4)}
 
 
 @pytest.mark.parametrize(

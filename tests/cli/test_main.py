@@ -1,4 +1,4 @@
-"""The shell around the verbs: help, quickness, one-line errors, exit statuses."""
+"""The shell around the commands: help, quickness, one-line errors, exit statuses."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from perception_encoder import __version__
 from perception_encoder.cli import main, output
 from perception_encoder.errors import MediaDecodeError, ShapeError
+from tests.cli.test_groups import COMMANDS
 from tests.conftest import ROOT
 
 
@@ -31,6 +32,13 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert done.stdout.splitlines()[-1] == "[]"
     assert min(seconds) < 0.5
+
+
+def test_no_command_imports_what_is_slow_before_it_runs() -> None:
+    code = "import sys; from tests.cli.test_groups import COMMANDS; print(len(COMMANDS), sorted("
+    code += "{'torch', 'numpy', 'PIL', 'av', 'pyarrow', 'fastapi', 'lancedb'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.stdout == f"{len(COMMANDS)} []\n", done.stderr
 
 
 def test_version(run_pe) -> None:
@@ -56,11 +64,11 @@ def test_an_unknown_option_is_a_usage_error(run_pe) -> None:
         (OSError(errno.ENOSPC, "No space left on device", "o.npy"), "[Errno 28] No space left on device: 'o.npy'\n"),
     ],
 )
-def test_a_typed_error_is_one_line(run_pe, verb, error: Exception, message: str) -> None:
+def test_a_typed_error_is_one_line(run_pe, add_command, error: Exception, message: str) -> None:
     def fail() -> None:
         raise error
 
-    verb(fail)
+    add_command(fail)
     run = run_pe("example")
     assert run.status == output.ERROR
     assert run.stderr.endswith(message)
@@ -68,20 +76,20 @@ def test_a_typed_error_is_one_line(run_pe, verb, error: Exception, message: str)
     assert run.stdout == ""
 
 
-def test_a_bug_keeps_its_traceback(verb) -> None:
+def test_a_bug_keeps_its_traceback(add_command) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    verb(fail)
+    add_command(fail)
     with pytest.raises(ZeroDivisionError):
         main.main(["example"])
 
 
-def test_ctrl_c_has_its_own_status(run_pe, verb) -> None:
+def test_ctrl_c_has_its_own_status(run_pe, add_command) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    verb(interrupted)
+    add_command(interrupted)
     assert run_pe("example").status == output.INTERRUPTED
 
 
@@ -94,19 +102,19 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_warnings_are_one_line(run_pe, verb) -> None:
+def test_warnings_are_one_line(run_pe, add_command) -> None:
     def warn() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("the text was cut", stacklevel=1)
 
-    verb(warn)
+    add_command(warn)
     assert run_pe("example").stderr == "warning: the text was cut\n"
 
 
 @pytest.mark.parametrize(("options", "message"), [([], ""), (["-v"], "loaded\n")])
-def test_verbose_shows_what_is_done(run_pe, verb, options: list[str], message: str) -> None:
-    verb(lambda: logging.getLogger("perception_encoder.example").info("loaded"))
+def test_verbose_shows_what_is_done(run_pe, add_command, options: list[str], message: str) -> None:
+    add_command(lambda: logging.getLogger("perception_encoder.example").info("loaded"))
     assert run_pe(*options, "example").stderr == message
 
 
@@ -131,7 +139,7 @@ def test_openmp_waits_passively_before_torch_is_imported_unless_told_otherwise(
         "            os._exit(0)\n"
         "sys.meta_path.insert(0, Watch())\n"
         "from perception_encoder.cli.main import main\n"
-        "main(['train', 'builtin', '--data', 'nowhere'])\n"
+        "main(['train', 'builtin', '--data', 'missing'])\n"
     )
     names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
     environment = {name: value for name, value in os.environ.items() if name not in names}

@@ -19,8 +19,8 @@ def test_what_is_typed_is_read() -> None:
     ("read", "text", "message"),
     [
         (numbers, "10,many", "'10,many' is not a list of numbers separated by commas"),
-        (read_layers, "first", "--layer is 'first'; it must be numbers separated by commas, as 0,5,-1"),
-        (image_size, "big", "--size is 'big'; it must be pixels, as 518, or height and width, as 480x640"),
+        (read_layers, "first", "--layer is 'first'; it must be numbers separated by commas, such as 0,5,-1"),
+        (image_size, "big", "--size is 'big'; it must be pixels, such as 518, or height x width, such as 480x640"),
     ],
 )
 def test_errors_give_the_value_and_an_example(read, text: str, message: str) -> None:

@@ -46,12 +46,12 @@ def test_paths_are_printed_once_and_unchanged(capfdbinary, null: bool, end: byte
     assert capfdbinary.readouterr().out == b"a b.jpg" + end + b"caf\xe9.jpg" + end
 
 
-def test_skipped_inputs_are_listed_and_change_the_status(run_pe, verb) -> None:
+def test_skipped_inputs_are_listed_and_change_the_status(run_pe, add_command) -> None:
     def some_fail() -> None:
         failures = [MediaDecodeError("a.jpg", "truncated"), MediaDecodeError("b.jpg", "empty")]
         raise typer.Exit(output.report_skipped(failures, total=5))
 
-    verb(some_fail)
+    add_command(some_fail)
     run = run_pe("example")
     assert run.status == output.SOME_SKIPPED
     assert run.stderr == (

@@ -22,8 +22,8 @@ def test_progress_shows_count_and_rate_on_a_terminal(monkeypatch) -> None:
     monkeypatch.setattr(output, "error_console", Console(file=screen, force_terminal=True, width=100))
     with progress("embedding", total=40) as advance:
         advance(40)
-    shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
-    assert re.search(r"embedding .* 40/40 [\d.]+ items/s", shown)
+    screen_text = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
+    assert re.search(r"embedding .* 40/40 [\d.]+ items/s", screen_text)
 
 
 def test_tracked_items_come_through_unchanged(capsys) -> None:

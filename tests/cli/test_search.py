@@ -15,22 +15,22 @@ from perception_encoder.search.index.index import FOLDER, Index
 from tests.clips import clip
 
 
-def test_hits_of_a_text_come_best_first(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
-    run = run_pe("search", "a red mug", pictures[0].parent, "--model", checkpoint, "--json", "--top", "7")
+def test_hits_of_a_text_come_best_first(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
+    run = run_pe("search", "a red mug", image_files[0].parent, "--model", checkpoint, "--json", "--top", "7")
     assert run.status == 0, run.stderr
     printed = json.loads(run.stdout)
     (query,) = printed["queries"]
     assert query["text"] == "a red mug" and printed["skipped"] == []
     scores = [hit["score"] for hit in query["hits"]]
     assert len(scores) == 7 and scores == sorted(scores, reverse=True)
-    assert {hit["path"] for hit in query["hits"]} < set(map(str, pictures))
+    assert {hit["path"] for hit in query["hits"]} < set(map(str, image_files))
 
 
-def test_pictures_and_texts_may_be_looked_for_at_once(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
-    copy = pictures[0].with_name("copy [b].jpg")
-    copy.write_bytes(pictures[5].read_bytes())
-    options = ("--image", pictures[5], "--text", "a [/cat]", "--top", "2", "--model", checkpoint)
-    run = run_pe("search", pictures[0].parent, *options)
+def test_images_and_texts_may_be_looked_for_at_once(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
+    copy = image_files[0].with_name("copy [b].jpg")
+    copy.write_bytes(image_files[5].read_bytes())
+    options = ("--image", image_files[5], "--text", "a [/cat]", "--top", "2", "--model", checkpoint)
+    run = run_pe("search", image_files[0].parent, *options)
     assert run.status == 0, run.stderr
     assert "“a [/cat]”" in run.stdout and "like 05.jpg" in run.stdout
     assert "1.000" in run.stdout and "copy[b].jpg" in "".join(run.stdout.split())
@@ -50,11 +50,11 @@ def test_videos_are_hits_with_a_time_and_bad_files_reported(run_pe, checkpoint: 
 
 
 def test_a_contact_sheet_has_a_row_for_each_query(
-    run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path
+    run_pe, checkpoint: Path, image_files: list[Path], tmp_path: Path
 ) -> None:
-    page = tmp_path / "found.html"
+    page = tmp_path / "hits.html"
     texts = ("--text", "<b>a cat</b>", "--text", "a dog")
-    run = run_pe("search", *texts, pictures[0].parent, "--top", "4", "--html", page, "--model", checkpoint)
+    run = run_pe("search", *texts, image_files[0].parent, "--top", "4", "--html", page, "--model", checkpoint)
     assert run.status == 0
     text = page.read_text(encoding="utf-8")
     assert text.count("<section>") == 2 and text.count("<li class") == 8
@@ -73,7 +73,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
         ((".", "a dog"), 'the query comes first, as in: pe search "a dog" .'),
         (("--top", "0", "a cat", "."), "--top"),
-        (("--json", "--paths-only", "a cat", "."), "leave out --paths-only and --print0"),
+        (("--json", "--paths-only", "a cat", "."), "cannot be combined with --paths-only or --print0"),
     ],
 )
 def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message: str) -> None:
@@ -88,61 +88,61 @@ def test_no_file_that_can_be_read_is_an_error(run_pe, checkpoint: Path, tmp_path
     assert run.status == 2 and run.stdout == "" and "empty.jpg: is empty" in run.stderr
 
 
-def test_a_page_replaces_no_folder_and_no_picture(run_pe, checkpoint: Path, pictures: list[Path]) -> None:
-    folder = pictures[0].parent
+def test_a_page_replaces_no_directory_and_no_image(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
+    directory = image_files[0].parent
     for page, message in (
-        (folder, "ends in .html"),
-        (pictures[1], "ends in .html"),
-        (folder / "a.html", "is a directory"),
+        (directory, "ends in .html"),
+        (image_files[1], "ends in .html"),
+        (directory / "a.html", "is a directory"),
     ):
-        (folder / "a.html").mkdir(exist_ok=True)
-        run = run_pe("search", "a cat", pictures[0], "--html", page, "--model", checkpoint)
+        (directory / "a.html").mkdir(exist_ok=True)
+        run = run_pe("search", "a cat", image_files[0], "--html", page, "--model", checkpoint)
         assert run.status == 2 and message in run.stderr
-    assert all(path.is_file() for path in pictures)
+    assert all(path.is_file() for path in image_files)
 
 
-def test_a_bad_query_costs_no_encoding(run_pe, checkpoint: Path, pictures: list[Path], monkeypatch) -> None:
+def test_a_bad_query_costs_no_encoding(run_pe, checkpoint: Path, image_files: list[Path], monkeypatch) -> None:
     monkeypatch.setattr("perception_encoder.search.query.answers.encode_media", None)
-    (pictures[0].parent / "cut.png").write_bytes(pictures[0].read_bytes()[:200])
-    run = run_pe("search", "--image", pictures[0].parent / "cut.png", pictures[1], "--model", checkpoint)
+    (image_files[0].parent / "cut.png").write_bytes(image_files[0].read_bytes()[:200])
+    run = run_pe("search", "--image", image_files[0].parent / "cut.png", image_files[1], "--model", checkpoint)
     assert run.status == 2 and "cut.png" in run.stderr
 
 
 @pytest.mark.parametrize("out", ["out.parquet", "out.lance", "out"])
 def test_what_was_embedded_is_searched_without_the_files(
-    run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path, out: str
+    run_pe, checkpoint: Path, image_files: list[Path], tmp_path: Path, out: str
 ) -> None:
-    (pictures[0].parent / "clip.mp4").write_bytes(clip(60))
-    folder, query = pictures[0].parent, ("--text", "a red mug", "--model", checkpoint, "--json")
-    assert run_pe("embed", folder, "-o", tmp_path / out, "--model", checkpoint).status == 0
-    expected = json.loads(run_pe("search", *query, f"{folder}/*").stdout)["queries"][0]["hits"]
-    for path in pictures:
+    (image_files[0].parent / "clip.mp4").write_bytes(clip(60))
+    directory, query = image_files[0].parent, ("--text", "a red mug", "--model", checkpoint, "--json")
+    assert run_pe("embed", directory, "-o", tmp_path / out, "--model", checkpoint).status == 0
+    expected = json.loads(run_pe("search", *query, f"{directory}/*").stdout)["queries"][0]["hits"]
+    for path in image_files:
         path.unlink()
     run = run_pe("search", *query, tmp_path / out)
     assert run.status == 0, run.stderr
-    found = json.loads(run.stdout)["queries"][0]["hits"]
-    assert [hit["path"] for hit in found] == [hit["path"] for hit in expected]
-    assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
+    hits = json.loads(run.stdout)["queries"][0]["hits"]
+    assert [hit["path"] for hit in hits] == [hit["path"] for hit in expected]
+    assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
     for model in ("builtin", "PE-Core-L14-336"):
         other = run_pe("search", "a cat", tmp_path / out, "--model", model)
         assert other.status == 2 and f"made by another model than {model}" in other.stderr
 
 
-def test_clip_retrieval_s_own_folders_are_searched(
-    run_pe, checkpoint: Path, encoder: Encoder, pictures: list[Path], tmp_path: Path
+def test_clip_retrieval_s_own_directories_are_searched(
+    run_pe, checkpoint: Path, encoder: Encoder, image_files: list[Path], tmp_path: Path
 ) -> None:
-    vectors = encoder.encode_images(pictures).astype(np.float16)
+    vectors = encoder.encode_images(image_files).astype(np.float16)
     for name in ("img_emb", "metadata"):
         (tmp_path / "emb" / name).mkdir(parents=True)
     for part, chosen in ((0, slice(0, 12)), (1, slice(12, 20))):
         np.save(tmp_path / "emb" / "img_emb" / f"img_emb_{part}.npy", vectors[chosen])
-        table = pa.table({"image_path": list(map(str, pictures[chosen]))})
+        table = pa.table({"image_path": list(map(str, image_files[chosen]))})
         pq.write_table(table, tmp_path / "emb" / "metadata" / f"metadata_{part}.parquet")
-    run = run_pe("search", "--image", pictures[15], tmp_path / "emb", "--model", checkpoint, "--json", "--top", "3")
+    run = run_pe("search", "--image", image_files[15], tmp_path / "emb", "--model", checkpoint, "--json", "--top", "3")
     assert run.status == 0, run.stderr
     hits = json.loads(run.stdout)["queries"][0]["hits"]
     scores = vectors.astype(np.float32) @ vectors[15].astype(np.float32)
-    assert [hit["path"] for hit in hits] == [str(pictures[row]) for row in np.argsort(-scores) if row != 15][:3]
+    assert [hit["path"] for hit in hits] == [str(image_files[row]) for row in np.argsort(-scores) if row != 15][:3]
     (tmp_path / "emb" / "img_emb" / "img_emb_1.npy").unlink()
     run = run_pe("search", "a cat", tmp_path / "emb", "--model", checkpoint)
     assert run.status == 2 and "12 vectors, but 20 rows of metadata" in run.stderr
@@ -150,18 +150,23 @@ def test_clip_retrieval_s_own_folders_are_searched(
 
 @pytest.mark.parametrize(("midpoint", "percent"), [(9, 0), (-9, 100)])
 def test_an_index_gives_probabilities_and_no_verdict(
-    run_pe, checkpoint: Path, pictures: list[Path], tmp_path: Path, midpoint: float, percent: int
+    run_pe, checkpoint: Path, image_files: list[Path], tmp_path: Path, midpoint: float, percent: int
 ) -> None:
-    folder, page = pictures[0].parent, tmp_path / "found.html"
-    assert run_pe("index", folder, "--model", checkpoint).status == 0
-    curve = {"weight_hash": Index.open(folder).settings["weight_hash"], "slope": 10, "midpoint": midpoint, "rows": 20}
-    (folder / FOLDER / "calibration.json").write_text(json.dumps(curve))
-    (query,) = json.loads(run_pe("search", "a red mug", folder, "--json").stdout)["queries"]
+    directory, page = image_files[0].parent, tmp_path / "hits.html"
+    assert run_pe("index", directory, "--model", checkpoint).status == 0
+    curve = {
+        "weight_hash": Index.open(directory).settings["weight_hash"],
+        "slope": 10,
+        "midpoint": midpoint,
+        "rows": 20,
+    }
+    (directory / FOLDER / "calibration.json").write_text(json.dumps(curve))
+    (query,) = json.loads(run_pe("search", "a red mug", directory, "--json").stdout)["queries"]
     assert query.keys() == {"text", "hits"} and len(query["hits"]) == 10
     assert {round(100 * hit["probability"]) for hit in query["hits"]} == {percent}
-    run = run_pe("search", "a red mug", folder, "--html", page)
+    run = run_pe("search", "a red mug", directory, "--html", page)
     assert "matches" not in run.stdout + run.stderr + page.read_text(encoding="utf-8")
     assert "probability" in run.stdout and f"{percent}%" in run.stdout
     assert f"{percent}% · " in page.read_text(encoding="utf-8")
-    (query,) = json.loads(run_pe("search", "a red mug", "+", "a dog", folder, "--json").stdout)["queries"]
+    (query,) = json.loads(run_pe("search", "a red mug", "+", "a dog", directory, "--json").stdout)["queries"]
     assert {hit["probability"] for hit in query["hits"]} == {None}

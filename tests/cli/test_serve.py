@@ -42,9 +42,9 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
     ("arguments", "message"),
     [
         ((), "nothing to serve: name a directory, or add --api"),
-        (("--api", "--host", "0.0.0.0"), "choose a --key"),
-        ((".", "--host", "0.0.0.0"), "choose a --key"),
-        ((".", "--host", "0.0.0.0", "--key", ""), "choose a --key"),
+        (("--api", "--host", "0.0.0.0"), "set a --key"),
+        ((".", "--host", "0.0.0.0"), "set a --key"),
+        ((".", "--host", "0.0.0.0", "--key", ""), "set a --key"),
         ((".", "--lan", "--host", "127.0.0.1"), "leave out --lan or --host"),
         (("missing",), "missing is not a directory"),
         (("--api", "--model", "PE-Core-XXL"), "PE-Core-XXL"),

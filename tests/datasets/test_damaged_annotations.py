@@ -19,10 +19,12 @@ from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.datasets.instances import read_instance_splits, read_instances
 from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.formats.shards import write_members
 from perception_encoder.formats.tables import read_rows
 from tests.data.tars import image_bytes
+from tests.datasets.questions.layouts import LAYOUTS
 from tests.datasets.test_captioned import BY_ID, COCO, KARPATHY, MSRVTT, PATHS, TABLE
 from tests.evaluation.layers import png
 
@@ -107,6 +109,29 @@ JSON: dict[str, tuple[str, Any, Read]] = {
     "mapping": ("map.json", {"cat": "0; 1", "dog": [1, "x"]}, tables("", mapping="map.json")),
     "rows to embed": ("a.jsonl", ROWS, rows("a.jsonl")),
 }
+LAYOUT_OF: dict[str, str] = {"coco_pope_random.jsonl": "pope"}
+"""The dataset of questions that a file is of."""
+
+
+def questions(name: str, split: str = "") -> Read:
+    return lambda folder: read_questions(name, folder, split)
+
+
+def add_questions() -> None:
+    """Add every JSON file of every dataset of questions."""
+    rows = [{"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "yes"}]
+    JSON["POPE in lines"] = ("coco_pope_random.jsonl", rows, questions("pope", "random"))
+    for name, write in LAYOUTS.items():
+        with tempfile.TemporaryDirectory() as made:
+            write(Path(made))
+            for path in sorted(Path(made).rglob("*.json")) if name != "pope" else ():
+                file = path.relative_to(made).as_posix()
+                LAYOUT_OF[file] = name
+                JSON[f"{name}: {path.name}"] = (file, json.loads(path.read_bytes()), questions(name))
+
+
+add_questions()
+
 TEXT: dict[str, tuple[str, str, Read]] = {
     "MSR-VTT": ("a.csv", TABLE, captions("a.csv")),
     "captions": ("a.csv", PATHS, captions("a.csv")),
@@ -122,6 +147,8 @@ TEXT: dict[str, tuple[str, str, Read]] = {
 
 def prepare(directory: Path, name: str, content: bytes) -> None:
     """Write a file, and all that its reader needs beside it."""
+    if name in LAYOUT_OF and LAYOUT_OF[name] != "pope":
+        LAYOUTS[LAYOUT_OF[name]](directory)
     for each in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
         (directory / each).parent.mkdir(exist_ok=True)
         (directory / each).write_bytes(image_bytes(1))

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.splits import find_shards
+from perception_encoder.formats.splits import find_shards, split_names
+
+
+def test_names_of_one_split() -> None:
+    assert split_names("val") == split_names("validation") == {"val", "valid", "validate", "validation"}
+    assert split_names("testA") == {"testA"}
 
 
 def test_shards_are_a_tar_or_a_folder_of_tars(make_shard, tmp_path: Path) -> None:

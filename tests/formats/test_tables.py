@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.tables import find_column, read_table
+from perception_encoder.formats.tables import find_column, read_json_lines, read_table
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import open_media
 from tests.clips import clip
@@ -151,3 +151,14 @@ def test_tables_whose_cells_cannot_be_read(here: Path) -> None:
         Path(name).write_bytes(content)
         with pytest.raises(DataError, match=reason):
             read_table(Path(name))
+
+
+def test_lines_of_json_under_any_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"A": 1}\n\n{"A": 2}\n')
+    assert read_json_lines(path) == [(f"{path}:1", {"A": 1}), (f"{path}:3", {"A": 2})]
+    path.write_text('{"A": 1}\n[]\n')
+    with pytest.raises(DataError, match=r"a\.json:2 is not a JSON object"):
+        read_json_lines(path)
+    with pytest.raises(DataError, match=r"b\.json cannot be read: .*No such file"):
+        read_json_lines(tmp_path / "b.json")

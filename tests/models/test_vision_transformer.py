@@ -195,3 +195,13 @@ def test_half_precision_follows_float32() -> None:
     assert torch.nn.functional.cosine_similarity(half.float(), expected).min() > 0.999
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.nn.functional.cosine_similarity(tower(x).float(), expected).min() > 0.999
+
+
+def test_layer_scale_is_put_into_a_tower_once() -> None:
+    tower = small_tower(WITHOUT_ROPE)
+    images = random_images(2, 3, 4 * PATCH, 4 * PATCH)
+    before = tower.forward_features(images)
+    assert tower.add_layer_scale(0.1).config.layer_scale == 0.1
+    torch.testing.assert_close(tower.forward_features(images), before, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ConfigError, match=r"has LayerScale already, of 0\.1"):
+        tower.add_layer_scale(0.1)

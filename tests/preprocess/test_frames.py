@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from perception_encoder.errors import (
-    ConfigError,
-)
-from perception_encoder.preprocess.frames import frame_indices, spread_indices
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.frames import frame_indices, plm_frame_indices, spread_indices
+
+PLM_FRAMES = json.loads((Path(__file__).parent.parent / "golden" / "plm.json").read_text())["video_frames"]
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,14 @@ def test_items_evenly_apart() -> None:
     assert spread_indices(5, 1) == [0]
     with pytest.raises(ConfigError, match="8 of 0 items"):
         spread_indices(0, 8)
+
+
+@pytest.mark.parametrize("case", PLM_FRAMES, ids=lambda case: "{frames_total}-{fps}-{max_frames}".format(**case))
+def test_plm_frames_are_those_of_the_reference(case: dict[str, Any]) -> None:
+    chosen = plm_frame_indices(case["frames_total"], case["fps"], case["max_frames"], case["start_s"], case["end_s"])
+    assert chosen == case["positions"]
+
+
+def test_plm_frames_of_a_part_that_does_not_exist_are_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"no frame lies between 9 and 12 s; the video has 2\.0 s"):
+        plm_frame_indices(60, 30, 8, 9, 12)

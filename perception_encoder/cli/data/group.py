@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from perception_encoder.cli.groups import lazy_group
 
-app = lazy_group({name: f"perception_encoder.cli.data.{name}" for name in ("shards", "prepare", "scenes")})
+COMMANDS = {
+    "Commands": {
+        "shards": "data.shards",
+        "prepare": "data.prepare",
+        "furniture": "data.furniture",
+        "scenes": "data.scenes",
+    },
+}
+
+app = lazy_group(COMMANDS)
 
 
 @app.callback()
 def data() -> None:
     """Make training data.
 
-    All commands write WebDataset tars, for `pe train`.
+    Writes WebDataset tars for `pe train`; `furniture` downloads models for `scenes`.
 
     Examples:
 

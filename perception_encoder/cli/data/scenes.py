@@ -1,29 +1,24 @@
-"""`pe data scenes`: render scenes with ground truth; and the models that `pe data prepare scenes` downloads for it."""
+"""`pe data scenes`: render scenes with ground truth."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import flag, option
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command()
 def scenes(
     out: Annotated[Path, options.out_option("Directory of the dataset; OUT/SPLIT must be new or empty.", "OUT")],
-    count: Annotated[int, option("Number of images or videos.", min=1)] = 1000,
+    count: Annotated[int, option("Number of images or videos.", least=1)] = 1000,
     size: Annotated[int, option("Side of the images in pixels; even, from 16 to 1024.", "N")] = 128,
-    seed: Annotated[int, option("Random seed.", min=0)] = 0,
+    seed: Annotated[int, option("Random seed.", least=0)] = 0,
     split: Annotated[str, option("Split of the models to use: train, val or test.", "NAME")] = "train",
     videos: Annotated[bool, flag("--videos", "Make videos instead of images.")] = False,
     frames: Annotated[int, option("Frames of a video, 8 per second; at least 16.", "N")] = 24,
-    models: Annotated[Path | None, option("Models from `pe data prepare scenes`, besides pybullet's.", "FILE")] = None,
+    models: Annotated[Path | None, option("Models from `pe data furniture`, besides pybullet's.", "FILE")] = None,
     jobs: options.Jobs = None,
 ) -> None:
     """Render scenes with exact ground truth.
@@ -44,21 +39,7 @@ def scenes(
     from perception_encoder.scenes.samples.sample import ScenesConfig
 
     config = ScenesConfig(count=count, split=split, side=size, seed=seed, videos=videos, frames=frames)
-    written = make_scenes(load_object_library(models), out, config, jobs, track)
+    dataset = make_scenes(load_object_library(models), out, config, jobs, track)
     media = "videos" if videos else "images"
-    counts = f"{written.samples} {media} of {written.objects} objects, {written.models} models, in {written.tars} tars"
-    output.print_line(f"{counts}: {written.directory}")
-
-
-def prepare_models(word: Path, rest: list[Path], jobs: int | None) -> int:
-    """Download the furniture and write its library to the directory in `rest`; returns the exit status."""
-    from perception_encoder.scenes.objects.furniture import prepare_furniture
-
-    if str(word) != "scenes" or len(rest) > 1:
-        raise typer.BadParameter("give one directory; only the word `scenes` may come before it")
-    prepared = prepare_furniture(rest[0] if rest else Path("datasets"), jobs, track)
-    if prepared.finished_before:
-        output.print_line(f"{prepared.path} exists; delete it to make it again")
-        return output.OK
-    output.print_line(f"{prepared.models} models: {prepared.path}")
-    return output.report_skipped(prepared.failures, prepared.models + len(prepared.failures))
+    counts = f"{dataset.samples} {media} of {dataset.objects} objects, {dataset.models} models, in {dataset.tars} tars"
+    output.print_line(f"{counts}: {dataset.directory}")

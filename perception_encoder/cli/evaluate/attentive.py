@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.options import HEAD, numbers, option
-
-app = typer.Typer()
+from perception_encoder.cli.options import HEAD, LayeredModel, numbers, option
 
 
-@app.command()
 def attentive(
-    model: options.Tower,
+    model: LayeredModel,
     data: options.Classes,
     split: options.Split = "test",
     train: options.Train = None,
@@ -27,7 +22,7 @@ def attentive(
 ) -> None:
     """Classify by a trained attention block.
 
-    A cross-attention block over all tokens of a layer, by default the last, is trained on frozen features.
+    A cross-attention block is trained on the frozen tokens of a layer, by default the last.
 
     Examples:
 

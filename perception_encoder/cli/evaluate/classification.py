@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli import options as shared
 from perception_encoder.cli.evaluate import options
-
-app = typer.Typer()
 
 NAMES = "Class names: imagenet, or a file of names [default: the directories' names]."
 ONTO = "With --mapping: choose among imagenet's classes, or those of a class file."
 
 
-@app.command()
 def classification(
     model: options.TwoTowers,
     data: options.Classes,
@@ -36,7 +31,7 @@ def classification(
     Also the mean class accuracy. Both transforms are evaluated; the paper reports the better one. The embedding of a
     video is the mean over its frames. Labels are names of directories, WordNet ids or numbers, in Kinetics' CSV or in
     any table; see docs/evaluation.md for each dataset. Status 1: some items could not be decoded; they are listed and
-    count in no result.
+    left out of every result.
 
     Examples:
 

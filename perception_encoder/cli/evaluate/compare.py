@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from perception_encoder.cli import output
-from perception_encoder.cli.options import argument
-
-app = typer.Typer()
-
-Results = Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")]
+from perception_encoder.cli.evaluate.options import ResultFile
 
 
-@app.command()
-def compare(first: Results, second: Results) -> None:
+def compare(first: ResultFile, second: ResultFile) -> None:
     """Compare two results, with intervals.
 
     For each score in both results: the difference and its 95 % interval, by a paired bootstrap over the items (1,000

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.options import PerMetre, Size, flag, image_size
-
-app = typer.Typer()
+from perception_encoder.cli.options import LayeredModel, PerMetre, Size, flag, image_size
 
 
-@app.command()
 def depth(
-    model: options.Tower,
+    model: LayeredModel,
     data: options.DenseData,
     layer: options.Layer = None,
     size: Size = None,

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.options import Size, flag, image_size
-
-app = typer.Typer()
+from perception_encoder.cli.options import LayeredModel, Size, flag, image_size
 
 
-@app.command()
 def detection(
-    model: options.Tower,
+    model: LayeredModel,
     data: options.DenseData,
     layer: options.Layer = None,
     size: Size = None,
@@ -27,9 +22,9 @@ def detection(
     """Fit a detection head: AP of boxes and masks.
 
     Mask R-CNN over a frozen layer; AP as COCO or LVIS define it. PATH: COCO's or LVIS's directories (or the annotations
-    of val, as annotations/lvis_v1_val.json), rendered scenes (train/instances.json, test/instances.json and tars beside
-    them), or a directory with annotations.json, trained on its first three fifths. Masks are optional. A few hundred
-    scenes are too few to tell classes apart: use --class-agnostic.
+    of val, such as annotations/lvis_v1_val.json), rendered scenes (train/instances.json, test/instances.json and tars
+    beside them), or a directory with annotations.json, trained on its first three fifths. Masks are optional. A few
+    hundred scenes are too few to tell classes apart: use --class-agnostic.
 
     Examples:
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from perception_encoder.cli.groups import lazy_group
 
-PANELS = {
-    "Zero-shot": ("classification", "retrieval"),
-    "Probes": ("knn", "linear", "attentive"),
-    "Dense tasks": ("segmentation", "detection", "tracking", "depth"),
-    "Results": ("compare", "suite", "page"),
+COMMANDS = {
+    "Zero-shot": {"classification": "evaluate.classification", "retrieval": "evaluate.retrieval"},
+    "Probes": {"knn": "evaluate.knn", "linear": "evaluate.linear", "attentive": "evaluate.attentive"},
+    "Dense tasks": {
+        "segmentation": "evaluate.segmentation",
+        "detection": "evaluate.detection",
+        "tracking": "evaluate.tracking",
+        "depth": "evaluate.depth",
+    },
+    "Results": {"compare": "evaluate.compare", "suite": "evaluate.suite", "page": "evaluate.page"},
 }
 
-app = lazy_group(
-    {name: f"perception_encoder.cli.evaluate.{name}" for names in PANELS.values() for name in names}, PANELS
-)
+app = lazy_group(COMMANDS)
 
 
 @app.callback()

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import numbers, option
 
-app = typer.Typer()
 
-
-@app.command()
 def knn(
     model: options.Embedder,
     data: options.Classes,
@@ -32,7 +27,7 @@ def knn(
     Examples:
 
         pe eval knn PE-Core-L14-336 --data imagenet --split val -o knn.json
-        pe eval knn timm:vit_small_patch14_dinov2 --data photos --k 10,20
+        pe eval knn -m timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
     from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator

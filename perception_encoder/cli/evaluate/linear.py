@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from perception_encoder.cli.evaluate import options
 
-app = typer.Typer()
 
-
-@app.command()
 def linear(
     model: options.Embedder,
     data: options.Classes,

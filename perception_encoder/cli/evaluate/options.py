@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perception_encoder.cli import output
-from perception_encoder.cli.options import DATASET, HEAD, NAME, argument, option, out_option
+from perception_encoder.cli.options import BY_POSITION, DATASET, HEAD, argument, model_option, option, out_option
 from perception_encoder.cli.progress import track
 
 if TYPE_CHECKING:
@@ -19,45 +19,28 @@ if TYPE_CHECKING:
     from perception_encoder.inference.layer_encoder import TowerEncoder
 
 
-class Named(Protocol):
-    """A model with a name."""
-
-    @property
-    def name(self) -> str:
-        """The name that results carry."""
-        ...
-
-
-AnyModel = TypeVar("AnyModel", bound=Named)
-
-
-def model_argument(others: str) -> Any:
-    """The model; `others`: which models of other libraries the command accepts."""
-    return argument("MODEL", f"{NAME}; {others}.")
-
-
-def data_option(help: str, metavar: str = "PATH", min: float | None = None) -> Any:
+def data_option(text: str, metavar: str = "PATH", least: float | None = None) -> Any:
     """An option of the dataset."""
-    return option(help, metavar, DATASET, min=min)
+    return option(text, metavar, DATASET, least=least)
 
 
-TwoTowers = Annotated[str, model_argument("timm:NAME; open_clip:NAME,WEIGHTS")]
-Embedder = Annotated[str, model_argument("timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers)")]
-Tower = Annotated[str, model_argument("timm:NAME; hf:NAME (transformers); random:NAME for random weights")]
+TwoTowers = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS"), BY_POSITION]
+Embedder = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers)"), BY_POSITION]
+ResultFile = Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")]
 
 Classes = Annotated[Path, data_option("Class directories, labelled shards, or a table of paths and labels.")]
 DenseData = Annotated[Path, data_option("Dataset: see above.")]
 Split = Annotated[str, data_option("Split to evaluate: a subdirectory, or a value in the annotations.", "NAME")]
-Train = Annotated[Path | None, data_option("Dataset of the training split [default: the same].")]
-Media = Annotated[Path | None, data_option("Directory of the files that --data lists [default: its own].", "DIR")]
+Train = Annotated[Path | None, data_option("Dataset with the training split [default: that of --data].")]
+Media = Annotated[Path | None, data_option("Directory of the files listed in --data [default: its own].", "DIR")]
 Prompts = Annotated[str, option("photo (25), imagenet (80), kinetics (28) or name; several with commas.", "NAMES")]
 Transforms = Annotated[str, option("squash, crop, or both.", "NAMES")]
-Layer = Annotated[int | None, option("Layer, from 0, or from the end, -1 [default: the model's output].", "N")]
+Layer = Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the model's output].", "N")]
 Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME")]
-Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, min=1)]
-Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, min=4)]
-HeadSeeds = Annotated[int, option("Heads to fit, each with another seed; 1 gives no interval.", panel=HEAD, min=1)]
-Out = Annotated[Path | None, out_option("JSON of all results, for compare and page.")]
+Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, least=1)]
+Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, least=4)]
+HeadSeeds = Annotated[int, option("Heads to fit, each with its own seed; 1 gives no interval.", panel=HEAD, least=1)]
+Out = Annotated[Path | None, out_option("JSON file of all results, for `pe eval compare` and `page`.")]
 
 
 def class_options(
@@ -83,13 +66,13 @@ def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tu
 
 
 def finish(
-    evaluators: Iterable[Evaluator[AnyModel]],
-    models: Mapping[str, AnyModel],
+    evaluators: Iterable[Evaluator[Any]],
+    models: Mapping[str, Any],
     split: str,
     about: Mapping[str, str],
     out: Path | None,
 ) -> None:
-    """Run evaluators, write the JSON, print the table, list what could not be decoded, and exit with that status.
+    """Run evaluators, write the JSON, print the table, list undecodable items, and exit.
 
     `models`: one model under each of its transforms, by name.
     """

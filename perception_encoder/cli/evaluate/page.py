@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from perception_encoder.cli.options import argument, option
-
-app = typer.Typer()
+from perception_encoder.cli.evaluate.options import ResultFile
+from perception_encoder.cli.options import option
 
 
-@app.command()
 def page(
-    result: Annotated[Path, argument("FILE", "JSON that a command of `pe eval` wrote with -o.")],
+    result: ResultFile,
     card: Annotated[Path | None, option("Model card whose results are updated as well.", "FILE")] = None,
 ) -> None:
     """Write the Markdown page of a result.

@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.options import Frames
 
-app = typer.Typer()
 
-
-@app.command()
 def retrieval(
     model: options.TwoTowers,
     data: Annotated[Path, options.data_option("Captions: JSON (COCO, Karpathy, MSR-VTT) or a table.", "FILE")],
@@ -26,7 +21,7 @@ def retrieval(
     """Retrieve by captions: R@1, R@5 and R@10.
 
     In both directions, from raw captions, with and without dual softmax. Dual softmax compares all queries at once, so
-    its results stand apart. The published COCO results (`pe models`) very probably use it.
+    its results are listed separately. The published COCO results (`pe models`) very probably use it.
 
     Examples:
 

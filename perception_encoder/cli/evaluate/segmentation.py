@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.options import HEAD, Size, image_size, option
+from perception_encoder.cli.options import HEAD, LayeredModel, Size, image_size, option
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command()
 def segmentation(
-    model: options.Tower,
+    model: LayeredModel,
     data: options.DenseData,
     layer: options.Layer = None,
     size: Size = None,
     epochs: options.Epochs = 20,
-    kernel: Annotated[int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=HEAD, min=1)] = 1,
+    kernel: Annotated[int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=HEAD, least=1)] = 1,
     head_seeds: options.HeadSeeds = 3,
     out: options.Out = None,
 ) -> None:
     """Fit a segmentation head: mIoU.
 
-    Also the pixel accuracy. PATH: rendered scenes (train/*.tar and test/*.tar with KEY.jpg, KEY.mask.png, KEY.json), or
-    ADE20K's images and annotations.
+    Also the pixel accuracy. PATH: rendered scenes (`train/*.tar` and `test/*.tar` with KEY.jpg, KEY.mask.png,
+    KEY.json), or ADE20K's images and annotations.
 
     Examples:
 

@@ -12,12 +12,9 @@ from perception_encoder.cli import output
 from perception_encoder.cli.evaluate import options
 from perception_encoder.cli.progress import track
 
-app = typer.Typer()
 
-
-@app.command()
 def suite(
-    model: shared.ModelName,
+    model: shared.OwnModel,
     photos: Annotated[Path, options.data_option("Labelled photographs: train, val and test shards.", "DIR")],
     drawings: Annotated[Path | None, options.data_option("Directory that `pe data prepare` made.", "DIR")] = None,
     split: Annotated[str, options.data_option("test, or val (zero-shot only).", "NAME")] = "test",
@@ -29,8 +26,8 @@ def suite(
     Zero-shot and by a linear probe: mean class accuracy in percent, with half the width of its 95 % interval, for both
     transforms (squash and centre crop) and the first of the prompts, next to chance; the JSON has all results. With
     drawings, also retrieval by name in the style that was never trained on. Shards hold KEY.jpg with KEY.json
-    (`source`, `label`, optionally `coarse`). Status 1: some images could not be decoded; they are listed and count in
-    no result.
+    (`source`, `label`, optionally `coarse`). Status 1: some images could not be decoded; they are listed and left out
+    of every result.
 
     Examples:
 

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli.evaluate import options
-from perception_encoder.cli.options import FinalNorm, option
-
-app = typer.Typer()
+from perception_encoder.cli.options import FinalNorm, LayeredModel, option
 
 
-@app.command()
 def tracking(
-    model: options.Tower,
+    model: LayeredModel,
     data: options.DenseData,
     layer: options.Layer = None,
     final_norm: FinalNorm = False,
-    short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", min=16)] = 480,
-    frames: Annotated[int, option("Earlier frames to compare with, besides the first.", min=1)] = 7,
+    short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", least=16)] = 480,
+    frames: Annotated[int, option("Earlier frames to compare with, besides the first.", least=1)] = 7,
     out: options.Out = None,
 ) -> None:
     """Track objects through videos: J&F.
 
-    Also J and F, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames; nothing is
-    trained. PATH: a DAVIS directory (JPEGImages, Annotations), a tar, or a directory of tars or directories, each with
-    NNNNN.jpg and NNNNN.png, or of rendered videos.
+    Also J and F alone, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames;
+    nothing is trained. PATH: a DAVIS directory (JPEGImages, Annotations), a tar, or a directory of tars or directories,
+    each with NNNNN.jpg and NNNNN.png, or of rendered videos.
 
     Examples:
 

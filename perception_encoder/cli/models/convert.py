@@ -5,37 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import argument, flag, option
+from perception_encoder.cli.options import flag, option
 from perception_encoder.errors import OutputError
 
-app = typer.Typer()
 
-
-@app.command()
 def convert(
-    source: Annotated[str, argument("IN", "Checkpoint file in any layout, or name of a model.")],
-    out: Annotated[Path, argument("OUT", "Directory (timm, open_clip), or a .safetensors, .pt, .pth or .bin file.")],
+    model: options.OwnModel,
+    out: Annotated[
+        Path,
+        options.out_option("Directory (timm, open_clip), or a .safetensors, .pt, .pth or .bin file.", "OUT"),
+        options.BY_POSITION,
+    ],
     layout: Annotated[Literal["published", "timm", "open_clip"], option("Layout to write.")] = "published",
     half: Annotated[bool, flag("--half", "Write float16 instead of float32.")] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Convert a checkpoint to another layout.
 
-    The layout and the model of IN are recognised; every name and shape must fit. The reference code reads a .pt in the
-    published layout, timm and open_clip read .safetensors. timm has vision towers only, so the text tower of a Core
-    model is left out there, with a warning; open_clip has two-tower models only.
+    MODEL is a checkpoint file in any layout, or a name. Its layout and architecture are detected, and every name and
+    shape must match. The reference code reads .pt files in the published layout; timm and open_clip read .safetensors.
+    timm has only vision towers, so the text tower of a Core model is left out, with a warning; open_clip has only
+    two-tower models.
 
-    An OUT without a suffix is a directory: weights and the library's configuration file, which holds the published
-    preprocessing. Both libraries load it as local-dir:OUT. A weights file holds no configuration.
+    For timm and open_clip, an OUT without a suffix is a directory of the weights and the library's configuration file
+    with the published preprocessing. Both libraries load it as local-dir:OUT. A weights file holds no configuration.
 
     Examples:
 
         pe convert PE-Core-L14-336.pt core.safetensors
         pe convert PE-Core-L14-336 core-open-clip --layout open_clip
-        pe convert facebook/PE-Spatial-B16-512 spatial-timm --layout timm --half
+        pe convert -m facebook/PE-Spatial-B16-512 -o spatial-timm --layout timm --half
         pe convert open_clip_model.safetensors PE-Core-B16-224.pt --layout published
     """
     from perception_encoder.models.checkpoints.files import check_suffix
@@ -45,17 +45,17 @@ def convert(
     directory = layout in CONFIG_FILES and not out.suffix
     if not directory:
         check_suffix(out)
-    if out.exists() and (not overwrite or (Path(source).exists() and out.samefile(source))):
-        raise OutputError(f"{out} exists; choose another name, or replace it (--overwrite), unless it is IN itself")
-    with output.error_console.status(f"Reading {source}"):
-        model = load_model(source)
+    if out.exists() and (not overwrite or (Path(model).exists() and out.samefile(model))):
+        raise OutputError(f"{out} exists; choose another name, or --overwrite it, unless it is the input")
+    with output.error_console.status(f"Reading {model}"):
+        network = load_model(model)
     with output.error_console.status(f"Writing {out}"):
-        left_out = (write_layout_directory if directory else write_layout)(model, out, layout, half)
+        left_out = (write_layout_directory if directory else write_layout)(network, out, layout, half)
     if left_out:
-        output.print_warning(f"timm has no text towers: {left_out} tensors of {model.name} were left out")
+        output.print_warning(f"timm has no text towers: {left_out} tensors of {network.name} were left out")
     if layout in CONFIG_FILES and not directory:
         output.print_warning(
             f"{out} holds weights only, and {layout} will not preprocess images as published; "
             f"name a directory (an OUT without suffix) to write {CONFIG_FILES[layout]} too"
         )
-    output.print_line(f"{out}: {model.name} in the {layout} layout, {'float16' if half else 'float32'}")
+    output.print_line(f"{out}: {network.name} in the {layout} layout, {'float16' if half else 'float32'}")

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import argument, option
+from perception_encoder.cli.options import BY_POSITION, argument, option
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True)
 
 Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 
@@ -30,13 +30,13 @@ def export() -> None:
 
 @app.command()
 def onnx(
-    model: options.ModelName,
-    out: Annotated[Path, argument("OUT", "New directory for image.onnx and text.onnx.")],
+    model: options.OwnModel,
+    out: Annotated[Path, options.out_option("New directory for image.onnx and text.onnx.", "OUT"), BY_POSITION],
     size: Annotated[str | None, option("Image size in pixels [default: the model's].", "HxW")] = None,
 ) -> None:
     """Write a model as ONNX files.
 
-    image.onnx takes images (B, 3, H, W), RGB from -1 to 1, of one size; text.onnx takes token ids (B, T), padded with
+    image.onnx takes images (B, 3, H, W) of one size, RGB from -1 to 1; text.onnx takes token ids (B, T), padded with
     zeros to the context length. Both return embeddings, not normalised; a model without pooling (Lang, Spatial) returns
     tokens (B, N, D). If onnxruntime is installed, each file is run and compared with torch; the largest difference is
     printed, and the files are deleted if it exceeds 0.001 of the largest value. Needs the extra `onnx`.
@@ -44,25 +44,25 @@ def onnx(
     Examples:
 
         pe export onnx builtin builtin-onnx
-        pe export onnx PE-Core-L14-336 core-onnx --size 336x448
+        pe export onnx -m PE-Core-L14-336 -o core-onnx --size 336x448
         pe export onnx PE-Spatial-B16-512.pt spatial-onnx
     """
     from perception_encoder.models.checkpoints.weights import load_model
     from perception_encoder.models.export import export_onnx, parse_size
 
     with output.error_console.status(f"Reading {model}"):
-        loaded = load_model(model)
-    with output.error_console.status(f"Writing ONNX files of {loaded.name}"):
-        differences = export_onnx(loaded, out, parse_size(size) if size else None)
+        network = load_model(model)
+    with output.error_console.status(f"Writing ONNX files of {network.name}"):
+        differences = export_onnx(network, out, parse_size(size) if size else None)
     for tower, difference in differences.items():
         checked = "not compared: onnxruntime is not installed" if difference is None else f"{difference:.1e} from torch"
-        output.print_line(f"{out / tower}.onnx: {loaded.name}, {checked}")
+        output.print_line(f"{out / tower}.onnx: {network.name}, {checked}")
 
 
 @app.command()
 def vectors(
     directory: Indexed,
-    out: Annotated[Path, argument("OUT", "A .parquet file, .lance table, or directory (npy + parquet).")],
+    out: Annotated[options.Embeddings, BY_POSITION],
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the embeddings of an index.
@@ -77,7 +77,7 @@ def vectors(
     from perception_encoder.search.index.index import Index
     from perception_encoder.search.query.export import export_vectors
 
-    output.print_line(f"{export_vectors(Index.open(directory), out, overwrite)} vectors in {out}")
+    output.print_line(f"{export_vectors(Index.open(directory), out, overwrite)} embeddings in {out}")
 
 
 @app.command()
@@ -86,7 +86,7 @@ def fiftyone(
     name: Annotated[str | None, option("Name of the dataset [default: the directory's].", "NAME")] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Make FiftyOne datasets of an index.
+    """Make FiftyOne datasets from an index.
 
     The dataset NAME holds the images, NAME-moments the moments of videos.
 

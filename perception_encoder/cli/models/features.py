@@ -5,23 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument, flag, option
 from perception_encoder.errors import ConfigError
 
-app = typer.Typer()
 
-
-@app.command()
 def features(
     image: Annotated[Path, argument("IMAGE", "An image file.")],
     out: Annotated[Path, options.out_option("PNG file to write.")],
-    model: Annotated[str | None, options.model_option("see `pe models`", "; timm:NAME, hf:NAME")] = None,
-    layer: Annotated[str, option("Layers, from 0, or from the end, -1 [default: about six].", "N,N,...")] = "",
+    model: Annotated[str | None, options.model_option("see `pe models`", "timm:NAME; hf:NAME")] = None,
+    layer: Annotated[str, option("Layers, such as 0,5,-1 [default: about six].", "N,N,...")] = "",
     at: Annotated[str, option("The point to compare with, from 0,0 (top left) to 1,1.", "X,Y")] = "0.5,0.5",
-    patches: Annotated[int | None, option("Patches along the longer side [default: as in training].", min=1)] = None,
+    patches: Annotated[int | None, option("Patches along the longer side [default: as in training].", least=1)] = None,
     rows: Annotated[str, option("Rows to draw: see above.", "NAMES")] = "features,alike,attention,received,norms",
     bare: Annotated[bool, flag("--bare", "Draw only the feature map of one layer.")] = False,
 ) -> None:
@@ -64,5 +59,5 @@ def read_point(text: str) -> tuple[float, float]:
     try:
         x, y = options.numbers(text)
     except (ConfigError, ValueError):
-        raise ConfigError(f"--at is {text!r}; it must be two numbers separated by a comma, as 0.5,0.5") from None
+        raise ConfigError(f"--at is {text!r}; it must be two numbers separated by a comma, such as 0.5,0.5") from None
     return x, y

@@ -13,14 +13,11 @@ from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
 from perception_encoder.cli.progress import progress, reporter, track
 from perception_encoder.cli.train import plan as planning
 
-app = typer.Typer()
-
 DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
 SHARDS = "WebDataset tars to stream: directory, glob or URL, with :WEIGHT for a mixture; repeat for more."
 OUT = "Directory for checkpoints, metrics and weights [default: runs/RECIPE]."
 
 
-@app.command()
 def train(
     recipe: Annotated[str, argument("RECIPE", "Name of the recipe; `--list` shows all.")],
     data: Annotated[list[Path] | None, option(DATA, "PATH", DATASET)] = None,

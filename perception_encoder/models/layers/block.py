@@ -47,10 +47,36 @@ class Block(nn.Module):
         self.ls_2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
 
     def forward(
-        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, causal: bool = False
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        branches: Tensor | None = None,
     ) -> Tensor:
-        x = x + self.ls_1(self.attn(self.ln_1(x), rope, mask, causal))
-        return x + self.ls_2(self.mlp(self.ln_2(x)))
+        """`branches` (2, B): factors of the two residual branches, sample by sample; see `drop_path`."""
+        attention = self.ls_1(self.attn(self.ln_1(x), rope, mask, causal))
+        x = x + (attention if branches is None else attention * branches[0, :, None, None])
+        mlp = self.ls_2(self.mlp(self.ln_2(x)))
+        return x + (mlp if branches is None else mlp * branches[1, :, None, None])
+
+    @torch.no_grad()
+    def add_layer_scale(self, initial: float) -> None:
+        """Put LayerScale into a block without one; the maps before it grow by as much, so that nothing changes yet."""
+        width = self.ln_1.normalized_shape[0]
+        for last in (self.attn.out_proj, self.mlp.c_proj):
+            last.weight.div_(initial)
+            last.bias.div_(initial)
+        self.ls_1, self.ls_2 = LayerScale(width, initial), LayerScale(width, initial)
+        self.to(last.weight)
+
+
+def drop_path(depth: int, batch: int, rate: float, generator: torch.Generator) -> Tensor:
+    """Draw stochastic depth: factors (depth, 2, batch) of residual branches, 0 or 1 / (1 - rate).
+
+    `rate`: the probability of 0, the same for all blocks, as in the reference. `Transformer.forward` takes them.
+    """
+    return (torch.rand(depth, 2, batch, generator=generator) >= rate) / (1 - rate)
 
 
 class Transformer(nn.Module):
@@ -62,17 +88,29 @@ class Transformer(nn.Module):
         self.checkpointing = False
 
     def run_block(
-        self, index: int, x: Tensor, rope: Tensor | None, mask: Tensor | None, causal: bool = False
+        self,
+        index: int,
+        x: Tensor,
+        rope: Tensor | None,
+        mask: Tensor | None,
+        causal: bool = False,
+        branches: Tensor | None = None,
     ) -> Tensor:
         """Run one block on tokens (B, N, D)."""
         block = self.resblocks[index]
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, rope, mask, causal, use_reentrant=False)
-        return block(x, rope, mask, causal)
+            return checkpoint(block, x, rope, mask, causal, branches, use_reentrant=False)
+        return block(x, rope, mask, causal, branches)
 
     def forward(
-        self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, causal: bool = False
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        branches: Tensor | None = None,
     ) -> Tensor:
+        """`branches` (depth, 2, B): factors of the residual branches; see `drop_path`."""
         for index in range(len(self.resblocks)):
-            x = self.run_block(index, x, rope, mask, causal)
+            x = self.run_block(index, x, rope, mask, causal, None if branches is None else branches[index])
         return x

@@ -130,7 +130,7 @@ class ObjectLibrary:
                 if key not in self.info:
                     self.info[key] = _read_info(json.loads(parts["json"]))
         except (DataError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not a library of models ({error}); `pe data prepare scenes` makes one") from error
+            raise DataError(f"{path}: not a library of models ({error}); `pe data furniture` makes one") from error
 
     def select(self, split: str | None = None) -> list[str]:
         """Return the keys of a split's models, or of all models, in alphabetical order."""

@@ -47,7 +47,7 @@ class WrittenScenes:
 
 
 def load_object_library(furniture: Path | None) -> ObjectLibrary:
-    """Return pybullet's own objects, and those of a library that `pe data prepare scenes` made."""
+    """Return pybullet's own objects, and those of a library that `pe data furniture` made."""
     library = ObjectLibrary(bundled_models())
     if furniture is not None:
         library.add(furniture)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from perception_encoder.cli.data.prepare import app
-from perception_encoder.errors import DataError, MediaDecodeError
+from perception_encoder.errors import MediaDecodeError
 from perception_encoder.pretraining.builtin import prepare
 from perception_encoder.pretraining.builtin.prepare import PreparedSource
 from perception_encoder.pretraining.builtin.sources import SOURCES, DrawingSource
@@ -35,21 +33,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, int, int | N
     return called
 
 
-def test_all_sources_by_default(calls: list) -> None:
-    result = CliRunner().invoke(app, [])
+def test_all_sources_by_default(run_pe, calls: list) -> None:
+    run = run_pe("data", "prepare")
     assert [call[0] for call in calls] == [source.name for source in SOURCES]
     assert calls[0][1:] == (Path("datasets"), 144, None)
-    assert "41" in result.stdout and "done" in result.stdout
+    assert "41" in run.stdout and "done" in run.stdout
 
 
-def test_bad_drawings_are_listed_and_change_the_status(calls: list, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [str(tmp_path), "--sources", "noto", "--side", "64", "--jobs", "2"])
-    assert calls == [("noto", tmp_path, 64, 2)]
-    assert result.exit_code == 1
-    assert CliRunner().invoke(app, [str(tmp_path), "--sources", "openmoji, twemoji"]).exit_code == 0
+def test_bad_drawings_are_listed_and_change_the_status(run_pe, calls: list, tmp_path: Path) -> None:
+    options = ("--sources", "noto", "--side", "64", "--jobs", "2")
+    runs = [run_pe("data", "prepare", *out, tmp_path, *options) for out in ((), ("-o",), ("--out",))]
+    assert calls == [("noto", tmp_path, 64, 2)] * 3
+    assert [run.status for run in runs] == [1, 1, 1]
+    assert run_pe("data", "prepare", tmp_path, "--sources", "openmoji, twemoji").status == 0
 
 
-def test_an_unknown_source_is_found_before_anything_is_fetched(calls: list) -> None:
-    result = CliRunner().invoke(app, ["--sources", "noto,emojione"])
-    assert isinstance(result.exception, DataError)
+def test_an_unknown_source_is_found_before_anything_is_fetched(run_pe, calls: list) -> None:
+    run = run_pe("data", "prepare", "--sources", "noto,emojione")
+    assert run.status == 2 and "emojione" in run.stderr
     assert calls == []

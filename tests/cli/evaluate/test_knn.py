@@ -19,6 +19,15 @@ def test_neighbours(run_pe, photos: Path) -> None:
     assert "5-NN" in run.stdout and "train 30" in run.stdout
 
 
+def test_the_model_with_and_without_its_flag(run_pe, photos: Path) -> None:
+    options = ("--data", photos, "--split", "val", "--k", "1")
+    runs = [run_pe("eval", "knn", *model, *options) for model in (("any",), ("-m", "any"), ("--model", "any"))]
+    assert {(run.status, run.stdout) for run in runs} == {(output.OK, runs[0].stdout)}
+    for model in ((), ("any", "-m", "any")):
+        run = run_pe("eval", "knn", *model, *options)
+        assert run.status == output.ERROR and "Usage: pe eval knn [OPTIONS] [-m] MODEL" in run.stderr
+
+
 def test_neighbours_of_few_images(run_pe, photos: Path) -> None:
     for colour in COLOURS:
         for number in range(1, 10):

@@ -26,9 +26,9 @@ def colours(monkeypatch) -> None:
     monkeypatch.setattr(transforms, "load_transforms", lambda model: (encoders, {"weights": model}))
 
 
-def test_figures_are_shown_and_written(run_pe, colours, photos: Path, tmp_path: Path) -> None:
+def test_results_are_printed_and_written(run_pe, colours, photos: Path, tmp_path: Path) -> None:
     write_colours(tmp_path / "drawn" / "unseen" / "openmoji.tar", "openmoji", ["red heart", "green leaf"])
-    out = tmp_path / "figures.json"
+    out = tmp_path / "results.json"
     drawings = ("--drawings", tmp_path / "drawn")
     run = run_pe("eval", "suite", "any", "--photos", photos, *drawings, "--prompts", "name, photo", "-o", out)
     assert run.status == output.OK
@@ -63,7 +63,7 @@ def test_unknown_options_are_one_line(run_pe, colours, photos: Path, options: li
     assert message in run.stderr and run.stderr.count("\n") == 1
 
 
-def test_a_folder_without_photographs_is_one_line(run_pe, colours, tmp_path: Path) -> None:
+def test_a_directory_without_photographs_is_one_line(run_pe, colours, tmp_path: Path) -> None:
     run = run_pe("eval", "suite", "any", "--photos", tmp_path)
     assert run.status == output.ERROR
     assert "no test.tar" in run.stderr

@@ -48,7 +48,7 @@ def test_a_tower_to_timm_and_back(run_pe: Callable, tower: Path, tmp_path: Path)
     assert run.stdout == f"{there}: {TOWER} in the timm layout, float32\n"
     assert run.stderr.startswith(f"warning: {there} holds weights only") and "config.json" in run.stderr
     timm.create_model("vit_pe_spatial_tiny_patch16_512", checkpoint_path=str(there))  # strict
-    assert run_pe("convert", there, back).status == 0
+    assert run_pe("convert", "--model", there, "--out", back).status == 0
     assert torch.load(back, weights_only=True).keys() == torch.load(tower, weights_only=True).keys()
     assert_same(back, tower)
 
@@ -121,8 +121,8 @@ def test_half(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
         ("nothing.pt", "a.pt", [], "nothing.pt: no such file"),
         ("PE-Core-L14", "a.pt", [], "no model is called 'PE-Core-L14'; did you mean"),
         ("IN", "a.ckpt", [], "must end in one of .safetensors"),
-        ("IN", "folder", [], "must end in one of .safetensors"),
-        ("IN", "folder", ["--layout", "open_clip"], "open_clip has two-tower models only"),
+        ("IN", "directory", [], "must end in one of .safetensors"),
+        ("IN", "directory", ["--layout", "open_clip"], "open_clip has two-tower models only"),
         ("IN", "a.pt", ["--layout", "open_clip"], "open_clip has two-tower models only"),
         ("IN", "file/a.pt", [], "could not be written"),
     ],
@@ -147,5 +147,5 @@ def test_nothing_is_overwritten_unasked_and_the_input_never(run_pe: Callable, to
     assert source.read_bytes() == tower.read_bytes()
     assert run_pe("convert", source, out, "--overwrite", "--half").status == 0
     assert {tensor.dtype for tensor in safetensors.torch.load_file(out).values()} == {torch.float16}
-    (tmp_path / "folder.pt").mkdir()
-    assert "is a directory" in run_pe("convert", source, tmp_path / "folder.pt", "--overwrite").stderr
+    (tmp_path / "directory.pt").mkdir()
+    assert "is a directory" in run_pe("convert", source, tmp_path / "directory.pt", "--overwrite").stderr

@@ -19,7 +19,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
-    run = run_pe("export", "onnx", nano, tmp_path / "out", "--size", "32x64")
+    run = run_pe("export", "onnx", "-m", nano, "-o", tmp_path / "out", "--size", "32x64")
     assert (run.status, run.stderr) == (0, "")
     lines = run.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"{tmp_path / 'out' / t}.onnx" for t in ("image", "text")]

@@ -19,10 +19,10 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_features_of_an_image(
-    run_pe: Callable[..., Run], checkpoint: Path, pictures: list[Path], tmp_path: Path
+    run_pe: Callable[..., Run], checkpoint: Path, image_files: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "x.png"
-    arguments = ("features", pictures[0], "--model", checkpoint, "--out", out, "--patches", "6")
+    arguments = ("features", image_files[0], "--model", checkpoint, "--out", out, "--patches", "6")
     done = run_pe(*arguments, "--layer", "0,-1", "--rows", "features,received")
     assert done.status == 0 and "nano: " in done.stdout and size(out)[0] > 300
     assert run_pe(*arguments, "--layer", "3", "--bare").status == 0 and size(out) == (96, 64)

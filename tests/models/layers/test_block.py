@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.models.layers.block import Block, LayerScale, Transformer
+from perception_encoder.models.layers.block import Block, LayerScale, Transformer, drop_path
 from perception_encoder.models.layers.rope import rope_table
 
 
@@ -67,3 +67,36 @@ def test_checkpointing_costs_nothing_without_gradients() -> None:
     transformer.checkpointing = True
     with torch.inference_mode():
         torch.testing.assert_close(transformer(tokens()), expected.detach())
+
+
+def test_layer_scale_put_in_later_changes_nothing_at_first() -> None:
+    block = Block(32, 4, 64)
+    randomize(block)
+    expected = block(tokens())
+    block.add_layer_scale(0.1)
+    torch.testing.assert_close(block(tokens()), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(block.ls_2.gamma, torch.full((32,), 0.1))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_stochastic_depth_leaves_branches_out_sample_by_sample(checkpointing: bool) -> None:
+    stack = Transformer(32, 2, 4, 64)
+    randomize(stack)
+    stack.checkpointing = checkpointing
+    whole, x = stack(tokens()), tokens()
+    nothing, all_of_it = torch.zeros(2, 2), torch.ones(2, 2)
+    assert torch.equal(stack(x, branches=torch.stack([nothing, nothing])), x)
+    torch.testing.assert_close(stack(x, branches=torch.stack([all_of_it, all_of_it])), whole)
+    one = torch.tensor([[0.0, 2.0], [0.0, 1.0]])  # of the first block, the second sample's branches alone
+    mixed = stack(x, branches=torch.stack([one, all_of_it]))
+    block = stack.resblocks[0]
+    middle = x + torch.tensor([0.0, 2.0])[:, None, None] * block.attn(block.ln_1(x))
+    first = middle + torch.tensor([0.0, 1.0])[:, None, None] * block.mlp(block.ln_2(middle))
+    torch.testing.assert_close(mixed, stack.resblocks[1](first))
+
+
+def test_stochastic_depth_keeps_the_mean() -> None:
+    factors = drop_path(40, 500, 0.4, torch.Generator().manual_seed(0))
+    assert factors.shape == (40, 2, 500)
+    assert factors.unique().tolist() == pytest.approx([0, 1 / 0.6])
+    assert abs(float(factors.mean()) - 1) < 0.02

@@ -72,9 +72,9 @@ def test_a_damaged_mesh_is_an_error_that_names_the_model(library: ObjectLibrary,
 def test_a_file_that_is_not_a_library_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "models.tar"
     path.write_bytes(b"no tar")
-    with pytest.raises(DataError, match="pe data prepare scenes"):
+    with pytest.raises(DataError, match="pe data furniture"):
         ObjectLibrary().add(path)
-    with pytest.raises(DataError, match="pe data prepare scenes"):
+    with pytest.raises(DataError, match="pe data furniture"):
         ObjectLibrary().add(tmp_path / "gone.tar")
 
 

@@ -52,7 +52,7 @@ def test_an_empty_index_is_not_written(checkpoint: Path, tmp_path: Path) -> None
 
 def test_the_command_says_what_it_wrote(run_pe, index: Index, tmp_path: Path) -> None:
     run = run_pe("export", "vectors", index.folder, tmp_path / "v.parquet")
-    assert run.status == 0 and f"{len(index)} vectors in" in run.stdout
+    assert run.status == 0 and f"{len(index)} embeddings in" in run.stdout
 
 
 def test_without_fiftyone_it_is_named(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,168 @@
+"""What all datasets of questions share: a question, and how its fields, annotation files and tables are found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import DataError
+from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
+from perception_encoder.formats.media_directory import MediaSource
+from perception_encoder.formats.splits import split_names
+from perception_encoder.formats.table_images import TableImage, read_image_table
+
+IMAGE_COLUMNS = ("image", "images")
+_DEPTHS = ("", "*/", "*/*/")
+"""Where annotations are looked for below a dataset's directory."""
+
+QuestionMedia = MediaSource | TableImage
+"""An image or a video: its content, its file, a part of a video, or a cell of a Parquet file."""
+
+
+Corners = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question about images or a video, with what its answer is scored against."""
+
+    id: str
+    """Unique within its dataset and split."""
+    question: str
+    """Empty if a caption is wanted; the phrase to find if a box is."""
+    media: tuple[QuestionMedia, ...]
+    """One or several images, or one video; not yet opened."""
+    frames: bool = False
+    """Whether `media` are all frames of one video in order, of which a model sees a few."""
+    answers: tuple[str, ...] = ()
+    """Right answers, one for each person who was asked, or captions; empty for choices and boxes."""
+    choices: tuple[str, ...] = ()
+    """Texts to choose from."""
+    correct: int | None = None
+    """The 0-based index of the right choice."""
+    box: Corners | None = None
+    """In pixels of the image."""
+    group: str = ""
+    """The part of the dataset that is scored by itself: MVBench's task, ChartQA's `human` or `augmented`."""
+    block: str = ""
+    """The image's or video's name: questions about one are resampled together; empty if it is unknown."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A question as its file holds it."""
+
+    where: str
+    """Its file and position, as errors name it."""
+    fields: Mapping[str, Any]
+    image: TableImage | None = None
+    """If the file holds the image itself."""
+
+    def first(self, names: Sequence[str]) -> str:
+        """Return the first of some names that a field has; the first of all if none has."""
+        return next((name for name in names if self.fields.get(name) is not None), names[0])
+
+    def text(self, *names: str) -> str:
+        """Return a text that is not empty, under the first of these names; DataError otherwise."""
+        return text_field(self.fields, self.first(names), self.where)
+
+    def identity(self, *names: str) -> str:
+        """Return an integer or text as text, under the first of these names; DataError otherwise."""
+        return str(id_field(self.fields, self.first(names), self.where))
+
+    def optional(self, *names: str) -> str:
+        """Return what `identity` does, or an empty text if there is no such field."""
+        return self.identity(*names) if self.fields.get(self.first(names)) is not None else ""
+
+    def answers(self, *names: str) -> tuple[str, ...]:
+        """Return answers: a text, a list of texts, or of objects with `answer`; DataError if there is none."""
+        name = self.first(names)
+        value = self.fields.get(name)
+        values = [value] if isinstance(value, str) else value
+        if isinstance(values, list):
+            values = [each.get("answer") if isinstance(each, dict) else each for each in values]
+        if not isinstance(values, list) or not all(isinstance(each, str) for each in values) or not any(values):
+            raise DataError(f"{self.where}: `{name}` is {quoted(value)}; a question needs at least one answer")
+        return tuple(values)
+
+
+def choice_question(
+    entry: Entry,
+    *,
+    identity: str,
+    question: str,
+    media: tuple[QuestionMedia, ...],
+    choices: str,
+    answer: str,
+    block: str,
+    group: str = "",
+    frames: bool = False,
+) -> Question:
+    """Return a question with choices; `choices` and `answer` name fields, the answer an index or a choice's text.
+
+    Raises DataError if there are fewer than two choices, or if the answer is none of them.
+    """
+    texts = text_list(entry.fields.get(choices), f"{entry.where}: `{choices}`")
+    value = entry.fields.get(answer)
+    index = value if isinstance(value, int) and not isinstance(value, bool) else -1
+    if isinstance(value, str):
+        index = texts.index(value) if value in texts else int(value) if value.isascii() and value.isdigit() else -1
+    if not 0 <= index < len(texts) or len(texts) < 2:
+        raise DataError(f"{entry.where}: `{answer}` is {quoted(value)}, none of the choices {quoted(texts)}")
+    return Question(
+        id=identity,
+        question=question,
+        media=media,
+        frames=frames,
+        choices=tuple(texts),
+        correct=index,
+        group=group,
+        block=block,
+    )
+
+
+def json_entries(path: Path, name: str = "") -> Iterator[Entry]:
+    """Yield the objects of a JSON file's list, or of its field `name`; DataError if it is anything else."""
+    value = read_json(path)
+    if name and not isinstance(value, dict):
+        raise DataError(f"{path} is {quoted(value)}; it must be an object with a list `{name}`")
+    objects = list_objects(value if name else {"entries": value}, name or "entries", path)
+    yield from (Entry(f"{path}: {name}[{index}]", each) for index, each in enumerate(objects))
+
+
+def table_entries(root: Path, split: str, directory: str = "") -> list[Entry]:
+    """Return the rows of a split's Parquet files, `SPLIT-*.parquet` at any depth; none if there are no such files.
+
+    `directory`: the one that holds this dataset, if others lie beside it. Raises DataError for files in several.
+    """
+    names = split_names(split)
+    if root.suffix == ".parquet":
+        paths = [root]
+    else:
+        tables = [path for depth in _DEPTHS for path in root.glob(f"{depth}*.parquet")]
+        paths = sorted(path for path in tables if re.split(r"[-.]", path.name)[0] in names)
+    if directory:
+        paths = [path for path in paths if path.parent.name == directory] or paths
+    parents = sorted({str(path.parent) for path in paths})
+    if len(parents) > 1:
+        raise DataError(f"{root} has tables of {split!r} in {', '.join(parents)}; give one of these directories")
+    return [Entry(*row) for path in paths for row in read_image_table(path, IMAGE_COLUMNS)]
+
+
+def find_file(root: Path, *patterns: str) -> Path:
+    """Return the file below a directory that matches the first of some patterns that any file does.
+
+    DataError if none does, or several do.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is not a directory; give the one that holds {' or '.join(patterns)}")
+    for pattern in patterns:
+        if paths := sorted(path for depth in _DEPTHS for path in root.glob(depth + pattern)):
+            if len(paths) > 1:
+                raise DataError(f"{root} has several files {pattern}: {', '.join(map(str, paths))}; leave one")
+            return paths[0]
+    raise DataError(f"{root} has no {' or '.join(patterns)}, and no Parquet file of this split")

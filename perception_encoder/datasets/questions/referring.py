@@ -1,0 +1,109 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: phrases, each for one object of an image, and the object's box.
+
+    refcoco/refs(unc).p  refcoco/instances.json  train2014/COCO_train2014_*.jpg      the original layout
+    data/val-*.parquet                                                            the hub's: `answer`, `bbox`, `image`
+
+The original is a pickle, or JSON of the same content. It is read without running code: anything but numbers, texts,
+lists and dicts is an error.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from perception_encoder.datasets.questions.question import (
+    Corners,
+    Entry,
+    Question,
+    QuestionMedia,
+    find_file,
+    json_entries,
+    table_entries,
+)
+from perception_encoder.errors import DataError
+from perception_encoder.formats.entries import are_numbers, list_objects, quoted, read_json
+from perception_encoder.formats.media_directory import MediaDirectory
+from perception_encoder.preprocess.source import one_line
+
+REFERENCES = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+"""The datasets, and whose split of each is used."""
+
+
+def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
+    """Read a dataset of `REFERENCES`: see the module. `split`: `val`, `testA`, `testB`, or RefCOCOg's `test`.
+
+    Each phrase is a question. Raises DataError for a missing or bad file, an object without a box, and a split without
+    a phrase.
+    """
+    if entries := table_entries(root, split):
+        return [question for entry in entries for question in _of_row(entry)]
+    directory = root / name if (root / name).is_dir() else root
+    references = _read_references(find_file(directory, f"refs({REFERENCES[name]}).json", f"refs({REFERENCES[name]}).p"))
+    instances = find_file(directory, "instances.json")
+    images = {entry.identity("id"): entry.text("file_name") for entry in json_entries(instances, "images")}
+    boxes = {entry.identity("id"): entry for entry in json_entries(instances, "annotations")}
+    media = MediaDirectory(root)
+    questions = []
+    for entry in references:
+        if entry.text("split") != split:
+            continue
+        identity, annotation = entry.identity("image_id"), entry.identity("ann_id")
+        if identity not in images or annotation not in boxes:
+            raise DataError(f"{entry.where}: image {identity} or object {annotation} is not in {instances}")
+        box, file = _box(boxes[annotation]), images[identity]
+        for index, sentence in enumerate(list_objects(entry.fields, "sentences", entry.where)):
+            phrase = Entry(f"{entry.where}: sentences[{index}]", sentence)
+            question = phrase.identity("sent_id"), phrase.text("sent", "raw")
+            questions.append(_question(*question, media.find(f"train2014/{file}"), box, file))
+    if not questions:
+        splits = ", ".join(sorted({entry.text("split") for entry in references}))
+        raise DataError(f"{directory} has no phrase of the split {split!r}; there are: {splits}")
+    return questions
+
+
+READERS: dict[str, Callable[[Path, str], list[Question]]] = {name: partial(read_refcoco, name) for name in REFERENCES}
+
+
+def _of_row(entry: Entry) -> Iterator[Question]:
+    assert entry.image is not None
+    box, identity = _box(entry), entry.identity("question_id")
+    for index, phrase in enumerate(entry.answers("answer")):
+        yield _question(f"{identity}/{index}", phrase, entry.image, box, entry.optional("file_name"))
+
+
+def _question(identity: str, phrase: str, media: QuestionMedia, box: Corners, block: str) -> Question:
+    return Question(id=identity, question=phrase, media=(media,), box=box, block=block)
+
+
+def _box(entry: Entry) -> Corners:
+    """Return the corners of COCO's box: left, top, width and height, in pixels."""
+    value: Any = entry.fields.get("bbox")
+    if not are_numbers(value) or len(value) != 4 or min(value[2:]) <= 0:
+        raise DataError(f"{entry.where}: `bbox` is {quoted(value)}; it must be x, y, width and height in pixels")
+    left, top, width, height = map(float, value)
+    return left, top, left + width, top + height
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Unpickles builtin values only."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which is refused")
+
+
+def _read_references(path: Path) -> list[Entry]:
+    value: Any
+    if path.suffix == ".json":
+        value = read_json(path)
+    else:
+        try:
+            with path.open("rb") as file:
+                value = _PlainUnpickler(file, encoding="utf-8").load()
+        except Exception as error:  # a damaged pickle raises anything
+            raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+    wrapped: Mapping[str, Any] = {"refs": value}
+    return [Entry(f"{path}: refs[{index}]", each) for index, each in enumerate(list_objects(wrapped, "refs", path))]

@@ -1,0 +1,29 @@
+"""Rule-based scorers of what language models answer: pure functions, each with its formula, range and source."""
+
+from perception_encoder.evaluation.language.boxes import box_iou, box_iou_accuracy, parse_box
+from perception_encoder.evaluation.language.caption_tokens import tokenize_caption
+from perception_encoder.evaluation.language.captions import bleu, cider_d, cider_d_scores
+from perception_encoder.evaluation.language.choices import extract_choice, multiple_choice
+from perception_encoder.evaluation.language.edit_distance import anls
+from perception_encoder.evaluation.language.relaxed import relaxed_accuracy
+from perception_encoder.evaluation.language.vqa import normalize_answer, vqa_accuracy
+from perception_encoder.evaluation.language.yes_or_no import YesNoScores, parse_yes_no, yes_no
+
+__all__ = [
+    "YesNoScores",
+    "anls",
+    "bleu",
+    "box_iou",
+    "box_iou_accuracy",
+    "cider_d",
+    "cider_d_scores",
+    "extract_choice",
+    "multiple_choice",
+    "normalize_answer",
+    "parse_box",
+    "parse_yes_no",
+    "relaxed_accuracy",
+    "tokenize_caption",
+    "vqa_accuracy",
+    "yes_no",
+]

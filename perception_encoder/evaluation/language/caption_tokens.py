@@ -1,0 +1,81 @@
+"""Captions as words, as COCO's caption evaluation counts them: a tokenizer that follows Stanford's PTBTokenizer.
+
+pycocoevalcap runs PTBTokenizer 3.4.1, which needs Java, in lower case, and removes punctuation. This tokenizer gives
+the same words for captions without Java: contractions are split ("is n't"), hyphenated words stay whole, and brackets
+become words ("-lrb-"; the original list would remove them in upper case only). It differs in rare marks like "R&D".
+Source: Marcus et al., "Building a Large Annotated Corpus of English: The Penn Treebank", 1993, and Chen et al.,
+"Microsoft COCO Captions", 2015.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+# fmt: off
+REMOVED = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
+"""Punctuation that is not scored; "!!" and the like are."""
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_PLAIN = str.maketrans({
+    "’": "'", "‘": "'", "“": '"', "”": '"', "–": " -- ", "—": " -- ", "…": "...", "£": "#", "€": "$", "¢": " cents",
+    "½": "1/2", "¼": "1/4", "¾": "3/4",
+})
+_ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"'}
+_SPLIT = {
+    "cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "wanna": ("wan", "na"),
+    "gimme": ("gim", "me"), "lemme": ("lem", "me"), "'tis": ("'t", "is"), "'twas": ("'t", "was"),
+    "y'all": ("y'", "all"),
+}
+_ABBREVIATIONS = (
+    "mr mrs ms dr drs prof profs sen sens rep reps atty lt col gen messrs gov govs adm rev maj sgt cpl pvt mt "
+    "capt ste st ave pres lieut hon brig comdr pfc spc supt det jr sr bros blvd rd esq inc cos co corp ltd plc "
+    "dept assn univ intl sys jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri etc "
+    "est vs ft p al cf calif fla ind kan ky mich minn mo mont neb nev okla penn tenn va vt wis wyo ariz ala colo "
+    "conn ga alex ct sq tel ext mfg natl"
+).replace(" ", "|")
+# fmt: on
+_WORD = r"[^\W_]+(?:[-/_][^\W_]+|\.[^\W\d_]+|'[^\W\d_]+)*"
+_TOKEN = re.compile(
+    rf"""(?:https?://|www\.)[^\s"<>|()]*[^\s"<>|().,!?;:]       # an address of the web
+    | [\w.+-]+@[\w-]+(?:\.[\w-]+)+                              # an e-mail address
+    | </?[a-z][^<>]*>                                           # a tag
+    | [#@][a-z_]\w*
+    | (?<!\w)[:;]-?[()dp](?!\w)                                 # an emoticon
+    | (?<!\w)'(?:n'|em\b|til\b|tis\b|twas\b|\d\ds\b)
+    | '(?:s|m|d|ll|ve|re)\b(?!')                                # of a number, or standing alone
+    | \b(?:{_ABBREVIATIONS})\.(?!\w) | \bno\.(?=\s?\d)          # their full stop belongs to them
+    | (?:\b(?:[a-z]\.){{2,}}(?!\w)|\bph\.d\.|\b[a-z]\.(?=\s|$))
+    | \d+(?::\d+)+(?=[a-z])                                     # 10:30 am
+    | (?:(?<!\S)[-+])?\d+(?:[-.,:/]\d+)*(?![\w-]) | [.,]\d+(?:[.,]\d+)*(?![\w-])
+    | \bc(?:\+\+|\#)
+    | {_WORD}
+    | \.\.\. | --+ | [!?]+ | \*+ | \S""",
+    re.VERBOSE,
+)
+_CONTRACTION = re.compile(r"(.+?)('s|'m|'d|'ll|'ve|'re|n't)$")
+
+
+def tokenize_caption(text: str) -> list[str]:
+    """Return the words of a caption that COCO's evaluation counts, in lower case, without punctuation."""
+    for entity, character in _ENTITIES.items():
+        text = text.replace(entity, character)
+    text = "".join(character for character in text if ord(character) < 0x10000)  # emoji are left out
+    words = [word for token in _TOKEN.findall(text.translate(_PLAIN).lower()) for word in _split(token)]
+    return [word for word in words if word not in REMOVED and word != '"']
+
+
+def _split(token: str) -> Sequence[str]:
+    """Split contractions from a token, from its end."""
+    if token in _SPLIT:
+        return _SPLIT[token]
+    if token in _BRACKETS:
+        return (_BRACKETS[token],)
+    if len(token) > 1 and token[-1] in "()":
+        return (token[:-1] + _BRACKETS[token[-1]],)
+    if "'n'" in token[1:]:  # rock'n'roll
+        return [word for word in re.split("('n')", token) if word]
+    endings: list[str] = []
+    while match := _CONTRACTION.fullmatch(token):
+        token = match[1]
+        endings.append(match[2])
+    return [token, *reversed(endings)]

@@ -1,0 +1,146 @@
+"""Caption metrics over a corpus: CIDEr-D and BLEU, equal to pycocoevalcap's on the same words.
+
+Sources: Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015 (CIDEr-D: clipped counts, a
+Gaussian on the difference of lengths); Papineni et al., "BLEU", ACL 2002. pycocoevalcap calls its CIDEr-D "CIDEr", as
+papers do. Its tokenizer needs Java; see `caption_tokens` for this one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_encoder.errors import DataError
+from perception_encoder.evaluation.language.caption_tokens import tokenize_caption
+
+ORDERS = 4
+"""N-grams are counted up to this length."""
+SIGMA = 6.0
+"""Of the Gaussian on the difference of lengths, in words."""
+_TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's guards against a division by 0
+
+Text = str | Sequence[str]
+"""A caption, or its words."""
+_Gram = tuple[str, ...]
+
+
+def cider_d(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> float:
+    """Return CIDEr-D, the mean of `cider_d_scores`, at least 0 and at most 10; papers print it times 100."""
+    return float(cider_d_scores(predictions, references).mean())
+
+
+def cider_d_scores(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> np.ndarray:
+    """Return the CIDEr-D of each image's caption, (n,), each in [0, 10].
+
+    10 times the mean over n-gram lengths 1 to 4 and over an image's references of the cosine of both captions' tf-idf
+    vectors, the prediction's entries clipped to the reference's, times exp(−(difference of lengths)² / (2 · 6²)). An
+    n-gram's weight is log(images / images with it in a reference), so the scores depend on all images together, and are
+    0 for a single one. Raises DataError for no images, an image without a reference, or lists of different lengths.
+    """
+    words, others = _tokenize(predictions, references)
+    grams, other_grams = [_count(each) for each in words], [[_count(each) for each in those] for those in others]
+    seen = Counter(gram for those in other_grams for gram in {gram for each in those for gram in each})
+    total = float(np.log(float(len(words))))
+    weights = {gram: float(total - np.log(float(count))) for gram, count in seen.items()}
+
+    def vectors(counts: Counter[_Gram]) -> _Vectors:
+        values = {gram: count * weights.get(gram, total) for gram, count in counts.items()}
+        norms = np.zeros(ORDERS)
+        for gram, value in values.items():
+            norms[len(gram) - 1] += value**2
+        length = sum(count for gram, count in counts.items() if len(gram) == 2)
+        return _Vectors(values, np.sqrt(norms), length)
+
+    scores = np.zeros(len(words))
+    for row, (own, those) in enumerate(zip(grams, other_grams, strict=True)):
+        predicted = vectors(own)
+        scores[row] = 10 * np.mean([_similarity(predicted, vectors(each)).mean() for each in those])
+    return scores
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """A caption's tf-idf vectors of all n-gram lengths."""
+
+    values: Mapping[_Gram, float]
+    norms: np.ndarray
+    """(ORDERS,)."""
+    length: int
+    """The number of its bigrams, which the reference implementation compares as lengths."""
+
+
+def _similarity(one: _Vectors, other: _Vectors) -> np.ndarray:
+    """Return the clipped cosine of each n-gram length, (ORDERS,), reduced for different lengths."""
+    products = np.zeros(ORDERS)
+    for gram, value in one.values.items():
+        theirs = other.values.get(gram, 0.0)
+        products[len(gram) - 1] += min(value, theirs) * theirs
+    norms = one.norms * other.norms
+    cosines = np.divide(products, norms, out=products, where=norms != 0)
+    return cosines * np.exp(-((one.length - other.length) ** 2) / (2 * SIGMA**2))
+
+
+def bleu(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> tuple[float, ...]:
+    """Return BLEU-1, -2, -3 and -4 of all captions together, each in [0, 1].
+
+    BLEU-n is the geometric mean of the clipped precisions of 1- to n-grams over the whole corpus, times
+    exp(1 − r / c) if the captions' length c is below r, the sum of the references' lengths that are closest to each.
+    Raises DataError as `cider_d_scores` does.
+    """
+    return tuple(float(value) for value in bleu_of_counts(bleu_counts(predictions, references).sum(axis=0)))
+
+
+def bleu_counts(predictions: Sequence[Text], references: Sequence[Sequence[Text]]) -> np.ndarray:
+    """Return what BLEU sums over images, (n, 10): right n-grams, all n-grams, length, closest reference length."""
+    words, others = _tokenize(predictions, references)
+    counts = np.zeros((len(words), 2 * ORDERS + 2))
+    for row, (own, those) in enumerate(zip(words, others, strict=True)):
+        most: Counter[_Gram] = Counter()
+        for each in those:
+            most |= _count(each)
+        for gram, count in _count(own).items():
+            counts[row, len(gram) - 1] += min(count, most[gram])
+        counts[row, ORDERS : 2 * ORDERS] = [max(0, len(own) - order) for order in range(ORDERS)]
+        counts[row, -2:] = len(own), min((abs(len(each) - len(own)), len(each)) for each in those)[1]
+    return counts
+
+
+def bleu_of_counts(sums: np.ndarray) -> np.ndarray:
+    """Return BLEU-1 to -4, (…, 4), of sums of `bleu_counts` over images, (…, 10)."""
+    right, guessed = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
+    products = np.cumprod((right + _TINY) / (guessed + _SMALL), axis=-1)
+    ratio = (sums[..., -2:-1] + _TINY) / (sums[..., -1:] + _SMALL)
+    return np.asarray(products ** (1 / np.arange(1, ORDERS + 1)) * np.exp(np.minimum(0, 1 - 1 / ratio)))
+
+
+def _tokenize(
+    predictions: Sequence[Text], references: Sequence[Sequence[Text]]
+) -> tuple[list[Sequence[str]], list[list[Sequence[str]]]]:
+    """Return the words of predictions and references; DataError if they do not fit each other."""
+    if not predictions or len(predictions) != len(references):
+        raise DataError(
+            f"{len(predictions)} captions and the references of {len(references)} images; give one for each"
+        )
+    for row, those in enumerate(references):
+        if isinstance(those, str) or not those:
+            raise DataError(f"the references of caption {row + 1} are {those!r}; give a list of at least one")
+    words = [_words(each) for each in predictions]
+    return words, [[_words(each) for each in those] for those in references]
+
+
+def _words(text: Text) -> Sequence[str]:
+    return tokenize_caption(text) if isinstance(text, str) else text
+
+
+def _count(words: Sequence[str]) -> Counter[_Gram]:
+    """Count the n-grams of all lengths."""
+    return Counter(_grams(words))
+
+
+def _grams(words: Sequence[str]) -> Iterator[_Gram]:
+    for order in range(1, ORDERS + 1):
+        for start in range(len(words) - order + 1):
+            yield tuple(words[start : start + order])

@@ -1,0 +1,201 @@
+"""Evaluate a language model on a dataset of questions: every question is put once, and answers are scored by rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.datasets.questions.question import Question
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.evaluation.features import FRAMES, decode_ahead, open_item
+from perception_encoder.evaluation.language.boxes import scale_box
+from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
+from perception_encoder.evaluation.language.protocol import Answerer
+from perception_encoder.evaluation.language.records import AnswerRecord, append_records, read_records
+from perception_encoder.evaluation.language.tasks import TASKS
+from perception_encoder.evaluation.language.yes_or_no import parse_yes_no, yes_no_answer
+from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.statistics.bootstrap import resample
+from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
+from perception_encoder.formats.table_images import TableImage
+from perception_encoder.preprocess.frames import frame_indices
+from perception_encoder.progress import Track, untracked
+
+AHEAD = 8
+"""Questions whose images are decoded at a time."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A question and its answer."""
+
+    question: Question
+    record: AnswerRecord
+
+
+class QuestionEvaluator:
+    """Questions about images or videos, of one dataset."""
+
+    def __init__(
+        self,
+        name: str,
+        questions: Sequence[Question],
+        records: Path | None = None,
+        frames: int = FRAMES,
+        blind: bool = False,
+    ) -> None:
+        """`name`: the dataset's, as in `read_questions`, which fixes prompts and metrics.
+
+        `records`: a JSONL file that each answer is added to; questions that it answers are not put again. `frames`: of
+        a video. `blind`: show no image: what the model knows without looking. ConfigError for an unknown dataset.
+        """
+        if name not in TASKS:
+            raise ConfigError(f"unknown language task {name!r}; known: {', '.join(TASKS)}")
+        self.name, self.questions, self.records, self.frames, self.blind = name, questions, records, frames, blind
+        self.task = TASKS[name]
+
+    def run(self, model: Answerer, track: Track = untracked) -> list[Measurement]:
+        """Return the task's metrics: see `Evaluator`. A question that the model refuses (InputError) is a failure."""
+        known = self._recorded(model)
+        failures: list[InputError] = []
+        for record in self._ask(model, [each for each in self.questions if each.id not in known], track):
+            if isinstance(record, InputError):
+                failures.append(record)
+            else:
+                known[record.id] = record
+                if self.records is not None:
+                    append_records(self.records, [record])
+        answered = [_Answered(each, known[each.id]) for each in self.questions if each.id in known]
+        if not answered:
+            first = f"; the first: {failures[0]}" if failures else ""
+            raise DataError(f"{self.name}: no question could be put{first}")
+        return [
+            Measurement(
+                task=self.name,
+                method="generation, no image" if self.blind else "generation",
+                scores=self._score(answered),
+                settings={"frames": str(self.frames)} if self.name == "mvbench" else {},
+                failures=tuple(failures),
+            )
+        ]
+
+    def _recorded(self, model: Answerer) -> dict[str, AnswerRecord]:
+        """Return the answers of the file of records to these questions, put in these words."""
+        if self.records is None:
+            return {}
+        records = read_records(self.records, model.name, self._label)
+        prompts = {question.id: self.task.prompt(question) for question in self.questions}
+        return {identity: each for identity, each in records.items() if prompts.get(identity) == each.prompt}
+
+    @property
+    def _label(self) -> str:
+        return f"{self.name}, no image" if self.blind else self.name
+
+    def _ask(self, model: Answerer, questions: Sequence[Question], track: Track) -> Iterator[AnswerRecord | InputError]:
+        """Put questions in order; yield an InputError for one whose images cannot be decoded, or that is refused."""
+        opened = decode_ahead(lambda row: open_media_of(questions[row], self.frames), range(len(questions)), AHEAD)
+        for question, images in track(zip(questions, opened, strict=True), f"asking {self.name}", len(questions)):
+            if isinstance(images, InputError):
+                yield images
+                continue
+            try:
+                yield self._put(model, question, images)
+            except InputError as error:
+                yield error
+
+    def _put(self, model: Answerer, question: Question, images: Sequence[Image.Image]) -> AnswerRecord:
+        prompt, task = self.task.prompt(question), self.task
+        prediction = model.answer([] if self.blind else images, prompt, task.max_tokens)
+        box = None if question.box is None else scale_box(question.box, *images[0].size)
+        answers = question.answers if question.correct is None else (question.choices[question.correct],)
+        return AnswerRecord(
+            model=model.name,
+            task=self._label,
+            id=question.id,
+            prompt=prompt,
+            prediction=prediction,
+            answers=answers,
+            box=box,
+            score=None if task.score is None else task.score(prediction, question, box),
+        )
+
+    def _score(self, answered: Sequence[_Answered]) -> tuple[Scores, ...]:
+        if self.name == "coco":
+            return _caption_scores(answered)
+        groups = sorted({each.question.group for each in answered})
+        scores = self._score_group(answered, "")
+        for group in groups if len(groups) > 1 else ():
+            scores += self._score_group([each for each in answered if each.question.group == group], f", {group}")
+        return scores
+
+    def _score_group(self, answered: Sequence[_Answered], suffix: str) -> tuple[ItemScores, ...]:
+        score = self.task.score
+        assert score is not None
+        values = [score(each.record.prediction, each.question, each.record.box) for each in answered]
+        make = _item_scores(answered, suffix)
+        if self.name == "mvbench" and not suffix:  # the mean over tasks, as published
+            groups = np.unique([each.question.group for each in answered], return_inverse=True)[1]
+            return (make(self.task.metric, np.array(values), None, groups),)
+        first = make(self.task.metric, np.array(values), None, None)
+        return (first, *_yes_no_scores(answered, make)) if self.name == "pope" else (first,)
+
+
+def open_media_of(question: Question, frames: int = FRAMES) -> list[Image.Image]:
+    """Open a question's images, RGB, or `frames` frames of its video; InputError, named by its id, if one fails."""
+    media = question.media
+    if question.frames and len(media) > frames:
+        media = tuple(media[index] for index in frame_indices(len(media), frames))
+    images: list[Image.Image] = []
+    for source in media:
+        try:
+            images += open_item(source.read() if isinstance(source, TableImage) else source, question.id, frames)
+        except InputError as error:
+            raise type(error)(f"question {question.id}", error.reason) from error
+    return [image.convert("RGB") for image in images]
+
+
+_Make = Callable[[str, np.ndarray, np.ndarray | None, np.ndarray | None], ItemScores]
+"""Makes a metric of name, values, weights and groups."""
+
+
+def _item_scores(answered: Sequence[_Answered], suffix: str) -> _Make:
+    """Return a function that makes metrics of these questions; those about one image are one block."""
+    names = [each.question.id for each in answered]
+    blocks = [each.question.block or f"question {each.question.id}" for each in answered]
+
+    def make(metric: str, values: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None) -> ItemScores:
+        return ItemScores.of(metric + suffix, values, names, weights=weights, groups=groups, blocks=blocks)
+
+    return make
+
+
+def _yes_no_scores(answered: Sequence[_Answered], make: _Make) -> tuple[ItemScores, ...]:
+    """Score precision, recall, F1 and the share of yes, as weighted means over questions."""
+    yes = np.array([parse_yes_no(each.record.prediction) is True for each in answered])
+    true = np.array([yes_no_answer(each.question.answers[0]) for each in answered])
+    hits = yes & true
+    return (
+        make("precision", true, yes.astype(float), None),
+        make("recall", yes, true.astype(float), None),
+        make("F1", hits, yes.astype(float) + true, None),
+        make("yes ratio", yes, None, None),
+    )
+
+
+def _caption_scores(answered: Sequence[_Answered]) -> tuple[Scores, ...]:
+    """Score CIDEr, whose weights of words stay those of all images in each resample, and BLEU of each resample."""
+    captions = [each.record.prediction for each in answered]
+    references = [each.question.answers for each in answered]
+    names = [each.question.id for each in answered]
+    cider = ItemScores.of("CIDEr", cider_d_scores(captions, references), names, unit="")
+    counts = bleu_counts(captions, references)
+    values = bleu_of_counts(counts.sum(axis=0))
+    same = np.zeros(len(names), dtype=np.int64)
+    draws = np.concatenate([bleu_of_counts(times @ counts) for times in resample(same, SEED)])  # (R, 4)
+    orders = range(len(values))
+    bleu = [ResampledScores.of(f"BLEU-{n + 1}", float(values[n]), draws[:, n], names) for n in orders]
+    return (cider, *bleu)

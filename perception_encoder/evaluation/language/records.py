@@ -1,0 +1,70 @@
+"""The answers of a model as lines of JSON, written one by one, so that an interrupted evaluation goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from perception_encoder.datasets.questions.question import Corners
+from perception_encoder.errors import DataError
+from perception_encoder.files import writing
+from perception_encoder.formats.entries import are_numbers, text_field
+from perception_encoder.formats.tables import read_json_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRecord:
+    """What a model answered to one question."""
+
+    model: str
+    task: str
+    """A name of `TASKS`, and how it was put if that is not the default."""
+    id: str
+    """The question's."""
+    prompt: str
+    """The whole text that the model read."""
+    prediction: str
+    answers: tuple[str, ...] = ()
+    """What is right, for readers: texts, or a choice's text."""
+    box: Corners | None = None
+    """The right box, in thousandths of the image."""
+    score: float | None = None
+    """Of this answer; None for captions, which are scored together."""
+
+
+def read_records(path: Path, model: str, task: str) -> dict[str, AnswerRecord]:
+    """Return a model's answers by the questions' ids, of two to one question the later; none if the file is missing.
+
+    A last line that was cut off is removed from the file. Raises DataError, with the line, for a line that is not a
+    record, and for one of another model or task.
+    """
+    if not path.exists():
+        return {}
+    with writing(path):
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+    records = {}
+    for where, fields in read_json_lines(path):
+        for name, wanted in (("model", model), ("task", task)):
+            if text_field(fields, name, where) != wanted:
+                raise DataError(f"{where}: answers of the {name} {fields[name]!r}, not {wanted!r}; give another file")
+        prediction, box = fields.get("prediction"), fields.get("box")
+        if not isinstance(prediction, str) or not (box is None or (are_numbers(box) and len(box) == 4)):
+            raise DataError(f"{where}: `prediction` must be a text and `box` null or four numbers; remove the line")
+        identity, prompt = text_field(fields, "id", where), text_field(fields, "prompt", where)
+        corners = None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+        records[identity] = AnswerRecord(
+            model=model, task=task, id=identity, prompt=prompt, prediction=prediction, box=corners
+        )
+    return records
+
+
+def append_records(path: Path, records: Iterable[AnswerRecord]) -> None:
+    """Add records to a file, whose directory is made; OutputError if it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)

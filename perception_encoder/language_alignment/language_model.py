@@ -1,0 +1,155 @@
+"""Answer questions about images and videos: a perception language model with its transforms, prompts and streaming."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.language_alignment.decoder import Decoder
+from perception_encoder.language_alignment.generation import generate_tokens
+from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
+from perception_encoder.preprocess.tiling import tile_image
+
+CACHED_MEDIA = 32
+"""Images and videos whose tokens stay in memory, so that a conversation encodes each once."""
+ENCODED_AT_ONCE = 8
+"""Images and tiles that the vision tower encodes at once."""
+GENERATED_AT_ONCE = 8
+"""Conversations that are answered at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaConfig:
+    """How images and videos are brought to the encoder."""
+
+    image_size: int
+    """Side of an image, a tile or a frame, in pixels."""
+    tiles: int = 4
+    """Most tiles beside the thumbnail of a conversation's only image; 0 or 1 for the thumbnail alone."""
+    tile_each: bool = False
+    """Tile every image of several, too; as in the reference, by default each of several is a thumbnail alone."""
+
+
+class LanguageModel:
+    """A `Generator`: a perception language model on one device.
+
+    Attributes: `model` (the torch module), `decoder` (tokenizer and prompts), `name`, `media`, `encoded` (how many
+    images, tiles and frames have gone through the vision tower).
+    """
+
+    def __init__(self, name: str, model: PerceptionLanguageModel, decoder: Decoder, media: MediaConfig) -> None:
+        self.name, self.model, self.decoder, self.media = name, model.eval(), decoder, media
+        self.encoded = 0
+        self._tokens: OrderedDict[tuple[int, bool], tuple[MediaPart, Tensor]] = OrderedDict()
+
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        """Return an answer to each conversation, greedily by default; ConfigError for images that fill the context."""
+        sampling, answers = sampling or Sampling(), list[Reply]()
+        for start in range(0, len(conversations), GENERATED_AT_ONCE):
+            answers += self._answer(conversations[start : start + GENERATED_AT_ONCE], sampling)
+        return answers
+
+    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
+        """Yield the answer to one conversation piece by piece, whole characters at a time."""
+        sampling = sampling or Sampling()
+        prompt, _ = self._prompt(conversation, sampling)
+        tokens: list[int] = []
+        given = ""
+        for (token,) in generate_tokens(self.model.decoder, [prompt], self.decoder.end_tokens, sampling):
+            assert token is not None
+            tokens.append(token)
+            text, ended = self._text(tokens, sampling)
+            stable = text if ended else _without_partial(text, sampling.stop)
+            if len(stable) > len(given):
+                yield stable[len(given) :]
+                given = stable
+            if ended:
+                return
+        text, _ = self._text(tokens, sampling)
+        if len(text) > len(given):
+            yield text[len(given) :]
+
+    def _answer(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:
+        prompts, cuts = zip(*(self._prompt(each, sampling) for each in conversations), strict=True)
+        tokens: list[list[int]] = [[] for _ in prompts]
+        ended = [False] * len(prompts)
+        for row in generate_tokens(self.model.decoder, prompts, self.decoder.end_tokens, sampling):
+            for number, token in enumerate(row):
+                if token is None:
+                    ended[number] = True
+                elif not ended[number]:
+                    tokens[number].append(token)
+                    ended[number] = bool(sampling.stop) and self._text(tokens[number], sampling)[1]
+            if all(ended):
+                break
+        return [
+            Reply(self._text(own, sampling)[0], len(prompt), len(own), end or len(own) < sampling.max_tokens, cut)
+            for own, prompt, cut, end in zip(tokens, prompts, cuts, ended, strict=True)
+        ]
+
+    def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
+        """The text of an answer's tokens up to a stop, and whether there is one."""
+        text = self.decoder.tokenizer.decode(tokens, skip_special_tokens=True)
+        ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
+        return (text[: min(ends)], True) if ends else (text, False)
+
+    @torch.inference_mode()
+    def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
+        """The decoder's input (T, dim) for a conversation, and how many text tokens were cut."""
+        media = [item for message in conversation for item in message.media]
+        tokens = [self.media_tokens(item, self.media.tile_each or len(media) == 1) for item in media]
+        prompt = self.decoder.prompts.generation_prompt(conversation, [len(t) for t in tokens], sampling.max_tokens)
+        ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
+        dim = self.model.projector.dim
+        together = torch.cat(tokens) if tokens else torch.zeros(0, dim)
+        device = next(self.model.parameters()).device
+        embeddings = self.model.embed(ids.to(device), is_image.to(device), together.to(device))
+        return embeddings[0], prompt.cut
+
+    @torch.inference_mode()
+    def media_tokens(self, item: MediaPart, alone: bool = True) -> Tensor:
+        """Tokens (M, dim) of an image or a video, from memory if it was encoded before.
+
+        An image that is `alone` in its conversation is tiled; of several, each is squashed to one square, as in PLM.
+        """
+        key = (id(item), alone)
+        if key in self._tokens and self._tokens[key][0] is item:
+            self._tokens.move_to_end(key)
+            return self._tokens[key][1]
+        pixels = self.pixels(item, alone)
+        parameter = next(self.model.vision.parameters())
+        grid = self.model.vision.grid_of(pixels.shape[-2], pixels.shape[-1])
+        batches = pixels.split(ENCODED_AT_ONCE)
+        features = [self.model.image_features(batch.to(parameter.device, parameter.dtype)) for batch in batches]
+        projected = [self.model.project(each, grid) for each in features]
+        self.encoded += len(pixels)
+        tokens = torch.cat(projected).flatten(0, 1)
+        self._tokens[key] = (item, tokens)
+        while len(self._tokens) > CACHED_MEDIA:
+            self._tokens.popitem(last=False)
+        return tokens
+
+    def pixels(self, item: MediaPart, alone: bool = True) -> Tensor:
+        """Pixels (N, 3, S, S) of an image's thumbnail and tiles, or of a video's frames."""
+        size, budget = self.media.image_size, self.media.tiles
+        if isinstance(item, Image.Image):
+            tiles = budget if alone else 1
+            return tile_image(item, size, tiles) if tiles > 1 else tile_image(item, size, 1)[:1]
+        return torch.cat([tile_image(frame, size, 1)[:1] for frame in item.images])
+
+
+def _without_partial(text: str, stops: Sequence[str]) -> str:
+    """The text without what may still change: half a character, or the beginning of a stop."""
+    text = text.rstrip("\ufffd")
+    for stop in stops:
+        for length in range(min(len(stop) - 1, len(text)), 0, -1):
+            if text.endswith(stop[:length]):
+                text = text[:-length]
+                break
+    return text

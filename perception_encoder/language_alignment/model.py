@@ -1,0 +1,85 @@
+"""A perception language model: a vision tower cut at a layer, a projector, and a decoder-only language model.
+
+Image tokens replace the embeddings of marked positions in the decoder's input, in order; all else is the decoder's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from perception_encoder.errors import ShapeError
+from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.language_alignment.prompt import IGNORED
+from perception_encoder.models.vision_transformer import VisionTransformer
+
+
+class PerceptionLanguageModel(nn.Module):
+    """Images and token ids to the next tokens' logits.
+
+    `vision`: a tower that gives tokens, cut at the layer that the projector reads. `decoder`: a causal language model
+    of transformers.
+    """
+
+    def __init__(self, vision: VisionTransformer, projector: Projector, decoder: nn.Module) -> None:
+        super().__init__()
+        self.vision, self.projector, self.decoder = vision, projector, decoder
+
+    def image_features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P width"]:
+        """Tokens of the vision tower's last layer, the class token removed; P = h · w."""
+        return self.vision.forward_features(pixels, norm=False)[:, self.vision.num_prefix_tokens :]
+
+    def project(self, features: Float[Tensor, "B P width"], grid: tuple[int, int]) -> Float[Tensor, "B M dim"]:
+        """Image tokens for the decoder, of features of a grid (rows, columns)."""
+        return self.projector(features, grid)
+
+    def embed(
+        self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], image_tokens: Float[Tensor, "M dim"]
+    ) -> Float[Tensor, "B T dim"]:
+        """The decoder's input: token embeddings, with the image tokens at the marked positions, row by row.
+
+        Raises ShapeError unless there are as many image tokens as marks.
+        """
+        marks = int(is_image.sum())
+        if marks != len(image_tokens):
+            raise ShapeError(f"{len(image_tokens)} image tokens for {marks} marked positions")
+        embeddings = self.decoder.get_input_embeddings()(ids)  # type: ignore[operator]
+        return embeddings.masked_scatter(is_image[..., None], image_tokens.to(embeddings.dtype))
+
+    def token_losses(self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"]) -> Float[Tensor, " K"]:
+        """Cross entropy of each labelled token, given all before it in its row.
+
+        Rows are padded on the right, so that a causal decoder sees no padding from a real token. Logits are made for
+        the labelled positions only.
+        """
+        targets = labels[:, 1:]
+        labelled = targets != IGNORED
+        logits = self._logits(embeddings[:, :-1], labelled)
+        return F.cross_entropy(logits.float(), targets[labelled], reduction="none")
+
+    def _logits(self, embeddings: Tensor, where: Tensor) -> Tensor:
+        """Logits (K, V) at the marked positions."""
+        decoder: Any = self.decoder
+        if scales_logits(decoder.config.get_text_config()):
+            return decoder(inputs_embeds=embeddings, use_cache=False).logits[where]
+        hidden = decoder.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        return decoder.get_output_embeddings()(hidden[where])
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        is_image: Bool[Tensor, "B T"],
+        pixels: Float[Tensor, "N 3 H W"],
+    ) -> Float[Tensor, "B T V"]:
+        """Logits of the next token at each position; images in the order of their marks, all of one size."""
+        grid = self.vision.grid_of(pixels.shape[-2], pixels.shape[-1])
+        tokens = self.project(self.image_features(pixels), grid).flatten(0, 1)
+        return self.decoder(inputs_embeds=self.embed(ids, is_image, tokens), use_cache=False).logits
+
+
+def scales_logits(config: Any) -> bool:
+    """Whether a language model changes its logits after the output map, as Gemma, Granite and Cohere do."""
+    return any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))

@@ -1,0 +1,171 @@
+"""Turn a conversation into token ids: the chat template's text, with room for the tokens of images.
+
+The template is rendered with a placeholder for each image, its text is tokenized between the placeholders, and each
+placeholder becomes as many image tokens as its image has. Labels cover the assistant's answers alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.conversation import Message
+
+logger = logging.getLogger(__name__)
+
+PLACEHOLDER = "\ue200"
+"""Stands for an image in a rendered template: a character of Unicode's private use area, removed from all texts."""
+GAP = " … "
+"""Stands for what was cut from a text."""
+IGNORED = -100
+"""Label of a token that has no loss."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as tokens."""
+
+    ids: list[int]
+    """Token ids; of an image token, 0."""
+    labels: list[int]
+    """The ids of the answers' tokens, else `IGNORED`."""
+    is_image: list[bool]
+    cut: int = 0
+    """Text tokens that were left out because the context was full."""
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """A tokenizer with a chat template, and the longest prompt."""
+
+    tokenizer: Any
+    """A tokenizer of transformers."""
+    template: str
+    context: int
+    """Most tokens of a prompt, those of images included."""
+
+    def training_prompt(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> Prompt:
+        """Return a whole conversation, with labels on the answers; what the context has no room for is cut at the end.
+
+        `image_tokens`: tokens of each image or video of the messages. Raises ConfigError for a wrong number of them,
+        if a conversation has no answer, and if its images leave no room for one.
+        """
+        if not any(message.role == "assistant" for message in messages):
+            raise ConfigError("the conversation has no answer of the assistant, so there is nothing to train on")
+        text, spans = self._render_with_answers(messages)
+        prompt = self._tokenize(text, spans, image_tokens)
+        excess = len(prompt.ids) - self.context
+        if excess <= 0:
+            return prompt
+        end = self.context
+        if any(prompt.is_image[end:]) or all(label == IGNORED for label in prompt.labels[:end]):
+            count = sum(prompt.is_image)
+            raise ConfigError(f"{count} image tokens leave no room for an answer in a context of {self.context}")
+        logger.warning("a conversation of %d tokens was cut to %d", len(prompt.ids), end)
+        return Prompt(prompt.ids[:end], prompt.labels[:end], prompt.is_image[:end], excess)
+
+    def generation_prompt(self, messages: Sequence[Message], image_tokens: Sequence[int], room: int) -> Prompt:
+        """Return the conversation up to where the next answer begins, with `room` tokens left for it.
+
+        If the context is full, the longest text loses its middle, and that is logged; images are never cut. Raises
+        ConfigError if the images alone leave no room, or for a wrong number of `image_tokens`.
+        """
+        limit = self.context - room
+        prompt = self._tokenize(self._render(messages, True), [], image_tokens)
+        length, cut = len(prompt.ids), 0
+        while len(prompt.ids) > limit:
+            shorter = self._without_middle(messages, len(prompt.ids) - limit)
+            if shorter is None:
+                images = sum(prompt.is_image)
+                raise ConfigError(
+                    f"{images} image tokens and {room} for the answer do not fit the context of {self.context}; "
+                    "give fewer images, frames or tiles, or a shorter answer"
+                )
+            messages = shorter
+            prompt = self._tokenize(self._render(messages, True), [], image_tokens)
+            cut = length - len(prompt.ids)
+        if cut:
+            logger.warning("the prompt had %d tokens; its longest text lost %d to fit the context", length, cut)
+        return Prompt(prompt.ids, prompt.labels, prompt.is_image, cut)
+
+    def _render(self, messages: Sequence[Message], answer_next: bool) -> str:
+        texts = [
+            "".join(part.replace(PLACEHOLDER, "") if isinstance(part, str) else PLACEHOLDER for part in message.content)
+            for message in messages
+        ]
+        rows = [{"role": message.role, "content": text} for message, text in zip(messages, texts, strict=True)]
+        try:
+            return self.tokenizer.apply_chat_template(
+                rows, chat_template=self.template, tokenize=False, add_generation_prompt=answer_next
+            )
+        except Exception as error:  # templates raise what they like, over an order of roles for example
+            raise ConfigError(f"the chat template refuses this conversation: {' '.join(str(error).split())}") from None
+
+    def _render_with_answers(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        """The whole text, and where in it each answer begins and ends, its end-of-turn token included."""
+        text = self._render(messages, False)
+        spans = []
+        for number, message in enumerate(messages):
+            if message.role == "assistant":
+                before = self._render(messages[:number], True)
+                after = self._render(messages[: number + 1], False)
+                if not (after.startswith(before) and text.startswith(after.rstrip())):
+                    raise ConfigError(
+                        "the chat template changes earlier turns, so answers cannot be told from the rest"
+                    )
+                spans.append((len(before), len(after.rstrip())))
+        return text, spans
+
+    def _tokenize(self, text: str, spans: list[tuple[int, int]], image_tokens: Sequence[int]) -> Prompt:
+        """Tokens of a rendered text, split where answers and images begin and end."""
+        images = [position for position, letter in enumerate(text) if letter == PLACEHOLDER]
+        if len(images) != len(image_tokens):
+            raise ConfigError(f"the prompt has {len(images)} placeholders for {len(image_tokens)} images and videos")
+        cuts = {0, len(text), *(edge for span in spans for edge in span)}
+        cuts |= {edge for position in images for edge in (position, position + 1)}
+        counts = dict(zip(images, image_tokens, strict=True))
+        starts, ends = {start for start, _ in spans}, {end for _, end in spans}
+        ids: list[int] = []
+        labels: list[int] = []
+        is_image: list[bool] = []
+        edges = sorted(cuts)
+        answering = False
+        for start, end in itertools.pairwise(edges):
+            answering = (answering or start in starts) and start not in ends
+            if start in counts:
+                piece, labelled = [0] * counts[start], [IGNORED] * counts[start]
+            else:
+                piece = self.tokenizer(text[start:end], add_special_tokens=False)["input_ids"]
+                labelled = piece if answering else [IGNORED] * len(piece)
+            ids += piece
+            labels += labelled
+            is_image += [start in counts] * len(piece)
+        return Prompt(ids, labels, is_image)
+
+    def _without_middle(self, messages: Sequence[Message], excess: int) -> list[Message] | None:
+        """The messages with at least `excess` tokens less in the middle of the longest text; None if it has too few."""
+        texts = [
+            (len(part), row, column)
+            for row, message in enumerate(messages)
+            for column, part in enumerate(message.content)
+            if isinstance(part, str)
+        ]
+        if not texts:
+            return None
+        _, row, column = max(texts)
+        message = messages[row]
+        text = str(message.content[column])
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        left = len(ids) - excess - len(self.tokenizer(GAP, add_special_tokens=False)["input_ids"])
+        if left < 2:
+            return None
+        head, tail = ids[: left - left // 2], ids[len(ids) - left // 2 :]
+        shorter = self.tokenizer.decode(head) + GAP + self.tokenizer.decode(tail)
+        if len(shorter) >= len(text):
+            return None
+        content = (*message.content[:column], shorter, *message.content[column + 1 :])
+        return [*messages[:row], Message(message.role, content), *messages[row + 1 :]]

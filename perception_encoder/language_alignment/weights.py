@@ -1,0 +1,133 @@
+"""Write and read a trained language model: one safetensors file with what was trained, and the names of the rest.
+
+Tensors: `vision.*` under the published names, if the encoder was trained; `projector.*`; `decoder.*`, either adapters
+or all weights. Metadata `language` has the rest as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.language_alignment.adapters import DecoderLoRA, adapter_state, load_adapters
+from perception_encoder.language_alignment.decoder import Decoder, load_decoder
+from perception_encoder.language_alignment.language_model import LanguageModel, MediaConfig
+from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
+from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.vision_transformer import VisionTransformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a language model is made of."""
+
+    encoder: str
+    """Name, alias or path of the model whose vision tower is used."""
+    layer: int = -1
+    """The layer that the projector reads: 0-based, negative from the end; later ones are dropped."""
+    layer_scale: float | None = None
+    """LayerScale that is put into a tower without one."""
+    decoder: str
+    """Name or path of the language model, as `load_decoder` takes it."""
+    context: int | None = None
+    """Most tokens of a prompt; by default the language model's own limit."""
+    chat_template: str | None = None
+    pool: int = 2
+    """Tokens along a side that are averaged into one, after the projector."""
+    linear: bool = False
+    """A linear projector."""
+    lora: DecoderLoRA | None = None
+    """Adapters of the language model."""
+    media: MediaConfig
+
+
+def load_vision(parts: Parts) -> VisionTransformer:
+    """The vision tower, cut at its layer, at the size that images are brought to."""
+    model = load_model(parts.encoder)
+    visual = model.visual if isinstance(model, CLIP) else model
+    visual.truncate(parts.layer)
+    if parts.media.image_size % visual.config.patch_size:
+        size, patch = parts.media.image_size, visual.config.patch_size
+        raise ConfigError(f"image_size is {size}; it must be a multiple of the encoder's patch, {patch}")
+    if parts.layer_scale is not None and visual.config.layer_scale is None:
+        visual.add_layer_scale(parts.layer_scale)
+    return visual
+
+
+def build_language_model(parts: Parts, generator: torch.Generator) -> tuple[PerceptionLanguageModel, Decoder]:
+    """A language model of its parts with a new projector, in float32."""
+    decoder = load_decoder(parts.decoder, context=parts.context, chat_template=parts.chat_template)
+    vision = load_vision(parts)
+    projector = Projector(vision.config.width, decoder.dim, parts.pool, parts.linear)
+    for module in projector.projector:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+            nn.init.zeros_(module.bias)
+    return PerceptionLanguageModel(vision, projector, decoder.model), decoder
+
+
+def write_language_model(
+    path: Path, parts: Parts, model: PerceptionLanguageModel, trained: Mapping[str, bool], half: bool = True
+) -> None:
+    """Write what was trained, whole or not at all; `trained`: whether "vision" and "decoder" were."""
+    state = {f"projector.{name}": value for name, value in model.projector.state_dict().items()}
+    if trained["vision"]:
+        state |= {f"vision.{name}": value for name, value in model.vision.state_dict().items()}
+    if trained["decoder"]:
+        weights = adapter_state(model.decoder) if parts.lora else model.decoder.state_dict()
+        state |= {f"decoder.{name}": value for name, value in weights.items()}
+    dtype = torch.float16 if half else torch.float32
+    tensors = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in state.items()}
+    write_tensors(tensors, path, {"language": json.dumps(dataclasses.asdict(parts))})
+
+
+def read_language_model(
+    path: Path, device: torch.device, dtype: torch.dtype, tiles: int | None = None
+) -> LanguageModel:
+    """Read a file of `write_language_model`; CheckpointError if it is not one. `tiles`: another budget than its own."""
+    state, metadata = read_checkpoint(path)
+    try:
+        parts = parts_of(json.loads(metadata["language"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a language model of this package ({error!r})") from None
+    if tiles is not None:
+        parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
+    model, decoder = build_language_model(parts, torch.Generator())
+    for name, module in (("vision", model.vision), ("projector", model.projector)):
+        if own := _under(f"{name}.", state):
+            _load(module, own, path)
+    if weights := _under("decoder.", state):
+        if parts.lora is not None:
+            load_adapters(model.decoder, parts.lora, weights)
+        else:
+            _load(model.decoder, weights, path)
+    model.to(device, dtype).requires_grad_(False)
+    return LanguageModel(path.stem, model, decoder, parts.media)
+
+
+def parts_of(fields: dict[str, Any]) -> Parts:
+    """Parts from their JSON; TypeError or ConfigError for fields that do not exist or do not fit."""
+    lora = fields.pop("lora")
+    return Parts(**{**fields, "media": MediaConfig(**fields["media"]), "lora": DecoderLoRA(**lora) if lora else None})
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit its parts: {' '.join(str(error).split())[:300]}") from None

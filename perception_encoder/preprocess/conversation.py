@@ -1,0 +1,122 @@
+"""Conversations that hold images and videos, and the protocol of a model that answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from PIL import Image
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.frames import VideoFrames
+
+Role = Literal["system", "user", "assistant"]
+MediaPart = Image.Image | VideoFrames
+ContentPart = str | MediaPart
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Message:
+    """A turn of a conversation: text, images and videos in the order in which they are read."""
+
+    role: Role
+    content: tuple[ContentPart, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ConfigError(f"role is {self.role!r}; it must be one of {', '.join(ROLES)}")
+        if self.role != "user" and any(not isinstance(part, str) for part in self.content):
+            raise ConfigError(f"a message of the {self.role} holds an image or a video; only the user's may")
+
+    @property
+    def media(self) -> list[MediaPart]:
+        """Its images and videos, in order."""
+        return [part for part in self.content if not isinstance(part, str)]
+
+
+def ask(question: str, media: Sequence[MediaPart] = (), system: str | None = None) -> list[Message]:
+    """Return a conversation of one question about `media`, which come first, as in PLM's prompt."""
+    start = [Message("system", (system,))] if system else []
+    return [*start, Message("user", (*media, question))]
+
+
+def split_at_placeholders(
+    text: str, media: Sequence[MediaPart], placeholders: Sequence[str] = ("<image>", "<video>")
+) -> tuple[ContentPart, ...]:
+    """Put `media` where a text has placeholders, in order; all come first if it has none.
+
+    Raises ConfigError if there are placeholders, but not one for each image or video.
+    """
+    pieces = [text]
+    for placeholder in placeholders:
+        pieces = [part for piece in pieces for part in piece.split(placeholder)]
+    if len(pieces) == 1:
+        return (*media, *([text] if text else []))
+    if len(pieces) - 1 != len(media):
+        count = len(pieces) - 1
+        raise ConfigError(f"{count} placeholders ({', '.join(placeholders)}) for {len(media)} images and videos")
+    parts: list[ContentPart] = []
+    for piece, item in zip(pieces, [*media, None], strict=True):
+        parts += [piece] if piece else []
+        parts += [item] if item is not None else []
+    return tuple(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen, and when to stop."""
+
+    max_tokens: int = 256
+    """Most tokens of an answer."""
+    temperature: float = 0.0
+    """0 takes the most probable token each time (greedy); 1 draws by the model's own probabilities."""
+    top_p: float = 1.0
+    """Draw from the most probable tokens that together have this probability."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer; they are not part of it."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if not 0 <= self.temperature <= 2:
+            raise ConfigError(f"temperature is {self.temperature}; it must be from 0 to 2")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a conversation."""
+
+    text: str
+    prompt_tokens: int
+    """Tokens that were read, those of images included."""
+    tokens: int
+    """Tokens that were generated."""
+    finished: bool
+    """False if `max_tokens` or the context ended it."""
+    cut: int = 0
+    """Text tokens of the prompt that were left out because the context was full."""
+
+
+class Generator(Protocol):
+    """A model that answers conversations with images and videos."""
+
+    @property
+    def name(self) -> str:
+        """The name that results carry."""
+        ...
+
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        """Return an answer to each conversation, greedily by default.
+
+        Raises ConfigError for images that fill the context.
+        """
+        ...
+
+    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
+        """Yield the answer to one conversation piece by piece; together they are `generate`'s text."""
+        ...

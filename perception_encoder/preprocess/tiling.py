@@ -1,0 +1,55 @@
+"""Cut a large image into tiles, so that a model of a fixed input size reads small text (PLM's thumbnail and tiles).
+
+The rules are those of the published PLM: the canvas is the one of at most `budget` tiles on which the image becomes
+largest, the image is squashed onto it, and a thumbnail of the whole comes first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.image import to_float
+
+
+def tile_grid(width: int, height: int, tile: int, budget: int) -> tuple[int, int]:
+    """Return the grid (columns, rows) of square tiles for an image of `width` × `height` pixels.
+
+    `tile`: side of a tile in pixels. `budget`: most tiles, the thumbnail not counted. Of the grids that hold the
+    image without shrinking it, the one on which it can be enlarged most is taken, and of equal ones the smallest. If
+    none holds it, the one whose aspect ratio is nearest (from below for a wide image, from above for a tall one) and
+    that has most tiles. Raises ConfigError if a number is less than 1.
+    """
+    for name, value in (("width", width), ("height", height), ("tile", tile), ("budget", budget)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
+    grids = [(columns, rows) for columns in range(1, budget + 1) for rows in range(1, budget // columns + 1)]
+    holding = [grid for grid in grids if grid[0] * tile >= width and grid[1] * tile >= height]
+    if holding:
+        return max(holding, key=lambda grid: (min(grid[0] * tile / width, grid[1] * tile / height), -grid[0] * grid[1]))
+    aspect = width / height
+    ratios = {columns / rows for columns, rows in grids}
+    nearest = max(r for r in ratios if r <= aspect) if aspect >= 1 else min(r for r in ratios if r > aspect)
+    return max(grid for grid in grids if grid[0] / grid[1] == nearest)
+
+
+def tile_image(image: Image.Image, tile: int, budget: int) -> Float[Tensor, "N 3 tile tile"]:
+    """Return the thumbnail and the tiles of an image, N = 1 + columns · rows, row by row, pixels in [-1, 1].
+
+    `tile`, `budget`: see `tile_grid`. Both are resized bicubically, ignoring the aspect ratio.
+    """
+    image = image.convert("RGB")
+    columns, rows = tile_grid(image.width, image.height, tile, budget)
+    canvas = _pixels(image, columns * tile, rows * tile)  # (3, rows · tile, columns · tile)
+    tiles = canvas.unflatten(2, (columns, tile)).unflatten(1, (rows, tile))  # (3, rows, tile, columns, tile)
+    tiles = tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)
+    return to_float(torch.cat([_pixels(image, tile, tile)[None], tiles]))
+
+
+def _pixels(image: Image.Image, width: int, height: int) -> Tensor:
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

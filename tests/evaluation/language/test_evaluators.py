@@ -1,0 +1,221 @@
+"""Language models are evaluated by rules: metrics and intervals, failures, records, and going on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.datasets.questions.question import Question
+from perception_encoder.datasets.questions.read import read_questions
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.evaluation.language import bleu, cider_d, yes_no
+from perception_encoder.evaluation.language.evaluators import QuestionEvaluator, open_media_of
+from perception_encoder.evaluation.results import Measurement, evaluate
+from tests.clips import clip
+from tests.datasets.questions.layouts import LAYOUTS, TABLES, write_table
+from tests.evaluation.language.answerers import RuleAnswerer, colour_of, drawn, questions, refuse
+
+
+def metrics(measurement: Measurement) -> dict[str, float]:
+    return {metric.name: metric.value for metric in measurement.metrics}
+
+
+def run(name: str, items: list[Question], rule=colour_of, **options) -> Measurement:
+    (measurement,) = QuestionEvaluator(name, items, **options).run(RuleAnswerer(rule))
+    return measurement
+
+
+def test_accuracy_with_its_interval() -> None:
+    wrong = questions(40, answers=("red",) * 10)
+    measurement = run("vqav2", wrong)
+    (metric,) = measurement.metrics
+    assert (metric.name, metric.n, metric.value) == ("VQA accuracy", 40, 14 / 40)
+    low, high = metric.interval
+    assert 0 < low < 14 / 40 < high < 1
+    assert (measurement.task, measurement.method, measurement.failures) == ("vqav2", "generation", ())
+    alone = run("vqav2", questions(40, answers=("red",) * 10, block="")).metrics[0].interval
+    assert alone[1] - alone[0] < high - low  # two questions about one image are drawn together
+
+
+def test_evaluators_have_the_common_shape() -> None:
+    evaluator = QuestionEvaluator("vqav2", questions())
+    (measurement,) = evaluate([evaluator], {"": RuleAnswerer(colour_of)})
+    assert metrics(measurement) == {"VQA accuracy": 1}
+
+
+def test_without_the_image() -> None:
+    measurement = run("vqav2", questions(), blind=True)
+    assert (measurement.method, metrics(measurement)) == ("generation, no image", {"VQA accuracy": 0})
+
+
+def test_undecodable_images_and_refused_questions_are_reported() -> None:
+    items = [*questions(4), Question(id="bad", question="?", media=(b"no image",), answers=("red",) * 10)]
+    items.append(Question(id="gone", question="?", media=(Path("none.jpg"),), answers=("red",) * 10))
+    measurement = run("vqav2", items)
+    assert [failure.source for failure in measurement.failures] == ["question bad", "question gone"]
+    assert measurement.metrics[0].n == 4
+    with pytest.raises(DataError, match="vqav2: no question could be put; the first: question bad"):
+        run("vqav2", items[4:])
+    with pytest.raises(DataError, match="the first: the prompt: is longer than the context"):
+        run("vqav2", items[:1], refuse)
+
+
+def test_answers_are_written_and_not_asked_for_again(tmp_path: Path) -> None:
+    path, items = tmp_path / "answers.jsonl", questions(8)
+
+    class Dies(RuleAnswerer):
+        def answer(self, images, question, max_tokens):
+            if len(self.prompts) == 5:
+                raise KeyboardInterrupt
+            return super().answer(images, question, max_tokens)
+
+    evaluator = QuestionEvaluator("vqav2", items, path)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.run(Dies(colour_of))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["id"] for line in lines] == [f"q{n}" for n in range(5)]
+    assert lines[0]["prediction"] == "Red." and lines[0]["score"] == 1 and lines[0]["answers"] == ["red"] * 10
+    model = RuleAnswerer(colour_of)
+    resumed = evaluator.run(model)
+    assert len(model.prompts) == 3
+    assert resumed == QuestionEvaluator("vqav2", items).run(RuleAnswerer(colour_of))
+    model = RuleAnswerer(colour_of)
+    evaluator.run(model)
+    assert model.prompts == []
+
+
+def test_a_question_in_other_words_is_put_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    QuestionEvaluator("vqav2", questions(2), path).run(RuleAnswerer(colour_of))
+    model = RuleAnswerer(colour_of)
+    items = [*questions(1), *questions(2, question="Which colour?")[1:]]
+    QuestionEvaluator("vqav2", items, path).run(model)
+    assert len(model.prompts) == 1
+
+
+def test_answers_without_the_image_are_not_taken_for_others(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    QuestionEvaluator("vqav2", questions(2), path, blind=True).run(RuleAnswerer(colour_of))
+    with pytest.raises(DataError, match="answers of the task 'vqav2, no image', not 'vqav2'"):
+        QuestionEvaluator("vqav2", questions(2), path).run(RuleAnswerer(colour_of))
+
+
+def test_failures_are_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    items = [*questions(2), Question(id="late", question="?", media=(tmp_path / "a.png",), answers=("blue",) * 10)]
+    evaluator = QuestionEvaluator("vqav2", items, path)
+    assert len(evaluator.run(RuleAnswerer(colour_of))[0].failures) == 1
+    (tmp_path / "a.png").write_bytes(drawn(2))
+    (measurement,) = evaluator.run(RuleAnswerer(colour_of))
+    assert measurement.failures == () and measurement.metrics[0].n == 3
+
+
+def test_yes_and_no_give_the_scorers_metrics() -> None:
+    rng = np.random.default_rng(0)
+    answers = [("yes", "no")[n] for n in rng.integers(0, 2, 60)]
+    words = [("Yes.", "no", "perhaps")[n] for n in rng.integers(0, 3, 60)]
+    items = [
+        Question(id=str(n), question=str(n), media=(drawn(0),), answers=(answer,), group="random")
+        for n, answer in enumerate(answers)
+    ]
+    measurement = run("pope", items, lambda images, prompt: words[int(prompt.split("\n")[0])])
+    expected = yes_no(words, answers)
+    assert metrics(measurement) == pytest.approx(
+        {
+            "accuracy": expected.accuracy,
+            "precision": expected.precision,
+            "recall": expected.recall,
+            "F1": expected.f1,
+            "yes ratio": expected.yes_ratio,
+        }
+    )
+    assert all(metric.interval is not None for metric in measurement.metrics)
+
+
+def test_groups_are_scored_by_themselves_too() -> None:
+    parts = [Question(**{**vars(each), "group": ("human", "augmented")[n % 2]}) for n, each in enumerate(questions(4))]
+    items = [Question(**{**vars(each), "answers": ("red",)}) for each in parts]
+    measurement = run("chartqa", items, lambda images, prompt: "red." if "(0)" in prompt else "green")
+    assert metrics(measurement) == {
+        "relaxed accuracy": 1 / 4,
+        "relaxed accuracy, augmented": 0,
+        "relaxed accuracy, human": 1 / 2,
+    }
+
+
+def test_mvbench_is_the_mean_over_its_tasks() -> None:
+    def item(number: int, task: str) -> Question:
+        return Question(
+            id=f"{task}/{number}", question=f"{number}", media=(drawn(0),), choices=("x", "y"), correct=1, group=task
+        )
+
+    items = [item(n, "action_count") for n in range(3)] + [item(9, "state_change")]
+    measurement = run("mvbench", items, lambda images, prompt: "(B)" if "Question:9" in prompt else "(A)")
+    assert metrics(measurement) == {"accuracy": 1 / 2, "accuracy, action_count": 0, "accuracy, state_change": 1}
+    assert measurement.settings == {"frames": "8"}
+
+
+def test_captions_give_the_scorers_metrics(tmp_path: Path) -> None:
+    texts = ("a red image", "a green thing", "nothing at all", "a blue image of a dog")
+    items = [
+        Question(id=str(n), question="", media=(drawn(n),), answers=("a red image", f"one {text}"))
+        for n, text in enumerate(texts)
+    ]
+    said = iter(texts)
+    path = tmp_path / "answers.jsonl"
+    measurement = run("coco", items, lambda images, prompt: next(said), records=path)
+    values = metrics(measurement)
+    references = [each.answers for each in items]
+    assert values["CIDEr"] == pytest.approx(cider_d(texts, references))
+    for order, value in enumerate(bleu(texts, references), 1):
+        assert values[f"BLEU-{order}"] == pytest.approx(value)
+    assert [metric.unit for metric in measurement.metrics] == ["", "%", "%", "%", "%"]
+    assert all(metric.interval is not None for metric in measurement.metrics)
+    assert json.loads(path.read_text().splitlines()[0])["score"] is None
+
+
+def test_boxes_are_scored_in_the_images_own_scale(tmp_path: Path) -> None:
+    items = [Question(id="a", question="the cup", media=(drawn(0),), box=(6, 4, 36, 24))]  # of 60 by 40 pixels
+    path = tmp_path / "answers.jsonl"
+    measurement = run("refcoco", items, lambda images, prompt: "[100, 100, 600, 600]", records=path)
+    assert metrics(measurement) == {"accuracy at IoU 0.5": 1}
+    assert json.loads(path.read_text())["box"] == [100, 100, 600, 600]
+    again = run("refcoco", items, refuse, records=path)
+    assert metrics(again) == {"accuracy at IoU 0.5": 1}
+
+
+def test_all_images_of_a_question_and_frames_of_videos(tmp_path: Path) -> None:
+    pair = Question(id="1", question="?", media=(drawn(0), drawn(1)), answers=("x",))
+    assert [image.mode for image in open_media_of(pair)] == ["RGB", "RGB"]
+    frames = Question(
+        id="1", question="?", media=tuple(drawn(n, (n + 2, 9)) for n in range(9)), frames=True, answers=("x",)
+    )
+    assert [image.width for image in open_media_of(frames, 3)] == [2, 6, 10]
+    assert len(open_media_of(frames, 20)) == 9
+    (tmp_path / "a.mp4").write_bytes(clip(12))
+    video = Question(id="1", question="?", media=(tmp_path / "a.mp4",), answers=("x",))
+    assert len(open_media_of(video, 4)) == 4
+    with pytest.raises(InputError, match="question 7: "):
+        open_media_of(Question(id="7", question="?", media=(drawn(0), b"x"), answers=("x",)))
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "mvbench"])
+def test_every_dataset_is_evaluated(name: str, tmp_path: Path) -> None:
+    LAYOUTS[name](tmp_path)
+    measurement = run(name, read_questions(name, tmp_path), lambda images, prompt: "yes")
+    assert measurement.failures == () and measurement.metrics
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_of_the_hub_is_evaluated(name: str, tmp_path: Path) -> None:
+    write_table(tmp_path / TABLES[name][0], TABLES[name][1])
+    measurement = run(name, read_questions(name, tmp_path), lambda images, prompt: "yes")
+    assert measurement.failures == () and measurement.metrics
+
+
+def test_an_unknown_dataset() -> None:
+    with pytest.raises(ConfigError, match="unknown language task 'vqa'; known: vqav2"):
+        QuestionEvaluator("vqa", [])

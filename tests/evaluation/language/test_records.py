@@ -1,0 +1,64 @@
+"""Answers in lines of JSON: what was written is read again, and a cut last line does no harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.errors import DataError, OutputError
+from perception_encoder.evaluation.language.records import AnswerRecord, append_records, read_records
+
+
+def record(number: int, **fields: object) -> AnswerRecord:
+    base = {"model": "m", "task": "vqav2", "id": str(number), "prompt": "What?\nIn short.", "prediction": f"é {number}"}
+    return AnswerRecord(**{**base, **fields})
+
+
+def test_answers_are_added_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "answers.jsonl"
+    assert read_records(path, "m", "vqav2") == {}
+    append_records(path, [record(1, answers=("a", "b"), score=0.3), record(2, box=(1.0, 2.0, 3.0, 4.5))])
+    append_records(path, [record(1, prediction="")])  # put again; the later one counts
+    records = read_records(path, "m", "vqav2")
+    assert records == {"1": record(1, prediction=""), "2": record(2, box=(1.0, 2.0, 3.0, 4.5))}
+    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    assert first["answers"] == ["a", "b"] and first["score"] == 0.3
+
+
+def test_a_last_line_that_was_cut_off_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    append_records(path, [record(1), record(2)])
+    path.write_bytes(path.read_bytes()[:-10])
+    assert list(read_records(path, "m", "vqav2")) == ["1"]
+    append_records(path, [record(3)])
+    assert list(read_records(path, "m", "vqav2")) == ["1", "3"]
+    path.write_bytes(b'{"model": "m"')
+    assert read_records(path, "m", "vqav2") == {} and path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"answers\.jsonl:2 is not JSON"),
+        ('{"model": "n", "task": "vqav2"}', r"answers\.jsonl:2: answers of the model 'n', not 'm'; give another file"),
+        ('{"model": "m", "task": "coco"}', r"answers\.jsonl:2: answers of the task 'coco', not 'vqav2'"),
+        ('{"model": "m", "task": "vqav2", "id": "1", "prompt": "x"}', r"answers\.jsonl:2: `prediction` must be a text"),
+        ('{"model": "m", "task": "vqav2", "prompt": "x", "prediction": "y"}', r"answers\.jsonl:2: `id` is missing"),
+        ('{"model": "m", "task": "vqav2", "id": "1", "prompt": "x", "prediction": "y", "box": [1]}', "four numbers"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    append_records(path, [record(1)])
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=message):
+        read_records(path, "m", "vqav2")
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(OutputError, match="could not be written"):
+        append_records(tmp_path / "a" / "answers.jsonl", [record(1)])

@@ -1,0 +1,55 @@
+"""Token by token, against the library's own generation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from perception_encoder.language_alignment.generation import choose, generate_tokens
+from perception_encoder.preprocess.conversation import Sampling
+from tests.language_models import tiny_llama
+
+MODEL = tiny_llama()
+PROMPTS = [torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)) for length in (9, 4, 17)]
+NO_END = frozenset({-1})
+
+
+def embed(ids: torch.Tensor) -> torch.Tensor:
+    return MODEL.get_input_embeddings()(ids).detach()
+
+
+def tokens_of(prompts: list[torch.Tensor], sampling: Sampling, ends: frozenset[int] = NO_END) -> list[list[int]]:
+    rows = list(generate_tokens(MODEL, [embed(prompt) for prompt in prompts], ends, sampling))
+    return [[token for token in column if token is not None] for column in zip(*rows, strict=True)]
+
+
+def test_greedy_tokens_are_the_librarys() -> None:
+    for prompt in PROMPTS:
+        expected = MODEL.generate(prompt[None], max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+        assert tokens_of([prompt], Sampling(max_tokens=12)) == [expected[0, len(prompt) :].tolist()]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_does_not_depend_on_those_beside_it(temperature: float) -> None:
+    sampling = Sampling(max_tokens=10, temperature=temperature, seed=3)
+    alone = [tokens_of([prompt], sampling)[0] for prompt in PROMPTS]
+    assert tokens_of(PROMPTS, sampling) == alone
+
+
+def test_a_prompt_ends_at_an_end_token_and_the_others_go_on() -> None:
+    first, second = tokens_of(PROMPTS[:2], Sampling(max_tokens=12))
+    end = next(token for token in first if token not in second)
+    cut, whole = tokens_of(PROMPTS[:2], Sampling(max_tokens=12), frozenset({end}))
+    assert cut == first[: first.index(end)]
+    assert whole == second
+
+
+def test_draws_follow_the_probabilities_of_the_top() -> None:
+    logits = torch.tensor([0.6, 0.25, 0.1, 0.05]).log()
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([choose(logits, Sampling(temperature=1.0, top_p=0.8), generator) for _ in range(2000)])
+    share = (drawn == 0).float().mean()
+    assert set(drawn.tolist()) == {0, 1}
+    assert abs(float(share) - 0.6 / 0.85) < 0.04
+    cold = {choose(logits, Sampling(temperature=0.02), generator) for _ in range(50)}
+    assert cold == {0}

@@ -1,0 +1,76 @@
+"""Answers about images and videos."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.preprocess.conversation import Message, Sampling, ask
+from perception_encoder.preprocess.frames import VideoFrames
+from tests.language_models import tiny_language_model
+
+NOISE = Image.effect_noise((64, 64), 90).convert("RGB")
+WIDE = Image.effect_noise((128, 32), 90).convert("RGB")
+SAMPLING = Sampling(max_tokens=12)
+
+
+def test_the_streamed_answer_is_the_generated_one() -> None:
+    model = tiny_language_model()
+    for conversation in (ask("what?", [NOISE]), ask("hello")):
+        pieces = list(model.stream(conversation, SAMPLING))
+        assert "".join(pieces) == model.generate([conversation], SAMPLING)[0].text
+        assert all(pieces)
+
+
+def test_answers_depend_on_the_image() -> None:
+    model = tiny_language_model()
+    answers = model.generate([ask("what?", [NOISE]), ask("what?", [WIDE]), ask("what?")], SAMPLING)
+    assert len({answer.text for answer in answers}) == 3
+
+
+def test_an_image_alone_is_tiled_and_several_are_not() -> None:
+    model = tiny_language_model()
+    assert model.media_tokens(NOISE).shape == (5 * 4, 32)  # a thumbnail and 2 x 2 tiles
+    assert model.media_tokens(NOISE, alone=False).shape == (4, 32)
+    assert tiny_language_model(tiles=0).media_tokens(NOISE).shape == (4, 32)
+    both = model.generate([ask("which?", [NOISE, WIDE])], SAMPLING)[0]
+    alone = model.generate([ask("which?", [NOISE])], SAMPLING)[0]
+    assert both.prompt_tokens - alone.prompt_tokens == 2 * 4 - 5 * 4
+
+
+def test_an_image_is_encoded_once_in_a_conversation() -> None:
+    model = tiny_language_model()
+    first = ask("what?", [NOISE])
+    model.generate([first], SAMPLING)
+    encoded = model.encoded
+    model.generate([[*first, Message("assistant", ("noise",)), Message("user", ("sure?",))]], SAMPLING)
+    assert encoded == model.encoded == 5
+    model.generate([ask("what?", [NOISE.copy()])], SAMPLING)
+    assert model.encoded == 10
+
+
+def test_frames_of_a_video_follow_one_another() -> None:
+    model = tiny_language_model()
+    video = VideoFrames([NOISE, WIDE, NOISE], [0.0, 1.0, 2.0], 3.0, 3, complete=True)
+    tokens = model.media_tokens(video)
+    assert tokens.shape == (3 * 4, 32)
+    torch.testing.assert_close(tokens[4:8], model.media_tokens(WIDE, alone=False))
+    torch.testing.assert_close(tokens[:4], tokens[8:])
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_stop_ends_the_answer_and_is_not_part_of_it(length: int) -> None:
+    model = tiny_language_model()
+    conversation = ask("what?", [WIDE])
+    whole = model.generate([conversation], SAMPLING)[0].text
+    stop = whole[4 : 4 + length]
+    sampling = Sampling(max_tokens=12, stop=(stop,))
+    answer = model.generate([conversation], sampling)[0]
+    assert answer.text == whole[: whole.index(stop)] and answer.finished
+    assert "".join(model.stream(conversation, sampling)) == answer.text
+
+
+def test_an_answer_says_whether_it_was_finished() -> None:
+    answer = tiny_language_model().generate([ask("what?", [WIDE])], Sampling(max_tokens=3))[0]
+    assert (answer.tokens, answer.finished) == (3, False)

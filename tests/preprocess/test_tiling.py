@@ -1,0 +1,49 @@
+"""Thumbnail and tiles, against the published PLM's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.image import to_float
+from perception_encoder.preprocess.tiling import tile_grid, tile_image
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+GRIDS = json.loads((GOLDEN / "plm.json").read_text())["tile_grids"]
+TILES = np.load(GOLDEN / "plm.npz")
+
+
+@pytest.mark.parametrize("case", GRIDS, ids=lambda case: "{width}x{height}-tile{tile}-budget{budget}".format(**case))
+def test_grids_are_those_of_the_reference(case: dict[str, int]) -> None:
+    assert list(tile_grid(case["width"], case["height"], case["tile"], case["budget"])) == case["grid_wh"]
+
+
+@pytest.mark.parametrize("name", [name for name in TILES if name.startswith("tiles/")])
+def test_tiles_are_those_of_the_reference(name: str) -> None:
+    seed, size, tile, budget = name.removeprefix("tiles/").split("_")
+    width, height = map(int, size.split("x"))
+    generator = np.random.Generator(np.random.Philox(key=int(seed)))
+    coarse = generator.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
+    tiles = tile_image(image, int(tile.removeprefix("tile")), int(budget.removeprefix("budget")))
+    np.testing.assert_allclose(tiles.numpy()[:, :, ::8, ::8], TILES[name], atol=1e-6)
+
+
+def test_tiles_put_together_are_the_squashed_image() -> None:
+    image = Image.effect_noise((96, 64), 80).convert("RGB")
+    tiles = tile_image(image, 32, 6)
+    assert tiles.shape == (1 + 6, 3, 32, 32)
+    rows = [torch.cat(list(tiles[1 + 3 * row : 4 + 3 * row]), dim=2) for row in range(2)]
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    torch.testing.assert_close(torch.cat(rows, dim=1), to_float(pixels))
+
+
+def test_numbers_below_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match="budget is 0; it must be at least 1"):
+        tile_grid(10, 10, 32, 0)
