@@ -61,11 +61,6 @@ NAMES = re.compile(
 )
 """What not to call a variable, parameter, function or class: a participle, or a word of the table."""
 NAMED: dict[str, str] = {
-    "perception_encoder/cli/data/scenes.py": "written",
-    "perception_encoder/cli/demo.py": "written",
-    "perception_encoder/cli/layers.py": "written",
-    "perception_encoder/cli/main.py": "wanted",
-    "perception_encoder/cli/serve.py": "given",
     "perception_encoder/cli/train/plan.py": "wanted",
     "perception_encoder/cli/train/train.py": "given",
     "perception_encoder/data/packing.py": "_folder_pairs folder written",
