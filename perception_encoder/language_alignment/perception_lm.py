@@ -58,7 +58,7 @@ def read_perception_lm(
     try:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local, trust_remote_code=False)
-            whole = PerceptionLMForConditionalGeneration.from_pretrained(
+            whole: Any = PerceptionLMForConditionalGeneration.from_pretrained(
                 str(source), dtype=dtype, local_files_only=local
             )
     except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended

@@ -1,0 +1,60 @@
+"""Load a language model that sees, by its name."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from perception_encoder.errors import UnknownModelError, WeightsUnavailableError
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_alignment.perception_lm import Convention, read_perception_lm
+from perception_encoder.language_alignment.weights import read_language_model
+from perception_encoder.models.precision import choose_device, fast_dtype
+
+BUILTIN_LANG = "builtin-lang"
+"""The built-in encoder with SmolLM2-135M, aligned by this project; what was trained is in the package."""
+WEIGHTS = "language.safetensors"
+"""The file that a run of language alignment writes into its directory."""
+
+
+def load_language_model(
+    name: str | Path = BUILTIN_LANG,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    tiles: int | None = None,
+    like: Convention = "reference",
+) -> LanguageModel:
+    """Load a model that answers about images and videos.
+
+    `name`: "builtin-lang"; a file or directory that `pe train language_…` wrote; or a Perception-LM of transformers, a
+    directory or `facebook/Perception-LM-1B`, fetched from the hub once. `tiles`: most tiles of an image, by default
+    the model's own, of a Perception-LM 36 on a GPU and 4 on a CPU. `device`, `dtype`: by default a CUDA GPU if there
+    is one, and the type that it computes fastest. `like`: see `read_perception_lm`. Raises UnknownModelError,
+    CheckpointError, WeightsUnavailableError, and MissingExtraError without transformers.
+    """
+    device = choose_device(device)
+    dtype = dtype or fast_dtype(device)
+    if str(name) == BUILTIN_LANG:
+        return read_language_model(_packaged(), device, dtype, tiles)
+    path = Path(name)
+    if (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
+    if path.is_file():
+        return read_language_model(path, device, dtype, tiles)
+    if path.is_dir() or "perception-lm" in str(name).lower():
+        tiles = tiles if tiles is not None else 36 if device.type == "cuda" else 4
+        return read_perception_lm(name, device, dtype, tiles, like)
+    raise UnknownModelError(
+        f"no language model is called {str(name)!r}; give {BUILTIN_LANG}, a file or directory that `pe train` wrote, "
+        "or facebook/Perception-LM-1B"
+    )
+
+
+def _packaged() -> Path:
+    path = Path(str(files("perception_encoder") / "weights" / f"{BUILTIN_LANG}.safetensors"))
+    if not path.is_file():
+        raise WeightsUnavailableError(f"{path.name} is missing from this installation; reinstall perception-encoder")
+    return path

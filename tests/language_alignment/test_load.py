@@ -1,0 +1,39 @@
+"""Language models by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from perception_encoder.errors import UnknownModelError
+from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
+from perception_encoder.language_alignment.weights import build_language_model, write_language_model
+from perception_encoder.models.precision import fast_dtype
+from tests.language_alignment.test_perception_lm import perception_lm
+from tests.language_alignment.test_weights import parts
+from tests.language_models import byte_tokenizer
+
+
+def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
+    own = parts(tmp_path)
+    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_language_model(run / WEIGHTS, own, model, {"vision": False, "decoder": False})
+    for name in (run, str(run / WEIGHTS)):
+        loaded = load_language_model(name, "cpu", tiles=2)
+        assert loaded.media.tiles == 2
+        assert next(loaded.model.parameters()).dtype == fast_dtype(torch.device("cpu"))
+
+
+def test_a_perception_lm_is_loaded_by_its_directory(tmp_path: Path) -> None:
+    perception_lm().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert load_language_model(tmp_path, "cpu").media.tiles == 4
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(UnknownModelError, match="no language model is called 'llava'; give builtin-lang, a file"):
+        load_language_model("llava")
