@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from experiments.outcomes import PHOTOS, HeldOut, Outcome, Outcomes
-from perception_encoder.evaluation.report import read_text, write_text
+from perception_encoder.evaluation.report import read_text
 from perception_encoder.evaluation.statistics.bootstrap import student_ends
+from perception_encoder.files import write_text
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.memory import keep_freed_memory

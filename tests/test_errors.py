@@ -10,7 +10,14 @@ import pytest
 
 from perception_encoder import errors
 from perception_encoder.cli import output
-from perception_encoder.errors import DataError, InputError, MissingExtraError, PerceptionEncoderError, shorten
+from perception_encoder.errors import (
+    DataError,
+    InputError,
+    MissingExtraError,
+    PerceptionEncoderError,
+    one_line,
+    shorten,
+)
 
 LONG = 150_000
 
@@ -92,3 +99,10 @@ def test_the_command_line_says_it_in_one_short_line(run_pe, tmp_path: Path, cont
 def test_errors_of_the_system_are_short_too(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_error(OSError(36, "File name too long", "x" * LONG))
     assert len(capsys.readouterr().err) < 1100
+
+
+def test_a_foreign_error_is_told_in_one_line() -> None:
+    assert one_line(OSError("broken\n  data")) == "broken data"
+    assert one_line(OSError("\nbroken data\nadvice"), first=True) == "broken data"
+    assert one_line(KeyError()) == "KeyError"
+    assert len(one_line(OSError("x" * 500))) == 200

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import holding, replacing, restrict, writing
+from perception_encoder.files import holding, replacing, restrict, write_json, write_text, writing
 
 
 def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +34,29 @@ def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         temporary.write_text("new")
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_text_and_json_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, link = tmp_path / "new" / "a.json", tmp_path / "link.json"
+    write_json(path, {"name": "Größe"})
+    assert json.loads(path.read_text()) == {"name": "Größe"} and os.listdir(path.parent) == ["a.json"]
+    with pytest.raises(TypeError):
+        write_json(path, {"name": object()})
+    assert json.loads(path.read_text()) == {"name": "Größe"}
+    with pytest.raises(OutputError, match=r"b\.json could not be written"):
+        write_text(path / "b.json", "{}")
+    link.symlink_to(path)
+    write_text(link, "through")
+    write_json(link, 1, indent=None, through_link=False)
+    assert (path.read_text(), link.read_text(), link.is_symlink()) == ("through", "1\n", False)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"a\.json could not be written: No space left on device$"):
+        write_text(path, "half")
+    assert path.read_text() == "through"
 
 
 def test_a_file_replaces_no_directory_and_no_device(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.results import with_new_words
 from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tasks
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.report import read_text, write_text
+from perception_encoder.evaluation.report import read_text
+from perception_encoder.files import write_json
 from perception_encoder.inference.layer_encoder import StoredEncoder
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
@@ -69,7 +70,7 @@ def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, trac
         if not cache.is_file():
             start = time.monotonic()
             sweep = run_sweep(encoder, [task], StoreConfig(directory=features), layers, track)
-            write_text(cache, json.dumps(pack(sweep, encoder, time.monotonic() - start)) + "\n")
+            write_json(cache, pack(sweep, encoder, time.monotonic() - start), indent=None)
         results.append(with_new_words(json.loads(read_text(cache))))
     shutil.rmtree(features, ignore_errors=True)
     return join(results)

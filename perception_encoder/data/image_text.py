@@ -34,8 +34,7 @@ from perception_encoder.data.captions import (
 from perception_encoder.data.rules import SourceRules
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.media_directory import MediaSource
-from perception_encoder.formats.shards import ShardSample, read_shard
-from perception_encoder.formats.splits import find_shards, shards_below
+from perception_encoder.formats.shards import ShardSample, find_shards, read_shard, shards_below
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.progress import Track, untracked
 

@@ -26,12 +26,12 @@ import pyarrow.parquet as pq
 
 from perception_encoder.data.captions import concept
 from perception_encoder.data.rules import HeldOut
-from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError
+from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError, one_line
 from perception_encoder.files import cache_directory, replacing, writing
 from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_IMAGES, SHARD_VIDEOS
-from perception_encoder.preprocess.source import escape_name, one_line
+from perception_encoder.preprocess.source import escape_name
 
 TEXTS = ("txt", "caption", "json")
 MEDIA = {"image": SHARD_IMAGES, "video": SHARD_VIDEOS}

@@ -32,7 +32,7 @@ from perception_encoder.errors import (
     MissingExtraError,
     PerceptionEncoderError,
 )
-from perception_encoder.formats.splits import split_problem
+from perception_encoder.formats.shards import split_problem
 from perception_encoder.preprocess.image import NeededSide, open_image
 from perception_encoder.preprocess.tokenizer import clean
 from perception_encoder.preprocess.video import read_frames

@@ -17,7 +17,7 @@ from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, lo
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
-from perception_encoder.formats.splits import ALIKE, SPLITS, find_shards, split_names
+from perception_encoder.formats.shards import ALIKE, SPLITS, find_shards, split_names
 from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 
 LABEL_COLUMNS = ("label", "class", "category", "wnid")

@@ -23,6 +23,7 @@ from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 
 CHUNK = 256  # images in memory at a time
 FRAMES = 8  # of a video
@@ -141,7 +142,7 @@ def _encode(encoder: ImageEncoder, items: Sequence[Sequence[Image.Image]], name:
     flat = check_finite(encoder.encode_images(images, normalize=False), encoder.name, name)
     starts = np.cumsum([0, *(len(item) for item in items[:-1])])
     sums = np.add.reduceat(flat, starts, axis=0)  # as long as the means times a constant, which does not matter
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return unit_rows(sums)
 
 
 def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterator[T | InputError]:

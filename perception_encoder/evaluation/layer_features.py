@@ -88,7 +88,7 @@ class LayerImages:
             except InputError as error:
                 failures[row] = error
 
-        def open(row: int) -> list[Image.Image]:
+        def open_row(row: int) -> list[Image.Image]:
             if row in failures:
                 raise failures[row]
             return [images.open(row)]
@@ -96,7 +96,7 @@ class LayerImages:
         def digest() -> str:
             return content_digest(images.images) + (f", without {sorted(failures)}" if failures else "")
 
-        return cls(name=name, keys=images.keys, open=open, compute_digest=digest, image_size=image_size)
+        return cls(name=name, keys=images.keys, open=open_row, compute_digest=digest, image_size=image_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from perception_encoder.evaluation.comparison import Difference
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import ItemScores, ResampledScores
-from perception_encoder.files import replacing, writing
 
 CARD_MARKERS = ("<!-- figures -->", "<!-- end of figures -->")
 """The lines of a model card between which its results stand."""
@@ -248,9 +247,3 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; `OutputError` if that fails."""
-    with writing(path), replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_lay
 from perception_encoder.inference.open_model import RANDOM, load_layer_encoder, open_model
 from perception_encoder.models.external.external_model import Mode
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
+from perception_encoder.vectors import unit_rows
 
 TRANSFORMS = ("squash", "crop")
 TOWERS = ("hf:", RANDOM)
@@ -80,7 +81,7 @@ class TowerView:
     def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
         """Return embeddings (B, D), float32, in the images' order."""
         vectors = np.concatenate([self._encode(images[n : n + CHUNK]) for n in range(0, len(images), CHUNK)])
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if normalize else vectors
+        return unit_rows(vectors) if normalize else vectors
 
     def _encode(self, images: Sequence[Image.Image]) -> np.ndarray:
         tokens = self.encoder.encode_layers(images, [self.layer])[self.layer]

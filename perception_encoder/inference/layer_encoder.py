@@ -82,13 +82,13 @@ class TowerEncoder:
         encoded = {}
         for layer in list(parts):
             arrays = parts.pop(layer)  # freed one by one: of a large model they are most of the memory
-            joined = np.concatenate(arrays) if arrays else np.empty((0, h * w, self.tower.width), np.float32)
-            prefix = joined.shape[1] - h * w
+            values = np.concatenate(arrays) if arrays else np.empty((0, h * w, self.tower.width), np.float32)
+            prefix = values.shape[1] - h * w
             if prefix < 0:
-                count = f"{joined.shape[1]} tokens for {h}x{w} patches at layer {layer}"
+                count = f"{values.shape[1]} tokens for {h}x{w} patches at layer {layer}"
                 raise ConfigError(f"{self.name} gives {count}; it is not a plain vision transformer")
             encoded[layer] = LayerTokens(
-                joined[:, :prefix], joined[:, prefix:].reshape(len(joined), h, w, self.tower.width)
+                values[:, :prefix], values[:, prefix:].reshape(len(values), h, w, self.tower.width)
             )
         return encoded
 
@@ -102,14 +102,14 @@ class TowerEncoder:
         """
         if not images:
             raise DataError(f"{self.name}: no images were given, so there is no attention to show")
-        size, chosen = self.check_size(image_size), self.check_layers(layers)
-        parts: dict[int, list[np.ndarray]] = {layer: [] for layer in chosen}
+        size, indices = self.check_size(image_size), self.check_layers(layers)
+        parts: dict[int, list[np.ndarray]] = {layer: [] for layer in indices}
         for batch in self._batches(images, size):
-            with _Watch(chosen) as watch:
-                self._run(batch, [max(chosen)])
-            if watch.calls not in (max(chosen) + 1, self.depth):  # some run all layers in any case
+            with _Watch(indices) as watch:
+                self._run(batch, [max(indices)])
+            if watch.calls not in (max(indices) + 1, self.depth):  # some run all layers in any case
                 raise ModelError(f"{self.name} does not attend through torch in every layer, so it cannot be seen")
-            for layer in chosen:
+            for layer in indices:
                 parts[layer].append(watch.weights[layer].cpu().numpy())
         return {layer: np.concatenate(arrays) for layer, arrays in parts.items()}
 
@@ -170,19 +170,19 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        named = kwargs or {}
+        arguments = kwargs or {}
         if func is F.scaled_dot_product_attention:
             if self.calls in self.layers:
-                self.weights[self.calls] = _weights(args[0], args[1], named).mean(dim=1)
+                self.weights[self.calls] = _weights(args[0], args[1], arguments).mean(dim=1)
             self.calls += 1
-        return func(*args, **named)
+        return func(*args, **arguments)
 
 
-def _weights(q: Tensor, k: Tensor, named: dict[str, Any]) -> Tensor:
+def _weights(q: Tensor, k: Tensor, arguments: dict[str, Any]) -> Tensor:
     """Attention weights (B, heads, N, N) of a call's queries and keys, with its scale and mask."""
-    scale = q.shape[-1] ** -0.5 if named.get("scale") is None else named["scale"]
+    scale = q.shape[-1] ** -0.5 if arguments.get("scale") is None else arguments["scale"]
     scores = q.float() @ k.float().transpose(-1, -2) * scale
-    mask = named.get("attn_mask")
+    mask = arguments.get("attn_mask")
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(dim=-1)

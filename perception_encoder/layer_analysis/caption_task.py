@@ -21,9 +21,10 @@ from perception_encoder.evaluation.layer_features import LayerFeatures, settings
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from perception_encoder.layer_analysis.labelled_tasks import LabelledTask, normalized
+from perception_encoder.layer_analysis.labelled_tasks import LabelledTask
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 
 LEAST = 3
 """Images: there must be two others to rank."""
@@ -73,7 +74,7 @@ class CaptionTask(LabelledTask):
             raise DataError(f"{name}: {len(rows)} images can be decoded, but {LEAST} are needed; {layer.failures[0]}")
         similarity = self.similarity[np.ix_(rows, rows)]
         _check_overlap(similarity, name)
-        vectors = normalized(layer.mean())
+        vectors = unit_rows(layer.mean())
         whole = float(rank_agreement(vectors, similarity).mean())
         values = contributions(whole, rank_agreement_without(vectors, similarity))
         keys = [self.labelled.keys[row] for row in rows]

@@ -35,6 +35,7 @@ from perception_encoder.formats.media_directory import Clip
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 
 STRENGTHS = (1e-2, 1e-1, 1.0)
 """Of the linear probe's regularisation; the ends of the suite's range are slow and seldom chosen."""
@@ -141,9 +142,9 @@ class ClassificationTask(LabelledTask):
             elif method == "linear probe":
                 scores += add(method, fit_probe(train, val, classes, STRENGTHS).classify(test.vectors))
             else:
-                known = normalized(np.concatenate([train.vectors, val.vectors]))
+                known = unit_rows(np.concatenate([train.vectors, val.vectors]))
                 labels = np.concatenate([train.targets(classes), val.targets(classes)])
-                scores += add(method, vote(known, labels, normalized(test.vectors), min(K, len(known))))
+                scores += add(method, vote(known, labels, unit_rows(test.vectors), min(K, len(known))))
         return Measurement(
             task=self.splits.test.name,
             method=", ".join(self.config.methods),
@@ -177,7 +178,7 @@ class RetrievalTask(LabelledTask):
         """
         (test,) = self.means(features)
         _, labels = np.unique(test.labels, return_inverse=True)
-        vectors = normalized(test.vectors)
+        vectors = unit_rows(test.vectors)
         whole, without = retrieval_precision(vectors, labels), retrieval_precision_without(vectors, labels)
         if np.isnan(whole[0]).all():
             raise DataError(f"{self.labelled.name}: no class has two images that can be decoded, so none is retrieved")
@@ -299,8 +300,3 @@ def _balance(task: LabelledImages, items: int, classes: int) -> LabelledImages:
         by_label[task.labels[row]].append(row)
     each = max(2, items // classes)
     return task.select(sorted(row for rows in by_label.values() for row in rows[:each]))
-
-
-def normalized(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
-    """Return vectors at length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

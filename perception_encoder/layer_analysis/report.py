@@ -17,7 +17,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from perception_encoder.evaluation.report import format_value, write_text
+from perception_encoder.evaluation.report import format_value
+from perception_encoder.files import write_text
 from perception_encoder.inference.open_model import RANDOM
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.global_tokens import TIMES, TokenStatistics, first_global_layer

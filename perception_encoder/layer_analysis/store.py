@@ -23,7 +23,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, ModelError, OutputError
 from perception_encoder.evaluation.features import decode_ahead
 from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
-from perception_encoder.files import holding, replacing, writing
+from perception_encoder.files import holding, replacing, write_json, writing
 from perception_encoder.inference.layer_encoder import StoredEncoder
 from perception_encoder.progress import Track, untracked
 
@@ -186,9 +186,7 @@ class _Extraction:
                     arrays[layer].flush()
             progress.seen = row + 1
             progress.failures += failures
-            path = self.directory / "progress.json"
-            with writing(path), replacing(path) as temporary:
-                temporary.write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            write_json(self.directory / "progress.json", asdict(progress), indent=None)
             batch, failures = [], []
 
     def encode(self, batch: list[Image.Image]) -> dict[int, np.ndarray]:

@@ -17,7 +17,7 @@ import numpy as np
 from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.statistics.scores import by_metric
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import write_json
 from perception_encoder.inference.layer_encoder import StoredEncoder, resolve_layers
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
@@ -108,8 +108,7 @@ def _evaluate(
                 raise ModelError(
                     f"{task.name}: {score.name} of layer {layer} of {model} is not finite; check the model"
                 )
-        with writing(path), replacing(path) as temporary:
-            temporary.write_text(json.dumps([score.to_dict() for score in computed]), encoding="utf-8")
+        write_json(path, [score.to_dict() for score in computed], indent=None)
     try:  # also after writing, for the same digits in every run
         scores = map(LayerScore.from_dict, json.loads(path.read_text(encoding="utf-8")))
         return {score.name: score for score in scores}

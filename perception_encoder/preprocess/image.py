@@ -22,10 +22,17 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor, nn
 
-from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError, install_command
+from perception_encoder.errors import (
+    ConfigError,
+    MediaDecodeError,
+    MediaTooLargeError,
+    ShapeError,
+    install_command,
+    one_line,
+)
 from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.media_types import is_heif
-from perception_encoder.preprocess.source import Source, one_line, open_source
+from perception_encoder.preprocess.source import Source, open_source
 
 MAX_PIXELS = 178_956_970
 """Pixels of the largest image that is opened: Pillow's own limit, 512 MiB as RGB."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 from perception_encoder.data.pairs import PairBatches
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import replacing, write_json, writing
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -97,7 +96,7 @@ def _pretrain(
     check_run(out, fingerprint)
     record = _describe(config, fingerprint, sources.samples)
     if rank.number == 0:
-        _write_record(out, record)
+        write_json(out / "config.json", record)
     batches = _make_batches(config, sources, model, rank, exchange, objective.image_size if objective else 0)
     trainee = Trainee(config, model, sources.vocabulary)
     trainee.cache_texts(track)
@@ -106,7 +105,7 @@ def _pretrain(
         metadata = {"seed": str(config.seed), "run": fingerprint}
         trainee.write(out / WEIGHTS, metadata)
         record["weight_hash"] = weight_hash(load_model(out / WEIGHTS))  # of the weights as written
-        _write_record(out, record | _write_best(config, sources, out, batches, metadata))
+        write_json(out / "config.json", record | _write_best(config, sources, out, batches, metadata))
     return out / WEIGHTS
 
 
@@ -249,11 +248,6 @@ def fit_positions(name: str, saved: Tensor, wanted: Tensor) -> Tensor:
     if "positional_embedding" not in name:
         raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
     return resample_table(saved, len(wanted))
-
-
-def _write_record(out: Path, record: Mapping[str, Any]) -> None:
-    with writing(out / "config.json"), replacing(out / "config.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _describe(config: PretrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn, optim
 
-from perception_encoder.errors import CheckpointError
+from perception_encoder.errors import CheckpointError, one_line
 from perception_encoder.files import holding, remove, sync, writing
 from perception_encoder.train.distributed import this_rank
 
@@ -138,8 +138,9 @@ def resume_run(
         except CheckpointError:
             raise
         except Exception as error:  # torch raises many kinds for a damaged file
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            logger.warning("%s cannot be read (%s); an older one is used if there is one", path, reason)
+            logger.warning(
+                "%s cannot be read (%s); an older one is used if there is one", path, one_line(error, first=True)
+            )
     if checkpoints or any((folder / FOLDER).glob("step-*")):
         raise CheckpointError(f"no checkpoint in {folder / FOLDER} can be read; delete them to start anew")
     return RunState(step=0, fingerprint=fingerprint)
@@ -159,8 +160,7 @@ def load_weights(folder: Path, step: int, model: nn.Module) -> None:
     except CheckpointError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read: {reason}") from error
+        raise CheckpointError(f"{path} cannot be read: {one_line(error, first=True)}") from error
 
 
 def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | None) -> None:

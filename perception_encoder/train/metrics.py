@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perception_encoder.errors import MissingExtraError
+from perception_encoder.files import write_text
 from perception_encoder.ranks import Rank
 
 Listener = Callable[[dict[str, float]], None]
@@ -31,7 +32,7 @@ class Metrics:
         if self.path.exists():
             rows = self.path.read_text().splitlines(keepends=True)
             whole = [row for row in rows if row.endswith("\n")]  # a killed run may have cut the last one
-            self.path.write_text("".join(row for row in whole if json.loads(row)["step"] <= step))
+            write_text(self.path, "".join(row for row in whole if json.loads(row)["step"] <= step))
         self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
 
     def write(self, row: dict[str, float], record: bool = True) -> None:

@@ -13,7 +13,7 @@ import torch
 from perception_encoder.datasets.instances import InstanceSet, read_instance_splits
 from perception_encoder.dense_prediction.detection import DetectionConfig, _target, fit_detector
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 from tests.datasets.drawn import write_instances
 from tests.evaluation.layers import ColourLayers
 

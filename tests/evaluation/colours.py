@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perception_encoder.formats.shards import ShardSample, write_shard
-from perception_encoder.formats.splits import SPLITS
+from perception_encoder.formats.shards import SPLITS, ShardSample, write_shard
 
 RGB = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "white": (255, 255, 255)}
 

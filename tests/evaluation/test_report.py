@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from perception_encoder.errors import DataError, InputError, OutputError
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.report import (
     Table,
     Targets,
@@ -19,7 +18,6 @@ from perception_encoder.evaluation.report import (
     summary,
     to_json,
     update_card,
-    write_text,
 )
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
@@ -133,13 +131,6 @@ def test_a_card_takes_new_figures_and_keeps_the_rest() -> None:
     assert update_card(updated, RESULT) == updated
     with pytest.raises(DataError, match="the card needs the lines"):
         update_card("# Card\n", RESULT)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.json", "{}")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    with pytest.raises(OutputError, match="could not be written"):
-        write_text(tmp_path / "a.json" / "b.json", "{}")
 
 
 def test_results_of_earlier_versions_are_read() -> None:

@@ -16,7 +16,6 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
-    normalized,
     read_label_splits,
     retrieval_precision,
     retrieval_precision_without,
@@ -24,6 +23,7 @@ from perception_encoder.layer_analysis.labelled_tasks import (
 from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+from perception_encoder.vectors import unit_rows
 from tests.evaluation.classification.test_splits import folders
 from tests.evaluation.colours import picture, write_colours
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
@@ -53,12 +53,11 @@ def test_average_precision_by_hand() -> None:
 def test_equal_vectors_retrieve_nothing_early() -> None:
     precision, first = retrieval_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
     assert not np.nansum(first) and precision[0] == pytest.approx(1 / 5)
-    assert np.array_equal(normalized(np.zeros((1, 3))), np.zeros((1, 3)))
 
 
 def test_average_precision_without_an_image_is_that_of_the_others() -> None:
     rng = np.random.default_rng(0)
-    vectors, labels = normalized(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
+    vectors, labels = unit_rows(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
     vectors[3] = vectors[4]
     without = retrieval_precision_without(vectors, labels)
     for gone in range(15):
@@ -76,7 +75,7 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
         centres = rng.normal(size=(20, 16))
         scores = []
         for _ in range(2):
-            vectors = normalized(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
+            vectors = unit_rows(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
             whole, without = retrieval_precision(vectors, labels)[0], retrieval_precision_without(vectors, labels)[0]
             values = contributions(float(whole.mean()), np.nanmean(without, axis=0))
             scores.append(ItemScores.of("mAP", values, [str(n) for n in range(80)]))
@@ -88,7 +87,7 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
 def test_average_precision_is_scikit_learns() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
-    vectors, labels = normalized(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
+    vectors, labels = unit_rows(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
     precision, _ = retrieval_precision(vectors, labels)
     for row in range(20):
         others = np.delete(np.arange(20), row)

@@ -76,8 +76,9 @@ def finish(
 
     `models`: one model under each of its transforms, by name.
     """
-    from perception_encoder.evaluation.report import full_table, to_json, write_text
+    from perception_encoder.evaluation.report import full_table, to_json
     from perception_encoder.evaluation.results import Result, evaluate
+    from perception_encoder.files import write_text
 
     measurements = tuple(evaluate(evaluators, models, track))
     failures = {str(failure): failure for measurement in measurements for failure in measurement.failures}

@@ -23,10 +23,11 @@ def page(
         pe eval page docs/results/builtin.json --card perception_encoder/weights/MODEL_CARD.md
     """
     from perception_encoder.evaluation import report
+    from perception_encoder.files import write_text
     from perception_encoder.pretraining.builtin.targets import targets_of
 
     results = report.from_json(report.read_text(result), result.name)
     targets = targets_of(results)
-    report.write_text(result.with_suffix(".md"), report.page(results, result.name, targets))
+    write_text(result.with_suffix(".md"), report.page(results, result.name, targets))
     if card is not None:
-        report.write_text(card, report.update_card(report.read_text(card), results, targets))
+        write_text(card, report.update_card(report.read_text(card), results, targets))

@@ -35,9 +35,10 @@ def suite(
         pe eval suite PE-Core-B16-224 --photos photos --drawings datasets
         pe eval suite runs/builtin/model.safetensors --photos photos --split val
     """
-    from perception_encoder.evaluation.report import classification_table, retrieval_table, to_json, write_text
+    from perception_encoder.evaluation.report import classification_table, retrieval_table, to_json
     from perception_encoder.evaluation.suite import Suite
     from perception_encoder.evaluation.transforms import load_transforms
+    from perception_encoder.files import write_text
     from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
     from perception_encoder.pretraining.builtin.targets import targets_of
 
