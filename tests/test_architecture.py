@@ -28,7 +28,7 @@ LAYERS = [
     {"models", "preprocess"},
     {"formats", "planning"},
     {"data", "datasets", "train"},
-    {"scenes", "inference", "dense_prediction"},
+    {"scenes", "documents", "inference", "dense_prediction"},
     {"serving"},
     {"evaluation", "search"},
     {"pretraining", "layer_analysis", "video_data_engine", "video_dataset", "language_alignment", "spatial_alignment"},
@@ -201,6 +201,14 @@ def test_the_documentation_shows_the_same_layers() -> None:
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.parent != PACKAGE], ids=relative)
 def test_imports_point_down(path: Path) -> None:
     assert upward_imports(path) == []
+
+
+def test_only_commands_import_the_search() -> None:
+    """A report of section 3, or an evaluation, does not depend on the search page."""
+    users = {
+        name for name, targets in module_graph().items() if any(each.startswith(f"{NAME}.search") for each in targets)
+    }
+    assert {name.split(".")[1] for name in users} == {"search", "cli"}
 
 
 @pytest.mark.parametrize(

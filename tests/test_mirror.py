@@ -13,7 +13,7 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if 
 
 CROSS_CUTTING = {
     "datasets/test_damaged_annotations.py": "the same damage for every reader",
-    "evaluation/test_pages.py": "the built-in model's page and card",
+    "evaluation/test_pages.py": "the built-in model's published results",
     "evaluation/language/test_parity.py": "scorers beside those of lmms-eval and pycocoevalcap",
     "formats/test_remote_shards.py": "shards behind a web server",
     "formats/test_s3_shards.py": "shards behind a server of S3's protocol",

@@ -7,8 +7,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.planning.activations import FLOAT32, text_activations, vision_activations
 from perception_encoder.planning.cluster import Cluster, StagePlan, TrainingPlan
-from perception_encoder.planning.cost import adapter_parameters
-from perception_encoder.planning.teacher import TeacherCost
+from perception_encoder.planning.cost import TeacherCost, adapter_parameters
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.cost import pair_flops
 from perception_encoder.train.loop import AHEAD

@@ -36,7 +36,7 @@ def captions(directory: Path) -> dict[bytes, bytes]:
     return dict(sorted(pair, key=lambda content: not content.startswith(b"\x89PNG")) for pair in pairs)
 
 
-def write_folder(directory: Path, count: int) -> Path:
+def write_directory(directory: Path, count: int) -> Path:
     directory.mkdir()
     for number in range(count):
         (directory / f"{number}.png").write_bytes(image_bytes(number))
@@ -44,8 +44,8 @@ def write_folder(directory: Path, count: int) -> Path:
     return directory
 
 
-def test_images_with_texts_beside_them(tmp_path: Path) -> None:
-    packed = pack(write_folder(tmp_path / "in", 7), tmp_path / "out", ShardSize(samples=3))
+def test_pictures_with_texts_beside_them(tmp_path: Path) -> None:
+    packed = pack(write_directory(tmp_path / "in", 7), tmp_path / "out", ShardSize(samples=3))
     assert (packed.shards, packed.samples, packed.failures) == (3, 7, ())
     assert captions(tmp_path / "out") == {image_bytes(n): f"number {n}".encode() for n in range(7)}
     shards = read(tmp_path / "out")
@@ -57,7 +57,7 @@ def test_images_with_texts_beside_them(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
-def test_directories_are_labels_and_json_is_kept(tmp_path: Path) -> None:
+def test_folders_are_labels_and_json_is_kept(tmp_path: Path) -> None:
     (tmp_path / "in" / "coffee_cup").mkdir(parents=True)
     (tmp_path / "in" / "coffee_cup" / "1.png").write_bytes(image_bytes(1))
     (tmp_path / "in" / "2.png").write_bytes(image_bytes(2))
@@ -69,7 +69,7 @@ def test_directories_are_labels_and_json_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_tables_of_paths_and_captions(tmp_path: Path, suffix: str) -> None:
-    write_folder(tmp_path / "in", 3)
+    write_directory(tmp_path / "in", 3)
     rows = [{"path": f"in/{number}.png", "caption": f"it is {number}"} for number in range(3)]
     table = tmp_path / f"table.{suffix}"
     if suffix == "csv":
@@ -82,7 +82,7 @@ def test_tables_of_paths_and_captions(tmp_path: Path, suffix: str) -> None:
     assert captions(tmp_path / "out") == {image_bytes(n): f"it is {n}".encode() for n in range(3)}
 
 
-def test_large_images_are_scaled_and_small_ones_stay_as_they_are(tmp_path: Path) -> None:
+def test_large_pictures_are_scaled_and_small_ones_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "in" / "cup").mkdir(parents=True)
     small, large = image_bytes(1, "JPEG", (40, 30)), image_bytes(2, "JPEG", (256, 64))
     (tmp_path / "in" / "cup" / "small.jpg").write_bytes(small)
@@ -95,7 +95,7 @@ def test_large_images_are_scaled_and_small_ones_stay_as_they_are(tmp_path: Path)
 
 
 def test_shards_by_megabytes(tmp_path: Path) -> None:
-    directory = write_folder(tmp_path / "in", 3)
+    directory = write_directory(tmp_path / "in", 3)
     for path in directory.glob("*.txt"):
         path.write_bytes(b"x" * 700_000)
     assert pack(directory, tmp_path / "out", ShardSize.parse("1MB")).shards == 2
@@ -106,7 +106,7 @@ def test_shards_by_megabytes(tmp_path: Path) -> None:
 
 
 def test_bad_inputs_are_left_out_and_said(tmp_path: Path) -> None:
-    directory = write_folder(tmp_path / "in", 3)
+    directory = write_directory(tmp_path / "in", 3)
     (directory / "1.png").write_bytes(b"damaged")
     (directory / "2.txt").write_bytes(b"\xff")
     (directory / "3.png").write_bytes(image_bytes(3))
@@ -140,7 +140,7 @@ def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
         yield from list(items)[:2]
         raise KeyboardInterrupt
 
-    write_folder(tmp_path / "more", 3)
+    write_directory(tmp_path / "more", 3)
     with pytest.raises(KeyboardInterrupt):
         pack(tmp_path / "more", tmp_path / "out", ShardSize(samples=1), track=stops)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "more"]

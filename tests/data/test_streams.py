@@ -34,7 +34,7 @@ from tests.data.tars import image_bytes, write_pairs, write_tar
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
+    """A cache directory of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     load_table.cache_clear()
     return tmp_path / "caches"
@@ -159,7 +159,7 @@ def test_a_member_is_a_field_and_a_label_is_put_into_templates(tmp_path: Path) -
     assert draw(labelled)["a photo of a cup."] > 0
 
 
-def test_images_with_the_same_caption_are_positives_of_each_other(tmp_path: Path) -> None:
+def test_pictures_with_the_same_caption_are_positives_of_each_other(tmp_path: Path) -> None:
     write_pairs(tmp_path / "x.tar", range(6), n1_txt=b"the same", n4_txt=b" The same\n")
     batch = batches(streams(tmp_path))(0)
     assert batch.image_positives.shape == (6, 5)
@@ -176,7 +176,7 @@ def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(tmp_path: Path) -
     assert batches([stream], 1, image_size=64)(0).images.shape == (1, 3, 64, 64)
 
 
-def test_a_bad_image_gives_way_to_the_next_one_and_is_reported(
+def test_a_bad_picture_gives_way_to_the_next_one_and_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_pairs(tmp_path / "x.tar", range(12), n3_png=image_bytes(3)[:50], n5_txt=b"\xff", n8_txt=b" ")
@@ -294,7 +294,7 @@ def test_a_shard_that_is_lost_mid_run_is_bad_samples(tmp_path: Path) -> None:
         stream.load(2, lambda width, height: 1)
 
 
-def test_tars_at_urls_by_glob_directory_and_braces(tmp_path: Path) -> None:
+def test_tars_at_urls_by_glob_folder_and_braces(tmp_path: Path) -> None:
     for shard in range(3):
         path = write_pairs(tmp_path / f"{shard}.tar", range(shard, shard + 2))
         fsspec.filesystem("memory").pipe(f"/bucket/{shard}.tar", path.read_bytes())
@@ -319,9 +319,9 @@ def test_weights_are_written_behind_the_path() -> None:
 
 def test_videos_give_uniform_frames(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "clips.tar", {"a.mp4": clip(count=30), "a.txt": b"numbers", "b.png": image_bytes(1)})
-    (found,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, alone, frames=4)
-    assert len(found) == 1 and found.sizes == [1]
-    pair = found.load(0, lambda width, height: 32)
+    (shard_set,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, alone, frames=4)
+    assert len(shard_set) == 1 and shard_set.sizes == [1]
+    pair = shard_set.load(0, lambda width, height: 32)
     assert pair.image.shape == (4, 3, HEIGHT, WIDTH) and pair.captions == {"numbers"}
     assert [number_of(Image.fromarray(frame.permute(1, 2, 0).numpy())) for frame in pair.image] == [0, 9, 19, 29]
 
@@ -333,8 +333,8 @@ def test_unseen_classes_are_left_out_of_all_shards_beside_caltech_s(
     make_shard("b/0.tar", [("noto", "cougar"), ("noto", "cat"), ("noto", "cannon")])
     photos, drawings = streams(tmp_path / "a", tmp_path / "b")
     assert (photos.sizes, drawings.sizes) == ([2], [1])
-    for found, labels in ((photos, ("ant", "watch")), (drawings, ("cat",))):
-        pairs = load_all(found)
+    for shard_set, labels in ((photos, ("ant", "watch")), (drawings, ("cat",))):
+        pairs = load_all(shard_set)
         assert all(any(label in text for text in pair.captions) for label, pair in zip(labels, pairs, strict=True))
     assert "left out 2 samples of" in caplog.text and "unseen classes" in caplog.text
     [alone] = streams(tmp_path / "b")  # without the photographs nobody asks for unseen classes
@@ -356,5 +356,5 @@ def test_shards_of_a_held_out_source_are_refused_wherever_it_stands(make_shard: 
     with pytest.raises(DataError, match=r"a/0\.tar: openmoji is never trained on"):
         streams(tmp_path / "a")
     make_shard("a/1.tar", [("noto", "cat")] * 5)
-    [kept] = streams(tmp_path / "a", config=StreamConfig(skip_bad_shards=True))
-    assert kept.sizes == [5]
+    [rest] = streams(tmp_path / "a", config=StreamConfig(skip_bad_shards=True))
+    assert rest.sizes == [5]

@@ -36,49 +36,44 @@ def pairs(name: str, depths: np.ndarray) -> DepthImages:
     """Depths in metres with images that are darker where it is near."""
     greys = [np.repeat((40 * depth).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2) for depth in depths]
     keys = tuple(f"{name}{row}" for row in range(len(depths)))
-    images, values = tuple(map(png, greys)), tuple(map(stored, depths))
-    return DepthImages(name=name, keys=keys, images=images, depths=values)
+    samples, held = tuple(map(png, greys)), tuple(map(stored, depths))
+    return DepthImages(name=name, keys=keys, images=samples, depths=held)
 
 
 def described(images: int, masks: bool = True, seed: int = 0) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """COCO's JSON of images (48, 64) with one or two red or blue rectangles, and the images."""
+    """COCO's json of images (48, 64) with a red or blue rectangle or two, and the images."""
     rng = np.random.default_rng(seed)
-    annotations: dict[str, Any] = {
+    said: dict[str, Any] = {
         "images": [],
         "annotations": [],
         "categories": [{"id": 4, "name": "red"}, {"id": 9, "name": "blue"}],
     }
-    arrays = []
+    samples = []
     for number in range(1, images + 1):
-        image = np.full((48, 64, 3), 90, np.uint8)
-        annotations["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48})
+        image_bytes = np.full((48, 64, 3), 90, np.uint8)
+        said["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48})
         for half in range(1 + number % 2):
             top, left = int(rng.integers(0, 20)), int(rng.integers(0, 10)) + 32 * half
             height, width = int(rng.integers(14, 28)), int(rng.integers(12, 22))
             category = int(rng.choice([4, 9]))
-            image[top : top + height, left : left + width] = (220, 30, 30) if category == 4 else (30, 30, 220)
+            image_bytes[top : top + height, left : left + width] = (220, 30, 30) if category == 4 else (30, 30, 220)
             right, low = left + width, top + height
             outline = [[left, top, right, top, right, low, left, low]]
             box = [left, top, width, height]
-            annotation = {
-                "id": len(annotations["annotations"]) + 1,
-                "image_id": number,
-                "category_id": category,
-                "bbox": box,
-            }
-            annotations["annotations"].append(
+            annotation = {"id": len(said["annotations"]) + 1, "image_id": number, "category_id": category, "bbox": box}
+            said["annotations"].append(
                 annotation | {"area": width * height, "iscrowd": 0} | ({"segmentation": outline} if masks else {})
             )
-        arrays.append(image)
-    return annotations, arrays
+        samples.append(image_bytes)
+    return said, samples
 
 
-def write_instances(directory: Path, counts: dict[str, int], masks: bool = True) -> Path:
+def write_instances(place: Path, counts: dict[str, int], masks: bool = True) -> Path:
     for seed, (split, count) in enumerate(counts.items()):
-        annotations, arrays = described(count, masks, seed)
-        write_members(directory / split / "00000.tar", [(f"{n}.jpg", png(p)) for n, p in enumerate(arrays, start=1)])
-        (directory / split / "instances.json").write_text(json.dumps(annotations), encoding="utf-8")
-    return directory
+        said, samples = described(count, masks, seed)
+        write_members(place / split / "00000.tar", [(f"{n}.jpg", png(p)) for n, p in enumerate(samples, start=1)])
+        (place / split / "instances.json").write_text(json.dumps(said), encoding="utf-8")
+    return place
 
 
 def label_maps(count: int, seed: int) -> list[np.ndarray]:
@@ -94,27 +89,27 @@ def label_maps(count: int, seed: int) -> list[np.ndarray]:
     return made
 
 
-def write_scenes(directory: Path, split: str, count: int, seed: int, cut: int | None = None) -> None:
+def write_scenes(place: Path, split: str, count: int, seed: int, cut: int | None = None) -> None:
     colours = np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)
     members = []
     for index, labels in enumerate(label_maps(count, seed)):
-        objects = [{"id": 7, "kind": "chair"}, {"id": 3, "kind": "lamp"}]
+        things = [{"id": 7, "kind": "chair"}, {"id": 3, "kind": "lamp"}]
         mask = np.array([0, 7, 3], np.uint8)[labels]
-        image = b"\x89PNG cut" if index == cut else png(colours[labels])
-        about = {"source": "scenes", "label": "x", "objects": objects}
-        parts = (("jpg", image), ("mask.png", png(mask)), ("json", json.dumps(about).encode()))
+        image_bytes = b"\x89PNG cut" if index == cut else png(colours[labels])
+        about = {"source": "scenes", "label": "x", "objects": things}
+        parts = (("jpg", image_bytes), ("mask.png", png(mask)), ("json", json.dumps(about).encode()))
         members += [(f"{split}-{index}.{extension}", content) for extension, content in parts]
-    write_members(directory / split / "00000.tar", members)
+    write_members(place / split / "00000.tar", members)
 
 
-def drawn_masks(name: str, drawn: list[np.ndarray], known: list[np.ndarray] | None = None) -> ClassMasks:
-    """Pictures of labels, and masks that show them, or others."""
+def drawn_masks(name: str, shown: list[np.ndarray], known: list[np.ndarray] | None = None) -> ClassMasks:
+    """Images of labels, and masks that show them, or others."""
     colours = np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)
     return ClassMasks(
         name=name,
-        keys=tuple(f"{name}{row}" for row in range(len(drawn))),
-        images=tuple(png(colours[labels]) for labels in drawn),
-        masks=tuple(png(labels.astype(np.uint8)) for labels in known or drawn),
+        keys=tuple(f"{name}{row}" for row in range(len(shown))),
+        images=tuple(png(colours[labels]) for labels in shown),
+        masks=tuple(png(labels.astype(np.uint8)) for labels in known or shown),
         classes=("background", "chair", "lamp"),
-        numbers=({0: 0, 1: 1, 2: 2, 255: UNSCORED},) * len(drawn),
+        numbers=({0: 0, 1: 1, 2: 2, 255: UNSCORED},) * len(shown),
     )

@@ -62,10 +62,10 @@ def objectnet(tmp_path: Path) -> dict[str, Path]:
     touch(tmp_path / "images", "air_freshener/1.png", "alarm_clock/2.png", "bench/3.png")
     names = {"air_freshener": "Air freshener", "alarm_clock": "Alarm clock", "bench": "Bench"}
     counterparts = {"Alarm clock": "analog clock; digital clock", "Bench": "park bench"}
-    found = {"names": names, "counterparts": counterparts}
-    for name, content in found.items():
+    result = {"names": names, "counterparts": counterparts}
+    for name, content in result.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    return {name: tmp_path / f"{name}.json" for name in found}
+    return {name: tmp_path / f"{name}.json" for name in result}
 
 
 def test_objectnet_keeps_what_has_a_counterpart_under_its_own_names(tmp_path: Path) -> None:

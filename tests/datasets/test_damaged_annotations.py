@@ -31,7 +31,7 @@ from tests.evaluation.layers import png
 pytest.importorskip("faster_coco_eval")
 
 Read = Callable[[Path], object]
-"""Read all that a folder holds, and use it."""
+"""Read all that a directory holds, and use it."""
 
 WRONG = (None, True, -1, 0, 3, 1.5, 1e308, float("nan"), 10**400, "", "x", "7", "a\0b", "\ud800", "é" * 3000)
 WRONG = (*WRONG, [], [1], [None], ["a"], [[]], {}, {"id": 1}, [{}], [[1, 2], [3]])
@@ -148,7 +148,7 @@ TEXT: dict[str, tuple[str, str, Read]] = {
 def prepare(directory: Path, name: str, content: bytes) -> None:
     """Write a file, and all that its reader needs beside it."""
     if name in LAYOUT_OF and LAYOUT_OF[name] != "pope":
-        LAYOUTS[LAYOUT_OF[name]](directory)
+        LAYOUTS[LAYOUT_OF[name]](folder)
     for each in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
         (directory / each).parent.mkdir(exist_ok=True)
         (directory / each).write_bytes(image_bytes(1))

@@ -1,4 +1,4 @@
-"""Videos with masks: DAVIS's layout, tars, folders, kinds of masks, and what is wrong with them."""
+"""Videos with masks: DAVIS's layout, tars, directories, kinds of masks, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def stored(pixels: np.ndarray, mode: str | None = None) -> bytes:
 
 
 MASK = np.array([[0, 1], [2, 255]], np.uint8)
-IMAGE = np.zeros((2, 2, 3), np.uint8)
+PICTURE = np.zeros((2, 2, 3), np.uint8)
 
 
 def write(directory: Path, count: int = 3, masks: int = 3) -> None:
     directory.mkdir(parents=True)
     for index in range(count):
-        (directory / f"{index:05}.jpg").write_bytes(stored(IMAGE))
+        (directory / f"{index:05}.jpg").write_bytes(stored(PICTURE))
         if index < masks:
             (directory / f"{index:05}.png").write_bytes(stored(MASK))
 
 
 def test_davis_directories_list_their_validation_set(tmp_path: Path) -> None:
     for name in ("bear", "dog", "cow"):
-        for kind, suffix, pixels in (("JPEGImages", "jpg", IMAGE), ("Annotations", "png", MASK)):
+        for kind, suffix, pixels in (("JPEGImages", "jpg", PICTURE), ("Annotations", "png", MASK)):
             directory = tmp_path / kind / "480p" / name
             directory.mkdir(parents=True)
             for index in range(2):
@@ -67,7 +67,7 @@ def test_kinds_of_masks() -> None:
     assert read_object_mask(stored(np.array([[0, 255]], np.uint8)), "m").tolist() == [[0, 1]]
     assert read_object_mask(stored(np.array([[0, 255]], np.uint8), "1"), "m").tolist() == [[0, 1]]
     with pytest.raises(MediaDecodeError, match="m: has the mode RGB"):
-        read_object_mask(stored(IMAGE), "m")
+        read_object_mask(stored(PICTURE), "m")
     with pytest.raises(MediaDecodeError, match="m: cannot be decoded"):
         read_object_mask(b"\x89PNG", "m")
 

@@ -26,7 +26,7 @@ from perception_encoder.train.distributed import (
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from tests.models.small import CORE, SIZE, TEXT, randomize
 
-IMAGES, LR = 7, 1e-3
+PICTURES, LR = 7, 1e-3
 CASES = {
     "all at once": (3, ParallelConfig(kind="fsdp")),
     "chunks": (5, ParallelConfig(kind="fsdp", chunk=2)),
@@ -41,14 +41,14 @@ CASES = {
 def batch_of(captions: int, rank: Rank) -> ImageTextBatch:
     """A rank's part of a batch whose one masked copy is the last rank's."""
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (IMAGES, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (PICTURES, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     tokens = torch.randint(1, 49, (captions, 8), generator=generator)
-    positives = torch.arange(IMAGES)[:, None] % captions == torch.arange(captions)
+    positives = torch.arange(PICTURES)[:, None] % captions == torch.arange(captions)
     masks = torch.rand(1, 16, generator=generator).argsort(dim=1) < 5
-    own, texts, masked = rank.share(IMAGES), rank.share(captions), torch.tensor([5])
+    own, texts, masked = rank.share(PICTURES), rank.share(captions), torch.tensor([5])
     ours = (own.start <= masked) & (masked < own.stop)
     return ImageTextBatch(
-        images[own],
+        pictures[own],
         tokens[texts],
         positives[own],
         positives[:, texts].T,
@@ -78,16 +78,16 @@ def losses_and_gradients(
         assert shared, "whole weights stay between forward and backward"
         (sum(losses.values()) * rank.of).backward()
         mean_gradients(task.model)
-    values = {name: loss.detach() for name, loss in losses.items()}
+    results = {name: loss.detach() for name, loss in losses.items()}
     if rank.of > 1:
-        for loss in values.values():
+        for loss in results.values():
             dist.all_reduce(loss)
     for name, parameter in task.model.named_parameters():
         gradient = parameter.grad
-        values[f"gradient {name}"] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        results[f"gradient {name}"] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
     for name in ("adamw", "lamb"):
         build_optimizer(task.model, OptimizerConfig(name=name, lr=LR)).step()
-    return values | {name: p.detach() for name, p in whole_model(task.model).named_parameters()}
+    return results | {name: p.detach() for name, p in whole_model(task.model).named_parameters()}
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
     probe = 3 * 2 * VISION.width**2  # once a call
     unseen = VISION.depth * 4 * 5**2 * VISION.width * len(rows)  # fused attention of the pass without gradients
     loss = 12 * 8 * 6 * 256
-    found = counter.get_total_flops() - probe + unseen - loss
-    assert RunCost(config, VISION, TEXT).flops(batch) == found + 8 * contrastive_flops(8, 256)
+    total = counter.get_total_flops() - probe + unseen - loss
+    assert RunCost(config, VISION, TEXT).flops(batch) == total + 8 * contrastive_flops(8, 256)
 
 
 def test_the_share_of_a_run_that_is_done() -> None:

@@ -23,9 +23,9 @@ def small_towers(chunk: int | None = None) -> Towers:
 
 def small_batch(masks: bool = True) -> ImageTextBatch:
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    pictures = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     tokens = torch.randint(1, 49, (8, 8), generator=generator)
-    batch = ImageTextBatch(images, tokens, torch.eye(8, dtype=torch.bool), torch.eye(8, dtype=torch.bool))
+    batch = ImageTextBatch(pictures, tokens, torch.eye(8, dtype=torch.bool), torch.eye(8, dtype=torch.bool))
     if not masks:
         return batch
     rows, hidden = MaskRegularization(every=3).draw(8, 16, generator)
@@ -35,5 +35,5 @@ def small_batch(masks: bool = True) -> ImageTextBatch:
 def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     trained = {name: parameter for name, parameter in towers.named_parameters() if parameter.requires_grad}
     names, parameters = zip(*trained.items(), strict=True)
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+    by_parameter = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {name: gradient for name, gradient in zip(names, by_parameter, strict=True) if gradient is not None}

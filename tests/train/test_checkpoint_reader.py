@@ -35,7 +35,7 @@ def write_checkpoint(directory: Path, name: str = "lamb", dtype: torch.dtype = t
 
 
 class Attack:
-    """Pickled, it makes a folder when it is read."""
+    """Pickled, it makes a directory when it is read."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

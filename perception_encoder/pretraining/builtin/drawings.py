@@ -121,14 +121,14 @@ def _emoji_label(label: str) -> str:
 
 def read_openclipart(root: Path, source: DrawingSource) -> Iterator[Drawing]:
     """Read the usable images of the unpacked `openclipart-svg` package."""
-    folder = root / "usr" / "share" / "openclipart" / "svg"
-    paths = sorted(folder.rglob("*.svg"))
+    directory = root / "usr" / "share" / "openclipart" / "svg"
+    paths = sorted(directory.rglob("*.svg"))
     if not paths:
-        raise DataError(f"no *.svg under {folder.relative_to(root)} of the fetched package")
+        raise DataError(f"no *.svg under {directory.relative_to(root)} of the fetched package")
     for path in paths:
         svg = path.read_bytes()
         svg = gzip.decompress(svg) if svg[:2] == b"\x1f\x8b" else svg
-        drawing = _read_clipart(svg, path.relative_to(folder), source)
+        drawing = _read_clipart(svg, path.relative_to(directory), source)
         if drawing is not None:
             yield drawing
 

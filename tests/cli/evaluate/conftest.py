@@ -10,7 +10,7 @@ import pytest
 
 from perception_encoder.evaluation import transforms
 from perception_encoder.inference import open_model
-from tests.evaluation.colours import ColourEncoder, picture
+from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import ColourLayers
 
 COLOURS = ("red", "green", "blue")
@@ -52,7 +52,7 @@ def photos(tmp_path: Path) -> Path:
             for number in range(count):
                 path = tmp_path / "photos" / split / colour / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(picture(colour, number if split == "train" else 40 + number))
+                path.write_bytes(image_bytes(colour, number if split == "train" else 40 + number))
     return tmp_path / "photos"
 
 

@@ -84,8 +84,8 @@ def read_one(directory: Path, place: str, text: str) -> tuple[str, tuple[str, ..
     path = directory / "usr" / "share" / "openclipart" / "svg" / place
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    found = [(drawing.label, drawing.tags) for drawing in read_openclipart(directory, find_source("openclipart"))]
-    return found[0] if found else None
+    drawings = [(drawing.label, drawing.tags) for drawing in read_openclipart(directory, find_source("openclipart"))]
+    return drawings[0] if drawings else None
 
 
 @pytest.mark.parametrize(
@@ -100,17 +100,17 @@ def read_one(directory: Path, place: str, text: str) -> tuple[str, tuple[str, ..
         ("plants/ann.svg", "Ann Smith", "plant", ("zoo",)),
     ],
 )
-def test_clip_art_is_named_by_its_title_file_or_directory(
+def test_clip_art_is_named_by_its_title_file_or_folder(
     tmp_path: Path, place: str, title: str, label: str, tags: tuple[str, ...]
 ) -> None:
     text = clipart(title, tags=("hash(0x8a)", "", "zoo", "icon"))
-    found = read_one(tmp_path, place, text)
-    assert found is not None
-    assert found[0] == label
-    assert found[1] == tags or found[1] == (place.split("/")[0].rstrip("s"), *tags)
+    drawing = read_one(tmp_path, place, text)
+    assert drawing is not None
+    assert drawing[0] == label
+    assert drawing[1] == tags or drawing[1] == (place.split("/")[0].rstrip("s"), *tags)
 
 
-def test_titles_in_other_languages_give_way_to_the_directory(tmp_path: Path) -> None:
+def test_titles_in_other_languages_give_way_to_the_folder(tmp_path: Path) -> None:
     text = clipart("Orso 02", creator="Architetto Francesco Rollandin")
     assert read_one(tmp_path, "animals/bears/orso_01.svg", text) == ("bear", ())
 
