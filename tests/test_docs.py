@@ -228,7 +228,7 @@ def test_the_site_has_every_public_name(site: Path) -> None:
         ("layer_analysis", "analysis.analyse recommendation.recommend curve.LayerCurve report.write_report"),
         ("recipes", "find_recipe override run_recipe"),
         ("search", "index.update.update_index index.index.Index query.search.search query.terms.parse_words"),
-        ("train", "loop.train loop.LoopConfig task.Task validation.Validation optimizer.build_optimizer"),
+        ("train", "loop.train config.TrainingConfig task.Task validation.Validation optimizer.build_optimizer"),
         ("train", "checkpoint.save_run checkpoint.resume_run"),
     ],
 )

@@ -114,7 +114,7 @@ LAYOUT_OF: dict[str, str] = {"coco_pope_random.jsonl": "pope"}
 
 
 def questions(name: str, split: str = "") -> Read:
-    return lambda folder: read_questions(name, folder, split)
+    return lambda directory: read_questions(name, directory, split)
 
 
 def add_questions() -> None:
@@ -148,7 +148,7 @@ TEXT: dict[str, tuple[str, str, Read]] = {
 def prepare(directory: Path, name: str, content: bytes) -> None:
     """Write a file, and all that its reader needs beside it."""
     if name in LAYOUT_OF and LAYOUT_OF[name] != "pope":
-        LAYOUTS[LAYOUT_OF[name]](folder)
+        LAYOUTS[LAYOUT_OF[name]](directory)
     for each in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
         (directory / each).parent.mkdir(exist_ok=True)
         (directory / each).write_bytes(image_bytes(1))
