@@ -28,11 +28,12 @@ from perception_encoder.data.conversation_records import (
     Turn,
     scene_conversations,
 )
-from perception_encoder.data.shard_index import NOTHING_HELD_OUT, ShardTable, load_table, summarize_shard
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.data.rules import HeldOut
+from perception_encoder.data.shard_index import ShardTable, load_table, summarize_shard
+from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.formats.table_images import TableImage
 from perception_encoder.formats.tables import iterate_table
-from perception_encoder.preprocess.source import escape_name, one_line
+from perception_encoder.preprocess.source import escape_name
 
 SCENE_CONVERSATIONS = 16
 """Most conversations of a scene."""
@@ -269,8 +270,8 @@ class ParquetRecords:
         return Record(where, f"{self.path.name}:{row + 1}", cells)
 
 
-def _is_list(type: pa.DataType) -> bool:
-    return any(check(type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+def _is_list(column: pa.DataType) -> bool:
+    return any(check(column) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
 @lru_cache(maxsize=4)
@@ -284,7 +285,7 @@ class ShardRecords:
     def __init__(self, path: Path) -> None:
         self.path, self.name, self.edges = path, escape_name(path), ONE_PART
         self.url = str(path)
-        summary = summarize_shard(self.url, NOTHING_HELD_OUT)
+        summary = summarize_shard(self.url, HeldOut())
         if summary.problem:
             raise DataError(summary.problem)
         self.kind: MediaKind = "image" if summary.pairs(("json",), "image") else "video"

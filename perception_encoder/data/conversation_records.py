@@ -163,7 +163,7 @@ def _parse(record: Record, directory: Path) -> ConversationSample:
     turns, values = _turns(fields)
     for kind, names in MEDIA_FIELDS.items():
         values[kind] = [*(each for name in names for each in _listed(fields.get(name))), *values[kind]]
-    turns, media = _place(turns, {kind: _media(kind, values[kind], directory) for kind in MEDIA_FIELDS})
+    turns, media = _match_placeholders(turns, {kind: _media(kind, values[kind], directory) for kind in MEDIA_FIELDS})
     _check_turns(turns)
     value = fields.get("id")
     if isinstance(value, bool) or not isinstance(value, (int, str, type(None))):
@@ -273,7 +273,9 @@ def _media(kind: MediaKind, values: list[Any], directory: Path) -> list[SampleMe
     return media
 
 
-def _place(turns: list[Turn], media: Mapping[MediaKind, list[SampleMedia]]) -> tuple[list[Turn], list[SampleMedia]]:
+def _match_placeholders(
+    turns: list[Turn], media: Mapping[MediaKind, list[SampleMedia]]
+) -> tuple[list[Turn], list[SampleMedia]]:
     """Return the turns with a placeholder for each image and video, and the media in that order."""
     waiting = {kind: list(values) for kind, values in media.items()}
     total = sum(map(len, waiting.values()))
@@ -294,8 +296,8 @@ def _place(turns: list[Turn], media: Mapping[MediaKind, list[SampleMedia]]) -> t
             del waiting[kind][:1]
     if not len(ordered) == total == len([each for _, text in turns for each in _PLACEHOLDERS.findall(text)]):
         counts = " and ".join(f"{placeholders.count(f'<{kind}>')} <{kind}>" for kind in media)
-        given = " and ".join(f"{len(values)} {kind}s" for kind, values in media.items())
-        raise _BadRecord(f"has placeholders {counts} for {given}; each image and video needs one")
+        numbers = " and ".join(f"{len(values)} {kind}s" for kind, values in media.items())
+        raise _BadRecord(f"has placeholders {counts} for {numbers}; each image and video needs one")
     return [(role, _without_breaks(text)) for role, text in turns], ordered
 
 

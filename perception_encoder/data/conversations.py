@@ -35,7 +35,7 @@ from perception_encoder.data.conversation_records import (
     parse_record,
 )
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.formats.splits import shards_below, split_names
+from perception_encoder.formats.shards import shards_below, split_names
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 
@@ -258,8 +258,8 @@ def _join(groups: np.ndarray, joinable: np.ndarray) -> tuple[np.ndarray, np.ndar
     owners[at] = at[first][inverse]
     order = np.argsort(owners, kind="stable")
     begins = np.flatnonzero(np.diff(owners[order], prepend=-1))
-    place = np.arange(count) - np.repeat(begins, np.diff(np.append(begins, count)))
-    return order, np.flatnonzero(place % QUESTIONS_JOINED == 0)
+    positions = np.arange(count) - np.repeat(begins, np.diff(np.append(begins, count)))
+    return order, np.flatnonzero(positions % QUESTIONS_JOINED == 0)
 
 
 def _hash(text: str) -> int:

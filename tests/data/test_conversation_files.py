@@ -14,7 +14,7 @@ from perception_encoder.data import conversation_files
 from perception_encoder.data.conversation_files import JsonRecords, ParquetRecords, ShardRecords, TableRecords
 from perception_encoder.data.conversation_records import Record
 from perception_encoder.errors import DataError, InputError
-from tests.data.tars import picture, write_tar
+from tests.data.tars import image_bytes, write_tar
 
 
 def objects(seed: int) -> list[dict]:
@@ -66,7 +66,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no table PAR1")
     (tmp_path / "a.tar").write_bytes(b"no tar")
     (tmp_path / "a.csv").write_bytes("question,answer\nQ,A\nQ,\xe9\n".encode("latin-1"))
-    write_tar(tmp_path / "b.tar", {"a.png": picture(1), "a.txt": b"no JSON"})
+    write_tar(tmp_path / "b.tar", {"a.png": image_bytes(1), "a.txt": b"no JSON"})
     for kind, name, reason in (
         (ParquetRecords, "a.parquet", "cannot be read"),
         (ShardRecords, "a.tar", "not a readable tar file"),
@@ -86,7 +86,7 @@ def test_a_shard_with_a_bad_sample(tmp_path: Path) -> None:
         ("c", b'{"questions": 1}'),
         ("d", b'{"question": "Q", "answer": "A"}'),
     ):
-        members |= {f"{key}.png": picture(1), f"{key}.json": content}
+        members |= {f"{key}.png": image_bytes(1), f"{key}.json": content}
     *bad, (row, record) = ShardRecords(write_tar(tmp_path / "a.tar", members)).scan()
     assert [str(error) for _, error in bad] == [
         f"{tmp_path}/a.tar/a: is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",

@@ -23,13 +23,13 @@ from perception_encoder.data.conversations import Conversations, open_conversati
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.clips import clip, number_of
-from tests.data.tars import picture, write_tar
+from tests.data.tars import image_bytes, write_tar
 
 QUESTIONS = {
     "cups.png": [("How many cups?", "2"), ("What colour are they?", "They are red,\nboth.")],
     "ö/dög.png": [("Was ist das?", "Ein Hünd, “good”.")],
 }
-IMAGES = {name: picture(number) for number, name in enumerate(QUESTIONS, 40)}
+IMAGES = {name: image_bytes(number) for number, name in enumerate(QUESTIONS, 40)}
 
 
 def write_images(directory: Path) -> None:
@@ -160,7 +160,7 @@ def test_every_layout_gives_the_same_samples(write: Callable[[Path], Path], tmp_
 
 
 def test_images_in_cells_with_a_question_a_row(tmp_path: Path) -> None:
-    cells = [{"image": {"bytes": picture(n), "path": "image.png"}, "question": f"Q{n}", "answers": ["a", "b", "b"]}
+    cells = [{"image": {"bytes": image_bytes(n), "path": "image.png"}, "question": f"Q{n}", "answers": ["a", "b", "b"]}
              for n in range(5)]  # fmt: skip
     cells.append({"image": None, "question": "Without an image?", "answers": ["yes"]})
     data = open_conversations(write_parquet(tmp_path / "train-0.parquet", cells, 2).parent)
@@ -176,7 +176,9 @@ def test_images_in_cells_with_a_question_a_row(tmp_path: Path) -> None:
 
 
 def test_binary_cells_and_lists_of_them(tmp_path: Path) -> None:
-    table = pa.table({"images": [[picture(1), picture(2)]], "image": [picture(3)], "question": ["Q"], "answer": [7]})
+    table = pa.table(
+        {"images": [[image_bytes(1), image_bytes(2)]], "image": [image_bytes(3)], "question": ["Q"], "answer": [7]}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     (sample,) = open_conversations(tmp_path)
     *images, text = sample.messages()[0].content
@@ -242,12 +244,13 @@ def test_scenes_in_shards(tmp_path: Path) -> None:
     scene = {
         "source": "scenes",
         "label": "a cup",
-        "caption": ["a cup", "a cup left of a plate", "The picture shows a cup and a plate."],
+        "caption": ["a cup", "a cup left of a plate", "The image_bytes shows a cup and a plate."],
         "questions": [{"question": "How many cups are there?", "answer": "1"}, {"question": "Big?", "answer": "no"}],
     }
     content = json.dumps(scene).encode()
     write_tar(
-        tmp_path / "train" / "0.tar", {"s0.jpg": picture(9, "JPEG"), "s0.mask.png": picture(0), "s0.json": content}
+        tmp_path / "train" / "0.tar",
+        {"s0.jpg": image_bytes(9, "JPEG"), "s0.mask.png": image_bytes(0), "s0.json": content},
     )
     write_tar(tmp_path / "train" / "1.tar", {"s1.mp4": clip(30), "s1.json": content})
     data = open_conversations(tmp_path / "train")
@@ -412,7 +415,7 @@ def test_a_bad_row_of_a_table(tmp_path: Path) -> None:
 
 
 def test_media_that_cannot_be_opened(tmp_path: Path) -> None:
-    (tmp_path / "damaged.png").write_bytes(picture(1)[:50])
+    (tmp_path / "damaged.png").write_bytes(image_bytes(1)[:50])
     (tmp_path / "text.mp4").write_text("no video")
     table = [
         {"id": 7, "image": "missing.png", "question": "Q", "answer": "A"},
