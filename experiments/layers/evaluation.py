@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import with_new_words
 from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tasks
-from experiments.reproduction import with_new_keys
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.report import read_text
@@ -71,7 +71,7 @@ def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, trac
             start = time.monotonic()
             sweep = run_sweep(encoder, [task], FeatureCache(directory=features), layers, track)
             write_json(cache, pack(sweep, encoder, time.monotonic() - start), indent=None)
-        results.append(with_new_keys(json.loads(read_text(cache))))
+        results.append(with_new_words(json.loads(read_text(cache))))
     shutil.rmtree(features, ignore_errors=True)
     return join(results)
 

@@ -65,6 +65,14 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def iterate_table(path: Path) -> Iterator[Cells | InputError]:
+    """Yield each row's name and all its cells; an error in place of each bad row, or of the whole table.
+
+    A row of a CSV or TSV file with more cells than columns is bad, because a cell with a comma was not quoted.
+    """
+    yield from _read_cells(path, needs_media=False, exact=True)
+
+
 def read_json_lines(path: Path) -> list[Cells]:
     """All objects of a JSONL file, whatever its suffix, each with its line's name; DataError for a bad line."""
     lines: list[Cells] = []
@@ -87,7 +95,7 @@ def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path
     raise DataError(f"{path} has no column {allowed} for {what}, but {present}")
 
 
-def _read_cells(path: Path, needs_media: bool) -> Iterator[Cells | InputError]:
+def _read_cells(path: Path, needs_media: bool, exact: bool = False) -> Iterator[Cells | InputError]:
     """Yield the cells of each row; `needs_media`: only of a table with paths or texts, of Parquet these alone."""
     name, suffix = escape_name(path), path.suffix.lower()
     rows: Iterator[Cells | InputError]
@@ -101,6 +109,8 @@ def _read_cells(path: Path, needs_media: bool) -> Iterator[Cells | InputError]:
         for row in rows:
             if isinstance(row, InputError):
                 yield row
+            elif exact and None in row[1]:  # where csv puts cells beyond the last column
+                yield InputError(row[0], "has more cells than columns; quote cells that hold the separator")
             else:
                 yield row[0], {key.strip().lower(): value for key, value in row[1].items() if isinstance(key, str)}
     except InputError as error:

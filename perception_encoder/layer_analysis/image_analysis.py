@@ -28,7 +28,7 @@ from perception_encoder.preprocess.image import ImageTransform
 
 SAMPLE = 32
 """The number of images that a model's tokens are described on, if there are as many."""
-SHOWN = 6
+DRAWN_LAYERS = 6
 """The number of layers at which an image is analysed by default."""
 BYTES = 2e9
 """Of tokens and attention in memory at a time: those of a few layers of a large model."""
@@ -98,7 +98,7 @@ def analyse_image(
     if not all(0 <= share <= 1 for share in at):
         raise ConfigError(f"the point {at[0]:g},{at[1]:g} is outside the image; give shares from 0 to 1, as 0.5,0.5")
     depth, patch = encoder.depth, encoder.patch_size
-    numbers = spread_indices(depth, min(SHOWN, depth)) if layers is None else resolve_layers(encoder, layers)
+    numbers = spread_indices(depth, min(DRAWN_LAYERS, depth)) if layers is None else resolve_layers(encoder, layers)
     own = max(encoder.image_size) // patch
     h, w = map_grid(image.size, patches or own)
     if encoder.tower.fixed_size and patches in (None, own):

@@ -117,6 +117,6 @@ def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int, side: i
     return {
         "images": batches * 3.0 * pairs * side**2 * (config.frames or 1),
         "features": copies * FLOAT32 * float(batch) * (vision.output_dim or vision.width),
-        "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets are kept, three are in passing
+        "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets stay, three are in passing
         "true pairs": batches * 2.0 * pairs * batch,  # both ways, a byte each
     }

@@ -232,7 +232,7 @@ def _wait_for_all() -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Hide DCP's remark that one process is alone; raise its own errors, which are no Exceptions, as RuntimeError."""
+    """Hide DCP's remark that one process is alone; raise its errors, not derived from Exception, as RuntimeError."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():

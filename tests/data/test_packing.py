@@ -16,7 +16,7 @@ from PIL import Image
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.formats.media_directory import list_media
-from tests.data.tars import picture
+from tests.data.tars import image_bytes
 
 
 def read(directory: Path) -> list[dict[str, bytes]]:
@@ -39,7 +39,7 @@ def captions(directory: Path) -> dict[bytes, bytes]:
 def write_directory(directory: Path, count: int) -> Path:
     directory.mkdir()
     for number in range(count):
-        (directory / f"{number}.png").write_bytes(picture(number))
+        (directory / f"{number}.png").write_bytes(image_bytes(number))
         (directory / f"{number}.txt").write_text(f"number {number}")
     return directory
 
@@ -47,7 +47,7 @@ def write_directory(directory: Path, count: int) -> Path:
 def test_pictures_with_texts_beside_them(tmp_path: Path) -> None:
     packed = pack(write_directory(tmp_path / "in", 7), tmp_path / "out", ShardSize(samples=3))
     assert (packed.shards, packed.samples, packed.failures) == (3, 7, ())
-    assert captions(tmp_path / "out") == {picture(n): f"number {n}".encode() for n in range(7)}
+    assert captions(tmp_path / "out") == {image_bytes(n): f"number {n}".encode() for n in range(7)}
     shards = read(tmp_path / "out")
     assert [sorted(shard) for shard in shards][2] == ["00000006.png", "00000006.txt"]
     order = [content for shard in shards for name, content in shard.items() if name.endswith("txt")]
@@ -59,12 +59,12 @@ def test_pictures_with_texts_beside_them(tmp_path: Path) -> None:
 
 def test_folders_are_labels_and_json_is_kept(tmp_path: Path) -> None:
     (tmp_path / "in" / "coffee_cup").mkdir(parents=True)
-    (tmp_path / "in" / "coffee_cup" / "1.png").write_bytes(picture(1))
-    (tmp_path / "in" / "2.png").write_bytes(picture(2))
+    (tmp_path / "in" / "coffee_cup" / "1.png").write_bytes(image_bytes(1))
+    (tmp_path / "in" / "2.png").write_bytes(image_bytes(2))
     (tmp_path / "in" / "2.json").write_text('{"alt_text": "two"}')
     pack(tmp_path / "in", tmp_path / "out", ShardSize(samples=10))
     said = {image: json.loads(text) for image, text in captions(tmp_path / "out").items()}
-    assert said == {picture(1): {"source": "in", "label": "coffee cup"}, picture(2): {"alt_text": "two"}}
+    assert said == {image_bytes(1): {"source": "in", "label": "coffee cup"}, image_bytes(2): {"alt_text": "two"}}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
@@ -79,15 +79,15 @@ def test_tables_of_paths_and_captions(tmp_path: Path, suffix: str) -> None:
     else:
         pq.write_table(pa.Table.from_pylist(rows), table)
     assert pack(table, tmp_path / "out", ShardSize(samples=10)).samples == 3
-    assert captions(tmp_path / "out") == {picture(n): f"it is {n}".encode() for n in range(3)}
+    assert captions(tmp_path / "out") == {image_bytes(n): f"it is {n}".encode() for n in range(3)}
 
 
 def test_large_pictures_are_scaled_and_small_ones_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "in" / "cup").mkdir(parents=True)
-    small, large = picture(1, "JPEG", (40, 30)), picture(2, "JPEG", (256, 64))
+    small, large = image_bytes(1, "JPEG", (40, 30)), image_bytes(2, "JPEG", (256, 64))
     (tmp_path / "in" / "cup" / "small.jpg").write_bytes(small)
     (tmp_path / "in" / "cup" / "large.jpg").write_bytes(large)
-    (tmp_path / "in" / "cup" / "other.bmp").write_bytes(picture(3, "BMP", (10, 20)))
+    (tmp_path / "in" / "cup" / "other.bmp").write_bytes(image_bytes(3, "BMP", (10, 20)))
     pack(tmp_path / "in", tmp_path / "out", ShardSize(samples=10), side=32)
     contents = [content for name, content in read(tmp_path / "out")[0].items() if name.endswith(".jpg")]
     assert small in contents
@@ -109,7 +109,7 @@ def test_bad_inputs_are_left_out_and_said(tmp_path: Path) -> None:
     directory = write_directory(tmp_path / "in", 3)
     (directory / "1.png").write_bytes(b"damaged")
     (directory / "2.txt").write_bytes(b"\xff")
-    (directory / "3.png").write_bytes(picture(3))
+    (directory / "3.png").write_bytes(image_bytes(3))
     packed = pack(directory, tmp_path / "out", ShardSize(samples=10))
     assert packed.samples == 1
     said = sorted(str(failure) for failure in packed.failures)

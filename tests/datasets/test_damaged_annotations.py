@@ -23,7 +23,7 @@ from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.formats.shards import write_members
 from perception_encoder.formats.tables import read_rows
-from tests.data.tars import picture
+from tests.data.tars import image_bytes
 from tests.datasets.questions.layouts import LAYOUTS
 from tests.datasets.test_captioned import BY_ID, COCO, KARPATHY, MSRVTT, PATHS, TABLE
 from tests.evaluation.layers import png
@@ -114,7 +114,7 @@ LAYOUT_OF: dict[str, str] = {"coco_pope_random.jsonl": "pope"}
 
 
 def questions(name: str, split: str = "") -> Read:
-    return lambda folder: read_questions(name, folder, split)
+    return lambda directory: read_questions(name, directory, split)
 
 
 def add_questions() -> None:
@@ -148,21 +148,21 @@ TEXT: dict[str, tuple[str, str, Read]] = {
 def prepare(directory: Path, name: str, content: bytes) -> None:
     """Write a file, and all that its reader needs beside it."""
     if name in LAYOUT_OF and LAYOUT_OF[name] != "pope":
-        LAYOUTS[LAYOUT_OF[name]](folder)
+        LAYOUTS[LAYOUT_OF[name]](directory)
     for each in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
         (directory / each).parent.mkdir(exist_ok=True)
-        (directory / each).write_bytes(picture(1))
+        (directory / each).write_bytes(image_bytes(1))
     if name == "val.json":
-        write_members(directory / "val.tar", [("a.png", picture(1)), ("a.json", content)])
+        write_members(directory / "val.tar", [("a.png", image_bytes(1)), ("a.json", content)])
         return
     if name == "objects.json":
         mask = png(np.array([[0, 7], [3, 3]], np.uint8))
         for split, about in (("train", content), ("test", json.dumps(OBJECTS).encode())):
-            members = [("a.jpg", picture(1)), ("a.mask.png", mask), ("a.json", about)]
+            members = [("a.jpg", image_bytes(1)), ("a.mask.png", mask), ("a.json", about)]
             write_members(directory / split / "0.tar", members)
         return
     for split in ("training", "validation") if name == "objectInfo150.txt" else ():
-        for kind, pixels in (("images", picture(1)), ("annotations", png(np.full((2, 2), 2, np.uint8)))):
+        for kind, pixels in (("images", image_bytes(1)), ("annotations", png(np.full((2, 2), 2, np.uint8)))):
             path = directory / kind / split / ("a.jpg" if kind == "images" else "a.png")
             path.parent.mkdir(parents=True)
             path.write_bytes(pixels)
@@ -171,7 +171,7 @@ def prepare(directory: Path, name: str, content: bytes) -> None:
             for number in range(2):
                 path = directory / kind / "480p" / video / f"{number:05}.{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(picture(1))
+                path.write_bytes(image_bytes(1))
     (directory / name).parent.mkdir(parents=True, exist_ok=True)
     (directory / name).write_bytes(content)
 

@@ -20,12 +20,12 @@ from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
-from tests.distillation.toys import TEXTS, Noted, pictures
+from tests.distillation.toys import TEXTS, Noted, noise_images
 
 
 def batch(size: int, tokens: torch.Tensor) -> ImageTextBatch:
     positives = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)
-    return ImageTextBatch(pictures(size), tokens, positives, positives.T, texts=TEXTS)
+    return ImageTextBatch(noise_images(size), tokens, positives, positives.T, texts=TEXTS)
 
 
 def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -> None:
@@ -49,7 +49,7 @@ def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -
 
 
 def test_pictures_of_the_size_are_not_touched() -> None:
-    inputs = pictures(32)
+    inputs = noise_images(32)
     assert scale_down(inputs, 32) is inputs
 
 
@@ -86,10 +86,10 @@ def test_a_student_on_another_device_meets_its_teacher_there(monkeypatch: pytest
     monkeypatch.setattr(module, "trim", lambda tokens: tokens)  # which looks at values
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     teacher, meta = Teacher(Noted(), 64, "noted"), torch.device("meta")
-    taught = teacher.embed(pictures(64), TEXTS)
+    taught = teacher.embed(noise_images(64), TEXTS)
     monkeypatch.setattr(teacher, "embed", lambda pictures, texts: taught)
     task = DistillationTask(Towers(create_model("builtin").to(meta)), teacher, 32, contrastive_weight=1.0)
     losses = task.losses(batch(64, Tokenizer(32)(TEXTS)).to(meta))
     assert {loss.device for loss in losses.values()} == {meta}
-    small = scale_down(pictures(64).to(meta), 32)
+    small = scale_down(noise_images(64).to(meta), 32)
     assert (small.device, small.dtype, small.shape) == (meta, torch.uint8, (4, 3, 32, 32))

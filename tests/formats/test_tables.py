@@ -13,7 +13,15 @@ import pytest
 
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.tables import TEXT_COLUMNS, Row, find_column, read_json_lines, read_rows, read_table
+from perception_encoder.formats.tables import (
+    TEXT_COLUMNS,
+    Row,
+    find_column,
+    iterate_table,
+    read_json_lines,
+    read_rows,
+    read_table,
+)
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import open_media
 from tests.clips import clip
@@ -179,3 +187,15 @@ def test_lines_of_json_under_any_suffix(tmp_path: Path) -> None:
         read_json_lines(path)
     with pytest.raises(DataError, match=r"b\.json cannot be read: .*No such file"):
         read_json_lines(tmp_path / "b.json")
+
+
+def test_rows_with_more_cells_than_columns_are_bad_if_all_cells_count(tmp_path: Path) -> None:
+    path = tmp_path / "cells.csv"
+    path.write_text('Question,answer\n"a, b",c\na, b,c\nd,e\n')
+    good, bad, last = iterate_table(path)
+    assert (good, last) == (
+        (f"{path}:2", {"question": "a, b", "answer": "c"}),
+        (f"{path}:4", {"question": "d", "answer": "e"}),
+    )
+    assert str(bad) == f"{path}:3: has more cells than columns; quote cells that hold the separator"
+    assert len(read_table(path)) == 3  # as before

@@ -47,7 +47,7 @@ def saved_of_one(model: nn.Module, make: Callable[[int], Tensor], size: int) -> 
 
 @pytest.mark.parametrize("size", TYPES)
 @pytest.mark.parametrize("config", [*KINDS.values(), CLASS_POOLED], ids=[*KINDS, "class token pooled"])
-def test_pictures(config: VisionConfig, size: int) -> None:
+def test_images(config: VisionConfig, size: int) -> None:
     if config.output_dim is None:
         config = dataclasses.replace(config, attention_pool=True, output_dim=8)
     tower = VisionTransformer(config)

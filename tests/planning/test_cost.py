@@ -67,7 +67,7 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("config", [*KINDS.values(), CLASS_POOLED], ids=[*KINDS, "class token pooled"])
 @pytest.mark.parametrize("size", [32, 64])
-def test_a_forward_pass_over_pictures(config: VisionConfig, size: int) -> None:
+def test_a_forward_pass_over_images(config: VisionConfig, size: int) -> None:
     tower = small_tower(config)
     shared = PROBE // 3 if config.attention_pool else 0
     assert count(lambda: tower(pixels(size))) == BATCH * vision_cost(config, size).forward + shared
@@ -75,7 +75,7 @@ def test_a_forward_pass_over_pictures(config: VisionConfig, size: int) -> None:
 
 @pytest.mark.parametrize(("checkpointing", "chunk"), [(False, None), (True, None), (False, 1), (True, 1)])
 @pytest.mark.parametrize("config", [CORE, CLASS_POOLED], ids=["attention pooled", "class token pooled"])
-def test_training_on_pictures(config: VisionConfig, checkpointing: bool, chunk: int | None) -> None:
+def test_training_on_images(config: VisionConfig, checkpointing: bool, chunk: int | None) -> None:
     tower, cost = small_tower(config), vision_cost(config, 48)
     tower.set_grad_checkpointing(checkpointing)
     calls = 1 if chunk is None else BATCH
@@ -114,7 +114,7 @@ def test_the_contrastive_loss() -> None:
     assert total == 6 * contrastive_flops(6, 16)
 
 
-def test_a_pair_is_its_picture_its_text_and_its_share_of_masked_copies() -> None:
+def test_a_pair_is_its_image_its_text_and_its_share_of_masked_copies() -> None:
     vision, text = vision_cost(CORE, 64), text_cost(TEXT, LENGTH)
     total = training_flops(CORE, TEXT, image_size=64, length=LENGTH, masked=1 / 16)
     assert total == vision.training() + text.training() + vision.masked_training() / 16

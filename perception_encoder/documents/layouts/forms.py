@@ -91,7 +91,7 @@ def draw_form(page: Page) -> PageContent:
 def _place(
     page: Page, layout: str, values: dict[str, str], style: TextStyle, top: float, bottom: float
 ) -> list[_Field]:
-    """Write the labels; returns the fields with their places for values."""
+    """Write the labels; returns the fields with the positions of their values."""
     canvas, height = page.canvas, page.height
     columns = 2 if layout == "two columns" else 1
     rows = -(-len(values) // columns)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.evaluation.classification.linear_probe import mean_class_accuracy
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, top_places
+from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.features import FRAMES, class_indices, inputs_of
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, Tokens, settings_digest
@@ -210,7 +210,7 @@ class AttentiveEvaluator(LayerEvaluator):
             seeded = replace(config, seed=config.seed + seed)
             fitted = fit_attentive(tokens, targets, val_tokens, val_targets, len(classes), seeded, self.device, track)
             rates.append(f"{fitted.learning_rate:g}")
-            ranked = highest(fitted.probe.scores(test_tokens), top_places(classes))
+            ranked = highest(fitted.probe.scores(test_tokens), ranked_classes(classes))
             return accuracies(ranked, test.keys, test.labels, classes)
 
         scores = with_head_seeds(config.head_seeds, score)

@@ -28,7 +28,7 @@ DROPPED_TITLES = re.compile(
     r"simple arrows|elder sign|^people$",
     re.IGNORECASE,
 )
-DROPPED_FOLDERS = re.compile(r"/(flags|cards|gradients|led|semaphore|themes?)/")
+DROPPED_DIRECTORIES = re.compile(r"/(flags|cards|gradients|led|semaphore|themes?)/")
 # Series whose images are named by their files.
 FILE_NAMED_TITLES = re.compile(
     r"AIGA_Symbol_Signs|Road Signs|R16 sibmission|Sallite|Map Symbols|Homes Clipart|Australian Maps"
@@ -144,7 +144,7 @@ def _read_clipart(svg: bytes, path: Path, source: DrawingSource) -> Drawing | No
     licence = next((v for e in work if _tag(e) == "license" for k, v in e.items() if k.endswith("resource")), "")
     if "publicdomain" not in licence.lower() or DROPPED_TITLES.search(title):
         return None
-    if DROPPED_FOLDERS.search(f"/{path.as_posix()}"):
+    if DROPPED_DIRECTORIES.search(f"/{path.as_posix()}"):
         return None
     creator = next((_text(e, "title") for e in work.iter() if _tag(e) == "creator" and len(e)), "")
     raw_tags = [(e.text or "").strip().lower() for e in work.iter() if _tag(e) == "li"]

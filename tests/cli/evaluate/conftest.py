@@ -29,9 +29,9 @@ class ColourBlind(ColourEncoder):
 def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model sees colours, except "blind"."""
 
-    def load(name: str, given: str = "squash,crop"):
+    def load(name: str, transforms: str = "squash,crop"):
         encoder = ColourBlind if name == "blind" else ColourEncoder
-        return {transform: encoder() for transform in given.split(",")}, {"weights": name}
+        return {transform: encoder() for transform in transforms.split(",")}, {"weights": name}
 
     monkeypatch.setattr(transforms, "load_transforms", load)
 

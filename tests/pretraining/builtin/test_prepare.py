@@ -51,9 +51,9 @@ def test_a_source_becomes_a_shard(tmp_path: Path, monkeypatch, caplog: pytest.Lo
         "licence": "CC0",
         "attribution": "A",
     }
-    with Image.open(io.BytesIO(again.image)) as picture:
-        assert (picture.size, picture.mode) == ((32, 32), "RGB")
-        assert picture.getpixel((16, 16)) == (255, 0, 0)
+    with Image.open(io.BytesIO(again.image)) as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+        assert image.getpixel((16, 16)) == (255, 0, 0)
 
 
 def test_a_finished_source_is_not_done_again(tmp_path: Path, monkeypatch) -> None:
