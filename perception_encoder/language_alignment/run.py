@@ -78,7 +78,8 @@ class LanguageRun:
         names = [f"procedure {PROCEDURE}", self.trainee.identity, *(source.fingerprint for source in sources)]
         self.fingerprint = config.fingerprint(names)
         check_run(out, self.fingerprint)
-        self.record = describe_run(config, self.fingerprint, sum(map(len, self.training)))
+        counts = {str(path): len(source) for path, source in zip(data, self.training, strict=True)}
+        self.record = describe_run(config, self.fingerprint, counts)
         if rank.number == 0:
             write_record(out, self.record)
         examples = Examples(config, self.trainee, self._features())

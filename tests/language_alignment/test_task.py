@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 from perception_encoder.language_alignment.batch import Example, collate
+from perception_encoder.language_alignment.generation import generate_tokens
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import media_pixels
+from perception_encoder.language_alignment.prompt import IGNORED
 from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageTask
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from tests.language_models import tiny_language_model
@@ -58,13 +60,16 @@ def test_stochastic_depth_is_drawn_from_the_seed_and_the_step() -> None:
 
 def test_an_answer_is_exact_if_generation_gives_it() -> None:
     model = tiny_language_model(tiles=0)
-    generated = model.generate([ask("what?", [NOISE])], Sampling(max_tokens=3))[0].text
+    conversation = ask("what?", [NOISE])
+    start, _ = model._prompt(conversation, Sampling(max_tokens=3))
+    tokens = [row[0] for row in generate_tokens(model.model.decoder, [start], frozenset(), Sampling(max_tokens=3))]
     scores = []
-    for answer in (generated, generated[:-1] + "#"):
-        messages = [*ask("what?", [NOISE]), Message("assistant", (answer,))]
-        prompt = model.decoder.prompts.training_prompt(messages, [4])
-        last = max(number for number, label in enumerate(prompt.labels) if label >= 0)
-        prompt.labels[last] = -100  # the end of the turn, which the tiny model does not give
+    for change in (0, 1):
+        prompt = model.decoder.prompts.training_prompt([*conversation, Message("assistant", ("abc",))], [4])
+        first = next(number for number, label in enumerate(prompt.labels) if label >= 0)
+        answer = [*tokens[:2], (tokens[2] + change) % 256]
+        prompt.ids[first : first + 3] = prompt.labels[first : first + 3] = answer
+        prompt.labels[first + 3] = IGNORED  # the end of the turn, which the tiny model does not give
         batch = collate([Example(prompt, media_pixels(NOISE, model.media))], 0)
         with torch.no_grad():
             scores.append(HeldOutAnswers(Aligned(model.model, (4, 4)), [batch]).validate("exact"))
