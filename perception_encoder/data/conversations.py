@@ -113,14 +113,14 @@ class Conversations:
         held_out = (self.groups >> np.uint64(11)).astype(np.float64) / 2.0**53 < validation
         return self._select(~held_out, f"train {validation}"), self._select(held_out, f"validation {validation}")
 
-    def _select(self, wanted: np.ndarray, name: str) -> Conversations:
+    def _select(self, selected: np.ndarray, name: str) -> Conversations:
         sizes = np.diff(self.starts)
         digest = hashlib.blake2b(f"{self.fingerprint} {name}".encode(), digest_size=16).hexdigest()
         return replace(
             self,
-            rows=self.rows[np.repeat(wanted, sizes)],
-            starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[wanted])]),
-            groups=self.groups[wanted],
+            rows=self.rows[np.repeat(selected, sizes)],
+            starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[selected])]),
+            groups=self.groups[selected],
             fingerprint=digest,
         )
 
