@@ -105,7 +105,7 @@ class Conversations:
         """Return the samples to train on, and about this share of all to validate on.
 
         A sample's part depends on its images' and videos' paths, or its key, alone: it does not change if others are
-        added, samples of one image lie in one part, and a smaller share is a part of a larger one. Images inside of
+        added, samples of the same files lie in one part, and a smaller share is a part of a larger one. Images inside
         Parquet files have no names, so there each sample stands for itself. ConfigError unless the share is in (0, 1).
         """
         if not 0 < validation < 1:
