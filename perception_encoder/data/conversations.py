@@ -105,7 +105,7 @@ class Conversations:
         """Return the samples to train on, and about this share of all to validate on.
 
         A sample's part depends on its images' and videos' paths, or its key, alone: it does not change if others are
-        added, samples of one image lie in one part, and a smaller share is a part of a larger one. Images inside of
+        added, samples of the same files lie in one part, and a smaller share is a part of a larger one. Images inside
         Parquet files have no names, so there each sample stands for itself. ConfigError unless the share is in (0, 1).
         """
         if not 0 < validation < 1:
@@ -113,14 +113,14 @@ class Conversations:
         held_out = (self.groups >> np.uint64(11)).astype(np.float64) / 2.0**53 < validation
         return self._select(~held_out, f"train {validation}"), self._select(held_out, f"validation {validation}")
 
-    def _select(self, wanted: np.ndarray, name: str) -> Conversations:
+    def _select(self, selected: np.ndarray, name: str) -> Conversations:
         sizes = np.diff(self.starts)
         digest = hashlib.blake2b(f"{self.fingerprint} {name}".encode(), digest_size=16).hexdigest()
         return replace(
             self,
-            rows=self.rows[np.repeat(wanted, sizes)],
-            starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[wanted])]),
-            groups=self.groups[wanted],
+            rows=self.rows[np.repeat(selected, sizes)],
+            starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[selected])]),
+            groups=self.groups[selected],
             fingerprint=digest,
         )
 
