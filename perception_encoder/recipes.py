@@ -198,10 +198,14 @@ def plan_recipe(config: TrainingConfig, cluster: Cluster) -> TrainingPlan:
     """Return what a run costs on a cluster."""
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.plan import plan_distillation
+    from perception_encoder.language_alignment.config import LanguageConfig
+    from perception_encoder.language_alignment.plan import plan_language
     from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.pretraining.plan import plan_pretraining
 
     match config:
+        case LanguageConfig():
+            return plan_language(config, cluster)
         case DistillationConfig():
             return plan_distillation(config, cluster)
         case PairConfig():

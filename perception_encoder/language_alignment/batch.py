@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ class LanguageBatch:
 
     def to(self, device: torch.device) -> LanguageBatch:
         """Return the batch on a device."""
-        tensors = (each.to(device, non_blocking=True) for each in (self.ids, self.labels, self.is_image, self.images))
-        return LanguageBatch(*tensors, self.step, self.answer_tokens)
+        names = ("ids", "labels", "is_image", "images")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception_encoder.data.conversations import Conversations, ConversationSample, open_conversations
+from perception_encoder.data.conversation_records import ConversationSample
+from perception_encoder.data.conversations import Conversations, open_conversations
 from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing, writing

@@ -150,17 +150,3 @@ def test_a_damaged_image_names_its_sample(tmp_path: Path, data: Path, decoder: s
     path.write_text(json.dumps({"id": "seven", "image": "bad.png", "conversations": turns}) + "\n")
     with pytest.raises(InputError, match=r"seven.*bad\.png"):
         align_language(config(decoder, batch_size=1), [path], tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"drop_path": 0.1}, "set train_vision=true"),
-        ({"lora": DecoderLoRA()}, "set train_decoder=true"),
-        ({"train_vision": True, "drop_path": 1.0}, "at least 0 and below 1"),
-        ({"tiles": -1}, "tiles is -1"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        LanguageConfig(**settings)
