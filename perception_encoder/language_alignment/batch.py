@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from perception_encoder.language_alignment.prompt import IGNORED, Prompt
+from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LanguageBatch:
     ids: Tensor
     """(B, T); rows are padded on the right."""
     labels: Tensor
-    """(B, T); `IGNORED` where there is no loss."""
+    """(B, T); `IGNORED` for tokens without a loss."""
     is_image: Tensor
     """(B, T)."""
     images: Tensor

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from perception_encoder.language_alignment.decoder import Decoder
-from perception_encoder.language_alignment.generation import generate_tokens
 from perception_encoder.language_alignment.media import MediaConfig, media_pixels
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.language_alignment.text.decoder import Decoder
+from perception_encoder.language_alignment.text.generation import generate_tokens
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 
 CACHED_MEDIA = 32

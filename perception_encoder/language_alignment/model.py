@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ShapeError
 from perception_encoder.language_alignment.projector import Projector
-from perception_encoder.language_alignment.prompt import IGNORED
+from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
-from perception_encoder.language_alignment.adapters import DecoderLoRA
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import SMOLLM2
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA
+from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.planning.activations import FLOAT32, vision_activations

@@ -16,13 +16,13 @@ from perception_encoder.data.conversations import Conversations, open_conversati
 from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing, writing
-from perception_encoder.language_alignment.adapters import add_decoder_adapters
 from perception_encoder.language_alignment.batch import Example, LanguageBatch, collate
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.media import media_pixels
-from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageTask
+from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
+from perception_encoder.language_alignment.text.adapters import add_decoder_adapters
 from perception_encoder.language_alignment.weights import (
     Parts,
     build_language_model,
@@ -71,7 +71,7 @@ class LanguageRun:
         higher_is_better = HeldOutAnswers.higher_is_better
         self.metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
         self.config, self.out, self.rank = config, out, rank
-        self.trainee = Trainee(config)
+        self.trainee = LanguageTrainee(config)
         sources = [open_conversations(path, track=track) for path in data]
         share = config.validation.share if config.validation else 0.0
         parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]
@@ -93,7 +93,7 @@ class LanguageRun:
             validation = HeldOutAnswers(self.trainee.aligned, batches)
         else:
             self.config = dataclasses.replace(config, validation=None)
-        self.task = LanguageTask(self.trainee.aligned, config.drop_path, config.seed, validation)
+        self.task = LanguageAlignmentTask(self.trainee.aligned, config.drop_path, config.seed, validation)
 
     def _features(self) -> FeatureFile | None:
         """Where the frozen tower's features are cached; None if it is trained."""
@@ -128,13 +128,13 @@ class LanguageRun:
             with writing(self.out / BEST), replacing(self.out / BEST) as temporary:
                 shutil.copyfile(self.out / WEIGHTS, temporary)
         else:
-            trainee = Trainee(self.config)
+            trainee = LanguageTrainee(self.config)
             load_weights(self.out, newest.best_step, trainee.aligned)
             trainee.write(self.out / BEST)
         return {"best": {"step": newest.best_step, self.metric: newest.best}}
 
 
-class Trainee:
+class LanguageTrainee:
     """The model of a run, with what is trained marked so."""
 
     def __init__(self, config: LanguageConfig) -> None:
@@ -201,7 +201,7 @@ def _continued(own: Parts, earlier: Parts, config: LanguageConfig) -> Parts:
 class Examples:
     """Turns conversations into examples: prompts with labels, and pixels or cached features."""
 
-    def __init__(self, config: LanguageConfig, trainee: Trainee, features: FeatureFile | None) -> None:
+    def __init__(self, config: LanguageConfig, trainee: LanguageTrainee, features: FeatureFile | None) -> None:
         self.config, self.model = config, trainee.model
         self.prompts, self.media, self.features = trainee.decoder.prompts, trainee.parts.media, features
         self._tokens = trainee.model.projector.tokens_of(trainee.aligned.grid)

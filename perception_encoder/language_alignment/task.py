@@ -31,7 +31,7 @@ class Aligned(nn.Module):
         return model.token_losses(model.embed(ids, is_image, tokens), labels)
 
 
-class LanguageTask:
+class LanguageAlignmentTask:
     """Minimise the mean loss of the answers' tokens; nothing else of a conversation has one.
 
     `rate`: of stochastic depth in the tower, drawn from (seed, step), so that a resumed run draws the same.

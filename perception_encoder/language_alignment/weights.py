@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.language_alignment.adapters import (
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_alignment.media import MediaConfig
+from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.language_alignment.text.adapters import (
     DecoderLoRA,
     adapter_state,
     load_adapters,
     merge_decoder_adapters,
 )
-from perception_encoder.language_alignment.decoder import Decoder, load_decoder
-from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.media import MediaConfig
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.language_alignment.text.decoder import Decoder, load_decoder
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP

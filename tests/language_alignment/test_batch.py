@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from perception_encoder.language_alignment.batch import Example, collate
-from perception_encoder.language_alignment.prompt import IGNORED, Prompt
+from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
 
 SHORT = Example(
     Prompt([5, 0, 0, 6], [IGNORED, IGNORED, IGNORED, 6], [False, True, True, False]), torch.zeros(1, 3, 8, 8)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.adapters import DecoderLoRA
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.recipes import override
 
 

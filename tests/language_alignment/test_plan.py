@@ -10,9 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.plan import SHAPES, DecoderShape, decoder_shape, plan_language
 from perception_encoder.language_alignment.recipes import alignment, own_questions, warmup
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.planning.cluster import Cluster
 from perception_encoder.planning.devices import find_device
 from tests.language_models import tiny_llama, write_tiny_decoder

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError, InputError
-from perception_encoder.language_alignment.adapters import DecoderLoRA
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import BEST, align_language
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import read_parts
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.train.optimizer import OptimizerConfig

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from perception_encoder.language_alignment.batch import Example, collate
-from perception_encoder.language_alignment.generation import generate_tokens
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import media_pixels
-from perception_encoder.language_alignment.prompt import IGNORED
-from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageTask
+from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
+from perception_encoder.language_alignment.text.generation import generate_tokens
+from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from tests.language_models import tiny_language_model
 
@@ -27,7 +27,7 @@ def example(model: LanguageModel, answer: str, images: int = 1) -> Example:
 
 def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:
     model = tiny_language_model()
-    task = LanguageTask(Aligned(model.model, (4, 4)), 0.0, 0)
+    task = LanguageAlignmentTask(Aligned(model.model, (4, 4)), 0.0, 0)
     examples = [example(model, "a cup"), example(model, "no", images=0), example(model, "two dogs", images=2)]
     whole = task.losses(collate(examples, 0))["next_token"]
     count = sum(each.answer_tokens for each in examples)
@@ -39,7 +39,7 @@ def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:
 
 def test_features_give_the_loss_of_their_pixels() -> None:
     model = tiny_language_model()
-    task = LanguageTask(Aligned(model.model, (4, 4)), 0.0, 0)
+    task = LanguageAlignmentTask(Aligned(model.model, (4, 4)), 0.0, 0)
     pixels = example(model, "a cup")
     features = Example(pixels.prompt, model.model.image_features(pixels.images).detach())
     torch.testing.assert_close(task.losses(collate([features], 0)), task.losses(collate([pixels], 0)))
@@ -50,7 +50,7 @@ def test_stochastic_depth_is_drawn_from_the_seed_and_the_step() -> None:
     batch = [example(model, "a cup")]
 
     def loss(step: int, seed: int = 0, rate: float = 0.5) -> float:
-        task = LanguageTask(Aligned(model.model, (4, 4)), rate, seed)
+        task = LanguageAlignmentTask(Aligned(model.model, (4, 4)), rate, seed)
         return task.losses(collate(batch, step))["next_token"].item()
 
     assert loss(0) == loss(0)

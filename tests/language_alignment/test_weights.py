@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.language_alignment.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import MediaConfig
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.weights import (
     Parts,
     build_language_model,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.language_alignment.adapters import (
+from perception_encoder.language_alignment.text.adapters import (
     DecoderLoRA,
     adapter_state,
     add_decoder_adapters,

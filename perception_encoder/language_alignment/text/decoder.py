@@ -16,7 +16,7 @@ from torch import nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError
 from perception_encoder.files import cache_directory, replacing
-from perception_encoder.language_alignment.prompt import PromptFormat
+from perception_encoder.language_alignment.text.prompt import PromptFormat
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.decoder import load_decoder, make_decoder
+from perception_encoder.language_alignment.text.decoder import load_decoder, make_decoder
 from tests.language_models import byte_tokenizer, tiny_llama, write_tiny_decoder
 
 
