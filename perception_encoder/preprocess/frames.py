@@ -9,7 +9,6 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 
-
 FrameChoice = Callable[[int, float, int, float | None, float | None], list[int]]
 """Chooses frames as `plm_frame_indices` does: by total, frames a second, count, and start and end in seconds."""
 

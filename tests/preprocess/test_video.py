@@ -77,7 +77,7 @@ def test_frames_by_another_choice(format: str, codec: str) -> None:
     assert numbers(frames) == plm_frame_indices(60, 25.0, 8) != frame_indices(60, 8)
     part = read_frames(clip(60, format, codec), None, 8, 0.2, 0.35, choose=plm_frame_indices)
     assert numbers(part) == [5, 6, 7, 8]  # a short part gives no frame twice
-    with pytest.raises(InputError, match="lasts 2.400 s; there is nothing at 3 s"):
+    with pytest.raises(InputError, match=r"lasts 2\.400 s; there is nothing at 3 s"):
         read_frames(clip(60, format, codec), None, 8, 3.0, choose=plm_frame_indices)
 
 
