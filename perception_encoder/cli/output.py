@@ -37,6 +37,23 @@ def print_line(text: str) -> None:
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
+def print_fields(*fields: object) -> None:
+    """Print values on one line of stdout, separated by tabs."""
+    sys.stdout.write("\t".join(map(printable, fields)) + "\n")
+    sys.stdout.flush()
+
+
+def print_pieces(pieces: Iterable[str]) -> str:
+    """Print a text on stdout piece by piece as it arrives, its line breaks too; returns the whole text."""
+    text = []
+    for piece in pieces:
+        text.append(piece)
+        sys.stdout.write("\n".join(map(printable, piece.split("\n"))))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return "".join(text)
+
+
 def print_remark(text: str) -> None:
     """Print a line about the results: below them on a terminal, else as a note, so that a pipe holds results only."""
     (print_line if console.is_terminal else print_note)(text)

@@ -21,7 +21,7 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import detached
 from perception_encoder.preprocess.conversation import Generator, Message, Reply, Sampling, ask
 
-PROMPT = "Provide a one-sentence caption for the provided image."
+CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
 """What a captioner is asked unless the caller chooses; the wording of COCO's captions in lmms-eval."""
 
 
@@ -44,7 +44,7 @@ class CaptionRow:
 def caption_items(
     generator: Generator,
     items: Iterable[Item],
-    prompt: str = PROMPT,
+    prompt: str = CAPTION_PROMPT,
     sampling: Sampling | None = None,
     media: MediaOptions | None = None,
     batch_size: int = 8,
