@@ -28,8 +28,11 @@ error_console = Console(stderr=True)
 
 def printable(text: object) -> str:
     """Return `text` on one line: line breaks as spaces, control characters and undecodable bytes as escapes."""
-    joined = " ".join(str(text).splitlines())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in joined)
+    return _escape(" ".join(str(text).splitlines()))
+
+
+def _escape(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def print_line(text: str) -> None:
@@ -48,7 +51,7 @@ def print_pieces(pieces: Iterable[str]) -> str:
     text = []
     for piece in pieces:
         text.append(piece)
-        sys.stdout.write("\n".join(map(printable, piece.split("\n"))))
+        sys.stdout.write("\n".join(map(_escape, piece.split("\n"))))
         sys.stdout.flush()
     sys.stdout.write("\n")
     return "".join(text)

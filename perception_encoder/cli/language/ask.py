@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -80,7 +81,7 @@ def _split(media: Sequence[str], last: str) -> tuple[list[str], str]:
     from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
 
     named = " " not in last and Path(last).suffix.lower() in {*MEDIA_SUFFIXES, ".pdf"}
-    if last and (named or is_url(last) or Path(last).exists()):
+    if last and (named or is_url(last) or os.path.exists(last)):
         return [*media, last], ""
     return list(media), last
 
