@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ from perception_encoder.cli.language import options
 from perception_encoder.cli.options import ANSWER, SPEED, option, out_option
 from perception_encoder.cli.progress import progress
 from perception_encoder.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from perception_encoder.inference.conversation.captions import CaptionFile, CaptionRow
 
 
 def caption(
@@ -46,7 +50,6 @@ def caption(
     from perception_encoder.inference.conversation.captions import (
         CAPTION_PROMPT,
         CaptionFile,
-        CaptionRow,
         caption_items,
     )
     from perception_encoder.inference.listing import check_paths, list_items
@@ -60,24 +63,8 @@ def caption(
     file = None if out is None else CaptionFile(out, generator.name, prompt or CAPTION_PROMPT)
     items = list_items(paths) if file is None else file.missing(list_items(paths))
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
-    rows: list[CaptionRow] = []
-    failures: list[InputError] = []
-    try:
-        with progress("describing", total) as advance:
-            for batch in caption_items(generator, items, prompt or CAPTION_PROMPT, sampling, media, batch_size):
-                failures += [result for result in batch if isinstance(result, InputError)]
-                described = [result for result in batch if not isinstance(result, InputError)]
-                if file is not None:
-                    file.add(described)
-                elif not json:
-                    for row in described:
-                        output.print_fields(row.id, row.caption)
-                rows += described
-                advance(len(batch))
-    except KeyboardInterrupt:
-        if file is not None:
-            output.print_warning(f"stopped; {len(file.rows)} captions are saved, and the same command resumes")
-        raise typer.Exit(output.INTERRUPTED) from None
+    batches = caption_items(generator, items, prompt or CAPTION_PROMPT, sampling, media, batch_size)
+    rows, failures = _collect(batches, total, file, json)
     count = len(rows)
     if file is not None:
         file.finish()
@@ -86,3 +73,27 @@ def caption(
     elif json:
         output.print_json([asdict(row) for row in rows])
     raise typer.Exit(output.input_status(failures, count + len(failures), strict))
+
+
+def _collect(
+    batches: Iterator[list[CaptionRow | InputError]], total: int | None, file: CaptionFile | None, json: bool
+) -> tuple[list[CaptionRow], list[InputError]]:
+    """Return the captions and the failures; captions are written or printed as they arrive."""
+    rows: list[CaptionRow] = []
+    failures: list[InputError] = []
+    try:
+        with progress("describing", total) as advance:
+            for batch in batches:
+                failures += [result for result in batch if isinstance(result, InputError)]
+                described = [result for result in batch if not isinstance(result, InputError)]
+                rows += described
+                if file is not None:
+                    file.add(described)
+                for row in () if json or file is not None else described:
+                    output.print_fields(row.id, row.caption)
+                advance(len(batch))
+    except KeyboardInterrupt:
+        if file is not None:
+            output.print_warning(f"stopped; {len(file.rows)} captions are saved, and the same command resumes")
+        raise typer.Exit(output.INTERRUPTED) from None
+    return rows, failures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -31,7 +32,8 @@ def media(tmp_path: Path) -> Path:
     directory = tmp_path / "media"
     directory.mkdir()
     for number in range(2):
-        Image.effect_noise((96, 64), 60 + 30 * number).convert("RGB").save(directory / f"{number}.png")
+        pixels = np.random.default_rng(number).integers(0, 128 * (number + 1), (64, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(directory / f"{number}.png")
     (directory / "clip.mp4").write_bytes(clip(60))
     (directory / "report.pdf").write_bytes(pdf([(595, 842)] * 3))
     return directory
