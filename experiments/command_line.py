@@ -11,7 +11,7 @@ import typer
 from perception_encoder.cli import output
 from perception_encoder.cli.main import run_program
 from perception_encoder.cli.options import option, out_option
-from perception_encoder.evaluation.report import write_text
+from perception_encoder.files import write_text
 from perception_encoder.models.memory import keep_freed_memory
 
 TOWERS = Path(__file__).parent / "towers"

@@ -39,6 +39,13 @@ def shorten(text: str) -> str:
     return f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
 
 
+def one_line(error: BaseException, first: bool = False) -> str:
+    """What a foreign error says, or the `first` line of it, in one line of at most 200 characters."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[0] if first else " ".join(lines)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
 def install_command(extra: str) -> str:
     """The command that installs an extra of this package, from the directory or wheel it was installed from."""
     source, editable = "perception-encoder", ""

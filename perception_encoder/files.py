@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
-from perception_encoder.errors import OutputError
+from perception_encoder.errors import OutputError, one_line
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) 
     try:
         yield
     except expected as error:
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        reason = getattr(error, "strerror", None) or one_line(error, first=True)
         raise OutputError(f"{path} could not be written: {reason}" + (f"; {note}" if note else "")) from error
 
 
@@ -40,8 +41,8 @@ def replacing(path: Path, temporary: Path | None = None, through_link: bool = Tr
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
-        for written in [temporary, *temporary.rglob("*")]:
-            sync(written)
+        for entry in [temporary, *temporary.rglob("*")]:
+            sync(entry)
         _check_kind(path, temporary.is_dir())
         if path.is_dir():
             shutil.rmtree(path)  # a directory cannot be replaced at one stroke
@@ -49,6 +50,17 @@ def replacing(path: Path, temporary: Path | None = None, through_link: bool = Tr
         sync(path.parent)
     finally:
         remove(temporary)
+
+
+def write_text(path: Path, text: str, through_link: bool = True) -> None:
+    """Write a file whole or not at all, as `replacing` does; OutputError if that fails."""
+    with writing(path), replacing(path, through_link=through_link) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: object, indent: int | None = 2, through_link: bool = True) -> None:
+    """Write a value as JSON, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=indent) + "\n", through_link)
 
 
 def _check_kind(path: Path, directory: bool) -> None:
@@ -60,8 +72,8 @@ def _check_kind(path: Path, directory: bool) -> None:
 
 
 @contextmanager
-def holding(path: Path, taken: str) -> Iterator[None]:
-    """Hold a lock file until the block or this process ends; OutputError(taken) if another process holds it.
+def holding(path: Path, message: str) -> Iterator[None]:
+    """Hold a lock file until the block or this process ends; OutputError(message) if another process holds it.
 
     Its content stays as it is; OutputError if it is a link or not a regular file. On Windows nothing is locked.
     """
@@ -82,7 +94,7 @@ def holding(path: Path, taken: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise OutputError(taken) from None
+            raise OutputError(message) from None
         yield
     finally:
         os.close(handle)

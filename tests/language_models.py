@@ -13,8 +13,7 @@ from perception_encoder.language_alignment.language_model import LanguageModel, 
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.projector import Projector
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.initialization import initialize
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from, initialize
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 TEMPLATE = (

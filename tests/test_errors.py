@@ -10,7 +10,14 @@ import pytest
 
 from perception_encoder import errors
 from perception_encoder.cli import output
-from perception_encoder.errors import DataError, InputError, MissingExtraError, PerceptionEncoderError, shorten
+from perception_encoder.errors import (
+    DataError,
+    InputError,
+    MissingExtraError,
+    PerceptionEncoderError,
+    one_line,
+    shorten,
+)
 
 LONG = 150_000
 
@@ -19,11 +26,11 @@ LONG = 150_000
 def installed(monkeypatch: pytest.MonkeyPatch):
     """Make the package look installed from a place, as pip notes it; None: from an index."""
 
-    def install(told: dict | str | None) -> None:
+    def install(record: dict | str | None) -> None:
         class Distribution:
             def read_text(self, name: str) -> str | None:
                 assert name == "direct_url.json"
-                return told if told is None or isinstance(told, str) else json.dumps(told)
+                return record if record is None or isinstance(record, str) else json.dumps(record)
 
         monkeypatch.setattr(errors.metadata, "distribution", lambda name: Distribution())
 
@@ -44,10 +51,10 @@ def test_an_extra_is_installed_from_where_the_package_is_from(installed, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "told", [None, "{", "[]", {"url": "file:///no/such/place"}, {"url": "https://a.example/a.whl"}]
+    "record", [None, "{", "[]", {"url": "file:///no/such/place"}, {"url": "https://a.example/a.whl"}]
 )
-def test_without_such_a_place_it_is_the_package_s_name(installed, told: dict | str | None) -> None:
-    installed(told)
+def test_without_such_a_record_it_is_the_package_s_name(installed, record: dict | str | None) -> None:
+    installed(record)
     assert errors.install_command("search") == "run: pip install 'perception-encoder[search]'"
 
 
@@ -92,3 +99,10 @@ def test_the_command_line_says_it_in_one_short_line(run_pe, tmp_path: Path, cont
 def test_errors_of_the_system_are_short_too(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_error(OSError(36, "File name too long", "x" * LONG))
     assert len(capsys.readouterr().err) < 1100
+
+
+def test_a_foreign_error_is_told_in_one_line() -> None:
+    assert one_line(OSError("broken\n  data")) == "broken data"
+    assert one_line(OSError("\nbroken data\nadvice"), first=True) == "broken data"
+    assert one_line(KeyError()) == "KeyError"
+    assert len(one_line(OSError("x" * 500))) == 200

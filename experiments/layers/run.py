@@ -7,7 +7,6 @@ several seeds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +16,8 @@ from experiments.layers.evaluation import Model, evaluate_model, unpack
 from experiments.layers.tasks import LayerData, Sizes, make_layer_tasks
 from experiments.reproduction import side_by_side
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.report import write_text
 from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.files import write_json
 from perception_encoder.inference.open_model import RANDOM
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.curve import LayerCurve
@@ -64,7 +63,7 @@ def reproduce_layers(
         ],
         "curves": curve_rows(curves, {each.name: each.baseline for each in models}),
     }
-    write_text(result, json.dumps(value, indent=1) + "\n")
+    write_json(result, value, indent=1)
     return value
 
 

@@ -56,15 +56,14 @@ def choose_model(name: str) -> str:
 
     Raises ConfigError for a model without a text tower, and what `load_model` raises.
     """
-    from perception_encoder.files import replacing, writing
+    from perception_encoder.files import write_json
     from perception_encoder.models.checkpoints.weights import find_entry, find_weights
 
     if find_entry(name).text is None:
         raise ConfigError(f"{name} has no text tower, which search and classify need; choose a Core model")
     find_weights(name)
     full_name = canonical_name(name) or portable_name(name)
-    with writing(_path()), replacing(_path()) as temporary:
-        temporary.write_text(json.dumps({"model": full_name}) + "\n", encoding="utf-8")
+    write_json(_path(), {"model": full_name})
     return full_name
 
 

@@ -74,7 +74,7 @@ def search(
             answer = answers.search_files(files, queries, source, top, begin)
     if json or not answer.failures or len(answer.failures) < answer.total:
         hits.show_answer(answer, printing)
-    if answer.total and (directories := " ".join(answers.folders_to_index(files))):
+    if answer.total and (directories := " ".join(answers.directories_to_index(files))):
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
     raise typer.Exit(output.input_status(answer.failures, answer.total, strict))
 

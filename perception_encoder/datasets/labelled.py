@@ -8,8 +8,7 @@ from pathlib import Path
 
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.media_directory import MediaSource
-from perception_encoder.formats.shards import read_shard
-from perception_encoder.formats.splits import find_shards
+from perception_encoder.formats.shards import find_shards, read_shard
 
 FindHeldOut = Callable[[Path], frozenset[tuple[str, str]]]
 """Returns the (source, label) pairs of a directory that a model is never trained on."""

@@ -20,7 +20,7 @@ from perception_encoder.datasets.instances import Instances, InstanceSet
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 
 PATCH = 16

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, Standardize, fit_head, take
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 
 Labels = Callable[[int], np.ndarray]

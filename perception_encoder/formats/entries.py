@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.errors import DataError
-from perception_encoder.preprocess.source import one_line
+from perception_encoder.errors import DataError, one_line
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception_encoder.errors import MissingExtraError, OutputError
-from perception_encoder.preprocess.source import escape_name, one_line
+from perception_encoder.errors import MissingExtraError, OutputError, one_line
+from perception_encoder.preprocess.source import escape_name
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection

@@ -11,7 +11,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from perception_encoder.errors import DataError
@@ -19,6 +19,11 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.tars import read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_IMAGES
+
+SPLITS = ("train", "val", "test", "unseen")
+"""A split's shards are `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`."""
+ALIKE = ({"val", "valid", "validate", "validation"}, {"train", "training"}, {"test", "testing"})
+"""Names of one split."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,18 @@ class ShardSample:
 
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
     """Write `samples` in order as the tar file `path`, atomically; returns how many."""
-    count = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
-        nonlocal count
         for sample in samples:
             yield f"{sample.key}.{sample.extension}", sample.image
             yield f"{sample.key}.json", json_bytes(sample.metadata)
-            count += 1
 
-    write_members(path, members())
-    return count
+    return write_members(path, members()) // 2
 
 
-def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write files by name, in order, as the tar file `path`, atomically."""
+def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
+    """Write files by name, in order, as the tar file `path`, atomically; returns how many."""
+    count = 0
     with (
         writing(path),
         replacing(path) as temporary,
@@ -67,6 +69,8 @@ def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
+            count += 1
+    return count
 
 
 def json_bytes(metadata: Mapping[str, Any]) -> bytes:
@@ -129,3 +133,37 @@ def _object(text: bytes, path: Path, key: str) -> dict[str, Any]:
     for name in ("source", "label"):
         id_field(value, name, f"{path}: {key}.json")
     return value
+
+
+def split_names(split: str) -> set[str]:
+    """Return the names that datasets use for a split: `val` and `validation` are one."""
+    return next((alike for alike in ALIKE if split in alike), {split})
+
+
+def find_shards(path: Path, split: str) -> list[Path]:
+    """Return the shards of a split below a directory, or `path` itself if it is a tar file.
+
+    Raises `DataError` if there are none, and for a tar file whose own or whose directory's name is another split.
+    """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    shards = [path] if path.suffix == ".tar" else shards_below(path, split)
+    if not shards:
+        raise DataError(f"{path}: no {split}.tar and no {split}/*.tar")
+    for shard in shards:
+        if problem := split_problem(shard, split):
+            raise DataError(problem)
+    return shards
+
+
+def split_problem(shard: PurePath | str, split: str) -> str | None:
+    """Return why a tar file cannot be used as a split: its own or its directory's name is another one."""
+    path = PurePath(shard)
+    others = {path.stem, path.parent.name} & set(SPLITS) - {split}
+    return f"{shard} is of the split {others.pop()!r}; it cannot be used as {split!r}" if others else None
+
+
+def shards_below(directory: Path, split: str) -> list[Path]:
+    """Return the shards of a split in a directory, if there are any."""
+    whole = directory / f"{split}.tar"
+    return ([whole] if whole.is_file() else []) + sorted((directory / split).glob("*.tar"))

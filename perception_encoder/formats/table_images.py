@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.preprocess.source import escape_name, one_line
+from perception_encoder.errors import DataError, MediaDecodeError, one_line
+from perception_encoder.preprocess.source import escape_name
 
 _LOCK = threading.Lock()
 

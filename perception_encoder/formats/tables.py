@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.files import writing
-from perception_encoder.preprocess.source import escape_name, one_line
+from perception_encoder.preprocess.source import escape_name
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
 
@@ -27,7 +27,10 @@ PATH_COLUMNS = (
 )
 """Columns that name an image or video: the first of these that a table has, in upper or lower case."""
 # fmt: on
-TEXT_COLUMNS = ("text", "caption")
+TEXT_COLUMNS = ("text", "caption", "sentence", "captions")
+"""Columns of captions and other texts: the first of these that a table has, likewise."""
+LABEL_COLUMNS = ("label", "class", "category", "wnid")
+"""Columns of classes."""
 _NAMED = frozenset({*PATH_COLUMNS, *TEXT_COLUMNS})
 _READ = _NAMED | {"start", "end", "id"}
 
@@ -48,14 +51,14 @@ class Row:
 
 def read_rows(path: Path) -> Iterator[Row | InputError]:
     """Yield the rows that name images, videos or texts; an error in place of each bad row, or of the whole table."""
-    for cells in _read_cells(path, named=True):
+    for cells in _read_cells(path, needs_media=True):
         yield cells if isinstance(cells, InputError) else _row(*cells)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
     """All cells of a table, a dict a row, column names in lower case; DataError for a bad row and for no rows."""
     rows = []
-    for cells in _read_cells(path, named=False):
+    for cells in _read_cells(path, needs_media=False):
         if isinstance(cells, InputError):
             raise DataError(f"{cells.source} cannot be read as a table: {cells.reason}")
         rows.append(cells[1])
@@ -68,7 +71,7 @@ def read_json_lines(path: Path) -> list[Cells]:
     """All objects of a JSONL file, whatever its suffix, each with its line's name; DataError for a bad line."""
     lines: list[Cells] = []
     try:
-        for cells in _read_jsonl(path, escape_name(path), named=False):
+        for cells in _read_jsonl(path, escape_name(path), needs_media=False):
             if isinstance(cells, InputError):
                 raise DataError(f"{cells.source} {cells.reason}")
             lines.append(cells)
@@ -109,17 +112,17 @@ def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path
     raise DataError(f"{path} has no column {allowed} for {what}, but {present}")
 
 
-def _read_cells(path: Path, named: bool) -> Iterator[Cells | InputError]:
-    """Yield the cells of each row; with `named`, only of a table with paths or texts, and of Parquet no other cells."""
+def _read_cells(path: Path, needs_media: bool) -> Iterator[Cells | InputError]:
+    """Yield the cells of each row; `needs_media`: only of a table with paths or texts, of Parquet these alone."""
     name, suffix = escape_name(path), path.suffix.lower()
     rows: Iterator[Cells | InputError]
     try:
         if suffix in (".parquet", ".pq"):
-            rows = _read_parquet(path, name, named)
+            rows = _read_parquet(path, name, needs_media)
         elif suffix in (".jsonl", ".ndjson"):
-            rows = _read_jsonl(path, name, named)
+            rows = _read_jsonl(path, name, needs_media)
         else:
-            rows = _read_csv(path, name, named, "\t" if suffix == ".tsv" else ",")
+            rows = _read_csv(path, name, needs_media, "\t" if suffix == ".tsv" else ",")
         for row in rows:
             if isinstance(row, InputError):
                 yield row
@@ -131,10 +134,10 @@ def _read_cells(path: Path, named: bool) -> Iterator[Cells | InputError]:
         yield InputError(name, f"cannot be read: {one_line(error)}")
 
 
-def _read_csv(path: Path, name: str, named: bool, delimiter: str) -> Iterator[Cells | InputError]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape" if named else "strict", newline="") as file:
+def _read_csv(path: Path, name: str, needs_media: bool, delimiter: str) -> Iterator[Cells | InputError]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape" if needs_media else "strict", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
-        _check_columns(reader.fieldnames or (), name, named)
+        _check_columns(reader.fieldnames or (), name, needs_media)
         while True:
             try:
                 cells = next(reader)
@@ -146,7 +149,7 @@ def _read_csv(path: Path, name: str, named: bool, delimiter: str) -> Iterator[Ce
             yield f"{name}:{reader.line_num}", cells
 
 
-def _read_jsonl(path: Path, name: str, named: bool) -> Iterator[Cells | InputError]:
+def _read_jsonl(path: Path, name: str, needs_media: bool) -> Iterator[Cells | InputError]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{name}:{number}"
@@ -161,16 +164,16 @@ def _read_jsonl(path: Path, name: str, named: bool) -> Iterator[Cells | InputErr
                 yield InputError(where, "is not a JSON object")
                 continue
             if number == 1:
-                _check_columns(cells, name, named)
+                _check_columns(cells, name, needs_media)
             yield where, cells
 
 
-def _read_parquet(path: Path, name: str, named: bool) -> Iterator[Cells]:
+def _read_parquet(path: Path, name: str, needs_media: bool) -> Iterator[Cells]:
     with path.open("rb") as file:
         table = pq.ParquetFile(file)
         columns = table.schema_arrow.names
-        _check_columns(columns, name, named)
-        columns = [column for column in columns if not named or column.strip().lower() in _READ]
+        _check_columns(columns, name, needs_media)
+        columns = [column for column in columns if not needs_media or column.strip().lower() in _READ]
         number = 0
         for batch in table.iter_batches(batch_size=1024, columns=columns):
             for cells in batch.to_pylist():
@@ -178,8 +181,8 @@ def _read_parquet(path: Path, name: str, named: bool) -> Iterator[Cells]:
                 yield f"{name}:{number}", cells
 
 
-def _check_columns(columns: Iterable[str], name: str, named: bool) -> None:
-    if named and not {column.strip().lower() for column in columns} & _NAMED:
+def _check_columns(columns: Iterable[str], name: str, needs_media: bool) -> None:
+    if needs_media and not {column.strip().lower() for column in columns} & _NAMED:
         present = ", ".join(map(repr, columns)) or "none"
         allowed = "'path' (or 'file', 'image', 'video', 'url', 'text', …)"
         raise InputError(name, f"has no column {allowed}, but {present[:200]}")
@@ -189,7 +192,8 @@ def _row(where: str, cells: dict[str, Any]) -> Row | InputError:
     """The row of these cells; `where` names it in errors."""
     values = {key: value for key, value in cells.items() if value not in (None, "")}
     path = next((values[column] for column in PATH_COLUMNS if column in values), None)
-    text = next((values[column] for column in TEXT_COLUMNS if column in values), None)
+    texts = [values[column] for column in TEXT_COLUMNS if column in values]
+    text = next((each for each in texts if isinstance(each, str)), texts[0] if texts and path is None else None)
     for value in (path, text):
         if value is not None and not isinstance(value, str):
             return InputError(where, f"its path or text is of type {type(value).__name__}, not a string")

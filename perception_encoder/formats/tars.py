@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from perception_encoder.errors import DataError
-from perception_encoder.preprocess.source import escape_name, one_line
+from perception_encoder.errors import DataError, one_line
+from perception_encoder.preprocess.source import escape_name
 
 MOST_BYTES = 1 << 30
 """The largest member that is read: all of it has to fit in memory."""

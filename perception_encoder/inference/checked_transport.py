@@ -16,8 +16,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from perception_encoder.errors import MediaNotFoundError, UrlRefusedError
-from perception_encoder.preprocess.source import one_line
+from perception_encoder.errors import MediaNotFoundError, UrlRefusedError, one_line
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 

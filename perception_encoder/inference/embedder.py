@@ -71,8 +71,8 @@ class Embedder:
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        described = f"{self.name!r}, dimension={self.dimension}, device={str(self.device)!r}, dtype={dtype!r}"
-        return f"{type(self).__name__}({described})"
+        details = f"{self.name!r}, dimension={self.dimension}, device={str(self.device)!r}, dtype={dtype!r}"
+        return f"{type(self).__name__}({details})"
 
     @property
     def visual(self) -> VisionTransformer:

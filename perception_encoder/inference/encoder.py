@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,24 @@ from perception_encoder.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 
+class EncodeOptions(TypedDict, total=False):
+    """The arguments of `Encoder.encode` on which the type of its result does not depend."""
+
+    layer: int | None
+    pool: str | None
+    frames: int
+    batch_size: int | None
+    skipped: dict[int, InputError] | None
+    progress: Callable[[int], object] | None
+    show_progress_bar: bool | None
+    normalize_embeddings: bool | None
+    truncate_dim: int | None
+    precision: str | None
+    prompt: str | None
+    prompt_name: str | None
+    device: str | torch.device | None
+
+
 class Encoder(Embedder, SentenceInterface):
     """A model that encodes media and texts; threads may share one.
 
@@ -40,21 +58,9 @@ class Encoder(Embedder, SentenceInterface):
         inputs: object,
         normalize: bool = True,
         *,
-        layer: int | None = None,
-        pool: str | None = None,
-        frames: int = 8,
-        batch_size: int | None = None,
-        skipped: dict[int, InputError] | None = None,
-        progress: Callable[[int], object] | None = None,
-        show_progress_bar: bool | None = None,
         convert_to_numpy: Literal[True] = True,
         convert_to_tensor: Literal[False] = False,
-        normalize_embeddings: bool | None = None,
-        truncate_dim: int | None = None,
-        precision: str | None = None,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        device: str | torch.device | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> Float[np.ndarray, "*n D"]: ...
 
     @overload
@@ -63,21 +69,9 @@ class Encoder(Embedder, SentenceInterface):
         inputs: object,
         normalize: bool = True,
         *,
-        layer: int | None = None,
-        pool: str | None = None,
-        frames: int = 8,
-        batch_size: int | None = None,
-        skipped: dict[int, InputError] | None = None,
-        progress: Callable[[int], object] | None = None,
-        show_progress_bar: bool | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        normalize_embeddings: bool | None = None,
-        truncate_dim: int | None = None,
-        precision: str | None = None,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        device: str | torch.device | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> np.ndarray | Tensor | list[Tensor]: ...
 
     def encode(
@@ -221,8 +215,8 @@ class Encoder(Embedder, SentenceInterface):
         return rows[0] if single else self._stack([rows[index] for index in sorted(rows)], feature)
 
     def _request(self, index: int, value: object, kind: Kind | None) -> Request[int]:
-        named = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
-        source = Value(value, None if named else f"input {index}", kind)
+        has_name = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
+        source = Value(value, None if has_name else f"input {index}", kind)
         if isinstance(value, str) and kind != "text" and not is_url(value):
             with suppress(InputError):  # raised again in its turn
                 media = source.media()

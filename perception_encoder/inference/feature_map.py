@@ -22,6 +22,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError, ModelError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.image import ImageTransform, to_float
+from perception_encoder.vectors import unit_rows
 
 PATCHES = 40
 """Patches along a map's longer side; the published models were trained at 14 to 32."""
@@ -97,10 +98,10 @@ def principal_components(features: Float[np.ndarray, "h w D"], count: int) -> Fl
     vectors = features.reshape(-1, dimension).astype(np.float64)
     vectors -= vectors.mean(axis=0)
     variances, directions = np.linalg.eigh(vectors.T @ vectors)  # ascending
-    chosen = [n for n in reversed(range(dimension)) if variances[n] > 1e-9 * variances[-1]][:count]
-    components = vectors @ directions[:, chosen]  # (h·w, ≤ count)
+    numbers = [n for n in reversed(range(dimension)) if variances[n] > 1e-9 * variances[-1]][:count]
+    components = vectors @ directions[:, numbers]  # (h·w, ≤ count)
     components = components * np.where(_middle(h, w).ravel() @ components < 0, -1, 1)
-    return np.pad(components, ((0, 0), (0, count - len(chosen)))).reshape(h, w, count)
+    return np.pad(components, ((0, 0), (0, count - len(numbers)))).reshape(h, w, count)
 
 
 def _middle(h: int, w: int) -> Float[np.ndarray, "h w"]:
@@ -140,5 +141,5 @@ def _lab_to_rgb(lab: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def similarity(features: Float[np.ndarray, "h w D"], row: int, column: int) -> Float[np.ndarray, "h w"]:
     """Cosine similarity of every patch to one."""
-    unit = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    unit = unit_rows(features)
     return unit @ unit[row, column]

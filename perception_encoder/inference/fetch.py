@@ -11,8 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from perception_encoder.errors import InputError, MediaNotFoundError, MediaTooLargeError, UrlRefusedError
-from perception_encoder.preprocess.source import escape_name, one_line
+from perception_encoder.errors import InputError, MediaNotFoundError, MediaTooLargeError, UrlRefusedError, one_line
+from perception_encoder.preprocess.source import escape_name
 
 if TYPE_CHECKING:
     import httpx

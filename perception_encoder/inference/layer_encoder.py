@@ -8,7 +8,7 @@ and as published scores of layers need them; `final_norm` puts the last layer th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,25 +19,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
-from perception_encoder.inference.embedder import CACHED_ACTIVATIONS
+from perception_encoder.inference.embedder import CACHED_ACTIVATIONS, Feature
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
+from perception_encoder.vectors import unit_rows
 
-
-class StoredEncoder(LayerEncoder, Protocol):
-    """A LayerEncoder whose features can be stored: it says what they depend on, and how large they are."""
-
-    @property
-    def width(self) -> int:
-        """Width of a token, D, at every layer."""
-        ...
-
-    @property
-    def about(self) -> dict[str, str]:
-        """Weight hash, floating-point type and device: what features depend on, apart from images and their size."""
-        ...
+CHUNK = 32
+"""Images whose tokens are in memory at a time, if only their embeddings are returned."""
 
 
 class TowerEncoder:
@@ -82,15 +72,38 @@ class TowerEncoder:
         encoded = {}
         for layer in list(parts):
             arrays = parts.pop(layer)  # freed one by one: of a large model they are most of the memory
-            joined = np.concatenate(arrays) if arrays else np.empty((0, h * w, self.tower.width), np.float32)
-            prefix = joined.shape[1] - h * w
+            values = np.concatenate(arrays) if arrays else np.empty((0, h * w, self.tower.width), np.float32)
+            prefix = values.shape[1] - h * w
             if prefix < 0:
-                count = f"{joined.shape[1]} tokens for {h}x{w} patches at layer {layer}"
+                count = f"{values.shape[1]} tokens for {h}x{w} patches at layer {layer}"
                 raise ConfigError(f"{self.name} gives {count}; it is not a plain vision transformer")
             encoded[layer] = LayerTokens(
-                joined[:, :prefix], joined[:, prefix:].reshape(len(joined), h, w, self.tower.width)
+                values[:, :prefix], values[:, prefix:].reshape(len(values), h, w, self.tower.width)
             )
         return encoded
+
+    def feature(self, layer: int | None = None, pool: str | None = None) -> Feature:
+        """Return an embedding with its defaults: the last layer, and "mean" of its patches, not "cls", the class token.
+
+        Raises ConfigError for a layer or a pooling that the model lacks.
+        """
+        (number,) = resolve_layers(self, [-1 if layer is None else layer])
+        if pool not in (None, "mean", "cls"):
+            raise ConfigError(f"pool is {pool!r}; for a layer of {self.name} it must be mean or cls")
+        if pool == "cls" and not self.tower.class_token:
+            raise ConfigError(f"{self.name} has no class token; set the pool to mean")
+        return Feature(layer=number, pool=pool or "mean")
+
+    def encode_images(
+        self, images: Sequence[Image.Image], normalize: bool = True, layer: int | None = None, pool: str | None = None
+    ) -> np.ndarray:
+        """Return embeddings (B, D) of a layer, float32, in the images' order; `layer`, `pool`: see `feature`."""
+        feature, parts = self.feature(layer, pool), []
+        for start in range(0, len(images), CHUNK):
+            tokens = self.encode_layers(images[start : start + CHUNK], [feature.layer])[feature.layer]
+            parts.append(tokens.prefix[:, 0] if feature.pool == "cls" else tokens.patches.mean(axis=(1, 2)))
+        vectors = np.concatenate(parts)
+        return unit_rows(vectors) if normalize else vectors
 
     def attention(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
@@ -102,14 +115,14 @@ class TowerEncoder:
         """
         if not images:
             raise DataError(f"{self.name}: no images were given, so there is no attention to show")
-        size, chosen = self.check_size(image_size), self.check_layers(layers)
-        parts: dict[int, list[np.ndarray]] = {layer: [] for layer in chosen}
+        size, indices = self.check_size(image_size), self.check_layers(layers)
+        parts: dict[int, list[np.ndarray]] = {layer: [] for layer in indices}
         for batch in self._batches(images, size):
-            with _Watch(chosen) as watch:
-                self._run(batch, [max(chosen)])
-            if watch.calls not in (max(chosen) + 1, self.depth):  # some run all layers in any case
+            with _Watch(indices) as watch:
+                self._run(batch, [max(indices)])
+            if watch.calls not in (max(indices) + 1, self.depth):  # some run all layers in any case
                 raise ModelError(f"{self.name} does not attend through torch in every layer, so it cannot be seen")
-            for layer in chosen:
+            for layer in indices:
                 parts[layer].append(watch.weights[layer].cpu().numpy())
         return {layer: np.concatenate(arrays) for layer, arrays in parts.items()}
 
@@ -170,19 +183,19 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        named = kwargs or {}
+        arguments = kwargs or {}
         if func is F.scaled_dot_product_attention:
             if self.calls in self.layers:
-                self.weights[self.calls] = _weights(args[0], args[1], named).mean(dim=1)
+                self.weights[self.calls] = _weights(args[0], args[1], arguments).mean(dim=1)
             self.calls += 1
-        return func(*args, **named)
+        return func(*args, **arguments)
 
 
-def _weights(q: Tensor, k: Tensor, named: dict[str, Any]) -> Tensor:
+def _weights(q: Tensor, k: Tensor, arguments: dict[str, Any]) -> Tensor:
     """Attention weights (B, heads, N, N) of a call's queries and keys, with its scale and mask."""
-    scale = q.shape[-1] ** -0.5 if named.get("scale") is None else named["scale"]
+    scale = q.shape[-1] ** -0.5 if arguments.get("scale") is None else arguments["scale"]
     scores = q.float() @ k.float().transpose(-1, -2) * scale
-    mask = named.get("attn_mask")
+    mask = arguments.get("attn_mask")
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(dim=-1)

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, one_line
 from perception_encoder.formats.tables import TABLE_SUFFIXES, Row, read_rows
 from perception_encoder.formats.tars import walk_tar
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import HEAD, Media, resolve, sniff, split_range
 from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
-from perception_encoder.preprocess.source import escape_name, one_line, open_source
+from perception_encoder.preprocess.source import escape_name, open_source
 
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _DOUBTFUL_SUFFIXES = frozenset({"", ".ts"})
@@ -94,26 +94,26 @@ def list_items(paths: Iterable[str | Path]) -> Iterator[Item]:
     if it has them. A tar gives its images and videos, read in place. Errors, such as a table
     without a column of paths or texts, are items that raise when they are opened.
     """
-    for given in paths:
-        if isinstance(given, str) and is_url(given):
-            yield Item(escape_name(given), escape_name(given), given)
-        elif glob.has_magic(os.fspath(given)) and not os.path.lexists(split_range(Path(given))[0]):
-            yield from _list_glob(os.fspath(given))
+    for path in paths:
+        if isinstance(path, str) and is_url(path):
+            yield Item(escape_name(path), escape_name(path), path)
+        elif glob.has_magic(os.fspath(path)) and not os.path.lexists(split_range(Path(path))[0]):
+            yield from _list_glob(os.fspath(path))
         else:
-            yield from _list_path(Path(given))
+            yield from _list_path(Path(path))
 
 
 def check_paths(paths: Iterable[str | Path]) -> None:
     """MediaNotFoundError for the first path that does not exist, or glob without a match; URLs are not checked."""
-    for given in paths:
-        if isinstance(given, str) and is_url(given):
+    for path in paths:
+        if isinstance(path, str) and is_url(path):
             continue
-        if os.path.exists(split_range(Path(given))[0]):
+        if os.path.exists(split_range(Path(path))[0]):
             continue
-        if not glob.has_magic(os.fspath(given)):
-            raise MediaNotFoundError(escape_name(given), "no such file or directory")
-        if next(glob.iglob(os.fspath(given), recursive=True), None) is None:
-            raise MediaNotFoundError(escape_name(given), "matches no file")
+        if not glob.has_magic(os.fspath(path)):
+            raise MediaNotFoundError(escape_name(path), "no such file or directory")
+        if next(glob.iglob(os.fspath(path), recursive=True), None) is None:
+            raise MediaNotFoundError(escape_name(path), "matches no file")
 
 
 def _list_path(path: Path) -> Iterator[Item]:
@@ -147,7 +147,7 @@ def _list_glob(pattern: str) -> Iterator[Item]:
 
 
 def _list_directory(directory: Path) -> Iterator[Item]:
-    seen: set[tuple[int, int]] = set()  # each real directory is listed once, so links may run in circles
+    visited: set[tuple[int, int]] = set()  # each real directory is listed once, so links may run in circles
     open_directories: list[Iterator[Path]] = [iter([directory])]
     while open_directories:
         path = next(open_directories[-1], None)
@@ -159,8 +159,8 @@ def _list_directory(directory: Path) -> Iterator[Item]:
             except OSError as error:
                 yield _problem(path, f"cannot be listed: {error.strerror or one_line(error)}")
                 continue
-            if (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
+            if (status.st_dev, status.st_ino) not in visited:
+                visited.add((status.st_dev, status.st_ino))
                 visible = sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
                 open_directories.append(map(path.joinpath, visible))
         elif path.name.lower().endswith(".tar") and path.is_file():
@@ -207,14 +207,14 @@ def _list_table(path: Path) -> Iterator[Item]:
             yield _item_of_row(row, row.path, path.parent)
 
 
-def _item_of_row(row: Row, named: str, directory: Path) -> Item:
+def _item_of_row(row: Row, path: str, directory: Path) -> Item:
     source: Path | str
     start, end = row.start, row.end
-    if is_url(named):
-        source = named
+    if is_url(path):
+        source = path
     else:
-        beside, *part = split_range(directory / named)
-        source = beside if os.path.exists(beside) or not os.path.exists(named) else Path(named)
+        beside, *part = split_range(directory / path)
+        source = beside if os.path.exists(beside) or not os.path.exists(path) else Path(path)
         if start is None and end is None:
             start, end = part
     name = escape_name(source)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError, one_line
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
@@ -24,7 +24,7 @@ from perception_encoder.preprocess.media_types import (
     VIDEO_SUFFIXES,
     file_brands,
 )
-from perception_encoder.preprocess.source import escape_name, one_line, open_source
+from perception_encoder.preprocess.source import escape_name, open_source
 
 Kind = Literal["image", "video", "text"]
 

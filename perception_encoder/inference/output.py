@@ -22,8 +22,8 @@ from typing import Any
 import pyarrow as pa
 
 from perception_encoder import errors
-from perception_encoder.errors import InputError, OutputError
-from perception_encoder.files import holding, remove, replacing, writing
+from perception_encoder.errors import InputError, OutputError, one_line
+from perception_encoder.files import holding, remove, replacing, write_json, writing
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output_formats import (
     check_target,
@@ -33,7 +33,6 @@ from perception_encoder.inference.output_formats import (
     write_part,
 )
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure
-from perception_encoder.preprocess.source import one_line
 
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 15.0  # the work that a kill may cost
@@ -132,8 +131,7 @@ class EmbeddingWriter:
             if leftover.suffix == ".tmp" or (leftover.suffix == ".parquet" and not resumes):
                 remove(leftover)
         if not resumes:
-            with self._replacing(manifest) as temporary:
-                temporary.write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
+            write_json(manifest, self.settings, through_link=False)
         with self._reading(self.directory):
             self.parts = sorted(map(Part.from_path, self.directory.glob("*.parquet")), key=lambda part: part.first)
 

@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.errors import ConfigError, OutputError, one_line
 from perception_encoder.files import remove
 from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
+from perception_encoder.vectors import unit_rows
 
 METADATA = "perception_encoder"
 _GROUP_BYTES = 64 << 20
@@ -219,14 +220,13 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
         if not isinstance(settings, dict):
             raise ValueError("its settings are not a JSON object")
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
-        raise OutputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise OutputError(f"{path} cannot be read: {one_line(error)}") from error
     if isinstance(vectors, pa.ChunkedArray):
         if not pa.types.is_fixed_size_list(vectors.type):
             return None
         flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = flat.astype(np.float32).reshape(len(rows), -1)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return rows, vectors / np.maximum(lengths, 1e-12), settings
+    return rows, unit_rows(vectors), settings
 
 
 def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:
@@ -240,5 +240,5 @@ def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:
     rows, vectors = pa.concat_tables(tables), np.concatenate(arrays).astype(np.float32)
     if len(rows) != len(vectors):
         raise ValueError(f"{len(vectors)} vectors, but {len(rows)} rows of metadata")
-    named = rows.rename_columns(["path" if name == "image_path" else name for name in rows.column_names])
-    return named.replace_schema_metadata(rows.schema.metadata), vectors
+    table = rows.rename_columns(["path" if name == "image_path" else name for name in rows.column_names])
+    return table.replace_schema_metadata(rows.schema.metadata), vectors

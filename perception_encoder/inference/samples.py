@@ -59,7 +59,7 @@ class Samples:
     """An image to search for, outside the gallery."""
 
 
-def write_samples(folder: Path) -> Samples:
+def write_samples(directory: Path) -> Samples:
     """Copy the photographs to `DIR/images` and the query beside it, and write the clip.
 
     Raises MissingExtraError or DataError without scikit-image's images, OutputError if DIR cannot be written.
@@ -72,8 +72,8 @@ def write_samples(folder: Path) -> Samples:
     missing = [name for name in (*IMAGES, CLIP_SOURCE, QUERY) if not (source / name).is_file()]
     if missing:
         raise DataError(f"this scikit-image does not bring {', '.join(missing)}; install scikit-image 0.26")
-    gallery, query = folder / "images", folder / QUERY
-    with writing(folder):
+    gallery, query = directory / "images", directory / QUERY
+    with writing(directory):
         gallery.mkdir(parents=True, exist_ok=True)
         for name in IMAGES:
             shutil.copyfile(source / name, gallery / name)

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.vectors import unit_rows
 
 Vectors = np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]
 
@@ -66,7 +67,7 @@ def as_list(inputs: object) -> tuple[list[object], bool]:
 def truncate(rows: np.ndarray, length: int, normalize: bool) -> np.ndarray:
     """The first `length` numbers of each row (…, D), made unit length again under `normalize`."""
     cut = np.ascontiguousarray(rows[..., :length])
-    return cut / np.maximum(np.linalg.norm(cut, axis=-1, keepdims=True), 1e-12) if normalize else cut
+    return unit_rows(cut) if normalize else cut
 
 
 def _unit(vectors: Vectors) -> Tensor:

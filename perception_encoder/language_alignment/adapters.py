@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 
 TARGETS = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"),

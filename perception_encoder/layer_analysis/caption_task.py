@@ -21,9 +21,10 @@ from perception_encoder.evaluation.layer_features import LayerFeatures, settings
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores
-from perception_encoder.layer_analysis.labelled_tasks import LabelledTask, normalized
+from perception_encoder.layer_analysis.labelled_tasks import LabelledTask
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 
 LEAST = 3
 """Images: there must be two others to rank."""
@@ -73,7 +74,7 @@ class CaptionTask(LabelledTask):
             raise DataError(f"{name}: {len(rows)} images can be decoded, but {LEAST} are needed; {layer.failures[0]}")
         similarity = self.similarity[np.ix_(rows, rows)]
         _check_overlap(similarity, name)
-        vectors = normalized(layer.mean())
+        vectors = unit_rows(layer.mean())
         whole = float(rank_agreement(vectors, similarity).mean())
         values = contributions(whole, rank_agreement_without(vectors, similarity))
         keys = [self.labelled.keys[row] for row in rows]
@@ -103,9 +104,9 @@ def rank_agreement_without(
     means = np.zeros(len(vectors))
     for row in everyone:
         one, other = (each - (each > each[:, [row]]) - 0.5 * (each == each[:, [row]]) for each in ranks)
-        counted = ~np.eye(len(vectors), dtype=bool)
-        counted[:, row] = False
-        means[row] = _correlate(one, other, counted)[everyone != row].mean()
+        columns = ~np.eye(len(vectors), dtype=bool)
+        columns[:, row] = False
+        means[row] = _correlate(one, other, columns)[everyone != row].mean()
     return means
 
 
@@ -119,11 +120,11 @@ def _rank_others(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
 
 
 def _correlate(
-    one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"], counted: Bool[np.ndarray, "n n"]
+    one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"], columns: Bool[np.ndarray, "n n"]
 ) -> Float[np.ndarray, " n"]:
     """Return Pearson's correlation of each row's counted columns, 0 if either is constant."""
-    count = counted.sum(axis=1, keepdims=True)
-    a, b = (np.where(counted, each - (each * counted).sum(axis=1, keepdims=True) / count, 0) for each in (one, other))
+    count = columns.sum(axis=1, keepdims=True)
+    a, b = (np.where(columns, each - (each * columns).sum(axis=1, keepdims=True) / count, 0) for each in (one, other))
     product, scale = (a * b).sum(axis=1), np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.divide(product, scale, out=np.zeros(len(one)), where=scale > 1e-9)
 

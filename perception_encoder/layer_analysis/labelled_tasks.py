@@ -27,7 +27,7 @@ from perception_encoder.evaluation.classification.splits import Splits, load_spl
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import Features
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages, content_digest, settings_digest
+from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
@@ -35,6 +35,7 @@ from perception_encoder.formats.media_directory import Clip
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 
 STRENGTHS = (1e-2, 1e-1, 1.0)
 """Of the linear probe's regularisation; the ends of the suite's range are slow and seldom chosen."""
@@ -50,9 +51,9 @@ class LabelledTask(LayerEvaluator):
         self.name, self.parts, self.image_size = name, dict(parts), image_size
 
     @cached_property
-    def _images(self) -> tuple[LayerImages, ...]:
+    def _images(self) -> tuple[EncoderInputs, ...]:
         return tuple(
-            LayerImages(
+            EncoderInputs(
                 name=f"{self.name}, {part}",
                 keys=images.keys,
                 open=partial(_open, images),
@@ -62,7 +63,7 @@ class LabelledTask(LayerEvaluator):
             for part, images in self.parts.items()
         )
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the images of each part."""
         return self._images
 
@@ -141,9 +142,9 @@ class ClassificationTask(LabelledTask):
             elif method == "linear probe":
                 scores += add(method, fit_probe(train, val, classes, STRENGTHS).classify(test.vectors))
             else:
-                known = normalized(np.concatenate([train.vectors, val.vectors]))
+                known = unit_rows(np.concatenate([train.vectors, val.vectors]))
                 labels = np.concatenate([train.targets(classes), val.targets(classes)])
-                scores += add(method, vote(known, labels, normalized(test.vectors), min(K, len(known))))
+                scores += add(method, vote(known, labels, unit_rows(test.vectors), min(K, len(known))))
         return Measurement(
             task=self.splits.test.name,
             method=", ".join(self.config.methods),
@@ -177,7 +178,7 @@ class RetrievalTask(LabelledTask):
         """
         (test,) = self.means(features)
         _, labels = np.unique(test.labels, return_inverse=True)
-        vectors = normalized(test.vectors)
+        vectors = unit_rows(test.vectors)
         whole, without = retrieval_precision(vectors, labels), retrieval_precision_without(vectors, labels)
         if np.isnan(whole[0]).all():
             raise DataError(f"{self.labelled.name}: no class has two images that can be decoded, so none is retrieved")
@@ -299,8 +300,3 @@ def _balance(task: LabelledImages, items: int, classes: int) -> LabelledImages:
         by_label[task.labels[row]].append(row)
     each = max(2, items // classes)
     return task.select(sorted(row for rows in by_label.values() for row in rows[:each]))
-
-
-def normalized(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
-    """Return vectors at length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

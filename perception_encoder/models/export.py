@@ -103,9 +103,9 @@ def _difference(module: nn.Module, example: Tensor, path: Path) -> float | None:
         return None
     batch = torch.cat([example, example[:1].flip(-1)])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (given,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+    (exported,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
     expected = module(batch)
-    return float((torch.from_numpy(given) - expected).abs().max() / expected.abs().max())
+    return float((torch.from_numpy(exported) - expected).abs().max() / expected.abs().max())
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -1,9 +1,10 @@
-"""Random initial parameters, as CLIP draws them, all of them and from a passed generator."""
+"""Random initial parameters from a passed generator: our models' as CLIP draws them, and other libraries'."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -62,3 +63,12 @@ def _initialize_branch(
     for layer in module.children():
         if isinstance(layer, LayerScale):
             layer.gamma.fill_(layer.initial)
+
+
+@contextmanager
+def drawn_from(generator: torch.Generator) -> Iterator[None]:
+    """Have what the block draws on the CPU, from torch's own generator, come from `generator`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator.get_state())
+        yield
+        generator.set_state(torch.get_rng_state())

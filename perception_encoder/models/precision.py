@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, one_line
 
 VARIABLE = "PE_DTYPE"
 """The environment variable that forces a type: "float32" or "bfloat16"."""
@@ -30,7 +30,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"device {str(device)!r} cannot be used: {one_line(error, first=True)}") from error
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -183,7 +183,7 @@ _NANO = ModelEntry(
 MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in (*_ENTRIES, _NANO)}
 
 _NAMES: dict[str, str] = {
-    known.lower(): entry.name for entry in MODELS.values() for known in (entry.name, *entry.aliases)
+    alias.lower(): entry.name for entry in MODELS.values() for alias in (entry.name, *entry.aliases)
 }
 
 

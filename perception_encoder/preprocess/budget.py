@@ -38,8 +38,8 @@ class ByteBudget:
     @contextmanager
     def admission(self) -> Iterator[Admit]:
         """Yield what `open_image` and `read_frames` call; what they hold is free again when the block ends."""
-        with ExitStack() as held:
-            yield lambda size: held.enter_context(self.holding(size))
+        with ExitStack() as reservations:
+            yield lambda size: reservations.enter_context(self.holding(size))
 
 
 DECODING = ByteBudget(_CORE_BYTES * (os.cpu_count() or 1))

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError
+from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError, one_line
 from perception_encoder.preprocess.image import MAX_PIXELS
-from perception_encoder.preprocess.source import Source, one_line, open_source
+from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.tiling import tile_grid
 
 logger = logging.getLogger(__name__)

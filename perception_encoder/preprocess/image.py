@@ -22,10 +22,17 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor, nn
 
-from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError, install_command
+from perception_encoder.errors import (
+    ConfigError,
+    MediaDecodeError,
+    MediaTooLargeError,
+    ShapeError,
+    install_command,
+    one_line,
+)
 from perception_encoder.preprocess.budget import Admit
 from perception_encoder.preprocess.media_types import is_heif
-from perception_encoder.preprocess.source import Source, one_line, open_source
+from perception_encoder.preprocess.source import Source, open_source
 
 MAX_PIXELS = 178_956_970
 """Pixels of the largest image that is opened: Pillow's own limit, 512 MiB as RGB."""
@@ -232,7 +239,7 @@ def to_float(pixels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
 
 
 def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize with the aspect ratio kept; the side that fits exactly does so, the other is rounded down."""
+    """Resize and keep the aspect ratio; the side that fits exactly does so, the other is rounded down."""
     if image.width * height <= image.height * width:
         size = (width, max(height, width * image.height // image.width))
     else:

@@ -38,14 +38,14 @@ def mix(images: Tensor, others: Tensor, mixing: Mixing, draws: Tensor) -> tuple[
     `draws` (B, `MIXING_DRAWS`): numbers from 0 to 1, by which everything is chosen.
     """
     size = images.shape[-1]
-    given = torch.where(draws[:, 0] < mixing.share, draws[:, 1] / 2, 0.0)  # what each gets of the other
+    shares = torch.where(draws[:, 0] < mixing.share, draws[:, 1] / 2, 0.0)  # what each gets of the other
     pasted = draws[:, 2] < mixing.pasted
-    sides = torch.where(pasted, (given.sqrt() * size).floor(), 0.0)
+    sides = torch.where(pasted, (shares.sqrt() * size).floor(), 0.0)
     rows, columns = (_spans(sides, positions, size) for positions in (draws[:, 3], draws[:, 4]))
-    blend = torch.where(pasted, 0.0, given).view(-1, 1, 1, 1)
+    blend = torch.where(pasted, 0.0, shares).view(-1, 1, 1, 1)
     blended = torch.lerp(images.float(), others.float(), blend).round_().to(torch.uint8)
     mixed = torch.where(rows[:, None, :, None] & columns[:, None, None, :], others, blended)
-    return mixed, 1 - torch.where(pasted, (sides / size) ** 2, given)
+    return mixed, 1 - torch.where(pasted, (sides / size) ** 2, shares)
 
 
 def _spans(lengths: Tensor, positions: Tensor, size: int) -> Tensor:

@@ -84,9 +84,3 @@ def _unescape(match: re.Match[str]) -> str:
         code = int(match[1], 16)
         return chr(code if code < 0x80 else 0xDC00 + code)
     return chr(int(match[2], 16)) if match[2] else "\\"
-
-
-def one_line(error: BaseException) -> str:
-    """What a foreign error says, in one line of at most 120 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:119] + "…"

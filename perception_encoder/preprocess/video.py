@@ -145,18 +145,18 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
         timeline = _scan(container, video)
     if not timeline.ticks:
         raise MediaDecodeError(name, "holds no frames")
-    wanted = _wanted(timeline, name, selection) if timeline.indexed else []
+    numbers = _frame_numbers(timeline, name, selection) if timeline.indexed else []
     images: dict[int, Image.Image] = {}
-    if wanted:
+    if numbers:
         with open_container(stream, name) as (container, video):
-            images = dict(_by_seeking(container, video, timeline, sorted(set(wanted)), name))
-    if not wanted or images.keys() != set(wanted):
-        timeline, wanted, images = _by_counting(stream, name, timeline, selection)
+            images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), name))
+    if not numbers or images.keys() != set(numbers):
+        timeline, numbers, images = _by_counting(stream, name, timeline, selection)
     _warn_of_damage(timeline, name)
     times = timeline.times
     return VideoFrames(
-        images=[images[index] for index in wanted],
-        times=[times[index] for index in wanted],
+        images=[images[index] for index in numbers],
+        times=[times[index] for index in numbers],
         duration=times[-1] + timeline.last,
         frame_count=len(times),
         complete=timeline.complete,
@@ -167,17 +167,17 @@ def _sample(stream: BinaryIO, name: str, timeline: _Timeline, every: float) -> I
     """(time, frame) each `every` seconds: by seeking as far as that goes, the rest by decoding everything."""
     times, due = timeline.times, 0.0
     if timeline.indexed:
-        wanted = []
+        numbers = []
         for number, time in enumerate(times):
             if time >= due:
-                wanted.append(number)
+                numbers.append(number)
                 due = _next_due(time, every)
         due = 0.0
         with open_container(stream, name) as (container, video):
-            for number, image in _by_seeking(container, video, timeline, wanted, name):
+            for number, image in _by_seeking(container, video, timeline, numbers, name):
                 yield times[number], image
                 due = _next_due(times[number], every)
-        if due > times[wanted[-1]]:
+        if due > times[numbers[-1]]:
             _warn_of_damage(timeline, name)
             return
     damaged = not timeline.complete
@@ -233,16 +233,16 @@ def _timeline(
     container: InputContainer, video: VideoStream, ticks: list[int | None], keys: list[int], last: int, whole: bool
 ) -> _Timeline:
     """Order the ticks; if they are missing or repeat, frames are numbered at the average rate."""
-    known = sorted({tick for tick in ticks if tick is not None})
-    if len(known) == len(ticks) and video.time_base is not None:
+    ordered = sorted({tick for tick in ticks if tick is not None})
+    if len(ordered) == len(ticks) and video.time_base is not None:
         unit = float(video.time_base)
-        last = last or ((known[-1] - known[0]) // (len(known) - 1) if len(known) > 1 else 0)
-        return _Timeline(known, keys, unit, last * unit, container.format.name in _INDEXED, whole)
+        last = last or ((ordered[-1] - ordered[0]) // (len(ordered) - 1) if len(ordered) > 1 else 0)
+        return _Timeline(ordered, keys, unit, last * unit, container.format.name in _INDEXED, whole)
     unit = 1 / float(video.average_rate or 25)
     return _Timeline(list(range(len(ticks))), [], unit, unit, False, whole)
 
 
-def _wanted(timeline: _Timeline, name: str, selection: _Selection) -> list[int]:
+def _frame_numbers(timeline: _Timeline, name: str, selection: _Selection) -> list[int]:
     """Numbers of the frames to take, in display order."""
     times, start, end = timeline.times, selection.start, selection.end
     duration = times[-1] + timeline.last
@@ -257,13 +257,13 @@ def _wanted(timeline: _Timeline, name: str, selection: _Selection) -> list[int]:
 
 
 def _by_seeking(
-    container: InputContainer, video: VideoStream, timeline: _Timeline, wanted: list[int], name: str
+    container: InputContainer, video: VideoStream, timeline: _Timeline, numbers: list[int], name: str
 ) -> Iterator[tuple[int, Image.Image]]:
     """Decode the wanted frames only, from the key frame before each; ends early if the file differs from its index."""
-    needed = {timeline.ticks[number] for number in wanted}
+    needed = {timeline.ticks[number] for number in numbers}
     frames = _decode(container, video, needed)
     position = -1  # number of the frame decoded last
-    for number in wanted:
+    for number in numbers:
         tick = timeline.ticks[number]
         before = bisect.bisect_right(timeline.keys, tick) - 1
         key = bisect.bisect_left(timeline.ticks, timeline.keys[before]) if before >= 0 else 0
@@ -286,7 +286,7 @@ def _by_counting(
 ) -> tuple[_Timeline, list[int], dict[int, Image.Image]]:
     """Decode everything; a second time if the number of frames differs from that of the packets."""
     for _ in range(2):
-        wanted = _wanted(timeline, name, selection)
+        numbers = _frame_numbers(timeline, name, selection)
         images: dict[int, Image.Image] = {}
         ticks: list[int | None] = []
         with open_container(stream, name) as (container, video):
@@ -295,13 +295,13 @@ def _by_counting(
                     timeline = replace(timeline, complete=False)
                 if frame is None:
                     continue
-                if len(ticks) in wanted:
+                if len(ticks) in numbers:
                     images[len(ticks)] = _image(frame, name)
                 ticks.append(frame.pts)
             if not ticks:
                 raise MediaDecodeError(name, "holds no frame that decodes")
-            if images.keys() == set(wanted) and len(ticks) == len(timeline.ticks):
-                return timeline, wanted, images
+            if images.keys() == set(numbers) and len(ticks) == len(timeline.ticks):
+                return timeline, numbers, images
             timeline = _timeline(container, video, ticks, [], 0, timeline.complete and len(ticks) > len(timeline.ticks))
     raise MediaDecodeError(name, "decodes to another number of frames each time")
 

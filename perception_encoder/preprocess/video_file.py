@@ -12,9 +12,8 @@ import av.error
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError
+from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError, one_line
 from perception_encoder.preprocess.image import MAX_PIXELS
-from perception_encoder.preprocess.source import one_line
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
 """Containers that are opened, by FFmpeg's names: none that refers to other files or addresses, as playlists do."""

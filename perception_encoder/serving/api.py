@@ -36,6 +36,7 @@ from perception_encoder.serving.requests import (
     check_request,
     parse_request,
 )
+from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -172,8 +173,7 @@ def check_key(request: Request, key: str | None) -> None:
 
 def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, model: str, tokens: int) -> bytes:
     """Return the answer's JSON, with vectors cut to the requested dimensions and normalised again."""
-    cut = vectors[:, : request.dimensions or None]
-    cut = (cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)).astype("<f4")
+    cut = unit_rows(vectors[:, : request.dimensions or None]).astype("<f4")
     rows = []
     for index, vector in enumerate(cut):  # one at a time: `json` blocks all other threads until it is done
         encoded = vector.tolist()

@@ -86,15 +86,15 @@ def _require_key(app: FastAPI, key: str) -> None:
     @app.middleware("http")
     async def admit(request: Request, call_next: Any) -> Response:
         response: Response
-        given = request.query_params.get("key") if request.url.path == "/" else None
-        if given is not None and hmac.compare_digest(given.encode(errors="replace"), key.encode()):
+        address_key = request.query_params.get("key") if request.url.path == "/" else None
+        if address_key is not None and hmac.compare_digest(address_key.encode(errors="replace"), key.encode()):
             rest = [(name, value) for name, value in request.query_params.multi_items() if name != "key"]
             address = f"/?{urlencode(rest, quote_via=quote)}" if rest else "/"
             response = RedirectResponse(address, 303, {"Cache-Control": "no-store"})
             response.set_cookie(cookie, token, httponly=True, samesite="strict")
             return response
-        known = hmac.compare_digest(request.cookies.get(cookie, "").encode(errors="replace"), token.encode())
-        if given is None and (known or has_key(request, key)):
+        has_cookie = hmac.compare_digest(request.cookies.get(cookie, "").encode(errors="replace"), token.encode())
+        if address_key is None and (has_cookie or has_key(request, key)):
             response = await call_next(request)
             return response
         if "text/html" in request.headers.get("accept", ""):

@@ -190,15 +190,15 @@ def _only_part(messages: Sequence[ChatMessage]) -> Input:
     raise ApiError(400, _ALLOWED["messages"], "messages")
 
 
-def _values(given: str | Sequence[str | int | list[int]] | None, tokenizer: Tokenizer | None) -> list[str]:
+def _values(inputs: str | Sequence[str | int | list[int]] | None, tokenizer: Tokenizer | None) -> list[str]:
     """Return the texts or addresses of an `input`."""
-    if isinstance(given, str):
-        return [given]
-    if given and all(isinstance(value, int) for value in given):
-        given = [[value for value in given if isinstance(value, int)]]  # one text, as token ids
-    if given is None:
+    if isinstance(inputs, str):
+        return [inputs]
+    if inputs and all(isinstance(value, int) for value in inputs):
+        inputs = [[value for value in inputs if isinstance(value, int)]]  # one text, as token ids
+    if inputs is None:
         raise ApiError(400, _ALLOWED["input"], "input")
-    return [value if isinstance(value, str) else _decode(value, tokenizer) for value in given]
+    return [value if isinstance(value, str) else _decode(value, tokenizer) for value in inputs]
 
 
 def _decode(ids: int | list[int], tokenizer: Tokenizer | None) -> str:

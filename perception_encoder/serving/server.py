@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import socket
 import time
@@ -11,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.models.memory import limit_memory
 
 if TYPE_CHECKING:
     import uvicorn
@@ -20,9 +20,6 @@ HEAD_SECONDS = 10.0
 MOST_CONNECTIONS = 1000
 """Open at the same time; beyond it the connection without a request for the longest time is closed."""
 _FILES = 4096  # descriptors of a server: connections, and files
-_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of glibc's malloc.h
-_ARENAS = 2
-_MAPPED_BYTES = 8 << 20  # above a model's activations, whose pages would be mapped each time: at 1 MiB 40 % slower
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -84,9 +81,9 @@ def _limited_protocol() -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._since, self._timer = time.monotonic(), None
-            held = [each for each in self.connections if not each.transport.is_closing()]
-            if len(held) > MOST_CONNECTIONS:
-                idle = [each for each in held if each._waits()]
+            connections = [each for each in self.connections if not each.transport.is_closing()]
+            if len(connections) > MOST_CONNECTIONS:
+                idle = [each for each in connections if each._waits()]
                 min(idle, key=lambda each: each._since, default=self).transport.close()
             self._watch_head()
 
@@ -127,20 +124,7 @@ def raise_file_limit() -> None:
     except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    limit = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
         with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def limit_memory() -> None:
-    """Make glibc return freed memory: few arenas for all threads, and large blocks mapped separately (mallopt(3)).
-
-    By default each thread has its own arena, which keeps the memory of images, and glibc raises the size of blocks that
-    are returned at once to the largest it has freed. Other C libraries are not changed.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_ARENA_MAX, _ARENAS)
-        mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
-        mallopt(_TRIM_THRESHOLD, _MAPPED_BYTES)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -10,8 +10,3 @@ def torch_generator(*key: int) -> torch.Generator:
     """A CPU generator for a key such as (seed, purpose, step)."""
     (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(seed) & (2**63 - 1))
-
-
-def numpy_generator(*key: int) -> np.random.Generator:
-    """A generator for a key such as (seed, purpose, step)."""
-    return np.random.default_rng(key)

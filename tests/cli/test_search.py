@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from tests.clips import clip
 
 
@@ -160,7 +160,7 @@ def test_an_index_gives_probabilities_and_no_verdict(
         "midpoint": midpoint,
         "rows": 20,
     }
-    (directory / FOLDER / "calibration.json").write_text(json.dumps(curve))
+    (directory / STORE / "calibration.json").write_text(json.dumps(curve))
     (query,) = json.loads(run_pe("search", "a red mug", directory, "--json").stdout)["queries"]
     assert query.keys() == {"text", "hits"} and len(query["hits"]) == 10
     assert {round(100 * hit["probability"]) for hit in query["hits"]} == {percent}

@@ -13,7 +13,7 @@ import torch
 from perception_encoder.datasets.instances import InstanceSet, read_instance_splits
 from perception_encoder.dense_prediction.detection import DetectionConfig, _target, fit_detector
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 from tests.datasets.drawn import write_instances
 from tests.evaluation.layers import ColourLayers
 
@@ -62,8 +62,8 @@ def test_every_loss_falls_where_there_is_something_to_see(tmp_path: Path) -> Non
         config = DetectionConfig(channels=16, hidden=32, regions=16, fit=fit)
         detector = fit_detector(maps, train, np.arange(4), config=config).train()
         with torch.no_grad(), drawn_from(torch.Generator().manual_seed(0)):
-            _, found = detector(torch.from_numpy(maps), targets)
-        losses.append({name: float(value) for name, value in found.items()})
+            _, result = detector(torch.from_numpy(maps), targets)
+        losses.append({name: float(value) for name, value in result.items()})
     before, after = losses
     assert len(after) == 5 and all(after[name] < before[name] for name in after)
     assert after["loss_classifier"] < before["loss_classifier"] / 3

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import DataError, OutputError
-from perception_encoder.formats.shards import ShardSample, read_metadata, read_shard, write_shard
+from perception_encoder.formats.shards import (
+    ShardSample,
+    find_shards,
+    read_metadata,
+    read_shard,
+    split_names,
+    write_shard,
+)
 from tests.data.tars import write_tar
 
 SAMPLES = [
@@ -83,3 +90,27 @@ def test_a_missing_or_cut_or_foreign_file_is_a_data_error(tmp_path: Path) -> Non
     path.write_bytes(b"no tar at all" * 100)
     with pytest.raises(DataError, match="not a readable tar"):
         list(read_metadata(path))
+
+
+def test_names_of_one_split() -> None:
+    assert split_names("val") == split_names("validation") == {"val", "valid", "validate", "validation"}
+    assert split_names("testA") == {"testA"}
+
+
+def test_shards_are_a_tar_or_a_folder_of_tars(make_shard, tmp_path: Path) -> None:
+    whole = make_shard("x/train.tar", [("s", "l")])
+    parts = [make_shard(f"x/train/{name}.tar", [("s", "l")]) for name in ("a", "b")]
+    assert find_shards(tmp_path / "x", "train") == [whole, *parts]
+    assert find_shards(parts[0], "train") == [parts[0]]
+
+
+@pytest.mark.parametrize(
+    ("place", "match"), [("x", r"no val\.tar"), ("x/test.tar", "'test'"), ("x/unseen/s.tar", "'unseen'")]
+)
+def test_absent_and_other_splits_are_data_errors(make_shard, tmp_path: Path, place: str, match: str) -> None:
+    make_shard("x/test.tar", [("s", "l")])
+    make_shard("x/unseen/s.tar", [("s", "l")])
+    with pytest.raises(DataError, match=match):
+        find_shards(tmp_path / place, "val")
+    with pytest.raises(DataError, match="known: train, val, test, unseen"):
+        find_shards(tmp_path / "x", "dev")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import threading
 import warnings
@@ -25,7 +26,7 @@ from perception_encoder.errors import (
     UnknownModelError,
     UrlRefusedError,
 )
-from perception_encoder.inference.encoder import Encoder, load
+from perception_encoder.inference.encoder import EncodeOptions, Encoder, load
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import image_transform, open_image
@@ -46,6 +47,14 @@ def video(tmp_path: Path) -> Path:
 
 def tensors(encoder: Encoder, images: list[Image.Image]) -> torch.Tensor:
     return torch.stack([image_transform(encoder.model)(image) for image in images])
+
+
+def test_the_options_of_encode_are_its_arguments() -> None:
+    arguments = inspect.signature(Encoder.encode).parameters.values()
+    typed = {each.name: each.annotation for each in arguments if each.kind is each.KEYWORD_ONLY}
+    results = {"convert_to_numpy", "convert_to_tensor"}
+    options = {name: annotation.__forward_arg__ for name, annotation in EncodeOptions.__annotations__.items()}
+    assert options == {name: annotation for name, annotation in typed.items() if name not in results}
 
 
 # ---- values

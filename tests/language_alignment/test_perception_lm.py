@@ -11,7 +11,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
 from perception_encoder.language_alignment.perception_lm import SYSTEM, read_perception_lm, wrap_perception_lm
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from tests.language_models import byte_tokenizer
 

@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.layer_analysis.caption_task import CaptionTask, rank_agreement, rank_agreement_without
-from perception_encoder.layer_analysis.labelled_tasks import normalized
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+from perception_encoder.vectors import unit_rows
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
 COLOURS = {"red": (230, 20, 20), "green": (20, 200, 30), "blue": (20, 40, 220)}
@@ -38,7 +38,7 @@ def captions(tmp_path: Path) -> Path:
 
 def test_agreement_is_spearman_s_correlation_with_all_others() -> None:
     rng = np.random.default_rng(0)
-    vectors = normalized(rng.normal(size=(9, 4)))
+    vectors = unit_rows(rng.normal(size=(9, 4)))
     similarity = rng.integers(0, 3, (9, 9)).astype(float)
     values = rank_agreement(vectors, similarity)
     for row in range(9):
@@ -47,14 +47,14 @@ def test_agreement_is_spearman_s_correlation_with_all_others() -> None:
             spearmanr(vectors[others] @ vectors[row], similarity[row, others]).statistic
         )
     by_hand = rank_agreement(
-        normalized(np.array([[1.0, 0], [2, 1], [1, 3], [0, 1]])), np.array([[9, 3, 2, 1]] * 4) * 1.0
+        unit_rows(np.array([[1.0, 0], [2, 1], [1, 3], [0, 1]])), np.array([[9, 3, 2, 1]] * 4) * 1.0
     )
     assert by_hand[0] == pytest.approx(1)
 
 
 def test_agreement_without_an_image_is_that_of_the_others() -> None:
     rng = np.random.default_rng(0)
-    vectors, similarity = normalized(rng.normal(size=(9, 4))), rng.integers(0, 3, (9, 9)).astype(float)
+    vectors, similarity = unit_rows(rng.normal(size=(9, 4))), rng.integers(0, 3, (9, 9)).astype(float)
     vectors[2] = vectors[7]
     values = rank_agreement_without(vectors, similarity)
     for gone in range(9):
@@ -63,14 +63,14 @@ def test_agreement_without_an_image_is_that_of_the_others() -> None:
 
 
 def test_a_layer_that_is_the_same_for_all_scores_zero() -> None:
-    same = normalized(np.ones((6, 3), np.float32))
+    same = unit_rows(np.ones((6, 3), np.float32))
     assert rank_agreement(same, np.random.default_rng(0).random((6, 6))).tolist() == [0] * 6
-    assert rank_agreement(normalized(np.random.default_rng(0).normal(size=(6, 3))), np.ones((6, 6))).tolist() == [0] * 6
+    assert rank_agreement(unit_rows(np.random.default_rng(0).normal(size=(6, 3))), np.ones((6, 6))).tolist() == [0] * 6
 
 
 def test_the_layer_that_agrees_with_captions_is_best(captions: Path, tmp_path: Path) -> None:
     (task,) = make_tasks(["captions"], {}, captions, TaskOptions(items=100))
-    sweep = run_sweep(ToyEncoder(), [task], StoreConfig(directory=tmp_path / "store"))
+    sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
     (curve,) = sweep.curves
     assert curve.metric == "rank correlation with captions" and curve.unit == "" and curve.best == CLEAR
     assert curve.scores[CLEAR].value > 0.7 > 0.3 > curve.scores[0].value and curve.scores[CLEAR].n == 23
@@ -110,7 +110,7 @@ def test_the_cause_is_reported_if_nothing_can_be_decoded(captions: Path, tmp_pat
         image.write_bytes(b"not an image")
     (task,) = make_tasks(["captions"], {}, captions, TaskOptions(items=10))
     with pytest.raises(DataError, match=r"0 images can be decoded, but 3 are needed; 0\.png: "):
-        run_sweep(ToyEncoder(), [task], StoreConfig(directory=tmp_path / "store"))
+        run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
 
 
 def test_a_path_without_captions(tmp_path: Path) -> None:

@@ -10,22 +10,22 @@ import pytest
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
-    normalized,
     read_label_splits,
     retrieval_precision,
     retrieval_precision_without,
 )
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
-from tests.evaluation.classification.test_splits import folders
-from tests.evaluation.colours import picture, write_colours
+from perception_encoder.vectors import unit_rows
+from tests.evaluation.classification.test_splits import directories
+from tests.evaluation.colours import image_bytes, write_colours
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
 LABELS = ["red", "green", "blue"] * 8
@@ -53,12 +53,11 @@ def test_average_precision_by_hand() -> None:
 def test_equal_vectors_retrieve_nothing_early() -> None:
     precision, first = retrieval_precision(np.ones((6, 1)), np.array([0, 0, 1, 1, 1, 2]))
     assert not np.nansum(first) and precision[0] == pytest.approx(1 / 5)
-    assert np.array_equal(normalized(np.zeros((1, 3))), np.zeros((1, 3)))
 
 
 def test_average_precision_without_an_image_is_that_of_the_others() -> None:
     rng = np.random.default_rng(0)
-    vectors, labels = normalized(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
+    vectors, labels = unit_rows(rng.normal(size=(15, 4)).round(1)), rng.integers(0, 5, 15)
     vectors[3] = vectors[4]
     without = retrieval_precision_without(vectors, labels)
     for gone in range(15):
@@ -76,7 +75,7 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
         centres = rng.normal(size=(20, 16))
         scores = []
         for _ in range(2):
-            vectors = normalized(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
+            vectors = unit_rows(centres[labels] + 1.2 * rng.normal(size=(80, 16)))
             whole, without = retrieval_precision(vectors, labels)[0], retrieval_precision_without(vectors, labels)[0]
             values = contributions(float(whole.mean()), np.nanmean(without, axis=0))
             scores.append(ItemScores.of("mAP", values, [str(n) for n in range(80)]))
@@ -88,7 +87,7 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
 def test_average_precision_is_scikit_learns() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
-    vectors, labels = normalized(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
+    vectors, labels = unit_rows(rng.normal(size=(20, 4))), rng.integers(0, 3, 20)
     precision, _ = retrieval_precision(vectors, labels)
     for row in range(20):
         others = np.delete(np.arange(20), row)
@@ -99,7 +98,7 @@ def test_average_precision_is_scikit_learns() -> None:
 def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
     splits = read_label_splits(photos, FAST.items)
     tasks = [ClassificationTask(splits, FAST), RetrievalTask(splits.test)]
-    sweep = run_sweep(ToyEncoder(), tasks, StoreConfig(directory=tmp_path / "store"))
+    sweep = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / "store"))
     curves = {curve.metric: curve for curve in sweep.curves}
     assert list(curves) == [
         "mean class accuracy, attentive probe",
@@ -117,15 +116,15 @@ def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_pa
 
 def test_val_is_evaluated_if_test_has_no_labels(tmp_path: Path) -> None:
     """As in ImageNet, whose `test` is a directory of images without classes."""
-    folders(tmp_path, "train", ["red", "green"] * 10)
-    folders(tmp_path, "val", ["red", "green"] * 3, 50)
+    directories(tmp_path, "train", ["red", "green"] * 10)
+    directories(tmp_path, "val", ["red", "green"] * 3, 50)
     for _ in range(2):
         (task,) = make_tasks(["classification"], {}, tmp_path, TaskOptions(items=4 + len(list(tmp_path.iterdir()))))
         assert isinstance(task, ClassificationTask) and task.splits.test.keys[0].startswith("green")
         assert len(task.splits.train.keys) + len(task.splits.val.keys) <= 20
         (tmp_path / "test").mkdir(exist_ok=True)
-        (tmp_path / "test" / "unlabelled.png").write_bytes(picture("red", 1))
-    folders(tmp_path, "test", ["red", "green"] * 2, 90)
+        (tmp_path / "test" / "unlabelled.png").write_bytes(image_bytes("red", 1))
+    directories(tmp_path, "test", ["red", "green"] * 2, 90)
     (task,) = make_tasks(["retrieval"], {}, tmp_path, TaskOptions(items=9))
     assert isinstance(task, RetrievalTask) and len(task.labelled.keys) == 4
 

@@ -1,4 +1,4 @@
-"""Random models: every parameter is drawn, from the passed generator alone."""
+"""Random models: every parameter is drawn, from the passed generator alone, in other libraries too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.initialization import initialize
+from perception_encoder.models.initialization import drawn_from, initialize
 from perception_encoder.models.vision_transformer import VisionTransformer
 from tests.models.small import KINDS, TEXT, random_images
 
@@ -58,3 +58,14 @@ def test_a_random_model_is_float32_and_ready_to_train() -> None:
     embeddings = model.encode_image(random_images(4, 3, 32, 32))
     assert 0.01 < embeddings.std().item() < 100
     embeddings.sum().backward()
+
+
+def test_what_is_drawn_comes_from_the_generator() -> None:
+    own, generator = torch.get_rng_state(), torch.Generator().manual_seed(7)
+    with drawn_from(generator):
+        first, second = torch.rand(3), torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), own)
+    expected = torch.Generator().manual_seed(7)
+    assert torch.equal(first, torch.rand(3, generator=expected))
+    assert torch.equal(second, torch.rand(3, generator=expected))
+    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=expected))  # it went on

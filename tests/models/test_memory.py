@@ -1,4 +1,4 @@
-"""Freed memory stays in the process, so that it costs no page faults when it is needed again."""
+"""Freed memory stays in the process, so that it costs no page faults later; or it goes back to the system."""
 
 from __future__ import annotations
 
@@ -30,3 +30,39 @@ def test_large_tensors_cost_no_page_faults_again() -> None:
 
     assert faults("keep") < 100
     assert faults("default") > 300
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
+def test_memory_of_large_blocks_goes_back_to_the_system() -> None:
+    """glibc's own rule keeps blocks of a size that was freed once; a server would keep what its largest images took."""
+    code = """
+import sys, threading
+from perception_encoder.models.memory import limit_memory
+if sys.argv[1] == "limited":
+    limit_memory()
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+def work():
+    for _ in range(3):
+        blocks = [libc.malloc(20 << 20) for _ in range(4)]
+        for block in blocks:
+            ctypes.memset(block, 1, 20 << 20)
+        small = libc.malloc(100)  # above them
+        for block in blocks:
+            libc.free(block)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20)
+"""
+
+    def resident(mode: str) -> int:
+        run = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True)
+        return int(run.stdout)
+
+    assert resident("limited") + 30 < resident("plain")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
-from perception_encoder.preprocess.source import escape_name, one_line, open_source, unescape_name
+from perception_encoder.preprocess.source import escape_name, open_source, unescape_name
 
 
 def test_a_file_is_closed_again(tmp_path: Path) -> None:
@@ -106,9 +106,3 @@ def test_any_name_survives(path: str) -> None:
     name = escape_name(path)
     assert unescape_name(name) == path
     assert len(name.encode("utf-8").splitlines()) <= 1
-
-
-def test_a_foreign_error_is_told_in_one_line() -> None:
-    assert one_line(OSError("broken\n  data")) == "broken data"
-    assert one_line(KeyError()) == "KeyError"
-    assert len(one_line(OSError("x" * 500))) == 120

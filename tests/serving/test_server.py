@@ -84,42 +84,6 @@ def test_the_limit_on_files_is_raised() -> None:
     assert int(run.stdout) == (4096 if hard == resource.RLIM_INFINITY else min(4096, hard))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
-def test_memory_of_large_blocks_goes_back_to_the_system() -> None:
-    """glibc's own rule keeps blocks of a size that was freed once; a server would keep what its largest images took."""
-    code = """
-import sys, threading
-from perception_encoder.serving.server import limit_memory
-if sys.argv[1] == "limited":
-    limit_memory()
-import ctypes
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-
-def work():
-    for _ in range(3):
-        blocks = [libc.malloc(20 << 20) for _ in range(4)]
-        for block in blocks:
-            ctypes.memset(block, 1, 20 << 20)
-        small = libc.malloc(100)  # above them
-        for block in blocks:
-            libc.free(block)
-
-threads = [threading.Thread(target=work) for _ in range(4)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-print(int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20)
-"""
-
-    def resident(mode: str) -> int:
-        run = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True)
-        return int(run.stdout)
-
-    assert resident("limited") + 30 < resident("plain")
-
-
 def test_names_under_which_others_reach_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "Mill")
     assert server.reachable_names("192.168.1.5") == ("192.168.1.5",)

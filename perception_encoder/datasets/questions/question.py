@@ -11,7 +11,7 @@ from typing import Any
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaSource
-from perception_encoder.formats.splits import split_names
+from perception_encoder.formats.shards import split_names
 from perception_encoder.formats.table_images import TableImage, read_image_table
 
 IMAGE_COLUMNS = ("image", "images")

@@ -24,10 +24,9 @@ from perception_encoder.datasets.questions.question import (
     json_entries,
     table_entries,
 )
-from perception_encoder.errors import DataError
+from perception_encoder.errors import DataError, one_line
 from perception_encoder.formats.entries import are_numbers, list_objects, quoted, read_json
 from perception_encoder.formats.media_directory import MediaDirectory
-from perception_encoder.preprocess.source import one_line
 
 REFERENCES = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 """The datasets, and whose split of each is used."""

@@ -12,9 +12,10 @@ import numpy as np
 
 from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.features import check_finite
+from perception_encoder.evaluation.layer_features import check_finite
 from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 
 IMAGENET_TEMPLATES = tuple(
     (files("perception_encoder.evaluation.classification") / "imagenet_templates.txt").read_text("utf-8").splitlines()
@@ -84,5 +85,4 @@ def ensemble(
             for start in track(starts, "encoding prompts", len(starts))
         ]
     )
-    means = vectors.reshape(len(classes), len(templates), -1).mean(axis=1)  # (K, D)
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit_rows(vectors.reshape(len(classes), len(templates), -1).mean(axis=1))  # (K, D)

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError, one_line
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.checkpoints.layouts import StateDict, unwrap
 
@@ -43,7 +43,9 @@ def read_checkpoint(path: Path, text_alone: bool = False) -> tuple[StateDict, di
         what = f"refused, it would run {code[1]}" if code else "empty, damaged, or not a checkpoint at all"
         raise CheckpointError(f"{path}: {what}; nothing in it was run") from None
     except Exception as error:  # what a damaged file makes a reader raise is open-ended
-        raise CheckpointError(f"{path}: empty, damaged, or not a checkpoint at all ({_first_line(error)})") from None
+        raise CheckpointError(
+            f"{path}: empty, damaged, or not a checkpoint at all ({one_line(error, first=True)})"
+        ) from None
     try:
         state = unwrap(state)
         unread = _vision_tensors({name: list(tensor.shape) for name, tensor in state.items()}) if text_alone else set()
@@ -93,7 +95,3 @@ def quantized_rows(name: str, table: Tensor) -> StateDict:
 def _expand_rows(state: StateDict) -> StateDict:
     scales = {n.removesuffix(_SCALE_SUFFIX): state.pop(n) for n in list(state) if n.endswith(_SCALE_SUFFIX)}
     return state | {name: state[name].float() * scale for name, scale in scales.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:120]

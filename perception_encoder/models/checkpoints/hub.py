@@ -7,7 +7,7 @@ import queue
 import threading
 from pathlib import Path
 
-from perception_encoder.errors import WeightsUnavailableError
+from perception_encoder.errors import WeightsUnavailableError, one_line
 from perception_encoder.models.registry import ModelEntry
 
 _PATIENCE = 2.0
@@ -27,7 +27,7 @@ def fetch_weights(entry: ModelEntry) -> Path:
         _check_answer(url)
         return Path(hf_hub_download(entry.repository, file))
     except Exception as error:  # the hub's client raises many kinds: offline, missing and gated among them
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = one_line(error, first=True)
         raise WeightsUnavailableError(
             f"the weights of {entry.name} could not be fetched ({reason}); download {url} elsewhere "
             f"and give the file's path as the model (--model DIRECTORY/{file}), or use --model builtin"

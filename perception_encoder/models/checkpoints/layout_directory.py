@@ -6,12 +6,11 @@ bilinear, mean and deviation 0.5). By a model's name alone, both libraries prepr
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import write_json, writing
 from perception_encoder.models.checkpoints.weights import Model, write_layout
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
@@ -36,9 +35,7 @@ def write_layout_directory(model: Model, directory: Path, layout: str, half: boo
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     left_out = write_layout(model, directory / WEIGHT_FILES[layout], layout, half)
-    path = directory / CONFIG_FILES[layout]
-    with writing(path), replacing(path) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(directory / CONFIG_FILES[layout], config)
     return left_out
 
 

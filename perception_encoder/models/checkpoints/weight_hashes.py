@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import cache_directory, replacing
+from perception_encoder.files import cache_directory, write_text
 
 _SETTLED = 2_000_000_000
 """Nanoseconds since the last change after which a file's time tells its content: a later write has another time."""
@@ -34,8 +34,7 @@ class CachedHash:
         value = compute()
         with suppress(OSError, OutputError):
             if _state(self._path) == self._state and time.time_ns() - self._path.stat().st_mtime_ns > _SETTLED:
-                with replacing(entry) as temporary:
-                    temporary.write_text(value, encoding="ascii")
+                write_text(entry, value)
         return value
 
 

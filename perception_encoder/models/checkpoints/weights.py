@@ -15,7 +15,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import torch
 
-from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
+from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, one_line
 from perception_encoder.models.checkpoints.files import SUFFIXES, quantized_rows, read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.hub import fetch_weights
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published, to_published, unwrap
@@ -93,8 +93,8 @@ def _fit(entry: ModelEntry, state: StateDict, copy: bool) -> Model:
             + ":\n  "
             + "\n  ".join(problems)
         )
-    given = {n: published[_published_name(n, model)] for n in model.state_dict()}
-    own = {n: tensor.to(torch.float32, copy=copy or not _is_aligned(tensor)) for n, tensor in given.items()}
+    tensors = {n: published[_published_name(n, model)] for n in model.state_dict()}
+    own = {n: tensor.to(torch.float32, copy=copy or not _is_aligned(tensor)) for n, tensor in tensors.items()}
     model.load_state_dict(own, assign=True)
     return model.requires_grad_().train(False)
 
@@ -117,16 +117,16 @@ def fitting_models(state: StateDict) -> list[str]:
     return [entry.name for entry in MODELS.values() if not _misfits(*_align(entry, state))]
 
 
-def _misfits(model: Model, given: StateDict) -> list[str]:
+def _misfits(model: Model, state: StateDict) -> list[str]:
     """What is missing, unexpected or mis-shaped, a line each."""
     expected = published_state_dict(model)
-    problems = [f"missing {n} {tuple(t.shape)}" for n, t in expected.items() if n not in given]
-    problems += [f"unexpected {n} {tuple(t.shape)}" for n, t in given.items() if n not in expected]
+    problems = [f"missing {n} {tuple(t.shape)}" for n, t in expected.items() if n not in state]
+    problems += [f"unexpected {n} {tuple(t.shape)}" for n, t in state.items() if n not in expected]
     for n, tensor in expected.items():
-        if n in given and given[n].shape != tensor.shape:
-            problems.append(f"{n} is {tuple(given[n].shape)}, must be {tuple(tensor.shape)}")
-        elif n in given and not given[n].is_floating_point():
-            problems.append(f"{n} holds {str(given[n].dtype).removeprefix('torch.')}, must hold floating-point numbers")
+        if n in state and state[n].shape != tensor.shape:
+            problems.append(f"{n} is {tuple(state[n].shape)}, must be {tuple(tensor.shape)}")
+        elif n in state and not state[n].is_floating_point():
+            problems.append(f"{n} holds {str(state[n].dtype).removeprefix('torch.')}, must hold floating-point numbers")
     return problems
 
 
@@ -183,8 +183,7 @@ def _changed(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
             if name in metadata:
                 towers[name] = dataclasses.replace(getattr(entry, name), **json.loads(metadata[name]))
         except (TypeError, ValueError, RecursionError, ConfigError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {reason})") from None
+            raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {one_line(error)})") from None
     return dataclasses.replace(entry, **towers)
 
 
@@ -245,8 +244,8 @@ def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice 
     state, metadata = read_checkpoint(path, text_alone=towers == "text")
     try:
         if entry is None:
-            named = canonical_name(metadata.get("model", ""))
-            entry = MODELS[named] if named is not None else recognise(state, path.stem)
+            name = canonical_name(metadata.get("model", ""))
+            entry = MODELS[name] if name is not None else recognise(state, path.stem)
         model = _fit(_changed(entry, metadata), state, copy=False)
         if towers == "text" and isinstance(model, CLIP):
             model.visual.to("meta")

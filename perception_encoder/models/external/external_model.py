@@ -20,6 +20,7 @@ from perception_encoder.errors import (
     ModelError,
     UnknownModelError,
     WeightsUnavailableError,
+    one_line,
 )
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.precision import choose_device
@@ -55,9 +56,9 @@ class ExternalModel(ABC):
         except ModelError:
             raise
         except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            kind = UnknownModelError if "not found in" in reason else WeightsUnavailableError
+            kind = UnknownModelError if "not found in" in str(error) else WeightsUnavailableError
             directory = "DIRECTORY" if self.library == "hf" else "local-dir:DIRECTORY"
+            reason = one_line(error, first=True)
             message = f"{self.name} could not be loaded: {reason}; give a directory as {self.library}:{directory}"
             raise kind(message) from error
 

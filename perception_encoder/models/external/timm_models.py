@@ -11,7 +11,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError, UnknownModelError
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.external.external_model import ExternalEncoder, ExternalModel, Mode
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.tower import Tower
 
 _PLAIN = ("blocks", "patch_embed", "norm", "num_prefix_tokens", "forward_intermediates")

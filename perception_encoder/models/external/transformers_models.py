@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.external.external_model import ExternalModel
-from perception_encoder.models.seeded import drawn_from
+from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.tower import Tower
 
 CLASS_TOKENS = ("cls_token", "class_embedding")
@@ -86,7 +86,7 @@ class TransformersTower(Tower):
     def run(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
         outputs: dict[nn.Module, Tensor] = {}
 
-        def keep(block: nn.Module, given: Any, output: Any) -> None:
+        def keep(block: nn.Module, inputs: Any, output: Any) -> None:
             outputs[block] = output[0] if isinstance(output, tuple) else output
 
         takes_sizes = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
@@ -99,6 +99,6 @@ class TransformersTower(Tower):
 
 def _final_norm(vision: nn.Module) -> nn.Module:
     """The norm after the blocks, the outermost that has one of the names; the identity if there is none."""
-    named = [(n.count("."), n, m) for n, m in vision.named_modules() if n.rpartition(".")[2] in FINAL_NORMS]
-    outer = [(depth, n, m) for depth, n, m in named if not any(part.isdigit() for part in n.split("."))]
+    norms = [(n.count("."), n, m) for n, m in vision.named_modules() if n.rpartition(".")[2] in FINAL_NORMS]
+    outer = [(depth, n, m) for depth, n, m in norms if not any(part.isdigit() for part in n.split("."))]
     return min(outer, key=lambda each: each[:2])[2] if outer else nn.Identity()

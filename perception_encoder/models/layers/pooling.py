@@ -33,8 +33,8 @@ class ProbeAttention(Attention):
         width = probe.shape[-1]
         query = F.linear(probe[0, 0], self.in_proj_weight[:width], self.in_proj_bias[:width])
         _, keys, values = self.in_proj_weight.unflatten(0, (3, self.heads, -1)).unbind(0)  # (heads, head_dim, D)
-        seen = torch.einsum("hd,hdw->hw", query.unflatten(0, (self.heads, -1)), keys)  # (heads, D)
-        scores = tokens @ seen.T / (width // self.heads) ** 0.5  # (B, N, heads)
+        weights = torch.einsum("hd,hdw->hw", query.unflatten(0, (self.heads, -1)), keys)  # (heads, D)
+        scores = tokens @ weights.T / (width // self.heads) ** 0.5  # (B, N, heads)
         attended = scores.softmax(dim=1).transpose(1, 2) @ tokens  # (B, heads, D)
         pooled = torch.einsum("bhw,hdw->bhd", attended, values).flatten(1) + self.in_proj_bias[2 * width :]
         return self.out_proj(pooled[:, None])

@@ -9,8 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from perception_encoder.formats.shards import read_metadata
-from perception_encoder.formats.splits import SPLITS, shards_below
+from perception_encoder.formats.shards import SPLITS, read_metadata, shards_below
 from perception_encoder.pretraining.builtin.sources import SOURCES
 
 UNSEEN_SOURCE = "caltech101"

@@ -107,8 +107,8 @@ def build_graph(scene: Scene, mask: np.ndarray, library: ObjectLibrary) -> Scene
     """Return the graph of a scene's image with this mask (S, S); None if too little of an object is visible."""
     side = len(mask)
     nodes = []
-    for id, item in enumerate(scene.objects, start=1):
-        box, pixels = find_box(mask == id), int((mask == id).sum())
+    for number, item in enumerate(scene.objects, start=1):
+        box, pixels = find_box(mask == number), int((mask == number).sum())
         if box is None or pixels < LEAST_VISIBLE * side * side:
             return None
         info = library.info[item.model]
@@ -116,7 +116,7 @@ def build_graph(scene: Scene, mask: np.ndarray, library: ObjectLibrary) -> Scene
         middle = corners.mean(axis=0)
         nodes.append(
             Node(
-                id=id,
+                id=number,
                 model=item.model,
                 label=info.label,
                 class_name=info.class_name,

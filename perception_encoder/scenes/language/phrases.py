@@ -34,7 +34,7 @@ def _relation_caption(graph: SceneGraph, generator: np.random.Generator) -> str:
     if not relations:
         return ""
     first, relation, second = relations[int(generator.integers(len(relations)))]
-    phrases = [with_article(noun_phrase(nodes[id])) for id in (first, second)]
+    phrases = [with_article(noun_phrase(nodes[number])) for number in (first, second)]
     return f" {RELATION_PHRASES[relation]} ".join(phrases)
 
 

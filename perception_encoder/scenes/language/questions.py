@@ -47,21 +47,23 @@ def choose_questions(
     questions: Sequence[SceneQuestion], most: int, generator: np.random.Generator
 ) -> list[SceneQuestion]:
     """Choose up to `most` questions; types take turns, and answers within a type, so that no answer dominates."""
-    chosen = [questions[number] for number in generator.permutation(len(questions))]
+    order = [questions[number] for number in generator.permutation(len(questions))]
     for fields in ("type", "answer"), ("type",):
         groups: dict[tuple[str, ...], list[SceneQuestion]] = {}
-        for question in chosen:
+        for question in order:
             groups.setdefault(tuple(getattr(question, name) for name in fields), []).append(question)
-        order = [list(groups.values())[number] for number in generator.permutation(len(groups))]
-        rows = itertools.zip_longest(*order)
-        chosen = [question for row in rows for question in row if question is not None]
-    return chosen[:most]
+        turns = [list(groups.values())[number] for number in generator.permutation(len(groups))]
+        rows = itertools.zip_longest(*turns)
+        order = [question for row in rows for question in row if question is not None]
+    return order[:most]
 
 
-def make_question(type: str, question: str, answer: str, nodes: Sequence[Node], boxed: bool = True) -> SceneQuestion:
+def make_question(topic: str, question: str, answer: str, nodes: Sequence[Node], boxed: bool = True) -> SceneQuestion:
     """Make a question whose answer depends on these objects, and is about the first of them if `boxed`."""
     box = nodes[0].box if boxed and nodes else None
-    return SceneQuestion(type=type, question=question, answer=answer, box=box, objects=tuple(node.id for node in nodes))
+    return SceneQuestion(
+        type=topic, question=question, answer=answer, box=box, objects=tuple(node.id for node in nodes)
+    )
 
 
 def _count(graph: SceneGraph) -> Iterator[SceneQuestion]:

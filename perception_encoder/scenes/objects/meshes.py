@@ -58,8 +58,8 @@ class Mesh:
     def colours(self, count: int) -> np.ndarray:
         """Return the colours of `count` points spread evenly over the surface: (count, 3) uint8."""
         ends = np.cumsum(self.areas)
-        chosen = np.searchsorted(ends, (np.arange(count) + 0.5) / count * ends[-1])
-        u, v = self.uv[self.faces[chosen]].mean(axis=1).T
+        numbers = np.searchsorted(ends, (np.arange(count) + 0.5) / count * ends[-1])
+        u, v = self.uv[self.faces[numbers]].mean(axis=1).T
         height, width = self.texture.shape[:2]
         return self.texture[np.minimum(((1 - v) * height).astype(int), height - 1), (u * width).astype(int)]
 

@@ -139,10 +139,8 @@ class ObjectLibrary:
 
 def write_library(path: Path, models: Iterable[ObjectModel]) -> int:
     """Write a library; returns its number of models."""
-    count = 0
 
     def members() -> Iterator[tuple[str, bytes]]:
-        nonlocal count
         for model in models:
             arrays, image = io.BytesIO(), io.BytesIO()
             mesh = model.mesh
@@ -157,10 +155,8 @@ def write_library(path: Path, models: Iterable[ObjectModel]) -> int:
             yield f"{model.info.key}.json", json_bytes(_file_info(model.info))
             yield f"{model.info.key}.npz", arrays.getvalue()
             yield f"{model.info.key}.png", image.getvalue()
-            count += 1
 
-    write_members(path, members())
-    return count
+    return write_members(path, members()) // 3
 
 
 def _file_info(info: ObjectInfo) -> dict[str, Any]:

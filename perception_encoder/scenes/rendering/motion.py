@@ -65,9 +65,9 @@ def plan_events(
     count = int(generator.integers(1, min(3, len(infos)) + 1))
     balls = [index for index, info in enumerate(infos) if info.shape == "sphere"]
     others = [index for index in range(len(infos)) if index not in balls]
-    chosen = [*balls[:1], *(int(index) for index in generator.permutation(others))][:count]
+    moving = [*balls[:1], *(int(index) for index in generator.permutation(others))][:count]
     plans: list[PlannedEvent] = []
-    for order, index in enumerate(chosen):
+    for order, index in enumerate(moving):
         info, item = infos[index], scene.objects[index]
         action = _choose_action(info, generator)
         start = (order + float(generator.uniform(0.05, 0.3))) * (seconds - 0.9) / count

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import write_text
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.progress import Track, untracked
 from perception_encoder.scenes.objects.bundled import bundled_models
@@ -73,12 +73,13 @@ def make_scenes(
         entries = [
             {key: each for key, each in sample.metadata.items() if key not in NOT_IN_PVD} for sample in summaries
         ]
-        _write(directory / "videos.json", b"[\n" + b",\n".join(map(json_bytes, entries)) + b"\n]\n")
+        lines = ",\n".join(json_bytes(entry).decode() for entry in entries)
+        write_text(directory / "videos.json", f"[\n{lines}\n]\n")
     else:
         classes = sorted({info.class_name for info in library.info.values()})
-        _write(directory / "instances.json", json_bytes(_coco_instances(summaries, classes)))
-    credits = sorted({line for sample in summaries for line in sample.metadata["attribution"]})
-    _write(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in credits).encode())
+        write_text(directory / "instances.json", json_bytes(_coco_instances(summaries, classes)).decode())
+    authors = sorted({line for sample in summaries for line in sample.metadata["attribution"]})
+    write_text(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in authors))
     models = [each["model"] for sample in summaries for each in sample.metadata["objects"]]
     return WrittenScenes(
         directory=directory, samples=len(summaries), tars=tars, objects=len(models), models=len(set(models))
@@ -142,8 +143,3 @@ def _coco_instances(samples: Sequence[SceneSample], classes: Sequence[str]) -> d
         "captions": {str(image): sample.metadata["caption"] for image, sample in enumerate(samples, start=1)},
         "licenses": [],
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    with writing(path), replacing(path) as temporary:
-        temporary.write_bytes(content)

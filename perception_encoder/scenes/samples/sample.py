@@ -118,10 +118,10 @@ class SampleMaker(ABC):
         }
 
 
-def encode_image(pixels: np.ndarray, format: Literal["JPEG", "PNG"]) -> bytes:
+def encode_image(pixels: np.ndarray, file_format: Literal["JPEG", "PNG"]) -> bytes:
     """Return the file of an image: (H, W, 3) uint8, or (H, W) uint8 or uint16."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format, quality=JPEG_QUALITY, compress_level=3)
+    Image.fromarray(pixels).save(stream, file_format, quality=JPEG_QUALITY, compress_level=3)
     return stream.getvalue()
 
 

@@ -133,7 +133,7 @@ class VideoMaker(SampleMaker):
                 stage.move(poses)
                 images.append(stage.draw(camera, self.config.side))
                 if not images[0].mask.any():
-                    return None  # all objects are yet to fall: there is none to track
+                    return None  # all objects are yet to fall, so nothing can be tracked
         return graph, images
 
 
@@ -146,11 +146,11 @@ def _swept_corners(poses: np.ndarray, infos: Sequence[ObjectInfo], radius: float
 def _tracks(images: Sequence[RenderedImage], poses: np.ndarray) -> list[dict[str, Any]]:
     """Each object's box (null if it is not visible), pixels, position (null before it falls) and turn in each frame."""
     tracks = []
-    for id, path in enumerate(poses.swapaxes(0, 1).tolist(), start=1):
-        masks = [image.mask == id for image in images]
+    for number, path in enumerate(poses.swapaxes(0, 1).tolist(), start=1):
+        masks = [image.mask == number for image in images]
         tracks.append(
             {
-                "id": id,
+                "id": number,
                 "boxes": [find_box(mask) for mask in masks],
                 "pixels": [int(mask.sum()) for mask in masks],
                 "positions": [pose[:3] if pose[2] < AWAY / 2 else None for pose in path],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.preprocess.source import one_line
+from perception_encoder.errors import one_line
 
 if TYPE_CHECKING:
     from lancedb.table import Table

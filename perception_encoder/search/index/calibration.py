@@ -25,13 +25,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.errors import PerceptionEncoderError
-from perception_encoder.files import remove, replacing, restrict
+from perception_encoder.errors import PerceptionEncoderError, one_line
+from perception_encoder.files import remove, restrict, write_json
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN, canonical_name
-from perception_encoder.preprocess.source import one_line
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +114,8 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
     if not isinstance(encoder.model, CLIP) or is_builtin(index):
         return
     try:
-        rows, stored = len(index), _read(index)
-        if stored is not None and abs(rows - stored[1]) <= _CHANGED * stored[1]:
+        rows, record = len(index), _read(index)
+        if record is not None and abs(rows - record[1]) <= _CHANGED * record[1]:
             return
         logit_scale = math.exp(float(encoder.model.logit_scale.detach()))
         curve = (
@@ -126,17 +125,16 @@ def renew_calibration(index: Index, encoder: Encoder) -> None:
             remove(_path(index))
         else:
             content = {**asdict(curve), "rows": rows, "weight_hash": index.settings["weight_hash"]}
-            with replacing(_path(index), through_link=False) as temporary:
-                temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-            restrict(index.folder / FOLDER, index.folder, index.root)
+            write_json(_path(index), content, through_link=False)
+            restrict(index.directory / STORE, index.directory, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
-        logger.warning("the index of %s gives no probabilities: %s", index.folder, one_line(error))
+        logger.warning("the index of %s gives no probabilities: %s", index.directory, one_line(error))
 
 
 def read_calibration(index: Index) -> Calibration | None:
     """Return the curve of an index, or None if it has none."""
-    stored = None if is_builtin(index) else _read(index)
-    return None if stored is None else stored[0]
+    record = None if is_builtin(index) else _read(index)
+    return None if record is None else record[0]
 
 
 def _read(index: Index) -> tuple[Calibration, int] | None:
@@ -156,7 +154,7 @@ def is_builtin(index: Index) -> bool:
 
 
 def _path(index: Index) -> Path:
-    return index.folder / FOLDER / _FILE
+    return index.directory / STORE / _FILE
 
 
 def _vectors(index: Index) -> Iterator[Float[np.ndarray, "N D"]]:

@@ -55,27 +55,27 @@ class Changes:
     """What could not be listed; no file below it counts as gone."""
 
 
-def find_changes(folder: Path, known: Mapping[str, FileState]) -> Changes:
+def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
     """Compare a directory with the files that its index knows."""
     candidates: dict[str, File] = {}  # of a tar's members of one name the last counts, as for tar itself
     failures: list[InputError] = []
-    seen: set[str] = set()
-    base = escape_name(folder.absolute()).rstrip("/") + "/"
-    for item in list_items([folder.absolute()]):
+    listed: set[str] = set()
+    base = escape_name(root.absolute()).rstrip("/") + "/"
+    for item in list_items([root.absolute()]):
         path = item.path.removeprefix(base)
         try:
             size, modified = _status(item)
         except InputError as error:
             failures.append(error)
             continue
-        state = known.get(path)
-        seen.add(path)
+        state = indexed.get(path)
+        listed.add(path)
         candidates.pop(path, None)
         if state is None or (state.size, state.modified) != (size, modified):
             candidates[path] = File(path=path, item=item, size=size, modified=modified)
     hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the directory
-    gone = [path for path in known if path not in seen and not f"{path}/".startswith(hidden)]
-    unchanged = len(seen) - len(candidates)
+    gone = [path for path in indexed if path not in listed and not f"{path}/".startswith(hidden)]
+    unchanged = len(listed) - len(candidates)
     return Changes(candidates=list(candidates.values()), gone=gone, unchanged=unchanged, failures=failures)
 
 

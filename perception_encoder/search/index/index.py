@@ -1,8 +1,8 @@
 """The index of a directory: a LanceDB table with a row for each image and each moment of a video.
 
-DIR/.pe-index holds the table, `settings.json` with the model, a snapshot that lets a search start without LanceDB,
-and a seal with checksums of all of them. A write is one commit of whole files: a killed run loses what it had not
-committed and doubles nothing, and readers beside a writer see the last commit. There is one writer at a time.
+DIR/.pe-index, the store, holds the table, `settings.json` with the model, a snapshot that lets a search start without
+LanceDB, and a seal with checksums of all of them. A write is one commit of whole files: a killed run loses what it had
+not committed and doubles nothing, and readers beside a writer see the last commit. There is one writer at a time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
+from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
 from perception_encoder.files import holding, remove, restrict, writing
 from perception_encoder.formats.lance import connect, without_panics
 from perception_encoder.models.registry import canonical_name
 from perception_encoder.search.index import approximate
-from perception_encoder.search.index.rows import FileState, IndexRow, among, chunks, column_names, schema_of, to_rows
+from perception_encoder.search.index.rows import FileState, IndexRow, among, column_names, schema_of, to_rows
 from perception_encoder.search.index.seal import TABLE, SealedFiles, remove_seal
 from perception_encoder.search.index.settings import LAYOUT, SETTINGS, read_settings, salvage_settings, write_settings
 from perception_encoder.search.index.snapshot import nearest_rows, read_snapshot, remove_snapshot, write_snapshot
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLDER = ".pe-index"
+STORE = ".pe-index"
+"""The directory of an index in the one that it is of."""
 _LOCK = "lock"
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
+_CONDITION_PATHS = 500  # that a condition names
 _INDEXED_ROWS = 2000  # from here on an index of the ids is faster than comparing all
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "layout")  # equal for comparable vectors
 
@@ -53,25 +55,25 @@ class Index:
     below = ""
     """Only rows with this path prefix are visible: those of a subdirectory."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
-        self.folder, self.settings = folder, dict(settings)
-        self._files = SealedFiles(folder, folder / FOLDER, self.root, whole)
-        self._snapshot = read_snapshot(folder / FOLDER, self._files.state.snapshot)
+    def __init__(self, directory: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
+        self.directory, self.settings = directory, dict(settings)
+        self._files = SealedFiles(directory, directory / STORE, self.root, whole)
+        self._snapshot = read_snapshot(directory / STORE, self._files.state.snapshot)
         self._commits = 0
 
     @classmethod
-    def open(cls, folder: Path, whole: bool = False) -> Index:
+    def open(cls, directory: Path, whole: bool = False) -> Index:
         """Open the index of a directory; SearchIndexError if it is missing, damaged or of another layout.
 
         `whole`: check all its files for damage, not only those that look changed.
         """
-        if not Index.exists(folder):
-            raise SearchIndexError(f"{folder} has no index; make one with: pe index {folder}")
-        with _sound(folder):
-            settings = read_settings(folder / FOLDER)
+        if not Index.exists(directory):
+            raise SearchIndexError(f"{directory} has no index; make one with: pe index {directory}")
+        with _sound(directory):
+            settings = read_settings(directory / STORE)
             if settings.get("layout") != LAYOUT:
-                raise SearchIndexError(f"the index of {folder} is of another version; {_remedy(folder)}")
-            index = cls(folder, settings, whole)
+                raise SearchIndexError(f"the index of {directory} is of another version; {_remedy(directory)}")
+            index = cls(directory, settings, whole)
         if index._snapshot is None:
             len(index.table)
         return index
@@ -79,54 +81,54 @@ class Index:
     @cached_property
     def table(self) -> Table:
         """All rows, in LanceDB; SearchIndexError if they are damaged."""
-        with _sound(self.folder):
-            table = connect(self.folder / FOLDER).open_table(TABLE)
+        with _sound(self.directory):
+            table = connect(self.directory / STORE).open_table(TABLE)
             if table.schema != schema_of(self.settings["dimension"]):
-                raise SearchIndexError(f"the index of {self.folder} has other columns; {_remedy(self.folder)}")
+                raise SearchIndexError(f"the index of {self.directory} has other columns; {_remedy(self.directory)}")
             table.count_rows()
             return table
 
     @classmethod
-    def create(cls, folder: Path, settings: Mapping[str, Any]) -> Index:
+    def create(cls, directory: Path, settings: Mapping[str, Any]) -> Index:
         """Create an empty index, replacing any old one; OutputError if the directory cannot be written."""
-        directory = folder / FOLDER
-        with writing(directory, also=(RuntimeError,)):
-            directory.mkdir(exist_ok=True)
-            remove(directory / SETTINGS)  # first: a table without settings is ignored
+        store = directory / STORE
+        with writing(store, also=(RuntimeError,)):
+            store.mkdir(exist_ok=True)
+            remove(store / SETTINGS)  # first: a table without settings is ignored
             settings = {**settings, "layout": LAYOUT}
-            remove_seal(directory)
-            remove_snapshot(directory)
-            remove(directory / f"{TABLE}.lance")
-            connect(directory).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
-            write_settings(directory, settings)
-        index = cls(folder, settings)
+            remove_seal(store)
+            remove_snapshot(store)
+            remove(store / f"{TABLE}.lance")
+            connect(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
+            write_settings(store, settings)
+        index = cls(directory, settings)
         index._files.seal(index.table.version)
         return index
 
     @staticmethod
-    def exists(folder: Path) -> bool:
+    def exists(directory: Path) -> bool:
         """Whether a directory has an index, damaged or not, that this user may see."""
-        return os.path.isfile(folder / FOLDER / SETTINGS)
+        return os.path.isfile(directory / STORE / SETTINGS)
 
     @staticmethod
     @contextmanager
-    def for_writing(folder: Path) -> Iterator[None]:
+    def for_writing(directory: Path) -> Iterator[None]:
         """Lock the index for this process; OutputError if another one writes it, or it is a link or a file."""
-        if not folder.is_dir():
-            raise OutputError(f"{folder} is not a directory")
-        directory = folder / FOLDER
-        if directory.is_symlink():
-            raise OutputError(f"{directory} is a link, which an index may not be; remove it")
-        with writing(directory):
-            directory.mkdir(exist_ok=True)
-            restrict(directory, folder)
-        with holding(directory / _LOCK, f"another run is writing the index of {folder}"):
+        if not directory.is_dir():
+            raise OutputError(f"{directory} is not a directory")
+        store = directory / STORE
+        if store.is_symlink():
+            raise OutputError(f"{store} is a link, which an index may not be; remove it")
+        with writing(store):
+            store.mkdir(exist_ok=True)
+            restrict(store, directory)
+        with holding(store / _LOCK, f"another run is writing the index of {directory}"):
             yield
 
     @property
     def root(self) -> Path:
         """The indexed directory: the index's own unless the index is stored elsewhere (`--index`)."""
-        return Path(self.settings.get("root") or self.folder)
+        return Path(self.settings.get("root") or self.directory)
 
     def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) are not comparable with the index's.
@@ -137,29 +139,29 @@ class Index:
 
     def check_name(self, model: str) -> None:
         """Raise SearchIndexError if a model's name shows that it is another one, before any download."""
-        named = canonical_name(model)
-        if named is not None:
-            self._compare({"model": named}, model)
+        name = canonical_name(model)
+        if name is not None:
+            self._compare({"model": name}, model)
 
-    def _compare(self, wanted: Mapping[str, object], model: str | None) -> None:
-        other = [name for name in wanted if self.settings.get(name) != wanted[name]]
+    def _compare(self, expected: Mapping[str, object], model: str | None) -> None:
+        other = [name for name in expected if self.settings.get(name) != expected[name]]
         if other:
-            changes = ", ".join(f"{name} {self.settings.get(name)}, not {wanted[name]}" for name in other)
-            named = () if model is None else ("--model", model)
-            anew = shlex.join(["pe", "index", "--rebuild", *named, str(self.folder)])
+            changes = ", ".join(f"{name} {self.settings.get(name)}, not {expected[name]}" for name in other)
+            option = () if model is None else ("--model", model)
+            anew = shlex.join(["pe", "index", "--rebuild", *option, str(self.directory)])
             raise SearchIndexError(
-                f"the index of {self.folder} was made with {changes}; choose that model, "
+                f"the index of {self.directory} was made with {changes}; choose that model, "
                 f"or make the index anew with: {anew}"
             )
 
     def refresh(self) -> int:
         """Read later commits; return the number of the last one. SearchIndexError if the index was made anew."""
         with self._reading():
-            if read_settings(self.folder / FOLDER) != self.settings or not self._files.same:
-                raise SearchIndexError(f"the index of {self.folder} was made anew meanwhile; open it again")
+            if read_settings(self.directory / STORE) != self.settings or not self._files.same:
+                raise SearchIndexError(f"the index of {self.directory} was made anew meanwhile; open it again")
             self.table.checkout_latest()
             if self._files.refresh():
-                self._snapshot = read_snapshot(self.folder / FOLDER, self._files.state.snapshot)
+                self._snapshot = read_snapshot(self.directory / STORE, self._files.state.snapshot)
             return self.table.version
 
     @property
@@ -213,8 +215,8 @@ class Index:
         if not paths:
             return
         with self._changing():
-            for some in chunks(paths):
-                self.table.delete(among("path", some))
+            for start in range(0, len(paths), _CONDITION_PATHS):
+                self.table.delete(among("path", paths[start : start + _CONDITION_PATHS]))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -230,8 +232,8 @@ class Index:
                 yield
         except (OSError, ValueError, RuntimeError) as error:
             raise SearchIndexError(
-                f"the index of {self.folder} cannot be read ({_reason(error)}); "
-                f"if that stays so, {_remedy(self.folder)}"
+                f"the index of {self.directory} cannot be read ({one_line(error)}); "
+                f"if that stays so, {_remedy(self.directory)}"
             ) from error
 
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
@@ -242,7 +244,7 @@ class Index:
             except (ValueError, RuntimeError) as error:
                 if not where:
                     raise
-                raise ConfigError(f"the condition {where!r} cannot be used: {_reason(error)}") from None
+                raise ConfigError(f"the condition {where!r} cannot be used: {one_line(error)}") from None
             if "vector" in names and rows["vector"].null_count:
                 raise ValueError("rows lack their vectors")
             return rows
@@ -267,11 +269,11 @@ class Index:
         """Return all rows that match a condition, without vectors and thumbnails, newest first."""
         return self._all(where, [name for name in column_names(thumbnails=False) if name != "vector"])
 
-    def row(self, id: str) -> IndexRow:
+    def row(self, row_id: str) -> IndexRow:
         """Return the row of an id with its thumbnail; SearchIndexError if there is none."""
-        rows = self.rows(among("id", [id]), thumbnails=True)
+        rows = self.rows(among("id", [row_id]), thumbnails=True)
         if not rows:
-            raise SearchIndexError(f"the index of {self.folder} has no {id}; `pe search` shows ids, --json too")
+            raise SearchIndexError(f"the index of {self.directory} has no {row_id}; `pe search` shows ids, --json too")
         return rows[0]
 
     def nearest(
@@ -302,7 +304,7 @@ class Index:
                         self.table.create_scalar_index("id")
                 approximate.compress_vectors(self.table)
         except (OSError, ValueError, RuntimeError) as error:
-            logger.warning("the index of %s could not be compacted: %s", self.folder, _reason(error))
+            logger.warning("the index of %s could not be compacted: %s", self.directory, one_line(error))
         self._files.seal(self.table.version)
 
     def finish(self) -> None:
@@ -315,32 +317,30 @@ class Index:
             self._files.restrict()
             return
         self.optimize()
-        directory, checksum = self.folder / FOLDER, None
-        self._snapshot = read_snapshot(directory, self._files.state.snapshot)
+        store, checksum = self.directory / STORE, None
+        self._snapshot = read_snapshot(store, self._files.state.snapshot)
         if self._snapshot is None:
             rows = self._all(None, column_names(thumbnails=False))
             with self._files.changing():
-                checksum = write_snapshot(directory, rows)
+                checksum = write_snapshot(store, rows)
         self._files.seal(self.table.version, complete=True, snapshot=checksum)
 
 
 @contextmanager
-def _sound(folder: Path) -> Iterator[None]:
+def _sound(directory: Path) -> Iterator[None]:
     """Turn errors of opening an index into a SearchIndexError with the remedy."""
     try:
         with without_panics():
             yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise SearchIndexError(f"the index of {folder} is damaged ({_reason(error)}); {_remedy(folder)}") from error
+        raise SearchIndexError(
+            f"the index of {directory} is damaged ({one_line(error)}); {_remedy(directory)}"
+        ) from error
 
 
-def _remedy(folder: Path) -> str:
+def _remedy(directory: Path) -> str:
     """Return the command that rebuilds an index, with placeholders for what its settings lack."""
-    named = shlex.quote(str(folder))
-    readable = salvage_settings(folder / FOLDER) is not None
-    arguments = named if readable else f"--index {named} --model MODEL DIR"
+    quoted = shlex.quote(str(directory))
+    readable = salvage_settings(directory / STORE) is not None
+    arguments = quoted if readable else f"--index {quoted} --model MODEL DIR"
     return f"make it anew with: pe index --rebuild {arguments}"
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -8,66 +8,66 @@ from pathlib import Path
 
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from perception_encoder.search.index.settings import SETTINGS, salvage_settings
 
 
-def nearest_index(folder: Path) -> Path | None:
+def nearest_index(media: Path) -> Path | None:
     """Return the directory if it has an index, else the nearest directory around it whose index covers it, or None."""
-    if Index.exists(folder):
-        return folder
-    if not folder.is_dir():
+    if Index.exists(media):
+        return media
+    if not media.is_dir():
         return None
-    return next((parent for parent in _absolute(folder).parents if _covers(parent, folder)), None)
+    return next((parent for parent in _absolute(media).parents if _covers(parent, media)), None)
 
 
-def _covers(directory: Path, folder: Path) -> bool:
+def _covers(directory: Path, media: Path) -> bool:
     """Whether a directory has an index that this user may read, and its root contains it."""
-    if not Index.exists(directory) or not os.access(directory / FOLDER / SETTINGS, os.R_OK):
+    if not Index.exists(directory) or not os.access(directory / STORE / SETTINGS, os.R_OK):
         return False
-    settings = salvage_settings(directory / FOLDER) or {}
-    return _absolute(folder).is_relative_to(_absolute(directory / settings.get("root", "")))
+    settings = salvage_settings(directory / STORE) or {}
+    return _absolute(media).is_relative_to(_absolute(directory / settings.get("root", "")))
 
 
-def limit_index(index: Index, folder: Path | str) -> Index:
+def limit_index(index: Index, media: Path | str) -> Index:
     """Limit an index to a directory in its root; SearchIndexError if the root does not contain it."""
-    inside = _relative(index, Path(folder))
-    if inside != Path() and not os.path.isdir(folder):
-        raise SearchIndexError(f"{folder} is not a directory; an index searches {index.root} or directories in it")
+    inside = _relative(index, Path(media))
+    if inside != Path() and not os.path.isdir(media):
+        raise SearchIndexError(f"{media} is not a directory; an index searches {index.root} or directories in it")
     index.below = "" if inside == Path() else f"{escape_name(inside)}/"
     return index
 
 
-def check_root(index: Index, folder: Path) -> None:
+def check_root(index: Index, media: Path) -> None:
     """Raise SearchIndexError if an index belongs to another directory; its own directory stands for that one."""
-    if _relative(index, folder) != Path():
-        raise _other_folder(index.folder, index.root, folder)
+    if _relative(index, media) != Path():
+        raise _other_root(index.directory, index.root, media)
 
 
-def prepare_location(folder: Path, directory: Path | None) -> tuple[Path, Path]:
+def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
     """Return the directory to index and that of its index, by default the same; the latter is created if missing.
 
     A directory with the index of another one stands for that one. Raises OutputError, SearchIndexError.
     """
-    named = directory is not None
-    if directory is None or _absolute(directory) == _absolute(folder):
-        root = directory = folder
-    elif folder.is_dir():
-        root = _absolute(folder)
+    separate = directory is not None
+    if directory is None or _absolute(directory) == _absolute(media):
+        root = directory = media
+    elif media.is_dir():
+        root = _absolute(media)
         if not directory.exists():
             _create(directory, root)
     else:
-        raise OutputError(f"{folder} is not a directory")
+        raise OutputError(f"{media} is not a directory")
     if Index.exists(directory):
-        settings = salvage_settings(directory / FOLDER)
+        settings = salvage_settings(directory / STORE)
         if settings is not None:  # the table may still be damaged
             root = Path(settings.get("root") or directory)
-            if _absolute(folder) not in (_absolute(directory), _absolute(root)):
-                raise _other_folder(directory, root, folder)
-        elif not named:
+            if _absolute(media) not in (_absolute(directory), _absolute(root)):
+                raise _other_root(directory, root, media)
+        elif not separate:
             Index.open(directory)  # raises: the settings do not name the directory, and the error asks for it
     if directory.is_dir():
-        _check_writable(directory, folder)
+        _check_writable(directory, media)
     return root, directory
 
 
@@ -80,31 +80,31 @@ def _create(directory: Path, root: Path) -> None:
         raise OutputError(f"{directory} could not be made: {error.strerror}") from error
 
 
-def _check_writable(directory: Path, folder: Path) -> None:
-    path = directory / FOLDER
+def _check_writable(directory: Path, media: Path) -> None:
+    path = directory / STORE
     try:
         path.mkdir(exist_ok=True)
         if not os.access(path, os.W_OK):
             raise PermissionError(0, "no permission to write")
     except OSError as error:
         raise OutputError(
-            f"{path} could not be written: {error.strerror}; keep the index elsewhere: pe index {folder} --index DIR"
+            f"{path} could not be written: {error.strerror}; keep the index elsewhere: pe index {media} --index DIR"
         ) from error
 
 
-def _relative(index: Index, folder: Path) -> Path:
+def _relative(index: Index, media: Path) -> Path:
     """Return a directory's path relative to the index's root; the directory of the index counts as the root."""
-    absolute = _absolute(folder)
-    if absolute == _absolute(index.folder):
+    absolute = _absolute(media)
+    if absolute == _absolute(index.directory):
         return Path()
     try:
         return absolute.relative_to(_absolute(index.root))
     except ValueError:
-        raise _other_folder(index.folder, index.root, folder) from None
+        raise _other_root(index.directory, index.root, media) from None
 
 
-def _other_folder(directory: Path, root: Path, folder: Path) -> SearchIndexError:
-    return SearchIndexError(f"the index in {directory} is of {root}, not of {folder}; choose another --index")
+def _other_root(directory: Path, root: Path, media: Path) -> SearchIndexError:
+    return SearchIndexError(f"the index in {directory} is of {root}, not of {media}; choose another --index")
 
 
 def _absolute(path: Path) -> Path:

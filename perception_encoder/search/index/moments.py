@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from perception_encoder.vectors import unit_rows
+
 _BINS = 4  # of each colour channel
 _CELLS = 4  # of each side of the image: colours are counted in each cell
 _SIDE = 32  # pixels of the histogram's image
@@ -63,7 +65,7 @@ class Moment:
     @property
     def vector(self) -> Float[np.ndarray, " D"]:
         """Mean of the frames' vectors, normalised."""
-        return self.total / max(float(np.linalg.norm(self.total)), 1e-12)
+        return unit_rows(self.total)
 
 
 def colour_histogram(image: Image.Image) -> Float[np.ndarray, " C"]:

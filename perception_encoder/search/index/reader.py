@@ -101,8 +101,8 @@ class Reader:
         with DECODING.admission() as admit:
             image = open_media(media, admit=admit)
             assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
-            row, taken = _row(file, digest, image, encode_thumbnail(image, THUMBNAIL_SIDE)), date_taken(media.payload)
-            row = replace(row, date=taken.isoformat(timespec="seconds")) if taken else row
+            row, date = _row(file, digest, image, encode_thumbnail(image, THUMBNAIL_SIDE)), date_taken(media.payload)
+            row = replace(row, date=date.isoformat(timespec="seconds")) if date else row
             return row, self._encoder.transform.pixels(image)
 
     def _embed(self, pixels: Iterable[Tensor]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -85,9 +85,3 @@ def schema_of(dimension: int) -> pa.Schema:
         "vector": pa.list_(pa.float32(), dimension),
     }
     return pa.schema([(name, types[name]) for name in column_names(thumbnails=True)])
-
-
-def chunks(values: list[str], size: int = 500) -> Iterator[list[str]]:
-    """Yield the values in lists that fit one condition."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]

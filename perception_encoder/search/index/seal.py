@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import replacing, restrict, writing
+from perception_encoder.files import restrict, write_json, writing
 from perception_encoder.formats.lance import without_panics
 from perception_encoder.search.index.settings import SETTINGS, identify
 
@@ -127,11 +127,11 @@ def write_seal(
 
     `snapshot`: the checksum of a new one; the one of `before` stays valid for the same commit.
     """
-    known = before.files if before else {}
+    earlier = before.files if before else {}
     files: dict[str, Sum] = {}
     for path in _sealed_files(directory):
         name, status = path.relative_to(directory).as_posix(), path.stat()
-        old = known.get(name)
+        old = earlier.get(name)
         checksum = old[2] if old and old[:2] == (status.st_size, status.st_mtime_ns) else checksum_of(path)
         if old and path.name != _HINT and checksum != old[2]:
             raise ValueError(f"{name} is not as it was written")
@@ -152,8 +152,7 @@ def remove_seal(directory: Path) -> None:
 
 def _write(directory: Path, seal: Seal) -> None:
     values = asdict(seal)
-    with replacing(directory / _FILE, through_link=False) as temporary:
-        temporary.write_text(json.dumps({**values, "checksum": _checksum(values)}), encoding="utf-8")
+    write_json(directory / _FILE, {**values, "checksum": _checksum(values)}, indent=None, through_link=False)
 
 
 def _read(directory: Path) -> Seal | None:
@@ -181,39 +180,41 @@ def checksum_of(path: Path) -> int:
 
 def _sealed_files(directory: Path) -> Iterator[Path]:
     yield directory / SETTINGS
-    for folder, folders, names in os.walk(directory / _FILES):
-        folders[:] = [name for name in folders if name != _UNREAD]
-        yield from (Path(folder, name) for name in sorted(names))
+    for parent, subdirectories, names in os.walk(directory / _FILES):
+        subdirectories[:] = [name for name in subdirectories if name != _UNREAD]
+        yield from (Path(parent, name) for name in sorted(names))
 
 
 class SealedFiles:
     """The files of an open index and their seal."""
 
-    def __init__(self, folder: Path, directory: Path, root: Path, whole: bool = False) -> None:
-        """Check the files in `directory`, the index in `folder` of the images in `root`, as `check_state` does."""
-        self._folder, self._directory, self._root = folder, directory, root
-        self._identity = identify(directory)
-        self.state = check_state(directory, whole)
+    def __init__(self, directory: Path, store: Path, root: Path, whole: bool = False) -> None:
+        """Check the files in `store`, the index in `directory` of the images in `root`, as `check_state` does."""
+        self._directory, self._store, self._root = directory, store, root
+        self._identity = identify(store)
+        self.state = check_state(store, whole)
 
     @property
     def same(self) -> bool:
         """Whether the index is still the one that was opened, and not a new one at the same path."""
-        return identify(self._directory) == self._identity
+        return identify(self._store) == self._identity
 
     def refresh(self) -> bool:
         """Return whether there is another commit or seal than before; then check the files again."""
-        if read_state(self._directory) == self.state:
+        if read_state(self._store) == self.state:
             return False
-        self.state = check_state(self._directory)
+        self.state = check_state(self._store)
         return True
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Allow writing files; OutputError if that fails, or if the index was removed or replaced meanwhile."""
-        gone = f"the index of {self._folder} was removed or made anew while it was written; give the same command again"
+        gone = (
+            f"the index of {self._directory} was removed or made anew while it was written; give the same command again"
+        )
         if not self.same:
             raise OutputError(gone)
-        with writing(self._directory, also=(RuntimeError, ValueError)), without_panics():
+        with writing(self._store, also=(RuntimeError, ValueError)), without_panics():
             yield
         if not self.same:
             raise OutputError(gone)
@@ -223,20 +224,20 @@ class SealedFiles:
         if self.state.seal is not None and self.state.seal.complete:
             with self.changing():
                 seal = replace(self.state.seal, complete=False)
-                _write(self._directory, seal)
+                _write(self._store, seal)
                 self.state = replace(self.state, seal=seal)
 
     def seal(self, version: int, *, complete: bool = False, snapshot: int | None = None) -> None:
         """Seal a commit, as `write_seal` does, with the permissions of the images."""
         with self.changing():
-            write_seal(self._directory, version, self.state.seal, complete=complete, snapshot=snapshot)
-            self.state = read_state(self._directory)
+            write_seal(self._store, version, self.state.seal, complete=complete, snapshot=snapshot)
+            self.state = read_state(self._store)
         self.restrict()
 
     def restrict(self) -> None:
         """Give the index's files no more permissions than the images' directory has; raises what `changing` does."""
         with self.changing():
-            restrict(self._directory, self._folder, self._root)
+            restrict(self._store, self._directory, self._root)
 
     def tidy(self, age: timedelta) -> bool:
         """Whether the index is sealed as finished with its files' times, and no former commit is older than `age`."""
@@ -247,6 +248,6 @@ class SealedFiles:
         if any(seal.files[name][1] < oldest for name in former):
             return False
         try:
-            return all((self._directory / name).stat().st_mtime_ns == seal.files[name][1] for name in seal.files)
+            return all((self._store / name).stat().st_mtime_ns == seal.files[name][1] for name in seal.files)
         except OSError:
             return False

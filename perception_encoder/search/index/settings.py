@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.files import replacing
+from perception_encoder.files import write_json
 
 SETTINGS = "settings.json"
 LAYOUT = 1
@@ -50,9 +50,8 @@ def salvage_settings(directory: Path) -> dict[str, Any] | None:
 
 
 def write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Write settings, whole or not at all; OSError if that fails."""
-    with replacing(directory / SETTINGS, through_link=False) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    """Write settings, whole or not at all; OutputError if that fails."""
+    write_json(directory / SETTINGS, settings, through_link=False)
 
 
 def identify(directory: Path) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from perception_encoder.inference.pipeline import map_in_order, worker_count
 from perception_encoder.models.registry import portable_name
 from perception_encoder.search.index.calibration import renew_calibration
 from perception_encoder.search.index.changes import File, find_changes
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from perception_encoder.search.index.location import prepare_location
 from perception_encoder.search.index.moments import MomentConfig
 from perception_encoder.search.index.reader import FileResult, Reader, batches, local_date, row_id
@@ -47,7 +47,7 @@ class Report:
 
 @contextmanager
 def writable_index(
-    folder: Path,
+    media: Path,
     source: str | None = None,
     every: float | None = None,
     rebuild: bool = False,
@@ -61,24 +61,24 @@ def writable_index(
     are readable. `directory`: where the index is stored, by default the directory itself. Raises OutputError,
     SearchIndexError (a damaged index, or one of another model, rate or directory), and what `load` raises.
     """
-    root, folder = prepare_location(folder, directory)
-    with Index.for_writing(folder):
-        index = None if rebuild or not Index.exists(folder) else Index.open(folder, whole=True)
-        before = salvage_settings(folder / FOLDER) or {}
+    root, directory = prepare_location(media, directory)
+    with Index.for_writing(directory):
+        index = None if rebuild or not Index.exists(directory) else Index.open(directory, whole=True)
+        earlier = salvage_settings(directory / STORE) or {}
         if index is not None and source is not None:
             index.check_name(source)
-        chosen = portable_name(source or before.get("source") or default())
-        encoder = load(chosen)
+        model = portable_name(source or earlier.get("source") or default())
+        encoder = load(model)
         settings = encoder.describe(encoder.feature())
         if index is None:
-            config = MomentConfig(every=every or before.get("moments", {}).get("every") or MomentConfig.every)
-            elsewhere = {} if root == folder else {"root": str(root)}
-            index = Index.create(folder, {**settings, **elsewhere, "source": chosen, "moments": asdict(config)})
+            config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)
+            elsewhere = {} if root == directory else {"root": str(root)}
+            index = Index.create(directory, {**settings, **elsewhere, "source": model, "moments": asdict(config)})
         index.check(settings, source)
         if every not in (None, index.settings["moments"]["every"]):
             raise SearchIndexError(
-                f"the index of {folder} has a frame every {index.settings['moments']['every']:g} s, not {every:g}; "
-                f"make it anew with: pe index --rebuild --every {every:g} {shlex.quote(str(folder))}"
+                f"the index of {directory} has a frame every {index.settings['moments']['every']:g} s, not {every:g}; "
+                f"make it anew with: pe index --rebuild --every {every:g} {shlex.quote(str(directory))}"
             )
         yield index, encoder
 
@@ -104,13 +104,13 @@ def update_index(
     that gets the numbers of files done. `read` reads the files: `read_here`, or `on_cluster`'s. Raises OutputError if
     the index cannot be written, and what `read` raises; committed rows stay.
     """
-    known = index.files()
-    changes = find_changes(index.root, known)
+    indexed = index.files()
+    changes = find_changes(index.root, indexed)
     report = Report(gone=len(changes.gone), unchanged=changes.unchanged, failures=list(changes.failures))
-    digests = {state.digest for state in known.values()}
+    digests = {state.digest for state in indexed.values()}
     if changes.candidates or changes.gone:
         index.begin()
-    pending = _Pending(index, set(known), report)
+    pending = _Pending(index, set(indexed), report)
     advance = begin(len(changes.candidates))
     files = changes.candidates
     try:
@@ -131,8 +131,8 @@ def update_index(
 class _Pending:
     """Results that are not committed yet."""
 
-    def __init__(self, index: Index, known: set[str], report: Report) -> None:
-        self._index, self._known, self._report = index, known, report
+    def __init__(self, index: Index, indexed: set[str], report: Report) -> None:
+        self._index, self._indexed, self._report = index, indexed, report
         self._rows: list[IndexRow] = []
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
@@ -166,7 +166,7 @@ class _Pending:
     def _commit(self) -> None:
         if self._moved:
             self._carry_over()
-        rows, stale = self._rows, self._stale & self._known
+        rows, stale = self._rows, self._stale & self._indexed
         self._rows, self._moved, self._stale, self._since = [], {}, set(), time.monotonic()
         self._index.replace(stale, rows)
 
@@ -188,5 +188,5 @@ class _Pending:
 
 def _renamed(row: IndexRow, file: File) -> IndexRow:
     date = row.date if row.date != local_date(row.modified) else local_date(file.modified)  # the camera's stays
-    id = row_id(file.path, row.start)
-    return replace(row, id=id, path=file.path, date=date, size=file.size, modified=file.modified)
+    identity = row_id(file.path, row.start)
+    return replace(row, id=identity, path=file.path, date=date, size=file.size, modified=file.modified)

@@ -51,24 +51,24 @@ def find_indexes(files: Sequence[str], directory: Path | None = None, model: str
             command = f"pe index DIR --index {shlex.quote(str(directory))}"
             raise SearchIndexError(f"{directory} has no index; make one with: {command}")
         root = str(Index.open(directory).root)
-        indexes = [limit_index(Index.open(directory), folder) for folder in files or [root]]
+        indexes = [limit_index(Index.open(directory), file) for file in files or [root]]
     else:
         indexes = _nearest_indexes(files, model)
     indexes = _without_overlap(indexes)
     for index in indexes:
         if index.unfinished:
-            remedy = f"finish it with: pe index {shlex.quote(str(index.folder))}"
+            remedy = f"finish it with: pe index {shlex.quote(str(index.directory))}"
             logger.warning("the index of %s is unfinished, so files may be missing; %s", index.root, remedy)
     return indexes
 
 
 def _nearest_indexes(files: Sequence[str], model: str | None) -> list[Index]:
     indexes = []
-    for folder in map(Path, files or [""]):
-        directory = nearest_index(folder)
+    for file in map(Path, files or [""]):
+        directory = nearest_index(file)
         if directory is None:
             return []
-        index = limit_index(Index.open(directory), folder)
+        index = limit_index(Index.open(directory), file)
         if index.below and (not len(index) or (model is not None and _has_other_model(index, model))):
             return []  # a hidden directory, for example, has no rows
         indexes.append(index)
@@ -89,24 +89,24 @@ def _without_overlap(indexes: Sequence[Index]) -> list[Index]:
     """Leave out indexes whose rows another one includes, as for photos and photos/2024."""
     apart: list[Index] = []
     for index in sorted(indexes, key=lambda index: len(index.below)):  # stable, and the wider ones first
-        folder = index.folder.absolute()
-        if not any(other.folder.absolute() == folder and index.below.startswith(other.below) for other in apart):
+        directory = index.directory.absolute()
+        if not any(other.directory.absolute() == directory and index.below.startswith(other.below) for other in apart):
             apart.append(index)
     return apart
 
 
-def folders_to_index(files: Sequence[str]) -> list[str]:
+def directories_to_index(files: Sequence[str]) -> list[str]:
     """Return the directories without an index, if all paths are directories."""
-    all_folders = all(Path(file).is_dir() for file in files)
-    return [file for file in files if nearest_index(Path(file)) is None] if all_folders else []
+    are_directories = all(Path(file).is_dir() for file in files)
+    return [file for file in files if nearest_index(Path(file)) is None] if are_directories else []
 
 
-def find_row(indexes: Sequence[Index], id: str) -> IndexRow:
+def find_row(indexes: Sequence[Index], row_id: str) -> IndexRow:
     """Return the row of an id in one of several indexes; SearchIndexError if none has it."""
     for index in indexes[:-1]:
         with suppress(SearchIndexError):
-            return index.row(id)
-    return indexes[-1].row(id)
+            return index.row(row_id)
+    return indexes[-1].row(row_id)
 
 
 def search_indexes(
@@ -145,17 +145,17 @@ def search_files(
     Raises the InputError or ConfigError of a query, DataError without files, SearchIndexError for another model's
     embeddings. `begin` gets the number of files and returns a function that gets the numbers of files done.
     """
-    stored = read_collection(Path(files[0])) if len(files) == 1 else None
-    items = [] if stored else list_media_items(files)
-    if stored is not None and canonical_name(model) not in (None, stored[1].get("model", canonical_name(model))):
-        raise _other_model(files[0], model, stored[1]["model"])
-    encodes_images = stored is None or any(stored[0].is_video)  # a video's best frame is searched for
+    archive = read_collection(Path(files[0])) if len(files) == 1 else None
+    items = [] if archive else list_media_items(files)
+    if archive is not None and (name := canonical_name(model)) not in (None, archive[1].get("model", name)):
+        raise _other_model(files[0], model, archive[1]["model"])
+    encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
     encoder = load(model, towers="all" if encodes_images else _towers(queries))
     vectors = query_vectors(encoder, queries)  # first: a bad query should not cost the files' encoding
-    if stored is None:
+    if archive is None:
         collection = encode_media(encoder, items, begin(len(items)))
     else:
-        collection, settings = stored
+        collection, settings = archive
         if settings.get("weight_hash", encoder.weight_hash) != encoder.weight_hash:
             raise _other_model(files[0], model, settings["model"])
     return Answer(
@@ -164,7 +164,7 @@ def search_files(
         queries=queries,
         hits=search([FileGallery(encoder, collection)], queries, vectors, top),
         failures=collection.failures,
-        total=0 if stored else collection.total,
+        total=0 if archive else collection.total,
     )
 
 

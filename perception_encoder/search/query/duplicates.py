@@ -26,9 +26,9 @@ def group_duplicates(vectors: Float[np.ndarray, "N D"], similar: float = SIMILAR
     for start in range(0, len(vectors), step):
         linked = vectors[start : start + step] @ vectors[start:].T >= similar
         for links in linked[linked.sum(axis=1) > 1]:
-            joined = np.unique(group_of[start:][links])
-            if len(joined) > 1:
-                group_of[np.isin(group_of, joined)] = joined[0]
+            merged_groups = np.unique(group_of[start:][links])
+            if len(merged_groups) > 1:
+                group_of[np.isin(group_of, merged_groups)] = merged_groups[0]
     groups: dict[int, list[int]] = {}
     for row, group in enumerate(group_of.tolist()):
         groups.setdefault(group, []).append(row)

@@ -24,7 +24,7 @@ def export_vectors(index: Index, out: Path, overwrite: bool = False) -> int:
     """
     rows = index.rows()
     if not rows:
-        raise OutputError(f"the index of {index.folder} is empty, so there is nothing to write")
+        raise OutputError(f"the index of {index.directory} is empty, so there is nothing to write")
     with EmbeddingWriter(out, index.settings, overwrite=overwrite) as writer:
         writer.add([Embedding(item_of(index, row), row.vector, _times(row)) for row in rows])
         return writer.finish()
@@ -47,9 +47,9 @@ def export_fiftyone(index: Index, name: str, overwrite: bool = False) -> dict[st
         raise MissingExtraError("fiftyone", "fiftyone") from None
     kinds = {name: "image", f"{name}-moments": "video"}
     by_name = {each: [row for row in index.rows() if row.kind == kind] for each, kind in kinds.items()}
-    taken = [each for each, rows in by_name.items() if rows and fiftyone.dataset_exists(each)]
-    if taken and not overwrite:
-        raise OutputError(f"FiftyOne has a dataset {taken[0]}; choose another --name, or replace it (--overwrite)")
+    existing = [each for each, rows in by_name.items() if rows and fiftyone.dataset_exists(each)]
+    if existing and not overwrite:
+        raise OutputError(f"FiftyOne has a dataset {existing[0]}; choose another --name, or replace it (--overwrite)")
     counts = {}
     for each, rows in by_name.items():
         samples = [_sample(fiftyone, index, row) for row in rows if item_of(index, row).source is not None]

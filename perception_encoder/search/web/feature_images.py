@@ -35,32 +35,32 @@ class FeatureImages:
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[object, ...], FeatureMaps] = OrderedDict()
 
-    def image(self, id: str) -> bytes:
+    def image(self, row_id: str) -> bytes:
         """Return the model's input: a JPEG."""
-        return _to_bytes(self._maps(id).image, "JPEG")
+        return _to_bytes(self._maps(row_id).image, "JPEG")
 
-    def colours(self, id: str, layer: int) -> bytes:
+    def colours(self, row_id: str, layer: int) -> bytes:
         """Return the features of a layer (0-based, negative from the end) as colours: a PNG with a pixel per patch."""
-        return _to_bytes(Image.fromarray(to_colours(self._features(id, layer))), "PNG")
+        return _to_bytes(Image.fromarray(to_colours(self._features(row_id, layer))), "PNG")
 
-    def shade(self, id: str, layer: int, x: float, y: float) -> bytes:
+    def shade(self, row_id: str, layer: int, x: float, y: float) -> bytes:
         """Return a shade, darker over patches less similar to the one at (x, y): a PNG with a pixel per patch.
 
         `x`, `y`: 0–1 from the left and from the top.
         """
-        features = self._features(id, layer)
+        features = self._features(row_id, layer)
         h, w = features.shape[:2]
         similarities = similarity(features, min(int(y * h), h - 1), min(int(x * w), w - 1))
         shade = _SHADE * (1 - similarities) / max(1 - similarities.min(), 1e-6)
         pixels = np.stack([np.zeros((h, w)), np.clip(255 * shade, 0, 255)], axis=-1)
         return _to_bytes(Image.fromarray(np.rint(pixels).astype(np.uint8)), "PNG")
 
-    def _features(self, id: str, layer: int) -> np.ndarray:
+    def _features(self, row_id: str, layer: int) -> np.ndarray:
         (number,) = self.library.encoder.visual.layer_indices([layer])  # before an image is decoded for nothing
-        return self._maps(id).layers[number]
+        return self._maps(row_id).layers[number]
 
-    def _maps(self, id: str) -> FeatureMaps:
-        media, path = self.library.media(id)
+    def _maps(self, row_id: str) -> FeatureMaps:
+        media, path = self.library.media(row_id)
         status = path.stat()
         key = (path, media.start, status.st_mtime_ns, status.st_size)
         with self._lock:  # one pass at a time, so that no image goes through twice
@@ -76,7 +76,7 @@ class FeatureImages:
             return self._cache[key]
 
 
-def _to_bytes(image: Image.Image, format: str) -> bytes:
+def _to_bytes(image: Image.Image, image_format: str) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format, quality=90)
+    image.save(stream, image_format, quality=90)
     return stream.getvalue()

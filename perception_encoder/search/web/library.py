@@ -119,15 +119,15 @@ class MediaLibrary:
         if self.encoder.tokenizer is not None:
             self.model_thread.submit(self.encoder.encode_texts, "a")
 
-    def newest(self, filter: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
+    def newest(self, limits: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
         """Return some rows, newest first, and how many there are in all."""
-        rows = self._listings(filter.condition(), self._version)
+        rows = self._listings(limits.condition(), self._version)
         return rows.slice(offset, count).to_pylist(), len(rows)
 
-    def find(self, query: Query, filter: Filter, offset: int, count: int) -> list[dict[str, Any]]:
+    def find(self, query: Query, limits: Filter, offset: int, count: int) -> list[dict[str, Any]]:
         """Return some rows, best first, with their `score` and, if it is known, `probability`; raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
-        top, where = offset + count, filter.condition()
+        top, where = offset + count, limits.condition()
         (hits,) = search([self._gallery], [query], vector[None], top, where, own=True, offset=offset)
         return list(map(_as_dict, hits))
 
@@ -146,27 +146,27 @@ class MediaLibrary:
         percent = f"{best:.0%}" if best >= 0.01 else "under 1%"
         return f"{self.encoder.name} gives even its best hit a probability of {percent}"
 
-    def count(self, filter: Filter) -> int:
+    def count(self, limits: Filter) -> int:
         """Return how many rows pass a filter."""
-        return self.index.count(filter.condition())
+        return self.index.count(limits.condition())
 
-    def term_source(self, kind: str, id: str) -> IndexRow | UploadedImage:
+    def term_source(self, kind: str, source_id: str) -> IndexRow | UploadedImage:
         """Return the row ("like") or the uploaded image ("image") of an id; raises SearchIndexError, ConfigError."""
         if kind == "like":
-            return self.index.row(id)
-        if id not in self._uploads:
+            return self.index.row(source_id)
+        if source_id not in self._uploads:
             raise ConfigError("this image is no longer cached; upload it again")
-        return self._uploads[id]
+        return self._uploads[source_id]
 
     def add_image(self, content: bytes) -> str:
         """Cache the embedding of an image or video, and return the line of a query for it; raises InputError."""
         decoded = self._decoders.submit(self._decode, content).result()
         (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))
-        id = f"{abs(hash(content)):x}"
-        self._uploads[id] = UploadedImage(id=id, vector=vector)
+        image_id = f"{abs(hash(content)):x}"
+        self._uploads[image_id] = UploadedImage(id=image_id, vector=vector)
         while len(self._uploads) > _CACHED:
             self._uploads.pop(next(iter(self._uploads)))
-        return f"image:{id}"
+        return f"image:{image_id}"
 
     def _decode(self, content: bytes) -> Decoded:
         return decode(self.encoder, resolve(content, "the image"), self.encoder.feature(), self.budget)
@@ -178,29 +178,29 @@ class MediaLibrary:
         """Return the rows of a condition; the version is part of the cache's key."""
         return self.index.listing(where)
 
-    def around(self, id: str) -> list[dict[str, Any]]:
+    def around(self, row_id: str) -> list[dict[str, Any]]:
         """Return the moments of a row's video, or the images taken before and after it, in order and with the row."""
-        row = self.index.row(id)
+        row = self.index.row(row_id)
         if row.kind == "video":
             return self.index.listing(among("path", [row.path])).sort_by("start").to_pylist()
         rows = self._listings(None, self._version)
-        at = max(0, pc.index(rows["id"], id).as_py())
+        at = max(0, pc.index(rows["id"], row_id).as_py())
         return rows.slice(max(0, at - 6), min(at, 6) + 7).to_pylist()[::-1]
 
-    def file(self, id: str) -> Path:
+    def file(self, row_id: str) -> Path:
         """Return a row's file; ConfigError if it is no longer in the directory, or in a tar."""
-        return self._path(self.index.row(id))
+        return self._path(self.index.row(row_id))
 
-    def media(self, id: str) -> tuple[Media, Path]:
+    def media(self, row_id: str) -> tuple[Media, Path]:
         """Return a row's image, or the frame of its moment, and the file; raises what `file` does."""
-        row = self.index.row(id)
+        row = self.index.row(row_id)
         path = self._path(row)
         return Media(cast(Kind, row.kind), row.path, path, row.time, row.time), path
 
     def _path(self, row: IndexRow) -> Path:
-        folder = self.index.root.resolve()
-        path = folder / unescape_name(row.path)
-        if not path.is_file() or not path.resolve().is_relative_to(folder):
+        root = self.index.root.resolve()
+        path = root / unescape_name(row.path)
+        if not path.is_file() or not path.resolve().is_relative_to(root):
             raise ConfigError("the file is not in the directory any more")
         return path
 
@@ -241,8 +241,8 @@ class MediaLibrary:
 
         self.progress = Progress(running=True, failures=self.progress.failures)
         try:
-            with Index.for_writing(self.index.folder):
-                writer = Index.open(self.index.folder)
+            with Index.for_writing(self.index.directory):
+                writer = Index.open(self.index.directory)
                 writer.check(self.encoder.describe(self.encoder.feature()))
                 report = update_index(writer, self.encoder, begin)
             self.progress.failures = report.failures
@@ -265,7 +265,7 @@ class MediaLibrary:
 
 
 def open_library(
-    folder: Path,
+    media: Path,
     source: str | None = None,
     directory: Path | None = None,
     default: Callable[[], str] = lambda: "builtin",
@@ -275,11 +275,11 @@ def open_library(
     `source`: the model, by default the index's own, or `default()` for a new index. Raises what `writable_index`
     raises; another process may write the index.
     """
-    if not Index.exists(directory or folder):
-        with writable_index(folder, source, directory=directory, default=default):
+    if not Index.exists(directory or media):
+        with writable_index(media, source, directory=directory, default=default):
             pass
-    index = Index.open(directory or folder)
-    check_root(index, folder)
+    index = Index.open(directory or media)
+    check_root(index, media)
     index.check_name(source or index.settings["model"])
     encoder = load(source or index.settings["source"])
     index.check(encoder.describe(encoder.feature()), source)

@@ -31,10 +31,10 @@ class Rescan:
         while True:
             began = time.monotonic()
             try:
-                seen, changed = self.compare()
+                candidates, changed = self.compare()
                 spent = time.monotonic() - began
                 if (changed or first) and update():
-                    self._tried, first = seen, False
+                    self._tried, first = candidates, False
             except (PerceptionEncoderError, OSError) as error:  # for example a disk that is not mounted
                 logger.info("the directory cannot be listed: %s", error)
                 spent = time.monotonic() - began
@@ -44,5 +44,5 @@ class Rescan:
         """Return the files to read (path, size, time), and whether any is new since the last update, or any is gone."""
         self._refresh()
         changes = find_changes(self._index.root, self._index.files())
-        seen = {(file.path, file.size, file.modified) for file in changes.candidates}
-        return seen, bool(seen - self._tried or changes.gone)
+        candidates = {(file.path, file.size, file.modified) for file in changes.candidates}
+        return candidates, bool(candidates - self._tried or changes.gone)

@@ -81,7 +81,7 @@ def create_page(
 
     def page(request: Request) -> Response:
         last = library.encoder.visual.config.depth - 1
-        about = {"folder": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
+        about = {"directory": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
         return HTMLResponse(template.render(about, note=note, upload_bytes=_UPLOAD_BYTES))
 
     def asset(request: Request) -> Response:
@@ -106,22 +106,22 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
     """Add `/api/hits`, the hits of a query or the newest rows, and `/api/status`, the state of the index."""
     from fastapi.responses import JSONResponse
 
-    def find_source(kind: str, id: str) -> IndexRow | UploadedImage:
-        return library.term_source(kind, ids.check(id) if kind == "like" else id)
+    def find_source(kind: str, source_id: str) -> IndexRow | UploadedImage:
+        return library.term_source(kind, ids.check(source_id) if kind == "like" else source_id)
 
     def hits(request: Request) -> Response:
         params = dict(request.query_params)
-        filter = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
+        limits = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MOST)
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
-            rows = library.find(query, filter, offset, count)
+            rows = library.find(query, limits, offset, count)
             about: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
-            about["total"] = library.count(filter)
+            about["total"] = library.count(limits)
             doubt = library.low_confidence(query, rows) if offset == 0 else None
             about |= {"more": len(rows) == count, "low_confidence": doubt}
             return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **about})
-        rows, total = library.newest(filter, offset, count)
+        rows, total = library.newest(limits, offset, count)
         tiles = ids.sign(thumbnails.tiles(rows))
         return JSONResponse({"tiles": tiles, "more": offset + len(rows) < total, "total": total})
 
@@ -166,15 +166,15 @@ def add_inside_route(get: Get, inside: FeatureImages) -> None:
     from fastapi.responses import Response
 
     def look(request: Request) -> Response:
-        id, params = request.path_params["id"], request.query_params
+        row_id, params = request.path_params["id"], request.query_params
         headers = {"Cache-Control": "private, max-age=300"}
         if "layer" not in params:
-            return Response(inside.image(id), media_type="image/jpeg", headers=headers)
+            return Response(inside.image(row_id), media_type="image/jpeg", headers=headers)
         layer = _checked(params["layer"], _LAYER, "layer", "a number such as 5")
         if "at" not in params:
-            return Response(inside.colours(id, int(layer[0])), media_type="image/png", headers=headers)
+            return Response(inside.colours(row_id, int(layer[0])), media_type="image/png", headers=headers)
         at = _checked(params["at"], _POINT, "at", "two numbers from 0 to 1 such as 0.25,0.5")
-        shade = inside.shade(id, int(layer[0]), float(at[1]), float(at[2]))
+        shade = inside.shade(row_id, int(layer[0]), float(at[1]), float(at[2]))
         return Response(shade, media_type="image/png", headers=headers)
 
     get("/api/inside/{id}", look)
@@ -211,10 +211,10 @@ def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
     return {"weight": term.weight, "kind": "image", "what": source.id}
 
 
-def _checked(value: str, pattern: re.Pattern[str], name: str, wanted: str) -> re.Match[str]:
+def _checked(value: str, pattern: re.Pattern[str], name: str, allowed: str) -> re.Match[str]:
     match = pattern.fullmatch(value)
     if match is None:
-        raise ConfigError(f"{name} is {value!r}; it must be {wanted}")
+        raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
     return match
 
 

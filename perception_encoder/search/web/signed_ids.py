@@ -19,21 +19,25 @@ class SignedIds:
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
 
-    def signed(self, id: str) -> str:
+    def signed(self, row_id: str) -> str:
         """Return an id with its signature."""
-        signature = hmac.new(self._secret, id.encode(errors="replace"), hashlib.sha256).hexdigest()
-        return f"{id}-{signature[: 2 * _SIGNATURE_BYTES]}"
+        signature = hmac.new(self._secret, row_id.encode(errors="replace"), hashlib.sha256).hexdigest()
+        return f"{row_id}-{signature[: 2 * _SIGNATURE_BYTES]}"
 
     def sign(self, tiles: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the tiles of `as_tiles` with signed ids, also in the thumbnails' addresses."""
         return [
-            {**tile, "id": (id := self.signed(tile["id"])), "thumbnail": tile["thumbnail"].replace(tile["id"], id, 1)}
+            {
+                **tile,
+                "id": (signed := self.signed(tile["id"])),
+                "thumbnail": tile["thumbnail"].replace(tile["id"], signed, 1),
+            }
             for tile in tiles
         ]
 
     def check(self, signed: str) -> str:
         """Return the row's id; SearchIndexError if this run did not sign it, whether or not the row exists."""
-        id = signed.rpartition("-")[0]
-        if not hmac.compare_digest(self.signed(id).encode(), signed.encode(errors="replace")):
+        row_id = signed.rpartition("-")[0]
+        if not hmac.compare_digest(self.signed(row_id).encode(), signed.encode(errors="replace")):
             raise SearchIndexError("the address is of an earlier run of pe serve; search for the image again")
-        return id
+        return row_id

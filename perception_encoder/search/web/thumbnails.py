@@ -35,28 +35,28 @@ class Thumbnails:
     def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return `as_tiles` of rows, and read the thumbnails that are not cached yet."""
         tiles = as_tiles(rows)
-        wanted = {key[0]: key for tile in tiles if (key := _key(tile)) not in self._rows}
-        if wanted:
-            stored = self._index.rows(among("id", wanted), thumbnails=True)
+        missing = {key[0]: key for tile in tiles if (key := _key(tile)) not in self._rows}
+        if missing:
+            fresh = self._index.rows(among("id", missing), thumbnails=True)
             with self._lock:
-                self._rows |= {key: row for row in stored if (key := _key(as_tiles([vars(row)])[0])) == wanted[row.id]}
+                self._rows |= {key: row for row in fresh if (key := _key(as_tiles([vars(row)])[0])) == missing[row.id]}
                 for oldest in list(self._rows)[:-_CACHED]:
                     del self._rows[oldest]
         return tiles
 
-    def row(self, id: str, version: str) -> IndexRow:
+    def row(self, row_id: str, version: str) -> IndexRow:
         """Return the row of an id; `version` is the query string of its address. SearchIndexError if there is none."""
-        return self._rows.get((id, version)) or self._index.row(id)
+        return self._rows.get((row_id, version)) or self._index.row(row_id)
 
-    def large(self, id: str, version: str) -> bytes:
+    def large(self, row_id: str, version: str) -> bytes:
         """Return a large thumbnail, or the stored one if the file cannot be opened; arguments and errors as `row`."""
         try:
-            return self._large(id, version)
+            return self._large(row_id, version)
         except PerceptionEncoderError:
-            return self.row(id, version).thumbnail
+            return self.row(row_id, version).thumbnail
 
-    def _make_large(self, id: str, version: str) -> bytes:
-        media, path = self._library.media(id)
+    def _make_large(self, row_id: str, version: str) -> bytes:
+        media, path = self._library.media(row_id)
         with self._library.budget.admission() as admit:
             if media.kind == "image":
                 image = open_image(path, media.name, reduce_to=_needed_side, admit=admit)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from perception_encoder.scenes.objects.names import class_of, family_of, label_of, plural_of
+import json
+from importlib.resources import files
+
+from perception_encoder.scenes.objects.names import EXCLUDED, class_of, family_of, label_of, plural_of
 
 
 def test_labels_are_plain_nouns() -> None:
@@ -22,3 +25,15 @@ def test_plurals() -> None:
 
 def test_families_have_the_name_of_their_first_class() -> None:
     assert family_of("armchair") == family_of("stool") == "chair" and family_of("duck") == "duck"
+
+
+def test_a_class_is_in_one_family_and_a_name_has_one_rule() -> None:
+    tables = json.loads(files("perception_encoder.scenes.objects").joinpath("names.json").read_text(encoding="utf-8"))
+    members = [name for family in tables["families"] for name in family]
+    assert len(members) == len(set(members))
+    assert not set(tables["heads"]) & set(tables["no_heads"])
+    assert all(label_of(name) == label for name, label in tables["renamed"].items())
+    assert label_of("captain's bed") == "bed" and class_of("coffee mug") == "mug" and plural_of("shelf") == "shelves"
+    assert all(EXCLUDED.search(name) for name in ("Sink", "Shower 2", "Frame 3")) and not EXCLUDED.search(
+        "Sinking ship"
+    )

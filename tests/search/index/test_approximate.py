@@ -160,7 +160,7 @@ def test_recall_stays_while_the_index_grows(tmp_path: Path) -> None:
 
 
 def test_a_reader_keeps_its_rows_until_it_looks_again(index: Index, vectors: np.ndarray) -> None:
-    reader = Index.open(index.folder)
+    reader = Index.open(index.directory)
     reader.refresh()
     added = unit_vectors(1, 6)
     index.replace([], make_rows(added, COUNT))

@@ -26,7 +26,7 @@ from perception_encoder.search.index.calibration import (
     read_calibration,
     renew_calibration,
 )
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from perception_encoder.search.query.galleries import IndexGallery
 from perception_encoder.search.query.search import Hit, query_vectors, search
 from perception_encoder.search.query.terms import (
@@ -154,7 +154,7 @@ def index(pictures: list[Path], copied: Path) -> Index:
 
 
 def stored(index: Index) -> Path:
-    return index.folder / FOLDER / "calibration.json"
+    return index.directory / STORE / "calibration.json"
 
 
 def test_hits_of_a_text_have_probabilities_and_others_none(
@@ -203,7 +203,7 @@ def test_without_a_sound_curve_hits_have_none_until_the_next_update(
         stored(index).write_text(text.replace("HASH", builtin.weight_hash))
     (hits,) = find(builtin, index, [text_query("a cat")], top=5)
     assert len(hits) == 5 and {hit.probability for hit in hits} == {None}
-    make_index(index.folder, copied)
+    make_index(index.directory, copied)
     assert json.loads(stored(index).read_text()) == json.loads(sound)
 
 
@@ -212,8 +212,8 @@ def test_the_curve_is_drawn_anew_when_a_tenth_of_the_rows_changed(
 ) -> None:
     sound = stored(index).read_text()
     for number, kept in ((20, True), (21, True), (22, False)):
-        draw(number).save(index.folder / f"{number}.jpg")
-        make_index(index.folder, copied)
+        draw(number).save(index.directory / f"{number}.jpg")
+        make_index(index.directory, copied)
         assert (stored(index).read_text() == sound) is kept
     assert json.loads(stored(index).read_text())["rows"] == 23
 
@@ -240,12 +240,12 @@ def test_a_model_without_a_text_tower_has_none(index: Index) -> None:
 
 def test_an_index_of_the_built_in_model_has_none(builtin: Encoder, index: Index, pictures: list[Path]) -> None:
     curve = stored(index).read_text()
-    update_folder(index.folder, "builtin", rebuild=True)
+    update_folder(index.directory, "builtin", rebuild=True)
     stored(index).write_text(curve)  # of an earlier version
-    (hits,) = find(builtin, Index.open(index.folder), [text_query("a cat")], top=5)
+    (hits,) = find(builtin, Index.open(index.directory), [text_query("a cat")], top=5)
     assert len(hits) == 5 and {hit.probability for hit in hits} == {None}
     stored(index).unlink()
-    make_index(index.folder, "builtin")
+    make_index(index.directory, "builtin")
     assert not stored(index).exists()
 
 

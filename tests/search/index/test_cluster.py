@@ -24,7 +24,7 @@ from PIL import Image
 from perception_encoder.errors import ClusterError, MissingExtraError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.cluster import on_cluster
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.index.update import update_index, writable_index
 from tests.clips import clip
@@ -130,7 +130,7 @@ def expected(folder: Path, checkpoint: Path) -> list[IndexRow]:
     with writable_index(folder, str(checkpoint)) as (index, encoder):
         assert update_index(index, encoder).added == 22
         rows = index.rows(thumbnails=True)
-    shutil.rmtree(folder / FOLDER)
+    shutil.rmtree(folder / STORE)
     return rows
 
 
@@ -304,7 +304,7 @@ def test_where_no_cluster_answers(run_pe, folder: Path, address: str, message: s
     run = run_pe("index", folder, "--ray", address.replace("PORT", str(free_port())))
     assert run.status == 2 and "no Ray cluster answers at" in run.stderr and message in run.stderr
     assert len(run.stderr.splitlines()) == 1 and time.monotonic() - began < 30
-    assert not (folder / FOLDER).exists()
+    assert not (folder / STORE).exists()
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from perception_encoder.search.index.rows import among
 from perception_encoder.search.index.update import writable_index
 from tests.search.indexes import counts
@@ -57,7 +57,7 @@ def _no_manifests(place: Path) -> None:
 @pytest.mark.parametrize("harm", [_cut_settings, _other_layout, _no_table, _no_manifests])
 def test_a_damaged_index_is_refused_with_the_remedy(harm: Callable[[Path], None], update, folder: Path) -> None:
     update()
-    harm(folder / FOLDER)
+    harm(folder / STORE)
     with pytest.raises(SearchIndexError, match=r"make it anew with: pe index --rebuild"):
         Index.open(folder)
     with pytest.raises(SearchIndexError, match="--rebuild"):
@@ -67,7 +67,7 @@ def test_a_damaged_index_is_refused_with_the_remedy(harm: Callable[[Path], None]
 
 def test_an_index_whose_making_was_cut_off_is_none(update, folder: Path) -> None:
     update()
-    (folder / FOLDER / "settings.json").unlink()
+    (folder / STORE / "settings.json").unlink()
     assert not Index.exists(folder)
     with pytest.raises(SearchIndexError, match="has no index; make one with: pe index"):
         Index.open(folder)

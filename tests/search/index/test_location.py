@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import SearchIndexError
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from perception_encoder.search.index.location import nearest_index
 from tests.search.indexes import hits, printed_command
 
@@ -20,7 +20,7 @@ def test_an_index_lies_where_it_is_told_to(run_pe, photos: Path, checkpoint: Pat
     photos.chmod(0o700)
     run = run_pe("index", photos, "--index", home, "--model", checkpoint)
     assert run.status == 0 and "20 added" in run.stdout
-    assert not (photos / FOLDER).exists() and Index.exists(home)
+    assert not (photos / STORE).exists() and Index.exists(home)
     assert home.stat().st_mode & 0o777 == 0o700
     everything = {str(path) for path in photos.rglob("*.jpg")}
     arguments = ("search", "a cat", "--top", "20", "--json")
@@ -58,20 +58,20 @@ def test_a_folder_that_cannot_be_written_is_told_of_the_option(
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     run = run_pe("index", photos, "--model", checkpoint)
-    message = f"{photos / FOLDER} could not be written: Read-only file system; keep the index elsewhere:"
+    message = f"{photos / STORE} could not be written: Read-only file system; keep the index elsewhere:"
     assert run.status == 2 and f"{message} pe index {photos} --index DIR" in run.stderr
     assert run_pe("index", photos, "--model", checkpoint, "--index", tmp_path / "home").status == 0
 
 
 def damage_table(home: Path) -> None:
-    (data,) = (home / FOLDER / "moments.lance" / "data").iterdir()
+    (data,) = (home / STORE / "moments.lance" / "data").iterdir()
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
 
 
 def damage_layout(home: Path) -> None:
-    path = home / FOLDER / "settings.json"
+    path = home / STORE / "settings.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "layout": 0}))
 
 
@@ -101,10 +101,10 @@ def test_an_index_of_an_unknown_folder_is_not_made_anew_without_its_name(
 ) -> None:
     home = tmp_path / "home"
     assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 0
-    (home / FOLDER / "settings.json").write_text("{")
+    (home / STORE / "settings.json").write_text("{")
     run = run_pe(*command, home)
     assert run.status == 2 and f"pe index --rebuild --index {home} --model MODEL DIR" in run.stderr
-    assert (home / FOLDER / "settings.json").read_text() == "{"
+    assert (home / STORE / "settings.json").read_text() == "{"
     names = {"MODEL": str(checkpoint), "DIR": str(photos)}
     run = run_pe(*(names.get(word, word) for word in printed_command(run.stderr)))
     assert run.status == 0 and "20 added" in run.stdout and Index.open(home).root == photos
@@ -132,7 +132,7 @@ def test_an_index_around_that_may_not_be_read_stops_nothing(
     plain = os.stat
 
     def stat(path, *arguments, **options):
-        if FOLDER in str(path):
+        if STORE in str(path):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return plain(path, *arguments, **options)
 
@@ -140,7 +140,7 @@ def test_an_index_around_that_may_not_be_read_stops_nothing(
         patch.setattr(os, "stat", stat)
         assert not Index.exists(photos) and nearest_index(below) is None
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: FOLDER not in str(path) and access(path, mode))
+    monkeypatch.setattr(os, "access", lambda path, mode: STORE not in str(path) and access(path, mode))
     assert nearest_index(below) is None  # the settings are
 
 
@@ -157,5 +157,5 @@ def test_the_remedy_of_an_unfinished_index_elsewhere_finishes_it(
         assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 2
     run = run_pe("search", "a cat", "--index", home)
     assert "is unfinished" in run.stderr
-    assert run_pe(*printed_command(run.stderr)).status == 0 and not (photos / FOLDER).exists()
+    assert run_pe(*printed_command(run.stderr)).status == 0 and not (photos / STORE).exists()
     assert "unfinished" not in run_pe("search", "a cat", "--index", home).stderr

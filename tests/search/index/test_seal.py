@@ -16,7 +16,7 @@ from PIL import Image
 
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from perception_encoder.search.index.seal import read_state, write_seal
 from perception_encoder.search.index.update import Report, update_index, writable_index
 
@@ -52,7 +52,7 @@ def flip(path: Path, at: int, bit: int = 0) -> bytes:
 
 def test_a_flipped_bit_of_the_snapshot_changes_no_hit(update: Update, folder: Path, hits) -> None:
     update()
-    expected, snapshot, chance = hits(), folder / FOLDER / "snapshot.arrow", random.Random(2504)
+    expected, snapshot, chance = hits(), folder / STORE / "snapshot.arrow", random.Random(2504)
     length = snapshot.stat().st_size
     for number in range(100):
         old = flip(snapshot, chance.randrange(length), number % 8)
@@ -71,7 +71,7 @@ def test_a_flipped_bit_of_the_table_is_named(update: Update, folder: Path, hits)
     (folder / "03.jpg").unlink()
     update()  # so that there are deletions
     expected, chance = hits(ALL), random.Random(2504)
-    table = folder / FOLDER / "moments.lance"
+    table = folder / STORE / "moments.lance"
     kinds = set()
     for path in (path for path in table.rglob("*") if path.is_file()):
         if path.parent.name == "_transactions":
@@ -91,7 +91,7 @@ def test_a_flipped_bit_of_the_table_is_named(update: Update, folder: Path, hits)
 def test_what_nobody_wrote_is_seen_by_those_that_write(update: Update, folder: Path) -> None:
     """Bits that turn on the disk change no time."""
     update()
-    (data,) = (folder / FOLDER / "moments.lance" / "data").iterdir()
+    (data,) = (folder / STORE / "moments.lance" / "data").iterdir()
     times = data.stat()
     flip(data, 5000)
     os.utime(data, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -103,14 +103,14 @@ def test_what_nobody_wrote_is_seen_by_those_that_write(update: Update, folder: P
 def test_a_copy_with_other_times_is_sound(update: Update, folder: Path, hits) -> None:
     update()
     expected = hits()
-    for path in (folder / FOLDER).rglob("*"):
+    for path in (folder / STORE).rglob("*"):
         os.utime(path, (1, 1))
     assert hits() == hits(ALL) == expected and update().unchanged == 20
 
 
 def test_an_update_without_changes_writes_nothing(update: Update, folder: Path) -> None:
     def files() -> dict[Path, tuple[int, int]]:
-        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder / FOLDER).rglob("*")}
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder / STORE).rglob("*")}
 
     update()
     before = files()
@@ -118,8 +118,8 @@ def test_an_update_without_changes_writes_nothing(update: Update, folder: Path) 
     for path in before:
         os.utime(path)  # as in a copy
     update()
-    sealed = read_state(folder / FOLDER).seal.files
-    assert all((folder / FOLDER / name).stat().st_mtime_ns == modified for name, (_, modified, _) in sealed.items())
+    sealed = read_state(folder / STORE).seal.files
+    assert all((folder / STORE / name).stat().st_mtime_ns == modified for name, (_, modified, _) in sealed.items())
 
 
 def test_former_commits_are_cleaned_up_without_changes(
@@ -128,7 +128,7 @@ def test_former_commits_are_cleaned_up_without_changes(
     update()
     (folder / "03.jpg").unlink()
     update()
-    manifests = folder / FOLDER / "moments.lance" / "_versions"
+    manifests = folder / STORE / "moments.lance" / "_versions"
     assert len(list(manifests.glob("*.manifest"))) > 1
     monkeypatch.setattr("perception_encoder.search.index.index._KEEP_VERSIONS", timedelta(seconds=1))
     time.sleep(1.1)
@@ -141,7 +141,7 @@ def test_a_missing_file_is_named(update: Update, folder: Path, hits) -> None:
     (folder / "03.jpg").unlink()
     update()
     expected = hits(ALL)
-    for path in [path for path in (folder / FOLDER).rglob("*") if path.is_file()]:
+    for path in [path for path in (folder / STORE).rglob("*") if path.is_file()]:
         path.rename(folder / "aside")
         if path.name == "settings.json":
             assert not Index.exists(folder)
@@ -156,7 +156,7 @@ def test_a_missing_file_is_named(update: Update, folder: Path, hits) -> None:
 
 def test_noise_in_the_small_files_raises_nothing_else(update: Update, folder: Path, hits) -> None:
     update()
-    expected, chance, place = hits(), random.Random(7), folder / FOLDER
+    expected, chance, place = hits(), random.Random(7), folder / STORE
     names = ("settings.json", "seal.json", "calibration.json")
     (place / "calibration.json").write_bytes(b"{}")
     whole = {name: (place / name).read_bytes() for name in names}
@@ -204,7 +204,7 @@ def test_a_commit_that_the_seal_does_not_know_is_used(update: Update, folder: Pa
     opened = Index.open(folder)
     assert opened.unfinished and opened._snapshot is None
     assert len(hits()) == 19 and "03.jpg" not in dict(hits())
-    (data,) = (folder / FOLDER / "moments.lance" / "data").iterdir()
+    (data,) = (folder / STORE / "moments.lance" / "data").iterdir()
     flip(data, 3000)
     with pytest.raises(SearchIndexError, match="is not as it was written"):
         hits()
@@ -213,7 +213,7 @@ def test_a_commit_that_the_seal_does_not_know_is_used(update: Update, folder: Pa
 def test_an_index_without_a_seal_is_read_and_gets_one(update: Update, folder: Path, hits) -> None:
     update()
     expected = hits()
-    (folder / FOLDER / "seal.json").unlink()
+    (folder / STORE / "seal.json").unlink()
     assert Index.open(folder).unfinished and hits() == expected
     update()
     assert not Index.open(folder).unfinished and hits() == expected
@@ -222,8 +222,8 @@ def test_an_index_without_a_seal_is_read_and_gets_one(update: Update, folder: Pa
 def test_noise_in_a_table_without_a_seal_raises_nothing_else(update: Update, folder: Path, encoder: Encoder) -> None:
     """LanceDB panics over some of it."""
     update()
-    (folder / FOLDER / "seal.json").unlink()
-    files = sorted(path for path in (folder / FOLDER / "moments.lance").rglob("*") if path.is_file())
+    (folder / STORE / "seal.json").unlink()
+    files = sorted(path for path in (folder / STORE / "moments.lance").rglob("*") if path.is_file())
     chance, query, refused = random.Random(2504), encoder.encode_texts("a cat"), 0
     for _ in range(60):
         path = chance.choice(files)
@@ -244,7 +244,7 @@ def test_noise_in_a_table_without_a_seal_raises_nothing_else(update: Update, fol
 
 def test_a_seal_is_not_put_on_damage(update: Update, folder: Path) -> None:
     update()
-    place = folder / FOLDER
+    place = folder / STORE
     state = read_state(place)
     (data,) = (place / "moments.lance" / "data").iterdir()
     flip(data, 3000)
@@ -274,7 +274,7 @@ def test_an_index_that_is_removed_meanwhile_is_an_error(
 
     def lose(*arguments: object) -> object:
         result = usual(*arguments) if when == "commit" else None
-        path = folder / FOLDER / what
+        path = folder / STORE / what
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         return result if when == "commit" else usual(*arguments)
 
@@ -302,14 +302,14 @@ def test_an_index_is_as_private_as_its_folder(update: Update, folder: Path) -> N
     try:
         folder.chmod(0o755)
         update()
-        assert modes(folder / FOLDER) == {0o055, 0o044}
+        assert modes(folder / STORE) == {0o055, 0o044}
         folder.chmod(0o700)
         (folder / "03.jpg").unlink()
         update()
-        assert modes(folder / FOLDER) == {0}
+        assert modes(folder / STORE) == {0}
         folder.chmod(0o750)
         update(rebuild=True)
-        assert modes(folder / FOLDER) <= {0, 0o050, 0o040}
+        assert modes(folder / STORE) <= {0, 0o050, 0o040}
     finally:
         os.umask(before)
 
@@ -326,10 +326,10 @@ def test_an_index_elsewhere_is_as_private_as_the_images(
             folder.chmod(mode)
             with writable_index(folder, str(checkpoint), directory=home) as (index, own):
                 update_index(index, own)  # the second time, no file has changed
-            assert modes(home / FOLDER) == seen
+            assert modes(home / STORE) == seen
         with writable_index(folder, str(checkpoint), rebuild=True, directory=home) as (index, own):
             update_index(index, own)
-        assert modes(home / FOLDER) == {0} and (home / FOLDER / "calibration.json").exists()
+        assert modes(home / STORE) == {0} and (home / STORE / "calibration.json").exists()
     finally:
         os.umask(before)
 
@@ -341,8 +341,8 @@ def test_an_index_that_is_a_link_is_refused(update: Update, folder: Path, tmp_pa
     (victim / "diary.txt").touch()
     (victim / "diary.txt").chmod(0o644)
     folder.chmod(0o700)
-    (folder / FOLDER).symlink_to(victim)
-    with pytest.raises(OutputError, match=rf"{FOLDER} is a link, which an index may not be; remove it$"):
+    (folder / STORE).symlink_to(victim)
+    with pytest.raises(OutputError, match=rf"{STORE} is a link, which an index may not be; remove it$"):
         update()
     assert modes(victim / "diary.txt") == {0o044} and os.listdir(victim) == ["diary.txt"]
 
@@ -352,8 +352,8 @@ def test_an_index_that_is_a_link_is_refused(update: Update, folder: Path, tmp_pa
 def test_a_link_in_an_index_leads_to_no_writing(name: str, update: Update, folder: Path, tmp_path: Path) -> None:
     victim = tmp_path / "diary.txt"
     victim.write_text("dear diary")
-    (folder / FOLDER).mkdir()
-    (folder / FOLDER / name).symlink_to(victim)
+    (folder / STORE).mkdir()
+    (folder / STORE / name).symlink_to(victim)
     if name == "lock":
         with pytest.raises(OutputError, match="lock is a link, which a lock may not be; remove it"):
             update()

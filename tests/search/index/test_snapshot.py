@@ -14,7 +14,7 @@ from PIL import Image
 from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index import snapshot
-from perception_encoder.search.index.index import FOLDER, Index
+from perception_encoder.search.index.index import STORE, Index
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.index.update import update_index, writable_index
 from tests.clips import clip
@@ -28,7 +28,7 @@ def update(checkpoint: Path, pictures: list[Path]) -> Callable[..., Index]:
     def update(**options: object) -> Index:
         with writable_index(pictures[0].parent, str(checkpoint), **options) as (index, encoder):
             update_index(index, encoder)
-        return Index.open(index.folder)
+        return Index.open(index.directory)
 
     return update
 
@@ -67,7 +67,7 @@ def test_rows_lie_newest_first(update: Callable[..., Index]) -> None:
 
 
 def test_it_is_written_once_for_each_state(update: Callable[..., Index], pictures: list[Path]) -> None:
-    file = update().folder / FOLDER / "snapshot.arrow"
+    file = update().directory / STORE / "snapshot.arrow"
     before = file.stat().st_mtime_ns
     update()
     assert file.stat().st_mtime_ns == before
@@ -79,7 +79,7 @@ def test_one_that_is_out_of_date_is_not_used(
     update: Callable[..., Index], pictures: list[Path], draw: Callable[[int], Image.Image]
 ) -> None:
     reader = update()
-    place = reader.folder / FOLDER
+    place = reader.directory / STORE
     old = (place / "snapshot.arrow").read_bytes()
     draw(70).save(pictures[0].parent / "new.jpg")
     assert "new.jpg" not in {row.path for row in reader.rows()}
@@ -87,7 +87,7 @@ def test_one_that_is_out_of_date_is_not_used(
     reader.refresh()
     assert "new.jpg" in {row.path for row in reader.rows()}
     (place / "snapshot.arrow").write_bytes(old)
-    index = Index.open(reader.folder)
+    index = Index.open(reader.directory)
     assert not uses_snapshot(index) and "new.jpg" in {row.path for row in index.rows()}
 
 
@@ -110,11 +110,11 @@ def test_a_reader_refuses_an_index_that_was_made_anew(update: Callable[..., Inde
 @pytest.mark.parametrize("harm", ["cut", "noise", "empty", "other"])
 def test_a_damaged_one_is_not_used(harm: str, update: Callable[..., Index]) -> None:
     index = update()
-    file = index.folder / FOLDER / "snapshot.arrow"
+    file = index.directory / STORE / "snapshot.arrow"
     whole = file.read_bytes()
     harms = {"cut": whole[: len(whole) // 2], "noise": bytes(reversed(whole)), "empty": b"", "other": b"other" * 99}
     file.write_bytes(harms[harm])
-    opened = Index.open(index.folder)
+    opened = Index.open(index.directory)
     assert not uses_snapshot(opened) and len(opened) == len(index)
     assert uses_snapshot(update())  # mended
 
@@ -123,14 +123,14 @@ def test_a_large_index_has_none(update: Callable[..., Index], monkeypatch: pytes
     index = update()
     assert uses_snapshot(index)
     monkeypatch.setattr(snapshot, "MOST_BYTES", 100)
-    (index.folder / "07.jpg").unlink()
-    assert not uses_snapshot(update()) and not (index.folder / FOLDER / "snapshot.arrow").exists()
+    (index.directory / "07.jpg").unlink()
+    assert not uses_snapshot(update()) and not (index.directory / STORE / "snapshot.arrow").exists()
 
 
 def test_a_text_search_loads_neither_lancedb_nor_ffmpeg(update: Callable[..., Index]) -> None:
     """They take longer to import than the search takes."""
     program = "import sys, perception_encoder.cli.main as pe\ntry: pe.main()\nfinally: print(sorted(sys.modules))"
-    command = [sys.executable, "-c", program, "search", "a red mug", str(update().folder), "--json"]
+    command = [sys.executable, "-c", program, "search", "a red mug", str(update().directory), "--json"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert '"hits"' in run.stdout and "'torch'" in run.stdout
     assert not {"lancedb", "av", "pandas", "pyarrow.compute"} & set(run.stdout.rpartition("[")[2].split("'"))

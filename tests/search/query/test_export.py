@@ -37,7 +37,7 @@ def test_vectors_are_read_back_as_they_are(name: str, index: Index, tmp_path: Pa
     assert settings["weight_hash"] == index.settings["weight_hash"]
     rows = index.rows()
     np.testing.assert_allclose(collection.vectors, np.stack([row.vector for row in rows]), atol=1e-6)
-    assert [item.source for item in collection.items] == [index.folder / row.path for row in rows]
+    assert [item.source for item in collection.items] == [index.directory / row.path for row in rows]
     assert [(item.start, item.end) for item in collection.items] == [(row.start, row.stop) for row in rows]
     assert sum(collection.is_video) == sum(row.kind == "video" for row in rows) >= 2
     with pytest.raises(OutputError, match="exists"):
@@ -51,7 +51,7 @@ def test_an_empty_index_is_not_written(checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_the_command_says_what_it_wrote(run_pe, index: Index, tmp_path: Path) -> None:
-    run = run_pe("export", "vectors", index.folder, tmp_path / "v.parquet")
+    run = run_pe("export", "vectors", index.directory, tmp_path / "v.parquet")
     assert run.status == 0 and f"{len(index)} embeddings in" in run.stdout
 
 
@@ -75,6 +75,6 @@ def test_fiftyone_has_the_images_and_the_moments(index: Index) -> None:
         for sample in dataset:
             row = rows.pop(sample.pe_id)
             np.testing.assert_array_equal(sample.embedding, row.vector)
-            assert sample.filepath == str(index.folder / row.path)
+            assert sample.filepath == str(index.directory / row.path)
         fiftyone.delete_dataset(name)
     assert not rows
