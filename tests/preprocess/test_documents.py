@@ -12,7 +12,7 @@ from PIL import Image
 from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError
 from perception_encoder.preprocess.documents import PAGES, is_pdf, open_pdf_pages
 from perception_encoder.preprocess.tiling import tile_grid
-from tests.documents import pdf
+from tests.pdfs import pdf
 
 A4 = (595, 842)
 

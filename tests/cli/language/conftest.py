@@ -12,8 +12,8 @@ from PIL import Image
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
 from tests.clips import clip
-from tests.documents import pdf
 from tests.language_alignment.test_weights import parts
+from tests.pdfs import pdf
 
 
 @pytest.fixture(scope="session")

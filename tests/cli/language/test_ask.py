@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.image import open_image
-from tests.documents import pdf
+from tests.pdfs import pdf
+from tests.web import serving
 
 
 @pytest.fixture
@@ -89,6 +91,24 @@ def test_a_chat_is_about_the_same_media_which_are_encoded_once(
     assert len(seen) == 2 and seen[0] is seen[1] and seen[0].encoded == model.encoded == 5
     monkeypatch.setattr("sys.stdin", io.StringIO("sure?\n"))
     assert run_ask(media / "0.png", "what?", "-i").stdout == expected
+
+
+def test_images_and_documents_by_url(run_ask, media: Path) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        body = (media / request.path.lstrip("/")).read_bytes()
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    with serving(answer) as url:
+        for name in ("0.png", "report.pdf"):
+            address = f"{url}/{name}"
+            local = json.loads(run_ask(media / name, "what?", "--json").stdout)
+            remote = json.loads(run_ask(address, "what?", "--json", "--allow-private-urls").stdout)
+            assert (remote["answer"], remote["inputs"]) == (local["answer"], [address])
+            refused = run_ask(address, "what?")
+            assert refused.status == output.ERROR and address in refused.stderr
 
 
 @pytest.mark.parametrize(

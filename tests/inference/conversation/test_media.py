@@ -13,7 +13,7 @@ from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
 from tests.clips import clip, number_of
-from tests.documents import pdf
+from tests.pdfs import pdf
 
 
 def numbers(part: object) -> list[int]:
