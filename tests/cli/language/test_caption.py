@@ -35,7 +35,7 @@ def test_a_line_for_each_file(run_caption, language_run: Path, media: Path) -> N
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_run_is_resumed_and_done_once(
-    run_caption, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+    run_caption, language_run: Path, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     out = tmp_path / f"captions.{suffix}"
     generate, calls = LanguageModel.generate, []
@@ -60,7 +60,7 @@ def test_a_run_is_resumed_and_done_once(
     assert rows == json.loads(run_caption(media, "--json").stdout)
     assert run_caption(media, "-o", out).stdout == f"3 captions in {out}, 0 of them new\n"
     run = run_caption(media, "-o", out, "--prompt", "Which?")
-    assert run.status == output.ERROR and "has captions by 'tiny0' for 'Provide" in run.stderr
+    assert run.status == output.ERROR and f"has captions by {language_run.name!r} for 'Provide" in run.stderr
 
 
 def test_bad_files_are_skipped_and_listed(run_caption, media: Path, tmp_path: Path) -> None:
