@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError, one_line
+from perception_encoder.files import writing
 from perception_encoder.preprocess.source import escape_name
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
@@ -84,6 +86,29 @@ def read_json_lines(path: Path) -> list[Cells]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
     return lines
+
+
+def read_appended_lines(path: Path) -> list[Cells]:
+    """The objects of a file of `append_json_lines`, none if it is missing; a last line that was cut off is removed.
+
+    Raises DataError for a bad line, and OutputError if the file cannot be cut.
+    """
+    if not path.exists():
+        return []
+    with writing(path):
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    return read_json_lines(path)
+
+
+def append_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add objects to a JSONL file, whose directory is made; OutputError if it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path, what: str) -> str:

@@ -43,7 +43,9 @@ def load_language_model(
     if (path / WEIGHTS).is_file():
         path = path / WEIGHTS
     if path.is_file():
-        return read_language_model(path, device, dtype, tiles)
+        model = read_language_model(path, device, dtype, tiles)
+        model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
+        return model
     if path.is_dir() or "perception-lm" in str(name).lower():
         tiles = tiles if tiles is not None else 36 if device.type == "cuda" else 4
         return read_perception_lm(name, device, dtype, tiles, like)

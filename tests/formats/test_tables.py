@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.datasets.captioned import load_captions
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.formats.tables import (
     TEXT_COLUMNS,
     Row,
+    append_json_lines,
     find_column,
     iterate_table,
+    read_appended_lines,
     read_json_lines,
     read_rows,
     read_table,
@@ -199,3 +201,16 @@ def test_rows_with_more_cells_than_columns_are_bad_if_all_cells_count(tmp_path: 
     )
     assert str(bad) == f"{path}:3: has more cells than columns; quote cells that hold the separator"
     assert len(read_table(path)) == 3  # as before
+
+
+def test_lines_are_appended_and_a_cut_one_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.jsonl"
+    assert read_appended_lines(path) == []
+    append_json_lines(path, [{"a": 1}, {"a": "é"}])
+    with path.open("ab") as file:
+        file.write(b'{"a": 3')
+    assert [cells for _, cells in read_appended_lines(path)] == [{"a": 1}, {"a": "é"}]
+    append_json_lines(path, [{"a": 4}])
+    assert [where for where, _ in read_appended_lines(path)] == [f"{path}:{n}" for n in (1, 2, 3)]
+    with pytest.raises(OutputError, match="could not be written"):
+        append_json_lines(path / "below", [{}])

@@ -24,7 +24,7 @@ def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
     write_language_model(run / WEIGHTS, own, model, vision=False, decoder=False)
     for name in (run, str(run / WEIGHTS)):
         loaded = load_language_model(name, "cpu", tiles=2)
-        assert loaded.media.tiles == 2
+        assert loaded.media.tiles == 2 and loaded.name == "run"
         assert next(loaded.model.parameters()).dtype == fast_dtype(torch.device("cpu"))
 
 
