@@ -90,6 +90,10 @@ class ConfigError(PerceptionEncoderError):
     """A setting that does not exist, or a value of the wrong type or range."""
 
 
+class ContextLengthError(ConfigError):
+    """A conversation that does not fit the context of a language model."""
+
+
 class DataError(PerceptionEncoderError):
     """A dataset that is missing or incomplete."""
 
