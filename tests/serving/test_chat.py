@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -15,8 +15,9 @@ import pytest
 from langchain_openai import ChatOpenAI
 from PIL import Image
 
+from perception_encoder.errors import ConfigError, WeightsUnavailableError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
@@ -27,6 +28,14 @@ from tests.serving.servers import data_uri, served
 
 RED = data_uri(Image.new("RGB", (40, 30), "red"))
 FILM = "data:video/mp4;base64," + base64.b64encode(clip(60)).decode()
+
+
+class BreakingGenerator(EchoGenerator):
+    """Fails after a word."""
+
+    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Generator[str, None, Reply]:
+        yield "a "
+        raise ConfigError("the model broke")
 
 
 @pytest.fixture
@@ -178,6 +187,18 @@ def test_what_cannot_be_answered_is_a_bad_request(
     assert client.chat.completions.create(model="echo", messages=[user("a")]).choices[0].message.content == "a "
 
 
+def test_an_error_within_a_stream_is_its_last_event(encoder: Encoder) -> None:
+    queue = GenerationQueue("echo", BreakingGenerator)
+    with (
+        served(create_app(encoder, ApiConfig(), chat=queue)) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
+    ):
+        stream = client.chat.completions.create(model="echo", messages=[user("a")], stream=True)
+        assert [next(stream).choices[0].delta.content for _ in range(2)] == ["", "a "]
+        with pytest.raises(openai.APIError, match="the model broke"):
+            next(stream)
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -226,8 +247,6 @@ def test_conversations_are_answered_one_at_a_time_and_few_wait(address: str, ech
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_again(encoder: Encoder, echo: EchoGenerator) -> None:
-    from perception_encoder.errors import WeightsUnavailableError
-
     tries: list[str] = []
 
     def load() -> EchoGenerator:

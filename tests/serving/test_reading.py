@@ -1,4 +1,4 @@
-"""Images and videos of requests: data URIs, and addresses, which are fetched within limits; see also test_api_limits."""
+"""Images and videos of requests: data URIs, and addresses, which are fetched within limits; see test_api_limits too."""
 
 from __future__ import annotations
 
