@@ -22,7 +22,7 @@ from perception_encoder.serving.guard import check_key
 from perception_encoder.serving.metrics import ApiMetrics
 from perception_encoder.serving.reading import MediaReader, input_refused, is_address, too_slow
 from perception_encoder.serving.requests import ApiConfig, ApiError, ChatMessage, Input, parse_body
-from perception_encoder.serving.streaming import stream_response, unless_gone
+from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -61,7 +61,7 @@ class ChatApi:
             if not parsed.stream:
                 reply = await unless_gone(request, _last(pieces))
                 return JSONResponse(_completion(self._model.name, reply))
-            first = await unless_gone(request, _first(pieces))
+            first = await unless_gone(request, first_piece(pieces))
         usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
         return stream_response(_events(self._model.name, first, pieces, usage), pieces, "text/event-stream")
 
@@ -134,10 +134,6 @@ async def read_parts(
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [tuple(task.result() for task in message) for message in tasks]
-
-
-async def _first(pieces: AsyncGenerator[str | Reply, None]) -> str | Reply:
-    return await anext(pieces)
 
 
 async def _last(pieces: AsyncGenerator[str | Reply, None]) -> Reply:

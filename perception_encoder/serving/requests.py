@@ -147,7 +147,7 @@ def parse_body(body: bytes, kind: type[T], allowed: Mapping[str, str]) -> T:
         limits = f"{_MOST_VALUES:,} values and {_MOST_LISTS:,} lists and objects"
         raise ApiError(400, f"the body has more than the limit: {limits}")
     try:
-        request: T = _adapter(kind).validate_json(body)
+        request: T = _adapter(kind).validate_json(body)  # type: ignore[arg-type]  # a type is hashable
         return request
     except ValidationError as invalid:
         error = invalid.errors(include_url=False)[0]

@@ -37,6 +37,11 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, disconnected, return_exceptions=True)
 
 
+async def first_piece(pieces: AsyncGenerator[T, None]) -> T:
+    """Return the first of some pieces, so that an error before it has a status of its own."""
+    return await anext(pieces)
+
+
 def stream_response(content: AsyncIterator[bytes], source: AsyncGenerator[Any, None], media_type: str) -> Response:
     """Send `content` piece by piece; `source`, from which it is made, is closed when it ends or the client has gone."""
     from fastapi.responses import StreamingResponse

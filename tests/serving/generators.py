@@ -37,9 +37,8 @@ class EchoGenerator:
         sampling = sampling or Sampling()
         self.conversations.append(list(conversation))
         question = str(conversation[-1].content[-1])
-        if question == TOO_LONG:
-            if not sampling.cut:
-                raise ContextLengthError("the conversation does not fit the context of 10")
+        if question == TOO_LONG and not sampling.cut:
+            raise ContextLengthError("the conversation does not fit the context of 10")
         words = self._answer(conversation, question)
         if question == ENDLESS:
             words = [f"{number} " for number in range(sampling.max_tokens + 1)]
