@@ -1,10 +1,10 @@
-"""How well a search says what matches and that nothing does: cosines beside calibrated scores, on labelled photographs.
+"""How well scores tell matches from non-matches in a search: cosines and probabilities, on labelled photographs.
 
     python -m benchmarks.calibration --photos photos [--split test] [--out docs/results/calibration.json]
 
-Queries are the names of classes, as they are typed, and names of things that no picture shows. A gallery holds the
-pictures of one half of the classes, drawn anew each time, so that the other half's names match nothing. Intervals are
-from resampling queries, with all that belongs to them.
+Queries are the names of classes, without a prompt, and names of objects that no image shows. A gallery holds the images
+of half of the classes, drawn anew each time, so the names of the other half match nothing. Intervals are from
+resampling queries, each with all its scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import report
+from benchmarks.results import report, with_new_words
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.features import encode_images
 from perception_encoder.inference.encoder import Encoder, load
@@ -40,36 +40,36 @@ FOREIGN = (
     "monkey", "kangaroo", "horse",
 )
 # fmt: on
-"""Things that no class of the photographs is called after."""
+"""Objects that no class of the photographs is named after."""
 DRAWS, FEW, HITS, BINS, RESAMPLES = 20, 200, 10, 10, 1000
 WORDINGS = ("{}", "a photo of a {}.")
 MIXED = "half of all classes"
-WAYS, ABSENT = ("by itself", "together"), ("absent classes", "foreign things")
+WAYS, ABSENT = ("by itself", "together"), ("absent classes", "foreign names")
 SOURCES = ("caltech101", "clothing", "flowers", "grocery")
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Unit vectors (n, D), what each picture shows (a label, and of groceries a coarse one too), and its source."""
+class Images:
+    """Embeddings (n, D) of unit length, the label of each image (groceries have a coarse one too), and its source."""
 
     vectors: np.ndarray
     labels: np.ndarray
     coarse: np.ndarray
     sources: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Pictures:
-        """Some of them."""
-        return Pictures(self.vectors[rows], self.labels[rows], self.coarse[rows], self.sources[rows])
+    def take(self, rows: np.ndarray) -> Images:
+        """Return these rows."""
+        return Images(self.vectors[rows], self.labels[rows], self.coarse[rows], self.sources[rows])
 
     def match(self, names: Sequence[str]) -> np.ndarray:
-        """Whether each picture shows what each name says, bool (Q, n)."""
+        """Return whether each image has each name as a label, bool (Q, n)."""
         column = np.array(names)[:, None]
         return (self.labels == column) | (self.coarse == column)
 
 
-def read_pictures(encoder: Encoder, folder: Path, split: str) -> Pictures:
+def read_images(encoder: Encoder, directory: Path, split: str) -> Images:
     """All photographs of a split."""
-    tasks = load_labelled(folder, split, find_unseen_labels)
+    tasks = load_labelled(directory, split, find_unseen_labels)
     coarse = {
         key: label
         for name, task in tasks.items()
@@ -85,39 +85,39 @@ def read_pictures(encoder: Encoder, folder: Path, split: str) -> Pictures:
             labels += features.labels
             sources += [name.partition("/")[0]] * len(features.keys)
     broad = [coarse.get(key, label) for key, label in zip(keys, labels, strict=True)]
-    return Pictures(np.concatenate(vectors), np.array(labels), np.array(broad), np.array(sources))
+    return Images(np.concatenate(vectors), np.array(labels), np.array(broad), np.array(sources))
 
 
-def draw_galleries(pictures: Pictures, generator: np.random.Generator) -> dict[str, list[np.ndarray]]:
-    """Rows of galleries, by their kind."""
-    kinds: dict[str, list[np.ndarray]] = {MIXED: [], f"{FEW} of these pictures": []}
+def draw_galleries(images: Images, generator: np.random.Generator) -> dict[str, list[np.ndarray]]:
+    """Return the rows of each gallery, by kind."""
+    kinds: dict[str, list[np.ndarray]] = {MIXED: [], f"{FEW} of these images": []}
     for _ in range(DRAWS):
-        rows = _half(pictures, np.arange(len(pictures.labels)), generator)
+        rows = _half(images, np.arange(len(images.labels)), generator)
         kinds[MIXED].append(rows)
-        kinds[f"{FEW} of these pictures"].append(generator.permutation(rows)[:FEW])
+        kinds[f"{FEW} of these images"].append(generator.permutation(rows)[:FEW])
     for source in SOURCES:
-        among = np.flatnonzero(pictures.sources == source)
-        kinds[f"half of {source}"] = [_half(pictures, among, generator) for _ in range(DRAWS)]
+        among = np.flatnonzero(images.sources == source)
+        kinds[f"half of {source}"] = [_half(images, among, generator) for _ in range(DRAWS)]
     return kinds
 
 
-def _half(pictures: Pictures, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    classes = generator.permutation(np.unique(pictures.labels[rows]))
-    return rows[np.isin(pictures.labels[rows], classes[: len(classes) // 2])]
+def _half(images: Images, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    classes = generator.permutation(np.unique(images.labels[rows]))
+    return rows[np.isin(images.labels[rows], classes[: len(classes) // 2])]
 
 
 NOTHING_BELOW = 0.25
-"""A chance of any match below which a verdict would be given: three to one against."""
+"""The probability of any match below which a search would say that nothing matches."""
 
 
 def any_match(probabilities: np.ndarray) -> np.ndarray:
-    """The chance that at least one of a query's best three hits is right, (…, K) to (…), taken for independent."""
+    """Return the probability that one of the best three hits is right, if they are independent, (…, K) to (…)."""
     return 1 - np.prod(1 - probabilities[..., :3], axis=-1)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search of one gallery gives for each query."""
+class Answers:
+    """The hits of each query in one gallery."""
 
     scores: np.ndarray
     """Cosines of the best hits, (Q, HITS)."""
@@ -129,12 +129,12 @@ class Found:
     """By kind of score: see `cross_auc`."""
 
 
-def search(queries: np.ndarray, names: Sequence[str], gallery: Pictures, background: np.ndarray, scale: float) -> Found:
+def search(queries: np.ndarray, names: Sequence[str], gallery: Images, background: np.ndarray, scale: float) -> Answers:
     """Search one gallery for all queries (Q, D)."""
     cosines, match = queries @ gallery.vectors.T, gallery.match(names)
     calibration = fit_calibration([gallery.vectors], background, scale)
     if calibration is None:
-        raise SystemExit("the model's scores say nothing of these pictures")
+        raise SystemExit("the model's scores do not separate these images")
     best = np.argsort(-cosines, axis=1)[:, :HITS]
     scores = np.take_along_axis(cosines, best, axis=1)
     others = np.log(np.exp(scale * (background @ gallery.vectors.T)).sum(axis=0))
@@ -146,20 +146,20 @@ def search(queries: np.ndarray, names: Sequence[str], gallery: Pictures, backgro
     }
     pairs = {kind: cross_auc(values, match) for kind, values in kinds.items()}
     right = np.take_along_axis(match, best, axis=1)
-    return Found(scores, calibration.probabilities(scores), right, match.any(axis=1), pairs)
+    return Answers(scores, calibration.probabilities(scores), right, match.any(axis=1), pairs)
 
 
 def cross_auc(scores: np.ndarray, match: np.ndarray) -> np.ndarray:
-    """AUC of each query's matches against each query's other pictures: (Q, n) to (Q, Q), 0 for one without matches."""
+    """AUC of each query's matches against each query's other images: (Q, n) to (Q, Q), 0 for one without matches."""
     counts = match.sum(axis=1)
     matches, ends = scores[match], np.cumsum(counts)
-    found = np.zeros((len(scores),) * 2)
+    areas = np.zeros((len(scores),) * 2)
     for column, (values, right) in enumerate(zip(scores, match, strict=True)):
         others = np.sort(values[~right])
         below = np.searchsorted(others, matches, "left") + np.searchsorted(others, matches, "right")
         total = np.concatenate([[0], np.cumsum(below / (2 * len(others)))])
-        found[:, column] = (total[ends] - total[ends - counts]) / np.maximum(counts, 1)
-    return found
+        areas[:, column] = (total[ends] - total[ends - counts]) / np.maximum(counts, 1)
+    return areas
 
 
 def auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -168,29 +168,29 @@ def auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.nd
     return ((positive @ above) * negative).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def pair_figures(found: Found, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """AUC of match against no-match over pairs of a query and a picture, every query counting alike."""
-    told = {}
-    present = weights * found.present  # (R, Q)
-    for kind, pairs in found.pairs.items():
-        told[f"by itself: {kind}"] = present @ np.diag(pairs) / present.sum(axis=1)
+def pair_scores(answers: Answers, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """AUC of match against no-match over pairs of a query and an image; every query counts alike."""
+    scores = {}
+    present = weights * answers.present  # (R, Q)
+    for kind, pairs in answers.pairs.items():
+        scores[f"by itself: {kind}"] = present @ np.diag(pairs) / present.sum(axis=1)
         together = ((present @ pairs) * weights).sum(axis=1)
-        told[f"together: {kind}"] = together / (present.sum(axis=1) * weights.sum(axis=1))
-    return told
+        scores[f"together: {kind}"] = together / (present.sum(axis=1) * weights.sum(axis=1))
+    return scores
 
 
-def nothing_figures(found: Found, foreign: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """How well queries that something matches are told from those that nothing does."""
-    matched, present = any_match(found.chances), weights * found.present
-    said = matched < NOTHING_BELOW
-    told = {"said: present": present @ said / present.sum(axis=1)}
-    told["said rightly"] = (weights * ~found.present) @ said / np.maximum(weights @ said, 1)
-    for against, absent in zip(ABSENT, (~found.present & ~foreign, foreign), strict=True):
-        before, after = (auc(values, present, weights * absent) for values in (found.scores[:, 0], matched))
-        told |= {f"{against}: cosine": before, f"{against}: probability": after}
-        told[f"{against}: difference"] = after - before
-        told[f"said: {against}"] = (weights * absent) @ said / (weights @ absent)
-    return told
+def nothing_scores(answers: Answers, foreign: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """How well queries with a match are separated from queries without one."""
+    matched, present = any_match(answers.chances), weights * answers.present
+    rejected = matched < NOTHING_BELOW
+    scores = {"nothing matches: present": present @ rejected / present.sum(axis=1)}
+    scores["nothing matches, rightly"] = (weights * ~answers.present) @ rejected / np.maximum(weights @ rejected, 1)
+    for against, absent in zip(ABSENT, (~answers.present & ~foreign, foreign), strict=True):
+        before, after = (auc(values, present, weights * absent) for values in (answers.scores[:, 0], matched))
+        scores |= {f"{against}: cosine": before, f"{against}: probability": after}
+        scores[f"{against}: difference"] = after - before
+        scores[f"nothing matches: {against}"] = (weights * absent) @ rejected / (weights @ absent)
+    return scores
 
 
 def reliability(chances: np.ndarray, right: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -198,7 +198,7 @@ def reliability(chances: np.ndarray, right: np.ndarray, weights: np.ndarray) -> 
     weights = weights / weights.sum(axis=1, keepdims=True)
     base = weights @ right.mean(axis=1)
     bins = np.minimum((chances * BINS).astype(int), BINS - 1)
-    gaps = np.stack([((chances - right) * (bins == place)).mean(axis=1) for place in range(BINS)], axis=1)
+    gaps = np.stack([((chances - right) * (bins == number)).mean(axis=1) for number in range(BINS)], axis=1)
     error = np.abs(weights @ gaps).sum(axis=1)
     return {"Brier": weights @ ((chances - right) ** 2).mean(axis=1), "constant": base * (1 - base), "error": error}
 
@@ -206,7 +206,7 @@ def reliability(chances: np.ndarray, right: np.ndarray, weights: np.ndarray) -> 
 def curve(chances: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
     """Predicted beside observed, in equal bins."""
     bins = np.minimum((chances * BINS).astype(int), BINS - 1)
-    parts = [bins == place for place in range(BINS)]
+    parts = [bins == number for number in range(BINS)]
     return [
         {"n": int(part.sum()), "predicted": float(chances[part].mean()), "observed": float(right[part].mean())}
         for part in parts
@@ -214,54 +214,54 @@ def curve(chances: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
     ]
 
 
-def figures(found: Sequence[Found], foreign: np.ndarray, generator: np.random.Generator) -> dict[str, Any]:
-    """All figures of galleries of one kind, with intervals."""
+def summarize(answers: Sequence[Answers], foreign: np.ndarray, generator: np.random.Generator) -> dict[str, Any]:
+    """All scores of galleries of one kind, with intervals."""
     count = len(foreign)
     weights = np.concatenate([np.ones((1, count)), generator.multinomial(count, np.full(count, 1 / count), RESAMPLES)])
     with np.errstate(invalid="ignore"):  # a resample that leaves a gallery no query with a match has no AUC there
-        each = [pair_figures(one, weights) | nothing_figures(one, foreign, weights) for one in found]
-    told = {name: np.nanmean([figure[name] for figure in each], axis=0) for name in each[0]}
-    chances, right = (np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("chances", "right"))
-    matched = np.stack([any_match(one.chances) for one in found], axis=1)  # (Q, draws)
-    present = np.stack([one.present for one in found], axis=1)
+        each = [pair_scores(one, weights) | nothing_scores(one, foreign, weights) for one in answers]
+    scores = {name: np.nanmean([draw[name] for draw in each], axis=0) for name in each[0]}
+    chances, right = (np.concatenate([getattr(one, name) for one in answers], axis=1) for name in ("chances", "right"))
+    matched = np.stack([any_match(one.chances) for one in answers], axis=1)  # (Q, draws)
+    present = np.stack([one.present for one in answers], axis=1)
     for name, (predicted, observed) in {"hits": (chances, right), "queries": (matched, present)}.items():
-        told |= {f"{name}: {part}": value for part, value in reliability(predicted, observed, weights).items()}
+        scores |= {f"{name}: {part}": value for part, value in reliability(predicted, observed, weights).items()}
     return {
-        "figures": {
-            name: {"value": float(values[0]), "ci": np.nanpercentile(values[1:], (2.5, 97.5)).tolist()}
-            for name, values in told.items()
+        "scores": {
+            name: {"value": float(values[0]), "interval": np.nanpercentile(values[1:], (2.5, 97.5)).tolist()}
+            for name, values in scores.items()
         },
         "hits": curve(chances, right),
         "queries": curve(matched, present),
     }
 
 
-def measure(encoder: Encoder, pictures: Pictures) -> list[dict[str, Any]]:
-    """The figures for each wording of the queries and each kind of gallery."""
+def measure(encoder: Encoder, images: Images) -> list[dict[str, Any]]:
+    """The scores for each wording of the queries and each kind of gallery."""
     if not isinstance(encoder.model, CLIP):
         raise SystemExit(f"{encoder.name} has no text tower")
-    classes = sorted({*pictures.labels.tolist(), *pictures.coarse.tolist()})
+    classes = sorted({*images.labels.tolist(), *images.coarse.tolist()})
     names, foreign = [*classes, *FOREIGN], np.arange(len(classes) + len(FOREIGN)) >= len(classes)
     background, scale = encoder.encode_texts(background_names()), math.exp(float(encoder.model.logit_scale.detach()))
-    told = []
+    results = []
     for wording in WORDINGS:
         queries = encoder.encode_texts([wording.format(name) for name in names])
         generator = np.random.default_rng(0)
-        for kind, galleries in draw_galleries(pictures, generator).items():
-            found = [search(queries, names, pictures.take(rows), background, scale) for rows in galleries]
+        for kind, galleries in draw_galleries(images, generator).items():
+            answers = [search(queries, names, images.take(rows), background, scale) for rows in galleries]
             size = int(np.mean([len(rows) for rows in galleries]))
-            about = {"wording": wording, "gallery": kind, "pictures": size, "queries_absent": len(FOREIGN)}
-            told.append(about | figures(found, foreign, generator))
+            about = {"wording": wording, "gallery": kind, "images": size, "queries_absent": len(FOREIGN)}
+            results.append(about | summarize(answers, foreign, generator))
             print(f"measured {wording!r}, {kind}", flush=True)
-    return told
+    return results
 
 
-def _share(figure: dict[str, Any]) -> str:
-    return f"{figure['value']:.3f} ({figure['ci'][0]:.3f}–{figure['ci'][1]:.3f})"
+def _share(score: dict[str, Any]) -> str:
+    return f"{score['value']:.3f} ({score['interval'][0]:.3f}–{score['interval'][1]:.3f})"
 
 
-def _percent(figure: dict[str, Any]) -> str:
-    return f"{100 * figure['value']:.0f} %"
+def _percent(score: dict[str, Any]) -> str:
+    return f"{100 * score['value']:.0f} %"
 
 
 def bias(bins: Sequence[dict[str, float]]) -> float:
@@ -274,7 +274,7 @@ COLUMNS = (
     "images",
     "AUC of a match against absent classes",
     "against foreign names",
-    "says nothing matches: of present",
+    "counted as unmatched: of present",
     "of absent",
     "of foreign",
     "hits: predicted − observed",
@@ -288,11 +288,15 @@ def table(measured: Sequence[dict[str, Any]]) -> list[str]:
     """A row for each kind of gallery, the smallest first."""
     lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] * len(COLUMNS))]
     for one in measured:
-        told = one["figures"]
-        cells = [one["gallery"], f"{one['pictures']:,}", *(_share(told[f"{what}: probability"]) for what in ABSENT)]
-        cells += [_percent(told[f"said: {what}"]) for what in ("present", *ABSENT)]
+        scores = one["scores"]
+        cells = [
+            one["gallery"].replace("pictures", "images"),
+            f"{one['images']:,}",
+            *(_share(scores[f"{what}: probability"]) for what in ABSENT),
+        ]
+        cells += [_percent(scores[f"nothing matches: {what}"]) for what in ("present", *ABSENT)]
         for what in ("hits", "queries"):
-            brier, constant = (told[f"{what}: {part}"]["value"] for part in ("Brier", "constant"))
+            brier, constant = (scores[f"{what}: {part}"]["value"] for part in ("Brier", "constant"))
             cells += [_signed(bias(one[what])), f"{brier:.3f} ({constant:.3f})"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -316,7 +320,7 @@ def findings(measured: Sequence[dict[str, Any]]) -> Iterator[str]:
     worse = [
         one["gallery"]
         for one in measured
-        if one["figures"]["queries: Brier"]["ci"][0] > one["figures"]["queries: constant"]["ci"][1]
+        if one["scores"]["queries: Brier"]["interval"][0] > one["scores"]["queries: constant"]["interval"][1]
     ]
     if worse:
         yield f"For queries the Brier score is worse than that of the best constant in {' and '.join(worse)}."
@@ -328,17 +332,18 @@ def _signed(value: float) -> str:
 
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON: its first wording; the JSON has both, the other scores and the bins."""
+    result = with_new_words(result)
     measured = sorted(
-        (each for each in result["measured"] if each["wording"] == WORDINGS[0]), key=lambda each: each["pictures"]
+        (each for each in result["measured"] if each["wording"] == WORDINGS[0]), key=lambda each: each["images"]
     )
     text = (
         f"Written by `{result['command']}`: {result['model']} (weights {result['weights']}, {result['dtype']}), "
-        f"{result['pictures']:,} labelled photographs of the `{result['split']}` split. Queries are the names of the "
-        f"classes, as they are typed, and {len(FOREIGN)} names of things that are no class (foreign). A gallery holds "
-        f"half of the classes, drawn {DRAWS} times; the other classes are absent. Calibration sees the gallery's "
+        f"{result['images']:,} labelled photographs of the `{result['split']}` split. Queries are the names of the "
+        f"classes, without a prompt, and {len(FOREIGN)} names of objects outside these classes (foreign). A gallery "
+        f"holds half of the classes, drawn {DRAWS} times; the other classes are absent. Calibration sees the gallery's "
         "vectors and no label. Intervals (95 %) are from resampling queries; the model was trained once, and all "
-        f"choices were made on the `val` split. Hits are the best {HITS} of each query. The verdict that nothing "
-        f"matches is given below a probability of {result['nothing_below']}; `pe search` gives none. "
+        f"choices were made on the `val` split. Hits are the best {HITS} of each query. A query counts "
+        f"as unmatched below a probability of {result['nothing_below']}; `pe search` sets no such threshold. "
         f"{' '.join(findings(measured))} "
         "Another wording, other scores and the bins are in the JSON."
     )
@@ -349,22 +354,22 @@ def page(result: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, print, and write the JSON and its page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder with test.tar and the other splits")
+    parser.add_argument("--photos", type=Path, required=True, help="directory with test.tar and the other splits")
     parser.add_argument("--split", default="test", choices=("test", "val"))
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
     arguments = parser.parse_args()
     encoder = load(arguments.model)
-    pictures = read_pictures(encoder, arguments.photos, arguments.split)
+    images = read_images(encoder, arguments.photos, arguments.split)
     result = {
         "command": f"python -m benchmarks.calibration --photos photos --split {arguments.split}",
         "model": encoder.name,
         "weights": encoder.weight_hash,
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "split": arguments.split,
-        "pictures": len(pictures.labels),
+        "images": len(images.labels),
         "nothing_below": NOTHING_BELOW,
-        "measured": measure(encoder, pictures),
+        "measured": measure(encoder, images),
     }
     report(result, page, arguments.out)
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.results import report
+from benchmarks.results import report, with_new_words
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
@@ -32,7 +32,7 @@ from perception_encoder.preprocess.image import open_image
 
 IMAGES = {"PE-Core-B16-224": 128, "PE-Core-N16-128": 768}
 SIZE, QUALITY = (640, 480), 90
-ENCODE, DECODE, FOLDER = "encode only", "decode only", "folder to file"
+ENCODE, DECODE, EMBED = "encode only", "decode only", "directory to file"
 
 
 def write_photographs(directory: Path, count: int) -> list[Path]:
@@ -74,7 +74,7 @@ def contenders(name: str, paths: Sequence[Path]) -> dict[str, Callable[[], objec
     return {
         ENCODE: lambda: list(map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores)),
         DECODE: lambda: list(map_in_order(decode, groups, cores)),
-        FOLDER: embed,
+        EMBED: embed,
     }
 
 
@@ -102,9 +102,9 @@ def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, 
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON."""
     rows = []
-    for name, speeds in result["speeds"].items():
-        encode, decode, directory = (statistics.median(speeds[label]) for label in (ENCODE, DECODE, FOLDER))
-        shares = [f / e for f, e in zip(speeds[FOLDER], speeds[ENCODE], strict=True)]
+    for name, speeds in with_new_words(result)["speeds"].items():
+        encode, decode, directory = (statistics.median(speeds[label]) for label in (ENCODE, DECODE, EMBED))
+        shares = [f / e for f, e in zip(speeds[EMBED], speeds[ENCODE], strict=True)]
         limit = decode / (decode + encode)
         rows.append(
             f"| {name} | {encode:.1f} | {decode:.1f} | {directory:.1f} | {statistics.median(shares):.2f} "
@@ -118,10 +118,10 @@ def page(result: dict[str, Any]) -> str:
             f"JPEGs of {width}x{height}, quality {QUALITY}, random weights in {result['dtype']}, {result['machine']}. "
             f"Written by `{result['command']}`.",
             "",
-            "Images a second, medians. Share: folder to file over encoding only (range over the rounds). Limit: the "
+            "Images a second, medians. Share: directory to file over encoding only (range over the rounds). Limit: the "
             "possible share if the same cores decode.",
             "",
-            "| model | encode only | decode only | folder to file | share | limit |",
+            "| model | encode only | decode only | directory to file | share | limit |",
             "|---|---|---|---|---|---|",
             *rows,
             "",

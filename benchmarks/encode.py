@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.embed import take_turns
-from benchmarks.results import report
+from benchmarks.results import report, with_new_words
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
@@ -32,8 +32,6 @@ NAME, TIMM, OPEN_CLIP = "PE-Core-B16-224", "vit_pe_core_base_patch16_224", "PE-C
 IMAGES, BATCH = 32, 8
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEFAULT = "Encoder, default"
-OLD_LABELS = {"Encoder, as it comes": DEFAULT}
-"""Labels of earlier results."""
 
 Run = Callable[[], object]
 
@@ -74,13 +72,13 @@ def matrix_products(config: VisionConfig, dtype: torch.dtype) -> Run:
     tokens, width, head = config.grid**2 + int(config.class_token), config.width, config.width // config.heads
     x, hidden = (torch.randn(BATCH * tokens, size, dtype=dtype) for size in (width, config.mlp_width))
     shapes = ((3 * width, x), (width, x), (config.mlp_width, x), (width, hidden))
-    weights = [(torch.randn(rows, given.shape[1], dtype=dtype), given) for rows, given in shapes]
+    weights = [(torch.randn(rows, inputs.shape[1], dtype=dtype), inputs) for rows, inputs in shapes]
     queries, keys = (torch.randn(BATCH * config.heads, tokens, head, dtype=dtype) for _ in range(2))
 
     def run() -> None:
         for _ in range(config.depth * IMAGES // BATCH):
-            for weight, given in weights:
-                F.linear(given, weight)
+            for weight, inputs in weights:
+                F.linear(inputs, weight)
             torch.bmm(torch.bmm(queries, keys.transpose(1, 2)), keys)
 
     return run
@@ -88,7 +86,7 @@ def matrix_products(config: VisionConfig, dtype: torch.dtype) -> Run:
 
 def page(result: dict[str, Any]) -> str:
     """The results page of a run's JSON."""
-    measured = {OLD_LABELS.get(label, label): values for label, values in result["speeds"].items()}
+    measured = with_new_words(result)["speeds"]
     speeds = {label: statistics.median(values) for label, values in measured.items()}
     peers = {label: speed for label, speed in speeds.items() if label.startswith(("timm", "open_clip"))}
     best_compiled = max((speed for label, speed in peers.items() if "compiled" in label), default=float("nan"))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--out docs/results/memory.json]
 
-Every figure is the largest resident memory of a process of its own, which takes one whole step: forward, backward,
+Each value is the largest resident memory of a process of its own, which takes one whole step: forward, backward,
 clipping, LAMB. With --out, a plot is drawn beside the page (it needs the extra `eval`).
 """
 
@@ -112,8 +112,8 @@ def page(result: dict[str, Any]) -> str:
             "With micro-batches (`--set parallel.chunk=64`) memory hardly grows with the batch: activations are those"
             " of one micro-batch, and a further pair costs its pixels, its features and its row of logits. Losses and"
             " gradients are the same (`tests/train/test_distributed.py`). `pe train RECIPE --plan` computes a device's"
-            " memory from formulas, which `tests/planning/test_activations.py` holds against what autograd saves; they"
-            " take attention to be fused, as it is on a GPU.",
+            " memory from formulas, which `tests/planning/test_activations.py` compares with what autograd saves; they"
+            " assume fused attention, as on a GPU.",
             "",
         ]
     )
@@ -123,7 +123,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Plot the peaks over batch sizes, both on logarithmic scales."""
     import matplotlib
 
-    matplotlib.rcParams["svg.hashsalt"] = "memory"  # the same figures make the same file
+    matplotlib.rcParams["svg.hashsalt"] = "memory"  # the same values make the same file
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

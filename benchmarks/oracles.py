@@ -1,11 +1,11 @@
-"""Each dense evaluator with perfect features and with noise: it gives nearly all, and next to nothing.
+"""Check each dense evaluator: perfect features must score nearly 100 %, noise next to nothing.
 
-    python -m benchmarks.oracles --out docs/results/oracles.json --davis FOLDER
+    python -m benchmarks.oracles --out docs/results/oracles.json --davis DIR
 
-Perfect features are the truth itself, as patches see it: shares of the objects or classes among a patch's pixels, mean
-depth. They run through the same heads and the same scoring as any layer's. Pictures are drawn here: rectangles and
-discs before a wall. With `--davis`, a folder of NAME.tar, real masks are followed as well, by their
-own shares, by colours, and by noise.
+Perfect features are the ground truth by patch: the share of each object or class among the pixels, the mean depth. They
+run through the same heads and the same scoring as the features of a layer. Images are drawn here: rectangles and discs
+before a wall. With `--davis`, a directory of NAME.tar, real masks are tracked too: by their own shares, by colours and
+by noise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.results import report
+from benchmarks.results import report, with_new_words
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.masked_videos import VOID, read_videos
 from perception_encoder.dense_prediction.depth import DepthConfig
@@ -42,10 +42,10 @@ Row = dict[str, Any]
 
 
 def draw(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[tuple[int, list[int]]]]:
-    """A picture's classes (H, W), depth in metres (H, W), and its things: class and box (left, top, width, height)."""
+    """Draw an image: classes (H, W), depth in metres (H, W), and objects: class and box (left, top, width, height)."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     classes, depth = np.zeros(SIZE, np.int16), np.full(SIZE, generator.uniform(4, 8), np.float32)
-    things = []
+    objects = []
     for side in range(2):
         number = int(generator.integers(1, 3))
         top, left = int(generator.integers(2, 28)), int(generator.integers(2, 12)) + 40 * side
@@ -54,8 +54,8 @@ def draw(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[t
         if number == 2:
             inside &= ((y - top + 0.5) / height - 0.5) ** 2 + ((x - left + 0.5) / width - 0.5) ** 2 < 0.25
         classes[inside], depth[inside] = number, generator.uniform(1, 3)
-        things.append((number, [left, top, width, height]))
-    return classes, depth, things
+        objects.append((number, [left, top, width, height]))
+    return classes, depth, objects
 
 
 def by_patch(maps: np.ndarray, patch: int) -> np.ndarray:
@@ -66,17 +66,17 @@ def by_patch(maps: np.ndarray, patch: int) -> np.ndarray:
 
 
 def noise(like: np.ndarray) -> np.ndarray:
-    """Features of the same grid that say nothing."""
+    """Random features on the same grid."""
     return np.random.default_rng(1).normal(size=(*like.shape[:-1], 16))
 
 
 def rows_of(task: str, features: str, metrics: Sequence[Metric]) -> Iterator[Row]:
-    """A measurement's figures."""
+    """A row for each metric."""
     for metric in metrics:
         yield {
             "task": task,
             "features": features,
-            "figure": metric.name,
+            "metric": metric.name,
             "value": round(metric.value, 4),
             "unit": metric.unit,
             "n": metric.n,
@@ -94,27 +94,27 @@ def heads() -> Iterator[Row]:
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
         protocol = SegmentationProtocol(head=SegmentationConfig(fit=fit), head_seeds=1)
         truths = classes[:TRAINED].__getitem__, classes[TRAINED:].__getitem__
-        found = score_segmentation(maps[:TRAINED], truths[0], maps[TRAINED:], truths[1], keys, 3, protocol)
-        yield from rows_of("segmentation", name, measure_all(found))
+        scores = score_segmentation(maps[:TRAINED], truths[0], maps[TRAINED:], truths[1], keys, 3, protocol)
+        yield from rows_of("segmentation", name, measure_all(scores))
     for name, maps in (("the truth", mean), ("noise", noise(mean))):
         protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit), head_seeds=1)
         depths = depth[:TRAINED].__getitem__, depth[TRAINED:].__getitem__
-        found = score_depth(maps[:TRAINED], depths[0], maps[TRAINED:], depths[1], keys, protocol)
-        yield from rows_of("depth", name, [each for each in measure_all(found) if each.name in ("RMSE", "delta1")])
+        scores = score_depth(maps[:TRAINED], depths[0], maps[TRAINED:], depths[1], keys, protocol)
+        yield from rows_of("depth", name, [each for each in measure_all(scores) if each.name in ("RMSE", "delta1")])
 
 
 def detectors() -> Iterator[Row]:
-    """Mask R-CNN, fitted."""
+    """Detection, with a Mask R-CNN that is fitted."""
     generator = np.random.default_rng(0)
     drawn = [draw(generator) for _ in range(TRAINED + TESTED)]
     sets = instances(drawn[:TRAINED]), instances(drawn[TRAINED:])
     shares = by_patch(np.eye(3)[np.stack([each[0] for each in drawn])], PATCH)
     fit = FitConfig(epochs=60, batch=8, weight_decay=1e-4)
     protocol = DetectionProtocol(head=DetectionConfig(channels=16, hidden=64, regions=16, fit=fit), head_seeds=1)
-    learned, asked = np.arange(TRAINED), np.arange(TESTED)
+    learned, evaluated = np.arange(TRAINED), np.arange(TESTED)
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
-        found = score_detection(maps[:TRAINED], (sets[0], learned), maps[TRAINED:], (sets[1], asked), protocol)
-        metrics = measure_all(found)
+        scores = score_detection(maps[:TRAINED], (sets[0], learned), maps[TRAINED:], (sets[1], evaluated), protocol)
+        metrics = measure_all(scores)
         for kind in ("box", "mask"):
             yield from rows_of(
                 "detection, fitted", name, [m for m in metrics if m.name in (f"{kind} AP", f"{kind} AP50")]
@@ -122,13 +122,13 @@ def detectors() -> Iterator[Row]:
 
 
 def scoring() -> Iterator[Row]:
-    """What is found is the truth, the truth with boxes moved by a tenth, or boxes anywhere."""
+    """Score detections that are the truth, the truth with boxes moved by a tenth, or random boxes."""
     generator = np.random.default_rng(0)
     known = instances([draw(generator) for _ in range(TESTED)])
     ways: dict[str, Callable[[Detected], Detected]] = {
-        "the truth": lambda found: found,
-        "the truth, a tenth to the right": lambda found: moved(found, 0.1),
-        "boxes anywhere": lambda found: anywhere(found, generator),
+        "the truth": lambda detected: detected,
+        "the truth, a tenth to the right": lambda detected: moved(detected, 0.1),
+        "boxes anywhere": lambda detected: anywhere(detected, generator),
     }
     rows = np.arange(TESTED)
     for name, change in ways.items():
@@ -144,12 +144,12 @@ def scoring() -> Iterator[Row]:
 
 
 def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list[int]]]]]) -> InstanceSet:
-    """Drawn pictures as an annotated set, with run lengths as masks."""
+    """Drawn images as an annotated dataset, with run lengths as masks."""
     images, annotations = [], {}
-    for number, (classes, _, things) in enumerate(drawn, start=1):
+    for number, (classes, _, objects) in enumerate(drawn, start=1):
         images.append({"id": number, "height": SIZE[0], "width": SIZE[1]})
         own = []
-        for label, (left, top, width, height) in things:
+        for label, (left, top, width, height) in objects:
             mask = np.zeros(SIZE, bool)
             here = np.s_[top : top + height, left : left + width]
             mask[here] = classes[here] == label
@@ -178,37 +178,37 @@ def instances(drawn: Sequence[tuple[np.ndarray, np.ndarray, list[tuple[int, list
     )
 
 
-def moved(found: Detected, share: float) -> Detected:
+def moved(detected: Detected, share: float) -> Detected:
     """Boxes moved to the right by a share of their width, and masks by as many whole pixels."""
-    steps = share * (found.boxes[:, 2] - found.boxes[:, 0])
-    boxes = found.boxes + np.stack([steps, 0 * steps] * 2, axis=1)
-    assert found.masks is not None
-    masks = np.stack([np.roll(mask, round(float(step)), 1) for mask, step in zip(found.masks, steps, strict=True)])
-    return Detected(boxes.astype(np.float32), found.labels, found.scores, masks)
+    steps = share * (detected.boxes[:, 2] - detected.boxes[:, 0])
+    boxes = detected.boxes + np.stack([steps, 0 * steps] * 2, axis=1)
+    assert detected.masks is not None
+    masks = np.stack([np.roll(mask, round(float(step)), 1) for mask, step in zip(detected.masks, steps, strict=True)])
+    return Detected(boxes.astype(np.float32), detected.labels, detected.scores, masks)
 
 
-def anywhere(found: Detected, generator: np.random.Generator) -> Detected:
-    """As many boxes, of the same sizes, at random places."""
-    size = found.boxes[:, 2:] - found.boxes[:, :2]
+def anywhere(detected: Detected, generator: np.random.Generator) -> Detected:
+    """As many boxes, of the same sizes, at random positions."""
+    size = detected.boxes[:, 2:] - detected.boxes[:, :2]
     corner = generator.uniform(0, 1, size.shape) * (np.array(SIZE[::-1]) - size)
     boxes = np.concatenate([corner, corner + size], axis=1).astype(np.float32)
     masks = np.zeros((len(boxes), *SIZE), bool)
     for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
         mask[top:bottom, left:right] = True
-    return Detected(boxes, found.labels, found.scores, masks)
+    return Detected(boxes, detected.labels, detected.scores, masks)
 
 
-def tracking(folder: Path) -> Iterator[Row]:
-    """Real clips' masks, followed by their own shares, by colours and by noise."""
-    videos = read_videos(folder)
+def tracking(directory: Path) -> Iterator[Row]:
+    """Masks of real clips, tracked by their own shares, by colours and by noise."""
+    videos = read_videos(directory)
     kinds: dict[str, dict[str, np.ndarray]] = {"the truth": {}, "colours": {}, "noise": {}}
     masks = {video.name: [mask for mask in video.read_masks()[:DAVIS_FRAMES] if mask is not None] for video in videos}
     for video in videos:
         frames = video.read_frames()[:DAVIS_FRAMES]
         width, height = (side // DAVIS_PATCH for side in frames[0].size)
-        shown = [np.asarray(frame.resize((width, height), Image.Resampling.BOX)) / 255 - 0.5 for frame in frames]
-        kinds["colours"][video.name] = np.stack(shown)
-        kinds["noise"][video.name] = noise(np.stack(shown))
+        colours = [np.asarray(frame.resize((width, height), Image.Resampling.BOX)) / 255 - 0.5 for frame in frames]
+        kinds["colours"][video.name] = np.stack(colours)
+        kinds["noise"][video.name] = noise(np.stack(colours))
         cut = np.stack(masks[video.name])
         ids = [0, *(int(n) for n in np.unique(cut[0]) if n not in (0, VOID))]
         one_hot = np.stack([cut == number for number in ids], axis=-1).astype(np.float32)
@@ -226,34 +226,34 @@ def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def page(result: dict[str, Any]) -> str:
-    """The result as a page: a row for each task and kind of features, its first figures side by side."""
+    """The result as a page: a row for each task and kind of features, with its main metrics."""
     text = (
         f"Made by `python -m benchmarks.oracles --out docs/results/oracles.json --davis {result['davis']}`. Perfect "
-        "features are the truth itself, as patches see it; what they lack of 100 % is the patch, which is "
-        f"{PATCH} pixels wide in drawn images of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p. Of DAVIS's "
-        f"clips the first {DAVIS_FRAMES} frames are followed. Heads are fitted with one seed, detection for 240 steps; "
-        "or detections are given directly: perfect, shifted or random. The values show that an evaluator can be solved "
-        "and is not solved by noise, so they have no interval."
+        "features are the ground truth by patch; they score below 100 % because a patch is coarser than a pixel: "
+        f"{PATCH} pixels wide in drawn images of {SIZE[1]}x{SIZE[0]}, and {DAVIS_PATCH} in DAVIS at 240p. Of each clip "
+        f"of DAVIS the first {DAVIS_FRAMES} frames are tracked. Heads are fitted with one seed, detection for 240 "
+        "steps; or detections are given directly: perfect, shifted or random. The values show that an evaluator can be "
+        "solved and is not solved by noise, so they have no interval."
     )
     rows: dict[tuple[str, str], list[Row]] = {}
-    for row in result["rows"]:
+    for row in with_new_words(result)["rows"]:
         rows.setdefault((row["task"], row["features"]), []).append(row)
     lines = ["# Oracles: dense evaluators with perfect features and with noise", ""]
-    lines += [*wrap(text, 118, break_on_hyphens=False), "", "| task | features | n | figures |", "|---|---|---|---|"]
-    for (task, features), found in rows.items():
-        figures = ", ".join(f"{row['figure']} {format_value(row['value'], row['unit'])}" for row in found)
-        lines.append(f"| {task} | {features} | {found[0]['n']} | {figures} |")
+    lines += [*wrap(text, 118, break_on_hyphens=False), "", "| task | features | n | metrics |", "|---|---|---|---|"]
+    for (task, features), scores in rows.items():
+        cells = ", ".join(f"{row['metric']} {format_value(row['value'], row['unit'])}" for row in scores)
+        lines.append(f"| {task} | {features} | {scores[0]['n']} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measure, show, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--davis", type=Path, help="folder of NAME.tar, or DAVIS itself")
+    parser.add_argument("--davis", type=Path, help="directory of NAME.tar, or DAVIS itself")
     parser.add_argument("--out", type=Path, help="JSON file; the page is written beside it")
-    given = parser.parse_args()
-    rows = [*(tracking(given.davis) if given.davis else ()), *heads(), *detectors(), *scoring()]
-    report({"davis": given.davis.name if given.davis else "", "rows": rows}, page, given.out)
+    arguments = parser.parse_args()
+    rows = [*(tracking(arguments.davis) if arguments.davis else ()), *heads(), *detectors(), *scoring()]
+    report({"davis": arguments.davis.name if arguments.davis else "", "rows": rows}, page, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,42 @@
-"""What a benchmark leaves: its page on the screen and, where asked for, as files."""
+"""Print the page of a benchmark, write it with its JSON, and read the JSON of earlier versions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+OLD_WORDS = {
+    "as it comes": "default",
+    "beside": "baseline",
+    "ci": "interval",
+    "drawn": "draws",
+    "figure": "metric",
+    "figures": "scores",
+    "folder": "directory",
+    "FOLDER": "DIR",
+    "foreign things": "foreign names",
+    "picture": "image",
+    "pictures": "images",
+    "said": "nothing matches",
+}
+"""Words in the keys that earlier versions wrote into results and caches, to today's."""
+_OLD_WORD = re.compile(rf"\b(?:{'|'.join(OLD_WORDS)})\b")
+
+
+def with_new_words(value: Any) -> Any:
+    """Rename the keys that earlier versions wrote, at every depth of a result."""
+    if isinstance(value, list):
+        return [with_new_words(each) for each in value]
+    if isinstance(value, Mapping):
+        return {_renamed(key): with_new_words(each) for key, each in value.items()}
+    return value
+
+
+def _renamed(key: Any) -> Any:
+    return _OLD_WORD.sub(lambda old: OLD_WORDS[old[0]], key) if isinstance(key, str) else key
 
 
 def report(result: dict[str, Any], page: Callable[[dict[str, Any]], str], out: Path | None) -> None:

@@ -63,10 +63,10 @@ def large_images() -> list[bytes]:
     return contents
 
 
-def page_requests(folder: Path, port: int) -> dict[str, tuple[int, Ask]]:
+def page_requests(directory: Path, port: int) -> dict[str, tuple[int, Ask]]:
     """What a browser sends to the page, with weights."""
     ids = [tile["id"] for tile in json.loads(Client(port).get("/api/hits?count=200"))["tiles"]]
-    small = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[:16]]
+    small = [path.read_bytes() for path in sorted(directory.glob("*.jpg"))[:16]]
     large = large_images()
 
     def inside(chance: random.Random) -> str:
@@ -86,14 +86,14 @@ def page_requests(folder: Path, port: int) -> dict[str, tuple[int, Ask]]:
     }
 
 
-def api_requests(folder: Path, port: int) -> dict[str, tuple[int, Ask]]:
+def api_requests(directory: Path, port: int) -> dict[str, tuple[int, Ask]]:
     """What programs send to the API, with weights."""
 
     def body(content: bytes) -> bytes:
         uri = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
         return json.dumps({"input": uri, "modality": "image", "encoding_format": "base64"}).encode()
 
-    small = [body(path.read_bytes()) for path in sorted(folder.glob("*.jpg"))[:16]]
+    small = [body(path.read_bytes()) for path in sorted(directory.glob("*.jpg"))[:16]]
     large = large_images()
     damaged = [body(content[:-DAMAGED]) for content in large]
     whole = [body(content) for content in large]
@@ -145,14 +145,14 @@ def drive(requests: Mapping[str, tuple[int, Ask]], port: int, pid: int, seconds:
 def measure(seconds: float, code: Path | None) -> dict[str, Any]:
     """Both servers, one after the other, each in a process of its own."""
     series = {}
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_photographs(folder, IMAGES)
-        with writable_index(folder) as (index, encoder):
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        write_photographs(directory, IMAGES)
+        with writable_index(directory) as (index, encoder):
             update_index(index, encoder)
-        for name, arguments, kinds in (("page", [place], page_requests), ("api", ["--api"], api_requests)):
+        for name, arguments, kinds in (("page", [temporary], page_requests), ("api", ["--api"], api_requests)):
             with serving(arguments, code) as (process, port):
-                series[name] = drive(kinds(folder, port), port, process.pid, seconds)
+                series[name] = drive(kinds(directory, port), port, process.pid, seconds)
             print(f"{name}: {series[name]['peak']} MiB at most, {series[name]['answers']}", flush=True)
     return {"seconds": seconds, "load": round(os.getloadavg()[0], 1), **series}
 

@@ -31,16 +31,6 @@ from perception_encoder.train.metrics import Listener
 ROBUST = "robustness"
 """The mean over all test sets but `PHOTOS`."""
 
-OLD_KEYS = {
-    "beside": "baseline",
-    "ci": "interval",
-    "drawn": "draws",
-    "figure": "metric",
-    "figures": "scores",
-    "pictures": "images",
-}
-"""Keys that earlier versions wrote into results and caches, to today's."""
-
 Rows = Sequence[Mapping[str, Any]]
 """Each with a `name`, a `value` and its `interval`, and further labels."""
 
@@ -114,8 +104,8 @@ class Runs:
     def _write(self, result: Mapping[str, Any]) -> dict[str, Any]:
         text = json.dumps(result, indent=1) + "\n"
         write_text(self._paths.result, text)
-        written: dict[str, Any] = json.loads(text)
-        return written
+        content: dict[str, Any] = json.loads(text)
+        return content
 
 
 def carry_out(run: Run, paths: Paths, listener: Listener | None, track: Track = untracked) -> dict[str, Any]:
@@ -174,15 +164,6 @@ def averaged(outcomes: Outcomes) -> dict[str, list[list[Outcome]]]:
     """Return the sets that each average is over: each set by itself, and `ROBUST`."""
     unlike = [tasks for name, tasks in outcomes.items() if name != PHOTOS]
     return {name: [tasks] for name, tasks in outcomes.items()} | {ROBUST: unlike}
-
-
-def with_new_keys(value: Any) -> Any:
-    """Rename the keys that earlier versions wrote, at every depth of a result."""
-    if isinstance(value, list):
-        return [with_new_keys(each) for each in value]
-    if isinstance(value, Mapping):
-        return {OLD_KEYS.get(key, key): with_new_keys(each) for key, each in value.items()}
-    return value
 
 
 def find_rows(rows: Rows, **labels: object) -> list[Mapping[str, Any]]:

@@ -1,6 +1,6 @@
 """Every recipe by name, what can be done with one, and `--set`, which changes its settings.
 
-Stages are imported when a recipe is made: torch takes seconds, and `pe train --list` needs none of it.
+Stages are imported when a recipe is looked up: torch takes seconds, and `pe train --list` needs none of it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.progress import Track, untracked
@@ -21,131 +20,97 @@ from perception_encoder.progress import Track, untracked
 if TYPE_CHECKING:
     from perception_encoder.data.streams import Shards
     from perception_encoder.planning.cluster import Cluster, TrainingPlan
+    from perception_encoder.train.config import TrainingConfig
     from perception_encoder.train.metrics import Listener
 
 Config = TypeVar("Config")
 
-
-class RunConfig(Protocol):
-    """A complete configuration: a frozen dataclass, one class a stage of the paper."""
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        ...
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A run by name."""
-
-    summary: str
-    """One line, for the list."""
-    config: Callable[[], RunConfig]
-    """Makes the complete configuration."""
-
-
-def _pretraining() -> Any:
-    from perception_encoder.pretraining import recipes
-
-    return recipes
-
-
-def _builtin() -> Any:
-    from perception_encoder.pretraining.builtin import recipe
-
-    return recipe
-
-
-def _distillation() -> Any:
-    from perception_encoder.distillation import recipes
-
-    return recipes
-
-
-def _video() -> Any:
-    from perception_encoder.video_finetuning import recipes
-
-    return recipes
-
-
-def _finetuning() -> Any:
-    from perception_encoder.finetuning import recipes
-
-    return recipes
-
-
-RECIPES: dict[str, Recipe] = {
-    "builtin": Recipe("the built-in model, first edition: two hours on 2 cores", lambda: _builtin().builtin()),
-    "builtin_second": Recipe(
-        "the built-in model, second edition: two more hours on mixed images", lambda: _builtin().builtin_second()
-    ),
-    "core_t16": Recipe("PE-Core-T: 58 billion pairs", lambda: _pretraining().core("t16")),
-    "core_s16": Recipe("PE-Core-S: 58 billion pairs", lambda: _pretraining().core("s16")),
-    "core_b16": Recipe("PE-Core-B: 58 billion pairs", lambda: _pretraining().core("b16")),
-    "core_l14": Recipe("PE-Core-L: 58 billion pairs", lambda: _pretraining().core("l14")),
-    "core_g14": Recipe("PE-Core-G: 86 billion pairs", lambda: _pretraining().core("g14")),
-    "core_t16_cooldown": Recipe("PE-Core-T, cooldown: 50 million pairs", lambda: _pretraining().cooldown("t16")),
-    "core_s16_cooldown": Recipe("PE-Core-S, cooldown: 50 million pairs", lambda: _pretraining().cooldown("s16")),
-    "core_b16_cooldown": Recipe("PE-Core-B, cooldown: 50 million pairs", lambda: _pretraining().cooldown("b16")),
-    "core_l14_cooldown": Recipe("PE-Core-L, cooldown: 50 million pairs", lambda: _pretraining().cooldown("l14")),
-    "core_g14_cooldown": Recipe("PE-Core-G, cooldown: 50 million pairs", lambda: _pretraining().cooldown("g14")),
-    "video_finetune_t16": Recipe(
-        "PE-Core-T, video finetuning: 22 million videos", lambda: _video().video_finetune("t16")
-    ),
-    "video_finetune_s16": Recipe(
-        "PE-Core-S, video finetuning: 22 million videos", lambda: _video().video_finetune("s16")
-    ),
-    "video_finetune_b16": Recipe(
-        "PE-Core-B, video finetuning: 22 million videos", lambda: _video().video_finetune("b16")
-    ),
-    "video_finetune_l14": Recipe(
-        "PE-Core-L, video finetuning: 22 million videos", lambda: _video().video_finetune("l14")
-    ),
-    "video_finetune_g14": Recipe(
-        "PE-Core-G, video finetuning: 22 million videos", lambda: _video().video_finetune("g14")
-    ),
-    "ablation_1": Recipe("ViT-L/14, step 1: the CLIP baseline", lambda: _pretraining().ablation(1)),
-    "ablation_2": Recipe("ViT-L/14, steps 1 to 2: progressive resolution", lambda: _pretraining().ablation(2)),
-    "ablation_3": Recipe("ViT-L/14, steps 1 to 3: twice the batch and the pairs", lambda: _pretraining().ablation(3)),
-    "ablation_4": Recipe("ViT-L/14, steps 1 to 4: LAMB", lambda: _pretraining().ablation(4)),
-    "ablation_5": Recipe("ViT-L/14, steps 1 to 5: a stage at 336 px", lambda: _pretraining().ablation(5)),
-    "ablation_6": Recipe("ViT-L/14, steps 1 to 6: 2D RoPE", lambda: _pretraining().ablation(6)),
-    "ablation_7": Recipe("ViT-L/14, steps 1 to 7: attention pooling", lambda: _pretraining().ablation(7)),
-    "ablation_8": Recipe("ViT-L/14, steps 1 to 8: augmentation", lambda: _pretraining().ablation(8)),
-    "ablation_9": Recipe("ViT-L/14, steps 1 to 9: mask regularisation", lambda: _pretraining().ablation(9)),
-    "vanilla_s14": Recipe("ViT-S/14: the CLIP baseline (Fig. 3)", lambda: _pretraining().scaling(1, "s14")),
-    "full_s14": Recipe("ViT-S/14: all nine steps (Fig. 3)", lambda: _pretraining().scaling(9, "s14")),
-    "vanilla_b14": Recipe("ViT-B/14: the CLIP baseline (Fig. 3)", lambda: _pretraining().scaling(1, "b14")),
-    "full_b14": Recipe("ViT-B/14: all nine steps (Fig. 3)", lambda: _pretraining().scaling(9, "b14")),
-    "vanilla_l14_120k": Recipe("ViT-L/14: CLIP (Fig. 4)", lambda: _pretraining().scaling(1, "l14", 120_000)),
-    "full_l14_120k": Recipe("ViT-L/14: all nine (Fig. 4)", lambda: _pretraining().scaling(9, "l14", 120_000)),
-    "vanilla_l14_240k": Recipe("ViT-L/14: CLIP (Fig. 4)", lambda: _pretraining().scaling(1, "l14", 240_000)),
-    "full_l14_240k": Recipe("ViT-L/14: all nine (Fig. 4)", lambda: _pretraining().scaling(9, "l14", 240_000)),
-    "vanilla_l14_360k": Recipe("ViT-L/14: CLIP (Figs. 3, 4)", lambda: _pretraining().scaling(1, "l14", 360_000)),
-    "full_l14_360k": Recipe("ViT-L/14: all nine (Figs. 3, 4)", lambda: _pretraining().scaling(9, "l14", 360_000)),
-    "distill_l14": Recipe("PE-Core-G into PE-Core-L: 4.4 billion pairs", lambda: _distillation().distill_core("l14")),
-    "distill_b16": Recipe("PE-Core-G into PE-Core-B: 4.4 billion pairs", lambda: _distillation().distill_core("b16")),
-    "distill_s16": Recipe("PE-Core-G into PE-Core-S: 4.4 billion pairs", lambda: _distillation().distill_core("s16")),
-    "distill_t16": Recipe("PE-Core-G into PE-Core-T: 4.4 billion pairs", lambda: _distillation().distill_core("t16")),
-    "distill_builtin": Recipe(
-        "a model, --set teacher=…, into the built-in one", lambda: _distillation().distill_builtin()
-    ),
-    "finetune": Recipe("weights, --set initial=…, on your own pairs", lambda: _finetuning().own_pairs()),
+RECIPES: dict[str, str] = {
+    "builtin": "the built-in model, first edition: two hours on 2 cores",
+    "builtin_second": "the built-in model, second edition: two more hours on mixed images",
+    "core_t16": "PE-Core-T: 58 billion pairs",
+    "core_s16": "PE-Core-S: 58 billion pairs",
+    "core_b16": "PE-Core-B: 58 billion pairs",
+    "core_l14": "PE-Core-L: 58 billion pairs",
+    "core_g14": "PE-Core-G: 86 billion pairs",
+    "core_t16_cooldown": "PE-Core-T, cooldown: 50 million pairs",
+    "core_s16_cooldown": "PE-Core-S, cooldown: 50 million pairs",
+    "core_b16_cooldown": "PE-Core-B, cooldown: 50 million pairs",
+    "core_l14_cooldown": "PE-Core-L, cooldown: 50 million pairs",
+    "core_g14_cooldown": "PE-Core-G, cooldown: 50 million pairs",
+    "video_finetune_t16": "PE-Core-T, video finetuning: 22 million videos",
+    "video_finetune_s16": "PE-Core-S, video finetuning: 22 million videos",
+    "video_finetune_b16": "PE-Core-B, video finetuning: 22 million videos",
+    "video_finetune_l14": "PE-Core-L, video finetuning: 22 million videos",
+    "video_finetune_g14": "PE-Core-G, video finetuning: 22 million videos",
+    "ablation_1": "ViT-L/14, step 1: the CLIP baseline",
+    "ablation_2": "ViT-L/14, steps 1 to 2: progressive resolution",
+    "ablation_3": "ViT-L/14, steps 1 to 3: twice the batch and the pairs",
+    "ablation_4": "ViT-L/14, steps 1 to 4: LAMB",
+    "ablation_5": "ViT-L/14, steps 1 to 5: a stage at 336 px",
+    "ablation_6": "ViT-L/14, steps 1 to 6: 2D RoPE",
+    "ablation_7": "ViT-L/14, steps 1 to 7: attention pooling",
+    "ablation_8": "ViT-L/14, steps 1 to 8: augmentation",
+    "ablation_9": "ViT-L/14, steps 1 to 9: mask regularisation",
+    "vanilla_s14": "ViT-S/14: the CLIP baseline (Fig. 3)",
+    "full_s14": "ViT-S/14: all nine steps (Fig. 3)",
+    "vanilla_b14": "ViT-B/14: the CLIP baseline (Fig. 3)",
+    "full_b14": "ViT-B/14: all nine steps (Fig. 3)",
+    "vanilla_l14_120k": "ViT-L/14: CLIP (Fig. 4)",
+    "full_l14_120k": "ViT-L/14: all nine (Fig. 4)",
+    "vanilla_l14_240k": "ViT-L/14: CLIP (Fig. 4)",
+    "full_l14_240k": "ViT-L/14: all nine (Fig. 4)",
+    "vanilla_l14_360k": "ViT-L/14: CLIP (Figs. 3, 4)",
+    "full_l14_360k": "ViT-L/14: all nine (Figs. 3, 4)",
+    "distill_l14": "PE-Core-G into PE-Core-L: 4.4 billion pairs",
+    "distill_b16": "PE-Core-G into PE-Core-B: 4.4 billion pairs",
+    "distill_s16": "PE-Core-G into PE-Core-S: 4.4 billion pairs",
+    "distill_t16": "PE-Core-G into PE-Core-T: 4.4 billion pairs",
+    "distill_builtin": "a model, --set teacher=…, into the built-in one",
+    "finetune": "weights, --set initial=…, on your own pairs",
 }
+"""What each recipe trains, for the list; `find_recipe` has their configurations."""
 
 
-def find_recipe(name: str) -> RunConfig:
+def find_recipe(name: str) -> TrainingConfig:
     """Return the configuration of a recipe; ConfigError shows near matches."""
+    from perception_encoder.distillation.recipes import distill_builtin, distill_core
+    from perception_encoder.finetuning.recipes import own_pairs
+    from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second
+    from perception_encoder.pretraining.recipes import LAST_STEP, ablation, cooldown, core, scaling
+    from perception_encoder.video_finetuning.recipes import video_finetune
+
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "`pe train --list` shows them all"
         raise ConfigError(f"no recipe is called {name!r}; {hint}")
-    return RECIPES[name].config()
+    match name.split("_"):
+        case ["builtin"]:
+            return builtin()
+        case ["builtin", "second"]:
+            return builtin_second()
+        case ["core", size]:
+            return core(size)
+        case ["core", size, "cooldown"]:
+            return cooldown(size)
+        case ["video", "finetune", size]:
+            return video_finetune(size)
+        case ["ablation", step]:
+            return ablation(int(step))
+        case ["vanilla" | "full" as curve, size, *length]:
+            thousands = int(length[0].removesuffix("k")) if length else 360
+            return scaling(1 if curve == "vanilla" else LAST_STEP, size, 1000 * thousands)
+        case ["distill", "builtin"]:
+            return distill_builtin()
+        case ["distill", size]:
+            return distill_core(size)
+        case ["finetune"]:
+            return own_pairs()
+    raise AssertionError(f"{name} has no configuration")
 
 
 def run_recipe(
-    config: RunConfig,
+    config: TrainingConfig,
     data: Sequence[Path | Shards],
     out: Path,
     track: Track = untracked,
@@ -173,7 +138,7 @@ def run_recipe(
     raise _unknown(config)
 
 
-def debug_form(config: RunConfig) -> RunConfig:
+def debug_form(config: TrainingConfig) -> TrainingConfig:
     """Return the same run in four steps of a small model, to see that all works."""
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.recipes import debug_distillation
@@ -192,25 +157,22 @@ def debug_form(config: RunConfig) -> RunConfig:
     raise _unknown(config)
 
 
-def plan_recipe(config: RunConfig, cluster: Cluster) -> TrainingPlan:
+def plan_recipe(config: TrainingConfig, cluster: Cluster) -> TrainingPlan:
     """Return what a run costs on a cluster."""
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.plan import plan_distillation
-    from perception_encoder.finetuning.config import FinetuningConfig
-    from perception_encoder.pretraining.config import PretrainingConfig
+    from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.pretraining.plan import plan_pretraining
 
     match config:
-        case FinetuningConfig():
-            return plan_pretraining(config.pretraining(), cluster)
         case DistillationConfig():
             return plan_distillation(config, cluster)
-        case PretrainingConfig():
-            return plan_pretraining(config, cluster)
+        case PairConfig():
+            return plan_pretraining(config.pretraining(), cluster)
     raise _unknown(config)
 
 
-def _unknown(config: RunConfig) -> ConfigError:
+def _unknown(config: TrainingConfig) -> ConfigError:
     return ConfigError(f"{type(config).__name__} is not a configuration of a stage")
 
 

@@ -43,8 +43,8 @@ def clip(
     **options: str,
 ) -> bytes:
     """A video of `count` numbered frames, a key frame each `group`; `ticks`: their times, in hundredths of a second."""
-    with tempfile.TemporaryDirectory() as folder:  # a file, since moving an mp4's index to the front reads it again
-        path = Path(folder, "clip")
+    with tempfile.TemporaryDirectory() as directory:  # a file, since moving an mp4's index to the front reads it again
+        path = Path(directory, "clip")
         _write(path, count, format, codec, rate, group, None if ticks is None else list(ticks), sound, options)
         return path.read_bytes()
 

@@ -17,8 +17,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is no test; set before the hub's client is imported
 os.environ.pop("PE_MODEL", None)
 for _name in ("CONFIG", "CACHE"):  # the user's own settings are none of a test's
-    os.environ[f"XDG_{_name}_HOME"] = _folder = tempfile.mkdtemp(prefix="pe-tests-")
-    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+    os.environ[f"XDG_{_name}_HOME"] = _directory = tempfile.mkdtemp(prefix="pe-tests-")
+    atexit.register(shutil.rmtree, _directory, ignore_errors=True)
 for _name in ("COLUMNS", "LINES"):  # of a worker's terminal, by which the console would be made; `run_pe` says its own
     os.environ.pop(_name, None)
 
@@ -34,11 +34,11 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real photographs and clips that PE_TEST_DATA names; skips the test without it."""
-    folder = os.environ.get("PE_TEST_DATA")
-    if not folder:
-        pytest.skip("PE_TEST_DATA names no folder of real photographs and clips")
-    return Path(folder)
+    """The directory of real photographs and clips that PE_TEST_DATA names; skips the test without it."""
+    path = os.environ.get("PE_TEST_DATA")
+    if not path:
+        pytest.skip("PE_TEST_DATA names no directory of real photographs and clips")
+    return Path(path)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -115,19 +115,19 @@ def run_pe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of training data: 40 small pictures of two sources and four labels, and a test split."""
+    """A directory of training data: 40 small images of two sources and four labels, and a test split."""
     import numpy as np
     from PIL import Image
 
     from perception_encoder.formats.shards import ShardSample, write_shard
 
     rng = np.random.default_rng(0)
-    things = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")]
+    classes = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")]
     samples = []
     for index in range(40):
         stream = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(stream, "PNG")
-        source, label = things[index % 4]
+        source, label = classes[index % 4]
         samples.append(ShardSample(f"{source}-{index}", "png", stream.getvalue(), {"source": source, "label": label}))
     write_shard(tmp_path / "photos" / "train.tar", samples)
     others = [{"source": "caltech101", "label": f"x{n}"} for n in range(12)]  # among them the ten never trained on

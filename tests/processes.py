@@ -52,7 +52,7 @@ class Processes:
         for each in self.processes:
             each.kill()
             each.join()
-            assert each.exitcode == -signal.SIGKILL, self.said()
+            assert each.exitcode == -signal.SIGKILL, self.output()
 
     def statuses(self, seconds: float = 250) -> list[int]:
         """Wait for all to end; how they did."""
@@ -61,10 +61,10 @@ class Processes:
         for each in self.processes:
             if each.exitcode is None:
                 each.kill()
-                raise TimeoutError(self.said())
+                raise TimeoutError(self.output())
         return [each.exitcode or 0 for each in self.processes]
 
-    def said(self) -> str:
+    def output(self) -> str:
         """The end of what they wrote to stdout and stderr."""
         return self.log.read_text()[-3000:] if self.log.exists() else ""
 
@@ -99,7 +99,7 @@ def run(
 ) -> None:
     """`start`, and wait; all must end well."""
     processes = start(work, *arguments, log=log, ranks=ranks, environment=environment)
-    assert not any(processes.statuses()), processes.said()
+    assert not any(processes.statuses()), processes.output()
 
 
 def pe(*arguments: str) -> None:

@@ -28,7 +28,7 @@ LAYERS = [
     {"models", "preprocess"},
     {"formats", "planning"},
     {"data", "datasets", "train"},
-    {"scenes", "inference", "dense_prediction"},
+    {"scenes", "documents", "inference", "dense_prediction"},
     {"serving"},
     {"evaluation", "search"},
     {"pretraining", "layer_analysis", "video_data_engine", "video_dataset", "language_alignment", "spatial_alignment"},
@@ -36,7 +36,7 @@ LAYERS = [
     {"recipes"},
     {"cli"},
 ]
-LAYER_OF = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
+LAYER_OF = {directory: level for level, directories in enumerate(LAYERS) for directory in directories}
 
 FILE_LINES, CLI_FILE_LINES, FUNCTION_LINES, DIRECTORY_MODULES = 400, 150, 60, 15
 LOOP = ("perception_encoder/train/loop.py", 220)
@@ -93,15 +93,15 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def upward_imports(path: Path) -> list[str]:
-    """Return the package's own imports in a module that do not point strictly down or into its own folder."""
+    """Return the package's own imports in a module that do not point strictly down or into its own directory."""
     own = relative(path).split("/")[1].removesuffix(".py")
     wrong = []
     for module, _ in imports(path):
         head, _, rest = module.partition(".")
         if head != NAME or rest == "__version__":
             continue
-        folder = rest.partition(".")[0]
-        if folder != own and LAYER_OF.get(folder, len(LAYERS)) >= LAYER_OF[own]:
+        directory = rest.partition(".")[0]
+        if directory != own and LAYER_OF.get(directory, len(LAYERS)) >= LAYER_OF[own]:
             wrong.append(module)
     return wrong
 
@@ -164,7 +164,7 @@ def test_a_directory_holds_few_modules(directory: Path) -> None:
 
 def public_names() -> dict[str, set[str]]:
     """Return where each public class, function and type alias is defined; cli/ names commands and their options."""
-    places: dict[str, set[str]] = {}
+    homes: dict[str, set[str]] = {}
     for path in SOURCES:
         of_cli = relative(path).startswith(f"{NAME}/cli/")
         for node in parse(path).body:
@@ -177,22 +177,38 @@ def public_names() -> dict[str, set[str]]:
                 names = [target for target in targets if target[0].isupper() and not target.isupper()]
             for name in names:
                 if not name.startswith("_"):
-                    places.setdefault(name, set()).add(relative(path))
-    return places
+                    homes.setdefault(name, set()).add(relative(path))
+    return homes
 
 
 def test_a_public_name_is_defined_once() -> None:
-    assert {name: places for name, places in public_names().items() if len(places) > 1} == {}
+    assert {name: homes for name, homes in public_names().items() if len(homes) > 1} == {}
 
 
-def test_every_folder_stands_in_a_layer() -> None:
+def test_every_directory_is_in_a_layer() -> None:
     present = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES} - {"__init__", "__main__"}
     assert present <= LAYER_OF.keys()
+
+
+def test_the_documentation_shows_the_same_layers() -> None:
+    present = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^## Layers$.*?^```text\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    drawn = [set(re.split(r"\s{2,}", line)[0].split(" · ")) for line in block.splitlines()]
+    assert drawn[::-1] == [names for layer in LAYERS if (names := layer & present)]
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.parent != PACKAGE], ids=relative)
 def test_imports_point_down(path: Path) -> None:
     assert upward_imports(path) == []
+
+
+def test_only_commands_import_the_search() -> None:
+    """A report of section 3, or an evaluation, does not depend on the search page."""
+    users = {
+        name for name, targets in module_graph().items() if any(each.startswith(f"{NAME}.search") for each in targets)
+    }
+    assert {name.split(".")[1] for name in users} == {"search", "cli"}
 
 
 @pytest.mark.parametrize(
@@ -257,9 +273,9 @@ def test_names_say_what_is_inside() -> None:
 def test_versions_with_known_holes_are_excluded(distribution: str, fixed: str, hole: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     everywhere = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
-    wanted = [requirement for each in everywhere if (requirement := Requirement(each)).name == distribution]
-    assert wanted
-    for requirement in wanted:
+    requirements = [requirement for each in everywhere if (requirement := Requirement(each)).name == distribution]
+    assert requirements
+    for requirement in requirements:
         (floor,) = (Version(each.version) for each in requirement.specifier if each.operator == ">=")
         assert floor >= Version(fixed), hole
 
@@ -330,21 +346,6 @@ def is_overload(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     annotation = function.args.kwarg and function.args.kwarg.annotation
     overload = any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
     return overload and annotation is not None and ast.unparse(annotation).startswith("Unpack[")
-
-
-NAMED_PLAINLY = {"models", "preprocess", "losses", "formats", "inference", "serving", "search", "scenes", "files.py"}
-PARTICIPLES = {"given", "wanted", "written", "taken", "found", "kept", "folder", "place", "thing", "picture"}
-"""Words that do not say what a variable holds, or for which the field has another."""
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in SOURCES if path.relative_to(PACKAGE).parts[0] in NAMED_PLAINLY], ids=relative
-)
-def test_variables_say_what_they_hold(path: Path) -> None:
-    nodes = list(ast.walk(parse(path)))
-    variables = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    variables |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    assert not {name.strip("_") for name in variables} & PARTICIPLES
 
 
 def tracked_files() -> list[Path]:

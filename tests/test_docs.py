@@ -24,6 +24,7 @@ from perception_encoder.planning.cost import vision_cost
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
+TYPED = ["README.md", "docs/quickstart.md", *(f"docs/api/{name}.md" for name in ("evaluation", "search", "training"))]
 SAYING = ["README.md", "perception_encoder/weights/MODEL_CARD.md", "perception_encoder/cli/demo.py"]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
@@ -67,10 +68,10 @@ def test_commands_exist(page: Path) -> None:
 
 def test_examples_ask_for_sizes_of_whole_patches() -> None:
     lines = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").splitlines()
-    asked = [line.split() for line in lines if line.strip().startswith("pe ") and " --size " in line]
-    found = [(name, words[words.index("--size") + 1]) for words in asked for name in filter(canonical_name, words)]
-    assert found
-    for name, size in found:
+    sized = [line.split() for line in lines if line.strip().startswith("pe ") and " --size " in line]
+    sizes = [(name, words[words.index("--size") + 1]) for words in sized for name in filter(canonical_name, words)]
+    assert sizes
+    for name, size in sizes:
         patch = find_model(name).vision.patch_size
         assert not any(int(side) % patch for side in size.split("x")), f"{name} --size {size}"
 
@@ -93,6 +94,12 @@ def test_readme_begins_with_installing_and_searching() -> None:
     assert ["make", "demo"] in every and ["make", "test"] in every
 
 
+def test_the_front_page_of_the_site_begins_like_the_readme() -> None:
+    front = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\n.*?^```", readme(), flags=re.DOTALL | re.MULTILINE)[:2]
+    assert [part for part in (readme().split("\n\n")[1], *blocks) if part not in front] == []
+
+
 def test_images_of_the_readme_are_absolute_and_in_the_repository() -> None:
     raw = "https://raw.githubusercontent.com/perception-encoder/perception-encoder/main/"
     images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme())
@@ -113,9 +120,9 @@ def test_output_in_the_readme_is_what_the_commands_print(
     for command, expected in session:
         run = run_pe(*shlex.split(command))
         assert run.status == 0, run.stderr
-        for line, shown in zip(run.stdout.splitlines(), expected.splitlines(), strict=True):
-            for word, shown_word in zip(line.split(), shown.split(), strict=True):
-                assert word == shown_word or number(word) == pytest.approx(number(shown_word), abs=0.02), line
+        for line, expected_line in zip(run.stdout.splitlines(), expected.splitlines(), strict=True):
+            for word, expected_word in zip(line.split(), expected_line.split(), strict=True):
+                assert word == expected_word or number(word) == pytest.approx(number(expected_word), abs=0.02), line
 
 
 def number(word: str) -> float:
@@ -157,9 +164,9 @@ def test_published_results_are_those_of_the_registry() -> None:
     assert [float(cell) for cell in row.split("|")[4:7]] == [published["robustness"] for published in names[2:]]
 
 
-def test_python_of_the_first_pages_passes_a_strict_type_checker(tmp_path: Path) -> None:
+def test_python_of_some_pages_passes_a_strict_type_checker(tmp_path: Path) -> None:
     """As a user's editor checks it: strictly, with the installed package and none of this project's settings."""
-    for page in (ROOT / "README.md", ROOT / "docs" / "quickstart.md"):
+    for page in (ROOT / name for name in TYPED):
         blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         assert blocks
         (tmp_path / f"{page.stem}.py").write_text("\n".join(blocks), encoding="utf-8")
@@ -212,11 +219,30 @@ def test_the_site_has_every_public_name(site: Path) -> None:
     assert {name for name in public if f'id="{name}"' not in reference} == set()
 
 
+@pytest.mark.parametrize(
+    ("area", "names"),
+    [
+        ("datasets", "classified.load_tasks captioned.load_captions masked_videos.read_videos rgbd.read_depth_splits"),
+        ("evaluation", "results.Evaluator results.Measurement results.evaluate retrieval.RetrievalEvaluator"),
+        ("evaluation", "classification.zero_shot.ZeroShotEvaluator.run dense.depth.DepthEvaluator comparison.compare"),
+        ("layer_analysis", "analysis.analyse recommendation.recommend curve.LayerCurve report.write_report"),
+        ("recipes", "find_recipe override run_recipe"),
+        ("search", "index.update.update_index index.index.Index query.search.search query.terms.parse_words"),
+        ("train", "loop.train config.TrainingConfig task.Task validation.Validation optimizer.build_optimizer"),
+        ("train", "checkpoint.save_run checkpoint.resume_run"),
+    ],
+)
+def test_the_site_documents_each_area(site: Path, area: str, names: str) -> None:
+    reference = "".join(html.read_text(encoding="utf-8") for html in (site / "api").rglob("*.html"))
+    identifiers = [f"perception_encoder.{area}.{name}" for name in names.split()]
+    assert [name for name in identifiers if f'id="{name}"' not in reference] == []
+
+
 def test_links_of_the_site_that_leave_docs_lead_to_the_repository(site: Path) -> None:
     repository = "https://github.com/perception-encoder/perception-encoder"
     front = (site / "index.html").read_text(encoding="utf-8")
     assert f'href="{repository}/blob/main/perception_encoder/weights/MODEL_CARD.md"' in front
-    assert f'href="{repository}/tree/main/examples"' in (site / "examples" / "index.html").read_text(encoding="utf-8")
+    assert f'href="{repository}/tree/main/examples"' in front
     card = f'href="{repository}/blob/main/perception_encoder/weights/MODEL_CARD.md"'
     assert card in (site / "results" / "index.html").read_text(encoding="utf-8")  # from ../../
     assert not (site / "results" / "towers").exists()

@@ -26,11 +26,11 @@ LONG = 150_000
 def installed(monkeypatch: pytest.MonkeyPatch):
     """Make the package look installed from a place, as pip notes it; None: from an index."""
 
-    def install(told: dict | str | None) -> None:
+    def install(record: dict | str | None) -> None:
         class Distribution:
             def read_text(self, name: str) -> str | None:
                 assert name == "direct_url.json"
-                return told if told is None or isinstance(told, str) else json.dumps(told)
+                return record if record is None or isinstance(record, str) else json.dumps(record)
 
         monkeypatch.setattr(errors.metadata, "distribution", lambda name: Distribution())
 
@@ -51,10 +51,10 @@ def test_an_extra_is_installed_from_where_the_package_is_from(installed, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "told", [None, "{", "[]", {"url": "file:///no/such/place"}, {"url": "https://a.example/a.whl"}]
+    "record", [None, "{", "[]", {"url": "file:///no/such/place"}, {"url": "https://a.example/a.whl"}]
 )
-def test_without_such_a_place_it_is_the_package_s_name(installed, told: dict | str | None) -> None:
-    installed(told)
+def test_without_such_a_record_it_is_the_package_s_name(installed, record: dict | str | None) -> None:
+    installed(record)
     assert errors.install_command("search") == "run: pip install 'perception-encoder[search]'"
 
 

@@ -59,12 +59,12 @@ def test_text_and_json_are_written_whole_or_not_at_all(tmp_path: Path, monkeypat
     assert path.read_text() == "through"
 
 
-def test_a_file_replaces_no_folder_and_no_device(tmp_path: Path) -> None:
+def test_a_file_replaces_no_directory_and_no_device(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mug.jpg").touch()
     os.mkfifo(tmp_path / "pipe")
-    for name, said in (("photos", "is a directory"), ("pipe", "is not a regular file")):
-        with pytest.raises(OutputError, match=said), replacing(tmp_path / name) as temporary:
+    for name, message in (("photos", "is a directory"), ("pipe", "is not a regular file")):
+        with pytest.raises(OutputError, match=message), replacing(tmp_path / name) as temporary:
             temporary.write_text("page")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is a file"), replacing(tmp_path / "file") as temporary:
@@ -118,20 +118,25 @@ def test_a_link_is_replaced_itself_where_it_is_not_followed(tmp_path: Path) -> N
 
 
 def test_permissions_are_taken_and_never_given(tmp_path: Path) -> None:
-    like, folder = tmp_path / "like", tmp_path / "folder"
-    for path in (like, folder, folder / "deep"):
+    like, directory = tmp_path / "like", tmp_path / "folder"
+    for path in (like, directory, directory / "deep"):
         path.mkdir()
-    (folder / "deep" / "a").touch()
-    (folder / "link").symlink_to(tmp_path / "outside")
+    (directory / "deep" / "a").touch()
+    (directory / "link").symlink_to(tmp_path / "outside")
     (tmp_path / "outside").touch(mode=0o644)
-    for path, mode in ((folder, 0o755), (folder / "deep", 0o700), (folder / "deep" / "a", 0o666), (like, 0o750)):
+    for path, mode in (
+        (directory, 0o755),
+        (directory / "deep", 0o700),
+        (directory / "deep" / "a", 0o666),
+        (like, 0o750),
+    ):
         path.chmod(mode)
-    restrict(folder, like)
-    modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "deep", folder / "deep" / "a")]
+    restrict(directory, like)
+    modes = [path.stat().st_mode & 0o777 for path in (directory, directory / "deep", directory / "deep" / "a")]
     assert modes == [0o750, 0o700, 0o640]
     like.chmod(0o100)
-    restrict(folder, like)
-    modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "deep", folder / "deep" / "a")]
+    restrict(directory, like)
+    modes = [path.stat().st_mode & 0o777 for path in (directory, directory / "deep", directory / "deep" / "a")]
     assert modes == [0o700, 0o700, 0o600]
     assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o644
 

@@ -1,9 +1,9 @@
-"""How fast a library is indexed, searched and served; each part runs alone, and leaves the others' figures as they are.
+"""How fast a library is indexed, searched and served; a part that runs replaces its own results only.
 
     python -m benchmarks.search [PART ...] [--brief] [--out docs/results/search.json]
 
 Parts: ann (nearest neighbours of a million vectors, beside faiss and usearch where these are installed), page
-(`pe serve` over 100,000 pictures), shell (`pe search` from the shell), indexing (`pe index` beside encoding alone),
+(`pe serve` over 100,000 images), shell (`pe search` from the shell), indexing (`pe index` beside encoding alone),
 video (frames sampled from clips), server (`pe serve --api` under load). The peers: pip install faiss-cpu usearch;
 all parts with them take hours. --brief takes fewer rounds, leaves out what is slow to build, and says so on the page.
 """
@@ -33,9 +33,9 @@ def main() -> None:
     result = json.loads(arguments.out.read_text()) if known else {}
     for name in arguments.parts or PARTS:
         load = os.getloadavg()[0]
-        figures = PARTS[name].measure(arguments.brief)
+        values = PARTS[name].measure(arguments.brief)
         command = f"python -m benchmarks.search {name}{' --brief' if arguments.brief else ''}"
-        result[name] = {"command": command, "machine": machine(), "load": [load, os.getloadavg()[0]], **figures}
+        result[name] = {"command": command, "machine": machine(), "load": [load, os.getloadavg()[0]], **values}
         report({part: result[part] for part in PARTS if part in result}, page, arguments.out)
 
 

@@ -1,8 +1,8 @@
 """Nearest neighbours of many vectors: recall and time of each way, the time of building it, its memory and its size.
 
 Two sets of unit vectors of 256 dimensions: random directions, which are the worst case (no clusters to skip), and
-clusters of uneven sizes, as pictures make them. Each contender runs in a process of its own, so that its peak memory
-is its own, and is asked the same queries, one after the other, for ten hits.
+clusters of uneven sizes, like those of images. Each contender runs in a process of its own, so that its peak memory
+is its own, and answers the same queries, one after the other, with ten hits.
 """
 
 from __future__ import annotations
@@ -53,30 +53,30 @@ def measure(brief: bool) -> dict[str, Any]:
     count = BRIEF_QUERIES if brief else QUERIES
     results: dict[str, Any] = {}
     for name, make in DATA.items():
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            directory = Path(temporary)
             vectors, queries = make(np.random.default_rng(1), ROWS), make(np.random.default_rng(2), count)
             scores = queries @ vectors.T
             best = np.argpartition(-scores, HITS, axis=1)[:, :HITS]
             for file, array in (("vectors", vectors), ("queries", queries), ("best", best)):
-                np.save(place / f"{file}.npy", array)
+                np.save(directory / f"{file}.npy", array)
             del vectors, scores
-            results[name] = {contender: run(contender, place, brief) for contender in CONTENDERS}
+            results[name] = {contender: run(contender, directory, brief) for contender in CONTENDERS}
     return {"rows": ROWS, "queries": count, "results": results}
 
 
-def run(contender: str, place: Path, brief: bool) -> dict[str, Any]:
-    """A contender's figures, or why there are none."""
+def run(contender: str, directory: Path, brief: bool) -> dict[str, Any]:
+    """A contender's result, or why it was skipped."""
     entry = CONTENDERS[contender]
     if brief and entry.slow:
         return {"skipped": "it is slow to build"}
-    command = [sys.executable, "-m", "benchmarks.search.contenders", contender, str(place)]
+    command = [sys.executable, "-m", "benchmarks.search.contenders", contender, str(directory)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
-    if not figures:
-        figures = {"skipped": f"it ended with status {done.returncode}"}
-    print(f"{place.name} {contender}: {figures}", flush=True)
-    return figures
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+    if not result:
+        result = {"skipped": f"it ended with status {done.returncode}"}
+    print(f"{directory.name} {contender}: {result}", flush=True)
+    return result
 
 
 def best_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
@@ -87,15 +87,15 @@ def best_setting(settings: list[dict[str, Any]]) -> dict[str, Any]:
     return max(settings, key=lambda setting: setting["recall"])
 
 
-def rows(figures: dict[str, Any]) -> list[Row]:
+def rows(result: dict[str, Any]) -> list[Row]:
     """A row for each contender on random vectors: of its settings the quickest with enough recall."""
-    shown = []
-    for contender, found in figures["results"]["random"].items():
-        if "skipped" in found:
+    lines = []
+    for contender, entry in result["results"]["random"].items():
+        if "skipped" in entry:
             continue
-        best = best_setting(found["settings"])
+        best = best_setting(entry["settings"])
         reached = best["recall"] >= RECALL and best["median"] < MILLISECONDS
         aim = f"recall {RECALL} in {MILLISECONDS:g} ms {mark(reached)}" if contender == OURS else "–"
-        what = f"{HITS} nearest of {figures['rows']:,} random vectors of {DIMENSION} dimensions: {contender}"
-        shown.append((what, f"{best['median']:.1f} ms, recall {best['recall']:.3f}, peak {found['peak']:.0f} MiB", aim))
-    return shown
+        what = f"{HITS} nearest of {result['rows']:,} random vectors of {DIMENSION} dimensions: {contender}"
+        lines.append((what, f"{best['median']:.1f} ms, recall {best['recall']:.3f}, peak {entry['peak']:.0f} MiB", aim))
+    return lines

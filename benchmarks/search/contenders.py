@@ -1,4 +1,4 @@
-"""Ways to nearest neighbours, each in a process of its own: `python -m benchmarks.search.contenders NAME FOLDER`."""
+"""Ways to nearest neighbours, each in a process of its own: `python -m benchmarks.search.contenders NAME DIR`."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Contender:
     """It takes many minutes to build."""
 
 
-def _table(place: Path) -> Any:
+def _table(directory: Path) -> Any:
     import lancedb
 
-    database = lancedb.connect(str(place / "lance"))
-    if (place / "lance" / "rows.lance").exists():
+    database = lancedb.connect(str(directory / "lance"))
+    if (directory / "lance" / "rows.lance").exists():
         return database.open_table("rows")
     schema = pa.schema([("number", pa.int64()), ("vector", pa.list_(pa.float32(), DIMENSION))])
 
     def batches() -> Iterator[pa.RecordBatch]:
-        vectors = np.load(place / "vectors.npy", mmap_mode="r")
+        vectors = np.load(directory / "vectors.npy", mmap_mode="r")
         for start in range(0, len(vectors), 50_000):
             some = np.ascontiguousarray(vectors[start : start + 50_000])
             column = pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), DIMENSION)
@@ -64,17 +64,17 @@ def _ask_lance(table: Any, vector: np.ndarray, tune: Callable[[Any], Any]) -> li
     return query.limit(HITS).select(["number", "_distance"]).to_arrow()["number"].to_pylist()
 
 
-def lance_scan(place: Path) -> Built:
+def lance_scan(directory: Path) -> Built:
     """LanceDB compares every row."""
-    table = _table(place)
+    table = _table(directory)
     ask = partial(_ask_lance, table, tune=lambda query: query.distance_type("dot").bypass_vector_index())
-    return [("", ask)], 0.0, place / "lance" / "rows.lance" / "data"
+    return [("", ask)], 0.0, directory / "lance" / "rows.lance" / "data"
 
 
-def ours(place: Path) -> Built:
+def ours(directory: Path) -> Built:
     """As a large index is searched."""
     search = approximate.search_all_clusters
-    return _lance(place, lambda table: approximate.compress_vectors(table, rows=0), [("", search)])
+    return _lance(directory, lambda table: approximate.compress_vectors(table, rows=0), [("", search)])
 
 
 def lance(kind: str, options: dict[str, Any], settings: list[dict[str, int]]) -> Callable[[Path], Built]:
@@ -95,14 +95,14 @@ def lance(kind: str, options: dict[str, Any], settings: list[dict[str, int]]) ->
         (", ".join(f"{name} {'all' if value == PROBED_ALL else value}" for name, value in setting.items()), setting)
         for setting in settings
     ]
-    return lambda place: _lance(place, keep, [(name, partial(tune, setting)) for name, setting in named])
+    return lambda directory: _lance(directory, keep, [(name, partial(tune, setting)) for name, setting in named])
 
 
-def _lance(place: Path, keep: Callable[[Any], object], settings: list[tuple[str, Callable[[Any], Any]]]) -> Built:
-    table = _table(place)
+def _lance(directory: Path, keep: Callable[[Any], object], settings: list[tuple[str, Callable[[Any], Any]]]) -> Built:
+    table = _table(directory)
     for index in table.list_indices():
         table.drop_index(index.name)
-    indices = place / "lance" / "rows.lance" / "_indices"
+    indices = directory / "lance" / "rows.lance" / "_indices"
     before = set(indices.iterdir()) if indices.exists() else set()
     start = time.perf_counter()
     keep(table)
@@ -111,19 +111,19 @@ def _lance(place: Path, keep: Callable[[Any], object], settings: list[tuple[str,
     return [(name, partial(_ask_lance, table, tune=tune)) for name, tune in settings], seconds, made
 
 
-def exact(place: Path) -> Built:
+def exact(directory: Path) -> Built:
     """As a snapshot is searched."""
-    vectors = np.load(place / "vectors.npy", mmap_mode="r")
-    return [("", lambda vector: best_rows(vector, vectors, HITS)[1].tolist())], 0.0, place / "vectors.npy"
+    vectors = np.load(directory / "vectors.npy", mmap_mode="r")
+    return [("", lambda vector: best_rows(vector, vectors, HITS)[1].tolist())], 0.0, directory / "vectors.npy"
 
 
 def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:
     """An index of faiss by its factory string, and settings by which it is asked, in faiss's own words."""
 
-    def build(place: Path) -> Built:
+    def build(directory: Path) -> Built:
         import faiss
 
-        vectors = np.load(place / "vectors.npy")
+        vectors = np.load(directory / "vectors.npy")
         start = time.perf_counter()
         index = faiss.index_factory(DIMENSION, factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
@@ -142,11 +142,11 @@ def faiss(factory: str, settings: Sequence[str]) -> Callable[[Path], Built]:
     return build
 
 
-def usearch(place: Path) -> Built:
+def usearch(directory: Path) -> Built:
     """usearch's graph."""
     from usearch.index import Index
 
-    vectors = np.load(place / "vectors.npy")
+    vectors = np.load(directory / "vectors.npy")
     index = Index(ndim=DIMENSION, metric="ip", dtype="f32", connectivity=32, expansion_add=200)
     start = time.perf_counter()
     index.add(np.arange(len(vectors)), vectors)
@@ -194,33 +194,33 @@ CONTENDERS = {
 
 
 def main() -> None:
-    """Build one contender, ask it all queries in all its settings, and print its figures as JSON."""
+    """Build one contender, ask it all queries in all its settings, and print its results as JSON."""
     os.environ.setdefault("RUST_LOG", "error")
     warnings.simplefilter("ignore")
-    name, place = sys.argv[1], Path(sys.argv[2])
+    name, directory = sys.argv[1], Path(sys.argv[2])
     try:
-        settings, seconds, disk = CONTENDERS[name].build(place)
+        settings, seconds, disk = CONTENDERS[name].build(directory)
     except ImportError as error:
         print(json.dumps({"skipped": f"{error.name} is not installed"}))
         return
-    peak, queries, best = peak_mib(), np.load(place / "queries.npy"), np.load(place / "best.npy")
-    figures = []
+    peak, queries, best = peak_mib(), np.load(directory / "queries.npy"), np.load(directory / "best.npy")
+    measured = []
     for setting, ask in settings:
         for query in queries[:3]:
             ask(query)
-        found, times = 0, []
+        hit_count, times = 0, []
         for query, right in zip(queries, best, strict=True):
             if sum(times) > SECONDS * 1000 and len(times) >= FEWEST:
                 break
             start = time.perf_counter()
             hits = ask(query)
             times.append((time.perf_counter() - start) * 1000)
-            found += len(set(hits) & set(right.tolist()))
-        recall = found / (HITS * len(times))
-        figures.append({"setting": setting, "recall": recall, "median": median(times), "p95": quantile(times, 0.95)})
+            hit_count += len(set(hits) & set(right.tolist()))
+        recall = hit_count / (HITS * len(times))
+        measured.append({"setting": setting, "recall": recall, "median": median(times), "p95": quantile(times, 0.95)})
     size = None if disk is None else sum(path.stat().st_size for path in (disk, *disk.rglob("*")) if path.is_file())
     mebibytes = None if size is None else size / 2**20
-    print(json.dumps({"seconds": seconds, "peak": peak, "disk": mebibytes, "settings": figures}))
+    print(json.dumps({"seconds": seconds, "peak": peak, "disk": mebibytes, "settings": measured}))
 
 
 if __name__ == "__main__":

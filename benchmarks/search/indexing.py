@@ -1,4 +1,4 @@
-"""Pictures a second of `pe index` beside encoding alone, as `benchmarks.embed` measures `pe embed`."""
+"""Images a second of `pe index` beside encoding alone, as `benchmarks.embed` measures `pe embed`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.moments import MomentConfig
 from perception_encoder.search.index.update import update_index
 
-PICTURES = {"builtin": 768, "PE-Core-B16-224": 128}
+IMAGES = {"builtin": 768, "PE-Core-B16-224": 128}
 BRIEF, SHARE = 2, 0.85
-INDEX = "folder to index"
+INDEX = "directory to index"
 
 
-def contenders(encoder: Encoder, folder: Path, paths: Sequence[Path]) -> dict[str, Callable[[], object]]:
-    """What is timed, by label."""
+def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict[str, Callable[[], object]]:
+    """Calls to time, by label."""
     feature, cores = encoder.feature(), torch.get_num_threads()
     size = encoder.batch_size
     groups = [paths[start : start + size] for start in range(0, len(paths), size)]
@@ -38,9 +38,9 @@ def contenders(encoder: Encoder, folder: Path, paths: Sequence[Path]) -> dict[st
     pixels = list(map(decode, groups))
 
     def index() -> None:
-        with Index.for_writing(folder):
+        with Index.for_writing(directory):
             settings = {**encoder.describe(feature), "source": "none", "moments": asdict(MomentConfig())}
-            update_index(Index.create(folder, settings), encoder)
+            update_index(Index.create(directory, settings), encoder)
 
     return {
         ENCODE: lambda: list(map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores)),
@@ -50,23 +50,23 @@ def contenders(encoder: Encoder, folder: Path, paths: Sequence[Path]) -> dict[st
 
 
 def measure(brief: bool) -> dict[str, Any]:
-    """Pictures a second of each contender in each round."""
+    """Images a second of each contender in each round."""
     rounds = BRIEF if brief else 4
     speeds: dict[str, dict[str, list[float]]] = {}
-    for name, count in PICTURES.items():
+    for name, count in IMAGES.items():
         encoder = load(name) if name == "builtin" else Encoder(create_model(name))
-        with tempfile.TemporaryDirectory() as folder:
-            paths = write_photographs(Path(folder), count)
-            speeds[name] = take_turns(name, contenders(encoder, Path(folder), paths), len(paths), rounds)
+        with tempfile.TemporaryDirectory() as directory:
+            paths = write_photographs(Path(directory), count)
+            speeds[name] = take_turns(name, contenders(encoder, Path(directory), paths), len(paths), rounds)
     return {"speeds": speeds}
 
 
-def rows(figures: dict[str, Any]) -> list[Row]:
-    """Medians of each model: from folder to index, beside encoding alone."""
-    shown = []
-    for name, speeds in figures["speeds"].items():
+def rows(result: dict[str, Any]) -> list[Row]:
+    """Medians of each model: from directory to index, beside encoding alone."""
+    lines = []
+    for name, speeds in result["speeds"].items():
         encode, index = (median(speeds[label]) for label in (ENCODE, INDEX))
         share = median([i / e for i, e in zip(speeds[INDEX], speeds[ENCODE], strict=True)])
         value = f"{index:.1f} images a second, {share:.2f} of encoding alone ({encode:.1f})"
-        shown.append((f"folder to index, {name}", value, f"{SHARE:g} {mark(share >= SHARE)}"))
-    return shown
+        lines.append((f"{INDEX}, {name}", value, f"{SHARE:g} {mark(share >= SHARE)}"))
+    return lines

@@ -38,21 +38,21 @@ WORDS = ("mug", "dog", "beach", "bicycle", "rose", "church", "train", "snow", "c
 PAGE, QUERY = "first page", "first query"
 
 
-def write_library(folder: Path, rows: int) -> None:
-    """An index of `rows` pictures, and the pictures: a hundred photographs under many names."""
-    (folder / "originals").mkdir()
-    paths = write_photographs(folder / "originals", 100)
+def write_library(directory: Path, rows: int) -> None:
+    """An index of `rows` images, and the images: a hundred photographs under many names."""
+    (directory / "originals").mkdir()
+    paths = write_photographs(directory / "originals", 100)
     thumbnails = [encode_thumbnail(open_image(path), THUMBNAIL_SIDE) for path in paths]
     generator, start = np.random.default_rng(0), datetime(2015, 1, 1)
-    with writable_index(folder) as (index, encoder):
+    with writable_index(directory) as (index, encoder):
         for first in range(0, rows, 4096):
             count = min(4096, rows - first)
             vectors = generator.standard_normal((count, encoder.dimension), dtype=np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             some = []
             for number, vector in enumerate(vectors, first):
-                name = _link(folder, paths[number % len(paths)], number)
-                state = (folder / name).stat()
+                name = _link(directory, paths[number % len(paths)], number)
+                state = (directory / name).stat()
                 row = IndexRow(
                     id=f"{number:012x}",
                     path=name,
@@ -75,13 +75,13 @@ def write_library(folder: Path, rows: int) -> None:
         index.finish()
     for path in paths:
         path.unlink()
-    (folder / "originals").rmdir()
+    (directory / "originals").rmdir()
 
 
-def _link(folder: Path, original: Path, number: int) -> str:
+def _link(directory: Path, original: Path, number: int) -> str:
     name = f"{number // 1000:03d}/{number:06d}.jpg"
-    (folder / name).parent.mkdir(exist_ok=True)
-    os.link(original, folder / name)
+    (directory / name).parent.mkdir(exist_ok=True)
+    os.link(original, directory / name)
     return name
 
 
@@ -107,12 +107,12 @@ class Browser:
     def open_page(self) -> int:
         """All that the page needs to show its first screen."""
         self.get("/")
-        wanted, here = ["page.css", "page.js"], set[str]()
-        while wanted:
-            name = wanted.pop()
+        pending, here = ["page.css", "page.js"], set[str]()
+        while pending:
+            name = pending.pop()
             here.add(name)
             imports = re.findall(r'from "\./(\w+\.js)"', self.get(f"/static/{name}").decode())
-            wanted += [other for other in imports if other not in here and other not in wanted]
+            pending += [other for other in imports if other not in here and other not in pending]
         return self.show("/api/hits")
 
     def ask(self, text: str) -> int:
@@ -125,12 +125,12 @@ def measure(brief: bool) -> dict[str, Any]:
     rows, servers, rounds = (BRIEF_ROWS, 2, 10) if brief else (ROWS, 5, 40)
     cold: dict[str, list[float]] = {PAGE: [], QUERY: []}
     warm: dict[str, list[float]] = {PAGE: [], QUERY: []}
-    with tempfile.TemporaryDirectory() as place:
-        folder, start = Path(place), time.perf_counter()
-        write_library(folder, rows)
-        written = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as temporary:
+        directory, start = Path(temporary), time.perf_counter()
+        write_library(directory, rows)
+        seconds = time.perf_counter() - start
         for _ in range(servers):
-            with serving([place]) as (process, port):
+            with serving([temporary]) as (process, port):
                 browser = Browser(port)
                 cold[PAGE].append(_milliseconds(browser.open_page))
                 cold[QUERY].append(_milliseconds(lambda: browser.ask("a red mug")))  # noqa: B023
@@ -142,7 +142,7 @@ def measure(brief: bool) -> dict[str, Any]:
                     warm[QUERY].append(_milliseconds(lambda: browser.ask(text)))  # noqa: B023
                 memory = resident_mib(process.pid)
     print(f"page: cold {cold}, warm {warm}", flush=True)
-    return {"rows": rows, "written": written, "memory": memory, "cold": cold, "warm": warm}
+    return {"rows": rows, "seconds": seconds, "memory": memory, "cold": cold, "warm": warm}
 
 
 def _milliseconds(work: Any) -> float:
@@ -152,13 +152,13 @@ def _milliseconds(work: Any) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def rows(figures: dict[str, Any]) -> list[Line]:
+def rows(result: dict[str, Any]) -> list[Line]:
     """Medians of the page and of a query, cold and warm."""
     return [
         (
-            f"{name}, {state}, over {figures['rows']:,} images",
-            f"{median(figures[state][name]):.0f} ms (p95 {quantile(figures[state][name], 0.95):.0f})",
-            f"{MILLISECONDS:g} ms {mark(median(figures[state][name]) < MILLISECONDS)}",
+            f"{name}, {state}, over {result['rows']:,} images",
+            f"{median(result[state][name]):.0f} ms (p95 {quantile(result[state][name], 0.95):.0f})",
+            f"{MILLISECONDS:g} ms {mark(median(result[state][name]) < MILLISECONDS)}",
         )
         for state in ("cold", "warm")
         for name in (PAGE, QUERY)

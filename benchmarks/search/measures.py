@@ -1,4 +1,4 @@
-"""Small parts of the benchmark's page: its rows, quantiles and marks."""
+"""Small parts of the benchmark's page: its rows, quantiles and check marks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 Row: TypeAlias = tuple[str, str, str]
-"""What was measured, the result, and the aim with a mark whether it is reached."""
+"""The quantity, its value, and the aim with ✓ or ✗."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -16,5 +16,5 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def mark(reached: bool) -> str:
-    """Return a mark for an aim that is reached or missed."""
+    """Return ✓ for an aim that is reached, else ✗."""
     return "✓" if reached else "✗"

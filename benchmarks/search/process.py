@@ -41,7 +41,7 @@ def serving(arguments: Sequence[str], code: Path | None = None) -> Iterator[tupl
 
 
 class Client:
-    """One connection, kept open as a browser keeps it."""
+    """One connection that stays open, like a browser's."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

@@ -31,7 +31,7 @@ SECONDS, BRIEF_SECONDS = 20.0, 4.0  # of each number of clients
 MIXED, BRIEF_MIXED = 600.0, 60.0
 WARM_UP = 0.2  # share of the mixed load after which memory should be flat
 MOST_GROWTH = 1.0  # MiB a minute
-SAMPLES = 120  # of memory that are kept
+SAMPLES = 120  # of memory that are stored
 WORDS = ("red", "mug", "dog", "on", "a", "table", "snow", "two", "people", "old", "photo", "of", "the", "sea")
 
 Body = Callable[[random.Random], bytes]
@@ -43,9 +43,9 @@ def text_body(chance: random.Random) -> bytes:
     return json.dumps({"model": "builtin", "input": [text], "encoding_format": "base64"}).encode()
 
 
-def picture_bodies(folder: Path) -> Body:
+def image_bodies(directory: Path) -> Body:
     """JPEGs of 640x480 as data URIs."""
-    paths = write_photographs(folder, 16)
+    paths = write_photographs(directory, 16)
     uris = [f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in paths]
     bodies = [json.dumps({"input": uri, "modality": "image", "encoding_format": "base64"}).encode() for uri in uris]
     return lambda chance: chance.choice(bodies)
@@ -70,9 +70,9 @@ def load(port: int, clients: int, seconds: float, body: Body) -> dict[str, Any]:
     def work(number: int) -> list[float]:
         chance, client, times = random.Random(number), Client(port), []
         while time.monotonic() < until:
-            asked = body(chance)
+            request = body(chance)
             start = time.perf_counter()
-            status, _ = client.ask(PATH, asked)
+            status, _ = client.ask(PATH, request)
             if status != 200:
                 raise RuntimeError(f"answered {status}")
             times.append((time.perf_counter() - start) * 1000)
@@ -80,7 +80,7 @@ def load(port: int, clients: int, seconds: float, body: Body) -> dict[str, Any]:
 
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
-        times = [taken for each in pool.map(work, range(clients)) for taken in each]
+        times = [milliseconds for client in pool.map(work, range(clients)) for milliseconds in client]
     rate = len(times) / (time.monotonic() - start)
     return {"rate": rate, "p50": median(times), "p99": quantile(times, 0.99), "answers": len(times)}
 
@@ -92,19 +92,19 @@ def hang_up(port: int, body: bytes, chance: random.Random) -> None:
         connection.sendall(head + body[: len(body) // chance.choice((1, 2))])
 
 
-def mixed(port: int, pid: int, seconds: float, pictures: Body) -> dict[str, Any]:
+def mixed(port: int, pid: int, seconds: float, images: Body) -> dict[str, Any]:
     """Memory of the server under mixed load from eight clients, and how often it answered what."""
     until, answers, lock = time.monotonic() + seconds, Counter[str](), threading.Lock()
 
     def work(number: int) -> None:
         chance, client = random.Random(number), Client(port)
         while time.monotonic() < until:
-            kind = chance.choices(("text", "picture", "bad", "hung up"), (55, 30, 10, 5))[0]
+            kind = chance.choices(("text", "image", "bad", "hung up"), (55, 30, 10, 5))[0]
             if kind == "hung up":
-                hang_up(port, pictures(chance), chance)
+                hang_up(port, images(chance), chance)
                 answer = kind
             else:
-                body = {"text": text_body, "picture": pictures, "bad": bad_body}[kind](chance)
+                body = {"text": text_body, "image": images, "bad": bad_body}[kind](chance)
                 answer = f"{kind}: {client.ask(PATH, body)[0]}"
             with lock:
                 answers[answer] += 1
@@ -120,39 +120,39 @@ def mixed(port: int, pid: int, seconds: float, pictures: Body) -> dict[str, Any]
             worker.result()
     settled = np.array([sample for sample in series if sample[0] >= WARM_UP * seconds])
     slope = float(np.polyfit(settled[:, 0] / 60, settled[:, 1], 1)[0])
-    kept = series[:: max(1, len(series) // SAMPLES)]
-    memory = [[round(at, 1), round(mebibytes, 1)] for at, mebibytes in kept]
+    samples = series[:: max(1, len(series) // SAMPLES)]
+    memory = [[round(at, 1), round(mebibytes, 1)] for at, mebibytes in samples]
     return {"seconds": seconds, "slope": slope, "answers": dict(sorted(answers.items())), "memory": memory}
 
 
 def measure(brief: bool) -> dict[str, Any]:
-    """Texts and pictures from 1, 8 and 64 clients, then the mixed load, all against one process."""
+    """Texts and images from 1, 8 and 64 clients, then the mixed load, all against one process."""
     seconds, minutes = (BRIEF_SECONDS, BRIEF_MIXED) if brief else (SECONDS, MIXED)
-    with tempfile.TemporaryDirectory() as folder, serving(["--api"]) as (process, port):
-        pictures = picture_bodies(Path(folder))
+    with tempfile.TemporaryDirectory() as directory, serving(["--api"]) as (process, port):
+        images = image_bodies(Path(directory))
         loads: dict[str, Any] = {}
-        for name, body in (("text", text_body), ("picture", pictures)):
+        for name, body in (("text", text_body), ("image", images)):
             load(port, 4, 2.0, body)  # warms up
             loads[name] = {str(clients): load(port, clients, seconds, body) for clients in CLIENTS}
             print(f"server {name}: {loads[name]}", flush=True)
-        endured = mixed(port, process.pid, minutes, pictures)
+        endured = mixed(port, process.pid, minutes, images)
         print(f"server mixed: {endured['answers']}, {endured['slope']:.2f} MiB/min", flush=True)
     return {"loads": loads, "mixed": endured}
 
 
-def rows(figures: dict[str, Any]) -> list[Row]:
+def rows(result: dict[str, Any]) -> list[Row]:
     """Each load, and what memory did."""
-    shown = [
+    lines = [
         (
-            f"embedding server, {name}, {clients} clients",
-            f"{found['rate']:.0f} answers a second, p50 {found['p50']:.1f} ms, p99 {found['p99']:.1f} ms",
+            f"embedding server, {name}, {clients} client{'s' if clients != '1' else ''}",
+            f"{speed['rate']:.0f} answers a second, p50 {speed['p50']:.1f} ms, p99 {speed['p99']:.1f} ms",
             "–",
         )
-        for name, loads in figures["loads"].items()
-        for clients, found in loads.items()
+        for name, loads in result["loads"].items()
+        for clients, speed in loads.items()
     ]
-    endured = figures["mixed"]
+    endured = result["mixed"]
     settled = [mebibytes for at, mebibytes in endured["memory"] if at >= WARM_UP * endured["seconds"]]
     value = f"{min(settled):.0f} to {max(settled):.0f} MiB, growing by {endured['slope']:.2f} MiB a minute"
     aim = f"{MOST_GROWTH:g} {mark(endured['slope'] <= MOST_GROWTH)}"
-    return [*shown, (f"its memory, mixed load for {endured['seconds'] / 60:g} minutes", value, aim)]
+    return [*lines, (f"its memory, mixed load for {endured['seconds'] / 60:g} minutes", value, aim)]

@@ -15,25 +15,25 @@ from benchmarks.embed import write_photographs
 from benchmarks.search.measures import Row, mark
 from benchmarks.search.process import PE
 
-PICTURES, SECONDS = 1000, 1.5
-SEARCH, TORCH = 'pe search "a red mug" FOLDER', 'python -c "import torch"'
+IMAGES, SECONDS = 1000, 1.5
+SEARCH, TORCH = 'pe search "a red mug" DIR', 'python -c "import torch"'
 
 
 def measure(brief: bool) -> dict[str, Any]:
     """Seconds of each command in each round, after one that warms up."""
     rounds = 5 if brief else 15
-    with tempfile.TemporaryDirectory() as folder:
-        write_photographs(Path(folder), PICTURES)
-        subprocess.run([PE, "index", folder], check=True, stdout=subprocess.DEVNULL)
-        commands = {SEARCH: [PE, "search", "a red mug", folder], TORCH: [sys.executable, "-c", "import torch"]}
+    with tempfile.TemporaryDirectory() as directory:
+        write_photographs(Path(directory), IMAGES)
+        subprocess.run([PE, "index", directory], check=True, stdout=subprocess.DEVNULL)
+        commands = {SEARCH: [PE, "search", "a red mug", directory], TORCH: [sys.executable, "-c", "import torch"]}
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(rounds + 1):
             for name, command in commands.items():
-                taken = _time(command)
+                elapsed = _time(command)
                 if number:
-                    seconds[name].append(taken)
-                print(f"shell round {number}/{rounds}  {name}: {taken:.2f} s", flush=True)
-    return {"pictures": PICTURES, "seconds": seconds}
+                    seconds[name].append(elapsed)
+                print(f"shell round {number}/{rounds}  {name}: {elapsed:.2f} s", flush=True)
+    return {"images": IMAGES, "seconds": seconds}
 
 
 def _time(command: Sequence[str]) -> float:
@@ -42,13 +42,13 @@ def _time(command: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
-def rows(figures: dict[str, Any]) -> list[Row]:
+def rows(result: dict[str, Any]) -> list[Row]:
     """Medians of the commands."""
     return [
         (
-            f"`{name}`, {figures['pictures']:,} indexed images",
+            f"`{name}`, {result['images']:,} indexed images",
             f"{median(seconds):.2f} s ({min(seconds):.2f}–{max(seconds):.2f})",
             f"{SECONDS:g} s {mark(median(seconds) < SECONDS)}" if name == SEARCH else "–",
         )
-        for name, seconds in figures["seconds"].items()
+        for name, seconds in result["seconds"].items()
     ]

@@ -29,8 +29,8 @@ def write_video(path: Path, seconds: int, seed: int) -> None:
     """An H.264 clip: photographs that move slowly, with noise, cut every few seconds."""
     from skimage import data
 
-    pictures = [Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")]
-    scenes = [np.asarray(picture.resize((2 * WIDTH, 2 * HEIGHT))) for picture in pictures]
+    photographs = [Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    scenes = [np.asarray(view.resize((2 * WIDTH, 2 * HEIGHT))) for view in photographs]
     generator = np.random.default_rng(seed)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("h264", rate=Fraction(RATE), options={"preset": "veryfast", "g": str(GROUP)})
@@ -38,9 +38,9 @@ def write_video(path: Path, seconds: int, seed: int) -> None:
         for number in range(seconds * RATE):
             scene = scenes[number // (7 * RATE) % len(scenes)]
             left, top = number % WIDTH, number // 3 % HEIGHT
-            picture = scene[top : top + HEIGHT, left : left + WIDTH].astype(np.int16)
+            view = scene[top : top + HEIGHT, left : left + WIDTH].astype(np.int16)
             noise = generator.integers(-6, 7, (HEIGHT, WIDTH, 1), dtype=np.int16)
-            frame = np.clip(picture + noise, 0, 255).astype(np.uint8)
+            frame = np.clip(view + noise, 0, 255).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
@@ -67,8 +67,8 @@ def measure(brief: bool) -> dict[str, Any]:
     seconds, rounds = (BRIEF_SECONDS, 1) if brief else (SECONDS, 3)
     cores = torch.get_num_threads()
     speeds: dict[str, list[float]] = {name: [] for name in WAYS}
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores) as pool:
-        paths = [Path(folder) / f"{number}.mp4" for number in range(CLIPS)]
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(cores) as pool:
+        paths = [Path(directory) / f"{number}.mp4" for number in range(CLIPS)]
         list(pool.map(write_video, paths, [seconds] * CLIPS, range(CLIPS)))
         for number in range(rounds + 1):
             for name, way in WAYS.items():
@@ -81,11 +81,11 @@ def measure(brief: bool) -> dict[str, Any]:
     return {"seconds": seconds, "cores": cores, "speeds": speeds}
 
 
-def rows(figures: dict[str, Any]) -> list[Row]:
+def rows(result: dict[str, Any]) -> list[Row]:
     """Medians of each way to sample."""
-    shown = []
-    for name, speeds in figures["speeds"].items():
+    lines = []
+    for name, speeds in result["speeds"].items():
         speed = median(speeds)
         aim = f"{FRAMES_A_SECOND:g} {mark(speed >= FRAMES_A_SECOND)}" if "PyAV" not in name else "–"
-        shown.append((f"video: {name}", f"{speed:.0f} frames a second", aim))
-    return shown
+        lines.append((f"video: {name}", f"{speed:.0f} frames a second", aim))
+    return lines

@@ -94,13 +94,15 @@ def b16_limit() -> dict[str, float]:
 def main() -> None:
     """Measure, print, and write the JSON and its page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder with train.tar")
-    parser.add_argument("--drawings", type=Path, help="folder that `pe data prepare` made")
+    parser.add_argument("--photos", type=Path, required=True, help="directory with train.tar")
+    parser.add_argument("--drawings", type=Path, help="directory that `pe data prepare` made")
     parser.add_argument("--steps", type=int, default=5, help="that count, of each contender")
     parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
     arguments = parser.parse_args()
     keep_freed_memory()
-    nano = NanoData(builtin(), [folder for folder in (arguments.photos, arguments.drawings) if folder is not None])
+    nano = NanoData(
+        builtin(), [directory for directory in (arguments.photos, arguments.drawings) if directory is not None]
+    )
     speeds = {case.title: measure(case, arguments.steps) for case in [*nano.cases(), b16_case()]}
     dtype = str(fast_dtype(CPU)).removeprefix("torch.")
     machine = f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"

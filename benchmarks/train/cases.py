@@ -48,8 +48,8 @@ class Case:
 class NanoData:
     """The recipe's own batches by resolution, and the vocabulary of its captions."""
 
-    def __init__(self, config: PretrainingConfig, folders: list[Path]) -> None:
-        by_source = ImageTextSet.from_directory(folders, "train", config.image_side).by_source()
+    def __init__(self, config: PretrainingConfig, directories: list[Path]) -> None:
+        by_source = ImageTextSet.from_directory(directories, "train", config.image_side).by_source()
         used = {source: weight for source, weight in config.weights.items() if source in by_source}
         texts = {text for source in used for sample in by_source[source] for text in sample.captions}
         self.config, self.vocabulary = config, CaptionVocabulary(tokenizer(create_model(config.model)), texts)

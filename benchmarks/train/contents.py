@@ -43,11 +43,11 @@ def _mark(reached: bool) -> str:
     return "✓" if reached else "✗"
 
 
-def _bounds(figures: dict[str, Any], dtype: str) -> str:
+def _bounds(profile: dict[str, Any], dtype: str) -> str:
     """What bounds a step."""
-    limit, reached, b16 = figures["layer_products"][dtype], figures["flops_a_second"], figures["b16"]
-    most = {name: limit / figures[name] for name in ("flops_a_pair", "flops_a_pair_text_fixed")}
-    kind, share = max(figures["shares"].items(), key=lambda each: each[1])
+    limit, reached, b16 = profile["layer_products"][dtype], profile["flops_a_second"], profile["b16"]
+    most = {name: limit / profile[name] for name in ("flops_a_pair", "flops_a_pair_text_fixed")}
+    kind, share = max(profile["shares"].items(), key=lambda each: each[1])
     return (
         f"Of our step of nano at 96 px {100 * share:.0f} % is {kind}; it does {reached / 1e9:.0f} GFLOP/s, "
         f"{100 * reached / limit:.0f} % of what the products of a block's layers alone reach in {dtype}. A step of "

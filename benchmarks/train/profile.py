@@ -51,7 +51,7 @@ def layer_products(config: VisionConfig, images: int, image_size: int, dtype: to
     tokens = images * ((image_size // config.patch_size) ** 2 + int(config.class_token))
     width, hidden = config.width, config.mlp_width
     shapes = ((3 * width, width), (width, width), (hidden, width), (width, hidden))
-    given = [
+    operands = [
         (
             torch.randn(rows, columns).to(dtype),
             torch.randn(tokens, columns).to(dtype),
@@ -61,7 +61,7 @@ def layer_products(config: VisionConfig, images: int, image_size: int, dtype: to
     ]
 
     def run() -> None:
-        for weight, x, gradient in given:
+        for weight, x, gradient in operands:
             torch.nn.functional.linear(x, weight)
             gradient @ weight
             gradient.T @ x

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
+from benchmarks.results import with_new_words
 from experiments.distillation.run import ALONE, SEEDS, TAUGHT, TEACHER
 from experiments.outcomes import PHOTOS
 from experiments.reproduction import (
@@ -16,7 +17,6 @@ from experiments.reproduction import (
     over_seeds,
     percent,
     points,
-    with_new_keys,
 )
 from perception_encoder.evaluation.report import Table
 
@@ -25,21 +25,20 @@ DIFFERENCE = "taught − alone"
 
 def page(result: dict[str, Any]) -> str:
     """Return the page in Markdown: one paragraph and one table."""
-    result = with_new_keys(result)
+    result = with_new_words(result)
     runs: Rows = list(result["runs"].values())
     scale = next(run["config"]["teacher_logit_scale"] for run in runs if run["role"] == TAUGHT)
     text = (
         "Written by `python -m experiments.distillation`: a student of the size of the built-in model learns from "
-        "pairs alone, or from the same pairs in the same order with a larger teacher that was trained at home on the "
-        "same data "
+        "pairs alone, or from the same pairs in the same order and a larger teacher that we trained on the same data "
         f"(section 2.4; the teacher's logit scale is {scale:g}, twice the one that it learned, and the contrastive "
-        f"loss stands beside). {_verdict(result)} {earlier_procedure(runs)}"
+        f"loss is added). {_verdict(result)} {earlier_procedure(runs)}"
         f"*{PHOTOS}* is the mean class accuracy on the test photographs, "
-        f"zero-shot, averaged over the tasks; *{ROBUST}* the average over test sets unlike training: the photographs "
-        "changed in five ways, and drawings in a style that is never trained on, by their names. Percent ± half the "
-        "width of the 95 % interval over images, differences in points; the interval of all seeds includes the seeds "
-        "of training, and only one that excludes zero is a claim, in bold. Minutes are of training, the teacher's own "
-        "work included."
+        f"zero-shot, averaged over the tasks; *{ROBUST}* the average over test sets unlike the training data: "
+        "photographs changed in five ways, and drawings in a style that is never trained on, by their names. Percent ± "
+        "half the width of the 95 % interval over images, differences in points; the interval of all seeds includes "
+        "the seeds of training, and only one that excludes zero is a claim, in bold. Minutes are those of training, "
+        "with the teacher's own computations."
     )
     table = _table(runs, result["scores"], result["differences"]).markdown()
     return "\n".join(["# Distillation in small", "", *wrap(text, 118, break_on_hyphens=False), "", table])
@@ -58,7 +57,7 @@ def _verdict(result: dict[str, Any]) -> str:
     if any(better):
         return f"The teacher scores higher (one training seed) than the student alone ({comparison})."
     return (
-        "**This run shows nothing of distillation from a better teacher: its teacher is not shown to be better than "
+        "**This run shows nothing about distillation from a better teacher: its teacher is not shown to be better than "
         f"the student** (teacher against student alone: {comparison})."
     )
 

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import with_new_words
 from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tasks
-from experiments.reproduction import with_new_keys
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.report import read_text
 from perception_encoder.files import write_json
-from perception_encoder.inference.layer_encoder import StoredEncoder
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.analysis import BY_COLOUR
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import FORMAT, Sweep, run_sweep
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 LAYERS = 6
@@ -54,7 +54,7 @@ def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, trac
     Raises what `load_layer_encoder` and `run_sweep` do.
     """
     tasks = make_layer_tasks(data, sizes)
-    encoder: StoredEncoder
+    encoder: LayerEncoder
     if model.source == COLOURS:
         encoder = ColourEncoder(load_layer_encoder("builtin"))
         tasks = tuple(task for task in tasks if task.name in BY_COLOUR)
@@ -69,9 +69,9 @@ def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, trac
         cache = runs / "analyses" / f"{_key(encoder, layers, task)}.json"
         if not cache.is_file():
             start = time.monotonic()
-            sweep = run_sweep(encoder, [task], StoreConfig(directory=features), layers, track)
+            sweep = run_sweep(encoder, [task], FeatureCache(directory=features), layers, track)
             write_json(cache, pack(sweep, encoder, time.monotonic() - start), indent=None)
-        results.append(with_new_keys(json.loads(read_text(cache))))
+        results.append(with_new_words(json.loads(read_text(cache))))
     shutil.rmtree(features, ignore_errors=True)
     return join(results)
 
@@ -82,13 +82,13 @@ def spread_to_last(depth: int) -> list[int]:
     return [round((number + 1) * depth / count) - 1 for number in range(count)]
 
 
-def _key(encoder: StoredEncoder, layers: list[int], task: LayerEvaluator) -> str:
+def _key(encoder: LayerEncoder, layers: list[int], task: LayerEvaluator) -> str:
     images = [(each.digest, each.image_size) for each in task.images(encoder)]
     depends = repr((FORMAT, sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, images))
     return hashlib.sha256(depends.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def pack(sweep: Sweep, encoder: StoredEncoder, seconds: float) -> dict[str, Any]:
+def pack(sweep: Sweep, encoder: LayerEncoder, seconds: float) -> dict[str, Any]:
     """Return a sweep of one task as JSON: the encoder, the leading curve with its draws, and what was left out."""
     curve = sweep.curves[0]
     layers = {layer: score.to_dict() for layer, score in curve.scores.items()}

@@ -10,9 +10,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from benchmarks.results import with_new_words
 from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED
 from experiments.layers.tasks import ONE_SIZE, SIZE
-from experiments.reproduction import with_new_keys
 from perception_encoder.evaluation.report import Table, format_value
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from perception_encoder.layer_analysis.plots import GREY, INK, bare_axes, empty_figure, write_png
@@ -35,7 +35,7 @@ DATA = {
 
 def page(result: Mapping[str, Any], plot: str) -> str:
     """Return the page in Markdown; `plot` is the file name of its plot."""
-    result = with_new_keys(result)
+    result = with_new_words(result)
     return "\n".join(
         [
             "# Layers in small",
@@ -52,12 +52,12 @@ def page(result: Mapping[str, Any], plot: str) -> str:
 def _text(result: Mapping[str, Any]) -> Iterator[str]:
     rows = result["curves"]
     seeds = max(row["head_seeds"] for row in rows)
-    small = ", ".join(task for task in ONE_SIZE if any(row["task"] == task for row in rows)).capitalize()
+    small = " and ".join(task for task in ONE_SIZE if any(row["task"] == task for row in rows)).capitalize()
     yield (
         f"Written by `python -m experiments.layers`: each task over {len(rows[0]['layers'])} of the layers of the "
         "built-in model and of the two ends of the [recipe in small](recipe.md), with the built-in model's random "
         f"weights (grey) and, in tracking, colours alone (dotted) as baselines. {small} are at {SIZE} px, videos at "
-        "240 px, all else at the last size that a model was trained at. No layer is normalised, not even the last, as "
+        "240 px, the rest at the last size that a model was trained at. No layer is normalised, not even the last, as "
         f"in the reference's `forward_features`{_normed(result)}."
     )
     yield (
@@ -71,11 +71,11 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     behind = [row for row in _rows(result) if _is_real(row)]
     names = "; ".join(f"{row['task']}, {row['model']}" for row in behind)
     count = f"{len(behind)} of {len(_rows(result))} rows"
-    yield f"The output is shown to be behind the best layer in {count}" + (f" (bold): {names}." if names else ".")
+    yield f"The output is shown to be worse than the best layer in {count}" + (f" (bold): {names}." if names else ".")
     yield (
-        "One of twenty such intervals excludes zero by chance, and what is not shown may still be true. Each model was "
-        "trained with one seed: nothing follows for depth, pooling, the recipe or longer training, and models are not "
-        "compared."
+        "One of twenty such intervals excludes zero by chance, and a difference that is not shown may still exist. "
+        "Each model was trained with one seed, so the page shows nothing about depth, pooling, the recipe or longer "
+        "training, and does not compare models."
     )
 
 
@@ -92,7 +92,7 @@ def _normed(result: Mapping[str, Any]) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> Table:
-    columns = ("task", "model", "as good as the best", "best", "output", "output behind best", "random weights' best")
+    columns = ("task", "model", "as good as the best", "best", "output", "best over output", "random weights' best")
     cells, before = [], ""
     for row in _rows(result):
         unit, task = row["unit"], row["task"]
@@ -141,7 +141,7 @@ def _value(row: Mapping[str, Any], layer: int) -> float:
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Write the plot as PNG; MissingExtraError without matplotlib, ConfigError unless the path ends in .png."""
-    result = with_new_keys(result)
+    result = with_new_words(result)
     tasks = list(dict.fromkeys(row["task"] for row in result["curves"]))
     lines = -(-len(tasks) // COLUMNS)
     figure = empty_figure(3.3 * COLUMNS, 2.6 * lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from benchmarks.results import with_new_words
 from experiments.outcomes import PHOTOS
 from experiments.recipe.run import POINTS, SEEDS
 from experiments.reproduction import (
@@ -17,7 +18,6 @@ from experiments.reproduction import (
     over_seeds,
     percent,
     points,
-    with_new_keys,
 )
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.report import Table
@@ -29,19 +29,19 @@ PAPER = {1: (78.9, 75.3), 5: (80.4, 78.3), 7: (81.0, 80.1), 9: (81.3, 80.9)}
 
 def page(result: dict[str, Any], plot: str) -> str:
     """Return the page in Markdown: one paragraph, one table, one plot; `plot` is the file name of its plot."""
-    result = with_new_keys(result)
+    result = with_new_words(result)
     runs = sorted(result["runs"].values(), key=lambda run: (run["step"], run["seed"]))
     minutes = sum(run["seconds"] for run in runs) / 60
     text = (
         "Written by `python -m experiments.recipe`: the steps of section 2.1, each point with all steps before it, at "
         f"the size of the built-in model and with the same number of FLOPs; {minutes:.0f} minutes of training in all. "
         f"*{PHOTOS}* is the mean class accuracy on the test photographs, zero-shot, averaged over the tasks; "
-        f"*{ROBUST}* the average over test sets unlike training: the photographs changed in five ways, and drawings in "
-        "a style that is never trained on, by their names. Percent ± half the width of the 95 % interval over images; "
-        "differences in points. The interval of both seeds includes the seeds of training, and only one that excludes "
-        "zero is a claim, in bold; what seeds do is pooled over the points. "
-        f"{earlier_procedure(runs)}{_settings(result)}Points were run, not single steps: what a claim shows is what "
-        "the steps between two points do together, in runs as short as these and with these rates."
+        f"*{ROBUST}* the average over test sets unlike the training data: photographs changed in five ways, and "
+        "drawings in a style that is never trained on, by their names. Percent ± half the width of the 95 % interval "
+        "over images; differences in points. The interval of both seeds includes the seeds of training, and only one "
+        "that excludes zero is a claim, in bold; the effect of seeds is pooled over the points. "
+        f"{earlier_procedure(runs)}{_settings(result)}Only these points were run, not single steps: a "
+        "claim is about all steps between two points together, in runs as short as these and with these rates."
     )
     lines = ["# The recipe in small", "", *wrap(text, 118, break_on_hyphens=False), ""]
     plot_line = f"![both averages by step, and the paper's]({plot})"
@@ -64,8 +64,8 @@ def _settings(result: dict[str, Any]) -> str:
         f"Step {POINTS[0]} has other rates than the rest: {rates[0]} in batches of {first['batch_size']} against "
         f"{rates[1]} in batches of {middle['batch_size']} pairs. Steps 8 and 9 were only run together, at the rates of "
         f"the steps before: a crop of {augmentation['scale'][0]:g} to {augmentation['scale'][1]:g} of the area with "
-        f"jitter and flips, and masked regularisation of 1/{masking['every']} of a batch; which of these, or the "
-        "rates, does what they do is not shown. "
+        f"jitter and flips, and masked regularisation of 1/{masking['every']} of a batch; the page does not show "
+        "which of these, or the rates, has the effect. "
     )
 
 
@@ -96,7 +96,7 @@ def _table(result: dict[str, Any], runs: Rows) -> Table:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Plot both averages by step, with intervals, next to the paper's; MissingExtraError without matplotlib."""
-    scores = with_new_keys(result)["scores"]
+    scores = with_new_words(result)["scores"]
     try:
         from matplotlib.figure import Figure
     except ImportError:

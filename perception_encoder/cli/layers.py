@@ -45,24 +45,21 @@ def layers(
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
+    from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.open_model import RANDOM
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
-    from perception_encoder.layer_analysis.store import StoreConfig
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
     keep_freed_memory()
-    config = StoreConfig(directory=store or out / "features", dtype=dtype)
+    cache = FeatureCache(directory=store or out / "features", dtype=dtype)
     numbers = options.read_layers(layer) if layer else None
     pixels, (paths, shared) = options.image_size(size), read_paths(data)
-    task_options = TaskOptions(
-        items=items, image_size=pixels, short_side=short_side, per_metre=per_metre, held_out=find_unseen_labels
-    )
+    task_options = TaskOptions(items=items, image_size=pixels, short_side=short_side, per_metre=per_metre)
     layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
-    report = analyse([model, *others], layer_tasks, config, numbers, track, output.print_note, final_norm)
+    report = analyse([model, *others], layer_tasks, cache, numbers, track, output.print_note, final_norm)
     report_files = write_report(report, out)
     rows = [(each.curve.task, each.curve.metric, each.text()) for each in report.recommendations]
     output.print_table(("task", "metric", "recommendation"), rows, title=report.sweeps[0].model)

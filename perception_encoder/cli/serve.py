@@ -1,4 +1,4 @@
-"""`pe serve`: a search page over a directory, and embeddings over HTTP."""
+"""`pe serve`: a search page over a directory, and embeddings and conversations over HTTP."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ NETWORK, LANGUAGE = "Network", "Language model"
 KEY = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
 LAN = "Let devices on your network open the page; makes a key unless --key gives one."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
-CHAT = "Serve /v1/chat/completions too, with this language model; loaded at the first request."
-ASK = "Answer questions about an opened image on the page; loaded at the first question, and slow without a GPU."
+CHAT = "Serve /v1/chat/completions with this language model, loaded at the first request [default: none]."
+ASK = """Answer questions on the page with this language model, loaded at the first one [default: none]. builtin-lang
+takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
 HOST = typer.Option(
     metavar="ADDRESS",
     rich_help_panel=NETWORK,
@@ -54,7 +55,8 @@ def serve(
     Search by text, by an image or a video, or for similar hits, with filters. New, changed and deleted files are picked
     up every ten seconds, or at once with the Rescan button. By default only this machine can open the page. With --lan,
     or with --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
-    The connection is not encrypted, so use it only in a network that you trust.
+    The connection is not encrypted, so use it only in a network that you trust. With --ask-model, the page also answers
+    questions about an opened image.
 
     The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
     `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and

@@ -1,8 +1,8 @@
 """Read image-text samples into memory: images of shards, class directories or tables as uint8 tensors, with metadata.
 
 A split of a directory is `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`; other layouts are read by a function that
-the caller gives. The split `train` is guarded: a held-out source or a shard of another split is an error, and held-out
-classes are left out (`rules.HeldOut`).
+the caller gives. In the split `train`, a shard of another split is an error, and so is a source that a run's rules hold
+out; held-out classes are left out (`rules.HeldOut`).
 """
 
 from __future__ import annotations

@@ -102,21 +102,21 @@ def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, trac
     return Packed(shards=shards, samples=done, failures=tuple(failures))
 
 
-def _write_shards(samples: Iterator[list[tuple[str, bytes]]], folder: Path, size: ShardSize) -> int:
-    folder.mkdir(parents=True)
+def _write_shards(samples: Iterator[list[tuple[str, bytes]]], directory: Path, size: ShardSize) -> int:
+    directory.mkdir(parents=True)
     shards = 0
     for first in samples:
 
         def members(first: list[tuple[str, bytes]] = first) -> Iterator[tuple[str, bytes]]:
-            count, written, sample = 0, 0, first
+            count, total, sample = 0, 0, first
             while True:
                 yield from sample
-                count, written = count + 1, written + sum(len(content) for _, content in sample)
-                if size.is_full(count, written) or not (following := next(samples, None)):
+                count, total = count + 1, total + sum(len(content) for _, content in sample)
+                if size.is_full(count, total) or not (following := next(samples, None)):
                     return
                 sample = following
 
-        write_members(folder / f"{shards:05d}.tar", members())
+        write_members(directory / f"{shards:05d}.tar", members())
         shards += 1
     return shards
 
@@ -124,7 +124,7 @@ def _write_shards(samples: Iterator[list[tuple[str, bytes]]], folder: Path, size
 def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
     """The images of a directory or table with their texts, in order, and what has none."""
     if source.is_dir():
-        pairs: Iterable[Candidate | InputError] = _folder_pairs(source)
+        pairs: Iterable[Candidate | InputError] = _directory_pairs(source)
     elif source.suffix.lower() in TABLE_SUFFIXES:
         pairs = _table_pairs(source)
     else:
@@ -139,9 +139,9 @@ def find_pairs(source: Path) -> tuple[list[Candidate], list[InputError]]:
     return candidates, failures
 
 
-def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
+def _directory_pairs(directory: Path) -> Iterator[Candidate | InputError]:
     """Images with the texts beside them; without any, the directory that an image is in is its label."""
-    files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    files = sorted(path for path in directory.rglob("*") if not path.name.startswith("."))
     there = set(files)
     for path in files:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -149,9 +149,9 @@ def _folder_pairs(folder: Path) -> Iterator[Candidate | InputError]:
         beside = [path.with_suffix(suffix) for suffix in TEXT_SUFFIXES]
         texts: tuple[tuple[str, bytes | Path], ...]
         texts = tuple((text.suffix[1:], text) for text in beside if text in there)
-        if not texts and path.parent != folder:
+        if not texts and path.parent != directory:
             label = re.sub(r"[_\s]+", " ", path.parent.name).strip()
-            texts = (("json", json_bytes({"source": folder.resolve().name, "label": label})),)
+            texts = (("json", json_bytes({"source": directory.resolve().name, "label": label})),)
         if texts:
             yield Candidate(path, texts)
         else:
@@ -200,9 +200,9 @@ def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | I
     if side is not None and not fits:
         width, height = (max(side, round(length * side / short)) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    made = io.BytesIO()
-    image.save(made, "JPEG", quality=QUALITY)
-    return [("jpg", made.getvalue()), *texts]
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=QUALITY)
+    return [("jpg", jpeg.getvalue()), *texts]
 
 
 def _read_text(extension: str, text: bytes | Path) -> bytes:

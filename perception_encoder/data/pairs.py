@@ -75,6 +75,23 @@ class PairSource(Protocol):
         ...
 
 
+class SourcePart:
+    """A part of a source (a `PairSource` itself): every n-th sample of each shard if `chosen`, else the others."""
+
+    def __init__(self, source: PairSource, every: int, chosen: bool) -> None:
+        self.source, self.every, self.chosen = source, every, chosen
+        counts = [size // every for size in source.sizes]
+        self.sizes = counts if chosen else [size - n for size, n in zip(source.sizes, counts, strict=True)]
+        self._ends, self._starts = np.cumsum(self.sizes), np.cumsum(source.sizes) - source.sizes
+
+    def load(self, index: int, needed: NeededSide) -> Pair:
+        """Load a sample of the part."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - int(self._ends[shard]) + self.sizes[shard]
+        row = row * self.every + self.every - 1 if self.chosen else row + row // (self.every - 1)
+        return self.source.load(int(self._starts[shard]) + row, needed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A part of a run at one resolution (progressive resolution, step 2 of section 2.1)."""
@@ -193,18 +210,18 @@ class PairBatches:
     ) -> tuple[dict[int, _Row], list[InputError]]:
         """Read rows by number, fewer if `TRIES` samples for one are bad; and why samples were left out."""
         sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
-        wanted = list(rows)
+        missing = list(rows)
         for later in range(TRIES):
             jobs = [
-                (row, positions[row][0], sampler.index(positions[row], later), draws[row].tolist()) for row in wanted
+                (row, positions[row][0], sampler.index(positions[row], later), draws[row].tolist()) for row in missing
             ]
-            for row, result in zip(wanted, self._map(partial(self._read_row, step), jobs), strict=True):
+            for row, result in zip(missing, self._map(partial(self._read_row, step), jobs), strict=True):
                 if isinstance(result, InputError):
                     logger.warning("left out %s; the next sample takes its place", result)
                     errors.append(result)
                 else:
                     done[row] = result
-            wanted = [row for row in wanted if row not in done]
+            missing = [row for row in missing if row not in done]
         return {row: done[row] for row in rows if row in done}, errors
 
     def _read_row(self, step: int, job: tuple[int, int, int, Sequence[float]]) -> _Row | InputError:

@@ -43,8 +43,6 @@ _PAUSES = (0.2, 1.0)  # seconds before a connection that broke off is tried agai
 _EXTRAS = {"http": ("aiohttp", "train"), "https": ("aiohttp", "train"), "s3": ("s3fs", "s3")}
 _WHOLE = "its server sends whole files only; put simplecache:: before the URL, or download the shards"
 
-NOTHING_HELD_OUT = HeldOut()
-
 T = TypeVar("T")
 
 
@@ -70,11 +68,18 @@ class ShardSummary:
         """The file's own name."""
         return self.url.rpartition("/")[2]
 
-    def pairs(self, texts: Collection[str], medium: str = "image", guarded: bool = False) -> int:
-        """Count samples with one of the `MEDIA` and one of these `TEXTS`; guarded: of no held-out class."""
-        held_out = self.held_out if guarded else {}
-        parts = ((set(members.split()), count - held_out.get(members, 0)) for members, count in self.samples.items())
-        return sum(count for members, count in parts if members & {*MEDIA[medium]} and members & {*texts})
+    def pairs(self, texts: Collection[str], medium: str = "image") -> int:
+        """Count samples with one of the `MEDIA` and one of these `TEXTS`, but for those of held-out classes."""
+        return _count_pairs(self.samples, texts, medium) - self.held_out_pairs(texts, medium)
+
+    def held_out_pairs(self, texts: Collection[str], medium: str = "image") -> int:
+        """Count such samples whose label is a held-out class."""
+        return _count_pairs(self.held_out, texts, medium)
+
+
+def _count_pairs(samples: Mapping[str, int], texts: Collection[str], medium: str) -> int:
+    parts = ((set(members.split()), count) for members, count in samples.items())
+    return sum(count for members, count in parts if members & {*MEDIA[medium]} and members & {*texts})
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class ShardTable:
 
     def read(self, row: int, texts: Collection[str], medium: str = "image") -> dict[str, bytes]:
         """Read a sample's image (or video) and these texts, in one request; MediaDecodeError if that fails."""
-        wanted = [at for at, part in enumerate(PARTS) if part in (medium, *texts) and self.starts[row, at] >= 0]
-        starts, sizes = self.starts[row, wanted], self.sizes[row, wanted]
+        columns = [at for at, part in enumerate(PARTS) if part in (medium, *texts) and self.starts[row, at] >= 0]
+        starts, sizes = self.starts[row, columns], self.sizes[row, columns]
         first, last = int(starts.min()), int((starts + sizes).max())
         try:
             files, path = open_storage(self.url)
@@ -101,7 +106,7 @@ class ShardTable:
             cut = len(data) < last - first
             raise MediaDecodeError(self.name(row), "is cut off: the shard ends early" if cut else _WHOLE)
         begins = starts - first
-        return {PARTS[at]: data[b : b + s] for at, b, s in zip(wanted, begins, sizes, strict=True)}
+        return {PARTS[at]: data[b : b + s] for at, b, s in zip(columns, begins, sizes, strict=True)}
 
     def name(self, row: int) -> str:
         """What messages call a sample."""
@@ -118,17 +123,16 @@ def summarize_shard(url: str, held_out: HeldOut) -> ShardSummary:
 
 @lru_cache(maxsize=OPEN)
 def load_table(
-    url: str,
-    texts: tuple[str, ...],
-    medium: str = "image",
-    guarded: bool = False,
-    held_out: HeldOut = NOTHING_HELD_OUT,
+    url: str, texts: tuple[str, ...], medium: str = "image", held_out: HeldOut | None = None, without: bool = False
 ) -> ShardTable:
-    """Load the byte ranges of a shard's pairs, those that `ShardSummary.pairs` counts; DataError if that fails."""
-    table = pq.read_table(_find_table(url, held_out))
+    """Load the byte ranges of a shard's pairs, `without` those of held-out classes or with them.
+
+    DataError if the shard cannot be read.
+    """
+    table = pq.read_table(_find_table(url, held_out or HeldOut()))
     starts, sizes = (np.stack([table[f"{part}_{name}"].to_numpy() for part in PARTS], 1) for name in ("start", "size"))
     usable = (starts[:, PARTS.index(medium)] >= 0) & (starts[:, [PARTS.index(text) for text in texts]] >= 0).any(axis=1)
-    if guarded:
+    if without:
         usable &= ~table["held_out"].to_numpy()
     return ShardTable(url, table["key"].filter(pa.array(usable)).to_pylist(), starts[usable], sizes[usable])
 

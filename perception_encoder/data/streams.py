@@ -3,8 +3,8 @@
 The tars are read at random by a table of byte ranges (`shard_index`), not by webdataset's own pipelines: their shuffle
 buffer is a state that cannot be put back mid-shard, and what a rank sees depends on how many ranks there are. Here the
 sample in a row of a step is a pure function of the seed, so a resumed run, and one on another number of ranks (more of
-them than shards, too), sees the very same stream. Shards of a held-out source or of another split than `train` are
-refused, and held-out classes are left out (`rules.HeldOut`).
+them than shards, too), sees the very same stream. Shards of another split than `train` are refused, and so are those
+of a source that a run's rules hold out; held-out classes are left out (`rules.HeldOut`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,7 @@ class StreamPair:
 class ShardSet:
     """The pairs of some tars, read one at a time (see `pairs.PairSource`); any number of threads may read.
 
-    `frames`: of videos, so many uniform frames; None for images. `guarded`: without the held-out classes.
+    `frames`: of videos, so many uniform frames; None for images. `rules`: those that the shards were indexed by.
     """
 
     def __init__(
@@ -156,13 +156,11 @@ class ShardSet:
         shards: Sequence[ShardSummary],
         config: StreamConfig,
         frames: int | None = None,
-        guarded: bool = False,
         rules: SourceRules | None = None,
     ) -> None:
-        self.shards, self.config, self.frames, self.guarded = shards, config, frames, guarded
-        self.rules = rules or SourceRules()
+        self.shards, self.config, self.frames, self.rules = shards, config, frames, rules or SourceRules()
         self.medium = medium_of(frames)
-        self.sizes = [shard.pairs(config.texts, self.medium, guarded) for shard in shards]
+        self.sizes = [shard.pairs(config.texts, self.medium) for shard in shards]
         self._ends = np.cumsum(self.sizes)
 
     def __len__(self) -> int:
@@ -172,8 +170,9 @@ class ShardSet:
         """Read and decode a pair; InputError if its bytes, its image or its captions cannot be read."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         url, row = self.shards[shard].url, index - int(self._ends[shard]) + self.sizes[shard]
+        without = bool(self.shards[shard].held_out)
         try:
-            table = load_table(url, self.config.texts, self.medium, self.guarded, self.rules.held_out)
+            table = load_table(url, self.config.texts, self.medium, self.rules.held_out, without)
         except DataError as error:
             raise MediaDecodeError(f"{url}, pair {row}", str(error)) from error
         if len(table.keys) != self.sizes[shard]:
@@ -189,12 +188,12 @@ class ShardSet:
 
 
 def medium_of(frames: int | None) -> str:
-    """Return what of a shard is read: its images, or its videos if frames are wanted."""
+    """Return what of a shard is read: its images, or its videos if it has frames."""
     return "image" if frames is None else "video"
 
 
 def _read_texts(
-    parts: Mapping[str, bytes], wanted: Mapping[str, float], name: str, rules: SourceRules
+    parts: Mapping[str, bytes], caption_shares: Mapping[str, float], name: str, rules: SourceRules
 ) -> tuple[dict[str, list[str]], dict[str, float], str]:
     """Return captions by their field, cleaned so that equal ones are the same, their shares, and the label.
 
@@ -209,7 +208,7 @@ def _read_texts(
         raise MediaDecodeError(name, "its .json is not an object")
     values: dict[str, Sequence[Any]] = {}
     shares: dict[str, float] = {}
-    for field_name, share in wanted.items():
+    for field_name, share in caption_shares.items():
         value = members.get(field_name, fields.get(field_name))
         if field_name == "label" and value is not None:
             if problem := wrong_field(fields):
@@ -225,13 +224,13 @@ def _read_texts(
     cleaned = {key: full for key, texts in cleaned.items() if (full := [text for text in texts if text])}
     if not cleaned:
         there = ", ".join([*members, *fields]) or "none"
-        raise MediaDecodeError(name, f"has no caption in {', '.join(wanted)}; there are {there}")
+        raise MediaDecodeError(name, f"has no caption in {', '.join(caption_shares)}; there are {there}")
     label = concept(fields) if isinstance(fields.get("label"), (str, int, float)) else ""
     return cleaned, shares, label
 
 
 def open_shards(
-    given: Sequence[Shards],
+    mixture: Sequence[Shards],
     config: StreamConfig,
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
@@ -246,18 +245,17 @@ def open_shards(
     """
     rules = rules or SourceRules()
     held_out = rules.held_out
-    urls = [shards.find() for shards in given]
+    urls = [shards.find() for shards in mixture]
     everything = list(dict.fromkeys(url for each in urls for url in each))
     own = everything[rank.share(len(everything))]
     with ThreadPoolExecutor(READERS) as pool:
         indexed = pool.map(lambda url: summarize_shard(url, held_out), own)
         summaries = list(track(indexed, "indexing shards", len(own)))
     by_url = {summary.url: summary for part in exchange(summaries) for summary in part}
+    if not any(held_out.class_source in each.sources for each in by_url.values()):
+        by_url = {url: replace(each, held_out={}) for url, each in by_url.items()}
     medium = medium_of(frames)
-    guarded = any(held_out.class_source in each.sources for each in by_url.values())
-    problems = {
-        url: problem for url, each in by_url.items() if (problem := _problem(each, config, medium, guarded, held_out))
-    }
+    problems = {url: problem for url, each in by_url.items() if (problem := _problem(each, config, medium, held_out))}
     if problems and not config.skip_bad_shards:
         raise DataError(
             f"{len(problems)} of {len(by_url)} shards cannot be used (streams.skip_bad_shards=true leaves them out): "
@@ -266,14 +264,14 @@ def open_shards(
     for problem in problems.values():
         logger.warning("left out: %s", problem)
     sets = [[by_url[url] for url in each if url not in problems] for each in urls]
-    for shards, usable in zip(given, sets, strict=True):
+    for shards, usable in zip(mixture, sets, strict=True):
         if not usable:
             raise DataError(f"{shards.location}: none of its shards can be used")
-    _warn_of_incomplete([by_url[url] for url in everything if url not in problems], config, medium, guarded)
-    return [ShardSet(usable, config, frames, guarded, rules) for usable in sets]
+    _warn_of_incomplete([by_url[url] for url in everything if url not in problems], config, medium)
+    return [ShardSet(usable, config, frames, rules) for usable in sets]
 
 
-def _problem(shard: ShardSummary, config: StreamConfig, medium: str, guarded: bool, held_out: HeldOut) -> str | None:
+def _problem(shard: ShardSummary, config: StreamConfig, medium: str, held_out: HeldOut) -> str | None:
     """Return why a shard cannot be used."""
     if shard.problem is not None:
         return shard.problem
@@ -283,22 +281,22 @@ def _problem(shard: ShardSummary, config: StreamConfig, medium: str, guarded: bo
         return f"{shard.url}: {', '.join(refused)} is never trained on"
     in_json = set(shard.fields) if "json" in config.texts else set()
     members = {member for combination in shard.samples for member in combination.split()}
-    if shard.pairs(config.texts, medium, guarded) and config.captions.keys() & (members | in_json):
+    if shard.pairs(config.texts, medium) and config.captions.keys() & (members | in_json):
         return None
     content = ", ".join(f"{members} ({count})" for members, count in list(shard.samples.items())[:5]) or "nothing"
     fields = f"; its .json has {', '.join(shard.fields)}" if shard.fields else ""
-    if guarded and shard.pairs(config.texts, medium) and not shard.pairs(config.texts, medium, guarded):
+    if shard.held_out_pairs(config.texts, medium) and not shard.pairs(config.texts, medium):
         content += ", all of unseen classes"
     return (
         f"{shard.url}: no {medium}s with captions in {', '.join(config.captions)}; its samples hold {content}{fields}"
     )
 
 
-def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig, medium: str, guarded: bool) -> None:
+def _warn_of_incomplete(shards: Iterable[ShardSummary], config: StreamConfig, medium: str) -> None:
     for shard in shards:
-        unseen = shard.pairs(config.texts, medium) - shard.pairs(config.texts, medium, guarded)
+        unseen = shard.held_out_pairs(config.texts, medium)
         if unseen:
             logger.warning("left out %d samples of %s that are of unseen classes", unseen, shard.url)
-        lacking = sum(shard.samples.values()) - shard.pairs(config.texts, medium)
+        lacking = sum(shard.samples.values()) - shard.pairs(config.texts, medium) - unseen
         if lacking:
             logger.warning("left out %d samples of %s that lack a %s or a caption", lacking, shard.url, medium)

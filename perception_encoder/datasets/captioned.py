@@ -12,9 +12,8 @@ from perception_encoder.datasets.classified import rows_of_split
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
-from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
+from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, TEXT_COLUMNS, find_column, read_table
 
-TEXT_COLUMNS = ("sentence", "caption", "text", "captions")
 VIDEO_COLUMN = "video_id"
 
 

@@ -180,12 +180,12 @@ def _read_ade(root: Path, split: str) -> ClassMasks:
         raise DataError(f"{root}: no annotations/{split}/*.png")
     if lacking := sorted(masks.keys() ^ images.keys()):
         raise DataError(f"{root}: {lacking[0]} of {split} lacks its image or its mask; {len(lacking)} do")
-    listed = root / "objectInfo150.txt"
-    if listed.is_file():
-        lines = read_lines(listed)[1:]
+    names_file = root / "objectInfo150.txt"
+    if names_file.is_file():
+        lines = read_lines(names_file)[1:]
         names = tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip())
         if not 0 < len(names) <= HIGHEST:
-            raise DataError(f"{listed} names {len(names)} classes; a mask holds 1 to {HIGHEST}")
+            raise DataError(f"{names_file} names {len(names)} classes; a mask holds 1 to {HIGHEST}")
     else:
         names = tuple(f"class {number}" for number in range(1, 151))
     return ClassMasks(

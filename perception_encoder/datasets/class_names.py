@@ -143,10 +143,10 @@ def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, fro
         raise DataError(f"{path} is not a JSON object of classes by label")
     mapping = {}
     for label, each in value.items():
-        wanted = each.split(";") if isinstance(each, str) else each if isinstance(each, list) else [each]
-        if not all(isinstance(name, (str, int)) for name in wanted):
+        names = each.split(";") if isinstance(each, str) else each if isinstance(each, list) else [each]
+        if not all(isinstance(name, (str, int)) for name in names):
             raise DataError(f"{path}: {label} is {quoted(each)}; it must be a class, or a list of classes or numbers")
-        mapping[label] = frozenset(_mapped(str(name).strip(), classes, path) for name in wanted)
+        mapping[label] = frozenset(_mapped(str(name).strip(), classes, path) for name in names)
     return mapping
 
 

@@ -18,9 +18,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import id_field, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
 from perception_encoder.formats.shards import ALIKE, SPLITS, find_shards, split_names
-from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
-
-LABEL_COLUMNS = ("label", "class", "category", "wnid")
+from perception_encoder.formats.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +164,8 @@ def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages
         task = mapped
         accepted = {each: ids for each, ids in counterparts.items() if ids} if options.onto else {}
     lower = options.mapping is not None and not options.onto
-    wanted = {each for ids in accepted.values() for each in ids} if accepted else set(task.labels)
-    choices = tuple(each for each in target.ids if options.every_class or each in wanted)
+    occurring = {each for ids in accepted.values() for each in ids} if accepted else set(task.labels)
+    choices = tuple(each for each in target.ids if options.every_class or each in occurring)
     names = {each: target.name(each).lower() if lower else target.name(each) for each in choices}
     return replace(task, choices=choices, names=names, accepted=accepted, trim=options.trim)
 

@@ -79,12 +79,12 @@ def keep_trained(
     return train.keep_classes(classes), test.keep_classes(classes).check()
 
 
-def read_integers(stored: Stored, name: str, modes: tuple[str, ...], wanted: str) -> tuple[np.ndarray, str]:
+def read_integers(stored: Stored, name: str, modes: tuple[str, ...], requirement: str) -> tuple[np.ndarray, str]:
     """Decode an image of one channel, (H, W), and return its mode too; MediaDecodeError if it has another mode."""
     try:
         with Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored) as image:
             if image.mode not in modes:
-                raise MediaDecodeError(name, f"has the mode {image.mode}; {wanted}")
+                raise MediaDecodeError(name, f"has the mode {image.mode}; {requirement}")
             return np.asarray(image), image.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaDecodeError(name, f"cannot be decoded: {error}") from error

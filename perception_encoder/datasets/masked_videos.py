@@ -69,8 +69,8 @@ def read_object_mask(mask: Stored, name: str, binary: bool = True) -> np.ndarray
 
     `binary`: in a mask of black and white alone, white is 1.
     """
-    wanted = "a mask has one channel of 8 bits or a palette"
-    pixels, mode = read_integers(mask, name, ("1", "L", "P"), wanted)
+    requirement = "a mask has one channel of 8 bits or a palette"
+    pixels, mode = read_integers(mask, name, ("1", "L", "P"), requirement)
     pixels = pixels.astype(np.uint8)
     if binary and mode == "L" and not ((pixels > 0) & (pixels < VOID)).any():
         return (pixels == VOID).astype(np.uint8)
@@ -99,11 +99,11 @@ def _read_davis(root: Path) -> list[MaskedVideo]:
     frames, masks = root / "JPEGImages" / resolution, root / "Annotations" / resolution
     names = sorted(path.name for path in masks.glob("*/"))
     for year in ("2017", "2016"):
-        listed = root / "ImageSets" / year / "val.txt"
-        if listed.is_file():
-            names = [name for line in read_lines(listed) for name in line.split()]
+        split_file = root / "ImageSets" / year / "val.txt"
+        if split_file.is_file():
+            names = [name for line in read_lines(split_file) for name in line.split()]
             if missing := next((name for name in names if not os.path.isdir(frames / name)), None):
-                raise DataError(f"{listed}: there is no directory of frames {quoted(missing)} in {frames}")
+                raise DataError(f"{split_file}: there is no directory of frames {quoted(missing)} in {frames}")
             break
     return [_pair(name, frames / name, masks / name) for name in names]
 

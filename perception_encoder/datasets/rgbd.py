@@ -48,8 +48,8 @@ class DepthImages(ImageSet):
 
     def depth(self, index: int) -> Float[np.ndarray, "H W"]:
         """Decode a depth, float32 metres, 0 if unknown; MediaDecodeError if it is not an image of 16 bits."""
-        wanted = "depths are integers of 16 bits"
-        pixels, _ = read_integers(self.depths[index], f"{self.keys[index]} (depth)", ("I;16", "I;16B", "I"), wanted)
+        name, modes = f"{self.keys[index]} (depth)", ("I;16", "I;16B", "I")
+        pixels, _ = read_integers(self.depths[index], name, modes, "depths are integers of 16 bits")
         return pixels.astype(np.float32) / self.per_metre
 
 

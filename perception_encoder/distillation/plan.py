@@ -9,7 +9,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.planning.cluster import Cluster, TrainingPlan
-from perception_encoder.planning.teacher import TeacherCost
+from perception_encoder.planning.cost import TeacherCost
 from perception_encoder.pretraining.plan import plan_pretraining
 
 

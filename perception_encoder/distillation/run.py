@@ -1,4 +1,4 @@
-"""Run a distillation: a pretraining whose objective is the teacher's (section 2.4)."""
+"""Run a distillation: a run on pairs, as a pretraining is, by the teacher's task (section 2.4)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from perception_encoder.distillation.task import DistillationTask
 from perception_encoder.distillation.teacher import Teacher, load_teacher
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.clip import CLIP
-from perception_encoder.planning.teacher import TeacherCost
-from perception_encoder.pretraining.run import Objective, pretrain
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.planning.cost import TeacherCost
+from perception_encoder.pretraining.run import PairRun
 from perception_encoder.progress import Track, untracked
+from perception_encoder.train.checkpoint import run_directory
 from perception_encoder.train.distributed import process_group
 from perception_encoder.train.metrics import Listener
 
@@ -35,21 +35,17 @@ def distill(
     the larger of the two models' sizes, and each model sees them scaled down to its own: both see the same crop, and
     one more antialiased step costs less than decoding twice.
     """
-    with process_group():  # or every rank would load its teacher onto the first device
+    with process_group() as rank, run_directory(out):
         teacher = teacher or load_teacher(config.teacher, config.remember)
-
-        def make_task(towers: Towers) -> DistillationTask:
-            size = towers.clip.visual.config.image_size
-            return DistillationTask(towers, teacher, size, config.teacher_logit_scale, config.contrastive_weight)
-
-        objective = Objective(
-            make_task=make_task,
-            image_size=teacher.image_size,
-            identity=teacher.identity,
-            teacher=_watched(config, teacher),
-        )
         config = dataclasses.replace(config, image_side=max(config.image_side, teacher.image_size))
-        return pretrain(config, data, out, track, listener, objective)
+        run = PairRun(config, data, out, rank, track, least_size=teacher.image_size, identity=[teacher.identity])
+        cost = _watched(config, teacher)
+        for end in run.resolutions():
+            size = run.towers.clip.visual.config.image_size
+            scale, weight = config.teacher_logit_scale, config.contrastive_weight
+            task = DistillationTask(run.towers, teacher, size, scale, weight, run.validation)
+            run.train(task, end, run.cost(cost) if cost else None, listener)
+        return run.write()
 
 
 def _watched(config: DistillationConfig, teacher: Teacher) -> TeacherCost | None:

@@ -14,6 +14,7 @@ from perception_encoder.losses.logit_distillation import logit_distillation_loss
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import gather
 from perception_encoder.train.image_text_task import ImageTextTask
+from perception_encoder.train.validation import Validation
 
 
 class DistillationTask(ImageTextTask):
@@ -30,8 +31,9 @@ class DistillationTask(ImageTextTask):
         image_size: int,
         teacher_logit_scale: float = TEACHER_LOGIT_SCALE,
         contrastive_weight: float = 0.0,
+        validation: Validation | None = None,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, validation)
         self.teacher, self.image_size = teacher, image_size
         self.teacher_logit_scale, self.contrastive_weight = teacher_logit_scale, contrastive_weight
 

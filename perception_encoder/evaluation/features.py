@@ -7,28 +7,26 @@ reported; no other one takes its place.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.errors import DataError, InputError, ModelError
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.layer_features import EMBEDDING, EmbeddingRows, EncoderInputs, content_digest
 from perception_encoder.formats.media_directory import Clip, MediaSource
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.progress import Track, untracked
-from perception_encoder.vectors import unit_rows
 
 CHUNK = 256  # images in memory at a time
 FRAMES = 8  # of a video
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,52 +109,24 @@ def encode_images(
 
 
 def _encode_dataset(encoder: ImageEncoder, images: LabelledImages, track: Track, frames: int) -> Features:
-    vectors: list[np.ndarray] = []
-    rows: list[int] = []
-    failures: list[InputError] = []
-    waiting: list[list[Image.Image]] = []
-    count = len(images.keys)
     videos = any(not isinstance(source, bytes) for source in images.images)
-    decoded = decode_ahead(media_opener(images, frames), range(count), max(1, CHUNK // frames) if videos else CHUNK)
-    for row, opened in track(enumerate(decoded), f"encoding {images.name}", count):
-        if isinstance(opened, InputError):
-            failures.append(opened)
-        else:
-            rows.append(row)
-            waiting.append(opened)
-        if waiting and (sum(map(len, waiting)) >= CHUNK or row == count - 1):
-            vectors.append(_encode(encoder, waiting, images.name))
-            waiting = []
-    if not vectors:
-        first = f"; the first: {failures[0]}" if failures else ": it is empty"
+    chunk = max(1, CHUNK // frames) if videos else CHUNK
+    cached = FeatureCache(dtype="float32").encode(EmbeddingRows(encoder), inputs_of(images, frames), chunk, track)
+    if not len(cached.rows):
+        first = f"; the first: {cached.failures[0]}" if cached.failures else ": it is empty"
         raise DataError(f"{images.name}: no image can be decoded{first}")
-    decodable = images.select(rows)
-    return Features(np.concatenate(vectors), decodable.keys, decodable.labels, tuple(failures))
+    decodable = images.select(cached.rows.tolist())
+    return Features(np.asarray(cached.arrays[EMBEDDING]), decodable.keys, decodable.labels, cached.failures)
 
 
-def _encode(encoder: ImageEncoder, items: Sequence[Sequence[Image.Image]], name: str) -> np.ndarray:
-    """Return unit embeddings of items (n, D), their images or frames encoded together."""
-    images = [image for item in items for image in item]
-    if len(images) == len(items):
-        return check_finite(encoder.encode_images(images), encoder.name, name)
-    flat = check_finite(encoder.encode_images(images, normalize=False), encoder.name, name)
-    starts = np.cumsum([0, *(len(item) for item in items[:-1])])
-    sums = np.add.reduceat(flat, starts, axis=0)  # as long as the means times a constant, which does not matter
-    return unit_rows(sums)
-
-
-def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterator[T | InputError]:
-    """Decode items in order, `ahead` of them at a time on all cores; yield the InputError of one that fails."""
-
-    def attempt(row: int) -> T | InputError:
-        try:
-            return decode(row)
-        except InputError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(rows), ahead):
-            yield from pool.map(attempt, rows[start : start + ahead])
+def inputs_of(images: LabelledImages, frames: int = FRAMES) -> EncoderInputs:
+    """Return a dataset's images, and its videos by `frames` uniform frames, to be encoded."""
+    return EncoderInputs(
+        name=images.name,
+        keys=images.keys,
+        open=media_opener(images, frames),
+        compute_digest=partial(content_digest, images.images),
+    )
 
 
 def media_opener(images: LabelledImages, frames: int = FRAMES) -> Callable[[int], list[Image.Image]]:
@@ -176,14 +146,3 @@ def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list
     if trim and min(min(image.size) for image in images) <= 2 * trim:
         raise InputError(key, f"is too small to have {trim} pixels cut off each side")
     return [image.crop((trim, trim, image.width - trim, image.height - trim)) for image in images] if trim else images
-
-
-def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[str] = ()) -> np.ndarray:
-    """Return features (n, …) unchanged; `ModelError`, naming the first item, if one holds NaN or infinity."""
-    bad = np.flatnonzero([not np.isfinite(each).all() for each in features])
-    if len(bad):
-        first = f", {keys[bad[0]]} first" if keys else ""
-        raise ModelError(
-            f"{model} gives NaN or infinity in {len(bad)} of {len(features)} vectors of {inputs}{first}; try float32"
-        )
-    return features

@@ -9,13 +9,17 @@ from typing import Generic, TypeVar
 
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages, OneLayer, encode_layer
+from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, OneLayer
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import check_scipy
 from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 AnySet = TypeVar("AnySet", bound=ImageSet)
+
+CHUNK = 16
+"""Images, or videos, that are encoded at a time."""
 
 
 class LayerEvaluator(ABC):
@@ -35,7 +39,7 @@ class LayerEvaluator(ABC):
         """Of everything that scores depend on besides features: targets, settings."""
 
     @abstractmethod
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the sets of images to encode; DataError if the data lack what the task needs."""
 
     @abstractmethod
@@ -57,10 +61,12 @@ class LayerEvaluator(ABC):
         """Encode the images at one layer, one set after the other, and score them: see `Evaluator`."""
         self.check_extras()
         failures: list[InputError] = []
+        cache = FeatureCache(dtype="float32", chunk=CHUNK)
 
         def encoded() -> Iterator[LayerFeatures]:
             for images in self.images(encoder.encoder, track):
-                features = encode_layer(encoder, images, track)
+                cached = cache.encode_layers(encoder.encoder, images, [encoder.layer], track)
+                features = cached.read(encoder.layer)
                 failures.extend(features.failures)
                 yield features
 
@@ -75,7 +81,7 @@ class HeadEvaluator(LayerEvaluator, Generic[AnySet]):
     test: AnySet
     image_size: tuple[int, int] | None = None
     """Height and width that images are squashed to; the encoder's own by default."""
-    _images: tuple[LayerImages, ...] = ()
+    _images: tuple[EncoderInputs, ...] = ()
 
     @abstractmethod
     def targets(self, track: Track) -> tuple[Callable[[int], object], Callable[[int], object]]:
@@ -84,13 +90,13 @@ class HeadEvaluator(LayerEvaluator, Generic[AnySet]):
     def check_targets(self, train: Callable[[int], object], test: Callable[[int], object]) -> None:
         """Look at the targets after all were read once; does nothing by default."""
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images whose targets are usable; decoded once, whatever the encoder."""
         if not self._images:
             train, test = self.targets(track)
             self._images = (
-                LayerImages.of(f"{self.name}, train", self.train, train, self.image_size, track),
-                LayerImages.of(f"{self.name}, test", self.test, test, self.image_size, track),
+                EncoderInputs.of(f"{self.name}, train", self.train, train, self.image_size, track),
+                EncoderInputs.of(f"{self.name}, test", self.test, test, self.image_size, track),
             )
             self.check_targets(train, test)
         return self._images

@@ -1,20 +1,13 @@
-"""The tokens of one layer, for evaluators of layers: cached in a temporary file if they fit, else encoded again.
-
-Layer analysis, which reads all layers of a dataset many times, extracts the same `LayerFeatures` into a store on disk
-(layer_analysis/store.py); an evaluator cannot tell the two apart.
-"""
+"""The inputs that are encoded for evaluators, the rows of their features, and the tokens of one layer."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -22,16 +15,14 @@ from PIL import Image
 
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.dense_prediction.head_fitting import Maps
-from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.features import check_finite, decode_ahead
+from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.formats.media_directory import Clip, MediaSource
-from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.models.protocols import ImageEncoder, LayerEncoder
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 
-CHUNK, PATCHES = 32, 16_384
-"""Items, and patches of images, that are encoded at a time."""
-CACHE = 8e9
-"""Bytes of features that are cached; those of larger datasets are computed again in each pass."""
+EMBEDDING = "embedding"
+"""The name under which embeddings are cached."""
 
 
 class Tokens(Protocol):
@@ -50,8 +41,8 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerImages:
-    """Images, or videos, that are encoded together, at one size."""
+class EncoderInputs:
+    """Images or videos that are encoded together, at one size."""
 
     name: str
     """Names them while they are encoded, and in errors."""
@@ -76,7 +67,7 @@ class LayerImages:
         target: Callable[[int], object],
         image_size: tuple[int, int] | None = None,
         track: Track = untracked,
-    ) -> LayerImages:
+    ) -> EncoderInputs:
         """Take the images of a dataset whose targets are usable: an InputError of `target` is that of its image.
 
         Targets are decoded once for it, so that failures are known before anything is encoded.
@@ -101,7 +92,7 @@ class LayerImages:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFeatures:
-    """The tokens of one layer for `LayerImages`."""
+    """The tokens of one layer for `EncoderInputs`."""
 
     layer: int
     tokens: Tokens
@@ -110,7 +101,6 @@ class LayerFeatures:
     prefix: int
     """The number of class and register tokens before the patches."""
     grid: tuple[int, int]
-    patch_size: int
     rows: np.ndarray
     """The indices of these items, (n,) int64, ascending."""
     failures: tuple[InputError, ...] = ()
@@ -151,6 +141,79 @@ class ComputedPatches:
         return tokens[:, self.prefix :].reshape(len(tokens), *self.grid, tokens.shape[-1])
 
 
+class EncodedRows(NamedTuple):
+    """Features of some items."""
+
+    arrays: dict[str, np.ndarray]
+    """By name, each with a row for each item, float32."""
+    prefix: int = 0
+    """The number of class and register tokens before the patches."""
+    grid: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class LayerRows:
+    """The tokens of some layers, the prefix first; a video's are those of its frames, one after the other."""
+
+    encoder: LayerEncoder
+    layers: Sequence[int]
+
+    def encode(self, items: Sequence[Sequence[Image.Image]], inputs: EncoderInputs) -> EncodedRows:
+        """Return tokens (B, N, D) of opened items by layer; all items are of as many images, or DataError is raised."""
+        if len({len(item) for item in items}) > 1:
+            raise DataError(f"{inputs.name} mixes images and videos; give datasets of one kind")
+        images = [image for item in items for image in item]
+        encoded = self.encoder.encode_layers(images, self.layers, inputs.image_size)
+        arrays: dict[str, np.ndarray] = {}
+        for layer in list(encoded):
+            tokens = encoded.pop(layer)  # freed one by one: of a large model they are most of the memory
+            n, h, w, width = tokens.patches.shape
+            joined = np.concatenate([tokens.prefix, tokens.patches.reshape(n, h * w, width)], axis=1)  # (B·F, N, D)
+            check_finite(joined, f"{self.encoder.name}, layer {layer},", inputs.name)
+            arrays[array_name(layer)] = joined.reshape(len(items), -1, width)
+        return EncodedRows(arrays, tokens.prefix.shape[1], (h, w))
+
+
+@dataclass(frozen=True)
+class EmbeddingRows:
+    """Unit embeddings; a video's is that of the mean of its frames."""
+
+    encoder: ImageEncoder
+
+    def encode(self, items: Sequence[Sequence[Image.Image]], inputs: EncoderInputs) -> EncodedRows:
+        """Return unit embeddings (B, D) of opened items, their images or frames encoded together."""
+        images, name = [image for item in items for image in item], self.encoder.name
+        if len(images) == len(items):
+            return EncodedRows({EMBEDDING: check_finite(self.encoder.encode_images(images), name, inputs.name)})
+        frames = check_finite(self.encoder.encode_images(images, normalize=False), name, inputs.name)
+        starts = np.cumsum([0, *(len(item) for item in items[:-1])])
+        sums = np.add.reduceat(frames, starts, axis=0)  # as long as the means times a constant, which does not matter
+        return EncodedRows({EMBEDDING: unit_rows(sums)})
+
+
+@dataclass(frozen=True)
+class ComputedTokens:
+    """Tokens that are encoded whenever they are read."""
+
+    encoder: LayerRows | EmbeddingRows
+    name: str
+    """The array's."""
+    inputs: EncoderInputs
+    chunk: int
+    """Items that are encoded at a time."""
+    rows: np.ndarray
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        selected = self.rows[rows]
+        parts = [selected[start : start + self.chunk] for start in range(0, len(selected), self.chunk)]
+        opened = ([self.inputs.open(int(row)) for row in part] for part in parts)
+        return np.concatenate([self.encoder.encode(items, self.inputs).arrays[self.name] for items in opened])
+
+
 @dataclass(frozen=True)
 class OneLayer:
     """One layer of an encoder: the model that evaluators of layers run on."""
@@ -170,77 +233,10 @@ class OneLayer:
         """The encoder's."""
         return self.encoder.name
 
-    def encode(
-        self, items: Sequence[Sequence[Image.Image]], images: LayerImages
-    ) -> tuple[Float[np.ndarray, "B N D"], int, tuple[int, int]]:
-        """Return tokens of opened items, the length of their prefix and their grid; all of as many images."""
-        if len({len(item) for item in items}) > 1:
-            raise DataError(f"{images.name} mixes images and videos; give datasets of one kind")
-        flat = [image for item in items for image in item]
-        layer = self.encoder.encode_layers(flat, [self.layer], images.image_size)[self.layer]
-        n, h, w, width = layer.patches.shape
-        tokens = np.concatenate([layer.prefix, layer.patches.reshape(n, h * w, width)], axis=1)  # (B·F, N, D)
-        check_finite(tokens, f"{self.name}, layer {self.layer},", images.name)
-        return tokens.reshape(len(items), -1, width), layer.prefix.shape[1], (h, w)
 
-
-class ComputedTokens:
-    """Tokens that are encoded whenever they are read."""
-
-    def __init__(self, model: OneLayer, images: LayerImages, rows: Sequence[int], shape: tuple[int, ...]) -> None:
-        """`rows`: the items to encode; `shape`: of one item's tokens, (N, D)."""
-        self.model, self.images, self.rows, self.shape = model, images, np.asarray(rows), (len(rows), *shape)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        selected = self.rows[rows]
-        parts = [selected[start : start + CHUNK] for start in range(0, len(selected), CHUNK)]
-        opened = ([self.images.open(int(row)) for row in part] for part in parts)
-        return np.concatenate([self.model.encode(items, self.images)[0] for items in opened])
-
-
-def encode_layer(model: OneLayer, images: LayerImages, track: Track = untracked, cache: float = CACHE) -> LayerFeatures:
-    """Encode images at one layer, float32, cached in a temporary file if all fit in `cache` bytes and on the disk.
-
-    No rows if none can be decoded. Raises DataError for a mix of images and videos, and ModelError if a token is not
-    finite.
-    """
-    store: np.ndarray | None = None
-    shape: tuple[int, ...] = (1, 1)
-    prefix, grid = 0, (1, 1)
-    rows: list[int] = []
-    failures: list[InputError] = []
-    count = len(images.keys)
-    height, width = images.image_size or model.encoder.image_size
-    chunk = max(1, min(CHUNK, PATCHES * model.encoder.patch_size**2 // (height * width)))
-    decoded = track(decode_ahead(images.open, range(count), chunk), f"encoding {images.name}", count)
-    numbered = enumerate(decoded)
-    while batch := list(islice(numbered, chunk)):
-        failures += [opened for _, opened in batch if isinstance(opened, InputError)]
-        good = [(row, opened) for row, opened in batch if not isinstance(opened, InputError)]
-        if good and (store is not None or not rows):
-            tokens, prefix, grid = model.encode([opened for _, opened in good], images)
-            if not rows:
-                shape = tokens.shape[1:]
-                store = _temporary_array((count, *shape), cache)
-            if store is not None:
-                if tokens.shape[1:] != shape:
-                    raise DataError(f"{images.name} mixes images and videos; give datasets of one kind")
-                store[len(rows) : len(rows) + len(good)] = tokens
-        rows += [row for row, _ in good]
-    if not rows:
-        store = np.empty((0, *shape), np.float32)
-    return LayerFeatures(
-        layer=model.layer,
-        tokens=ComputedTokens(model, images, rows, shape) if store is None else store[: len(rows)],
-        prefix=prefix,
-        grid=grid,
-        patch_size=model.encoder.patch_size,
-        rows=np.array(rows, dtype=np.int64),
-        failures=tuple(failures),
-    )
+def array_name(layer: int) -> str:
+    """Return the name under which a layer's tokens are cached."""
+    return f"layer_{layer:02d}"
 
 
 def check_maps(features: Maps, name: str, keys: Sequence[str] = ()) -> None:
@@ -249,13 +245,15 @@ def check_maps(features: Maps, name: str, keys: Sequence[str] = ()) -> None:
         check_finite(features, "the layer", name, keys)
 
 
-def _temporary_array(shape: tuple[int, ...], limit: float) -> np.ndarray | None:
-    """Return an array in a temporary file, which goes with it; None if it exceeds the limit or half of the disk."""
-    size = 4 * int(np.prod(shape))
-    if size > min(limit, shutil.disk_usage(tempfile.gettempdir()).free / 2):
-        return None
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+def check_finite(features: np.ndarray, model: str, inputs: str, keys: Sequence[str] = ()) -> np.ndarray:
+    """Return features (n, …) unchanged; `ModelError`, naming the first item, if one holds NaN or infinity."""
+    bad = np.flatnonzero([not np.isfinite(each).all() for each in features])
+    if len(bad):
+        first = f", {keys[bad[0]]} first" if keys else ""
+        raise ModelError(
+            f"{model} gives NaN or infinity in {len(bad)} of {len(features)} vectors of {inputs}{first}; try float32"
+        )
+    return features
 
 
 def content_digest(sources: Sequence[MediaSource]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,10 @@ from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.evaluation.statistics.scores import ItemScores, ResampledScores
 
-CARD_MARKERS = ("<!-- figures -->", "<!-- end of figures -->")
-"""The lines of a model card between which its results stand."""
-
 OLD_KEYS = {"ci": "interval"}
 """Keys that earlier versions wrote, to today's."""
 OLD_METRICS = {"picture": "image"}
 """Words in names of metrics that earlier versions wrote, to today's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """What a model is to reach: a task's leading metric, by the better of its transforms."""
-
-    values: Mapping[str, float]
-    """By task."""
-    note: str
-    """The sentence that explains them beneath a table."""
-
-    def cell(self, task: str, value: float) -> str:
-        """Return the target of a task, and whether a value reaches it."""
-        if task not in self.values:
-            return "–"
-        return f"{100 * self.values[task]:.0f} {'✓' if value >= self.values[task] else '✗'}"
 
 
 @dataclass(frozen=True)
@@ -59,20 +40,18 @@ class Table:
         return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
-def classification_table(result: Result, targets: Targets | None = None) -> Table:
-    """Return mean class accuracy of each task: zero-shot with the first prompts, probe, chance, and targets if any."""
+def classification_table(result: Result) -> Table:
+    """Return mean class accuracy of each task: zero-shot with the first prompts, probe and chance."""
     zero_shot = [m for m in result.measurements if m.method == "zero-shot" and m.prompts == first_prompts(result)]
     probes = {m.task: _percent(m.metrics[0]) for m in result.measurements if m.method == "linear probe"}
     transforms = tuple(dict.fromkeys(m.transform for m in zero_shot))
     rows = []
     for task in dict.fromkeys(m.task for m in zero_shot):
         own = [m for m in zero_shot if m.task == task]
-        accuracy = [m.metrics[0] for m in own]
-        row = [task, str(own[0].classes), f"{100 / own[0].classes:.1f}"]
-        row += [*map(_percent, accuracy), probes.get(task, "–")]
-        rows.append((*row, *([targets.cell(task, max(a.value for a in accuracy))] if targets else [])))
-    columns = ("task", "classes", "chance", *transforms, "linear probe")
-    return Table((*columns, "target") if targets else columns, tuple(rows))
+        accuracies = [_percent(m.metrics[0]) for m in own]
+        chance = f"{100 / own[0].classes:.1f}"
+        rows.append((task, str(own[0].classes), chance, *accuracies, probes.get(task, "–")))
+    return Table(("task", "classes", "chance", *transforms, "linear probe"), tuple(rows))
 
 
 def first_prompts(result: Result) -> str:
@@ -80,20 +59,16 @@ def first_prompts(result: Result) -> str:
     return next((m.prompts for m in result.measurements if m.method == "zero-shot"), "")
 
 
-def retrieval_table(result: Result, targets: Targets | None = None) -> Table:
-    """Return every R@1 of retrieval beside chance, and targets if any of a task's first one."""
-    retrievals = [m for m in result.measurements if m.method == "retrieval"]
-    targets = targets if targets and any(m.task in targets.values for m in retrievals) else None
-    rows = []
-    for measurement in retrievals:
-        task, chance = measurement.task, f"{100 / measurement.classes:.2f}"
-        for metric in measurement.metrics:
-            if metric.name.endswith("R@1"):
-                row = (task, metric.name, f"{metric.n:,}", chance, _percent(metric))
-                first = metric is measurement.metrics[0]
-                rows.append((*row, *([targets.cell(task if first else "", metric.value)] if targets else [])))
-    columns = ("task", "metric", "queries", "chance", "R@1")
-    return Table((*columns, "target") if targets else columns, tuple(rows))
+def retrieval_table(result: Result) -> Table:
+    """Return every R@1 of retrieval beside chance."""
+    rows = tuple(
+        (each.task, metric.name, f"{metric.n:,}", f"{100 / each.classes:.2f}", _percent(metric))
+        for each in result.measurements
+        if each.method == "retrieval"
+        for metric in each.metrics
+        if metric.name.endswith("R@1")
+    )
+    return Table(("task", "metric", "queries", "chance", "R@1"), rows)
 
 
 def full_table(result: Result) -> Table:
@@ -145,9 +120,9 @@ def _percent(metric: Metric) -> str:
     return f"{100 * metric.value:.1f}{half}"
 
 
-def summary(result: Result, targets: Targets | None = None) -> str:
-    """Return the leading metrics in Markdown, as the page and the model card show them."""
-    classification = classification_table(result, targets)
+def summary(result: Result, tables: tuple[Table, Table] | None = None) -> str:
+    """Return the leading metrics in Markdown; `tables`: of classification and of retrieval, if they show more."""
+    classification, retrieval = tables or (classification_table(result), retrieval_table(result))
     lines = []
     if classification.rows:
         lines += [
@@ -156,20 +131,17 @@ def summary(result: Result, targets: Targets | None = None) -> str:
             "",
             classification.markdown(),
         ]
-    retrieval = retrieval_table(result, targets)
     if retrieval.rows:
         named = all(m.prompts == "name" for m in result.measurements if m.method == "retrieval")
         what = "Drawings in a style that was never trained on, among all their names" if named else "Retrieval"
         lines += [f"{what}:", "", retrieval.markdown()]
-    if targets:
-        lines += [targets.note, ""]
     if result.failures:
         lines += ["Left out, because they cannot be used:", "", *(f"- {failure}" for failure in result.failures), ""]
     return "\n".join(lines)
 
 
-def page(result: Result, source: str, targets: Targets | None = None) -> str:
-    """Return a page of docs/results: `source` is the name of the JSON file beside it.
+def page(result: Result, source: str, tables: tuple[Table, Table] | None = None, command: str = "pe eval page") -> str:
+    """Return a page: `source` is the name of the JSON file beside it, `tables` as for `summary`, `command` makes it.
 
     Every metric is shown if there is no table of classification or retrieval; else it is in the JSON.
     """
@@ -179,22 +151,12 @@ def page(result: Result, source: str, targets: Targets | None = None) -> str:
         [
             f"# {result.model}: evaluation suite",
             "",
-            f"Made by `pe eval page {source}` from [{source}]({source}), which `pe eval` wrote ({about}); every metric",
+            f"Made by `{command} {source}` from [{source}]({source}), which `pe eval` wrote ({about}); every metric",
             "with its interval, under each transform and each wording, is in the JSON.",
             "",
-            summary(result, targets) if by_task else full_table(result).markdown(),
+            summary(result, tables) if by_task else full_table(result).markdown(),
         ]
     )
-
-
-def update_card(card: str, result: Result, targets: Targets | None = None) -> str:
-    """Return a model card with up-to-date results; `DataError` if it lacks the lines for them."""
-    start, end = CARD_MARKERS
-    before, started, rest = card.partition(start + "\n")
-    _, ended, after = rest.partition(end + "\n")
-    if not started or not ended:
-        raise DataError(f"the card needs the lines {start} and {end}, with the results between them")
-    return f"{before}{start}\n\n{summary(result, targets)}\n{end}\n{after}"
 
 
 def to_json(result: Result) -> str:

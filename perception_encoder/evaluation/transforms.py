@@ -12,17 +12,14 @@ from PIL import Image
 from perception_encoder import __version__
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.layer_encoder import TowerEncoder, resolve_layers
+from perception_encoder.inference.layer_encoder import TowerEncoder
 from perception_encoder.inference.open_model import RANDOM, load_layer_encoder, open_model
 from perception_encoder.models.external.external_model import Mode
 from perception_encoder.models.protocols import ImageEncoder, ImageTextEncoder
-from perception_encoder.vectors import unit_rows
 
 TRANSFORMS = ("squash", "crop")
 TOWERS = ("hf:", RANDOM)
 """Prefixes of the names of models that are only vision towers: see `open_model`."""
-CHUNK = 32
-"""Images whose tokens are in memory at a time."""
 
 
 def load_transforms(name: str, transforms: str = "squash,crop") -> tuple[dict[str, ImageTextEncoder], dict[str, str]]:
@@ -50,42 +47,21 @@ def _versions() -> dict[str, str]:
 
 
 class LayerView:
-    """Embeddings of an earlier layer of this package's model, or pooled another way."""
+    """Embeddings of one layer of a model, or pooled another way."""
 
-    def __init__(self, encoder: Encoder, layer: int | None, pool: str | None) -> None:
+    def __init__(self, encoder: Encoder | TowerEncoder, layer: int | None, pool: str | None) -> None:
         """`layer`, `pool`: see `Encoder.feature`, whose ConfigError is raised if the model lacks them."""
         self.encoder, self.feature = encoder, encoder.feature(layer, pool)
         self.name = encoder.name
 
+    @property
+    def about(self) -> dict[str, str]:
+        """The layer and the pooling."""
+        return {"layer": str(self.feature.layer), "pool": self.feature.pool}
+
     def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
         """Return embeddings (B, D), float32, in the images' order."""
         return self.encoder.encode_images(images, normalize, layer=self.feature.layer, pool=self.feature.pool)
-
-
-class TowerView:
-    """Embeddings of one layer of a tower of any library: the mean of its patches, or the class token.
-
-    The last layer goes through the model's final norm if `load_views` made it, as `pe embed` does.
-    """
-
-    def __init__(self, encoder: TowerEncoder, layer: int | None = None, pool: str | None = None) -> None:
-        """`layer`: the last by default; `pool`: "mean", the default, or "cls". ConfigError for others."""
-        self.encoder, self.name = encoder, encoder.name
-        (self.layer,) = resolve_layers(encoder, [-1 if layer is None else layer])
-        self.pool = pool or "mean"
-        if self.pool not in ("mean", "cls"):
-            raise ConfigError(f"pool is {pool!r}; for a layer of {self.name} it must be mean or cls")
-        if self.pool == "cls" and not encoder.tower.class_token:
-            raise ConfigError(f"{self.name} has no class token; set the pool to mean")
-
-    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
-        """Return embeddings (B, D), float32, in the images' order."""
-        vectors = np.concatenate([self._encode(images[n : n + CHUNK]) for n in range(0, len(images), CHUNK)])
-        return unit_rows(vectors) if normalize else vectors
-
-    def _encode(self, images: Sequence[Image.Image]) -> np.ndarray:
-        tokens = self.encoder.encode_layers(images, [self.layer])[self.layer]
-        return tokens.prefix[:, 0] if self.pool == "cls" else tokens.patches.mean(axis=(1, 2))
 
 
 def load_views(
@@ -101,9 +77,9 @@ def load_views(
     if name.startswith(TOWERS) or (at_layer and name.startswith("timm:")):
         if _check_transforms(transforms) != ["squash"]:
             raise ConfigError(f"a layer of {name} is evaluated under squash only, not {transforms}")
-        tower = TowerView(load_layer_encoder(name, final_norm=True), layer, pool)
-        at = {"layer": str(tower.layer), "pool": tower.pool}
-        return {"squash": tower}, {**tower.encoder.about, **_versions(), **at}
+        tower = load_layer_encoder(name, final_norm=True)
+        view = LayerView(tower, layer, pool)
+        return {"squash": view}, {**tower.about, **_versions(), **view.about}
     encoders, about = load_transforms(name, transforms)
     if not at_layer:
         return {**encoders}, about
@@ -112,5 +88,5 @@ def load_views(
         if not isinstance(encoder, Encoder):
             raise ConfigError(f"{name} cannot be read at a layer; this package's models, timm: and hf: can")
         view = views[transform] = LayerView(encoder, layer, pool)
-        about = {**about, "layer": str(view.feature.layer), "pool": view.feature.pool}
+        about = {**about, **view.about}
     return views, about

@@ -6,6 +6,7 @@ import dataclasses
 
 from perception_encoder.finetuning.config import FinetuningConfig
 from perception_encoder.models.registry import BUILTIN
+from perception_encoder.train.config import debug_loop
 
 
 def own_pairs() -> FinetuningConfig:
@@ -15,15 +16,4 @@ def own_pairs() -> FinetuningConfig:
 
 def debug_finetuning(config: FinetuningConfig) -> FinetuningConfig:
     """Return the same run in four steps of the built-in model: its adapters, its tower, or all of it."""
-    validation = None if config.validation is None else dataclasses.replace(config.validation, every=2)
-    return dataclasses.replace(
-        config,
-        initial=BUILTIN,
-        steps=4,
-        image_size=32,
-        batch_size=16,
-        warmup=1,
-        validation=validation,
-        log_every=1,
-        checkpoint_every=2,
-    )
+    return dataclasses.replace(debug_loop(config), initial=BUILTIN, steps=4, image_size=32)

@@ -1,23 +1,7 @@
-"""Run a finetuning on one's own pairs, as a pretraining that begins with weights."""
+"""Run a finetuning: pretraining's run, of the model and at the size that `FinetuningConfig.pretraining` finds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from perception_encoder.pretraining.run import pretrain as finetune
 
-from perception_encoder.data.streams import Shards
-from perception_encoder.finetuning.config import FinetuningConfig
-from perception_encoder.pretraining.run import pretrain
-from perception_encoder.progress import Track, untracked
-from perception_encoder.train.metrics import Listener
-
-
-def finetune(
-    config: FinetuningConfig,
-    data: Sequence[Path | Shards],
-    out: Path,
-    track: Track = untracked,
-    listener: Listener | None = None,
-) -> Path:
-    """Run, or resume, a finetuning; return the weights, as `pretrain` does."""
-    return pretrain(config.pretraining(), data, out, track, listener)
+__all__ = ["finetune"]

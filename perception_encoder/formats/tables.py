@@ -25,7 +25,10 @@ PATH_COLUMNS = (
 )
 """Columns that name an image or video: the first of these that a table has, in upper or lower case."""
 # fmt: on
-TEXT_COLUMNS = ("text", "caption")
+TEXT_COLUMNS = ("text", "caption", "sentence", "captions")
+"""Columns of captions and other texts: the first of these that a table has, likewise."""
+LABEL_COLUMNS = ("label", "class", "category", "wnid")
+"""Columns of classes."""
 _NAMED = frozenset({*PATH_COLUMNS, *TEXT_COLUMNS})
 _READ = _NAMED | {"start", "end", "id"}
 
@@ -164,7 +167,8 @@ def _row(where: str, cells: dict[str, Any]) -> Row | InputError:
     """The row of these cells; `where` names it in errors."""
     values = {key: value for key, value in cells.items() if value not in (None, "")}
     path = next((values[column] for column in PATH_COLUMNS if column in values), None)
-    text = next((values[column] for column in TEXT_COLUMNS if column in values), None)
+    texts = [values[column] for column in TEXT_COLUMNS if column in values]
+    text = next((each for each in texts if isinstance(each, str)), texts[0] if texts and path is None else None)
     for value in (path, text):
         if value is not None and not isinstance(value, str):
             return InputError(where, f"its path or text is of type {type(value).__name__}, not a string")

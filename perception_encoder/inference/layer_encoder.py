@@ -8,7 +8,7 @@ and as published scores of layers need them; `final_norm` puts the last layer th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,25 +19,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
-from perception_encoder.inference.embedder import CACHED_ACTIVATIONS
+from perception_encoder.inference.embedder import CACHED_ACTIVATIONS, Feature
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.protocols import LayerEncoder, LayerTokens
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
+from perception_encoder.vectors import unit_rows
 
-
-class StoredEncoder(LayerEncoder, Protocol):
-    """A LayerEncoder whose features can be stored: it says what they depend on, and how large they are."""
-
-    @property
-    def width(self) -> int:
-        """Width of a token, D, at every layer."""
-        ...
-
-    @property
-    def about(self) -> dict[str, str]:
-        """Weight hash, floating-point type and device: what features depend on, apart from images and their size."""
-        ...
+CHUNK = 32
+"""Images whose tokens are in memory at a time, if only their embeddings are returned."""
 
 
 class TowerEncoder:
@@ -91,6 +81,29 @@ class TowerEncoder:
                 values[:, :prefix], values[:, prefix:].reshape(len(values), h, w, self.tower.width)
             )
         return encoded
+
+    def feature(self, layer: int | None = None, pool: str | None = None) -> Feature:
+        """Return an embedding with its defaults: the last layer, and "mean" of its patches, not "cls", the class token.
+
+        Raises ConfigError for a layer or a pooling that the model lacks.
+        """
+        (number,) = resolve_layers(self, [-1 if layer is None else layer])
+        if pool not in (None, "mean", "cls"):
+            raise ConfigError(f"pool is {pool!r}; for a layer of {self.name} it must be mean or cls")
+        if pool == "cls" and not self.tower.class_token:
+            raise ConfigError(f"{self.name} has no class token; set the pool to mean")
+        return Feature(layer=number, pool=pool or "mean")
+
+    def encode_images(
+        self, images: Sequence[Image.Image], normalize: bool = True, layer: int | None = None, pool: str | None = None
+    ) -> np.ndarray:
+        """Return embeddings (B, D) of a layer, float32, in the images' order; `layer`, `pool`: see `feature`."""
+        feature, parts = self.feature(layer, pool), []
+        for start in range(0, len(images), CHUNK):
+            tokens = self.encode_layers(images[start : start + CHUNK], [feature.layer])[feature.layer]
+            parts.append(tokens.prefix[:, 0] if feature.pool == "cls" else tokens.patches.mean(axis=(1, 2)))
+        vectors = np.concatenate(parts)
+        return unit_rows(vectors) if normalize else vectors
 
     def attention(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None

@@ -61,20 +61,20 @@ class LanguageModel:
         sampling = sampling or Sampling()
         prompt, cut = self._prompt(conversation, sampling)
         tokens: list[int] = []
-        given = ""
+        streamed = ""
         for (token,) in generate_tokens(self.model.decoder, [prompt], self.decoder.end_tokens, sampling):
             assert token is not None
             tokens.append(token)
             text, ended = self._text(tokens, sampling)
             stable = text if ended else _without_partial(text, sampling.stop)
-            if len(stable) > len(given):
-                yield stable[len(given) :]
-                given = stable
+            if len(stable) > len(streamed):
+                yield stable[len(streamed) :]
+                streamed = stable
             if ended:
                 return Reply(text, len(prompt), len(tokens), True, cut)
         text, _ = self._text(tokens, sampling)
-        if len(text) > len(given):
-            yield text[len(given) :]
+        if len(text) > len(streamed):
+            yield text[len(streamed) :]
         return Reply(text, len(prompt), len(tokens), len(tokens) < sampling.max_tokens, cut)
 
     def _answer(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:

@@ -8,14 +8,14 @@ from contextlib import suppress
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
+from perception_encoder.evaluation.feature_cache import FeatureCache, check_space, show_bytes
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import LayerImages
+from perception_encoder.evaluation.layer_features import EncoderInputs
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
 from perception_encoder.layer_analysis.global_tokens import TokenStatistics
 from perception_encoder.layer_analysis.image_analysis import SAMPLE, ImageAnalysis, analyse_image, describe_layers
 from perception_encoder.layer_analysis.report import LayerReport
-from perception_encoder.layer_analysis.store import StoreConfig, check_space, missing_bytes, show_bytes
 from perception_encoder.layer_analysis.sweep import Sweep, evaluated_layers, run_sweep
 from perception_encoder.progress import Track, untracked
 
@@ -26,7 +26,7 @@ BY_COLOUR = ("tracking",)
 def analyse(
     models: Sequence[str],
     tasks: Sequence[LayerEvaluator],
-    config: StoreConfig,
+    cache: FeatureCache,
     layers: Sequence[int] | None,
     track: Track = untracked,
     announce: Callable[[str], None] = lambda message: None,
@@ -47,10 +47,10 @@ def analyse(
         image_sets = [images for task in tasks for images in task.images(encoder)]
         for images in image_sets:
             encoder.check_size(images.image_size)
-        needed[encoder.name] = missing_bytes(encoder, image_sets, evaluated_layers(encoder, layers), config)
+        needed[encoder.name] = cache.missing_bytes(encoder, image_sets, evaluated_layers(encoder, layers))
     if total := sum(needed.values()):
-        announce(f"features will take {show_bytes(total)} more in {config.directory}")
-        check_space(config.directory, total)
+        announce(f"features will take {show_bytes(total)} more in {cache.path}")
+        check_space(cache.path, total)
     sweeps: list[Sweep] = []
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
     example: ImageAnalysis | None = None
@@ -59,7 +59,7 @@ def analyse(
         encoder = load_layer_encoder(model, final_norm=final_norm)
         if not sweeps:
             colours = ColourEncoder(encoder)
-        sweeps.append(run_sweep(encoder, tasks, config, layers, track))
+        sweeps.append(run_sweep(encoder, tasks, cache, layers, track))
         images = tasks[0].images(encoder)[-1]
         try:
             opened = sample(images)
@@ -71,11 +71,11 @@ def analyse(
             notes.append(f"{encoder.name} cannot be analysed inside: {error}")
     by_colour = [task for task in tasks if task.name in BY_COLOUR]
     if by_colour:
-        sweeps.append(run_sweep(colours, by_colour, config, None, track))
+        sweeps.append(run_sweep(colours, by_colour, cache, None, track))
     return LayerReport(sweeps=tuple(sweeps), statistics=statistics, example=example, notes=tuple(notes))
 
 
-def sample(images: LayerImages, count: int = SAMPLE) -> list[Image.Image]:
+def sample(images: EncoderInputs, count: int = SAMPLE) -> list[Image.Image]:
     """Open some images at even intervals, without those that cannot be decoded; DataError if none can."""
     step = max(1, len(images.keys) // count)
     opened: list[Image.Image] = []

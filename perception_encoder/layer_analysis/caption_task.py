@@ -104,9 +104,9 @@ def rank_agreement_without(
     means = np.zeros(len(vectors))
     for row in everyone:
         one, other = (each - (each > each[:, [row]]) - 0.5 * (each == each[:, [row]]) for each in ranks)
-        counted = ~np.eye(len(vectors), dtype=bool)
-        counted[:, row] = False
-        means[row] = _correlate(one, other, counted)[everyone != row].mean()
+        columns = ~np.eye(len(vectors), dtype=bool)
+        columns[:, row] = False
+        means[row] = _correlate(one, other, columns)[everyone != row].mean()
     return means
 
 
@@ -120,11 +120,11 @@ def _rank_others(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
 
 
 def _correlate(
-    one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"], counted: Bool[np.ndarray, "n n"]
+    one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"], columns: Bool[np.ndarray, "n n"]
 ) -> Float[np.ndarray, " n"]:
     """Return Pearson's correlation of each row's counted columns, 0 if either is constant."""
-    count = counted.sum(axis=1, keepdims=True)
-    a, b = (np.where(counted, each - (each * counted).sum(axis=1, keepdims=True) / count, 0) for each in (one, other))
+    count = columns.sum(axis=1, keepdims=True)
+    a, b = (np.where(columns, each - (each * columns).sum(axis=1, keepdims=True) / count, 0) for each in (one, other))
     product, scale = (a * b).sum(axis=1), np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.divide(product, scale, out=np.zeros(len(one)), where=scale > 1e-9)
 

@@ -28,7 +28,7 @@ from perception_encoder.preprocess.image import ImageTransform
 
 SAMPLE = 32
 """The number of images that a model's tokens are described on, if there are as many."""
-SHOWN = 6
+DRAWN_LAYERS = 6
 """The number of layers at which an image is analysed by default."""
 BYTES = 2e9
 """Of tokens and attention in memory at a time: those of a few layers of a large model."""
@@ -67,12 +67,12 @@ class ImageAnalysis:
         """Return the cosine similarity of every patch to the chosen one."""
         return similarity(self.maps[layer], self.row, self.column)
 
-    def given(self, layer: int) -> Float[np.ndarray, "h w"]:
+    def patch_attention(self, layer: int) -> Float[np.ndarray, "h w"]:
         """Return the attention that the chosen patch gives each patch, in even shares."""
         weights = self.attention[layer][self.prefix + self.row * self.grid[1] + self.column, self.prefix :]
         return weights.reshape(self.grid) * len(self.attention[layer])
 
-    def received(self, layer: int) -> Float[np.ndarray, "h w"]:
+    def median_attention(self, layer: int) -> Float[np.ndarray, "h w"]:
         """Return the attention that the median patch gives each patch, in even shares."""
         return received_attention(self.attention[layer][None], self.prefix)[0].reshape(self.grid)
 
@@ -98,7 +98,7 @@ def analyse_image(
     if not all(0 <= share <= 1 for share in at):
         raise ConfigError(f"the point {at[0]:g},{at[1]:g} is outside the image; give shares from 0 to 1, as 0.5,0.5")
     depth, patch = encoder.depth, encoder.patch_size
-    chosen = spread_indices(depth, min(SHOWN, depth)) if layers is None else resolve_layers(encoder, layers)
+    numbers = spread_indices(depth, min(DRAWN_LAYERS, depth)) if layers is None else resolve_layers(encoder, layers)
     own = max(encoder.image_size) // patch
     h, w = map_grid(image.size, patches or own)
     if encoder.tower.fixed_size and patches in (None, own):
@@ -111,8 +111,8 @@ def analyse_image(
     return ImageAnalysis(
         model=encoder.name,
         image=Image.fromarray(pixels),
-        maps={layer: tokens[layer].patches[0] for layer in chosen},
-        attention={layer: attention[layer][0] for layer in chosen},
+        maps={layer: tokens[layer].patches[0] for layer in numbers},
+        attention={layer: attention[layer][0] for layer in numbers},
         statistics=tuple(describe_tokens(n, tokens[n].prefix, tokens[n].patches, attention[n]) for n in every),
         prefix=tokens[0].prefix.shape[1],
         row=min(int(at[1] * h), h - 1),

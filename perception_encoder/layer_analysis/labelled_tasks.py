@@ -27,7 +27,7 @@ from perception_encoder.evaluation.classification.splits import Splits, load_spl
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.features import Features
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages, content_digest, settings_digest
+from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, content_digest, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
@@ -51,9 +51,9 @@ class LabelledTask(LayerEvaluator):
         self.name, self.parts, self.image_size = name, dict(parts), image_size
 
     @cached_property
-    def _images(self) -> tuple[LayerImages, ...]:
+    def _images(self) -> tuple[EncoderInputs, ...]:
         return tuple(
-            LayerImages(
+            EncoderInputs(
                 name=f"{self.name}, {part}",
                 keys=images.keys,
                 open=partial(_open, images),
@@ -63,7 +63,7 @@ class LabelledTask(LayerEvaluator):
             for part, images in self.parts.items()
         )
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the images of each part."""
         return self._images
 

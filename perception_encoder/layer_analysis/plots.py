@@ -182,7 +182,7 @@ def _draw_cell(axes: Any, analysis: ImageAnalysis, row: str, layer: int) -> None
             axes.imshow(values, cmap="viridis")
             axes.set_xlabel(f"{values.min():.3g} to {values.max():.3g}", fontsize=7, color=QUIET, labelpad=2)
         case _:  # the scale is at least half of what makes a patch global, so that noise does not stand out
-            values = analysis.given(layer) if row == "attention" else analysis.received(layer)
+            values = analysis.patch_attention(layer) if row == "attention" else analysis.median_attention(layer)
             axes.imshow(values, cmap="magma", vmin=0, vmax=max(TIMES / 2, float(values.max())))
             axes.set_xlabel(f"up to {values.max():.3g}", fontsize=7, color=QUIET, labelpad=2)
     if row in ("alike", "attention"):

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from perception_encoder.errors import DataError, InputError, ModelError
+from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.statistics.scores import by_metric
 from perception_encoder.files import write_json
-from perception_encoder.inference.layer_encoder import StoredEncoder, resolve_layers
+from perception_encoder.inference.layer_encoder import resolve_layers
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
-from perception_encoder.layer_analysis.store import StoreConfig, StoredLayers, extract
+from perception_encoder.models.protocols import LayerEncoder
 from perception_encoder.progress import Track, untracked
 
 FORMAT = 2
@@ -41,33 +42,33 @@ class Sweep:
 
 
 def run_sweep(
-    encoder: StoredEncoder,
+    encoder: LayerEncoder,
     tasks: Sequence[LayerEvaluator],
-    config: StoreConfig,
+    cache: FeatureCache,
     layers: Sequence[int] | None = None,
     track: Track = untracked,
 ) -> Sweep:
-    """Extract the features that the tasks need, then evaluate each task layer by layer.
+    """Encode the images that the tasks need, then evaluate each task layer by layer.
 
     `layers`: see `evaluated_layers`. Raises ConfigError for a layer that does not exist, DataError if data lack what a
     task needs, ModelError if a feature or a score is not finite.
     """
-    chosen = evaluated_layers(encoder, layers)
+    numbers = evaluated_layers(encoder, layers)
     curves: list[LayerCurve] = []
     failures: dict[str, InputError] = {}
     keys: set[str] = set()
     for task in tasks:
-        stored = []
+        cached = []
         for images in task.images(encoder):
-            features = extract(encoder, images, chosen, config, track)
-            stored.append(features)
+            features = cache.encode_layers(encoder, images, numbers, track)
+            cached.append(features)
             keys |= {f"{images.digest}/{key}" for key in images.keys}
             failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
         scores = {
-            layer: _evaluate(encoder.name, task, stored, layer, config.directory / "scores")
-            for layer in track(chosen, f"{task.name}, {encoder.name}", len(chosen))
+            layer: _evaluate(encoder.name, task, cached, layer, cache.path / "scores")
+            for layer in track(numbers, f"{task.name}, {encoder.name}", len(numbers))
         }
-        metrics = list(scores[chosen[0]])
+        metrics = list(scores[numbers[0]])
         for layer, by_name in scores.items():
             if list(by_name) != metrics:
                 raise DataError(f"{task.name} has other metrics at layer {layer} than at others; delete its scores")
@@ -86,7 +87,7 @@ def run_sweep(
     )
 
 
-def evaluated_layers(encoder: StoredEncoder, layers: Sequence[int] | None) -> list[int]:
+def evaluated_layers(encoder: LayerEncoder, layers: Sequence[int] | None) -> list[int]:
     """Return the layers that a sweep evaluates, 0-based: the given ones, or all, and always the last.
 
     ConfigError for a layer that does not exist.
@@ -95,13 +96,13 @@ def evaluated_layers(encoder: StoredEncoder, layers: Sequence[int] | None) -> li
 
 
 def _evaluate(
-    model: str, task: LayerEvaluator, stored: Sequence[StoredLayers], layer: int, directory: Path
+    model: str, task: LayerEvaluator, cached: Sequence[CachedFeatures], layer: int, directory: Path
 ) -> dict[str, LayerScore]:
     """Return the scores of a layer by metric, from the cache if they are in it."""
-    depends = json.dumps([FORMAT, task.name, task.digest, layer, [features.key for features in stored]])
+    depends = json.dumps([FORMAT, task.name, task.digest, layer, [features.key for features in cached]])
     path = directory / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
     if not path.is_file():
-        groups = by_metric(task.score([features.read(layer) for features in stored]).scores)
+        groups = by_metric(task.score([features.read(layer) for features in cached]).scores)
         computed = [LayerScore.of(group, task.pool(metric)) for metric, group in groups.items()]
         for score in computed:
             if not np.isfinite(score.value):

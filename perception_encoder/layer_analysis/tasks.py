@@ -10,7 +10,6 @@ from typing import TypeVar
 from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.image_set import ImageSet, keep_trained
 from perception_encoder.datasets.instances import read_instance_splits
-from perception_encoder.datasets.labelled import FindHeldOut
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import MILLIMETRES, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
@@ -55,8 +54,6 @@ class TaskOptions:
     """Pixels of the short side of videos' frames; a seventh of the cost of DAVIS's 480."""
     per_metre: float = MILLIMETRES
     """Units of stored depths."""
-    held_out: FindHeldOut | None = None
-    """Classes of labelled shards to leave out."""
 
 
 def make_tasks(
@@ -92,11 +89,9 @@ def make_task(name: str, path: Path, options: TaskOptions) -> LayerEvaluator:
     items, size = options.items, options.image_size
     match name:
         case "classification":
-            return ClassificationTask(
-                read_label_splits(path, items, options.held_out), LabelledConfig(items=items), size
-            )
+            return ClassificationTask(read_label_splits(path, items), LabelledConfig(items=items), size)
         case "retrieval":
-            return RetrievalTask(read_label_splits(path, items, options.held_out).test, size)
+            return RetrievalTask(read_label_splits(path, items).test, size)
         case "captions":
             return read_caption_task(path, items, size)
         case "tracking":

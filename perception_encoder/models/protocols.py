@@ -65,6 +65,16 @@ class LayerEncoder(Protocol):
         """The default height and width that images are squashed to."""
         ...
 
+    @property
+    def width(self) -> int:
+        """Width of a token, D, at every layer."""
+        ...
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Weight hash, floating-point type and device: what features depend on, apart from images and their size."""
+        ...
+
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:

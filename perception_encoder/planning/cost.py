@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor, nn
+
+from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 
 
@@ -186,3 +189,33 @@ def _adapters_forward(adapters: Adapters, block: BlockCost) -> int:
     beside = 2 * block.width if adapters.of_attention else 0
     beside += 2 * (block.width + block.hidden) if adapters.of_mlp else 0
     return 2 * block.tokens * adapters.rank * beside
+
+
+class TeacherCost:
+    """Operations of a frozen teacher, by formula for a plan, and counted as it runs.
+
+    `images`, `captions`: shares of the run's pairs of which it encodes them, each caption as long as its context.
+    """
+
+    def __init__(self, vision: VisionConfig, text: TextConfig, images: float = 1.0, captions: float = 1.0) -> None:
+        self.vision, self.text, self.images, self.captions = vision, text, images, captions
+        self._counted = 0.0
+        self.pair = images * vision_cost(vision).forward + captions * text_cost(text).forward
+        """Operations of a pair, on the mean of the run."""
+
+    def watch(self, model: CLIP) -> None:
+        """Count every pass of this model, by its inputs."""
+
+        def count_images(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._counted += len(inputs[0]) * vision_cost(self.vision, inputs[0].shape[-1]).forward
+
+        def count_texts(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._counted += len(inputs[0]) * text_cost(self.text, inputs[0].shape[1]).forward
+
+        model.visual.register_forward_pre_hook(count_images)
+        model.text.register_forward_pre_hook(count_texts)
+
+    def take(self) -> float:
+        """Return the operations counted since the last call."""
+        counted, self._counted = self._counted, 0.0
+        return counted

@@ -239,7 +239,7 @@ def to_float(pixels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
 
 
 def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize with the aspect ratio kept; the side that fits exactly does so, the other is rounded down."""
+    """Resize and keep the aspect ratio; the side that fits exactly does so, the other is rounded down."""
     if image.width * height <= image.height * width:
         size = (width, max(height, width * image.height // image.width))
     else:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.data.streams import StreamConfig
@@ -18,53 +16,20 @@ from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
 from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.pretraining.masking import MaskRegularization
-from perception_encoder.train.distributed import ParallelConfig
-from perception_encoder.train.loop import LoopConfig
-from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.config import TrainingConfig, check_least
 
 PROCEDURE = 2
 """Version of what a run does with its configuration. Raise it with a change after which the same configuration, data
 and seed train other weights (1: crops larger than the image were clipped, positions were drawn at the last resolution):
 then a run that an earlier version began is not resumed. Published results refer to runs by their configuration alone.
 """
-
-
-METRICS = ("retrieval", "zero_shot")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """How a run is validated; the weights with the best score are written beside the last ones."""
-
-    every: int = 100
-    """Steps between validations; the last step is validated, too."""
-    metric: str = "retrieval"
-    """By which steps are compared: "retrieval", the mean of R@1 of images to captions and of captions to images, or
-    "zero_shot", the top-1 accuracy over the labels, of data in memory."""
-    share: float = 0.05
-    """Share of each source that is held out of training if no directory has a split `val`; at 0 nothing is, and only a
-    run whose data have one is validated."""
-    size: int = 1000
-    """Pairs, at most."""
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ConfigError(f"validation.metric is {self.metric!r}; it must be 'retrieval' or 'zero_shot'")
-        if not 0 <= self.share <= 0.5:
-            raise ConfigError(f"validation.share is {self.share}; it must be from 0 to 0.5")
-        for name in ("every", "size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"validation.{name} is {getattr(self, name)}; it must be at least 1")
+BUILTIN_RULES = "builtin"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainingConfig:
-    """All that decides a run's result, but the data itself."""
+class PairConfig(TrainingConfig):
+    """What the stages that train two towers on image-text pairs share."""
 
-    model: str
-    """Name of a two-tower model of the registry."""
-    stages: tuple[Stage, ...]
-    """Resolutions, in order."""
     initial: str | None = None
     """Name or path of the weights to begin with, as the cooldown and finetuning do; random ones by default."""
     initial_share: float = 0.0
@@ -74,17 +39,50 @@ class PretrainingConfig:
     known, at most 131,072, and no more than the pairs of the run."""
     lora: LoRA | None = None
     """Only adapters are trained, and merged into the weights at the end."""
+    balance: float = 0.5
+    """How far rare labels of a source are repeated: 0 not at all, 1 until all labels are equally frequent."""
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
+    """Step 8 of section 2.1; without it images are only squashed to a square."""
+    streams: StreamConfig = field(default_factory=StreamConfig)
+    """How shards are read, if the data are shards; then the shards' own weights count."""
+    rules: str | None = None
+    """Rules about sources by their names, on the wording of captions and on what is held out: "builtin", those of the
+    built-in model, or none. Not part of the fingerprint, which has the names of the samples themselves."""
+    half: bool = True
+    """Write the weights for use, in float16 and the token table in int8; else in float32, for a run that goes on from
+    them, without loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rules not in (None, BUILTIN_RULES):
+            raise ConfigError(f"rules is {self.rules!r}; it must be {BUILTIN_RULES!r} or null")
+        if self.locked not in (None, "visual", "text"):
+            raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
+        if not 0 <= self.initial_share < 1:
+            raise ConfigError(f"initial_share is {self.initial_share}; it must be at least 0 and below 1")
+        if self.initial_share and self.initial is None:
+            raise ConfigError("initial_share: a run from random weights has none to average with; set initial")
+
+    @abstractmethod
+    def pretraining(self) -> PretrainingConfig:
+        """Return the run as a pretraining, with its model and its resolutions."""
+
+    def fingerprint(self, data: Iterable[str] = ()) -> str:
+        """Return the identity of the configuration and of the data; `rules` do not count."""
+        return super(PairConfig, dataclasses.replace(self, rules=None)).fingerprint(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig(PairConfig):
+    """All that decides a run's result, but the data itself."""
+
+    model: str
+    """Name of a two-tower model of the registry."""
+    stages: tuple[Stage, ...]
+    """Resolutions, in order."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Share of each source in a batch; sources that the data lacks are left out. None given: every source counts by the
     number of its samples, as class directories and tables of one's own do in any case."""
-    batch_size: int = 256
-    warmup: int = 200
-    """Steps of linear warm-up."""
-    balance: float = 0.5
-    """How far rare labels of a source are repeated: 0 not at all, 1 until all labels are equally frequent."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    augmentation: Augmentation | None = field(default_factory=Augmentation)
-    """Step 8 of section 2.1; without it images are only squashed to a square."""
     masking: MaskRegularization | None = None
     """Step 9."""
     mixing: Mixing | None = None
@@ -101,25 +99,8 @@ class PretrainingConfig:
     """Name of the model whose text tower is trained, by default its own."""
     frames: int | None = None
     """Frames of a video, if the run is on videos (section 2.4)."""
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    half: bool = True
-    """Write the weights for use, in float16 and the token table in int8; else in float32, for a run that goes on from
-    them, without loss."""
-    keep: int = 2
-    """Newest checkpoints that stay, beside the best."""
-    skip_bad_losses: int = 0
-    """Steps in a row whose loss is not finite that are left out; one more ends the run."""
     image_side: int = 160
     """Images are held in memory with their short side at most this, in pixels."""
-    streams: StreamConfig = field(default_factory=StreamConfig)
-    """How shards are read, if the data are shards; then the shards' own weights count."""
-    validation: ValidationConfig | None = None
-    """Score the model on a held-out part of the data while it trains."""
-    log_every: int = 20
-    checkpoint_every: int = 200
-    checkpoint_minutes: float = 5.0
-    """A checkpoint is also written so long after the last one."""
-    seed: int = 0
 
     @property
     def steps(self) -> int:
@@ -131,58 +112,19 @@ class PretrainingConfig:
         """Pairs of the whole run."""
         return sum(stage.steps * (stage.batch_size or self.batch_size) for stage in self.stages)
 
-    @property
-    def loop(self) -> LoopConfig:
-        """Settings of the training loop."""
-        shared = {each.name for each in dataclasses.fields(LoopConfig)} - {"steps"}
-        return LoopConfig(steps=self.steps, **{name: getattr(self, name) for name in shared})
-
     def __post_init__(self) -> None:
-        if self.locked not in (None, "visual", "text"):
-            raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
-        if not 0 <= self.initial_share < 1:
-            raise ConfigError(f"initial_share is {self.initial_share}; it must be at least 0 and below 1")
-        if self.initial_share and self.initial is None:
-            raise ConfigError("initial_share: a run from random weights has none to average with; set initial")
+        super().__post_init__()
         if self.frames is not None and self.masking is not None:
             raise ConfigError("frames and masking: videos have no masked copies; set masking=null")
         if self.frames is not None and self.mixing is not None:
             raise ConfigError("frames and mixing: images are mixed, not videos; set mixing=null")
         if self.lora is not None and (self.initial is None or self.masking or self.parallel.kind == "fsdp"):
             raise ConfigError("lora adapts the weights of `initial`, without masking and without fsdp")
-        least = {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "image_side": 1, "seed": 0}
-        least["checkpoint_minutes"] = 0
-        least |= {name: 1 for name in ("frames", "patch_size", "layers") if getattr(self, name) is not None}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
+        check_least(self, {"image_side": 1, "frames": 1, "patch_size": 1, "layers": 1})
 
-    def fingerprint(self, data: Iterable[str] = ()) -> str:
-        """Return the identity of the configuration, and of the data by names of their samples or shards.
-
-        A setting at its default does not count, so that a later version's new settings leave old runs what they are.
-        """
-        digest = hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode())
-        for name in data:
-            digest.update(b"\0" + name.encode())
-        return digest.hexdigest()[:16]
-
-
-def _chosen(value: Any) -> Any:
-    """Return the settings that differ from their defaults, those of dataclasses inside likewise."""
-    if isinstance(value, Mapping):
-        return {name: _chosen(each) for name, each in value.items()}
-    if isinstance(value, tuple):
-        return [_chosen(each) for each in value]
-    if not dataclasses.is_dataclass(value):
-        return value
-    chosen = {}
-    for each in dataclasses.fields(value):
-        factory = each.default_factory
-        default = each.default if factory is dataclasses.MISSING else factory()
-        if getattr(value, each.name) != default:
-            chosen[each.name] = _chosen(getattr(value, each.name))
-    return chosen
+    def pretraining(self) -> PretrainingConfig:
+        """Return the configuration itself."""
+        return self
 
 
 def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:

@@ -8,6 +8,7 @@ from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.data.pairs import Stage
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.planning.cost import (
+    TeacherCost,
     TowerCost,
     adapted_recomputed,
     adapted_training,
@@ -15,7 +16,6 @@ from perception_encoder.planning.cost import (
     text_cost,
     vision_cost,
 )
-from perception_encoder.planning.teacher import TeacherCost
 from perception_encoder.pretraining.config import PretrainingConfig
 
 

@@ -7,8 +7,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.planning.activations import FLOAT32, text_activations, vision_activations
 from perception_encoder.planning.cluster import Cluster, StagePlan, TrainingPlan
-from perception_encoder.planning.cost import adapter_parameters
-from perception_encoder.planning.teacher import TeacherCost
+from perception_encoder.planning.cost import TeacherCost, adapter_parameters
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.cost import pair_flops
 from perception_encoder.train.loop import AHEAD
@@ -118,6 +117,6 @@ def _batch_memory(config: PretrainingConfig, stage: Stage, devices: int, side: i
     return {
         "images": batches * 3.0 * pairs * side**2 * (config.frames or 1),
         "features": copies * FLOAT32 * float(batch) * (vision.output_dim or vision.width),
-        "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets are kept, three are in passing
+        "logits": 7 * FLOAT32 * float(pairs) * batch,  # both ways logarithms and targets stay, three are in passing
         "true pairs": batches * 2.0 * pairs * batch,  # both ways, a byte each
     }

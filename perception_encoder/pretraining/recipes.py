@@ -18,6 +18,7 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
+from perception_encoder.train.config import debug_loop
 from perception_encoder.train.distributed import ParallelConfig
 from perception_encoder.train.optimizer import OptimizerConfig
 
@@ -132,19 +133,13 @@ def scaling(step: int, size: str, steps: int = 360_000) -> PretrainingConfig:
 def debug_pretraining(config: Config) -> Config:
     """Return the same run in four steps of the built-in model, at two small resolutions."""
     return dataclasses.replace(
-        config,
+        debug_loop(config),
         model=BUILTIN,
         patch_size=None,
         initial=None if config.initial is None else BUILTIN,
         stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
-        batch_size=16,
         masking=None if config.masking is None else dataclasses.replace(config.masking, every=4),
         frames=None if config.frames is None else 2,
-        parallel=ParallelConfig(),
-        validation=None if config.validation is None else dataclasses.replace(config.validation, every=2),
-        warmup=1,
-        log_every=1,
-        checkpoint_every=2,
     )
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,17 @@ from torch import Tensor
 from perception_encoder.data.pairs import PairBatches
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.files import replacing, write_json, writing
+from perception_encoder.files import replacing, writing
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layers.positions import resample_table
 from perception_encoder.models.registry import find_model
-from perception_encoder.planning.teacher import TeacherCost
+from perception_encoder.planning.cost import TeacherCost
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.averaging import average_with
 from perception_encoder.pretraining.cached_texts import MOST, CachedTexts
-from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import PROCEDURE, PairConfig, PretrainingConfig, tower_configs
 from perception_encoder.pretraining.cost import RunCost
 from perception_encoder.pretraining.lora import add_adapters, merge_adapters
 from perception_encoder.pretraining.sources import Sources, open_sources
@@ -36,77 +34,136 @@ from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_folder
+from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
 from perception_encoder.train.distributed import Exchange, own_cores, own_device, process_group, whole_model
 from perception_encoder.train.loop import train
-from perception_encoder.train.metrics import Listener
+from perception_encoder.train.metrics import Listener, describe_run, write_record
 from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.task import Task
+from perception_encoder.train.validation import choose_metric
 
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What a run minimises instead of the contrastive loss (distillation)."""
-
-    make_task: Callable[[Towers], Task]
-    """Makes the task of a resolution, which the towers have then."""
-    image_size: int
-    """Images of a batch are at least this large; the task scales them down for the towers."""
-    identity: str
-    """What else the result depends on: a teacher's weights."""
-    teacher: TeacherCost | None
-    """What a teacher costs; None if no formula gives it, and then the run has no MFU."""
-
-
 def pretrain(
-    config: PretrainingConfig,
+    config: PairConfig,
     data: Sequence[Path | Shards],
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
-    objective: Objective | None = None,
 ) -> Path:
-    """Run, or resume, a pretraining; return the weights that it wrote, `OUT/model.safetensors`.
+    """Run, or resume, a pretraining or finetuning; return the weights that it wrote, `OUT/model.safetensors`.
 
     `data` are directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or
     shards, read as they are needed. A validated run also writes `OUT/best.safetensors`, its weights at the best score.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
-    with process_group() as rank, run_folder(out):
-        return _pretrain(config, data, out, track, listener, objective, rank)
+    with process_group() as rank, run_directory(out):
+        run = PairRun(config.pretraining(), data, out, rank, track)
+        mask_weight = run.config.masking.weight if run.config.masking else 0.0
+        for end in run.resolutions():
+            run.train(ContrastiveTask(run.towers, mask_weight, run.validation), end, run.cost(), listener)
+        return run.write()
 
 
-def _pretrain(
-    config: PretrainingConfig,
-    data: Sequence[Path | Shards],
-    out: Path,
-    track: Track,
-    listener: Listener | None,
-    objective: Objective | None,
-    rank: Rank,
-) -> Path:
-    model, exchange = build_model(config), Exchange()
-    sources = open_sources(config, data, model, rank, exchange, track)
-    if not sources.validation:
-        config = dataclasses.replace(config, validation=None)
-    identity = [objective.identity] if objective else []
-    fingerprint = config.fingerprint([f"procedure {PROCEDURE}", *sources.names, *identity])
-    check_run(out, fingerprint)
-    record = _describe(config, fingerprint, sources.samples)
-    if rank.number == 0:
-        write_json(out / "config.json", record)
-    batches = _make_batches(config, sources, model, rank, exchange, objective.image_size if objective else 0)
-    trainee = Trainee(config, model, sources.vocabulary)
-    trainee.cache_texts(track)
-    train_stages(trainee, sources, batches, out, fingerprint, listener, objective)
-    if rank.number == 0:
-        metadata = {"seed": str(config.seed), "run": fingerprint}
-        trainee.write(out / WEIGHTS, metadata)
-        record["weight_hash"] = weight_hash(load_model(out / WEIGHTS))  # of the weights as written
-        write_json(out / "config.json", record | _write_best(config, sources, out, batches, metadata))
-    return out / WEIGHTS
+class PairRun:
+    """A run on image-text pairs: data, model and directory; what it minimises is the task that a stage trains it by.
+
+    `least_size`: images of a batch are at least this large, in pixels. `identity`: what else the result depends on,
+    such as a teacher's weights. Raises what `pretrain` does, before any step.
+    """
+
+    def __init__(
+        self,
+        config: PretrainingConfig,
+        data: Sequence[Path | Shards],
+        out: Path,
+        rank: Rank,
+        track: Track,
+        least_size: int = 0,
+        identity: Sequence[str] = (),
+    ) -> None:
+        self.metric = choose_metric(config.validation, PairValidation.higher_is_better) if config.validation else ""
+        model, exchange = build_model(config), Exchange()
+        self.sources = open_sources(config, data, model, rank, exchange, track)
+        self.config = config if self.sources.validation else dataclasses.replace(config, validation=None)
+        self.out, self.rank = out, rank
+        self.fingerprint = self.config.fingerprint([f"procedure {PROCEDURE}", *self.sources.names, *identity])
+        check_run(out, self.fingerprint)
+        self.record = describe_run(self.config, self.fingerprint, self.sources.samples)
+        if rank.number == 0:
+            write_record(out, self.record)
+        self.batches = _make_batches(self.config, self.sources, model, rank, exchange, least_size)
+        self.trainee = Trainee(self.config, model, self.sources.vocabulary)
+        self.trainee.cache_texts(track)
+        self.towers = self.trainee.towers
+        self.validation: PairValidation | None = None
+        if self.config.validation is not None:
+            self.validation = PairValidation(self.config, self.towers, self.sources, self.trainee.table)
+        self._trained = 0
+
+    def resolutions(self) -> Iterator[int]:
+        """Set the model to each resolution that is not finished, and yield the step where it ends (step 2 of 2.1).
+
+        At each switch the run goes through its checkpoint: the position table, and the optimizer's moments of it, are
+        resampled as they are read. The model comes out at the last resolution, on the CPU.
+        """
+        done = max((state.step for _, state in find_checkpoints(self.out)), default=0)
+        for stage, end in zip(self.config.stages, self.batches.ends, strict=True):
+            if end > done or end == self.config.steps:
+                self.trainee.model.visual.set_image_size(stage.image_size)
+                yield end
+        whole_model(self.trainee.model)
+
+    def cost(self, teacher: TeacherCost | None = None) -> RunCost:
+        """Return the cost of the model at its resolution, and of a teacher beside it."""
+        vision, text = self.towers.clip.visual.config, self.towers.clip.text.config
+        return RunCost(self.config, vision, text, self.towers.cached is not None, teacher)
+
+    def train(self, task: Task, end: int, cost: RunCost | None, listener: Listener | None) -> None:
+        """Train until step `end` by a task, made anew for each resolution; without `cost` no MFU is reported."""
+        train(
+            task,
+            self.batches,
+            self.config,
+            self.out,
+            self.fingerprint,
+            listener,
+            end,
+            fit_positions,
+            cost,
+            self._trained,
+        )
+        self._trained = end
+
+    def write(self) -> Path:
+        """Write the weights, and those of the best validated step; return the path of the former."""
+        path = self.out / WEIGHTS
+        if self.rank.number == 0:
+            metadata = {"seed": str(self.config.seed), "run": self.fingerprint}
+            self.trainee.write(path, metadata)
+            self.record["weight_hash"] = weight_hash(load_model(path))  # of the weights as written
+            write_record(self.out, self.record | self._write_best(metadata))
+        return path
+
+    def _write_best(self, metadata: dict[str, str]) -> dict[str, Any]:
+        """Write the weights of the best validated step; return what the record says of it."""
+        config, out = self.config, self.out
+        if config.validation is None:
+            return {}
+        _, newest = find_checkpoints(out)[0]
+        if newest.best_step is None:  # no score was a number
+            return {}
+        if newest.best_step == config.steps:
+            with writing(out / BEST), replacing(out / BEST) as temporary:
+                shutil.copyfile(out / WEIGHTS, temporary)
+        else:
+            trainee = Trainee(config, build_model(config), self.sources.vocabulary)
+            stage = config.stages[self.batches.stage(newest.best_step - 1)]
+            trainee.model.visual.set_image_size(stage.image_size)
+            load_weights(out, newest.best_step, trainee.towers)
+            trainee.write(out / BEST, metadata)
+        return {"best": {"step": newest.best_step, self.metric: newest.best}}
 
 
 def _make_batches(
@@ -129,26 +186,6 @@ def _make_batches(
         bad_share=config.streams.bad_share,
         resampled=config.streams.resampled,
     )
-
-
-def _write_best(
-    config: PretrainingConfig, sources: Sources, out: Path, batches: PairBatches, metadata: dict[str, str]
-) -> dict[str, Any]:
-    """Write the weights of the best validated step; return what the record says of it."""
-    if config.validation is None:
-        return {}
-    _, newest = find_checkpoints(out)[0]
-    if newest.best_step is None:  # no score was a number
-        return {}
-    if newest.best_step == config.steps:
-        with writing(out / BEST), replacing(out / BEST) as temporary:
-            shutil.copyfile(out / WEIGHTS, temporary)
-    else:
-        trainee = Trainee(config, build_model(config), sources.vocabulary)
-        trainee.model.visual.set_image_size(config.stages[batches.stage(newest.best_step - 1)].image_size)
-        load_weights(out, newest.best_step, trainee.towers)
-        trainee.write(out / BEST, metadata)
-    return {"best": {"step": newest.best_step, config.validation.metric: newest.best}}
 
 
 class Trainee:
@@ -186,45 +223,6 @@ class Trainee:
         write_checkpoint(self.model, path, half=half, int8_tokens=half, metadata=metadata)
 
 
-def train_stages(
-    trainee: Trainee,
-    sources: Sources,
-    batches: PairBatches,
-    out: Path,
-    fingerprint: str,
-    listener: Listener | None,
-    objective: Objective | None,
-) -> None:
-    """Train a model through all resolutions, in place (step 2 of section 2.1).
-
-    At each switch the run goes through its checkpoint: the position table, and the optimizer's moments of it, are
-    resampled as they are read. The model comes out at the last resolution, on the CPU.
-    """
-    config, towers, model = trainee.config, trainee.towers, trainee.model
-    weight, validation = config.masking.weight if config.masking else 0.0, None
-    if config.validation is not None:
-        validation = PairValidation(config, config.validation, towers, sources, trainee.table)
-    done = max((state.step for _, state in find_checkpoints(out)), default=0)
-    trained = 0
-    for stage, end in zip(config.stages, batches.ends, strict=True):
-        if end > done or end == config.steps:
-            model.visual.set_image_size(stage.image_size)
-            # what runs in parallel is made anew for each resolution
-            cost = _run_cost(config, towers, objective)
-            task = objective.make_task(towers) if objective else ContrastiveTask(towers, weight)
-            train(task, batches, config.loop, out, fingerprint, listener, end, fit_positions, cost, trained, validation)
-            trained = end
-    whole_model(model)
-
-
-def _run_cost(config: PretrainingConfig, towers: Towers, objective: Objective | None) -> RunCost | None:
-    """Return the cost of the model at its resolution."""
-    teacher = objective.teacher if objective else None
-    if objective and teacher is None:
-        return None
-    return RunCost(config, towers.clip.visual.config, towers.clip.text.config, towers.cached is not None, teacher)
-
-
 def build_model(config: PretrainingConfig) -> CLIP:
     """Build the model that a run begins with; ConfigError without a text tower, or if `initial` is another model."""
     entry = find_model(config.model)
@@ -243,18 +241,8 @@ def build_model(config: PretrainingConfig) -> CLIP:
     return model
 
 
-def fit_positions(name: str, saved: Tensor, wanted: Tensor) -> Tensor:
+def fit_positions(name: str, saved: Tensor, current: Tensor) -> Tensor:
     """Resample a saved position table, or the optimizer's moments of one (`resume_run`'s `fit`)."""
     if "positional_embedding" not in name:
         raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
-    return resample_table(saved, len(wanted))
-
-
-def _describe(config: PretrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
-    """Return the record of a run: resolved configuration, samples a source, versions."""
-    return {
-        "config": dataclasses.asdict(config),
-        "fingerprint": fingerprint,
-        "samples": dict(samples),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
+    return resample_table(saved, len(current))

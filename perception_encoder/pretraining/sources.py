@@ -1,6 +1,7 @@
 """Open the data of a run: directories that are read into memory, or shards that are read as they are needed.
 
-Here the generic readers get what is particular: layouts of evaluation sets, and the rules of the built-in model.
+Here the generic readers get what is particular: layouts of evaluation sets, and the rules that a run's configuration
+names.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from typing import Any
 
 from perception_encoder.data.captions import concept
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairSource
-from perception_encoder.data.shard_parts import SourcePart
+from perception_encoder.data.pairs import PairSource, SourcePart
+from perception_encoder.data.rules import SourceRules
 from perception_encoder.data.streams import Shards, open_shards
 from perception_encoder.errors import DataError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.builtin.rules import RULES
-from perception_encoder.pretraining.config import PretrainingConfig, ValidationConfig
+from perception_encoder.pretraining.config import BUILTIN_RULES, PretrainingConfig
 from perception_encoder.pretraining.training_files import has_split, read_files
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track
 from perception_encoder.ranks import Rank
+from perception_encoder.train.validation import ValidationConfig
+
+RULES_BY_NAME = {None: SourceRules(), BUILTIN_RULES: RULES}
 
 HeldOutPair = tuple[PairSource, int]
 """A source, and the index of a sample in it."""
@@ -90,7 +94,8 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
 
 
 def _read(paths: Sequence[Path], split: str, config: PretrainingConfig, track: Track) -> ImageTextSet:
-    return ImageTextSet.from_directory(paths, split, config.image_side, track, rules=RULES, read_files=read_files)
+    rules = RULES_BY_NAME[config.rules]
+    return ImageTextSet.from_directory(paths, split, config.image_side, track, rules=rules, read_files=read_files)
 
 
 def _validation_sets(
@@ -100,7 +105,7 @@ def _validation_sets(
     with_split = [path for path in paths if has_split(path, "val")]
     if not with_split:
         return []
-    held_out = RULES.held_out
+    held_out = RULES_BY_NAME[config.rules].held_out
     classes = {label for path in paths for label in held_out.find_classes(path)}
     samples = [
         sample
@@ -138,8 +143,8 @@ def _stream(
     exchange: Callable[[Any], list[Any]],
     track: Track,
 ) -> Sources:
-    opened = open_shards(shards, config.streams, rank, exchange, track, config.frames, RULES)
-    of_all = [(given.weight, shard) for given, each in zip(shards, opened, strict=True) for shard in each.shards]
+    opened = open_shards(shards, config.streams, rank, exchange, track, config.frames, RULES_BY_NAME[config.rules])
+    of_all = [(source.weight, shard) for source, each in zip(shards, opened, strict=True) for shard in each.shards]
     sets, validation = list[PairSource](opened), list[HeldOutPair]()
     if config.validation is not None and (every := _every(config.validation, sum(map(len, opened)))):
         sets = [SourcePart(each, every, chosen=False) for each in opened]
@@ -147,9 +152,9 @@ def _stream(
         validation = [(part, index) for part in parts for index in range(sum(part.sizes))]
     return Sources(
         sets=sets,
-        weights=[given.weight for given in shards],
+        weights=[source.weight for source in shards],
         names=[f"{weight} {shard.name} {shard.size} {dict(shard.samples)}" for weight, shard in of_all],
-        samples={given.location: sum(each.sizes) for given, each in zip(shards, sets, strict=True)},
+        samples={source.location: sum(each.sizes) for source, each in zip(shards, sets, strict=True)},
         vocabulary=None,
         validation=validation,
     )

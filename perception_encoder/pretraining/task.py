@@ -11,6 +11,7 @@ from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import gather
 from perception_encoder.train.image_text_task import ImageTextTask
+from perception_encoder.train.validation import Validation
 
 
 class ContrastiveTask(ImageTextTask):
@@ -19,8 +20,8 @@ class ContrastiveTask(ImageTextTask):
     Of a rank's part of a batch, the losses are its parts of the whole batch's.
     """
 
-    def __init__(self, towers: Towers, mask_weight: float = 1.0) -> None:
-        super().__init__(towers)
+    def __init__(self, towers: Towers, mask_weight: float = 1.0, validation: Validation | None = None) -> None:
+        super().__init__(towers, validation)
         self.mask_weight = mask_weight
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from perception_encoder.data.image_text import FileSample
-from perception_encoder.datasets.captioned import TEXT_COLUMNS, load_captions
+from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.errors import DataError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import shards_below, split_names
-from perception_encoder.formats.tables import TABLE_SUFFIXES, read_table
+from perception_encoder.formats.tables import TABLE_SUFFIXES, TEXT_COLUMNS, read_table
 from perception_encoder.preprocess.tokenizer import clean
 
 LAYOUTS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,13 +19,14 @@ from perception_encoder.data.pairs import PairSource, true_pairs
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.preprocess.augmentation import augment
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.pretraining.config import PretrainingConfig, ValidationConfig
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.sources import Sources
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.train.distributed import Exchange, gather, own_device, this_rank
 
 logger = logging.getLogger(__name__)
 
+RETRIEVAL, ZERO_SHOT = ("retrieval", "image_to_text", "text_to_image"), "zero_shot"
 AT_ONCE = 256  # images or texts that a rank encodes at a time
 
 T = TypeVar("T")
@@ -41,44 +42,38 @@ class _Texts:
 
 
 class PairValidation:
-    """Scores of towers on the pairs that are held out (`train.validation.Validation`); all ranks make it.
+    """Scores of towers on the pairs that are held out, by retrieval or zero-shot classification; all ranks make it.
 
     A pair has the same caption every time. `table`: token rows of words that no training caption has, zero by default,
     as they are in the weights that a run writes.
     """
 
-    higher_is_better = True
+    higher_is_better: Mapping[str, bool] = dict.fromkeys((*RETRIEVAL, ZERO_SHOT), True)
 
     def __init__(
-        self,
-        config: PretrainingConfig,
-        validation: ValidationConfig,
-        towers: Towers,
-        sources: Sources,
-        table: Tensor | None = None,
+        self, config: PretrainingConfig, towers: Towers, sources: Sources, table: Tensor | None = None
     ) -> None:
-        self.every, self.metric = validation.every, validation.metric
         self.seed, self.frames = config.seed, config.frames
         self.towers, self.table = towers, table
         self.pairs, self.vocabulary = sources.validation, sources.vocabulary
         self.exchange, self.device = Exchange(), own_device()
         self.tokenize = replace(tokenizer(towers.clip), warns=False)
 
-    def __call__(self, step: int) -> dict[str, float]:
+    def validate(self, metric: str) -> dict[str, float]:
         """Return R@1 of both ways and its mean, or the accuracy; DataError if the pairs cannot be compared."""
         with self._whole_vocabulary():
             images, pairs = self._encode_images()
-            if self.metric == "zero_shot":
-                return self._zero_shot(images, pairs)
+            if metric == ZERO_SHOT:
+                return {ZERO_SHOT: self._zero_shot(images, pairs)}
             texts = list(dict.fromkeys(pair.caption for pair in pairs))
             if len(texts) < 2:
                 raise DataError("validation needs two readable pairs with different captions; set validation=null")
             scores = images @ self._encode_texts(texts).T  # (n, u)
         truth = true_pairs([pair.captions for pair in pairs], texts)
         to_text, to_image = hits(scores, truth), hits(scores.T, truth.T)
-        return {"retrieval": (to_text + to_image) / 2, "image_to_text": to_text, "text_to_image": to_image}
+        return dict(zip(RETRIEVAL, ((to_text + to_image) / 2, to_text, to_image), strict=True))
 
-    def _zero_shot(self, images: Tensor, pairs: Sequence[_Texts]) -> dict[str, float]:
+    def _zero_shot(self, images: Tensor, pairs: Sequence[_Texts]) -> float:
         """Classify the images that have a label; a class is the mean of its prompts."""
         rows = [row for row, pair in enumerate(pairs) if pair.label]
         labels = sorted({pairs[row].label for row in rows})
@@ -87,7 +82,7 @@ class PairValidation:
         prompts = [template.format(label) for label in labels for template in PHOTO_TEMPLATES]
         classes = self._encode_texts(prompts).view(len(labels), len(PHOTO_TEMPLATES), -1).mean(1)
         truth = torch.tensor([[label == pairs[row].label for label in labels] for row in rows])
-        return {"zero_shot": hits(images[rows] @ F.normalize(classes, dim=-1).T, truth)}
+        return hits(images[rows] @ F.normalize(classes, dim=-1).T, truth)
 
     def _encode_images(self) -> tuple[Tensor, list[_Texts]]:
         """Return unit embeddings (n, D), on the CPU, of the images that can be read, and their texts."""

@@ -23,10 +23,10 @@ from perception_encoder.train.distributed import this_rank
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
+CHECKPOINTS = "checkpoints"
 _STATE = "run.json"
 Fit = Callable[[str, Tensor, Tensor], Tensor]
-"""Turns a saved tensor into one of the shape that is wanted: `fit(name, saved, wanted)`."""
+"""Turns a saved tensor into one of the current shape: `fit(name, saved, current)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class RunState:
 
 
 @contextmanager
-def run_folder(folder: Path) -> Iterator[None]:
+def run_directory(directory: Path) -> Iterator[None]:
     """Make a run's directory, and keep other runs out of it until the block ends; OutputError if another one is in it.
 
     The first rank holds the lock for all.
@@ -57,20 +57,22 @@ def run_folder(folder: Path) -> Iterator[None]:
     if this_rank().number != 0:
         yield
         return
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder / "lock", f"another run is training in {folder}; wait for it, or choose another directory"):
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with holding(
+        directory / "lock", f"another run is training in {directory}; wait for it, or choose another directory"
+    ):
         yield
 
 
-def save_run(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:
+def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:
     """Add a checkpoint, then drop all but the newest `keep` and the best; all ranks call it.
 
     If that fails, OutputError, and the old ones stay.
     """
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    path = folder / FOLDER / f"step-{state.step:08d}"
+    path = directory / CHECKPOINTS / f"step-{state.step:08d}"
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path, also=(RuntimeError,)), _quietly():
         if this_rank().number == 0:
@@ -80,30 +82,30 @@ def save_run(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: 
         save(_tensors(model, optimizer), checkpoint_id=temporary)
         if this_rank().number == 0:
             (temporary / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-            for written in (*temporary.iterdir(), temporary):
-                sync(written)
+            for each in (*temporary.iterdir(), temporary):
+                sync(each)
             remove(path)
             temporary.rename(path)
             sync(path.parent)
-            _prune(folder, keep)
+            _prune(directory, keep)
         _wait_for_all()
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _prune(directory: Path, keep: int) -> None:
     """Remove all checkpoints but the newest, and the best by validation or, without one, by the lowest loss."""
-    checkpoints = find_checkpoints(folder)
+    checkpoints = find_checkpoints(directory)
     scored = sorted((state.score, path) for path, state in checkpoints if state.score is not None)
     best = [path for path, state in checkpoints if state.step == checkpoints[0][1].best_step]
-    wanted = {path for path, _ in checkpoints[:keep]} | {*(best or [path for _, path in scored[:1]])}
+    lasting = {path for path, _ in checkpoints[:keep]} | {*(best or [path for _, path in scored[:1]])}
     for path, _ in checkpoints:
-        if path not in wanted:
+        if path not in lasting:
             remove(path)
 
 
-def find_checkpoints(folder: Path) -> list[tuple[Path, RunState]]:
+def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
     """Return the whole checkpoints of a run, newest first."""
     checkpoints = []
-    for path in sorted((folder / FOLDER).glob("step-*"), reverse=True):
+    for path in sorted((directory / CHECKPOINTS).glob("step-*"), reverse=True):
         try:
             checkpoints.append((path, RunState(**json.loads((path / _STATE).read_text(encoding="utf-8")))))
         except (OSError, ValueError, TypeError) as error:
@@ -111,9 +113,9 @@ def find_checkpoints(folder: Path) -> list[tuple[Path, RunState]]:
     return checkpoints
 
 
-def check_run(folder: Path, fingerprint: str) -> None:
+def check_run(directory: Path, fingerprint: str) -> None:
     """Raise CheckpointError if the directory's checkpoints are another run's."""
-    for path, state in find_checkpoints(folder):
+    for path, state in find_checkpoints(directory):
         if state.fingerprint != fingerprint:
             raise CheckpointError(
                 f"{path} belongs to a run with other settings or other data, or of a version that trains otherwise; "
@@ -122,15 +124,15 @@ def check_run(folder: Path, fingerprint: str) -> None:
 
 
 def resume_run(
-    folder: Path, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str, fit: Fit | None = None
+    directory: Path, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str, fit: Fit | None = None
 ) -> RunState:
     """Load the newest checkpoint that can be read, in place, and return where it stands; at step 0 if there is none.
 
-    `fit` is given each saved tensor that has another shape than is wanted, those of the optimizer's state too. Raises
+    `fit` is given each saved tensor of another shape than the current one, those of the optimizer's state too. Raises
     CheckpointError if checkpoints are another run's, none can be read, or one is not plain data (`CheckpointReader`).
     """
-    check_run(folder, fingerprint)
-    checkpoints = find_checkpoints(folder)
+    check_run(directory, fingerprint)
+    checkpoints = find_checkpoints(directory)
     for path, state in checkpoints:
         try:
             _load(path, model, optimizer, fit)
@@ -141,18 +143,18 @@ def resume_run(
             logger.warning(
                 "%s cannot be read (%s); an older one is used if there is one", path, one_line(error, first=True)
             )
-    if checkpoints or any((folder / FOLDER).glob("step-*")):
-        raise CheckpointError(f"no checkpoint in {folder / FOLDER} can be read; delete them to start anew")
+    if checkpoints or any((directory / CHECKPOINTS).glob("step-*")):
+        raise CheckpointError(f"no checkpoint in {directory / CHECKPOINTS} can be read; delete them to start anew")
     return RunState(step=0, fingerprint=fingerprint)
 
 
-def load_weights(folder: Path, step: int, model: nn.Module) -> None:
+def load_weights(directory: Path, step: int, model: nn.Module) -> None:
     """Load a model's weights as they were after a step, in place and without other ranks; or CheckpointError."""
     from torch.distributed.checkpoint.state_dict_loader import load
 
     from perception_encoder.train.checkpoint_reader import CheckpointReader, PlainValues
 
-    path = folder / FOLDER / f"step-{step:08d}"
+    path = directory / CHECKPOINTS / f"step-{step:08d}"
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     try:
         with _quietly():
@@ -169,14 +171,14 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
 
     from perception_encoder.train.checkpoint_reader import CheckpointReader, PlainValues
 
-    wanted = _tensors(model, optimizer)
-    saved = dict(wanted)
+    current = _tensors(model, optimizer)
+    saved = dict(current)
     reader = CheckpointReader(path)
     sizes = reader.read_metadata().state_dict_metadata
-    missing = wanted.keys() ^ sizes.keys()
+    missing = current.keys() ^ sizes.keys()
     if missing:
         raise CheckpointError(f"{path} does not fit this run ({min(missing)}); delete it to start anew")
-    for name, tensor in wanted.items():
+    for name, tensor in current.items():
         size = getattr(sizes[name], "size", None)
         if isinstance(tensor, Tensor) and size is not None and size != tensor.shape:
             if fit is None:
@@ -185,9 +187,9 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
     with _quietly():
         load(saved, storage_reader=reader, planner=PlainValues())
     for name, tensor in saved.items():
-        if isinstance(tensor, Tensor) and tensor.shape != wanted[name].shape:
+        if isinstance(tensor, Tensor) and tensor.shape != current[name].shape:
             assert fit is not None
-            saved[name] = fit(name, tensor, wanted[name])
+            saved[name] = fit(name, tensor, current[name])
     parts: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}}
     for name, value in saved.items():
         part, _, rest = name.partition("/")
@@ -219,7 +221,7 @@ def _wait_for_all() -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Hide DCP's remark that one process is alone; raise its own errors, which are no Exceptions, as RuntimeError."""
+    """Hide DCP's remark that one process is alone; raise its errors, not derived from Exception, as RuntimeError."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():

@@ -7,14 +7,16 @@ import math
 import torch
 from torch import nn
 
+from perception_encoder.train.validation import Validation
+
 MAX_LOGIT_SCALE = 100.0  # appendix B.1.1
 
 
 class ImageTextTask:
     """The half of a task that knows no loss, for models of which one parameter is called `logit_scale`."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.left_out = model, 0
+    def __init__(self, model: nn.Module, validation: Validation | None = None) -> None:
+        self.model, self.validation, self.left_out = model, validation, 0
 
     @property
     def logit_scale(self) -> nn.Parameter:

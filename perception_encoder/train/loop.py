@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ import torch.distributed as dist
 from perception_encoder.errors import OutputError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.train.checkpoint import Fit, RunState, resume_run, save_run
+from perception_encoder.train.config import TrainingConfig
 from perception_encoder.train.distributed import (
-    ParallelConfig,
     clip_gradients,
     first_rank_values,
     mean_gradients,
@@ -31,11 +30,10 @@ from perception_encoder.train.distributed import (
     this_rank,
 )
 from perception_encoder.train.metrics import Listener, Metrics
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.train.optimizer import build_optimizer, warmup_cosine
 from perception_encoder.train.progress import StepGroup
-from perception_encoder.train.schedule import warmup_cosine
 from perception_encoder.train.task import Cost, Task
-from perception_encoder.train.validation import Validation, is_better, is_due
+from perception_encoder.train.validation import Validation, choose_metric, is_better, is_due
 
 logger = logging.getLogger(__name__)
 
@@ -43,59 +41,43 @@ Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long and how fast to train, how often to save, and which failures to survive."""
-
-    steps: int
-    warmup: int
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    log_every: int = 20
-    checkpoint_every: int = 200
-    checkpoint_minutes: float = 5.0
-    """A checkpoint is also written so long after the last one."""
-    keep: int = 2
-    """Newest checkpoints that stay, beside the best."""
-    skip_bad_losses: int = 0
-    """Steps in a row whose loss is not finite that are left out; one more ends the run."""
-
-
 def train(
     task: Task,
     batches: Batches,
-    config: LoopConfig,
-    folder: Path,
+    config: TrainingConfig,
+    directory: Path,
     fingerprint: str,
     listener: Listener | None = None,
     stop_after: int | None = None,
     fit: Fit | None = None,
     cost: Cost | None = None,
     trained: int = 0,
-    validation: Validation | None = None,
 ) -> None:
     """Train until `config.steps`, or `stop_after`, from the directory's newest checkpoint if there is one.
 
     The model, and every batch by its `to(device)`, are put onto this rank's device, where the model stays.
     `fit`: see `resume_run`. `cost`: then reports have the share of the device's peak that is used (`mfu`), and the
     seconds left are those of work, not of steps. `trained`: steps that this process has done already; beginning later
-    is resuming, which is logged. The first step is reported at once. `validation`: its scores are reported, and the
-    checkpoint with the best one stays; without it, that with the lowest loss. Raises DataError on losses that are not
-    finite: the last checkpoint stays. A checkpoint that cannot be written is reported, and tried again at the next one;
-    only the last one must succeed.
+    is resuming, which is logged. The first step is reported at once. The scores of the task's validation are reported,
+    if `config` has one, and the checkpoint with the best one stays; without it, that with the lowest loss. Raises
+    ConfigError for a metric that the task lacks, and DataError on losses that are not finite: the last checkpoint
+    stays. A checkpoint that cannot be written is reported, and tried again at the next one; only the last one must
+    succeed.
     """
+    validation, higher_is_better = task.validation, task.validation.higher_is_better if task.validation else {}
+    metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
     device = own_device()
     task.model = parallelize(task.model.to(device).train(), config.parallel)
     optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    state = resume_run(folder, task.model, optimizer, fingerprint, fit)
+    state = resume_run(directory, task.model, optimizer, fingerprint, fit)
     first, best, best_step = state.step, state.best, state.best_step
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     if trained < first < last and this_rank().number == 0:
         logger.info("resuming from step %d", first)
     group = StepGroup(config.steps, config.skip_bad_losses, state, cost, device)
     saved = time.monotonic()
-    with closing(Metrics(folder, first, this_rank(), listener)) as metrics:
+    with closing(Metrics(directory, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
             share = warmup_cosine(step, config.steps, config.warmup)
             for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -113,12 +95,12 @@ def train(
                 row = {**group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
                 metrics.write({"step": done, **row}, record=due)
             improved, new_best = False, best
-            if validation is not None and is_due(validation, done, config.steps):
+            if validation and config.validation and is_due(config.validation, done, config.steps):
                 with group.paused():
-                    scores = _validate(validation, task, done, device)
+                    scores = _validate(validation, metric, task, device)
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
-                improved = is_better(scores[validation.metric], best, validation.higher_is_better)
-                new_best = scores[validation.metric] if improved else best
+                improved = is_better(scores[metric], best, higher_is_better[metric])
+                new_best = scores[metric] if improved else best
             scored = done % config.checkpoint_every == 0 or done == last
             if (
                 scored
@@ -126,16 +108,16 @@ def train(
                 or _first_rank_says(time.monotonic() - saved > 60 * config.checkpoint_minutes, device)
             ):
                 state = group.state(done, fingerprint, scored, new_best, done if improved else best_step)
-                if _save(folder, task, optimizer, state, config.keep, must=done == last):
+                if _save(directory, task, optimizer, state, config.keep, must=done == last):
                     best, best_step = state.best, state.best_step
                 saved = time.monotonic()
 
 
-def _validate(validation: Validation, task: Task, done: int, device: torch.device) -> dict[str, float]:
+def _validate(validation: Validation, metric: str, task: Task, device: torch.device) -> dict[str, float]:
     """Score the model as it is, by the first rank's numbers; training goes on as if it had not been."""
     task.model.eval()
     with torch.no_grad(), fast_autocast(device):
-        scores = validation(done)
+        scores = validation.validate(metric)
     task.model.train()
     return dict(zip(scores, first_rank_values(list(scores.values()), device), strict=True))
 
@@ -158,10 +140,12 @@ def _first_rank_says(flag: bool, device: torch.device) -> bool:
     return bool(first_rank_values([flag], device)[0])
 
 
-def _save(folder: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, keep: int, must: bool) -> bool:
+def _save(
+    directory: Path, task: Task, optimizer: torch.optim.Optimizer, state: RunState, keep: int, must: bool
+) -> bool:
     """Write a checkpoint; return whether that succeeded, which it `must` at the end."""
     try:
-        save_run(folder, task.model, optimizer, state, keep)
+        save_run(directory, task.model, optimizer, state, keep)
     except OutputError as error:
         if must:
             raise

@@ -1,17 +1,38 @@
-"""Report a run: rows in a JSONL file and in TensorBoard, and to a listener."""
+"""Report a run: a record of it in JSON, rows in a JSONL file and in TensorBoard, and to a listener."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.files import write_text
+from perception_encoder.files import write_json, write_text
 from perception_encoder.ranks import Rank
+from perception_encoder.train.config import TrainingConfig
 
 Listener = Callable[[dict[str, float]], None]
-FILE, BOARD = "metrics.jsonl", "tensorboard"
+FILE, BOARD, RECORD = "metrics.jsonl", "tensorboard", "config.json"
+
+
+def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
+    """Return the record of a run: resolved configuration, samples of each source, versions."""
+    return {
+        "config": asdict(config),
+        "fingerprint": fingerprint,
+        "samples": dict(samples),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def write_record(out: Path, record: Mapping[str, Any]) -> None:
+    """Write a run's record to `OUT/config.json`, in place of an earlier one."""
+    write_json(out / RECORD, record)
 
 
 class Metrics:
@@ -20,20 +41,20 @@ class Metrics:
     The first rank reports, the others do nothing. MissingExtraError without TensorBoard.
     """
 
-    def __init__(self, folder: Path, step: int, rank: Rank, listener: Listener | None = None) -> None:
-        self.path, self.listener, self._reports = folder / FILE, listener, rank.number == 0
+    def __init__(self, directory: Path, step: int, rank: Rank, listener: Listener | None = None) -> None:
+        self.path, self.listener, self._reports = directory / FILE, listener, rank.number == 0
         if not self._reports:
             return
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
             raise MissingExtraError("tensorboard", "train") from None
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             rows = self.path.read_text().splitlines(keepends=True)
             whole = [row for row in rows if row.endswith("\n")]  # a killed run may have cut the last one
             write_text(self.path, "".join(row for row in whole if json.loads(row)["step"] <= step))
-        self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
+        self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
 
     def write(self, row: dict[str, float], record: bool = True) -> None:
         """Add a row, which must have a `step`; or only tell the listener of it, without `record`."""

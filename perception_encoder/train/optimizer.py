@@ -1,4 +1,4 @@
-"""LAMB (timm's) or AdamW, with the weight decay that the field uses: matrices decay, all else does not.
+"""LAMB (timm's) or AdamW, with the field's weight decay (of matrices alone), and the schedule of the learning rate.
 
 LAMB scales the step of each decaying tensor to the tensor's norm (the trust ratio), whatever the decay is, 0 included.
 The exempt tensors (biases, norms, scales and, by default, tables) take plain Adam steps.
@@ -6,6 +6,7 @@ The exempt tensors (biases, norms, scales and, by default, tables) take plain Ad
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,3 +70,11 @@ def decays(name: str, parameter: nn.Parameter, tables: bool = False) -> bool:
     Tables are those of tokens and positions, and the probe. With `tables` this is open_clip's rule.
     """
     return parameter.ndim >= 2 and (tables or not name.endswith(("embedding", "embedding.weight", "probe")))
+
+
+def warmup_cosine(step: int, steps: int, warmup: int) -> float:
+    """Return the share of the peak rate at `step` (0-based) of `steps`: a linear warm-up, then a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""WebDataset tars of small plain pictures, whose colour tells which they are."""
+"""WebDataset tars of small plain images, each of another colour."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     return path
 
 
-def picture(number: int, kind: str = "PNG", size: tuple[int, int] = (12, 10)) -> bytes:
+def image_bytes(number: int, kind: str = "PNG", size: tuple[int, int] = (12, 10)) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", size, (number, 255 - number, 7)).save(stream, kind)
     return stream.getvalue()
 
 
 def write_pairs(path: Path, numbers: range, **others: bytes) -> Path:
-    """Pictures of these numbers, "number N" in their .txt; `others`: members in place of these, n3_txt=b"…"."""
+    """Images of these numbers, "number N" in their .txt; `others`: members in place of these, n3_txt=b"…"."""
     members = {}
     for number in numbers:
-        members |= {f"n{number}.png": picture(number), f"n{number}.txt": f"number {number}".encode()}
+        members |= {f"n{number}.png": image_bytes(number), f"n{number}.txt": f"number {number}".encode()}
     return write_tar(path, members | {name.replace("_", "."): content for name, content in others.items()})

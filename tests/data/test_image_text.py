@@ -24,7 +24,7 @@ def load(paths: Path | list[Path], split: str = "train", image_side: int = 160, 
     return ImageTextSet.from_directory(paths, split, image_side, rules=RULES, read_files=read_files, **more)
 
 
-def test_samples_of_all_folders_in_order(make_shard, tmp_path: Path) -> None:
+def test_samples_of_all_directories_in_order(make_shard, tmp_path: Path) -> None:
     make_shard("a/train.tar", [("flowers", "rose"), ("clothing", "hat")])
     make_shard("b/train/noto.tar", [("noto", "cat")])
     loaded = load([tmp_path / "a", tmp_path / "b"])
@@ -42,7 +42,7 @@ def test_samples_of_all_folders_in_order(make_shard, tmp_path: Path) -> None:
     ("size", "shape"),
     [((30, 20), (3, 20, 30)), ((90, 45), (3, 32, 64)), ((40, 81), (3, 65, 32)), ((32, 32), (3, 32, 32))],
 )
-def test_large_pictures_are_scaled_by_their_short_side(make_shard, size: tuple[int, int], shape: tuple) -> None:
+def test_large_images_are_scaled_by_their_short_side(make_shard, size: tuple[int, int], shape: tuple) -> None:
     path = make_shard("a/train.tar", [("flowers", "rose")], size=size)
     [sample] = load(path, image_side=32)
     assert tuple(sample.image.shape) == shape
@@ -74,7 +74,7 @@ def test_held_out_data_is_refused_for_training(make_shard, tmp_path: Path) -> No
     assert len(load(tmp_path / "c", split="unseen")) == 1
 
 
-def test_a_picture_that_cannot_be_decoded_is_reported_and_left_out(
+def test_a_image_that_cannot_be_decoded_is_reported_and_left_out(
     make_shard, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = list(read_shard(make_shard("a/train.tar", [("flowers", "rose")] * 3, size=(300, 200))))
@@ -89,10 +89,10 @@ def test_a_picture_that_cannot_be_decoded_is_reported_and_left_out(
     assert "left out cut" in caplog.text and "left out none" in caplog.text
 
 
-def write_images(folder: Path, names: list[str], size: tuple[int, int] = (60, 40)) -> None:
+def write_images(directory: Path, names: list[str], size: tuple[int, int] = (60, 40)) -> None:
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (200, 0, 0)).save(folder / name)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (200, 0, 0)).save(directory / name)
 
 
 def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:

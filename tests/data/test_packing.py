@@ -16,38 +16,38 @@ from PIL import Image
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.formats.media_directory import list_media
-from tests.data.tars import picture
+from tests.data.tars import image_bytes
 
 
-def read(folder: Path) -> list[dict[str, bytes]]:
+def read(directory: Path) -> list[dict[str, bytes]]:
     """The members of each shard, in order."""
     shards = []
-    for path in sorted(folder.glob("*.tar")):
+    for path in sorted(directory.glob("*.tar")):
         with tarfile.open(path) as tar:
             shards.append({member.name: tar.extractfile(member).read() for member in tar})
     return shards
 
 
-def captions(folder: Path) -> dict[bytes, bytes]:
+def captions(directory: Path) -> dict[bytes, bytes]:
     """The text of each picture, by its bytes."""
-    members = {name: content for shard in read(folder) for name, content in shard.items()}
+    members = {name: content for shard in read(directory) for name, content in shard.items()}
     keys = {name.partition(".")[0] for name in members}
     pairs = [[members[name] for name in sorted(members) if name.startswith(key)] for key in sorted(keys)]
     return dict(sorted(pair, key=lambda content: not content.startswith(b"\x89PNG")) for pair in pairs)
 
 
-def write_folder(folder: Path, count: int) -> Path:
-    folder.mkdir()
+def write_directory(directory: Path, count: int) -> Path:
+    directory.mkdir()
     for number in range(count):
-        (folder / f"{number}.png").write_bytes(picture(number))
-        (folder / f"{number}.txt").write_text(f"number {number}")
-    return folder
+        (directory / f"{number}.png").write_bytes(image_bytes(number))
+        (directory / f"{number}.txt").write_text(f"number {number}")
+    return directory
 
 
 def test_pictures_with_texts_beside_them(tmp_path: Path) -> None:
-    packed = pack(write_folder(tmp_path / "in", 7), tmp_path / "out", ShardSize(samples=3))
+    packed = pack(write_directory(tmp_path / "in", 7), tmp_path / "out", ShardSize(samples=3))
     assert (packed.shards, packed.samples, packed.failures) == (3, 7, ())
-    assert captions(tmp_path / "out") == {picture(n): f"number {n}".encode() for n in range(7)}
+    assert captions(tmp_path / "out") == {image_bytes(n): f"number {n}".encode() for n in range(7)}
     shards = read(tmp_path / "out")
     assert [sorted(shard) for shard in shards][2] == ["00000006.png", "00000006.txt"]
     order = [content for shard in shards for name, content in shard.items() if name.endswith("txt")]
@@ -59,17 +59,17 @@ def test_pictures_with_texts_beside_them(tmp_path: Path) -> None:
 
 def test_folders_are_labels_and_json_is_kept(tmp_path: Path) -> None:
     (tmp_path / "in" / "coffee_cup").mkdir(parents=True)
-    (tmp_path / "in" / "coffee_cup" / "1.png").write_bytes(picture(1))
-    (tmp_path / "in" / "2.png").write_bytes(picture(2))
+    (tmp_path / "in" / "coffee_cup" / "1.png").write_bytes(image_bytes(1))
+    (tmp_path / "in" / "2.png").write_bytes(image_bytes(2))
     (tmp_path / "in" / "2.json").write_text('{"alt_text": "two"}')
     pack(tmp_path / "in", tmp_path / "out", ShardSize(samples=10))
     said = {image: json.loads(text) for image, text in captions(tmp_path / "out").items()}
-    assert said == {picture(1): {"source": "in", "label": "coffee cup"}, picture(2): {"alt_text": "two"}}
+    assert said == {image_bytes(1): {"source": "in", "label": "coffee cup"}, image_bytes(2): {"alt_text": "two"}}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_tables_of_paths_and_captions(tmp_path: Path, suffix: str) -> None:
-    write_folder(tmp_path / "in", 3)
+    write_directory(tmp_path / "in", 3)
     rows = [{"path": f"in/{number}.png", "caption": f"it is {number}"} for number in range(3)]
     table = tmp_path / f"table.{suffix}"
     if suffix == "csv":
@@ -79,15 +79,15 @@ def test_tables_of_paths_and_captions(tmp_path: Path, suffix: str) -> None:
     else:
         pq.write_table(pa.Table.from_pylist(rows), table)
     assert pack(table, tmp_path / "out", ShardSize(samples=10)).samples == 3
-    assert captions(tmp_path / "out") == {picture(n): f"it is {n}".encode() for n in range(3)}
+    assert captions(tmp_path / "out") == {image_bytes(n): f"it is {n}".encode() for n in range(3)}
 
 
 def test_large_pictures_are_scaled_and_small_ones_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "in" / "cup").mkdir(parents=True)
-    small, large = picture(1, "JPEG", (40, 30)), picture(2, "JPEG", (256, 64))
+    small, large = image_bytes(1, "JPEG", (40, 30)), image_bytes(2, "JPEG", (256, 64))
     (tmp_path / "in" / "cup" / "small.jpg").write_bytes(small)
     (tmp_path / "in" / "cup" / "large.jpg").write_bytes(large)
-    (tmp_path / "in" / "cup" / "other.bmp").write_bytes(picture(3, "BMP", (10, 20)))
+    (tmp_path / "in" / "cup" / "other.bmp").write_bytes(image_bytes(3, "BMP", (10, 20)))
     pack(tmp_path / "in", tmp_path / "out", ShardSize(samples=10), side=32)
     contents = [content for name, content in read(tmp_path / "out")[0].items() if name.endswith(".jpg")]
     assert small in contents
@@ -95,10 +95,10 @@ def test_large_pictures_are_scaled_and_small_ones_stay_as_they_are(tmp_path: Pat
 
 
 def test_shards_by_megabytes(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "in", 3)
-    for path in folder.glob("*.txt"):
+    directory = write_directory(tmp_path / "in", 3)
+    for path in directory.glob("*.txt"):
         path.write_bytes(b"x" * 700_000)
-    assert pack(folder, tmp_path / "out", ShardSize.parse("1MB")).shards == 2
+    assert pack(directory, tmp_path / "out", ShardSize.parse("1MB")).shards == 2
     assert ShardSize.parse("20") == ShardSize(samples=20)
     for wrong in ("0", "5GB", ""):
         with pytest.raises(ConfigError, match="megabytes"):
@@ -106,11 +106,11 @@ def test_shards_by_megabytes(tmp_path: Path) -> None:
 
 
 def test_bad_inputs_are_left_out_and_said(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "in", 3)
-    (folder / "1.png").write_bytes(b"damaged")
-    (folder / "2.txt").write_bytes(b"\xff")
-    (folder / "3.png").write_bytes(picture(3))
-    packed = pack(folder, tmp_path / "out", ShardSize(samples=10))
+    directory = write_directory(tmp_path / "in", 3)
+    (directory / "1.png").write_bytes(b"damaged")
+    (directory / "2.txt").write_bytes(b"\xff")
+    (directory / "3.png").write_bytes(image_bytes(3))
+    packed = pack(directory, tmp_path / "out", ShardSize(samples=10))
     assert packed.samples == 1
     said = sorted(str(failure) for failure in packed.failures)
     assert len(said) == 3
@@ -125,22 +125,22 @@ def test_bad_inputs_are_left_out_and_said(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    (folder / "1.png").write_bytes(b"damaged")
-    (folder / "1.txt").write_text("one")
+    directory = tmp_path / "in"
+    directory.mkdir()
+    (directory / "1.png").write_bytes(b"damaged")
+    (directory / "1.txt").write_text("one")
     with pytest.raises(DataError, match=r"no images with captions; 1 inputs are bad; the first is .*1\.png"):
-        pack(folder, tmp_path / "out", ShardSize(samples=10))
+        pack(directory, tmp_path / "out", ShardSize(samples=10))
     with pytest.raises(OutputError, match="exists already"):
-        pack(folder, folder, ShardSize(samples=10))
+        pack(directory, directory, ShardSize(samples=10))
     with pytest.raises(DataError, match="neither a directory nor a table"):
-        pack(folder / "1.png", tmp_path / "out", ShardSize(samples=10))
+        pack(directory / "1.png", tmp_path / "out", ShardSize(samples=10))
 
     def stops(items, description, total):
         yield from list(items)[:2]
         raise KeyboardInterrupt
 
-    write_folder(tmp_path / "more", 3)
+    write_directory(tmp_path / "more", 3)
     with pytest.raises(KeyboardInterrupt):
         pack(tmp_path / "more", tmp_path / "out", ShardSize(samples=1), track=stops)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "more"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 
 from perception_encoder.data.image_text import ImageTextSet
-from perception_encoder.data.pairs import PairBatches, Stage, true_pairs
+from perception_encoder.data.pairs import PairBatches, SourcePart, Stage, true_pairs
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
 
@@ -40,3 +42,25 @@ def test_every_caption_and_picture_has_a_positive_and_true_pairs_are_found(photo
     batch = PairBatches([samples], [1.0], 8, (Stage(image_size=32, steps=1),), Augmentation(), Tokenizer(32), 0)(0)
     assert batch.image_positives.any(1).all() and batch.text_positives.any(1).all()
     assert torch.equal(batch.text_positives, batch.image_positives.T)
+
+
+@dataclass
+class Numbers:
+    """A source whose samples are their own indices."""
+
+    sizes: list[int]
+
+    def load(self, index: int, needed: object) -> int:
+        assert 0 <= index < sum(self.sizes)
+        return index
+
+
+@pytest.mark.parametrize("sizes", [[12], [1, 7, 2, 3], [6, 6]])
+@pytest.mark.parametrize("every", [2, 3, 20])
+def test_every_nth_sample_of_each_shard_and_all_others(sizes: list[int], every: int) -> None:
+    chosen, others = (SourcePart(Numbers(sizes), every, chosen=chosen) for chosen in (True, False))
+    first, second = ([part.load(index, min) for index in range(sum(part.sizes))] for part in (chosen, others))
+    assert sorted([*first, *second]) == list(range(sum(sizes))) and second == sorted(second)
+    starts = [sum(sizes[:shard]) for shard in range(len(sizes))]
+    expected = [start + row for start, size in zip(starts, sizes, strict=True) for row in range(every - 1, size, every)]
+    assert first == expected and chosen.sizes == [size // every for size in sizes]

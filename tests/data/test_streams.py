@@ -29,12 +29,12 @@ from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.builtin.rules import RULES
 from perception_encoder.ranks import ALONE, Rank
 from tests.clips import HEIGHT, WIDTH, clip, number_of
-from tests.data.tars import picture, write_pairs, write_tar
+from tests.data.tars import image_bytes, write_pairs, write_tar
 
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
+    """A cache directory of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     load_table.cache_clear()
     return tmp_path / "caches"
@@ -139,7 +139,9 @@ def draw(pair: Any, times: int = 2000) -> Counter[str]:
 
 def test_caption_fields_are_drawn_by_their_shares(tmp_path: Path) -> None:
     said = {"caption": "A  cup", "alt_text": ["IMG 1", "", 5, "IMG 2"], "url": "u"}
-    write_tar(tmp_path / "x.tar", {"a.json": json.dumps(said).encode(), "a.png": picture(1), "a.txt": b"not wanted"})
+    write_tar(
+        tmp_path / "x.tar", {"a.json": json.dumps(said).encode(), "a.png": image_bytes(1), "a.txt": b"not wanted"}
+    )
     [pair] = load_all(streams(tmp_path, config=StreamConfig(captions={"caption": 0.7, "alt_text": 0.3, "x": 5.0}))[0])
     assert pair.captions == {"a cup", "img 1", "img 2"}
     drawn = draw(pair)
@@ -149,7 +151,7 @@ def test_caption_fields_are_drawn_by_their_shares(tmp_path: Path) -> None:
 
 def test_a_member_is_a_field_and_a_label_is_put_into_templates(tmp_path: Path) -> None:
     label = {"source": "s", "label": "Cup"}
-    members = {"a.png": picture(1), "a.caption": b"red\n", "b.jpg": picture(2, "JPEG")}
+    members = {"a.png": image_bytes(1), "a.caption": b"red\n", "b.jpg": image_bytes(2, "JPEG")}
     write_tar(tmp_path / "x.tar", members | {"b.json": json.dumps(label).encode()})
     captioned, labelled = load_all(streams(tmp_path)[0])
     assert captioned.captions == {"red"}
@@ -167,7 +169,7 @@ def test_pictures_with_the_same_caption_are_positives_of_each_other(tmp_path: Pa
 
 
 def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", {"a.jpg": picture(9, "JPEG", (800, 400)), "a.txt": b"nine"})
+    write_tar(tmp_path / "x.tar", {"a.jpg": image_bytes(9, "JPEG", (800, 400)), "a.txt": b"nine"})
     [stream] = streams(tmp_path)
     shapes = [tuple(stream.load(0, lambda width, height, side=side: side).image.shape) for side in (401, 200, 99, 1)]
     assert shapes == [(3, 400, 800), (3, 200, 400), (3, 100, 200), (3, 50, 100)]
@@ -177,7 +179,7 @@ def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(tmp_path: Path) -
 def test_a_bad_picture_gives_way_to_the_next_one_and_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_pairs(tmp_path / "x.tar", range(12), n3_png=picture(3)[:50], n5_txt=b"\xff", n8_txt=b" ")
+    write_pairs(tmp_path / "x.tar", range(12), n3_png=image_bytes(3)[:50], n5_txt=b"\xff", n8_txt=b" ")
     make = batches(streams(tmp_path), 4, bad_share=0.01)
     seen = [make(step) for step in range(3)]
     assert 0 <= seen[0].left_out <= seen[1].left_out <= seen[2].left_out >= 3
@@ -209,7 +211,7 @@ WRONG = ["3", '"red"', '["red", 3]', "{}", "true"]
     ],
 )
 def test_a_field_of_a_wrong_type_is_one_bad_sample(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    members = {f"n{number}.png": picture(number) for number in range(4)}
+    members = {f"n{number}.png": image_bytes(number) for number in range(4)}
     members |= {f"n{number}.json": b'{"label": "cup", "tags": null}' for number in range(4)}
     write_tar(tmp_path / "x.tar", dict(sorted((members | {"n2.json": text.encode()}).items())))
     make = batches(streams(tmp_path), 4, bad_share=0.01)
@@ -276,7 +278,7 @@ def test_a_shard_with_a_damaged_header_is_not_a_shorter_one(tmp_path: Path) -> N
 
 
 def test_samples_without_a_caption_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_pairs(tmp_path / "x.tar", range(5), lone_png=picture(99), other_txt=b"alone")
+    write_pairs(tmp_path / "x.tar", range(5), lone_png=image_bytes(99), other_txt=b"alone")
     [stream] = streams(tmp_path)
     assert len(stream) == 5 and "left out 2 samples of" in caplog.text
 
@@ -316,10 +318,10 @@ def test_weights_are_written_behind_the_path() -> None:
 
 
 def test_videos_give_uniform_frames(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "clips.tar", {"a.mp4": clip(count=30), "a.txt": b"numbers", "b.png": picture(1)})
-    (found,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, alone, frames=4)
-    assert len(found) == 1 and found.sizes == [1]
-    pair = found.load(0, lambda width, height: 32)
+    path = write_tar(tmp_path / "clips.tar", {"a.mp4": clip(count=30), "a.txt": b"numbers", "b.png": image_bytes(1)})
+    (shard_set,) = open_shards([Shards(str(path))], StreamConfig(), ALONE, alone, frames=4)
+    assert len(shard_set) == 1 and shard_set.sizes == [1]
+    pair = shard_set.load(0, lambda width, height: 32)
     assert pair.image.shape == (4, 3, HEIGHT, WIDTH) and pair.captions == {"numbers"}
     assert [number_of(Image.fromarray(frame.permute(1, 2, 0).numpy())) for frame in pair.image] == [0, 9, 19, 29]
 
@@ -331,8 +333,8 @@ def test_unseen_classes_are_left_out_of_all_shards_beside_caltech_s(
     make_shard("b/0.tar", [("noto", "cougar"), ("noto", "cat"), ("noto", "cannon")])
     photos, drawings = streams(tmp_path / "a", tmp_path / "b")
     assert (photos.sizes, drawings.sizes) == ([2], [1])
-    for found, labels in ((photos, ("ant", "watch")), (drawings, ("cat",))):
-        pairs = load_all(found)
+    for shard_set, labels in ((photos, ("ant", "watch")), (drawings, ("cat",))):
+        pairs = load_all(shard_set)
         assert all(any(label in text for text in pair.captions) for label, pair in zip(labels, pairs, strict=True))
     assert "left out 2 samples of" in caplog.text and "unseen classes" in caplog.text
     [alone] = streams(tmp_path / "b")  # without the photographs nobody asks for unseen classes
@@ -354,5 +356,5 @@ def test_shards_of_a_held_out_source_are_refused_wherever_it_stands(make_shard: 
     with pytest.raises(DataError, match=r"a/0\.tar: openmoji is never trained on"):
         streams(tmp_path / "a")
     make_shard("a/1.tar", [("noto", "cat")] * 5)
-    [kept] = streams(tmp_path / "a", config=StreamConfig(skip_bad_shards=True))
-    assert kept.sizes == [5]
+    [rest] = streams(tmp_path / "a", config=StreamConfig(skip_bad_shards=True))
+    assert rest.sizes == [5]

@@ -33,30 +33,30 @@ def rooms(count: int, seed: int) -> np.ndarray:
 
 
 def pairs(name: str, depths: np.ndarray) -> DepthImages:
-    """Depths in metres with pictures that are darker where it is near."""
+    """Depths in metres with images that are darker where it is near."""
     greys = [np.repeat((40 * depth).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2) for depth in depths]
     keys = tuple(f"{name}{row}" for row in range(len(depths)))
-    pictures, held = tuple(map(png, greys)), tuple(map(stored, depths))
-    return DepthImages(name=name, keys=keys, images=pictures, depths=held)
+    samples, held = tuple(map(png, greys)), tuple(map(stored, depths))
+    return DepthImages(name=name, keys=keys, images=samples, depths=held)
 
 
 def described(images: int, masks: bool = True, seed: int = 0) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """COCO's json of pictures (48, 64) with a red or blue rectangle or two, and the pictures."""
+    """COCO's json of images (48, 64) with a red or blue rectangle or two, and the images."""
     rng = np.random.default_rng(seed)
     said: dict[str, Any] = {
         "images": [],
         "annotations": [],
         "categories": [{"id": 4, "name": "red"}, {"id": 9, "name": "blue"}],
     }
-    pictures = []
+    samples = []
     for number in range(1, images + 1):
-        picture = np.full((48, 64, 3), 90, np.uint8)
+        image_bytes = np.full((48, 64, 3), 90, np.uint8)
         said["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48})
         for half in range(1 + number % 2):
             top, left = int(rng.integers(0, 20)), int(rng.integers(0, 10)) + 32 * half
             height, width = int(rng.integers(14, 28)), int(rng.integers(12, 22))
             category = int(rng.choice([4, 9]))
-            picture[top : top + height, left : left + width] = (220, 30, 30) if category == 4 else (30, 30, 220)
+            image_bytes[top : top + height, left : left + width] = (220, 30, 30) if category == 4 else (30, 30, 220)
             right, low = left + width, top + height
             outline = [[left, top, right, top, right, low, left, low]]
             box = [left, top, width, height]
@@ -64,14 +64,14 @@ def described(images: int, masks: bool = True, seed: int = 0) -> tuple[dict[str,
             said["annotations"].append(
                 annotation | {"area": width * height, "iscrowd": 0} | ({"segmentation": outline} if masks else {})
             )
-        pictures.append(picture)
-    return said, pictures
+        samples.append(image_bytes)
+    return said, samples
 
 
 def write_instances(place: Path, counts: dict[str, int], masks: bool = True) -> Path:
     for seed, (split, count) in enumerate(counts.items()):
-        said, pictures = described(count, masks, seed)
-        write_members(place / split / "00000.tar", [(f"{n}.jpg", png(p)) for n, p in enumerate(pictures, start=1)])
+        said, samples = described(count, masks, seed)
+        write_members(place / split / "00000.tar", [(f"{n}.jpg", png(p)) for n, p in enumerate(samples, start=1)])
         (place / split / "instances.json").write_text(json.dumps(said), encoding="utf-8")
     return place
 
@@ -95,15 +95,15 @@ def write_scenes(place: Path, split: str, count: int, seed: int, cut: int | None
     for index, labels in enumerate(label_maps(count, seed)):
         things = [{"id": 7, "kind": "chair"}, {"id": 3, "kind": "lamp"}]
         mask = np.array([0, 7, 3], np.uint8)[labels]
-        picture = b"\x89PNG cut" if index == cut else png(colours[labels])
+        image_bytes = b"\x89PNG cut" if index == cut else png(colours[labels])
         about = {"source": "scenes", "label": "x", "objects": things}
-        parts = (("jpg", picture), ("mask.png", png(mask)), ("json", json.dumps(about).encode()))
+        parts = (("jpg", image_bytes), ("mask.png", png(mask)), ("json", json.dumps(about).encode()))
         members += [(f"{split}-{index}.{extension}", content) for extension, content in parts]
     write_members(place / split / "00000.tar", members)
 
 
 def drawn_masks(name: str, shown: list[np.ndarray], known: list[np.ndarray] | None = None) -> ClassMasks:
-    """Pictures of labels, and masks that show them, or others."""
+    """Images of labels, and masks that show them, or others."""
     colours = np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)
     return ClassMasks(
         name=name,

@@ -1,4 +1,4 @@
-"""Captions in the usual layouts, and the same five pictures of COCO read from several of them."""
+"""Captions in the usual layouts, and the same five images of COCO read from several of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.errors import DataError
 
 
-def write(folder: Path, name: str, content: object) -> Path:
-    path = folder / name
+def write(directory: Path, name: str, content: object) -> Path:
+    path = directory / name
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
 
@@ -95,7 +95,7 @@ def test_every_layout_says_the_same(tmp_path: Path, name: str, content: object) 
         ("a.json", "[" * 100_000, r"a\.json cannot be read as JSON"),
         ("a.json", {"images": COCO["images"], "annotations": [{"image_id": 9, "caption": "x"}]}, "'x' is of image 9"),
         ("a.json", [1], "is not a JSON object of captions"),
-        ("a.csv", "path,label\na.jpg,cat\n", "has no column 'sentence'"),
+        ("a.csv", "path,label\na.jpg,cat\n", "has no column 'text' or 'caption'"),
         ("a.csv", "path,caption\na.jpg,\n", "a.jpg has no caption, or an empty one"),
         ("a.txt", "a cat", "not a JSON file or a table"),
         ("a.json", {}, "holds no captions"),
@@ -106,7 +106,7 @@ def test_what_lacks_captions_is_named(tmp_path: Path, name: str, content: object
         load_captions(write(tmp_path, name, content))
 
 
-def test_a_media_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_media_directory_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none is not a directory"):
         load_captions(write(tmp_path, "coco.json", COCO), tmp_path / "none")
 

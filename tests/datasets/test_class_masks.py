@@ -15,7 +15,7 @@ from tests.datasets.drawn import label_maps, write_scenes
 from tests.evaluation.layers import png
 
 
-def test_scenes_whose_things_are_not_trained_on_are_refused(tmp_path: Path) -> None:
+def test_scenes_whose_objects_are_not_trained_on_are_refused(tmp_path: Path) -> None:
     write_scenes(tmp_path, "train", 2, 0)
     member = {"objects": [{"id": 1, "kind": "vase"}]}
     mask = np.array([[0, 1]], np.uint8)
@@ -30,7 +30,7 @@ def test_scenes_whose_things_are_not_trained_on_are_refused(tmp_path: Path) -> N
         read_class_splits(tmp_path)
 
 
-def test_ade_folders(tmp_path: Path) -> None:
+def test_ade_directories(tmp_path: Path) -> None:
     for split, value in (("training", 1), ("validation", 0)):
         for kind in ("images", "annotations"):
             (tmp_path / kind / split).mkdir(parents=True)

@@ -14,12 +14,12 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.media_directory import Clip
 
 
-def touch(folder: Path, *names: str) -> Path:
+def touch(directory: Path, *names: str) -> Path:
     for name in names:
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"-")
-    return folder
+    return directory
 
 
 def only(tasks: dict):
@@ -27,7 +27,7 @@ def only(tasks: dict):
     return task
 
 
-def test_folders_are_classes_and_splits_are_folders(tmp_path: Path) -> None:
+def test_directories_are_classes_and_splits_are_directories(tmp_path: Path) -> None:
     touch(
         tmp_path,
         "val/tree_frog/b.JPEG",
@@ -45,7 +45,7 @@ def test_folders_are_classes_and_splits_are_folders(tmp_path: Path) -> None:
         load_tasks(tmp_path, "test")
 
 
-def test_the_imagenet_family_names_its_folders_in_three_ways(tmp_path: Path) -> None:
+def test_the_imagenet_family_names_its_directories_in_three_ways(tmp_path: Path) -> None:
     imagenet = ClassOptions(classes="imagenet")
     by_id = only(load_tasks(touch(tmp_path / "a", "n02119789/1.jpg", "n01440764/2.jpg"), "test", imagenet))
     assert by_id.classes == ("n01440764", "n02119789")  # in ImageNet's order; those that the set has
@@ -62,10 +62,10 @@ def objectnet(tmp_path: Path) -> dict[str, Path]:
     touch(tmp_path / "images", "air_freshener/1.png", "alarm_clock/2.png", "bench/3.png")
     names = {"air_freshener": "Air freshener", "alarm_clock": "Alarm clock", "bench": "Bench"}
     counterparts = {"Alarm clock": "analog clock; digital clock", "Bench": "park bench"}
-    found = {"names": names, "counterparts": counterparts}
-    for name, content in found.items():
+    result = {"names": names, "counterparts": counterparts}
+    for name, content in result.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    return {name: tmp_path / f"{name}.json" for name in found}
+    return {name: tmp_path / f"{name}.json" for name in result}
 
 
 def test_objectnet_keeps_what_has_a_counterpart_under_its_own_names(tmp_path: Path) -> None:
@@ -143,6 +143,6 @@ def test_options_that_make_no_sense(bad: dict) -> None:
         ClassOptions(**bad)
 
 
-def test_a_place_without_labelled_pictures(tmp_path: Path) -> None:
+def test_a_place_without_labelled_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no labelled images"):
         load_tasks(tmp_path / "none", "test")

@@ -23,7 +23,7 @@ from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.formats.shards import write_members
 from perception_encoder.formats.tables import read_rows
-from tests.data.tars import picture
+from tests.data.tars import image_bytes
 from tests.datasets.questions.layouts import LAYOUTS
 from tests.datasets.test_captioned import BY_ID, COCO, KARPATHY, MSRVTT, PATHS, TABLE
 from tests.evaluation.layers import png
@@ -31,35 +31,35 @@ from tests.evaluation.layers import png
 pytest.importorskip("faster_coco_eval")
 
 Read = Callable[[Path], object]
-"""Read all that a folder holds, and use it."""
+"""Read all that a directory holds, and use it."""
 
 WRONG = (None, True, -1, 0, 3, 1.5, 1e308, float("nan"), 10**400, "", "x", "7", "a\0b", "\ud800", "é" * 3000)
 WRONG = (*WRONG, [], [1], [None], ["a"], [[]], {}, {"id": 1}, [{}], [[1, 2], [3]])
 
 
 def captions(name: str) -> Read:
-    return lambda folder: load_captions(folder / name)
+    return lambda directory: load_captions(directory / name)
 
 
-def instances(folder: Path) -> None:
-    for part in (read_instances(folder / "annotations.json", folder), *read_instance_splits(folder)):
+def instances(directory: Path) -> None:
+    for part in (read_instances(directory / "annotations.json", directory), *read_instance_splits(directory)):
         for place in range(len(part.keys)):
             part.instances(place)
         part.truth(range(len(part.keys)))
 
 
-def masks(folder: Path) -> None:
-    for part in read_class_splits(folder):
+def masks(directory: Path) -> None:
+    for part in read_class_splits(directory):
         for place in range(len(part.keys)):
             part.labels(place)
 
 
 def tables(name: str, classes: str = "", mapping: str = "") -> Read:
-    def read(folder: Path) -> None:
+    def read(directory: Path) -> None:
         options = ClassOptions(
-            classes=str(folder / classes) if classes else "", mapping=folder / mapping if mapping else None
+            classes=str(directory / classes) if classes else "", mapping=directory / mapping if mapping else None
         )
-        for task in load_tasks(folder / name if name else folder, "val", options).values():
+        for task in load_tasks(directory / name if name else directory, "val", options).values():
             assert all(isinstance(label, str) for label in task.labels)
 
     return read
@@ -67,7 +67,7 @@ def tables(name: str, classes: str = "", mapping: str = "") -> Read:
 
 def rows(name: str) -> Read:
     """Of files that are embedded: a bad row is an error in its place."""
-    return lambda folder: list(read_rows(folder / name))
+    return lambda directory: list(read_rows(directory / name))
 
 
 MASKS = (
@@ -114,7 +114,7 @@ LAYOUT_OF: dict[str, str] = {"coco_pope_random.jsonl": "pope"}
 
 
 def questions(name: str, split: str = "") -> Read:
-    return lambda folder: read_questions(name, folder, split)
+    return lambda directory: read_questions(name, directory, split)
 
 
 def add_questions() -> None:
@@ -145,35 +145,35 @@ TEXT: dict[str, tuple[str, str, Read]] = {
 }
 
 
-def prepare(folder: Path, name: str, content: bytes) -> None:
+def prepare(directory: Path, name: str, content: bytes) -> None:
     """Write a file, and all that its reader needs beside it."""
     if name in LAYOUT_OF and LAYOUT_OF[name] != "pope":
-        LAYOUTS[LAYOUT_OF[name]](folder)
+        LAYOUTS[LAYOUT_OF[name]](directory)
     for each in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
-        (folder / each).parent.mkdir(exist_ok=True)
-        (folder / each).write_bytes(picture(1))
+        (directory / each).parent.mkdir(exist_ok=True)
+        (directory / each).write_bytes(image_bytes(1))
     if name == "val.json":
-        write_members(folder / "val.tar", [("a.png", picture(1)), ("a.json", content)])
+        write_members(directory / "val.tar", [("a.png", image_bytes(1)), ("a.json", content)])
         return
     if name == "objects.json":
         mask = png(np.array([[0, 7], [3, 3]], np.uint8))
         for split, about in (("train", content), ("test", json.dumps(OBJECTS).encode())):
-            members = [("a.jpg", picture(1)), ("a.mask.png", mask), ("a.json", about)]
-            write_members(folder / split / "0.tar", members)
+            members = [("a.jpg", image_bytes(1)), ("a.mask.png", mask), ("a.json", about)]
+            write_members(directory / split / "0.tar", members)
         return
     for split in ("training", "validation") if name == "objectInfo150.txt" else ():
-        for kind, pixels in (("images", picture(1)), ("annotations", png(np.full((2, 2), 2, np.uint8)))):
-            path = folder / kind / split / ("a.jpg" if kind == "images" else "a.png")
+        for kind, pixels in (("images", image_bytes(1)), ("annotations", png(np.full((2, 2), 2, np.uint8)))):
+            path = directory / kind / split / ("a.jpg" if kind == "images" else "a.png")
             path.parent.mkdir(parents=True)
             path.write_bytes(pixels)
     for video in ("bear", "dog") if name.endswith("val.txt") else ():
         for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
             for number in range(2):
-                path = folder / kind / "480p" / video / f"{number:05}.{suffix}"
+                path = directory / kind / "480p" / video / f"{number:05}.{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(picture(1))
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
+                path.write_bytes(image_bytes(1))
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_bytes(content)
 
 
 def encoded(name: str, value: Any) -> bytes:

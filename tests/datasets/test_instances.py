@@ -16,7 +16,7 @@ from tests.evaluation.layers import png
 pytest.importorskip("faster_coco_eval")
 
 
-def test_things_are_read(tmp_path: Path) -> None:
+def test_objects_are_read(tmp_path: Path) -> None:
     train, test = read_instance_splits(write_instances(tmp_path, {"train": 3, "test": 2}))
     assert (len(train.keys), test.keys) == (3, ("1.jpg", "2.jpg")) and train.open(0).size == (64, 48)
     things = train.instances(0)
@@ -34,30 +34,30 @@ def test_run_lengths_of_scenes_and_crowds(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(
         json.dumps({**said, "annotations": [*said["annotations"], crowd]}), encoding="utf-8"
     )
-    found = read_instances(tmp_path / "annotations.json", tmp_path)
-    masks = found.instances(0).masks
+    dataset = read_instances(tmp_path / "annotations.json", tmp_path)
+    masks = dataset.instances(0).masks
     assert masks.shape == (1, 48, 64) and masks[0, :2, 1].all() and masks.sum() == 2
     with pytest.raises(MediaNotFoundError, match=r"1\.jpg"):
-        found.open(0)
+        dataset.open(0)
 
 
-def test_coco_and_lvis_folders(tmp_path: Path) -> None:
-    said, pictures = described(2)
-    for name, folder in (("instances_{}2017", "coco"), ("lvis_v1_{}", "lvis")):
+def test_coco_and_lvis_directories(tmp_path: Path) -> None:
+    said, samples = described(2)
+    for name, directory in (("instances_{}2017", "coco"), ("lvis_v1_{}", "lvis")):
         for split in ("train", "val"):
             images = said["images"]
-            if folder == "lvis":
+            if directory == "lvis":
                 images = [
                     {**{k: v for k, v in image.items() if k != "file_name"}, "neg_category_ids": [9]}
                     | {"not_exhaustive_category_ids": [], "coco_url": f"http://x/train2017/{image['id']}.jpg"}
                     for image in images
                 ]
-            (tmp_path / folder / "annotations").mkdir(parents=True, exist_ok=True)
-            file = tmp_path / folder / "annotations" / f"{name.format(split)}.json"
+            (tmp_path / directory / "annotations").mkdir(parents=True, exist_ok=True)
+            file = tmp_path / directory / "annotations" / f"{name.format(split)}.json"
             file.write_text(json.dumps({**said, "images": images}), encoding="utf-8")
-            (tmp_path / folder / f"{split}2017").mkdir()
-            for number, picture in enumerate(pictures, start=1):
-                (tmp_path / folder / f"{split}2017" / f"{number}.jpg").write_bytes(png(picture))
+            (tmp_path / directory / f"{split}2017").mkdir()
+            for number, image in enumerate(samples, start=1):
+                (tmp_path / directory / f"{split}2017" / f"{number}.jpg").write_bytes(png(image))
     train, test = read_instance_splits(tmp_path / "coco")
     assert test.open(1).size == (64, 48) and not test.lvis
     train, test = read_instance_splits(tmp_path / "lvis")
@@ -102,7 +102,7 @@ def test_a_mask_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 
 
 def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
-    said, pictures = described(2)
+    said, samples = described(2)
     (tmp_path / "annotations").mkdir()
     for stem, categories in (("instances_{}2017", said["categories"]), ("lvis_v1_{}", [{"id": 9, "name": "x"}])):
         for split in ("train", "val"):
@@ -110,8 +110,8 @@ def test_annotations_are_chosen_by_their_file(tmp_path: Path) -> None:
             annotations = [{**each, "category_id": categories[0]["id"]} for each in said["annotations"]]
             file.write_text(json.dumps({**said, "annotations": annotations, "categories": categories}), "utf-8")
             (tmp_path / f"{split}2017").mkdir(exist_ok=True)
-            for number, picture in enumerate(pictures, start=1):
-                (tmp_path / f"{split}2017" / f"{number}.jpg").write_bytes(png(picture))
+            for number, image in enumerate(samples, start=1):
+                (tmp_path / f"{split}2017" / f"{number}.jpg").write_bytes(png(image))
     with pytest.raises(DataError, match=r"several annotations; give one of .*_val2017.json, .*lvis_v1_val.json"):
         read_instance_splits(tmp_path)
     train, test = read_instance_splits(tmp_path / "annotations" / "lvis_v1_val.json")

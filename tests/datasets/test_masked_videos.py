@@ -1,4 +1,4 @@
-"""Videos with masks: DAVIS's layout, tars, folders, kinds of masks, and what is wrong with them."""
+"""Videos with masks: DAVIS's layout, tars, directories, kinds of masks, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ MASK = np.array([[0, 1], [2, 255]], np.uint8)
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 
 
-def write(folder: Path, count: int = 3, masks: int = 3) -> None:
-    folder.mkdir(parents=True)
+def write(directory: Path, count: int = 3, masks: int = 3) -> None:
+    directory.mkdir(parents=True)
     for index in range(count):
-        (folder / f"{index:05}.jpg").write_bytes(stored(PICTURE))
+        (directory / f"{index:05}.jpg").write_bytes(stored(PICTURE))
         if index < masks:
-            (folder / f"{index:05}.png").write_bytes(stored(MASK))
+            (directory / f"{index:05}.png").write_bytes(stored(MASK))
 
 
-def test_davis_folders_list_their_validation_set(tmp_path: Path) -> None:
+def test_davis_directories_list_their_validation_set(tmp_path: Path) -> None:
     for name in ("bear", "dog", "cow"):
         for kind, suffix, pixels in (("JPEGImages", "jpg", PICTURE), ("Annotations", "png", MASK)):
-            folder = tmp_path / kind / "480p" / name
-            folder.mkdir(parents=True)
+            directory = tmp_path / kind / "480p" / name
+            directory.mkdir(parents=True)
             for index in range(2):
-                (folder / f"{index:05}.{suffix}").write_bytes(stored(pixels))
+                (directory / f"{index:05}.{suffix}").write_bytes(stored(pixels))
     assert [video.name for video in read_videos(tmp_path)] == ["bear", "cow", "dog"]
     listed = tmp_path / "ImageSets" / "2017" / "val.txt"
     listed.parent.mkdir(parents=True)
@@ -56,7 +56,7 @@ def test_davis_folders_list_their_validation_set(tmp_path: Path) -> None:
     assert videos[0].open(1).mode == "RGB"
 
 
-def test_folders_and_masks_of_some_frames(tmp_path: Path) -> None:
+def test_directories_and_masks_of_some_frames(tmp_path: Path) -> None:
     write(tmp_path / "clip", masks=2)
     (video,) = read_videos(tmp_path)
     assert video.name == "clip" and [mask is None for mask in video.read_masks()] == [False, False, True]

@@ -14,7 +14,7 @@ from tests.datasets.drawn import stored
 from tests.evaluation.layers import png
 
 
-def test_nyu_folders(tmp_path: Path) -> None:
+def test_nyu_directories(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for names in (("rgb_00045.jpg", "sync_depth_00045.png"), ("rgb/7.jpg", "depth/7.png")):
             for name, content in zip(names, (png(np.zeros((2, 2, 3), np.uint8)), stored(np.ones((2, 2)))), strict=True):

@@ -62,8 +62,8 @@ def test_every_loss_falls_where_there_is_something_to_see(tmp_path: Path) -> Non
         config = DetectionConfig(channels=16, hidden=32, regions=16, fit=fit)
         detector = fit_detector(maps, train, np.arange(4), config=config).train()
         with torch.no_grad(), drawn_from(torch.Generator().manual_seed(0)):
-            _, found = detector(torch.from_numpy(maps), targets)
-        losses.append({name: float(value) for name, value in found.items()})
+            _, result = detector(torch.from_numpy(maps), targets)
+        losses.append({name: float(value) for name, value in result.items()})
     before, after = losses
     assert len(after) == 5 and all(after[name] < before[name] for name in after)
     assert after["loss_classifier"] < before["loss_classifier"] / 3

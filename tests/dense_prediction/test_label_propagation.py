@@ -29,8 +29,8 @@ def first_label(place: int, width: int = 20) -> torch.Tensor:
 
 def test_a_label_goes_where_its_patch_goes() -> None:
     config = PropagationConfig(nearest=1)
-    found = propagate(one_hot_frames([2, 4, 6, 8]), first_label(2), config)
-    assert found[:, 0].tolist() == [[int(column == place) for column in range(20)] for place in (2, 4, 6, 8)]
+    result = propagate(one_hot_frames([2, 4, 6, 8]), first_label(2), config)
+    assert result[:, 0].tolist() == [[int(column == place) for column in range(20)] for place in (2, 4, 6, 8)]
 
 
 def test_a_patch_is_not_looked_for_beyond_reach() -> None:
@@ -42,8 +42,8 @@ def test_a_patch_is_not_looked_for_beyond_reach() -> None:
 def test_the_first_frame_is_remembered_when_the_last_ones_show_nothing() -> None:
     hidden = one_hot_frames([3] * 12)
     hidden[1:11, 0, 3] = torch.tensor([1.0, 0.0])  # behind something for ten frames
-    found = propagate(hidden, first_label(3), PropagationConfig(nearest=1))
-    assert found[5].sum() == 0 and found[11, 0, 3] == 1
+    result = propagate(hidden, first_label(3), PropagationConfig(nearest=1))
+    assert result[5].sum() == 0 and result[11, 0, 3] == 1
 
 
 def test_weights_are_a_softmax_of_cosines() -> None:
@@ -94,16 +94,16 @@ def test_tiles_give_what_the_plain_way_gives(monkeypatch) -> None:
     config = PropagationConfig(frames=2, nearest=4, reach=2, temperature=0.2)
     soft = plainly(features, first, config)
     low, high = soft.min(axis=(1, 2), keepdims=True), soft.max(axis=(1, 2), keepdims=True)
-    found = propagate(torch.from_numpy(features), torch.from_numpy(first), config)  # pixels are patches
-    assert (found[1:].numpy() == ((soft - low) / (high - low)).argmax(axis=-1)[1:]).all()
+    result = propagate(torch.from_numpy(features), torch.from_numpy(first), config)  # pixels are patches
+    assert (result[1:].numpy() == ((soft - low) / (high - low)).argmax(axis=-1)[1:]).all()
 
 
 def test_pixels_of_the_first_frame_count_in_shares() -> None:
     """Of a patch of 4x4 pixels 6 are the object's: 3/8, which is more than in the other patches."""
     label = torch.zeros(8, 8, dtype=torch.int64)
     label[0:3, 0:2] = 1
-    found = propagate(torch.eye(4).reshape(1, 2, 2, 4).expand(2, -1, -1, -1), label, PropagationConfig(nearest=1))
-    assert found[1, 0, 0] == 1 and found[1, 7, 7] == 0
+    result = propagate(torch.eye(4).reshape(1, 2, 2, 4).expand(2, -1, -1, -1), label, PropagationConfig(nearest=1))
+    assert result[1, 0, 0] == 1 and result[1, 7, 7] == 0
 
 
 def test_bad_settings_and_shapes_are_errors() -> None:

@@ -82,7 +82,7 @@ def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
 
 def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:
     """Two processes, each with a teacher of its own, have the losses of one."""
-    found = {}
+    losses = {}
     for ranks in (None, 2):
         out = tmp_path / str(ranks)
         arguments = ["train", "distill_builtin", "--debug", "--data", str(photos), "--out", str(out)]
@@ -91,6 +91,6 @@ def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:
         arguments += [word for setting in settings for word in ("--set", setting)]
         processes.run(pe, *arguments, log=tmp_path / f"{ranks}.log", ranks=ranks)
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-        found[ranks] = [(row["distillation"], row["contrastive"]) for row in rows]
-    assert found[2][0] == pytest.approx(found[None][0], rel=1e-4)
-    assert found[2] == [pytest.approx(row, rel=5e-3) for row in found[None]]  # by then weights are rounded otherwise
+        losses[ranks] = [(row["distillation"], row["contrastive"]) for row in rows]
+    assert losses[2][0] == pytest.approx(losses[None][0], rel=1e-4)
+    assert losses[2] == [pytest.approx(row, rel=5e-3) for row in losses[None]]  # by then weights are rounded otherwise

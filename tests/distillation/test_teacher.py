@@ -11,21 +11,21 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference import encoder
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
-from tests.distillation.toys import TEXTS, Noted, pictures
+from tests.distillation.toys import TEXTS, Noted, noise_images
 
 
 def test_what_is_remembered_is_not_encoded_again_and_is_the_same_in_any_batch() -> None:
     noted = Noted()
     teacher = Teacher(noted, 32, "noted", remember=5)
-    first = teacher.embed(pictures(32), TEXTS[:2])
+    first = teacher.embed(noise_images(32), TEXTS[:2])
     seen = len(noted.seen)
     assert seen == 6 and all(len(each) == 1 for each in noted.seen)
-    again = teacher.embed(pictures(32)[2:], [*TEXTS[:1], TEXTS[2]])  # the second caption found no room
+    again = teacher.embed(noise_images(32)[2:], [*TEXTS[:1], TEXTS[2]])  # the second caption found no room
     assert len(noted.seen) == seen + 1
     assert torch.equal(again[0], first[0][2:]) and torch.equal(again[1][0], first[1][0])
     one, three = load_teacher("builtin", remember=9), load_teacher("builtin", remember=9)
-    alone = torch.cat([one.embed(p[None], TEXTS[:1])[0] for p in pictures(32)])
-    assert torch.equal(alone, three.embed(pictures(32), TEXTS)[0])
+    alone = torch.cat([one.embed(p[None], TEXTS[:1])[0] for p in noise_images(32)])
+    assert torch.equal(alone, three.embed(noise_images(32), TEXTS)[0])
 
 
 def test_a_teacher_is_loaded_onto_the_rank_s_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 TEXTS = ("a photo of a cup", "a rose", "an ant on a leaf")
 
 
-def pictures(size: int, count: int = 4) -> torch.Tensor:
+def noise_images(size: int, count: int = 4) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
 

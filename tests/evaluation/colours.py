@@ -1,4 +1,4 @@
-"""An encoder that sees only colours, and shards of pictures in one colour: the colour is in the label."""
+"""An encoder that sees only colours, and shards of images in one colour: the colour is in the label."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ RGB = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "whi
 
 
 class ColourEncoder:
-    """A picture's vector is its mean colour, a text's that of the colour it names."""
+    """An image's vector is its mean colour, a text's that of the colour it names."""
 
     name = "colours"
 
     def __init__(self) -> None:
-        self.pictures = 0
+        self.image_count = 0
         self.texts = 0
 
     def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
-        self.pictures += len(images)
+        self.image_count += len(images)
         means = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=(0, 1)) for image in images])
         return unit(means) if normalize else means
 
@@ -38,7 +38,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def picture(colour: str, shade: int = 0) -> bytes:
+def image_bytes(colour: str, shade: int = 0) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (24, 16), tuple(max(0, level - shade) for level in RGB[colour])).save(stream, "PNG")
     return stream.getvalue()
@@ -47,13 +47,13 @@ def picture(colour: str, shade: int = 0) -> bytes:
 def write_colours(
     path: Path, source: str, labels: Sequence[str], coarse: bool = False, broken: Sequence[int] = ()
 ) -> Path:
-    """Write a shard whose picture i has the colour that label i names; those of `broken` cannot be decoded."""
-    split = path.stem if path.stem in SPLITS else path.parent.name  # no two splits hold the same picture
+    """Write a shard whose image i has the colour that label i names; those of `broken` cannot be decoded."""
+    split = path.stem if path.stem in SPLITS else path.parent.name  # no two splits hold the same image
     samples = []
     for index, label in enumerate(labels):
         colour = next(name for name in RGB if name in label)
         metadata = {"source": source, "label": label, **({"coarse": f"{colour} thing"} if coarse else {})}
-        content = b"\x89PNG cut" if index in broken else picture(colour, shade=index + 8 * SPLITS.index(split))
+        content = b"\x89PNG cut" if index in broken else image_bytes(colour, shade=index + 8 * SPLITS.index(split))
         samples.append(ShardSample(f"{source}-{index}", "png", content, metadata))
     write_shard(path, samples)
     return path

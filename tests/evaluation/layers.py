@@ -16,11 +16,12 @@ from perception_encoder.models.protocols import LayerTokens
 class ColourLayers:
     """Layer 0: a patch's mean colour. Layer 1: noise. Layer 2: NaN."""
 
-    name, depth = "colours", 3
+    name, depth, width = "colours", 3, 8
 
     def __init__(self, patch_size: int = 4, image_size: tuple[int, int] = (32, 32)) -> None:
         self.patch_size, self.image_size = patch_size, image_size
         self.rng = np.random.default_rng(0)
+        self.about = {"weights": self.name, "dtype": "float32", "device": "cpu"}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
@@ -43,21 +44,21 @@ def png(pixels: np.ndarray) -> bytes:
 def discs(frames: int = 6, size: tuple[int, int] = (48, 64)) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """A red disc (1) and a blue square (2) that cross a grey floor: frames (H, W, 3) and masks (H, W), uint8."""
     y, x = np.mgrid[: size[0], : size[1]]
-    pictures, masks = [], []
+    samples, masks = [], []
     for index in range(frames):
         mask = np.zeros(size, np.uint8)
         mask[(y - 16) ** 2 + (x - 14 - 3 * index) ** 2 < 100] = 1
         mask[(abs(y - 36) < 8) & (abs(x - 48 + 2 * index) < 9)] = 2
-        pictures.append(np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)[mask])
+        samples.append(np.array([(90, 95, 90), (220, 40, 30), (30, 40, 220)], np.uint8)[mask])
         masks.append(mask)
-    return pictures, masks
+    return samples, masks
 
 
-def write_video(path: Path, pictures: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> Path:
+def write_video(path: Path, samples: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> Path:
     """Write a tar of NNNNN.jpg (holding PNG, to lose nothing) and NNNNN.png."""
     members = []
-    for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
-        members.append((f"{index:05}.jpg", png(picture)))
+    for index, (image, mask) in enumerate(zip(samples, masks, strict=True)):
+        members.append((f"{index:05}.jpg", png(image)))
         if mask is not None:
             members.append((f"{index:05}.png", png(mask)))
     write_members(path, members)

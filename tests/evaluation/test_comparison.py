@@ -20,7 +20,7 @@ RIGHT = np.arange(400) < 200
 
 def result(model: str, *scores: ItemScores, task: str = "toys") -> Result:
     metrics = tuple(measure(each) for each in scores)
-    found = Measurement(
+    outcome = Measurement(
         task=task,
         method="k-NN",
         transform="squash",
@@ -29,7 +29,7 @@ def result(model: str, *scores: ItemScores, task: str = "toys") -> Result:
         settings={"k": "20"},
         scores=scores,
     )
-    return Result(model=model, split="test", measurements=(found,), failures=(), about={})
+    return Result(model=model, split="test", measurements=(outcome,), failures=(), about={})
 
 
 def top1(right: np.ndarray) -> ItemScores:
@@ -45,10 +45,10 @@ def test_a_large_difference_is_real_and_a_small_one_is_not() -> None:
 
 def test_less_error_is_better() -> None:
     errors = [ItemScores.of("RMSE", np.full(400, e) + RIGHT, NAMES, unit="m", lower_is_better=True) for e in (0.2, 0.3)]
-    (found,) = compare(result("a", errors[0]), result("b", errors[1]))
-    assert found.difference.value == pytest.approx(-0.1)
-    assert found.winner == 0
-    (row,) = comparison_table([found], ("a", "b")).rows
+    (outcome,) = compare(result("a", errors[0]), result("b", errors[1]))
+    assert outcome.difference.value == pytest.approx(-0.1)
+    assert outcome.winner == 0
+    (row,) = comparison_table([outcome], ("a", "b")).rows
     assert row == (
         "toys, k-NN, squash",
         "RMSE",
@@ -67,7 +67,7 @@ def test_a_result_read_from_json_compares_alike() -> None:
     assert compare(again, theirs) == compare(ours, theirs)
 
 
-def test_a_figure_that_is_no_mean_is_compared_by_its_draws() -> None:
+def test_a_result_that_is_no_mean_is_compared_by_its_draws() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.1, 200)
     lower = ResampledScores.of("box AP", 0.5, draws, NAMES)
     upper = ResampledScores.of("box AP", 0.53, draws + 0.03, NAMES)
@@ -76,9 +76,9 @@ def test_a_figure_that_is_no_mean_is_compared_by_its_draws() -> None:
         plain = result("a", top1(RIGHT))
         metric = Metric(name="box AP", value=scores.value, n=400, interval=(0.3, 0.7))
         both.append(replace(plain, measurements=(replace(plain.measurements[0], scores=(scores,), metrics=(metric,)),)))
-    (found,) = compare(from_json(to_json(both[0]), "a.json"), both[1])
-    assert found.difference.value == pytest.approx(0.03) and found.winner == 0  # within both intervals, and real
-    assert found.difference.interval == pytest.approx((0.03, 0.03), abs=1e-6)
+    (outcome,) = compare(from_json(to_json(both[0]), "a.json"), both[1])
+    assert outcome.difference.value == pytest.approx(0.03) and outcome.winner == 0  # within both intervals, and real
+    assert outcome.difference.interval == pytest.approx((0.03, 0.03), abs=1e-6)
     for other, message in (
         (ResampledScores.of("box AP", 0.5, draws, NAMES[::-1]), "not evaluated on the same items"),
         (ResampledScores.of("box AP", 0.5, draws[:100], NAMES), "draws, blocks and head seeds differ"),
@@ -89,7 +89,7 @@ def test_a_figure_that_is_no_mean_is_compared_by_its_draws() -> None:
             difference(upper, other)
 
 
-def test_results_without_a_figure_in_common_are_a_data_error() -> None:
+def test_results_without_a_result_in_common_are_a_data_error() -> None:
     ours = result("a", top1(RIGHT))
     bare = replace(ours, measurements=(replace(ours.measurements[0], scores=()),))
     for theirs in (result("b", top1(RIGHT), task="other"), bare):

@@ -1,4 +1,4 @@
-"""Pictures are encoded once, in order; what cannot be decoded is reported and not replaced."""
+"""Images are encoded once, in order; what cannot be decoded is reported and not replaced."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from perception_encoder.formats.media_directory import Clip
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video import read_frames
 from tests.clips import clip, number_of
-from tests.evaluation.colours import ColourEncoder, picture, unit
+from tests.evaluation.colours import ColourEncoder, image_bytes, unit
 
 COLOURS = ("red", "green", "blue", "red", "white")
 
 
 def task(broken: tuple[int, ...] = ()) -> LabelledImages:
-    pictures = tuple(b"no picture" if i in broken else picture(colour) for i, colour in enumerate(COLOURS))
-    return LabelledImages("colours", tuple("abcde"), pictures, COLOURS)
+    samples = tuple(b"no image" if i in broken else image_bytes(colour) for i, colour in enumerate(COLOURS))
+    return LabelledImages("colours", tuple("abcde"), samples, COLOURS)
 
 
-def test_vectors_are_in_the_pictures_order(monkeypatch) -> None:
+def test_vectors_are_in_the_images_order(monkeypatch) -> None:
     whole = encode_images(ColourEncoder(), task())
     monkeypatch.setattr(module, "CHUNK", 2)
     chunked = encode_images(ColourEncoder(), task())
@@ -38,16 +38,18 @@ def test_vectors_are_in_the_pictures_order(monkeypatch) -> None:
     assert whole.failures == ()
 
 
-def test_an_undecodable_picture_is_reported_and_not_replaced(monkeypatch) -> None:
+def test_an_undecodable_image_is_reported_and_not_replaced(monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 2)
     encoder = ColourEncoder()
-    found = encode_images(encoder, task(broken=(1, 2, 3)))
-    assert [(type(failure), failure.source) for failure in found.failures] == [(MediaDecodeError, key) for key in "bcd"]
-    assert (found.keys, found.labels) == (("a", "e"), ("red", "white"))
-    assert len(found.vectors) == encoder.pictures == 2
+    features = encode_images(encoder, task(broken=(1, 2, 3)))
+    assert [(type(failure), failure.source) for failure in features.failures] == [
+        (MediaDecodeError, key) for key in "bcd"
+    ]
+    assert (features.keys, features.labels) == (("a", "e"), ("red", "white"))
+    assert len(features.vectors) == encoder.image_count == 2
 
 
-def test_a_task_of_undecodable_pictures_is_a_data_error() -> None:
+def test_a_task_of_undecodable_images_is_a_data_error() -> None:
     with pytest.raises(DataError, match="colours: no image can be decoded; the first: a: "):
         encode_images(ColourEncoder(), task(broken=(0, 1, 2, 3, 4)))
 
@@ -64,30 +66,30 @@ def test_vectors_that_are_not_finite_are_a_model_error(value: float) -> None:
         encode_images(Broken(), task())
 
 
-def test_the_same_pictures_take_other_labels() -> None:
+def test_the_same_images_take_other_labels() -> None:
     encoder = ColourEncoder()
     cache = CachingEncoder(encoder)
     fine = task(broken=(1,))
-    found = encode_images(cache, fine)
+    features = encode_images(cache, fine)
     coarse = replace(fine, name="colours/coarse", labels=("warm", "?", "cold", "warm", "none"))
     assert encode_images(cache, coarse).labels == ("warm", "cold", "warm", "none")
-    assert encode_images(cache, coarse).vectors is found.vectors and encoder.pictures == 4
-    assert encode_images(cache, replace(fine, trim=1)).vectors is not found.vectors
+    assert encode_images(cache, coarse).vectors is features.vectors and encoder.image_count == 4
+    assert encode_images(cache, replace(fine, trim=1)).vectors is not features.vectors
     assert (cache.count, [failure.source for failure in cache.failures]) == (10, ["b", "b"])
 
 
 def test_a_video_is_the_mean_of_its_frames_made_unit(tmp_path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(30))
-    sources = (picture("red"), tmp_path / "v.mp4", Clip(tmp_path / "v.mp4", 0.4, 0.8), tmp_path / "none.mp4")
+    sources = (image_bytes("red"), tmp_path / "v.mp4", Clip(tmp_path / "v.mp4", 0.4, 0.8), tmp_path / "none.mp4")
     clips = LabelledImages("clips", tuple("abcd"), sources, tuple("wxyz"))
-    found = encode_images(ColourEncoder(), clips, frames=4)
+    features = encode_images(ColourEncoder(), clips, frames=4)
     for row, (start, end) in ((1, (None, None)), (2, (0.4, 0.8))):
         images = read_frames(tmp_path / "v.mp4", frames=4, start=start, end=end).images
         mean = ColourEncoder().encode_images(images, normalize=False).mean(axis=0)
-        np.testing.assert_allclose(found.vectors[row], mean / np.linalg.norm(mean), rtol=1e-5)
-    assert found.vectors[0].tolist() == ColourEncoder().encode_images([open_image(picture("red"))])[0].tolist()
-    assert np.abs(found.vectors[1] - found.vectors[2]).max() > 0
-    assert [(failure.source, failure.reason) for failure in found.failures] == [("d", "no such file")]
+        np.testing.assert_allclose(features.vectors[row], mean / np.linalg.norm(mean), rtol=1e-5)
+    assert features.vectors[0].tolist() == ColourEncoder().encode_images([open_image(image_bytes("red"))])[0].tolist()
+    assert np.abs(features.vectors[1] - features.vectors[2]).max() > 0
+    assert [(failure.source, failure.reason) for failure in features.failures] == [("d", "no such file")]
 
 
 class Counting(ColourEncoder):
@@ -118,10 +120,10 @@ def test_a_border_is_cut_off() -> None:
     framed.paste((0, 0, 255), (2, 2, 22, 14))
     stream = io.BytesIO()
     framed.save(stream, "PNG")
-    objects = LabelledImages("objects", ("a", "b"), (stream.getvalue(), picture("red")), ("x", "y"), trim=2)
+    objects = LabelledImages("objects", ("a", "b"), (stream.getvalue(), image_bytes("red")), ("x", "y"), trim=2)
     np.testing.assert_allclose(encode_images(ColourEncoder(), objects).vectors[0], [0, 0, 1])
-    found = encode_images(ColourEncoder(), replace(objects, images=(picture("red"), small()), trim=2))
-    assert found.failures[0].reason == "is too small to have 2 pixels cut off each side"
+    features = encode_images(ColourEncoder(), replace(objects, images=(image_bytes("red"), small()), trim=2))
+    assert features.failures[0].reason == "is too small to have 2 pixels cut off each side"
 
 
 def small() -> bytes:

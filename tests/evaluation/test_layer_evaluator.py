@@ -53,5 +53,5 @@ def test_the_test_set_is_not_encoded_without_training_images() -> None:
         DepthEvaluator(bad, pairs("b", depths), protocol).run(OneLayer(encoder, 0))
     assert encoded == []
     cut = replace(pairs("b", depths), images=(pairs("b", depths).images[0], b"cut"))
-    (found,) = DepthEvaluator(pairs("a", depths), cut, protocol).run(OneLayer(encoder, 0))
-    assert encoded == [2, 1] and [failure.source for failure in found.failures] == ["b1"]
+    (result,) = DepthEvaluator(pairs("a", depths), cut, protocol).run(OneLayer(encoder, 0))
+    assert encoded == [2, 1] and [failure.source for failure in result.failures] == ["b1"]

@@ -9,7 +9,6 @@ import pytest
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.report import (
     Table,
-    Targets,
     classification_table,
     from_json,
     full_table,
@@ -17,7 +16,6 @@ from perception_encoder.evaluation.report import (
     retrieval_table,
     summary,
     to_json,
-    update_card,
 )
 from perception_encoder.evaluation.results import Measurement, Result
 from perception_encoder.evaluation.statistics.bootstrap import Metric
@@ -60,32 +58,28 @@ RESULT = Result(
 )
 
 
-TARGETS = Targets(values={"flowers": 0.82, "clothing": 0.58, "openmoji": 0.40}, note="Targets are reached if ✓.")
-
-
-def test_accuracies_stand_beside_chance_probe_and_target() -> None:
-    table = classification_table(RESULT, TARGETS)
-    assert table.columns == ("task", "classes", "chance", "squash", "crop", "linear probe", "target")
+def test_accuracies_stand_beside_chance_and_probe() -> None:
+    table = classification_table(RESULT)
+    assert table.columns == ("task", "classes", "chance", "squash", "crop", "linear probe")
     assert table.rows == (
-        ("flowers", "4", "25.0", "73.0 ±1.5", "83.0 ±1.5", "81.2 ±1.5", "82 ✓"),
-        ("clothing", "4", "25.0", "39.9 ±1.5", "10.0 ±1.5", "–", "58 ✗"),
-        ("caltech101/unseen", "4", "25.0", "20.0 ±1.5", "10.0 ±1.5", "–", "–"),
+        ("flowers", "4", "25.0", "73.0 ±1.5", "83.0 ±1.5", "81.2 ±1.5"),
+        ("clothing", "4", "25.0", "39.9 ±1.5", "10.0 ±1.5", "–"),
+        ("caltech101/unseen", "4", "25.0", "20.0 ±1.5", "10.0 ±1.5", "–"),
     )
 
 
-def test_targets_are_shown_only_if_given() -> None:
-    assert "target" not in classification_table(RESULT).columns
-    assert TARGETS.note in summary(RESULT, TARGETS) and TARGETS.note not in summary(RESULT)
-    assert TARGETS.note in page(RESULT, "r.json", TARGETS)
-
-
 def test_retrieval_stands_beside_chance() -> None:
-    row = ("openmoji", "image by name R@1", "500", "0.20", "25.0 ±5.0")
-    assert retrieval_table(RESULT, TARGETS).rows == ((*row, "40 ✗"),)
-    assert retrieval_table(RESULT).rows == (row,)
+    assert retrieval_table(RESULT).rows == (("openmoji", "image by name R@1", "500", "0.20", "25.0 ±5.0"),)
 
 
-def test_every_figure_is_listed_with_its_label() -> None:
+def test_a_page_may_show_further_columns() -> None:
+    wider = Table(("task", "x"), (("flowers", "seven"),)), retrieval_table(RESULT)
+    text = page(RESULT, "r.json", wider, "make pages")
+    assert "| flowers | seven |" in text and "Made by `make pages r.json`" in text
+    assert classification_table(RESULT).markdown() not in text and summary(RESULT, wider) in text
+
+
+def test_every_result_is_listed_with_its_label() -> None:
     rows = full_table(RESULT).rows
     assert len(rows) == 17
     assert rows[2] == ("flowers", "zero-shot", "crop", "photo", "mean class accuracy", "1,649", "83.0", "81.0–84.0")
@@ -117,24 +111,14 @@ def test_the_page_says_where_it_comes_from_and_what_is_left_out() -> None:
     assert full_table(tracked).markdown() in page(tracked, "tracking.json")
 
 
-def test_a_figure_without_an_interval_has_none_in_tables_and_json() -> None:
+def test_a_result_without_an_interval_has_none_in_tables_and_json() -> None:
     bare = Measurement(task="tracking", method="label propagation", metrics=(replace(METRIC, interval=None),))
     result = replace(RESULT, measurements=(bare,))
     assert full_table(result).rows[0][-1] == "–" and from_json(to_json(result), "r.json") == result
 
 
-def test_a_card_takes_new_figures_and_keeps_the_rest() -> None:
-    card = "# Card\n<!-- figures -->\nold\n<!-- end of figures -->\nLimits.\n"
-    updated = update_card(card, RESULT)
-    assert updated.startswith("# Card\n<!-- figures -->\n") and updated.endswith("<!-- end of figures -->\nLimits.\n")
-    assert "old" not in updated and "73.0 ±1.5" in updated
-    assert update_card(updated, RESULT) == updated
-    with pytest.raises(DataError, match="the card needs the lines"):
-        update_card("# Card\n", RESULT)
-
-
 def test_results_of_earlier_versions_are_read() -> None:
-    text = to_json(RESULT).replace('"interval"', '"ci"').replace("image by name", "picture by name")
+    text = to_json(RESULT).replace('"interval"', '"ci"').replace("image by name", "image by name")
     assert '"ci"' in text and from_json(text, "r.json") == RESULT
 
 

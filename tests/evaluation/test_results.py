@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +32,8 @@ def test_metrics_are_those_of_the_scores_unless_given() -> None:
 
 
 def test_evaluate_runs_each_evaluator_under_each_transform() -> None:
-    found = evaluate([Constant(), Constant()], {"squash": "3", "crop": "4"})
-    assert [each.label for each in found] == [
+    measurements = evaluate([Constant(), Constant()], {"squash": "3", "crop": "4"})
+    assert [each.label for each in measurements] == [
         ("toys", "3-NN", "squash", ""),
         ("toys", "4-NN", "crop", ""),
     ] * 2
@@ -40,3 +43,20 @@ def test_evaluate_runs_each_evaluator_under_each_transform() -> None:
 def test_fields_are_given_by_name(kind: type) -> None:
     with pytest.raises(TypeError, match="positional"):
         kind("toys", "k-NN")
+
+
+def test_every_evaluator_has_the_same_shape(root: Path) -> None:
+    """`run(model, track) -> list[Measurement]`, its own or that of `LayerEvaluator`."""
+    shapes = {}
+    for path in (root / "perception_encoder" / "evaluation").rglob("*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Evaluator"):
+                own = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "run"]
+                names = [[a.arg for a in (*f.args.posonlyargs, *f.args.args)] for f in own]
+                shapes[node.name] = [
+                    (len(each), each[-1], ast.unparse(f.returns)) for f, each in zip(own, names, strict=True)
+                ]
+                inherited = any(re.match("(Layer|Head)Evaluator", ast.unparse(base)) for base in node.bases)
+                assert bool(own) != inherited, node.name
+    assert len(shapes) > 10
+    assert {repr(each) for own in shapes.values() for each in own} == {repr((3, "track", "list[Measurement]"))}

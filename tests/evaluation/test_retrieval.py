@@ -1,4 +1,4 @@
-"""Recall both ways, with several captions a picture, and what dual softmax does to it."""
+"""Recall both ways, with several captions an image, and what dual softmax does to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perception_encoder.evaluation.results import evaluate
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator, best_ranks, dual_softmax, recalls
 from perception_encoder.evaluation.statistics.scores import measure
 from tests.clips import clip
-from tests.evaluation.colours import ColourEncoder, picture, unit
+from tests.evaluation.colours import ColourEncoder, image_bytes, unit
 
 
 def found_first(scores: np.ndarray) -> np.ndarray:
@@ -59,17 +59,17 @@ def test_recalls_are_those_of_sorting_everything() -> None:
     texts = unit(vectors[owners] + 0.8 * rng.standard_normal((100, 6)))
     names = [str(number) for number in range(40)]
     scores, ways = texts @ vectors.T, ("text to image", "image to text")
-    found = {scores.metric: measure(scores) for scores in recalls(scores, owners, ways, names)}
+    outcome = {scores.metric: measure(scores) for scores in recalls(scores, owners, ways, names)}
     for top in (1, 5, 10):
         nearest = np.argsort(-scores, axis=1)[:, :top]
         expected = np.mean([owners[row] in places for row, places in enumerate(nearest)])
-        assert found[f"text to image R@{top}"].value == pytest.approx(expected)
+        assert outcome[f"text to image R@{top}"].value == pytest.approx(expected)
         nearest = np.argsort(-scores.T, axis=1)[:, :top]
         expected = np.mean([(owners[places] == row).any() for row, places in enumerate(nearest)])
-        assert found[f"image to text R@{top}"].value == pytest.approx(expected)
-    assert found["text to image, dual softmax R@1"].value != found["text to image R@1"].value
-    assert {metric.n for metric in found.values()} == {40}  # captions are drawn with their pictures
-    assert len(found) == 12
+        assert outcome[f"image to text R@{top}"].value == pytest.approx(expected)
+    assert outcome["text to image, dual softmax R@1"].value != outcome["text to image R@1"].value
+    assert {metric.n for metric in outcome.values()} == {40}  # captions are drawn with their images
+    assert len(outcome) == 12
 
 
 COLOURS = ("red", "green", "blue")
@@ -79,14 +79,14 @@ def captioned(**changes) -> CaptionedMedia:
     fields = {
         "name": "toys",
         "keys": COLOURS,
-        "media": tuple(picture(colour) for colour in COLOURS),
+        "media": tuple(image_bytes(colour) for colour in COLOURS),
         "captions": ("a red cup", "red", "a green cup", "blue"),
         "owners": (0, 0, 1, 2),
     }
     return CaptionedMedia(**{**fields, **changes})
 
 
-def test_pictures_are_measured_under_each_transform() -> None:
+def test_images_are_measured_under_each_transform() -> None:
     models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
     measurements = evaluate([RetrievalEvaluator(captioned())], models)
     assert [(m.transform, m.classes, len(m.metrics)) for m in measurements] == [("squash", 3, 12), ("crop", 3, 12)]
@@ -94,23 +94,23 @@ def test_pictures_are_measured_under_each_transform() -> None:
     assert measurements[0].failures == ()
 
 
-def test_a_broken_picture_takes_its_captions_along() -> None:
-    data = captioned(media=(b"no picture", picture("green"), picture("blue")))
+def test_a_broken_image_takes_its_captions_along() -> None:
+    data = captioned(media=(b"no image", image_bytes("green"), image_bytes("blue")))
     (measurement,) = RetrievalEvaluator(data).run(ColourEncoder())
     assert [failure.source for failure in measurement.failures] == ["red"]
     assert (measurement.classes, measurement.metrics[0].value, measurement.metrics[0].n) == (2, 1.0, 2)
     with pytest.raises(DataError, match="toys has a single item that can be decoded"):
-        RetrievalEvaluator(captioned(media=(b"?", b"?", picture("blue")))).run(ColourEncoder())
+        RetrievalEvaluator(captioned(media=(b"?", b"?", image_bytes("blue")))).run(ColourEncoder())
 
 
 def test_a_video_is_found_by_its_frames(tmp_path: Path) -> None:
     (tmp_path / "grey.mp4").write_bytes(clip(12))
     keys = ("grey.mp4", "red", "blue")
-    data = captioned(keys=keys, media=(tmp_path / "grey.mp4", picture("red"), picture("blue")),
+    data = captioned(keys=keys, media=(tmp_path / "grey.mp4", image_bytes("red"), image_bytes("blue")),
                      captions=("white", "red", "blue"), owners=(0, 1, 2))  # fmt: skip
     encoder = ColourEncoder()
     (measurement,) = RetrievalEvaluator(data, frames=4).run(encoder)
-    assert (encoder.pictures, measurement.failures) == (4 + 1 + 1, ())
+    assert (encoder.image_count, measurement.failures) == (4 + 1 + 1, ())
     assert measurement.metrics[0].value == 1.0
 
 

@@ -1,4 +1,4 @@
-"""The suite measures every task of a folder, encodes each picture once, and labels what it measured."""
+"""The suite measures every task of a directory, encodes each image once, and labels what it measured."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LABELS = ["red cup", "red pot", "green pea", "blue jay", "red cup", "green pea"]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two sources in train, val and test; `shop` has coarse labels, and one of its test pictures is broken."""
-    folder = tmp_path / "photos"
+    """Two sources in train, val and test; `shop` has coarse labels, and one of its test images is broken."""
+    directory = tmp_path / "photos"
     for split, broken in (("train", ()), ("val", ()), ("test", (3,))):
-        write_colours(folder / split / "shop.tar", "shop", LABELS, coarse=True, broken=broken)
-        write_colours(folder / split / "toys.tar", "toys", ["red", "blue"])
-    return folder
+        write_colours(directory / split / "shop.tar", "shop", LABELS, coarse=True, broken=broken)
+        write_colours(directory / split / "toys.tar", "toys", ["red", "blue"])
+    return directory
 
 
 def encoders() -> dict[str, ColourEncoder]:
@@ -49,7 +49,7 @@ def test_every_task_is_measured_and_labelled(photos: Path) -> None:
     assert (result.model, result.split, result.about) == ("colours", "test", {"weights": "none"})
 
 
-def test_a_broken_picture_is_in_no_figure_and_reported_once(photos: Path) -> None:
+def test_a_broken_image_is_in_no_result_and_reported_once(photos: Path) -> None:
     suite = Suite(encoders())
     suite.classify(photos)
     by_task = {m.task: m.metrics[0].n for m in suite.measurements}
@@ -59,11 +59,11 @@ def test_a_broken_picture_is_in_no_figure_and_reported_once(photos: Path) -> Non
     assert suite.first["squash"].count == (6 + 2) * 3
 
 
-def test_each_picture_is_encoded_once_and_each_prompt_too(photos: Path) -> None:
+def test_each_image_is_encoded_once_and_each_prompt_too(photos: Path) -> None:
     both = encoders()
     Suite(both, ["name"]).classify(photos)
-    assert both["squash"].pictures == (6 + 2) * 3 - 1
-    assert both["crop"].pictures == (6 + 2) - 1
+    assert both["squash"].image_count == (6 + 2) * 3 - 1
+    assert both["crop"].image_count == (6 + 2) - 1
     assert (both["squash"].texts, both["crop"].texts) == (4 + 3 + 2, 0)
 
 

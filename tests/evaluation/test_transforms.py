@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.transforms import CHUNK, load_transforms, load_views
+from perception_encoder.evaluation.transforms import load_transforms, load_views
+from perception_encoder.inference.layer_encoder import CHUNK
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from tests.models.external.samples import save_transformer
@@ -28,12 +29,12 @@ def test_crop_sees_the_middle_and_squash_all(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)) for _ in range(CHUNK + 3)]
 
 
-def test_a_model_of_transformers_at_a_layer(tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_a_model_of_transformers_at_a_layer(tmp_path: Path, images: list[Image.Image]) -> None:
     save_transformer("ViT", tmp_path)
     name = f"hf:{tmp_path}"
     for layer, pool, taken in (
@@ -42,16 +43,16 @@ def test_a_model_of_transformers_at_a_layer(tmp_path: Path, pictures: list[Image
     ):
         encoders, about = load_views(name, "squash", layer, pool)
         at = int(taken["layer"])
-        tokens = load_layer_encoder(name, final_norm=True).encode_layers(pictures, [at])[at]
+        tokens = load_layer_encoder(name, final_norm=True).encode_layers(images, [at])[at]
         wanted = tokens.patches.mean(axis=(1, 2)) if taken["pool"] == "mean" else tokens.prefix[:, 0]
         wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-        found = encoders["squash"].encode_images(pictures)
-        assert found.dtype == np.float32 and encoders["squash"].name == name
-        np.testing.assert_allclose(found, wanted, atol=1e-2)
+        vectors = encoders["squash"].encode_images(images)
+        assert vectors.dtype == np.float32 and encoders["squash"].name == name
+        np.testing.assert_allclose(vectors, wanted, atol=1e-2)
         assert about.items() >= taken.items() and len(about["weights"]) == 16 and "torch" in about
 
 
-def test_a_model_of_timm_at_a_layer(pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_timm_at_a_layer(images: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
     timm = pytest.importorskip("timm")
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
@@ -59,7 +60,7 @@ def test_a_model_of_timm_at_a_layer(pictures: list[Image.Image], monkeypatch: py
     assert list(as_it_is) == ["squash", "crop"]  # its own output and transforms
     for name in ("timm:test_vit", "random:timm:test_vit"):
         encoders, about = load_views(name, "squash", 1, None)
-        assert encoders["squash"].encode_images(pictures[:2]).shape == (2, 64) and about["layer"] == "1"
+        assert encoders["squash"].encode_images(images[:2]).shape == (2, 64) and about["layer"] == "1"
     with pytest.raises(ConfigError, match="evaluated under squash only, not crop"):
         load_views("timm:test_vit", "crop", 1, None)
     with pytest.raises(ConfigError, match="layer 6 does not exist; timm:test_vit has layers 0 to 5"):

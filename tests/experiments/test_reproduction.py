@@ -1,14 +1,8 @@
-"""Results of earlier versions are read with today's keys."""
+"""Rows of results, and how pages write them."""
 
 from __future__ import annotations
 
-from experiments.reproduction import find_rows, percent, points, with_new_keys
-
-
-def test_old_keys_are_renamed_at_every_depth() -> None:
-    old = {"figures": [{"name": "a", "value": 0.5, "ci": [0.4, 0.6]}], "curves": [{"gap": {"ci": None}}]}
-    new = {"scores": [{"name": "a", "value": 0.5, "interval": [0.4, 0.6]}], "curves": [{"gap": {"interval": None}}]}
-    assert with_new_keys(old) == new == with_new_keys(new)
+from experiments.reproduction import find_rows, percent, points
 
 
 def test_rows_and_how_they_are_written() -> None:

@@ -18,11 +18,11 @@ def test_a_missing_client_is_named(fetch, client: str, tmp_path: Path, monkeypat
         fetch("package", tmp_path / "x")
 
 
-def write_client(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = folder / name
+def write_client(directory: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = directory / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.mark.parametrize(("fetch", "client"), [(fetch_npm, "npm"), (fetch_debian, "apt-get")])

@@ -137,7 +137,7 @@ def test_what_is_not_there(storage: Storage, tmp_path: Path) -> None:
         streams(f"{storage.url}/none.tar")
 
 
-def test_a_folder_of_the_web_is_what_its_page_links_to(storage: Storage, tmp_path: Path) -> None:
+def test_a_directory_of_the_web_is_what_its_page_links_to(storage: Storage, tmp_path: Path) -> None:
     storage.files["web"] = b'<a href="/web/a.tar">a</a> <a href="/web/b.tar">b</a> <a href="/web/readme.txt">c</a>'
     for name in "ab":
         storage.files[f"web/{name}.tar"] = write_tar(tmp_path / "x.tar", {}).read_bytes()

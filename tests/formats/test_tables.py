@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.tables import find_column, read_json_lines, read_table
+from perception_encoder.formats.tables import TEXT_COLUMNS, Row, find_column, read_json_lines, read_rows, read_table
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import open_media
 from tests.clips import clip
@@ -71,6 +72,22 @@ def test_columns_of_paths(column: str, here: Path) -> None:
     write_table("t.csv", [{"other": "x", column: "a.jpg", "caption": "a mug"}])
     (item,) = list_items(["t.csv"])
     assert (item.path, item.text) == ("a.jpg", "a mug")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.jsonl"])
+@pytest.mark.parametrize("column", TEXT_COLUMNS)
+def test_columns_of_texts(name: str, column: str, here: Path) -> None:
+    """They are the same for what is embedded, packed, trained on and evaluated."""
+    write(["a.jpg"])
+    write_table(name, [{"path": "a.jpg", column: "a mug"}])
+    (row,) = read_rows(Path(name))
+    assert isinstance(row, Row) and row.text == "a mug"
+    assert load_captions(Path(name)).captions == ("a mug",)
+
+
+def test_a_list_of_captions_is_no_text_of_a_file(here: Path) -> None:
+    write_table("t.parquet", [{"path": "a.jpg", "captions": ["a mug", "a cup"]}])
+    assert list(read_rows(Path("t.parquet"))) == [Row("a.jpg")]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.jsonl"])

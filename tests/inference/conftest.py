@@ -42,9 +42,9 @@ def draw() -> Callable[[int], Image.Image]:
 @pytest.fixture
 def image_files(tmp_path: Path, draw: Callable[[int], Image.Image]) -> list[Path]:
     """Twenty JPEGs in a folder."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    paths = [folder / f"{number:02d}.jpg" for number in range(20)]
+    directory = tmp_path / "images"
+    directory.mkdir()
+    paths = [directory / f"{number:02d}.jpg" for number in range(20)]
     for number, path in enumerate(paths):
         draw(number).save(path, quality=90)
     return paths

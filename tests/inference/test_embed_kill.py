@@ -81,14 +81,14 @@ print(killed, finished, resumed)
 
 @pytest.mark.timeout(240)
 def test_twenty_kills_change_no_byte(checkpoint: Path, image_files: list[Path], tmp_path: Path) -> None:
-    folder = tmp_path / "many"
-    folder.mkdir()
+    directory = tmp_path / "many"
+    directory.mkdir()
     for number in range(240):
-        (folder / f"{number:03d}.jpg").hardlink_to(image_files[number % len(image_files)])
+        (directory / f"{number:03d}.jpg").hardlink_to(image_files[number % len(image_files)])
     for number in (5, 100, 239):
-        (folder / f"{number:03d}.jpg").unlink()
-        (folder / f"{number:03d}.jpg").write_bytes(b"\xff\xd8\xff")
-    command = [sys.executable, "-c", HARNESS, folder, checkpoint, tmp_path / "unbroken.parquet", "20", "2504"]
+        (directory / f"{number:03d}.jpg").unlink()
+        (directory / f"{number:03d}.jpg").write_bytes(b"\xff\xd8\xff")
+    command = [sys.executable, "-c", HARNESS, directory, checkpoint, tmp_path / "unbroken.parquet", "20", "2504"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     killed, finished, resumed = map(int, done.stdout.split())

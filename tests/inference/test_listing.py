@@ -72,7 +72,7 @@ def test_files_in_the_order_given(here: Path) -> None:
     assert items[1].open() == Path("a.dat") and items[1].media().kind == "image"
 
 
-def test_a_folder_is_sorted_deep_and_without_hidden_files(here: Path) -> None:
+def test_a_directory_is_sorted_deep_and_without_hidden_files(here: Path) -> None:
     write(["d/b.JPG", "d/a/z.png", "d/a/1.webp", "d/a.png", "d/c/clip.mp4", "d/.hidden.jpg", "d/.cache/x.jpg"])
     write(["d/notes.txt", "d/b.json", "d/labels.csv", "d/script.ts"], b"words")
     write(["d/0123abcd", "d/stream.ts"], clip(3, "mpegts"))
@@ -82,7 +82,7 @@ def test_a_folder_is_sorted_deep_and_without_hidden_files(here: Path) -> None:
     assert ids("d/c", "d/a") == ["d/c/clip.mp4", "d/a/1.webp", "d/a/z.png"]
 
 
-def test_an_empty_folder_holds_nothing(here: Path) -> None:
+def test_an_empty_directory_holds_nothing(here: Path) -> None:
     Path("empty").mkdir()
     assert ids("empty") == []
 
@@ -110,7 +110,7 @@ def test_a_pipe_is_not_waited_for(here: Path) -> None:
     assert reasons("d/pipe.tar") == ["d/pipe.tar: is not a regular file"]
 
 
-def test_a_folder_that_may_not_be_listed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_may_not_be_listed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(["d/a.jpg", "d/secret/b.jpg", "d/z.jpg"])
     list_folder = os.listdir
 
@@ -228,14 +228,14 @@ def test_a_tar_is_read_in_place(here: Path) -> None:
     assert sorted(path.name for path in here.iterdir()) == ["t.tar"]
 
 
-def test_tars_in_a_folder(here: Path) -> None:
+def test_tars_in_a_directory(here: Path) -> None:
     Path("d").mkdir()
     write_tar("d/train.tar", {"1.jpg": image_bytes()})
     write(["d/a.jpg", "d/z.jpg"])
     assert ids("d") == ["d/a.jpg", "d/train.tar/1.jpg", "d/z.jpg"]
 
 
-def test_links_and_folders_in_a_tar_are_passed_over(here: Path) -> None:
+def test_links_and_directories_in_a_tar_are_passed_over(here: Path) -> None:
     with tarfile.open("t.tar", "w") as tar:
         for name, kind in [
             ("folder.jpg", tarfile.DIRTYPE),

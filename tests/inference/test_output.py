@@ -182,7 +182,7 @@ def test_an_output_is_replaced_on_request_only(tmp_path: Path, name: str) -> Non
     assert rows == 8
 
 
-def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
+def test_a_directory_of_other_objects_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
     with pytest.raises(OutputError, match="other contents"):
@@ -190,7 +190,7 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["photos"]
 
 
-def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+def test_an_empty_directory_will_do(tmp_path: Path) -> None:
     (tmp_path / "emb").mkdir()
     write(tmp_path / "emb")
     assert (tmp_path / "emb" / "img_emb" / "img_emb_0.npy").is_file()

@@ -68,7 +68,7 @@ def test_tokens_are_lists_of_vectors_with_their_grid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.float32(rows[1]["vector"]).reshape(2, 6, 4), video)
 
 
-def test_a_folder_has_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
+def test_a_directory_has_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
     write(tmp_path / "emb")
     vectors = np.load(tmp_path / "emb" / "img_emb" / "img_emb_0.npy")
     rows = pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet").to_pylist()
@@ -80,7 +80,7 @@ def test_a_folder_has_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["emb"]
 
 
-def test_a_folder_of_texts_has_captions(tmp_path: Path) -> None:
+def test_a_directory_of_texts_has_captions(tmp_path: Path) -> None:
     with EmbeddingWriter(tmp_path / "emb", SETTINGS) as writer:
         writer.add([Embedding(Item("t:1", "t.csv", text="a dog"), np.ones(4, np.float32))])
         writer.finish()

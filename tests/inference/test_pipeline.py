@@ -238,11 +238,11 @@ print((peaks[10_000] - early) / 1024)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has other units elsewhere")
 def test_memory_stays_flat_over_ten_thousand_files(checkpoint: Path, image_files: list[Path], tmp_path: Path) -> None:
-    folder = tmp_path / "many"
-    folder.mkdir()
+    directory = tmp_path / "many"
+    directory.mkdir()
     for number in range(10_000):
-        (folder / f"{number:05d}.jpg").hardlink_to(image_files[number % len(image_files)])
-    command = [sys.executable, "-c", MEMORY, folder, checkpoint, tmp_path / "out.parquet"]
+        (directory / f"{number:05d}.jpg").hardlink_to(image_files[number % len(image_files)])
+    command = [sys.executable, "-c", MEMORY, directory, checkpoint, tmp_path / "out.parquet"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 24, "MiB that the peak grew by after the first 2,000 files"
 

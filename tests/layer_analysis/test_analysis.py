@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from perception_encoder.errors import ConfigError, DataError, OutputError
+from perception_encoder.evaluation import feature_cache
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.inference.layer_encoder import TowerEncoder
-from perception_encoder.layer_analysis import analysis, store
+from perception_encoder.layer_analysis import analysis
 from perception_encoder.layer_analysis.analysis import analyse
 from perception_encoder.layer_analysis.image_analysis import SAMPLE
 from perception_encoder.layer_analysis.report import write_report
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.models.tower import OwnTower
 from tests.layer_analysis.test_global_tokens import DEPTH, tower
 from tests.layer_analysis.toys import LightnessTask
@@ -41,7 +42,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, load: Load) -> None:
-    config, task = StoreConfig(directory=tmp_path / "store"), LightnessTask()
+    config, task = FeatureCache(directory=tmp_path / "store"), LightnessTask()
     load(changed(), changed("shallow", depth=2), changed("fixed", fixed_size=True))
     with pytest.raises(ConfigError, match="layer 5 does not exist; shallow has layers 0 to 1"):
         analyse(["built", "shallow"], [task], config, [5])
@@ -54,9 +55,9 @@ def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, l
 
 def test_the_disk_is_checked_first(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     load(changed())
-    config, task, messages = StoreConfig(directory=tmp_path / "store"), LightnessTask(), []
+    config, task, messages = FeatureCache(directory=tmp_path / "store"), LightnessTask(), []
     with monkeypatch.context() as patched:
-        patched.setattr(store, "SPARE", 1 << 62)
+        patched.setattr(feature_cache, "SPARE", 1 << 62)
         with pytest.raises(OutputError, match="for features and the disk has"):
             analyse(["built"], [task], config, None, announce=messages.append)
     assert task.evaluated == [] and messages == [f"features will take 0.0 MB more in {config.directory}"]
@@ -68,7 +69,7 @@ def test_the_disk_is_checked_first(tmp_path: Path, load: Load, monkeypatch: pyte
 def test_a_model_of_one_size_is_analysed_at_that_size(tmp_path: Path, load: Load) -> None:
     load(changed(fixed_size=True))
     for task in (LightnessTask(), LightnessTask(image_size=(24, 24))):
-        report = analyse(["built"], [task], StoreConfig(directory=tmp_path), None)
+        report = analyse(["built"], [task], FeatureCache(directory=tmp_path), None)
         assert report.notes == () and report.example.grid == (6, 6)
 
 
@@ -85,7 +86,7 @@ def silent() -> TowerEncoder:
 def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path, load: Load) -> None:
     pytest.importorskip("matplotlib")
     load(silent(), changed())
-    report = analyse(["silent", "built"], [LightnessTask()], StoreConfig(directory=tmp_path), None)
+    report = analyse(["silent", "built"], [LightnessTask()], FeatureCache(directory=tmp_path), None)
     assert [sweep.model for sweep in report.sweeps] == ["silent", "built"] and list(report.statistics) == ["built"]
     note = "silent cannot be analysed inside: silent does not attend through torch in every layer, so it cannot be seen"
     assert report.notes == (note,) and report.example is None
@@ -98,7 +99,7 @@ def test_a_sample_that_cannot_be_decoded_costs_no_report(tmp_path: Path, load: L
     load(changed())
     count = 2 * SAMPLE + 2
     task = LightnessTask(count=count, broken=tuple(range(0, count, 2)))  # every image of the sample
-    report = analyse(["built"], [task], StoreConfig(directory=tmp_path), None)
+    report = analyse(["built"], [task], FeatureCache(directory=tmp_path), None)
     assert len(report.curves[0].scores) == DEPTH and len(report.notes) == 1
     assert "greys: none of the sampled images can be decoded" in report.notes[0]
     with pytest.raises(DataError, match="no images were given, so there is no attention to show"):

@@ -12,8 +12,8 @@ from scipy.stats import spearmanr
 
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.layer_analysis.caption_task import CaptionTask, rank_agreement, rank_agreement_without
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.vectors import unit_rows
@@ -70,7 +70,7 @@ def test_a_layer_that_is_the_same_for_all_scores_zero() -> None:
 
 def test_the_layer_that_agrees_with_captions_is_best(captions: Path, tmp_path: Path) -> None:
     (task,) = make_tasks(["captions"], {}, captions, TaskOptions(items=100))
-    sweep = run_sweep(ToyEncoder(), [task], StoreConfig(directory=tmp_path / "store"))
+    sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
     (curve,) = sweep.curves
     assert curve.metric == "rank correlation with captions" and curve.unit == "" and curve.best == CLEAR
     assert curve.scores[CLEAR].value > 0.7 > 0.3 > curve.scores[0].value and curve.scores[CLEAR].n == 23
@@ -110,7 +110,7 @@ def test_the_cause_is_reported_if_nothing_can_be_decoded(captions: Path, tmp_pat
         image.write_bytes(b"not an image")
     (task,) = make_tasks(["captions"], {}, captions, TaskOptions(items=10))
     with pytest.raises(DataError, match=r"0 images can be decoded, but 3 are needed; 0\.png: "):
-        run_sweep(ToyEncoder(), [task], StoreConfig(directory=tmp_path / "store"))
+        run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
 
 
 def test_a_path_without_captions(tmp_path: Path) -> None:

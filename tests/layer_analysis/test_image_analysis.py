@@ -22,9 +22,11 @@ def test_an_image_with_a_global_token() -> None:
     analysis = analyse_image(tower(5), dark(8), [-1, 0], at=(0.0, 0.99))
     assert list(analysis.maps) == [0, 7] and analysis.grid == (6, 6)
     assert (analysis.row, analysis.column) == (5, 0) and analysis.global_from == 5
-    assert analysis.received(7)[1, 2] > 30 and analysis.received(7)[0, 0] < 1  # patch 8 is in row 1, column 2
-    np.testing.assert_allclose(analysis.given(0), 1, atol=1e-5)
-    assert analysis.given(7)[1, 2] == pytest.approx(36, abs=0.5)
+    assert (
+        analysis.median_attention(7)[1, 2] > 30 and analysis.median_attention(7)[0, 0] < 1
+    )  # patch 8 is in row 1, column 2
+    np.testing.assert_allclose(analysis.patch_attention(0), 1, atol=1e-5)
+    assert analysis.patch_attention(7)[1, 2] == pytest.approx(36, abs=0.5)
     assert analysis.similarities(0)[1, 2] == pytest.approx(-1, abs=1e-4)
     assert analysis.similarities(0)[5, 5] == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(analysis.norms(7), 2**0.5 * 2**0.5, atol=1e-2)

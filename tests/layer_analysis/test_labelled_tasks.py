@@ -10,6 +10,7 @@ import pytest
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference
 from perception_encoder.layer_analysis.labelled_tasks import (
@@ -20,12 +21,11 @@ from perception_encoder.layer_analysis.labelled_tasks import (
     retrieval_precision,
     retrieval_precision_without,
 )
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.vectors import unit_rows
-from tests.evaluation.classification.test_splits import folders
-from tests.evaluation.colours import picture, write_colours
+from tests.evaluation.classification.test_splits import directories
+from tests.evaluation.colours import image_bytes, write_colours
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
 LABELS = ["red", "green", "blue"] * 8
@@ -98,7 +98,7 @@ def test_average_precision_is_scikit_learns() -> None:
 def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
     splits = read_label_splits(photos, FAST.items)
     tasks = [ClassificationTask(splits, FAST), RetrievalTask(splits.test)]
-    sweep = run_sweep(ToyEncoder(), tasks, StoreConfig(directory=tmp_path / "store"))
+    sweep = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / "store"))
     curves = {curve.metric: curve for curve in sweep.curves}
     assert list(curves) == [
         "mean class accuracy, attentive probe",
@@ -116,15 +116,15 @@ def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_pa
 
 def test_val_is_evaluated_if_test_has_no_labels(tmp_path: Path) -> None:
     """As in ImageNet, whose `test` is a directory of images without classes."""
-    folders(tmp_path, "train", ["red", "green"] * 10)
-    folders(tmp_path, "val", ["red", "green"] * 3, 50)
+    directories(tmp_path, "train", ["red", "green"] * 10)
+    directories(tmp_path, "val", ["red", "green"] * 3, 50)
     for _ in range(2):
         (task,) = make_tasks(["classification"], {}, tmp_path, TaskOptions(items=4 + len(list(tmp_path.iterdir()))))
         assert isinstance(task, ClassificationTask) and task.splits.test.keys[0].startswith("green")
         assert len(task.splits.train.keys) + len(task.splits.val.keys) <= 20
         (tmp_path / "test").mkdir(exist_ok=True)
-        (tmp_path / "test" / "unlabelled.png").write_bytes(picture("red", 1))
-    folders(tmp_path, "test", ["red", "green"] * 2, 90)
+        (tmp_path / "test" / "unlabelled.png").write_bytes(image_bytes("red", 1))
+    directories(tmp_path, "test", ["red", "green"] * 2, 90)
     (task,) = make_tasks(["retrieval"], {}, tmp_path, TaskOptions(items=9))
     assert isinstance(task, RetrievalTask) and len(task.labelled.keys) == 4
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.layer_analysis.image_analysis import analyse_image
 from perception_encoder.layer_analysis.plots import ROWS, model_colours, plot_curves, plot_image, to_svg, write_png
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from tests.layer_analysis.test_global_tokens import dark, tower
 from tests.layer_analysis.toys import LightnessTask, ToyEncoder
@@ -20,7 +20,7 @@ pytest.importorskip("matplotlib")
 
 
 def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
-    curves = run_sweep(ToyEncoder(), [LightnessTask()], StoreConfig(directory=tmp_path)).curves
+    curves = run_sweep(ToyEncoder(), [LightnessTask()], FeatureCache(directory=tmp_path)).curves
     assert to_svg(plot_curves(curves)) == to_svg(plot_curves(curves))
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import MediaDecodeError
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.layer_analysis.report import (
     COLUMNS,
     LayerReport,
@@ -21,7 +22,6 @@ from perception_encoder.layer_analysis.report import (
     report_page,
     write_report,
 )
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import Sweep, run_sweep
 from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder
 
@@ -30,7 +30,7 @@ pytest.importorskip("matplotlib")
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    store = StoreConfig(directory=tmp_path_factory.mktemp("store"))
+    store = FeatureCache(directory=tmp_path_factory.mktemp("store"))
     return run_sweep(ToyEncoder(), [LightnessTask(), LightnessTask(name="dark", lower=True)], store)
 
 

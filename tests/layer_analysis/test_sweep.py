@@ -22,12 +22,12 @@ from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProto
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator, SegmentationProtocol
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.layer_features import LayerFeatures, OneLayer
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ResampledScores
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.recommendation import recommend
-from perception_encoder.layer_analysis.store import StoreConfig
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.progress import Track, untracked
 from tests.evaluation.layers import discs, png, write_video
@@ -38,7 +38,7 @@ FIT = FitConfig(epochs=12, batch=4, lr=1e-2)
 
 
 def test_the_clear_layer_is_best(tmp_path: Path) -> None:
-    sweep = run_sweep(ToyEncoder(), [LightnessTask(broken=(3,))], StoreConfig(directory=tmp_path))
+    sweep = run_sweep(ToyEncoder(), [LightnessTask(broken=(3,))], FeatureCache(directory=tmp_path))
     curve = sweep.curves[0]
     assert [each.metric for each in sweep.curves] == ["likeness", "mean"] and list(curve.scores) == [0, 1, 2, 3]
     assert curve.best == CLEAR and curve.last == 3 and curve.scores[CLEAR].value == pytest.approx(1, abs=1e-3)
@@ -49,7 +49,7 @@ def test_the_clear_layer_is_best(tmp_path: Path) -> None:
 
 
 def test_cached_scores_are_not_evaluated_again(tmp_path: Path) -> None:
-    encoder, task, config = ToyEncoder(), LightnessTask(), StoreConfig(directory=tmp_path)
+    encoder, task, config = ToyEncoder(), LightnessTask(), FeatureCache(directory=tmp_path)
     first = run_sweep(encoder, [task], config)
     for path in (tmp_path / "scores").iterdir():  # as earlier versions wrote them
         path.write_text(path.read_text().replace('"draws"', '"drawn"'))
@@ -65,7 +65,7 @@ def test_cached_scores_are_not_evaluated_again(tmp_path: Path) -> None:
 
 
 def test_some_layers(tmp_path: Path) -> None:
-    config = StoreConfig(directory=tmp_path)
+    config = FeatureCache(directory=tmp_path)
     assert list(run_sweep(ToyEncoder(), [LightnessTask()], config, [-1, 1]).curves[0].scores) == [1, 3]
     curve = run_sweep(ToyEncoder(), [LightnessTask()], config, [CLEAR]).curves[0]
     assert list(curve.scores) == [CLEAR, 3] and curve.last == 3  # the output is always evaluated
@@ -82,7 +82,7 @@ def test_a_score_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
             return Measurement(task="broken", method="mean", scores=(scores,))
 
     with pytest.raises(ModelError, match="likeness of layer 0 of toy is not finite"):
-        run_sweep(ToyEncoder(), [BrokenTask()], StoreConfig(directory=tmp_path))
+        run_sweep(ToyEncoder(), [BrokenTask()], FeatureCache(directory=tmp_path))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def videos(tmp_path: Path) -> Path:
 
 def test_tracking_over_layers_is_that_of_the_evaluator(videos: Path, tmp_path: Path) -> None:
     task, encoder = TrackingEvaluator(read_videos(videos), CONFIG), ToyEncoder()
-    sweep = run_sweep(encoder, [task], StoreConfig(directory=tmp_path / "store", dtype="float32"))
+    sweep = run_sweep(encoder, [task], FeatureCache(directory=tmp_path / "store", dtype="float32"))
     assert [curve.metric for curve in sweep.curves] == ["J&F", "J", "F"] and sweep.curves[0].pool == "tokens"
     assert sweep.curves[0].best == CLEAR and sweep.images == 12
     for layer in (0, CLEAR):
@@ -108,23 +108,23 @@ def test_a_video_that_cannot_be_decoded_whole_is_left_out_and_reported(videos: P
     one, two = read_videos(videos)
     bad_frame = replace(one, frames=(one.frames[0], b"cut", *one.frames[2:]))
     task = TrackingEvaluator([bad_frame, two], CONFIG)
-    sweep = run_sweep(ToyEncoder(), [task], StoreConfig(directory=tmp_path / "store"), [CLEAR])
+    sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"), [CLEAR])
     assert sweep.curves[0].scores[CLEAR].n == 1 and [f.source for f in sweep.failures] == ["one/frame 1"]
     bad_mask = replace(two, masks=(two.masks[0], b"cut", *two.masks[2:]))
     task = TrackingEvaluator([one, bad_mask], CONFIG)
-    sweep = run_sweep(ToyEncoder(), [task], StoreConfig(directory=tmp_path / "store"), [CLEAR])
+    sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"), [CLEAR])
     assert sweep.curves[0].scores[CLEAR].n == 1 and [f.source for f in sweep.failures] == ["two/mask 1"]
     assert isinstance(sweep.failures[0], MediaDecodeError)
     neither = TrackingEvaluator([replace(one, frames=(b"cut",) * len(one.frames))], CONFIG)
     with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one/frame 0"):
-        run_sweep(ToyEncoder(), [neither], StoreConfig(directory=tmp_path / "store"), [CLEAR])
+        run_sweep(ToyEncoder(), [neither], FeatureCache(directory=tmp_path / "store"), [CLEAR])
 
 
 def test_unusable_masks_are_reported_in_every_run(videos: Path, tmp_path: Path) -> None:
     one, two = read_videos(videos)
     empty = replace(one, masks=(png(np.zeros((48, 64), np.uint8)), *one.masks[1:]))
     cut = replace(one, name="zero", masks=(b"cut", *one.masks[1:]))
-    store = StoreConfig(directory=tmp_path / "store")
+    store = FeatureCache(directory=tmp_path / "store")
     for _ in range(2):
         sweep = run_sweep(ToyEncoder(), [TrackingEvaluator([empty, two, cut], CONFIG)], store, [CLEAR])
         assert sweep.curves[0].scores[CLEAR].n == 1
@@ -165,7 +165,7 @@ def test_depth_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
         (depth_images(0, broken=True), depth_images(1, far=True)),
         DepthProtocol(head=DepthConfig(channels=8, fit=FIT)),
     )
-    store, encoder = StoreConfig(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
+    store, encoder = FeatureCache(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
     sweep = run_sweep(encoder, [DepthEvaluator(*parts, protocol)], store, [0, CLEAR])
     curve = sweep.curves[0]
     assert curve.metric == "RMSE" and curve.lower_is_better and curve.best == CLEAR and curve.unit == "m"
@@ -187,7 +187,7 @@ def test_segmentation_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> No
         )
 
     parts, protocol = (part(0), part(1)), SegmentationProtocol(head=SegmentationConfig(fit=FIT))
-    store, encoder = StoreConfig(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
+    store, encoder = FeatureCache(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
     sweep = run_sweep(encoder, [SegmentationEvaluator(*parts, protocol)], store, [0, CLEAR])
     curve = sweep.curves[0]
     assert curve.metric == "mIoU" and curve.best == CLEAR and curve.scores[CLEAR].value > 0.7
@@ -220,7 +220,7 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
 
     parts = part(0), part(1)
     head = DetectionConfig(channels=8, hidden=16, regions=16, fit=FitConfig(epochs=2, batch=4))
-    store, encoder = StoreConfig(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
+    store, encoder = FeatureCache(directory=tmp_path / "store", dtype="float32"), ToyEncoder()
     task = DetectionEvaluator(*parts, DetectionProtocol(head=head))
     sweep = run_sweep(encoder, [task], store, [CLEAR])
     assert sweep.curves[0].metric == "box AP"
@@ -231,4 +231,4 @@ def test_detection_over_layers_is_that_of_the_evaluator(tmp_path: Path) -> None:
 def test_images_of_which_none_can_be_decoded(tmp_path: Path) -> None:
     bad = replace(depth_images(0), images=(b"cut",) * 10)
     with pytest.raises(DataError, match="depth: no image can be used; the first: 0-0"):
-        run_sweep(ToyEncoder(), [DepthEvaluator(bad, depth_images(1))], StoreConfig(directory=tmp_path / "store"))
+        run_sweep(ToyEncoder(), [DepthEvaluator(bad, depth_images(1))], FeatureCache(directory=tmp_path / "store"))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages
+from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.models.protocols import LayerEncoder, LayerTokens
@@ -69,7 +69,7 @@ def plain(level: int) -> Image.Image:
 
 def greys(
     count: int, broken: Sequence[int] = (), name: str = "greys", size: tuple[int, int] | None = None
-) -> LayerImages:
+) -> EncoderInputs:
     """Return greys that get lighter; some cannot be decoded."""
 
     def open(row: int) -> list[Image.Image]:
@@ -78,7 +78,7 @@ def greys(
         return [plain(row)]
 
     keys = tuple(f"grey {row}" for row in range(count))
-    return LayerImages(name=name, keys=keys, open=open, compute_digest=lambda: f"{count} {broken}", image_size=size)
+    return EncoderInputs(name=name, keys=keys, open=open, compute_digest=lambda: f"{count} {broken}", image_size=size)
 
 
 @dataclass
@@ -94,7 +94,7 @@ class LightnessTask(LayerEvaluator):
     lower: bool = False
     image_size: tuple[int, int] | None = None
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
         return [greys(self.count, self.broken, size=self.image_size)]
 
     def pool(self, metric: str) -> str:

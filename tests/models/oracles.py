@@ -50,7 +50,7 @@ def open_clip_pair(name: str) -> tuple[CLIP, nn.Module]:
     return ours, theirs.requires_grad_().eval()
 
 
-def native_picture(name: str) -> Tensor:
+def native_image(name: str) -> Tensor:
     """One image of noise of the model's own size."""
     size = find_model(name).vision.image_size
     return golden_image(8, 1, 3, size, size)
@@ -91,7 +91,7 @@ def gradient_error(
 def timm_errors(name: str, depth: int | None = None, with_gradients: bool = True) -> dict[str, float]:
     """Relative errors against timm at the native size: of the tokens, the embedding, and the gradients of both."""
     ours, theirs = timm_pair(name, depth)
-    x = native_picture(name)
+    x = native_image(name)
     errors = {}
     with torch.no_grad():
         mine, reference = ours.forward_features(x), theirs.forward_features(x)
@@ -107,12 +107,12 @@ def timm_errors(name: str, depth: int | None = None, with_gradients: bool = True
 def open_clip_errors(name: str, with_gradients: bool = True) -> dict[str, float]:
     """Relative errors against open_clip at the native size: of both embeddings and of their gradients."""
     ours, theirs = open_clip_pair(name)
-    x, tokens = native_picture(name), text_tokens(name)
+    x, tokens = native_image(name), text_tokens(name)
     errors = {}
-    for kind, given in (("image", x), ("text", tokens)):
+    for kind, inputs in (("image", x), ("text", tokens)):
         mine, reference = (getattr(model, f"encode_{kind}") for model in (ours, theirs))
         with torch.no_grad():
-            errors[kind] = relative_error(mine(given), reference(given))
+            errors[kind] = relative_error(mine(inputs), reference(inputs))
         if with_gradients:
-            errors[f"{kind} gradients"] = gradient_error(ours, mine(given), theirs, reference(given))
+            errors[f"{kind} gradients"] = gradient_error(ours, mine(inputs), theirs, reference(inputs))
     return errors

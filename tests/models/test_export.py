@@ -56,25 +56,25 @@ def run(file: Path, given: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {declared.name: given.numpy()})[0])
 
 
-def assert_onnx_agrees(model: Model, folder: Path, x: torch.Tensor, tokens: torch.Tensor | None = None) -> None:
+def assert_onnx_agrees(model: Model, directory: Path, x: torch.Tensor, tokens: torch.Tensor | None = None) -> None:
     with torch.no_grad():
         visual = model.visual if tokens is not None else model
-        torch.testing.assert_close(run(folder / "image.onnx", x), visual(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(run(directory / "image.onnx", x), visual(x), rtol=1e-4, atol=1e-4)
         if tokens is not None:
-            torch.testing.assert_close(run(folder / "text.onnx", tokens), model.text(tokens), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(run(directory / "text.onnx", tokens), model.text(tokens), rtol=1e-4, atol=1e-4)
 
 
 def test_onnx_of_two_towers(tmp_path: Path) -> None:
-    model, folder = small_clip(), tmp_path / "new" / "model"
-    differences = export_onnx(model, folder, size=(16, 40))
+    model, directory = small_clip(), tmp_path / "new" / "model"
+    differences = export_onnx(model, directory, size=(16, 40))
     assert differences.keys() == {"image", "text"} == set(towers_of(model))
     assert max(differences.values()) < 1e-5
-    assert sorted(path.name for path in folder.iterdir()) == ["image.onnx", "text.onnx"]
+    assert sorted(path.name for path in directory.iterdir()) == ["image.onnx", "text.onnx"]
     for batch in (1, 2, 3):
-        assert_onnx_agrees(model, folder, random_images(batch, 3, 16, 40), TEXTS[:batch])
+        assert_onnx_agrees(model, directory, random_images(batch, 3, 16, 40), TEXTS[:batch])
     (tmp_path / "plain").mkdir()
-    assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
-    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert directory.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert [path.name for path in directory.parent.iterdir()] == ["model"]
 
 
 def test_onnx_of_a_tower_that_gives_tokens(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
     for place in (tmp_path / "model", tmp_path / "model" / "mine"):

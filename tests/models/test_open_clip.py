@@ -11,7 +11,7 @@ from perception_encoder.models.checkpoints.layouts import from_published, to_pub
 from perception_encoder.models.checkpoints.weights import build, from_state_dict, published_state_dict
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS, canonical_name, find_model
-from tests.models.oracles import OPEN_CLIP_MODELS, native_picture, open_clip_errors, relative_error, text_tokens
+from tests.models.oracles import OPEN_CLIP_MODELS, native_image, open_clip_errors, relative_error, text_tokens
 
 TOLERANCE = 1e-5
 
@@ -60,7 +60,7 @@ def test_weights_that_open_clip_drew_load_here_and_come_back_identical() -> None
     theirs = open_clip.create_model("PE-Core-T-16-384", pretrained=None).eval()
     ours = from_state_dict("PE-Core-T-16-384", theirs.state_dict())
     assert isinstance(ours, CLIP)
-    x, tokens = native_picture(ours.name), text_tokens(ours.name)
+    x, tokens = native_image(ours.name), text_tokens(ours.name)
     with torch.no_grad():
         assert relative_error(ours.encode_image(x), theirs.encode_image(x)) < TOLERANCE
         assert relative_error(ours.encode_text(tokens), theirs.encode_text(tokens)) < TOLERANCE

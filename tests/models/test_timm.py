@@ -14,7 +14,7 @@ from perception_encoder.models.checkpoints.layouts import from_published, to_pub
 from perception_encoder.models.checkpoints.weights import from_state_dict, published_state_dict
 from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from tests.models.oracles import TIMM_MODELS, native_picture, relative_error, timm_errors, timm_pair
+from tests.models.oracles import TIMM_MODELS, native_image, relative_error, timm_errors, timm_pair
 
 VALUES, GRADIENTS = 1e-5, 1e-5
 BLOCKS = {"G14": 1, "L14": 2, "B16": 2, "S16": 4, "T16": 12}
@@ -51,7 +51,7 @@ def test_weights_that_timm_drew_load_here() -> None:
     theirs = timm.create_model("vit_pe_core_tiny_patch16_384").eval()
     ours = from_state_dict("vit_pe_core_tiny_patch16_384.fb", theirs.state_dict())
     assert isinstance(ours, VisionTransformer)
-    x = native_picture(ours.name)
+    x = native_image(ours.name)
     with torch.no_grad():
         assert relative_error(ours(x), theirs(x)) < VALUES
 
@@ -66,7 +66,7 @@ def test_registered_sizes_are_timms(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def shallow() -> tuple[VisionTransformer, nn.Module, Tensor]:
-    return *timm_pair("PE-Core-T16-384", depth=5), native_picture("PE-Core-T16-384")
+    return *timm_pair("PE-Core-T16-384", depth=5), native_image("PE-Core-T16-384")
 
 
 INDICES = [None, 1, 3, 5, [0], [4], [-1], [1, 3], [3, 1], [-2, 0], [2, 2, -3], (0, 1)]
@@ -130,7 +130,7 @@ def test_forward_intermediates_is_timms_features_only(shallow: tuple[VisionTrans
 @pytest.mark.parametrize("pre_logits", [False, True])
 def test_forward_head(name: str, pre_logits: bool) -> None:
     ours, theirs = timm_pair(name, depth=1)
-    x = native_picture(name)
+    x = native_image(name)
     tokens = ours.forward_features(x)
     mine, reference = ours.forward_head(tokens, pre_logits), theirs.forward_head(tokens, pre_logits)
     assert relative_error(mine, reference) < VALUES
@@ -151,7 +151,7 @@ def test_towers_have_timms_names(name: str) -> None:
 @torch.no_grad()
 def test_set_input_size_changes_the_grid_and_not_what_is_computed_at_it() -> None:
     ours, theirs = timm_pair("PE-Core-T16-384", depth=1)
-    x = torch.nn.functional.interpolate(native_picture("PE-Core-T16-384"), 256)
+    x = torch.nn.functional.interpolate(native_image("PE-Core-T16-384"), 256)
     expected = ours(x)
     for tower in (ours, theirs):
         tower.set_input_size(256)
@@ -180,7 +180,7 @@ def test_layers_that_do_not_exist_are_refused_where_timm_refuses_them(
 @pytest.mark.parametrize("name", ["PE-Spatial-T16-512", "PE-Lang-G14-448"])
 def test_forward_intermediates_without_final_norm_or_class_token(name: str) -> None:
     ours, theirs = timm_pair(name, depth=2 if "T16" in name else 1)
-    x = native_picture(name)
+    x = native_image(name)
     for norm in (False, True):
         mine, reference = (model.forward_intermediates(x, [-1], norm=norm) for model in (ours, theirs))
         assert relative_error(mine[0], reference[0]) < VALUES

@@ -1,4 +1,4 @@
-"""The formulas for what is kept for the backward pass give what autograd saves, to the byte."""
+"""The formulas for what is stored for the backward pass give what autograd saves, to the byte."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CLASS_POOLED = dataclasses.replace(CORE, attention_pool=False)
 def saved(model: nn.Module, inputs: Tensor, size: int) -> int:
     """Bytes of all distinct memory that autograd saves in a forward pass, but for the parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}
+    storages: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other takes its address
+            storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other takes its address
         return tensor
 
     with (
@@ -37,7 +37,7 @@ def saved(model: nn.Module, inputs: Tensor, size: int) -> int:
     ):
         output = model(inputs)
     assert output.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
 def saved_of_one(model: nn.Module, make: Callable[[int], Tensor], size: int) -> int:
@@ -47,21 +47,21 @@ def saved_of_one(model: nn.Module, make: Callable[[int], Tensor], size: int) -> 
 
 @pytest.mark.parametrize("size", TYPES)
 @pytest.mark.parametrize("config", [*KINDS.values(), CLASS_POOLED], ids=[*KINDS, "class token pooled"])
-def test_pictures(config: VisionConfig, size: int) -> None:
+def test_images(config: VisionConfig, size: int) -> None:
     if config.output_dim is None:
         config = dataclasses.replace(config, attention_pool=True, output_dim=8)
     tower = VisionTransformer(config)
     randomize(tower)
-    found = saved_of_one(tower, lambda count: torch.randn(count, 3, SIZE, SIZE), size)
-    assert found == vision_activations(config, SIZE, size).total()
+    saved_bytes = saved_of_one(tower, lambda count: torch.randn(count, 3, SIZE, SIZE), size)
+    assert saved_bytes == vision_activations(config, SIZE, size).total()
 
 
 @pytest.mark.parametrize("size", TYPES)
 def test_texts(size: int) -> None:
     tower = TextTransformer(LONG)
     randomize(tower)
-    found = saved_of_one(tower, lambda count: torch.ones(count, 300, dtype=torch.int64), size)
-    assert found == text_activations(LONG, size=size).total()
+    saved_bytes = saved_of_one(tower, lambda count: torch.ones(count, 300, dtype=torch.int64), size)
+    assert saved_bytes == text_activations(LONG, size=size).total()
 
 
 @pytest.mark.parametrize("size", TYPES)
@@ -70,7 +70,7 @@ def test_checkpointing_keeps_every_block_s_input(size: int) -> None:
     tower = VisionTransformer(CORE)
     randomize(tower)
     tower.set_grad_checkpointing()
-    found = saved_of_one(tower, lambda count: torch.randn(count, 3, SIZE, SIZE), size)
+    saved_bytes = saved_of_one(tower, lambda count: torch.randn(count, 3, SIZE, SIZE), size)
     formula = vision_activations(CORE, SIZE, size)
-    assert found == formula.ends + CORE.depth * formula.block_input
-    assert formula.total(checkpointing=True) == found + formula.block - formula.block_input
+    assert saved_bytes == formula.ends + CORE.depth * formula.block_input
+    assert formula.total(checkpointing=True) == saved_bytes + formula.block - formula.block_input

@@ -275,8 +275,8 @@ def test_what_is_no_whole_image(data: bytes, reason: str) -> None:
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
-    folder = os.fsencode(tmp_path)
-    path = Path(os.fsdecode(folder + b"/caf\xe9.png"))
+    directory = os.fsencode(tmp_path)
+    path = Path(os.fsdecode(directory + b"/caf\xe9.png"))
     try:
         path.write_bytes(encoded(four_colours(), "PNG"))
     except OSError:

@@ -78,16 +78,16 @@ def losses_and_gradients(
         assert shared, "whole weights stay between forward and backward"
         (sum(losses.values()) * rank.of).backward()
         mean_gradients(task.model)
-    found = {name: loss.detach() for name, loss in losses.items()}
+    results = {name: loss.detach() for name, loss in losses.items()}
     if rank.of > 1:
-        for loss in found.values():
+        for loss in results.values():
             dist.all_reduce(loss)
     for name, parameter in task.model.named_parameters():
         gradient = parameter.grad
-        found[f"gradient {name}"] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        results[f"gradient {name}"] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
     for name in ("adamw", "lamb"):
         build_optimizer(task.model, OptimizerConfig(name=name, lr=LR)).step()
-    return found | {name: p.detach() for name, p in whole_model(task.model).named_parameters()}
+    return results | {name: p.detach() for name, p in whole_model(task.model).named_parameters()}
 
 
 if __name__ == "__main__":

@@ -69,10 +69,10 @@ def test_cached_texts_change_neither_losses_nor_gradients(chunk: int | None, mon
     batch = ImageTextBatch(small_batch().images, tokens, positives, positives.T)
     ours, theirs = (ContrastiveTask(towers).losses(batch)["contrastive"] for towers in (cached, plain))
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
-    found, expected = gradients(cached, ours), gradients(plain, theirs)
-    assert found.keys() == expected.keys() and not [name for name in found if ".text." in name]
+    actual, expected = gradients(cached, ours), gradients(plain, theirs)
+    assert actual.keys() == expected.keys() and not [name for name in actual if ".text." in name]
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_cached_texts_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:

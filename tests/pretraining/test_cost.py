@@ -39,19 +39,19 @@ CLUSTER = Cluster(device=Device(flops=1e12, memory=1e9), devices=4, utilization=
 def test_the_cost_of_a_batch_is_what_torch_counts() -> None:
     config = dataclasses.replace(CONFIG, masking=MaskRegularization(every=4))
     task = ContrastiveTask(Towers(build_model(config), masked=True))
-    pictures = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
+    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
     rows, masks = MaskRegularization(every=4).draw(8, 4, torch.Generator())
     tokens = torch.full((6, 5), 3)
     tokens[:, -1] = 9  # all of one length, so that all groups are
     positives = torch.ones(8, 6, dtype=torch.bool)
-    batch = ImageTextBatch(pictures, tokens, positives, positives.T, masked=rows, masks=masks, masked_share=1.0)
+    batch = ImageTextBatch(images, tokens, positives, positives.T, masked=rows, masks=masks, masked_share=1.0)
     with FlopCounterMode(display=False) as counter:
         sum(task.losses(batch).values()).backward()
     probe = 3 * 2 * VISION.width**2  # once a call
     unseen = VISION.depth * 4 * 5**2 * VISION.width * len(rows)  # fused attention of the pass without gradients
     loss = 12 * 8 * 6 * 256
-    found = counter.get_total_flops() - probe + unseen - loss
-    assert RunCost(config, VISION, TEXT).flops(batch) == found + 8 * contrastive_flops(8, 256)
+    total = counter.get_total_flops() - probe + unseen - loss
+    assert RunCost(config, VISION, TEXT).flops(batch) == total + 8 * contrastive_flops(8, 256)
 
 
 def test_the_share_of_a_run_that_is_done() -> None:
@@ -66,8 +66,8 @@ def test_the_share_of_a_run_that_is_done() -> None:
 def test_cached_texts_cost_nothing() -> None:
     config = dataclasses.replace(CONFIG, locked="text")
     cached, encoded = (RunCost(config, VISION, TEXT, texts_cached=cached) for cached in (True, False))
-    tokens, pictures = torch.ones(6, 7, dtype=torch.long), torch.zeros(8, 3, 64, 64, dtype=torch.uint8)
-    batch = ImageTextBatch(pictures, tokens, torch.ones(8, 6, dtype=torch.bool), torch.ones(6, 8, dtype=torch.bool))
+    tokens, images = torch.ones(6, 7, dtype=torch.long), torch.zeros(8, 3, 64, 64, dtype=torch.uint8)
+    batch = ImageTextBatch(images, tokens, torch.ones(8, 6, dtype=torch.bool), torch.ones(6, 8, dtype=torch.bool))
     assert encoded.flops(batch) - cached.flops(batch) == 6 * text_cost(TEXT, 7).forward
     first, second = (vision_cost(VISION, size).training() for size in (32, 64))
     first, second = 16 * (first + contrastive_flops(16, 256)), 8 * (second + contrastive_flops(8, 256))

@@ -37,7 +37,7 @@ def start(photos: Path, out: Path, ranks: int, *settings: str) -> Processes:
 
 def run(photos: Path, out: Path, ranks: int, *settings: str) -> None:
     started = start(photos, out, ranks, *settings)
-    assert not any(started.statuses()), started.said()
+    assert not any(started.statuses()), started.output()
 
 
 def run_by_torchrun(photos: Path, out: Path, ranks: int, *settings: str) -> None:
@@ -100,4 +100,4 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Pa
 
 def test_more_ranks_than_pairs_is_said_before_the_first_step(photos: Path, tmp_path: Path) -> None:
     started = start(photos, tmp_path / "run", 2, "batch_size=2", "stages.1.batch_size=1")
-    assert any(started.statuses(100)) and "cannot be shared by 2 ranks" in started.said()
+    assert any(started.statuses(100)) and "cannot be shared by 2 ranks" in started.output()

@@ -68,10 +68,10 @@ def test_videos_masked_copies_and_a_locked_tower() -> None:
     def flops(**changes: object) -> float:
         return plan_pretraining(dataclasses.replace(CONFIG, **changes), CLUSTER).stages[0].flops
 
-    picture, plain = vision_cost(VISION, 32), flops()
-    assert flops(frames=8) == plain + 160 * 7 * picture.training()
-    assert flops(masking=MaskRegularization(every=4)) == plain + 40 * picture.masked_training()
-    assert flops(locked="visual") == plain - 160 * (picture.training() - picture.forward)
+    image, plain = vision_cost(VISION, 32), flops()
+    assert flops(frames=8) == plain + 160 * 7 * image.training()
+    assert flops(masking=MaskRegularization(every=4)) == plain + 40 * image.masked_training()
+    assert flops(locked="visual") == plain - 160 * (image.training() - image.forward)
     assert flops(locked="text") == plain - 160 * (text_cost(TEXT).training() - text_cost(TEXT).forward)
 
 

@@ -40,8 +40,8 @@ def test_every_model_is_built_on_the_meta_device(name: str) -> None:
     vision, text = tower_configs(config)
     with torch.device("meta"):
         model = CLIP(vision, text)
-    found = sum(parameter.numel() for parameter in model.parameters())
-    assert found == vision.parameters + text.parameters + 1
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert total == vision.parameters + text.parameters + 1
     assert all(size % vision.patch_size == 0 for size in sizes(config))
     if config.rope and config.attention_pool and config.patch_size is None:
         entry = find_model(config.model)

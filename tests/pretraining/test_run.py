@@ -72,7 +72,7 @@ def test_the_paper_s_runs_train_in_their_debug_form_on_whatever_sources_there_ar
 ) -> None:
     config = debug_form(find_recipe(name))
     path = pretrain(config, [photos], tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"caltech101": 10, "flowers": 20}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"caltech101": 20, "flowers": 20}
     model = load_model(path)
     assert (model.visual.attn_pool is None) == (not config.attention_pool) and model.visual.config.rope == config.rope
 
@@ -81,15 +81,15 @@ def test_weights_for_going_on_are_written_without_loss(photos: Path, tmp_path: P
     """They are those of the last checkpoint, and of the same run's weights for use, before rounding."""
     use, whole = debug(), dataclasses.replace(debug(), half=False)
     paths = [pretrain(config, [photos], tmp_path / str(config.half)) for config in (use, whole)]
-    kept, rounded = (load_file(path) for path in reversed(paths))
-    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+    full, rounded = (load_file(path) for path in reversed(paths))
+    assert {tensor.dtype for tensor in full.values()} == {torch.float32}
     assert rounded["visual.conv1.weight"].dtype == torch.float16
-    assert torch.equal(kept["visual.conv1.weight"].half(), rounded["visual.conv1.weight"])
-    assert not torch.equal(kept["visual.conv1.weight"], rounded["visual.conv1.weight"].float())
-    state = {"model/clip.visual.conv1.weight": torch.empty_like(kept["visual.conv1.weight"])}
+    assert torch.equal(full["visual.conv1.weight"].half(), rounded["visual.conv1.weight"])
+    assert not torch.equal(full["visual.conv1.weight"], rounded["visual.conv1.weight"].float())
+    state = {"model/clip.visual.conv1.weight": torch.empty_like(full["visual.conv1.weight"])}
     with warnings.catch_warnings(action="ignore"):  # that one process is alone
         dcp.load(state, checkpoint_id=tmp_path / "False" / "checkpoints" / "step-00000004")
-    assert torch.equal(kept["visual.conv1.weight"], state["model/clip.visual.conv1.weight"])
+    assert torch.equal(full["visual.conv1.weight"], state["model/clip.visual.conv1.weight"])
 
 
 def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from PIL import Image
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards, StreamConfig
-from perception_encoder.errors import CheckpointError, DataError
+from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run
-from perception_encoder.pretraining.builtin.recipe import builtin, debug
+from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second, debug
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.recipes import debug_pretraining
+from perception_encoder.pretraining.recipes import cooldown, debug_pretraining
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.sources import open_sources
 from perception_encoder.progress import untracked
@@ -49,16 +50,49 @@ def test_one_s_own_images_count_by_their_number_beside_the_weights(photos: Path,
     assert shares(mine, words) == {"mine": 5.0, "words": 1.0}
 
 
+def test_rules_come_with_the_built_in_recipes_alone(photos: Path, tmp_path: Path) -> None:
+    """Ants are among the classes that the built-in model is never trained on, OpenMoji among the sources."""
+    plain = debug_pretraining(cooldown("b16"))
+    assert (builtin().rules, builtin_second().rules, plain.rules) == ("builtin", "builtin", None)
+
+    def labels(config: PretrainingConfig, *data: Path | Shards) -> set[str]:
+        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked)
+        pairs = (each.load(row, lambda width, height: 1) for each in sources.sets for row in range(sum(each.sizes)))
+        return {pair.label for pair in pairs}
+
+    tar = Shards(str(photos / "train.tar"))
+    for data in (photos, tar):
+        assert labels(dataclasses.replace(plain, initial=None), data) == {"cup", "ant", "rose", "daisy"}
+    assert labels(debug(), photos) == {"cup", "rose", "daisy"}
+    shutil.move(photos / "train.tar", tmp_path / "cat.tar")
+    emoji = [{"source": "openmoji", "label": "cat"}, {"source": "noto", "label": "cat"}]
+    picture = next(iter(read_shard(tmp_path / "cat.tar"))).image
+    write_shard(photos / "train.tar", [ShardSample(f"e{n}", "png", picture, each) for n, each in enumerate(emoji)])
+    assert labels(dataclasses.replace(plain, initial=None), photos) == {"cat"}
+    for data in (photos, tar):
+        with pytest.raises(DataError, match="openmoji is never trained on"):
+            labels(debug(), data)
+    with pytest.raises(ConfigError, match="rules is 'mine'; it must be 'builtin' or null"):
+        dataclasses.replace(debug(), rules="mine")
+
+
+def test_the_built_in_runs_have_the_fingerprints_that_they_always_had() -> None:
+    """By which a run that an earlier version began is resumed."""
+    assert builtin().fingerprint(["a"]) == dataclasses.replace(builtin(), rules=None).fingerprint(["a"])
+
+
 @pytest.fixture
 def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one tar of 40 small pictures, among them a damaged one, and a cache folder of the test's own."""
+    """A directory with one tar of 40 small images, one of them damaged, and a cache directory of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    rng, folder = np.random.default_rng(0), tmp_path / "pictures"
-    folder.mkdir()
+    rng, directory = np.random.default_rng(0), tmp_path / "pictures"
+    directory.mkdir()
     for number in range(40):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
-        (folder / f"{number}.txt").write_text(f"the picture with the number {number}, " + "and so on " * (number % 20))
-    pack(folder, tmp_path / "shards", ShardSize(samples=100))
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(directory / f"{number}.jpg")
+        (directory / f"{number}.txt").write_text(
+            f"the picture with the number {number}, " + "and so on " * (number % 20)
+        )
+    pack(directory, tmp_path / "shards", ShardSize(samples=100))
     content = (tmp_path / "shards" / "00000.tar").read_bytes()
     head = content.index(b"\xff\xd8\xff")
     (tmp_path / "shards" / "00000.tar").write_bytes(content[:head] + bytes(600) + content[head + 600 :])

@@ -36,8 +36,8 @@ def test_the_mask_loss_is_that_of_a_masked_pass_against_the_output_of_a_whole_on
     tokens = torch.cat([visual.class_embedding.expand(len(tokens), 1, -1), tokens], 1) + visual.positional_embedding
     seen = visual.ln_post(visual.transformer(visual.ln_pre(tokens), visual.rope(SIZE, SIZE, pixels.device)))[:, 1:]
     expected = 1 - F.cosine_similarity(seen[batch.masks], whole[batch.masks], dim=-1).mean()
-    found = ContrastiveTask(towers, mask_weight=2.0).losses(batch)["mask"]
-    torch.testing.assert_close(found, 2 * expected, rtol=1e-4, atol=1e-6)
+    actual = ContrastiveTask(towers, mask_weight=2.0).losses(batch)["mask"]
+    torch.testing.assert_close(actual, 2 * expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 8])
@@ -46,10 +46,10 @@ def test_chunks_change_neither_losses_nor_gradients(chunk: int) -> None:
     ours, theirs = (ContrastiveTask(towers).losses(small_batch()) for towers in (chunked, whole))
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
-    found, expected = gradients(chunked, sum(ours.values())), gradients(whole, sum(theirs.values()))
-    assert found.keys() == expected.keys()
+    actual, expected = gradients(chunked, sum(ours.values())), gradients(whole, sum(theirs.values()))
+    assert actual.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_a_rank_without_a_masked_copy_adds_nothing() -> None:

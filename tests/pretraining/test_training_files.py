@@ -20,24 +20,24 @@ def load(paths: Path | list[Path], split: str = "train", image_side: int = 160, 
     return ImageTextSet.from_directory(paths, split, image_side, rules=RULES, read_files=read_files, **more)
 
 
-def write_images(folder: Path, names: list[str], size: tuple[int, int] = (60, 40)) -> None:
+def write_images(directory: Path, names: list[str], size: tuple[int, int] = (60, 40)) -> None:
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (200, 0, 0)).save(folder / name)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (200, 0, 0)).save(directory / name)
 
 
 @pytest.mark.parametrize("inner", ["", "train"])
 def test_class_directories_are_read_as_torchvision_reads_them(inner: str, tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
-    folder = tmp_path / "mugs"
+    directory = tmp_path / "mugs"
     names = ["red_mug/a.jpg", "red_mug/b.JPEG", "plate/c.png", "plate/deep/d.webp"]
-    write_images(folder / inner, names)
-    write_images(folder / ("val" if inner else ".hidden"), ["plate/other.png"] if inner else [])
-    loaded = load(folder, image_side=32)
-    theirs = ImageFolder(str(folder / inner))
+    write_images(directory / inner, names)
+    write_images(directory / ("val" if inner else ".hidden"), ["plate/other.png"] if inner else [])
+    loaded = load(directory, image_side=32)
+    theirs = ImageFolder(str(directory / inner))
     expected = [
-        (str(Path(path).relative_to(folder / inner)), theirs.classes[number].replace("_", " "))
+        (str(Path(path).relative_to(directory / inner)), theirs.classes[number].replace("_", " "))
         for path, number in theirs.samples
     ]
     assert sorted((s.key, s.label) for s in loaded) == sorted(expected) and len(loaded) == 4

@@ -20,7 +20,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.inference.encoder import load
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.pretraining.builtin.recipe import debug
-from perception_encoder.pretraining.config import PretrainingConfig, ValidationConfig
+from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.sources import Sources, open_sources
@@ -29,6 +29,7 @@ from perception_encoder.pretraining.validation import PairValidation, hits
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.train.checkpoint import load_weights
+from perception_encoder.train.validation import ValidationConfig
 from tests import processes
 from tests.pretraining.test_parallel import FLOAT32, arguments, run, start
 from tests.processes import pe
@@ -93,7 +94,7 @@ def test_a_run_writes_its_best_weights_beside_its_last_ones(photos: Path, tmp_pa
     towers.clip.visual.set_image_size(stage.image_size)
     load_weights(out, best(out)["step"], towers)
     assert torch.equal(towers.clip.visual.conv1.weight, model.visual.conv1.weight)
-    assert PairValidation(config, config.validation, towers, sources)(0)["retrieval"] == max(scores.values())
+    assert PairValidation(config, towers, sources).validate("retrieval")["retrieval"] == max(scores.values())
 
 
 def test_scores_are_those_of_the_weights_that_are_written(photos: Path, tmp_path: Path, monkeypatch) -> None:
@@ -154,8 +155,9 @@ def test_shards_are_validated_on_a_part_of_each(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_cannot_be_validated_is_said(make_shard, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"validation\.metric is 'loss'; it must be 'retrieval' or 'zero_shot'"):
-        ValidationConfig(metric="loss")
+    message = r"validation\.metric is 'loss'; the task has retrieval, image_to_text, text_to_image, zero_shot"
+    with pytest.raises(ConfigError, match=message):  # before the data are read, which do not exist
+        pretrain(validated(metric="loss"), [tmp_path / "a"], tmp_path / "run")
     with pytest.raises(ConfigError, match=r"validation\.every is 0; it must be at least 1"):
         ValidationConfig(every=0)
     make_shard("a/train.tar", [("flowers", "rose")] * 8)

@@ -35,5 +35,5 @@ def small_batch(masks: bool = True) -> ImageTextBatch:
 def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     trained = {name: parameter for name, parameter in towers.named_parameters() if parameter.requires_grad}
     names, parameters = zip(*trained.items(), strict=True)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+    by_parameter = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {name: gradient for name, gradient in zip(names, by_parameter, strict=True) if gradient is not None}

@@ -45,8 +45,8 @@ def make_library(
         path = folder / ("sub" if number % 2 else "") / f"{number:02d}'s <b>.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         draw(number).save(path, quality=90)
-        taken = datetime(2023, number + 1, 1, 12).timestamp()
-        os.utime(path, (taken, taken))
+        moment = datetime(2023, number + 1, 1, 12).timestamp()
+        os.utime(path, (moment, moment))
     (folder / "clip.mp4").write_bytes(clip(200, rate=10))
     os.utime(folder / "clip.mp4", (datetime(2024, 2, 3).timestamp(),) * 2)
     update_folder(folder, checkpoint, every=0.5, directory=directory)

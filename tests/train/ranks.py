@@ -15,8 +15,8 @@ from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
 from perception_encoder.train import loop
 from perception_encoder.train.distributed import gather, in_chunks, this_rank
-from perception_encoder.train.loop import LoopConfig
 from tests.models.small import CORE, SIZE, TEXT, randomize
+from tests.train.toys import ToyConfig
 
 PICTURES, CAPTIONS = 13, 11  # no multiples of anything
 
@@ -46,11 +46,11 @@ def loss_and_gradients(dtype: torch.dtype, chunk: int | None) -> dict[str, torch
         own_captions,
     )
     loss.backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters()} | {"loss": loss.detach()}
+    results = {name: parameter.grad for name, parameter in model.named_parameters()} | {"loss": loss.detach()}
     if rank.of > 1:
-        for value in found.values():
+        for value in results.values():
             dist.all_reduce(value)
-    return found
+    return results
 
 
 def write(out: Path, chunks: Sequence[int | None]) -> None:
@@ -67,6 +67,8 @@ def write(out: Path, chunks: Sequence[int | None]) -> None:
 
 class Sum:
     """A task on a batch of ones, without reports."""
+
+    validation = None
 
     def __init__(self) -> None:
         self.model = torch.nn.Linear(4, 1)
@@ -95,5 +97,5 @@ def train_by_own_clocks(out: Path) -> None:
         return now[0]
 
     loop.time = SimpleNamespace(perf_counter=time.perf_counter, monotonic=tick)
-    loop.train(Sum(), batch, LoopConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")
+    loop.train(Sum(), batch, ToyConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")
     dist.destroy_process_group()

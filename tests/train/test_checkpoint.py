@@ -1,4 +1,4 @@
-"""Checkpoints of strangers are data and run nothing; a run folder belongs to one run at a time."""
+"""Checkpoints of strangers are data and run nothing; a run directory belongs to one run at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from perception_encoder.errors import OutputError
-from perception_encoder.train.checkpoint import RunState, find_checkpoints, run_folder, save_run
+from perception_encoder.train.checkpoint import RunState, find_checkpoints, run_directory, save_run
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from tests.train.toys import Regression, batch
 
@@ -19,21 +19,21 @@ def model_and_optimizer(name: str = "lamb") -> tuple[nn.Module, torch.optim.Opti
     return model, build_optimizer(model, OptimizerConfig(name=name))
 
 
-def write_checkpoint(folder: Path, name: str = "lamb", dtype: torch.dtype = torch.float32) -> Path:
+def write_checkpoint(directory: Path, name: str = "lamb", dtype: torch.dtype = torch.float32) -> Path:
     """A checkpoint after one step."""
     model, optimizer = model_and_optimizer(name)
     model.to(dtype)(torch.ones(2, 4, dtype=dtype)).sum().backward()
     optimizer.step()
-    save_run(folder, model, optimizer, RunState(step=1, fingerprint="a"))
-    [(path, _)] = find_checkpoints(folder)
+    save_run(directory, model, optimizer, RunState(step=1, fingerprint="a"))
+    [(path, _)] = find_checkpoints(directory)
     return path
 
 
-def test_a_run_folder_is_one_run_s_at_a_time(tmp_path: Path) -> None:
+def test_a_run_directory_is_one_run_s_at_a_time(tmp_path: Path) -> None:
     taken = f"another run is training in {tmp_path / 'run'}; wait for it, or choose another directory"
-    with run_folder(tmp_path / "run"), pytest.raises(OutputError, match=taken), run_folder(tmp_path / "run"):
+    with run_directory(tmp_path / "run"), pytest.raises(OutputError, match=taken), run_directory(tmp_path / "run"):
         pass
-    with run_folder(tmp_path / "run"), run_folder(tmp_path / "other"):
+    with run_directory(tmp_path / "run"), run_directory(tmp_path / "other"):
         pass
 
 

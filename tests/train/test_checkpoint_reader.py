@@ -24,18 +24,18 @@ def model_and_optimizer(name: str = "lamb") -> tuple[nn.Module, torch.optim.Opti
     return model, build_optimizer(model, OptimizerConfig(name=name))
 
 
-def write_checkpoint(folder: Path, name: str = "lamb", dtype: torch.dtype = torch.float32) -> Path:
+def write_checkpoint(directory: Path, name: str = "lamb", dtype: torch.dtype = torch.float32) -> Path:
     """A checkpoint after one step."""
     model, optimizer = model_and_optimizer(name)
     model.to(dtype)(torch.ones(2, 4, dtype=dtype)).sum().backward()
     optimizer.step()
-    save_run(folder, model, optimizer, RunState(step=1, fingerprint="a"))
-    [(path, _)] = find_checkpoints(folder)
+    save_run(directory, model, optimizer, RunState(step=1, fingerprint="a"))
+    [(path, _)] = find_checkpoints(directory)
     return path
 
 
 class Attack:
-    """Pickled, it makes a folder when it is read."""
+    """Pickled, it makes a directory when it is read."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

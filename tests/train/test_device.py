@@ -15,7 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from perception_encoder.data.batch import ImageTextBatch
 from perception_encoder.train import distributed, loop
 from perception_encoder.train.distributed import ParallelConfig, own_device, parallelize, process_group, whole_model
-from perception_encoder.train.loop import LoopConfig, train
+from perception_encoder.train.loop import train
+from tests.train.toys import ToyConfig
 
 GPU = torch.device("cuda", 3)
 
@@ -81,6 +82,8 @@ class Stopped(Exception):
 class Sum:
     """A task that looks where its model and its batch are."""
 
+    validation = None
+
     def __init__(self) -> None:
         self.model = nn.Linear(4, 1)
 
@@ -107,7 +110,7 @@ def test_the_model_is_moved_before_it_is_shared_out_and_every_batch_is(
     monkeypatch.setattr(loop, "build_optimizer", optimizer)
     monkeypatch.setattr(loop, "fast_autocast", lambda device: nullcontext())
     with pytest.raises(Stopped):
-        train(Sum(), lambda step: torch.ones(2, 4), LoopConfig(steps=1, warmup=0), tmp_path, "a")
+        train(Sum(), lambda step: torch.ones(2, 4), ToyConfig(steps=1, warmup=0), tmp_path, "a")
     assert seen == {"shared": torch.device("meta"), "optimizer": torch.device("meta")}
 
 

@@ -18,12 +18,12 @@ CHUNKS = (None, 1, 3, 5, 100)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
     """The loss, and the gradient as one vector, to a relative error."""
-    assert found.keys() == expected.keys()
-    parts = ({"loss"}, found.keys() - {"loss"})
+    assert actual.keys() == expected.keys()
+    parts = ({"loss"}, actual.keys() - {"loss"})
     for names in parts:
-        ours, theirs = (torch.cat([each[name].flatten() for name in sorted(names)]) for each in (found, expected))
+        ours, theirs = (torch.cat([each[name].flatten() for name in sorted(names)]) for each in (actual, expected))
         assert (ours - theirs).norm() / theirs.norm() < tolerance, names
 
 
@@ -36,11 +36,11 @@ def of_one_process(dtype: torch.dtype) -> dict[str, torch.Tensor]:
 def test_ranks_and_micro_batches_change_nothing(ranks: int, tmp_path: Path) -> None:
     out = tmp_path / "found.pt"
     processes.run(write, out, CHUNKS, ranks=ranks, log=tmp_path / "log")
-    found = torch.load(out, weights_only=True)
+    actual = torch.load(out, weights_only=True)
     for dtype, tolerance in TOLERANCE.items():
         expected = of_one_process(dtype)
-        assert expected["loss"] > 1 and found[str(dtype)].keys() == set(CHUNKS)
-        for each in found[str(dtype)].values():
+        assert expected["loss"] > 1 and actual[str(dtype)].keys() == set(CHUNKS)
+        for each in actual[str(dtype)].values():
             assert_same(each, expected, tolerance)
 
 

@@ -20,8 +20,8 @@ from perception_encoder.train.loop import prefetch, train
 from tests.train.toys import CONFIG, Regression, batch, rows
 
 
-def losses_of(folder: Path) -> list[float]:
-    return [row["error"] for row in rows(folder)]
+def losses_of(directory: Path) -> list[float]:
+    return [row["error"] for row in rows(directory)]
 
 
 def test_learns_and_reports_every_step(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
-"""Rows of a run: appended, cut back when a run is resumed, and told to a listener."""
+"""The record of a run, and its rows: appended, cut back when a run is resumed, and told to a listener."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import torch
+
 from perception_encoder.ranks import ALONE, Rank
-from perception_encoder.train.metrics import FILE, Metrics
+from perception_encoder.train.metrics import FILE, Metrics, describe_run, write_record
+from tests.train.toys import CONFIG
 
 
 def test_rows_after_the_step_that_is_resumed_from_are_dropped(tmp_path: Path) -> None:
@@ -31,3 +34,12 @@ def test_only_the_first_rank_writes(tmp_path: Path) -> None:
     other.write({"step": 1})
     other.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_record_has_the_resolved_configuration_and_replaces_an_earlier_one(tmp_path: Path) -> None:
+    for fingerprint in ("a", "b"):
+        write_record(tmp_path, describe_run(CONFIG, fingerprint, {"flowers": 3}))
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["fingerprint"] == "b" and record["samples"] == {"flowers": 3}
+    assert record["config"]["optimizer"]["lr"] == CONFIG.optimizer.lr and record["config"]["steps"] == CONFIG.steps
+    assert record["versions"]["torch"] == torch.__version__

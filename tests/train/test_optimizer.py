@@ -1,13 +1,15 @@
-"""LAMB's steps by hand, and what decays by default and by open_clip's rule."""
+"""LAMB's steps by hand, what decays by default and by open_clip's rule, and the learning-rate schedule."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays
+from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays, warmup_cosine
 
 EPSILON = 1e-6  # timm's
 
@@ -55,3 +57,12 @@ def test_tables_decay_by_open_clip_s_rule(name: str) -> None:
     assert {id(p) for p in exempt["params"]} == expected and exempt["weight_decay"] == 0
     assert {id(model.text.token_embedding.weight), id(model.visual.attn_pool.probe)} <= {*map(id, decayed["params"])}
     assert len(decayed["params"]) + len(exempt["params"]) == len(list(model.parameters()))
+
+
+def test_warm_up_then_cosine() -> None:
+    shares = [warmup_cosine(step, 100, 10) for step in range(100)]
+    assert shares[0] == 0.1
+    assert shares[9] == shares[10] == 1.0
+    assert math.isclose(shares[55], 0.5)
+    assert 0 < shares[99] < 0.001
+    assert shares[10:] == sorted(shares[10:], reverse=True)

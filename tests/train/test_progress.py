@@ -35,13 +35,13 @@ def test_reports_say_how_well_the_device_is_used_and_how_long_the_rest_takes(
     monkeypatch.setattr(progress, "peak_flops", lambda device: 1e8)
     config = dataclasses.replace(CONFIG, log_every=10)
     train(Regression(), batch, config, tmp_path / "work", "a", cost=Work())
-    found = rows(tmp_path / "work")
+    reports = rows(tmp_path / "work")
     steps = [1, 9, 10, 10]  # since the row before; the first step has a row of its own
-    assert [row["step"] for row in found] == [1, 10, 20, 30]
-    assert [row["mfu"] for row in found] == [pytest.approx(n * 32e6 / 6 / 1e8, rel=1e-3) for n in steps]
-    assert [row["samples_per_second"] for row in found] == [pytest.approx(n * 32 / 6, rel=1e-3) for n in steps]
+    assert [row["step"] for row in reports] == [1, 10, 20, 30]
+    assert [row["mfu"] for row in reports] == [pytest.approx(n * 32e6 / 6 / 1e8, rel=1e-3) for n in steps]
+    assert [row["samples_per_second"] for row in reports] == [pytest.approx(n * 32 / 6, rel=1e-3) for n in steps]
     lefts = [6 * 59, 6 * 50 / 9, 6 * 30 / 20, 0]
-    assert [row["seconds_left"] for row in found] == [pytest.approx(left, rel=1e-3) for left in lefts]
+    assert [row["seconds_left"] for row in reports] == [pytest.approx(left, rel=1e-3) for left in lefts]
     train(Regression(), batch, config, tmp_path / "steps", "a")
     lefts = [6 * 29, 6 * 20 / 9, 6, 0]
     assert [row["seconds_left"] for row in rows(tmp_path / "steps")] == [pytest.approx(x, rel=1e-3) for x in lefts]

@@ -24,5 +24,5 @@ def test_a_stage_s_methods_take_what_the_loop_gives(protocol: type, stage: type)
     for name in methods:
         if name in ("_no_init_or_replace_init", "__subclasshook__"):
             continue
-        wanted, given = (inspect.signature(getattr(each, name)).parameters for each in (protocol, stage))
-        assert list(wanted) == list(given), name
+        of_protocol, of_stage = (inspect.signature(getattr(each, name)).parameters for each in (protocol, stage))
+        assert list(of_protocol) == list(of_stage), name

@@ -6,58 +6,61 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
+from perception_encoder.errors import ConfigError
 from perception_encoder.train.checkpoint import find_checkpoints, load_weights
 from perception_encoder.train.loop import train
-from perception_encoder.train.validation import is_better, is_due
+from perception_encoder.train.validation import ValidationConfig, choose_metric, is_better, is_due
 from tests.train.test_loop import CONFIG, Killed, Regression, batch, losses_of
+
+EVERY_FOURTH = ValidationConfig(every=4)
 
 
 class Distance:
     """How far a task's weights are from 0.6: some way down the training is the nearest."""
 
-    every, metric, higher_is_better = 4, "distance", False
+    higher_is_better: ClassVar = {"distance": False, "step": True}
 
     def __init__(self, task: Regression) -> None:
         self.task, self.steps = task, list[int]()
 
-    def __call__(self, step: int) -> dict[str, float]:
+    def validate(self, metric: str) -> dict[str, float]:
+        assert metric in self.higher_is_better
         assert not self.task.model.training and not torch.is_grad_enabled()
-        self.steps.append(step)
-        return {"distance": (self.task.model.weight - 0.6).abs().mean().item(), "step": float(step)}
+        self.steps.append(self.task.steps_seen)
+        return {"distance": (self.task.model.weight - 0.6).abs().mean().item(), "step": float(self.task.steps_seen)}
 
 
-def run(folder: Path, stop_at: int | None = None, **changes: object) -> tuple[Regression, Distance]:
+def run(directory: Path, stop_at: int | None = None, **changes: object) -> tuple[Regression, Distance]:
     """Train with a validation; `stop_at` kills the run as it asks for the batch of that step."""
     task = Regression()
-    validation = Distance(task)
+    task.validation = validation = Distance(task)
 
     def batch_or_kill(step: int) -> Tensor:
         if step == stop_at:
             raise Killed
         return batch(step)
 
-    config = dataclasses.replace(CONFIG, **{"keep": 1, **changes})
+    config = dataclasses.replace(CONFIG, **{"keep": 1, "validation": EVERY_FOURTH, **changes})
     try:
-        train(task, batch_or_kill, config, folder, "a", validation=validation)
+        train(task, batch_or_kill, config, directory, "a")
     except Killed:
         assert stop_at is not None
     return task, validation
 
 
-def scores(folder: Path) -> dict[int, float]:
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+def scores(directory: Path) -> dict[int, float]:
+    rows = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
     return {row["step"]: row["validation/distance"] for row in rows if "validation/distance" in row}
 
 
 def test_it_is_due_every_so_many_steps_and_at_the_end() -> None:
-    validation = Distance(Regression())
-    assert [done for done in range(1, 11) if is_due(validation, done, 10)] == [4, 8, 10]
-    assert not is_due(None, 10, 10)
+    assert [done for done in range(1, 11) if is_due(EVERY_FOURTH, done, 10)] == [4, 8, 10]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,18 @@ def test_training_is_the_same_without_it(tmp_path: Path) -> None:
     assert torch.equal(with_it.model.weight, without.model.weight)
     assert not any("validation" in line for line in (tmp_path / "without" / "metrics.jsonl").read_text().splitlines())
     assert {state.best for _, state in find_checkpoints(tmp_path / "without")} == {None}
+
+
+def test_the_metric_is_any_that_the_task_brings(tmp_path: Path) -> None:
+    """The first by default; of steps, the last one is the best."""
+    assert choose_metric(EVERY_FOURTH, Distance.higher_is_better) == "distance"
+    run(tmp_path / "by step", validation=ValidationConfig(every=4, metric="step"))
+    assert {(state.best, state.best_step) for _, state in find_checkpoints(tmp_path / "by step")} == {(30.0, 30)}
+    with pytest.raises(ConfigError, match=r"validation\.metric is 'accuracy'; the task has distance, step"):
+        run(tmp_path / "unknown", validation=ValidationConfig(metric="accuracy"))
+    with pytest.raises(ConfigError, match="the task has none; set validation=null"):
+        train(Regression(), batch, dataclasses.replace(CONFIG, validation=EVERY_FOURTH), tmp_path / "none", "a")
+    assert [path.parent.name for path in tmp_path.glob("*/metrics.jsonl")] == ["by step"]  # before any step
 
 
 @pytest.mark.parametrize("stops", [(5,), (9, 10, 14), (4, 8, 12, 16, 20, 24, 28), (29,)])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.train.loop import LoopConfig
+from perception_encoder.train.config import TrainingConfig
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.seed import torch_generator
 
 
 class Regression:
     """Fit a linear map; its batch is a pure function of the step."""
+
+    validation = None
 
     def __init__(self) -> None:
         self.model = nn.Linear(4, 1)
@@ -36,8 +39,15 @@ def batch(step: int) -> Tensor:
     return torch.randn(32, 4, generator=torch_generator(1, step))
 
 
-CONFIG = LoopConfig(steps=30, warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7)
+@dataclass(frozen=True, kw_only=True)
+class ToyConfig(TrainingConfig):
+    """A configuration with nothing but what all stages have."""
+
+    steps: int = 30
 
 
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+CONFIG = ToyConfig(warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, checkpoint_every=7)
+
+
+def rows(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

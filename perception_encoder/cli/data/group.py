@@ -10,6 +10,7 @@ COMMANDS = {
         "prepare": "data.prepare",
         "furniture": "data.furniture",
         "scenes": "data.scenes",
+        "documents": "data.documents",
     },
 }
 
@@ -20,11 +21,12 @@ app = lazy_group(COMMANDS)
 def data() -> None:
     """Make training data.
 
-    Writes WebDataset tars for `pe train`; `furniture` downloads models for `scenes`.
+    Writes WebDataset tars for `pe train`, and questions on `documents`; `furniture` downloads models for `scenes`.
 
     Examples:
 
         pe data shards photos/ -o shards/
         pe data prepare datasets
         pe data scenes -o scenes --count 200
+        pe data documents -o documents --count 200
     """

@@ -46,13 +46,10 @@ Out = Annotated[Path | None, out_option("JSON file of all results, for `pe eval 
 def class_options(
     classes: str = "", mapping: Path | None = None, onto: str = "", media: Path | None = None, trim: int = 0
 ) -> ClassOptions:
-    """Return the options of a dataset's classes; those that the built-in model never saw are a task of their own."""
+    """Return the options of a dataset's classes."""
     from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
 
-    return ClassOptions(
-        classes=classes, mapping=mapping, onto=onto, media=media, trim=trim, held_out=find_unseen_labels
-    )
+    return ClassOptions(classes=classes, mapping=mapping, onto=onto, media=media, trim=trim)
 
 
 def layer_encoder(model: str, layer: int | None, final_norm: bool = False) -> tuple[TowerEncoder, OneLayer]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from perception_encoder.cli.evaluate.options import ResultFile
-from perception_encoder.cli.options import option
+from perception_encoder.errors import ConfigError
 
 
 def page(
     result: ResultFile,
-    card: Annotated[Path | None, option("Model card whose results are updated as well.", "FILE")] = None,
+    card: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Write the Markdown page of a result.
 
@@ -19,15 +21,12 @@ def page(
 
     Examples:
 
-        pe eval page docs/results/builtin.json
-        pe eval page docs/results/builtin.json --card perception_encoder/weights/MODEL_CARD.md
+        pe eval page knn.json
     """
     from perception_encoder.evaluation import report
     from perception_encoder.files import write_text
-    from perception_encoder.pretraining.builtin.targets import targets_of
 
-    results = report.from_json(report.read_text(result), result.name)
-    targets = targets_of(results)
-    write_text(result.with_suffix(".md"), report.page(results, result.name, targets))
     if card is not None:
-        write_text(card, report.update_card(report.read_text(card), results, targets))
+        raise ConfigError(f"--card is gone: run python -m experiments.builtin {result} --card {card}")
+    content = report.from_json(report.read_text(result), result.name)
+    write_text(result.with_suffix(".md"), report.page(content, result.name))

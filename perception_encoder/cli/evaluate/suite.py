@@ -1,4 +1,4 @@
-"""`pe eval suite`: the evaluation of the built-in model."""
+"""`pe eval suite`: the evaluation of labelled photographs, and of drawings by their names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def suite(
     from perception_encoder.evaluation.transforms import load_transforms
     from perception_encoder.files import write_text
     from perception_encoder.pretraining.builtin.held_out import find_unseen_labels
-    from perception_encoder.pretraining.builtin.targets import targets_of
 
     encoders, about = load_transforms(model)
     evaluation = Suite(encoders, shared.items_of(prompts), track)
@@ -48,10 +47,9 @@ def suite(
     if drawings is not None:
         evaluation.retrieve_drawings(drawings)
     result = evaluation.result(split, about)
-    targets = targets_of(result)
     if out is not None:
         write_text(out, to_json(result))
-    for table in (classification_table(result, targets), retrieval_table(result, targets)):
+    for table in (classification_table(result), retrieval_table(result)):
         if table.rows:
             output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")
     (encoder,) = evaluation.first.values()

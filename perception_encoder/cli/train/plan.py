@@ -10,21 +10,21 @@ from perception_encoder.cli import output
 
 if TYPE_CHECKING:
     from perception_encoder.planning.cluster import TrainingPlan
-    from perception_encoder.recipes import RunConfig
+    from perception_encoder.train.config import TrainingConfig
 
 FREE = 0.1  # of a device's memory, for temporary buffers
 
 
-def show_recipes(wanted: bool) -> None:
+def show_recipes(listing: bool) -> None:
     """List the recipes and stop."""
-    if wanted:
+    if listing:
         from perception_encoder.recipes import RECIPES
 
-        output.print_table(("recipe", "trains"), [(name, each.summary) for name, each in RECIPES.items()])
+        output.print_table(("recipe", "trains"), list(RECIPES.items()))
         raise typer.Exit(output.OK)
 
 
-def show_plan(config: RunConfig, devices: int, device: str, utilization: float) -> None:
+def show_plan(config: TrainingConfig, devices: int, device: str, utilization: float) -> None:
     """Print the cost of a run on a cluster."""
     from perception_encoder.planning.cluster import Cluster
     from perception_encoder.planning.devices import find_device

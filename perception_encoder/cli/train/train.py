@@ -64,14 +64,14 @@ def train(
     config = override(debug_form(config) if debug else config, set_ or [])
     if plan:
         return planning.show_plan(config, devices, device, utilization)
-    given: list[Path | Shards] = [*(data or []), *(path for path in (photos, drawings) if path is not None)]
-    given += [Shards.parse(source) for source in shards or []]
-    if not given:
+    datasets: list[Path | Shards] = [*(data or []), *(path for path in (photos, drawings) if path is not None)]
+    datasets += [Shards.parse(source) for source in shards or []]
+    if not datasets:
         raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
     keep_freed_memory()
     logging.getLogger("perception_encoder.train.loop").setLevel(logging.INFO)  # it reports that a run resumes
     with progress("training", config.steps) as advance:
-        path = run_recipe(config, given, out or Path("runs") / recipe, track, reporter(advance))
+        path = run_recipe(config, datasets, out or Path("runs") / recipe, track, reporter(advance))
     output.print_line(f"weights: {path}")
     if (best := path.with_name(BEST)).exists():
         output.print_line(f"weights of the best validated step: {best}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,10 @@ from torch import Tensor, nn
 from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.evaluation.classification.linear_probe import mean_class_accuracy
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, top_places
-from perception_encoder.evaluation.features import FRAMES, class_indices, media_opener
+from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
+from perception_encoder.evaluation.features import FRAMES, class_indices, inputs_of
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import (
-    LayerFeatures,
-    LayerImages,
-    Tokens,
-    content_digest,
-    settings_digest,
-)
+from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, Tokens, settings_digest
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, check_head_seeds, with_head_seeds
 from perception_encoder.models.initialization import initialize
@@ -197,17 +190,9 @@ class AttentiveEvaluator(LayerEvaluator):
         """Of the labels and the settings."""
         return settings_digest(self.config, *(part.labels for part in self.parts.values()))
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return training, validation and test items."""
-        return [
-            LayerImages(
-                name=part.name,
-                keys=part.keys,
-                open=media_opener(part, self.frames),
-                compute_digest=partial(content_digest, part.images),
-            )
-            for part in self.parts.values()
-        ]
+        return [inputs_of(part, self.frames) for part in self.parts.values()]
 
     def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
         """Train probes and test them: mean class accuracy, top-1 and perhaps top-5."""
@@ -225,7 +210,7 @@ class AttentiveEvaluator(LayerEvaluator):
             seeded = replace(config, seed=config.seed + seed)
             fitted = fit_attentive(tokens, targets, val_tokens, val_targets, len(classes), seeded, self.device, track)
             rates.append(f"{fitted.learning_rate:g}")
-            ranked = highest(fitted.probe.scores(test_tokens), top_places(classes))
+            ranked = highest(fitted.probe.scores(test_tokens), ranked_classes(classes))
             return accuracies(ranked, test.keys, test.labels, classes)
 
         scores = with_head_seeds(config.head_seeds, score)

@@ -14,7 +14,7 @@ import numpy as np
 
 from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, top_places
+from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.features import Features, encode_images
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.models.protocols import ImageEncoder
@@ -69,7 +69,7 @@ class LinearEvaluator:
         splits, classes = self.splits, self.splits.classes
         train, val, test = (encode_images(encoder, part, track) for part in (splits.train, splits.val, splits.test))
         probe = fit_probe(train, val, classes)
-        ranked = highest(probe.scores(test.vectors), top_places(classes))
+        ranked = highest(probe.scores(test.vectors), ranked_classes(classes))
         measurement = Measurement(
             task=splits.test.name,
             method="linear probe",

@@ -12,7 +12,7 @@ import numpy as np
 
 from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.features import check_finite
+from perception_encoder.evaluation.layer_features import check_finite
 from perception_encoder.models.protocols import ImageTextEncoder
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows

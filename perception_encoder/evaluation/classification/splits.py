@@ -52,11 +52,11 @@ def load_splits(
     vals = {} if split == "val" else _optional_val(train or path, trains, options)
     tasks = {}
     for name, test in tests.items():
-        learned = trains.get(name) or (next(iter(trains.values())) if len(trains) == len(tests) == 1 else None)
-        if learned is not None:
-            val = vals.get(learned.name, learned.select([]))
-            held = choosing and not val.keys
-            tasks[name] = _checked(hold_out(learned, test) if held else Splits(train=learned, val=val, test=test))
+        training = trains.get(name) or (next(iter(trains.values())) if len(trains) == len(tests) == 1 else None)
+        if training is not None:
+            val = vals.get(training.name, training.select([]))
+            whole = Splits(train=training, val=val, test=test)
+            tasks[name] = _checked(hold_out(training, test) if choosing and not val.keys else whole)
     if not tasks:
         raise DataError(f"{train or path} has no task of {', '.join(tests)} to train on, but {', '.join(trains)}")
     return tasks
@@ -69,19 +69,19 @@ def hold_out(train: LabelledImages, test: LabelledImages) -> Splits:
     """
     order = sorted(range(len(train.keys)), key=lambda row: hashlib.sha256(train.keys[row].encode()).digest())
     tenth, left = len(order) // HELD_OUT, Counter(train.labels)
-    held: set[int] = set()
+    val_rows: set[int] = set()
     for rank, row in enumerate(order):
-        if tenth and left[train.labels[row]] > 1 and (rank < tenth or not held):
-            held.add(row)
+        if tenth and left[train.labels[row]] > 1 and (rank < tenth or not val_rows):
+            val_rows.add(row)
             left[train.labels[row]] -= 1
-    if not held:
+    if not val_rows:
         raise DataError(
             f"{train.name} has {len(order)} training items; at least {HELD_OUT} are needed, and two of a class, to "
             f"hold some out; or give a split val"
         )
     rows = range(len(order))
-    rest = [row for row in rows if row not in held]
-    return Splits(train=train.select(rest), val=train.select(sorted(held)), test=test)
+    rest = [row for row in rows if row not in val_rows]
+    return Splits(train=train.select(rest), val=train.select(sorted(val_rows)), test=test)
 
 
 def _optional_val(

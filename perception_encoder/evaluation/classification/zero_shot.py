@@ -76,7 +76,7 @@ class ZeroShotEvaluator:
             for prompts in self.prompts
         }
         features = encode_images(encoder, task, track, self.frames)
-        keys, labels, top = features.keys, features.labels, top_places(task.classes)
+        keys, labels, top = features.keys, features.labels, ranked_classes(task.classes)
         return [
             Measurement(
                 task=task.name,
@@ -99,7 +99,7 @@ def highest(scores: np.ndarray, top: int) -> np.ndarray:
     return np.take_along_axis(some, order, axis=1)
 
 
-def top_places(classes: Sequence[str]) -> int:
+def ranked_classes(classes: Sequence[str]) -> int:
     """Return how many classes to rank: top-5 says something of more than five classes."""
     return TOP if len(classes) > TOP else 1
 

@@ -20,9 +20,14 @@ from perception_encoder.datasets.masked_videos import VOID, MaskedVideo
 from perception_encoder.dense_prediction.label_propagation import PropagationConfig, propagate
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.dense.region_and_boundary import boundary_accuracy, region_similarity
-from perception_encoder.evaluation.features import check_finite
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.layer_features import LayerFeatures, LayerImages, content_digest, settings_digest
+from perception_encoder.evaluation.layer_features import (
+    EncoderInputs,
+    LayerFeatures,
+    check_finite,
+    content_digest,
+    settings_digest,
+)
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import FEW_BLOCKS, check_scipy
 from perception_encoder.evaluation.statistics.scores import ItemScores
@@ -84,7 +89,7 @@ class TrackingEvaluator(LayerEvaluator):
         if 1 < len(self.videos) < FEW_BLOCKS:
             check_scipy()
 
-    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[LayerImages]:
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return each video's frames."""
         return [_frames(video, encoder, self.config.short_side) for video in self.usable]
 
@@ -108,12 +113,12 @@ class TrackingEvaluator(LayerEvaluator):
         )
 
 
-def _frames(video: MaskedVideo, encoder: LayerEncoder, short_side: int) -> LayerImages:
+def _frames(video: MaskedVideo, encoder: LayerEncoder, short_side: int) -> EncoderInputs:
     try:
         size = frame_size(video.open(0).size, short_side, encoder.patch_size)
     except InputError:  # it is reported when it is encoded
         size = encoder.image_size
-    return LayerImages(
+    return EncoderInputs(
         name=video.name,
         keys=video.keys,
         open=lambda row: [video.open(row)],
@@ -159,11 +164,11 @@ def score_video(
     labels = np.zeros(first.shape, dtype=np.int64)
     for label, number in enumerate(objects, start=1):
         labels[first == number] = label
-    followed = propagate(torch.from_numpy(features), torch.from_numpy(labels), config)
-    return score_masks(name, followed.numpy(), masks, objects)
+    predicted = propagate(torch.from_numpy(features), torch.from_numpy(labels), config)
+    return score_masks(name, predicted.numpy(), masks, objects)
 
 
-def score_masks(name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]) -> VideoScores:
+def score_masks(name: str, predicted: Int[np.ndarray, "F H W"], masks: Masks, objects: Sequence[int]) -> VideoScores:
     """Score labels 1 to K, which stand for `objects`, against the true masks."""
     frames = scored_frames(name, masks)
     regions = np.zeros((len(frames), len(objects)))
@@ -173,7 +178,7 @@ def score_masks(name: str, followed: Int[np.ndarray, "F H W"], masks: Masks, obj
         assert truth is not None
         counts = truth != VOID
         for column, number in enumerate(objects):
-            pair = (followed[index] == column + 1) & counts, truth == number
+            pair = (predicted[index] == column + 1) & counts, truth == number
             regions[row, column], boundaries[row, column] = region_similarity(*pair), boundary_accuracy(*pair)
     return VideoScores(region=regions.mean(axis=0), boundary=boundaries.mean(axis=0))
 

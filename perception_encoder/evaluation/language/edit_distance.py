@@ -22,7 +22,7 @@ def anls(prediction: str, answers: Sequence[str], threshold: float = THRESHOLD) 
     formula excludes. Two empty texts are equal. Raises DataError without answers, MissingExtraError without rapidfuzz.
     """
     if not answers:
-        raise DataError("ANLS needs at least one answer; there are none")
+        raise DataError("ANLS needs at least one answer, not an empty list")
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.features import FRAMES, decode_ahead, open_item
+from perception_encoder.evaluation.feature_cache import decode_ahead
+from perception_encoder.evaluation.features import FRAMES, open_item
 from perception_encoder.evaluation.language.boxes import scale_box
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.protocol import Answerer

@@ -48,9 +48,9 @@ def read_records(path: Path, model: str, task: str) -> dict[str, AnswerRecord]:
         os.truncate(path, content.rfind(b"\n") + 1)
     records = {}
     for where, fields in read_json_lines(path):
-        for name, wanted in (("model", model), ("task", task)):
-            if text_field(fields, name, where) != wanted:
-                raise DataError(f"{where}: answers of the {name} {fields[name]!r}, not {wanted!r}; give another file")
+        for name, expected in (("model", model), ("task", task)):
+            if text_field(fields, name, where) != expected:
+                raise DataError(f"{where}: answers of the {name} {fields[name]!r}, not {expected!r}; give another file")
         prediction, box = fields.get("prediction"), fields.get("box")
         if not isinstance(prediction, str) or not (box is None or (are_numbers(box) and len(box) == 4)):
             raise DataError(f"{where}: `prediction` must be a text and `box` null or four numbers; remove the line")

@@ -18,9 +18,9 @@ def relaxed_accuracy(prediction: str, answer: str, tolerance: float = TOLERANCE)
     answer of 0, whose relative error is undefined, both texts must be equal in lower case, without surrounding spaces.
     "nan" and "inf" are texts.
     """
-    value, wanted = _number(prediction), _number(answer)
-    if value is not None and wanted:
-        return float(abs(value - wanted) / abs(wanted) <= tolerance)
+    value, expected = _number(prediction), _number(answer)
+    if value is not None and expected:
+        return float(abs(value - expected) / abs(expected) <= tolerance)
     return float(prediction.strip().lower() == answer.strip().lower())
 
 

@@ -55,7 +55,7 @@ def normalize_answer(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """Remove a mark that stands beside a space anywhere in the text; put a space for one that only joins words."""
+    """Remove punctuation beside a space anywhere in the text; put a space for one that only joins words."""
     cleaned = text
     for mark in PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text or _GROUPED_DIGITS.search(text)
@@ -71,7 +71,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     `normalize_answer`). A single answer leaves no other one and scores 0. Raises DataError without answers.
     """
     if not answers:
-        raise DataError("VQA accuracy needs people's answers; there are none")
-    wanted = normalize_answer(prediction)
-    same = [normalize_answer(answer) == wanted for answer in answers]
+        raise DataError("VQA accuracy needs people's answers, not an empty list")
+    normalized = normalize_answer(prediction)
+    same = [normalize_answer(answer) == normalized for answer in answers]
     return sum(min((sum(same) - own) / 3, 1.0) for own in same) / len(answers)

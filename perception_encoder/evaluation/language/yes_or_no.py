@@ -55,10 +55,10 @@ def yes_no(predictions: Sequence[str], answers: Sequence[str]) -> YesNoScores:
         raise DataError(f"{len(predictions)} predictions for {len(answers)} yes/no answers; give one for each")
     truth = [yes_no_answer(answer) for answer in answers]
     guessed = [parse_yes_no(prediction) for prediction in predictions]
-    hits = sum(guess is True and wanted for guess, wanted in zip(guessed, truth, strict=True))
+    hits = sum(guess is True and expected for guess, expected in zip(guessed, truth, strict=True))
     guesses, positives = guessed.count(True), truth.count(True)
     return YesNoScores(
-        accuracy=sum(guess is wanted for guess, wanted in zip(guessed, truth, strict=True)) / len(truth),
+        accuracy=sum(guess is expected for guess, expected in zip(guessed, truth, strict=True)) / len(truth),
         precision=hits / guesses if guesses else 0.0,
         recall=hits / positives if positives else 0.0,
         f1=2 * hits / (guesses + positives) if guesses + positives else 0.0,

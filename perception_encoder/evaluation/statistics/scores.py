@@ -257,9 +257,9 @@ class _Entries:
 
     def mean(self, times: np.ndarray) -> np.ndarray:
         """Return the metric if each block occurs so many times, (R, n) to (R,); groups without weight are left out."""
-        drawn = times[:, self.blocks] * self.weights
-        totals = np.add.reduceat(drawn, self.begins, axis=1)  # (R, groups)
-        sums = np.add.reduceat(drawn * self.values, self.begins, axis=1)
+        resampled = times[:, self.blocks] * self.weights
+        totals = np.add.reduceat(resampled, self.begins, axis=1)  # (R, groups)
+        sums = np.add.reduceat(resampled * self.values, self.begins, axis=1)
         means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
         return means.sum(axis=1) / np.maximum(1, (totals > 0).sum(axis=1))
 

@@ -28,7 +28,7 @@ DROPPED_TITLES = re.compile(
     r"simple arrows|elder sign|^people$",
     re.IGNORECASE,
 )
-DROPPED_FOLDERS = re.compile(r"/(flags|cards|gradients|led|semaphore|themes?)/")
+DROPPED_DIRECTORIES = re.compile(r"/(flags|cards|gradients|led|semaphore|themes?)/")
 # Series whose images are named by their files.
 FILE_NAMED_TITLES = re.compile(
     r"AIGA_Symbol_Signs|Road Signs|R16 sibmission|Sallite|Map Symbols|Homes Clipart|Australian Maps"
@@ -121,14 +121,14 @@ def _emoji_label(label: str) -> str:
 
 def read_openclipart(root: Path, source: DrawingSource) -> Iterator[Drawing]:
     """Read the usable images of the unpacked `openclipart-svg` package."""
-    folder = root / "usr" / "share" / "openclipart" / "svg"
-    paths = sorted(folder.rglob("*.svg"))
+    directory = root / "usr" / "share" / "openclipart" / "svg"
+    paths = sorted(directory.rglob("*.svg"))
     if not paths:
-        raise DataError(f"no *.svg under {folder.relative_to(root)} of the fetched package")
+        raise DataError(f"no *.svg under {directory.relative_to(root)} of the fetched package")
     for path in paths:
         svg = path.read_bytes()
         svg = gzip.decompress(svg) if svg[:2] == b"\x1f\x8b" else svg
-        drawing = _read_clipart(svg, path.relative_to(folder), source)
+        drawing = _read_clipart(svg, path.relative_to(directory), source)
         if drawing is not None:
             yield drawing
 
@@ -144,7 +144,7 @@ def _read_clipart(svg: bytes, path: Path, source: DrawingSource) -> Drawing | No
     licence = next((v for e in work if _tag(e) == "license" for k, v in e.items() if k.endswith("resource")), "")
     if "publicdomain" not in licence.lower() or DROPPED_TITLES.search(title):
         return None
-    if DROPPED_FOLDERS.search(f"/{path.as_posix()}"):
+    if DROPPED_DIRECTORIES.search(f"/{path.as_posix()}"):
         return None
     creator = next((_text(e, "title") for e in work.iter() if _tag(e) == "creator" and len(e)), "")
     raw_tags = [(e.text or "").strip().lower() for e in work.iter() if _tag(e) == "li"]
@@ -188,9 +188,9 @@ def _clipart_label(title: str, path: Path, creator: str, tags: tuple[str, ...]) 
 
 
 def _clean_tags(raw: list[str], path: Path, creator: str) -> tuple[str, ...]:
-    """The usable tags, the folder's own name first."""
-    folder = path.parent.name
-    names = [] if folder in DROPPED_TAGS or path.parts[0] in DROPPED_TAGS else [_singular(folder)]
+    """The usable tags, the directory's own name first."""
+    parent = path.parent.name
+    names = [] if parent in DROPPED_TAGS or path.parts[0] in DROPPED_TAGS else [_singular(parent)]
     for tag in raw:
         if tag in DROPPED_TAGS or re.search(r"\d|hash|theme", tag) or tag == creator.lower():
             continue

@@ -59,8 +59,8 @@ def prepare_source(
     shard = out / source.split / f"{source.name}.tar"
     if shard.exists():
         return PreparedSource(name=source.name, shard=shard, written=0, duplicates=0, failures=(), finished_before=True)
-    with tempfile.TemporaryDirectory(prefix="pe-data-") as folder:
-        drawings = read_source(source, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="pe-data-") as directory:
+        drawings = read_source(source, Path(directory))
     drawn, failures = draw(drawings, side, source.name, jobs, track)
     distinct = drop_near_duplicates(drawn) if source.near_duplicates else drawn
     written = write_shard(shard, (_sample(drawing, png, source) for drawing, png in distinct))
@@ -73,12 +73,12 @@ def prepare_source(
     )
 
 
-def read_source(source: DrawingSource, folder: Path) -> list[Drawing]:
-    """Fetch a source into `folder` and read its drawings."""
+def read_source(source: DrawingSource, directory: Path) -> list[Drawing]:
+    """Fetch a source into `directory` and read its drawings."""
     if source.registry == "debian":
-        return list(read_openclipart(fetch_debian(source.package, folder / "debian"), source))
-    names = fetch_npm(EMOJI_NAMES, folder / "names")
-    return list(read_emoji(fetch_npm(source.package, folder / "icons"), names, source))
+        return list(read_openclipart(fetch_debian(source.package, directory / "debian"), source))
+    names = fetch_npm(EMOJI_NAMES, directory / "names")
+    return list(read_emoji(fetch_npm(source.package, directory / "icons"), names, source))
 
 
 def draw(

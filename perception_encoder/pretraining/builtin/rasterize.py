@@ -26,14 +26,14 @@ def rasterize(svg: bytes, side: int, name: str) -> Image.Image:
     box = _inked_box(image)
     if box is None:
         raise MediaDecodeError(name, "draws nothing")
-    wanted = round(side * (1 - 2 * MARGIN))
+    target = round(side * (1 - 2 * MARGIN))
     inked = max(box[2] - box[0], box[3] - box[1])
-    if inked < wanted:
-        scale = min(LARGEST_SCALE, -(-scale * wanted // inked))
+    if inked < target:
+        scale = min(LARGEST_SCALE, -(-scale * target // inked))
         image = _render(svg, scale * side, name)
         box = _inked_box(image) or box
     drawing = image.crop(box)
-    factor = wanted / max(drawing.size)
+    factor = target / max(drawing.size)
     size = (max(1, round(drawing.width * factor)), max(1, round(drawing.height * factor)))
     drawing = drawing.resize(size, Image.Resampling.LANCZOS)
     square = Image.new("RGB", (side, side), "white")

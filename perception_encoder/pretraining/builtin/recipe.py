@@ -14,7 +14,7 @@ from perception_encoder.data.pairs import Stage
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.mixing import Mixing
-from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.config import BUILTIN_RULES, PretrainingConfig
 from perception_encoder.pretraining.masking import MaskRegularization
 from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -47,6 +47,7 @@ def builtin() -> PretrainingConfig:
             Stage(image_size=96, steps=1050),
             Stage(image_size=128, steps=300),
         ),
+        rules=BUILTIN_RULES,
         weights=WEIGHTS,
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),
         augmentation=Augmentation(scale=(0.25, 1.0)),
@@ -71,6 +72,7 @@ def builtin_second() -> PretrainingConfig:
             Stage(image_size=96, steps=1100),
             Stage(image_size=128, steps=400),
         ),
+        rules=BUILTIN_RULES,
         weights=photographs | dict.fromkeys(EMOJI, 0.28 / len(EMOJI)),
         warmup=60,
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),

@@ -62,4 +62,4 @@ RULES = SourceRules(
         sources=NEVER_TRAINED, class_source=UNSEEN_SOURCE, classes=UNSEEN_LABELS, find_classes=_unseen_classes
     ),
 )
-"""What every run of `pe train` applies to its data."""
+"""What the built-in recipes, and runs with `rules="builtin"`, apply to their data."""

@@ -32,7 +32,7 @@ TRIES = 60
 LIKE_SIZE = 2.2  # how many times longer one object on the floor may be than another
 SMALLEST = 0.14  # of the longest object's side: smaller ones cannot be seen on it
 HIDDEN = 0.55  # of an object's box that another in front of it may cover
-MARGIN = 0.05  # of the image, kept free around the objects
+MARGIN = 0.05  # of the image, free of objects
 STACKED, WALLED, TINTED = 0.6, 0.75, 0.4  # how often an object carries another, walls exist, pale objects are tinted
 TINTS: tuple[tuple[float, float, float], ...] = (
     *((0.9, 0.15, 0.12), (0.2, 0.65, 0.25), (0.15, 0.3, 0.85), (0.98, 0.85, 0.1), (1.0, 0.52, 0.05)),

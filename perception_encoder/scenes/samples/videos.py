@@ -133,7 +133,7 @@ class VideoMaker(SampleMaker):
                 stage.move(poses)
                 images.append(stage.draw(camera, self.config.side))
                 if not images[0].mask.any():
-                    return None  # all objects are yet to fall: there is none to track
+                    return None  # all objects are yet to fall, so nothing can be tracked
         return graph, images
 
 

@@ -1,1 +1,1 @@
-"""The search page: its server, thumbnails and standalone pages."""
+"""The search page: its server, thumbnails and contact sheets."""

@@ -11,20 +11,16 @@ import base64
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing, writing
+from perception_encoder.formats.standalone_page import page_head, parse_template
 from perception_encoder.search.index.thumbnail import encode_thumbnail
-
-if TYPE_CHECKING:
-    import jinja2
 
 THUMBNAIL_SIDE = 400
 """Longest side of a thumbnail, in pixels: twice its size on the page, for screens with two pixels a point."""
@@ -80,38 +76,14 @@ def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Se
         file.writelines(contact_sheet(title, note, sections))
 
 
-def page_head(title: str, note: str, style: str) -> str:
-    """Return the head of a standalone page with its own CSS rules (`style`) after those that all such pages share."""
-    style = _read("standalone.css") + style
-    return parse_template(_read("standalone.html")).render(title=title, note=note, style=style)
-
-
 def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterator[str]:
     """Yield the page in pieces."""
     yield page_head(title, note, _read("contact_sheet.css"))
     yield from parse_template(_read("contact_sheet.html")).generate(sections=sections, data_uri=data_uri, clock=clock)
 
 
-@cache
-def parse_template(source: str) -> jinja2.Template:
-    """Parse a template that escapes all text; control characters become visible escape sequences."""
-    import jinja2  # here, for the start of `pe search`
-
-    def plain(value: object) -> object:
-        return _printable(value) if type(value) is str else value  # not what is marked as safe
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True, finalize=plain)
-    return environment.from_string(source)
-
-
 def _read(name: str) -> str:
     return (_DIRECTORY / name).read_text(encoding="utf-8")
-
-
-def _printable(value: str) -> str:
-    """Replace control characters, and what UTF-8 cannot encode, by escape sequences."""
-    plain = value.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c >= " " or c == "\n" else repr(c)[1:-1] for c in plain)
 
 
 def clock(seconds: float) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import Run
-from tests.data.tars import picture
+from tests.data.tars import image_bytes
 
 
 def test_shards_of_a_directory(run_pe: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "in" / "cup").mkdir(parents=True)
-    (tmp_path / "in" / "cup" / "1.png").write_bytes(picture(1))
+    (tmp_path / "in" / "cup" / "1.png").write_bytes(image_bytes(1))
     run = run_pe("data", "shards", tmp_path / "in", "-o", tmp_path / "out", "--size", "5")
     assert run.status == 0 and "1 pairs in 1 shards" in run.stdout
     (tmp_path / "in" / "cup" / "2.png").write_bytes(b"?")

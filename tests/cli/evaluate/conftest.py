@@ -10,7 +10,7 @@ import pytest
 
 from perception_encoder.evaluation import transforms
 from perception_encoder.inference import open_model
-from tests.evaluation.colours import ColourEncoder, picture
+from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import ColourLayers
 
 COLOURS = ("red", "green", "blue")
@@ -29,9 +29,9 @@ class ColourBlind(ColourEncoder):
 def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model sees colours, except "blind"."""
 
-    def load(name: str, given: str = "squash,crop"):
+    def load(name: str, transforms: str = "squash,crop"):
         encoder = ColourBlind if name == "blind" else ColourEncoder
-        return {transform: encoder() for transform in given.split(",")}, {"weights": name}
+        return {transform: encoder() for transform in transforms.split(",")}, {"weights": name}
 
     monkeypatch.setattr(transforms, "load_transforms", load)
 
@@ -52,7 +52,7 @@ def photos(tmp_path: Path) -> Path:
             for number in range(count):
                 path = tmp_path / "photos" / split / colour / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(picture(colour, number if split == "train" else 40 + number))
+                path.write_bytes(image_bytes(colour, number if split == "train" else 40 + number))
     return tmp_path / "photos"
 
 

@@ -1,4 +1,4 @@
-"""`pe eval page`: a page and a model card from the JSON of a result."""
+"""`pe eval page`: a page from the JSON of a result."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_a_page_and_a_card_are_made_of_the_json(run_pe, photos: Path, tmp_path: Path) -> None:
-    result, card = tmp_path / "r.json", tmp_path / "CARD.md"
-    card.write_text("# Card\n<!-- figures -->\n<!-- end of figures -->\nLimits.\n", encoding="utf-8")
+def test_a_page_is_made_of_the_json(run_pe, photos: Path, tmp_path: Path) -> None:
+    result = tmp_path / "r.json"
     run_pe("eval", "suite", "any", "--photos", photos, "-o", result)
-    assert run_pe("eval", "page", result, "--card", card).status == output.OK
-    for made in (card, tmp_path / "r.md"):
-        assert "| toys | 3 | 33.3 | 100.0 | 100.0 | 100.0 |" in made.read_text(encoding="utf-8")
-    assert card.read_text(encoding="utf-8").endswith("Limits.\n")
+    assert run_pe("eval", "page", result).status == output.OK
+    assert "| toys | 3 | 33.3 | 100.0 | 100.0 | 100.0 |" in (tmp_path / "r.md").read_text(encoding="utf-8")
+    run = run_pe("eval", "page", result, "--card", tmp_path / "CARD.md")
+    assert run.status == output.ERROR and "run python -m experiments.builtin" in run.stderr
 
 
 def test_a_page_needs_a_result(run_pe, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.train.checkpoint import run_folder
+from perception_encoder.train.checkpoint import run_directory
 from tests.conftest import Run
 
 
@@ -52,7 +52,7 @@ def test_a_run_that_was_stopped_says_where_it_goes_on(run_pe: Callable[..., Run]
 def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("train", "builtin", "--photos", photos, "--out", out, "--debug")
-    with run_folder(out):
+    with run_directory(out):
         run = run_pe(*arguments)
     assert run.status == 2 and run.stderr.replace("\n", " ").count("another run is training in") == 1
     assert [path.name for path in out.iterdir()] == ["lock"]

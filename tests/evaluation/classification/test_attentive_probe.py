@@ -18,10 +18,11 @@ from perception_encoder.evaluation.classification.attentive_probe import (
     fit_attentive,
 )
 from perception_encoder.evaluation.classification.splits import Splits
-from perception_encoder.evaluation.layer_features import OneLayer, encode_layer
+from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.models.protocols import LayerTokens
 from tests.clips import clip
-from tests.evaluation.colours import picture
+from tests.evaluation.colours import image_bytes
 
 CONFIG = AttentiveConfig(epochs=12, learning_rates=(3e-3,), batch=32)
 
@@ -72,9 +73,12 @@ def test_bad_input_is_refused() -> None:
 
 
 class ColourLayers:
-    """Two layers: the first one's patches are the colours of the picture's quarters, the second's are all alike."""
+    """Two layers: the first one's patches are the colours of the image's quarters, the second's are all alike."""
 
-    name, depth, patch_size, image_size = "colours", 2, 8, (16, 16)
+    name, depth, width, patch_size, image_size = "colours", 2, 3, 8, (16, 16)
+
+    def __init__(self) -> None:
+        self.about = {"weights": self.name, "dtype": "float32", "device": "cpu"}
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
@@ -89,35 +93,35 @@ class ColourLayers:
 COLOURS = ["red", "green", "blue"]
 
 
-def pictures(name: str, labels: list[str], shade: int, broken: Sequence[int] = ()) -> LabelledImages:
-    found = tuple(b"?" if i in broken else picture(label, shade + i) for i, label in enumerate(labels))
-    return LabelledImages("toys", tuple(f"{name}{i}" for i in range(len(labels))), found, tuple(labels))
+def samples(name: str, labels: list[str], shade: int, broken: Sequence[int] = ()) -> LabelledImages:
+    result = tuple(b"?" if i in broken else image_bytes(label, shade + i) for i, label in enumerate(labels))
+    return LabelledImages("toys", tuple(f"{name}{i}" for i in range(len(labels))), result, tuple(labels))
 
 
 def splits() -> Splits:
     return Splits(
-        train=pictures("a", COLOURS * 10, 0, [2]),
-        val=pictures("b", COLOURS, 40),
-        test=pictures("c", COLOURS * 3, 50, [1]),
+        train=samples("a", COLOURS * 10, 0, [2]),
+        val=samples("b", COLOURS, 40),
+        test=samples("c", COLOURS * 3, 50, [1]),
     )
 
 
 def test_a_task_is_measured_at_a_layer() -> None:
     config = AttentiveConfig(epochs=20, learning_rates=(1e-2,), batch=8)
     for layer, low, high in ((0, 0.9, 1.0), (-1, 0.2, 0.5)):
-        (found,) = AttentiveEvaluator(splits(), config).run(OneLayer(ColourLayers(), layer % 2))
-        failures = found.failures
+        (result,) = AttentiveEvaluator(splits(), config).run(OneLayer(ColourLayers(), layer % 2))
+        failures = result.failures
         assert [failure.source for failure in failures] == ["a2", "c1"]
         expected = {"layer": str(layer % 2), "lr": "0.01/0.01/0.01", "train": "29", "head seeds": "3"}
-        assert found.settings == expected and [each.seed for each in found.scores] == [0, 0, 1, 1, 2, 2]
-        assert (found.metrics[0].name, found.metrics[0].n) == ("mean class accuracy", 8)
-        assert low <= found.metrics[0].value <= high
+        assert result.settings == expected and [each.seed for each in result.scores] == [0, 0, 1, 1, 2, 2]
+        assert (result.metrics[0].name, result.metrics[0].n) == ("mean class accuracy", 8)
+        assert low <= result.metrics[0].value <= high
     with pytest.raises(ConfigError, match="layer 2 does not exist"):
         AttentiveEvaluator(splits(), config).run(OneLayer(ColourLayers(), 2))
 
 
 def test_sets_of_undecodable_images_are_named() -> None:
-    bad = replace(splits(), test=pictures("d", COLOURS, 0, range(3)))
+    bad = replace(splits(), test=samples("d", COLOURS, 0, range(3)))
     with pytest.raises(DataError, match="toys: no image can be decoded; the first: d0"):
         AttentiveEvaluator(bad, CONFIG).run(OneLayer(ColourLayers(), 0))
 
@@ -126,7 +130,8 @@ def test_tokens_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(12))
     video = LabelledImages("clips", ("v",), (tmp_path / "v.mp4",), ("red",))
     images, *_ = AttentiveEvaluator(Splits(train=video, val=video, test=video), frames=4).images(ColourLayers())
-    assert encode_layer(OneLayer(ColourLayers(), 0), images).tokens.shape == (1, 4 * 5, 3)
+    cache = FeatureCache(dtype="float32")
+    assert cache.encode_layers(ColourLayers(), images, [0]).read(0).tokens.shape == (1, 4 * 5, 3)
     mixed = replace(images, keys=("v", "w"), open=lambda row: images.open(0)[: 1 + 3 * row])
     with pytest.raises(DataError, match="clips mixes images and videos"):
-        encode_layer(OneLayer(ColourLayers(), 0), mixed)
+        cache.encode_layers(ColourLayers(), mixed, [0])

@@ -54,7 +54,7 @@ def test_the_strength_is_the_best_on_val() -> None:
     assert fit_probe(train, val, CLASSES).strength == max(scores, key=lambda strength: scores[strength])
 
 
-def test_a_class_without_training_pictures_is_never_named() -> None:
+def test_a_class_without_training_images_is_never_named() -> None:
     train, val = cloud({"a": 9, "c": 9}, 0.1, 0), cloud({"a": 9, "b": 9, "c": 9}, 0.1, 1)
     assert 1 not in fit_probe(train, val, CLASSES).classify(val.vectors)
 

@@ -10,7 +10,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.nearest_neighbours import NeighboursEvaluator, vote
 from perception_encoder.evaluation.classification.splits import Splits, hold_out
 from perception_encoder.evaluation.results import evaluate
-from tests.evaluation.colours import ColourEncoder, picture, unit
+from tests.evaluation.colours import ColourEncoder, image_bytes, unit
 
 
 def test_votes_weigh_by_similarity() -> None:
@@ -41,36 +41,34 @@ def test_k_is_within_the_training_items(k: int) -> None:
         vote(np.eye(3, dtype=np.float32), np.arange(3), np.eye(3, dtype=np.float32), k)
 
 
-def pictures(name: str, labels: list[str], shade: int, broken: int = -1) -> LabelledImages:
-    found = tuple(b"?" if i == broken else picture(label, shade + i) for i, label in enumerate(labels))
-    return LabelledImages("toys", tuple(f"{name}{i}" for i in range(len(labels))), found, tuple(labels))
+def images(name: str, labels: list[str], shade: int, broken: int = -1) -> LabelledImages:
+    result = tuple(b"?" if i == broken else image_bytes(label, shade + i) for i, label in enumerate(labels))
+    return LabelledImages("toys", tuple(f"{name}{i}" for i in range(len(labels))), result, tuple(labels))
 
 
 COLOURS = ["red", "green", "blue"]
 
 
 def test_a_task_is_measured_for_each_k_and_transform() -> None:
-    splits = Splits(
-        train=pictures("a", COLOURS * 4, 0), val=pictures("b", COLOURS, 20), test=pictures("c", COLOURS, 30, 1)
-    )
+    splits = Splits(train=images("a", COLOURS * 4, 0), val=images("b", COLOURS, 20), test=images("c", COLOURS, 30, 1))
     models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
-    found = evaluate([NeighboursEvaluator(splits, (1, 3))], models)
-    assert [m.label for m in found] == [("toys", f"{k}-NN", transform, "") for transform in models for k in (1, 3)]
-    assert [(m.metrics[1].value, m.metrics[1].n, m.settings["train"]) for m in found] == [(1.0, 2, "15")] * 4
-    assert [[failure.source for failure in m.failures] for m in found] == [["c1"]] * 4
+    result = evaluate([NeighboursEvaluator(splits, (1, 3))], models)
+    assert [m.label for m in result] == [("toys", f"{k}-NN", transform, "") for transform in models for k in (1, 3)]
+    assert [(m.metrics[1].value, m.metrics[1].n, m.settings["train"]) for m in result] == [(1.0, 2, "15")] * 4
+    assert [[failure.source for failure in m.failures] for m in result] == [["c1"]] * 4
 
 
 def test_val_may_be_empty() -> None:
-    splits = Splits(train=pictures("a", COLOURS, 0), val=pictures("b", [], 0), test=pictures("c", COLOURS, 30))
-    (found,) = NeighboursEvaluator(splits, (1,)).run(ColourEncoder())
-    assert (found.metrics[1].value, found.settings["train"]) == (1.0, "3")
+    splits = Splits(train=images("a", COLOURS, 0), val=images("b", [], 0), test=images("c", COLOURS, 30))
+    (result,) = NeighboursEvaluator(splits, (1,)).run(ColourEncoder())
+    assert (result.metrics[1].value, result.settings["train"]) == (1.0, "3")
 
 
 def test_a_tenth_is_held_out_always_the_same() -> None:
-    train, test = pictures("a", COLOURS * 10, 0), pictures("c", COLOURS, 30)
+    train, test = images("a", COLOURS * 10, 0), images("c", COLOURS, 30)
     splits = hold_out(train, test)
     assert (len(splits.train.keys), len(splits.val.keys)) == (27, 3)
     assert {*splits.train.keys, *splits.val.keys} == set(train.keys)
     assert hold_out(train, test) == splits
     with pytest.raises(DataError, match="has 9 training items; at least 10 are needed"):
-        hold_out(pictures("a", COLOURS * 3, 0), test)
+        hold_out(images("a", COLOURS * 3, 0), test)

@@ -10,23 +10,23 @@ import pytest
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.splits import hold_out, load_splits
-from tests.evaluation.colours import picture, write_colours
+from tests.evaluation.colours import image_bytes, write_colours
 
 
-def folders(place: Path, split: str, labels: list[str], shade: int = 0) -> Path:
+def directories(place: Path, split: str, labels: list[str], shade: int = 0) -> Path:
     for index, label in enumerate(labels):
         path = place / split / label / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(label, shade + index))
+        path.write_bytes(image_bytes(label, shade + index))
     return place
 
 
 def test_settings_are_chosen_on_val_or_on_a_tenth_of_train(tmp_path: Path) -> None:
-    folders(tmp_path, "train", ["red", "green"] * 10)
-    folders(tmp_path, "val", ["red", "green"], 50)
+    directories(tmp_path, "train", ["red", "green"] * 10)
+    directories(tmp_path, "val", ["red", "green"], 50)
     (measured_on_val,) = load_splits(tmp_path, "val").values()
     assert [len(part.keys) for part in (measured_on_val.train, measured_on_val.val, measured_on_val.test)] == [18, 2, 2]
-    folders(tmp_path, "test", ["red", "green", "red"], 80)
+    directories(tmp_path, "test", ["red", "green", "red"], 80)
     (measured_on_test,) = load_splits(tmp_path, "test").values()
     assert [len(part.keys) for part in (measured_on_test.train, measured_on_test.val, measured_on_test.test)] == [
         20,
@@ -51,22 +51,22 @@ def test_what_is_learned_is_not_measured(tmp_path: Path) -> None:
 
 
 def test_classes_that_cannot_be_learned(tmp_path: Path) -> None:
-    folders(tmp_path, "train", ["red", "green"] * 10)
-    folders(tmp_path, "test", ["red", "blue"])
+    directories(tmp_path, "train", ["red", "green"] * 10)
+    directories(tmp_path, "test", ["red", "blue"])
     with pytest.raises(DataError, match="the class 'blue' is not in the split train"):
         load_splits(tmp_path, "test")
 
 
 def test_one_class_is_no_task(tmp_path: Path) -> None:
-    folders(tmp_path, "train", ["red"] * 10)
-    folders(tmp_path, "test", ["red"])
+    directories(tmp_path, "train", ["red"] * 10)
+    directories(tmp_path, "test", ["red"])
     with pytest.raises(DataError, match="has only the class 'red'"):
         load_splits(tmp_path, "test")
 
 
 def test_train_may_be_elsewhere(tmp_path: Path) -> None:
-    folders(tmp_path / "a", "train", ["red", "green"] * 10)
-    folders(tmp_path / "b", "test", ["red", "green"])
+    directories(tmp_path / "a", "train", ["red", "green"] * 10)
+    directories(tmp_path / "b", "test", ["red", "green"])
     (splits,) = load_splits(tmp_path / "b", "test", tmp_path / "a").values()
     assert len(splits.train.keys) + len(splits.val.keys) == 20
 
@@ -80,7 +80,7 @@ def by_hash(count: int) -> list[str]:
     return sorted((f"a{n}" for n in range(count)), key=lambda key: hashlib.sha256(key.encode()).digest())
 
 
-def test_the_last_picture_of_a_class_is_not_held_out() -> None:
+def test_the_last_image_of_a_class_is_not_held_out() -> None:
     first, second, third, *others = by_hash(30)
     labels = {first: "blue", second: "white", third: "white"} | {
         key: ("red", "green")[place % 2] for place, key in enumerate(others)
@@ -101,8 +101,8 @@ def test_larger_classes_give_the_tenth_that_they_always_gave() -> None:
 
 
 def test_nothing_is_held_out_where_nothing_is_chosen(tmp_path: Path) -> None:
-    folders(tmp_path, "train", ["red", "green", "green"])
-    folders(tmp_path, "test", ["red", "green"], 80)
+    directories(tmp_path, "train", ["red", "green", "green"])
+    directories(tmp_path, "test", ["red", "green"], 80)
     (splits,) = load_splits(tmp_path, "test", choosing=False).values()
     assert (len(splits.train.keys), splits.val.keys, splits.classes) == (3, (), ("green", "red"))
     with pytest.raises(DataError, match="3 training items; at least 10 are needed"):

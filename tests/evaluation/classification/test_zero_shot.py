@@ -16,7 +16,7 @@ from perception_encoder.evaluation.classification.zero_shot import (
 )
 from perception_encoder.evaluation.features import Features
 from perception_encoder.evaluation.statistics.scores import estimate, measure
-from tests.evaluation.colours import ColourEncoder, picture, unit
+from tests.evaluation.colours import ColourEncoder, image_bytes, unit
 
 
 def test_the_nearest_class_wins() -> None:
@@ -45,10 +45,10 @@ def test_intervals_of_few_items_a_class_hold_the_truth(sizes: list[int]) -> None
         chances = rng.beta(4, 2, len(classes))  # of being right, by class
         right = rng.random(len(labels)) < chances[targets]
         scores = accuracies(np.where(right, targets, -1), features.keys, features.labels, classes)
-        found = estimate(scores[:1], seed=trial)
+        result = estimate(scores[:1], seed=trial)
         by_class = [right[targets == number].mean() for number in range(len(classes))]
-        assert found.value == pytest.approx(np.mean(by_class))
-        low, high = found.interval()
+        assert result.value == pytest.approx(np.mean(by_class))
+        low, high = result.interval()
         held += low <= chances.mean() <= high
     assert held >= 90
 
@@ -88,13 +88,13 @@ def test_the_highest_scores_come_first() -> None:
 def test_a_task_is_measured_with_each_of_the_prompts() -> None:
     ids = ("n1", "n2", "n3", "n4")
     task = LabelledImages(
-        "toys", ("p", "q"), (picture("red"), picture("blue")), ("n1", "n3"),
+        "toys", ("p", "q"), (image_bytes("red"), image_bytes("blue")), ("n1", "n3"),
         choices=ids, names=dict(zip(ids, ("red", "green", "blue", "white"), strict=True)),
     )  # fmt: skip
     encoder = ColourEncoder()
-    found = ZeroShotEvaluator(task, ("name", "kinetics")).run(encoder)
-    assert [(m.prompts, m.classes, m.metrics[1].value, m.metrics[1].n) for m in found] == [
+    result = ZeroShotEvaluator(task, ("name", "kinetics")).run(encoder)
+    assert [(m.prompts, m.classes, m.metrics[1].value, m.metrics[1].n) for m in result] == [
         ("name", 4, 1.0, 2),
         ("kinetics", 4, 1.0, 2),
     ]
-    assert (encoder.texts, encoder.pictures, found[0].failures) == (4 * 29, 2, ())
+    assert (encoder.texts, encoder.image_count, result[0].failures) == (4 * 29, 2, ())

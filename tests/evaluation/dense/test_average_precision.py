@@ -1,4 +1,4 @@
-"""AP: pycocotools' figures, hand-computed ones, and pictures that are there twice."""
+"""AP: pycocotools' figures, hand-computed ones, and images that are there twice."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from perception_encoder.evaluation.dense.average_precision import (
-    _evaluate,
-    _match,
+    THRESHOLDS,
+    _evaluator,
     average_precision,
-    weighted_precision,
+    resampled_precision,
 )
 
 pytest.importorskip("faster_coco_eval")
@@ -31,11 +31,11 @@ def rle(box: list[float]) -> dict[str, Any]:
     return mask.encode(np.asfortranarray(pixels))
 
 
-def crowded(seed: int, pictures: int = 8) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def crowded(seed: int, images: int = 8) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Annotations of three categories, some crowds, and results: shifted, doubled, wrong and missing ones."""
     rng = np.random.default_rng(seed)
     annotations, results = [], []
-    for image in range(1, pictures + 1):
+    for image in range(1, images + 1):
         for _ in range(rng.integers(0, 6)):
             category = int(rng.integers(1, 3))
             left, top, width, height = rng.uniform((0, 0, 6, 6), (30, 30, 28, 28))
@@ -49,17 +49,17 @@ def crowded(seed: int, pictures: int = 8) -> tuple[dict[str, Any], list[dict[str
                 moved = [float(value + rng.integers(-2, 3)) for value in box]
                 moved = [max(0.0, moved[0]), max(0.0, moved[1]), max(4.0, moved[2]), max(4.0, moved[3])]
                 other = category if rng.random() < 0.8 else 3
-                results.append(found(image, other, moved, float(rng.random())))
-        results.append(found(image, int(rng.integers(1, 4)), [1.0, 2.0, 9.0, 9.0], float(rng.random())))
+                results.append(detection(image, other, moved, float(rng.random())))
+        results.append(detection(image, int(rng.integers(1, 4)), [1.0, 2.0, 9.0, 9.0], float(rng.random())))
     truth = {
-        "images": [{"id": image, "width": SIDE, "height": SIDE} for image in range(1, pictures + 1)],
+        "images": [{"id": image, "width": SIDE, "height": SIDE} for image in range(1, images + 1)],
         "annotations": annotations,
         "categories": [{"id": number, "name": str(number)} for number in (1, 2, 3)],
     }
     return truth, results
 
 
-def found(image: int, category: int, box: list[float], score: float) -> dict[str, Any]:
+def detection(image: int, category: int, box: list[float], score: float) -> dict[str, Any]:
     return {"image_id": image, "category_id": category, "bbox": box, "score": score, "segmentation": rle(box)}
 
 
@@ -70,7 +70,7 @@ def of_kind(results: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_figures_are_those_of_pycocotools(kind) -> None:
+def test_results_are_those_of_pycocotools(kind) -> None:
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -91,35 +91,40 @@ def test_figures_are_those_of_pycocotools(kind) -> None:
 
 
 def test_by_hand() -> None:
-    """Two things; the best guess is right, the second wrong, the third right: 51 recalls at 1, 50 at 2/3."""
+    """Two objects; the best guess is right, the second wrong, the third right: 51 recalls at 1, 50 at 2/3."""
     box = [10.0, 10.0, 20.0, 20.0]
     truth, _ = crowded(0, 2)
     truth["annotations"] = [
         {"id": n, "image_id": n, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0} for n in (1, 2)
     ]
-    guesses = [found(1, 1, box, 0.9), found(1, 1, [40.0, 40.0, 9.0, 9.0], 0.8), found(2, 1, box, 0.7)]
+    guesses = [detection(1, 1, box, 0.9), detection(1, 1, [40.0, 40.0, 9.0, 9.0], 0.8), detection(2, 1, box, 0.7)]
     measured = average_precision(truth, of_kind(guesses, "bbox"), "bbox")
     expected = (51 * 1 + 50 * 2 / 3) / 101
     assert measured.values == pytest.approx({"AP": expected, "AP50": expected, "AP75": expected})
-    assert sorted(set(measured.draws["AP"].round(6))) == [round(expected, 6), 1.0]  # a picture twice: all right
+    assert sorted(set(measured.draws["AP"].round(6))) == [round(expected, 6), 1.0]  # an image twice: all right
     nothing = average_precision(truth, [], "bbox", resamples=5)
     assert nothing.values["AP"] == 0
     assert [each.metric for each in measured.scores("box", ["1", "2"])] == ["box AP", "box AP50", "box AP75"]
 
 
 @pytest.mark.parametrize("lvis", [False, True])
-def test_a_picture_drawn_twice_is_a_picture_that_is_there_twice(lvis: bool) -> None:
+def test_an_image_drawn_twice_is_an_image_that_is_there_twice(lvis: bool) -> None:
     truth, results = crowded(3)
     results = of_kind(results, "bbox")
     for image in truth["images"]:
         image |= {"neg_category_ids": [3], "not_exhaustive_category_ids": [2] if image["id"] % 2 else []}
     for category in truth["categories"]:
         category["frequency"] = "rcf"[category["id"] - 1]
-    evaluator = _evaluate(truth, results, "bbox", lvis)
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    def library(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[COCO, COCO]:
+        known = COCO(truth, use_deepcopy=True)
+        return known, known.loadRes([dict(each) for each in results])
+
     counts = np.array([[1] * 8, [2, 0, 1, 3, 0, 1, 1, 0]])
-    matches = [_match(evaluator, category) for category in evaluator.params.catIds]
-    weighted = np.stack([weighted_precision(each, counts, evaluator.params.recThrs) for each in matches], axis=-1)
-    for times, ours in zip(counts, weighted, strict=True):
+    evaluators = [_evaluator(*library(truth, results), "bbox", lvis, category, range(1, 9)) for category in (1, 2, 3)]
+    resampled = np.stack([resampled_precision(each, counts) for each in evaluators], axis=-1)
+    for times, ours in zip(counts, resampled, strict=True):
         many: dict[str, Any] = {**truth, "images": [], "annotations": []}
         again = []
         for number, image in enumerate(np.repeat(np.arange(1, 9), times).tolist(), start=1):
@@ -128,27 +133,36 @@ def test_a_picture_drawn_twice_is_a_picture_that_is_there_twice(lvis: bool) -> N
             start = len(many["annotations"])
             many["annotations"] += [{**a, "id": start + n, "image_id": number} for n, a in enumerate(own, start=1)]
             again += [{**each, "image_id": number} for each in results if each["image_id"] == image]
-        precision = _evaluate(many, again, "bbox", lvis).eval["precision"][:, :, :, 0, -1]
+        whole = COCOeval_faster(*library(many, again), "bbox", lvis_style=lvis)
+        whole.params.maxDets = [300] if lvis else [1, 10, 100]
+        whole.evaluate()
+        whole.accumulate()
+        assert np.allclose(whole.params.iouThrs, THRESHOLDS)
+        precision = whole.eval["precision"][:, :, :, 0, -1]
         theirs = np.where(precision[0, 0] > -1, precision.mean(axis=1), np.nan)
         assert np.allclose(ours, theirs, equal_nan=True, atol=1e-12)
 
 
-def test_lvis_looks_only_where_categories_were_looked_for() -> None:
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_lvis_looks_only_where_categories_were_looked_for(kind) -> None:
     box = [10.0, 10.0, 20.0, 20.0]
     truth: dict[str, Any] = {
         "images": [
             {"id": 1, "width": SIDE, "height": SIDE, "neg_category_ids": [], "not_exhaustive_category_ids": []},
             {"id": 2, "width": SIDE, "height": SIDE, "neg_category_ids": [], "not_exhaustive_category_ids": []},
         ],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0}
+            | {"segmentation": rle(box)}
+        ],
         "categories": [
             {"id": 1, "name": "a", "frequency": "r"},
             {"id": 2, "name": "b", "frequency": "f"},
         ],
     }
-    results = of_kind([found(1, 1, box, 0.5), found(2, 1, box, 0.9)], "bbox")  # nobody looked for 1 in picture 2
-    measured = average_precision(truth, results, "bbox", lvis=True)
+    results = of_kind([detection(1, 1, box, 0.5), detection(2, 1, box, 0.9)], kind)  # nobody looked for 1 in image 2
+    measured = average_precision(truth, results, kind, lvis=True)
     assert measured.values["APr"] == measured.values["AP"] == 1 and np.isnan(measured.values["APf"])
     assert "box APf" not in {each.metric for each in measured.scores("box", ["1", "2"])}
     truth["images"][1]["neg_category_ids"] = [1]  # somebody did
-    assert average_precision(truth, results, "bbox", lvis=True).values["APr"] == pytest.approx(0.5)
+    assert average_precision(truth, results, kind, lvis=True).values["APr"] == pytest.approx(0.5)

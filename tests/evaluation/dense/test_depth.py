@@ -30,15 +30,15 @@ from tests.evaluation.layers import ColourLayers, png
 PROTOCOL = DepthProtocol(head=DepthConfig(channels=8, fit=FitConfig(epochs=20, batch=4, lr=1e-2)))
 
 
-def test_figures_by_hand() -> None:
+def test_results_by_hand() -> None:
     truth, guess = np.array([[2.0, 4.0, 0.0, 20.0]]), np.array([[1.0, 5.0, 3.0, 3.0]])
-    found = depth_errors("a", guess, truth, DepthProtocol())  # unknown, and beyond 10 m, are left out
-    assert found["RMSE"] == pytest.approx(1) and found["abs rel"] == pytest.approx((1 / 2 + 1 / 4) / 2)
-    assert [found[f"delta{n}"] for n in (1, 2, 3)] == [0, 0.5, 0.5]  # ratios 2 and 1.25; the bound is not within
+    result = depth_errors("a", guess, truth, DepthProtocol())  # unknown, and beyond 10 m, are left out
+    assert result["RMSE"] == pytest.approx(1) and result["abs rel"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert [result[f"delta{n}"] for n in (1, 2, 3)] == [0, 0.5, 0.5]  # ratios 2 and 1.25; the bound is not within
     assert depth_errors("a", truth, truth, DepthProtocol())["delta1"] == 1
 
 
-def test_the_eigen_crop_is_that_of_published_figures() -> None:
+def test_the_eigen_crop_is_that_of_published_results() -> None:
     truth = np.ones((480, 640), np.float32)
     guess = np.full((480, 640), 2, np.float32)
     guess[45:471, 41:601] = 1
@@ -49,8 +49,8 @@ def test_the_eigen_crop_is_that_of_published_figures() -> None:
 
 def test_an_aligned_guess_has_no_scale() -> None:
     truth, protocol = rooms(1, 0)[0], DepthProtocol(head=DepthConfig(channels=4).relative(), aligned=True)
-    found = depth_errors("a", 7 * truth, truth, protocol)
-    assert next(iter(found)) == "abs rel" and found["abs rel"] == pytest.approx(0, abs=1e-6) and found["delta1"] == 1
+    result = depth_errors("a", 7 * truth, truth, protocol)
+    assert next(iter(result)) == "abs rel" and result["abs rel"] == pytest.approx(0, abs=1e-6) and result["delta1"] == 1
     assert depth_errors("a", 7 * truth, truth, DepthProtocol())["abs rel"] > 1
     by_hand = depth_errors("a", np.array([[1.0, 1, 2]]), np.array([[2.0, 2, 8]]), protocol)
     assert by_hand["abs rel"] == pytest.approx((0 + 0 + 0.5) / 3) and by_hand["RMSE"] == pytest.approx(np.sqrt(16 / 3))
@@ -65,8 +65,8 @@ def test_depth_as_features_is_learned_and_noise_is_not() -> None:
         return depths.reshape(-1, 6, 4, 8, 4).mean(axis=(2, 4))[..., None]
 
     def score(learned: np.ndarray, asked: np.ndarray) -> dict:
-        found = score_depth(learned, train.__getitem__, asked, test.__getitem__, keys, PROTOCOL)
-        return {metric.name: metric for metric in measure_all(found)}
+        result = score_depth(learned, train.__getitem__, asked, test.__getitem__, keys, PROTOCOL)
+        return {metric.name: metric for metric in measure_all(result)}
 
     perfect = score(maps(train), maps(test))
     rng = np.random.default_rng(0)
@@ -87,12 +87,12 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     train, test = read_depth_splits(tmp_path / "room.tar")
     assert (train.keys[-1], test.keys[0]) == ("00005", "00006")
     assert train.depth(0) == pytest.approx(rooms(10, 0)[0], abs=1e-3)
-    (found,) = DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
-    failures = found.failures
+    (result,) = DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = result.failures
     assert [failure.source for failure in failures] == ["00008 (depth)"]
-    assert found.metrics[0].name == "RMSE" and found.metrics[0].n == 3 and found.settings["head seeds"] == "3"
-    assert {metric.interval for metric in found.metrics} == {None}  # frames of one walk are one block
-    assert len({each.values for each in found.scores if each.metric == "RMSE"}) == 3  # every seed fits another head
+    assert result.metrics[0].name == "RMSE" and result.metrics[0].n == 3 and result.settings["head seeds"] == "3"
+    assert {metric.interval for metric in result.metrics} == {None}  # frames of one walk are one block
+    assert len({each.values for each in result.scores if each.metric == "RMSE"}) == 3  # every seed fits another head
     with pytest.raises(ModelError, match="colours, layer 2"):
         DepthEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 2))
 
@@ -107,17 +107,19 @@ FAR = np.full((24, 32), 30, np.float32)
 FRAMED = np.pad(np.zeros((22, 32), np.float32), ((2, 0), (0, 0)), constant_values=2)  # above Eigen's crop alone
 
 
-def test_pictures_without_known_depth_are_reported_and_left_out() -> None:
+def test_images_without_known_depth_are_reported_and_left_out() -> None:
     train, test = rooms(6, 0), rooms(4, 1)
     train[2], test[1], test[3] = FAR, 0, FRAMED
     protocol = replace(PROTOCOL, eigen_crop=True)
-    (found,) = DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(OneLayer(ColourLayers(4, (24, 32)), 0))
-    failures = found.failures
+    (result,) = DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(
+        OneLayer(ColourLayers(4, (24, 32)), 0)
+    )
+    failures = result.failures
     assert [failure.source for failure in failures] == ["a2", "b1", "b3"] and "--per-metre" in failures[0].reason
-    assert found.metrics[0].n == 2 and found.settings["train"] == "5" and found.settings["per metre"] == "1000"
-    (found,) = DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
-    failures = found.failures
-    assert [failure.source for failure in failures] == ["a1", "b1"] and found.metrics[0].n == 3
+    assert result.metrics[0].n == 2 and result.settings["train"] == "5" and result.settings["per metre"] == "1000"
+    (result,) = DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = result.failures
+    assert [failure.source for failure in failures] == ["a1", "b1"] and result.metrics[0].n == 3
 
 
 def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: None) -> None:

@@ -33,8 +33,8 @@ T = TypeVar("T")
 SMALL = DetectionConfig(channels=16, hidden=32, regions=32, fit=FitConfig(epochs=1, batch=4))
 
 
-def found_all(pictures: InstanceSet, row: int) -> Detected:
-    things = pictures.instances(row)
+def found_all(images: InstanceSet, row: int) -> Detected:
+    things = images.instances(row)
     return Detected(things.boxes, things.labels, np.ones(len(things.labels), np.float32), things.masks)
 
 
@@ -54,10 +54,10 @@ def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
     train, test = (part.merge_classes() for part in parts)
     things = train.instances(0)
     assert things.labels.tolist() == [1, 1] and things.masks is None and (things.boxes == known.boxes).all()
-    found = [each for row in range(2) for each in to_results(found_all(test, row), test, row)["box"]]
+    result = [each for row in range(2) for each in to_results(found_all(test, row), test, row)["box"]]
     truth = test.truth(np.arange(2))
     assert [each["name"] for each in truth["categories"]] == ["object"]
-    assert average_precision(truth, found, "bbox", resamples=5).values["AP"] == pytest.approx(1)
+    assert average_precision(truth, result, "bbox", resamples=5).values["AP"] == pytest.approx(1)
     with pytest.raises(DataError, match="LVIS has no boxes of objects that were not looked for"):
         replace(train, records=({**train.records[0], "neg_category_ids": []},)).merge_classes()
 
@@ -66,20 +66,22 @@ def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
 def test_a_detector_is_fitted_and_measured(tmp_path: Path, masks: bool) -> None:
     train, test = read_instance_splits(write_instances(tmp_path, {"train": 6, "test": 2}, masks))
     encoder = ColourLayers(16, (48, 64))
-    (found,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(OneLayer(encoder, 0))
-    failures = found.failures
-    assert not failures and found.method == ("Mask R-CNN" if masks else "Faster R-CNN")
+    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(OneLayer(encoder, 0))
+    failures = result.failures
+    assert not failures and result.method == ("Mask R-CNN" if masks else "Faster R-CNN")
     names = ["box AP", "box AP50", "box AP75"] + (["mask AP", "mask AP50", "mask AP75"] if masks else [])
-    assert [metric.name for metric in found.metrics] == names
+    assert [metric.name for metric in result.metrics] == names
     (again,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(OneLayer(encoder, 0))
-    assert again.metrics == found.metrics  # what is drawn at random hangs on the seed
-    assert [scores.metric for scores in found.scores] == names * 3  # three head seeds
-    assert [scores.seed for scores in found.scores[:: len(names)]] == [0, 1, 2] and found.settings["head seeds"] == "3"
-    gap = difference(*(by_metric(each.scores)["box AP"] for each in (found, again)))
+    assert again.metrics == result.metrics  # what is drawn at random hangs on the seed
+    assert [scores.metric for scores in result.scores] == names * 3  # three head seeds
+    assert [scores.seed for scores in result.scores[:: len(names)]] == [0, 1, 2] and result.settings[
+        "head seeds"
+    ] == "3"
+    gap = difference(*(by_metric(each.scores)["box AP"] for each in (result, again)))
     assert (gap.value, gap.interval, gap.n) == (0, (0, 0), 2)
 
 
-def test_lvis_counts_more_things_and_less_sure_ones(tmp_path: Path) -> None:
+def test_lvis_counts_more_objects_and_less_sure_ones(tmp_path: Path) -> None:
     place = write_instances(tmp_path, {"train": 2, "test": 1})
     coco = read_instance_splits(place)
     for split in ("train", "test"):
@@ -99,9 +101,9 @@ def test_lvis_counts_more_things_and_less_sure_ones(tmp_path: Path) -> None:
     ):
         model = fit_detector(np.zeros((2, 3, 4, 3)), parts[0], np.arange(2), config=head).model
         assert (model.roi_heads.score_thresh, model.roi_heads.detections_per_img) == limits
-    (found,) = DetectionEvaluator(*lvis, DetectionProtocol(head=SMALL)).run(OneLayer(ColourLayers(16, (48, 64)), 0))
-    assert (found.settings["most"], found.settings["least score"]) == ("300", "0.0001")
-    assert "box APf" in [metric.name for metric in found.metrics]
+    (result,) = DetectionEvaluator(*lvis, DetectionProtocol(head=SMALL)).run(OneLayer(ColourLayers(16, (48, 64)), 0))
+    assert (result.settings["most"], result.settings["least score"]) == ("300", "0.0001")
+    assert "box APf" in [metric.name for metric in result.metrics]
 
 
 @pytest.mark.parametrize("without", ["train", "test"])
@@ -117,29 +119,29 @@ def test_masks_are_learned_and_measured_where_both_sets_have_them(
     lacking, other = caplog.messages
     assert f"{without}/instances.json: annotations without a mask: 1 of 3, annotation 2 of image 1 first" in lacking
     assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
-    (found,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
+    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
         OneLayer(ColourLayers(16, (48, 64)), 0)
     )
-    assert [metric.name for metric in found.metrics] == ["box AP", "box AP50", "box AP75"]
-    assert found.method == "Faster R-CNN"
+    assert [metric.name for metric in result.metrics] == ["box AP", "box AP50", "box AP75"]
+    assert result.method == "Faster R-CNN"
 
 
 def test_boxes_without_area_are_not_learned_from_and_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As in COCO's pictures 200365 and 550395."""
+    """As in COCO's images 200365 and 550395."""
     place = write_instances(tmp_path, {"train": 4, "test": 2})
     file = place / "train" / "instances.json"
     said = json.loads(file.read_text(encoding="utf-8"))
-    said["annotations"][0]["bbox"][2] = 0  # of picture 1, which has another one
-    said["annotations"][2]["bbox"][3] = 0  # all that picture 2 has
+    said["annotations"][0]["bbox"][2] = 0  # of image 1, which has another one
+    said["annotations"][2]["bbox"][3] = 0  # all that image 2 has
     file.write_text(json.dumps(said), encoding="utf-8")
     train, test = read_instance_splits(place)
-    (found,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
+    (result,) = DetectionEvaluator(train, test, DetectionProtocol(head=SMALL)).run(
         OneLayer(ColourLayers(16, (48, 64)), 0)
     )
-    failures = found.failures
-    assert not failures and found.settings["train"] == "4" and len(found.metrics) == 6
+    failures = result.failures
+    assert not failures and result.settings["train"] == "4" and len(result.metrics) == 6
     assert [len(train.instances(row).labels) for row in range(4)] == [1, 0, 2, 1]
     assert len(train.truth(range(4))["annotations"]) == 6
     (warning,) = caplog.messages

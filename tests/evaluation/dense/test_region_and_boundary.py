@@ -39,19 +39,19 @@ def test_j_by_hand() -> None:
 
 def test_a_boundary_by_hand() -> None:
     """A 2x2 square: pixels above and left of it look in, its right and lower ones look out; its first sees itself."""
-    found = boundary(rectangle((5, 5), slice(2, 4), slice(2, 4)))
-    assert [list(map(int, row)) for row in found] == [
+    result = boundary(rectangle((5, 5), slice(2, 4), slice(2, 4)))
+    assert [list(map(int, row)) for row in result] == [
         [0, 0, 0, 0, 0],
         [0, 1, 1, 1, 0],
         [0, 1, 0, 1, 0],
         [0, 1, 1, 1, 0],
         [0, 0, 0, 0, 0],
     ]
-    assert not boundary(np.ones((5, 5), bool)).any()  # the picture's edge is none
+    assert not boundary(np.ones((5, 5), bool)).any()  # the image's edge is none
 
 
 def test_f_by_hand() -> None:
-    """Two upright edges, 3 and 6 columns apart, in a picture whose tolerance is 4 pixels."""
+    """Two upright edges, 3 and 6 columns apart, in an image whose tolerance is 4 pixels."""
     assert tolerance_pixels(240, 427) == 4 and tolerance_pixels(480, 854) == 8
 
     def left_of(column: int, low: int = 240) -> np.ndarray:
@@ -90,13 +90,13 @@ def test_f_is_that_of_all_distances() -> None:
 
     def edge(mask: np.ndarray) -> np.ndarray:
         h, w = mask.shape
-        found = []
+        result = []
         for y in range(h):
             for x in range(w):
                 near = [(y + dy, x + dx) for dy, dx in ((0, 1), (1, 0), (1, 1)) if y + dy < h and x + dx < w]
                 if any(mask[y, x] != mask[place] for place in near):
-                    found.append((y, x))
-        return np.array(found)
+                    result.append((y, x))
+        return np.array(result)
 
     for seed in range(3):
         mask, truth = blobs(seed), blobs(seed) ^ blobs(seed + 10)

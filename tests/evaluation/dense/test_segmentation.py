@@ -42,7 +42,7 @@ def test_overlaps_by_hand() -> None:
     assert pixels.value == pytest.approx(3 / 5)
 
 
-def test_a_class_is_measured_over_all_pictures_together() -> None:
+def test_a_class_is_measured_over_all_images_together() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     truth, guess = rng.integers(0, 4, (2, 5, 9, 7))
@@ -70,21 +70,21 @@ def test_perfect_features_are_segmented_perfectly_and_noise_is_not() -> None:
     assert difference(*(by_metric(each)["mIoU"] for each in (perfect, noise))).interval[0] > 0.2
 
 
-def test_scenes_are_measured_and_a_broken_picture_reported(tmp_path: Path) -> None:
+def test_scenes_are_measured_and_a_broken_image_reported(tmp_path: Path) -> None:
     write_scenes(tmp_path, "train", 16, 0)
     write_scenes(tmp_path, "test", 6, 1, cut=2)
     train, test = read_class_splits(tmp_path)
     assert train.classes == ("background", "chair", "lamp")
     assert (test.labels(0) == label_maps(6, 1)[0]).all()
     encoder = ColourLayers(4, (24, 32))
-    (found,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(encoder, 0))
-    failures = found.failures
-    assert [failure.source for failure in failures] == ["test-2"] and found.metrics[0].n == 5
-    assert found.metrics[0].value > 0.75 and found.classes == 3
+    (result,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(encoder, 0))
+    failures = result.failures
+    assert [failure.source for failure in failures] == ["test-2"] and result.metrics[0].n == 5
+    assert result.metrics[0].value > 0.75 and result.classes == 3
     wide = SegmentationProtocol(head=SegmentationConfig(kernel=3, fit=PROTOCOL.head.fit))
     assert (
         SegmentationEvaluator(train, test, wide).run(OneLayer(encoder, 0))[0].metrics[0].value
-        > found.metrics[0].value - 0.1
+        > result.metrics[0].value - 0.1
     )
     with pytest.raises(ModelError, match="colours, layer 2"):
         SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(encoder, 2))
@@ -96,11 +96,11 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
     kept, test = keep_trained(train, drawn_masks("b", asked))
     assert kept.classes == test.classes == ("background", "chair")
     assert (test.labels(0) == np.where(asked[0] == 2, UNSCORED, asked[0])).all()
-    (found,) = SegmentationEvaluator(train, drawn_masks("b", asked), PROTOCOL).run(
+    (result,) = SegmentationEvaluator(train, drawn_masks("b", asked), PROTOCOL).run(
         OneLayer(ColourLayers(4, (24, 32)), 0)
     )
-    failures = found.failures
-    assert found.classes == 2 and found.metrics[0].value > 0.75 and not failures
+    failures = result.failures
+    assert result.classes == 2 and result.metrics[0].value > 0.75 and not failures
     only = drawn_masks("b", [np.where(labels == 1, 0, labels) for labels in asked])
     only = replace(only, numbers=({0: 0, 2: 2},) * 6)
     with pytest.raises(DataError, match="b: no object is of a class that the training images show"):
@@ -108,13 +108,13 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
     assert keep_trained(drawn_masks("a", learned), only)[1] is only
 
 
-def test_pictures_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     some, void = label_maps(4, 0), np.full((24, 32), 255, np.uint8)
     train, test = drawn_masks("a", some, [*some[:3], void]), drawn_masks("b", some, [void, *some[1:]])
-    (found,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
-    failures = found.failures
+    (result,) = SegmentationEvaluator(train, test, PROTOCOL).run(OneLayer(ColourLayers(4, (24, 32)), 0))
+    failures = result.failures
     assert [failure.source for failure in failures] == ["a3", "b0"]
-    assert found.metrics[0].n == 3 and found.settings["train"] == "3"
+    assert result.metrics[0].n == 3 and result.settings["train"] == "3"
     monkeypatch.setattr(evaluator, "fit_segmentation", lambda *_: pytest.fail("a head was fitted"))
     for sets, name in (
         ((drawn_masks("a", some, [void] * 4), test), "a"),

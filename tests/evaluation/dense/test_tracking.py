@@ -41,14 +41,14 @@ def test_masks_as_features_track_almost_perfectly_and_noise_does_not() -> None:
     assert noise.region.max() < 0.4
 
 
-def test_colours_track_coloured_things(tmp_path: Path) -> None:
+def test_colours_track_coloured_objects(tmp_path: Path) -> None:
     write_video(tmp_path / "discs.tar", *discs())
-    (found,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(4), 0))
-    failures = found.failures
-    assert not failures and [metric.name for metric in found.metrics] == ["J&F", "J", "F"]
-    both, region, boundary = (metric.value for metric in found.metrics)
+    (result,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(4), 0))
+    failures = result.failures
+    assert not failures and [metric.name for metric in result.metrics] == ["J&F", "J", "F"]
+    both, region, boundary = (metric.value for metric in result.metrics)
     assert region > 0.8 and both == pytest.approx((region + boundary) / 2)
-    assert found.settings == {"layer": "0", "short side": "48"}
+    assert result.settings == {"layer": "0", "short side": "48"}
     (noise,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(4), 1))
     assert noise.metrics[0].value < both / 2
 
@@ -57,8 +57,8 @@ def test_the_first_and_the_last_frame_are_not_scored() -> None:
     truth = np.zeros((20, 20), np.uint8)
     truth[5:15, 5:15] = 7
     right, wrong = (truth == 7).astype(np.int64), np.zeros((20, 20), np.int64)
-    found = score_masks("v", np.stack([wrong, right, wrong, wrong]), [truth] * 4, [7])
-    assert found.region.tolist() == [0.5] and found.boundary.tolist() == [0.5]
+    result = score_masks("v", np.stack([wrong, right, wrong, wrong]), [truth] * 4, [7])
+    assert result.region.tolist() == [0.5] and result.boundary.tolist() == [0.5]
     two = score_masks("v", np.stack([wrong, right]), [truth] * 2, [7])  # of two frames the second is all there is
     assert two.region.tolist() == [1.0]
 
@@ -91,7 +91,7 @@ def test_frames_keep_their_aspect_ratio(size, short, patch, expected) -> None:
 
 
 def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
-    pictures, masks = discs(3)
+    images, masks = discs(3)
     with pytest.raises(InputError, match=r"empty: the mask of the first frame has no object"):
         score_video("empty", np.ones((3, 4, 4, 2)), [np.zeros((8, 8), np.uint8)] * 3)
     with pytest.raises(InputError, match=r"only: no frame after the first"):
@@ -100,7 +100,7 @@ def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:
         score_video("bad", np.full((3, 4, 4, 2), np.nan), masks)
     with pytest.raises(DataError, match=r"v: 3 masks for the features of 2"):
         score_video("v", np.ones((2, 4, 4, 2)), masks)
-    write_video(tmp_path / "v.tar", pictures, masks)
+    write_video(tmp_path / "v.tar", images, masks)
     with pytest.raises(ModelError, match=r"colours, layer 2"):
         TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 2))
     with pytest.raises(ConfigError, match=r"layer 3 does not exist"):
@@ -111,22 +111,22 @@ def test_a_video_that_cannot_be_decoded_is_reported_and_left_out(tmp_path: Path)
     write_video(tmp_path / "good.tar", *discs(3))
     good = read_videos(tmp_path)[0]
     bad = MaskedVideo("bad", (good.frames[0], b"\x89PNG cut", good.frames[2]), good.masks)
-    (found,) = TrackingEvaluator([bad, good], CONFIG).run(OneLayer(ColourLayers(), 0))
-    failures = found.failures
-    assert [failure.source for failure in failures] == ["bad/frame 1"] and found.metrics[0].n == 1
+    (result,) = TrackingEvaluator([bad, good], CONFIG).run(OneLayer(ColourLayers(), 0))
+    failures = result.failures
+    assert [failure.source for failure in failures] == ["bad/frame 1"] and result.metrics[0].n == 1
     with pytest.raises(DataError, match="no video can be evaluated; the first: bad/frame 1"):
         TrackingEvaluator([bad], CONFIG).run(OneLayer(ColourLayers(), 0))
 
 
 def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path) -> None:
-    pictures, masks = discs(4)
-    write_video(tmp_path / "empty.tar", pictures, [np.zeros_like(masks[0]), *masks[1:]])
-    write_video(tmp_path / "good.tar", pictures, masks)
-    write_video(tmp_path / "one.tar", pictures, [masks[0], None, None, None])
-    write_video(tmp_path / "sizes.tar", pictures, [*masks[:3], masks[3][:-1]])
-    (found,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 0))
-    failures = found.failures
-    assert [failure.source for failure in failures] == ["empty", "one", "sizes"] and found.metrics[0].n == 1
+    images, masks = discs(4)
+    write_video(tmp_path / "empty.tar", images, [np.zeros_like(masks[0]), *masks[1:]])
+    write_video(tmp_path / "good.tar", images, masks)
+    write_video(tmp_path / "one.tar", images, [masks[0], None, None, None])
+    write_video(tmp_path / "sizes.tar", images, [*masks[:3], masks[3][:-1]])
+    (result,) = TrackingEvaluator(read_videos(tmp_path), CONFIG).run(OneLayer(ColourLayers(), 0))
+    failures = result.failures
+    assert [failure.source for failure in failures] == ["empty", "one", "sizes"] and result.metrics[0].n == 1
     bad = [video for video in read_videos(tmp_path) if video.name != "good"]
     with pytest.raises(DataError, match="no video can be evaluated; the first: empty: the mask of the first frame"):
         TrackingEvaluator(bad, CONFIG).run(OneLayer(ColourLayers(), 0))
@@ -139,8 +139,8 @@ def test_a_clip_of_davis(real_data: Path) -> None:
     config = PropagationConfig()
     scores = {}
     for short, layer in ((120, 0), (240, 0), (240, 1)):
-        (found,) = TrackingEvaluator([swan], TrackingConfig(short_side=short, propagation=config)).run(
+        (result,) = TrackingEvaluator([swan], TrackingConfig(short_side=short, propagation=config)).run(
             OneLayer(ColourLayers(16), layer)
         )
-        scores[short, layer] = found.metrics[0].value
+        scores[short, layer] = result.metrics[0].value
     assert scores[240, 0] > scores[120, 0] and scores[240, 0] > scores[240, 1] + 0.2

@@ -45,8 +45,8 @@ def test_few_blocks_take_the_interval_of_the_paired_t_test() -> None:
     ours, theirs = np.random.default_rng(0).normal(size=(2, 5))
     wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     both = [ItemScores.of("error", values, list("abcde"), unit="m") for values in (ours, theirs)]
-    found = difference(*both)
-    assert found.interval == pytest.approx((wanted.low, wanted.high), rel=0.06)  # the variance is that of 1000 draws
+    result = difference(*both)
+    assert result.interval == pytest.approx((wanted.low, wanted.high), rel=0.06)  # the variance is that of 1000 draws
     assert measure(both[0]).interval == pytest.approx(
         tuple(stats.ttest_1samp(ours, 0).confidence_interval(0.95)), rel=0.06
     )
@@ -88,5 +88,5 @@ def test_contributions_to_a_mean_are_the_items() -> None:
     without = np.array([np.delete(values, place).mean() for place in range(9)])
     np.testing.assert_allclose(contributions(values.mean(), without), values)
     without[4] = np.nan  # a metric that does not exist
-    found = contributions(values.mean(), without)
-    assert np.isfinite(found).all() and found.mean() == pytest.approx(values.mean())
+    result = contributions(values.mean(), without)
+    assert np.isfinite(result).all() and result.mean() == pytest.approx(values.mean())

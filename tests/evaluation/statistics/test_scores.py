@@ -20,7 +20,7 @@ from perception_encoder.evaluation.statistics.scores import (
 
 TARGETS = np.repeat([0, 1, 4], [80, 15, 5])
 CORRECT = np.concatenate([np.arange(80) < 60, np.arange(15) < 3, np.arange(5) < 5])
-NAMES = [f"picture {number}" for number in range(100)]
+NAMES = [f"image {number}" for number in range(100)]
 
 
 def test_a_share_weighs_items_alike() -> None:
@@ -39,7 +39,7 @@ def test_groups_weigh_alike_and_items_are_drawn_within_them() -> None:
 
 
 def test_unions_as_weights_and_classes_as_groups_make_miou() -> None:
-    intersections, unions = np.array([[1, 0], [3, 2]]), np.array([[4, 2], [4, 8]])  # (pictures, classes)
+    intersections, unions = np.array([[1, 0], [3, 2]]), np.array([[4, 2], [4, 8]])  # (images, classes)
     scores = ItemScores.of(
         "mIoU",
         (intersections / unions).ravel(),
@@ -56,12 +56,12 @@ def test_unions_as_weights_and_classes_as_groups_make_miou() -> None:
 
 
 def test_entries_of_one_item_are_drawn_together() -> None:
-    found = np.random.default_rng(0).random(400) < 0.5
+    result = np.random.default_rng(0).random(400) < 0.5
     names = [str(number) for number in range(400)]
-    once = measure(ItemScores.of("recall", found, names))
-    twice = ItemScores.of("recall", np.repeat(found, 2), names, owners=np.repeat(np.arange(400), 2))
+    once = measure(ItemScores.of("recall", result, names))
+    twice = ItemScores.of("recall", np.repeat(result, 2), names, owners=np.repeat(np.arange(400), 2))
     assert measure(twice) == once
-    apart = measure(ItemScores.of("recall", np.repeat(found, 2), [*names, *names]))
+    apart = measure(ItemScores.of("recall", np.repeat(result, 2), [*names, *names]))
     assert np.diff(apart.interval)[0] == pytest.approx(np.diff(once.interval)[0] / 2**0.5, rel=0.1)
 
 
@@ -71,9 +71,9 @@ def test_a_difference_is_paired() -> None:
     better = right.copy()
     better[np.flatnonzero(~right)[:30]] = True
     names = [str(number) for number in range(1000)]
-    found = difference(*(ItemScores.of("top-1", some, names) for some in (better, right)))
-    assert found.value == pytest.approx(0.03)
-    assert found.interval == pytest.approx((0.03 - 0.0106, 0.03 + 0.0106), abs=0.002)  # unpaired: ± 0.044
+    result = difference(*(ItemScores.of("top-1", some, names) for some in (better, right)))
+    assert result.value == pytest.approx(0.03)
+    assert result.interval == pytest.approx((0.03 - 0.0106, 0.03 + 0.0106), abs=0.002)  # unpaired: ± 0.044
 
 
 def test_the_text_holds_everything_in_few_bytes() -> None:

@@ -27,7 +27,7 @@ def test_results_of_earlier_versions_are_read(data: LayerData, tmp_path: Path, m
     result = evaluate_model(model, data, Sizes(), tmp_path)
     (cache,) = (tmp_path / "analyses").iterdir()
     old = json.loads(cache.read_text())
-    old["pictures"] = old.pop("images")
+    old["images"] = old.pop("images")
     for curve in old["curves"]:
         curve["figure"] = curve.pop("metric")
         for score in curve["layers"].values():

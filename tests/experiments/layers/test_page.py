@@ -87,7 +87,9 @@ def test_rows_have_seeds_and_blocks(result: dict[str, Any]) -> None:
 def test_the_page_claims_what_an_interval_shows(result: dict[str, Any]) -> None:
     text = page(result, "p.png")
     joined = " ".join(text.split())
-    assert "behind the best layer in 3 of 9 rows (bold): tracking, step 1; tracking, steps 1–9; tracking, " in joined
+    assert (
+        "worse than the best layer in 3 of 9 rows (bold): tracking, step 1; tracking, steps 1–9; tracking, " in joined
+    )
     assert "No interval, and so no claim, for depth of rooms: its test frames are of one sequence." in joined
     assert "with the final norm the built-in model's output has tracking 44.0 % instead of 40.0 %" in joined
     assert "Each model was trained with one seed" in joined and "peak" not in text

@@ -35,9 +35,9 @@ def photograph() -> Image.Image:
     return Image.fromarray(skimage.data.astronaut()[:, 60:440])
 
 
-def load_timm(model: CLIP | VisionTransformer, folder: Path) -> torch.nn.Module:
-    write_layout_directory(model, folder, "timm")
-    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+def load_timm(model: CLIP | VisionTransformer, directory: Path) -> torch.nn.Module:
+    write_layout_directory(model, directory, "timm")
+    return timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
 
 
 def preprocess_with_timm(model: torch.nn.Module, image: Image.Image) -> torch.Tensor:

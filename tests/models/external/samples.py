@@ -24,7 +24,7 @@ def scaled(images: list[Image.Image], size: tuple[int, int], mean: object, devia
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]
 
 
-def save_transformer(kind: str, folder: Path) -> object:
+def save_transformer(kind: str, directory: Path) -> object:
     """Save a tiny model with random weights and its image processor, as the hub has them."""
     transformers = pytest.importorskip("transformers")
     shape = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
@@ -32,7 +32,7 @@ def save_transformer(kind: str, folder: Path) -> object:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, f"{kind}Model")(config).eval()
-    model.save_pretrained(folder)
+    model.save_pretrained(directory)
     text = '{"image_processor_type": "ViTImageProcessor", "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}'
-    (folder / "preprocessor_config.json").write_text(text)
+    (directory / "preprocessor_config.json").write_text(text)
     return model

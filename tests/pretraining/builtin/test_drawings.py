@@ -16,8 +16,8 @@ from perception_encoder.pretraining.builtin.sources import find_source
 PUBLIC_DOMAIN = "http://web.resource.org/cc/PublicDomain"
 
 
-def write_emoji(folder: Path) -> tuple[Path, Path]:
-    icons, names = folder / "icons", folder / "names"
+def write_emoji(directory: Path) -> tuple[Path, Path]:
+    icons, names = directory / "icons", directory / "names"
     (names / "en").mkdir(parents=True)
     icons.mkdir()
     body = '<path d="M0 0h9v9z"/>'
@@ -80,12 +80,12 @@ def clipart(title: str, licence: str = PUBLIC_DOMAIN, creator: str = "Ann Smith"
     )
 
 
-def read_one(folder: Path, place: str, text: str) -> tuple[str, tuple[str, ...]] | None:
-    path = folder / "usr" / "share" / "openclipart" / "svg" / place
+def read_one(directory: Path, place: str, text: str) -> tuple[str, tuple[str, ...]] | None:
+    path = directory / "usr" / "share" / "openclipart" / "svg" / place
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    found = [(drawing.label, drawing.tags) for drawing in read_openclipart(folder, find_source("openclipart"))]
-    return found[0] if found else None
+    drawings = [(drawing.label, drawing.tags) for drawing in read_openclipart(directory, find_source("openclipart"))]
+    return drawings[0] if drawings else None
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_clip_art_is_named_by_its_title_file_or_folder(
     tmp_path: Path, place: str, title: str, label: str, tags: tuple[str, ...]
 ) -> None:
     text = clipart(title, tags=("hash(0x8a)", "", "zoo", "icon"))
-    found = read_one(tmp_path, place, text)
-    assert found is not None
-    assert found[0] == label
-    assert found[1] == tags or found[1] == (place.split("/")[0].rstrip("s"), *tags)
+    drawing = read_one(tmp_path, place, text)
+    assert drawing is not None
+    assert drawing[0] == label
+    assert drawing[1] == tags or drawing[1] == (place.split("/")[0].rstrip("s"), *tags)
 
 
 def test_titles_in_other_languages_give_way_to_the_folder(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ DRAWINGS = [
 
 
 def test_a_source_becomes_a_shard(tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(prepare, "read_source", lambda source, folder: DRAWINGS)
+    monkeypatch.setattr(prepare, "read_source", lambda source, directory: DRAWINGS)
     with caplog.at_level(logging.WARNING):
         made = prepare_source(find_source("openclipart"), tmp_path, side=32, jobs=2)
     assert (made.written, made.duplicates, made.finished_before) == (2, 1, False)
@@ -51,13 +51,13 @@ def test_a_source_becomes_a_shard(tmp_path: Path, monkeypatch, caplog: pytest.Lo
         "licence": "CC0",
         "attribution": "A",
     }
-    with Image.open(io.BytesIO(again.image)) as picture:
-        assert (picture.size, picture.mode) == ((32, 32), "RGB")
-        assert picture.getpixel((16, 16)) == (255, 0, 0)
+    with Image.open(io.BytesIO(again.image)) as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+        assert image.getpixel((16, 16)) == (255, 0, 0)
 
 
 def test_a_finished_source_is_not_done_again(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepare, "read_source", lambda source, folder: pytest.fail("fetched again"))
+    monkeypatch.setattr(prepare, "read_source", lambda source, directory: pytest.fail("fetched again"))
     shard = tmp_path / "train" / "noto.tar"
     shard.parent.mkdir()
     shard.write_bytes(b"done")
@@ -70,14 +70,14 @@ def test_the_unseen_style_stays_out_of_train(tmp_path: Path, monkeypatch) -> Non
         *("noto", "noto_outlined", "noto_line", "twemoji", "twemoji_outlined", "twemoji_line", "openclipart")
     }
     assert {"openmoji"} == NEVER_TRAINED
-    monkeypatch.setattr(prepare, "read_source", lambda source, folder: DRAWINGS[2:])
+    monkeypatch.setattr(prepare, "read_source", lambda source, directory: DRAWINGS[2:])
     made = prepare_source(find_source("openmoji"), tmp_path, side=16, jobs=1)
     assert made.shard == tmp_path / "unseen" / "openmoji.tar"
     assert not (tmp_path / "train").exists()
 
 
 def test_emoji_that_look_alike_are_kept(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepare, "read_source", lambda source, folder: [DRAWINGS[0], DRAWINGS[2]])
+    monkeypatch.setattr(prepare, "read_source", lambda source, directory: [DRAWINGS[0], DRAWINGS[2]])
     assert prepare_source(find_source("noto"), tmp_path, side=16, jobs=1).written == 2
 
 

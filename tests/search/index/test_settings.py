@@ -8,6 +8,7 @@ import pytest
 
 from perception_encoder.errors import SearchIndexError
 from perception_encoder.search.index.index import STORE, Index
+from perception_encoder.search.index.settings import SETTINGS
 from perception_encoder.search.index.update import writable_index
 
 
@@ -20,7 +21,7 @@ def test_the_model_is_remembered(folder: Path, update, checkpoint: Path) -> None
 
 def test_settings_that_are_none(update, folder: Path) -> None:
     update()
-    path = folder / STORE / "settings.json"
+    path = folder / STORE / SETTINGS
     whole = path.read_text()
     odd = ["[]", "null", '{"layout": 1}', '{"layout": []}', '{"layout": 1, "source": 3}', "[" * 100_000, "\udcff"]
     for settings in [*odd, whole.replace('"every": 1.0', '"every": -1')]:

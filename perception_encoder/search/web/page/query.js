@@ -41,7 +41,7 @@ export function addExample(weight, what, image) {
   change("image");
 }
 
-// Searches by a file, together with the text in the field; it takes the place of other images.
+// Searches by a file, together with the text in the field; it replaces other images.
 async function searchByFile(file) {
   const limit = Number($("file").dataset.limit), before = $("count").textContent;
   try {

@@ -35,7 +35,7 @@ export function tileButton(tile, open, badge = duration) {
   return button;
 }
 
-// Loads a large thumbnail if the stored one has too few pixels for its place on this screen.
+// Loads a large thumbnail if the stored one has too few pixels for its size on this screen.
 function sharpen(image, tile) {
   const [width, height] = [image.naturalWidth, image.naturalHeight];
   const scale = Math.max(image.clientWidth / width, image.clientHeight / height) * devicePixelRatio;

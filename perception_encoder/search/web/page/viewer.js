@@ -94,7 +94,7 @@ viewer.addEventListener("close", () => {
   closed(shown.id);
 });
 
-// A query that follows takes the viewer's place in the history.
+// A query that follows replaces the viewer in the history.
 const then = (searchBy) => () => {
   viewer.close();
   searchBy(`like:${shown.id}`, { source: shown.thumbnail, name: shown.name });

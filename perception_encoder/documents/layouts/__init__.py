@@ -1,0 +1,1 @@
+"""The layouts of each kind of document, with their questions."""

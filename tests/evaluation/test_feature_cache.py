@@ -1,0 +1,246 @@
+"""The cache of features: its content and its keys, a killed run that resumes, and temporary files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.datasets.image_set import ImageSet
+from perception_encoder.errors import ConfigError, DataError, ModelError, OutputError
+from perception_encoder.evaluation import feature_cache as module
+from perception_encoder.evaluation.feature_cache import FeatureCache, chunk_size, show_bytes
+from perception_encoder.evaluation.layer_features import ComputedTokens, EncoderInputs
+from tests.evaluation.layers import ColourLayers, png
+from tests.layer_analysis.toys import ToyEncoder, greys
+
+LAYERS = [0, 2, 3]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return every file of a directory but the locks."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*.*") if path.is_file()
+    }
+
+
+def test_every_layer_of_what_can_be_decoded(tmp_path: Path) -> None:
+    encoder, images = ToyEncoder(), greys(10, broken=(1, 6))
+    stored = FeatureCache(directory=tmp_path, dtype="float32", chunk=4).encode_layers(encoder, images, LAYERS)
+    assert [str(failure) for failure in stored.failures] == ["grey 1: is cut", "grey 6: is cut"]
+    rows = [0, 2, 3, 4, 5, 7, 8, 9]
+    expected = encoder.encode_layers([images.open(row)[0] for row in rows], LAYERS)
+    for layer in LAYERS:
+        features = stored.read(layer)
+        assert (
+            isinstance(features.tokens, np.memmap) and features.tokens.shape == (8, 17, 3) and features.grid == (4, 4)
+        )
+        np.testing.assert_array_equal(features.rows, rows)
+        np.testing.assert_array_equal(features.patches, expected[layer].patches)
+        np.testing.assert_array_equal(features.tokens[:, :1], expected[layer].prefix)
+        np.testing.assert_allclose(features.mean(), expected[layer].patches.mean(axis=(1, 2)), atol=1e-6)
+
+
+def test_a_set_is_encoded_once(tmp_path: Path) -> None:
+    encoder, cache = ToyEncoder(), FeatureCache(directory=tmp_path)
+    first = cache.encode_layers(encoder, greys(5), LAYERS)
+    assert cache.encode_layers(encoder, greys(5), LAYERS).key == first.key and encoder.encoded == 5
+    assert first.read(0).tokens.dtype == np.float16
+
+
+def test_the_key_is_of_all_that_features_depend_on(tmp_path: Path) -> None:
+    cache = FeatureCache(directory=tmp_path)
+    same = {cache.key(ToyEncoder(name=name), greys(5, name=what), LAYERS) for name, what in (("a", "x"), ("b", "y"))}
+    others = {
+        cache.key(ToyEncoder(weights="w2"), greys(5), LAYERS),
+        cache.key(ToyEncoder(image_size=(32, 32)), greys(5), LAYERS),
+        cache.key(ToyEncoder(), greys(6), LAYERS),
+        cache.key(ToyEncoder(), greys(5), [0]),
+        FeatureCache(directory=tmp_path, dtype="float32").key(ToyEncoder(), greys(5), LAYERS),
+    }
+    assert len(same) == 1 and len(others | same) == 6
+
+
+def test_stores_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Under another key features would be encoded again."""
+    key = FeatureCache(directory=tmp_path).key(ToyEncoder(), greys(5), LAYERS)
+    assert key == "4dd1d13424e91022200a"
+
+
+class StopError(Exception):
+    """What interrupts a test's run."""
+
+
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_a_stopped_run_resumes_to_the_same_bytes(at: int, tmp_path: Path) -> None:
+    def stop(encoded: int) -> None:
+        if encoded >= at:
+            raise StopError
+
+    images = greys(11, broken=(2, 9))
+    whole, resumed = (FeatureCache(directory=tmp_path / name, chunk=4) for name in ("whole", "resumed"))
+    whole.encode_layers(ToyEncoder(), images, LAYERS)
+    with pytest.raises(StopError):
+        resumed.encode_layers(ToyEncoder(before=stop), images, LAYERS)
+    after = ToyEncoder()
+    resumed.encode_layers(after, images, LAYERS)
+    assert after.encoded == 9 - at and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, root: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from perception_encoder.evaluation.feature_cache import FeatureCache
+from tests.layer_analysis.toys import ToyEncoder, greys
+kill = lambda encoded: os.kill(os.getpid(), signal.SIGKILL) if encoded >= 8 else None
+cache = FeatureCache(directory=Path({str(tmp_path / "killed")!r}), chunk=4)
+cache.encode_layers(ToyEncoder(before=kill), greys(11), {LAYERS})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=200)
+    assert done.returncode == -9
+    after = ToyEncoder()
+    FeatureCache(directory=tmp_path / "killed", chunk=4).encode_layers(after, greys(11), LAYERS)
+    FeatureCache(directory=tmp_path / "whole", chunk=4).encode_layers(ToyEncoder(), greys(11), LAYERS)
+    assert after.encoded == 3 and contents(tmp_path / "whole") == contents(tmp_path / "killed")
+
+
+def test_a_chunk_is_as_large_as_its_bytes_allow() -> None:
+    large = ToyEncoder(patch_size=14, width=1536)  # as PE-Core-G14-448, an image 315 MB
+    assert chunk_size(large, (448, 448), range(50)) == 6
+    assert chunk_size(large, (448, 448), range(50), most=4) == 4
+    assert chunk_size(large, (448, 448), [49]) == module.CHUNK
+    assert chunk_size(large, (1792, 1792), range(50)) == 1
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_a_run_in_chunks_of_bytes_resumes_with_the_same_batches(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BYTES", 4 * (4 * 16 * 3 * len(LAYERS)) + 100)
+    images, begun = greys(11), []
+
+    def stop(encoded: int) -> None:
+        if encoded >= at:
+            raise StopError
+        begun.append(encoded)
+
+    FeatureCache(directory=tmp_path / "whole").encode_layers(ToyEncoder(before=begun.append), images, LAYERS)
+    assert begun == [0, 4, 8]
+    begun.clear()
+    resumed = FeatureCache(directory=tmp_path / "resumed")
+    with pytest.raises(StopError):
+        resumed.encode_layers(ToyEncoder(before=stop), images, LAYERS)
+    resumed.encode_layers(ToyEncoder(before=lambda encoded: begun.append(at + encoded)), images, LAYERS)
+    assert begun == [0, 4, 8] and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
+
+
+def test_a_set_that_was_begun_in_other_chunks_is_resumed(tmp_path: Path) -> None:
+    def stop(encoded: int) -> None:
+        if encoded >= 5:
+            raise StopError
+
+    whole, begun = (FeatureCache(directory=tmp_path / name, chunk=4) for name in ("whole", "begun"))
+    whole.encode_layers(ToyEncoder(), greys(11), LAYERS)
+    with pytest.raises(StopError):
+        FeatureCache(directory=tmp_path / "begun", chunk=5).encode_layers(ToyEncoder(before=stop), greys(11), LAYERS)
+    after = ToyEncoder()
+    begun.encode_layers(after, greys(11), LAYERS)
+    assert after.encoded == 6 and contents(tmp_path / "whole") == contents(tmp_path / "begun")
+
+
+def test_features_that_are_not_finite_or_too_large_are_errors(tmp_path: Path) -> None:
+    cache = FeatureCache(directory=tmp_path)
+    with pytest.raises(ModelError, match="toy, layer 0, gives NaN or infinity in 3 of 3 vectors of greys"):
+        cache.encode_layers(ToyEncoder(scale=float("nan")), greys(3), LAYERS)
+    with pytest.raises(ModelError, match="too large for float16; store features as float32"):
+        cache.encode_layers(ToyEncoder(scale=1e6), greys(3), LAYERS)
+    FeatureCache(directory=tmp_path, dtype="float32").encode_layers(ToyEncoder(scale=1e6), greys(3), LAYERS)
+
+
+def test_sets_without_greys(tmp_path: Path) -> None:
+    cache = FeatureCache(directory=tmp_path)
+    with pytest.raises(DataError, match="greys: it has no images"):
+        cache.encode_layers(ToyEncoder(), greys(0), LAYERS)
+    stored = cache.encode_layers(ToyEncoder(), greys(2, broken=(0, 1)), LAYERS)
+    assert len(stored.read(0).tokens) == 0 and len(stored.failures) == 2
+
+
+def test_what_features_will_take(tmp_path: Path) -> None:
+    cache, images = FeatureCache(directory=tmp_path / "none yet"), greys(5)
+    wide = replace(images, image_size=(8, 24))
+    each = 2 * len(LAYERS) * 5 * 3  # bytes of a token of every layer and image
+    assert cache.missing_bytes(ToyEncoder(), [images, images, wide], LAYERS) == each * (1 + 16 + 1 + 2 * 6)
+    cache.encode_layers(ToyEncoder(), images, LAYERS)
+    assert cache.missing_bytes(ToyEncoder(), [images, wide], LAYERS) == each * (1 + 2 * 6)
+    assert (show_bytes(44_200_000_000), show_bytes(1_500_000)) == ("44.2 GB", "1.5 MB")
+
+
+def test_a_full_disk_and_damaged_files_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(directory=tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "SPARE", 1 << 62)
+        with pytest.raises(OutputError, match="MB for features and the disk has"):
+            cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
+    stored = cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
+    (tmp_path / stored.key / "layer_02.npy").write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"layer_02\.npy is missing or damaged"):
+        cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
+    (tmp_path / stored.key / "progress.json").write_text("{")
+    with pytest.raises(DataError, match=r"progress\.json is damaged"):
+        cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
+    with pytest.raises(ConfigError, match="dtype is 'int8'; it must be float16 or float32"):
+        FeatureCache(directory=tmp_path, dtype="int8")
+
+
+SHADES = tuple(b"cut" if grey == 60 else png(np.full((8, 16, 3), grey, np.uint8)) for grey in (0, 60, 120, 180))
+SHADED = ImageSet(name="shades", keys=tuple("abcd"), images=SHADES)
+
+
+def shades(image_set: ImageSet = SHADED) -> EncoderInputs:
+    return EncoderInputs.of("shades, test", image_set, lambda row: None)
+
+
+def test_features_that_do_not_fit_are_computed_again() -> None:
+    encoder = ColourLayers(4, (8, 16))
+    cached, computed = (
+        FeatureCache(dtype="float32", chunk=2, limit=limit).encode_layers(encoder, shades(), [0]).read(0)
+        for limit in (1e9, 0)
+    )
+    assert isinstance(computed.tokens, ComputedTokens) and not isinstance(cached.tokens, ComputedTokens)
+    assert cached.rows.tolist() == computed.rows.tolist() == [0, 2, 3]
+    assert cached.patches.shape == computed.patches.shape == (3, 2, 4, 3) == cached.patches[:].shape
+    for rows in (slice(1, 3), np.array([2, 0]), slice(None)):
+        assert (cached.patches[rows] == computed.patches[rows]).all()
+        assert (cached.tokens[rows] == computed.tokens[rows]).all()
+    assert (cached.mean() == computed.mean()).all()
+    assert [failure.source for failure in cached.failures] == [failure.source for failure in computed.failures] == ["b"]
+
+
+def test_images_none_of_which_can_be_decoded_have_no_rows() -> None:
+    features = FeatureCache().encode_layers(ColourLayers(), shades(SHADED.select([1])), [0]).read(0)
+    assert len(features.rows) == len(features.tokens) == 0 and len(features.failures) == 1
+
+
+def test_a_mix_of_images_and_videos_is_refused() -> None:
+    mixed = EncoderInputs(
+        name="mixed",
+        keys=("a", "b"),
+        open=lambda row: [Image.new("RGB", (8, 8))] * (row + 1),
+        compute_digest=lambda: "",
+    )
+    with pytest.raises(DataError, match="mixed mixes images and videos"):
+        FeatureCache().encode_layers(ColourLayers(), mixed, [0])
+
+
+def test_there_is_one_cache(root: Path) -> None:
+    """Tokens are mapped from files, temporary or not, by one module."""
+    sources = [
+        path for name in ("evaluation", "layer_analysis") for path in (root / "perception_encoder" / name).rglob("*.py")
+    ]
+    assert [path.name for path in sources if "memmap(" in path.read_text("utf-8")] == ["feature_cache.py"]
