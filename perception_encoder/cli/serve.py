@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from perception_encoder.serving.generation import GenerationQueue
 
 NETWORK, LANGUAGE = "Network", "Language model"
-KEY = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
+PORT = typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")
+KEY_HELP = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
+KEY = typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY_HELP)
 LAN = "Let devices on your network open the page; makes a key unless --key gives one."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
 CHAT = "Serve /v1/chat/completions with this language model, loaded at the first request [default: none]."
@@ -40,12 +43,8 @@ def serve(
     home: options.IndexHome = None,
     lan: Annotated[bool, flag("--lan", LAN, NETWORK)] = False,
     host: Annotated[str | None, HOST] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")
-    ] = 8000,
-    key: Annotated[
-        str | None, typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY)
-    ] = None,
+    port: Annotated[int, PORT] = 8000,
+    key: Annotated[str | None, KEY] = None,
     waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
     chat_model: Annotated[str | None, option(CHAT, "NAME", LANGUAGE)] = None,
     ask_model: Annotated[str | None, option(ASK, "NAME", LANGUAGE)] = None,
@@ -55,8 +54,7 @@ def serve(
     Search by text, by an image or a video, or for similar hits, with filters. New, changed and deleted files are picked
     up every ten seconds, or at once with the Rescan button. By default only this machine can open the page. With --lan,
     or with --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
-    The connection is not encrypted, so use it only in a network that you trust. With --ask-model, the page also answers
-    questions about an opened image.
+    The connection is not encrypted, so use it only in a network that you trust.
 
     The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
     `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and
@@ -86,8 +84,7 @@ def serve(
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before anything that takes long
         names = reachable_names(host)
-        languages = {each: language_queue(each) for each in {chat_model, ask_model} if each}
-        chat, ask = (languages.get(each or "") for each in (chat_model, ask_model))
+        chat, ask = language_queues(chat_model, ask_model)
         server, source, name = make_server(directory, home, api, model, waiting, key, host, names, chat, ask)
         subject, path = ("", "/v1/embeddings") if directory is None else (f" over {directory}", "")
         if directory is not None and key and not is_loopback(host):
@@ -138,13 +135,16 @@ def make_server(
     return both, source, encoder.name
 
 
-def language_queue(name: str) -> GenerationQueue:
-    """Return the queue of a language model, which is loaded later; UnknownModelError, WeightsUnavailableError."""
+def language_queues(*names: str | None) -> list[GenerationQueue | None]:
+    """Return the queue of each language model, which is loaded later, and once; None without a name."""
     from perception_encoder.language_alignment.load import find_language_model, load_language_model
     from perception_encoder.serving.generation import GenerationQueue
 
-    find_language_model(name)
-    if importlib.util.find_spec("transformers") is None:
-        raise MissingExtraError("transformers", "lang")
-    shown = Path(name).name if Path(name).exists() else name
-    return GenerationQueue(shown, lambda: load_language_model(name), source=name)
+    queues: dict[str | None, GenerationQueue] = {}
+    for name in {name for name in names if name}:
+        find_language_model(name)
+        if importlib.util.find_spec("transformers") is None:
+            raise MissingExtraError("transformers", "lang")
+        label = Path(name).name if Path(name).exists() else name
+        queues[name] = GenerationQueue(label, partial(load_language_model, name), source=name)
+    return [queues.get(name) for name in names]

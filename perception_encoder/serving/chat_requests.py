@@ -111,11 +111,12 @@ def _sampling(request: ChatRequest) -> Sampling:
         raise ApiError(400, f"seed is {shortened(seed)}; it must have at most 64 bits", "seed")
     limits = ("max_completion_tokens", "max_tokens")
     limit = next((name for name in limits if getattr(request, name) is not None), None)
-    given = {name: getattr(request, name) for name in ("temperature", "top_p") if getattr(request, name) is not None}
+    fields: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p}
     if limit is not None:
-        given["max_tokens"] = getattr(request, limit)
+        fields["max_tokens"] = getattr(request, limit)
+    chosen = {name: value for name, value in fields.items() if value is not None}
     try:
-        return Sampling(**given, stop=stops, seed=seed, cut=False)
+        return Sampling(**chosen, stop=stops, seed=seed, cut=False)
     except ConfigError as error:
         name = str(error).partition(" ")[0]
         raise ApiError(400, str(error), limit if name == "max_tokens" else name) from None

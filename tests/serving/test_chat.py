@@ -19,6 +19,7 @@ from perception_encoder.errors import ConfigError, WeightsUnavailableError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.serving.api import create_app
+from perception_encoder.serving.chat import NO_MODEL
 from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.clips import clip
@@ -155,7 +156,7 @@ def test_an_unknown_model_and_none_are_404(client: openai.OpenAI, encoder: Encod
     with served(create_app(encoder, ApiConfig())) as address:
         refused = httpx.post(f"{address}/v1/chat/completions", json={"model": "echo", "messages": [user("a")]})
         assert refused.status_code == 404
-        assert "pe serve --api --chat-model NAME" in refused.json()["error"]["message"]
+        assert refused.json()["error"]["message"] == NO_MODEL
 
 
 def test_a_key_is_needed(encoder: Encoder, echo: EchoGenerator) -> None:

@@ -57,8 +57,7 @@ def create_page(
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
 
-    `key`: what every request needs if others can reach the server; see `guard`. `ask`: the language model that answers
-    questions about images.
+    `key`: what every request needs if others can reach the server; see `guard`. `ask`: answers questions about images.
     """
     try:
         import fastapi
@@ -89,8 +88,8 @@ def create_page(
     def page(request: Request) -> Response:
         last = library.encoder.visual.config.depth - 1
         about = {"directory": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
-        about["ask_model"] = ask.name if ask else ""
-        return HTMLResponse(template.render(about, note=note, upload_bytes=_UPLOAD_BYTES))
+        about |= {"ask_model": ask.name if ask else "", "note": note, "upload_bytes": _UPLOAD_BYTES}
+        return HTMLResponse(template.render(about))
 
     def asset(request: Request) -> Response:
         name = request.path_params["name"]

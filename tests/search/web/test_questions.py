@@ -15,6 +15,7 @@ from PIL import Image
 
 from perception_encoder.preprocess.conversation import Reply, Sampling, ask
 from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search.web.questions import NO_MODEL
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.generation import GenerationQueue
 from tests.language_models import tiny_language_model
@@ -112,7 +113,7 @@ def test_a_page_without_a_language_model_says_how_to_start_one(library: MediaLib
     address = address_of(client, PHOTO)
     with TestClient(create_page(library), base_url="http://localhost") as without:
         refused = without.post(address, json={"question": "what?"})
-        assert refused.status_code == 404 and "pe serve DIR --ask-model builtin-lang" in refused.json()["error"]
+        assert refused.status_code == 404 and refused.json()["error"] == NO_MODEL
         page = without.get("/").text
         assert "pe serve DIR --ask-model builtin-lang" in page and 'id="question"' not in page
     page = client.get("/").text
