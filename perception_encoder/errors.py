@@ -7,6 +7,7 @@ PerceptionEncoderError
 │   └── WeightsUnavailableError  weights that could not be fetched
 ├── ShapeError                   a tensor whose shape the model cannot take
 ├── ConfigError                  a setting that does not exist or has the wrong type
+│   └── ContextLengthError       a conversation that does not fit the context of a language model
 ├── DataError                    a dataset that is missing or incomplete
 ├── OutputError                  a result that could not be written
 ├── SearchIndexError             an index that is missing, damaged, or of another model
@@ -88,6 +89,10 @@ class ShapeError(PerceptionEncoderError):
 
 class ConfigError(PerceptionEncoderError):
     """A setting that does not exist, or a value of the wrong type or range."""
+
+
+class ContextLengthError(ConfigError):
+    """A conversation that does not fit the context of a language model."""
 
 
 class DataError(PerceptionEncoderError):

@@ -39,7 +39,6 @@ INDIRECT = {
     "distillation/recipes.py": "by their names in the catalogue",
     "inference/embedder.py": "by `Encoder`, which inherits it",
     "inference/sentence_interface.py": "by `Encoder`, which inherits it",
-    "language_alignment/language_model.py": "by a tiny model that tests share",
     "models/external/external_model.py": "by `open_model`, which chooses the library",
     "models/external/transformers_models.py": "by `open_model`, which chooses the library",
     "models/text_transformer.py": "by a CLIP model",

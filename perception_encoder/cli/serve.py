@@ -1,10 +1,9 @@
-"""`pe serve`: a search page over a directory, and embeddings over HTTP."""
+"""`pe serve`: a search page over a directory, and embeddings and conversations over HTTP."""
 
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
-import secrets
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -13,15 +12,22 @@ import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument, flag, option
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-NETWORK = "Network"
-KEY = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
+    from perception_encoder.serving.generation import GenerationQueue
+
+NETWORK, LANGUAGE = "Network", "Language model"
+PORT = typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")
+KEY_HELP = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
+KEY = typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY_HELP)
 LAN = "Let devices on your network open the page; makes a key unless --key gives one."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
+CHAT = "Serve /v1/chat/completions with this language model, loaded at the first request [default: none]."
+ASK = """Answer questions on the page with this language model, loaded at the first one [default: none]. builtin-lang
+takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
 HOST = typer.Option(
     metavar="ADDRESS",
     rich_help_panel=NETWORK,
@@ -37,13 +43,11 @@ def serve(
     home: options.IndexHome = None,
     lan: Annotated[bool, flag("--lan", LAN, NETWORK)] = False,
     host: Annotated[str | None, HOST] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")
-    ] = 8000,
-    key: Annotated[
-        str | None, typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY)
-    ] = None,
+    port: Annotated[int, PORT] = 8000,
+    key: Annotated[str | None, KEY] = None,
     waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
+    chat_model: Annotated[str | None, option(CHAT, "NAME", LANGUAGE)] = None,
+    ask_model: Annotated[str | None, option(ASK, "NAME", LANGUAGE)] = None,
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
@@ -54,29 +58,34 @@ def serve(
 
     The API accepts OpenAI's embedding requests (with infinity's `modality` for images and videos) and vLLM's
     `messages`; images are data URIs or public addresses, never paths. Put a public server behind a proxy with TLS and
-    rate limits.
+    rate limits. The chat API takes OpenAI's requests, with images and videos, and answers one at a time.
 
     Examples:
 
         pe serve photos
         pe serve photos --lan         # open http://192.168.1.5:8000/?key=… on the phone
         pe serve photos --host 192.168.1.5 --key SECRET
+        pe serve photos --ask-model builtin-lang
+        pe serve --api --chat-model facebook/Perception-LM-1B
         pe serve --api -m PE-Core-L14-336 --host 0.0.0.0 --key SECRET
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
-    from perception_encoder.serving.server import listen, reachable_names, run_server
+    from perception_encoder.serving.server import choose_key, is_loopback, listen, reachable_names, run_server
 
     directory = directory or home
     if directory is None and not api:
         raise typer.BadParameter("nothing to serve: name a directory, or add --api")
+    if (chat_model and not api) or (ask_model and directory is None):
+        raise typer.BadParameter("--chat-model needs --api, and --ask-model needs a directory")
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     own_key, key = key, choose_key(host, lan, key)
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before anything that takes long
         names = reachable_names(host)
-        server, source, name = make_server(directory, home, api, model, waiting, key, host, names)
+        chat, ask = language_queues(chat_model, ask_model)
+        server, source, name = make_server(directory, home, api, model, waiting, key, host, names, chat, ask)
         subject, path = ("", "/v1/embeddings") if directory is None else (f" over {directory}", "")
         if directory is not None and key and not is_loopback(host):
             path = f"/?key={quote(key, safe='')}"
@@ -85,17 +94,6 @@ def serve(
             output.print_line(f"clients send: Authorization: Bearer {key}")
         default_model.print_demo(source, model)
         run_server(server, listener)
-
-
-def choose_key(host: str, lan: bool, key: str | None) -> str | None:
-    """Return the given key, or a new one for --lan; ConfigError if other devices could do without one."""
-    if is_loopback(host):
-        if lan:
-            raise ConfigError(f"only this machine can reach {host}; leave out --lan or --host")
-        return key
-    if not key and not lan:
-        raise ConfigError(f"other devices can reach {host}; set a --key, or let --lan make one")
-    return key or secrets.token_urlsafe(16)
 
 
 def make_server(
@@ -107,6 +105,8 @@ def make_server(
     key: str | None,
     host: str,
     names: tuple[str, ...],
+    chat: GenerationQueue | None,
+    ask: GenerationQueue | None,
 ) -> tuple[FastAPI, str, str]:
     """Make the page of a directory, the API, or both; returns also the source and the name of the model."""
     from perception_encoder.inference.encoder import load
@@ -115,27 +115,36 @@ def make_server(
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.guard import HOSTS
     from perception_encoder.serving.requests import ApiConfig
+    from perception_encoder.serving.server import is_loopback
 
     hosts = (*names, host, *HOSTS)
     if directory is None:
         source = model or default_model.default_model()
         encoder = load(source)
-        return create_app(encoder, ApiConfig(key=key, waiting=waiting, source=source), hosts), source, encoder.name
+        config = ApiConfig(key=key, waiting=waiting, source=source)
+        return create_app(encoder, config, hosts, chat=chat), source, encoder.name
     library = open_library(directory, model, home, default_model.default_model)
     source, encoder = library.index.settings["source"], library.encoder
     note = default_model.demo_line(source, model)
-    page = create_page(library, hosts, note, None if is_loopback(host) else key)
+    page = create_page(library, hosts, note, None if is_loopback(host) else key, ask)
     library.watch()
     if not api:
         return page, source, encoder.name
-    both = create_app(encoder, ApiConfig(key=key, waiting=waiting, source=source), hosts, library.model_thread)
+    both = create_app(encoder, ApiConfig(key=key, waiting=waiting, source=source), hosts, library.model_thread, chat)
     both.mount("/", page)
     return both, source, encoder.name
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def language_queues(*names: str | None) -> list[GenerationQueue | None]:
+    """Return the queue of each language model, which is loaded later, and once; None without a name."""
+    from perception_encoder.language_alignment.load import find_language_model, load_language_model
+    from perception_encoder.serving.generation import GenerationQueue
+
+    queues: dict[str | None, GenerationQueue] = {}
+    for name in {name for name in names if name}:
+        find_language_model(name)
+        if importlib.util.find_spec("transformers") is None:
+            raise MissingExtraError("transformers", "lang")
+        label = Path(name).name if Path(name).exists() else name
+        queues[name] = GenerationQueue(label, partial(load_language_model, name), source=name)
+    return [queues.get(name) for name in names]

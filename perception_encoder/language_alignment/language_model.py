@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from perception_encoder.language_alignment.text.generation import generate_token
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 
 CACHED_MEDIA = 32
-"""Images and videos whose tokens stay in memory, so that a conversation encodes each once."""
+"""Images and videos whose tokens stay in memory while they exist, so that a conversation encodes each once."""
 ENCODED_AT_ONCE = 8
 """Images and tiles that the vision tower encodes at once."""
 GENERATED_AT_ONCE = 8
@@ -32,19 +33,19 @@ class LanguageModel:
     def __init__(self, name: str, model: PerceptionLanguageModel, decoder: Decoder, media: MediaConfig) -> None:
         self.name, self.model, self.decoder, self.media = name, model.eval(), decoder, media
         self.encoded = 0
-        self._tokens: OrderedDict[tuple[int, bool], tuple[MediaPart, Tensor]] = OrderedDict()
+        self._tokens: OrderedDict[tuple[int, bool], tuple[ReferenceType[MediaPart], Tensor]] = OrderedDict()
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
-        """Return an answer to each conversation, greedily by default; ConfigError for images that fill the context."""
+        """Return an answer to each conversation, greedily by default; ContextLengthError for one that does not fit."""
         sampling, answers = sampling or Sampling(), list[Reply]()
         for start in range(0, len(conversations), GENERATED_AT_ONCE):
             answers += self._answer(conversations[start : start + GENERATED_AT_ONCE], sampling)
         return answers
 
-    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
-        """Yield the answer to one conversation piece by piece, whole characters at a time."""
+    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Generator[str, None, Reply]:
+        """Yield the answer to one conversation piece by piece, whole characters at a time, and return all of it."""
         sampling = sampling or Sampling()
-        prompt, _ = self._prompt(conversation, sampling)
+        prompt, cut = self._prompt(conversation, sampling)
         tokens: list[int] = []
         streamed = ""
         for (token,) in generate_tokens(self.model.decoder, [prompt], self.decoder.end_tokens, sampling):
@@ -56,10 +57,11 @@ class LanguageModel:
                 yield stable[len(streamed) :]
                 streamed = stable
             if ended:
-                return
+                return Reply(text, len(prompt), len(tokens), True, cut)
         text, _ = self._text(tokens, sampling)
         if len(text) > len(streamed):
             yield text[len(streamed) :]
+        return Reply(text, len(prompt), len(tokens), len(tokens) < sampling.max_tokens, cut)
 
     def _answer(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:
         prompts, cuts = zip(*(self._prompt(each, sampling) for each in conversations), strict=True)
@@ -90,7 +92,8 @@ class LanguageModel:
         """The decoder's input (T, dim) for a conversation, and how many text tokens were cut."""
         media = [item for message in conversation for item in message.media]
         tokens = [self.media_tokens(item, self.media.tile_each or len(media) == 1) for item in media]
-        prompt = self.decoder.prompts.generation_prompt(conversation, [len(t) for t in tokens], sampling.max_tokens)
+        room, lengths = sampling.max_tokens, [len(each) for each in tokens]
+        prompt = self.decoder.prompts.generation_prompt(conversation, lengths, room, sampling.cut)
         ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
         dim = self.model.projector.dim
         together = torch.cat(tokens) if tokens else torch.zeros(0, dim)
@@ -105,7 +108,7 @@ class LanguageModel:
         An image that is `alone` in its conversation is tiled; of several, each is squashed to one square, as in PLM.
         """
         key = (id(item), alone)
-        if key in self._tokens and self._tokens[key][0] is item:
+        if key in self._tokens and self._tokens[key][0]() is item:
             self._tokens.move_to_end(key)
             return self._tokens[key][1]
         pixels = media_pixels(item, self.media, alone)
@@ -116,7 +119,7 @@ class LanguageModel:
         projected = [self.model.project(each, grid) for each in features]
         self.encoded += len(pixels)
         tokens = torch.cat(projected).flatten(0, 1)
-        self._tokens[key] = (item, tokens)
+        self._tokens[key] = (ref(item, lambda _: self._tokens.pop(key, None)), tokens)
         while len(self._tokens) > CACHED_MEDIA:
             self._tokens.popitem(last=False)
         return tokens

@@ -37,18 +37,27 @@ def load_language_model(
     """
     device = choose_device(device)
     dtype = dtype or fast_dtype(device)
-    if str(name) == BUILTIN_LANG:
-        return read_language_model(_packaged(), device, dtype, tiles)
-    path = Path(name)
-    if (path / WEIGHTS).is_file():
-        path = path / WEIGHTS
-    if path.is_file():
+    source = find_language_model(name)
+    if (path := Path(source)).is_file():
         model = read_language_model(path, device, dtype, tiles)
         model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
         return model
-    if path.is_dir() or "perception-lm" in str(name).lower():
-        tiles = tiles if tiles is not None else 36 if device.type == "cuda" else 4
-        return read_perception_lm(name, device, dtype, tiles, like)
+    tiles = tiles if tiles is not None else 36 if device.type == "cuda" else 4
+    return read_perception_lm(source, device, dtype, tiles, like)
+
+
+def find_language_model(name: str | Path) -> str | Path:
+    """Return the file of this package, or the directory or the hub's name of a Perception-LM, without loading it.
+
+    Raises UnknownModelError and WeightsUnavailableError.
+    """
+    if str(name) == BUILTIN_LANG:
+        return _packaged()
+    path = Path(name)
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    if path.exists() or "perception-lm" in str(name).lower():
+        return name
     raise UnknownModelError(
         f"no language model is called {str(name)!r}; give {BUILTIN_LANG}, a file or directory that `pe train` wrote, "
         "or facebook/Perception-LM-1B"

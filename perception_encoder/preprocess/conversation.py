@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections.abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -77,6 +78,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Texts that end an answer; they are not part of it."""
     seed: int = 0
+    cut: bool = True
+    """Cut the middle of the longest text if the context is full; False refuses such a conversation."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -113,10 +116,15 @@ class Generator(Protocol):
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default.
 
-        Raises ConfigError for images that fill the context.
+        Raises ContextLengthError for a conversation that does not fit the context: see `Sampling.cut`.
         """
         ...
 
-    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
-        """Yield the answer to one conversation piece by piece; together they are `generate`'s text."""
+    def stream(
+        self, conversation: Sequence[Message], sampling: Sampling | None = None
+    ) -> collections.abc.Generator[str, None, Reply]:
+        """Yield the answer to one conversation piece by piece, and return what `generate` returns.
+
+        Closing the iterator ends the generation. Raises what `generate` raises, before the first piece.
+        """
         ...

@@ -1,17 +1,19 @@
-"""An embedding server that speaks the dialects in use: OpenAI's, as infinity extends it, and vLLM's.
+"""A server of embeddings and conversations in the dialects in use: OpenAI's, as infinity extends it, and vLLM's.
 
 `POST /v1/embeddings` takes `input` (texts or, with `modality`, addresses and data URIs of images or videos), or
-`messages` whose one part is a `text`, an `image_url` or a `video_url`. Nothing that a client sends is used as a path or
-written to a log; addresses are fetched under `fetch.FetchLimits`. All routes also exist without `/v1`.
+`messages` whose one part is a `text`, an `image_url` or a `video_url`. `POST /v1/chat/completions`: see `chat`.
+Nothing that a client sends is used as a path or written to a log; addresses are fetched under `fetch.FetchLimits`. All
+routes also exist without `/v1`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,10 +26,13 @@ from perception_encoder.errors import MissingExtraError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.serving.batching import Batcher, quiet
-from perception_encoder.serving.bodies import BodyReader
-from perception_encoder.serving.guard import HANG_UP, HOSTS, guard, has_key
+from perception_encoder.serving.bodies import BodyReader, parse_content
+from perception_encoder.serving.chat import ChatApi
+from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.guard import HANG_UP, HOSTS, check_key, guard
 from perception_encoder.serving.inputs import count_tokens, embed_inputs
 from perception_encoder.serving.metrics import ApiMetrics
+from perception_encoder.serving.reading import MediaReader
 from perception_encoder.serving.requests import (
     ApiConfig,
     ApiError,
@@ -40,10 +45,10 @@ from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
+    from prometheus_client import Counter
 
 _HEADERS = {408: HANG_UP, 413: HANG_UP, 429: {"Retry-After": "1"}}
 _PREFIXES = ("/v1", "")  # infinity's clients may or may not have the first in their base URL
-_AT_ONCE = 1 << 16  # bytes of a body that are parsed in the event loop; a larger one in a thread
 
 
 def create_app(
@@ -51,11 +56,12 @@ def create_app(
     config: ApiConfig,
     hosts: tuple[str, ...] = HOSTS,
     model_thread: ThreadPoolExecutor | None = None,
+    chat: GenerationQueue | None = None,
 ) -> FastAPI:
     """Create the server; without a key it answers only under some host names of this machine.
 
-    `model_thread` runs the model; by default the server has its own. MissingExtraError without FastAPI or
-    prometheus-client.
+    `model_thread` runs the encoder; by default the server has its own. `chat`: the language model of
+    `/v1/chat/completions`. MissingExtraError without FastAPI or prometheus-client.
     """
     try:
         import fastapi
@@ -67,6 +73,9 @@ def create_app(
     metrics = ApiMetrics()
     batcher = Batcher(encoder, limit=config.waiting, watch=metrics.batch_sizes.observe, model_thread=model_thread)
     metrics.waiting.set_function(lambda: batcher.reserved)
+    metrics.chat_waiting.set_function(lambda: chat.reserved if chat else 0)
+    reader = MediaReader(config.fetch)
+    bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -84,49 +93,76 @@ def create_app(
     async def refuse(request: Request, error: ApiError) -> Response:
         return JSONResponse(error.body(), error.status, _HEADERS.get(error.status))
 
-    add_embeddings(app, encoder, batcher, metrics, config)
-    add_information(app, encoder, batcher, metrics, config)
+    add_embeddings(app, encoder, batcher, reader, bodies, metrics, config)
+    chat_api = ChatApi(chat, reader, bodies, metrics, config)
+    for prefix in _PREFIXES:
+        answer = counted(chat_api.respond, metrics.chat_requests)
+        app.router.add_route(f"{prefix}/chat/completions", answer, methods=["POST"])
+    add_information(app, encoder, batcher, metrics, config, chat)
     return app
 
 
-def add_embeddings(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: ApiMetrics, config: ApiConfig) -> None:
+def counted(respond: Callable[[Request], Awaitable[Response]], counter: Counter) -> Callable[[Request], Any]:
+    """Return a handler that counts its requests by the status of their answer."""
+
+    async def handle(request: Request) -> Response:
+        status = 500
+        try:
+            response = await respond(request)
+            status = 200
+            return response
+        except ApiError as error:
+            status = error.status
+            raise
+        finally:
+            counter.labels(status).inc()
+
+    return handle
+
+
+def add_embeddings(
+    app: FastAPI,
+    encoder: Encoder,
+    batcher: Batcher,
+    reader: MediaReader,
+    bodies: BodyReader,
+    metrics: ApiMetrics,
+    config: ApiConfig,
+) -> None:
     """Add `/v1/embeddings` and, for images alone, infinity's `/v1/embeddings_image`."""
     from fastapi.responses import Response
-
-    bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
 
     async def respond(request: Request, kind: Kind) -> Response:
         check_key(request, config.key)
         async with bodies.read(request) as body:
-            content, large = bytes(body), len(body) >= _AT_ONCE
+            content = bytes(body)
             body.clear()
-            parsed = await asyncio.to_thread(parse_request, content) if large else parse_request(content)
+            parsed = await parse_content(content, parse_request)
             del content
             inputs = check_request(parsed, encoder, config, kind)
-            vectors = await embed_inputs(inputs, batcher, config.fetch)
+            vectors = await embed_inputs(inputs, batcher, reader)
         tokens = await asyncio.to_thread(count_tokens, encoder, inputs)
         answer = await asyncio.to_thread(encode_answer, vectors, parsed, encoder.name, tokens)
         return Response(answer, media_type="application/json")
 
-    async def embeddings(request: Request, kind: Kind = "text") -> Response:
-        status = 500
+    async def embeddings(request: Request, kind: Kind) -> Response:
         with metrics.seconds.time():
-            try:
-                response = await respond(request, kind)
-                status = 200
-                return response
-            except ApiError as error:
-                status = error.status
-                raise
-            finally:
-                metrics.requests.labels(status).inc()
+            return await respond(request, kind)
 
-    for prefix in _PREFIXES:
-        app.router.add_route(f"{prefix}/embeddings", embeddings, methods=["POST"])
-        app.router.add_route(f"{prefix}/embeddings_image", partial(embeddings, kind="image"), methods=["POST"])
+    kinds: dict[str, Kind] = {"embeddings": "text", "embeddings_image": "image"}
+    for prefix, (name, kind) in itertools.product(_PREFIXES, kinds.items()):
+        handle = counted(partial(embeddings, kind=kind), metrics.requests)
+        app.router.add_route(f"{prefix}/{name}", handle, methods=["POST"])
 
 
-def add_information(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: ApiMetrics, config: ApiConfig) -> None:
+def add_information(
+    app: FastAPI,
+    encoder: Encoder,
+    batcher: Batcher,
+    metrics: ApiMetrics,
+    config: ApiConfig,
+    chat: GenerationQueue | None,
+) -> None:
     """Add `/v1/models`, `/v1/models/{id}` and `/metrics`, under the key, and `/health`."""
     from fastapi.responses import JSONResponse, PlainTextResponse
 
@@ -140,35 +176,41 @@ def add_information(app: FastAPI, encoder: Encoder, batcher: Batcher, metrics: A
             app.router.add_route(prefix + path, respond, methods=["GET"])
 
     def about() -> dict[str, Any]:
-        waiting = {"queue_absolute": batcher.reserved, "queue_fraction": batcher.reserved / config.waiting}
-        return {
-            "id": encoder.name,
-            "object": "model",
-            "owned_by": "infinity",  # the only owner that infinity's client takes
-            "created": 0,
-            "backend": "torch",
-            "capabilities": ["image_embed", *(["embed"] if encoder.tokenizer else [])],
-            "dimensions": encoder.dimension,
-            "stats": {**waiting, "results_pending": batcher.reserved, "batch_size": batcher.largest},
-        }
+        capabilities = ["image_embed", *(["embed"] if encoder.tokenizer else [])]
+        about = _about_model(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
+        return {**about, "dimensions": encoder.dimension}
+
+    def models() -> list[dict[str, Any]]:
+        chats = [_about_model(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
+        return [about(), *chats]
 
     def model(request: Request) -> Response:
+        if chat and request.path_params["id"] in chat.names:
+            return JSONResponse(models()[-1])
         check_model(request.path_params["id"], encoder, config)
         return JSONResponse(about())
 
     def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "unix": time.time(), "model": encoder.name, "waiting": batcher.reserved})
 
-    get("/models", lambda _: JSONResponse({"object": "list", "data": [about()]}))
+    get("/models", lambda _: JSONResponse({"object": "list", "data": models()}))
     get("/models/{id:path}", model)
     get("/health", health, keyed=False)
     get("/metrics", lambda _: PlainTextResponse(metrics.text()))
 
 
-def check_key(request: Request, key: str | None) -> None:
-    """Raise ApiError unless the request brings the key."""
-    if key is not None and not has_key(request, key):
-        raise ApiError(401, "a key is needed: Authorization: Bearer KEY")
+def _about_model(name: str, capabilities: list[str], waiting: int, limit: int, batch: int) -> dict[str, Any]:
+    """A model's entry in the list; `waiting`, `limit`: of its queue; `batch`: what it answers at once."""
+    queue = {"queue_absolute": waiting, "queue_fraction": waiting / limit, "results_pending": waiting}
+    return {
+        "id": name,
+        "object": "model",
+        "owned_by": "infinity",  # the only owner that infinity's client takes
+        "created": 0,
+        "backend": "torch",
+        "capabilities": capabilities,
+        "stats": {**queue, "batch_size": batch},
+    }
 
 
 def encode_answer(vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, model: str, tokens: int) -> bytes:

@@ -18,8 +18,6 @@ from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.budget import ByteBudget
 
-_FETCHERS, _DECODERS = 16, 2  # threads: downloads take seconds, decoding takes a core
-_DECODING_BYTES = 256 << 20  # of images decoded at once; a larger one is decoded alone
 Waiting = tuple[Decoded, "asyncio.Future[np.ndarray]"]
 
 
@@ -55,12 +53,9 @@ class Batcher:
     ) -> None:
         self.largest = largest
         self._encoder, self._limit, self._patience, self._watch = encoder, limit, patience, watch
-        self._feature, self._budget = encoder.feature(), ByteBudget(_DECODING_BYTES)
+        self._feature = encoder.feature()
         self._waiting: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
-        self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch")
-        self._fetching = asyncio.Semaphore(_FETCHERS)
-        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self._model = model_thread or ThreadPoolExecutor(1, "model")
         self.reserved = 0
         """Inputs that are read, wait, or are encoded."""
@@ -76,18 +71,9 @@ class Batcher:
         finally:
             self.reserved -= inputs
 
-    async def fetch(self, work: Callable[[], bytes], resolve: Callable[[bytes], Media]) -> Decoded:
-        """Download an image or video in a separate thread, then `decode` it."""
-        async with self._fetching:  # until it is decoded: so many downloads are in memory at most
-            content = await asyncio.get_running_loop().run_in_executor(self._fetchers, work)
-            return await self.decode(lambda: resolve(content))
-
-    async def decode(self, resolve: Callable[[], Media]) -> Decoded:
-        """Decode one input; raises InputError."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, resolve)
-
-    def _decode(self, resolve: Callable[[], Media]) -> Decoded:
-        return decode(self._encoder, resolve(), self._feature, self._budget)
+    def decode(self, media: Media, budget: ByteBudget) -> Decoded:
+        """Decode an image or video and resize it, in any thread; raises InputError."""
+        return decode(self._encoder, media, self._feature, budget)
 
     async def encode(self, inputs: Sequence[Decoded]) -> Float[np.ndarray, "n D"]:
         """Return unit vectors, in order; call it under `reserve`."""

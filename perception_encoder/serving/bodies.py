@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from perception_encoder.serving.requests import ApiError
 
 if TYPE_CHECKING:
     from fastapi import Request
+
+
+T = TypeVar("T")
+
+_AT_ONCE = 1 << 16  # bytes of a body that are parsed in the event loop; a larger one in a thread
+
+
+async def parse_content(content: bytes, parse: Callable[[bytes], T]) -> T:
+    """Parse a body, a large one in a thread, so that other requests do not wait for it."""
+    return await asyncio.to_thread(parse, content) if len(content) >= _AT_ONCE else parse(content)
 
 
 class BodyReader:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from perception_encoder.serving.requests import ApiError
+
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
@@ -70,6 +72,12 @@ def guard(
 def has_key(request: Request, key: str) -> bool:
     """Whether a request has the header `Authorization: Bearer KEY`; compared in constant time."""
     return hmac.compare_digest(request.headers.get("authorization", "").encode("latin-1"), f"Bearer {key}".encode())
+
+
+def check_key(request: Request, key: str | None) -> None:
+    """Raise ApiError unless the request brings the key."""
+    if key is not None and not has_key(request, key):
+        raise ApiError(401, "a key is needed: Authorization: Bearer KEY")
 
 
 def _require_key(app: FastAPI, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of the embedding server for Prometheus."""
+"""Metrics of the API for Prometheus."""
 
 from __future__ import annotations
 
@@ -28,6 +28,19 @@ class ApiMetrics:
             "pe_batch_inputs", "Inputs encoded together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
         )
         self.waiting = prometheus_client.Gauge("pe_waiting_inputs", "Inputs that wait.", registry=self._registry)
+
+        self.chat_requests = prometheus_client.Counter(
+            "pe_chat_requests",
+            "Requests for chat completions, by the status of their answer.",
+            ["status"],
+            registry=self._registry,
+        )
+        self.chat_tokens = prometheus_client.Counter(
+            "pe_chat_tokens", "Tokens of conversations: read, and answered.", ["of"], registry=self._registry
+        )
+        self.chat_waiting = prometheus_client.Gauge(
+            "pe_chat_waiting", "Conversations that wait or are answered.", registry=self._registry
+        )
 
     def text(self) -> str:
         """Return the metrics in Prometheus' text format."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from perception_encoder.errors import InputError
 from perception_encoder.inference.encoder import Encoder
@@ -17,6 +17,8 @@ from perception_encoder.preprocess.tokenizer import END, START, Tokenizer
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+T = TypeVar("T")
 
 _UNNAMED = (None, "", "default/not-specified")  # the last is infinity's
 _MOST_VALUES, _MOST_LISTS = 500_000, 20_000  # of a body: they determine how long parsing it blocks everything else
@@ -43,6 +45,10 @@ class ApiConfig:
     """Of one request; OpenAI allows as many."""
     files: int = 32
     """Images and videos of one request."""
+    frames: int = 8
+    """Uniform frames of a video in a conversation."""
+    conversation_characters: int = 200_000
+    """Of all texts of a conversation."""
     waiting: int = 4096
     """Inputs of all requests that may wait; beyond it the answer is 429."""
     fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=32 << 20, seconds=20.0))
@@ -62,7 +68,7 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.parameter, "code": self.code}}
 
 
-class _FirstError:
+class FirstError:
     """Stop validating a list at its first error (pydantic's `FailFast`): a body may have half a million of them."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -91,7 +97,7 @@ class ChatMessage:
     """A message of a chat; only the user's count."""
 
     role: str = "user"
-    content: str | Annotated[list[MessagePart], _FirstError()] | None = None
+    content: str | Annotated[list[MessagePart], FirstError()] | None = None
 
 
 @dataclass(kw_only=True)
@@ -100,9 +106,9 @@ class EmbeddingRequest:
 
     __pydantic_config__: ClassVar = {"strict": True}
     model: Any = None
-    input: str | Annotated[list[str | int | Annotated[list[int], _FirstError()]], _FirstError()] | None = None
+    input: str | Annotated[list[str | int | Annotated[list[int], FirstError()]], FirstError()] | None = None
     """A text, texts, or token ids; or with `modality` addresses and data URIs."""
-    messages: Annotated[list[ChatMessage], _FirstError()] | None = None
+    messages: Annotated[list[ChatMessage], FirstError()] | None = None
     modality: Kind | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Any = None
@@ -119,21 +125,30 @@ _ALLOWED = {
 
 
 @cache
-def _adapter() -> TypeAdapter[EmbeddingRequest]:  # pydantic comes with an extra, so it is imported late
+def _adapter(kind: type) -> TypeAdapter[Any]:  # pydantic comes with an extra, so it is imported late
     from pydantic import TypeAdapter
 
-    return TypeAdapter(EmbeddingRequest)
+    return TypeAdapter(kind)
 
 
 def parse_request(body: bytes) -> EmbeddingRequest:
-    """Parse and validate a body; ApiError if it is invalid, or so long that parsing would block all other requests."""
+    """Parse a request for embeddings: see `parse_body`."""
+    return parse_body(body, EmbeddingRequest, _ALLOWED)
+
+
+def parse_body(body: bytes, kind: type[T], allowed: Mapping[str, str]) -> T:
+    """Parse and validate a body; ApiError if it is invalid, or so long that parsing would block all other requests.
+
+    `allowed`: what the whole ("") and each field must be, for the error's message.
+    """
     from pydantic import ValidationError
 
     if body.count(b",") + body.count(b"\\") > _MOST_VALUES or body.count(b"[") + body.count(b"{") > _MOST_LISTS:
         limits = f"{_MOST_VALUES:,} values and {_MOST_LISTS:,} lists and objects"
         raise ApiError(400, f"the body has more than the limit: {limits}")
     try:
-        return _adapter().validate_json(body)
+        request: T = _adapter(kind).validate_json(body)  # type: ignore[arg-type]  # a type is hashable
+        return request
     except ValidationError as invalid:
         error = invalid.errors(include_url=False)[0]
     if error["type"] == "json_invalid":
@@ -141,8 +156,8 @@ def parse_request(body: bytes) -> EmbeddingRequest:
         hint = "; half of a surrogate pair is not Unicode" if "hex escape" in reason else ""
         raise ApiError(400, f"the body is not JSON: {reason}{hint}")
     name = str(error["loc"][0]) if error["loc"] else ""
-    value = "" if name in ("", "input", "messages") else f"{name} is {_shortened(error['input'])}; "
-    raise ApiError(400, value + _ALLOWED[name], name or None)
+    value = "" if name in ("", "input", "messages") else f"{name} is {shortened(error['input'])}; "
+    raise ApiError(400, value + allowed[name], name or None)
 
 
 def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig, kind: Kind = "text") -> list[Input]:
@@ -150,7 +165,7 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
     check_model(request.model, encoder, config)
     dimensions = request.dimensions or encoder.dimension
     if type(dimensions) is not int or not 1 <= dimensions <= encoder.dimension:
-        message = f"dimensions is {_shortened(dimensions)}; it must be 1 to {encoder.dimension}"
+        message = f"dimensions is {shortened(dimensions)}; it must be 1 to {encoder.dimension}"
         raise ApiError(400, message, "dimensions")
     if request.messages is not None:
         inputs = [_only_part(request.messages)]
@@ -162,14 +177,25 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
 
 def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
     """Raise ApiError 404 unless a name is missing or the model's."""
-    if name is None or (isinstance(name, str) and name in (*_UNNAMED, encoder.name, config.source)):
-        return
-    if not isinstance(name, str) or canonical_name(name) != encoder.name:
-        message = f"there is no model {_shortened(name)} here; this server has {encoder.name!r}"
-        raise ApiError(404, message, "model", "model_not_found")
+    if not is_named(name, encoder.name, config.source) and not (
+        isinstance(name, str) and canonical_name(name) == encoder.name
+    ):
+        raise unknown_model(name, encoder.name)
 
 
-def _shortened(value: Any) -> str:
+def is_named(name: Any, *names: str) -> bool:
+    """Whether a request's model is one of some names, or is not named."""
+    return name is None or (isinstance(name, str) and name in (*_UNNAMED, *names))
+
+
+def unknown_model(name: Any, present: str) -> ApiError:
+    """The answer to a request for a model that this server does not have."""
+    message = f"there is no model {shortened(name)} here; this server has {present!r}"
+    return ApiError(404, message, "model", "model_not_found")
+
+
+def shortened(value: Any) -> str:
+    """A value for an error's message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
+import secrets
 import socket
 import time
 from contextlib import suppress
@@ -51,6 +53,25 @@ def reachable_names(host: str) -> tuple[str, ...]:
         probe.connect(("192.0.2.1", 9))  # chooses a route alone; the address is for documentation (RFC 5737)
         return (str(probe.getsockname()[0]), *names)
     return names
+
+
+def choose_key(host: str, lan: bool, key: str | None) -> str | None:
+    """Return the given key, or a new one for --lan; ConfigError if other devices could do without one."""
+    if is_loopback(host):
+        if lan:
+            raise ConfigError(f"only this machine can reach {host}; leave out --lan or --host")
+        return key
+    if not key and not lan:
+        raise ConfigError(f"other devices can reach {host}; set a --key, or let --lan make one")
+    return key or secrets.token_urlsafe(16)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def run_server(app: Any, listener: socket.socket) -> None:

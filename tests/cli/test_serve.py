@@ -16,6 +16,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from tests.serving.generators import EchoGenerator
+
 PE = [sys.executable, "-c", "from perception_encoder.cli.main import main; main()"]
 
 
@@ -113,3 +115,50 @@ def test_a_directory_that_cannot_have_an_index_is_one_line(run_pe, checkpoint: P
     run = run_pe("serve", tmp_path, "--model", checkpoint, "--port", "0")
     assert run.status == 2 and len(run.stderr.splitlines()) == 1
     assert "could not be written" in run.stderr and "--index DIR" in run.stderr
+
+
+def fake_model(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    """`load_language_model` gives an echo, and adds to `names` what it was called with."""
+
+    def load(name: str) -> EchoGenerator:
+        names.append(name)
+        return EchoGenerator()
+
+    monkeypatch.setattr("perception_encoder.language_alignment.load.load_language_model", load)
+
+
+def test_one_language_model_serves_the_page_and_the_api_and_is_loaded_late(
+    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps: list[FastAPI] = []
+    names: list[str] = []
+    fake_model(monkeypatch, names)
+    monkeypatch.setattr("perception_encoder.serving.server.run_server", lambda app, listener: apps.append(app))
+    run = tmp_path / "run"
+    run.mkdir()
+    arguments = (tmp_path, "--api", "--chat-model", run, "--ask-model", run, "--model", checkpoint, "--port", "0")
+    assert run_pe("serve", *arguments).status == 0
+    with TestClient(apps[0], base_url="http://localhost") as client:
+        assert names == []
+        models = client.get("/v1/models").json()["data"]
+        assert [model["id"] for model in models] == ["PE-Core-N16-128", "run"]  # not the whole path
+        assert "Answers are by run" in client.get("/").text
+        for name in ("run", str(run)):
+            body = {"model": name, "messages": [{"role": "user", "content": "hello"}]}
+            answer = client.post("/v1/chat/completions", json=body).json()
+            assert answer["choices"][0]["message"]["content"] == "hello "
+    assert names == [str(run)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--api", "--ask-model", "builtin-lang"), "--ask-model needs a directory"),
+        ((".", "--chat-model", "builtin-lang"), "--chat-model needs --api"),
+        (("--api", "--chat-model", "llava"), "no language model is called 'llava'; give builtin-lang, a file"),
+        ((".", "--ask-model", "llava"), "no language model is called 'llava'"),
+    ],
+)
+def test_wrong_uses_of_language_models_are_errors(run_pe, arguments: tuple[str, ...], message: str) -> None:
+    run = run_pe("serve", *arguments, "--port", "0")
+    assert run.status == 2 and message in " ".join(run.stderr.split())

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.preprocess.conversation import Message, Sampling, ask
+from perception_encoder.errors import ContextLengthError
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.language_models import tiny_language_model
 
@@ -15,12 +20,22 @@ WIDE = Image.effect_noise((128, 32), 90).convert("RGB")
 SAMPLING = Sampling(max_tokens=12)
 
 
+def streamed(model: LanguageModel, conversation: list[Message], sampling: Sampling) -> tuple[list[str], Reply]:
+    """The pieces of a streamed answer, and what the stream returns."""
+    stream, pieces = model.stream(conversation, sampling), []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
 def test_the_streamed_answer_is_the_generated_one() -> None:
     model = tiny_language_model()
     for conversation in (ask("what?", [NOISE]), ask("hello")):
-        pieces = list(model.stream(conversation, SAMPLING))
-        assert "".join(pieces) == model.generate([conversation], SAMPLING)[0].text
-        assert all(pieces)
+        pieces, reply = streamed(model, conversation, SAMPLING)
+        assert reply == model.generate([conversation], SAMPLING)[0]
+        assert "".join(pieces) == reply.text and all(pieces)
 
 
 def test_answers_depend_on_the_image() -> None:
@@ -50,6 +65,27 @@ def test_an_image_is_encoded_once_in_a_conversation() -> None:
     assert model.encoded == 10
 
 
+def test_an_image_is_not_held_after_its_conversation() -> None:
+    model = tiny_language_model()
+    image = NOISE.copy()
+    model.generate([ask("what?", [image])], SAMPLING)
+    alive = weakref.ref(image)
+    del image
+    gc.collect()
+    assert alive() is None
+    model.generate([ask("what?", [WIDE.resize((64, 64))])], SAMPLING)  # it may have the same id
+    assert model.encoded == 10
+
+
+def test_a_conversation_is_refused_instead_of_cut() -> None:
+    model, long = tiny_language_model(context=100), ask("x" * 100)
+    assert model.generate([long], SAMPLING)[0].cut > 0
+    refusing = Sampling(max_tokens=12, cut=False)
+    with pytest.raises(ContextLengthError, match=r"tokens and 12 for the answer do not fit the context of 100"):
+        next(model.stream(long, refusing))
+    assert model.generate([ask("hello")], refusing)[0].cut == 0
+
+
 def test_frames_of_a_video_follow_one_another() -> None:
     model = tiny_language_model()
     video = VideoFrames([NOISE, WIDE, NOISE], [0.0, 1.0, 2.0], 3.0, 3, complete=True)
@@ -68,7 +104,8 @@ def test_a_stop_ends_the_answer_and_is_not_part_of_it(length: int) -> None:
     sampling = Sampling(max_tokens=12, stop=(stop,))
     answer = model.generate([conversation], sampling)[0]
     assert answer.text == whole[: whole.index(stop)] and answer.finished
-    assert "".join(model.stream(conversation, sampling)) == answer.text
+    pieces, reply = streamed(model, conversation, sampling)
+    assert "".join(pieces) == answer.text and reply.finished
 
 
 def test_an_answer_says_whether_it_was_finished() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import UnknownModelError
-from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
+from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
 from perception_encoder.models.precision import fast_dtype
 from tests.language_alignment.test_perception_lm import perception_lm
@@ -25,6 +25,7 @@ def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
     for name in (run, str(run / WEIGHTS)):
         loaded = load_language_model(name, "cpu", tiles=2)
         assert loaded.media.tiles == 2 and loaded.name == "run"
+        assert Path(find_language_model(name)) == run / WEIGHTS
         assert next(loaded.model.parameters()).dtype == fast_dtype(torch.device("cpu"))
 
 
@@ -37,3 +38,5 @@ def test_a_perception_lm_is_loaded_by_its_directory(tmp_path: Path) -> None:
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(UnknownModelError, match="no language model is called 'llava'; give builtin-lang, a file"):
         load_language_model("llava")
+    with pytest.raises(UnknownModelError, match="no language model is called"):
+        find_language_model("llava")

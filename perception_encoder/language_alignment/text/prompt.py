@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, ContextLengthError
 from perception_encoder.preprocess.conversation import Message
 
 logger = logging.getLogger(__name__)
@@ -68,20 +68,28 @@ class PromptFormat:
         logger.warning("a conversation of %d tokens was cut to %d", len(prompt.ids), end)
         return Prompt(prompt.ids[:end], prompt.labels[:end], prompt.is_image[:end], excess)
 
-    def generation_prompt(self, messages: Sequence[Message], image_tokens: Sequence[int], room: int) -> Prompt:
+    def generation_prompt(
+        self, messages: Sequence[Message], image_tokens: Sequence[int], room: int, cut_text: bool = True
+    ) -> Prompt:
         """Return the conversation up to where the next answer begins, with `room` tokens left for it.
 
         If the context is full, the longest text loses its middle, and that is logged; images are never cut. Raises
-        ConfigError if the images alone leave no room, or for a wrong number of `image_tokens`.
+        ContextLengthError if the images alone leave no room, or without `cut_text`; ConfigError for a wrong number of
+        `image_tokens`.
         """
         limit = self.context - room
         prompt = self._tokenize(self._render(messages, True), [], image_tokens)
         length, cut = len(prompt.ids), 0
+        if length > limit and not cut_text:
+            raise ContextLengthError(
+                f"the conversation's {length} tokens and {room} for the answer do not fit the context of "
+                f"{self.context}; send less, or take a shorter answer"
+            )
         while len(prompt.ids) > limit:
             shorter = self._without_middle(messages, len(prompt.ids) - limit)
             if shorter is None:
                 images = sum(prompt.is_image)
-                raise ConfigError(
+                raise ContextLengthError(
                     f"{images} image tokens and {room} for the answer do not fit the context of {self.context}; "
                     "give fewer images, frames or tiles, or a shorter answer"
                 )

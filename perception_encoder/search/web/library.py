@@ -191,11 +191,12 @@ class MediaLibrary:
         """Return a row's file; ConfigError if it is no longer in the directory, or in a tar."""
         return self._path(self.index.row(row_id))
 
-    def media(self, row_id: str) -> tuple[Media, Path]:
-        """Return a row's image, or the frame of its moment, and the file; raises what `file` does."""
+    def media(self, row_id: str, whole: bool = False) -> tuple[Media, Path]:
+        """Return a row's image, or the frame (or the `whole`) of its moment, and the file; raises what `file` does."""
         row = self.index.row(row_id)
         path = self._path(row)
-        return Media(cast(Kind, row.kind), row.path, path, row.time, row.time), path
+        start, end = (row.start, row.stop) if whole else (row.time, row.time)
+        return Media(cast(Kind, row.kind), row.path, path, start, end), path
 
     def _path(self, row: IndexRow) -> Path:
         root = self.index.root.resolve()

@@ -16,9 +16,11 @@ from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.feature_images import FeatureImages
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
+from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.thumbnails import Thumbnails
 from perception_encoder.serving.bodies import BodyReader
+from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
 from perception_encoder.serving.requests import ApiError
 
@@ -38,7 +40,7 @@ _COUNT, _MOST = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
 _THREADS = 8  # for requests; the model has its own
 _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
-_SCRIPTS = ("page", "address", "element", "features", "filters", "grid", "query", "tile", "viewer")
+_SCRIPTS = ("page", "address", "ask", "element", "features", "filters", "grid", "query", "tile", "viewer")
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
 _POINT = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
@@ -47,11 +49,15 @@ Get = Callable[[str, Callable[["Request"], Any]], None]
 
 
 def create_page(
-    library: MediaLibrary, hosts: tuple[str, ...] = HOSTS, note: str = "", key: str | None = None
+    library: MediaLibrary,
+    hosts: tuple[str, ...] = HOSTS,
+    note: str = "",
+    key: str | None = None,
+    ask: GenerationQueue | None = None,
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
 
-    `key`: what every request needs if others can reach the server; see `guard`.
+    `key`: what every request needs if others can reach the server; see `guard`. `ask`: answers questions about images.
     """
     try:
         import fastapi
@@ -82,7 +88,8 @@ def create_page(
     def page(request: Request) -> Response:
         last = library.encoder.visual.config.depth - 1
         about = {"directory": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
-        return HTMLResponse(template.render(about, note=note, upload_bytes=_UPLOAD_BYTES))
+        about |= {"ask_model": ask.name if ask else "", "note": note, "upload_bytes": _UPLOAD_BYTES}
+        return HTMLResponse(template.render(about))
 
     def asset(request: Request) -> Response:
         name = request.path_params["name"]
@@ -98,6 +105,7 @@ def create_page(
     add_file_routes(get, get_slowly, library, thumbnails, ids)
     add_inside_route(get, FeatureImages(library))
     add_upload_route(app, library, threads)
+    add_ask_route(app, library, ids, threads, ask)
     guard(app, _HEADERS, hosts, key)
     return app
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, ContextLengthError
 from perception_encoder.language_alignment.text.prompt import IGNORED, PLACEHOLDER, PromptFormat
 from perception_encoder.preprocess.conversation import Message, ask
 from tests.language_models import TEMPLATE, byte_tokenizer
@@ -95,7 +95,9 @@ def test_the_longest_text_loses_its_middle_when_asked(caplog: pytest.LogCaptureF
 
 
 def test_images_that_fill_the_context_are_an_error() -> None:
-    with pytest.raises(ConfigError, match="390 image tokens and 20 for the answer do not fit the context of 400"):
+    with pytest.raises(
+        ContextLengthError, match="390 image tokens and 20 for the answer do not fit the context of 400"
+    ):
         FORMAT.generation_prompt(ask("what?", [IMAGE]), [390], room=20)
 
 

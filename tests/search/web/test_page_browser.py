@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import time
@@ -17,8 +18,10 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
+from perception_encoder.serving.generation import GenerationQueue
 from tests.clips import clip
-from tests.search.indexes import make_library, update_folder
+from tests.search.indexes import make_library, update_folder, wait_for
+from tests.serving.generators import ENDLESS, TOO_LONG, EchoGenerator
 from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser
@@ -579,3 +582,186 @@ def test_a_link_with_the_key_on_another_page_opens_this_one(browser: Browser, li
         page.get_by_role("link", name="Continue").click()
         expect(page.locator("#grid button.tile").first).to_be_visible()
         context.close()
+
+
+# ---- questions, answered by a language model
+
+QUESTION = "Ask about this image"
+
+
+@pytest.fixture
+def echo() -> EchoGenerator:
+    return EchoGenerator(pause=0.05)
+
+
+@pytest.fixture
+def ask_page(browser: Browser, library: MediaLibrary, echo: EchoGenerator) -> Iterator[Page]:
+    """The page of a server with a language model, with an image opened; errors in the console fail the test."""
+    with served(create_page(library, ask=GenerationQueue("echo", lambda: echo))) as address:
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        errors: list[str] = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+        yield page
+        page.close()
+        aborted = "Failed to load resource: net::ERR_FAILED"  # by a test; is said on the page
+        assert [error for error in errors if error != aborted] == []
+
+
+def test_questions_are_answered_as_the_model_writes(ask_page: Page, echo: EchoGenerator) -> None:
+    """All of it by keys."""
+    echo.pause = 0.3
+    ask_page.get_by_role("tab", name="Image").focus()
+    ask_page.keyboard.press("End")
+    expect(ask_page.get_by_role("tab", name="Ask")).to_be_focused()
+    expect(ask_page.locator("#subject img")).to_be_visible()
+    expect(ask_page.locator("#stage")).to_be_hidden()
+    for _ in range(3):  # the button Close, the answers, the field
+        ask_page.keyboard.press("Tab")
+    field = ask_page.get_by_label(QUESTION)
+    expect(field).to_be_focused()
+    ask_page.keyboard.type("what <b>is</b> this?")
+    ask_page.keyboard.press("Enter")
+    answers = ask_page.locator("#answers p")
+    expect(answers).to_have_text(["what <b>is</b> this?", "80x60 what "])  # half of it, as text and not as markup
+    expect(answers).to_have_text(["what <b>is</b> this?", "80x60 what <b>is</b> this? "])
+    expect(ask_page.get_by_role("log", name="Questions and answers")).to_have_attribute("aria-busy", "false")
+    expect(field).to_be_focused()
+    ask_page.keyboard.type("why?")
+    ask_page.keyboard.press("Enter")
+    expect(answers).to_have_count(4)
+    expect(answers.last).to_have_text("80x60 why? ")
+    assert [message.content[-1] for message in echo.conversations[1]] == [
+        "what <b>is</b> this?",
+        "80x60 what <b>is</b> this? ",
+        "why?",
+    ]
+    ask_page.keyboard.press("Escape")
+    expect(ask_page.locator("#viewer")).to_be_hidden()
+
+
+def open_ask(page: Page) -> None:
+    page.get_by_role("tab", name="Ask").click()
+
+
+def send(page: Page, question: str) -> None:
+    page.locator("#question input").fill(question)
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def test_each_image_has_its_conversation(ask_page: Page) -> None:
+    open_ask(ask_page)
+    send(ask_page, "what?")
+    answers = ask_page.locator("#answers p")
+    expect(answers).to_have_text(["what?", "80x60 what? "])
+    ask_page.locator("#viewer .close").focus()
+    ask_page.keyboard.press("ArrowRight")
+    expect(ask_page.locator("#viewer h2")).to_have_text("03's <b>.jpg")
+    expect(answers).to_have_count(0)
+    ask_page.keyboard.press("ArrowLeft")
+    expect(answers).to_have_text(["what?", "80x60 what? "])
+    send(ask_page, "sure?")
+    expect(answers.last).to_have_text("80x60 sure? ")
+    ask_page.keyboard.press("Escape")
+    ask_page.locator("#grid button[title='clip.mp4']").first.click()
+    open_ask(ask_page)
+    expect(ask_page.get_by_label("Ask about this moment")).to_be_visible()
+    expect(ask_page.locator("#subject video")).to_have_count(1)
+
+
+def test_an_answer_is_stopped_by_its_button_and_by_closing(ask_page: Page, echo: EchoGenerator) -> None:
+    open_ask(ask_page)
+    send(ask_page, ENDLESS)
+    answer = ask_page.locator("#answers .answer")
+    expect(answer).to_contain_text("3 ")
+    ask_page.get_by_role("button", name="Stop").click()
+    expect(ask_page.locator("#answers .note")).to_have_text("Stopped.")
+    expect(ask_page.get_by_role("button", name="Ask", exact=True)).to_be_visible()
+    wait_for(lambda: not echo.running, "the generation ends")
+    send(ask_page, ENDLESS)
+    wait_for(lambda: echo.running, "the second answer")
+    expect(answer).to_have_count(2)
+    expect(answer.last).to_contain_text("1 ")
+    ask_page.keyboard.press("Escape")
+    expect(ask_page.locator("#viewer")).to_be_hidden()
+    wait_for(lambda: not echo.running, "the generation ends")
+    assert echo.tokens < 200
+
+
+def test_a_failed_question_stays_in_the_field(ask_page: Page) -> None:
+    open_ask(ask_page)
+    ask_page.route("**/api/ask/*", lambda route: route.abort())
+    send(ask_page, "what?")
+    expect(ask_page.locator("#answers .failed")).to_have_text("The server does not answer. Is it still running?")
+    expect(ask_page.get_by_label(QUESTION)).to_have_value("what?")
+    expect(ask_page.locator("#answers .answer")).to_have_count(0)
+
+
+def test_limits_of_an_answer_are_told(ask_page: Page, echo: EchoGenerator) -> None:
+    echo.pause = 0.0
+    open_ask(ask_page)
+    send(ask_page, TOO_LONG)
+    note = ask_page.locator("#answers .note")
+    expect(note).to_have_text("The conversation is too long for the model: 7 tokens of its text were left out.")
+    send(ask_page, ENDLESS)
+    expect(note.last).to_have_text("The answer ends here: it reached its longest length.")
+
+
+def test_a_page_without_a_language_model_says_how_to_start_one(page: Page) -> None:
+    page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+    open_ask(page)
+    expect(page.get_by_role("heading", name="No language model")).to_be_visible()
+    expect(page.locator("#talk code")).to_have_text("pe serve DIR --ask-model builtin-lang")
+    expect(page.locator("#question")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (320, 568), (1200, 800)])
+def test_questions_fit_the_screen_in_both_colour_schemes(
+    browser: Browser, library: MediaLibrary, width: int, height: int, scheme: str
+) -> None:
+    with served(create_page(library, ask=GenerationQueue("echo", EchoGenerator))) as address:
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        large = io.BytesIO()
+        Image.new("RGB", (1600, 1200), "green").save(large, "JPEG")
+        page.route("**/file/*", lambda route: route.fulfill(body=large.getvalue(), content_type="image/jpeg"))
+        page.goto(address)
+        page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+        open_ask(page)
+        for number in range(8):
+            send(page, f"question {number} " + "word " * 30)
+            expect(page.locator("#answers .answer").nth(number)).to_contain_text("word")
+        assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= width
+        field, image = page.locator("#question input"), page.locator("#subject img")
+        expect(field).to_be_in_viewport(ratio=1)
+        expect(image).to_be_in_viewport(ratio=1)
+        expect(page.locator("#answers p").last).to_be_in_viewport()
+        panel, answers = page.locator("#conversation").bounding_box(), page.locator("#answers").bounding_box()
+        assert answers["height"] > 100 and answers["x"] + answers["width"] <= panel["x"] + panel["width"]
+        shown, talk = image.bounding_box(), page.locator("#talk").bounding_box()
+        assert shown["x"] + shown["width"] <= talk["x"] or shown["y"] + shown["height"] <= talk["y"]
+        assert shown["height"] > 100 and shown["width"] == pytest.approx(shown["height"] * 4 / 3, rel=0.02)
+        for selector in ("#answers .answer", "#answers .asked", "#talk > p", "#question input"):
+            assert contrast(page, selector) >= 4.5, selector
+        page.close()
+
+
+def contrast(page: Page, selector: str) -> float:
+    """The contrast of an element's text with what is behind it, by WCAG's formula."""
+    text, ground = page.locator(selector).first.evaluate(
+        """(node) => {
+            const text = getComputedStyle(node).color;
+            while (getComputedStyle(node).backgroundColor === "rgba(0, 0, 0, 0)") node = node.parentElement;
+            return [text, getComputedStyle(node).backgroundColor];
+        }"""
+    )
+
+    def luminance(colour: str) -> float:
+        shares = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted(map(luminance, (text, ground)))
+    return (light + 0.05) / (dark + 0.05)

@@ -28,6 +28,19 @@ async function request(address, options) {
 export const fetchJson = async (address, options) => (await request(address, options)).json();
 export const fetchBlob = async (address) => (await request(address)).blob();
 
+// Yields the lines of JSON of an answer while they arrive.
+export async function* fetchLines(address, options) {
+  const response = await request(address, options);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    yield* lines.map((line) => JSON.parse(line));
+  }
+}
+
 export function showError(error) {
   $("error").textContent = error ? `${error.message ?? error}` : "";
   $("error").hidden = !error;

@@ -1,11 +1,12 @@
 // The viewer: one image or moment, those around it, its features, and searches by it.
 
+import { hideAsk, showAsk } from "./ask.js";
 import { $, clock, element, fetchJson } from "./element.js";
 import { hideFeatures, showFeatures } from "./features.js";
 import { addExample, searchLike } from "./query.js";
 import { film, match, moment, tileButton } from "./tile.js";
 
-const viewer = $("viewer"), tabs = [$("tab-image"), $("tab-features")];
+const viewer = $("viewer"), tabs = [$("tab-image"), $("tab-features"), $("tab-ask")];
 let shown = null, list = [], closed = () => {};
 
 export const isOpen = () => viewer.open;
@@ -49,19 +50,24 @@ function select(number, focus = false) {
     tab.tabIndex = at === number ? 0 : -1;
     $(tab.getAttribute("aria-controls")).hidden = at !== number;
   });
-  $("layers").hidden = number === 0;
+  $("layers").hidden = number !== 1;
   if (focus) tabs[number].focus();
-  if (number === 0) { hideFeatures(); showMedia(shown); } else { $("stage").replaceChildren(); showFeatures(shown); }
+  hideMedia();
+  if (number === 1) showFeatures(shown); else hideFeatures();
+  if (number === 2) showAsk(shown); else hideAsk();
+  if (number !== 1) showMedia(shown, number === 2 ? $("subject") : $("stage"));
 }
 
-function showMedia(tile) {
+const hideMedia = () => ["stage", "subject"].forEach((id) => $(id).replaceChildren());
+
+function showMedia(tile, panel) {
   const media = tile.kind === "video"
     ? film(tile, { controls: true, autoplay: true, muted: true })
     : element("img", { src: `/file/${tile.id}`, alt: tile.name });
   media.addEventListener("error", () => {
-    $("stage").replaceChildren(element("p", { textContent: "The browser cannot show this file." }));
+    panel.replaceChildren(element("p", { textContent: "The browser cannot show this file." }));
   });
-  $("stage").replaceChildren(media);
+  panel.replaceChildren(media);
 }
 
 // Steps to the next tile or the one before by an arrow key; whether a key is the viewer's.
@@ -76,12 +82,14 @@ export function step(event) {
 
 tabs.forEach((tab, at) => tab.addEventListener("click", () => select(at)));
 document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
-  const to = { ArrowRight: 1, ArrowLeft: 0, Home: 0, End: 1 }[event.key];
+  const at = tabs.indexOf(event.target), last = tabs.length - 1;
+  const to = { ArrowRight: Math.min(at + 1, last), ArrowLeft: Math.max(at - 1, 0), Home: 0, End: last }[event.key];
   if (to !== undefined) { event.preventDefault(); select(to, true); }
 });
 viewer.addEventListener("close", () => {
-  $("stage").replaceChildren();
+  hideMedia();
   hideFeatures();
+  hideAsk();
   if (history.state?.viewer) history.back();
   closed(shown.id);
 });

@@ -1,0 +1,144 @@
+"""Questions about the page's images and moments, answered by a language model; an answer is sent while it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
+from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
+from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search.web.signed_ids import SignedIds
+from perception_encoder.serving.batching import QueueFullError
+from perception_encoder.serving.bodies import BodyReader
+from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.requests import ApiError, parse_body
+from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+
+NO_MODEL = "this page has no language model; start it with: pe serve DIR --ask-model builtin-lang"
+_BODY_BYTES, _BODY_SECONDS = 1 << 20, 10.0
+_CHARACTERS = 50_000  # of a conversation
+_CACHED = 2  # opened images and moments, so that the model encodes each once for several questions
+_SAMPLING = Sampling(max_tokens=256)
+
+
+@dataclass(kw_only=True)
+class AskRequest:
+    """The JSON of a question."""
+
+    __pydantic_config__: ClassVar = {"strict": True}
+    question: str
+    before: list[tuple[str, str]] = field(default_factory=list)
+    """Earlier questions about the same image, with their answers."""
+
+
+_ALLOWED = {
+    "": "the body must be a JSON object",
+    "question": "it must be a text",
+    "before": "it must be a list of [question, answer]",
+}
+
+
+class Questions:
+    """Answers questions about a library's images by the model of `queue`."""
+
+    def __init__(self, library: MediaLibrary, queue: GenerationQueue, threads: ThreadPoolExecutor) -> None:
+        self._library, self._queue, self._threads = library, queue, threads
+        self._opened = lru_cache(_CACHED)(self._open)
+
+    async def answer(self, row_id: str, request: AskRequest) -> AsyncGenerator[str | Reply, None]:
+        """Yield the pieces of an answer and, last, the whole.
+
+        Raises what `MediaLibrary.media` raises, the InputError of a file that cannot be decoded, QueueFullError, and
+        what `GenerationQueue.stream` raises.
+        """
+        with self._queue.reserve() as hold:
+            item = hold(await asyncio.get_running_loop().run_in_executor(self._threads, self._find, row_id))
+            turns = [*request.before, (request.question, None)]
+            conversation = []
+            for number, (question, answer) in enumerate(turns):
+                conversation.append(Message("user", (question,) if number else (item, question)))
+                conversation += [Message("assistant", (answer,))] if answer is not None else []
+            async with aclosing(self._queue.stream(conversation, _SAMPLING)) as stream:
+                async for piece in stream:
+                    yield piece
+
+    def _find(self, row_id: str) -> MediaPart:
+        status = self._library.file(row_id).stat()
+        return self._opened(row_id, status.st_mtime_ns, status.st_size)
+
+    def _open(self, row_id: str, modified: int, size: int) -> MediaPart:
+        """Open a row's image, or frames of its whole moment; the file's time and size are part of the cache's key."""
+        media, _ = self._library.media(row_id, whole=True)
+        with self._library.budget.admission() as admit:
+            opened = open_media(media, admit=admit)
+        assert not isinstance(opened, str)  # rows are not texts
+        return opened
+
+
+def add_ask_route(
+    app: FastAPI, library: MediaLibrary, ids: SignedIds, threads: ThreadPoolExecutor, queue: GenerationQueue | None
+) -> None:
+    """Add `POST /api/ask/ID`, answered by lines of JSON: `{"text"}` for each piece, then `{"finished", "cut"}`."""
+    from fastapi.responses import JSONResponse
+
+    bodies = BodyReader(_BODY_BYTES, _BODY_SECONDS)
+    questions = Questions(library, queue, threads) if queue else None
+
+    async def respond(request: Request) -> Response:
+        if questions is None:
+            return JSONResponse({"error": NO_MODEL}, 404)
+        try:
+            row_id = ids.check(request.path_params["id"])
+            async with bodies.read(request) as body:
+                pieces = questions.answer(row_id, read_question(bytes(body)))
+            first = await unless_gone(request, first_piece(pieces))
+        except (ApiError, QueueFullError, PerceptionEncoderError) as error:
+            return JSONResponse({"error": str(error)}, _status(error))
+        return stream_response(_lines(first, pieces), pieces, "application/x-ndjson")
+
+    app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
+
+
+def read_question(body: bytes) -> AskRequest:
+    """Read a request's body; ApiError, and ConfigError for an empty question or a conversation that is too long."""
+    request = parse_body(body, AskRequest, _ALLOWED)
+    if not request.question.strip():
+        raise ConfigError("the question is empty")
+    characters = len(request.question) + sum(len(text) for turn in request.before for text in turn)
+    if characters > _CHARACTERS:
+        raise ConfigError(f"the conversation has {characters:,} characters; the limit is {_CHARACTERS:,}")
+    return request
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, ApiError):
+        return error.status
+    return 429 if isinstance(error, QueueFullError) else 404 if isinstance(error, InputError) else 400
+
+
+async def _lines(first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) -> AsyncIterator[bytes]:
+    """Yield the lines of an answer; an error becomes the last one."""
+    piece = first
+    try:
+        while not isinstance(piece, Reply):
+            yield _line({"text": piece})
+            piece = await anext(pieces)
+    except PerceptionEncoderError as error:
+        yield _line({"error": str(error)})
+    else:
+        yield _line({"finished": piece.finished, "cut": piece.cut})
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"

@@ -1,0 +1,57 @@
+"""Answers that are sent while they are made, and work that ends if its client disconnects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from perception_encoder.serving.requests import ApiError
+
+if TYPE_CHECKING:
+    from fastapi import Request, Response
+
+T = TypeVar("T")
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`, which is cancelled if the client disconnects; its body must have been read.
+
+    Raises ApiError for a client that has gone.
+    """
+
+    async def wait_for_disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, disconnected = asyncio.create_task(work), asyncio.create_task(wait_for_disconnect())
+    try:
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ApiError(400, "the client has gone")  # nobody reads this
+    finally:
+        task.cancel()
+        disconnected.cancel()
+        await asyncio.gather(task, disconnected, return_exceptions=True)
+
+
+async def first_piece(pieces: AsyncGenerator[T, None]) -> T:
+    """Return the first of some pieces, so that an error before it has a status of its own."""
+    return await anext(pieces)
+
+
+def stream_response(content: AsyncIterator[bytes], source: AsyncGenerator[Any, None], media_type: str) -> Response:
+    """Send `content` piece by piece; `source`, from which it is made, is closed when it ends or the client has gone."""
+    from fastapi.responses import StreamingResponse
+
+    class ClosingResponse(StreamingResponse):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async with aclosing(source):
+                await super().__call__(scope, receive, send)
+
+    # X-Accel-Buffering: nginx sends on each piece at once
+    return ClosingResponse(
+        content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type=media_type
+    )

@@ -1,0 +1,289 @@
+"""The chat API with the openai client, LangChain's and plain requests, over a real socket."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+from langchain_openai import ChatOpenAI
+from PIL import Image
+
+from perception_encoder.errors import ConfigError, WeightsUnavailableError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.chat import NO_MODEL
+from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.requests import ApiConfig
+from tests.clips import clip
+from tests.language_models import tiny_language_model
+from tests.serving.generators import ENDLESS, TOO_LONG, EchoGenerator
+from tests.serving.servers import data_uri, served
+
+RED = data_uri(Image.new("RGB", (40, 30), "red"))
+FILM = "data:video/mp4;base64," + base64.b64encode(clip(60)).decode()
+
+
+class BreakingGenerator(EchoGenerator):
+    """Fails after a word."""
+
+    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Generator[str, None, Reply]:
+        yield "a "
+        raise ConfigError("the model broke")
+
+
+@pytest.fixture
+def echo() -> EchoGenerator:
+    return EchoGenerator()
+
+
+@pytest.fixture
+def address(encoder: Encoder, echo: EchoGenerator) -> Iterator[str]:
+    queue = GenerationQueue("echo", lambda: echo, source="runs/echo", limit=3)
+    with served(create_app(encoder, ApiConfig(files=2), chat=queue)) as address:
+        yield address
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def user(*parts: str) -> dict:
+    """A message of texts, images and videos."""
+    return {"role": "user", "content": [part_of(part) for part in parts]}
+
+
+def part_of(value: str) -> dict:
+    if value.startswith("data:video"):
+        return {"type": "video_url", "video_url": {"url": value}}
+    if value.startswith(("data:", "http:")):
+        return {"type": "image_url", "image_url": {"url": value, "detail": "auto"}}
+    return {"type": "text", "text": value}
+
+
+def test_openai_reads_an_answer(client: openai.OpenAI, echo: EchoGenerator) -> None:
+    before = int(time.time())
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        user(RED, "what is this?"),
+        {"role": "assistant", "content": "An image."},
+        user("which", FILM, "is red?"),
+    ]
+    answer = client.chat.completions.create(model="echo", messages=messages, temperature=0.5, top_p=0.9, seed=3, n=1)
+    (choice,) = answer.choices
+    assert choice.message.content == "40x30 8 frames is red? " and choice.message.role == "assistant"
+    assert choice.finish_reason == "stop" and choice.index == 0
+    assert answer.object == "chat.completion" and answer.model == "echo" and answer.id.startswith("chatcmpl-")
+    assert before <= answer.created <= time.time()
+    assert answer.usage.completion_tokens == 4
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 4
+    (conversation,) = echo.conversations
+    assert [message.role for message in conversation] == ["system", "user", "assistant", "user"]
+    assert [type(part) for part in conversation[3].content][::2] == [str, str]
+    assert conversation[1].media[0].getpixel((5, 5)) == (255, 0, 0)
+
+
+def test_openai_reads_a_streamed_answer(client: openai.OpenAI) -> None:
+    messages = [user(RED, "what is this?")]
+    with client.chat.completions.create(
+        model="runs/echo", messages=messages, stream=True, max_tokens=3, stream_options={"include_usage": True}
+    ) as stream:
+        chunks = list(stream)
+    *pieces, usage = chunks
+    assert [chunk.choices[0].delta.content for chunk in pieces] == ["", "40x30 ", "what ", "is ", None]
+    assert pieces[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in pieces] == [None] * 4 + ["length"]
+    assert usage.choices == [] and usage.usage.completion_tokens == 3
+    assert len({chunk.id for chunk in chunks}) == 1 and {chunk.model for chunk in chunks} == {"echo"}
+    with client.chat.completions.stream(model="echo", messages=messages) as stream:
+        assert stream.get_final_completion().choices[0].message.content == "40x30 what is this? "
+
+
+def test_a_stream_is_server_sent_events(address: str) -> None:
+    body = {"model": "echo", "messages": [user("a b")], "stream": True}
+    with httpx.stream("POST", f"{address}/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in response.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]"
+    assert [json.loads(line[6:])["choices"][0]["delta"] for line in lines[:-1]] == [
+        {"role": "assistant", "content": ""},
+        {"content": "a "},
+        {"content": "b "},
+        {},
+    ]
+
+
+def test_a_stream_comes_while_it_is_made(client: openai.OpenAI, echo: EchoGenerator) -> None:
+    echo.pause = 0.2
+    with client.chat.completions.create(model="echo", messages=[user("1 2 3 4 5 6 7 8 9")], stream=True) as stream:
+        next(stream)
+        assert next(stream).choices[0].delta.content == "1 " and echo.tokens < 9
+
+
+def test_langchain_asks_and_streams(address: str) -> None:
+    model = ChatOpenAI(model="echo", base_url=f"{address}/v1", api_key="none", max_retries=0, stop=["x"], timeout=60)
+    messages = [{"role": "system", "content": "Be brief."}, user(RED, "what is this?")]
+    answer = model.invoke(messages)
+    assert answer.content == "40x30 what is this? " and answer.usage_metadata["output_tokens"] == 4
+    assert answer.response_metadata["finish_reason"] == "stop"
+    chunks = list(model.stream(messages))
+    assert "".join(chunk.content for chunk in chunks) == answer.content and len(chunks) > 4
+
+
+def test_the_models_are_listed(client: openai.OpenAI, address: str) -> None:
+    assert [model.id for model in client.models.list()] == ["PE-Core-N16-128", "echo"]
+    assert client.models.retrieve("echo").id == client.models.retrieve("runs/echo").id == "echo"
+    about = httpx.get(f"{address}/v1/models/echo").json()
+    assert about["capabilities"] == ["chat"] and about["stats"]["queue_absolute"] == 0
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4o")
+
+
+def test_an_unknown_model_and_none_are_404(client: openai.OpenAI, encoder: Encoder) -> None:
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o' here; this server has 'echo'") as caught:
+        client.chat.completions.create(model="gpt-4o", messages=[user("a")])
+    assert caught.value.code == "model_not_found" and caught.value.param == "model"
+    with served(create_app(encoder, ApiConfig())) as address:
+        refused = httpx.post(f"{address}/v1/chat/completions", json={"model": "echo", "messages": [user("a")]})
+        assert refused.status_code == 404
+        assert refused.json()["error"]["message"] == NO_MODEL
+
+
+def test_a_key_is_needed(encoder: Encoder, echo: EchoGenerator) -> None:
+    queue = GenerationQueue("echo", lambda: echo)
+    with served(create_app(encoder, ApiConfig(key="secret"), chat=queue)) as address:
+        body = {"model": "echo", "messages": [user("a")]}
+        assert httpx.post(f"{address}/v1/chat/completions", json=body).status_code == 401
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0) as client:
+            assert client.chat.completions.create(**body).choices[0].message.content == "a "
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("messages", "parameter", "message"),
+    [
+        ([user("a", "data:image/png;base64,aGVsbG8=")], "messages[0].content[1]", "messages[0].content[1]: data:"),
+        ([user("a"), user(RED, "http://127.0.0.1:9/a.png")], "messages[1].content[1]", "not a public address"),
+        ([user(TOO_LONG)], "messages", "does not fit the context of 10"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_bad_request(
+    client: openai.OpenAI, messages: list[dict], parameter: str, message: str, stream: bool
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="echo", messages=messages, stream=stream)
+    assert caught.value.param == parameter and message in caught.value.message
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.code == ("context_length_exceeded" if message.startswith("does not") else "400")
+    assert client.chat.completions.create(model="echo", messages=[user("a")]).choices[0].message.content == "a "
+
+
+def test_an_error_within_a_stream_is_its_last_event(encoder: Encoder) -> None:
+    queue = GenerationQueue("echo", BreakingGenerator)
+    with (
+        served(create_app(encoder, ApiConfig(), chat=queue)) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
+    ):
+        stream = client.chat.completions.create(model="echo", messages=[user("a")], stream=True)
+        assert [next(stream).choices[0].delta.content for _ in range(2)] == ["", "a "]
+        with pytest.raises(openai.APIError, match="the model broke"):
+            next(stream)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_ends_the_generation(
+    client: openai.OpenAI, address: str, echo: EchoGenerator, stream: bool
+) -> None:
+    echo.pause = 0.05
+    body = {"model": "echo", "messages": [user(ENDLESS)], "stream": stream, "max_tokens": 2000}
+    if stream:
+        with httpx.stream("POST", f"{address}/v1/chat/completions", json=body) as response:
+            next(response.iter_bytes())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/v1/chat/completions", json=body, timeout=1.0)
+    wait_until(lambda: not echo.running and "pe_chat_waiting 0.0" in httpx.get(f"{address}/metrics").text)
+    assert 0 < echo.tokens < 200
+    echo.pause = 0.0
+    assert client.chat.completions.create(model="echo", messages=[user("a")]).choices[0].message.content == "a "
+
+
+def test_conversations_are_answered_one_at_a_time_and_few_wait(address: str, echo: EchoGenerator) -> None:
+    echo.pause = 0.1
+
+    def post(question: str, timeout: float = 60) -> httpx.Response:
+        body = {"model": "echo", "messages": [user(question)], "max_tokens": 20}
+        return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=timeout)
+
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(post, "1 2 3 4 5 6 7 8") for _ in range(3)]
+        wait_until(lambda: "pe_chat_waiting 3.0" in httpx.get(f"{address}/metrics").text)
+        refused = post("a")
+        assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
+        assert "3 conversations wait already; the limit is 3" in refused.json()["error"]["message"]
+        embedded = httpx.post(f"{address}/v1/embeddings", json={"input": "a cat"})
+        assert embedded.status_code == 200 and echo.running == 1  # other requests do not wait for the answers
+        assert [answer.result().status_code for answer in answers] == [200] * 3
+    assert echo.most == 1
+    text = httpx.get(f"{address}/metrics").text
+    assert 'pe_chat_requests_total{status="200"} 3.0' in text and 'pe_chat_requests_total{status="429"} 1.0' in text
+    assert 'pe_chat_tokens_total{of="answer"} 24.0' in text
+
+
+def test_a_model_that_cannot_be_loaded_is_tried_again(encoder: Encoder, echo: EchoGenerator) -> None:
+    tries: list[str] = []
+
+    def load() -> EchoGenerator:
+        tries.append(threading.current_thread().name)
+        if len(tries) == 1:
+            raise WeightsUnavailableError("the weights are gone")
+        return echo
+
+    with served(create_app(encoder, ApiConfig(), chat=GenerationQueue("echo", load))) as address:
+        assert tries == []
+        body = {"messages": [user("a")]}
+        failed = httpx.post(f"{address}/v1/chat/completions", json=body)
+        assert failed.status_code == 500 and failed.json()["error"]["message"] == "the weights are gone"
+        for _ in range(2):
+            assert httpx.post(f"{address}/v1/chat/completions", json=body).status_code == 200
+    assert len(tries) == 2 and len(set(tries)) == 1
+
+
+def test_a_language_model_answers_as_without_a_server(encoder: Encoder) -> None:
+    model = tiny_language_model()
+    image = Image.effect_noise((64, 64), 90).convert("RGB")
+    expected = model.generate([ask("what?", [image])], Sampling(max_tokens=12))[0]
+    with (
+        served(create_app(encoder, ApiConfig(), chat=GenerationQueue("tiny", lambda: model))) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
+    ):
+        messages = [user(data_uri(image), "what?")]
+        answer = client.chat.completions.create(model="tiny", messages=messages, max_completion_tokens=12)
+        assert answer.choices[0].message.content == expected.text
+        assert answer.choices[0].finish_reason == ("stop" if expected.finished else "length")
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (
+            expected.prompt_tokens,
+            expected.tokens,
+        )
+        chunks = client.chat.completions.create(model="tiny", messages=messages, max_tokens=12, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
+        with pytest.raises(openai.BadRequestError, match="do not fit the context of 512") as caught:
+            client.chat.completions.create(model="tiny", messages=[user("x" * 600)])
+        assert caught.value.code == "context_length_exceeded"

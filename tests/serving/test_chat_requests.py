@@ -1,0 +1,106 @@
+"""Requests of the chat API are validated, and refused in OpenAI's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.chat_requests import ALLOWED, ChatRequest, check_chat
+from perception_encoder.serving.generation import GenerationQueue
+from perception_encoder.serving.requests import ApiConfig, parse_body
+from tests.serving.generators import EchoGenerator
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def chat(encoder: Encoder) -> Iterator[TestClient]:
+    config = ApiConfig(files=2, body_bytes=1 << 20, conversation_characters=1000)
+    app = create_app(encoder, config, chat=GenerationQueue("echo", EchoGenerator))
+    with TestClient(app, base_url="http://localhost") as client:
+        yield client
+
+
+def of_user(*parts: dict) -> dict:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter", "message"),
+    [
+        ([], None, "must be a JSON object"),
+        ({}, "messages", "messages must be a list"),
+        ({"messages": []}, "messages", "messages must be a list"),
+        ({"messages": "hello"}, "messages", "messages must be a list"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "messages[0] has no content"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "one of system, user, assistant"),
+        (of_user({"type": "text", "text": "a"}, {"type": "input_audio"}), "messages[0].content[1]", "'input_audio'"),
+        (of_user({"type": "image_url"}), "messages[0].content[0]", "an image_url {url}"),
+        (of_user({"type": "image_url", "image_url": {"href": "x"}}), "messages", "messages must be a list"),
+        ({"messages": [{"role": "system", "content": [IMAGE]}]}, "messages[0]", "only the user's may hold images"),
+        (of_user(IMAGE, IMAGE, IMAGE), "messages", "3 images or videos; a conversation takes at most 2"),
+        ({"messages": [{"role": "user", "content": "x" * 1001}]}, "messages", "1,001 characters; the limit is 1,000"),
+        ({"messages": HELLO, "n": 2}, "n", "n is 2; it must be 1"),
+        ({"messages": HELLO, "temperature": 3}, "temperature", "temperature is 3.0; it must be from 0 to 2"),
+        ({"messages": HELLO, "temperature": "warm"}, "temperature", "temperature is 'warm'; it must be from 0 to 2"),
+        ({"messages": HELLO, "top_p": 0}, "top_p", "top_p is 0.0; it must be above 0"),
+        ({"messages": HELLO, "max_tokens": 0}, "max_tokens", "max_tokens is 0; it must be at least 1"),
+        ({"messages": HELLO, "max_completion_tokens": 0}, "max_completion_tokens", "is 0; it must be at least 1"),
+        ({"messages": HELLO, "max_tokens": 1.5}, "max_tokens", "max_tokens is 1.5; it must be a whole number"),
+        ({"messages": HELLO, "stop": ["a", ""]}, "stop", "none of them empty"),
+        ({"messages": HELLO, "stop": ["a"] * 5}, "stop", "at most 4 texts"),
+        ({"messages": HELLO, "stop": 7}, "stop", "stop is 7; it must be a text"),
+        ({"messages": HELLO, "seed": 1 << 64}, "seed", "at most 64 bits"),
+        ({"messages": HELLO, "stream": "yes"}, "stream", "stream is 'yes'; it must be true or false"),
+        ({"messages": HELLO, "stream_options": 1}, "stream_options", "{include_usage: true or false}"),
+        ({"messages": HELLO, "tools": [{"type": "function"}]}, "tools", "this server does not support it"),
+        ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format", "does not support it"),
+        ({"messages": HELLO, "logprobs": True}, "logprobs", "logprobs is True; this server does not support it"),
+        ({"messages": HELLO, "frequency_penalty": 0.5}, "frequency_penalty", "does not support it"),
+    ],
+)
+def test_bad_requests_are_reported_in_openais_form(
+    chat: TestClient, body: object, parameter: str | None, message: str
+) -> None:
+    response = chat.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert message in error["message"] and error["param"] == parameter and len(error["message"]) < 300
+    assert error["type"] == "invalid_request_error"
+
+
+def test_values_that_change_nothing_and_unknown_fields_are_accepted(chat: TestClient) -> None:
+    extra = {
+        "tools": [],
+        "response_format": {"type": "text"},
+        "logprobs": False,
+        "logit_bias": {},
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "user": "someone",
+        "stop": None,
+        "max_tokens": None,
+    }
+    response = chat.post("/v1/chat/completions", json={"messages": HELLO, **extra})
+    assert response.status_code == 200 and response.json()["choices"][0]["message"]["content"] == "hello "
+
+
+def test_sampling_is_the_requests() -> None:
+    body = b'{"messages": [{"content": "a"}], "stop": "x", "temperature": 1, "top_p": 0.5, "seed": -3, "max_tokens": 9}'
+    _, first = check_chat(parse_body(body, ChatRequest, ALLOWED), ApiConfig(), "echo")
+    assert (first.stop, first.temperature, first.top_p, first.seed, first.max_tokens) == (("x",), 1, 0.5, -3, 9)
+    assert not first.cut
+    both = b'{"messages": [{"content": "a"}], "max_tokens": 9, "max_completion_tokens": 5}'
+    seeds = set()
+    for _ in range(2):
+        _, second = check_chat(parse_body(both, ChatRequest, ALLOWED), ApiConfig(), "echo")
+        seeds.add(second.seed)
+    assert second.max_tokens == 5 and second.temperature == 0
+    assert len(seeds) == 2, "without a seed, answers differ when they are drawn"
