@@ -27,7 +27,7 @@ from perception_encoder.language_alignment.weights import (
     Parts,
     build_language_model,
     load_trained,
-    read_parts,
+    read_trained,
     write_language_model,
 )
 from perception_encoder.models.checkpoints.weights import weight_hash
@@ -143,7 +143,7 @@ class LanguageTrainee:
         self.parts, state = config.parts, dict[str, Tensor]()
         initial = Path(config.initial) if config.initial is not None else None
         if initial is not None:
-            earlier, state = read_parts(initial)
+            earlier, state = read_trained(initial)
             self.parts = _continued(self.parts, earlier, config)
             self.model, self.decoder = build_language_model(earlier, generator)
             load_trained(initial, earlier, state, self.model)

@@ -102,7 +102,7 @@ def read_language_model(
     path: Path, device: torch.device, dtype: torch.dtype, tiles: int | None = None
 ) -> LanguageModel:
     """Read a file of `write_language_model`; CheckpointError if it is not one. `tiles`: another budget than its own."""
-    parts, state = read_parts(path)
+    parts, state = read_trained(path)
     if tiles is not None:
         parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
     model, decoder = build_language_model(parts, torch.Generator())
@@ -112,7 +112,7 @@ def read_language_model(
     return LanguageModel(path.stem, model, decoder, parts.media)
 
 
-def read_parts(path: Path) -> tuple[Parts, dict[str, Tensor]]:
+def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
     """What a file of `write_language_model` says and holds; CheckpointError if it is not one."""
     state, metadata = read_checkpoint(path)
     try:

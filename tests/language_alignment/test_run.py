@@ -14,7 +14,7 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import BEST, align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
-from perception_encoder.language_alignment.weights import read_parts
+from perception_encoder.language_alignment.weights import read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
@@ -54,7 +54,7 @@ def config(decoder: str, **settings: object) -> LanguageConfig:
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    return read_parts(path)[1]
+    return read_trained(path)[1]
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:
@@ -121,7 +121,7 @@ def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, d
     third = align_language(own, [data], tmp_path / "third")
     fourth = align_language(config(decoder, initial=str(third), optimizer=frozen), [data], tmp_path / "fourth")
     assert weights_of(fourth).keys() == weights_of(third).keys()
-    assert read_parts(fourth)[0].lora == DecoderLoRA(rank=2)
+    assert read_trained(fourth)[0].lora == DecoderLoRA(rank=2)
     with pytest.raises(ConfigError, match="initial has adapters of"):
         other = config(decoder, initial=str(third), train_decoder=True, lora=DecoderLoRA(rank=3))
         align_language(other, [data], tmp_path / "other")
