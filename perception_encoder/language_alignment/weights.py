@@ -31,7 +31,11 @@ from perception_encoder.language_alignment.text.decoder import Decoder, load_dec
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
+
+PE_LANG = "PE-Lang-L14-448"
+"""The published model after which towers of other sizes are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,20 @@ def read_language_model(
     merge_decoder_adapters(model.decoder)
     model.to(device, dtype).requires_grad_(False)
     return LanguageModel(path.stem, model, decoder, parts.media)
+
+
+def read_tower(path: Path) -> VisionTransformer:
+    """The aligned vision tower alone, float32, at the size that it was aligned at, named as a PE-Lang.
+
+    Sizes that differ from the published model's are in the tower's `config`. CheckpointError for another file.
+    """
+    parts, state = read_trained(path)
+    tower = load_vision(parts)
+    if own := _under("vision.", state):
+        _load(tower, own, path)
+    tower.set_image_size(parts.media.image_size)
+    tower.name = next((e.name for e in MODELS.values() if e.vision == tower.config), PE_LANG)
+    return tower
 
 
 def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:

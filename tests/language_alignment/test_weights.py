@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from perception_encoder.language_alignment.weights import (
     build_language_model,
     load_vision,
     read_language_model,
+    read_tower,
     write_language_model,
 )
-from perception_encoder.models.checkpoints.weights import write_checkpoint
+from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
+from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.preprocess.conversation import Sampling, ask
 from tests.language_models import write_tiny_decoder
 
@@ -65,8 +68,6 @@ def test_the_tower_is_cut_at_the_layer_and_layer_scale_changes_nothing(tmp_path:
 
 
 def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
-    from perception_encoder.models.checkpoints.weights import load_model
-
     path = tmp_path / "tower.safetensors"
     write_checkpoint(load_model("builtin"), path, half=True)
     with pytest.raises(CheckpointError, match="is not a language model of this package"):
@@ -76,3 +77,35 @@ def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
 def test_an_image_size_that_patches_do_not_fill_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="image_size is 100; it must be a multiple of the encoder's patch, 16"):
         load_vision(dataclasses.replace(parts(tmp_path), media=MediaConfig(image_size=100)))
+
+
+@torch.no_grad()
+def test_the_tower_alone_is_loaded_by_timm_transformers_and_this_package(tmp_path: Path) -> None:
+    import timm
+    from transformers import AutoModel
+
+    own = dataclasses.replace(parts(tmp_path), layer_scale=0.1)
+    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    for number, parameter in enumerate(model.vision.parameters()):
+        parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+    path = tmp_path / "language.safetensors"
+    write_language_model(path, own, model, vision=True, decoder=False, half=False)
+    tower = read_tower(path)
+    assert (tower.config.image_size, tower.config.depth, tower.name) == (64, 4, "PE-Lang-L14-448")
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    features = model.image_features(pixels)
+    torch.testing.assert_close(tower(pixels)[:, 1:], features)
+
+    write_layout_directory(tower, tmp_path / "lang", "timm")
+    config = json.loads((tmp_path / "lang" / "config.json").read_text())
+    assert config["architecture"] == "vit_pe_lang_large_patch14_448"
+    of_timm = timm.create_model(f"local-dir:{tmp_path / 'lang'}", pretrained=True).eval()
+    torch.testing.assert_close(of_timm.forward_features(pixels)[:, 1:], features, atol=1e-4, rtol=1e-4)
+    of_transformers = AutoModel.from_pretrained(tmp_path / "lang", trust_remote_code=False).eval()
+    assert type(of_transformers).__name__ == "TimmWrapperModel"
+    tokens = of_transformers(pixels, do_pooling=False).last_hidden_state
+    torch.testing.assert_close(tokens[:, 1:], features, atol=1e-4, rtol=1e-4)
+
+    write_checkpoint(tower, tmp_path / "lang.safetensors")
+    again = load_model(tmp_path / "lang.safetensors")
+    torch.testing.assert_close(again(pixels), tower(pixels))

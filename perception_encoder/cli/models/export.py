@@ -1,4 +1,4 @@
-"""`pe export`: export a model to ONNX, or an index to other programs."""
+"""`pe export`: export a model to ONNX or PE-Lang's layout, or an index to other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import BY_POSITION, argument, option
+from perception_encoder.cli.options import BY_POSITION, argument, flag, option
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -19,11 +19,12 @@ Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 def export() -> None:
     """Export a model or an index.
 
-    Export a model to ONNX, or an index to an embeddings file or a FiftyOne dataset.
+    Export a model to ONNX, an aligned encoder to PE-Lang's layout, or an index to an embeddings file or FiftyOne.
 
     Examples:
 
         pe export onnx builtin builtin-onnx
+        pe export lang runs/language_own my-lang
         pe export vectors photos vectors
     """
 
@@ -57,6 +58,38 @@ def onnx(
     for tower, difference in differences.items():
         checked = "not compared: onnxruntime is not installed" if difference is None else f"{difference:.1e} from torch"
         output.print_line(f"{out / tower}.onnx: {network.name}, {checked}")
+
+
+@app.command()
+def lang(
+    model: Annotated[Path, argument("RUN", "Directory or file of a language alignment.")],
+    out: Annotated[Path, options.out_option("New directory for timm, or a .safetensors file.", "OUT"), BY_POSITION],
+    half: Annotated[bool, flag("--half", "Write float16 weights.")] = False,
+) -> None:
+    """Write the encoder of a language alignment alone, as a PE-Lang.
+
+    A directory holds model.safetensors and config.json: timm loads it as `local-dir:OUT`, and transformers by
+    AutoModel.from_pretrained("OUT"). A file has the published PE-Lang's names, which `pe` and the reference load.
+
+    Examples:
+
+        pe export lang runs/language_own my-lang
+        pe export lang runs/language_own -o my-lang.safetensors --half
+        pe embed photos -m my-lang.safetensors -o features
+    """
+    from perception_encoder.language_alignment.load import find_language_model
+    from perception_encoder.language_alignment.weights import read_tower
+    from perception_encoder.models.checkpoints.files import SUFFIXES
+    from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
+    from perception_encoder.models.checkpoints.weights import write_checkpoint
+
+    tower = read_tower(Path(find_language_model(model)))
+    if out.suffix in SUFFIXES:
+        write_checkpoint(tower, out, half)
+    else:
+        write_layout_directory(tower, out, "timm", half)
+    size = tower.config
+    output.print_line(f"{out}: {size.depth} layers of width {size.width}, for images of {size.image_size} px")
 
 
 @app.command()

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
+import torch
 
-from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.language_alignment.weights import build_language_model, write_language_model
+from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
+from tests.language_alignment.test_weights import parts
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +50,18 @@ def test_errors(run_pe: Callable, nano: Path, tmp_path: Path, arguments: list[st
     assert run.status == 2
     assert message in run.stderr and run.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine"]
+
+
+def test_the_encoder_of_a_language_alignment(run_pe: Callable, tmp_path: Path) -> None:
+    own = parts(tmp_path)
+    model, _ = build_language_model(own, torch.Generator().manual_seed(0))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_language_model(run / "language.safetensors", own, model, vision=True, decoder=False)
+    made = run_pe("export", "lang", run, "-o", tmp_path / "lang")
+    assert made.status == 0 and "4 layers of width 192, for images of 64 px" in made.stdout
+    assert {path.name for path in (tmp_path / "lang").iterdir()} == {"config.json", "model.safetensors"}
+    assert run_pe("export", "lang", run, tmp_path / "lang.safetensors", "--half").status == 0
+    assert load_model(tmp_path / "lang.safetensors").config.depth == 4
+    missing = run_pe("export", "lang", tmp_path / "none", tmp_path / "x")
+    assert missing.status == 2 and "no language model is called" in missing.stderr
