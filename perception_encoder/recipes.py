@@ -68,6 +68,15 @@ RECIPES: dict[str, str] = {
     "distill_t16": "PE-Core-G into PE-Core-T: 4.4 billion pairs",
     "distill_builtin": "a model, --set teacher=…, into the built-in one",
     "finetune": "weights, --set initial=…, on your own pairs",
+    "language_g14_warmup": "PE-Lang-G, stage 1: the projector, 4 million pairs",
+    "language_l14_warmup": "PE-Lang-L, stage 1: the projector, 4 million pairs",
+    "language_g14": "PE-Lang-G, stage 2: everything, 72 million conversations",
+    "language_l14": "PE-Lang-L, stage 2: everything, 72 million conversations",
+    "language_g14_frozen": "PE-Core-G, the benchmark of a frozen encoder",
+    "language_l14_frozen": "PE-Core-L, the benchmark of a frozen encoder",
+    "language_own": "PE-Core-L and SmolLM2-1.7B by LoRA on your own questions",
+    "language_builtin_warmup": "the built-in language model, stage 1: minutes",
+    "language_builtin": "the built-in language model: 2.5 hours on 2 cores",
 }
 """What each recipe trains, for the list; `find_recipe` has their configurations."""
 
@@ -76,6 +85,14 @@ def find_recipe(name: str) -> TrainingConfig:
     """Return the configuration of a recipe; ConfigError shows near matches."""
     from perception_encoder.distillation.recipes import distill_builtin, distill_core
     from perception_encoder.finetuning.recipes import own_pairs
+    from perception_encoder.language_alignment.recipes import (
+        alignment,
+        builtin_alignment,
+        builtin_warmup,
+        frozen,
+        own_questions,
+        warmup,
+    )
     from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second
     from perception_encoder.pretraining.recipes import LAST_STEP, ablation, cooldown, core, scaling
     from perception_encoder.video_finetuning.recipes import video_finetune
@@ -106,6 +123,18 @@ def find_recipe(name: str) -> TrainingConfig:
             return distill_core(size)
         case ["finetune"]:
             return own_pairs()
+        case ["language", "own"]:
+            return own_questions()
+        case ["language", "builtin"]:
+            return builtin_alignment()
+        case ["language", "builtin", "warmup"]:
+            return builtin_warmup()
+        case ["language", size]:
+            return alignment(size)
+        case ["language", size, "warmup"]:
+            return warmup(size)
+        case ["language", size, "frozen"]:
+            return frozen(size)
     raise AssertionError(f"{name} has no configuration")
 
 
@@ -121,12 +150,16 @@ def run_recipe(
     from perception_encoder.distillation.run import distill
     from perception_encoder.finetuning.config import FinetuningConfig
     from perception_encoder.finetuning.run import finetune
+    from perception_encoder.language_alignment.config import LanguageConfig
+    from perception_encoder.language_alignment.run import align_language
     from perception_encoder.pretraining.config import PretrainingConfig
     from perception_encoder.pretraining.run import pretrain
     from perception_encoder.video_finetuning.config import VideoFinetuningConfig
     from perception_encoder.video_finetuning.run import finetune_on_videos
 
     match config:
+        case LanguageConfig():
+            return align_language(config, _paths(data), out, track, listener)
         case FinetuningConfig():
             return finetune(config, data, out, track, listener)
         case DistillationConfig():
@@ -144,10 +177,14 @@ def debug_form(config: TrainingConfig) -> TrainingConfig:
     from perception_encoder.distillation.recipes import debug_distillation
     from perception_encoder.finetuning.config import FinetuningConfig
     from perception_encoder.finetuning.recipes import debug_finetuning
+    from perception_encoder.language_alignment.config import LanguageConfig
+    from perception_encoder.language_alignment.recipes import debug_language
     from perception_encoder.pretraining.config import PretrainingConfig
     from perception_encoder.pretraining.recipes import debug_pretraining
 
     match config:
+        case LanguageConfig():
+            return debug_language(config)
         case FinetuningConfig():
             return debug_finetuning(config)
         case DistillationConfig():
@@ -161,15 +198,27 @@ def plan_recipe(config: TrainingConfig, cluster: Cluster) -> TrainingPlan:
     """Return what a run costs on a cluster."""
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.plan import plan_distillation
+    from perception_encoder.language_alignment.config import LanguageConfig
+    from perception_encoder.language_alignment.plan import plan_language
     from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.pretraining.plan import plan_pretraining
 
     match config:
+        case LanguageConfig():
+            return plan_language(config, cluster)
         case DistillationConfig():
             return plan_distillation(config, cluster)
         case PairConfig():
             return plan_pretraining(config.pretraining(), cluster)
     raise _unknown(config)
+
+
+def _paths(data: Sequence[Path | Shards]) -> list[Path]:
+    """The data of a stage that reads files and directories; ConfigError for shards."""
+    paths = [each for each in data if isinstance(each, Path)]
+    if len(paths) < len(data):
+        raise ConfigError("language alignment reads --data, not --shards; a directory of tars is --data, too")
+    return paths
 
 
 def _unknown(config: TrainingConfig) -> ConfigError:

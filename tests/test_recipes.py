@@ -30,7 +30,7 @@ def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(nam
     small = debug_form(config)
     assert type(small) is type(config)
     assert dataclasses.is_dataclass(config) and config.steps > small.steps == 4
-    assert BUILTIN in (getattr(small, "model", None), small.initial)
+    assert BUILTIN in (getattr(small, name, None) for name in ("model", "encoder", "initial"))
     assert RECIPES[name]
     planned = plan_recipe(config, Cluster(device=find_device("h100"), devices=8))
     assert sum(stage.steps for stage in planned.stages) == config.steps and planned.device_hours() > 0
@@ -51,10 +51,11 @@ def chain(name: str) -> list[str]:
     initial = getattr(config, "initial", None)
     if initial is None or canonical_name(initial) is not None:
         return [name]
-    match = re.fullmatch(r"runs/(\w+)/model\.safetensors", initial)
+    match = re.fullmatch(r"runs/(\w+)/(model|language)\.safetensors", initial)
     assert match and match[1] in RECIPES, f"{name} begins at {initial}, which no recipe makes"
     before = find_recipe(match[1])
-    assert before.model == config.model and not (before.half and not config.half)
+    model = "model" if match[2] == "model" else "encoder"
+    assert getattr(before, model) == getattr(config, model) and not (before.half and not config.half)
     return [*chain(match[1]), name]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import default_model, options, output
-from perception_encoder.cli.options import MODEL, SPEED, flag, option
+from perception_encoder.cli.options import MODEL, SPEED, option
 from perception_encoder.cli.progress import progress
 from perception_encoder.errors import DataError
 
@@ -31,7 +31,7 @@ def embed(
     batch_size: Annotated[int | None, option("Images or texts per batch.", panel=SPEED, least=1)] = None,
     workers: Annotated[int | None, option("Reading threads; slow disks need more.", panel=SPEED, least=1)] = None,
     strict: options.Strict = False,
-    private: Annotated[bool, flag("--allow-private-urls", "Allow URLs that lead to private addresses.")] = False,
+    private: options.PrivateUrls = False,
 ) -> None:
     """Embed images, videos and texts.
 

@@ -28,6 +28,7 @@ COMMANDS = {
         "embed": "embed",
         "demo": "demo",
     },
+    "Ask": {"ask": "language.ask", "caption": "language.caption"},
     "Models": {
         "models": "models.models",
         "features": "models.features",
@@ -57,9 +58,9 @@ def prepare(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print log messages.")] = False,
 ) -> None:
-    """Search, classify and embed images and videos.
+    """Search, classify, embed and describe images and videos.
 
-    Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed: only with
+    Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed, caption: only with
     --strict); 2 usage error, error, or no usable input; 130 interrupted by Ctrl-C. `[-m] MODEL` in the usage of a
     command means that the flag may be left out.
 

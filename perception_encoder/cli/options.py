@@ -10,8 +10,8 @@ import typer
 
 from perception_encoder.errors import ConfigError
 
-QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN = (
-    *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan"),
+QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN, MEDIA, ANSWER = (
+    *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan", "Media", "Answer"),
 )
 """The panels of the help texts."""
 NAME = "Name, alias or checkpoint"
@@ -52,6 +52,7 @@ OwnModel = Annotated[str, model_option(), BY_POSITION]
 LayeredModel = Annotated[
     str, model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights"), BY_POSITION
 ]
+PrivateUrls = Annotated[bool, flag("--allow-private-urls", "Allow URLs that lead to private addresses.")]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
 IndexHome = Annotated[

@@ -28,13 +28,33 @@ error_console = Console(stderr=True)
 
 def printable(text: object) -> str:
     """Return `text` on one line: line breaks as spaces, control characters and undecodable bytes as escapes."""
-    joined = " ".join(str(text).splitlines())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in joined)
+    return _escape(" ".join(str(text).splitlines()))
+
+
+def _escape(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def print_line(text: str) -> None:
     """Print one line on stdout; markup in it is not interpreted."""
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_fields(*fields: object) -> None:
+    """Print values on one line of stdout, separated by tabs."""
+    sys.stdout.write("\t".join(map(printable, fields)) + "\n")
+    sys.stdout.flush()
+
+
+def print_pieces(pieces: Iterable[str]) -> str:
+    """Print a text on stdout piece by piece as it arrives, its line breaks too; returns the whole text."""
+    text = []
+    for piece in pieces:
+        text.append(piece)
+        sys.stdout.write("\n".join(map(_escape, piece.split("\n"))))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return "".join(text)
 
 
 def print_remark(text: str) -> None:

@@ -1,10 +1,12 @@
-"""Fetch packages of public registries with their own clients (`npm pack`, `apt-get download`); nothing is installed."""
+"""Fetch packages of public registries with their own clients (npm, apt-get, pip); nothing is installed."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 from perception_encoder.errors import DataError
@@ -35,6 +37,19 @@ def fetch_debian(package: str, directory: Path) -> Path:
     archive = _newest(directory, "*.deb", package)
     target = directory / "unpacked"
     _run(["dpkg-deb", "-x", str(archive), str(target)], directory, "Debian or Ubuntu", "was it fetched whole?")
+    return target
+
+
+def fetch_pypi(package: str, directory: Path) -> Path:
+    """Fetch a wheel into `directory`, without what it depends on, and return the root of its unpacked files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
+    _run([sys.executable, "-m", "pip", "download", *options, package], directory, "pip", "is PyPI reachable?")
+    archive = _newest(directory, "*.whl", package)
+    target = directory / "unpacked"
+    with zipfile.ZipFile(archive) as wheel:
+        wheel.extractall(target)
+    archive.unlink()
     return target
 
 

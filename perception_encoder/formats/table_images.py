@@ -20,13 +20,15 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class TableImage:
-    """An image in a Parquet file: a cell of bytes, or of `{bytes, path}`."""
+    """An image in a Parquet file: a cell of bytes, or of `{bytes, path}`, or one of a cell that lists such."""
 
     path: Path
     row_group: int
     row: int
     """Within the row group."""
     column: str
+    index: int | None = None
+    """In the cell's list, from 0; None if the cell holds one image."""
 
     def read(self) -> bytes:
         """Return its bytes; MediaDecodeError if the cell is empty or the file cannot be read.
@@ -36,8 +38,9 @@ class TableImage:
         name = f"{escape_name(self.path)}: row {self.row} of group {self.row_group}"
         try:
             with _LOCK:  # threads that decode ahead want the same group
-                cell = _read_column(self.path, self.row_group, self.column)[self.row].as_py()
-        except (OSError, IndexError, ValueError, pa.ArrowException) as error:
+                value = _read_column(self.path, self.row_group, self.column)[self.row]
+                cell = (value if self.index is None else value[self.index]).as_py()
+        except (OSError, IndexError, TypeError, ValueError, pa.ArrowException) as error:
             raise MediaDecodeError(name, f"cannot be read: {one_line(error)}") from error
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes) or not content:

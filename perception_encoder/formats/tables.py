@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError, one_line
+from perception_encoder.files import writing
 from perception_encoder.preprocess.source import escape_name
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
@@ -65,6 +67,14 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def iterate_table(path: Path) -> Iterator[Cells | InputError]:
+    """Yield each row's name and all its cells; an error in place of each bad row, or of the whole table.
+
+    A row of a CSV or TSV file with more cells than columns is bad, because a cell with a comma was not quoted.
+    """
+    yield from _read_cells(path, needs_media=False, exact=True)
+
+
 def read_json_lines(path: Path) -> list[Cells]:
     """All objects of a JSONL file, whatever its suffix, each with its line's name; DataError for a bad line."""
     lines: list[Cells] = []
@@ -78,6 +88,29 @@ def read_json_lines(path: Path) -> list[Cells]:
     return lines
 
 
+def read_appended_lines(path: Path) -> list[Cells]:
+    """The objects of a file of `append_json_lines`, none if it is missing; a last line that was cut off is removed.
+
+    Raises DataError for a bad line, and OutputError if the file cannot be cut.
+    """
+    if not path.exists():
+        return []
+    with writing(path):
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    return read_json_lines(path)
+
+
+def append_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add objects to a JSONL file, whose directory is made; OutputError if it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
 def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path, what: str) -> str:
     """The first of some column names that a table has; DataError under the table's path shows the table's columns."""
     for name in names:
@@ -87,7 +120,7 @@ def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path
     raise DataError(f"{path} has no column {allowed} for {what}, but {present}")
 
 
-def _read_cells(path: Path, needs_media: bool) -> Iterator[Cells | InputError]:
+def _read_cells(path: Path, needs_media: bool, exact: bool = False) -> Iterator[Cells | InputError]:
     """Yield the cells of each row; `needs_media`: only of a table with paths or texts, of Parquet these alone."""
     name, suffix = escape_name(path), path.suffix.lower()
     rows: Iterator[Cells | InputError]
@@ -101,6 +134,8 @@ def _read_cells(path: Path, needs_media: bool) -> Iterator[Cells | InputError]:
         for row in rows:
             if isinstance(row, InputError):
                 yield row
+            elif exact and None in row[1]:  # where csv puts cells beyond the last column
+                yield InputError(row[0], "has more cells than columns; quote cells that hold the separator")
             else:
                 yield row[0], {key.strip().lower(): value for key, value in row[1].items() if isinstance(key, str)}
     except InputError as error:

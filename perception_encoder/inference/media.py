@@ -14,7 +14,7 @@ from PIL import Image
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError, one_line
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.preprocess.budget import Admit
-from perception_encoder.preprocess.frames import VideoFrames, frame_indices
+from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
 from perception_encoder.preprocess.image import open_image, plain_image
 from perception_encoder.preprocess.media_types import (
     AVIF_BRANDS,
@@ -120,11 +120,13 @@ def resolve(
     raise InputError(name or "input", f"is of type {type(value).__name__}; give {allowed}")
 
 
-def open_media(media: Media, frames: int = 8, admit: Admit | None = None) -> Image.Image | VideoFrames | str:
+def open_media(
+    media: Media, frames: int = 8, admit: Admit | None = None, choose: FrameChoice | None = None
+) -> Image.Image | VideoFrames | str:
     """Decode resolved media: an upright image, `frames` uniform frames of a video (one of a moment), or the text.
 
-    `admit` is called with the bytes that a file takes before it is decoded: see `ByteBudget`. Raises MediaDecodeError
-    and MediaTooLargeError, named as the input is.
+    `admit` is called with the bytes that a file takes before it is decoded: see `ByteBudget`. `choose`: another choice
+    of a video file's frames: see `read_frames`. Raises MediaDecodeError and MediaTooLargeError, named as the input is.
     """
     payload = media.payload
     if media.kind == "text":
@@ -140,7 +142,7 @@ def open_media(media: Media, frames: int = 8, admit: Admit | None = None) -> Ima
         from perception_encoder.preprocess.video import read_frames  # FFmpeg, which texts and images do not need
 
         moment = media.start is not None and media.start == media.end
-        return read_frames(payload, media.name, 1 if moment else frames, media.start, media.end, admit)
+        return read_frames(payload, media.name, 1 if moment else frames, media.start, media.end, admit, choose)
     return _sample_array(np.asarray(payload), frames)
 
 

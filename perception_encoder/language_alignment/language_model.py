@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from weakref import ReferenceType, ref
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from perception_encoder.language_alignment.decoder import Decoder
-from perception_encoder.language_alignment.generation import generate_tokens
+from perception_encoder.language_alignment.media import MediaConfig, media_pixels
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.language_alignment.text.decoder import Decoder
+from perception_encoder.language_alignment.text.generation import generate_tokens
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
-from perception_encoder.preprocess.tiling import tile_image
 
 CACHED_MEDIA = 32
 """Images and videos whose tokens stay in memory while they exist, so that a conversation encodes each once."""
@@ -23,18 +21,6 @@ ENCODED_AT_ONCE = 8
 """Images and tiles that the vision tower encodes at once."""
 GENERATED_AT_ONCE = 8
 """Conversations that are answered at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MediaConfig:
-    """How images and videos are brought to the encoder."""
-
-    image_size: int
-    """Side of an image, a tile or a frame, in pixels."""
-    tiles: int = 4
-    """Most tiles beside the thumbnail of a conversation's only image; 0 or 1 for the thumbnail alone."""
-    tile_each: bool = False
-    """Tile every image of several, too; as in the reference, by default each of several is a thumbnail alone."""
 
 
 class LanguageModel:
@@ -125,7 +111,7 @@ class LanguageModel:
         if key in self._tokens and self._tokens[key][0]() is item:
             self._tokens.move_to_end(key)
             return self._tokens[key][1]
-        pixels = self.pixels(item, alone)
+        pixels = media_pixels(item, self.media, alone)
         parameter = next(self.model.vision.parameters())
         grid = self.model.vision.grid_of(pixels.shape[-2], pixels.shape[-1])
         batches = pixels.split(ENCODED_AT_ONCE)
@@ -137,14 +123,6 @@ class LanguageModel:
         while len(self._tokens) > CACHED_MEDIA:
             self._tokens.popitem(last=False)
         return tokens
-
-    def pixels(self, item: MediaPart, alone: bool = True) -> Tensor:
-        """Pixels (N, 3, S, S) of an image's thumbnail and tiles, or of a video's frames."""
-        size, budget = self.media.image_size, self.media.tiles
-        if isinstance(item, Image.Image):
-            tiles = budget if alone else 1
-            return tile_image(item, size, tiles) if tiles > 1 else tile_image(item, size, 1)[:1]
-        return torch.cat([tile_image(frame, size, 1)[:1] for frame in item.images])
 
 
 def _without_partial(text: str, stops: Sequence[str]) -> str:

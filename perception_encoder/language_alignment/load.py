@@ -38,8 +38,10 @@ def load_language_model(
     device = choose_device(device)
     dtype = dtype or fast_dtype(device)
     source = find_language_model(name)
-    if Path(source).is_file():
-        return read_language_model(Path(source), device, dtype, tiles)
+    if (path := Path(source)).is_file():
+        model = read_language_model(path, device, dtype, tiles)
+        model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
+        return model
     tiles = tiles if tiles is not None else 36 if device.type == "cuda" else 4
     return read_perception_lm(source, device, dtype, tiles, like)
 

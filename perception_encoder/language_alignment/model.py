@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from perception_encoder.errors import ShapeError
 from perception_encoder.language_alignment.projector import Projector
-from perception_encoder.language_alignment.prompt import IGNORED
+from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 
@@ -28,9 +29,15 @@ class PerceptionLanguageModel(nn.Module):
         super().__init__()
         self.vision, self.projector, self.decoder = vision, projector, decoder
 
-    def image_features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P width"]:
-        """Tokens of the vision tower's last layer, the class token removed; P = h · w."""
-        return self.vision.forward_features(pixels, norm=False)[:, self.vision.num_prefix_tokens :]
+    def image_features(
+        self, pixels: Float[Tensor, "B 3 H W"], branches: Float[Tensor, "L 2 B"] | None = None
+    ) -> Float[Tensor, "B P width"]:
+        """Tokens of the vision tower's last layer, the class token removed; P = h · w.
+
+        `branches`: stochastic depth, as `VisionTransformer.forward_features` takes it.
+        """
+        tokens = self.vision.forward_features(pixels, norm=False, branches=branches)
+        return tokens[:, self.vision.num_prefix_tokens :]
 
     def project(self, features: Float[Tensor, "B P width"], grid: tuple[int, int]) -> Float[Tensor, "B M dim"]:
         """Image tokens for the decoder, of features of a grid (rows, columns)."""
@@ -59,6 +66,17 @@ class PerceptionLanguageModel(nn.Module):
         labelled = targets != IGNORED
         logits = self._logits(embeddings[:, :-1], labelled)
         return F.cross_entropy(logits.float(), targets[labelled], reduction="none")
+
+    def token_scores(
+        self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " B"]]:
+        """`token_losses`, and of each row whether every labelled token is the most probable one."""
+        targets = labels[:, 1:]
+        labelled = targets != IGNORED
+        logits = self._logits(embeddings[:, :-1], labelled).float()
+        wrong = torch.zeros_like(labelled)
+        wrong[labelled] = logits.argmax(-1) != targets[labelled]
+        return F.cross_entropy(logits, targets[labelled], reduction="none"), ~wrong.any(1)
 
     def _logits(self, embeddings: Tensor, where: Tensor) -> Tensor:
         """Logits (K, V) at the marked positions."""

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError
-from perception_encoder.language_alignment.decoder import make_decoder, quiet_loading
-from perception_encoder.language_alignment.language_model import LanguageModel, MediaConfig
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.language_alignment.text.decoder import make_decoder, quiet_loading
 from perception_encoder.models.checkpoints.layouts import to_published
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.vision_transformer import VisionTransformer

@@ -17,11 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.language_alignment.adapters import DecoderLoRA, adapter_state, load_adapters
-from perception_encoder.language_alignment.decoder import Decoder, load_decoder
-from perception_encoder.language_alignment.language_model import LanguageModel, MediaConfig
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_alignment.media import MediaConfig
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.projector import Projector
+from perception_encoder.language_alignment.text.adapters import (
+    DecoderLoRA,
+    adapter_state,
+    load_adapters,
+    merge_decoder_adapters,
+)
+from perception_encoder.language_alignment.text.decoder import Decoder, load_decoder
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
@@ -78,13 +84,13 @@ def build_language_model(parts: Parts, generator: torch.Generator) -> tuple[Perc
 
 
 def write_language_model(
-    path: Path, parts: Parts, model: PerceptionLanguageModel, trained: Mapping[str, bool], half: bool = True
+    path: Path, parts: Parts, model: PerceptionLanguageModel, vision: bool, decoder: bool, half: bool = True
 ) -> None:
-    """Write what was trained, whole or not at all; `trained`: whether "vision" and "decoder" were."""
+    """Write the projector, and the tower and the language model (or its adapters) if they were trained."""
     state = {f"projector.{name}": value for name, value in model.projector.state_dict().items()}
-    if trained["vision"]:
+    if vision:
         state |= {f"vision.{name}": value for name, value in model.vision.state_dict().items()}
-    if trained["decoder"]:
+    if decoder:
         weights = adapter_state(model.decoder) if parts.lora else model.decoder.state_dict()
         state |= {f"decoder.{name}": value for name, value in weights.items()}
     dtype = torch.float16 if half else torch.float32
@@ -96,14 +102,27 @@ def read_language_model(
     path: Path, device: torch.device, dtype: torch.dtype, tiles: int | None = None
 ) -> LanguageModel:
     """Read a file of `write_language_model`; CheckpointError if it is not one. `tiles`: another budget than its own."""
-    state, metadata = read_checkpoint(path)
-    try:
-        parts = parts_of(json.loads(metadata["language"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a language model of this package ({error!r})") from None
+    parts, state = read_trained(path)
     if tiles is not None:
         parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
     model, decoder = build_language_model(parts, torch.Generator())
+    load_trained(path, parts, state, model)
+    merge_decoder_adapters(model.decoder)
+    model.to(device, dtype).requires_grad_(False)
+    return LanguageModel(path.stem, model, decoder, parts.media)
+
+
+def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
+    """What a file of `write_language_model` says and holds; CheckpointError if it is not one."""
+    state, metadata = read_checkpoint(path)
+    try:
+        return parts_of(json.loads(metadata["language"])), state
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a language model of this package ({error!r})") from None
+
+
+def load_trained(path: Path, parts: Parts, state: Mapping[str, Tensor], model: PerceptionLanguageModel) -> None:
+    """Put what a file holds into a model of its parts, in place; adapters are put in, but not merged."""
     for name, module in (("vision", model.vision), ("projector", model.projector)):
         if own := _under(f"{name}.", state):
             _load(module, own, path)
@@ -112,8 +131,6 @@ def read_language_model(
             load_adapters(model.decoder, parts.lora, weights)
         else:
             _load(model.decoder, weights, path)
-    model.to(device, dtype).requires_grad_(False)
-    return LanguageModel(path.stem, model, decoder, parts.media)
 
 
 def parts_of(fields: dict[str, Any]) -> Parts:

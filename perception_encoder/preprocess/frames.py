@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
+
+FrameChoice = Callable[[int, float, int, float | None, float | None], list[int]]
+"""Chooses frames as `plm_frame_indices` does: by total, frames a second, count, and start and end in seconds."""
 
 
 @dataclass(frozen=True)

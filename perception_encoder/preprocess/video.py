@@ -26,7 +26,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError
 from perception_encoder.preprocess.budget import Admit
-from perception_encoder.preprocess.frames import VideoFrames, frame_indices
+from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
 from perception_encoder.preprocess.image import DECODED_BYTES, MAX_PIXELS
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.video_file import check_size, decoding, open_container
@@ -58,20 +58,31 @@ def read_frames(
     start: float | None = None,
     end: float | None = None,
     admit: Admit | None = None,
+    choose: FrameChoice | None = None,
 ) -> VideoFrames:
     """Decode `frames` uniform frames of a video, or of its part from `start` to `end` seconds.
 
     The part holds what is on screen from `start` until just before `end` (one frame if they are equal);
     a short video gives frames twice. A file that ends early or is damaged gives what is there, and a logged warning.
-    `admit` is called with the bytes that the frames take before they are decoded: see `ByteBudget`. Raises
-    MediaNotFoundError, MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range
-    outside the video).
+    `admit` is called with the bytes that the frames take before they are decoded: see `ByteBudget`. `choose`: another
+    choice of frames, such as `plm_frame_indices`. Raises MediaNotFoundError, MediaDecodeError (no video, no frames),
+    MediaTooLargeError and InputError (a range outside the video).
     """
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):
             raise InputError(name, f"from {start} s to {end} s is not a range of time")
         with decoding(name):
-            return _read(stream, name, frames, start or 0.0, end, admit)
+            return _read(stream, name, _Selection(frames, start or 0.0, end, choose), admit)
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Which frames to take."""
+
+    count: int
+    start: float
+    end: float | None
+    choose: FrameChoice | None
 
 
 @dataclass(frozen=True)
@@ -127,20 +138,20 @@ class _Timeline:
         return [(tick - self.ticks[0]) * self.unit for tick in self.ticks]
 
 
-def _read(stream: BinaryIO, name: str, count: int, start: float, end: float | None, admit: Admit | None) -> VideoFrames:
+def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | None) -> VideoFrames:
     with open_container(stream, name) as (container, video):
         if admit is not None:
-            admit(min(video.width * video.height, MAX_PIXELS) * count * DECODED_BYTES)
+            admit(min(video.width * video.height, MAX_PIXELS) * selection.count * DECODED_BYTES)
         timeline = _scan(container, video)
     if not timeline.ticks:
         raise MediaDecodeError(name, "holds no frames")
-    numbers = _frame_numbers(timeline, name, count, start, end) if timeline.indexed else []
+    numbers = _frame_numbers(timeline, name, selection) if timeline.indexed else []
     images: dict[int, Image.Image] = {}
     if numbers:
         with open_container(stream, name) as (container, video):
             images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), name))
     if not numbers or images.keys() != set(numbers):
-        timeline, numbers, images = _by_counting(stream, name, timeline, count, start, end)
+        timeline, numbers, images = _by_counting(stream, name, timeline, selection)
     _warn_of_damage(timeline, name)
     times = timeline.times
     return VideoFrames(
@@ -231,15 +242,18 @@ def _timeline(
     return _Timeline(list(range(len(ticks))), [], unit, unit, False, whole)
 
 
-def _frame_numbers(timeline: _Timeline, name: str, count: int, start: float, end: float | None) -> list[int]:
+def _frame_numbers(timeline: _Timeline, name: str, selection: _Selection) -> list[int]:
     """Numbers of the frames to take, in display order."""
-    times = timeline.times
+    times, start, end = timeline.times, selection.start, selection.end
     duration = times[-1] + timeline.last
     if start and start >= duration:
         raise InputError(name, f"lasts {duration:.3f} s; there is nothing at {start:g} s")
+    if selection.choose is not None:
+        rate = len(times) / duration if duration > 0 else 1.0
+        return selection.choose(len(times), rate, selection.count, start, end)
     first = bisect.bisect_right(times, start) - 1
     last = len(times) - 1 if end is None else bisect.bisect_left(times, end) - 1
-    return [first + index for index in frame_indices(max(first, last) - first + 1, count)]
+    return [first + index for index in frame_indices(max(first, last) - first + 1, selection.count)]
 
 
 def _by_seeking(
@@ -268,11 +282,11 @@ def _by_seeking(
 
 
 def _by_counting(
-    stream: BinaryIO, name: str, timeline: _Timeline, count: int, start: float, end: float | None
+    stream: BinaryIO, name: str, timeline: _Timeline, selection: _Selection
 ) -> tuple[_Timeline, list[int], dict[int, Image.Image]]:
     """Decode everything; a second time if the number of frames differs from that of the packets."""
     for _ in range(2):
-        numbers = _frame_numbers(timeline, name, count, start, end)
+        numbers = _frame_numbers(timeline, name, selection)
         images: dict[int, Image.Image] = {}
         ticks: list[int | None] = []
         with open_container(stream, name) as (container, video):

@@ -155,7 +155,8 @@ def load_weights(directory: Path, step: int, model: nn.Module) -> None:
     from perception_encoder.train.checkpoint_reader import CheckpointReader, PlainValues
 
     path = directory / CHECKPOINTS / f"step-{step:08d}"
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    frozen = _frozen(model)
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items() if name not in frozen}
     try:
         with _quietly():
             load(tensors, storage_reader=CheckpointReader(path), planner=PlainValues(), no_dist=True)
@@ -175,7 +176,7 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
     saved = dict(current)
     reader = CheckpointReader(path)
     sizes = reader.read_metadata().state_dict_metadata
-    missing = current.keys() ^ sizes.keys()
+    missing = current.keys() - sizes.keys()
     if missing:
         raise CheckpointError(f"{path} does not fit this run ({min(missing)}); delete it to start anew")
     for name, tensor in current.items():
@@ -199,19 +200,29 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
         optimizer,
         model_state_dict=parts["model"],
         optim_state_dict=parts["optimizer"],
-        options=StateDictOptions(flatten_optimizer_state_dict=True),
+        options=StateDictOptions(flatten_optimizer_state_dict=True, strict=False),  # what is missing is an error above
     )
 
 
 def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
-    """Return all that is saved, by names that do not depend on how the model is spread over ranks."""
+    """Return all that is saved, by names that do not depend on how the model is spread over ranks.
+
+    Frozen parameters are not: a run that resumes begins with the same ones.
+    """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(flatten_optimizer_state_dict=True)
     of_model, of_optimizer = get_state_dict(model, optimizer, options=options)
-    return {f"model/{name}": value for name, value in of_model.items()} | {
+    frozen = _frozen(model)
+    return {f"model/{name}": value for name, value in of_model.items() if name not in frozen} | {
         f"optimizer/{name}": value for name, value in of_optimizer.items()
     }
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that are not trained, all names of one that modules share."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {name.removeprefix("module.") for name, parameter in parameters if not parameter.requires_grad}
 
 
 def _wait_for_all() -> None:

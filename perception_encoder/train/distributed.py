@@ -89,10 +89,16 @@ def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if not isinstance(model, FSDPModule):  # of an earlier stage
-        for block in [module for module in model.modules() if isinstance(module, Block)]:
+        for block in [module for module in model.modules() if _is_block(module, model)]:
             fully_shard(block)
         fully_shard(model, ignored_params={each for each in model.parameters() if not isinstance(each, DTensor)})
     return model
+
+
+def _is_block(module: nn.Module, model: nn.Module) -> bool:
+    """Whether a module is a transformer block, of this package or of a language model of transformers."""
+    names = {name for each in model.modules() for name in getattr(each, "_no_split_modules", None) or ()}
+    return isinstance(module, Block) or type(module).__name__ in names
 
 
 def whole_model(model: M) -> M:

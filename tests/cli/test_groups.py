@@ -30,10 +30,10 @@ def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[st
 COMMANDS = commands()
 
 
-def test_there_are_three_groups_of_commands(run_pe) -> None:
+def test_there_are_four_groups_of_commands(run_pe) -> None:
     run = run_pe("--help")
     headings = re.findall(r"^╭─ (.*?) ─", run.stdout, flags=re.MULTILINE)
-    assert run.status == 0 and headings == ["Options", "Search", "Models", "Train and evaluate"]
+    assert run.status == 0 and headings == ["Options", "Search", "Ask", "Models", "Train and evaluate"]
     for names in main.COMMANDS.values():
         assert all(re.search(rf"^│ {name} ", run.stdout, flags=re.MULTILINE) for name in names)
 
@@ -102,6 +102,8 @@ def test_models_and_outputs_have_flags_in_every_command() -> None:
         (("search",), "pe search [OPTIONS] [QUERY] [FILES]..."),
         (("index",), "pe index [OPTIONS] DIRS..."),
         (("serve",), "pe serve [OPTIONS] [DIR]"),
+        (("ask",), "pe ask [OPTIONS] [MEDIA]... [QUESTION]"),
+        (("eval", "docvqa"), "pe eval docvqa [OPTIONS] [-m] MODEL"),
     ],
 )
 def test_usage_lines_show_which_flags_may_be_left_out(run_pe, words: tuple[str, ...], usage: str) -> None:

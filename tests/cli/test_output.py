@@ -39,6 +39,23 @@ def test_remarks_stand_below_the_results_on_a_terminal(terminal, capsys) -> None
     assert capsys.readouterr() == ("a small demo\n", "")
 
 
+def test_a_text_is_printed_piece_by_piece(capsys) -> None:
+    printed: list[str] = []
+
+    def pieces():
+        for piece in ("a\n", "b\x1b[1m", "\x0c", ""):
+            yield piece
+            printed.append(capsys.readouterr().out)
+
+    assert output.print_pieces(pieces()) == "a\nb\x1b[1m\x0c"
+    assert printed == ["a\n", "b\\x1b[1m", "\\x0c", ""] and capsys.readouterr().out == "\n"
+
+
+def test_values_of_a_line_are_separated_by_tabs(capsys) -> None:
+    output.print_fields("a\tb", "c\nd", 1)
+    assert capsys.readouterr().out == "a\\tb\tc d\t1\n"
+
+
 @pytest.mark.parametrize(("null", "end"), [(False, b"\n"), (True, b"\0")])
 def test_paths_are_printed_once_and_unchanged(capfdbinary, null: bool, end: bytes) -> None:
     output.print_paths(["a b.jpg", os.fsdecode(b"caf\xe9.jpg"), "a b.jpg"], null)

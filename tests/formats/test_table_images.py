@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.formats.table_images import read_image_table
+from perception_encoder.formats.table_images import TableImage, read_image_table
 
 
 def write(path: Path, cells: list) -> Path:
@@ -62,3 +62,10 @@ def test_bad_files(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(DataError, match="has no column 'image' or 'images' for images, but 'a'"):
         list(read_image_table(path, ("image", "images")))
+
+
+def test_one_of_several_images_in_a_cell(tmp_path: Path) -> None:
+    path = write(tmp_path / "g.parquet", [[{"bytes": b"0"}, {"bytes": b"1"}], [{"bytes": b"2"}]])
+    assert [TableImage(path, 0, *at).read() for at in ((0, "image", 1), (1, "image", 0))] == [b"1", b"2"]
+    with pytest.raises(MediaDecodeError, match="cannot be read"):
+        TableImage(path, 0, 1, "image", 1).read()

@@ -12,8 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.datasets.captioned import load_captions
-from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.tables import TEXT_COLUMNS, Row, find_column, read_json_lines, read_rows, read_table
+from perception_encoder.errors import DataError, InputError, OutputError
+from perception_encoder.formats.tables import (
+    TEXT_COLUMNS,
+    Row,
+    append_json_lines,
+    find_column,
+    iterate_table,
+    read_appended_lines,
+    read_json_lines,
+    read_rows,
+    read_table,
+)
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import open_media
 from tests.clips import clip
@@ -179,3 +189,28 @@ def test_lines_of_json_under_any_suffix(tmp_path: Path) -> None:
         read_json_lines(path)
     with pytest.raises(DataError, match=r"b\.json cannot be read: .*No such file"):
         read_json_lines(tmp_path / "b.json")
+
+
+def test_rows_with_more_cells_than_columns_are_bad_if_all_cells_count(tmp_path: Path) -> None:
+    path = tmp_path / "cells.csv"
+    path.write_text('Question,answer\n"a, b",c\na, b,c\nd,e\n')
+    good, bad, last = iterate_table(path)
+    assert (good, last) == (
+        (f"{path}:2", {"question": "a, b", "answer": "c"}),
+        (f"{path}:4", {"question": "d", "answer": "e"}),
+    )
+    assert str(bad) == f"{path}:3: has more cells than columns; quote cells that hold the separator"
+    assert len(read_table(path)) == 3  # as before
+
+
+def test_lines_are_appended_and_a_cut_one_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.jsonl"
+    assert read_appended_lines(path) == []
+    append_json_lines(path, [{"a": 1}, {"a": "é"}])
+    with path.open("ab") as file:
+        file.write(b'{"a": 3')
+    assert [cells for _, cells in read_appended_lines(path)] == [{"a": 1}, {"a": "é"}]
+    append_json_lines(path, [{"a": 4}])
+    assert [where for where, _ in read_appended_lines(path)] == [f"{path}:{n}" for n in (1, 2, 3)]
+    with pytest.raises(OutputError, match="could not be written"):
+        append_json_lines(path / "below", [{}])

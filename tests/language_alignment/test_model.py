@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from perception_encoder.errors import ShapeError
 from perception_encoder.language_alignment.model import scales_logits
-from perception_encoder.language_alignment.prompt import IGNORED
+from perception_encoder.language_alignment.text.prompt import IGNORED
 from tests.language_models import tiny_language_model
 
 MODEL = tiny_language_model().model

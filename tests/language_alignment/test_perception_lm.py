@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
+from perception_encoder.language_alignment.media import media_pixels
 from perception_encoder.language_alignment.perception_lm import SYSTEM, read_perception_lm, wrap_perception_lm
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
@@ -73,7 +74,7 @@ def test_a_saved_model_answers_as_transformers_generates(tmp_path: Path) -> None
     reply = own.generate([conversation], Sampling(max_tokens=8))[0]
     prompt = own.decoder.prompts.generation_prompt(conversation, [len(own.media_tokens(NOISE))], 8)
     ids = torch.tensor([[258 if image else i for i, image in zip(prompt.ids, prompt.is_image, strict=True)]])
-    pixels = own.pixels(NOISE)
+    pixels = media_pixels(NOISE, own.media)
     whole.generation_config.eos_token_id = whole.generation_config.pad_token_id = 257
     theirs = whole.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels[None], max_new_tokens=8, do_sample=False
@@ -100,7 +101,7 @@ def test_the_differences_of_transformers_are_an_option() -> None:
     )
     two = ask("which?", [NOISE, NOISE.copy()])
     lengths = [m.generate([two], Sampling(max_tokens=1))[0].prompt_tokens for m in (theirs, own)]
-    assert lengths[0] - lengths[1] == 2 * 4 * (len(own.pixels(NOISE)) - 1)
+    assert lengths[0] - lengths[1] == 2 * 4 * (len(media_pixels(NOISE, own.media)) - 1)
     with pytest.raises(ConfigError, match="like is 'hf'"):
         wrap_perception_lm("tiny", perception_lm(), byte_tokenizer(), like="hf")  # type: ignore[arg-type]
 

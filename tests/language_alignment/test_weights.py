@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.language_alignment.adapters import DecoderLoRA, add_decoder_adapters
-from perception_encoder.language_alignment.language_model import LanguageModel, MediaConfig
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_alignment.media import MediaConfig
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.weights import (
     Parts,
     build_language_model,
@@ -45,7 +46,7 @@ def test_a_file_gives_back_the_model_that_was_written(tmp_path: Path, lora: Deco
             if "lora_" in name if name.startswith("decoder.") and lora else vision or "vision." not in name:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     path = tmp_path / "model.safetensors"
-    write_language_model(path, own, model, {"vision": vision, "decoder": True}, half=False)
+    write_language_model(path, own, model, vision=vision, decoder=True, half=False)
     again = read_language_model(path, CPU, torch.float32)
     conversation, sampling = ask("what?", [NOISE]), Sampling(max_tokens=10)
     expected = LanguageModel("x", model, decoder, own.media).generate([conversation], sampling)

@@ -23,7 +23,7 @@ from perception_encoder.errors import (
     MediaNotFoundError,
 )
 from perception_encoder.preprocess import video
-from perception_encoder.preprocess.frames import VideoFrames, frame_indices
+from perception_encoder.preprocess.frames import VideoFrames, frame_indices, plm_frame_indices
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from tests.clips import clip, number_of, numbered, trimmed, with_display_matrix
 
@@ -69,6 +69,16 @@ def test_a_short_video_gives_frames_twice() -> None:
     frames = read_frames(clip(3), frames=8)
     assert numbers(frames) == [0, 0, 0, 0, 1, 1, 1, 2]
     assert len(frames.images) == len(frames.times) == 8
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "libx264"), ("h264", "libx264")])
+def test_frames_by_another_choice(format: str, codec: str) -> None:
+    frames = read_frames(clip(60, format, codec), frames=8, choose=plm_frame_indices)
+    assert numbers(frames) == plm_frame_indices(60, 25.0, 8) != frame_indices(60, 8)
+    part = read_frames(clip(60, format, codec), None, 8, 0.2, 0.35, choose=plm_frame_indices)
+    assert numbers(part) == [5, 6, 7, 8]  # a short part gives no frame twice
+    with pytest.raises(InputError, match=r"lasts 2\.400 s; there is nothing at 3 s"):
+        read_frames(clip(60, format, codec), None, 8, 3.0, choose=plm_frame_indices)
 
 
 def test_one_frame() -> None:

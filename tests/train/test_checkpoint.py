@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from perception_encoder.errors import OutputError
-from perception_encoder.train.checkpoint import RunState, find_checkpoints, run_directory, save_run
+from perception_encoder.train.checkpoint import (
+    RunState,
+    find_checkpoints,
+    load_weights,
+    resume_run,
+    run_directory,
+    save_run,
+)
 from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer
 from tests.train.toys import Regression, batch
 
@@ -45,3 +52,24 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for step, score in enumerate([5.0, 1.0, 4.0, 3.0, None]):
         save_run(tmp_path, task.model, optimizer, RunState(step=step, fingerprint="a", score=score), keep=2)
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [4, 3, 1]
+
+
+def test_frozen_parameters_are_not_saved_and_stay_what_they_are(tmp_path: Path) -> None:
+    def make(value: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 2))
+        nn.init.constant_(model[0].requires_grad_(False).weight, value)
+        return model, build_optimizer(model, OptimizerConfig(name="adamw"))
+
+    model, optimizer = make(1.0)
+    model(torch.ones(1, 256)).sum().backward()
+    optimizer.step()
+    save_run(tmp_path, model, optimizer, RunState(step=1, fingerprint="a"))
+    [(path, _)] = find_checkpoints(tmp_path)
+    assert sum(file.stat().st_size for file in path.iterdir()) < 256 * 256 * 4
+    for again, other in (make(2.0), make(3.0)):
+        resume_run(tmp_path, again, other, "a")
+        assert torch.equal(again[1].weight, model[1].weight)
+        assert not torch.equal(again[0].weight, model[0].weight)
+    again, _ = make(2.0)
+    load_weights(tmp_path, 1, again)
+    assert torch.equal(again[1].weight, model[1].weight)

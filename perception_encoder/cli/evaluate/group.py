@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from perception_encoder.cli.groups import lazy_group
 
+QUESTIONS = (
+    *("vqa", "okvqa", "textvqa", "docvqa", "infovqa", "chartqa", "ai2d", "pope", "mvbench", "captions"),
+    *("refcoco", "refcocoplus", "refcocog"),
+)
+"""The commands of the module `language`, one for each dataset."""
 COMMANDS = {
     "Zero-shot": {"classification": "evaluate.classification", "retrieval": "evaluate.retrieval"},
     "Probes": {"knn": "evaluate.knn", "linear": "evaluate.linear", "attentive": "evaluate.attentive"},
@@ -13,6 +18,7 @@ COMMANDS = {
         "tracking": "evaluate.tracking",
         "depth": "evaluate.depth",
     },
+    "Questions and captions": dict.fromkeys(QUESTIONS, "evaluate.language"),
     "Results": {"compare": "evaluate.compare", "suite": "evaluate.suite", "page": "evaluate.page"},
 }
 

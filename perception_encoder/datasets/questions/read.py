@@ -30,6 +30,11 @@ SPLITS = {"chartqa": "test", "ai2d": "test", "mvbench": "test", "pope": "test"}
 """The split that papers report, if it is not `val`."""
 
 
+def default_split(name: str) -> str:
+    """Return the split of a dataset that papers report."""
+    return SPLITS.get(name, "val")
+
+
 def read_questions(name: str, root: Path, split: str = "") -> list[Question]:
     """Read a split of a dataset from its public layout below `root`, images and videos unopened.
 
@@ -38,7 +43,7 @@ def read_questions(name: str, root: Path, split: str = "") -> list[Question]:
     """
     if name not in READERS:
         raise ConfigError(f"unknown dataset {name!r}; known: {', '.join(READERS)}")
-    split = split or SPLITS.get(name, "val")
+    split = split or default_split(name)
     questions = READERS[name](root, split)
     if not questions:
         raise DataError(f"{root} holds no question of the split {split!r} of {name}")

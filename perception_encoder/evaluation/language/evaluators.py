@@ -9,21 +9,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perception_encoder.datasets.questions.question import Question
+from perception_encoder.datasets.questions.question import Question, QuestionMedia
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.feature_cache import decode_ahead
-from perception_encoder.evaluation.features import FRAMES, open_item
+from perception_encoder.evaluation.features import FRAMES
 from perception_encoder.evaluation.language.boxes import scale_box
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
-from perception_encoder.evaluation.language.protocol import Answerer
 from perception_encoder.evaluation.language.records import AnswerRecord, append_records, read_records
 from perception_encoder.evaluation.language.tasks import TASKS
 from perception_encoder.evaluation.language.yes_or_no import parse_yes_no, yes_no_answer
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
+from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.table_images import TableImage
-from perception_encoder.preprocess.frames import frame_indices
+from perception_encoder.inference.conversation.media import open_part
+from perception_encoder.inference.media import resolve
+from perception_encoder.preprocess.conversation import Generator, MediaPart, Sampling, ask
+from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.progress import Track, untracked
 
 AHEAD = 8
@@ -59,8 +62,8 @@ class QuestionEvaluator:
         self.name, self.questions, self.records, self.frames, self.blind = name, questions, records, frames, blind
         self.task = TASKS[name]
 
-    def run(self, model: Answerer, track: Track = untracked) -> list[Measurement]:
-        """Return the task's metrics: see `Evaluator`. A question that the model refuses (InputError) is a failure."""
+    def run(self, model: Generator, track: Track = untracked) -> list[Measurement]:
+        """Return the task's metrics: see `Evaluator`. A question that the model refuses (ConfigError) is a failure."""
         known = self._recorded(model)
         failures: list[InputError] = []
         for record in self._ask(model, [each for each in self.questions if each.id not in known], track):
@@ -84,7 +87,7 @@ class QuestionEvaluator:
             )
         ]
 
-    def _recorded(self, model: Answerer) -> dict[str, AnswerRecord]:
+    def _recorded(self, model: Generator) -> dict[str, AnswerRecord]:
         """Return the answers of the file of records to these questions, put in these words."""
         if self.records is None:
             return {}
@@ -96,22 +99,27 @@ class QuestionEvaluator:
     def _label(self) -> str:
         return f"{self.name}, no image" if self.blind else self.name
 
-    def _ask(self, model: Answerer, questions: Sequence[Question], track: Track) -> Iterator[AnswerRecord | InputError]:
-        """Put questions in order; yield an InputError for one whose images cannot be decoded, or that is refused."""
+    def _ask(
+        self, model: Generator, questions: Sequence[Question], track: Track
+    ) -> Iterator[AnswerRecord | InputError]:
+        """Put questions in order; yield an InputError for one whose media cannot be decoded, or that is refused."""
         opened = decode_ahead(lambda row: open_media_of(questions[row], self.frames), range(len(questions)), AHEAD)
-        for question, images in track(zip(questions, opened, strict=True), f"asking {self.name}", len(questions)):
-            if isinstance(images, InputError):
-                yield images
+        for question, media in track(zip(questions, opened, strict=True), f"asking {self.name}", len(questions)):
+            if isinstance(media, InputError):
+                yield media
                 continue
             try:
-                yield self._put(model, question, images)
-            except InputError as error:
-                yield error
+                yield self._put(model, question, media)
+            except ConfigError as error:
+                yield InputError(f"question {question.id}", str(error))
 
-    def _put(self, model: Answerer, question: Question, images: Sequence[Image.Image]) -> AnswerRecord:
+    def _put(self, model: Generator, question: Question, media: Sequence[MediaPart]) -> AnswerRecord:
         prompt, task = self.task.prompt(question), self.task
-        prediction = model.answer([] if self.blind else images, prompt, task.max_tokens)
-        box = None if question.box is None else scale_box(question.box, *images[0].size)
+        conversation = ask(prompt, () if self.blind else media)
+        prediction = model.generate([conversation], Sampling(max_tokens=task.max_tokens))[0].text
+        box = None
+        if question.box is not None and isinstance(media[0], Image.Image):
+            box = scale_box(question.box, *media[0].size)
         answers = question.answers if question.correct is None else (question.choices[question.correct],)
         return AnswerRecord(
             model=model.name,
@@ -145,18 +153,25 @@ class QuestionEvaluator:
         return (first, *_yes_no_scores(answered, make)) if self.name == "pope" else (first,)
 
 
-def open_media_of(question: Question, frames: int = FRAMES) -> list[Image.Image]:
-    """Open a question's images, RGB, or `frames` frames of its video; InputError, named by its id, if one fails."""
-    media = question.media
-    if question.frames and len(media) > frames:
-        media = tuple(media[index] for index in frame_indices(len(media), frames))
-    images: list[Image.Image] = []
-    for source in media:
-        try:
-            images += open_item(source.read() if isinstance(source, TableImage) else source, question.id, frames)
-        except InputError as error:
-            raise type(error)(f"question {question.id}", error.reason) from error
-    return [image.convert("RGB") for image in images]
+def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
+    """Open a question's images, RGB, or at most `frames` frames of its video; InputError, named by its id."""
+    try:
+        if not question.frames:
+            return [_open(source, question.id, frames) for source in question.media]
+        count = len(question.media)
+        chosen = frame_indices(count, frames) if count > frames else range(count)
+        images = [_open(question.media[index], question.id, frames) for index in chosen]
+    except InputError as error:
+        raise type(error)(f"question {question.id}", error.reason) from error
+    stills = [image for image in images if isinstance(image, Image.Image)]
+    nan = float("nan")
+    return [VideoFrames(stills, [nan] * len(stills), nan, count, complete=True)]
+
+
+def _open(source: QuestionMedia, name: str, frames: int) -> MediaPart:
+    if isinstance(source, Clip):
+        return open_part(resolve(source.path, name, start=source.start, end=source.end), frames)
+    return open_part(resolve(source.read() if isinstance(source, TableImage) else source, name), frames)
 
 
 _Make = Callable[[str, np.ndarray, np.ndarray | None, np.ndarray | None], ItemScores]

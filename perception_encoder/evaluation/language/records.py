@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from perception_encoder.datasets.questions.question import Corners
 from perception_encoder.errors import DataError
-from perception_encoder.files import writing
 from perception_encoder.formats.entries import are_numbers, text_field
-from perception_encoder.formats.tables import read_json_lines
+from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +38,8 @@ def read_records(path: Path, model: str, task: str) -> dict[str, AnswerRecord]:
     A last line that was cut off is removed from the file. Raises DataError, with the line, for a line that is not a
     record, and for one of another model or task.
     """
-    if not path.exists():
-        return {}
-    with writing(path):
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
     records = {}
-    for where, fields in read_json_lines(path):
+    for where, fields in read_appended_lines(path):
         for name, expected in (("model", model), ("task", task)):
             if text_field(fields, name, where) != expected:
                 raise DataError(f"{where}: answers of the {name} {fields[name]!r}, not {expected!r}; give another file")
@@ -64,7 +56,4 @@ def read_records(path: Path, model: str, task: str) -> dict[str, AnswerRecord]:
 
 def append_records(path: Path, records: Iterable[AnswerRecord]) -> None:
     """Add records to a file, whose directory is made; OutputError if it cannot be written."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+    append_json_lines(path, map(asdict, records))

@@ -15,6 +15,7 @@ from perception_encoder.evaluation.language.edit_distance import anls
 from perception_encoder.evaluation.language.relaxed import relaxed_accuracy
 from perception_encoder.evaluation.language.vqa import vqa_accuracy
 from perception_encoder.evaluation.language.yes_or_no import parse_yes_no, yes_no_answer
+from perception_encoder.inference.conversation.captions import CAPTION_PROMPT
 
 SHORT = "\nAnswer the question using a single word or phrase."
 
@@ -78,7 +79,7 @@ def _video_prompt(question: Question) -> str:
 
 
 def _caption_prompt(question: Question) -> str:
-    return "Provide a one-sentence caption for the provided image."
+    return CAPTION_PROMPT
 
 
 def _box_prompt(question: Question) -> str:

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.questions.question import Question
-from perception_encoder.errors import InputError
+from perception_encoder.errors import ConfigError
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling
+from perception_encoder.preprocess.frames import VideoFrames
 from tests.evaluation.layers import png
 
 
 class RuleAnswerer:
-    """Answers with what a rule makes of the images and the prompt; it counts its questions."""
+    """A `Generator` that answers with what a rule makes of the images and the prompt; it counts its questions."""
 
     name = "rule"
 
     def __init__(self, rule: Callable[[Sequence[Image.Image], str], str]) -> None:
         self.rule, self.prompts = rule, []
 
-    def answer(self, images: Sequence[Image.Image], question: str, max_tokens: int) -> str:
-        assert max_tokens > 0
-        self.prompts.append(question)
-        return self.rule(images, question)
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        assert sampling is not None
+        return [self.answer(conversation) for conversation in conversations]
+
+    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
+        yield from self.generate([conversation], sampling)[0].text
+
+    def answer(self, conversation: Sequence[Message]) -> Reply:
+        (message,) = conversation
+        *media, prompt = message.content
+        self.prompts.append(prompt)
+        images = [image for item in media for image in (item.images if isinstance(item, VideoFrames) else [item])]
+        return Reply(self.rule(images, prompt), 1, 1, True)
 
 
 def colour_of(images: Sequence[Image.Image], prompt: str) -> str:
@@ -36,7 +47,7 @@ def colour_of(images: Sequence[Image.Image], prompt: str) -> str:
 
 
 def refuse(images: Sequence[Image.Image], prompt: str) -> str:
-    raise InputError("the prompt", "is longer than the context")
+    raise ConfigError("the images fill the context")
 
 
 def drawn(index: int, size: tuple[int, int] = (60, 40)) -> bytes:

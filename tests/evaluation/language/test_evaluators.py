@@ -14,7 +14,9 @@ from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.language import bleu, cider_d, yes_no
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator, open_media_of
 from perception_encoder.evaluation.results import Measurement, evaluate
-from tests.clips import clip
+from perception_encoder.formats.media_directory import Clip
+from perception_encoder.preprocess.frames import plm_frame_indices
+from tests.clips import clip, number_of
 from tests.datasets.questions.layouts import LAYOUTS, TABLES, write_table
 from tests.evaluation.language.answerers import RuleAnswerer, colour_of, drawn, questions, refuse
 
@@ -59,7 +61,7 @@ def test_undecodable_images_and_refused_questions_are_reported() -> None:
     assert measurement.metrics[0].n == 4
     with pytest.raises(DataError, match="vqav2: no question could be put; the first: question bad"):
         run("vqav2", items[4:])
-    with pytest.raises(DataError, match="the first: the prompt: is longer than the context"):
+    with pytest.raises(DataError, match="the first: question q0: the images fill the context"):
         run("vqav2", items[:1], refuse)
 
 
@@ -67,10 +69,10 @@ def test_answers_are_written_and_not_asked_for_again(tmp_path: Path) -> None:
     path, items = tmp_path / "answers.jsonl", questions(8)
 
     class Dies(RuleAnswerer):
-        def answer(self, images, question, max_tokens):
+        def answer(self, conversation):
             if len(self.prompts) == 5:
                 raise KeyboardInterrupt
-            return super().answer(images, question, max_tokens)
+            return super().answer(conversation)
 
     evaluator = QuestionEvaluator("vqav2", items, path)
     with pytest.raises(KeyboardInterrupt):
@@ -193,11 +195,14 @@ def test_all_images_of_a_question_and_frames_of_videos(tmp_path: Path) -> None:
     frames = Question(
         id="1", question="?", media=tuple(drawn(n, (n + 2, 9)) for n in range(9)), frames=True, answers=("x",)
     )
-    assert [image.width for image in open_media_of(frames, 3)] == [2, 6, 10]
-    assert len(open_media_of(frames, 20)) == 9
-    (tmp_path / "a.mp4").write_bytes(clip(12))
-    video = Question(id="1", question="?", media=(tmp_path / "a.mp4",), answers=("x",))
-    assert len(open_media_of(video, 4)) == 4
+    (video,) = open_media_of(frames, 3)
+    assert [image.width for image in video.images] == [2, 6, 10] and video.frame_count == 9
+    assert len(open_media_of(frames, 20)[0].images) == 9
+    (tmp_path / "a.mp4").write_bytes(clip(60))
+    clips = (tmp_path / "a.mp4", Clip(tmp_path / "a.mp4", 0.4, 1.0))
+    whole, part = open_media_of(Question(id="1", question="?", media=clips, answers=("x",)), 4)
+    assert [number_of(image) for image in whole.images] == plm_frame_indices(60, 25, 4)
+    assert [number_of(image) for image in part.images] == plm_frame_indices(60, 25, 4, 0.4, 1.0)
     with pytest.raises(InputError, match="question 7: "):
         open_media_of(Question(id="7", question="?", media=(drawn(0), b"x"), answers=("x",)))
 

@@ -260,18 +260,18 @@ def test_photographs_are_told_from_what_is_not_there(builtin: Encoder, real_data
     """Better than the best cosine at saying that nothing matches, and with probabilities that are borne out."""
     from benchmarks import calibration as benchmark
 
-    pictures = benchmark.read_pictures(builtin, real_data / "photos", "val")
-    rows = benchmark.draw_galleries(pictures, np.random.default_rng(1))[benchmark.MIXED][:5]
-    names = [*sorted({*pictures.labels.tolist(), *pictures.coarse.tolist()}), *benchmark.FOREIGN]
+    images = benchmark.read_images(builtin, real_data / "photos", "val")
+    rows = benchmark.draw_galleries(images, np.random.default_rng(1))[benchmark.MIXED][:5]
+    names = [*sorted({*images.labels.tolist(), *images.coarse.tolist()}), *benchmark.FOREIGN]
     foreign = np.array([name in benchmark.FOREIGN for name in names])
     queries, background = builtin.encode_texts(names), builtin.encode_texts(background_names())
     scale = float(builtin.model.logit_scale.detach().exp())
-    found = [benchmark.search(queries, names, pictures.take(each), background, scale) for each in rows]
-    told = benchmark.figures(found, foreign, np.random.default_rng(0))["figures"]
-    for against in ("absent classes", "foreign things"):
-        assert told[f"{against}: difference"]["ci"][0] > 0
-    assert told["foreign things: probability"]["value"] > 0.8
-    for what in ("hits", "queries"):
-        assert told[f"{what}: Brier"]["value"] < told[f"{what}: constant"]["value"]
-        assert told[f"{what}: error"]["value"] < 0.15
-    assert told["said rightly"]["value"] > 0.75
+    answers = [benchmark.search(queries, names, images.take(each), background, scale) for each in rows]
+    scores = benchmark.summarize(answers, foreign, np.random.default_rng(0))["scores"]
+    for against in benchmark.ABSENT:
+        assert scores[f"{against}: difference"]["interval"][0] > 0
+    assert scores[f"{benchmark.ABSENT[1]}: probability"]["value"] > 0.8
+    for part in ("hits", "queries"):
+        assert scores[f"{part}: Brier"]["value"] < scores[f"{part}: constant"]["value"]
+        assert scores[f"{part}: error"]["value"] < 0.15
+    assert scores["nothing matches, rightly"]["value"] > 0.75

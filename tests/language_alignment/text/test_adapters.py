@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.language_alignment.adapters import (
+from perception_encoder.language_alignment.text.adapters import (
     DecoderLoRA,
     adapter_state,
     add_decoder_adapters,
@@ -51,6 +51,8 @@ def test_merged_and_loaded_adapters_compute_the_same(targets: str) -> None:
     fresh = tiny_llama()
     assert set(model.state_dict()) == set(fresh.state_dict())
     load_adapters(fresh, config, state)
+    torch.testing.assert_close(fresh(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    merge_decoder_adapters(fresh)
     torch.testing.assert_close(fresh(IDS).logits, expected, atol=1e-4, rtol=1e-4)
 
 

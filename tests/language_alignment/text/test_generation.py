@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perception_encoder.language_alignment.generation import choose, generate_tokens
+from perception_encoder.language_alignment.text.generation import choose, generate_tokens
 from perception_encoder.preprocess.conversation import Sampling
 from tests.language_models import tiny_llama
 

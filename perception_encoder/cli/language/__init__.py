@@ -1,0 +1,1 @@
+"""Commands that answer in words: `pe ask` and `pe caption`."""

@@ -1,0 +1,353 @@
+"""Read a conversation's turns and its images and videos from a record, in any of the layouts of training data.
+
+    conversations   [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cup."}, …]
+    messages        [{"role": "user", "content": "…" or a list of parts}, …]
+    texts           [{"user": "What is this?", "assistant": "A cup."}, …]
+    question        with answer or answers
+
+One of these stands beside image, images, video or videos.
+
+All layouts give the same turns: media stand where placeholders are, without the line break that LLaVA's layout puts
+between them and the text, or before the first question if there are none. PLM's prompt is like that too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from perception_encoder.errors import InputError
+from perception_encoder.formats.entries import list_objects, quoted, text_field, text_list
+from perception_encoder.preprocess.conversation import MediaPart, Message, Role, split_at_placeholders
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.video import read_frames
+
+MediaKind = Literal["image", "video"]
+Turn = tuple[Role, str]
+"""Who says it, and the text with `<image>` and `<video>` where media stand."""
+
+CONTENT_FIELDS = ("conversations", "messages", "texts", "question")
+MEDIA_FIELDS: dict[MediaKind, tuple[str, str]] = {"image": ("image", "images"), "video": ("video", "videos")}
+ANSWER_FIELDS = ("answer", "answers")
+_ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+_PLACEHOLDERS = re.compile("(<image>|<video>)")
+_PART_KINDS: dict[str, MediaKind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
+_PAIR: tuple[Role, Role] = ("user", "assistant")
+
+
+class StoredMedia(Protocol):
+    """The content of an image or a video inside a table or a shard."""
+
+    def read(self) -> bytes:
+        """Return its bytes; InputError if it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sample as its file holds it."""
+
+    where: str
+    """Its file and position, as errors name it."""
+    key: str
+    """Its name if it has no `id`: the same wherever the dataset lies."""
+    fields: Mapping[str, Any]
+    """By name; those of `MEDIA_FIELDS` hold paths or `StoredMedia`."""
+    group: str | None = None
+    """What it has in common with other samples of the same image or video."""
+
+
+@dataclass(frozen=True)
+class SampleMedia:
+    """An image or a video of a sample, not yet opened."""
+
+    kind: MediaKind
+    name: str
+    """Its path below `source`, or its number in the sample."""
+    source: Path | StoredMedia
+    """The directory of media, or the content inside a table or a shard."""
+
+    def open(self, name: str, frames: int) -> MediaPart:
+        """Decode the image, or frames of the video; InputError under `name` if that fails."""
+        try:
+            content = self.source / self.name if isinstance(self.source, Path) else self.source.read()
+        except InputError as error:
+            raise type(error)(name, str(error)) from error
+        return open_image(content, name) if self.kind == "image" else read_frames(content, name, frames)
+
+
+@dataclass(frozen=True)
+class ConversationSample:
+    """A conversation to train on; its images and videos are opened by `messages`."""
+
+    key: str
+    """Its `id`, or else its file's name and its position there."""
+    turns: tuple[Turn, ...]
+    media: tuple[SampleMedia, ...]
+    """In the order of their placeholders."""
+    where: str = ""
+    """Its file and position, as errors name it."""
+    group: str = ""
+    """Samples of the same images and videos have the same one."""
+
+    def messages(self, frames: int = 8) -> list[Message]:
+        """Return the turns with the media opened, `frames` frames of each video.
+
+        Raises InputError (MediaNotFoundError, MediaDecodeError, …), named after the sample and the file.
+        """
+        waiting = iter(self.media)
+        messages = []
+        for role, text in self.turns:
+            count = len(_PLACEHOLDERS.findall(text))
+            parts = [self._open(next(waiting), frames) for _ in range(count)]
+            messages.append(Message(role, split_at_placeholders(text, parts)))
+        return messages
+
+    def _open(self, media: SampleMedia, frames: int) -> MediaPart:
+        name = self.where if self.where.endswith(self.key) else f"{self.where} ({escape_name(self.key)})"
+        return media.open(f"{name}: {escape_name(media.name)}", frames)
+
+    @property
+    def joinable(self) -> bool:
+        """Whether further questions about the same files may follow: they stand before the first text."""
+        placeholders = "".join(f"<{each.kind}>" for each in self.media)
+        rest = self.turns[0][1].removeprefix(placeholders)
+        paths = all(isinstance(each.source, Path) for each in self.media)
+        return bool(self.media) and paths and self.turns[0][1] != rest and not _PLACEHOLDERS.search(rest)
+
+    def joined(self, other: ConversationSample) -> ConversationSample:
+        """Return this conversation continued by another one about the same media; both are `joinable`."""
+        (role, text), *rest = other.turns
+        text = text.removeprefix("".join(f"<{each.kind}>" for each in other.media))
+        return ConversationSample(self.key, (*self.turns, (role, text), *rest), self.media, self.where, self.group)
+
+
+def is_question_row(fields: Mapping[str, Any]) -> bool:
+    """Whether a record holds one question with an answer, several of which may be joined."""
+    return _layout(fields) == "question"
+
+
+def parse_record(record: Record, directory: Path) -> ConversationSample:
+    """Return the conversation of a record, whose media lie below `directory`; InputError says what is wrong with it.
+
+    Checked are the roles, that each question has an answer, that there are as many placeholders as media, and that
+    paths stay inside the directory; not whether the files exist.
+    """
+    try:
+        return _parse(record, directory)
+    except _BadRecord as error:
+        raise InputError(record.where, str(error)) from None
+
+
+class _BadRecord(Exception):
+    """What is wrong with a record."""
+
+
+def _parse(record: Record, directory: Path) -> ConversationSample:
+    fields = record.fields
+    turns, values = _turns(fields)
+    for kind, names in MEDIA_FIELDS.items():
+        values[kind] = [*(each for name in names for each in _listed(fields.get(name))), *values[kind]]
+    turns, media = _match_placeholders(turns, {kind: _media(kind, values[kind], directory) for kind in MEDIA_FIELDS})
+    _check_turns(turns)
+    value = fields.get("id")
+    if isinstance(value, bool) or not isinstance(value, (int, str, type(None))):
+        raise _BadRecord(f"`id` is {quoted(value)}; it must be an integer or a text")
+    key = record.key if value is None or value == "" else str(value)
+    if not _is_unicode(key):
+        raise _BadRecord(f"`id` is {quoted(value)}, which is not Unicode text")
+    files = [each.name for each in media if isinstance(each.source, Path)]
+    group = record.group or "\0".join(files) or key
+    return ConversationSample(key, tuple(turns), tuple(media), record.where, group)
+
+
+def _layout(fields: Mapping[str, Any]) -> str | None:
+    return next((name for name in CONTENT_FIELDS if fields.get(name) is not None), None)
+
+
+def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[Any]]]:
+    """The turns, and the media that parts of their contents name."""
+    values: dict[MediaKind, list[Any]] = {"image": [], "video": []}
+    layout = _layout(fields)
+    if layout is None:
+        raise _BadRecord(f"has none of the fields {', '.join(CONTENT_FIELDS)}")
+    if layout == "question":
+        answer = next((fields[name] for name in ANSWER_FIELDS if fields.get(name) is not None), None)
+        return [("user", _text(fields["question"], "`question`")), ("assistant", _answer(answer))], values
+    entries = fields[layout]
+    if not isinstance(entries, list) or not entries or not all(isinstance(each, dict) for each in entries):
+        raise _BadRecord(f"`{layout}` is {quoted(entries)}; it must be a list of objects")
+    turns: list[Turn] = []
+    for number, entry in enumerate(entries, 1):
+        if layout == "texts":
+            turns += [(role, _text(entry.get(role), f"`{role}` of texts {number}")) for role in _PAIR]
+            continue
+        role = entry.get("from", entry.get("role"))
+        if not isinstance(role, str) or role not in _ROLES:
+            raise _BadRecord(f"turn {number} has the role {quoted(role)}; known: {', '.join(_ROLES)}")
+        content = entry.get("value", entry.get("content"))
+        turns.append((_ROLES[role], _text(_join_parts(content, number, values), f"the text of turn {number}")))
+    return turns, values
+
+
+def _answer(value: Any) -> str:
+    """An answer as text; of several people's answers the most frequent, the first of those."""
+    if isinstance(value, list) and value:
+        texts = [each.get("answer") if isinstance(each, dict) else each for each in value]
+        if all(isinstance(each, str) for each in texts):
+            return _text(Counter(texts).most_common(1)[0][0], "the answer")
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    return _text(value, "the answer")
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise _BadRecord(f"{name} is {quoted(value)}; it must be a text")
+    if not _is_unicode(value):
+        raise _BadRecord(f"{name} is {quoted(value)}, which is not Unicode text")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which JSON allows and tokenizers refuse."""
+    return text.isascii() or text == text.encode("utf-8", "replace").decode()
+
+
+def _join_parts(content: Any, number: int, values: dict[MediaKind, list[Any]]) -> Any:
+    """A turn's content as text with placeholders; media that its parts name are added to `values`."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            texts.append(_text(part.get("text"), f"a text of turn {number}"))
+        elif isinstance(kind, str) and kind in _PART_KINDS:
+            medium = _PART_KINDS[kind]
+            source = part.get(kind, part.get("path"))
+            values[medium] += _listed(source.get("url") if isinstance(source, dict) else source)
+            texts.append(f"<{medium}>")
+        else:
+            raise _BadRecord(f"turn {number} has a part of type {quoted(kind)}; known: text, {', '.join(_PART_KINDS)}")
+    return "".join(texts)
+
+
+def _listed(value: Any) -> list[Any]:
+    """The media of a field: one or a list, which a cell of a CSV file writes as JSON."""
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return value if isinstance(value, list) else [] if value is None or value == "" else [value]
+
+
+def _media(kind: MediaKind, values: list[Any], directory: Path) -> list[SampleMedia]:
+    media = []
+    for number, value in enumerate(values, 1):
+        if hasattr(value, "read"):
+            media.append(SampleMedia(kind, f"{kind} {number}", value))
+            continue
+        if not isinstance(value, str) or not value:
+            raise _BadRecord(f"{kind} {number} is {quoted(value)}; it must be a path")
+        if "://" in value or value.startswith("data:"):
+            raise _BadRecord(f"{kind} {number} is the URL {quoted(value)}; download it, and give its path")
+        name = os.path.normpath(os.path.relpath(value, directory) if os.path.isabs(value) else value)
+        if name.partition(os.sep)[0] in (os.curdir, os.pardir):
+            raise _BadRecord(f"the path {quoted(value)} leaves the directory {escape_name(directory)}")
+        media.append(SampleMedia(kind, name, directory))
+    return media
+
+
+def _match_placeholders(
+    turns: list[Turn], media: Mapping[MediaKind, list[SampleMedia]]
+) -> tuple[list[Turn], list[SampleMedia]]:
+    """Return the turns with a placeholder for each image and video, and the media in that order."""
+    waiting = {kind: list(values) for kind, values in media.items()}
+    total = sum(map(len, waiting.values()))
+    placeholders = [each for _, text in turns for each in _PLACEHOLDERS.findall(text)]
+    if total and not placeholders:
+        before = "".join(f"<{kind}>" * len(values) for kind, values in waiting.items())
+        first = next((at for at, (role, _) in enumerate(turns) if role == "user"), 0)
+        turns = [(role, before + text.lstrip() if at == first else text) for at, (role, text) in enumerate(turns)]
+    elif waiting["video"] and not waiting["image"] and "<video>" not in placeholders:  # as LLaVA-Video writes them
+        turns = [(role, text.replace("<image>", "<video>")) for role, text in turns]
+    ordered = []
+    for number, (role, text) in enumerate(turns, 1):
+        for placeholder in _PLACEHOLDERS.findall(text):
+            if role != "user":
+                raise _BadRecord(f"turn {number} of the {role} holds {placeholder}; only the user's may")
+            kind = cast(MediaKind, placeholder[1:-1])
+            ordered += waiting[kind][:1]
+            del waiting[kind][:1]
+    if not len(ordered) == total == len([each for _, text in turns for each in _PLACEHOLDERS.findall(text)]):
+        counts = " and ".join(f"{placeholders.count(f'<{kind}>')} <{kind}>" for kind in media)
+        numbers = " and ".join(f"{len(values)} {kind}s" for kind, values in media.items())
+        raise _BadRecord(f"has placeholders {counts} for {numbers}; each image and video needs one")
+    return [(role, _without_breaks(text)) for role, text in turns], ordered
+
+
+def _without_breaks(text: str) -> str:
+    """Leave out line breaks beside placeholders, and white space at both ends."""
+    pieces = _PLACEHOLDERS.split(text)
+    for at in range(0, len(pieces), 2):
+        piece = pieces[at]
+        if at > 0 and "\n" in piece[: len(piece) - len(piece.lstrip())]:
+            piece = piece.lstrip()
+        if at + 1 < len(pieces) and "\n" in piece[len(piece.rstrip()) :]:
+            piece = piece.rstrip()
+        pieces[at] = piece
+    return "".join(pieces).strip()
+
+
+def _check_turns(turns: list[Turn]) -> None:
+    """Questions and answers take turns, after the system's turn if there is one, and none is empty."""
+    expected: Role = "user"
+    for number, (role, text) in enumerate(turns, 1):
+        if not text:
+            raise _BadRecord(f"turn {number} of the {role} is empty")
+        if role == "system" and number == 1:
+            continue
+        if role != expected:
+            wrong = "has no answer" if expected == "assistant" else "is missing"
+            raise _BadRecord(f"turn {number} is of the {role}, but the question before it {wrong}")
+        expected = "assistant" if role == "user" else "user"
+    if expected == "assistant" or turns[-1][0] == "system":
+        raise _BadRecord(f"turn {len(turns)}, the last one, has no answer")
+
+
+def scene_conversations(metadata: Mapping[str, Any], kind: MediaKind = "image") -> list[tuple[Turn, ...]]:
+    """Return the conversations of a rendered scene's JSON: one of all questions, and one for each caption.
+
+    They are not one conversation, because a caption answers questions that come after it. The first caption is the
+    answer to a request for a short description, the last of several to one for a long description. Raises DataError
+    for a field of another form.
+    """
+    where = "a scene"
+    conversations = []
+    turns: list[Turn] = []
+    questions = list_objects({"questions": metadata.get("questions", [])}, "questions", where)
+    for number, each in enumerate(questions):
+        name = f"{where}: questions[{number}]"
+        turns += [("user", text_field(each, "question", name)), ("assistant", text_field(each, "answer", name))]
+    if turns:
+        conversations.append(((turns[0][0], f"<{kind}>{turns[0][1]}"), *turns[1:]))
+    captions = list(dict.fromkeys(text_list(metadata.get("caption", []), f"{where}: `caption`")))
+    for number, caption in enumerate(captions):
+        detail = "in detail" if number and number == len(captions) - 1 else "in part" if number else "briefly"
+        conversations.append((("user", f"<{kind}>Describe the {kind} {detail}."), ("assistant", caption)))
+    return conversations

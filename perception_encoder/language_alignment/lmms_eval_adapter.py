@@ -1,0 +1,138 @@
+"""Evaluate a language model by lmms-eval: its plug-in `perception_encoder`, an entry point of `lmms_eval.models`.
+
+    python -m lmms_eval --model perception_encoder --model_args pretrained=builtin-lang,tiles=4 --tasks docvqa_val
+
+Every image and video of a sample is shown, in its order among the texts; lmms-eval's own adapter `plm` shows one image
+of several. lmms-eval is imported only when it asks for the plug-in.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.conversation.media import FRAMES, MediaOptions, open_item_media
+from perception_encoder.inference.listing import list_items
+from perception_encoder.language_alignment.load import BUILTIN_LANG, load_language_model
+from perception_encoder.preprocess.conversation import ContentPart, Message, Sampling
+
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+NAME = "perception_encoder"
+"""What `--model` of lmms-eval takes."""
+MAX_TOKENS = 256
+"""Most tokens of an answer to a task that sets no limit."""
+
+
+class _Answers:
+    """What the plug-in does; lmms-eval's base class comes second among its bases."""
+
+    is_simple = False
+    """Requests hold messages with all media, not a text beside a list."""
+
+    def __init__(
+        self,
+        pretrained: str = BUILTIN_LANG,
+        device: str | None = None,
+        batch_size: int | str = 1,
+        tiles: int | None = None,
+        frames: int = FRAMES,
+        max_batch_size: int | None = None,
+    ) -> None:
+        """`pretrained`, `device`, `tiles`: see `load_language_model`. `frames`: most frames of a video."""
+        super().__init__()
+        self.generator = load_language_model(pretrained, device, tiles=tiles)
+        self.batch_size = int(batch_size)
+        media = self.generator.media
+        self.media = MediaOptions(frames=frames, tile=media.image_size, tiles=media.tiles)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Return the answers to requests of lmms-eval, in their order; those of the same sampling are batched."""
+        answers = [""] * len(requests)
+        groups: dict[Sampling, list[int]] = defaultdict(list)
+        for number, request in enumerate(requests):
+            groups[sampling_of(request.args[2])].append(number)
+        for sampling, numbers in groups.items():
+            for start in range(0, len(numbers), self.batch_size):
+                chunk = numbers[start : start + self.batch_size]
+                conversations = [self._conversation(requests[number].args) for number in chunk]
+                for number, reply in zip(chunk, self.generator.generate(conversations, sampling), strict=True):
+                    context, _, settings, *_ = requests[number].args
+                    answers[number] = reply.text
+                    self.cache_hook.add_partial("generate_until", (context, settings), reply.text)  # type: ignore[attr-defined]
+        return answers
+
+    def _conversation(self, arguments: Sequence[Any]) -> list[Message]:
+        _, to_messages, _, row, task, split = arguments
+        return read_messages(to_messages(self.task_dict[task][split][row]), self.media)  # type: ignore[attr-defined]
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Raise ConfigError: tasks of this kind compare likelihoods of answers, and are unsupported."""
+        raise ConfigError("tasks by log-likelihood are unsupported; choose one that generates answers")
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        """Raise ConfigError: tasks of several rounds are unsupported."""
+        raise ConfigError("tasks of several rounds are unsupported; choose one with a question for each sample")
+
+
+def sampling_of(settings: Mapping[str, Any]) -> Sampling:
+    """Return the sampling of a task's `generation_kwargs`: greedy unless it samples at a temperature."""
+    until = settings.get("until") or ()
+    stops = (until,) if isinstance(until, str) else tuple(until)
+    temperature = float(settings.get("temperature") or 0.0) if settings.get("do_sample", True) else 0.0
+    top_p = settings.get("top_p")
+    return Sampling(
+        max_tokens=int(settings.get("max_new_tokens") or MAX_TOKENS),
+        temperature=temperature,
+        top_p=1.0 if top_p is None or not temperature else float(top_p),
+        stop=tuple(stop for stop in stops if stop),
+    )
+
+
+def read_messages(messages: Sequence[Mapping[str, Any]], media: MediaOptions) -> list[Message]:
+    """Return lmms-eval's messages with their media opened; ConfigError for sound, InputError for bad files."""
+    return [
+        Message(each["role"], tuple(part for content in each["content"] for part in _parts(content, media)))
+        for each in messages
+    ]
+
+
+def _parts(content: Mapping[str, Any], media: MediaOptions) -> list[ContentPart]:
+    kind = content["type"]
+    if kind == "text":
+        return [content["text"]]
+    if kind not in ("image", "video"):
+        raise ConfigError(f"a sample holds {kind}; only texts, images and videos are read")
+    source = content["url"]
+    if isinstance(source, Image.Image):
+        return [source.convert("RGB")]
+    span = {name: content[f"{name}_time"] for name in ("start", "end") if content.get(f"{name}_time") is not None}
+    options = MediaOptions(frames=media.frames, tile=media.tile, tiles=media.tiles, **span)
+    return [part for item in list_items([str(source)]) for part in open_item_media(item, options)]
+
+
+def manifest() -> ModelManifest:
+    """Return what lmms-eval registers: the plug-in's name and class."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest(model_id=NAME, chat_class_path=f"{__name__}.PerceptionEncoderModel")
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """Return the class that lmms-eval looks up, made when it is wanted."""
+    if name != "PerceptionEncoderModel":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _make_class()
+
+
+@cache
+def _make_class() -> Callable[..., Any]:
+    from lmms_eval.api.model import lmms
+
+    return type("PerceptionEncoderModel", (_Answers, lmms), {"__module__": __name__})

@@ -1,0 +1,255 @@
+"""Run a language alignment: wire its configuration to conversations, the training loop and a directory (section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perception_encoder.data.conversation_records import ConversationSample
+from perception_encoder.data.conversations import Conversations, open_conversations
+from perception_encoder.data.sampler import WeightedSampler
+from perception_encoder.errors import ConfigError
+from perception_encoder.files import replacing, writing
+from perception_encoder.language_alignment.batch import Example, LanguageBatch, collate
+from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.feature_file import FeatureFile
+from perception_encoder.language_alignment.load import WEIGHTS
+from perception_encoder.language_alignment.media import media_pixels
+from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
+from perception_encoder.language_alignment.text.adapters import add_decoder_adapters
+from perception_encoder.language_alignment.weights import (
+    Parts,
+    build_language_model,
+    load_trained,
+    read_trained,
+    write_language_model,
+)
+from perception_encoder.models.checkpoints.weights import weight_hash
+from perception_encoder.models.precision import fast_autocast
+from perception_encoder.progress import Track, untracked
+from perception_encoder.ranks import Rank
+from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
+from perception_encoder.train.distributed import Exchange, process_group, whole_model
+from perception_encoder.train.loop import train
+from perception_encoder.train.metrics import Listener, describe_run, write_record
+from perception_encoder.train.seed import torch_generator
+from perception_encoder.train.validation import choose_metric
+
+BEST = "best.safetensors"
+PROCEDURE = 1
+"""Rises when the same configuration and data give another result."""
+
+
+def align_language(
+    config: LanguageConfig,
+    data: Sequence[Path],
+    out: Path,
+    track: Track = untracked,
+    listener: Listener | None = None,
+) -> Path:
+    """Run, or resume, a language alignment; return the weights that it wrote, `OUT/language.safetensors`.
+
+    `data`: conversations as `open_conversations` reads them. A validated run also writes `OUT/best.safetensors`.
+    Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
+    """
+    with process_group() as rank, run_directory(out):
+        run = LanguageRun(config, data, out, rank, track)
+        run.train(listener)
+        return run.write()
+
+
+class LanguageRun:
+    """A run's data, model and directory; raises what `align_language` does, before any step."""
+
+    def __init__(self, config: LanguageConfig, data: Sequence[Path], out: Path, rank: Rank, track: Track) -> None:
+        higher_is_better = HeldOutAnswers.higher_is_better
+        self.metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
+        self.config, self.out, self.rank = config, out, rank
+        self.trainee = LanguageTrainee(config)
+        sources = [open_conversations(path, track=track) for path in data]
+        share = config.validation.share if config.validation else 0.0
+        parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]
+        self.training, held_out = [part for part, _ in parts], [part for _, part in parts if part is not None]
+        names = [f"procedure {PROCEDURE}", self.trainee.identity, *(source.fingerprint for source in sources)]
+        self.fingerprint = config.fingerprint(names)
+        check_run(out, self.fingerprint)
+        counts = {str(path): len(source) for path, source in zip(data, self.training, strict=True)}
+        self.record = describe_run(config, self.fingerprint, counts)
+        if rank.number == 0:
+            write_record(out, self.record)
+        examples = Examples(config, self.trainee, self._features())
+        self.batches = ConversationBatches(config, self.training, examples, rank)
+        validation = None
+        if config.validation is not None and any(map(len, held_out)):
+            most = -(-config.validation.size // len(held_out))  # of each source
+            samples = [source[number] for source in held_out for number in range(min(most, len(source)))]
+            batches = _held_out_batches(examples, samples, config.batch_size, track)
+            validation = HeldOutAnswers(self.trainee.aligned, batches)
+        else:
+            self.config = dataclasses.replace(config, validation=None)
+        self.task = LanguageAlignmentTask(self.trainee.aligned, config.drop_path, config.seed, validation)
+
+    def _features(self) -> FeatureFile | None:
+        """Where the frozen tower's features are cached; None if it is trained."""
+        if self.config.train_vision or not self.config.cached:
+            return None
+        vision, media = self.trainee.model.vision, self.trainee.parts.media
+        rows, columns = vision.grid_of(media.image_size, media.image_size)
+        name = f"{weight_hash(vision)}-{media.image_size}-{media.tiles}-{self.config.frames}-{self.rank.number}"
+        return FeatureFile(self.out / "features" / name, rows * columns, vision.config.width)
+
+    def train(self, listener: Listener | None) -> None:
+        """Train to the end."""
+        train(self.task, self.batches, self.config, self.out, self.fingerprint, listener)
+
+    def write(self) -> Path:
+        """Write the weights, and those of the best validated step; return the path of the former."""
+        path = self.out / WEIGHTS
+        whole_model(self.trainee.aligned)
+        if self.rank.number == 0:
+            self.trainee.write(path)
+            write_record(self.out, self.record | self._write_best())
+        return path
+
+    def _write_best(self) -> dict[str, Any]:
+        """Write the weights of the best validated step; return what the record says of it."""
+        if self.config.validation is None:
+            return {}
+        _, newest = find_checkpoints(self.out)[0]
+        if newest.best_step is None:  # no score was a number
+            return {}
+        if newest.best_step == self.config.steps:
+            with writing(self.out / BEST), replacing(self.out / BEST) as temporary:
+                shutil.copyfile(self.out / WEIGHTS, temporary)
+        else:
+            trainee = LanguageTrainee(self.config)
+            load_weights(self.out, newest.best_step, trainee.aligned)
+            trainee.write(self.out / BEST)
+        return {"best": {"step": newest.best_step, self.metric: newest.best}}
+
+
+class LanguageTrainee:
+    """The model of a run, with what is trained marked so."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        self.config = config
+        generator = torch_generator(config.seed)
+        self.parts, state = config.parts, dict[str, Tensor]()
+        initial = Path(config.initial) if config.initial is not None else None
+        if initial is not None:
+            earlier, state = read_trained(initial)
+            self.parts = _continued(self.parts, earlier, config)
+            self.model, self.decoder = build_language_model(earlier, generator)
+            load_trained(initial, earlier, state, self.model)
+            if config.layer_scale is not None and self.model.vision.config.layer_scale is None:
+                self.model.vision.add_layer_scale(config.layer_scale)
+        else:
+            self.model, self.decoder = build_language_model(self.parts, generator)
+        self.vision_trained = config.train_vision or any(name.startswith("vision.") for name in state)
+        self.decoder_trained = config.train_decoder or any(name.startswith("decoder.") for name in state)
+        if self.parts.lora is not None and not any("lora_" in name for name in state):
+            add_decoder_adapters(self.model.decoder, self.parts.lora, generator)
+        self._mark()
+        size = self.parts.media.image_size
+        self.aligned = Aligned(self.model, self.model.vision.grid_of(size, size))
+
+    def _mark(self) -> None:
+        """Let exactly what is trained have gradients."""
+        config, model = self.config, self.model
+        model.requires_grad_(False)
+        model.projector.requires_grad_(True)
+        model.vision.requires_grad_(config.train_vision)
+        for name, parameter in model.decoder.named_parameters():
+            parameter.requires_grad_(config.train_decoder and (self.parts.lora is None or "lora_" in name))
+        if config.train_vision:
+            model.vision.set_grad_checkpointing(config.parallel.checkpointing)
+        if config.parallel.checkpointing:
+            decoder: Any = model.decoder
+            decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    @property
+    def identity(self) -> str:
+        """What the result depends on beside the configuration: the weights that it begins with."""
+        return f"{weight_hash(self.model.vision)} {self.parts.decoder}"
+
+    def write(self, path: Path) -> None:
+        """Write what was trained."""
+        write_language_model(path, self.parts, self.model, self.vision_trained, self.decoder_trained, self.config.half)
+
+
+def _continued(own: Parts, earlier: Parts, config: LanguageConfig) -> Parts:
+    """The parts of a run that goes on from an earlier stage's."""
+    if earlier.lora is not None and own.lora not in (None, earlier.lora):
+        raise ConfigError(f"initial has adapters of {earlier.lora}; they cannot become {own.lora}")
+    return dataclasses.replace(
+        earlier,
+        layer_scale=own.layer_scale if earlier.layer_scale is None else earlier.layer_scale,
+        context=own.context,
+        lora=earlier.lora or own.lora,
+        media=dataclasses.replace(
+            own.media, image_size=config.image_size or earlier.media.image_size, tiles=config.tiles
+        ),
+    )
+
+
+class Examples:
+    """Turns conversations into examples: prompts with labels, and pixels or cached features."""
+
+    def __init__(self, config: LanguageConfig, trainee: LanguageTrainee, features: FeatureFile | None) -> None:
+        self.config, self.model = config, trainee.model
+        self.prompts, self.media, self.features = trainee.decoder.prompts, trainee.parts.media, features
+        self._tokens = trainee.model.projector.tokens_of(trainee.aligned.grid)
+
+    def example(self, sample: ConversationSample) -> Example:
+        """One conversation; InputError, named by the sample, for a damaged image, ConfigError if it does not fit."""
+        messages = sample.messages(self.config.frames)
+        media = [item for message in messages for item in message.media]
+        alone = len(media) == 1
+        pixels = [media_pixels(item, self.media, alone) for item in media]
+        try:
+            prompt = self.prompts.training_prompt(messages, [len(each) * self._tokens for each in pixels])
+        except ConfigError as error:
+            raise ConfigError(f"{sample.key}: {error}") from None
+        size = self.media.image_size
+        images = torch.cat(pixels) if pixels else torch.zeros(0, 3, size, size)
+        return Example(prompt, images if self.features is None else self._encoded(sample.key, images, self.features))
+
+    @torch.no_grad()
+    def _encoded(self, key: str, pixels: Tensor, features: FeatureFile) -> Tensor:
+        cached = features.get(key)
+        if cached is None:
+            device = next(self.model.vision.parameters()).device
+            with fast_autocast(device):
+                cached = self.model.image_features(pixels.to(device)).to("cpu", torch.float16)
+            features.put(key, cached)
+        return cached.float()
+
+
+class ConversationBatches:
+    """A rank's part of the batch of each step; a pure function of the step."""
+
+    def __init__(
+        self, config: LanguageConfig, sources: Sequence[Conversations], examples: Examples, rank: Rank
+    ) -> None:
+        weights = [len(source) for source in sources]
+        self.sampler = WeightedSampler([source.sizes for source in sources], weights, config.batch_size, config.seed)
+        self.sources, self.examples, self.rank, self.exchange = sources, examples, rank, Exchange()
+
+    def __call__(self, step: int) -> LanguageBatch:
+        drawn = self.sampler.batch(step)
+        own = drawn[self.rank.share(len(drawn))]
+        made = [self.examples.example(self.sources[source][index]) for source, index in own]
+        return collate(made, step, lambda count: sum(self.exchange(count)))
+
+
+def _held_out_batches(
+    examples: Examples, samples: Sequence[ConversationSample], size: int, track: Track
+) -> list[LanguageBatch]:
+    made = [examples.example(each) for each in track(samples, "reading the validation conversations", len(samples))]
+    return [collate(made[start : start + size], 0) for start in range(0, len(made), size)]

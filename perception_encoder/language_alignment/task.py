@@ -1,0 +1,89 @@
+"""Align an encoder by next-token prediction of answers (section 4): the task of the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from perception_encoder.language_alignment.batch import LanguageBatch
+from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.models.layers.block import drop_path
+from perception_encoder.train.seed import torch_generator
+from perception_encoder.train.validation import Validation
+
+
+class Aligned(nn.Module):
+    """The model as it is trained: one forward pass does all that needs gradients, so that DDP and FSDP can wrap it."""
+
+    def __init__(self, model: PerceptionLanguageModel, grid: tuple[int, int]) -> None:
+        """`grid`: patches of an image, rows and columns."""
+        super().__init__()
+        self.model, self.grid = model, grid
+
+    def forward(
+        self, ids: Tensor, labels: Tensor, is_image: Tensor, images: Tensor, branches: Tensor | None = None
+    ) -> Tensor:
+        """Losses (K,) of the labelled tokens; `images` are pixels (N, 3, S, S) or features (N, P, width)."""
+        model = self.model
+        features = model.image_features(images, branches) if images.dim() == 4 else images
+        tokens = model.project(features.to(next(model.projector.parameters()).dtype), self.grid).flatten(0, 1)
+        return model.token_losses(model.embed(ids, is_image, tokens), labels)
+
+
+class LanguageAlignmentTask:
+    """Minimise the mean loss of the answers' tokens; nothing else of a conversation has one.
+
+    `rate`: of stochastic depth in the tower, drawn from (seed, step), so that a resumed run draws the same.
+    """
+
+    model: nn.Module
+
+    def __init__(self, aligned: Aligned, rate: float, seed: int, validation: Validation | None = None) -> None:
+        self.model, self.validation = aligned, validation
+        self._depth = aligned.model.vision.config.depth
+        self._rate, self._seed = rate, seed
+
+    def losses(self, batch: LanguageBatch) -> dict[str, Tensor]:
+        """This rank's part of the mean loss of a token."""
+        branches = None
+        if self._rate and batch.images.dim() == 4:
+            generator = torch_generator(self._seed, 2, batch.step)
+            branches = drop_path(self._depth, len(batch.images), self._rate, generator).to(batch.images.device)
+        losses = self.model(batch.ids, batch.labels, batch.is_image, batch.images, branches)
+        return {"next_token": losses.sum() / max(1, batch.answer_tokens)}
+
+    def report(self) -> dict[str, float]:
+        """Return nothing more."""
+        return {}
+
+    def after_step(self) -> None:
+        """All parameters are free."""
+
+
+class HeldOutAnswers:
+    """Score a model on held-out conversations: loss of a token, and the share of conversations answered exactly.
+
+    An answer is exact if every token is the most probable one given the right ones before it, which is what greedy
+    generation would give.
+    """
+
+    higher_is_better = {"loss": False, "exact": True}  # noqa: RUF012 (a constant)
+
+    def __init__(self, aligned: Aligned, batches: Sequence[LanguageBatch]) -> None:
+        self.aligned, self.batches = aligned, batches
+
+    def validate(self, metric: str) -> dict[str, float]:
+        """Return both scores."""
+        total, tokens, exact, rows = 0.0, 0, 0, 0
+        device = next(self.aligned.parameters()).device
+        for batch in self.batches:
+            batch = batch.to(device)
+            model = self.aligned.model
+            features = model.image_features(batch.images) if batch.images.dim() == 4 else batch.images
+            image_tokens = model.project(features.to(next(model.projector.parameters()).dtype), self.aligned.grid)
+            embeddings = model.embed(batch.ids, batch.is_image, image_tokens.flatten(0, 1))
+            losses, right = model.token_scores(embeddings, batch.labels)
+            total, tokens = total + float(losses.sum()), tokens + len(losses)
+            exact, rows = exact + int(right.sum()), rows + len(right)
+        return {"loss": total / max(1, tokens), "exact": exact / max(1, rows)}

@@ -1,0 +1,1 @@
+"""The language model of a language alignment: loading, prompts, adapters and generation."""

@@ -1,0 +1,77 @@
+"""Pages of PDF documents to images, rendered so that a page fills a model's tiles (pypdfium2, of the extra `lang`)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError, one_line
+from perception_encoder.preprocess.image import MAX_PIXELS
+from perception_encoder.preprocess.source import Source, open_source
+from perception_encoder.preprocess.tiling import tile_grid
+
+logger = logging.getLogger(__name__)
+
+PDF_HEAD = b"%PDF-"
+"""A PDF's first bytes, possibly after a few others."""
+PAGES = 8
+"""Pages that are read unless the caller chooses."""
+_LARGE = 1000
+"""Pixels a point that no grid of tiles holds."""
+_LOCK = threading.Lock()
+"""PDFium may only be used by one thread at a time."""
+
+
+def is_pdf(head: bytes) -> bool:
+    """Whether a file's first bytes are a PDF's."""
+    return PDF_HEAD in head
+
+
+def open_pdf_pages(
+    source: Source, name: str | None = None, pages: Sequence[int] | None = None, tile: int = 448, budget: int = 4
+) -> list[Image.Image]:
+    """Render pages of a PDF as RGB images that fill their tiles: see `tile_grid` for `tile` and `budget`.
+
+    `pages`: numbers from 1, in any order; by default the first `PAGES`, and a logged warning if there are more. Raises
+    MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist, and MissingExtraError.
+    """
+    try:
+        import pypdfium2
+    except ImportError:
+        raise MissingExtraError("pypdfium2", "lang") from None
+    with open_source(source, name) as (stream, name), _LOCK:
+        try:
+            with pypdfium2.PdfDocument(stream.read()) as document:
+                numbers = _numbers(len(document), name, pages)
+                return [_render(document[number - 1], tile, budget) for number in numbers]
+        except pypdfium2.PdfiumError as error:
+            if "password" in str(error).lower() or "security" in str(error).lower():
+                raise MediaDecodeError(name, "is encrypted; save it without a password first") from None
+            raise MediaDecodeError(name, f"is a damaged PDF: {one_line(error)}") from error
+
+
+def _numbers(total: int, name: str, pages: Sequence[int] | None) -> Iterable[int]:
+    if total == 0:
+        raise MediaDecodeError(name, "has no pages")
+    if pages is None:
+        if total > PAGES:
+            logger.warning("%s: has %d pages; only the first %d are read unless pages are chosen", name, total, PAGES)
+        return range(1, min(total, PAGES) + 1)
+    if missing := [number for number in pages if not 1 <= number <= total]:
+        raise InputError(name, f"has pages 1 to {total}; there is no page {missing[0]}")
+    return pages
+
+
+def _render(page: Any, tile: int, budget: int) -> Image.Image:
+    """A page at the least scale at which it covers the tiles that it is cut into."""
+    width, height = page.get_size()  # points
+    columns, rows = tile_grid(math.ceil(width * _LARGE), math.ceil(height * _LARGE), tile, max(1, budget))
+    scale = max(columns * tile / width, rows * tile / height)
+    scale = min(scale, math.sqrt(MAX_PIXELS / (width * height)))
+    image: Image.Image = page.render(scale=scale).to_pil()
+    return image.convert("RGB")

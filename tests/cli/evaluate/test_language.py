@@ -1,0 +1,113 @@
+"""`pe eval vqa` and its like: every dataset by its command, baselines, records and results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.cli import output
+from perception_encoder.cli.evaluate import language
+from perception_encoder.cli.evaluate.group import QUESTIONS
+from perception_encoder.datasets.questions.read import READERS
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.preprocess.frames import VideoFrames
+from tests.cli.evaluate.conftest import read_json
+from tests.cli.language.conftest import language_run
+from tests.clips import clip
+from tests.datasets.questions.layouts import LAYOUTS, write_image
+
+__all__ = ["language_run"]
+
+
+def test_every_dataset_has_one_command() -> None:
+    assert tuple(language.TASKS) == QUESTIONS
+    assert sorted(dataset for dataset, _, _ in language.TASKS.values()) == sorted(READERS)
+    with pytest.raises(AttributeError, match="no attribute 'nlvr'"):
+        language.nlvr  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("command", "metric"),
+    [
+        ("vqa", "VQA accuracy"),
+        ("okvqa", "VQA accuracy"),
+        ("textvqa", "VQA accuracy"),
+        ("docvqa", "ANLS"),
+        ("infovqa", "ANLS"),
+        ("chartqa", "relaxed accuracy"),
+        ("ai2d", "accuracy"),
+        ("pope", "F1"),
+        ("captions", "CIDEr"),
+        ("refcoco", "accuracy at IoU 0.5"),
+    ],
+)
+def test_a_dataset_is_evaluated(run_pe, language_run: Path, tmp_path: Path, command: str, metric: str) -> None:
+    dataset = language.TASKS[command][0]
+    LAYOUTS[dataset](tmp_path)
+    run = run_pe("eval", command, language_run, "--data", tmp_path, "--tiles", "0", "-o", tmp_path / "out.json")
+    assert run.status == output.OK, run.stderr
+    assert metric in run.stdout
+    result = read_json(tmp_path / "out.json")
+    assert result["model"] == language_run.name and result["about"]["tiles"] == "0"
+    assert result["measurements"][0]["task"] == dataset
+
+
+def test_the_baseline_answers_without_the_image(
+    run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    generate = LanguageModel.generate
+
+    def watch(self, conversations, sampling=None):
+        seen.extend(len(message.media) for conversation in conversations for message in conversation)
+        return generate(self, conversations, sampling)
+
+    monkeypatch.setattr(LanguageModel, "generate", watch)
+    LAYOUTS["textvqa"](tmp_path)
+    arguments = ("eval", "textvqa", language_run, "--data", tmp_path, "-o", tmp_path / "out.json")
+    assert run_pe(*arguments, "--blind").status == output.OK
+    assert seen == [0, 0] and read_json(tmp_path / "out.json")["measurements"][0]["method"] == "generation, no image"
+    assert run_pe(*arguments).status == output.OK and seen == [0, 0, 1, 1]
+
+
+def test_answers_are_recorded_and_not_asked_for_again(
+    run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LAYOUTS["docvqa"](tmp_path)
+    records = tmp_path / "answers.jsonl"
+    arguments = ("eval", "docvqa", language_run, "--data", tmp_path, "--records", records)
+    first = run_pe(*arguments)
+    assert [json.loads(line)["id"] for line in records.read_text().splitlines()] == ["49153", "49154"]
+    monkeypatch.setattr(LanguageModel, "generate", None)
+    assert run_pe(*arguments).stdout == first.stdout
+
+
+def test_frames_of_a_video(run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["mvbench"](tmp_path)
+    for path in (tmp_path / "video").glob("**/7.mp4"):
+        path.write_bytes(clip(60))
+    for path in (tmp_path / "video").glob("**/*.jpg"):
+        write_image(path)
+    frames: list[int] = []
+    media_tokens = LanguageModel.media_tokens
+
+    def watch(self, item, alone=True):
+        assert isinstance(item, VideoFrames)
+        frames.append(len(item.images))
+        return media_tokens(self, item, alone)
+
+    monkeypatch.setattr(LanguageModel, "media_tokens", watch)
+    run = run_pe("eval", "mvbench", language_run, "--data", tmp_path, "--frames", "3")
+    assert run.status == output.OK, run.stderr
+    assert frames == [3, 3, 3] and "accuracy, action_antonym" in run.stdout
+
+
+def test_bad_input(run_pe, language_run: Path, tmp_path: Path) -> None:
+    run = run_pe("eval", "docvqa", language_run, "--data", tmp_path)
+    assert run.status == output.ERROR and "val_v1.0_withQT.json" in run.stderr and run.stderr.count("\n") == 1
+    LAYOUTS["docvqa"](tmp_path)
+    write_image(tmp_path / "spdocvqa_images" / "xnbl0037_1.png", b"no image")
+    run = run_pe("eval", "docvqa", language_run, "--data", tmp_path)
+    assert run.status == output.ERROR and "docvqa: no question could be put; the first: question 49153" in run.stderr

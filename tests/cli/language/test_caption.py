@@ -1,0 +1,102 @@
+"""`pe caption`: captions on the terminal and in files, resumed runs, bad files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from perception_encoder.cli import output
+from perception_encoder.language_alignment.language_model import LanguageModel
+
+
+@pytest.fixture
+def run_caption(run_pe, language_run: Path):
+    """Run `pe caption` with the tiny model and short captions."""
+    return lambda *arguments: run_pe("caption", "-m", language_run, "--max-tokens", "6", *arguments)
+
+
+def test_a_line_for_each_file(run_caption, language_run: Path, media: Path) -> None:
+    run = run_caption(media)
+    assert (run.status, run.stderr) == (output.OK, "")
+    lines = [line.split("\t") for line in run.stdout.splitlines()]
+    assert [Path(path).name for path, _ in lines] == ["0.png", "1.png", "clip.mp4"]
+    assert lines[0][1] != lines[1][1]
+    rows = json.loads(run_caption(media, "--json", "--batch-size", "2").stdout)
+    assert [[row["id"], output.printable(row["caption"])] for row in rows] == lines  # batches change nothing
+    assert {row["model"] for row in rows} == {language_run.name} and {row["prompt"] for row in rows} == {
+        "Provide a one-sentence caption for the provided image."
+    }
+    other = run_caption(media / "0.png", media / "report.pdf", "--prompt", "List the objects.", "--json")
+    assert [row["prompt"] for row in json.loads(other.stdout)] == ["List the objects."] * 2
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_run_is_resumed_and_done_once(
+    run_caption, language_run: Path, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    out = tmp_path / f"captions.{suffix}"
+    generate, calls = LanguageModel.generate, []
+
+    def stop(self, conversations, sampling=None):
+        calls.append(len(conversations))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(self, conversations, sampling)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "generate", stop)
+        run = run_caption(media, "-o", out, "--batch-size", "1")
+    assert run.status == output.INTERRUPTED
+    assert run.stderr == "warning: stopped; 1 captions are saved, and the same command resumes\n"
+    run = run_caption(media, "-o", out)
+    assert run.stdout == f"3 captions in {out}, 2 of them new\n"
+    assert [path.name for path in tmp_path.iterdir() if path != media] == [out.name]
+    rows = (
+        pq.read_table(out).to_pylist() if suffix == "parquet" else list(map(json.loads, out.read_text().splitlines()))
+    )
+    assert rows == json.loads(run_caption(media, "--json").stdout)
+    assert run_caption(media, "-o", out).stdout == f"3 captions in {out}, 0 of them new\n"
+    run = run_caption(media, "-o", out, "--prompt", "Which?")
+    assert run.status == output.ERROR and f"has captions by {language_run.name!r} for 'Provide" in run.stderr
+
+
+def test_bad_files_are_skipped_and_listed(run_caption, media: Path, tmp_path: Path) -> None:
+    (media / "1.png").write_bytes(b"")
+    run = run_caption(media, "-o", tmp_path / "out.jsonl")
+    assert run.status == output.OK
+    assert "1.png: is empty" in run.stderr and run.stderr.endswith("warning: 1 of 3 inputs skipped\n")
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert run_caption(media, "--strict").status == output.SOME_SKIPPED
+    assert run_caption(media / "1.png").status == output.ERROR
+    table = tmp_path / "texts.csv"
+    table.write_text("text\na dog\n")
+    assert "is a text, not a file" in run_caption(table).stderr
+
+
+def test_a_conversation_that_does_not_fit_leaves_the_others(run_caption, media: Path) -> None:
+    run = run_caption(media, "--frames", "60", "--tiles", "0", "--max-tokens", "300")
+    assert [Path(line.split("\t")[0]).name for line in run.stdout.splitlines()] == ["0.png", "1.png"]
+    assert "clip.mp4: 240 image tokens and 300 for the answer do not fit the context of 512" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["empty"], "no images or videos in empty"),
+        (["gone.png"], "gone.png: no such file or directory"),
+        (["0.png", "-o", "out.csv"], "out.csv must end in .jsonl or .parquet"),
+        (["0.png", "-o", "other.jsonl"], "other.jsonl has other columns than captions have; choose another name"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_error(
+    run_caption, media: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(media)
+    Path("empty").mkdir()
+    Path("other.jsonl").write_text('{"name": "x"}\n')
+    run = run_caption(*arguments)
+    assert (run.status, run.stdout) == (output.ERROR, "")
+    assert run.stderr == f"error: {message}\n"

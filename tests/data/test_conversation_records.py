@@ -1,0 +1,160 @@
+"""Records of conversations: placeholders, parts of messages, answers, scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perception_encoder.data.conversation_records import (
+    ConversationSample,
+    Record,
+    is_question_row,
+    parse_record,
+    scene_conversations,
+)
+from perception_encoder.errors import DataError, InputError
+
+MEDIA = Path("media")
+
+
+def parse(fields: dict[str, Any]) -> ConversationSample:
+    return parse_record(Record("a.jsonl:1", "a.jsonl:1", fields), MEDIA)
+
+
+def question(text: str, **media: Any) -> ConversationSample:
+    return parse({"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": " A\n"}], **media})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<image>\nWhat?", "<image>What?"),
+        ("What?\n<image>", "What?<image>"),
+        ("  What? ", "<image>What?"),
+        ("Is <image> good?", "Is <image> good?"),
+        ("One:\n\n<image> \n\ntwo\nthree", "One:<image>two\nthree"),
+        ("<image>", "<image>"),
+        ("<IMAGE> x", "<image><IMAGE> x"),
+    ],
+)
+def test_placeholders_stand_without_line_breaks(text: str, expected: str) -> None:
+    assert question(text, image="a.png").turns == (("user", expected), ("assistant", "A"))
+
+
+def test_media_are_in_the_order_of_their_placeholders() -> None:
+    sample = question("<video> and <image>\n<image>", images=["a.png", "b.png"], video="c.mp4")
+    assert [(each.kind, each.name) for each in sample.media] == [
+        ("video", "c.mp4"),
+        ("image", "a.png"),
+        ("image", "b.png"),
+    ]
+    assert sample.turns[0][1] == "<video> and <image><image>"
+    assert question("Q", images=["a.png", "b.png"], video="c.mp4").turns[0][1] == "<image><image><video>Q"
+    with pytest.raises(InputError, match="placeholders 2 <image> and 0 <video> for 1 images and 1 videos"):
+        question("<image><image>Q", image="a.png", video="c.mp4")
+
+
+def test_a_system_and_several_turns() -> None:
+    sample = parse(
+        {
+            "conversations": [
+                {"from": "system", "value": "Be brief."},
+                {"from": "human", "value": "Q"},
+                {"from": "gpt", "value": "A"},
+                {"role": "user", "content": "<image>\nQ2"},
+                {"role": "assistant", "content": "A2"},
+            ],
+            "images": ["a.png"],
+        }
+    )
+    assert sample.turns == (
+        ("system", "Be brief."),
+        ("user", "Q"),
+        ("assistant", "A"),
+        ("user", "<image>Q2"),
+        ("assistant", "A2"),
+    )
+    assert not sample.joinable
+
+
+def test_parts_may_name_their_media() -> None:
+    content = [
+        {"type": "image_url", "image_url": {"url": "a.png"}},
+        {"type": "text", "text": "or"},
+        {"type": "image", "image": "b.png"},
+        {"type": "video", "path": "c.mp4"},
+        {"type": "text", "text": "?"},
+    ]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "A"}]}
+    sample = parse({"messages": [{"role": "user", "content": content}, answer]})
+    assert sample.turns == (("user", "<image>or<image><video>?"), ("assistant", "A"))
+    assert [each.name for each in sample.media] == ["a.png", "b.png", "c.mp4"]
+    with pytest.raises(InputError, match="for 3 images"):
+        parse({"messages": [{"role": "user", "content": content}, answer], "image": "d.png"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"answer": "one"}, "one"),
+        ({"answer": 3}, "3"),
+        ({"answer": 0.5}, "0.5"),
+        ({"answers": ["a", "b", "b"]}, "b"),
+        ({"answers": [{"answer": "x", "confidence": "yes"}, {"answer": "y"}]}, "x"),
+        ({"answer": None, "answers": ["z"]}, "z"),
+    ],
+)
+def test_answers(answer: dict[str, Any], expected: str) -> None:
+    assert parse({"question": "Q", **answer}).turns[1] == ("assistant", expected)
+
+
+@pytest.mark.parametrize(
+    "answer", [{"answers": []}, {"answers": [1, "a"]}, {"answer": float("nan")}, {"answer": True}, {"answer": {}}, {}]
+)
+def test_wrong_answers(answer: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"a\.jsonl:1: the answer is .*; it must be a text"):
+        parse({"question": "Q", **answer})
+
+
+def test_keys_and_groups() -> None:
+    fields = {"question": "Q", "answer": "A"}
+    assert [parse({"id": value, **fields}).key for value in (7, "x", "", None)] == ["7", "x", "a.jsonl:1", "a.jsonl:1"]
+    assert parse({"image": "b/../a.png", "id": 1, **fields}).group == parse({"image": "./a.png", **fields}).group
+    assert parse({"id": 1, **fields}).group == "1"
+    inside = str(Path.cwd() / MEDIA / "a.png")
+    assert parse({"image": inside, **fields}).media == parse({"image": "a.png", **fields}).media
+
+
+def test_lists_in_cells() -> None:
+    sample = parse({"images": '["a.png", "[b].png"]', "question": "Q", "answer": "A"})
+    assert [each.name for each in sample.media] == ["a.png", "[b].png"]
+    assert [each.name for each in parse({"image": "[b].png", "question": "Q", "answer": "A"}).media] == ["[b].png"]
+
+
+def test_joining() -> None:
+    one, other = (parse({"image": "a.png", "question": text, "answer": "A"}) for text in ("One?", "<image>\nTwo?"))
+    assert one.joinable and other.joinable
+    assert one.joined(other).turns == (*one.turns, ("user", "Two?"), ("assistant", "A"))
+    assert one.joined(other).media == one.media
+    assert not parse({"image": "a.png", "question": "In <image>?", "answer": "A"}).joinable
+    assert not parse({"question": "Q", "answer": "A"}).joinable
+    assert is_question_row({"question": "Q"}) and not is_question_row({"messages": [], "question": "Q"})
+
+
+def test_scenes() -> None:
+    scene = {
+        "questions": [{"question": "Q", "answer": "A"}, {"question": "R", "answer": "B"}],
+        "caption": ["c", "d", "c"],
+    }
+    assert scene_conversations(scene, "video") == [
+        (("user", "<video>Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")),
+        (("user", "<video>Describe the video briefly."), ("assistant", "c")),
+        (("user", "<video>Describe the video in detail."), ("assistant", "d")),
+    ]
+    requests = [turns[0][1] for turns in scene_conversations({"questions": [], "caption": ["c", "d", "e"]})]
+    assert requests == [f"<image>Describe the image {how}." for how in ("briefly", "in part", "in detail")]
+    for bad in ({"questions": 3}, {"questions": [{"question": "Q"}]}, {"questions": [], "caption": [1]}):
+        with pytest.raises(DataError, match="a scene: "):
+            scene_conversations(bad)

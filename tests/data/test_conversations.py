@@ -1,0 +1,500 @@
+"""Conversations to train on: one dataset in every layout, joining, splits, fingerprints, memory, bad records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import pickle
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from perception_encoder.data import conversations as module
+from perception_encoder.data.conversations import Conversations, open_conversations
+from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.preprocess.frames import VideoFrames
+from tests.clips import clip, number_of
+from tests.data.tars import image_bytes, write_tar
+
+QUESTIONS = {
+    "cups.png": [("How many cups?", "2"), ("What colour are they?", "They are red,\nboth.")],
+    "ö/dög.png": [("Was ist das?", "Ein Hünd, “good”.")],
+}
+IMAGES = {name: image_bytes(number) for number, name in enumerate(QUESTIONS, 40)}
+
+
+def write_images(directory: Path) -> None:
+    for name, content in IMAGES.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+
+
+def write_lines(path: Path, records: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records), encoding="utf-8")
+    return path
+
+
+def llava(name: str, media: str = "image") -> dict[str, Any]:
+    turns: list[dict[str, str]] = []
+    for question, answer in QUESTIONS[name]:
+        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    turns[0]["value"] = f"<image>\n{turns[0]['value']}"
+    return {"id": Path(name).stem, media: name if media == "image" else [name], "conversations": turns}
+
+
+def chat(name: str, parts: bool) -> dict[str, Any]:
+    record = llava(name)
+    messages = [
+        {"role": "user" if each["from"] == "human" else "assistant", "content": each["value"]}
+        for each in record.pop("conversations")
+    ]
+    if parts:
+        text = messages[0]["content"].removeprefix("<image>\n")
+        messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": text}]
+    return {**record, "messages": messages}
+
+
+def inside(name: str) -> dict[str, Any]:
+    """An image in a cell and texts, as the_cauldron has them."""
+    texts = [{"user": question, "assistant": answer, "source": "x"} for question, answer in QUESTIONS[name]]
+    return {"id": Path(name).stem, "images": [{"bytes": IMAGES[name], "path": None}], "texts": texts}
+
+
+def rows() -> list[dict[str, Any]]:
+    return [
+        {"id": Path(name).stem, "image": name, "question": question, "answer": answer}
+        for name, pairs in QUESTIONS.items()
+        for question, answer in pairs
+    ]
+
+
+def write_table(path: Path, delimiter: str) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows()[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows())
+    return path
+
+
+def write_parquet(path: Path, records: list[dict[str, Any]], group: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(records), path, row_group_size=group)
+    return path
+
+
+def write_list(path: Path, indent: int | None) -> Path:
+    path.write_text("\ufeff" + json.dumps([llava(each) for each in QUESTIONS], ensure_ascii=False, indent=indent))
+    return path
+
+
+def write_shard(path: Path) -> Path:
+    members = {}
+    for name in QUESTIONS:
+        record = {key: value for key, value in llava(name).items() if key != "image"}
+        members |= {f"{Path(name).stem}.png": IMAGES[name], f"{Path(name).stem}.json": json.dumps(record).encode()}
+    return write_tar(path, members)
+
+
+def both(form: Callable[..., dict[str, Any]], *options: Any) -> list[dict[str, Any]]:
+    return [form(name, *options) for name in QUESTIONS]
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "LLaVA's lines": lambda d: write_lines(d / "a.jsonl", both(llava)),
+    "LLaVA's lists of images": lambda d: write_lines(d / "a.ndjson", both(llava, "images")),
+    "LLaVA's list": lambda d: write_list(d / "a.json", None),
+    "an indented list": lambda d: write_list(d / "a.json", 2),
+    "lines named json": lambda d: write_lines(d / "a.json", both(llava)),
+    "messages": lambda d: write_lines(d / "a.jsonl", both(chat, False)),
+    "parts": lambda d: write_lines(d / "a.jsonl", both(chat, True)),
+    "a directory": lambda d: write_lines(d / "conversations.jsonl", both(llava)).parent,
+    "CSV": lambda d: write_table(d / "a.csv", ","),
+    "TSV": lambda d: write_table(d / "a.tsv", "\t"),
+    "a directory with a CSV": lambda d: write_table(d / "questions.csv", ",").parent,
+    "lines of questions": lambda d: write_lines(d / "a.jsonl", rows()),
+    "Parquet of questions": lambda d: write_parquet(d / "a.parquet", rows()),
+    "the_cauldron": lambda d: write_parquet(d / "data" / "train-00000-of-00001.parquet", both(inside)).parent.parent,
+    "Parquet of LLaVA": lambda d: write_parquet(d / "a.parquet", both(llava)),
+    "Parquet of messages": lambda d: write_parquet(d / "a.parquet", both(chat, False), 2),
+    "shards": lambda d: write_shard(d / "train" / "00000.tar").parent.parent,
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_every_layout_gives_the_same_samples(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    write_images(tmp_path)
+    data = open_conversations(write(tmp_path))
+    assert len(data) == 2
+    assert [sample.key for sample in data] == ["cups", "dög"]
+    assert [sample.turns for sample in data] == [
+        (
+            ("user", "<image>How many cups?"),
+            ("assistant", "2"),
+            ("user", "What colour are they?"),
+            ("assistant", "They are red,\nboth."),
+        ),
+        (("user", "<image>Was ist das?"), ("assistant", "Ein Hünd, “good”.")),
+    ]
+    for sample, content in zip(data, IMAGES.values(), strict=True):
+        first, *others = sample.messages()
+        image, text = first.content
+        assert isinstance(image, Image.Image) and image.getpixel((0, 0)) == Image.open(io.BytesIO(content)).getpixel(
+            (0, 0)
+        )
+        assert [text, *(part for each in others for part in each.content)] == [
+            text.removeprefix("<image>") for _, text in sample.turns
+        ]
+    assert data[-1] == data[1] and pickle.loads(pickle.dumps(data))[0] == data[0]
+    with pytest.raises(IndexError):
+        data[2]
+
+
+def test_images_in_cells_with_a_question_a_row(tmp_path: Path) -> None:
+    cells = [{"image": {"bytes": image_bytes(n), "path": "image.png"}, "question": f"Q{n}", "answers": ["a", "b", "b"]}
+             for n in range(5)]  # fmt: skip
+    cells.append({"image": None, "question": "Without an image?", "answers": ["yes"]})
+    data = open_conversations(write_parquet(tmp_path / "train-0.parquet", cells, 2).parent)
+    assert [sample.turns for sample in data][4:] == [
+        (("user", "<image>Q4"), ("assistant", "b")),
+        (("user", "Without an image?"), ("assistant", "yes")),
+    ]
+    for number in (4, 0, 3):
+        image = data[number].messages()[0].content[0]
+        assert isinstance(image, Image.Image) and image.getpixel((0, 0))[0] == number
+    assert data.sizes == [2, 2, 2]
+    assert data[3].key == "train-0.parquet:4"
+
+
+def test_binary_cells_and_lists_of_them(tmp_path: Path) -> None:
+    table = pa.table(
+        {"images": [[image_bytes(1), image_bytes(2)]], "image": [image_bytes(3)], "question": ["Q"], "answer": [7]}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    (sample,) = open_conversations(tmp_path)
+    *images, text = sample.messages()[0].content
+    assert [image.getpixel((0, 0))[0] for image in images] == [3, 1, 2]
+    assert text == "Q" and sample.turns[1] == ("assistant", "7")
+
+
+def test_videos(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip(30))
+    records = [
+        {"video": "a.mp4", "conversations": turns("<image>\nWhat?", "A clip.")},  # as LLaVA-Video writes it
+        {"videos": ["a.mp4"], "conversations": turns("What?", "A clip.")},
+        {"video": "a.mp4", "question": "What?", "answer": "A clip."},
+    ]
+    for sample in open_conversations(write_lines(tmp_path / "a.jsonl", records)):
+        assert sample.turns == (("user", "<video>What?"), ("assistant", "A clip."))
+        frames, text = sample.messages(frames=4)[0].content
+        assert isinstance(frames, VideoFrames) and text == "What?"
+        assert [number_of(image) for image in frames.images] == [0, 9, 19, 29]
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
+
+
+def test_rows_of_one_image_are_joined_up_to_eight(tmp_path: Path) -> None:
+    table = [{"image": f"{'ab'[n % 2]}.png", "question": f"Q{n}", "answer": str(n)} for n in range(20)]
+    path = write_lines(tmp_path / "a.jsonl", table)
+    joined, single = open_conversations(path), open_conversations(path, join=False)
+    assert [[text for _, text in sample.turns[::2]] for sample in joined] == [
+        ["<image>Q0", *(f"Q{n}" for n in range(2, 16, 2))],
+        ["<image>Q16", "Q18"],
+        ["<image>Q1", *(f"Q{n}" for n in range(3, 16, 2))],
+        ["<image>Q17", "Q19"],
+    ]
+    assert [len(sample.media) for sample in joined] == [1] * 4
+    assert [sample.turns for sample in single] == [(("user", f"<image>Q{n}"), ("assistant", str(n))) for n in range(20)]
+    assert joined.fingerprint != single.fingerprint
+
+
+def test_what_is_not_joined(tmp_path: Path) -> None:
+    table = [
+        {"image": "a.png", "question": "Q0", "answer": "0"},
+        {"image": "a.png", "question": "Between <image> words", "answer": "1"},
+        {"image": "a.png", "conversations": turns("<image>\nQ2", "2")},
+        {"images": ["a.png", "b.png"], "question": "Q3", "answer": "3"},
+        {"question": "Q4", "answer": "4"},
+        {"question": "Q5", "answer": "5"},
+        {"image": "./a.png", "question": "Q6", "answer": "6"},
+    ]
+    data = open_conversations(write_lines(tmp_path / "a.jsonl", table))
+    assert [[text for _, text in sample.turns[1::2]] for sample in data] == [
+        ["0", "6"],
+        ["1"],
+        ["2"],
+        ["3"],
+        ["4"],
+        ["5"],
+    ]
+
+
+def test_scenes_in_shards(tmp_path: Path) -> None:
+    scene = {
+        "source": "scenes",
+        "label": "a cup",
+        "caption": ["a cup", "a cup left of a plate", "The image_bytes shows a cup and a plate."],
+        "questions": [{"question": "How many cups are there?", "answer": "1"}, {"question": "Big?", "answer": "no"}],
+    }
+    content = json.dumps(scene).encode()
+    write_tar(
+        tmp_path / "train" / "0.tar",
+        {"s0.jpg": image_bytes(9, "JPEG"), "s0.mask.png": image_bytes(0), "s0.json": content},
+    )
+    write_tar(tmp_path / "train" / "1.tar", {"s1.mp4": clip(30), "s1.json": content})
+    data = open_conversations(tmp_path / "train")
+    assert [sample.key for sample in data] == [f"s{tar}/{n}" for tar in (0, 1) for n in range(4)]
+    assert data.sizes == [4, 4]
+    assert [text for _, text in data[0].turns] == ["<image>How many cups are there?", "1", "Big?", "no"]
+    assert data[3].turns == (("user", "<image>Describe the image in detail."), ("assistant", scene["caption"][2]))
+    assert data[5].turns == (("user", "<video>Describe the video briefly."), ("assistant", "a cup"))
+    assert isinstance(data[0].messages()[0].content[0], Image.Image)
+    assert isinstance(data[7].messages(2)[0].content[0], VideoFrames)
+    parts = data.split(0.5)
+    assert sorted(len(part) for part in parts) in ([0, 8], [4, 4])  # a scene's conversations lie in one part
+
+
+def many(path: Path, count: int) -> Path:
+    line = '{"id": %d, "image": "%d.png", "conversations": ' + json.dumps(turns("<image>\nQ", "A")) + "}\n"
+    with path.open("w") as file:
+        file.writelines(line % (number, number // 2) for number in range(count))
+    return path
+
+
+def test_only_positions_are_in_memory(tmp_path: Path) -> None:
+    count = 40_000
+    path = many(tmp_path / "many.jsonl", count)
+    tracemalloc.start()
+    try:
+        data = open_conversations(path)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(data) == count and data[34_567].key == "34567"
+    assert held < 36 * count  # a parsed line takes more than a thousand bytes
+    assert peak < 12e6
+
+
+def test_a_part_is_held_out(tmp_path: Path) -> None:
+    data = open_conversations(many(tmp_path / "many.jsonl", 2000))
+    train, validation = data.split(0.2)
+    names = [{sample.media[0].name for sample in part} for part in (train, validation)]
+    assert len(train) + len(validation) == 2000 and 300 < len(validation) < 500
+    assert not names[0] & names[1]
+    assert {sample.key for sample in data.split(0.1)[1]} < {sample.key for sample in validation}
+    assert len({data.fingerprint, train.fingerprint, validation.fingerprint}) == 3
+    more = open_conversations(many(tmp_path / "more.jsonl", 3000)).split(0.2)[1]
+    assert [sample.key for sample in more if int(sample.key) < 2000] == [sample.key for sample in validation]
+    assert sorted(names[1])[:3] == ["103.png", "105.png", "109.png"]  # the hash is fixed
+    for share in (0.0, 1.0):
+        with pytest.raises(ConfigError, match="between 0 and 1"):
+            data.split(share)
+
+
+def test_the_fingerprint_is_of_names_sizes_and_content(tmp_path: Path) -> None:
+    def write(name: str, answer: str, media: str = "a.png") -> Conversations:
+        return open_conversations(
+            write_lines(tmp_path / name, [{"image": media, "question": "Q", "answer": answer}]), join=True
+        )
+
+    one = write("1/a.jsonl", "1").fingerprint
+    assert write("2/a.jsonl", "1").fingerprint == one
+    assert one not in {write("2/b.jsonl", "1").fingerprint, write("2/a.jsonl", "2").fingerprint}
+    assert write("2/a.jsonl", "1", "b.png").fingerprint != one
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "cut off": ('{"image": "a.png", "conv', r"is not JSON: "),
+    "not an object": ("[1]", "is not a JSON object"),
+    "too few placeholders": (
+        {"images": ["a.png", "b.png"], "conversations": turns("<image>\nQ", "A")},
+        "has placeholders 1 <image> and 0 <video> for 2 images and 0 videos; each image and video needs one",
+    ),
+    "too many placeholders": (
+        {"image": "a.png", "conversations": turns("<image>\nQ", "A", "<image>\nQ", "A")},
+        "has placeholders 2 <image> and 0 <video> for 1 images and 0 videos",
+    ),
+    "a placeholder without media": ({"conversations": turns("<image>\nQ", "A")}, "1 <image> and 0 <video> for 0 im"),
+    "another kind": ({"image": "a.png", "conversations": turns("<video>\nQ", "A")}, "0 <image> and 1 <video> for 1 im"),
+    "a placeholder in an answer": (
+        {"image": "a.png", "conversations": turns("Q", "<image>")},
+        r"turn 2 of the assistant holds <image>; only the user's may",
+    ),
+    "no last answer": ({"conversations": turns("Q", "A", "Q")}, "turn 3, the last one, has no answer"),
+    "an answer left out": (
+        {"conversations": [*turns("Q"), *turns("Q", "A")]},
+        "turn 2 is of the user, but the question before it has no answer",
+    ),
+    "an empty answer": ({"conversations": turns("Q", " \n")}, "turn 2 of the assistant is empty"),
+    "no question": ({"conversations": turns("Q", "A")[1:]}, "turn 1 is of the assistant, but the question before"),
+    "a late system": (
+        {"messages": [{"role": "user", "content": "Q"},
+                      {"role": "system", "content": "S"}]},
+        "turn 2 is of the system, but the question before it has no answer",
+    ),
+    "only a system": ({"messages": [{"role": "system", "content": "S"}]}, "turn 1, the last one, has no answer"),
+    "an unknown role": (
+        {"conversations": [{"from": "bing", "value": "Q"}]},
+        "turn 1 has the role 'bing'; known: human, user, gpt, assistant, system",
+    ),
+    "no role": ({"conversations": [{"value": "Q"}]}, "turn 1 has the role missing or null; known"),
+    "a text that is none": ({"conversations": [{"from": "human", "value": 3}]}, "the text of turn 1 is 3; it must be"),
+    "no turns": ({"conversations": []}, r"`conversations` is \[\]; it must be a list of objects"),
+    "an unknown part": (
+        {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
+        "turn 1 has a part of type 'audio'; known: text, image, image_url, video, video_url",
+    ),
+    "a part of no type": (
+        {"messages": [{"role": "user", "content": [{"type": ["text"]}]}]},
+        r"turn 1 has a part of type \['text'\]; known: text",
+    ),
+    "a missing answer": ({"image": "a.png", "question": "Q"}, "the answer is missing or null; it must be a text"),
+    "no fields": ({"image": "a.png"}, "has none of the fields conversations, messages, texts, question"),
+    "outside": ({"image": "../a.png", "question": "Q", "answer": "A"}, r"the path '\.\./a\.png' leaves the directory"),
+    "outside after all": ({"image": "b/../../a.png", "question": "Q", "answer": "A"}, "leaves the directory"),
+    "elsewhere": ({"image": "/etc/a.png", "question": "Q", "answer": "A"}, r"the path '/etc/a\.png' leaves the dir"),
+    "a URL": ({"image": "https://x.org/a.png", "question": "Q", "answer": "A"}, "image 1 is the URL 'https://x.org/a.png'"),
+    "a number": ({"image": 5, "question": "Q", "answer": "A"}, "image 1 is 5; it must be a path"),
+    "a wrong id": ({"id": [1], "question": "Q", "answer": "A"}, r"`id` is \[1\]; it must be an integer or a text"),
+    "half a character": ('{"question": "\\ud83d", "answer": "A"}', "`question` is .* which is not Unicode text"),
+    "half a character in answers": ('{"question": "Q", "answers": ["\\ud83d"]}', "the answer is .* not Unicode text"),
+    "not UTF-8": (b'{"question": "\xff", "answer": "A"}', "is not JSON: 'utf-8' codec can't decode"),
+}  # fmt: skip
+GOOD = {"image": "a.png", "question": "Q", "answer": "A"}
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
+def test_the_first_bad_line_is_named_or_left_out(bad: Any, reason: str, tmp_path: Path, caplog) -> None:
+    content = bad if isinstance(bad, bytes) else (bad if isinstance(bad, str) else json.dumps(bad)).encode()
+    good = json.dumps(GOOD).encode()
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([good, b"", content, good, content]))
+    with pytest.raises(DataError, match=rf"a\.jsonl:3: .*{reason}") as caught:
+        open_conversations(path, join=False)
+    assert len(str(caught.value).splitlines()) == 1
+    data = open_conversations(path, join=False, skip_bad=True)
+    assert [sample.where for sample in data] == [f"{path}:1", f"{path}:4"] and data.bad == 2
+    assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
+        f"left out {path}:3", f"left out {path}:5", f"{path}",
+    ]  # fmt: skip
+
+
+def test_five_bad_lines_are_named_and_all_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [{}, GOOD, *[{}] * 30])
+    with caplog.at_level(logging.WARNING):
+        data = open_conversations(path, skip_bad=True)
+    assert (len(data), data.bad) == (1, 31)
+    assert [f"a.jsonl:{n}:" in each for n, each in zip((1, 3, 4, 5, 6), caplog.messages, strict=False)] == [True] * 5
+    assert caplog.messages[5:] == [f"{path}: left out 31 bad samples of 32"]
+    with pytest.raises(DataError, match="has no valid conversation, but 2 bad"):
+        open_conversations(write_lines(tmp_path / "b.jsonl", [{}, {}]), skip_bad=True)
+
+
+def test_a_bad_row_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('image,question,answer\na.png,"How\nmany?",3\na.png,How many,and where?,3\na.png,What?\n')
+    with pytest.raises(DataError, match=r"a\.csv:4: has more cells than columns; quote"):
+        open_conversations(path)
+    data = open_conversations(path, skip_bad=True, join=False)
+    assert data.bad == 2 and data[0].turns == (("user", "<image>How\nmany?"), ("assistant", "3"))
+    assert data[0].where == f"{path}:3"
+    with pytest.raises(DataError, match=r"a\.csv:5: the answer is missing"):
+        path.write_text(path.read_text().replace("How many,and where?,3", "Where?,3"))
+        open_conversations(path)
+
+
+def test_media_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_bytes(image_bytes(1)[:50])
+    (tmp_path / "text.mp4").write_text("no video")
+    table = [
+        {"id": 7, "image": "missing.png", "question": "Q", "answer": "A"},
+        {"image": "damaged.png", "question": "Q", "answer": "A"},
+        {"video": "text.mp4", "question": "Q", "answer": "A"},
+    ]
+    path = write_lines(tmp_path / "a.jsonl", table)
+    data = open_conversations(path)
+    with pytest.raises(MediaNotFoundError, match=r"a\.jsonl:1 \(7\): missing\.png: no such file"):
+        data[0].messages()
+    with pytest.raises(MediaDecodeError, match=r"a\.jsonl:2: damaged\.png: cannot be decoded"):
+        data[1].messages()
+    with pytest.raises(MediaDecodeError, match=r"a\.jsonl:3: text\.mp4: "):
+        data[2].messages()
+    cells = [{"image": {"bytes": content, "path": None}, "question": "Q", "answer": "A"} for content in (b"?", None)]
+    inside = open_conversations(write_parquet(tmp_path / "b.parquet", cells))
+    with pytest.raises(MediaDecodeError, match=r"b\.parquet:1: image 1: is not an image"):
+        inside[0].messages()
+    with pytest.raises(MediaDecodeError, match=r"b\.parquet:2: image 1: .* has no image in the column"):
+        inside[1].messages()
+
+
+def test_a_directory_of_media(tmp_path: Path) -> None:
+    write_images(tmp_path / "media")
+    path = write_lines(tmp_path / "texts" / "a.jsonl", both(llava))
+    with pytest.raises(MediaNotFoundError):
+        open_conversations(path)[0].messages()
+    assert open_conversations(path, media=tmp_path / "media")[0].messages()[0].media
+
+
+def test_a_file_that_changes(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [GOOD, GOOD])
+    data = open_conversations(path)
+    path.write_text("{}\n")
+    with pytest.raises(InputError, match=r"a\.jsonl:1: the file has changed since it was opened"):
+        data[0]
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.jsonl:1: cannot be read: No such file"):
+        data[0]
+
+
+def test_which_files_of_a_directory_are_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no conversations: no Parquet files, tars, \.jsonl"):
+        open_conversations(tmp_path)
+    with pytest.raises(DataError, match=r"nothing\.jsonl does not exist"):
+        open_conversations(tmp_path / "nothing.jsonl")
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match=r"a\.txt is not a file of conversations; known: \.jsonl"):
+        open_conversations(tmp_path / "a.txt")
+    for name in ("words.jsonl", "other.jsonl"):
+        write_lines(tmp_path / "train" / name, [{}])
+    with pytest.raises(DataError, match=r"train has several tables: other\.jsonl, words\.jsonl; give the path of one"):
+        open_conversations(tmp_path)
+    write_lines(tmp_path / "train" / "conversations.jsonl", [GOOD])
+    assert open_conversations(tmp_path)[0].where == f"{tmp_path}/train/conversations.jsonl:1"
+    for split in ("train", "test", "validation"):
+        row = {"question": split, "answer": "A"}
+        write_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", [row])
+    assert [sample.turns[0][1] for sample in open_conversations(tmp_path)] == ["train"]
+    assert len(open_conversations(tmp_path / "data" / "test-00000-of-00001.parquet")) == 1
+
+
+def test_the_pass_is_tracked(tmp_path: Path) -> None:
+    calls = []
+
+    def track(items, description, total):
+        calls.append((description, total))
+        return items
+
+    for path in (
+        many(tmp_path / "a.jsonl", 7),
+        write_list(tmp_path / "b.json", 1),
+        write_table(tmp_path / "c.csv", ","),
+    ):
+        open_conversations(path, track=track)
+    assert calls == [("checking a.jsonl", 7), ("checking b.json", 2), ("checking c.csv", 5)]
+
+
+def test_joining_keeps_the_order() -> None:
+    groups = np.array([5, 7, 5, 5, 7, 9], np.uint64)
+    order, starts = module._join(groups, np.array([1, 1, 1, 0, 1, 1], bool))
+    assert order.tolist() == [0, 2, 1, 4, 3, 5] and starts.tolist() == [0, 2, 4, 5]

@@ -1,0 +1,85 @@
+"""Plans of language alignment, against the models themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from perception_encoder.errors import ConfigError, WeightsUnavailableError
+from perception_encoder.language_alignment.plan import SHAPES, DecoderShape, decoder_shape, plan_language
+from perception_encoder.language_alignment.recipes import alignment, own_questions, warmup
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
+from perception_encoder.planning.cluster import Cluster
+from perception_encoder.planning.devices import find_device
+from tests.language_models import tiny_llama, write_tiny_decoder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> DecoderShape:
+    return decoder_shape(str(write_tiny_decoder(tmp_path)))
+
+
+def test_parameters_and_operations_are_those_of_the_model(tiny: DecoderShape) -> None:
+    model = tiny_llama()
+    tiny = dataclasses.replace(tiny, tied=model.config.tie_word_embeddings)
+    assert tiny.parameters == sum(parameter.numel() for parameter in model.parameters())
+    model.set_attn_implementation("eager")  # products of fused attention are not counted on a CPU
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 40, dtype=torch.long))
+    assert counter.get_total_flops() == pytest.approx(tiny.flops(40) + tiny.logits(40), rel=1e-3)
+
+
+@pytest.mark.parametrize("targets", ["attention", "mlp", "all"])
+def test_adapters_are_those_of_the_model(tiny: DecoderShape, targets: str) -> None:
+    lora = DecoderLoRA(rank=3, targets=targets)
+    adapters = add_decoder_adapters(tiny_llama(), lora, torch.Generator())
+    assert tiny.adapters(lora) == sum(parameter.numel() for parameter in adapters)
+
+
+def test_activations_are_about_what_autograd_saves(tiny: DecoderShape) -> None:
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    model = tiny_llama()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    embeddings = torch.rand(4, 100, 32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.get_decoder()(inputs_embeds=embeddings, use_cache=False)
+    measured = sum(size for pointer, size in saved.items() if pointer not in weights)
+    assert 4 * tiny.activations(100, checkpointing=False) == pytest.approx(measured, rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("smollm2", 134.5), ("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711), ("meta-llama/Llama-3.2-3B-Instruct", 3213)],
+)
+def test_the_recipes_language_models_have_their_published_sizes(name: str, millions: float) -> None:
+    assert SHAPES[name].parameters / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+def test_training_everything_costs_more_than_the_projector_alone() -> None:
+    cluster = Cluster(device=find_device("h100"), devices=64)
+    first, second = plan_language(warmup("g14"), cluster), plan_language(alignment("g14"), cluster)
+    assert second.stages[0].flops > 20 * first.stages[0].flops
+    assert second.memory["optimizer"] > 100 * first.memory["optimizer"]
+    assert second.parameters == pytest.approx(4.97e9, rel=0.05)
+    assert "17 tiles" in second.assumed
+
+
+def test_own_questions_fit_a_gpu_and_too_small_a_batch_is_refused() -> None:
+    plan = plan_language(own_questions(), Cluster(device=find_device("a100-80gb"), devices=1))
+    assert sum(plan.memory.values()) < 0.9 * 80e9
+    with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 16 devices"):
+        plan_language(own_questions(), Cluster(device=find_device("h100"), devices=16))
+
+
+def test_an_unknown_language_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailableError, match="could not be read"):
+        decoder_shape(str(tmp_path))

@@ -1,0 +1,152 @@
+"""Whole runs of language alignment on a few images, with a tiny language model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.errors import CheckpointError, ConfigError, InputError
+from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
+from perception_encoder.language_alignment.run import BEST, align_language
+from perception_encoder.language_alignment.text.adapters import DecoderLoRA
+from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.validation import ValidationConfig
+from tests.language_models import write_tiny_decoder
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plain images, each with a question about its colour."""
+    directory = tmp_path_factory.mktemp("data")
+    lines = []
+    for number in range(40):
+        name = list(COLOURS)[number % 4]
+        shade = tuple(max(0, value - number // 4) for value in COLOURS[name])
+        Image.new("RGB", (40, 40), shade).save(directory / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": name}]
+        lines.append(json.dumps({"id": str(number), "image": f"{number}.png", "conversations": turns}))
+    path = directory / "train.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_decoder(tmp_path_factory.mktemp("decoder")))
+
+
+def config(decoder: str, **settings: object) -> LanguageConfig:
+    values = {
+        "decoder": decoder, "context": 300, "image_size": 32, "steps": 4, "batch_size": 4, "warmup": 1, "pool": 1,
+        "log_every": 1, "checkpoint_every": 2, "validation": None,
+        "optimizer": OptimizerConfig(name="adamw", lr=1e-3),
+    }  # fmt: skip
+    return LanguageConfig(**{**values, **settings})
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return read_trained(path)[1]
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_projector_alone_learns_and_its_features_are_cached(tmp_path: Path, data: Path, decoder: str) -> None:
+    own = config(decoder, steps=30, batch_size=8, optimizer=OptimizerConfig(name="adamw", lr=1e-2), checkpoint_every=30)
+    path = align_language(own, [data], tmp_path / "run")
+    losses = [row["next_token"] for row in rows_of(tmp_path / "run") if "next_token" in row]
+    assert losses[-1] < 0.8 * losses[0]
+    assert {name.split(".")[0] for name in weights_of(path)} == {"projector"}
+    (index,) = (tmp_path / "run" / "features").glob("*.jsonl")
+    assert len(index.read_text().splitlines()) == 40, "each image is encoded once"
+
+
+def test_cached_features_train_as_pixels_do(tmp_path: Path, data: Path, decoder: str) -> None:
+    for cached in (True, False):
+        align_language(config(decoder, cached=cached), [data], tmp_path / str(cached))
+    of_features, of_pixels = ([row["next_token"] for row in rows_of(tmp_path / name)] for name in ("True", "False"))
+    assert of_features == pytest.approx(of_pixels, rel=1e-2)
+
+
+@pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=2)])
+def test_everything_trains_and_the_model_answers(
+    tmp_path: Path, data: Path, decoder: str, lora: DecoderLoRA | None
+) -> None:
+    own = config(decoder, train_vision=True, train_decoder=True, lora=lora, layer_scale=0.1, drop_path=0.2)
+    path = align_language(own, [data], tmp_path)
+    state = weights_of(path)
+    assert {name.split(".")[0] for name in state} == {"projector", "vision", "decoder"}
+    assert all("lora_" in name for name in state if name.startswith("decoder.")) == (lora is not None)
+    model = load_language_model(tmp_path, "cpu", torch.float32)
+    assert model.generate([ask("What colour?", [Image.new("RGB", (40, 40), "red")])], Sampling(max_tokens=4))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, decoder: str) -> None:
+    own = config(decoder, train_vision=True, train_decoder=True, lora=DecoderLoRA(rank=2), drop_path=0.3)
+    whole = align_language(own, [data], tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(row: dict[str, float]) -> None:
+        if row["step"] == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        align_language(own, [data], tmp_path / "cut", listener=stop)
+    resumed = align_language(own, [data], tmp_path / "cut")
+    for name, value in weights_of(whole).items():
+        assert torch.equal(value, weights_of(resumed)[name]), name
+
+
+def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, decoder: str) -> None:
+    first = align_language(config(decoder), [data], tmp_path / "first")
+    own = config(
+        decoder, initial=str(first), train_vision=True, train_decoder=True, lora=DecoderLoRA(rank=2), layer_scale=0.1
+    )
+    frozen = OptimizerConfig(name="adamw", lr=0.0)
+    second = align_language(config(decoder, initial=str(first), optimizer=frozen), [data], tmp_path / "same")
+    for name, value in weights_of(first).items():
+        assert torch.equal(value, weights_of(second)[name])
+    third = align_language(own, [data], tmp_path / "third")
+    fourth = align_language(config(decoder, initial=str(third), optimizer=frozen), [data], tmp_path / "fourth")
+    assert weights_of(fourth).keys() == weights_of(third).keys()
+    assert read_trained(fourth)[0].lora == DecoderLoRA(rank=2)
+    with pytest.raises(ConfigError, match="initial has adapters of"):
+        other = config(decoder, initial=str(third), train_decoder=True, lora=DecoderLoRA(rank=3))
+        align_language(other, [data], tmp_path / "other")
+
+
+def test_a_validated_run_writes_its_best_weights(tmp_path: Path, data: Path, decoder: str) -> None:
+    own = config(decoder, steps=6, validation=ValidationConfig(every=2, share=0.3, metric="loss"))
+    align_language(own, [data], tmp_path)
+    scores = {row["step"]: row["validation/loss"] for row in rows_of(tmp_path) if "validation/loss" in row}
+    assert set(scores) == {2, 4, 6}
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["best"] == {"step": min(scores, key=scores.__getitem__), "loss": min(scores.values())}
+    assert weights_of(tmp_path / BEST).keys() == weights_of(tmp_path / WEIGHTS).keys()
+
+
+def test_other_settings_are_another_run(tmp_path: Path, data: Path, decoder: str) -> None:
+    align_language(config(decoder), [data], tmp_path)
+    with pytest.raises(CheckpointError, match="belongs to a run with other settings"):
+        align_language(config(decoder, seed=1), [data], tmp_path)
+
+
+def test_a_damaged_image_names_its_sample(tmp_path: Path, data: Path, decoder: str) -> None:
+    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "it"}]
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"id": "seven", "image": "bad.png", "conversations": turns}) + "\n")
+    with pytest.raises(InputError, match=r"seven.*bad\.png"):
+        align_language(config(decoder, batch_size=1), [path], tmp_path / "run")

@@ -1,0 +1,34 @@
+"""Small PDF files, written by hand: pages of one colour each, and one with a password."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+COLOURS = ("1 0 0", "0 1 0", "0 0 1")
+
+
+def pdf(sizes: Sequence[tuple[int, int]], encrypted: bool = False) -> bytes:
+    """A PDF of pages of these sizes in points, filled with red, green, blue, red and so on."""
+    count = len(sizes)
+    kids = " ".join(f"{3 + 2 * n} 0 R" for n in range(count))
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {count} >>"]
+    for number, (width, height) in enumerate(sizes):
+        content = f"{COLOURS[number % 3]} rg 0 0 {width} {height} re f"
+        box = f"/MediaBox [0 0 {width} {height}]"
+        objects.append(f"<< /Type /Page /Parent 2 0 R {box} /Contents {4 + 2 * number} 0 R >>")
+        objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
+    trailer = f"/Size {len(objects) + 1} /Root 1 0 R"
+    if encrypted:
+        trailer += f" /Encrypt << /Filter /Standard /V 1 /R 2 /O <{'41' * 32}> /U <{'42' * 32}> /P -4 >>"
+        trailer += f" /ID [<{'43' * 16}> <{'43' * 16}>]"
+    stream, offsets = io.BytesIO(), []
+    stream.write(b"%PDF-1.4\n")
+    for number, text in enumerate(objects, 1):
+        offsets.append(stream.tell())
+        stream.write(f"{number} 0 obj\n{text}\nendobj\n".encode())
+    start = stream.tell()
+    table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
+    stream.write(f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}".encode())
+    stream.write(f"trailer\n<< {trailer} >>\nstartxref\n{start}\n%%EOF\n".encode())
+    return stream.getvalue()

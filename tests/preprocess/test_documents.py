@@ -1,0 +1,79 @@
+"""Pages of PDFs: which, how large, and the errors of bad files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError
+from perception_encoder.preprocess.documents import PAGES, is_pdf, open_pdf_pages
+from perception_encoder.preprocess.tiling import tile_grid
+from tests.pdfs import pdf
+
+A4 = (595, 842)
+
+
+def colours(images: list[Image.Image]) -> list[tuple[int, int, int]]:
+    return [image.getpixel((image.width // 2, image.height // 2)) for image in images]
+
+
+def test_pages_are_chosen_by_number() -> None:
+    document = pdf([A4] * 3)
+    red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    assert colours(open_pdf_pages(document)) == [red, green, blue]
+    assert colours(open_pdf_pages(document, pages=[3, 1])) == [blue, red]
+    with pytest.raises(InputError, match="a.pdf: has pages 1 to 3; there is no page 4".replace(".", r"\.")):
+        open_pdf_pages(document, "a.pdf", [1, 4])
+
+
+@pytest.mark.parametrize("size", [A4, (842, 595), (300, 300), (1400, 400)])
+@pytest.mark.parametrize(("tile", "budget"), [(448, 4), (448, 36), (336, 1), (448, 0)])
+def test_a_page_covers_its_tiles_and_no_more(size: tuple[int, int], tile: int, budget: int) -> None:
+    (page,) = open_pdf_pages(pdf([size]), tile=tile, budget=budget)
+    columns, rows = tile_grid(size[0] * 1000, size[1] * 1000, tile, max(1, budget))
+    spare = (page.width - columns * tile, page.height - rows * tile)
+    assert min(spare) in (0, 1) and page.mode == "RGB"  # a side is rounded up
+    assert abs(page.width / page.height - size[0] / size[1]) < 0.02
+
+
+def test_a_long_document_gives_its_first_pages_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert len(open_pdf_pages(pdf([A4] * (PAGES + 2)), "long.pdf", budget=1)) == PAGES
+    assert caplog.messages == [
+        f"long.pdf: has {PAGES + 2} pages; only the first {PAGES} are read unless pages are chosen"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pdf([A4], encrypted=True), "is encrypted; save it without a password first"),
+        (pdf([A4])[:200], "is a damaged PDF: "),
+        (b"%PDF-1.4\nnothing", "is a damaged PDF: "),
+        (b"", "is empty"),
+    ],
+)
+def test_bad_files_are_clear_errors(content: bytes, message: str) -> None:
+    with pytest.raises(MediaDecodeError, match=f"a.pdf: {message}"):
+        open_pdf_pages(content, "a.pdf")
+
+
+def test_pages_are_rendered_from_any_thread() -> None:
+    document = pdf([A4] * 3)
+    with ThreadPoolExecutor(4) as pool:
+        rendered = list(pool.map(lambda _: colours(open_pdf_pages(document, budget=1)), range(12)))
+    assert rendered == [colours(open_pdf_pages(document, budget=1))] * 12
+
+
+def test_without_pypdfium2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    with pytest.raises(MissingExtraError, match="pypdfium2 is not installed"):
+        open_pdf_pages(pdf([A4]))
+
+
+def test_first_bytes() -> None:
+    assert is_pdf(pdf([A4])[:512]) and not is_pdf(b"\xff\xd8\xff")
