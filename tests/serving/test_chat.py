@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
@@ -138,6 +140,29 @@ def test_langchain_asks_and_streams(address: str) -> None:
     assert answer.response_metadata["finish_reason"] == "stop"
     chunks = list(model.stream(messages))
     assert "".join(chunk.content for chunk in chunks) == answer.content and len(chunks) > 4
+
+
+def test_the_example_of_the_documentation_runs(
+    encoder: Encoder,
+    echo: EchoGenerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.M) if "chat." in block]
+    (curl,) = re.findall(r"^curl localhost:8000(/v1/chat/completions) -d '(.*?)'$", page, re.DOTALL | re.M)
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    with served(create_app(encoder, ApiConfig(), chat=GenerationQueue("builtin-lang", lambda: echo))) as address:
+        exec(code.replace("http://127.0.0.1:8000", address), {})
+        body = curl[1].replace("https://example.com/mug.jpg", RED)
+        answer = httpx.post(
+            address + curl[0], content=body, headers={"Content-Type": "application/x-www-form-urlencoded"}
+        )
+    expected = "40x30 How many cups are on the table? "
+    assert capsys.readouterr().out == f"{expected}\n{expected}"
+    assert answer.json()["choices"][0]["message"]["content"] == "40x30 What is this? "
 
 
 def test_the_models_are_listed(client: openai.OpenAI, address: str) -> None:

@@ -139,7 +139,7 @@ def test_a_browser_that_goes_ends_the_generation_and_others_are_told_to_wait(
         address = address_of(httpx, PHOTO, base)
         with httpx.stream("POST", address, json={"question": ENDLESS}) as response:
             pieces = response.iter_bytes()
-            assert next(pieces) == b'{"text": "80x60 "}\n'
+            assert next(pieces) == b'{"text": "0 "}\n'
             busy = httpx.post(address, json={"question": "what?"})
             assert busy.status_code == 429 and "wait already" in busy.json()["error"]
         deadline = time.monotonic() + 8
