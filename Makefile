@@ -10,7 +10,7 @@ BIN := .venv/bin
 DEMO_EXTRAS := demo
 # Its scorers are compared with ours; tests take single functions from its files, so its many dependencies stay out.
 LMMS_EVAL := lmms-eval==0.7.3
-DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,documents,scenes,cluster,onnx,data
+DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,lang,documents,scenes,cluster,onnx,data
 
 .PHONY: demo test test-slow test-dtypes check lint types site wheel docs clean
 
