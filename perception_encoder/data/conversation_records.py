@@ -18,13 +18,13 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from perception_encoder.errors import InputError
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import list_objects, quoted, text_field, text_list
 from perception_encoder.preprocess.conversation import MediaPart, Message, Role, split_at_placeholders
 from perception_encoder.preprocess.image import open_image
@@ -48,6 +48,8 @@ _ROLES: dict[str, Role] = {
 _PLACEHOLDERS = re.compile("(<image>|<video>)")
 _PART_KINDS: dict[str, MediaKind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 _PAIR: tuple[Role, Role] = ("user", "assistant")
+BOX_REQUEST = "Give the box of the {}."
+"""Asks for an object's box."""
 
 
 class StoredMedia(Protocol):
@@ -331,11 +333,11 @@ def _check_turns(turns: list[Turn]) -> None:
 
 
 def scene_conversations(metadata: Mapping[str, Any], kind: MediaKind = "image") -> list[tuple[Turn, ...]]:
-    """Return the conversations of a rendered scene's JSON: one of all questions, and one for each caption.
+    """Return the conversations of a rendered scene's JSON: one of all questions, one of boxes, one for each caption.
 
-    They are not one conversation, because a caption answers questions that come after it. The first caption is the
-    answer to a request for a short description, the last of several to one for a long description. Raises DataError
-    for a field of another form.
+    They are not one conversation, because a caption answers questions that come after it. The boxes are those of an
+    image's objects that are the only ones of their kind. The first caption is the answer to a request for a short
+    description, the last of several to one for a long description. Raises DataError for a field of another form.
     """
     where = "a scene"
     conversations = []
@@ -346,8 +348,32 @@ def scene_conversations(metadata: Mapping[str, Any], kind: MediaKind = "image") 
         turns += [("user", text_field(each, "question", name)), ("assistant", text_field(each, "answer", name))]
     if turns:
         conversations.append(((turns[0][0], f"<{kind}>{turns[0][1]}"), *turns[1:]))
+    if kind == "image" and (boxes := _box_turns(metadata, where)):
+        conversations.append(((boxes[0][0], f"<{kind}>{boxes[0][1]}"), *boxes[1:]))
     captions = list(dict.fromkeys(text_list(metadata.get("caption", []), f"{where}: `caption`")))
     for number, caption in enumerate(captions):
         detail = "in detail" if number and number == len(captions) - 1 else "in part" if number else "briefly"
         conversations.append((("user", f"<{kind}>Describe the {kind} {detail}."), ("assistant", caption)))
     return conversations
+
+
+def _box_turns(metadata: Mapping[str, Any], where: str) -> list[Turn]:
+    """Questions for the boxes of objects that no other shares its kind with, and the answers."""
+    objects = list_objects({"objects": metadata.get("objects", [])}, "objects", where)
+    named = [(text_field(each, "kind", f"{where}: objects[{at}]"), each.get("box")) for at, each in enumerate(objects)]
+    kinds = Counter(name for name, _ in named)
+    turns: list[Turn] = []
+    for name, box in named:
+        if kinds[name] == 1 and isinstance(box, (list, tuple)) and len(box) == 4:
+            try:
+                answer = box_text([float(side) for side in box], float(metadata["width"]), float(metadata["height"]))
+            except (KeyError, TypeError, ValueError, ZeroDivisionError):
+                raise DataError(f"{where}: the box of the {name} is {box!r}, or its image has no size") from None
+            turns += [("user", BOX_REQUEST.format(name)), ("assistant", answer)]
+    return turns
+
+
+def box_text(box: Sequence[float], width: float, height: float) -> str:
+    """Write a box in pixels (left, top, right, bottom) as the paper does: `[x, y, x, y]`, three digits, 000 to 999."""
+    values = (min(max(int(1000 * side / of), 0), 999) for side, of in zip(box, (width, height) * 2, strict=True))
+    return f"[{', '.join(f'{value:03d}' for value in values)}]"

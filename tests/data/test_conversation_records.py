@@ -158,3 +158,25 @@ def test_scenes() -> None:
     for bad in ({"questions": 3}, {"questions": [{"question": "Q"}]}, {"questions": [], "caption": [1]}):
         with pytest.raises(DataError, match="a scene: "):
             scene_conversations(bad)
+
+
+def test_boxes_of_scenes() -> None:
+    objects = [
+        {"kind": "mug", "box": [12.0, 0.0, 64.0, 128.0]},
+        {"kind": "chair", "box": [0, 0, 1, 1]},
+        {"kind": "chair", "box": [2, 2, 3, 3]},
+        {"kind": "lamp", "box": [-3, 63.9, 20, 130]},
+    ]
+    scene = {"objects": objects, "width": 128, "height": 128, "caption": ["c"]}
+    boxes, caption = scene_conversations(scene)
+    assert boxes == (
+        ("user", "<image>Give the box of the mug."),
+        ("assistant", "[093, 000, 500, 999]"),
+        ("user", "Give the box of the lamp."),
+        ("assistant", "[000, 499, 156, 999]"),
+    )
+    assert caption[1] == ("assistant", "c")
+    assert len(scene_conversations(scene, "video")) == 1, "a video's boxes are of its last frame"
+    for bad in ({**scene, "width": None}, {**scene, "objects": [{"kind": "mug", "box": ["a", 0, 0, 0]}]}):
+        with pytest.raises(DataError, match="the box of the mug is"):
+            scene_conversations(bad)
