@@ -65,7 +65,7 @@ def _command(name: str, dataset: str, short: str, about: str) -> Callable[..., N
 
     evaluate.__doc__ = f"""{short}
 
-    {about} A column of the paper's Table 10, and part of Table 9's average. PATH: the published files, or the Parquet
+    {about} One of the datasets of the paper's section 4. PATH: the published files, or the Parquet
     files of the hub; docs/language.md shows the layouts. Status 1: some questions could not be put; they are listed.
 
     Examples:
