@@ -176,7 +176,7 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
     saved = dict(current)
     reader = CheckpointReader(path)
     sizes = reader.read_metadata().state_dict_metadata
-    missing = current.keys() - sizes.keys()
+    missing = current.keys() ^ sizes.keys()
     if missing:
         raise CheckpointError(f"{path} does not fit this run ({min(missing)}); delete it to start anew")
     for name, tensor in current.items():
@@ -200,14 +200,14 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
         optimizer,
         model_state_dict=parts["model"],
         optim_state_dict=parts["optimizer"],
-        options=StateDictOptions(flatten_optimizer_state_dict=True, strict=False),  # what is missing is an error above
+        options=StateDictOptions(flatten_optimizer_state_dict=True, strict=not _frozen(model)),
     )
 
 
 def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
     """Return all that is saved, by names that do not depend on how the model is spread over ranks.
 
-    Frozen parameters are not: a run that resumes begins with the same ones.
+    The frozen parameters of a language model are not.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
@@ -220,9 +220,16 @@ def _tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
 
 
 def _frozen(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that are not trained, all names of one that modules share."""
-    parameters = model.named_parameters(remove_duplicate=False)
-    return {name.removeprefix("module.") for name, parameter in parameters if not parameter.requires_grad}
+    """Return the names of a language model's parameters that are not trained, all names of one that modules share.
+
+    They are most of the bytes, and a run that resumes reads them from the language model's own files.
+    """
+    names = set()
+    for prefix, module in model.named_modules():
+        if getattr(module, "_no_split_modules", None):  # a model of transformers
+            parameters = module.named_parameters(prefix, remove_duplicate=False)
+            names |= {name.removeprefix("module.") for name, each in parameters if not each.requires_grad}
+    return names
 
 
 def _wait_for_all() -> None:

@@ -54,9 +54,10 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [4, 3, 1]
 
 
-def test_frozen_parameters_are_not_saved_and_stay_what_they_are(tmp_path: Path) -> None:
+def test_a_language_models_frozen_parameters_are_not_saved_and_stay_what_they_are(tmp_path: Path) -> None:
     def make(value: float) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 2))
+        model[0]._no_split_modules = ["Block"]  # as models of transformers have it
         nn.init.constant_(model[0].requires_grad_(False).weight, value)
         return model, build_optimizer(model, OptimizerConfig(name="adamw"))
 

@@ -62,11 +62,11 @@ def onnx(
 
 @app.command()
 def lang(
-    model: Annotated[Path, argument("RUN", "Directory or file of a language alignment.")],
+    run: Annotated[Path, argument("RUN", "Directory or file of a language alignment.")],
     out: Annotated[Path, options.out_option("New directory for timm, or a .safetensors file.", "OUT"), BY_POSITION],
     half: Annotated[bool, flag("--half", "Write float16 weights.")] = False,
 ) -> None:
-    """Write the encoder of a language alignment alone, as a PE-Lang.
+    """Write an aligned encoder as a PE-Lang.
 
     A directory holds model.safetensors and config.json: timm loads it as `local-dir:OUT`, and transformers by
     AutoModel.from_pretrained("OUT"). A file has the published PE-Lang's names, which `pe` and the reference load.
@@ -83,7 +83,7 @@ def lang(
     from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
     from perception_encoder.models.checkpoints.weights import write_checkpoint
 
-    tower = read_tower(Path(find_language_model(model)))
+    tower = read_tower(Path(find_language_model(run)))
     if out.suffix in SUFFIXES:
         write_checkpoint(tower, out, half)
     else:

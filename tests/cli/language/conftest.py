@@ -22,7 +22,7 @@ def language_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("tiny")
     own = parts(run)
     model, _ = build_language_model(own, torch.Generator().manual_seed(0))
-    write_language_model(run / WEIGHTS, own, model, {"vision": False, "decoder": False})
+    write_language_model(run / WEIGHTS, own, model, vision=False, decoder=False)
     return run
 
 
