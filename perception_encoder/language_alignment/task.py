@@ -24,11 +24,15 @@ class Aligned(nn.Module):
     def forward(
         self, ids: Tensor, labels: Tensor, is_image: Tensor, images: Tensor, branches: Tensor | None = None
     ) -> Tensor:
-        """Losses (K,) of the labelled tokens; `images` are pixels (N, 3, S, S) or features (N, P, width)."""
+        """Losses (K,) of the labelled tokens."""
+        return self.model.token_losses(self.embed(ids, is_image, images, branches), labels)
+
+    def embed(self, ids: Tensor, is_image: Tensor, images: Tensor, branches: Tensor | None = None) -> Tensor:
+        """The decoder's input (B, T, dim); `images` are pixels (N, 3, S, S) or features (N, P, width)."""
         model = self.model
         features = model.image_features(images, branches) if images.dim() == 4 else images
         tokens = model.project(features.to(next(model.projector.parameters()).dtype), self.grid).flatten(0, 1)
-        return model.token_losses(model.embed(ids, is_image, tokens), labels)
+        return model.embed(ids, is_image, tokens)
 
 
 class LanguageAlignmentTask:
@@ -79,11 +83,8 @@ class HeldOutAnswers:
         device = next(self.aligned.parameters()).device
         for batch in self.batches:
             batch = batch.to(device)
-            model = self.aligned.model
-            features = model.image_features(batch.images) if batch.images.dim() == 4 else batch.images
-            image_tokens = model.project(features.to(next(model.projector.parameters()).dtype), self.aligned.grid)
-            embeddings = model.embed(batch.ids, batch.is_image, image_tokens.flatten(0, 1))
-            losses, right = model.token_scores(embeddings, batch.labels)
+            embeddings = self.aligned.embed(batch.ids, batch.is_image, batch.images)
+            losses, right = self.aligned.model.token_scores(embeddings, batch.labels)
             total, tokens = total + float(losses.sum()), tokens + len(losses)
             exact, rows = exact + int(right.sum()), rows + len(right)
         return {"loss": total / max(1, tokens), "exact": exact / max(1, rows)}

@@ -75,7 +75,7 @@ class Entry:
         return str(id_field(self.fields, self.first(names), self.where))
 
     def optional(self, *names: str) -> str:
-        """Return what `identity` does, or an empty text if there is no such field."""
+        """Return what `identity` does, or an empty text without such a field."""
         return self.identity(*names) if self.fields.get(self.first(names)) is not None else ""
 
     def answers(self, *names: str) -> tuple[str, ...]:
