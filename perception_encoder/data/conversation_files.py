@@ -35,7 +35,7 @@ from perception_encoder.formats.table_images import TableImage
 from perception_encoder.formats.tables import iterate_table
 from perception_encoder.preprocess.source import escape_name
 
-SCENE_CONVERSATIONS = 16
+SCENE_CONVERSATIONS = 3
 """Most conversations of a scene."""
 ONE_PART = np.zeros(1, np.int64)
 _BLOCK = 1 << 22

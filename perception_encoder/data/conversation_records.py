@@ -18,15 +18,22 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.entries import list_objects, quoted, text_field, text_list
-from perception_encoder.preprocess.conversation import MediaPart, Message, Role, split_at_placeholders
+from perception_encoder.formats.entries import quoted, text_list
+from perception_encoder.formats.scene_questions import BOX_REQUEST, scene_answers, scene_boxes
+from perception_encoder.preprocess.conversation import (
+    CAPTION_PROMPT,
+    MediaPart,
+    Message,
+    Role,
+    split_at_placeholders,
+)
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.preprocess.video import read_frames
@@ -48,8 +55,6 @@ _ROLES: dict[str, Role] = {
 _PLACEHOLDERS = re.compile("(<image>|<video>)")
 _PART_KINDS: dict[str, MediaKind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 _PAIR: tuple[Role, Role] = ("user", "assistant")
-BOX_REQUEST = "Give the box of the {}."
-"""Asks for an object's box."""
 
 
 class StoredMedia(Protocol):
@@ -333,44 +338,44 @@ def _check_turns(turns: list[Turn]) -> None:
 
 
 def scene_conversations(metadata: Mapping[str, Any], kind: MediaKind = "image") -> list[tuple[Turn, ...]]:
-    """Return the conversations of a rendered scene's JSON: one of all questions, one of boxes, one for each caption.
+    """Return the conversations of a rendered scene's JSON: one of questions, one of captions, one of boxes.
 
-    They are not one conversation, because a caption answers questions that come after it. The boxes are those of an
-    image's objects that are the only ones of their kind. The first caption is the answer to a request for a short
-    description, the last of several to one for a long description. Raises DataError for a field of another form.
+    The longest caption ends the questions, which it would answer if it came before them. The boxes are those of an
+    image's objects that are the only ones of their kind. Raises DataError for a field of another form.
     """
     where = "a scene"
-    conversations = []
-    turns: list[Turn] = []
-    questions = list_objects({"questions": metadata.get("questions", [])}, "questions", where)
-    for number, each in enumerate(questions):
-        name = f"{where}: questions[{number}]"
-        turns += [("user", text_field(each, "question", name)), ("assistant", text_field(each, "answer", name))]
-    if turns:
-        conversations.append(((turns[0][0], f"<{kind}>{turns[0][1]}"), *turns[1:]))
-    if kind == "image" and (boxes := _box_turns(metadata, where)):
-        conversations.append(((boxes[0][0], f"<{kind}>{boxes[0][1]}"), *boxes[1:]))
+    turns = _turns_of((each.question, each.answer) for each in scene_answers(metadata, where))
     captions = list(dict.fromkeys(text_list(metadata.get("caption", []), f"{where}: `caption`")))
-    for number, caption in enumerate(captions):
-        detail = "in detail" if number and number == len(captions) - 1 else "in part" if number else "briefly"
-        conversations.append((("user", f"<{kind}>Describe the {kind} {detail}."), ("assistant", caption)))
-    return conversations
+    described = [(_request(kind, captions, at), caption) for at, caption in enumerate(captions)]
+    if len(described) > 1:
+        turns += _turns_of([described.pop()])
+    boxes = _box_turns(metadata, where) if kind == "image" else []
+    conversations = [turns, _turns_of(described), boxes]
+    return [((each[0][0], f"<{kind}>{each[0][1]}"), *each[1:]) for each in conversations if each]
+
+
+def _turns_of(asked: Iterable[tuple[str, str]]) -> list[Turn]:
+    return [turn for question, answer in asked for turn in (("user", question), ("assistant", answer))]
+
+
+def _request(kind: MediaKind, captions: Sequence[str], number: int) -> str:
+    """The request that a caption answers: the first is short, and the last of several is long."""
+    if number == 0:
+        return CAPTION_PROMPT.replace("image", kind)
+    return f"Describe the {kind} {'in detail' if number == len(captions) - 1 else 'in part'}."
 
 
 def _box_turns(metadata: Mapping[str, Any], where: str) -> list[Turn]:
     """Questions for the boxes of objects that no other shares its kind with, and the answers."""
-    objects = list_objects({"objects": metadata.get("objects", [])}, "objects", where)
-    named = [(text_field(each, "kind", f"{where}: objects[{at}]"), each.get("box")) for at, each in enumerate(objects)]
-    kinds = Counter(name for name, _ in named)
-    turns: list[Turn] = []
-    for name, box in named:
-        if kinds[name] == 1 and isinstance(box, (list, tuple)) and len(box) == 4:
-            try:
-                answer = box_text([float(side) for side in box], float(metadata["width"]), float(metadata["height"]))
-            except (KeyError, TypeError, ValueError, ZeroDivisionError):
-                raise DataError(f"{where}: the box of the {name} is {box!r}, or its image has no size") from None
-            turns += [("user", BOX_REQUEST.format(name)), ("assistant", answer)]
-    return turns
+    boxes = scene_boxes(metadata, where)
+    try:
+        size = float(metadata["width"]), float(metadata["height"])
+        return _turns_of((BOX_REQUEST.format(each.name), box_text(each.box, *size)) for each in boxes)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        if not boxes:
+            return []
+        first = boxes[0]
+        raise DataError(f"{where}: the box of the {first.name} is {first.box}, but its image has no size") from None
 
 
 def box_text(box: Sequence[float], width: float, height: float) -> str:

@@ -29,13 +29,14 @@ class LanguageConfig(TrainingConfig):
     drop_path: float = 0.0
     """Probability that a residual branch of the tower is left out for a sample, while the tower is trained."""
     decoder: str = SMOLLM2
-    """Name or path of the language model."""
+    """Name or path of the language model; "fresh" for a small one of random weights, made for this run."""
     context: int | None = 2048
     """Most tokens of a conversation, those of images included; longer texts are cut."""
     chat_template: str | None = None
     """A Jinja template, by default the language model's own."""
     initial: str | None = None
-    """A file that an earlier stage wrote; its encoder, layer, language model and projector are taken."""
+    """A file that an earlier stage wrote; its encoder and layer are taken, and its projector and language model if
+    `decoder` is the same."""
     image_size: int | None = None
     """Side of an image, tile or frame, in pixels; by default the encoder's own."""
     tiles: int = 0

@@ -9,6 +9,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUna
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
+from perception_encoder.language_alignment.text.fresh_decoder import FRESH, LAYERS, TOKENS, WIDTH
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.planning.activations import FLOAT32, vision_activations
@@ -94,6 +95,9 @@ SHAPES = {
     "meta-llama/Llama-3.2-3B-Instruct": DecoderShape(
         hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24,
         num_key_value_heads=8, head_dim=128, vocab_size=128256, tied=True),
+    FRESH: DecoderShape(
+        hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=WIDTH // 64,
+        num_key_value_heads=WIDTH // 64, head_dim=64, vocab_size=TOKENS, tied=True),
 }
 # fmt: on
 """Sizes of the recipes' language models, so that a plan needs no download."""

@@ -7,6 +7,7 @@ import dataclasses
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
+from perception_encoder.language_alignment.text.fresh_decoder import FRESH
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.train.config import debug_loop
 from perception_encoder.train.distributed import ParallelConfig
@@ -95,47 +96,66 @@ def own_questions() -> LanguageConfig:
     )
 
 
-def builtin_warmup() -> LanguageConfig:
-    """The projector between the built-in encoder and SmolLM2-135M, on frozen features: minutes on 2 cores."""
+def builtin_encoder() -> LanguageConfig:
+    """The built-in encoder learns to be read by a small fresh language model, many times as fast as SmolLM2-135M."""
     return LanguageConfig(
         encoder=BUILTIN,
-        decoder=SMOLLM2,
+        decoder=FRESH,
         context=1024,
         image_size=224,
-        steps=300,
-        batch_size=16,
-        warmup=20,
+        layer_scale=0.1,
+        train_vision=True,
+        train_decoder=True,
+        steps=3_000,
+        batch_size=32,
+        warmup=100,
         optimizer=OptimizerConfig(name="adamw", lr=1e-3),
-        validation=ValidationConfig(every=100, size=200),
+        validation=ValidationConfig(every=500, share=0.01, size=480),
+        checkpoint_every=250,
+    )
+
+
+def builtin_warmup() -> LanguageConfig:
+    """The projector between that encoder and SmolLM2-135M, on frozen features: minutes on 2 cores."""
+    return dataclasses.replace(
+        builtin_encoder(),
+        initial="runs/language_builtin_encoder/language.safetensors",
+        decoder=SMOLLM2,
+        layer_scale=None,
+        train_vision=False,
+        train_decoder=False,
+        steps=100,
+        batch_size=16,
+        warmup=10,
+        validation=None,
         checkpoint_every=50,
     )
 
 
 def builtin_alignment() -> LanguageConfig:
-    """The built-in language model: encoder, projector and adapters of SmolLM2-135M, two and a half hours on 2 cores."""
+    """The built-in language model: encoder, projector and adapters of SmolLM2-135M."""
     return dataclasses.replace(
         builtin_warmup(),
         initial="runs/language_builtin_warmup/language.safetensors",
-        layer_scale=0.1,
-        drop_path=0.1,
         train_vision=True,
         train_decoder=True,
-        lora=DecoderLoRA(rank=16),
-        steps=2_000,
-        optimizer=OptimizerConfig(name="adamw", lr=5e-4),
-        validation=ValidationConfig(every=250, size=200),
+        lora=DecoderLoRA(rank=8, alpha=16),
+        steps=900,
+        batch_size=8,
+        warmup=30,
+        validation=ValidationConfig(every=300, share=0.01, size=240),
     )
 
 
 def debug_language(config: LanguageConfig) -> LanguageConfig:
-    """Return the same run in four steps of the built-in encoder and SmolLM2-135M, without an earlier stage."""
+    """Return the same run in four steps of the built-in encoder and a small decoder, without an earlier stage."""
     lora = None if config.lora is None else dataclasses.replace(config.lora, rank=2)
     small = dataclasses.replace(
         debug_loop(config),
         encoder=BUILTIN,
         layer=-1,
         image_size=64,
-        decoder=SMOLLM2,
+        decoder=config.decoder if config.decoder == FRESH else SMOLLM2,
         context=512,
         initial=None,
         tiles=min(config.tiles, 2),

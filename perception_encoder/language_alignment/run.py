@@ -23,6 +23,7 @@ from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.media import media_pixels
 from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.adapters import add_decoder_adapters
+from perception_encoder.language_alignment.text.fresh_decoder import FRESH, write_fresh_decoder
 from perception_encoder.language_alignment.weights import (
     Parts,
     build_language_model,
@@ -32,6 +33,7 @@ from perception_encoder.language_alignment.weights import (
 )
 from perception_encoder.models.checkpoints.weights import weight_hash
 from perception_encoder.models.precision import fast_autocast
+from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
@@ -42,6 +44,8 @@ from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.validation import choose_metric
 
 BEST = "best.safetensors"
+FRESH_SAMPLES = 4000
+"""Conversations of each source from which the vocabulary of a fresh language model is made."""
 PROCEDURE = 1
 """Rises when the same configuration and data give another result."""
 
@@ -71,12 +75,13 @@ class LanguageRun:
         higher_is_better = HeldOutAnswers.higher_is_better
         self.metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
         self.config, self.out, self.rank = config, out, rank
-        self.trainee = LanguageTrainee(config)
         sources = [open_conversations(path, track=track) for path in data]
+        self.trainee = LanguageTrainee(self._with_decoder(sources))
         share = config.validation.share if config.validation else 0.0
         parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]
         self.training, held_out = [part for part, _ in parts], [part for _, part in parts if part is not None]
-        names = [f"procedure {PROCEDURE}", self.trainee.identity, *(source.fingerprint for source in sources)]
+        weights = f"{weight_hash(self.trainee.model.vision)} {config.decoder}"
+        names = [f"procedure {PROCEDURE}", weights, *(source.fingerprint for source in sources)]
         self.fingerprint = config.fingerprint(names)
         check_run(out, self.fingerprint)
         counts = {str(path): len(source) for path, source in zip(data, self.training, strict=True)}
@@ -94,6 +99,16 @@ class LanguageRun:
         else:
             self.config = dataclasses.replace(config, validation=None)
         self.task = LanguageAlignmentTask(self.trainee.aligned, config.drop_path, config.seed, validation)
+
+    def _with_decoder(self, sources: Sequence[Conversations]) -> LanguageConfig:
+        """The configuration with the path of the language model that is made for this run, if it is."""
+        if self.config.decoder != FRESH:
+            return self.config
+        texts = [text for source in sources for sample in _spread(source, FRESH_SAMPLES) for _, text in sample.turns]
+        if self.rank.number == 0:
+            write_fresh_decoder(self.out / "decoder", texts, torch_generator(self.config.seed, 3))
+        Exchange()(None)  # the others wait for it
+        return dataclasses.replace(self.config, decoder=str(self.out / "decoder"))
 
     def _features(self) -> FeatureFile | None:
         """Where the frozen tower's features are cached; None if it is trained."""
@@ -128,7 +143,7 @@ class LanguageRun:
             with writing(self.out / BEST), replacing(self.out / BEST) as temporary:
                 shutil.copyfile(self.out / WEIGHTS, temporary)
         else:
-            trainee = LanguageTrainee(self.config)
+            trainee = LanguageTrainee(self.trainee.config)
             load_weights(self.out, newest.best_step, trainee.aligned)
             trainee.write(self.out / BEST)
         return {"best": {"step": newest.best_step, self.metric: newest.best}}
@@ -144,6 +159,10 @@ class LanguageTrainee:
         initial = Path(config.initial) if config.initial is not None else None
         if initial is not None:
             earlier, state = read_trained(initial)
+            if earlier.decoder != config.decoder:  # of use to another language model is the tower alone
+                tower = {name: getattr(earlier, name) for name in ("encoder", "layer", "layer_scale")}
+                earlier = dataclasses.replace(self.parts, lora=None, **tower)
+                state = {name: value for name, value in state.items() if name.startswith("vision.")}
             self.parts = _continued(self.parts, earlier, config)
             self.model, self.decoder = build_language_model(earlier, generator)
             load_trained(initial, earlier, state, self.model)
@@ -172,11 +191,6 @@ class LanguageTrainee:
         if config.parallel.checkpointing:
             decoder: Any = model.decoder
             decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-    @property
-    def identity(self) -> str:
-        """What the result depends on beside the configuration: the weights that it begins with."""
-        return f"{weight_hash(self.model.vision)} {self.parts.decoder}"
 
     def write(self, path: Path) -> None:
         """Write what was trained."""
@@ -246,6 +260,11 @@ class ConversationBatches:
         own = drawn[self.rank.share(len(drawn))]
         made = [self.examples.example(self.sources[source][index]) for source, index in own]
         return collate(made, step, lambda count: sum(self.exchange(count)))
+
+
+def _spread(source: Conversations, most: int) -> list[ConversationSample]:
+    """At most so many samples, at even intervals."""
+    return [source[int(row)] for row in spread_indices(len(source), min(len(source), most))]
 
 
 def _held_out_batches(

@@ -16,6 +16,8 @@ Role = Literal["system", "user", "assistant"]
 MediaPart = Image.Image | VideoFrames
 ContentPart = str | MediaPart
 ROLES = ("system", "user", "assistant")
+CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
+"""What a captioner is asked unless the caller chooses; the wording of COCO's captions in lmms-eval."""
 
 
 @dataclass(frozen=True)

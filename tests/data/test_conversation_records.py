@@ -149,12 +149,17 @@ def test_scenes() -> None:
         "caption": ["c", "d", "c"],
     }
     assert scene_conversations(scene, "video") == [
-        (("user", "<video>Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")),
-        (("user", "<video>Describe the video briefly."), ("assistant", "c")),
-        (("user", "<video>Describe the video in detail."), ("assistant", "d")),
+        (
+            *(("user", "<video>Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")),
+            *(("user", "Describe the video in detail."), ("assistant", "d")),
+        ),
+        (("user", "<video>Provide a one-sentence caption for the provided video."), ("assistant", "c")),
     ]
-    requests = [turns[0][1] for turns in scene_conversations({"questions": [], "caption": ["c", "d", "e"]})]
-    assert requests == [f"<image>Describe the image {how}." for how in ("briefly", "in part", "in detail")]
+    long, short = scene_conversations({"questions": [], "caption": ["c", "d", "e"]})
+    assert long == (("user", "<image>Describe the image in detail."), ("assistant", "e"))
+    assert short[0] == ("user", "<image>Provide a one-sentence caption for the provided image.")
+    assert short[2:] == (("user", "Describe the image in part."), ("assistant", "d"))
+    assert scene_conversations({}) == []
     for bad in ({"questions": 3}, {"questions": [{"question": "Q"}]}, {"questions": [], "caption": [1]}):
         with pytest.raises(DataError, match="a scene: "):
             scene_conversations(bad)
@@ -167,16 +172,19 @@ def test_boxes_of_scenes() -> None:
         {"kind": "chair", "box": [2, 2, 3, 3]},
         {"kind": "lamp", "box": [-3, 63.9, 20, 130]},
     ]
-    scene = {"objects": objects, "width": 128, "height": 128, "caption": ["c"]}
-    boxes, caption = scene_conversations(scene)
-    assert boxes == (
-        ("user", "<image>Give the box of the mug."),
+    questions = [{"question": "Q", "answer": "A"}]
+    scene = {"objects": objects, "width": 128, "height": 128, "caption": ["c"], "questions": questions}
+    boxes = (
+        ("user", "Give the box of the mug."),
         ("assistant", "[093, 000, 500, 999]"),
         ("user", "Give the box of the lamp."),
         ("assistant", "[000, 499, 156, 999]"),
     )
-    assert caption[1] == ("assistant", "c")
-    assert len(scene_conversations(scene, "video")) == 1, "a video's boxes are of its last frame"
+    asked, described, boxed = scene_conversations(scene)
+    assert asked == (("user", "<image>Q"), ("assistant", "A"))
+    assert described == (("user", "<image>Provide a one-sentence caption for the provided image."), ("assistant", "c"))
+    assert boxed == (("user", f"<image>{boxes[0][1]}"), *boxes[1:])
+    assert len(scene_conversations(scene, "video")) == 2, "a video's boxes are of its last frame"
     for bad in ({**scene, "width": None}, {**scene, "objects": [{"kind": "mug", "box": ["a", 0, 0, 0]}]}):
         with pytest.raises(DataError, match="the box of the mug is"):
             scene_conversations(bad)

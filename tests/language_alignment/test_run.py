@@ -127,6 +127,30 @@ def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, d
         align_language(other, [data], tmp_path / "other")
 
 
+def test_another_language_model_takes_the_encoder_alone(tmp_path: Path, data: Path, decoder: str) -> None:
+    own = config(decoder, train_vision=True, train_decoder=True, layer_scale=0.1)
+    first = align_language(own, [data], tmp_path / "first")
+    other = str(write_tiny_decoder(tmp_path / "other"))
+    second = align_language(config(other, initial=str(first), layer=3), [data], tmp_path / "second")
+    parts, weights = read_trained(second)
+    assert (parts.decoder, parts.layer, parts.layer_scale) == (other, -1, 0.1)
+    assert {name.split(".")[0] for name in weights} == {"projector", "vision"}
+    for name, value in weights_of(first).items():
+        assert name.split(".")[0] != "vision" or torch.equal(value, weights[name])
+    name = "projector.projector.0.weight"
+    assert not torch.equal(weights[name], weights_of(first)[name])
+
+
+def test_a_fresh_language_model_is_made_for_a_run_and_is_its_own(tmp_path: Path, data: Path) -> None:
+    own = config("fresh", train_decoder=True, train_vision=True, context=200)
+    path = align_language(own, [data], tmp_path / "run")
+    assert align_language(own, [data], tmp_path / "run") == path, "a finished run begins again without an error"
+    parts, weights = read_trained(path)
+    assert parts.decoder == str(tmp_path / "run" / "decoder") and "decoder.model.embed_tokens.weight" in weights
+    model = load_language_model(tmp_path / "run")
+    assert model.generate([ask("What colour?", [Image.new("RGB", (9, 9))])], Sampling(max_tokens=3))
+
+
 def test_a_validated_run_writes_its_best_weights(tmp_path: Path, data: Path, decoder: str) -> None:
     own = config(decoder, steps=6, validation=ValidationConfig(every=2, share=0.3, metric="loss"))
     align_language(own, [data], tmp_path)

@@ -13,6 +13,7 @@ from perception_encoder.cli.options import BY_POSITION, MEDIA, OUTPUT, flag, mod
 Model = Annotated[str, model_option(others="builtin-lang; a run of `pe train`; facebook/Perception-LM-1B"), BY_POSITION]
 Data = Annotated[Path, options.data_option("The dataset as published, or its Parquet files from the hub.")]
 Split = Annotated[str, options.data_option("Split [default: the one that papers report].", "NAME")]
+Items = Annotated[int | None, options.data_option("Most questions, at even intervals [default: all].", "N", least=1)]
 Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", MEDIA)]
 Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", OUTPUT)]
 
@@ -31,7 +32,11 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "refcoco": ("refcoco", "RefCOCO: accuracy at IoU 0.5.", "The box of an object that a phrase describes."),
     "refcocoplus": ("refcoco+", "RefCOCO+: accuracy at IoU 0.5.", "As refcoco, by phrases without positions."),
     "refcocog": ("refcocog", "RefCOCOg: accuracy at IoU 0.5.", "As refcoco, by longer phrases."),
+    "scenes": ("scenes", "Rendered scenes: accuracy.", "Questions of `pe data scenes`, and boxes at IoU 0.5."),
+    "documents": ("documents", "Rendered documents: ANLS.", "Questions of `pe data documents`."),
 }
+PUBLISHED = """One of the datasets of the paper's section 4. PATH: the published files, or the Parquet
+    files of the hub; docs/language.md shows the layouts."""
 """Commands: the dataset's name in `read_questions`, and the first sentences of the help."""
 
 
@@ -47,6 +52,7 @@ def _command(name: str, dataset: str, short: str, about: str) -> Callable[..., N
         model: Model,
         data: Data,
         split: Split = "",
+        items: Items = None,
         blind: Blind = False,
         frames: language.Frames = 8,
         tiles: language.Tiles = None,
@@ -56,17 +62,22 @@ def _command(name: str, dataset: str, short: str, about: str) -> Callable[..., N
         from perception_encoder.datasets.questions.read import default_split, read_questions
         from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
         from perception_encoder.language_alignment.load import load_language_model
+        from perception_encoder.preprocess.frames import spread_indices
 
         questions = read_questions(dataset, data, split)
+        if items is not None:
+            questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
         generator = load_language_model(model, tiles=tiles)
         evaluator = QuestionEvaluator(dataset, questions, records, frames, blind)
         about = {"decoder": generator.decoder.name, "tiles": str(generator.media.tiles)}
         options.finish([evaluator], {"": generator}, split or default_split(dataset), about, out)
 
+    rendered = dataset in ("scenes", "documents")
+    source = f"PATH: the directory that `pe data {dataset}` made." if rendered else PUBLISHED
     evaluate.__doc__ = f"""{short}
 
-    {about} One of the datasets of the paper's section 4. PATH: the published files, or the Parquet
-    files of the hub; docs/language.md shows the layouts. Status 1: some questions could not be put; they are listed.
+    {about} {source} Status 1: some
+    questions could not be put; they are listed.
 
     Examples:
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from perception_encoder.datasets.questions import answered, referring
+from perception_encoder.datasets.questions import answered, referring, rendered
 from perception_encoder.datasets.questions.diagrams import read_ai2d
 from perception_encoder.datasets.questions.mvbench import read_mvbench
 from perception_encoder.datasets.questions.question import Question
@@ -24,10 +24,12 @@ READERS: dict[str, Callable[[Path, str], list[Question]]] = {
     "ai2d": read_ai2d,
     "mvbench": read_mvbench,
     **referring.READERS,
+    "scenes": rendered.read_scenes,
+    "documents": rendered.read_documents,
 }
 """Datasets by name; the modules of their readers show the layouts."""
-SPLITS = {"chartqa": "test", "ai2d": "test", "mvbench": "test", "pope": "test"}
-"""The split that papers report, if it is not `val`."""
+SPLITS = {"chartqa": "test", "ai2d": "test", "mvbench": "test", "pope": "test", "scenes": "test", "documents": "test"}
+"""The split that papers report, and of rendered data the one of unseen models and layouts, if it is not `val`."""
 
 
 def default_split(name: str) -> str:

@@ -13,9 +13,9 @@ from perception_encoder.evaluation.language.boxes import box_iou_accuracy
 from perception_encoder.evaluation.language.choices import multiple_choice
 from perception_encoder.evaluation.language.edit_distance import anls
 from perception_encoder.evaluation.language.relaxed import relaxed_accuracy
-from perception_encoder.evaluation.language.vqa import vqa_accuracy
+from perception_encoder.evaluation.language.vqa import normalize_answer, vqa_accuracy
 from perception_encoder.evaluation.language.yes_or_no import parse_yes_no, yes_no_answer
-from perception_encoder.inference.conversation.captions import CAPTION_PROMPT
+from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 
 SHORT = "\nAnswer the question using a single word or phrase."
 
@@ -56,6 +56,13 @@ def _yes_no(prediction: str, question: Question, box: Corners | None) -> float:
     return float(parse_yes_no(prediction) is yes_no_answer(question.answers[0]))
 
 
+def _of_scene(prediction: str, question: Question, box: Corners | None) -> float:
+    """A box by its overlap, and any other answer by its words, as EvalAI normalises them."""
+    if box is not None:
+        return box_iou_accuracy(prediction, box)
+    return float(normalize_answer(prediction) in map(normalize_answer, question.answers))
+
+
 def _grounding(prediction: str, question: Question, box: Corners | None) -> float:
     return box_iou_accuracy(prediction, box or ())
 
@@ -82,6 +89,10 @@ def _caption_prompt(question: Question) -> str:
     return CAPTION_PROMPT
 
 
+def _plain(question: Question) -> str:
+    return question.question
+
+
 def _box_prompt(question: Question) -> str:
     return (
         f"Provide the bounding box of the region that this phrase describes: {question.question}\n"
@@ -106,5 +117,7 @@ TASKS = {
     "refcoco": _GROUNDING,
     "refcoco+": _GROUNDING,
     "refcocog": _GROUNDING,
+    "scenes": LanguageTask(metric="accuracy", score=_of_scene, prompt=_plain),
+    "documents": LanguageTask(metric="ANLS", score=_anls, prompt=_plain),
 }
 """Tasks, by the names of `read_questions`."""

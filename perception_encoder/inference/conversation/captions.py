@@ -19,10 +19,7 @@ from perception_encoder.formats.tables import append_json_lines, read_appended_l
 from perception_encoder.inference.conversation.media import MediaOptions, open_item_media
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import detached
-from perception_encoder.preprocess.conversation import Generator, Message, Reply, Sampling, ask
-
-CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
-"""What a captioner is asked unless the caller chooses; the wording of COCO's captions in lmms-eval."""
+from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Generator, Message, Reply, Sampling, ask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,68 @@
+"""Conversations about labelled photographs and drawings: what is shown, is it this, which of two, a short caption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from perception_encoder.data.captions import captions, concept, with_article
+from perception_encoder.formats.shards import ShardSample, read_metadata, read_shard, shards_below, write_shard
+from perception_encoder.preprocess.conversation import CAPTION_PROMPT
+from perception_encoder.pretraining.builtin.rules import RULES
+
+YES_OR_NO = 3
+"""Questions of a conversation with the answer yes or no."""
+
+
+def write_labelled(directories: Sequence[Path], split: str, out: Path, seed: int = 0) -> int:
+    """Write a shard of a split's images with a conversation each; returns how many.
+
+    What the built-in models are never trained on is left out. Raises DataError and OutputError.
+    """
+    return write_shard(out, _samples(directories, split, np.random.default_rng(seed)))
+
+
+def _samples(directories: Sequence[Path], split: str, generator: np.random.Generator) -> Iterator[ShardSample]:
+    held_out = RULES.held_out
+    for directory in directories:
+        shards = shards_below(directory, split)
+        unseen = held_out.find_classes(directory)
+        concepts = sorted({concept(metadata) for shard in shards for _, metadata in read_metadata(shard)} - unseen)
+        for shard in shards:
+            for sample in read_shard(shard):
+                if sample.source not in held_out.sources and sample.label not in unseen:
+                    turns = _turns(sample, concepts, generator)
+                    metadata = {"source": sample.source, "label": sample.label, "conversations": turns}
+                    yield replace(sample, key=f"{sample.source}-{sample.key}", metadata=metadata)
+
+
+def _turns(sample: ShardSample, concepts: Sequence[str], generator: np.random.Generator) -> list[dict[str, str]]:
+    """What is shown comes first or last, so that no answer gives it away half of the time."""
+    own = concept(sample.metadata)
+    style = RULES.style(sample.source)
+    ways = captions(sample.metadata, style=style)
+    noun = with_article(own)
+
+    def other() -> str:
+        while (drawn := concepts[int(generator.integers(len(concepts)))]) == own:
+            pass
+        return drawn
+
+    shown = [("What is in the picture?", noun)]
+    asked: list[tuple[str, str]] = []
+    for _ in range(YES_OR_NO):
+        yes = generator.random() < 0.5
+        asked.append((f"Is there {noun if yes else with_article(other())}?", "yes" if yes else "no"))
+    pair = [own, other()]
+    first, second = (with_article(pair[at]) for at in generator.permutation(2))
+    asked.append((f"Which is it, {first} or {second}?", noun))
+    asked.append(("Is this a photo or a drawing?", "a drawing" if style.drawn else "a photo"))
+    plain = ways["plain"]
+    asked = [asked[at] for at in generator.permutation(len(asked))]
+    described = [(CAPTION_PROMPT, plain[int(generator.integers(len(plain)))])]
+    order = ([*shown, *asked], [*asked, *shown, *described], [*described, *asked])[int(generator.integers(3))]
+    turns = [turn for question, answer in order for turn in (("human", question), ("gpt", answer))]
+    return [{"from": role, "value": f"<image>\n{text}" if at == 0 else text} for at, (role, text) in enumerate(turns)]

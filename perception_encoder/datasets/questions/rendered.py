@@ -1,0 +1,86 @@
+"""Questions about what `pe data scenes` and `pe data documents` made.
+
+PATH/SPLIT/*.tar         KEY.jpg with KEY.json: questions and boxes                    scenes
+PATH/SPLIT/words.jsonl   `image` and `questions` of each document, images next to it    documents
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.datasets.questions.question import Entry, Question
+from perception_encoder.errors import DataError
+from perception_encoder.formats.entries import list_objects
+from perception_encoder.formats.media_directory import MediaDirectory
+from perception_encoder.formats.scene_questions import BOX_REQUEST, scene_answers, scene_boxes
+from perception_encoder.formats.shards import SHARD_IMAGES, read_members, split_member
+from perception_encoder.formats.tables import read_json_lines
+
+GROUNDING = "grounding"
+"""The group of the questions for boxes."""
+
+
+def read_scenes(root: Path, split: str) -> list[Question]:
+    """Read the questions of scenes, and one for the box of each object that is the only one of its kind.
+
+    Groups are the questions' types, and "grounding". Raises DataError for a missing or damaged tar.
+    """
+    tars = sorted((root / split).glob("*.tar"))
+    if not tars:
+        raise DataError(f"{root} has no {split}/*.tar; `pe data scenes -o {root} --split {split}` makes them")
+    return [question for tar in tars for question in _of_tar(tar)]
+
+
+def _of_tar(tar: Path) -> Iterator[Question]:
+    parts: dict[str, dict[str, bytes]] = {}
+    for name, content in read_members(tar, ("json", *SHARD_IMAGES)):
+        key, extension = split_member(name)
+        own = parts.setdefault(key, {})
+        own["json" if extension == "json" else "image"] = content
+        if len(own) == 2:
+            yield from _of_scene(key, f"{tar}: {key}", own["json"], own["image"])
+            del parts[key]
+
+
+def _of_scene(key: str, where: str, text: bytes, image: bytes) -> Iterator[Question]:
+    try:
+        metadata: Any = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where}: its JSON is damaged: {error}") from None
+    if not isinstance(metadata, dict):
+        raise DataError(f"{where}: its JSON must be an object")
+    media = (image,)
+    for number, each in enumerate(scene_answers(metadata, where)):
+        identity, answers = f"{key}/{number}", (each.answer,)
+        yield Question(id=identity, question=each.question, media=media, answers=answers, group=each.type, block=key)
+    for box in scene_boxes(metadata, where):
+        text_of_box = BOX_REQUEST.format(box.name)
+        identity = f"{key}/box of {box.name}"
+        yield Question(id=identity, question=text_of_box, media=media, box=box.box, group=GROUNDING, block=key)
+
+
+def read_documents(root: Path, split: str) -> list[Question]:
+    """Read the questions of documents, grouped by their task, such as "total"; DataError for a missing or bad file."""
+    path = root / split / "words.jsonl"
+    if not path.is_file():
+        raise DataError(f"{root} has no {split}/words.jsonl; `pe data documents -o {root} --split {split}` makes it")
+    media, questions = MediaDirectory(path.parent), []
+    for name, fields in read_json_lines(path):
+        entry = Entry(name, fields)
+        key, image = entry.identity("id"), media.directory / entry.text("image")
+        for row, each in enumerate(list_objects(fields, "questions", entry.where)):
+            asked = Entry(f"{entry.where}: questions[{row}]", each)
+            questions.append(
+                Question(
+                    id=f"{key}/{row}",
+                    question=asked.text("question"),
+                    media=(image,),
+                    answers=asked.answers("answer"),
+                    group=asked.optional("task"),
+                    block=key,
+                )
+            )
+    return questions
