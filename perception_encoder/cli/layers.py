@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,16 +38,21 @@ def layers(
     Tasks and their datasets: classification, retrieval (labelled images: shards, class directories, tables),
     segmentation (scenes, ADE20K), foreground (scenes), depth (NYU, KEY.jpg with KEY.depth.png), relative-depth (same),
     tracking (DAVIS, NAME.tar of NNNNN.jpg with NNNNN.png), detection (COCO, LVIS, scenes), objects (COCO, scenes),
-    captions (do similar images have similar captions?). Needs the extra `eval`. Status 1: some images failed.
+    captions (do similar images have similar captions?); and, with the extra `lang`, the datasets of questions of
+    `pe eval`, each by a small language model that is fitted on its split `train`: vqav2, okvqa, textvqa, docvqa,
+    infovqa, chartqa, ai2d, pope, coco, refcoco, refcoco+, refcocog, scenes, scene captions, documents. Needs the extra
+    `eval`. Status 1: some images failed.
 
     Examples:
 
         pe layers builtin --data photos
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
+        pe layers builtin --tasks "scenes,scene captions" --data scenes --items 500 --layer 2,5,8
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.open_model import RANDOM
+    from perception_encoder.language_alignment.probing.question_task import QUESTION_TASKS, read_question_task
     from perception_encoder.layer_analysis.analysis import analyse
     from perception_encoder.layer_analysis.report import write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
@@ -57,7 +63,8 @@ def layers(
     numbers = options.read_layers(layer) if layer else None
     pixels, (paths, shared) = options.image_size(size), read_paths(data)
     task_options = TaskOptions(items=items, image_size=pixels, short_side=short_side, per_metre=per_metre)
-    layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options)
+    readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
+    layer_tasks = make_tasks(options.items_of(tasks), paths, shared, task_options, readers)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
     report = analyse([model, *others], layer_tasks, cache, numbers, track, output.print_note, final_norm)
     report_files = write_report(report, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +40,8 @@ DETECTION = DetectionProtocol(
 """Both heads are smaller than for published scores, because one is fitted for every layer."""
 
 AnySet = TypeVar("AnySet", bound=ImageSet)
+ReadTask = Callable[[Path, int, tuple[int, int] | None], LayerEvaluator]
+"""Reads a task from a path, with the most images that it is evaluated on, and their height and width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +59,21 @@ class TaskOptions:
 
 
 def make_tasks(
-    names: Sequence[str], paths: Mapping[str, Path], default: Path | None, options: TaskOptions | None = None
+    names: Sequence[str],
+    paths: Mapping[str, Path],
+    default: Path | None,
+    options: TaskOptions | None = None,
+    others: Mapping[str, ReadTask] | None = None,
 ) -> list[LayerEvaluator]:
-    """Read the tasks of these names, each from its own path or the default one.
+    """Read the tasks of these names, each from its own path or the default one; `others`: further tasks by name.
 
     Raises ConfigError for an unknown name and for a path whose task is not among them, DataError for a task without a
     path and for a path without what its task needs.
     """
+    others, options = others or {}, options or TaskOptions()
     for name in (*names, *paths):
-        if name not in TASKS:
-            raise ConfigError(f"the task {name!r} is unknown; the tasks are {', '.join(TASKS)}")
+        if name not in (*TASKS, *others):
+            raise ConfigError(f"the task {name!r} is unknown; the tasks are {', '.join((*TASKS, *others))}")
     for name in paths:
         if name not in names:
             raise ConfigError(f"data are given for {name}, which is not among the tasks; add it to --tasks")
@@ -78,7 +85,10 @@ def make_tasks(
         if not path.exists():
             raise DataError(f"{name}: {path} does not exist")
         try:
-            tasks.append(make_task(name, path, options or TaskOptions()))
+            if name in others:
+                tasks.append(others[name](path, options.items, options.image_size))
+            else:
+                tasks.append(make_task(name, path, options))
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
     return tasks

@@ -6,7 +6,7 @@ from perception_encoder.cli.groups import lazy_group
 
 QUESTIONS = (
     *("vqa", "okvqa", "textvqa", "docvqa", "infovqa", "chartqa", "ai2d", "pope", "mvbench", "captions"),
-    *("refcoco", "refcocoplus", "refcocog", "scenes", "documents"),
+    *("refcoco", "refcocoplus", "refcocog", "scenes", "scene-captions", "documents"),
 )
 """The commands of the module `language`, one for each dataset."""
 COMMANDS = {

@@ -33,8 +33,14 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "refcocoplus": ("refcoco+", "RefCOCO+: accuracy at IoU 0.5.", "As refcoco, by phrases without positions."),
     "refcocog": ("refcocog", "RefCOCOg: accuracy at IoU 0.5.", "As refcoco, by longer phrases."),
     "scenes": ("scenes", "Rendered scenes: accuracy.", "Questions of `pe data scenes`, and boxes at IoU 0.5."),
+    "scene-captions": (
+        "scene captions",
+        "Captions of rendered scenes: CIDEr and BLEU.",
+        "A sentence for each scene.",
+    ),
     "documents": ("documents", "Rendered documents: ANLS.", "Questions of `pe data documents`."),
 }
+RENDERED = ("scenes", "scene captions", "documents")
 PUBLISHED = """One of the datasets of the paper's section 4. PATH: the published files, or the Parquet
     files of the hub; docs/language.md shows the layouts."""
 """Commands: the dataset's name in `read_questions`, and the first sentences of the help."""
@@ -72,8 +78,10 @@ def _command(name: str, dataset: str, short: str, about: str) -> Callable[..., N
         about = {"decoder": generator.decoder.name, "tiles": str(generator.media.tiles)}
         options.finish([evaluator], {"": generator}, split or default_split(dataset), about, out)
 
-    rendered = dataset in ("scenes", "documents")
-    source = f"PATH: the directory that `pe data {dataset}` made." if rendered else PUBLISHED
+    rendered = dataset in RENDERED
+    made = "documents" if dataset == "documents" else "scenes"
+    source = f"PATH: the directory that `pe data {made}` made." if rendered else PUBLISHED
+    place = made if rendered else dataset
     evaluate.__doc__ = f"""{short}
 
     {about} {source} Status 1: some
@@ -81,7 +89,7 @@ def _command(name: str, dataset: str, short: str, about: str) -> Callable[..., N
 
     Examples:
 
-        pe eval {name} builtin-lang --data {dataset} --records {name}.jsonl -o {name}.json
-        pe eval {name} facebook/Perception-LM-1B --data {dataset} --blind
+        pe eval {name} builtin-lang --data {place} --records {name}.jsonl -o {name}.json
+        pe eval {name} facebook/Perception-LM-1B --data {place} --blind
     """
     return evaluate

@@ -47,13 +47,9 @@ def caption(
         pe caption photos/ "clips/*.mp4" -o captions.jsonl -m runs/lang
         pe caption photo.jpg --prompt "List the objects." --json
     """
-    from perception_encoder.inference.conversation.captions import (
-        CAPTION_PROMPT,
-        CaptionFile,
-        caption_items,
-    )
+    from perception_encoder.inference.conversation.captions import CaptionFile, caption_items
     from perception_encoder.inference.listing import check_paths, list_items
-    from perception_encoder.preprocess.conversation import Sampling
+    from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling
 
     sampling, chosen = Sampling(max_tokens=max_tokens, temperature=temperature), options.read_pages(pages)
     check_paths(paths)

@@ -25,10 +25,11 @@ READERS: dict[str, Callable[[Path, str], list[Question]]] = {
     "mvbench": read_mvbench,
     **referring.READERS,
     "scenes": rendered.read_scenes,
+    "scene captions": rendered.read_scene_captions,
     "documents": rendered.read_documents,
 }
 """Datasets by name; the modules of their readers show the layouts."""
-SPLITS = {"chartqa": "test", "ai2d": "test", "mvbench": "test", "pope": "test", "scenes": "test", "documents": "test"}
+SPLITS = dict.fromkeys(("chartqa", "ai2d", "mvbench", "pope", "scenes", "scene captions", "documents"), "test")
 """The split that papers report, and of rendered data the one of unseen models and layouts, if it is not `val`."""
 
 

@@ -1,6 +1,6 @@
 """Questions about what `pe data scenes` and `pe data documents` made.
 
-PATH/SPLIT/*.tar         KEY.jpg with KEY.json: questions and boxes                    scenes
+PATH/SPLIT/*.tar         KEY.jpg with KEY.json: questions, boxes and captions          scenes
 PATH/SPLIT/words.jsonl   `image` and `questions` of each document, images next to it    documents
 """
 
@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from perception_encoder.datasets.questions.question import Entry, Question
 from perception_encoder.errors import DataError
-from perception_encoder.formats.entries import list_objects
+from perception_encoder.formats.entries import list_objects, text_list
 from perception_encoder.formats.media_directory import MediaDirectory
 from perception_encoder.formats.scene_questions import BOX_REQUEST, scene_answers, scene_boxes
-from perception_encoder.formats.shards import SHARD_IMAGES, read_members, split_member
+from perception_encoder.formats.shards import read_members, split_member
 from perception_encoder.formats.tables import read_json_lines
+from perception_encoder.preprocess.media_types import SHARD_IMAGES
 
 GROUNDING = "grounding"
 """The group of the questions for boxes."""
@@ -28,35 +29,63 @@ def read_scenes(root: Path, split: str) -> list[Question]:
 
     Groups are the questions' types, and "grounding". Raises DataError for a missing or damaged tar.
     """
+    return [question for scene in _scenes(root, split) for question in _asked(scene)]
+
+
+def read_scene_captions(root: Path, split: str) -> list[Question]:
+    """Read the short caption of each scene; DataError for a missing or damaged tar, and a scene without one."""
+    return [_captioned(scene) for scene in _scenes(root, split)]
+
+
+class _Scene(NamedTuple):
+    key: str
+    where: str
+    image: bytes
+    metadata: dict[str, Any]
+
+
+def _scenes(root: Path, split: str) -> Iterator[_Scene]:
     tars = sorted((root / split).glob("*.tar"))
     if not tars:
         raise DataError(f"{root} has no {split}/*.tar; `pe data scenes -o {root} --split {split}` makes them")
-    return [question for tar in tars for question in _of_tar(tar)]
+    for tar in tars:
+        yield from _of_tar(tar)
 
 
-def _of_tar(tar: Path) -> Iterator[Question]:
+def _of_tar(tar: Path) -> Iterator[_Scene]:
     parts: dict[str, dict[str, bytes]] = {}
     for name, content in read_members(tar, ("json", *SHARD_IMAGES)):
         key, extension = split_member(name)
         own = parts.setdefault(key, {})
         own["json" if extension == "json" else "image"] = content
         if len(own) == 2:
-            yield from _of_scene(key, f"{tar}: {key}", own["json"], own["image"])
+            yield _Scene(key, f"{tar}: {key}", own["image"], _object(f"{tar}: {key}", own["json"]))
             del parts[key]
 
 
-def _of_scene(key: str, where: str, text: bytes, image: bytes) -> Iterator[Question]:
+def _object(where: str, text: bytes) -> dict[str, Any]:
     try:
-        metadata: Any = json.loads(text)
+        value: Any = json.loads(text)
     except ValueError as error:
         raise DataError(f"{where}: its JSON is damaged: {error}") from None
-    if not isinstance(metadata, dict):
+    if not isinstance(value, dict):
         raise DataError(f"{where}: its JSON must be an object")
-    media = (image,)
-    for number, each in enumerate(scene_answers(metadata, where)):
+    return value
+
+
+def _captioned(scene: _Scene) -> Question:
+    captions = text_list(scene.metadata.get("caption"), f"{scene.where}: `caption`")
+    if not captions:
+        raise DataError(f"{scene.where}: has no caption")
+    return Question(id=scene.key, question="", media=(scene.image,), answers=(captions[0],), block=scene.key)
+
+
+def _asked(scene: _Scene) -> Iterator[Question]:
+    key, media = scene.key, (scene.image,)
+    for number, each in enumerate(scene_answers(scene.metadata, scene.where)):
         identity, answers = f"{key}/{number}", (each.answer,)
         yield Question(id=identity, question=each.question, media=media, answers=answers, group=each.type, block=key)
-    for box in scene_boxes(metadata, where):
+    for box in scene_boxes(scene.metadata, scene.where):
         text_of_box = BOX_REQUEST.format(box.name)
         identity = f"{key}/box of {box.name}"
         yield Question(id=identity, question=text_of_box, media=media, box=box.box, group=GROUNDING, block=key)

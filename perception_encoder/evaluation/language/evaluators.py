@@ -34,7 +34,7 @@ AHEAD = 8
 
 
 @dataclass(frozen=True)
-class _Answered:
+class Answered:
     """A question and its answer."""
 
     question: Question
@@ -73,7 +73,7 @@ class QuestionEvaluator:
                 known[record.id] = record
                 if self.records is not None:
                     append_records(self.records, [record])
-        answered = [_Answered(each, known[each.id]) for each in self.questions if each.id in known]
+        answered = [Answered(each, known[each.id]) for each in self.questions if each.id in known]
         if not answered:
             first = f"; the first: {failures[0]}" if failures else ""
             raise DataError(f"{self.name}: no question could be put{first}")
@@ -81,7 +81,7 @@ class QuestionEvaluator:
             Measurement(
                 task=self.name,
                 method="generation, no image" if self.blind else "generation",
-                scores=self._score(answered),
+                scores=score_answers(self.name, answered),
                 settings={"frames": str(self.frames)} if self.name == "mvbench" else {},
                 failures=tuple(failures),
             )
@@ -132,25 +132,28 @@ class QuestionEvaluator:
             score=None if task.score is None else task.score(prediction, question, box),
         )
 
-    def _score(self, answered: Sequence[_Answered]) -> tuple[Scores, ...]:
-        if self.name == "coco":
-            return _caption_scores(answered)
-        groups = sorted({each.question.group for each in answered})
-        scores = self._score_group(answered, "")
-        for group in groups if len(groups) > 1 else ():
-            scores += self._score_group([each for each in answered if each.question.group == group], f", {group}")
-        return scores
 
-    def _score_group(self, answered: Sequence[_Answered], suffix: str) -> tuple[ItemScores, ...]:
-        score = self.task.score
-        assert score is not None
-        values = [score(each.record.prediction, each.question, each.record.box) for each in answered]
-        make = _item_scores(answered, suffix)
-        if self.name == "mvbench" and not suffix:  # the mean over tasks, as published
-            groups = np.unique([each.question.group for each in answered], return_inverse=True)[1]
-            return (make(self.task.metric, np.array(values), None, groups),)
-        first = make(self.task.metric, np.array(values), None, None)
-        return (first, *_yes_no_scores(answered, make)) if self.name == "pope" else (first,)
+def score_answers(name: str, answered: Sequence[Answered]) -> tuple[Scores, ...]:
+    """Return the metrics of answers to questions of a dataset of `TASKS`: of all, then of each group of questions."""
+    if TASKS[name].score is None:
+        return _caption_scores(answered)
+    groups = sorted({each.question.group for each in answered})
+    scores: tuple[Scores, ...] = _score_group(name, answered, "")
+    for group in groups if len(groups) > 1 else ():
+        scores += _score_group(name, [each for each in answered if each.question.group == group], f", {group}")
+    return scores
+
+
+def _score_group(name: str, answered: Sequence[Answered], suffix: str) -> tuple[ItemScores, ...]:
+    task = TASKS[name]
+    assert task.score is not None
+    values = [task.score(each.record.prediction, each.question, each.record.box) for each in answered]
+    make = _item_scores(answered, suffix)
+    if name == "mvbench" and not suffix:  # the mean over tasks, as published
+        groups = np.unique([each.question.group for each in answered], return_inverse=True)[1]
+        return (make(task.metric, np.array(values), None, groups),)
+    first = make(task.metric, np.array(values), None, None)
+    return (first, *_yes_no_scores(answered, make)) if name == "pope" else (first,)
 
 
 def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
@@ -178,7 +181,7 @@ _Make = Callable[[str, np.ndarray, np.ndarray | None, np.ndarray | None], ItemSc
 """Makes a metric of name, values, weights and groups."""
 
 
-def _item_scores(answered: Sequence[_Answered], suffix: str) -> _Make:
+def _item_scores(answered: Sequence[Answered], suffix: str) -> _Make:
     """Return a function that makes metrics of these questions; those about one image are one block."""
     names = [each.question.id for each in answered]
     blocks = [each.question.block or f"question {each.question.id}" for each in answered]
@@ -189,7 +192,7 @@ def _item_scores(answered: Sequence[_Answered], suffix: str) -> _Make:
     return make
 
 
-def _yes_no_scores(answered: Sequence[_Answered], make: _Make) -> tuple[ItemScores, ...]:
+def _yes_no_scores(answered: Sequence[Answered], make: _Make) -> tuple[ItemScores, ...]:
     """Score precision, recall, F1 and the share of yes, as weighted means over questions."""
     yes = np.array([parse_yes_no(each.record.prediction) is True for each in answered])
     true = np.array([yes_no_answer(each.question.answers[0]) for each in answered])
@@ -202,7 +205,7 @@ def _yes_no_scores(answered: Sequence[_Answered], make: _Make) -> tuple[ItemScor
     )
 
 
-def _caption_scores(answered: Sequence[_Answered]) -> tuple[Scores, ...]:
+def _caption_scores(answered: Sequence[Answered]) -> tuple[Scores, ...]:
     """Score CIDEr, whose weights of words stay those of all images in each resample, and BLEU of each resample."""
     captions = [each.record.prediction for each in answered]
     references = [each.question.answers for each in answered]

@@ -102,6 +102,7 @@ def _box_prompt(question: Question) -> str:
 
 _VQA = LanguageTask(metric="VQA accuracy", score=_vqa, max_tokens=16)
 _DOCUMENTS = LanguageTask(metric="ANLS", score=_anls)
+_CAPTIONS = LanguageTask(metric="CIDEr", score=None, max_tokens=64, prompt=_caption_prompt)
 _GROUNDING = LanguageTask(metric="accuracy at IoU 0.5", score=_grounding, prompt=_box_prompt)
 TASKS = {
     "vqav2": _VQA,
@@ -113,11 +114,12 @@ TASKS = {
     "ai2d": LanguageTask(metric="accuracy", score=_choice, max_tokens=16, prompt=_diagram_prompt),
     "mvbench": LanguageTask(metric="accuracy", score=_choice, max_tokens=16, prompt=_video_prompt),
     "pope": LanguageTask(metric="accuracy", score=_yes_no),
-    "coco": LanguageTask(metric="CIDEr", score=None, max_tokens=64, prompt=_caption_prompt),
+    "coco": _CAPTIONS,
     "refcoco": _GROUNDING,
     "refcoco+": _GROUNDING,
     "refcocog": _GROUNDING,
     "scenes": LanguageTask(metric="accuracy", score=_of_scene, prompt=_plain),
+    "scene captions": _CAPTIONS,
     "documents": LanguageTask(metric="ANLS", score=_anls, prompt=_plain),
 }
 """Tasks, by the names of `read_questions`."""

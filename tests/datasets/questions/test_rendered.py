@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.datasets.questions.read import read_questions
+from perception_encoder.datasets.questions.rendered import GROUNDING
 from perception_encoder.documents.production import DocumentsConfig, write_documents
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import write_members
@@ -19,6 +20,7 @@ def test_scenes(tmp_path: Path) -> None:
     scene = {
         "questions": [{"type": "count", "question": "How many mugs are there?", "answer": "1"}],
         "objects": [{"kind": "mug", "box": [1, 2, 3, 4]}],
+        "caption": ["a mug", "The picture shows a mug."],
     }
     content = json.dumps(scene).encode()
     members = [("a.jpg", image_bytes(1, "JPEG")), ("a.mask.png", image_bytes(0)), ("a.json", content)]
@@ -28,8 +30,10 @@ def test_scenes(tmp_path: Path) -> None:
         *("a/0", "How many mugs are there?", ("1",)),
         *("count", "a"),
     )
-    assert (box.question, box.box, box.group, box.block) == ("Give the box of the mug.", (1, 2, 3, 4), "grounding", "a")
+    assert (box.question, box.box, box.group, box.block) == ("Give the box of the mug.", (1, 2, 3, 4), GROUNDING, "a")
     assert asked.media == box.media == (members[0][1],)
+    (captioned,) = read_questions("scene captions", tmp_path)
+    assert (captioned.id, captioned.question, captioned.answers) == ("a", "", ("a mug",))
     with pytest.raises(DataError, match="pe data scenes"):
         read_questions("scenes", tmp_path, "val")
     write_members(tmp_path / "val" / "00000.tar", [members[0], ("a.json", b"[]")])

@@ -1,0 +1,201 @@
+"""Evaluate layers on questions: a small language model is fitted on each layer's tokens and answers (section 3)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from PIL import Image
+
+from perception_encoder.data.conversation_records import box_text
+from perception_encoder.datasets.questions.question import Question
+from perception_encoder.datasets.questions.read import default_split, read_questions
+from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.evaluation.language.boxes import scale_box
+from perception_encoder.evaluation.language.evaluators import Answered, open_media_of, score_answers
+from perception_encoder.evaluation.language.records import AnswerRecord
+from perception_encoder.evaluation.language.tasks import TASKS
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFeatures, content_digest, settings_digest
+from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Scores, with_head_seeds
+from perception_encoder.formats.table_images import TableImage
+from perception_encoder.language_alignment.probing.answer_head import AnswerHead, AnswerHeadConfig, Asked
+from perception_encoder.language_alignment.text.decoder import Decoder
+from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
+from perception_encoder.models.protocols import LayerEncoder
+from perception_encoder.preprocess.frames import spread_indices
+from perception_encoder.progress import Track, untracked
+from perception_encoder.train.seed import torch_generator
+
+QUESTION_TASKS = tuple(name for name in TASKS if name != "mvbench")
+"""The tasks whose questions are about one image, by the names of `read_questions`."""
+
+Seed = int
+MakeDecoder = Callable[[Seed], Decoder]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionTaskConfig:
+    """How layers are evaluated on questions."""
+
+    items: int = 1000
+    """The most test images; heads are fitted on twice as many."""
+    head: AnswerHeadConfig = field(default_factory=AnswerHeadConfig)
+    seeds: int = HEAD_SEEDS
+    """Seeds that a head and its language model are made with."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images with the questions about each."""
+
+    name: str
+    questions: tuple[tuple[Question, ...], ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The images' names."""
+        return tuple(asked[0].block or asked[0].id for asked in self.questions)
+
+    def open(self, row: int) -> list[Image.Image]:
+        """Open an image; InputError if it cannot be decoded, or its question is about several or a video."""
+        question = self.questions[row][0]
+        media = open_media_of(question)
+        if len(media) != 1 or not isinstance(media[0], Image.Image):
+            raise InputError(f"question {question.id}", "is not about one image")
+        return [media[0].convert("RGB")]
+
+    def image_digest(self) -> str:
+        """Of the images' content."""
+        sources = [source for asked in self.questions for source in asked[0].media]
+        return content_digest([source.read() if isinstance(source, TableImage) else source for source in sources])
+
+    def digest(self) -> str:
+        """Of what is asked."""
+        fields = [[(q.id, q.question, q.answers, q.correct, q.box) for q in asked] for asked in self.questions]
+        return settings_digest(self.name, fields)
+
+
+class QuestionTask(LayerEvaluator):
+    """Answers to a dataset's questions by a head that is fitted on the tokens of a layer."""
+
+    def __init__(
+        self,
+        name: str,
+        train: Sequence[Question],
+        test: Sequence[Question],
+        config: QuestionTaskConfig | None = None,
+        image_size: tuple[int, int] | None = None,
+        make_decoder: MakeDecoder | None = None,
+    ) -> None:
+        """`name`: one of `QUESTION_TASKS`. `image_size`: height and width that images are squashed to.
+
+        `make_decoder`: the language model of a head, by its seed; by default a fresh one whose vocabulary is that of
+        the training questions. Raises ConfigError for another name, DataError for a part without a question.
+        """
+        if name not in QUESTION_TASKS:
+            raise ConfigError(f"{name!r} has no questions about single images; known: {', '.join(QUESTION_TASKS)}")
+        self.name, self.config, self.image_size = name, config or QuestionTaskConfig(), image_size
+        self.train = _by_image(f"{name}, train", train, 2 * self.config.items)
+        self.test = _by_image(f"{name}, test", test, self.config.items)
+        self._make_decoder = make_decoder or self._fresh
+
+    @property
+    def digest(self) -> str:
+        """Of the questions and the settings."""
+        return settings_digest(asdict(self.config), self.train.digest(), self.test.digest())
+
+    @cached_property
+    def _images(self) -> tuple[EncoderInputs, ...]:
+        return tuple(self._inputs(part) for part in (self.train, self.test))
+
+    def _inputs(self, part: _Part) -> EncoderInputs:
+        digest, size = part.image_digest, self.image_size
+        return EncoderInputs(name=part.name, keys=part.keys, open=part.open, compute_digest=digest, image_size=size)
+
+    def images(self, encoder: LayerEncoder, track: Track = untracked) -> Sequence[EncoderInputs]:
+        """Return the training and the test images."""
+        return self._images
+
+    def score(self, features: Iterable[LayerFeatures], track: Track = untracked) -> Measurement:
+        """Return the task's metrics, for each seed of a head; DataError if no image of a part can be decoded."""
+        train, test = features
+        for part in (train, test):
+            if not len(part.rows):
+                raise DataError(f"{self.name}: no image can be used; the first: {part.failures[0]}")
+        scores = with_head_seeds(self.config.seeds, partial(self._score, train, test, track))
+        return Measurement(task=self.name, method="answers", scores=scores)
+
+    def _score(self, train: LayerFeatures, test: LayerFeatures, track: Track, seed: int) -> tuple[Scores, ...]:
+        config = self.config.head
+        head_config = replace(config, fit=config.fit.with_seed(seed))
+        head = AnswerHead(train.tokens.shape[-1], train.grid, self._make_decoder(seed), head_config)
+        head.fit(train.patches, [self._asked[row] for row in train.rows], track)
+        return score_answers(self.name, self._answer(head, test))
+
+    def _answer(self, head: AnswerHead, test: LayerFeatures) -> list[Answered]:
+        task = TASKS[self.name]
+        rows = [(at, each) for at, row in enumerate(test.rows) for each in self.test.questions[row]]
+        prompts = [(at, task.prompt(question)) for at, question in rows]
+        predictions = head.answer(test.patches, prompts, task.max_tokens)
+        answered = []
+        for (at, question), prediction in zip(rows, predictions, strict=True):
+            box = None
+            if question.box is not None:
+                box = scale_box(question.box, *self._sizes[int(test.rows[at])])
+            record = AnswerRecord(
+                model="", task=self.name, id=question.id, prompt=task.prompt(question), prediction=prediction, box=box
+            )
+            answered.append(Answered(question, record))
+        return answered
+
+    @cached_property
+    def _sizes(self) -> dict[int, tuple[int, int]]:
+        """Width and height of the test images that a box is asked of."""
+        boxed = [row for row, asked in enumerate(self.test.questions) if any(each.box for each in asked)]
+        return {row: self.test.open(row)[0].size for row in boxed}
+
+    @cached_property
+    def _asked(self) -> list[list[Asked]]:
+        return [
+            [_training_turn(self.name, each, partial(self.train.open, row)) for each in asked]
+            for row, asked in enumerate(self.train.questions)
+        ]
+
+    def _fresh(self, seed: int) -> Decoder:
+        texts = [text for asked in self._asked for turn in asked for text in turn]
+        return make_fresh_decoder(texts, torch_generator(seed, 3))
+
+
+def _by_image(name: str, questions: Sequence[Question], most: int) -> _Part:
+    """The questions by image, at most so many images, at even intervals."""
+    groups: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[question.block or question.id].append(question)
+    if not groups:
+        raise DataError(f"{name} has no question")
+    images = [tuple(group) for group in groups.values()]
+    return _Part(name, tuple(images[int(row)] for row in spread_indices(len(images), min(len(images), most))))
+
+
+def _training_turn(name: str, question: Question, open_image: Callable[[], list[Image.Image]]) -> Asked:
+    """A question as it is put, and the answer that is right: a text, a choice's letter, or a box."""
+    prompt = TASKS[name].prompt(question)
+    if question.box is not None:
+        return prompt, box_text(question.box, *open_image()[0].size)
+    if question.correct is not None:
+        return prompt, chr(ord("A") + question.correct)
+    return prompt, max(question.answers, key=question.answers.count)
+
+
+def read_question_task(name: str, path: Path, items: int, image_size: tuple[int, int] | None = None) -> QuestionTask:
+    """Read a task of `QUESTION_TASKS`: its split `train`, and the one that papers report to test on.
+
+    Raises what `read_questions` does.
+    """
+    train, test = (read_questions(name, path, split) for split in ("train", default_split(name)))
+    return QuestionTask(name, train, test, QuestionTaskConfig(items=items), image_size)

@@ -1,0 +1,95 @@
+"""Questions as a task of layer analysis: from datasets to metrics by layer."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.datasets.questions.question import Question
+from perception_encoder.dense_prediction.head_fitting import FitConfig
+from perception_encoder.documents.production import DocumentsConfig, write_documents
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.language_alignment.probing.answer_head import AnswerHeadConfig
+from perception_encoder.language_alignment.probing.question_task import (
+    QUESTION_TASKS,
+    QuestionTask,
+    QuestionTaskConfig,
+    read_question_task,
+)
+from perception_encoder.layer_analysis.colour_encoder import ColourEncoder
+from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+from tests.layer_analysis.toys import ToyEncoder
+
+COLOURS = {"red": (230, 20, 20), "green": (20, 220, 30), "blue": (20, 40, 230)}
+HEAD = AnswerHeadConfig(fit=FitConfig(epochs=6, batch=8, lr=2e-3))
+
+
+def picture(colour: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((16, 16, 3), colour.clip(0, 255), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def questions(count: int, seed: int) -> list[Question]:
+    """Two questions about each image: its colour, and its box."""
+    generator, asked = np.random.default_rng(seed), []
+    for number in range(count):
+        name = list(COLOURS)[generator.integers(3)]
+        media = (picture(np.array(COLOURS[name]) + generator.integers(-9, 9, 3)),)
+        key = f"{seed}-{number}"
+        asked.append(
+            Question(id=f"{key}/0", question="What colour?", media=media, answers=(name,), group="colour", block=key)
+        )
+        box = (0.0, 0.0, 16.0, 8.0)
+        asked.append(
+            Question(id=f"{key}/1", question="Give the box.", media=media, box=box, group="grounding", block=key)
+        )
+    return asked
+
+
+def task(**settings: object) -> QuestionTask:
+    config = QuestionTaskConfig(**{"head": HEAD, "seeds": 2, **settings})  # type: ignore[arg-type]
+    return QuestionTask("scenes", questions(60, 0), questions(20, 1), config)
+
+
+def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
+    sweep = run_sweep(ColourEncoder(ToyEncoder()), [task()], FeatureCache(directory=tmp_path, dtype="float32"))
+    values = {curve.metric: curve.scores[0] for curve in sweep.curves}
+    assert set(values) == {"accuracy", "accuracy, colour", "accuracy, grounding"}
+    assert values["accuracy, colour"].value > 0.8
+    assert values["accuracy, grounding"].value == 1
+    assert len(values["accuracy"].by_seed) == 2 and values["accuracy"].pool == "tokens"
+
+
+def test_items_are_images() -> None:
+    small = task(items=3)
+    assert [len(images.keys) for images in small.images(ToyEncoder())] == [6, 3]
+    assert small.digest != task(items=4).digest
+    assert small.images(ToyEncoder())[0].digest == task(items=3).images(ToyEncoder())[0].digest
+
+
+def test_only_questions_about_one_image() -> None:
+    assert "mvbench" not in QUESTION_TASKS and "docvqa" in QUESTION_TASKS
+    with pytest.raises(ConfigError, match="no questions about single images"):
+        QuestionTask("mvbench", questions(1, 0), questions(1, 1))
+    with pytest.raises(DataError, match="scenes, test has no question"):
+        QuestionTask("scenes", questions(1, 0), [])
+
+
+def test_rendered_documents_by_their_path(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        config = DocumentsConfig(count=4, split=split, size=128, kinds=("sign",), look="clean")
+        write_documents(tmp_path, config, jobs=1)
+    readers = {"documents": lambda path, items, size: read_question_task("documents", path, items, size)}
+    (read,) = make_tasks(["documents"], {}, tmp_path, TaskOptions(items=2, image_size=(32, 32)), readers)
+    train, test = read.images(ToyEncoder())
+    assert (len(train.keys), len(test.keys), test.image_size) == (4, 2, (32, 32))
+    assert test.open(0)[0].size == (128, 128)
+    with pytest.raises(ConfigError, match="'documents' is unknown"):
+        make_tasks(["documents"], {}, tmp_path)
