@@ -9,6 +9,7 @@ from experiments.distillation import page as distillation_page
 from experiments.distillation.run import SEEDS as STUDENTS
 from experiments.distillation.run import TAUGHT, home_teacher, student
 from experiments.distillation.run import Plan as DistillationPlan
+from experiments.language import page as language_page
 from experiments.layers import page as layers_page
 from experiments.recipe import page as recipe_page
 from experiments.recipe.run import POINTS, SEEDS
@@ -53,3 +54,12 @@ def test_the_layers_in_small(root: Path) -> None:
     if results.is_file():
         result = json.loads(results.read_text(encoding="utf-8"))
         assert results.with_suffix(".md").read_text(encoding="utf-8") == layers_page.page(result, "layers.png")
+
+
+def test_language_in_small(root: Path) -> None:
+    """The page and its JSON come together; until `python -m experiments.language` was run there is neither."""
+    results = root / "docs" / "results" / "language.json"
+    assert results.is_file() == results.with_suffix(".md").is_file() == results.with_suffix(".png").is_file()
+    if results.is_file():
+        result = json.loads(results.read_text(encoding="utf-8"))
+        assert results.with_suffix(".md").read_text(encoding="utf-8") == language_page.page(result, "language.png")

@@ -43,7 +43,9 @@ class QuestionTaskConfig:
     """How layers are evaluated on questions."""
 
     items: int = 1000
-    """The most test images; heads are fitted on twice as many."""
+    """The most test images."""
+    train_items: int | None = None
+    """The most training images; by default twice as many."""
     head: AnswerHeadConfig = field(default_factory=AnswerHeadConfig)
     seeds: int = HEAD_SEEDS
     """Seeds that a head and its language model are made with."""
@@ -100,7 +102,7 @@ class QuestionTask(LayerEvaluator):
         if name not in QUESTION_TASKS:
             raise ConfigError(f"{name!r} has no questions about single images; known: {', '.join(QUESTION_TASKS)}")
         self.name, self.config, self.image_size = name, config or QuestionTaskConfig(), image_size
-        self.train = _by_image(f"{name}, train", train, 2 * self.config.items)
+        self.train = _by_image(f"{name}, train", train, self.config.train_items or 2 * self.config.items)
         self.test = _by_image(f"{name}, test", test, self.config.items)
         self._make_decoder = make_decoder or self._fresh
 
@@ -133,7 +135,8 @@ class QuestionTask(LayerEvaluator):
     def _score(self, train: LayerFeatures, test: LayerFeatures, track: Track, seed: int) -> tuple[Scores, ...]:
         config = self.config.head
         head_config = replace(config, fit=config.fit.with_seed(seed))
-        head = AnswerHead(train.tokens.shape[-1], train.grid, self._make_decoder(seed), head_config)
+        decoder = self._make_decoder(head_config.fit.seed)
+        head = AnswerHead(train.tokens.shape[-1], train.grid, decoder, head_config)
         head.fit(train.patches, [self._asked[row] for row in train.rows], track)
         return score_answers(self.name, self._answer(head, test))
 

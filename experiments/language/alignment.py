@@ -1,0 +1,119 @@
+"""What the experiment compares: encoders that are aligned on scenes, and a language model trained on texts alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from perception_encoder.datasets.questions.question import Question
+from perception_encoder.files import write_text
+from perception_encoder.formats.shards import json_bytes, read_members, split_member, write_members
+from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.load import load_language_model
+from perception_encoder.language_alignment.run import align_language
+from perception_encoder.language_alignment.text.decoder import Decoder
+from perception_encoder.language_alignment.text.fresh_decoder import FRESH
+from perception_encoder.language_alignment.weights import read_tower
+from perception_encoder.models.checkpoints.weights import write_checkpoint
+from perception_encoder.models.registry import BUILTIN
+from perception_encoder.progress import Track, untracked
+from perception_encoder.train.optimizer import OptimizerConfig
+
+REGULARIZATION = 0.1
+"""LayerScale and DropPath of the paper."""
+
+
+READ = ("source", "label", "caption", "questions")
+"""Fields of a scene that encoders are aligned on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """How the encoders are aligned."""
+
+    side: int = 128
+    steps: int = 600
+    batch_size: int = 32
+    texts: int = 300
+    """Steps of the language model that reads texts alone."""
+
+
+def align(runs: Path, scenes: Path, config: Alignment, seed: int, regularized: bool, track: Track = untracked) -> Path:
+    """Align the built-in encoder on the scenes' questions and captions, or go on; return its tower's file.
+
+    Raises what `align_language` does.
+    """
+    name = f"aligned-{'regularized' if regularized else 'plain'}-{seed}"
+    tower = runs / f"{name}.safetensors"
+    if not tower.is_file():
+        own = alignment_config(config, seed, regularized)
+        path = align_language(own, [without_boxes(scenes, runs)], runs / name, track)
+        write_checkpoint(read_tower(path), tower, half=False)
+    return tower
+
+
+def alignment_config(config: Alignment, seed: int, regularized: bool) -> LanguageConfig:
+    """The run of an alignment."""
+    return LanguageConfig(
+        encoder=BUILTIN,
+        decoder=FRESH,
+        image_size=config.side,
+        context=1024,
+        layer_scale=REGULARIZATION if regularized else None,
+        drop_path=REGULARIZATION if regularized else 0.0,
+        train_vision=True,
+        train_decoder=True,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        warmup=config.steps // 20,
+        optimizer=OptimizerConfig(name="adamw", lr=1e-3),
+        validation=None,
+        half=False,
+        seed=seed,
+    )
+
+
+def without_boxes(scenes: Path, out: Path) -> Path:
+    """Write the training scenes without their objects, so that no box is asked for; return the shard."""
+    path = out / "scenes.tar"
+    if not path.is_file():
+        write_members(path, _members(scenes))
+    return path
+
+
+def _members(scenes: Path) -> Iterator[tuple[str, bytes]]:
+    for tar in sorted((scenes / "train").glob("*.tar")):
+        for name, content in read_members(tar, ("json", "jpg")):
+            if split_member(name)[1] == "json":
+                fields = json.loads(content)
+                content = json_bytes({key: value for key, value in fields.items() if key in READ})
+            yield name, content
+
+
+def pretrained_decoder(runs: Path, questions: Sequence[Question], config: Alignment) -> Callable[[int], Decoder]:
+    """Return what makes a language model, by its seed, that was trained on questions and answers without images."""
+
+    def make(seed: int) -> Decoder:
+        out = runs / f"texts-{seed}"
+        texts = write_texts(questions, runs / "texts.jsonl")
+        settings = alignment_config(config, seed, regularized=False)
+        own = LanguageConfig(**{**vars(settings), "train_vision": False, "cached": False, "steps": config.texts})
+        align_language(own, [texts], out)
+        return load_language_model(out, "cpu", torch.float32).decoder
+
+    return make
+
+
+def write_texts(questions: Sequence[Question], path: Path) -> Path:
+    """Write questions with answers in words as conversations without images."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for each in questions:
+        if each.answers:
+            turns = groups.setdefault(each.block, [])
+            turns += [{"from": "human", "value": each.question}, {"from": "gpt", "value": each.answers[0]}]
+    write_text(path, "".join(f"{json.dumps({'id': key, 'conversations': turns})}\n" for key, turns in groups.items()))
+    return path

@@ -1,0 +1,194 @@
+"""Table 9 and figure 13 of the paper in small: which features a language model can read, before and after alignment.
+
+A small fresh language model is fitted on the frozen tokens of rendered scenes, with their questions, boxes and
+captions. For figure 13 the encoder is aligned first, on questions and captions without boxes; heads are fitted on boxes
+too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.language.alignment import Alignment, align, pretrained_decoder
+from perception_encoder.datasets.questions.question import Question
+from perception_encoder.datasets.questions.read import read_questions
+from perception_encoder.datasets.questions.rendered import GROUNDING
+from perception_encoder.dense_prediction.head_fitting import FitConfig
+from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
+from perception_encoder.files import write_json
+from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.language_alignment.probing.answer_head import AnswerHeadConfig
+from perception_encoder.language_alignment.probing.question_task import QuestionTask, QuestionTaskConfig
+from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.recommendation import recommend
+from perception_encoder.progress import Track, untracked
+
+QUESTIONS, BOXES, CAPTIONS = "questions", "boxes", "captions"
+"""What is scored: accuracy, accuracy at IoU 0.5, CIDEr."""
+METRICS = {"accuracy, question": QUESTIONS, f"accuracy, {GROUNDING}": BOXES, "CIDEr": CAPTIONS}
+SEEDS = (0, 1)
+LAYERS = (1, 3, 5, 7, 9, 10, 11)
+"""Of figure 13, 0-based."""
+LAST = LAYERS[-1]
+FORMAT = 1
+"""Of cached scores."""
+
+Scores = dict[str, list[ItemScores]]
+"""By what is scored, one for each seed."""
+Splits = tuple[list[Question], list[Question]]
+"""Questions to train and to test on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is trained and tested."""
+
+    side: int = 128
+    """Pixels of an image's side."""
+    train: int = 4000
+    """Scenes that a head is fitted on."""
+    test: int = 300
+    epochs: int = 4
+    pool: int = 2
+    alignment: Alignment = field(default_factory=Alignment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of table 9: an encoder's layer and a head."""
+
+    name: str
+    compared: str
+    """The row that it differs from in one thing; its own name for the first."""
+    layer: int = LAST
+    linear: bool = False
+    pretrained: bool = False
+    """The language model has been trained on the texts before, without images."""
+    frozen: bool = False
+    aligned: bool = False
+    regularized: bool = False
+
+
+BASE = "frozen encoder, last layer, MLP, fresh language model"
+ROWS = (
+    Row(name=BASE, compared=BASE),
+    Row(name="linear projector", compared=BASE, linear=True),
+    *(Row(name=f"layer {layer}", compared=BASE, layer=layer) for layer in (10, 8, 5)),
+    Row(name="language model trained on texts first", compared=BASE, pretrained=True),
+    Row(name="the same, frozen", compared="language model trained on texts first", pretrained=True, frozen=True),
+    Row(name="aligned encoder", compared=BASE, aligned=True),
+    Row(name="aligned with regularisation", compared="aligned encoder", aligned=True, regularized=True),
+)
+
+
+def reproduce_language(
+    result: Path, runs: Path, scenes: Path, sizes: Sizes | None = None, track: Track = untracked
+) -> dict[str, Any]:
+    """Run what is not cached in `runs`, write the whole result as JSON, and return it.
+
+    `scenes`: rendered ones, train and test. Raises what `align_language`, `read_questions` and `QuestionTask` do.
+    """
+    sizes = sizes or Sizes()
+    probes = Probes(runs, scenes, sizes, track)
+    scores = {row.name: probes.questions(row) for row in ROWS}
+    table = [_table_row(row, scores) for row in ROWS]
+    curves = []
+    for when, aligned in (("before", False), ("after", True)):
+        by_layer = {layer: probes.layer(layer, aligned) for layer in LAYERS}
+        curves += [_curve(metric, by_layer, when) for metric in (QUESTIONS, BOXES, CAPTIONS)]
+    value = {"sizes": asdict(sizes), "seeds": len(SEEDS), "table": table, "curves": curves}
+    write_json(result, value, indent=1)
+    return value
+
+
+class Probes:
+    """Fits heads and keeps their scores on the disk."""
+
+    def __init__(self, runs: Path, scenes: Path, sizes: Sizes, track: Track) -> None:
+        self.runs, self.scenes, self.sizes, self.track = runs, scenes, sizes, track
+        self.asked = _grouped(read_questions("scenes", scenes, "train")), _grouped(read_questions("scenes", scenes))
+        captions = "scene captions"
+        self.captioned = read_questions(captions, scenes, "train"), read_questions(captions, scenes)
+
+    def questions(self, row: Row) -> Scores:
+        """The scores of a row of the table."""
+        return self._score("scenes", self.asked, row)
+
+    def layer(self, layer: int, aligned: bool) -> Scores:
+        """The scores of a layer, of captions too."""
+        row = Row(name="", compared="", layer=layer, aligned=aligned, regularized=aligned)
+        return {**self._score("scenes", self.asked, row), **self._score("scene captions", self.captioned, row)}
+
+    def _score(self, name: str, questions: Splits, row: Row) -> Scores:
+        scores: Scores = {}
+        for seed in SEEDS:
+            for each in self._scored(name, questions, row, seed):
+                scores.setdefault(METRICS[each.metric], []).append(replace(each, seed=seed))
+        return scores
+
+    def _scored(self, name: str, questions: Splits, row: Row, seed: int) -> list[ItemScores]:
+        sizes = self.sizes
+        fit = FitConfig(epochs=sizes.epochs, batch=32, seed=seed)
+        head = AnswerHeadConfig(fit=fit, pool=sizes.pool, linear=row.linear, frozen=row.frozen)
+        config = QuestionTaskConfig(items=sizes.test, train_items=sizes.train, head=head, seeds=1)
+        side = (sizes.side, sizes.side)
+        make = pretrained_decoder(self.runs, questions[0], sizes.alignment) if row.pretrained else None
+        task = QuestionTask(name, *questions, config, side, make)
+        encoder = load_layer_encoder(self._encoder(row, seed))
+        depends = [FORMAT, name, task.digest, row.pretrained, row.layer, sorted(encoder.about.items())]
+        key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:20]
+        path = self.runs / "scores" / f"{key}.json"
+        if not path.is_file():
+            cache = FeatureCache(directory=self.runs / "features")
+            layers = [row.layer] if row.layer not in LAYERS else list(LAYERS)
+            cached = [cache.encode_layers(encoder, images, layers, self.track) for images in task.images(encoder)]
+            measurement = task.score([each.read(row.layer) for each in cached], self.track)
+            own = [each for each in measurement.scores if each.metric in METRICS]
+            write_json(path, [asdict(each) for each in own], indent=None)
+        return [ItemScores(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
+
+    def _encoder(self, row: Row, seed: int) -> str:
+        if not row.aligned:
+            return "builtin"
+        return str(align(self.runs, self.scenes, self.sizes.alignment, seed, row.regularized, self.track))
+
+
+def _grouped(questions: Sequence[Question]) -> list[Question]:
+    """Questions in two groups: those for boxes, and all others."""
+    return [each if each.group == GROUNDING else replace(each, group="question") for each in questions]
+
+
+def _table_row(row: Row, scores: Mapping[str, Scores]) -> dict[str, Any]:
+    ours, theirs = scores[row.name], scores[row.compared]
+    values, gaps = {}, {}
+    for name, own in ours.items():
+        whole = estimate(own)
+        seeds = list(whole.by_seed)
+        values[name] = {"value": whole.value, "by_seed": seeds, "interval": whole.interval(), "n": own[0].items}
+        if row.compared != row.name:
+            gap = difference(own, theirs[name])
+            gaps[name] = {"value": gap.value, "interval": gap.interval}
+    return {"name": row.name, "compared": row.compared, "scores": values, "differences": gaps}
+
+
+def _curve(metric: str, by_layer: Mapping[int, Scores], when: str) -> dict[str, Any]:
+    scores = {layer: LayerScore.of(own[metric], "tokens") for layer, own in by_layer.items()}
+    curve = LayerCurve(model=when, task=metric, metric=metric, depth=LAST + 1, scores=scores)
+    result = recommend(curve)
+    return {
+        "when": when,
+        "metric": metric,
+        "unit": curve.unit,
+        "layers": list(scores),
+        "values": [score.value for score in scores.values()],
+        "interval": [score.as_metric().interval for score in scores.values()],
+        "best": result.best,
+        "gap": {"value": result.gain.value, "interval": result.gain.interval},
+        "as_good": list(result.as_good),
+    }
