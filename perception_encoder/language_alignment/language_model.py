@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from weakref import ReferenceType, ref
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from perception_encoder.language_alignment.media import MediaConfig, media_pixels
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
+from perception_encoder.language_alignment.text.fast_llama import FastLlama
 from perception_encoder.language_alignment.text.generation import generate_tokens
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 
@@ -33,6 +34,7 @@ class LanguageModel:
     def __init__(self, name: str, model: PerceptionLanguageModel, decoder: Decoder, media: MediaConfig) -> None:
         self.name, self.model, self.decoder, self.media = name, model.eval(), decoder, media
         self.encoded = 0
+        self._fast = FastLlama(model.decoder) if FastLlama.fits(model.decoder) else None
         self._tokens: OrderedDict[tuple[int, bool], tuple[ReferenceType[MediaPart], Tensor]] = OrderedDict()
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
@@ -48,7 +50,7 @@ class LanguageModel:
         prompt, cut = self._prompt(conversation, sampling)
         tokens: list[int] = []
         streamed = ""
-        for (token,) in generate_tokens(self.model.decoder, [prompt], self.decoder.end_tokens, sampling):
+        for (token,) in self._generate([prompt], sampling):
             assert token is not None
             tokens.append(token)
             text, ended = self._text(tokens, sampling)
@@ -67,7 +69,7 @@ class LanguageModel:
         prompts, cuts = zip(*(self._prompt(each, sampling) for each in conversations), strict=True)
         tokens: list[list[int]] = [[] for _ in prompts]
         ended = [False] * len(prompts)
-        for row in generate_tokens(self.model.decoder, prompts, self.decoder.end_tokens, sampling):
+        for row in self._generate(prompts, sampling):
             for number, token in enumerate(row):
                 if token is None:
                     ended[number] = True
@@ -80,6 +82,9 @@ class LanguageModel:
             Reply(self._text(own, sampling)[0], len(prompt), len(own), end or len(own) < sampling.max_tokens, cut)
             for own, prompt, cut, end in zip(tokens, prompts, cuts, ended, strict=True)
         ]
+
+    def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> Iterator[list[int | None]]:
+        return generate_tokens(self.model.decoder, prompts, self.decoder.end_tokens, sampling, self._fast)
 
     def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
         """The text of an answer's tokens up to a stop, and whether there is one."""

@@ -9,18 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perception_encoder.language_alignment.text.fast_llama import FastLlama
 from perception_encoder.preprocess.conversation import Sampling
 
 
 @torch.inference_mode()
 def generate_tokens(
-    decoder: Any, prompts: Sequence[Tensor], end_tokens: frozenset[int], sampling: Sampling
+    decoder: Any,
+    prompts: Sequence[Tensor],
+    end_tokens: frozenset[int],
+    sampling: Sampling,
+    fast: FastLlama | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each prompt, until all have ended; None for one that has, its end token not yielded.
 
     `prompts`: embeddings (T, dim) of each. Prompts are padded on the left, and the padding is masked. Each draws from
-    a generator of its own, so that an answer does not depend on those beside it.
+    a generator of its own, so that an answer does not depend on those beside it. `fast`: of the decoder, for the steps
+    of a single prompt.
     """
+    if fast is not None and len(prompts) == 1:
+        yield from _generate_one(decoder, prompts[0], end_tokens, sampling, fast)
+        return
     device, count = prompts[0].device, len(prompts)
     longest = max(len(prompt) for prompt in prompts)
     inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
@@ -32,7 +41,7 @@ def generate_tokens(
     padded = any(padding)
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
     feed: dict[str, Tensor] = {"inputs_embeds": inputs}
-    cache_name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+    cache_name = _cache_name(decoder)
     cache, open_rows = None, [True] * count
     for _ in range(sampling.max_tokens):
         extra = {"attention_mask": mask, "position_ids": positions} if padded else {}
@@ -47,6 +56,25 @@ def generate_tokens(
         if padded:
             mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
             positions = positions[:, -1:] + 1
+
+
+def _generate_one(
+    decoder: Any, prompt: Tensor, end_tokens: frozenset[int], sampling: Sampling, fast: FastLlama
+) -> Iterator[list[int | None]]:
+    output = decoder(inputs_embeds=prompt[None], use_cache=True, logits_to_keep=1)
+    step = fast.continue_from(output[_cache_name(decoder)], sampling.max_tokens)
+    logits, generator = output.logits[0, -1], torch.Generator().manual_seed(sampling.seed)
+    for number in range(sampling.max_tokens):
+        token = choose(logits, sampling, generator)
+        if token in end_tokens:
+            return
+        yield [token]
+        if number + 1 < sampling.max_tokens:
+            logits = step(token)
+
+
+def _cache_name(decoder: Any) -> str:
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
