@@ -1,14 +1,22 @@
-"""Conversations about labelled photographs and drawings: what is shown, is it this, which of two, a short caption."""
+"""`python -m experiments.language.labelled`: conversations about labelled photographs and drawings.
+
+Their object, yes or no, which of two, and a short caption: data of the built-in language model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from experiments.command_line import run_experiment
+from perception_encoder.cli import output
+from perception_encoder.cli.options import argument, option, out_option
 from perception_encoder.data.captions import captions, concept, with_article
+from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import ShardSample, read_metadata, read_shard, shards_below, write_shard
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 from perception_encoder.pretraining.builtin.rules import RULES
@@ -31,6 +39,10 @@ def _samples(directories: Sequence[Path], split: str, generator: np.random.Gener
         shards = shards_below(directory, split)
         unseen = held_out.find_classes(directory)
         concepts = sorted({concept(metadata) for shard in shards for _, metadata in read_metadata(shard)} - unseen)
+        if len(concepts) < 2:
+            raise DataError(
+                f"{directory} has {len(concepts)} labels in the split {split!r}; two are needed to ask which"
+            )
         for shard in shards:
             for sample in read_shard(shard):
                 if sample.source not in held_out.sources and sample.label not in unseen:
@@ -40,7 +52,7 @@ def _samples(directories: Sequence[Path], split: str, generator: np.random.Gener
 
 
 def _turns(sample: ShardSample, concepts: Sequence[str], generator: np.random.Generator) -> list[dict[str, str]]:
-    """What is shown comes first or last, so that no answer gives it away half of the time."""
+    """The question for the label is the first or the last one, so that it cannot always be copied."""
     own = concept(sample.metadata)
     style = RULES.style(sample.source)
     ways = captions(sample.metadata, style=style)
@@ -51,18 +63,40 @@ def _turns(sample: ShardSample, concepts: Sequence[str], generator: np.random.Ge
             pass
         return drawn
 
-    shown = [("What is in the picture?", noun)]
-    asked: list[tuple[str, str]] = []
+    naming = [("What is in the image?", noun)]
+    others: list[tuple[str, str]] = []
     for _ in range(YES_OR_NO):
         yes = generator.random() < 0.5
-        asked.append((f"Is there {noun if yes else with_article(other())}?", "yes" if yes else "no"))
+        others.append((f"Is there {noun if yes else with_article(other())}?", "yes" if yes else "no"))
     pair = [own, other()]
     first, second = (with_article(pair[at]) for at in generator.permutation(2))
-    asked.append((f"Which is it, {first} or {second}?", noun))
-    asked.append(("Is this a photo or a drawing?", "a drawing" if style.drawn else "a photo"))
+    others.append((f"Which is it, {first} or {second}?", noun))
+    others.append(("Is this a photo or a drawing?", "a drawing" if style.drawn else "a photo"))
     plain = ways["plain"]
-    asked = [asked[at] for at in generator.permutation(len(asked))]
+    others = [others[at] for at in generator.permutation(len(others))]
     described = [(CAPTION_PROMPT, plain[int(generator.integers(len(plain)))])]
-    order = ([*shown, *asked], [*asked, *shown, *described], [*described, *asked])[int(generator.integers(3))]
+    order = ([*naming, *others], [*others, *naming, *described], [*described, *others])[int(generator.integers(3))]
     turns = [turn for question, answer in order for turn in (("human", question), ("gpt", answer))]
     return [{"from": role, "value": f"<image>\n{text}" if at == 0 else text} for at, (role, text) in enumerate(turns)]
+
+
+def labelled(
+    directories: Annotated[list[Path], argument("DIR...", "Directories of labelled shards.")],
+    out: Annotated[Path, out_option("The tar of conversations.")],
+    split: Annotated[str, option("Split to read.", "NAME")] = "train",
+    seed: Annotated[int, option("Random seed.", least=0)] = 0,
+) -> None:
+    """Write a tar of images with a conversation each, as `pe train language_…` reads it.
+
+    What the built-in models are never trained on is left out.
+
+    Examples:
+
+        python -m experiments.language.labelled photos -o photographs.tar
+        python -m experiments.language.labelled drawings -o drawings.tar
+    """
+    output.print_line(f"{write_labelled(directories, split, out, seed):,} conversations: {out}")
+
+
+if __name__ == "__main__":
+    run_experiment("language.labelled", labelled)

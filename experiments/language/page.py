@@ -37,9 +37,9 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
         "Written by `python -m experiments.language`: the built-in encoder's frozen tokens of rendered scenes at "
         f"{sizes['side']} px are read by a small fresh language model (4 layers, width 256) that is fitted on "
         f"{sizes['train']:,} scenes with their questions, boxes and captions, and answers those of {sizes['test']:,} "
-        "scenes of unseen models. Table 9 in small: each row changes one thing. For the plot, figure 13 in small, the "
-        f"encoder was first aligned ({sizes['alignment']['steps']:,} steps, LayerScale and DropPath 0.1) on questions "
-        "and captions without boxes; then heads were fitted anew on each layer, boxes included."
+        "scenes of unseen models. Table 9 in small: each row changes one setting. For the plot, figure 13 in small, "
+        f"the encoder was first aligned ({sizes['alignment']['steps']:,} steps, LayerScale and DropPath 0.1) on "
+        "questions and captions without boxes; then heads were fitted anew on each layer, boxes included."
     )
     yield (
         "Intervals are of 95 %, over questions (those about a scene together) and "
@@ -58,8 +58,8 @@ def _best(curve: Mapping[str, Any]) -> str:
     interval = curve["gap"]["interval"]
     better = interval is not None and interval[0] > 0
     gap = format_difference(curve["gap"]["value"], None, curve["unit"])
-    shown = "shown" if better else "not shown"
-    return f"{where}: layer {curve['best']} scores best, {gap} over the last, which is {shown} to be worse."
+    verdict = "shown" if better else "not shown"
+    return f"{where}: layer {curve['best']} scores best, {gap} over the last, which is {verdict} to be worse."
 
 
 def _table(result: Mapping[str, Any]) -> Table:

@@ -41,8 +41,6 @@ FORMAT = 1
 
 Scores = dict[str, list[ItemScores]]
 """By what is scored, one for each seed."""
-Splits = tuple[list[Question], list[Question]]
-"""Questions to train and to test on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ class Row:
 
     name: str
     compared: str
-    """The row that it differs from in one thing; its own name for the first."""
+    """The row that it differs from in one setting; its own name for the first."""
     layer: int = LAST
     linear: bool = False
     pretrained: bool = False
@@ -112,28 +110,29 @@ class Probes:
 
     def __init__(self, runs: Path, scenes: Path, sizes: Sizes, track: Track) -> None:
         self.runs, self.scenes, self.sizes, self.track = runs, scenes, sizes, track
-        self.asked = _grouped(read_questions("scenes", scenes, "train")), _grouped(read_questions("scenes", scenes))
-        captions = "scene captions"
-        self.captioned = read_questions(captions, scenes, "train"), read_questions(captions, scenes)
+        self.read = {
+            name: (_grouped(read_questions(name, scenes, "train")), _grouped(read_questions(name, scenes)))
+            for name in ("scenes", "scene captions")
+        }
 
     def questions(self, row: Row) -> Scores:
         """The scores of a row of the table."""
-        return self._score("scenes", self.asked, row)
+        return self._score("scenes", row)
 
     def layer(self, layer: int, aligned: bool) -> Scores:
         """The scores of a layer, of captions too."""
         row = Row(name="", compared="", layer=layer, aligned=aligned, regularized=aligned)
-        return {**self._score("scenes", self.asked, row), **self._score("scene captions", self.captioned, row)}
+        return {**self._score("scenes", row), **self._score("scene captions", row)}
 
-    def _score(self, name: str, questions: Splits, row: Row) -> Scores:
+    def _score(self, name: str, row: Row) -> Scores:
         scores: Scores = {}
         for seed in SEEDS:
-            for each in self._scored(name, questions, row, seed):
+            for each in self._scored(name, row, seed):
                 scores.setdefault(METRICS[each.metric], []).append(replace(each, seed=seed))
         return scores
 
-    def _scored(self, name: str, questions: Splits, row: Row, seed: int) -> list[ItemScores]:
-        sizes = self.sizes
+    def _scored(self, name: str, row: Row, seed: int) -> list[ItemScores]:
+        sizes, questions = self.sizes, self.read[name]
         fit = FitConfig(epochs=sizes.epochs, batch=32, seed=seed)
         head = AnswerHeadConfig(fit=fit, pool=sizes.pool, linear=row.linear, frozen=row.frozen)
         config = QuestionTaskConfig(items=sizes.test, train_items=sizes.train, head=head, seeds=1)

@@ -354,8 +354,8 @@ def scene_conversations(metadata: Mapping[str, Any], kind: MediaKind = "image") 
     return [((each[0][0], f"<{kind}>{each[0][1]}"), *each[1:]) for each in conversations if each]
 
 
-def _turns_of(asked: Iterable[tuple[str, str]]) -> list[Turn]:
-    return [turn for question, answer in asked for turn in (("user", question), ("assistant", answer))]
+def _turns_of(pairs: Iterable[tuple[str, str]]) -> list[Turn]:
+    return [turn for question, answer in pairs for turn in (("user", question), ("assistant", answer))]
 
 
 def _request(kind: MediaKind, captions: Sequence[str], number: int) -> str:

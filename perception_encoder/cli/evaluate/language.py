@@ -81,7 +81,7 @@ def _command(name: str, dataset: str, short: str, about: str) -> Callable[..., N
     rendered = dataset in RENDERED
     made = "documents" if dataset == "documents" else "scenes"
     source = f"PATH: the directory that `pe data {made}` made." if rendered else PUBLISHED
-    place = made if rendered else dataset
+    directory = made if rendered else dataset
     evaluate.__doc__ = f"""{short}
 
     {about} {source} Status 1: some
@@ -89,7 +89,7 @@ def _command(name: str, dataset: str, short: str, about: str) -> Callable[..., N
 
     Examples:
 
-        pe eval {name} builtin-lang --data {place} --records {name}.jsonl -o {name}.json
-        pe eval {name} facebook/Perception-LM-1B --data {place} --blind
+        pe eval {name} builtin-lang --data {directory} --records {name}.jsonl -o {name}.json
+        pe eval {name} facebook/Perception-LM-1B --data {directory} --blind
     """
     return evaluate

@@ -29,7 +29,7 @@ def read_scenes(root: Path, split: str) -> list[Question]:
 
     Groups are the questions' types, and "grounding". Raises DataError for a missing or damaged tar.
     """
-    return [question for scene in _scenes(root, split) for question in _asked(scene)]
+    return [question for scene in _scenes(root, split) for question in _questions_of(scene)]
 
 
 def read_scene_captions(root: Path, split: str) -> list[Question]:
@@ -80,7 +80,7 @@ def _captioned(scene: _Scene) -> Question:
     return Question(id=scene.key, question="", media=(scene.image,), answers=(captions[0],), block=scene.key)
 
 
-def _asked(scene: _Scene) -> Iterator[Question]:
+def _questions_of(scene: _Scene) -> Iterator[Question]:
     key, media = scene.key, (scene.image,)
     for number, each in enumerate(scene_answers(scene.metadata, scene.where)):
         identity, answers = f"{key}/{number}", (each.answer,)
@@ -101,14 +101,14 @@ def read_documents(root: Path, split: str) -> list[Question]:
         entry = Entry(name, fields)
         key, image = entry.identity("id"), media.directory / entry.text("image")
         for row, each in enumerate(list_objects(fields, "questions", entry.where)):
-            asked = Entry(f"{entry.where}: questions[{row}]", each)
+            item = Entry(f"{entry.where}: questions[{row}]", each)
             questions.append(
                 Question(
                     id=f"{key}/{row}",
-                    question=asked.text("question"),
+                    question=item.text("question"),
                     media=(image,),
-                    answers=asked.answers("answer"),
-                    group=asked.optional("task"),
+                    answers=item.answers("answer"),
+                    group=item.optional("task"),
                     block=key,
                 )
             )

@@ -31,7 +31,7 @@ TURNS = 8
 AT_ONCE = 64
 """Questions that are answered at a time."""
 
-Asked = tuple[str, str]
+QuestionAnswer = tuple[str, str]
 """A question and its answer."""
 _IMAGE = Image.new("L", (1, 1))
 """Stands for the image in a conversation."""
@@ -73,7 +73,7 @@ class AnswerHead(nn.Module):
         standard = self.standardize(patches).flatten(2).transpose(1, 2)  # (B, h·w, D)
         return self.model.project(standard, self.grid)
 
-    def fit(self, patches: Maps, asked: Sequence[Sequence[Asked]], track: Track = untracked) -> None:
+    def fit(self, patches: Maps, questions: Sequence[Sequence[QuestionAnswer]], track: Track = untracked) -> None:
         """Fit on images (n, h, w, D), each with its questions; ModelError if it diverges."""
         self.standardize.measure(patches)
         draws = np.random.default_rng([self.config.fit.seed, 5])
@@ -83,7 +83,7 @@ class AnswerHead(nn.Module):
             tokens = self.image_tokens(take(patches, rows))
             examples = []
             for row in rows:
-                turns = asked[row]
+                turns = questions[row]
                 drawn = [turns[at] for at in draws.permutation(len(turns))[:TURNS]]
                 prompt = self.decoder.prompts.training_prompt(_messages(drawn), [count])
                 examples.append(Example(prompt, tokens[:0]))
@@ -120,7 +120,7 @@ class AnswerHead(nn.Module):
         return [self.decoder.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
-def _messages(turns: Sequence[Asked]) -> list[Message]:
+def _messages(turns: Sequence[QuestionAnswer]) -> list[Message]:
     """A conversation about one image; the answers are left out if they are empty."""
     messages = [Message("user", (_IMAGE, turns[0][0]))]
     for number, (question, answer) in enumerate(turns):

@@ -23,7 +23,7 @@ from perception_encoder.evaluation.layer_features import EncoderInputs, LayerFea
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Scores, with_head_seeds
 from perception_encoder.formats.table_images import TableImage
-from perception_encoder.language_alignment.probing.answer_head import AnswerHead, AnswerHeadConfig, Asked
+from perception_encoder.language_alignment.probing.answer_head import AnswerHead, AnswerHeadConfig, QuestionAnswer
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
 from perception_encoder.models.protocols import LayerEncoder
@@ -61,7 +61,7 @@ class _Part:
     @property
     def keys(self) -> tuple[str, ...]:
         """The images' names."""
-        return tuple(asked[0].block or asked[0].id for asked in self.questions)
+        return tuple(own[0].block or own[0].id for own in self.questions)
 
     def open(self, row: int) -> list[Image.Image]:
         """Open an image; InputError if it cannot be decoded, or its question is about several or a video."""
@@ -73,12 +73,12 @@ class _Part:
 
     def image_digest(self) -> str:
         """Of the images' content."""
-        sources = [source for asked in self.questions for source in asked[0].media]
+        sources = [source for own in self.questions for source in own[0].media]
         return content_digest([source.read() if isinstance(source, TableImage) else source for source in sources])
 
     def digest(self) -> str:
-        """Of what is asked."""
-        fields = [[(q.id, q.question, q.answers, q.correct, q.box) for q in asked] for asked in self.questions]
+        """Of the questions and their answers."""
+        fields = [[(q.id, q.question, q.answers, q.correct, q.box) for q in own] for own in self.questions]
         return settings_digest(self.name, fields)
 
 
@@ -137,7 +137,7 @@ class QuestionTask(LayerEvaluator):
         head_config = replace(config, fit=config.fit.with_seed(seed))
         decoder = self._make_decoder(head_config.fit.seed)
         head = AnswerHead(train.tokens.shape[-1], train.grid, decoder, head_config)
-        head.fit(train.patches, [self._asked[row] for row in train.rows], track)
+        head.fit(train.patches, [self._training[row] for row in train.rows], track)
         return score_answers(self.name, self._answer(head, test))
 
     def _answer(self, head: AnswerHead, test: LayerFeatures) -> list[Answered]:
@@ -158,19 +158,19 @@ class QuestionTask(LayerEvaluator):
 
     @cached_property
     def _sizes(self) -> dict[int, tuple[int, int]]:
-        """Width and height of the test images that a box is asked of."""
-        boxed = [row for row, asked in enumerate(self.test.questions) if any(each.box for each in asked)]
+        """Width and height of the test images whose boxes are wanted."""
+        boxed = [row for row, own in enumerate(self.test.questions) if any(each.box for each in own)]
         return {row: self.test.open(row)[0].size for row in boxed}
 
     @cached_property
-    def _asked(self) -> list[list[Asked]]:
+    def _training(self) -> list[list[QuestionAnswer]]:
         return [
-            [_training_turn(self.name, each, partial(self.train.open, row)) for each in asked]
-            for row, asked in enumerate(self.train.questions)
+            [_training_turn(self.name, each, partial(self.train.open, row)) for each in own]
+            for row, own in enumerate(self.train.questions)
         ]
 
     def _fresh(self, seed: int) -> Decoder:
-        texts = [text for asked in self._asked for turn in asked for text in turn]
+        texts = [text for own in self._training for turn in own for text in turn]
         return make_fresh_decoder(texts, torch_generator(seed, 3))
 
 
@@ -185,7 +185,7 @@ def _by_image(name: str, questions: Sequence[Question], most: int) -> _Part:
     return _Part(name, tuple(images[int(row)] for row in spread_indices(len(images), min(len(images), most))))
 
 
-def _training_turn(name: str, question: Question, open_image: Callable[[], list[Image.Image]]) -> Asked:
+def _training_turn(name: str, question: Question, open_image: Callable[[], list[Image.Image]]) -> QuestionAnswer:
     """A question as it is put, and the answer that is right: a text, a choice's letter, or a box."""
     prompt = TASKS[name].prompt(question)
     if question.box is not None:
