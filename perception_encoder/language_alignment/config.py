@@ -53,6 +53,8 @@ class LanguageConfig(TrainingConfig):
     lora: DecoderLoRA | None = None
     cached: bool = True
     """Encode each image once and read its features from the disk, if the tower is not trained."""
+    skip_bad: bool = False
+    """Leave out bad records of the data, and report them; else the first one is an error."""
     steps: int = 1000
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(name="adamw", lr=1e-4))
     validation: ValidationConfig | None = field(default_factory=ValidationConfig)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
+from perception_encoder.language_alignment.batch import LanguageBatch
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.language_alignment.text.fresh_decoder import FRESH, LAYERS, TOKENS, WIDTH
+from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.planning.activations import FLOAT32, vision_activations
 from perception_encoder.planning.cluster import Cluster, StagePlan, TrainingPlan
-from perception_encoder.planning.cost import vision_cost
+from perception_encoder.planning.cost import TowerCost, vision_cost
 
 BFLOAT16 = 2  # bytes of an element
 OPTIMIZER = 2  # moments of a parameter, in float32
@@ -106,7 +109,7 @@ SHAPES = {
 def decoder_shape(name: str) -> DecoderShape:
     """The sizes of a language model, from the table or its `config.json`.
 
-    Raises WeightsUnavailableError if it cannot be read, and ConfigError for a model that is not of Llama's kind.
+    Raises WeightsUnavailableError if it cannot be read, and what `shape_of` does.
     """
     if name in SHAPES:
         return SHAPES[name]
@@ -118,6 +121,11 @@ def decoder_shape(name: str) -> DecoderShape:
         config = AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir(), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise WeightsUnavailableError(f"the language model {name} could not be read: {one_line(error)}") from error
+    return shape_of(config, name)
+
+
+def shape_of(config: Any, name: str) -> DecoderShape:
+    """The sizes in a configuration of transformers; ConfigError for a model that is not of Llama's kind."""
     text = config.get_text_config()
     try:
         heads = int(text.num_attention_heads)
@@ -143,12 +151,8 @@ def plan_language(config: LanguageConfig, cluster: Cluster) -> TrainingPlan:
     images, tokens = _images(config), _tokens(config, vision)
     tower = vision_cost(vision, vision.image_size)
     again = tower.recomputed(checkpointing=config.parallel.checkpointing) if config.train_vision else 0
-    flops = float(images * (tower.training() if config.train_vision else 0 if config.cached else tower.forward))
-    forward = decoder.flops(tokens)
-    flops += (3 if config.train_decoder and config.lora is None else 2) * forward + 3 * decoder.logits(tokens)
-    if config.lora is not None:
-        flops += 6 * tokens * decoder.adapters(config.lora)
-    executed = flops + images * again + (forward if config.parallel.checkpointing else 0)
+    flops = _tower_flops(config, tower, images) + _decoder_flops(config, decoder, tokens, tokens)
+    executed = flops + images * again + (decoder.flops(tokens) if config.parallel.checkpointing else 0)
     samples = config.steps * config.batch_size
     stage = StagePlan(
         image_size=vision.image_size,
@@ -165,6 +169,39 @@ def plan_language(config: LanguageConfig, cluster: Cluster) -> TrainingPlan:
         cluster=cluster,
         assumed=assumed,
     )
+
+
+class LanguageCost:
+    """What a run costs: the loop reports by it how well the device is used and when the run will end."""
+
+    def __init__(self, config: LanguageConfig, vision: VisionConfig, decoder: DecoderShape) -> None:
+        """`vision`: the tower as it is trained, at the size of the images."""
+        self.config, self.decoder = config, decoder
+        self.tower = vision_cost(vision, vision.image_size)
+
+    def flops(self, batch: LanguageBatch) -> float:
+        """Operations of this rank's part of a batch, its padding included; features that are given cost nothing."""
+        images = len(batch.images) if batch.images.dim() == 4 else 0
+        rows, tokens = batch.ids.shape
+        labels = int((batch.labels != IGNORED).sum())
+        of_rows = rows * _decoder_flops(self.config, self.decoder, tokens, 0)
+        return _tower_flops(self.config, self.tower, images) + of_rows + 3 * self.decoder.logits(labels)
+
+    def share(self, steps: int) -> float:
+        """Share of the run's work that is done after so many steps."""
+        return steps / self.config.steps
+
+
+def _tower_flops(config: LanguageConfig, tower: TowerCost, images: int) -> float:
+    """Operations of a conversation's images in a step."""
+    return float(images * (tower.training() if config.train_vision else 0 if config.cached else tower.forward))
+
+
+def _decoder_flops(config: LanguageConfig, decoder: DecoderShape, tokens: int, labels: int) -> float:
+    """Operations of a conversation in a step: forward, backward to the inputs, and to weights that are trained."""
+    whole = config.train_decoder and config.lora is None
+    flops = (3 if whole else 2) * decoder.flops(tokens) + 3 * decoder.logits(labels)
+    return float(flops if config.lora is None else flops + 6 * tokens * decoder.adapters(config.lora))
 
 
 def _vision(config: LanguageConfig) -> VisionConfig:

@@ -21,6 +21,7 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.feature_file import FeatureFile
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.media import media_pixels
+from perception_encoder.language_alignment.plan import LanguageCost, shape_of
 from perception_encoder.language_alignment.task import Aligned, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.adapters import add_decoder_adapters
 from perception_encoder.language_alignment.text.fresh_decoder import FRESH, write_fresh_decoder
@@ -75,7 +76,7 @@ class LanguageRun:
         higher_is_better = HeldOutAnswers.higher_is_better
         self.metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
         self.config, self.out, self.rank = config, out, rank
-        sources = [open_conversations(path, track=track) for path in data]
+        sources = [open_conversations(path, skip_bad=config.skip_bad, track=track) for path in data]
         self.trainee = LanguageTrainee(self._with_decoder(sources))
         share = config.validation.share if config.validation else 0.0
         parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]
@@ -121,7 +122,16 @@ class LanguageRun:
 
     def train(self, listener: Listener | None) -> None:
         """Train to the end."""
-        train(self.task, self.batches, self.config, self.out, self.fingerprint, listener)
+        train(self.task, self.batches, self.config, self.out, self.fingerprint, listener, cost=self._cost())
+
+    def _cost(self) -> LanguageCost | None:
+        """None for a language model whose operations are not known."""
+        decoder, size = self.trainee.decoder, self.trainee.parts.media.image_size
+        vision = dataclasses.replace(self.trainee.model.vision.config, image_size=size)
+        try:
+            return LanguageCost(self.config, vision, shape_of(decoder.model.config, decoder.name))
+        except ConfigError:
+            return None
 
     def write(self) -> Path:
         """Write the weights, and those of the best validated step; return the path of the former."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.plan import SHAPES, DecoderShape, decoder_shape, plan_language
+from perception_encoder.language_alignment.batch import LanguageBatch
+from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.plan import (
+    SHAPES,
+    DecoderShape,
+    LanguageCost,
+    decoder_shape,
+    plan_language,
+    shape_of,
+)
 from perception_encoder.language_alignment.recipes import alignment, own_questions, warmup
+from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.planning.cluster import Cluster
 from perception_encoder.planning.devices import find_device
@@ -83,3 +94,31 @@ def test_own_questions_fit_a_gpu_and_too_small_a_batch_is_refused() -> None:
 def test_an_unknown_language_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match="could not be read"):
         decoder_shape(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"train_decoder": True}, {}, {"train_decoder": True, "lora": DecoderLoRA(rank=4)}],
+    ids=["whole", "frozen", "adapters"],
+)
+def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[str, Any]) -> None:
+    name = str(write_tiny_decoder(tmp_path))
+    config = LanguageConfig(decoder=name, image_size=64, pool=1, context=300, steps=8, **settings)
+    trainee = LanguageTrainee(config)
+    trainee.model.decoder.set_attn_implementation("eager")
+    is_image = torch.zeros(2, 60, dtype=torch.bool)
+    is_image[:, 3:19] = True
+    labels = torch.full((2, 60), -100)
+    labels[:, 40:] = 7
+    features = torch.rand(2, 16, 192, requires_grad=True)
+    batch = LanguageBatch(torch.ones(2, 60, dtype=torch.long), labels, is_image, features, 0, 40)
+    with FlopCounterMode(display=False) as counter:
+        trainee.aligned(batch.ids, batch.labels, batch.is_image, batch.images).sum().backward()
+    shape = shape_of(trainee.model.decoder.config, name)
+    cost = LanguageCost(config, trainee.model.vision.config, shape)
+    projector = 3 * 2 * 2 * 16 * sum(p.numel() for p in trainee.model.projector.parameters() if p.dim() == 2)
+    assert counter.get_total_flops() == pytest.approx(cost.flops(batch) + projector, rel=0.06)
+    assert cost.share(2) == 0.25
+    pixels = dataclasses.replace(batch, images=torch.rand(2, 3, 64, 64))
+    trained = LanguageCost(dataclasses.replace(config, train_vision=True), trainee.model.vision.config, shape)
+    assert trained.flops(pixels) > 2 * cost.flops(batch)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import CheckpointError, ConfigError, InputError
+from perception_encoder.errors import CheckpointError, ConfigError, DataError, InputError
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import BEST, align_language
@@ -149,6 +149,16 @@ def test_a_fresh_language_model_is_made_for_a_run_and_is_its_own(tmp_path: Path,
     assert parts.decoder == str(tmp_path / "run" / "decoder") and "decoder.model.embed_tokens.weight" in weights
     model = load_language_model(tmp_path / "run")
     assert model.generate([ask("What colour?", [Image.new("RGB", (9, 9))])], Sampling(max_tokens=3))
+
+
+def test_bad_lines_are_named_or_left_out(tmp_path: Path, data: Path, decoder: str) -> None:
+    bad = data.with_name("bad.jsonl")
+    bad.write_text(data.read_text() + '{"image": "0.png", "conversations": []}\n')
+    with pytest.raises(DataError, match=r"bad.jsonl:41"):
+        align_language(config(decoder), [bad], tmp_path / "run")
+    align_language(config(decoder, skip_bad=True), [bad], tmp_path / "run")
+    assert all(0 < row["mfu"] < 2 for row in rows_of(tmp_path / "run") if "mfu" in row)
+    assert any("mfu" in row for row in rows_of(tmp_path / "run"))
 
 
 def test_a_validated_run_writes_its_best_weights(tmp_path: Path, data: Path, decoder: str) -> None:

@@ -1,0 +1,171 @@
+"""`python -m experiments.language.builtin`: evaluate the built-in language model beside its baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from textwrap import wrap
+from typing import Annotated, Any
+
+import numpy as np
+
+from experiments.command_line import Out, Runs, run_experiment, write_page
+from perception_encoder.cli.options import option
+from perception_encoder.datasets.questions.question import Question
+from perception_encoder.datasets.questions.read import default_split, read_questions
+from perception_encoder.evaluation.language.evaluators import Answered, QuestionEvaluator, open_media_of, score_answers
+from perception_encoder.evaluation.language.records import AnswerRecord
+from perception_encoder.evaluation.report import Table, format_value
+from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.scores import measure
+from perception_encoder.files import write_json
+from perception_encoder.preprocess.conversation import Generator, MediaPart
+from perception_encoder.preprocess.frames import spread_indices
+from perception_encoder.progress import Track, untracked
+
+MODEL, BLIND, NEAREST = "built-in", "without the image", "caption of the nearest training image"
+RETRIEVED = 4000
+"""Training scenes whose captions the baseline chooses from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """A row of the table: which questions, and the least score that was aimed at."""
+
+    name: str
+    dataset: str
+    groups: tuple[str, ...] = ()
+    """Of the dataset's questions; empty for all."""
+    least: float | None = None
+
+
+AIMS = (
+    Aim(name="yes or no: is there a …?", dataset="scenes", groups=("exists",), least=0.85),
+    Aim(name="yes or no: is it left of …?", dataset="scenes", groups=("relation",)),
+    Aim(name="how many?", dataset="scenes", groups=("count",), least=0.6),
+    Aim(name="what colour?", dataset="scenes", groups=("colour",), least=0.85),
+    Aim(name="which object is left of …?", dataset="scenes", groups=("which",), least=0.6),
+    Aim(name="where is it?", dataset="scenes", groups=("where",)),
+    Aim(name="box of an object", dataset="scenes", groups=("grounding",), least=0.5),
+    Aim(name="total of a receipt", dataset="documents", groups=("total",), least=0.5),
+    Aim(name="captions", dataset="scene captions"),
+)
+
+
+def evaluate_builtin(
+    result: Path,
+    runs: Path,
+    model: Generator,
+    data: dict[str, Path],
+    items: int,
+    split: str = "",
+    track: Track = untracked,
+) -> dict[str, Any]:
+    """Evaluate what has no records in `runs`, write the result as JSON, and return it.
+
+    `data`: directories of "scenes" and "documents". `items`: questions of each row.
+    """
+    rows = []
+    for aim in AIMS:
+        root = data["documents" if aim.dataset == "documents" else "scenes"]
+        own = split or default_split(aim.dataset)
+        read = read_questions(aim.dataset, root, own)
+        questions = [replace(each, group="") for each in read if not aim.groups or each.group in aim.groups]
+        questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
+        scores = {}
+        for name, blind in ((MODEL, False), (BLIND, True)):
+            records = runs / f"{aim.dataset}-{'-'.join(aim.groups)}-{own}{'-blind' * blind}.jsonl"
+            records.parent.mkdir(parents=True, exist_ok=True)
+            (measurement,) = QuestionEvaluator(aim.dataset, questions, records, blind=blind).run(model, track)
+            scores[name] = _of_metric(measurement.metrics[0])
+        if aim.dataset == "scene captions":
+            scores[NEAREST] = _of_metric(nearest_captions(questions, read_questions(aim.dataset, root, "train"), track))
+        rows.append({"name": aim.name, "metric": measurement.metrics[0].name, "aim": aim.least, "scores": scores})
+    value = {"model": model.name, "split": split or "test", "items": items, "rows": rows}
+    write_json(result, value, indent=1)
+    return value
+
+
+def nearest_captions(questions: Sequence[Question], train: Sequence[Question], track: Track = untracked) -> Metric:
+    """CIDEr of the captions of those training images whose embedding by the built-in encoder is nearest."""
+    import perception_encoder as pe
+
+    encoder = pe.load("builtin")
+    known = [train[row] for row in spread_indices(len(train), min(RETRIEVED, len(train)))]
+    vectors = [encoder.encode_images([_image(each) for each in part]) for part in (questions, known)]
+    nearest = np.argmax(vectors[0] @ vectors[1].T, axis=1)
+    answered = [
+        Answered(
+            question,
+            AnswerRecord(model="", task="scene captions", id=question.id, prompt="", prediction=known[row].answers[0]),
+        )
+        for question, row in zip(questions, nearest, strict=True)
+    ]
+    return measure(score_answers("scene captions", answered)[0])
+
+
+def _image(question: Question) -> MediaPart:
+    (image,) = open_media_of(question)
+    return image
+
+
+def _of_metric(metric: Metric) -> dict[str, Any]:
+    return {"value": metric.value, "interval": metric.interval, "n": metric.n, "unit": metric.unit}
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The scores beside their baselines and aims."""
+    rows = []
+    for row in result["rows"]:
+        scores = row["scores"]
+        aim = "–" if row["aim"] is None else format_value(row["aim"], scores[MODEL]["unit"])
+        nearest = _score(scores[NEAREST]) if NEAREST in scores else "–"
+        cells = (row["name"], row["metric"], _score(scores[MODEL]), _score(scores[BLIND]), nearest, aim)
+        rows.append((*cells, str(scores[MODEL]["n"])))
+    return Table(("", "metric", MODEL, BLIND, NEAREST, "aim", "questions"), tuple(rows))
+
+
+def _score(score: dict[str, Any]) -> str:
+    low, high = score["interval"] or (score["value"],) * 2
+    unit = score["unit"]
+    return f"{format_value(score['value'], unit)} ({format_value(low, unit)}–{format_value(high, unit)})"
+
+
+def page(result: dict[str, Any]) -> str:
+    """Return the page in Markdown."""
+    text = (
+        "Written by `python -m experiments.language.builtin`: the built-in language model (`builtin-lang`) on rendered "
+        "scenes and receipts that it was not trained on; in the test split the objects' models, and the receipts' "
+        "layouts and fonts, are unseen too. Beside it are the same model without the image, and for captions that of "
+        "the nearest of "
+        f"{RETRIEVED:,} training images by the built-in encoder. Intervals are of 95 %, over images."
+    )
+    lines = ["# The built-in language model", "", *wrap(text, 118, break_on_hyphens=False), ""]
+    return "\n".join([*lines, table(result).markdown()])
+
+
+def builtin(
+    scenes: Annotated[Path, option("Rendered scenes.", "DIR")],
+    documents: Annotated[Path, option("Rendered receipts.", "DIR")],
+    model: Annotated[str, option("Model or run to evaluate.", "MODEL")] = "builtin-lang",
+    items: Annotated[int, option("Questions of each row.", "N", least=1)] = 200,
+    split: Annotated[str, option("Split of both [default: test].", "NAME")] = "",
+    runs: Runs = Path("runs/language_builtin_answers"),
+    out: Out = Path("builtin_language.json"),
+) -> None:
+    """Evaluate the built-in language model beside its baselines; a stopped run resumes.
+
+    Examples:
+
+        python -m experiments.language.builtin --scenes scenes --documents receipts -o builtin_language.json
+    """
+    from perception_encoder.cli.progress import track
+    from perception_encoder.language_alignment.load import load_language_model
+
+    data = {"scenes": scenes, "documents": documents}
+    write_page(out, page, evaluate_builtin(out, runs, load_language_model(model), data, items, split, track))
+
+
+if __name__ == "__main__":
+    run_experiment("language.builtin", builtin)
