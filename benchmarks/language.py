@@ -145,7 +145,7 @@ def page(result: dict[str, Any]) -> str:
             "|---|---|---|",
             *rows,
             "",
-            f"From an image of {SIDE} px, encoded whole by {ENCODER} (random weights), to the first token: {first:.2f} s",
+            f"From an image of {SIDE} px, encoded whole by {ENCODER} (random weights), to a token: {first:.2f} s",
             "",
             f"A training step of `language_builtin`: {tokens:,.0f} tokens, {tokens / whole:.0f} a second.",
             "",
