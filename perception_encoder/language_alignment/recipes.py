@@ -124,26 +124,28 @@ def builtin_warmup() -> LanguageConfig:
         layer_scale=None,
         train_vision=False,
         train_decoder=False,
-        steps=100,
+        steps=30,
         batch_size=16,
-        warmup=10,
+        warmup=5,
+        optimizer=OptimizerConfig(name="adamw", lr=2e-3),
         validation=None,
         checkpoint_every=50,
     )
 
 
 def builtin_alignment() -> LanguageConfig:
-    """The built-in language model: encoder, projector and adapters of SmolLM2-135M."""
+    """The built-in language model: projector and adapters of SmolLM2-135M, on the features of the aligned encoder."""
     return dataclasses.replace(
         builtin_warmup(),
         initial="runs/language_builtin_warmup/language.safetensors",
-        train_vision=True,
         train_decoder=True,
         lora=DecoderLoRA(rank=8, alpha=16),
-        steps=900,
+        steps=720,
         batch_size=8,
         warmup=30,
-        validation=ValidationConfig(every=300, share=0.01, size=240),
+        optimizer=OptimizerConfig(name="adamw", lr=1e-3),
+        validation=ValidationConfig(every=240, share=0.01, size=120),
+        checkpoint_every=100,
     )
 
 

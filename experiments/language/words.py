@@ -1,0 +1,245 @@
+"""Align the built-in encoder to a language model's words: each patch is drawn to the word for what it shows.
+
+Rendered data say what every patch shows: the object of a scene's mask, a document's word or digit. Labelled images say
+it of the whole image. A projected patch and the language model's own embedding of the word are compared by cosine, so
+the language model never runs: in the same time the encoder sees many times as many images as in a language alignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiments.command_line import print_metrics, run_experiment
+from experiments.language.word_targets import BACKGROUND, IGNORED, Labelled, WordNumbers
+from perception_encoder.cli import output
+from perception_encoder.cli.options import option, out_option
+from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.language_alignment.text.decoder import Decoder
+from perception_encoder.language_alignment.weights import build_language_model, write_language_model
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.progress import Track, untracked
+from perception_encoder.train.checkpoint import check_run, run_directory
+from perception_encoder.train.config import TrainingConfig
+from perception_encoder.train.distributed import whole_model
+from perception_encoder.train.loop import train
+from perception_encoder.train.metrics import Listener, describe_run, write_record
+from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.seed import torch_generator
+from perception_encoder.train.validation import Validation
+
+BACKGROUND_WEIGHT = 0.1
+"""Most patches of a scene show its floor or a wall."""
+SCALE = 10.0
+"""Of the cosines, at first."""
+WEIGHTS = "language.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordConfig(TrainingConfig):
+    """All that decides the result, but the data."""
+
+    model: LanguageConfig = field(default_factory=lambda: LanguageConfig(image_size=224, pool=1))
+    """The encoder, its layer and size, and the language model."""
+    steps: int = 2_000
+    batch_size: int = 32
+    warmup: int = 100
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(name="adamw", lr=1e-3))
+
+
+@dataclass(frozen=True)
+class WordBatch:
+    """Images, and what they show."""
+
+    images: Float[Tensor, "B 3 S S"]
+    patches: Int[Tensor, "B P"]
+    """The word's number of each patch; `IGNORED` if it is not known."""
+    colours: Int[Tensor, "B P"]
+    labels: Int[Tensor, " B"]
+    """The word's number of a whole image, or `IGNORED`."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> WordBatch:
+        """Return the batch on a device."""
+        return WordBatch(*(getattr(self, name).to(device) for name in ("images", "patches", "colours", "labels")))
+
+
+class WordModel(nn.Module):
+    """An encoder and a projector beside the embeddings of words."""
+
+    words: Tensor
+
+    def __init__(self, model: PerceptionLanguageModel, words: Float[Tensor, "K dim"]) -> None:
+        """`words`: centred embeddings of unit length."""
+        super().__init__()
+        self.vision, self.projector = model.vision, model.projector
+        self.scale = nn.Parameter(torch.tensor(SCALE))
+        self.register_buffer("words", words)
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P K"]:
+        """Scaled cosines of each patch and each word."""
+        tokens = self.vision.forward_features(images, norm=False)[:, self.vision.num_prefix_tokens :]
+        projected = functional.normalize(self.projector.projector(tokens).float(), dim=-1)
+        return self.scale * projected @ self.words.T
+
+
+class WordTask:
+    """Classify patches by their word and their colour, and whole images by the mean over their patches."""
+
+    validation: Validation | None = None
+
+    def __init__(self, model: WordModel, colours: Sequence[int]) -> None:
+        self.model: nn.Module = model
+        self.colours = torch.tensor(colours)
+        self.weights = torch.ones(len(model.words))
+        self.weights[BACKGROUND] = BACKGROUND_WEIGHT
+
+    def losses(self, batch: WordBatch) -> dict[str, Tensor]:
+        """Cross entropies; of no target, zero."""
+        logits = self.model(batch.images)  # (B, P, K)
+        rows = {
+            "word": (logits.flatten(0, 1), batch.patches.flatten(), self.weights),
+            "colour": (logits[..., self.colours].flatten(0, 1), batch.colours.flatten(), None),
+            "label": (logits.mean(1), batch.labels, None),
+        }
+        losses = {}
+        for name, (scores, targets, weights) in rows.items():
+            some = bool((targets != IGNORED).any())
+            loss = (
+                functional.cross_entropy(scores, targets, weights, ignore_index=IGNORED) if some else scores.sum() * 0
+            )
+            losses[name] = loss
+        return losses
+
+    def report(self) -> dict[str, float]:
+        """Return nothing more."""
+        return {}
+
+    def after_step(self) -> None:
+        """All parameters are free."""
+
+
+class WordBatches:
+    """The batch of each step; a pure function of the step. Scenes and labelled images are mirrored at random."""
+
+    def __init__(self, sources: Mapping[str, Sequence[Labelled]], config: WordConfig) -> None:
+        self.sources, self.config = [source for source in sources.values() if source], config
+        self.size = config.model.image_size or 224
+
+    def __call__(self, step: int) -> WordBatch:
+        generator = np.random.default_rng([self.config.seed, step])
+        shares = np.array([len(source) for source in self.sources], float)
+        drawn = generator.choice(len(self.sources), self.config.batch_size, p=shares / shares.sum())
+        chosen = [self.sources[at][int(generator.integers(len(self.sources[at])))] for at in drawn]
+        mirrored = generator.random(len(chosen)) < 0.5
+        images, targets = [], []
+        for each, mirror in zip(chosen, mirrored, strict=True):
+            pixels = np.asarray(open_image(each.image, each.key).convert("RGB").resize((self.size, self.size)))
+            own = each.mirrored() if mirror and each.symmetric else each
+            images.append(pixels[:, ::-1] if own is not each else pixels)
+            targets.append(own)
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        patches = torch.from_numpy(np.stack([each.patches for each in targets])).long()
+        colours = torch.from_numpy(np.stack([each.colours for each in targets])).long()
+        return WordBatch(batch, patches, colours, torch.tensor([each.label for each in targets]))
+
+
+def word_embeddings(decoder: Decoder, words: Sequence[str]) -> Float[Tensor, "K dim"]:
+    """The mean of a word's token embeddings, less the mean of all tokens, of unit length."""
+    table = decoder.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+    centre, rows = table.mean(0), []
+    for word in words:
+        ids = decoder.tokenizer(word if len(word) == 1 else f" {word}", add_special_tokens=False)["input_ids"]
+        rows.append((table[torch.tensor(ids)] - centre).mean(0))
+    return functional.normalize(torch.stack(rows), dim=1)
+
+
+def align_words(
+    config: WordConfig,
+    sources: Mapping[str, Sequence[Labelled]],
+    words: Sequence[str],
+    colours: Sequence[int],
+    out: Path,
+    track: Track = untracked,
+    listener: Listener | None = None,
+) -> Path:
+    """Run, or resume; return the weights, which `initial` of a language alignment takes.
+
+    `sources`: what their patches show, as `word_targets` numbers the words; `colours`: the numbers of the colours.
+    """
+    with run_directory(out):
+        model, decoder = build_language_model(config.model.parts, torch_generator(config.seed))
+        model.requires_grad_(False)
+        own = WordModel(model, word_embeddings(decoder, words))
+        own.vision.requires_grad_(True)
+        own.projector.requires_grad_(True)
+        counts = {name: len(source) for name, source in sources.items()}
+        fingerprint = config.fingerprint([repr(sorted(counts.items())), *words])
+        check_run(out, fingerprint)
+        write_record(out, describe_run(config, fingerprint, counts))
+        batches = WordBatches(sources, config)
+        train(WordTask(own, colours), batches, config, out, fingerprint, listener)
+        whole_model(own)
+        calibrate(model, batches(0).images)
+        write_language_model(out / WEIGHTS, config.model.parts, model, vision=True, decoder=False)
+    return out / WEIGHTS
+
+
+@torch.no_grad()
+def calibrate(model: PerceptionLanguageModel, images: Float[Tensor, "B 3 S S"]) -> None:
+    """Give the projected patches the mean and the length of the language model's embeddings, in place."""
+    table = model.decoder.get_input_embeddings().weight  # type: ignore[operator]
+    centre = table.mean(0)
+    lengths = model.projector.projector(model.image_features(images)).norm(dim=-1)
+    factor = (table - centre).norm(dim=1).mean() / lengths.mean()
+    last = model.projector.projector[-1]
+    assert isinstance(last, nn.Linear)
+    last.weight.mul_(factor)
+    last.bias.mul_(factor).add_(centre)
+
+
+def words(
+    scenes: Annotated[list[Path], option("Directory of a split of rendered scenes; repeat for more.", "DIR")],
+    documents: Annotated[list[Path], option("words.jsonl of rendered documents; repeat for more.", "FILE")],
+    labelled: Annotated[list[Path], option("Shard of labelled images; repeat for more.", "FILE")],
+    steps: Annotated[int, option("Steps of 32 images.", "N", least=1)] = WordConfig.steps,
+    out: Annotated[Path, out_option("Directory of the run.")] = Path("runs/language_builtin_words"),
+) -> None:
+    """Align the built-in encoder to SmolLM2's words: the first stage of the built-in language model.
+
+    A stopped run resumes if the command is repeated.
+
+    Examples:
+
+        python -m experiments.language.words --scenes scenes/train --labelled photos/train.tar \\
+            --documents receipts/train/words.jsonl
+    """
+    from perception_encoder.cli.progress import track
+
+    config = WordConfig(steps=steps)
+    grid = (config.model.image_size or 0) // 16
+    numbers = WordNumbers.of(scenes, documents, labelled)
+    sources = {
+        "scenes": numbers.scenes(scenes, grid),
+        "documents": numbers.documents(documents, grid),
+        "labelled": numbers.labelled(labelled, grid),
+    }
+    counts = ", ".join(f"{len(own):,} {name}" for name, own in sources.items())
+    output.print_line(f"{len(numbers.words):,} words; {counts}")
+    path = align_words(config, sources, numbers.words, numbers.colours, out, track, print_metrics)
+    output.print_line(f"written: {path}")
+
+
+if __name__ == "__main__":
+    run_experiment("language.words", words)
