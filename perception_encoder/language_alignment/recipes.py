@@ -7,7 +7,6 @@ import dataclasses
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
-from perception_encoder.language_alignment.text.fresh_decoder import FRESH
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.train.config import debug_loop
 from perception_encoder.train.distributed import ParallelConfig
@@ -96,38 +95,22 @@ def own_questions() -> LanguageConfig:
     )
 
 
-def builtin_encoder() -> LanguageConfig:
-    """The built-in encoder learns to be read by a small fresh language model, many times as fast as SmolLM2-135M."""
+def builtin_warmup() -> LanguageConfig:
+    """The projector between the built-in encoder, aligned to words, and SmolLM2-135M, on frozen features: minutes.
+
+    It begins with what `python -m experiments.language.words` wrote.
+    """
     return LanguageConfig(
         encoder=BUILTIN,
-        decoder=FRESH,
+        decoder=SMOLLM2,
         context=1024,
         image_size=224,
-        layer_scale=0.1,
-        train_vision=True,
-        train_decoder=True,
-        steps=3_000,
-        batch_size=32,
-        warmup=100,
-        optimizer=OptimizerConfig(name="adamw", lr=1e-3),
-        validation=ValidationConfig(every=500, share=0.01, size=480),
-        checkpoint_every=250,
-    )
-
-
-def builtin_warmup() -> LanguageConfig:
-    """The projector between that encoder and SmolLM2-135M, on frozen features: minutes on 2 cores."""
-    return dataclasses.replace(
-        builtin_encoder(),
-        initial="runs/language_builtin_encoder/language.safetensors",
-        decoder=SMOLLM2,
-        layer_scale=None,
-        train_vision=False,
-        train_decoder=False,
+        pool=1,
+        initial="runs/language_builtin_words/language.safetensors",
         steps=30,
         batch_size=16,
         warmup=5,
-        optimizer=OptimizerConfig(name="adamw", lr=2e-3),
+        optimizer=OptimizerConfig(name="adamw", lr=2e-4),
         validation=None,
         checkpoint_every=50,
     )
@@ -150,14 +133,14 @@ def builtin_alignment() -> LanguageConfig:
 
 
 def debug_language(config: LanguageConfig) -> LanguageConfig:
-    """Return the same run in four steps of the built-in encoder and a small decoder, without an earlier stage."""
+    """Return the same run in four steps of the built-in encoder and SmolLM2-135M, without an earlier stage."""
     lora = None if config.lora is None else dataclasses.replace(config.lora, rank=2)
     small = dataclasses.replace(
         debug_loop(config),
         encoder=BUILTIN,
         layer=-1,
         image_size=64,
-        decoder=config.decoder if config.decoder == FRESH else SMOLLM2,
+        decoder=SMOLLM2,
         context=512,
         initial=None,
         tiles=min(config.tiles, 2),

@@ -1,0 +1,76 @@
+"""Words: patches are drawn to embeddings, and what is written is an earlier stage of a language alignment."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from experiments.language.word_targets import IGNORED, Labelled
+from experiments.language.words import WordConfig, align_words, calibrate, word_embeddings
+from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.run import LanguageTrainee
+from perception_encoder.language_alignment.text.decoder import load_decoder
+from perception_encoder.language_alignment.weights import build_language_model, read_trained
+from perception_encoder.train.optimizer import OptimizerConfig
+from tests.language_models import write_tiny_decoder
+
+WORDS = ["_", "red", "blue"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> WordConfig:
+    decoder = str(write_tiny_decoder(tmp_path / "decoder"))
+    model = LanguageConfig(decoder=decoder, context=300, image_size=32, pool=1)
+    optimizer = OptimizerConfig(name="adamw", lr=3e-3)
+    return WordConfig(model=model, steps=20, batch_size=8, warmup=2, log_every=1, optimizer=optimizer)
+
+
+def images(count: int) -> list[Labelled]:
+    """Images of 32 px that are red on one side and blue on the other."""
+    rows, generator = [], np.random.default_rng(0)
+    for number in range(count):
+        colours = generator.integers(2, size=(2, 2))
+        pixels = np.zeros((2, 2, 3), np.uint8)
+        pixels[colours == 0, 0], pixels[colours == 1, 2] = 220, 220
+        stream = io.BytesIO()
+        Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(stream, "PNG")
+        words = (1 + colours).ravel().astype(np.int16)
+        none = np.full(4, IGNORED, np.int16)
+        rows.append(Labelled(str(number), stream.getvalue(), words, none if number % 2 else colours.ravel()))
+    return rows
+
+
+def test_patches_find_their_words(config: WordConfig, tmp_path: Path) -> None:
+    labelled = [replace(each, patches=each.colours, label=1) for each in images(4)]
+    path = align_words(config, {"scenes": images(40), "labelled": labelled}, WORDS, [1, 2], tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["word"] for row in rows if "word" in row]
+    assert losses[-1] < 0.6 * losses[0]
+    parts, weights = read_trained(path)
+    assert {name.split(".")[0] for name in weights} == {"projector", "vision"} and parts.pool == 1
+    later = LanguageTrainee(replace(config.model, initial=str(path)))
+    assert later.vision_trained and not later.decoder_trained
+
+
+def test_words_are_centred_and_of_unit_length(config: WordConfig) -> None:
+    words = word_embeddings(load_decoder(config.model.decoder), WORDS)
+    torch.testing.assert_close(words.norm(dim=1), torch.ones(3))
+
+
+@torch.no_grad()
+def test_projected_patches_get_the_scale_of_the_embeddings(config: WordConfig) -> None:
+    model, _ = build_language_model(config.model.parts, torch.Generator())
+    pixels = torch.rand(4, 3, 32, 32) * 2 - 1
+    before = model.project(model.image_features(pixels), (2, 2))
+    calibrate(model, pixels)
+    table = model.decoder.get_input_embeddings().weight.detach()
+    after = model.project(model.image_features(pixels), (2, 2)) - table.mean(0)
+    assert after.norm(dim=-1).mean() == pytest.approx(float((table - table.mean(0)).norm(dim=1).mean()), rel=1e-3)
+    torch.testing.assert_close(after / after.norm(), before / before.norm(), atol=1e-4, rtol=1e-3)
