@@ -95,9 +95,9 @@ def time_training(rounds: int) -> dict[str, list[float]]:
     trainee = LanguageTrainee(config)
     model, grid = trainee.model, trainee.aligned.grid
     image = Image.new("RGB", (9, 9))
-    said = [Message("user", (image, QUESTION)), Message("assistant", ("a mug",))]
-    said += [Message("user", (QUESTION,)), Message("assistant", ("a mug",))] * (TURNS - 1)
-    prompt = trainee.decoder.prompts.training_prompt(said, [model.projector.tokens_of(grid)])
+    messages = [Message("user", (image, QUESTION)), Message("assistant", ("a mug",))]
+    messages += [Message("user", (QUESTION,)), Message("assistant", ("a mug",))] * (TURNS - 1)
+    prompt = trainee.decoder.prompts.training_prompt(messages, [model.projector.tokens_of(grid)])
     size = config.image_size or SIDE
     batch = collate([Example(prompt, torch.rand(1, 3, size, size))] * config.batch_size, 0)
     optimizer = build_optimizer(trainee.aligned, config.optimizer)

@@ -20,7 +20,7 @@ from perception_encoder.formats.tables import read_json_lines
 
 IGNORED = -100
 BACKGROUND = 0
-"""The number of the word for what is no object."""
+"""The number of the word for patches without an object."""
 LEAST_USES = 20
 """A document's word that occurs less often is not learned."""
 LEAST_SHARE, MOST_SHARE = 0.12, 0.35

@@ -112,8 +112,9 @@ class LanguageRun:
         return dataclasses.replace(self.config, decoder=str(self.out / "decoder"))
 
     def _features(self) -> FeatureFile | None:
-        """Where the frozen tower's features are cached; None if it is trained."""
-        if self.config.train_vision or not self.config.cached:
+        """Where the frozen tower's features are cached; None if it is trained, or shared out by FSDP."""
+        shared = self.config.parallel.kind == "fsdp" and self.rank.of > 1
+        if self.config.train_vision or not self.config.cached or shared:
             return None
         vision, media = self.trainee.model.vision, self.trainee.parts.media
         rows, columns = vision.grid_of(media.image_size, media.image_size)

@@ -14,7 +14,7 @@ from perception_encoder.train.validation import Validation
 
 
 class Aligned(nn.Module):
-    """The model as it is trained: one forward pass does all that needs gradients, so that DDP and FSDP can wrap it."""
+    """The model as it is trained and validated: all passes through `forward`, so that DDP and FSDP can wrap it."""
 
     def __init__(self, model: PerceptionLanguageModel, grid: tuple[int, int]) -> None:
         """`grid`: patches of an image, rows and columns."""
@@ -22,10 +22,19 @@ class Aligned(nn.Module):
         self.model, self.grid = model, grid
 
     def forward(
-        self, ids: Tensor, labels: Tensor, is_image: Tensor, images: Tensor, branches: Tensor | None = None
-    ) -> Tensor:
-        """Losses (K,) of the labelled tokens."""
-        return self.model.token_losses(self.embed(ids, is_image, images, branches), labels)
+        self,
+        ids: Tensor,
+        labels: Tensor,
+        is_image: Tensor,
+        images: Tensor,
+        branches: Tensor | None = None,
+        scored: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Losses (K,) of the labelled tokens; if `scored`, also which rows (B,) are all right."""
+        embeddings = self.embed(ids, is_image, images, branches)
+        if scored:
+            return self.model.token_scores(embeddings, labels)
+        return self.model.token_losses(embeddings, labels), None
 
     def embed(self, ids: Tensor, is_image: Tensor, images: Tensor, branches: Tensor | None = None) -> Tensor:
         """The decoder's input (B, T, dim); `images` are pixels (N, 3, S, S) or features (N, P, width)."""
@@ -54,7 +63,7 @@ class LanguageAlignmentTask:
         if self._rate and batch.images.dim() == 4:
             generator = torch_generator(self._seed, 2, batch.step)
             branches = drop_path(self._depth, len(batch.images), self._rate, generator).to(batch.images.device)
-        losses = self.model(batch.ids, batch.labels, batch.is_image, batch.images, branches)
+        losses, _ = self.model(batch.ids, batch.labels, batch.is_image, batch.images, branches)
         return {"next_token": losses.sum() / max(1, batch.answer_tokens)}
 
     def report(self) -> dict[str, float]:
@@ -83,8 +92,7 @@ class HeldOutAnswers:
         device = next(self.aligned.parameters()).device
         for batch in self.batches:
             batch = batch.to(device)
-            embeddings = self.aligned.embed(batch.ids, batch.is_image, batch.images)
-            losses, right = self.aligned.model.token_scores(embeddings, batch.labels)
+            losses, right = self.aligned(batch.ids, batch.labels, batch.is_image, batch.images, scored=True)
             total, tokens = total + float(losses.sum()), tokens + len(losses)
             exact, rows = exact + int(right.sum()), rows + len(right)
         return {"loss": total / max(1, tokens), "exact": exact / max(1, rows)}

@@ -113,7 +113,7 @@ def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[
     features = torch.rand(2, 16, 192, requires_grad=True)
     batch = LanguageBatch(torch.ones(2, 60, dtype=torch.long), labels, is_image, features, 0, 40)
     with FlopCounterMode(display=False) as counter:
-        trainee.aligned(batch.ids, batch.labels, batch.is_image, batch.images).sum().backward()
+        trainee.aligned(batch.ids, batch.labels, batch.is_image, batch.images)[0].sum().backward()
     shape = shape_of(trainee.model.decoder.config, name)
     cost = LanguageCost(config, trainee.model.vision.config, shape)
     projector = 3 * 2 * 2 * 16 * sum(p.numel() for p in trainee.model.projector.parameters() if p.dim() == 2)
