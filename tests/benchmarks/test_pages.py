@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, encode, memory, oracles, scenes, server_memory
+from benchmarks import calibration, encode, language, memory, oracles, scenes, server_memory
 from benchmarks.search import contents as search
 from benchmarks.train import contents as train
 
@@ -18,6 +18,7 @@ from benchmarks.train import contents as train
     [
         ("calibration", calibration),
         ("encode", encode),
+        ("language_speed", language),
         ("memory", memory),
         ("oracles", oracles),
         ("scenes", scenes),
