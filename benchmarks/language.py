@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def time_training(rounds: int) -> dict[str, list[float]]:
         optimizer.step()
         optimizer.zero_grad()
         marks.append(time.perf_counter())
-        for name, start, end in zip(PARTS, marks, marks[1:], strict=False):
+        for name, (start, end) in zip(PARTS, pairwise(marks), strict=True):
             if turn:
                 seconds[name].append(end - start)
     return {**seconds, "tokens": [float(batch.ids.numel())]}

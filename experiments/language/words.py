@@ -23,6 +23,7 @@ from experiments.language.word_targets import BACKGROUND, IGNORED, Labelled, Wor
 from perception_encoder.cli import output
 from perception_encoder.cli.options import option, out_option
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
@@ -41,7 +42,6 @@ BACKGROUND_WEIGHT = 0.1
 """Most patches of a scene show its floor or a wall."""
 SCALE = 10.0
 """Of the cosines, at first."""
-WEIGHTS = "language.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
+from functools import cached_property
 from weakref import ReferenceType, ref
 
 import torch
@@ -34,7 +35,6 @@ class LanguageModel:
     def __init__(self, name: str, model: PerceptionLanguageModel, decoder: Decoder, media: MediaConfig) -> None:
         self.name, self.model, self.decoder, self.media = name, model.eval(), decoder, media
         self.encoded = 0
-        self._fast = FastLlama(model.decoder) if FastLlama.fits(model.decoder) else None
         self._tokens: OrderedDict[tuple[int, bool], tuple[ReferenceType[MediaPart], Tensor]] = OrderedDict()
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
@@ -83,8 +83,14 @@ class LanguageModel:
             for own, prompt, cut, end in zip(tokens, prompts, cuts, ended, strict=True)
         ]
 
+    @cached_property
+    def _fast(self) -> FastLlama | None:
+        """Made for the first single answer: it packs the weights."""
+        return FastLlama(self.model.decoder) if FastLlama.fits(self.model.decoder) else None
+
     def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> Iterator[list[int | None]]:
-        return generate_tokens(self.model.decoder, prompts, self.decoder.end_tokens, sampling, self._fast)
+        fast = self._fast if len(prompts) == 1 else None
+        return generate_tokens(self.model.decoder, prompts, self.decoder.end_tokens, sampling, fast)
 
     def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
         """The text of an answer's tokens up to a stop, and whether there is one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +26,13 @@ class Projector(nn.Module):
         self.width, self.dim, self.pool = width, dim, pool
         layers = [nn.Linear(width, dim)] if linear else [nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim)]
         self.projector = nn.Sequential(*layers)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw the weights anew, so that outputs are about as large as inputs; biases are zero."""
+        for module in self.projector:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+                nn.init.zeros_(module.bias)
 
     def forward(
         self, tokens: Float[Tensor, "B N width"], grid: tuple[int, int] | None = None

@@ -80,10 +80,7 @@ def build_language_model(parts: Parts, generator: torch.Generator) -> tuple[Perc
     decoder = load_decoder(parts.decoder, context=parts.context, chat_template=parts.chat_template)
     vision = load_vision(parts)
     projector = Projector(vision.config.width, decoder.dim, parts.pool, parts.linear)
-    for module in projector.projector:
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, generator=generator)
-            nn.init.zeros_(module.bias)
+    projector.initialize(generator)
     return PerceptionLanguageModel(vision, projector, decoder.model), decoder
 
 

@@ -59,11 +59,7 @@ class AnswerHead(nn.Module):
         self.grid, self.decoder, self.config = grid, decoder, config
         self.standardize = Standardize(width)
         projector = Projector(width, decoder.dim, config.pool, config.linear)
-        generator = torch_generator(config.fit.seed, 4)
-        for module in projector.projector:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, generator=generator)
-                nn.init.zeros_(module.bias)
+        projector.initialize(torch_generator(config.fit.seed, 4))
         tower: Any = nn.Identity()  # the tokens are given
         self.model = PerceptionLanguageModel(tower, projector, decoder.model)
         decoder.model.requires_grad_(not config.frozen)
