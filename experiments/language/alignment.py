@@ -11,7 +11,8 @@ import torch
 
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.files import write_text
-from perception_encoder.formats.shards import json_bytes, read_members, split_member, write_members
+from perception_encoder.formats.scene_tars import read_scene_tars
+from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.run import align_language
@@ -86,12 +87,9 @@ def without_boxes(scenes: Path, out: Path) -> Path:
 
 
 def _members(scenes: Path) -> Iterator[tuple[str, bytes]]:
-    for tar in sorted((scenes / "train").glob("*.tar")):
-        for name, content in read_members(tar, ("json", "jpg")):
-            if split_member(name)[1] == "json":
-                fields = json.loads(content)
-                content = json_bytes({key: value for key, value in fields.items() if key in READ})
-            yield name, content
+    for scene in read_scene_tars(sorted((scenes / "train").glob("*.tar"))):
+        yield f"{scene.key}.jpg", scene.image
+        yield f"{scene.key}.json", json_bytes({name: scene.metadata[name] for name in READ if name in scene.metadata})
 
 
 def pretrained_decoder(runs: Path, questions: Sequence[Question], config: Alignment) -> Callable[[int], Decoder]:

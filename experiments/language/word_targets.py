@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from jaxtyping import Int
 from PIL import Image
 
 from perception_encoder.data.captions import concept
-from perception_encoder.formats.shards import read_members, read_shard, split_member
+from perception_encoder.formats.scene_tars import read_scene_tars
+from perception_encoder.formats.shards import read_shard
 from perception_encoder.formats.tables import read_json_lines
 
 IGNORED = -100
@@ -40,6 +40,8 @@ class Labelled:
     patches: Int[np.ndarray, " P"]
     colours: Int[np.ndarray, " P"]
     """The position of each patch's colour among the colours."""
+    boxes: Int[np.ndarray, "P 4"]
+    """Left, top, right and bottom of each patch's object, in whole hundredths of the image."""
     label: int = IGNORED
     symmetric: bool = True
     """Whether its mirror image shows the same words."""
@@ -47,8 +49,11 @@ class Labelled:
     def mirrored(self) -> Labelled:
         """Return the targets of the mirror image."""
         side = round(len(self.patches) ** 0.5)
-        patches, colours = (each.reshape(side, side)[:, ::-1].ravel() for each in (self.patches, self.colours))
-        return replace(self, patches=patches, colours=colours)
+        columns = np.arange(side * side).reshape(side, side)[:, ::-1].ravel()
+        left, top, right, bottom = self.boxes[columns].T
+        boxes = np.stack([99 - right, top, 99 - left, bottom], 1)
+        boxes[left == IGNORED] = IGNORED
+        return replace(self, patches=self.patches[columns], colours=self.colours[columns], boxes=boxes)
 
 
 class WordNumbers:
@@ -81,13 +86,15 @@ class WordNumbers:
         for metadata, key, image, mask in _scene_samples(directories):
             objects = {each["id"]: each for each in metadata["objects"]}
             ids = patch_ids(mask, grid)
-            patches, colours = np.full(grid * grid, IGNORED, np.int16), np.full(grid * grid, IGNORED, np.int16)
+            patches, colours, boxes = _unknown(grid)
             patches[ids == 0] = BACKGROUND
+            scale = 100 / np.array([metadata["width"], metadata["height"]] * 2)
             for number, each in objects.items():
                 patches[ids == number] = self.numbers.get(each["kind"], IGNORED)
+                boxes[ids == number] = np.clip(each["box"] * scale, 0, 99)
                 if each["colour"] in self.colour_words:
                     colours[ids == number] = self.colour_words.index(each["colour"])
-            rows.append(Labelled(key, image, patches, colours))
+            rows.append(Labelled(key, image, patches, colours, boxes))
         return rows
 
     def documents(self, files: Sequence[Path], grid: int) -> list[Labelled]:
@@ -96,24 +103,29 @@ class WordNumbers:
         for file in files:
             for fields in _documents([file]):
                 patches = np.full((grid, grid), BACKGROUND, np.int16)
+                _, none, boxes = _unknown(grid)
                 overlap = np.zeros((grid, grid))
                 size = fields["width"] / grid, fields["height"] / grid
                 for each in fields["words"]:
                     for text, box in _parts(each["text"], each["box"]):
                         _paint(patches, overlap, self.numbers.get(text, IGNORED), box, size)
-                none = np.full(grid * grid, IGNORED, np.int16)
                 path = file.parent / fields["image"]
-                rows.append(Labelled(fields["id"], path, patches.ravel(), none, symmetric=False))
+                rows.append(Labelled(fields["id"], path, patches.ravel(), none, boxes, symmetric=False))
         return rows
 
     def labelled(self, shards: Sequence[Path], grid: int) -> list[Labelled]:
         """Return images that have one label as a whole."""
-        none = np.full(grid * grid, IGNORED, np.int16)
         return [
-            Labelled(sample.key, sample.image, none, none, self.numbers[concept(sample.metadata)])
+            Labelled(sample.key, sample.image, *_unknown(grid), self.numbers[concept(sample.metadata)])
             for shard in shards
             for sample in read_shard(shard)
         ]
+
+
+def _unknown(grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Words, colours and boxes of patches of which nothing is known."""
+    count = grid * grid
+    return np.full(count, IGNORED, np.int16), np.full(count, IGNORED, np.int16), np.full((count, 4), IGNORED, np.int16)
 
 
 def patch_ids(mask: Int[np.ndarray, "H W"], grid: int) -> Int[np.ndarray, " P"]:
@@ -131,16 +143,8 @@ def patch_ids(mask: Int[np.ndarray, "H W"], grid: int) -> Int[np.ndarray, " P"]:
 
 def _scene_samples(directories: Sequence[Path]) -> Iterator[tuple[dict[str, Any], str, bytes, np.ndarray]]:
     for directory in directories:
-        for tar in sorted(directory.glob("*.tar")):
-            parts: dict[str, dict[str, bytes]] = {}
-            for name, content in read_members(tar, ("json", "jpg", "mask.png")):
-                key, extension = split_member(name)
-                own = parts.setdefault(key, {})
-                own[extension] = content
-                if len(own) == 3:
-                    mask = np.asarray(Image.open(io.BytesIO(own["mask.png"])))
-                    yield json.loads(own["json"]), key, own["jpg"], mask
-                    del parts[key]
+        for scene in read_scene_tars(sorted(directory.glob("*.tar")), masks=True):
+            yield scene.metadata, scene.key, scene.image, np.asarray(Image.open(io.BytesIO(scene.mask)))
 
 
 def _documents(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:

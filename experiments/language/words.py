@@ -3,18 +3,19 @@
 Rendered data say what every patch shows: the object of a scene's mask, a document's word or digit. Labelled images say
 it of the whole image. A projected patch and the language model's own embedding of the word are compared by cosine, so
 the language model never runs: in the same time the encoder sees many times as many images as in a language alignment.
+A patch of an object also says, through a linear head that is dropped afterwards, where the object's box is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,7 +27,13 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.weights import build_language_model, write_language_model
+from perception_encoder.language_alignment.weights import (
+    build_language_model,
+    load_trained,
+    read_trained,
+    write_language_model,
+)
+from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 from perception_encoder.train.checkpoint import check_run, run_directory
@@ -42,6 +49,7 @@ BACKGROUND_WEIGHT = 0.1
 """Most patches of a scene show its floor or a wall."""
 SCALE = 10.0
 """Of the cosines, at first."""
+LOSS_WEIGHTS = {"scenes": 1.0, "documents": 0.3, "labelled": 0.3, "colours": 0.5, "boxes": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,8 @@ class WordConfig(TrainingConfig):
 
     model: LanguageConfig = field(default_factory=lambda: LanguageConfig(image_size=224, pool=1))
     """The encoder, its layer and size, and the language model."""
+    initial: str | None = None
+    """Weights of an earlier run."""
     steps: int = 2_000
     batch_size: int = 32
     warmup: int = 100
@@ -64,15 +74,18 @@ class WordBatch:
     patches: Int[Tensor, "B P"]
     """The word's number of each patch; `IGNORED` if it is not known."""
     colours: Int[Tensor, "B P"]
+    boxes: Int[Tensor, "B P 4"]
+    """Left, top, right and bottom of each patch's object, in hundredths of the image, or `IGNORED`."""
     labels: Int[Tensor, " B"]
     """The word's number of a whole image, or `IGNORED`."""
+    documents: Bool[Tensor, " B"]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> WordBatch:
         """Return the batch on a device."""
-        return WordBatch(*(getattr(self, name).to(device) for name in ("images", "patches", "colours", "labels")))
+        return WordBatch(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 class WordModel(nn.Module):
@@ -86,12 +99,13 @@ class WordModel(nn.Module):
         self.vision, self.projector = model.vision, model.projector
         self.scale = nn.Parameter(torch.tensor(SCALE))
         self.register_buffer("words", words)
+        self.boxes = nn.Linear(words.shape[1], 4 * 2 * 10)
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P K"]:
-        """Scaled cosines of each patch and each word."""
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P K"], Float[Tensor, "B P 4 2 10"]]:
+        """Scaled cosines of each patch and each word; logits of the two digits of its object's box."""
         tokens = self.vision.forward_features(images, norm=False)[:, self.vision.num_prefix_tokens :]
         projected = functional.normalize(self.projector.projector(tokens).float(), dim=-1)
-        return self.scale * projected @ self.words.T
+        return self.scale * projected @ self.words.T, (self.scale * self.boxes(projected)).unflatten(-1, (4, 2, 10))
 
 
 class WordTask:
@@ -106,21 +120,22 @@ class WordTask:
         self.weights[BACKGROUND] = BACKGROUND_WEIGHT
 
     def losses(self, batch: WordBatch) -> dict[str, Tensor]:
-        """Cross entropies; of no target, zero."""
-        logits = self.model(batch.images)  # (B, P, K)
+        """Weighted means over the patches of each source, so that none drowns another; of no target, zero."""
+        logits, boxes = self.model(batch.images)  # (B, P, K), (B, P, 4, 2, 10)
+        pages = batch.documents[:, None]
+        digits = torch.stack([batch.boxes // 10, batch.boxes % 10], -1)
+        digits = digits.masked_fill(batch.boxes[..., None] == IGNORED, IGNORED)
         rows = {
-            "word": (logits.flatten(0, 1), batch.patches.flatten(), self.weights),
-            "colour": (logits[..., self.colours].flatten(0, 1), batch.colours.flatten(), None),
-            "label": (logits.mean(1), batch.labels, None),
+            "scenes": (logits, batch.patches.masked_fill(pages, IGNORED), self.weights),
+            "documents": (logits, batch.patches.masked_fill(~pages, IGNORED), self.weights),
+            "labelled": (logits.mean(1), batch.labels, None),
+            "colours": (logits[..., self.colours], batch.colours, None),
+            "boxes": (boxes, digits, None),
         }
-        losses = {}
-        for name, (scores, targets, weights) in rows.items():
-            some = bool((targets != IGNORED).any())
-            loss = (
-                functional.cross_entropy(scores, targets, weights, ignore_index=IGNORED) if some else scores.sum() * 0
-            )
-            losses[name] = loss
-        return losses
+        return {
+            name: LOSS_WEIGHTS[name] * mean_cross_entropy(scores.flatten(0, -2), targets.flatten(), weights)
+            for name, (scores, targets, weights) in rows.items()
+        }
 
     def report(self) -> dict[str, float]:
         """Return nothing more."""
@@ -128,6 +143,15 @@ class WordTask:
 
     def after_step(self) -> None:
         """All parameters are free."""
+
+
+def mean_cross_entropy(
+    scores: Float[Tensor, "N K"], targets: Int[Tensor, " N"], weights: Float[Tensor, " K"] | None
+) -> Tensor:
+    """The mean over the targets that are not `IGNORED`; zero if there is none."""
+    if bool((targets != IGNORED).any()):
+        return functional.cross_entropy(scores, targets, weights, ignore_index=IGNORED)
+    return scores.sum() * 0
 
 
 class WordBatches:
@@ -152,7 +176,9 @@ class WordBatches:
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
         patches = torch.from_numpy(np.stack([each.patches for each in targets])).long()
         colours = torch.from_numpy(np.stack([each.colours for each in targets])).long()
-        return WordBatch(batch, patches, colours, torch.tensor([each.label for each in targets]))
+        boxes = torch.from_numpy(np.stack([each.boxes for each in targets])).long()
+        labels = torch.tensor([each.label for each in targets])
+        return WordBatch(batch, patches, colours, boxes, labels, torch.tensor([not each.symmetric for each in targets]))
 
 
 def word_embeddings(decoder: Decoder, words: Sequence[str]) -> Float[Tensor, "K dim"]:
@@ -180,6 +206,9 @@ def align_words(
     """
     with run_directory(out):
         model, decoder = build_language_model(config.model.parts, torch_generator(config.seed))
+        if config.initial is not None:
+            initial = Path(config.initial)
+            load_trained(initial, *read_trained(initial), model)
         model.requires_grad_(False)
         own = WordModel(model, word_embeddings(decoder, words))
         own.vision.requires_grad_(True)
@@ -211,9 +240,12 @@ def calibrate(model: PerceptionLanguageModel, images: Float[Tensor, "B 3 S S"]) 
 
 def words(
     scenes: Annotated[list[Path], option("Directory of a split of rendered scenes; repeat for more.", "DIR")],
-    documents: Annotated[list[Path], option("words.jsonl of rendered documents; repeat for more.", "FILE")],
-    labelled: Annotated[list[Path], option("Shard of labelled images; repeat for more.", "FILE")],
-    steps: Annotated[int, option("Steps of 32 images.", "N", least=1)] = WordConfig.steps,
+    documents: Annotated[list[Path] | None, option("words.jsonl of rendered documents; repeat.", "FILE")] = None,
+    labelled: Annotated[list[Path] | None, option("Shard of labelled images; repeat.", "FILE")] = None,
+    initial: Annotated[str | None, option("Weights of an earlier run.", "FILE")] = None,
+    image_size: Annotated[int, option("Side of the images, in pixels.", "N", least=1)] = 224,
+    batch_size: Annotated[int, option("Images of a step.", "N", least=1)] = 32,
+    steps: Annotated[int, option("Steps.", "N", least=1)] = WordConfig.steps,
     out: Annotated[Path, out_option("Directory of the run.")] = Path("runs/language_builtin_words"),
 ) -> None:
     """Align the built-in encoder to SmolLM2's words: the first stage of the built-in language model.
@@ -222,13 +254,16 @@ def words(
 
     Examples:
 
+        python -m experiments.language.words --scenes scenes/train --image-size 160 --batch-size 64 -o runs/words_scenes
         python -m experiments.language.words --scenes scenes/train --labelled photos/train.tar \\
-            --documents receipts/train/words.jsonl
+            --documents receipts/train/words.jsonl --initial runs/words_scenes/language.safetensors
     """
     from perception_encoder.cli.progress import track
 
-    config = WordConfig(steps=steps)
-    grid = (config.model.image_size or 0) // 16
+    model = LanguageConfig(image_size=image_size, pool=1)
+    config = WordConfig(model=model, initial=initial, batch_size=batch_size, steps=steps)
+    grid = image_size // find_entry(model.encoder).vision.patch_size
+    documents, labelled = documents or [], labelled or []
     numbers = WordNumbers.of(scenes, documents, labelled)
     sources = {
         "scenes": numbers.scenes(scenes, grid),

@@ -9,7 +9,6 @@ not scored and the classes begin with 1; `objectInfo150.txt`, if it exists, name
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +22,7 @@ from perception_encoder.datasets.masked_videos import read_object_mask
 from perception_encoder.datasets.rgbd import find_split
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
-from perception_encoder.formats.shards import read_members, split_member
-from perception_encoder.preprocess.media_types import SHARD_IMAGES
+from perception_encoder.formats.scene_tars import StoredScene, read_scene_tars
 from perception_encoder.progress import Track
 
 UNSCORED = -1
@@ -138,34 +136,17 @@ def _read_scenes(path: Path, split: str, any_class: bool) -> Iterator[_Scene]:
     tars = [each for each in find_split(path, split) if each.is_file()]
     if not tars:
         raise DataError(f"{path}: no annotations/ and no {split}/*.tar with KEY.mask.png")
-    waiting: dict[str, dict[str, bytes]] = {}
-    for tar in tars:
-        for name, content in read_members(tar, ("json", "mask.png", *SHARD_IMAGES)):
-            key, extension = split_member(name)
-            parts = waiting.setdefault(key, {})
-            parts[extension if extension in ("json", "mask.png") else "image"] = content
-            if len(parts) == 3:
-                objects = _read_objects(parts["json"], f"{tar}: {key}")
-                yield _Scene(
-                    key, parts["image"], parts["mask.png"], dict.fromkeys(objects, OBJECT) if any_class else objects
-                )
-                del waiting[key]
-    if waiting:
-        key = next(iter(waiting))
-        raise DataError(f"{path}: {len(waiting)} samples lack an image, a mask or a .json; the first is {key}")
+    for scene in read_scene_tars(tars, masks=True):
+        objects = _read_objects(scene)
+        own = dict.fromkeys(objects, OBJECT) if any_class else objects
+        yield _Scene(scene.key, scene.image, scene.mask, own)
 
 
-def _read_objects(text: bytes, name: str) -> dict[int, str]:
+def _read_objects(scene: StoredScene) -> dict[int, str]:
     """Return the class of each object's number."""
-    try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}.json is not JSON ({error!r})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{name}.json is not a JSON object with `objects`, each with an `id` and a `kind`")
     objects = {}
-    for index, each in enumerate(list_objects(content, "objects", f"{name}.json")):
-        where = f"{name}.json: objects[{index}]"
+    for index, each in enumerate(list_objects(scene.metadata, "objects", f"{scene.where}.json")):
+        where = f"{scene.where}.json: objects[{index}]"
         number = integer_field(each, "id", where)
         objects[number] = text_field(each, "kind", where)
         if number > HIGHEST:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class LanguageBatch:
     """(B, T); `IGNORED` for tokens without a loss."""
     is_image: Tensor
     """(B, T)."""
+    parts: Tensor | None
+    """(B, T); which tokens see each other, as `Prompt.parts` says; None if all see what is before them."""
     images: Tensor
     """Pixels (N, 3, S, S), or features (N, P, width), of all rows' images, tiles and frames in order."""
     step: int
@@ -32,8 +35,11 @@ class LanguageBatch:
 
     def to(self, device: torch.device) -> LanguageBatch:
         """Return the batch on a device."""
-        names = ("ids", "labels", "is_image", "images")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: each.to(device, non_blocking=True) for name, each in tensors.items() if torch.is_tensor(each)
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,14 @@ def collate(examples: Sequence[Example], step: int, total: Callable[[int], int] 
         return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
     prompts = [example.prompt for example in examples]
+    parts = None
+    if any(prompt.parts for prompt in prompts):
+        parts = pad([prompt.parts or [0] * len(prompt.ids) for prompt in prompts], 0)
     return LanguageBatch(
         pad([prompt.ids for prompt in prompts], 0),
         pad([prompt.labels for prompt in prompts], IGNORED),
         pad([prompt.is_image for prompt in prompts], 0).bool(),
+        parts,
         torch.cat([example.images for example in examples]),
         step,
         total(sum(example.answer_tokens for example in examples)),

@@ -53,6 +53,9 @@ class LanguageConfig(TrainingConfig):
     lora: DecoderLoRA | None = None
     cached: bool = True
     """Encode each image once and read its features from the disk, if the tower is not trained."""
+    apart: bool = False
+    """Let each question of a conversation see the images, but no earlier question or answer, as if it were the only
+    one. For conversations whose images all stand at the start."""
     skip_bad: bool = False
     """Leave out bad records of the data, and report them; else the first one is an error."""
     steps: int = 1000

@@ -56,34 +56,41 @@ class PerceptionLanguageModel(nn.Module):
         embeddings = self.decoder.get_input_embeddings()(ids)  # type: ignore[operator]
         return embeddings.masked_scatter(is_image[..., None], image_tokens.to(embeddings.dtype))
 
-    def token_losses(self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"]) -> Float[Tensor, " K"]:
-        """Cross entropy of each labelled token, given all before it in its row.
+    def token_losses(
+        self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, " K"]:
+        """Cross entropy of each labelled token, given all before it in its row that it sees.
 
         Rows are padded on the right, so that a causal decoder sees no padding from a real token. Logits are made for
-        the labelled positions only.
+        the labelled positions only. `parts`: tokens of a part see those of part 0 and of their own, and nothing else.
         """
         targets = labels[:, 1:]
         labelled = targets != IGNORED
-        logits = self._logits(embeddings[:, :-1], labelled)
+        logits = self._logits(embeddings[:, :-1], labelled, parts)
         return F.cross_entropy(logits.float(), targets[labelled], reduction="none")
 
     def token_scores(
-        self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"]
+        self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
     ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " B"]]:
         """`token_losses`, and of each row whether every labelled token is the most probable one."""
         targets = labels[:, 1:]
         labelled = targets != IGNORED
-        logits = self._logits(embeddings[:, :-1], labelled).float()
+        logits = self._logits(embeddings[:, :-1], labelled, parts).float()
         wrong = torch.zeros_like(labelled)
         wrong[labelled] = logits.argmax(-1) != targets[labelled]
         return F.cross_entropy(logits, targets[labelled], reduction="none"), ~wrong.any(1)
 
-    def _logits(self, embeddings: Tensor, where: Tensor) -> Tensor:
+    def _logits(self, embeddings: Tensor, where: Tensor, parts: Tensor | None) -> Tensor:
         """Logits (K, V) at the marked positions."""
         decoder: Any = self.decoder
+        inputs = {"inputs_embeds": embeddings, "use_cache": False}
+        if parts is not None:
+            mask, inputs["position_ids"] = see_parts(parts[:, : embeddings.shape[1]])
+            least = torch.finfo(embeddings.dtype).min
+            inputs["attention_mask"] = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, least)
         if scales_logits(decoder.config.get_text_config()):
-            return decoder(inputs_embeds=embeddings, use_cache=False).logits[where]
-        hidden = decoder.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+            return decoder(**inputs).logits[where]
+        hidden = decoder.get_decoder()(**inputs).last_hidden_state
         return decoder.get_output_embeddings()(hidden[where])
 
     def forward(
@@ -96,6 +103,13 @@ class PerceptionLanguageModel(nn.Module):
         grid = self.vision.grid_of(pixels.shape[-2], pixels.shape[-1])
         tokens = self.project(self.image_features(pixels), grid).flatten(0, 1)
         return self.decoder(inputs_embeds=self.embed(ids, is_image, tokens), use_cache=False).logits
+
+
+def see_parts(parts: Int[Tensor, "B T"]) -> tuple[Bool[Tensor, "B 1 T T"], Int[Tensor, "B T"]]:
+    """Which tokens (columns) each token (row) sees, and its position: every part goes on from the end of part 0."""
+    same = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
+    seen = same & torch.ones_like(same).tril()
+    return seen[:, None], seen.sum(-1) - 1
 
 
 def scales_logits(config: Any) -> bool:

@@ -238,7 +238,8 @@ class Examples:
         alone = len(media) == 1
         pixels = [media_pixels(item, self.media, alone) for item in media]
         try:
-            prompt = self.prompts.training_prompt(messages, [len(each) * self._tokens for each in pixels])
+            make = self.prompts.apart if self.config.apart else self.prompts.training_prompt
+            prompt = make(messages, [len(each) * self._tokens for each in pixels])
         except ConfigError as error:
             raise ConfigError(f"{sample.key}: {error}") from None
         size = self.media.image_size

@@ -27,14 +27,15 @@ class Aligned(nn.Module):
         labels: Tensor,
         is_image: Tensor,
         images: Tensor,
+        parts: Tensor | None = None,
         branches: Tensor | None = None,
         scored: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Losses (K,) of the labelled tokens; if `scored`, also which rows (B,) are all right."""
         embeddings = self.embed(ids, is_image, images, branches)
         if scored:
-            return self.model.token_scores(embeddings, labels)
-        return self.model.token_losses(embeddings, labels), None
+            return self.model.token_scores(embeddings, labels, parts)
+        return self.model.token_losses(embeddings, labels, parts), None
 
     def embed(self, ids: Tensor, is_image: Tensor, images: Tensor, branches: Tensor | None = None) -> Tensor:
         """The decoder's input (B, T, dim); `images` are pixels (N, 3, S, S) or features (N, P, width)."""
@@ -63,7 +64,7 @@ class LanguageAlignmentTask:
         if self._rate and batch.images.dim() == 4:
             generator = torch_generator(self._seed, 2, batch.step)
             branches = drop_path(self._depth, len(batch.images), self._rate, generator).to(batch.images.device)
-        losses, _ = self.model(batch.ids, batch.labels, batch.is_image, batch.images, branches)
+        losses, _ = self.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts, branches)
         return {"next_token": losses.sum() / max(1, batch.answer_tokens)}
 
     def report(self) -> dict[str, float]:
@@ -92,7 +93,9 @@ class HeldOutAnswers:
         device = next(self.aligned.parameters()).device
         for batch in self.batches:
             batch = batch.to(device)
-            losses, right = self.aligned(batch.ids, batch.labels, batch.is_image, batch.images, scored=True)
+            losses, right = self.aligned(
+                batch.ids, batch.labels, batch.is_image, batch.images, batch.parts, scored=True
+            )
             total, tokens = total + float(losses.sum()), tokens + len(losses)
             exact, rows = exact + int(right.sum()), rows + len(right)
         return {"loss": total / max(1, tokens), "exact": exact / max(1, rows)}

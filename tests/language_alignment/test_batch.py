@@ -18,7 +18,7 @@ def test_rows_are_padded_on_the_right_without_labels() -> None:
     assert batch.ids.tolist() == [[5, 0, 0, 6, 0, 0], [7, 8, 9, 1, 2, 3]]
     assert batch.labels[0].tolist() == [IGNORED, IGNORED, IGNORED, 6, IGNORED, IGNORED]
     assert batch.is_image.tolist() == [[False, True, True, False, False, False], [False] * 6]
-    assert batch.images.shape == (3, 3, 8, 8)
+    assert batch.images.shape == (3, 3, 8, 8) and batch.parts is None
     assert (len(batch), batch.step) == (2, 3)
 
 

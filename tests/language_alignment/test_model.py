@@ -56,6 +56,24 @@ def test_other_samples_of_a_batch_and_its_padding_change_nothing() -> None:
         torch.testing.assert_close(MODEL.token_losses(padded, labels), alone)
 
 
+def test_parts_of_a_row_see_the_shared_start_and_themselves_alone() -> None:
+    generator = torch.Generator().manual_seed(3)
+    shared, first, second = (torch.rand(1, length, 32, generator=generator) for length in (5, 4, 6))
+    parts = torch.tensor([[0] * 5 + [1] * 4 + [2] * 6])
+    labels = torch.full((1, 15), IGNORED)
+    labels[0, 7:9], labels[0, 12:15] = 5, 9
+    losses = MODEL.token_losses(torch.cat([shared, first, second], dim=1), labels, parts)
+    alone = [
+        MODEL.token_losses(
+            torch.cat([shared, own], dim=1), torch.cat([labels[:, :5], labels[:, at : at + count]], dim=1)
+        )
+        for own, at, count in ((first, 5, 4), (second, 9, 6))
+    ]
+    torch.testing.assert_close(losses, torch.cat(alone))
+    other = MODEL.token_losses(torch.cat([shared, 100 * first, second], dim=1), labels, parts)
+    torch.testing.assert_close(other[2:], losses[2:])
+
+
 def test_a_wrong_number_of_image_tokens_is_an_error() -> None:
     ids = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(ShapeError, match="3 image tokens for 4 marked positions"):

@@ -6,19 +6,16 @@ PATH/SPLIT/words.jsonl   `image` and `questions` of each document, images next t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from perception_encoder.datasets.questions.question import Entry, Question
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import list_objects, text_list
 from perception_encoder.formats.media_directory import MediaDirectory
 from perception_encoder.formats.scene_questions import BOX_REQUEST, scene_answers, scene_boxes
-from perception_encoder.formats.shards import read_members, split_member
+from perception_encoder.formats.scene_tars import StoredScene, read_scene_tars
 from perception_encoder.formats.tables import read_json_lines
-from perception_encoder.preprocess.media_types import SHARD_IMAGES
 
 GROUNDING = "grounding"
 """The group of the questions for boxes."""
@@ -37,50 +34,21 @@ def read_scene_captions(root: Path, split: str) -> list[Question]:
     return [_captioned(scene) for scene in _scenes(root, split)]
 
 
-class _Scene(NamedTuple):
-    key: str
-    where: str
-    image: bytes
-    metadata: dict[str, Any]
-
-
-def _scenes(root: Path, split: str) -> Iterator[_Scene]:
+def _scenes(root: Path, split: str) -> Iterator[StoredScene]:
     tars = sorted((root / split).glob("*.tar"))
     if not tars:
         raise DataError(f"{root} has no {split}/*.tar; `pe data scenes -o {root} --split {split}` makes them")
-    for tar in tars:
-        yield from _of_tar(tar)
+    return read_scene_tars(tars)
 
 
-def _of_tar(tar: Path) -> Iterator[_Scene]:
-    parts: dict[str, dict[str, bytes]] = {}
-    for name, content in read_members(tar, ("json", *SHARD_IMAGES)):
-        key, extension = split_member(name)
-        own = parts.setdefault(key, {})
-        own["json" if extension == "json" else "image"] = content
-        if len(own) == 2:
-            yield _Scene(key, f"{tar}: {key}", own["image"], _object(f"{tar}: {key}", own["json"]))
-            del parts[key]
-
-
-def _object(where: str, text: bytes) -> dict[str, Any]:
-    try:
-        value: Any = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{where}: its JSON is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: its JSON must be an object")
-    return value
-
-
-def _captioned(scene: _Scene) -> Question:
+def _captioned(scene: StoredScene) -> Question:
     captions = text_list(scene.metadata.get("caption"), f"{scene.where}: `caption`")
     if not captions:
         raise DataError(f"{scene.where}: has no caption")
     return Question(id=scene.key, question="", media=(scene.image,), answers=(captions[0],), block=scene.key)
 
 
-def _questions_of(scene: _Scene) -> Iterator[Question]:
+def _questions_of(scene: StoredScene) -> Iterator[Question]:
     key, media = scene.key, (scene.image,)
     for number, each in enumerate(scene_answers(scene.metadata, scene.where)):
         identity, answers = f"{key}/{number}", (each.answer,)

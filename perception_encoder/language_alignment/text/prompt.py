@@ -34,6 +34,8 @@ class Prompt:
     labels: list[int]
     """The ids of the answers' tokens, else `IGNORED`."""
     is_image: list[bool]
+    parts: list[int] | None = None
+    """Of questions that were made apart: 0 for the tokens that all of them see, then the question's number, from 1."""
     cut: int = 0
     """Text tokens that were left out because the context was full."""
 
@@ -66,7 +68,35 @@ class PromptFormat:
             count = sum(prompt.is_image)
             raise ConfigError(f"{count} image tokens leave no room for an answer in a context of {self.context}")
         logger.warning("a conversation of %d tokens was cut to %d", len(prompt.ids), end)
-        return Prompt(prompt.ids[:end], prompt.labels[:end], prompt.is_image[:end], excess)
+        return Prompt(prompt.ids[:end], prompt.labels[:end], prompt.is_image[:end], cut=excess)
+
+    def apart(self, messages: Sequence[Message], image_tokens: Sequence[int]) -> Prompt:
+        """Return a conversation whose questions each see the images, but no earlier question or answer.
+
+        The tokens up to the last image are there once; every question goes on from them as if it were the only one.
+        Questions that do not fit the context are left out at the end. Raises what `training_prompt` raises, and
+        ConfigError if the images are not all in the first question.
+        """
+        start = 1 if messages[0].role == "system" else 0
+        first, rest = messages[start], messages[start + 2 :]
+        if any(message.media for message in rest):
+            raise ConfigError("questions can be set apart only if all images stand in the first one")
+        own = self.training_prompt(messages[: start + 2], image_tokens)
+        shared = max((at + 1 for at, image in enumerate(own.is_image) if image), default=0)
+        ids, labels, parts = own.ids, own.labels, [0] * shared + [1] * (len(own.ids) - shared)
+        images, cut = [part for part in first.content if not isinstance(part, str)], own.cut
+        for number in range(0, len(rest), 2):
+            question = Message("user", (*images, *rest[number].content))
+            further = self.training_prompt([*messages[:start], question, rest[number + 1]], image_tokens)
+            if further.ids[:shared] != own.ids[:shared] or further.is_image[:shared] != own.is_image[:shared]:
+                raise ConfigError("questions can be set apart only if all images stand before the first text")
+            added = len(further.ids) - shared
+            if len(ids) + added > self.context:
+                cut += added
+                continue
+            ids, labels = ids + further.ids[shared:], labels + further.labels[shared:]
+            parts += [2 + number // 2] * added
+        return Prompt(ids, labels, own.is_image[:shared] + [False] * (len(ids) - shared), parts, cut)
 
     def generation_prompt(
         self, messages: Sequence[Message], image_tokens: Sequence[int], room: int, cut_text: bool = True
@@ -98,7 +128,7 @@ class PromptFormat:
             cut = length - len(prompt.ids)
         if cut:
             logger.warning("the prompt had %d tokens; its longest text lost %d to fit the context", length, cut)
-        return Prompt(prompt.ids, prompt.labels, prompt.is_image, cut)
+        return Prompt(prompt.ids, prompt.labels, prompt.is_image, cut=cut)
 
     def _render(self, messages: Sequence[Message], answer_next: bool) -> str:
         texts = [

@@ -27,7 +27,11 @@ def scenes(tmp_path: Path) -> Path:
     """One scene of 64 px: a blue mug in the left half of the upper half."""
     mask = np.zeros((64, 64), np.uint8)
     mask[:32, :32] = 3
-    scene = {"objects": [{"id": 3, "kind": "mug", "colour": "blue"}]}
+    scene = {
+        "width": 64,
+        "height": 64,
+        "objects": [{"id": 3, "kind": "mug", "colour": "blue", "box": [0, 0, 32, 32]}],
+    }
     members = [
         ("a.jpg", encoded(np.zeros((64, 64, 3), np.uint8), "JPEG")),
         ("a.mask.png", encoded(mask, "PNG")),
@@ -45,7 +49,10 @@ def test_scenes(scenes: Path) -> None:
     expected[:2, :2] = numbers.numbers["mug"]
     assert scene.patches.reshape(4, 4).tolist() == expected.tolist()
     assert (scene.colours.reshape(4, 4)[:2, :2] == 0).all() and (scene.colours == IGNORED).sum() == 12
+    boxes = scene.boxes.reshape(4, 4, 4)
+    assert (boxes[:2, :2] == [0, 0, 50, 50]).all() and (boxes[2:] == IGNORED).all()
     mirrored = scene.mirrored()
+    assert (mirrored.boxes.reshape(4, 4, 4)[:2, 2:] == [49, 0, 99, 50]).all()
     assert mirrored.patches.reshape(4, 4).tolist() == expected[:, ::-1].tolist()
     assert mirrored.mirrored().patches.tolist() == scene.patches.tolist()
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from experiments.language.word_targets import IGNORED, Labelled
-from experiments.language.words import WordConfig, align_words, calibrate, word_embeddings
+from experiments.language.words import WordConfig, align_words, calibrate, mean_cross_entropy, word_embeddings
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.text.decoder import load_decoder
@@ -42,8 +43,9 @@ def images(count: int) -> list[Labelled]:
         stream = io.BytesIO()
         Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(stream, "PNG")
         words = (1 + colours).ravel().astype(np.int16)
-        none = np.full(4, IGNORED, np.int16)
-        rows.append(Labelled(str(number), stream.getvalue(), words, none if number % 2 else colours.ravel()))
+        none, boxes = np.full(4, IGNORED, np.int16), np.full((4, 4), IGNORED, np.int16)
+        boxes[0] = 0, 0, 49, 49
+        rows.append(Labelled(str(number), stream.getvalue(), words, none if number % 2 else colours.ravel(), boxes))
     return rows
 
 
@@ -51,12 +53,30 @@ def test_patches_find_their_words(config: WordConfig, tmp_path: Path) -> None:
     labelled = [replace(each, patches=each.colours, label=1) for each in images(4)]
     path = align_words(config, {"scenes": images(40), "labelled": labelled}, WORDS, [1, 2], tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["word"] for row in rows if "word" in row]
-    assert losses[-1] < 0.6 * losses[0]
+    for name, least in (("scenes", 0.6), ("colours", 0.6), ("labelled", 0.8), ("boxes", 0.95)):
+        losses = [row[name] for row in rows if row.get(name)]
+        assert losses[-1] < least * losses[0], name
     parts, weights = read_trained(path)
     assert {name.split(".")[0] for name in weights} == {"projector", "vision"} and parts.pool == 1
     later = LanguageTrainee(replace(config.model, initial=str(path)))
     assert later.vision_trained and not later.decoder_trained
+
+
+def test_a_later_run_goes_on_from_the_weights_of_an_earlier_one(config: WordConfig, tmp_path: Path) -> None:
+    first = align_words(replace(config, steps=2), {"scenes": images(8)}, WORDS, [1, 2], tmp_path / "first")
+    none = OptimizerConfig(name="adamw", lr=0)
+    later = replace(config, initial=str(first), steps=2, optimizer=none)
+    second = align_words(later, {"scenes": images(8)}, WORDS, [1, 2], tmp_path / "second")
+    weights = [read_trained(path)[1] for path in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if name.startswith("vision"))
+
+
+def test_each_source_has_its_own_mean() -> None:
+    scores = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
+    targets = torch.tensor([0, IGNORED, 1])
+    expected = functional.cross_entropy(scores[[0, 2]], targets[[0, 2]])
+    assert mean_cross_entropy(scores, targets, None) == pytest.approx(float(expected))
+    assert mean_cross_entropy(scores, torch.full((3,), IGNORED), None) == 0
 
 
 def test_words_are_centred_and_of_unit_length(config: WordConfig) -> None:

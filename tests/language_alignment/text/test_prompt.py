@@ -112,3 +112,42 @@ def test_a_template_that_rewrites_earlier_turns_is_an_error_in_training() -> Non
     changing = dataclasses.replace(FORMAT, template=template)
     with pytest.raises(ConfigError, match="changes earlier turns"):
         changing.training_prompt([*ask("what?"), Message("assistant", ("it",))], [])
+
+
+QUESTIONS = [("how many?", "two"), ("which colour?", "red"), ("where?", "left")]
+
+
+def apart_messages(system: str | None = None) -> list[Message]:
+    first = ask(QUESTIONS[0][0], [IMAGE], system)
+    turns = [Message("assistant", (QUESTIONS[0][1],))]
+    for question, answer in QUESTIONS[1:]:
+        turns += [Message("user", (question,)), Message("assistant", (answer,))]
+    return [*first, *turns]
+
+
+@pytest.mark.parametrize("system", [None, "be brief"])
+def test_questions_apart_go_on_from_the_image_as_if_each_were_the_only_one(system: str | None) -> None:
+    prompt = FORMAT.apart(apart_messages(system), [3])
+    assert prompt.parts is not None and sum(prompt.is_image) == 3 and prompt.cut == 0
+    for number, (question, answer) in enumerate(QUESTIONS, 1):
+        seen = [at for at, part in enumerate(prompt.parts) if part in (0, number)]
+        alone = FORMAT.training_prompt([*ask(question, [IMAGE], system), Message("assistant", (answer,))], [3])
+        assert [prompt.ids[at] for at in seen] == alone.ids
+        assert [prompt.labels[at] for at in seen] == alone.labels
+        assert [prompt.is_image[at] for at in seen] == alone.is_image
+
+
+def test_questions_apart_that_do_not_fit_are_left_out() -> None:
+    whole = FORMAT.apart(apart_messages(), [3])
+    short = dataclasses.replace(FORMAT, context=len(whole.ids) - 1).apart(apart_messages(), [3])
+    assert short.parts is not None and max(short.parts) == 2
+    assert short.cut == len(whole.ids) - len(short.ids)
+
+
+def test_questions_are_set_apart_only_if_the_images_come_first() -> None:
+    later = [*apart_messages()[:2], Message("user", (IMAGE, "and this?")), Message("assistant", ("no",))]
+    with pytest.raises(ConfigError, match="all images stand in the first"):
+        FORMAT.apart(later, [3, 3])
+    between = [Message("user", ("this", IMAGE, "is what?")), *apart_messages()[1:]]
+    with pytest.raises(ConfigError, match="before the first text"):
+        FORMAT.apart(between, [3])
