@@ -75,7 +75,6 @@ RECIPES: dict[str, str] = {
     "language_g14_frozen": "PE-Core-G, the benchmark of a frozen encoder",
     "language_l14_frozen": "PE-Core-L, the benchmark of a frozen encoder",
     "language_own": "PE-Core-L and SmolLM2-1.7B by LoRA on your own questions",
-    "language_builtin_warmup": "the built-in language model, its projector: minutes",
     "language_builtin": "the built-in language model: two hours on 2 cores",
 }
 """What each recipe trains, for the list; `find_recipe` has their configurations."""
@@ -88,7 +87,6 @@ def find_recipe(name: str) -> TrainingConfig:
     from perception_encoder.language_alignment.recipes import (
         alignment,
         builtin_alignment,
-        builtin_warmup,
         frozen,
         own_questions,
         warmup,
@@ -127,8 +125,6 @@ def find_recipe(name: str) -> TrainingConfig:
             return own_questions()
         case ["language", "builtin"]:
             return builtin_alignment()
-        case ["language", "builtin", "warmup"]:
-            return builtin_warmup()
         case ["language", size]:
             return alignment(size)
         case ["language", size, "warmup"]:

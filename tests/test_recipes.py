@@ -32,7 +32,7 @@ def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(nam
     assert dataclasses.is_dataclass(config) and config.steps > small.steps == 4
     assert BUILTIN in (getattr(small, name, None) for name in ("model", "encoder", "initial"))
     assert RECIPES[name]
-    planned = plan_recipe(config, Cluster(device=find_device("h100"), devices=8))
+    planned = plan_recipe(config, Cluster(device=find_device("h100"), devices=4))
     assert sum(stage.steps for stage in planned.stages) == config.steps and planned.device_hours() > 0
 
 

@@ -3,7 +3,7 @@
 Rendered data say what every patch shows: the object of a scene's mask, a document's word or digit. Labelled images say
 it of the whole image. A projected patch and the language model's own embedding of the word are compared by cosine, so
 the language model never runs: in the same time the encoder sees many times as many images as in a language alignment.
-A patch of an object also says, through a linear head that is dropped afterwards, where the object's box is.
+Linear heads, which are dropped afterwards, also read from it where the patch is, and where the box of its object is.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BACKGROUND_WEIGHT = 0.1
 """Most patches of a scene show its floor or a wall."""
 SCALE = 10.0
 """Of the cosines, at first."""
-LOSS_WEIGHTS = {"scenes": 1.0, "documents": 0.3, "labelled": 0.3, "colours": 0.5, "boxes": 0.1}
+LOSS_WEIGHTS = {"scenes": 1.0, "documents": 0.3, "labelled": 0.3, "colours": 0.5, "boxes": 0.3, "positions": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,19 +93,25 @@ class WordModel(nn.Module):
 
     words: Tensor
 
-    def __init__(self, model: PerceptionLanguageModel, words: Float[Tensor, "K dim"]) -> None:
-        """`words`: centred embeddings of unit length."""
+    def __init__(self, model: PerceptionLanguageModel, words: Float[Tensor, "K dim"], grid: int) -> None:
+        """`words`: centred embeddings of unit length; `grid`: patches along a side."""
         super().__init__()
         self.vision, self.projector = model.vision, model.projector
         self.scale = nn.Parameter(torch.tensor(SCALE))
         self.register_buffer("words", words)
         self.boxes = nn.Linear(words.shape[1], 4 * 2 * 10)
+        self.positions = nn.Linear(words.shape[1], 2 * grid)
+        self.grid = grid
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P K"], Float[Tensor, "B P 4 2 10"]]:
-        """Scaled cosines of each patch and each word; logits of the two digits of its object's box."""
+    def forward(
+        self, images: Float[Tensor, "B 3 S S"]
+    ) -> tuple[Float[Tensor, "B P K"], Float[Tensor, "B P 4 2 10"], Float[Tensor, "B P 2 G"]]:
+        """Scaled cosines of patches and words; logits of the digits of their objects' boxes, of rows and columns."""
         tokens = self.vision.forward_features(images, norm=False)[:, self.vision.num_prefix_tokens :]
         projected = functional.normalize(self.projector.projector(tokens).float(), dim=-1)
-        return self.scale * projected @ self.words.T, (self.scale * self.boxes(projected)).unflatten(-1, (4, 2, 10))
+        boxes, positions = self.scale * self.boxes(projected), self.scale * self.positions(projected)
+        words = self.scale * projected @ self.words.T
+        return words, boxes.unflatten(-1, (4, 2, 10)), positions.unflatten(-1, (2, self.grid))
 
 
 class WordTask:
@@ -121,16 +127,19 @@ class WordTask:
 
     def losses(self, batch: WordBatch) -> dict[str, Tensor]:
         """Weighted means over the patches of each source, so that none drowns another; of no target, zero."""
-        logits, boxes = self.model(batch.images)  # (B, P, K), (B, P, 4, 2, 10)
+        logits, boxes, positions = self.model(batch.images)  # (B, P, K), (B, P, 4, 2, 10), (B, P, 2, G)
         pages = batch.documents[:, None]
         digits = torch.stack([batch.boxes // 10, batch.boxes % 10], -1)
         digits = digits.masked_fill(batch.boxes[..., None] == IGNORED, IGNORED)
+        side = positions.shape[-1]
+        cells = torch.cartesian_prod(*[torch.arange(side, device=logits.device)] * 2)
         rows = {
             "scenes": (logits, batch.patches.masked_fill(pages, IGNORED), self.weights),
             "documents": (logits, batch.patches.masked_fill(~pages, IGNORED), self.weights),
             "labelled": (logits.mean(1), batch.labels, None),
             "colours": (logits[..., self.colours], batch.colours, None),
             "boxes": (boxes, digits, None),
+            "positions": (positions, cells.expand(len(batch), -1, -1), None),
         }
         return {
             name: LOSS_WEIGHTS[name] * mean_cross_entropy(scores.flatten(0, -2), targets.flatten(), weights)
@@ -210,7 +219,8 @@ def align_words(
             initial = Path(config.initial)
             load_trained(initial, *read_trained(initial), model)
         model.requires_grad_(False)
-        own = WordModel(model, word_embeddings(decoder, words))
+        patch = model.vision.config.patch_size
+        own = WordModel(model, word_embeddings(decoder, words), config.model.parts.media.image_size // patch)
         own.vision.requires_grad_(True)
         own.projector.requires_grad_(True)
         counts = {name: len(source) for name, source in sources.items()}

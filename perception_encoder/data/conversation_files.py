@@ -282,9 +282,10 @@ def _read_group(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
 class ShardRecords:
     """The samples of a tar: KEY.jpg or KEY.mp4 beside a KEY.json with a conversation, or a rendered scene's."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, apart: bool = False) -> None:
+        """`apart`: see `scene_conversations`."""
         self.path, self.name, self.edges = path, escape_name(path), ONE_PART
-        self.url = str(path)
+        self.url, self.apart = str(path), apart
         summary = summarize_shard(self.url, HeldOut())
         if summary.problem:
             raise DataError(summary.problem)
@@ -324,7 +325,7 @@ class ShardRecords:
             others = {name: value for name, value in record.fields.items() if name not in _MEDIA_NAMES}
             return [Record(where, key, {**others, self.kind: media}, key)]
         try:
-            conversations = scene_conversations(record.fields, self.kind)[:SCENE_CONVERSATIONS]
+            conversations = scene_conversations(record.fields, self.kind, self.apart)[:SCENE_CONVERSATIONS]
         except DataError as error:
             raise InputError(where, str(error)) from None
         if not conversations:

@@ -337,11 +337,14 @@ def _check_turns(turns: list[Turn]) -> None:
         raise _BadRecord(f"turn {len(turns)}, the last one, has no answer")
 
 
-def scene_conversations(metadata: Mapping[str, Any], kind: MediaKind = "image") -> list[tuple[Turn, ...]]:
+def scene_conversations(
+    metadata: Mapping[str, Any], kind: MediaKind = "image", apart: bool = False
+) -> list[tuple[Turn, ...]]:
     """Return the conversations of a rendered scene's JSON: one of questions, one of captions, one of boxes.
 
     The longest caption ends the questions, which it would answer if it came before them. The boxes are those of an
-    image's objects that are the only ones of their kind. Raises DataError for a field of another form.
+    image's objects that are the only ones of their kind. `apart`: no question sees another, so one conversation holds
+    them all. Raises DataError for a field of another form.
     """
     where = "a scene"
     turns = _turns_of((each.question, each.answer) for each in scene_answers(metadata, where))
@@ -351,6 +354,8 @@ def scene_conversations(metadata: Mapping[str, Any], kind: MediaKind = "image") 
         turns += _turns_of([described.pop()])
     boxes = _box_turns(metadata, where) if kind == "image" else []
     conversations = [turns, _turns_of(described), boxes]
+    if apart:
+        conversations = [[turn for each in conversations for turn in each]]
     return [((each[0][0], f"<{kind}>{each[0][1]}"), *each[1:]) for each in conversations if each]
 
 

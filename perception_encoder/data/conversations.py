@@ -135,6 +135,7 @@ def open_conversations(
     media: Path | None = None,
     skip_bad: bool = False,
     join: bool = True,
+    apart: bool = False,
     track: Track = untracked,
 ) -> Conversations:
     """Open a dataset of conversations and check every record; images and videos are not opened.
@@ -142,10 +143,11 @@ def open_conversations(
     `media`: the directory below which the paths of images and videos lie, by default that of the file that names them.
     `skip_bad`: leave bad records out, log the first five by name, and count them. `join`: make one conversation of up
     to eight rows with a question about the same image file; else, and for images inside of tables, each row is one.
+    `apart`: make one conversation of a scene's, since no question will see another.
     Raises DataError for a missing or damaged file, for the first bad record, and if no record is left.
     """
     check = _Check(media, skip_bad, join)
-    files = _find_files(path)
+    files = _find_files(path, apart)
     for number, file in enumerate(files):
         check.digest.update(f"{file.path.name}\0{file.path.stat().st_size}\0".encode(errors="surrogatepass"))
         for row, record in track(file.scan(), f"checking {escape_name(file.path.name)}", file.count):
@@ -157,29 +159,29 @@ def open_conversations(
     return check.result(files)
 
 
-def _find_files(path: Path) -> list[ConversationFile]:
+def _find_files(path: Path, apart: bool) -> list[ConversationFile]:
     """Return the files at a path: a file, or a directory with Parquet files, shards or one table.
 
     Of files of several splits, those of the split `train` count. Raises DataError if there is none, or no one table.
     """
     if not path.is_dir():
-        return [_open(path)]
+        return [_open(path, apart)]
     for directory in (path, path / "data"):
         if files := _of_train(sorted(directory.glob("*.parquet"))):
             return [ParquetRecords(file) for file in files]
     if shards := _of_train(sorted(path.glob("*.tar"))) or shards_below(path, "train"):
-        return [ShardRecords(shard) for shard in shards]
+        return [ShardRecords(shard, apart) for shard in shards]
     suffixes = (*LINES, ".json", *TABLES)
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
     for name in PREFERRED:
         tables = [file for file in tables if file.stem == name] or tables
     if len(tables) == 1:
-        return [_open(tables[0])]
+        return [_open(tables[0], apart)]
     if tables:
         names = ", ".join(escape_name(file.name) for file in tables[:9])
         raise DataError(f"{escape_name(path)} has several tables: {names}; give the path of one")
     if (path / "train").is_dir():
-        return _find_files(path / "train")
+        return _find_files(path / "train", apart)
     raise DataError(f"{escape_name(path)} has no conversations: no Parquet files, tars, {', '.join(suffixes)}")
 
 
@@ -192,14 +194,14 @@ def _of_train(files: Sequence[Path]) -> list[Path]:
     return [file for file, split in zip(files, splits, strict=True) if split not in others]
 
 
-def _open(path: Path) -> ConversationFile:
+def _open(path: Path, apart: bool) -> ConversationFile:
     suffix = path.suffix.lower()
     if not path.is_file():
         raise DataError(f"{escape_name(path)} does not exist; give a file or a directory of conversations")
     if suffix in PARQUET:
         return ParquetRecords(path)
     if suffix == ".tar":
-        return ShardRecords(path)
+        return ShardRecords(path, apart)
     if suffix in TABLES:
         return TableRecords(path)
     if suffix not in (*LINES, ".json"):

@@ -71,14 +71,20 @@ class PerceptionLanguageModel(nn.Module):
 
     def token_scores(
         self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
-    ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " B"]]:
-        """`token_losses`, and of each row whether every labelled token is the most probable one."""
+    ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " R"]]:
+        """`token_losses`, and of each row, or of each part with labels, whether all of them are the most probable."""
         targets = labels[:, 1:]
         labelled = targets != IGNORED
         logits = self._logits(embeddings[:, :-1], labelled, parts).float()
-        wrong = torch.zeros_like(labelled)
-        wrong[labelled] = logits.argmax(-1) != targets[labelled]
-        return F.cross_entropy(logits, targets[labelled], reduction="none"), ~wrong.any(1)
+        right = logits.argmax(-1) == targets[labelled]
+        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)[labelled]
+        if parts is not None:
+            _, rows = torch.unique(torch.stack([rows, parts[:, 1:][labelled]]), dim=1, return_inverse=True)
+        count = len(labels) if parts is None else int(rows.max()) + 1
+        all_right = torch.ones(count, dtype=torch.long, device=rows.device).scatter_reduce(
+            0, rows, right.long(), "amin"
+        )
+        return F.cross_entropy(logits, targets[labelled], reduction="none"), all_right.bool()
 
     def _logits(self, embeddings: Tensor, where: Tensor, parts: Tensor | None) -> Tensor:
         """Logits (K, V) at the marked positions."""

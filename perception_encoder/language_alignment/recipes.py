@@ -95,10 +95,11 @@ def own_questions() -> LanguageConfig:
     )
 
 
-def builtin_warmup() -> LanguageConfig:
-    """The projector between the built-in encoder, aligned to words, and SmolLM2-135M, on frozen features: minutes.
+def builtin_alignment() -> LanguageConfig:
+    """The built-in language model: projector and adapters of SmolLM2-135M, on the features of the aligned encoder.
 
-    It begins with what `python -m experiments.language.words` wrote.
+    It begins with what `python -m experiments.language.words` wrote. Questions are set apart, so that one pass over an
+    image's tokens serves them all.
     """
     return LanguageConfig(
         encoder=BUILTIN,
@@ -107,27 +108,14 @@ def builtin_warmup() -> LanguageConfig:
         image_size=224,
         pool=1,
         initial="runs/language_builtin_words/language.safetensors",
-        steps=30,
-        batch_size=16,
-        warmup=5,
-        optimizer=OptimizerConfig(name="adamw", lr=2e-4),
-        validation=None,
-        checkpoint_every=50,
-    )
-
-
-def builtin_alignment() -> LanguageConfig:
-    """The built-in language model: projector and adapters of SmolLM2-135M, on the features of the aligned encoder."""
-    return dataclasses.replace(
-        builtin_warmup(),
-        initial="runs/language_builtin_warmup/language.safetensors",
         train_decoder=True,
         lora=DecoderLoRA(rank=8, alpha=16),
-        steps=720,
-        batch_size=8,
+        apart=True,
+        steps=1_500,
+        batch_size=4,
         warmup=30,
         optimizer=OptimizerConfig(name="adamw", lr=1e-3),
-        validation=ValidationConfig(every=240, share=0.01, size=120),
+        validation=ValidationConfig(every=500, share=0.01, size=120),
         checkpoint_every=100,
     )
 

@@ -76,7 +76,7 @@ class LanguageRun:
         higher_is_better = HeldOutAnswers.higher_is_better
         self.metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
         self.config, self.out, self.rank = config, out, rank
-        sources = [open_conversations(path, skip_bad=config.skip_bad, track=track) for path in data]
+        sources = [open_conversations(path, skip_bad=config.skip_bad, apart=config.apart, track=track) for path in data]
         self.trainee = LanguageTrainee(self._with_decoder(sources))
         share = config.validation.share if config.validation else 0.0
         parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]

@@ -31,7 +31,7 @@ class Aligned(nn.Module):
         branches: Tensor | None = None,
         scored: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Losses (K,) of the labelled tokens; if `scored`, also which rows (B,) are all right."""
+        """Losses (K,) of the labelled tokens; if `scored`, also which rows, or parts of them, are all right."""
         embeddings = self.embed(ids, is_image, images, branches)
         if scored:
             return self.model.token_scores(embeddings, labels, parts)
@@ -76,10 +76,10 @@ class LanguageAlignmentTask:
 
 
 class HeldOutAnswers:
-    """Score a model on held-out conversations: loss of a token, and the share of conversations answered exactly.
+    """Score a model on held-out conversations: loss of a token, and the share that is answered exactly.
 
-    An answer is exact if every token is the most probable one given the right ones before it, which is what greedy
-    generation would give.
+    The share is of conversations, or of questions if they are set apart. An answer is exact if every token is the most
+    probable one given the right ones before it, which is what greedy generation would give.
     """
 
     higher_is_better = {"loss": False, "exact": True}  # noqa: RUF012 (a constant)

@@ -184,6 +184,8 @@ def test_boxes_of_scenes() -> None:
     assert asked == (("user", "<image>Q"), ("assistant", "A"))
     assert described == (("user", "<image>Provide a one-sentence caption for the provided image."), ("assistant", "c"))
     assert boxed == (("user", f"<image>{boxes[0][1]}"), *boxes[1:])
+    assert scene_conversations(scene, apart=True) == [(*asked, ("user", described[0][1][7:]), described[1], *boxes)]
+    assert scene_conversations({}, apart=True) == []
     assert len(scene_conversations(scene, "video")) == 2, "a video's boxes are of its last frame"
     for bad in ({**scene, "width": None}, {**scene, "objects": [{"kind": "mug", "box": ["a", 0, 0, 0]}]}):
         with pytest.raises(DataError, match="the box of the mug is"):

@@ -256,6 +256,7 @@ def test_scenes_in_shards(tmp_path: Path) -> None:
     data = open_conversations(tmp_path / "train")
     assert [sample.key for sample in data] == [f"s{tar}/{n}" for tar in (0, 1) for n in range(2)]
     assert data.sizes == [2, 2]
+    assert [sample.key for sample in open_conversations(tmp_path / "train", apart=True)] == ["s0/0", "s1/0"]
     assert [text for _, text in data[0].turns[:4]] == ["<image>How many cups are there?", "1", "Big?", "no"]
     assert data[0].turns[4:] == (("user", "Describe the image in detail."), ("assistant", scene["caption"][2]))
     assert data[3].turns[:2] == (

@@ -74,6 +74,23 @@ def test_parts_of_a_row_see_the_shared_start_and_themselves_alone() -> None:
     torch.testing.assert_close(other[2:], losses[2:])
 
 
+@torch.no_grad()
+def test_scores_are_of_rows_or_of_parts() -> None:
+    embeddings = torch.rand(2, 12, 32, generator=torch.Generator().manual_seed(4))
+    parts = torch.tensor([[0] * 4 + [1] * 4 + [2] * 4, [0] * 12])
+    best = [
+        MODEL.decoder(inputs_embeds=embeddings[:1, seen]).logits[0, :-1].argmax(-1)
+        for seen in ([*range(8)], [*range(4), *range(8, 12)])
+    ]
+    labels = torch.full((2, 12), IGNORED)
+    labels[0, 5:8], labels[0, 9:12] = best[0][4:7], best[1][4:7]
+    labels[1, 3] = MODEL.decoder(inputs_embeds=embeddings[1:]).logits[0, 2].argmax(-1)
+    assert MODEL.token_scores(embeddings, labels, parts)[1].tolist() == [True, True, True]
+    labels[0, 10] = (labels[0, 10] + 1) % 256
+    assert MODEL.token_scores(embeddings, labels, parts)[1].tolist() == [True, False, True]
+    assert MODEL.token_scores(embeddings[1:], labels[1:])[1].tolist() == [True]
+
+
 def test_a_wrong_number_of_image_tokens_is_an_error() -> None:
     ids = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(ShapeError, match="3 image tokens for 4 marked positions"):

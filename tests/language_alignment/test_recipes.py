@@ -8,7 +8,6 @@ from perception_encoder.language_alignment.recipes import (
     LAYERS,
     alignment,
     builtin_alignment,
-    builtin_warmup,
     debug_language,
     frozen,
     own_questions,
@@ -43,11 +42,10 @@ def test_own_questions_train_adapters_and_the_projector() -> None:
     assert config.train_decoder and config.lora is not None and not config.train_vision
 
 
-def test_the_built_in_one_is_aligned_after_a_warm_up() -> None:
-    first, second = builtin_warmup(), builtin_alignment()
-    assert not first.train_vision and not first.train_decoder and first.initial is not None
-    assert second.train_decoder and second.lora is not None and second.initial is not None
-    assert (first.encoder, first.image_size, first.pool) == (second.encoder, second.image_size, second.pool)
+def test_the_built_in_one_trains_adapters_after_the_words() -> None:
+    config = builtin_alignment()
+    assert config.train_decoder and config.lora is not None and config.apart and not config.train_vision
+    assert config.initial == "runs/language_builtin_words/language.safetensors"
 
 
 def test_a_debug_form_trains_what_its_recipe_does() -> None:

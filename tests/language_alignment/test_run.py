@@ -93,6 +93,25 @@ def test_everything_trains_and_the_model_answers(
     assert model.generate([ask("What colour?", [Image.new("RGB", (40, 40), "red")])], Sampling(max_tokens=4))
 
 
+def test_questions_apart_train_as_if_each_were_the_only_one(tmp_path: Path, data: Path, decoder: str) -> None:
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    more = [{"from": "human", "value": "Is it red?"}, {"from": "gpt", "value": "no"}]
+    for name, turns in (
+        ("both", lines[1]["conversations"] + more),
+        ("first", lines[1]["conversations"]),
+        ("second", more),
+    ):
+        (data.parent / f"{name}.jsonl").write_text(json.dumps({**lines[1], "conversations": turns}) + "\n")
+    losses = {}
+    for name in ("both", "first", "second"):
+        own = config(decoder, apart=True, steps=1, batch_size=1, cached=False)
+        align_language(own, [data.parent / f"{name}.jsonl"], tmp_path / name)
+        losses[name] = rows_of(tmp_path / name)[0]["next_token"]
+    tokens = {"first": len("green") + 1, "second": len("no") + 1}
+    total = sum(losses[name] * count for name, count in tokens.items())
+    assert losses["both"] == pytest.approx(total / sum(tokens.values()), rel=1e-4)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, decoder: str) -> None:
     own = config(decoder, train_vision=True, train_decoder=True, lora=DecoderLoRA(rank=2), drop_path=0.3)
     whole = align_language(own, [data], tmp_path / "whole")

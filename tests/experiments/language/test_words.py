@@ -53,7 +53,7 @@ def test_patches_find_their_words(config: WordConfig, tmp_path: Path) -> None:
     labelled = [replace(each, patches=each.colours, label=1) for each in images(4)]
     path = align_words(config, {"scenes": images(40), "labelled": labelled}, WORDS, [1, 2], tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    for name, least in (("scenes", 0.6), ("colours", 0.6), ("labelled", 0.8), ("boxes", 0.95)):
+    for name, least in (("scenes", 0.6), ("colours", 0.6), ("labelled", 0.8), ("boxes", 0.95), ("positions", 0.95)):
         losses = [row[name] for row in rows if row.get(name)]
         assert losses[-1] < least * losses[0], name
     parts, weights = read_trained(path)
