@@ -99,20 +99,20 @@ def builtin_alignment() -> LanguageConfig:
     """The built-in language model: projector and adapters of SmolLM2-135M, on the features of the aligned encoder.
 
     It begins with what `python -m experiments.language.words` wrote. Questions are set apart, so that one pass over an
-    image's tokens serves them all.
+    image's tokens serves them all, as many as the short context has room for.
     """
     return LanguageConfig(
         encoder=BUILTIN,
         decoder=SMOLLM2,
-        context=1024,
+        context=400,
         image_size=224,
         pool=1,
         initial="runs/language_builtin_words/language.safetensors",
         train_decoder=True,
         lora=DecoderLoRA(rank=8, alpha=16),
         apart=True,
-        steps=1_500,
-        batch_size=4,
+        steps=1_000,
+        batch_size=6,
         warmup=30,
         optimizer=OptimizerConfig(name="adamw", lr=1e-3),
         validation=ValidationConfig(every=500, share=0.01, size=120),

@@ -175,7 +175,9 @@ class LanguageTrainee:
                 earlier = dataclasses.replace(self.parts, lora=None, **tower)
                 state = {name: value for name, value in state.items() if name.startswith("vision.")}
             self.parts = _continued(self.parts, earlier, config)
-            self.model, self.decoder = build_language_model(earlier, generator)
+            self.model, self.decoder = build_language_model(
+                dataclasses.replace(earlier, context=config.context), generator
+            )
             load_trained(initial, earlier, state, self.model)
             if config.layer_scale is not None and self.model.vision.config.layer_scale is None:
                 self.model.vision.add_layer_scale(config.layer_scale)

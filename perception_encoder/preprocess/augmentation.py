@@ -44,13 +44,21 @@ def augment(image: Tensor, size: int, augmentation: Augmentation | None, draw: S
     frames = image if image.dim() == 4 else image[None]
     if augmentation is None:
         return _resize(frames, size).view(*image.shape[:-2], size, size)
-    top, left, height, width = _crop(image.shape[-2], image.shape[-1], augmentation, draw)
-    crop = frames[..., top : top + height, left : left + width]
-    flip, *factors = draw[2 * TRIES + 2 :]
-    if flip < augmentation.flip:
-        crop = crop.flip(-1)
-    augmented = jitter(_resize(crop, size), augmentation, torch.tensor([factors]))
+    cropped = _resize(crop(frames, augmentation, draw), size)
+    augmented = jitter(cropped, augmentation, torch.tensor([draw[2 * TRIES + 3 :]]))
     return augmented.view(*image.shape[:-2], size, size)
+
+
+def crop(frames: Tensor, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
+    """Cut out, and mirror, the part of (…, H, W) that `augment` takes with this `draw`; of a mask just as of its image.
+
+    The part of a mask is that of an image of the same size.
+    """
+    if augmentation is None:
+        return frames
+    top, left, height, width = _crop(frames.shape[-2], frames.shape[-1], augmentation, draw)
+    part = frames[..., top : top + height, left : left + width]
+    return part.flip(-1) if draw[2 * TRIES + 2] < augmentation.flip else part
 
 
 def _resize(frames: Tensor, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from PIL import Image
 from perception_encoder.errors import CheckpointError, ConfigError, DataError, InputError
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
-from perception_encoder.language_alignment.run import BEST, align_language
+from perception_encoder.language_alignment.run import BEST, LanguageTrainee, align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
@@ -143,6 +143,7 @@ def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, d
     fourth = align_language(config(decoder, initial=str(third), optimizer=frozen), [data], tmp_path / "fourth")
     assert weights_of(fourth).keys() == weights_of(third).keys()
     assert read_trained(fourth)[0].lora == DecoderLoRA(rank=2)
+    assert LanguageTrainee(config(decoder, initial=str(third), context=90)).decoder.prompts.context == 90
     with pytest.raises(ConfigError, match="initial has adapters of"):
         other = config(decoder, initial=str(third), train_decoder=True, lora=DecoderLoRA(rank=3))
         align_language(other, [data], tmp_path / "other")

@@ -1,0 +1,100 @@
+"""Images to align on, with masks of objects where they have them, and the batches of a run.
+
+    PATH/*.tar or PATH/train/*.tar   KEY.jpg, and KEY.mask.png of rendered scenes
+    PATH                             a directory of images, also below it, or one tar
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.data.sampler import WeightedSampler
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.formats.media_directory import list_media
+from perception_encoder.formats.scene_tars import MASK
+from perception_encoder.formats.shards import split_member
+from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
+from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, crop
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, SHARD_IMAGES
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file, or a member of a tar."""
+
+    path: Path
+    entry: TarEntry | None = None
+
+    def read(self) -> bytes:
+        """Return its bytes; InputError if it cannot be read."""
+        try:
+            with self.path.open("rb") as stream:
+                return stream.read() if self.entry is None else read_entry(stream, self.entry)
+        except (OSError, DataError) as error:
+            raise InputError(str(self), f"cannot be read: {error}") from None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.entry is None else f"{self.path}/{self.entry.name}"
+
+
+@dataclass(frozen=True)
+class AlignmentImage:
+    """An image, and the mask of its objects if it has one."""
+
+    key: str
+    """The same wherever the dataset lies."""
+    image: StoredFile
+    mask: StoredFile | None = None
+
+    def open(self) -> tuple[UInt8[Tensor, "3 H W"], Int[Tensor, "H W"] | None]:
+        """Decode both; InputError if that fails, or if they differ in size."""
+        pixels = np.array(open_image(self.image.read(), str(self.image)).convert("RGB"))
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        if self.mask is None:
+            return image, None
+        mask = np.array(open_image(self.mask.read(), str(self.mask))).astype(np.int64)
+        if mask.shape != pixels.shape[:2]:
+            sizes = f"is {mask.shape[1]}x{mask.shape[0]}, its image {pixels.shape[1]}x{pixels.shape[0]} pixels"
+            raise InputError(str(self.mask), sizes)
+        return image, torch.from_numpy(mask)
+
+
+def open_images(path: Path) -> list[AlignmentImage]:
+    """Find the images of a path: see the module. Raises DataError if there are none, or a tar is damaged."""
+    tars = [path] if path.suffix == ".tar" else sorted(path.glob("*.tar")) or sorted((path / "train").glob("*.tar"))
+    if tars:
+        images = [image for tar in tars for image in _of_tar(tar)]
+    elif path.is_dir():
+        files = [each for each in list_media(path) if each.suffix.lower() in IMAGE_SUFFIXES]
+        images = [AlignmentImage(str(each.relative_to(path)), StoredFile(each)) for each in files]
+    else:
+        raise DataError(f"{path} does not exist; give a directory of images or of tars")
+    if not images:
+        raise DataError(f"{path} has no images")
+    return images
+
+
+def _of_tar(tar: Path) -> list[AlignmentImage]:
+    images: dict[str, StoredFile] = {}
+    masks: dict[str, StoredFile] = {}
+    try:
+        with tar.open("rb") as stream:
+            for entry in walk_tar(stream, tar.stat().st_size):
+                key, extension = split_member(entry.name)
+                if extension in SHARD_IMAGES:
+                    images[key] = StoredFile(tar, entry)
+                elif extension == MASK:
+                    masks[key] = StoredFile(tar, entry)
+    except (OSError, DataError) as error:
+        raise DataError(f"{tar}: not a readable tar file ({error})") from error
+    return [AlignmentImage(f"{tar.stem}/{key}", image, masks.get(key)) for key, image in images.items()]

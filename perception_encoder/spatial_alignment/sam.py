@@ -1,0 +1,76 @@
+"""The paper's mask teacher: a SAM 2.1 of transformers, asked for a mask at each point of a grid (appendix B.3).
+
+All masks count, whatever their quality: there is no threshold and no suppression of duplicates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from perception_encoder.errors import MissingExtraError, WeightsUnavailableError, one_line
+
+POINTS = 32
+"""Along each side of the image: 1,024 prompts."""
+TOGETHER = 64
+"""Prompts that are answered in one pass."""
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Sam:
+    """Mask logits of a grid of points; the image is embedded once."""
+
+    def __init__(self, name: str, model: Any, points: int = POINTS) -> None:
+        """`model`: a `Sam2Model`."""
+        self.name, self.model, self.points = name, model.eval().requires_grad_(False), points
+
+    @classmethod
+    def load(cls, name: str, device: torch.device, points: int = POINTS) -> Sam:
+        """Load a directory, or a model of the hub such as `facebook/sam2.1-hiera-large`.
+
+        Raises MissingExtraError without transformers, WeightsUnavailableError if there is no such model.
+        """
+        try:
+            from transformers import Sam2Model
+        except ImportError:
+            raise MissingExtraError("transformers", "spatial") from None
+        try:
+            model = Sam2Model.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
+        return cls(name, model.to(device), points)
+
+    @property
+    def identity(self) -> str:
+        """Its name and the number of its prompts."""
+        return f"sam {self.name} {self.points}"
+
+    @torch.no_grad()
+    def masks(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w P"]:
+        """Logits at the model's own resolution of masks; the most probable of three by the model's own estimate."""
+        size = self.model.config.vision_config.backbone_config.image_size[0]
+        device = next(self.model.parameters()).device
+        pixels = F.interpolate(image[None].to(device).float() / 255, (size, size), mode="bilinear", antialias=True)
+        mean, deviation = (torch.tensor(each, device=device)[:, None, None] for each in (MEAN, DEVIATION))
+        embeddings = self.model.get_image_embeddings((pixels - mean) / deviation)
+        logits = []
+        for points in grid_points(self.points, size).to(device).split(TOGETHER):
+            answered = self.model(
+                input_points=points[None, :, None],
+                input_labels=torch.ones(1, len(points), 1, dtype=torch.int64, device=device),
+                image_embeddings=embeddings,
+                multimask_output=False,
+            )
+            logits.append(answered.pred_masks[0, :, 0].float().cpu())  # (prompts, h, w)
+        return torch.cat(logits).permute(1, 2, 0)
+
+
+def grid_points(points: int, size: int) -> Float[Tensor, "P 2"]:
+    """The middles (x, y), in pixels, of the cells that a square of `size` is cut into."""
+    middles = (torch.arange(points) + 0.5) * size / points
+    rows, columns = torch.meshgrid(middles, middles, indexing="ij")
+    return torch.stack([columns, rows], dim=-1).flatten(0, 1)

@@ -1,0 +1,120 @@
+"""Draw a student's last layer to a teacher's tokens and to the similarities of a mask teacher's, as a training task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from perception_encoder.losses.spatial import token_cosine_loss, token_similarity_loss
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.image import to_float
+from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.train.validation import Validation
+
+
+@dataclass(frozen=True)
+class SpatialBatch:
+    """A rank's part of a batch."""
+
+    images: UInt8[Tensor, "B 3 S S"]
+    hidden: Bool[Tensor, "B N"] | None
+    """Patches that the student does not see."""
+    branches: Float[Tensor, "L 2 B"] | None
+    """Factors of the student's residual branches."""
+    masks: Float[Tensor, "M N P"] | None
+    """The mask teacher's tokens, of the images that have masks."""
+    rows: Int[Tensor, " M"] | None
+    """Those images."""
+    share: float
+    """Of the whole batch's images, these."""
+    mask_share: float
+    """Of the whole batch's images with masks, these."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> SpatialBatch:
+        """Return the batch on a device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values.items() if torch.is_tensor(value)
+        }
+        return replace(self, **moved)
+
+
+class Student(nn.Module):
+    """The tower as it is trained: all passes go through `forward`, so that DDP and FSDP can wrap it."""
+
+    hidden: Tensor
+
+    def __init__(self, vision: VisionTransformer, teacher_width: int) -> None:
+        """`teacher_width`: of the teacher's tokens; another than the tower's takes a linear map, dropped afterwards."""
+        super().__init__()
+        width = vision.config.width
+        self.vision = vision
+        self.to_teacher = nn.Linear(width, teacher_width) if teacher_width != width else nn.Identity()
+        self.register_buffer("hidden", torch.zeros(width), persistent=False)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 S S"],
+        hidden: Bool[Tensor, "B N"] | None = None,
+        branches: Float[Tensor, "L 2 B"] | None = None,
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N E"]]:
+        """The last layer's patch tokens, and what is compared with the teacher's tokens."""
+        tokens = self.vision.forward_features(
+            images, norm=False, mask=hidden, mask_token=self.hidden, branches=branches
+        )
+        tokens = tokens[:, self.vision.num_prefix_tokens :]
+        return tokens, self.to_teacher(tokens)
+
+
+class SpatialAlignmentTask:
+    """Minimise the cosine loss to the teacher and the similarity losses, over all tokens, hidden ones too.
+
+    `teacher`: a frozen tower, cut at the layer that is learned from; None if no loss needs it.
+    """
+
+    model: nn.Module
+
+    def __init__(
+        self,
+        student: Student,
+        teacher: VisionTransformer | None,
+        config: SpatialConfig,
+        validation: Validation | None = None,
+    ) -> None:
+        self.model, self.teacher, self.config, self.validation = student, teacher, config, validation
+
+    def losses(self, batch: SpatialBatch) -> dict[str, Tensor]:
+        """Return {"core": …, "pairs": …, "masks": …}, those with a weight; a rank's parts of the batch's means."""
+        config, images = self.config, to_float(batch.images)
+        tokens, compared = self.model(images, batch.hidden, batch.branches)
+        losses = {}
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self.teacher.forward_features(images, norm=False)[:, self.teacher.num_prefix_tokens :]
+            if config.core_weight:
+                losses["core"] = config.core_weight * batch.share * token_cosine_loss(compared, taught)
+            if config.pairs_weight:
+                of_pairs = token_similarity_loss(tokens, taught, temperature=None)
+                losses["pairs"] = config.pairs_weight * batch.share * of_pairs
+        if config.masks and config.masks_weight:
+            losses["masks"] = config.masks_weight * batch.mask_share * self._mask_loss(tokens, batch)
+        return losses
+
+    def _mask_loss(self, tokens: Tensor, batch: SpatialBatch) -> Tensor:
+        if batch.masks is None or batch.rows is None:
+            return tokens.sum() * 0
+        return token_similarity_loss(tokens[batch.rows], batch.masks, self.config.temperature)
+
+    def report(self) -> dict[str, float]:
+        """Return nothing more."""
+        return {}
+
+    def after_step(self) -> None:
+        """All parameters are free."""
