@@ -76,6 +76,12 @@ RECIPES: dict[str, str] = {
     "language_l14_frozen": "PE-Core-L, the benchmark of a frozen encoder",
     "language_own": "PE-Core-L and SmolLM2-1.7B by LoRA on your own questions",
     "language_builtin": "the built-in language model: two hours on 2 cores",
+    "spatial_g14": "PE-Spatial-G: PE-Core-G, its own layer 41 and SAM 2.1, 300 million images",
+    "spatial_l14": "PE-Spatial-G into PE-Spatial-L, 300 million images",
+    "spatial_b16": "PE-Spatial-G into PE-Spatial-B, 300 million images",
+    "spatial_s16": "PE-Spatial-G into PE-Spatial-S, 300 million images",
+    "spatial_t16": "PE-Spatial-G into PE-Spatial-T, 300 million images",
+    "spatial_builtin": "the built-in spatial model: an hour on 2 cores",
 }
 """What each recipe trains, for the list; `find_recipe` has their configurations."""
 
@@ -93,6 +99,7 @@ def find_recipe(name: str) -> TrainingConfig:
     )
     from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second
     from perception_encoder.pretraining.recipes import LAST_STEP, ablation, cooldown, core, scaling
+    from perception_encoder.spatial_alignment.recipes import distill_spatial, spatial_builtin, spatial_g
     from perception_encoder.video_finetuning.recipes import video_finetune
 
     if name not in RECIPES:
@@ -125,6 +132,12 @@ def find_recipe(name: str) -> TrainingConfig:
             return own_questions()
         case ["language", "builtin"]:
             return builtin_alignment()
+        case ["spatial", "builtin"]:
+            return spatial_builtin()
+        case ["spatial", "g14"]:
+            return spatial_g()
+        case ["spatial", size]:
+            return distill_spatial(size)
         case ["language", size]:
             return alignment(size)
         case ["language", size, "warmup"]:
@@ -150,12 +163,16 @@ def run_recipe(
     from perception_encoder.language_alignment.run import align_language
     from perception_encoder.pretraining.config import PretrainingConfig
     from perception_encoder.pretraining.run import pretrain
+    from perception_encoder.spatial_alignment.config import SpatialConfig
+    from perception_encoder.spatial_alignment.run import align_spatially
     from perception_encoder.video_finetuning.config import VideoFinetuningConfig
     from perception_encoder.video_finetuning.run import finetune_on_videos
 
     match config:
         case LanguageConfig():
             return align_language(config, _paths(data), out, track, listener)
+        case SpatialConfig():
+            return align_spatially(config, _paths(data), out, track, listener)
         case FinetuningConfig():
             return finetune(config, data, out, track, listener)
         case DistillationConfig():
@@ -177,10 +194,14 @@ def debug_form(config: TrainingConfig) -> TrainingConfig:
     from perception_encoder.language_alignment.recipes import debug_language
     from perception_encoder.pretraining.config import PretrainingConfig
     from perception_encoder.pretraining.recipes import debug_pretraining
+    from perception_encoder.spatial_alignment.config import SpatialConfig
+    from perception_encoder.spatial_alignment.recipes import debug_spatial
 
     match config:
         case LanguageConfig():
             return debug_language(config)
+        case SpatialConfig():
+            return debug_spatial(config)
         case FinetuningConfig():
             return debug_finetuning(config)
         case DistillationConfig():
@@ -213,7 +234,7 @@ def _paths(data: Sequence[Path | Shards]) -> list[Path]:
     """The data of a stage that reads files and directories; ConfigError for shards."""
     paths = [each for each in data if isinstance(each, Path)]
     if len(paths) < len(data):
-        raise ConfigError("language alignment reads --data, not --shards; a directory of tars is --data, too")
+        raise ConfigError("an alignment reads --data, not --shards; a directory of tars is --data, too")
     return paths
 
 

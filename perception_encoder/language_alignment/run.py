@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from perception_encoder.data.conversation_records import ConversationSample
 from perception_encoder.data.conversations import Conversations, open_conversations
 from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
-from perception_encoder.files import replacing, writing
 from perception_encoder.language_alignment.batch import Example, LanguageBatch, collate
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.feature_file import FeatureFile
@@ -37,14 +35,14 @@ from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
+from perception_encoder.train.best import write_best
+from perception_encoder.train.checkpoint import check_run, load_weights, run_directory
 from perception_encoder.train.distributed import Exchange, process_group, whole_model
 from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener, describe_run, write_record
 from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.validation import choose_metric
 
-BEST = "best.safetensors"
 FRESH_SAMPLES = 4000
 """Conversations of each source from which the vocabulary of a fresh language model is made."""
 PROCEDURE = 1
@@ -140,24 +138,14 @@ class LanguageRun:
         whole_model(self.trainee.aligned)
         if self.rank.number == 0:
             self.trainee.write(path)
-            write_record(self.out, self.record | self._write_best())
+            write_record(self.out, self.record | write_best(path, self.config, self.metric, self._write_step))
         return path
 
-    def _write_best(self) -> dict[str, Any]:
-        """Write the weights of the best validated step; return what the record says of it."""
-        if self.config.validation is None:
-            return {}
-        _, newest = find_checkpoints(self.out)[0]
-        if newest.best_step is None:  # no score was a number
-            return {}
-        if newest.best_step == self.config.steps:
-            with writing(self.out / BEST), replacing(self.out / BEST) as temporary:
-                shutil.copyfile(self.out / WEIGHTS, temporary)
-        else:
-            trainee = LanguageTrainee(self.trainee.config)
-            load_weights(self.out, newest.best_step, trainee.aligned)
-            trainee.write(self.out / BEST)
-        return {"best": {"step": newest.best_step, self.metric: newest.best}}
+    def _write_step(self, step: int, path: Path) -> None:
+        """Write the weights as they were after a step."""
+        trainee = LanguageTrainee(self.trainee.config)
+        load_weights(self.out, step, trainee.aligned)
+        trainee.write(path)
 
 
 class LanguageTrainee:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from perception_encoder.errors import ShapeError
+
 TEMPERATURE = 20.0
 """t of the teacher's exp(t (x - 1)), where x is a cosine similarity."""
 BLOCK = 256
@@ -21,7 +23,12 @@ BLOCK = 256
 
 
 def token_cosine_loss(student: Float[Tensor, "B N D"], teacher: Float[Tensor, "B N D"]) -> Float[Tensor, ""]:
-    """Minus the mean cosine similarity of each token and the teacher's; the teacher takes no gradient."""
+    """Minus the mean cosine similarity of each token and the teacher's; the teacher takes no gradient.
+
+    Raises ShapeError unless both have as many images, tokens and channels.
+    """
+    if student.shape != teacher.shape:
+        raise ShapeError(f"the student's tokens are {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}")
     return -F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1).mean()
 
 
@@ -34,8 +41,12 @@ def token_similarity_loss(
     """Mean squared difference of both sides' cosine similarities between all pairs of tokens of an image.
 
     The teacher's x becomes exp(temperature · (x − 1)), or stays as it is at None; it takes no gradient. No more than
-    `block` · N similarities are in memory at a time, in the backward pass too.
+    `block` · N similarities are in memory at a time, in the backward pass too. Raises ShapeError unless both have as
+    many images and tokens.
     """
+    if student.shape[:2] != teacher.shape[:2]:
+        own, other = (f"{len(each)} images of {each.shape[1]} tokens" for each in (student, teacher))
+        raise ShapeError(f"the student has {own}, the teacher {other}; both must be on one grid of patches")
     images, tokens = student.shape[:2]
     total: Tensor = _SquaredDifferences.apply(student, teacher.detach(), temperature, block)
     return total / (images * tokens * tokens)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +12,6 @@ from torch import Tensor
 from perception_encoder.data.pairs import PairBatches
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.files import replacing, writing
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -34,6 +31,7 @@ from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.pretraining.vocabulary import CaptionVocabulary
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
+from perception_encoder.train.best import write_best
 from perception_encoder.train.checkpoint import check_run, find_checkpoints, load_weights, run_directory
 from perception_encoder.train.distributed import Exchange, own_cores, own_device, process_group, whole_model
 from perception_encoder.train.loop import train
@@ -42,7 +40,7 @@ from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.task import Task
 from perception_encoder.train.validation import choose_metric
 
-WEIGHTS, BEST = "model.safetensors", "best.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 def pretrain(
@@ -143,27 +141,17 @@ class PairRun:
             metadata = {"seed": str(self.config.seed), "run": self.fingerprint}
             self.trainee.write(path, metadata)
             self.record["weight_hash"] = weight_hash(load_model(path))  # of the weights as written
-            write_record(self.out, self.record | self._write_best(metadata))
+            best = write_best(path, self.config, self.metric, lambda step, own: self._write_step(step, own, metadata))
+            write_record(self.out, self.record | best)
         return path
 
-    def _write_best(self, metadata: dict[str, str]) -> dict[str, Any]:
-        """Write the weights of the best validated step; return what the record says of it."""
-        config, out = self.config, self.out
-        if config.validation is None:
-            return {}
-        _, newest = find_checkpoints(out)[0]
-        if newest.best_step is None:  # no score was a number
-            return {}
-        if newest.best_step == config.steps:
-            with writing(out / BEST), replacing(out / BEST) as temporary:
-                shutil.copyfile(out / WEIGHTS, temporary)
-        else:
-            trainee = Trainee(config, build_model(config), self.sources.vocabulary)
-            stage = config.stages[self.batches.stage(newest.best_step - 1)]
-            trainee.model.visual.set_image_size(stage.image_size)
-            load_weights(out, newest.best_step, trainee.towers)
-            trainee.write(out / BEST, metadata)
-        return {"best": {"step": newest.best_step, self.metric: newest.best}}
+    def _write_step(self, step: int, path: Path, metadata: dict[str, str]) -> None:
+        """Write the weights as they were after a step."""
+        trainee = Trainee(self.config, build_model(self.config), self.sources.vocabulary)
+        stage = self.config.stages[self.batches.stage(step - 1)]
+        trainee.model.visual.set_image_size(stage.image_size)
+        load_weights(self.out, step, trainee.towers)
+        trainee.write(path, metadata)
 
 
 def _make_batches(

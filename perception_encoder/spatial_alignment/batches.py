@@ -6,17 +6,24 @@ student are left out are drawn for the whole batch, so that ranks draw what one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception_encoder.data.sampler import WeightedSampler
+from perception_encoder.data.sampler import Position, WeightedSampler
+from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.layers.block import drop_path
 from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, crop
+from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import AlignmentImage
@@ -25,37 +32,53 @@ from perception_encoder.spatial_alignment.task import SpatialBatch
 from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
 from perception_encoder.train.seed import torch_generator
 
+logger = logging.getLogger(__name__)
 
+TRIES = 8
+"""Images that are tried for one row."""
+ANNOUNCED = 8
+"""Images whose masks the size of a cache is foretold by."""
+
+
+@dataclass(frozen=True)
 class AugmentedImages:
-    """Images as all models see them, and their mask teacher's tokens.
+    """Images as all models see them, and their mask teacher's tokens."""
 
-    `teacher`: None for the masks that images have themselves. `cache`: where its tokens are kept.
-    """
+    size: int
+    """Pixels of a side."""
+    patch: int
+    augmentation: Augmentation | None
+    teacher: MaskTeacher | None = None
+    """None for the masks that images have themselves."""
+    cache: TeacherCache | None = None
+    """Its masks are taken instead of a teacher's."""
 
-    def __init__(
-        self,
-        size: int,
-        patch: int,
-        augmentation: Augmentation | None,
-        teacher: MaskTeacher | None,
-        cache: TeacherCache | None = None,
-    ) -> None:
-        self.size, self.augmentation, self.teacher, self.cache = size, augmentation, teacher, cache
-        self.grid = size // patch, size // patch
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along the sides."""
+        return self.size // self.patch, self.size // self.patch
 
     def has_masks(self, image: AlignmentImage) -> bool:
         """Whether there are masks of an image."""
-        return self.teacher is not None or image.mask is not None
+        return self.teacher is not None or self.cache is not None or image.mask is not None
 
-    def make(self, image: AlignmentImage, draw: Sequence[float], masks: bool = True) -> tuple[Tensor, Tensor | None]:
+    def make(
+        self, image: AlignmentImage, draw: Sequence[float], masks: bool = True, copy: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the image (3, S, S), uint8, and the mask teacher's tokens (N, P) if `masks` and it has any.
 
-        Raises InputError for an image or mask that cannot be decoded.
+        `copy`: which of an image's fixed augmentations `draw` is, for the cache.
+        Raises InputError for an image or mask that cannot be decoded, and an image smaller than a patch.
         """
         pixels, ids = image.open()
+        height, width = pixels.shape[1:]
+        if min(height, width) < self.patch:
+            raise InputError(str(image.image), f"is {width}x{height} pixels, smaller than a patch of {self.patch}")
         augmented = augment(pixels, self.size, self.augmentation, draw)
         if not (masks and self.has_masks(image)):
             return augmented, None
+        if self.cache is not None:
+            return augmented, self.cache.get(image.key, copy)
         if self.teacher is not None:
             return augmented, mask_tokens(self.teacher.masks(augmented), self.grid)
         assert ids is not None
@@ -77,31 +100,131 @@ class SpatialBatches:
         self.sampler = WeightedSampler(sizes, sizes, config.batch_size, config.seed)
         self.config, self.sources, self.augmented, self.rank = config, sources, augmented, rank
         self.depth = vision.depth
+        self._bad = set[str]()
 
     def __call__(self, step: int) -> SpatialBatch:
-        config, drawn = self.config, self.sampler.batch(step)
-        images = [self.sources[source][index] for source, index in drawn]
+        config, drawn = self.config, self.sampler.positions(step)
+        images = [self._image(position) for position in drawn]
         own = self.rank.share(len(drawn))
-        draws = np.random.default_rng([config.seed, 2, step]).random((len(drawn), DRAWS))
-        used = bool(config.masks and config.masks_weight)
-        made = [self.augmented.make(images[row], draws[row].tolist(), used) for row in range(len(drawn))[own]]
-        with_masks = [row for row, (_, tokens) in enumerate(made) if tokens is not None]
-        all_with_masks = sum(self.augmented.has_masks(image) for image in images)
+        draws = np.random.default_rng([config.seed, 2, step]).random((len(drawn), DRAWS + 1))
+        made = [self._make(drawn[row], draws[row].tolist()) for row in range(len(drawn))[own]]
+        own_masks, all_masks = (
+            sum(self.augmented.has_masks(image) for image in some) for some in (images[own], images)
+        )
         generator = torch_generator(config.seed, 3, step)
         hidden = branches = None
         if config.masking is not None:
             hidden = config.masking.draw(len(drawn), self.augmented.grid, generator)[own]
         if config.drop_path:
             branches = drop_path(self.depth, len(drawn), config.drop_path, generator)[..., own]
-        return SpatialBatch(
-            images=torch.stack([image for image, _ in made]),
-            hidden=hidden,
-            branches=branches,
-            masks=_padded([tokens for _, tokens in made if tokens is not None]) if with_masks else None,
-            rows=torch.tensor(with_masks) if with_masks else None,
-            share=len(made) / len(drawn),
-            mask_share=len(with_masks) / max(1, all_with_masks),
-        )
+        return _batch(made, hidden, branches, len(made) / len(drawn), own_masks / max(1, all_masks))
+
+    def _image(self, position: Position, later: int = 0) -> AlignmentImage:
+        return self.sources[position[0]][self.sampler.index(position, later)]
+
+    def _make(self, position: Position, draw: Sequence[float]) -> tuple[Tensor, Tensor | None]:
+        """The image at a position; if it cannot be used, the one whose turn it would be a step later, and so on."""
+        config, used, copy = self.config, bool(self.config.masks and self.config.masks_weight), 0
+        for later in range(TRIES):
+            image = self._image(position, later)
+            if config.copies:
+                copy = int(draw[DRAWS] * config.copies)
+                draw = [*copy_draw(config.seed, image, copy), draw[DRAWS]]
+            try:
+                return self.augmented.make(image, draw[:DRAWS], used, copy)
+            except InputError as error:
+                if image.key not in self._bad:
+                    self._bad.add(image.key)
+                    logger.warning("left out %s", error)
+        raise DataError(f"{TRIES} images in a row could not be used; the last was {image.image}")
+
+
+def copy_draw(seed: int, image: AlignmentImage, copy: int) -> list[float]:
+    """The numbers by which a copy of an image is augmented, in every epoch alike."""
+    digest = hashlib.blake2b(image.key.encode(errors="surrogatepass"), digest_size=8).digest()
+    return np.random.default_rng([seed, 5, int.from_bytes(digest), copy]).random(DRAWS).tolist()
+
+
+def cache_settings(config: SpatialConfig, augmented: AugmentedImages, teacher: str) -> dict[str, Any]:
+    """What a cache of masks belongs to; it replays the same augmentations."""
+    augmentation = None if config.augmentation is None else asdict(config.augmentation)
+    return {
+        "teacher": teacher,
+        "image_size": augmented.size,
+        "patch": augmented.patch,
+        "seed": config.seed,
+        "copies": config.copies,
+        "augmentation": augmentation,
+    }
+
+
+def fill_cache(
+    config: SpatialConfig,
+    images: Sequence[AlignmentImage],
+    augmented: AugmentedImages,
+    path: Path,
+    track: Track = untracked,
+    announce: Callable[[str], None] = logger.info,
+) -> TeacherCache:
+    """Cache the masks of all copies of images, or go on; `announce` is told the size before, from the first ones.
+
+    Images that cannot be used are left out, and logged. Raises ConfigError for a cache of other settings, or no copies.
+    """
+    if not config.copies or augmented.teacher is None:
+        raise ConfigError("to cache masks, set copies to the augmentations of each image, and masks to a teacher")
+    cache = TeacherCache(path, cache_settings(config, augmented, augmented.teacher.identity))
+    todo = [(image, copy) for image in images for copy in range(config.copies) if (image.key, copy) not in cache]
+    sizes: list[int] = []
+    for number, (image, copy) in enumerate(track(todo, "caching masks", len(todo))):
+        try:
+            _, tokens = augmented.make(image, copy_draw(config.seed, image, copy))
+        except InputError as error:
+            logger.warning("left out %s", error)
+            continue
+        assert tokens is not None
+        sizes.append(cache.put(image.key, copy, tokens))
+        if number + 1 == min(ANNOUNCED, len(todo)):
+            announce(f"{len(todo):,} augmented images, about {np.mean(sizes) * len(todo) / 1e9:.2f} GB in {path}")
+    return cache
+
+
+def held_out_batches(
+    config: SpatialConfig, images: Sequence[AlignmentImage], augmented: AugmentedImages, track: Track
+) -> list[SpatialBatch]:
+    """Return batches with nothing hidden: of whole images, or of their first copies if masks are cached."""
+    used, batches = bool(config.masks and config.masks_weight), []
+    whole = replace(augmented, augmentation=None) if augmented.cache is None else augmented
+    starts = range(0, len(images), config.batch_size)
+    for start in track(starts, "reading the validation images", len(starts)):
+        some = images[start : start + config.batch_size]
+        made = []
+        for image in some:
+            try:
+                made.append(whole.make(image, copy_draw(config.seed, image, 0), used))
+            except InputError as error:
+                logger.warning("left out %s", error)
+        if made:
+            batches.append(_batch(made, None, None, 1.0, 1.0))
+    return batches
+
+
+def _batch(
+    made: Sequence[tuple[Tensor, Tensor | None]],
+    hidden: Tensor | None,
+    branches: Tensor | None,
+    share: float,
+    mask_share: float,
+) -> SpatialBatch:
+    rows = [row for row, (_, tokens) in enumerate(made) if tokens is not None]
+    return SpatialBatch(
+        images=torch.stack([image for image, _ in made]),
+        hidden=hidden,
+        branches=branches,
+        masks=_padded([tokens for _, tokens in made if tokens is not None]) if rows else None,
+        rows=torch.tensor(rows) if rows else None,
+        share=share,
+        mask_share=mask_share,
+    )
 
 
 def _padded(tokens: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ class SpatialConfig(TrainingConfig):
     """All that decides a spatial alignment's result, but the data itself."""
 
     model: str = BUILTIN
-    """Name, alias or path of the model whose vision tower is the student: all of its layers, without norm or pooling."""
+    """Name, alias or path of the model whose vision tower is the student, with all its layers but without pooling."""
     teacher: str | None = None
     """Model whose tokens the student's are drawn to, by default a frozen copy of the student. If it is wider or
     narrower, a linear map of the student's tokens, dropped afterwards, is drawn to them."""
@@ -30,8 +30,8 @@ class SpatialConfig(TrainingConfig):
     pairs_weight: float = 0.0
     """Of the loss to the similarities of the teacher's own tokens, by which smaller models are distilled."""
     masks: str | None = None
-    """Mask teacher: "scenes", the masks of rendered scenes; "segments", regions of similar colour; or a SAM 2.1, a
-    directory or its name on the hub. None leaves the loss out."""
+    """Mask teacher: "scenes", the masks of rendered scenes; "segments", regions of similar colour; a SAM 2.1, a
+    directory or its name on the hub; or a file that `pe data masks` wrote. None leaves the loss out."""
     masks_weight: float = 1.0
     temperature: float = TEMPERATURE
     """Of the mask teacher's similarities."""
@@ -45,6 +45,8 @@ class SpatialConfig(TrainingConfig):
     drop_path: float = 0.4
     layer_scale: float | None = 0.1
     """LayerScale that is put into the tower; features are the same at first. None, and of a tower that has it, none."""
+    videos: str | None = None
+    """Videos with masks, as `pe eval tracking` reads them, that are tracked at each validation."""
     steps: int = 1_000
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-4))
     validation: ValidationConfig | None = field(default_factory=ValidationConfig)

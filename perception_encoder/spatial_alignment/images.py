@@ -1,29 +1,25 @@
 """Images to align on, with masks of objects where they have them, and the batches of a run.
 
-    PATH/*.tar or PATH/train/*.tar   KEY.jpg, and KEY.mask.png of rendered scenes
-    PATH                             a directory of images, also below it, or one tar
+PATH/*.tar or PATH/train/*.tar   KEY.jpg, and KEY.mask.png of rendered scenes
+PATH                             a directory of images, also below it, or one tar
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image
 from torch import Tensor
 
-from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.scene_tars import MASK
 from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import TarEntry, read_entry, walk_tar
-from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, crop
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES, SHARD_IMAGES
 
@@ -55,6 +51,11 @@ class AlignmentImage:
     """The same wherever the dataset lies."""
     image: StoredFile
     mask: StoredFile | None = None
+
+    def held_out(self, share: float) -> bool:
+        """Whether it belongs to the share that is validated on, by its name alone."""
+        digest = hashlib.blake2b(self.key.encode(errors="surrogatepass"), digest_size=4).digest()
+        return int.from_bytes(digest) < share * 2**32
 
     def open(self) -> tuple[UInt8[Tensor, "3 H W"], Int[Tensor, "H W"] | None]:
         """Decode both; InputError if that fails, or if they differ in size."""

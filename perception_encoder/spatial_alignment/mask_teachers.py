@@ -1,8 +1,8 @@
 """Mask teachers: models that say, of an image, which pixels belong together (section 5, appendix B.3).
 
-    scenes      the exact masks that rendered scenes come with
-    segments    regions of similar colour at three scales (Felzenszwalb and Huttenlocher, 2004), without any model
-    a SAM 2.1   the paper's, for one prompt at each point of a grid (`sam.py`)
+scenes      the exact masks that rendered scenes come with
+segments    regions of similar colour at three scales (Felzenszwalb and Huttenlocher, 2004), without any model
+a SAM 2.1   the paper's, for one prompt at each point of a grid (`sam.py`)
 """
 
 from __future__ import annotations
@@ -38,17 +38,31 @@ class MaskTeacher(Protocol):
 
 
 def mask_tokens(masks: Float[Tensor, "h w P"], grid: tuple[int, int]) -> Float[Tensor, "N P"]:
-    """Bring masks to a patch grid, N = rows · columns; ShapeError unless they are (h, w, P)."""
+    """Bring masks to a patch grid, N = rows · columns: means over patches, or interpolated if the grid is finer.
+
+    Raises ShapeError unless they are (h, w, P).
+    """
     if masks.ndim != 3 or not masks.numel():
         raise ShapeError(f"masks have the shape {tuple(masks.shape)}; it must be (height, width, masks)")
-    maps = F.interpolate(masks.permute(2, 0, 1)[None].float(), grid, mode="bilinear", antialias=True)
-    return maps[0].flatten(1).T
+    maps, (rows, columns) = masks.permute(2, 0, 1)[None].float(), grid
+    if masks.shape[0] >= rows and masks.shape[1] >= columns:
+        return F.adaptive_avg_pool2d(maps, grid)[0].flatten(1).T
+    return F.interpolate(maps, grid, mode="bilinear")[0].flatten(1).T
 
 
 def one_hot_masks(ids: Int[Tensor, "H W"]) -> Float[Tensor, "H W P"]:
     """A mask of each number that occurs."""
     _, order = ids.unique(return_inverse=True)
     return F.one_hot(order).float()
+
+
+def find_mask_teacher(name: str, device: torch.device) -> MaskTeacher | None:
+    """The teacher of a name (see the module), None for the masks that images have; raises what `Sam.load` does."""
+    from perception_encoder.spatial_alignment.sam import Sam
+
+    if name == SCENES:
+        return None
+    return Segments() if name == SEGMENTS else Sam.load(name, device)
 
 
 class Segments:

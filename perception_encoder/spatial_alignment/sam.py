@@ -42,7 +42,8 @@ class Sam:
             model = Sam2Model.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
-        return cls(name, model.to(device), points)
+        model.to(device)  # type: ignore[arg-type]  # its decorator hides the argument
+        return cls(name, model, points)
 
     @property
     def identity(self) -> str:

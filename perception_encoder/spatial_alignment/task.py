@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -94,18 +95,24 @@ class SpatialAlignmentTask:
         """Return {"core": …, "pairs": …, "masks": …}, those with a weight; a rank's parts of the batch's means."""
         config, images = self.config, to_float(batch.images)
         tokens, compared = self.model(images, batch.hidden, batch.branches)
-        losses = {}
-        if self.teacher is not None:
-            with torch.no_grad():
-                taught = self.teacher.forward_features(images, norm=False)[:, self.teacher.num_prefix_tokens :]
-            if config.core_weight:
+        losses, taught = {}, None if self.teacher is None else self._teach(self.teacher, images)
+        with torch.autocast(images.device.type, enabled=False):
+            if config.core_weight and taught is not None:
                 losses["core"] = config.core_weight * batch.share * token_cosine_loss(compared, taught)
-            if config.pairs_weight:
+            if config.pairs_weight and taught is not None:
                 of_pairs = token_similarity_loss(tokens, taught, temperature=None)
                 losses["pairs"] = config.pairs_weight * batch.share * of_pairs
-        if config.masks and config.masks_weight:
-            losses["masks"] = config.masks_weight * batch.mask_share * self._mask_loss(tokens, batch)
+            if config.masks and config.masks_weight:
+                losses["masks"] = config.masks_weight * batch.mask_share * self._mask_loss(tokens, batch)
         return losses
+
+    @torch.no_grad()
+    def _teach(self, teacher: VisionTransformer, images: Tensor) -> Tensor:
+        """The teacher's patch tokens, of the images at its own size, so that its patches show what the student's do."""
+        size = teacher.config.image_size
+        if images.shape[-1] != size:
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        return teacher.forward_features(images, norm=False)[:, teacher.num_prefix_tokens :]
 
     def _mask_loss(self, tokens: Tensor, batch: SpatialBatch) -> Tensor:
         if batch.masks is None or batch.rows is None:

@@ -24,6 +24,9 @@ LEVEL = 1
 """Of zlib: higher ones are slower and hardly smaller."""
 
 
+SUFFIX = ".sqlite"
+
+
 class TeacherCache:
     """Tokens (N, P) by image and copy."""
 
@@ -49,7 +52,7 @@ class TeacherCache:
                 self._file.commit()
         except sqlite3.Error as error:
             raise DataError(f"{path} is not a cache of masks, or is damaged ({error}); delete it") from None
-        self.settings: dict[str, Any] = json.loads(row[0]) if row else dict(settings or {})
+        self.settings: dict[str, Any] = json.loads(row[0] if row else json.dumps(settings or {}))
         if settings is not None:
             self.check(settings)
 

@@ -12,10 +12,11 @@ from PIL import Image
 from perception_encoder.errors import CheckpointError, ConfigError, DataError, InputError
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
-from perception_encoder.language_alignment.run import BEST, LanguageTrainee, align_language
+from perception_encoder.language_alignment.run import LanguageTrainee, align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.train.best import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
 from tests import processes

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perception_encoder.errors import ShapeError
 from perception_encoder.losses.spatial import token_cosine_loss, token_similarity_loss
 
 
@@ -57,6 +58,13 @@ def test_teachers_take_no_gradient() -> None:
     assert teacher.grad is None and student.grad is not None
 
 
+def test_another_grid_of_patches_is_an_error() -> None:
+    with pytest.raises(ShapeError, match=r"tokens are \(1, 4, 3\), the teacher's \(1, 9, 3\)"):
+        token_cosine_loss(torch.rand(1, 4, 3), torch.rand(1, 9, 3))
+    with pytest.raises(ShapeError, match="1 images of 4 tokens, the teacher 1 images of 9 tokens; both must be on one"):
+        token_similarity_loss(torch.rand(1, 4, 3), torch.rand(1, 9, 5))
+
+
 def test_equal_sides_have_the_least_loss() -> None:
     tokens = torch.rand(2, 5, 4)
     assert float(token_similarity_loss(tokens, 3 * tokens, temperature=None)) == pytest.approx(0, abs=1e-10)
@@ -65,6 +73,7 @@ def test_equal_sides_have_the_least_loss() -> None:
 
 MEMORY = """
 import resource, torch
+from perception_encoder.errors import ShapeError
 from perception_encoder.losses.spatial import token_similarity_loss
 student, teacher = torch.randn(64, 1024, 256).requires_grad_(), torch.randn(64, 1024, 256)
 token_similarity_loss(student[:1], teacher[:1]).backward()  # what is loaded once

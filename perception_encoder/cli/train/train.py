@@ -56,9 +56,9 @@ def train(
     from perception_encoder.data.streams import Shards
     from perception_encoder.errors import DataError
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.pretraining.run import BEST
     from perception_encoder.pretraining.training_files import LAYOUTS
     from perception_encoder.recipes import debug_form, find_recipe, override, run_recipe
+    from perception_encoder.train.best import BEST
 
     config = find_recipe(recipe)
     config = override(debug_form(config) if debug else config, set_ or [])

@@ -1,0 +1,88 @@
+"""Recipes of spatial alignment: PE-Spatial-G as published, its smaller students, and the built-in model's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from perception_encoder.models.registry import BUILTIN, MODELS, find_model
+from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.train.config import debug_loop
+from perception_encoder.train.distributed import ParallelConfig
+from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.validation import ValidationConfig
+
+SAM = "facebook/sam2.1-hiera-large"
+CORE_LAYER = 40
+"""0-based: the paper's layer 41 of 50."""
+STUDENTS = {"l14": "PE-Core-L14-336", "b16": "PE-Core-B16-224", "s16": "PE-Core-S16-384", "t16": "PE-Core-T16-384"}
+SPATIAL = tuple(name for name in MODELS if "Spatial" in name)
+
+
+def spatial_g() -> SpatialConfig:
+    """PE-Spatial-G as published: PE-Core-G's own layer 41 and SAM 2.1's masks, 300 million images at 448 px."""
+    return SpatialConfig(
+        model="PE-Core-G14-448",
+        teacher_layer=CORE_LAYER,
+        masks=SAM,
+        image_size=448,
+        steps=24_000,
+        batch_size=12_288,
+        warmup=0,
+        parallel=ParallelConfig(kind="fsdp", checkpointing=True),
+        checkpoint_every=500,
+    )
+
+
+def distill_spatial(size: str) -> SpatialConfig:
+    """PE-Spatial-G into L, B, S or T ("l14", "b16", "s16", "t16"): its tokens, and the similarities of their pairs.
+
+    The paper names the two losses and no more; nothing is hidden here, and the rest is as for G.
+    """
+    name = STUDENTS[size]
+    spatial = find_model(next(each for each in SPATIAL if f"-{size.upper()}-" in each))
+    return SpatialConfig(
+        model=name,
+        teacher="PE-Spatial-G14-448",
+        pairs_weight=1.0,
+        image_size=spatial.vision.image_size,
+        masking=None,
+        drop_path=0.0,
+        layer_scale=None,
+        steps=24_000,
+        batch_size=12_288,
+        warmup=0,
+        parallel=ParallelConfig(kind="fsdp"),
+        checkpoint_every=500,
+    )
+
+
+def spatial_builtin() -> SpatialConfig:
+    """The built-in model on rendered scenes, whose masks are known, and photographs."""
+    return SpatialConfig(
+        model=BUILTIN,
+        teacher_layer=8,
+        masks="scenes",
+        image_size=224,
+        augmentation=Augmentation(scale=(0.3, 1.0)),
+        steps=2_400,
+        batch_size=32,
+        warmup=50,
+        optimizer=OptimizerConfig(lr=2e-3),
+        validation=ValidationConfig(every=400, share=0.01, size=200),
+    )
+
+
+def debug_spatial(config: SpatialConfig) -> SpatialConfig:
+    """Return the same losses in four steps, of the built-in model, with masks of similar colours."""
+    return dataclasses.replace(
+        debug_loop(config),
+        model=BUILTIN,
+        teacher=None if config.teacher is None else BUILTIN,
+        teacher_layer=-1,
+        masks=None if config.masks is None else "segments",
+        image_size=64,
+        videos=None,
+        steps=4,
+        batch_size=4,
+    )

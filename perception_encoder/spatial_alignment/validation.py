@@ -1,0 +1,103 @@
+"""Score a student while it trains: both losses, how well its features follow edges, and tracking."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from perception_encoder.datasets.masked_videos import MaskedVideo, read_videos
+from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.layer_features import OneLayer
+from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.models.tower import OwnTower
+from perception_encoder.preprocess.image import to_float
+from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch, Student
+
+ACROSS, WITHIN = 0.5, 0.9
+"""Neighbouring patches whose mask tokens have a cosine below the first are on two sides of an edge, above the second on
+one side; others are not scored."""
+
+
+class SpatialValidation:
+    """Scores of a student on images, and videos, that it is not trained on.
+
+    "loss": the weighted sum of the losses, nothing hidden; and each by its name. "boundary": of images with masks, how
+    often two neighbouring patches across an edge are less alike than two on one side of it (the area under the ROC
+    curve, 0.5 by chance). "tracking": J&F of the videos, followed by the last layer.
+    """
+
+    higher_is_better = {"loss": False, "boundary": True, "tracking": True}  # noqa: RUF012 (a constant)
+
+    def __init__(
+        self,
+        task: SpatialAlignmentTask,
+        student: Student,
+        batches: Sequence[SpatialBatch],
+        grid: tuple[int, int],
+        videos: Path | None = None,
+        short_side: int = 240,
+    ) -> None:
+        """`batches`: with nothing hidden. `videos`: as `read_videos` finds them. Raises what that does."""
+        self.task, self.student, self.batches, self.grid = task, student, list(batches), grid
+        self.videos: list[MaskedVideo] = [] if videos is None else read_videos(videos)
+        self.short_side = short_side
+
+    def validate(self, metric: str) -> dict[str, float]:
+        """Return the scores that there are data for."""
+        return {**self._losses(), **self._tracking()}
+
+    def _losses(self) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        images, with_masks = 0, 0
+        pairs: list[tuple[Tensor, Tensor]] = []
+        device = next(self.student.parameters()).device
+        for batch in self.batches:
+            batch = batch.to(device)
+            own_masks = 0 if batch.rows is None else len(batch.rows)
+            for name, loss in self.task.losses(batch).items():
+                totals[name] = totals.get(name, 0.0) + float(loss) * (own_masks if name == "masks" else len(batch))
+            images, with_masks = images + len(batch), with_masks + own_masks
+            if batch.masks is not None and batch.rows is not None:
+                tokens, _ = self.student(to_float(batch.images[batch.rows]))
+                pairs.append((neighbours(tokens, self.grid), neighbours(batch.masks, self.grid)))
+        means = {name: total / max(1, with_masks if name == "masks" else images) for name, total in totals.items()}
+        scores = {"loss": sum(means.values()), **means}
+        if pairs:
+            alike, same = (torch.cat([each[side].flatten() for each in pairs]) for side in (0, 1))
+            scored = (same < ACROSS) | (same > WITHIN)
+            scores["boundary"] = area_under_curve(-alike[scored], same[scored] < ACROSS)
+        return scores
+
+    def _tracking(self) -> dict[str, float]:
+        if not self.videos:
+            return {}
+        vision = copy.deepcopy(self.student.vision)
+        encoder = TowerEncoder("student", OwnTower.of(vision), next(self.student.parameters()).device)
+        evaluator = TrackingEvaluator(self.videos, TrackingConfig(short_side=self.short_side))
+        (measurement,) = evaluator.run(OneLayer(encoder, vision.config.depth - 1))
+        return {"tracking": measurement.metrics[0].value}
+
+
+def neighbours(tokens: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B E"]:
+    """Cosines of all patches and their right, then their lower neighbours."""
+    maps = F.normalize(tokens.float(), dim=-1).unflatten(1, grid)
+    right = (maps[:, :, :-1] * maps[:, :, 1:]).sum(-1)
+    lower = (maps[:, :-1] * maps[:, 1:]).sum(-1)
+    return torch.cat([right.flatten(1), lower.flatten(1)], dim=1)
+
+
+def area_under_curve(scores: Float[Tensor, " E"], positive: Tensor) -> float:
+    """How often a positive has a higher score than a negative, ties counted half; NaN without either."""
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        return float("nan")
+    _, order, sizes = scores.unique(return_inverse=True, return_counts=True)
+    ends = sizes.cumsum(0).double()
+    ranks = (ends - (sizes - 1) / 2)[order]  # the mean rank of equal scores, from 1
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))

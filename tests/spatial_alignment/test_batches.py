@@ -1,0 +1,115 @@
+"""Batches of a spatial alignment: one augmentation for all, parts of ranks, bad images, cached masks."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.formats.shards import write_members
+from perception_encoder.models.registry import BUILTIN, find_model
+from perception_encoder.preprocess.augmentation import DRAWS, Augmentation
+from perception_encoder.ranks import ALONE, Rank
+from perception_encoder.spatial_alignment.batches import (
+    AugmentedImages,
+    SpatialBatches,
+    cache_settings,
+    copy_draw,
+    fill_cache,
+    held_out_batches,
+)
+from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.spatial_alignment.images import AlignmentImage, open_images
+from perception_encoder.spatial_alignment.mask_teachers import Segments
+from perception_encoder.spatial_alignment.teacher_cache import TeacherCache
+from tests.spatial_alignment.conftest import encoded
+
+VISION = find_model(BUILTIN).vision
+CONFIG = SpatialConfig(masks="scenes", batch_size=8, image_size=64, seed=3)
+IMAGES = AugmentedImages(64, 16, Augmentation(scale=(0.4, 1.0)))
+
+
+def batches(images: list[AlignmentImage], rank: Rank = ALONE, config: SpatialConfig = CONFIG) -> SpatialBatches:
+    return SpatialBatches(config, VISION, [images], IMAGES, rank)
+
+
+def test_the_mask_is_cut_and_mirrored_as_its_image(scenes: Path) -> None:
+    """An image that is its own mask stays so through the augmentation."""
+    image = open_images(scenes)[0]
+    ids = torch.zeros(64, 64, dtype=torch.long)
+    ids[:, 32:] = 1
+
+    class Fixed(AlignmentImage):
+        def open(self):
+            return (200 * ids).to(torch.uint8).expand(3, 64, 64), ids
+
+    own = Fixed(image.key, image.image, image.mask)
+    for seed in range(12):
+        draw = np.random.default_rng(seed).random(DRAWS).tolist()
+        pixels, tokens = replace(IMAGES, augmentation=Augmentation(brightness=0, saturation=0)).make(own, draw)
+        bright = torch.nn.functional.avg_pool2d(pixels[:1].float(), 16).flatten() / 200
+        assert tokens is not None
+        bright_tokens = tokens[:, -1] if tokens.shape[1] == 2 else bright.round()
+        torch.testing.assert_close(bright, bright_tokens, atol=0.06, rtol=0)
+
+
+def test_ranks_make_the_batch_of_one_process(scenes: Path) -> None:
+    images = open_images(scenes)
+    whole = batches(images)(5)
+    parts = [batches(images, Rank(number=number, of=3))(5) for number in range(3)]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert torch.equal(torch.cat([part.hidden for part in parts]), whole.hidden)
+    assert torch.equal(torch.cat([part.branches for part in parts], dim=2), whole.branches)
+    assert sum(part.share for part in parts) == pytest.approx(1) == sum(part.mask_share for part in parts)
+    assert whole.hidden.float().mean() == 0.75 and whole.masks is not None and len(whole.masks) == 8
+    assert not torch.equal(batches(images)(6).images, whole.images)
+
+
+def test_images_that_cannot_be_used_are_replaced_and_named(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = encoded(np.zeros((12, 40, 3), np.uint8), "PNG")
+    write_members(tmp_path / "bad.tar", [("a.png", small), ("b.png", b"no image")])
+    good, bad = open_images(scenes), open_images(tmp_path)
+    own = batches([*good[:10], *bad])
+    with caplog.at_level(logging.WARNING):
+        for step in range(6):
+            assert len(own(step)) == 8
+    assert caplog.text.count("is 40x12 pixels, smaller than a patch of 16") == 1
+    assert caplog.text.count("b.png") == 1
+    with pytest.raises(DataError, match="8 images in a row could not be used"):
+        batches(bad)(0)
+    assert len(held_out_batches(CONFIG, [*bad, good[0]], IMAGES, lambda items, *_: items)) == 1
+
+
+def test_cached_masks_are_those_of_the_replayed_augmentations(scenes: Path, tmp_path: Path) -> None:
+    images, announced = open_images(scenes)[:10], []
+    teacher = Segments()
+    augmented = replace(IMAGES, teacher=teacher)
+    config = replace(CONFIG, masks="segments", copies=2)
+    path = tmp_path / "masks.sqlite"
+    fill_cache(config, images[:6], augmented, path, announce=announced.append)
+    assert len(announced) == 1 and announced[0].startswith("12 augmented images, about 0.00 GB")
+    cache = fill_cache(config, images, augmented, path, announce=announced.append)
+    assert len(cache) == 20 and announced[1].startswith("8 augmented images")
+    cached = SpatialBatches(config, VISION, [images], replace(IMAGES, cache=cache), ALONE)(2)
+    live = SpatialBatches(config, VISION, [images], augmented, ALONE)(2)
+    assert torch.equal(cached.images, live.images)
+    torch.testing.assert_close(cached.masks, live.masks, atol=1e-3, rtol=1e-3)
+    assert copy_draw(0, images[0], 0) != copy_draw(0, images[0], 1) != copy_draw(1, images[0], 1)
+
+
+def test_a_cache_belongs_to_its_settings(scenes: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, masks="segments", copies=1)
+    augmented = replace(IMAGES, teacher=Segments())
+    fill_cache(config, open_images(scenes)[:1], augmented, tmp_path / "m.sqlite")
+    for other, name in ((replace(config, seed=9), "seed"), (replace(config, copies=2), "copies")):
+        with pytest.raises(ConfigError, match=f"was made with {name}"):
+            TeacherCache(tmp_path / "m.sqlite", cache_settings(other, augmented, Segments.identity))
+    with pytest.raises(ConfigError, match="set copies"):
+        fill_cache(replace(config, copies=0), [], augmented, tmp_path / "n.sqlite")

@@ -1,0 +1,59 @@
+"""Images of directories and tars, with their masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.formats.shards import write_members
+from perception_encoder.spatial_alignment.images import open_images
+from tests.spatial_alignment.conftest import encoded, scene
+
+
+def test_scenes_come_with_their_masks(scenes: Path) -> None:
+    for path in (scenes, scenes / "train", scenes / "train" / "00000.tar"):
+        images = open_images(path)
+        assert len(images) == 24 and images[3].key == "00000/03"
+        pixels, mask = images[3].open()
+        expected = scene(3)
+        assert (pixels.permute(1, 2, 0).numpy() == expected[0]).all()
+        assert mask is not None and (mask.numpy() == expected[1]).all()
+
+
+def test_a_directory_of_images_has_none(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b.jpg", "c.txt", "d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / name, "PNG")
+    images = open_images(tmp_path)
+    assert [image.key for image in images] == ["a/1.png", "b.jpg"]
+    pixels, mask = images[0].open()
+    assert pixels.shape == (3, 10, 20) and mask is None
+
+
+def test_a_mask_of_another_size_is_an_error(tmp_path: Path) -> None:
+    mask = encoded(np.zeros((4, 5), np.uint8), "PNG")
+    write_members(tmp_path / "0.tar", [("a.png", encoded(np.zeros((8, 8, 3), np.uint8), "PNG")), ("a.mask.png", mask)])
+    (image,) = open_images(tmp_path)
+    with pytest.raises(InputError, match=r"0\.tar/a\.mask\.png: is 5x4, its image 8x8 pixels"):
+        image.open()
+
+
+def test_missing_and_damaged_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no images"):
+        open_images(tmp_path)
+    with pytest.raises(DataError, match="none does not exist"):
+        open_images(tmp_path / "none")
+    (tmp_path / "a.tar").write_bytes(b"no tar")
+    with pytest.raises(DataError, match=r"a\.tar: not a readable tar"):
+        open_images(tmp_path)
+
+
+def test_what_is_held_out_depends_on_the_name_alone(scenes: Path) -> None:
+    images = open_images(scenes)
+    few, many = ({image.key for image in images if image.held_out(share)} for share in (0.1, 0.5))
+    assert few <= many and 4 < len(many) < 20
+    assert not any(image.held_out(0) for image in images)

@@ -1,0 +1,131 @@
+"""Whole runs of spatial alignment on a few scenes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.models.checkpoints.files import read_checkpoint
+from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.models.registry import BUILTIN, find_model
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.spatial_alignment.recipes import debug_spatial, distill_spatial, spatial_builtin, spatial_g
+from perception_encoder.spatial_alignment.run import SpatialTrainee, align_spatially, spatial_name
+from perception_encoder.train.best import BEST
+from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.validation import ValidationConfig
+
+CONFIG = SpatialConfig(
+    masks="scenes", image_size=64, steps=4, batch_size=4, warmup=0, log_every=1, checkpoint_every=2, teacher_layer=8,
+    validation=None, half=False,
+)  # fmt: skip
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_both_losses_fall_and_the_result_is_a_spatial_tower(scenes: Path, tmp_path: Path) -> None:
+    plain = replace(CONFIG, steps=30, masking=None, drop_path=0.0, augmentation=None, checkpoint_every=30)
+    path = align_spatially(replace(plain, optimizer=OptimizerConfig(lr=5e-3)), [scenes], tmp_path)
+    rows = rows_of(tmp_path)
+    assert sum(row["masks"] for row in rows[-5:]) < 0.8 * sum(row["masks"] for row in rows[:5])
+    model = load_model(path)
+    assert isinstance(model, VisionTransformer) and "Spatial" in model.name
+    assert model.config.layer_scale == 0.1 and model.attn_pool is None and model.config.depth == 12
+    assert load_layer_encoder(path).depth == 12
+    assert not any(name.startswith("to_teacher") for name in read_checkpoint(path)[0])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(scenes: Path, tmp_path: Path) -> None:
+    whole = align_spatially(CONFIG, [scenes], tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(row: dict[str, float]) -> None:
+        if row["step"] == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        align_spatially(CONFIG, [scenes], tmp_path / "cut", listener=stop)
+    resumed = align_spatially(CONFIG, [scenes], tmp_path / "cut")
+    states = [read_checkpoint(path)[0] for path in (whole, resumed)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    with pytest.raises(CheckpointError, match="other settings"):
+        align_spatially(replace(CONFIG, seed=1), [scenes], tmp_path / "cut")
+
+
+def test_quality_is_reported_while_it_trains(scenes: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, validation=ValidationConfig(every=2, share=0.3, size=6))
+    align_spatially(config, [scenes], tmp_path)
+    scores = [row for row in rows_of(tmp_path) if "validation/loss" in row]
+    assert [row["step"] for row in scores] == [2, 4]
+    for row in scores:
+        assert row["validation/loss"] == pytest.approx(row["validation/core"] + row["validation/masks"], abs=1e-5)
+        assert 0 <= row["validation/boundary"] <= 1
+    assert (tmp_path / BEST).is_file()
+
+
+def test_data_without_masks_are_refused_if_masks_are_asked_for(scenes: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "photos" / "a.png")
+    with pytest.raises(DataError, match="masks is 'scenes', but no image has a mask"):
+        align_spatially(CONFIG, [tmp_path / "photos"], tmp_path / "run")
+    align_spatially(replace(CONFIG, steps=1), [tmp_path / "photos", scenes], tmp_path / "both")
+
+
+def test_an_image_size_must_be_whole_patches() -> None:
+    with pytest.raises(ConfigError, match="image_size is 70; it must be a multiple of the patch, 16"):
+        SpatialTrainee(replace(CONFIG, image_size=70))
+
+
+def test_a_smaller_model_learns_from_a_spatial_one(scenes: Path, tmp_path: Path) -> None:
+    teacher = align_spatially(replace(CONFIG, steps=1), [scenes], tmp_path / "teacher")
+    config = replace(distill_spatial("t16"), model=BUILTIN, teacher=str(teacher), image_size=64, steps=2, batch_size=4)
+    path = align_spatially(replace(config, parallel=CONFIG.parallel, validation=None), [scenes], tmp_path / "student")
+    assert rows_of(tmp_path / "student")[0].keys() >= {"core", "pairs"}
+    assert load_model(path).config.layer_scale is None
+
+
+@pytest.mark.parametrize("name", ["PE-Spatial-G14-448", "PE-Spatial-T16-512"])
+def test_published_architectures_keep_their_names(name: str) -> None:
+    with torch.device("meta"):
+        assert spatial_name(VisionTransformer(find_model(name).vision)) == name
+
+
+def test_recipes_are_the_papers() -> None:
+    config = spatial_g()
+    assert (config.steps * config.batch_size, config.image_size) == (294_912_000, 448)
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lamb", 5e-4, 0.05)
+    assert (config.drop_path, config.layer_scale, config.teacher_layer, config.temperature) == (0.4, 0.1, 40, 20)
+    assert config.masking is not None and (config.masking.share, config.masking.block) == (0.75, 2)
+    for recipe in (config, distill_spatial("b16"), spatial_builtin()):
+        small = debug_spatial(recipe)
+        assert small.steps == 4 and small.model == BUILTIN and bool(small.pairs_weight) == bool(recipe.pairs_weight)
+
+
+def test_timm_loads_a_published_layout(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    from perception_encoder.models.checkpoints.weights import write_layout
+    from perception_encoder.models.initialization import initialize
+
+    model = VisionTransformer(find_model("PE-Spatial-T16-512").vision, "PE-Spatial-T16-512")
+    initialize(model, torch.Generator().manual_seed(0))
+    model.eval()
+    write_layout(model, tmp_path / "timm.safetensors", "timm")
+    other = timm.create_model(
+        "vit_pe_spatial_tiny_patch16_512", checkpoint_path=str(tmp_path / "timm.safetensors")
+    ).eval()
+    pixels = torch.rand(1, 3, 512, 512)
+    with torch.no_grad():
+        torch.testing.assert_close(other.forward_features(pixels), model.forward_features(pixels), atol=1e-4, rtol=1e-4)
