@@ -34,6 +34,8 @@ from perception_encoder.train.seed import torch_generator
 
 logger = logging.getLogger(__name__)
 
+Announce = Callable[[str], None]
+
 TRIES = 8
 """Images that are tried for one row."""
 ANNOUNCED = 8
@@ -164,7 +166,7 @@ def fill_cache(
     augmented: AugmentedImages,
     path: Path,
     track: Track = untracked,
-    announce: Callable[[str], None] = logger.info,
+    announce: Announce = logger.info,
 ) -> TeacherCache:
     """Cache the masks of all copies of images, or go on; `announce` is told the size before, from the first ones.
 

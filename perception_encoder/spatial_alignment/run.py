@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.spatial_alignment.batches import (
+    Announce,
     AugmentedImages,
     SpatialBatches,
     cache_settings,
+    fill_cache,
     held_out_batches,
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
@@ -36,6 +39,8 @@ from perception_encoder.train.loop import train
 from perception_encoder.train.metrics import Listener, describe_run, write_record
 from perception_encoder.train.seed import torch_generator
 from perception_encoder.train.validation import choose_metric
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 PROCEDURE = 1
@@ -59,6 +64,15 @@ def align_spatially(
         run = SpatialRun(config, data, out, rank, track)
         run.train(listener)
         return run.write()
+
+
+def cache_masks(
+    config: SpatialConfig, data: Sequence[Path], path: Path, track: Track = untracked, announce: Announce = logger.info
+) -> int:
+    """Cache the masks that a run needs, or go on; return how many there are. Raises what `fill_cache` does."""
+    augmented = SpatialTrainee(config).augmented(own_device())
+    images = [image for each in data for image in open_images(each)]
+    return len(fill_cache(config, images, augmented, path, track, announce))
 
 
 class SpatialRun:

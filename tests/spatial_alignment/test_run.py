@@ -16,7 +16,7 @@ from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.recipes import debug_spatial, distill_spatial, spatial_builtin, spatial_g
+from perception_encoder.spatial_alignment.recipes import distill_spatial
 from perception_encoder.spatial_alignment.run import SpatialTrainee, align_spatially, spatial_name
 from perception_encoder.train.best import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
@@ -101,17 +101,6 @@ def test_a_smaller_model_learns_from_a_spatial_one(scenes: Path, tmp_path: Path)
 def test_published_architectures_keep_their_names(name: str) -> None:
     with torch.device("meta"):
         assert spatial_name(VisionTransformer(find_model(name).vision)) == name
-
-
-def test_recipes_are_the_papers() -> None:
-    config = spatial_g()
-    assert (config.steps * config.batch_size, config.image_size) == (294_912_000, 448)
-    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lamb", 5e-4, 0.05)
-    assert (config.drop_path, config.layer_scale, config.teacher_layer, config.temperature) == (0.4, 0.1, 40, 20)
-    assert config.masking is not None and (config.masking.share, config.masking.block) == (0.75, 2)
-    for recipe in (config, distill_spatial("b16"), spatial_builtin()):
-        small = debug_spatial(recipe)
-        assert small.steps == 4 and small.model == BUILTIN and bool(small.pairs_weight) == bool(recipe.pairs_weight)
 
 
 def test_timm_loads_a_published_layout(tmp_path: Path) -> None:

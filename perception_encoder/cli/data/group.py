@@ -11,6 +11,7 @@ COMMANDS = {
         "furniture": "data.furniture",
         "scenes": "data.scenes",
         "documents": "data.documents",
+        "masks": "data.masks",
     },
 }
 
@@ -21,7 +22,8 @@ app = lazy_group(COMMANDS)
 def data() -> None:
     """Make training data.
 
-    Writes WebDataset tars for `pe train`, and questions on `documents`; `furniture` downloads models for `scenes`.
+    Writes WebDataset tars for `pe train`, questions on `documents`, and `masks` for a spatial alignment; `furniture`
+    downloads models for `scenes`.
 
     Examples:
 

@@ -1,0 +1,52 @@
+"""`pe data masks`, and the run that uses the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ("--set", "masks=segments", "--set", "copies=2", "--set", "image_size=64")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        pixels = np.kron(generator.integers(0, 255, (4, 4, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def test_masks_are_cached_and_used(run_pe, photos: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "m.sqlite"
+    run = run_pe("data", "masks", "--data", photos, "-o", cache, *SMALL)
+    assert run.status == 0, run.stderr
+    assert run.stdout.splitlines()[0].startswith("12 augmented images, about 0.00 GB in")
+    assert run.stdout.splitlines()[1] == f"12 augmented images: {cache}"
+    train = ("train", "spatial_builtin", "--debug", "--data", photos, "--set", f"masks={cache}", "--set", "copies=2")
+    run = run_pe(*train, "-o", tmp_path / "run")
+    assert run.status == 0, run.stderr
+    assert "masks" in (tmp_path / "run" / "metrics.jsonl").read_text()
+    run = run_pe(*train, "--set", "seed=1", "-o", tmp_path / "other")
+    assert run.status == 2 and "was made with seed 0, but this run has 1" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-o", "m.db", *SMALL), "must end in .sqlite"),
+        (("-o", "m.sqlite", "--recipe", "builtin"), "builtin is not a recipe of spatial alignment"),
+        (("-o", "m.sqlite", "--set", "masks=segments"), "set copies to the augmentations"),
+        (("-o", "m.sqlite", "--set", "copies=1"), "masks to a teacher"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    run_pe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = run_pe("data", "masks", "--data", photos, *arguments)
+    assert run.status == 2 and message in run.stderr and run.stderr.count("\n") == 1
