@@ -54,17 +54,22 @@ def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, trac
     Raises what `load_layer_encoder` and `run_sweep` do.
     """
     tasks = make_layer_tasks(data, sizes)
-    encoder: LayerEncoder
     if model.source == COLOURS:
         encoder = ColourEncoder(load_layer_encoder("builtin"))
         tasks = tuple(task for task in tasks if task.name in BY_COLOUR)
-    else:
-        encoder = tower = load_layer_encoder(model.source, final_norm=model.final_norm)
-        tower.name = model.name
-    layers, features = spread_to_last(encoder.depth), runs / "features" / model.name
+        return evaluate_tasks(encoder, tasks, spread_to_last(encoder.depth), runs, track)
+    tower = load_layer_encoder(model.source, final_norm=model.final_norm)
+    tower.name, layers = model.name, spread_to_last(tower.depth)
     if model.final_norm:
         layers, tasks = layers[-1:], tuple(task for task in tasks if task.name in BY_COSINE)
-    results = []
+    return evaluate_tasks(tower, tasks, layers, runs, track)
+
+
+def evaluate_tasks(
+    encoder: LayerEncoder, tasks: Sequence[LayerEvaluator], layers: list[int], runs: Path, track: Track = untracked
+) -> dict[str, Any]:
+    """Return the results of an encoder's layers, as `evaluate_model` does."""
+    features, results = runs / "features" / encoder.name, []
     for task in tasks:
         cache = runs / "analyses" / f"{_key(encoder, layers, task)}.json"
         if not cache.is_file():

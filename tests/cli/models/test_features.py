@@ -34,3 +34,19 @@ def test_features_of_an_image(
     ):
         wrong = run_pe(*arguments, *options)
         assert wrong.status == 2 and message in wrong.stderr
+
+
+def test_models_side_by_side(
+    run_pe: Callable[..., Run], checkpoint: Path, image_files: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.png"
+    arguments = ("features", image_files[0], "--model", checkpoint, "--baseline", "builtin", "--patches", "6")
+    done = run_pe(*arguments, "--out", out)
+    assert done.status == 0 and size(out)[0] == 3 * 256 + 2 * 6
+    assert done.stdout.startswith("from left to right: the image, nano layer ")
+    for options, message in (
+        (["--layer", "0,1", "--out", out], "--baseline draws one layer of each model"),
+        (["--out", tmp_path / "x.gif"], "must end in .png"),
+    ):
+        wrong = run_pe(*arguments, *options)
+        assert wrong.status == 2 and message in wrong.stderr

@@ -1,0 +1,138 @@
+"""Repeat table 13 and figures 16 and 17 in small: align the built-in encoder, and evaluate layers before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from experiments.layers.evaluation import evaluate_tasks, unpack
+from experiments.layers.run import curve_rows
+from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encoder
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.errors import DataError
+from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.files import write_json
+from perception_encoder.formats.scene_tars import read_scene_tars
+from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.layer_analysis.curve import LayerCurve
+from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side, write_image
+from perception_encoder.layer_analysis.tasks import TaskOptions, make_task
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.progress import Track, untracked
+from perception_encoder.spatial_alignment.images import open_images
+
+LAYERS = [1, 3, 5, 7, 8, 9, 11]
+"""Evaluated ones, 0-based: the last, and the one that the alignments learn from, among them."""
+TASKS = {
+    "tracking": "tracking of real videos",
+    "rendered": "tracking of rendered videos",
+    "foreground": "segmentation",
+    "relative-depth": "depth",
+    "objects": "detection",
+}
+"""By the name of `pe layers`, or "rendered"; and the page's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialData:
+    """The paths of all data."""
+
+    photos: Path
+    """Images to align on, beside the scenes."""
+    scenes: Path
+    """Rendered scenes, train and test."""
+    clips: Path
+    """Real videos with masks."""
+    videos: Path | None = None
+    """Rendered videos with masks; without them their task is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is trained and tested."""
+
+    alignments: Alignments = field(default_factory=Alignments)
+    items: int = 100
+    """Test images of a task; heads are fitted on twice as many."""
+    side: int = 224
+    short_side: int = 240
+    layers: Sequence[int] = tuple(LAYERS)
+
+
+def reproduce_spatial(
+    result: Path, runs: Path, data: SpatialData, sizes: Sizes | None = None, track: Track = untracked
+) -> dict[str, Any]:
+    """Run what is not cached in `runs`, write the whole result as JSON, and return it.
+
+    Raises DataError for missing data, before anything is trained, and what `align_spatially` and `run_sweep` do.
+    """
+    sizes = sizes or Sizes()
+    tasks = read_tasks(data, sizes)
+    curves: dict[str, dict[str, LayerCurve]] = {}
+    for name in (CORE, *ALIGNED):
+        source = find_encoder(name, runs, [data.photos, data.scenes], sizes.alignments, track)
+        encoder = load_layer_encoder(source)
+        encoder.name = name
+        curves[name] = unpack(name, evaluate_tasks(encoder, tasks, list(sizes.layers), runs, track))
+    value = {
+        "sizes": asdict(sizes),
+        "curves": curve_rows(curves, {}),
+        "differences": [row for task in curves[CORE] for row in compare(task, curves)],
+    }
+    write_json(result, value, indent=1)
+    return value
+
+
+def draw_examples(
+    runs: Path, data: SpatialData, path: Path, sizes: Sizes | None = None, track: Track = untracked
+) -> None:
+    """Draw a test scene's, a frame's and a photograph's features by the encoders of `reproduce_spatial`."""
+    sizes = sizes or Sizes()
+    sources = [data.photos, data.scenes]
+    files = [find_encoder(name, runs, sources, sizes.alignments, track) for name in (CORE, *ALIGNED)]
+    encoders = [load_layer_encoder(file) for file in files]
+    (scene,) = islice(read_scene_tars(sorted((data.scenes / "test").glob("*.tar"))), 1)
+    photo = open_images(data.photos)[0]
+    images = [open_image(scene.image, scene.where), read_videos(data.clips)[0].open(0)]
+    images.append(open_image(photo.image.read(), photo.key))
+    columns = [Column(encoder, encoder.depth - 1) for encoder in encoders]
+    write_image(features_side_by_side(columns, images, shown=200), path)
+
+
+def read_tasks(data: SpatialData, sizes: Sizes) -> list[LayerEvaluator]:
+    """Read the tasks' data; DataError for what is missing."""
+    paths = {"tracking": data.clips, "rendered": data.videos}
+    options = TaskOptions(items=sizes.items, image_size=(sizes.side, sizes.side), short_side=sizes.short_side)
+    tasks: list[LayerEvaluator] = []
+    for name in TASKS:
+        path = paths.get(name, data.scenes)
+        if path is None:
+            continue
+        if not path.exists():
+            raise DataError(f"{TASKS[name]}: {path} does not exist")
+        if name == "rendered":
+            task: LayerEvaluator = TrackingEvaluator(read_videos(path), TrackingConfig(short_side=sizes.short_side))
+        else:
+            task = make_task(name, path, options)
+        task.name = TASKS[name]
+        tasks.append(task)
+    return tasks
+
+
+def compare(task: str, curves: Mapping[str, Mapping[str, LayerCurve]]) -> list[dict[str, Any]]:
+    """How much better each aligned encoder's last layer is than Core's last and best, with intervals."""
+    core, rows = curves[CORE][task], []
+    for name in ALIGNED:
+        own = curves[name][task]
+        for against, layer in (("last", core.last), ("best", core.best)):
+            one, other = own.scores[own.last], core.scores[layer]
+            gain = other.less(one) if core.lower_is_better else one.less(other)
+            ends = gain.interval()
+            interval = None if ends is None else [round(end, 5) for end in ends]
+            row = {"task": task, "model": name, "against": against, "layer": layer, "unit": core.unit}
+            rows.append({**row, "value": round(gain.value, 5), "interval": interval})
+    return rows
