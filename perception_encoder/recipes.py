@@ -219,10 +219,14 @@ def plan_recipe(config: TrainingConfig, cluster: Cluster) -> TrainingPlan:
     from perception_encoder.language_alignment.plan import plan_language
     from perception_encoder.pretraining.config import PairConfig
     from perception_encoder.pretraining.plan import plan_pretraining
+    from perception_encoder.spatial_alignment.config import SpatialConfig
+    from perception_encoder.spatial_alignment.plan import plan_spatial
 
     match config:
         case LanguageConfig():
             return plan_language(config, cluster)
+        case SpatialConfig():
+            return plan_spatial(config, cluster)
         case DistillationConfig():
             return plan_distillation(config, cluster)
         case PairConfig():

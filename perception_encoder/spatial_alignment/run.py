@@ -29,6 +29,7 @@ from perception_encoder.spatial_alignment.batches import (
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import open_images
 from perception_encoder.spatial_alignment.mask_teachers import find_mask_teacher
+from perception_encoder.spatial_alignment.plan import SpatialCost, student_tower, teacher_tower
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.teacher_cache import SUFFIX, TeacherCache
 from perception_encoder.spatial_alignment.validation import SpatialValidation
@@ -109,7 +110,8 @@ class SpatialRun:
 
     def train(self, listener: Listener | None) -> None:
         """Train to the end."""
-        train(self.task, self.batches, self.config, self.out, self.fingerprint, listener)
+        cost = SpatialCost(self.config, student_tower(self.config), teacher_tower(self.config))
+        train(self.task, self.batches, self.config, self.out, self.fingerprint, listener, cost=cost)
 
     def write(self) -> Path:
         """Write the weights, and those of the best validated step; return the path of the former."""

@@ -1,0 +1,54 @@
+"""Plans of spatial alignments: operations as they are counted, and who is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.planning.cluster import Cluster
+from perception_encoder.planning.devices import find_device
+from perception_encoder.spatial_alignment.config import SpatialConfig
+from perception_encoder.spatial_alignment.plan import SpatialCost, plan_spatial, student_tower, teacher_tower
+from perception_encoder.spatial_alignment.recipes import distill_spatial, spatial_g
+from perception_encoder.spatial_alignment.run import SpatialTrainee
+from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch
+
+CLUSTER = Cluster(device=find_device("h100"), devices=4)
+
+
+def test_operations_are_those_that_are_counted() -> None:
+    config = SpatialConfig(image_size=64, teacher_layer=8, layer_scale=None, masking=None, drop_path=0.0)
+    trainee = SpatialTrainee(config)
+    task = SpatialAlignmentTask(trainee.student, trainee.teacher, config)
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    batch = SpatialBatch(images, None, None, None, None, 1.0, 1.0)
+    with FlopCounterMode(display=False) as counter:
+        task.losses(batch)["core"].backward()
+    planned = SpatialCost(config, student_tower(config), teacher_tower(config)).flops(batch)
+    assert counter.get_total_flops() == pytest.approx(planned, rel=0.02)
+
+
+def test_the_planned_towers_are_those_that_are_trained() -> None:
+    config = SpatialConfig(image_size=64, teacher_layer=8)
+    trainee = SpatialTrainee(config)
+    assert trainee.teacher is not None
+    assert student_tower(config) == trainee.student.vision.config and teacher_tower(config) == trainee.teacher.config
+    assert teacher_tower(replace(config, core_weight=0.0, masks="segments")) is None
+
+
+def test_a_teacher_adds_its_pass_and_masks_their_products() -> None:
+    whole = spatial_g()
+    alone = replace(whole, masks=None)
+    hours = [plan_spatial(each, CLUSTER).device_hours() for each in (whole, alone, replace(whole, teacher_layer=10))]
+    assert hours[0] > hours[1] and hours[0] > hours[2]
+    assert "not counted" in plan_spatial(whole, CLUSTER).assumed and plan_spatial(alone, CLUSTER).assumed == ""
+    assert plan_spatial(distill_spatial("t16"), CLUSTER).memory["teacher"] > 7e9, "it is PE-Spatial-G"
+
+
+def test_a_batch_is_shared_by_all_devices() -> None:
+    with pytest.raises(ConfigError, match="a batch of 2 cannot be shared by 4 devices"):
+        plan_spatial(SpatialConfig(batch_size=2), CLUSTER)
