@@ -79,7 +79,8 @@ def _gap(row: Mapping[str, Any] | None) -> str:
     text = format_difference(row["value"], None, row["unit"])
     if row["interval"] is None:
         return text
-    text += f" ({format_difference(*row['interval'], row['unit'])})"
+    low, high = row["interval"]
+    text += f" ({format_difference(low, high, row['unit'])})"
     return f"**{text}**" if _sign(row) else text
 
 

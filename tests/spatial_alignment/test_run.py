@@ -21,6 +21,8 @@ from perception_encoder.spatial_alignment.run import SpatialTrainee, align_spati
 from perception_encoder.train.best import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
+from tests import processes
+from tests.processes import pe
 
 CONFIG = SpatialConfig(
     masks="scenes", image_size=64, steps=4, batch_size=4, warmup=0, log_every=1, checkpoint_every=2, teacher_layer=8,
@@ -118,3 +120,26 @@ def test_timm_loads_a_published_layout(tmp_path: Path) -> None:
     pixels = torch.rand(1, 3, 512, 512)
     with torch.no_grad():
         torch.testing.assert_close(other.forward_features(pixels), model.forward_features(pixels), atol=1e-4, rtol=1e-4)
+
+
+def train_by_ranks(data: Path, out: Path, ranks: int, kind: str) -> list[list[float]]:
+    """The losses of a run's steps."""
+    told = ["masks=scenes", "copies=0", f"parallel.kind={kind}", "validation=null", "drop_path=0.3"]
+    words = ["train", "spatial_builtin", "--debug", "--data", str(data), "--out", str(out)]
+    words += [word for setting in told for word in ("--set", setting)]
+    log = out.with_name(f"{out.name}.log")
+    in_float32 = {"PE_DTYPE": "float32"}
+    started = processes.start(pe, *words, log=log, ranks=None if ranks == 1 else ranks, environment=in_float32)
+    assert not any(started.statuses()), started.output()
+    return [[row["core"], row["masks"]] for row in rows_of(out) if "core" in row]
+
+
+def test_ranks_train_as_one(scenes: Path, tmp_path: Path) -> None:
+    one = train_by_ranks(scenes, tmp_path / "one", 1, "ddp")
+    assert len(one) == 4
+    for kind in ("ddp", "fsdp"):
+        several = train_by_ranks(scenes, tmp_path / kind, 2, kind)
+        for own, other in zip(one, several, strict=True):
+            assert other == pytest.approx(own, rel=1e-4)
+        states = [read_checkpoint(tmp_path / run / "model.safetensors")[0] for run in ("one", kind)]
+        assert states[0].keys() == states[1].keys()
