@@ -81,11 +81,11 @@ class AnswerHead(nn.Module):
             for row in rows:
                 turns = questions[row]
                 drawn = [turns[at] for at in draws.permutation(len(turns))[:TURNS]]
-                prompt = self.decoder.prompts.training_prompt(_messages(drawn), [count])
+                prompt = self.decoder.prompts.apart(_messages(drawn), [count])  # as they are put later, one by one
                 examples.append(Example(prompt, tokens[:0]))
             batch = collate(examples, 0)
             embeddings = self.model.embed(batch.ids, batch.is_image, tokens.flatten(0, 1))
-            return self.model.token_losses(embeddings, batch.labels).mean()
+            return self.model.token_losses(embeddings, batch.labels, batch.parts).mean()
 
         fit_head(self, loss, len(patches), self.config.fit, "fitting an answer head", track)
 
