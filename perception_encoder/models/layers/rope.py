@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 
 
-def rope_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device) -> Tensor:
+def rope_table(
+    grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device, step: float = 1.0
+) -> Tensor:
     """Cosines and signed sines of a grid of patches: float32 (2, N, head_dim), N = class token + h·w.
 
-    The sine of a pair's first channel carries the minus sign, so that `rotate` is one multiply and one add.
+    The sine of a pair's first channel carries the minus sign, so that `rotate` is one multiply and one add. `step`:
+    from one patch's position to the next.
     """
     if _is_traced():  # a traced tensor must not outlive its trace
-        return _compute_table(grid, head_dim, class_token, device)
-    return _cached_table(grid, head_dim, class_token, device)
+        return _compute_table(grid, head_dim, class_token, device, step)
+    return _cached_table(grid, head_dim, class_token, device, step)
 
 
 def _is_traced() -> bool:
@@ -30,18 +33,20 @@ def _is_traced() -> bool:
 
 
 @lru_cache(maxsize=64)
-def _cached_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device) -> Tensor:
+def _cached_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device, step: float) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():  # so that training can use what inference computed
-        return _compute_table(grid, head_dim, class_token, device)
+        return _compute_table(grid, head_dim, class_token, device, step)
 
 
-def _compute_table(grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device) -> Tensor:
+def _compute_table(
+    grid: tuple[int, int], head_dim: int, class_token: bool, device: torch.device, step: float
+) -> Tensor:
     h, w = grid
     half = head_dim // 2
     frequencies = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
     first = 1.0 if class_token else 0.0
-    x = torch.arange(w, dtype=torch.float32, device=device).add(first).repeat(h)
-    y = torch.arange(h, dtype=torch.float32, device=device).add(first).repeat_interleave(w)
+    x = torch.arange(w, dtype=torch.float32, device=device).mul(step).add(first).repeat(h)
+    y = torch.arange(h, dtype=torch.float32, device=device).mul(step).add(first).repeat_interleave(w)
     angles = torch.cat([x[:, None] * frequencies, y[:, None] * frequencies], dim=1)  # (h·w, head_dim / 2)
     if class_token:
         angles = torch.cat([angles.new_zeros(1, half), angles])

@@ -1,0 +1,124 @@
+"""The detection backbone of the paper: a PE tower on large images, most of whose blocks attend within windows.
+
+As in ViTDet (Li et al., 2022) a few blocks attend globally. The position table, of a smaller image, is tiled over the
+grid and not resampled ("abswin", Bolya et al., 2023). Rotary positions count within a window, and over the whole grid
+they are scaled to a window's side, so that blocks of both kinds turn by angles that they were trained with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from perception_encoder.errors import ConfigError, ShapeError
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.layers.block import Block, Transformer
+from perception_encoder.models.layers.rope import rope_table
+
+
+class ViTDetBackbone(nn.Module):
+    """Images (B, 3, H, W) to the last block's map (B, D, h, w), without a class token or a final norm.
+
+    Parameters have the published names of Lang and Spatial models.
+    """
+
+    def __init__(self, config: VisionConfig, image_size: int, window_size: int, global_blocks: Sequence[int]) -> None:
+        """`config`: the pretrained tower, whose `image_size` fixes the tile of positions. `image_size`: pixels of the
+        square that is trained on. `window_size`: patches along a window's side. `global_blocks`: those that attend to
+        all patches, 0-based.
+
+        Raises ConfigError for sizes that are not whole patches, and for a block that does not exist.
+        """
+        super().__init__()
+        if image_size % config.patch_size:
+            raise ConfigError(f"image_size is {image_size}; it must be a multiple of the patch, {config.patch_size}")
+        if window_size < 1:
+            raise ConfigError(f"window_size is {window_size}; it must be at least 1")
+        wrong = [block for block in global_blocks if not 0 <= block < config.depth]
+        if wrong:
+            raise ConfigError(f"global block {wrong[0]} does not exist; the tower has blocks 0 to {config.depth - 1}")
+        self.config = dataclasses.replace(config, attention_pool=False, final_norm=False, output_dim=None)
+        self.image_size, self.window_size = image_size, window_size
+        self.global_blocks = frozenset(global_blocks)
+        width, patch = config.width, config.patch_size
+        self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        self.positional_embedding = nn.Parameter(torch.empty(int(config.class_token) + config.grid**2, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, config.depth, config.heads, config.mlp_width, config.layer_scale)
+
+    def forward(
+        self, x: Float[Tensor, "B 3 H W"], branches: Float[Tensor, "L 2 B"] | None = None
+    ) -> Float[Tensor, "B D h w"]:
+        """The last block's map. `branches`: factors of the residual branches, drawn by `drop_path`.
+
+        Raises ShapeError unless both sides are multiples of the patch.
+        """
+        patch = self.config.patch_size
+        if x.shape[-2] % patch or x.shape[-1] % patch:
+            raise ShapeError(f"images are {x.shape[-2]}x{x.shape[-1]}; both sides must be multiples of {patch}")
+        maps = self.conv1(x).permute(0, 2, 3, 1)  # (B, h, w, D)
+        grid = maps.shape[1], maps.shape[2]
+        maps = self.ln_pre(maps + self.positions(grid))
+        for number, block in enumerate(self.transformer.resblocks):
+            assert isinstance(block, Block)
+            own = None if branches is None else branches[number]
+            window = None if number in self.global_blocks else self.window_size
+            if self.transformer.checkpointing and torch.is_grad_enabled():
+                maps = checkpoint(self._run, block, maps, window, own, use_reentrant=False)
+            else:
+                maps = self._run(block, maps, window, own)
+        return maps.permute(0, 3, 1, 2).contiguous()
+
+    def positions(self, grid: tuple[int, int]) -> Float[Tensor, "h w D"]:
+        """The position table, tiled over a grid; the class token's row is left out."""
+        side = self.config.grid
+        table = self.positional_embedding[int(self.config.class_token) :].unflatten(0, (side, side))
+        rows, columns = (-(-length // side) for length in grid)
+        return table.repeat(rows, columns, 1)[: grid[0], : grid[1]]
+
+    def _run(self, block: Block, maps: Tensor, window: int | None, branches: Tensor | None) -> Tensor:
+        """One block on maps (B, h, w, D)."""
+        tokens, normed = maps.flatten(1, 2), block.ln_1(maps)
+        if window is None:
+            attended = block.attn(normed.flatten(1, 2), self._rope(maps.shape[1], maps.shape[2], maps.device))
+        else:
+            parts = to_windows(normed, window)
+            inside = block.attn(parts.flatten(1, 2), self._rope(window, window, maps.device))
+            attended = from_windows(inside.unflatten(1, (window, window)), maps.shape[1], maps.shape[2]).flatten(1, 2)
+        attended = block.ls_1(attended)
+        tokens = tokens + (attended if branches is None else attended * branches[0, :, None, None])
+        mlp = block.ls_2(block.mlp(block.ln_2(tokens)))
+        tokens = tokens + (mlp if branches is None else mlp * branches[1, :, None, None])
+        return tokens.unflatten(1, maps.shape[1:3])
+
+    def _rope(self, rows: int, columns: int, device: torch.device) -> Tensor | None:
+        """Rotary positions of a grid, scaled so that the training image's side spans a window's."""
+        config = self.config
+        if not config.rope:
+            return None
+        step = 1.0
+        if (rows, columns) != (self.window_size, self.window_size):
+            step = self.window_size * config.patch_size / self.image_size
+        return rope_table((rows, columns), config.width // config.heads, False, device, step)
+
+
+def to_windows(maps: Float[Tensor, "B h w D"], size: int) -> Float[Tensor, "W s s D"]:
+    """Cut maps into windows, image by image and row by row; zeros fill up the last ones, to the right and below."""
+    batch, height, width, dim = maps.shape
+    padded = F.pad(maps, (0, 0, 0, -width % size, 0, -height % size))
+    rows, columns = padded.shape[1] // size, padded.shape[2] // size
+    return padded.view(batch, rows, size, columns, size, dim).transpose(2, 3).reshape(-1, size, size, dim)
+
+
+def from_windows(windows: Float[Tensor, "W s s D"], height: int, width: int) -> Float[Tensor, "B h w D"]:
+    """Put windows back together, without what filled them up."""
+    size, dim = windows.shape[1], windows.shape[3]
+    rows, columns = -(-height // size), -(-width // size)
+    maps = windows.view(-1, rows, columns, size, size, dim).transpose(2, 3)
+    return maps.reshape(-1, rows * size, columns * size, dim)[:, :height, :width]

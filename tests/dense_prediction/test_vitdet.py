@@ -1,0 +1,122 @@
+"""The detection backbone: parity with the reference, windows, tiled positions, scaled rotary positions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, from_windows, to_windows
+from perception_encoder.errors import ConfigError, ShapeError
+from perception_encoder.models.config import VisionConfig
+from perception_encoder.models.layers.block import drop_path
+from perception_encoder.models.layers.rope import rope_table
+from perception_encoder.models.vision_transformer import VisionTransformer
+from tests.golden_weights import golden_image, golden_tensor
+
+GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "vitdet.npz")
+NAME = re.compile(
+    r"vitdet/seed(\d+)_img(\d+)_win(\d+)_width(\d+)_depth(\d+)_heads(\d+)_global([\d,]+)_pretrain(\d+)_cls(\d)_ls(\d)_tile1"
+)
+
+
+def tower_config(width: int = 32, depth: int = 3, heads: int = 2, size: int = 64, **rest: object) -> VisionConfig:
+    return VisionConfig(
+        image_size=size, patch_size=16, width=width, depth=depth, heads=heads, mlp_width=4 * width,
+        attention_pool=False, final_norm=False, **rest,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("key", GOLDEN.files)
+def test_golden(key: str) -> None:
+    match = NAME.fullmatch(key)
+    assert match is not None
+    seed, side, window, width, depth, heads = map(int, match.groups()[:6])
+    blocks, size, class_token, scaled = [int(n) for n in match[7].split(",")], *(int(match[at]) for at in (8, 9, 10))
+    config = tower_config(width, depth, heads, size, class_token=bool(class_token), layer_scale=0.1 if scaled else None)
+    model = ViTDetBackbone(config, side, window, blocks).eval()
+    model.load_state_dict({name: golden_tensor(name, tuple(each.shape)) for name, each in model.state_dict().items()})
+    ours = model(golden_image(seed, 1, 3, side, side)).numpy()
+    assert ours.shape == GOLDEN[key].shape
+    assert np.linalg.norm(ours - GOLDEN[key]) / np.linalg.norm(GOLDEN[key]) < 1e-4
+
+
+def backbone(window: int, global_blocks: list[int], side: int = 128, **rest: object) -> ViTDetBackbone:
+    model = ViTDetBackbone(tower_config(**rest), side, window, global_blocks)
+    model.load_state_dict({name: golden_tensor(name, tuple(each.shape)) for name, each in model.state_dict().items()})
+    return model.eval()
+
+
+@torch.no_grad()
+def test_a_window_over_the_whole_image_is_global_attention_and_the_plain_tower() -> None:
+    pixels = golden_image(1, 2, 3, 64, 64)
+    windowed, everywhere = (backbone(4, blocks, side=64, class_token=False) for blocks in ([], [0, 1, 2]))
+    expected = windowed(pixels)
+    torch.testing.assert_close(everywhere(pixels), expected)
+    tower = VisionTransformer(windowed.config)
+    tower.load_state_dict(windowed.state_dict())
+    tokens = tower.forward_features(pixels, norm=False)
+    torch.testing.assert_close(expected, tokens.transpose(1, 2).unflatten(2, (4, 4)), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_windows_see_nothing_of_each_other() -> None:
+    model, pixels = backbone(4, []), golden_image(2, 1, 3, 128, 128)
+    changed = pixels.clone()
+    changed[..., :64, :64] = 0
+    before, after = model(pixels), model(changed)
+    assert not torch.allclose(before[..., :4, :4], after[..., :4, :4])
+    torch.testing.assert_close(before[..., 4:], after[..., 4:])
+    assert not torch.allclose(backbone(4, [1])(pixels)[..., 4:], backbone(4, [1])(changed)[..., 4:])
+
+
+def test_windows_of_any_grid_are_put_back_together() -> None:
+    maps = torch.arange(2 * 5 * 7 * 3.0).view(2, 5, 7, 3)
+    windows = to_windows(maps, 4)
+    assert windows.shape == (2 * 2 * 2, 4, 4, 3)
+    assert torch.equal(windows[1, :, :3], maps[0, :4, 4:]) and not windows[1, :, 3].any()
+    assert torch.equal(from_windows(windows, 5, 7), maps)
+
+
+def test_positions_are_tiled() -> None:
+    model = backbone(4, [], class_token=True)
+    table = model.positional_embedding[1:].unflatten(0, (4, 4))
+    positions = model.positions((6, 9))
+    for row, column in ((0, 0), (3, 3), (4, 4), (5, 8)):
+        assert torch.equal(positions[row, column], table[row % 4, column % 4])
+
+
+def test_rotary_positions_of_the_whole_grid_span_a_window() -> None:
+    model, device = backbone(4, [0], side=128), torch.device("cpu")  # 8x8 patches, windows of 4
+    everywhere, inside = model._rope(8, 8, device), model._rope(4, 4, device)
+    assert everywhere is not None and inside is not None
+    torch.testing.assert_close(everywhere.view(2, 8, 8, -1)[:, ::2, ::2].flatten(1, 2), inside)
+    torch.testing.assert_close(inside, rope_table((4, 4), 16, False, device))
+
+
+def test_gradients_flow_with_recomputation_and_stochastic_depth() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = backbone(4, [1], layer_scale=0.1)
+        model.transformer.checkpointing = checkpointing
+        branches = drop_path(3, 2, 0.5, torch.Generator().manual_seed(0))
+        model(golden_image(3, 2, 3, 96, 128), branches).square().mean().backward()
+        gradients.append(model.conv1.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_sizes_that_do_not_fit() -> None:
+    config = tower_config()
+    with pytest.raises(ConfigError, match="image_size is 100; it must be a multiple of the patch, 16"):
+        ViTDetBackbone(config, 100, 4, [])
+    with pytest.raises(ConfigError, match="global block 3 does not exist; the tower has blocks 0 to 2"):
+        ViTDetBackbone(config, 128, 4, [3])
+    with pytest.raises(ConfigError, match="window_size is 0"):
+        ViTDetBackbone(config, 128, 0, [])
+    model = ViTDetBackbone(config, 128, 4, [])
+    with pytest.raises(ShapeError, match="images are 100x128"):
+        model(torch.zeros(1, 3, 100, 128))
