@@ -28,6 +28,8 @@ DIRECTORY = "Directory to search in the browser; it is indexed first if it has n
 CHAT = "Serve /v1/chat/completions with this language model, loaded at the first request [default: none]."
 ASK = """Answer questions on the page with this language model, loaded at the first one [default: none]. builtin-lang
 takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
+FEATURES = """Show the last layer of this model, such as a PE-Spatial, beside the features of the index's own. It is
+loaded when an image's features are first looked at [default: none]."""
 HOST = typer.Option(
     metavar="ADDRESS",
     rich_help_panel=NETWORK,
@@ -48,6 +50,7 @@ def serve(
     waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
     chat_model: Annotated[str | None, option(CHAT, "NAME", LANGUAGE)] = None,
     ask_model: Annotated[str | None, option(ASK, "NAME", LANGUAGE)] = None,
+    features_model: Annotated[str | None, option(FEATURES, "NAME")] = None,
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
@@ -66,11 +69,13 @@ def serve(
         pe serve photos --lan         # open http://192.168.1.5:8000/?key=… on the phone
         pe serve photos --host 192.168.1.5 --key SECRET
         pe serve photos --ask-model builtin-lang
+        pe serve photos -m PE-Core-L14-336 --features-model PE-Spatial-L14-448
         pe serve --api --chat-model facebook/Perception-LM-1B
         pe serve --api -m PE-Core-L14-336 --host 0.0.0.0 --key SECRET
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
+    from perception_encoder.models.checkpoints.weights import find_weights
     from perception_encoder.serving.server import choose_key, is_loopback, listen, reachable_names, run_server
 
     directory = directory or home
@@ -78,6 +83,10 @@ def serve(
         raise typer.BadParameter("nothing to serve: name a directory, or add --api")
     if (chat_model and not api) or (ask_model and directory is None):
         raise typer.BadParameter("--chat-model needs --api, and --ask-model needs a directory")
+    if features_model is not None:
+        if directory is None:
+            raise typer.BadParameter("--features-model needs a directory")
+        find_weights(features_model)  # raises if there is no such model
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     own_key, key = key, choose_key(host, lan, key)
     if importlib.util.find_spec("uvicorn") is None:
@@ -85,7 +94,8 @@ def serve(
     with listen(host, port) as listener:  # before anything that takes long
         names = reachable_names(host)
         chat, ask = language_queues(chat_model, ask_model)
-        server, source, name = make_server(directory, home, api, model, waiting, key, host, names, chat, ask)
+        seen = features_model or ""
+        server, source, name = make_server(directory, home, api, model, waiting, key, host, names, chat, ask, seen)
         subject, path = ("", "/v1/embeddings") if directory is None else (f" over {directory}", "")
         if directory is not None and key and not is_loopback(host):
             path = f"/?key={quote(key, safe='')}"
@@ -107,6 +117,7 @@ def make_server(
     names: tuple[str, ...],
     chat: GenerationQueue | None,
     ask: GenerationQueue | None,
+    features_model: str,
 ) -> tuple[FastAPI, str, str]:
     """Make the page of a directory, the API, or both; returns also the source and the name of the model."""
     from perception_encoder.inference.encoder import load
@@ -126,7 +137,7 @@ def make_server(
     library = open_library(directory, model, home, default_model.default_model)
     source, encoder = library.index.settings["source"], library.encoder
     note = default_model.demo_line(source, model)
-    page = create_page(library, hosts, note, None if is_loopback(host) else key, ask)
+    page = create_page(library, hosts, note, None if is_loopback(host) else key, ask, features_model)
     library.watch()
     if not api:
         return page, source, encoder.name

@@ -154,6 +154,7 @@ def test_one_language_model_serves_the_page_and_the_api_and_is_loaded_late(
     ("arguments", "message"),
     [
         (("--api", "--ask-model", "builtin-lang"), "--ask-model needs a directory"),
+        (("--api", "--features-model", "builtin"), "--features-model needs a directory"),
         ((".", "--chat-model", "builtin-lang"), "--chat-model needs --api"),
         (("--api", "--chat-model", "llava"), "no language model is called 'llava'; give builtin-lang, a file"),
         ((".", "--ask-model", "llava"), "no language model is called 'llava'"),

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.inference.encoder import load
 from perception_encoder.inference.media import Media
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
@@ -54,10 +56,13 @@ def create_page(
     note: str = "",
     key: str | None = None,
     ask: GenerationQueue | None = None,
+    features_model: str = "",
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
 
     `key`: what every request needs if others can reach the server; see `guard`. `ask`: answers questions about images.
+    `features_model`: a second model, loaded when the features of an image are first looked at, to be shown beside the
+    index's own.
     """
     try:
         import fastapi
@@ -89,6 +94,7 @@ def create_page(
         last = library.encoder.visual.config.depth - 1
         about = {"directory": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
         about |= {"ask_model": ask.name if ask else "", "note": note, "upload_bytes": _UPLOAD_BYTES}
+        about |= {"features_model": Path(features_model).stem if features_model else ""}
         return HTMLResponse(template.render(about))
 
     def asset(request: Request) -> Response:
@@ -103,7 +109,9 @@ def create_page(
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
     add_file_routes(get, get_slowly, library, thumbnails, ids)
-    add_inside_route(get, FeatureImages(library))
+    add_inside_route(
+        get, FeatureImages(library, load_baseline=partial(load, features_model) if features_model else None)
+    )
     add_upload_route(app, library, threads)
     add_ask_route(app, library, ids, threads, ask)
     guard(app, _HEADERS, hosts, key)
@@ -170,7 +178,8 @@ def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, thumbnails
 
 def add_inside_route(get: Get, inside: FeatureImages) -> None:
     """Add `/api/inside/ID`: the model's input; with `layer=N` the layer's features as colours; with `at=X,Y` too, a
-    shade over patches unlike the one at that point (0–1 from the left and from the top)."""
+    shade over patches unlike the one at that point (0–1 from the left and from the top). `baseline=1` and the layer -1:
+    of the second model."""
     from fastapi.responses import Response
 
     def look(request: Request) -> Response:
@@ -178,11 +187,14 @@ def add_inside_route(get: Get, inside: FeatureImages) -> None:
         headers = {"Cache-Control": "private, max-age=300"}
         if "layer" not in params:
             return Response(inside.image(row_id), media_type="image/jpeg", headers=headers)
-        layer = _checked(params["layer"], _LAYER, "layer", "a number such as 5")
+        layer = int(_checked(params["layer"], _LAYER, "layer", "a number such as 5")[0])
+        baseline = params.get("baseline") == "1"
+        if baseline and layer != -1:
+            raise ConfigError(f"layer is {layer}; of the second model only the last, -1, is shown")
         if "at" not in params:
-            return Response(inside.colours(row_id, int(layer[0])), media_type="image/png", headers=headers)
+            return Response(inside.colours(row_id, layer, baseline), media_type="image/png", headers=headers)
         at = _checked(params["at"], _POINT, "at", "two numbers from 0 to 1 such as 0.25,0.5")
-        shade = inside.shade(row_id, int(layer[0]), float(at[1]), float(at[2]))
+        shade = inside.shade(row_id, layer, float(at[1]), float(at[2]), baseline)
         return Response(shade, media_type="image/png", headers=headers)
 
     get("/api/inside/{id}", look)

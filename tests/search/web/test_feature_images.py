@@ -66,6 +66,25 @@ def test_an_image_its_features_and_the_similarity_to_a_point(client: TestClient,
     assert darkness[0, -1] == 0 and darkness.max() == round(0.85 * 255) and not np.asarray(shade)[..., 0].any()
 
 
+def test_a_second_model_is_shown_beside_it(library: MediaLibrary) -> None:
+    with TestClient(create_page(library, features_model="builtin"), base_url="http://localhost") as client:
+        address = address_of(client, PICTURE)
+        last = {"layer": "-1", "baseline": "1"}
+        other, own = client.get(address, params=last), client.get(address, params={"layer": "-1"})
+        assert opened(other.content).size == opened(own.content).size == (40, 30) and other.content != own.content
+        shade = opened(client.get(address, params={**last, "at": "0,0"}).content)
+        assert np.asarray(shade)[0, 0, 1] == 0
+        wrong = client.get(address, params={"layer": "3", "baseline": "1"})
+        assert wrong.status_code == 400 and "only the last, -1, is shown" in wrong.json()["error"]
+        assert 'id="baseline"' in client.get("/").text
+
+
+def test_without_a_second_model_none_is_shown(client: TestClient) -> None:
+    response = client.get(address_of(client, PICTURE), params={"layer": "-1", "baseline": "1"})
+    assert response.status_code == 400 and "start it with --features-model" in response.json()["error"]
+    assert 'id="baseline"' not in client.get("/").text
+
+
 def test_a_moment_is_shown_by_its_frame(client: TestClient, library: MediaLibrary) -> None:
     tile = next(tile for tile in client.get("/api/hits").json()["tiles"] if tile["kind"] == "video")
     frame = opened(client.get(f"/api/inside/{tile['id']}").content)

@@ -223,6 +223,25 @@ def test_inside_shows_a_layer_and_what_is_like_a_place(page: Page) -> None:
     expect(page.locator("#features")).to_be_visible()  # the tab stays
 
 
+def test_inside_shows_a_second_model_beside_the_first(browser: Browser, library: MediaLibrary) -> None:
+    with served(create_page(library, features_model="builtin")) as address:
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        page.goto(address)
+        page.locator('#grid button[title="04\'s <b>.jpg"]').click()
+        page.get_by_role("tab", name="Features").click()
+        wait_until(page, "document.querySelector('#features').ariaBusy === 'false'")
+        assert page.evaluate("document.querySelector('#baseline').naturalWidth") == 40
+        boxes = [pane.bounding_box() for pane in page.locator(".pane").all()]
+        assert len(boxes) == 3 and boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"] and boxes[2]["width"] > 200
+        expect(page.locator(".pane .name")).to_have_text("builtin")
+        page.locator(".pane").last.hover(position={"x": 30, "y": 30})
+        expect(page.locator("#shade")).to_be_visible()
+        expect(page.locator("#baseline-shade")).to_be_visible()
+        page.locator("#viewer h2").hover()
+        expect(page.locator("#baseline-shade")).to_be_hidden()
+        page.close()
+
+
 def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
     said = {"error": "the file is not in the directory any more"}
     page.route("**/api/inside/*", lambda route: route.fulfill(status=400, json=said))

@@ -1,8 +1,10 @@
-// Features: those of an image at a layer as colours, and under the pointer the patches that are similar to one.
+// Features: those of an image at a layer as colours, and under the pointer the patches that are similar to one; of a
+// second model, if the server has one, those of its last layer.
 
 import { $, fetchBlob, latest } from "./element.js";
 
 const features = $("features"), slider = $("layer"), input = $("input"), map = $("map"), shade = $("shade");
+const baseline = $("baseline"), baselineShade = $("baseline-shade"), last = "layer=-1&baseline=1";
 const panes = [...features.querySelectorAll(".pane")];
 let tile = null, position = null;   // position: [x, y], 0–1
 
@@ -23,6 +25,7 @@ const draw = latest(async () => {
       await put(input, address());
       if (tile !== mine) return;
       features.style.setProperty("--ratio", input.naturalWidth / input.naturalHeight);
+      if (baseline) await put(baseline, `${address()}?${last}`);
     }
     await put(map, `${address()}?layer=${slider.value}`);
     features.dataset.id = mine.id;
@@ -41,6 +44,9 @@ const light = latest(async () => {
   const at = position.map((share) => share.toFixed(3)).join();
   await put(shade, `${address()}?layer=${slider.value}&at=${at}`).catch(() => {});
   shade.hidden = !position;
+  if (!baseline) return;
+  await put(baselineShade, `${address()}?${last}&at=${at}`).catch(() => {});
+  baselineShade.hidden = !position;
 });
 
 export function showFeatures(given) {
@@ -60,6 +66,7 @@ export function hideFeatures() {
 function pointAt(to) {
   position = to;
   shade.hidden = !to || shade.hidden;
+  if (baseline) baselineShade.hidden = !to || baselineShade.hidden;
   features.querySelectorAll(".mark").forEach((mark) => {
     mark.hidden = !to;
     if (to) { mark.style.left = `${to[0] * 100}%`; mark.style.top = `${to[1] * 100}%`; }
