@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -12,6 +11,7 @@ import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument, flag, option
+from perception_encoder.cli.served_models import AskModel, ChatModel, FeaturesModel, check_models, language_queues
 from perception_encoder.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -19,17 +19,12 @@ if TYPE_CHECKING:
 
     from perception_encoder.serving.generation import GenerationQueue
 
-NETWORK, LANGUAGE = "Network", "Language model"
+NETWORK = "Network"
 PORT = typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")
 KEY_HELP = "Key that other devices need: in the page's address, or for the API as `Authorization: Bearer KEY`."
 KEY = typer.Option(envvar="PE_API_KEY", metavar="KEY", rich_help_panel=NETWORK, help=KEY_HELP)
 LAN = "Let devices on your network open the page; makes a key unless --key gives one."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index of its own."
-CHAT = "Serve /v1/chat/completions with this language model, loaded at the first request [default: none]."
-ASK = """Answer questions on the page with this language model, loaded at the first one [default: none]. builtin-lang
-takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
-FEATURES = """Show the last layer of this model, such as a PE-Spatial, beside the features of the index's own. It is
-loaded when an image's features are first looked at [default: none]."""
 HOST = typer.Option(
     metavar="ADDRESS",
     rich_help_panel=NETWORK,
@@ -48,9 +43,9 @@ def serve(
     port: Annotated[int, PORT] = 8000,
     key: Annotated[str | None, KEY] = None,
     waiting: Annotated[int, option("Length of the API's queue; further inputs get status 429.", least=1)] = 4096,
-    chat_model: Annotated[str | None, option(CHAT, "NAME", LANGUAGE)] = None,
-    ask_model: Annotated[str | None, option(ASK, "NAME", LANGUAGE)] = None,
-    features_model: Annotated[str | None, option(FEATURES, "NAME")] = None,
+    chat_model: ChatModel = None,
+    ask_model: AskModel = None,
+    features_model: FeaturesModel = None,
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
@@ -75,18 +70,12 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
-    from perception_encoder.models.checkpoints.weights import find_weights
     from perception_encoder.serving.server import choose_key, is_loopback, listen, reachable_names, run_server
 
     directory = directory or home
     if directory is None and not api:
         raise typer.BadParameter("nothing to serve: name a directory, or add --api")
-    if (chat_model and not api) or (ask_model and directory is None):
-        raise typer.BadParameter("--chat-model needs --api, and --ask-model needs a directory")
-    if features_model is not None:
-        if directory is None:
-            raise typer.BadParameter("--features-model needs a directory")
-        find_weights(features_model)  # raises if there is no such model
+    check_models(directory, api, chat_model, ask_model, features_model)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     own_key, key = key, choose_key(host, lan, key)
     if importlib.util.find_spec("uvicorn") is None:
@@ -94,8 +83,8 @@ def serve(
     with listen(host, port) as listener:  # before anything that takes long
         names = reachable_names(host)
         chat, ask = language_queues(chat_model, ask_model)
-        seen = features_model or ""
-        server, source, name = make_server(directory, home, api, model, waiting, key, host, names, chat, ask, seen)
+        others = chat, ask, features_model or ""
+        server, source, name = make_server(directory, home, api, model, waiting, key, host, names, *others)
         subject, path = ("", "/v1/embeddings") if directory is None else (f" over {directory}", "")
         if directory is not None and key and not is_loopback(host):
             path = f"/?key={quote(key, safe='')}"
@@ -144,18 +133,3 @@ def make_server(
     both = create_app(encoder, ApiConfig(key=key, waiting=waiting, source=source), hosts, library.model_thread, chat)
     both.mount("/", page)
     return both, source, encoder.name
-
-
-def language_queues(*names: str | None) -> list[GenerationQueue | None]:
-    """Return the queue of each language model, which is loaded later, and once; None without a name."""
-    from perception_encoder.language_alignment.load import find_language_model, load_language_model
-    from perception_encoder.serving.generation import GenerationQueue
-
-    queues: dict[str | None, GenerationQueue] = {}
-    for name in {name for name in names if name}:
-        find_language_model(name)
-        if importlib.util.find_spec("transformers") is None:
-            raise MissingExtraError("transformers", "lang")
-        label = Path(name).name if Path(name).exists() else name
-        queues[name] = GenerationQueue(label, partial(load_language_model, name), source=name)
-    return [queues.get(name) for name in names]

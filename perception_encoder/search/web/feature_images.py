@@ -9,14 +9,13 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import cached_property, partial
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.feature_map import FeatureMaps, feature_maps, similarity, to_colours
 from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.frames import VideoFrames
@@ -33,11 +32,9 @@ class FeatureImages:
     of a file that cannot be decoded.
     """
 
-    def __init__(
-        self, library: MediaLibrary, budget: int = _BUDGET, load_baseline: Callable[[], Encoder] | None = None
-    ) -> None:
-        """`load_baseline`: loads the second model when it is first shown."""
-        self.library, self.budget, self._load_baseline = library, budget, load_baseline
+    def __init__(self, library: MediaLibrary, budget: int = _BUDGET, baseline: str = "") -> None:
+        """`baseline`: name or path of the second model, which is loaded when it is first shown."""
+        self.library, self.budget, self._baseline_name = library, budget, baseline
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[object, ...], FeatureMaps] = OrderedDict()
 
@@ -66,9 +63,9 @@ class FeatureImages:
 
     @cached_property
     def _baseline(self) -> Encoder:
-        if self._load_baseline is None:
+        if not self._baseline_name:
             raise ConfigError("this server shows no second model; start it with --features-model")
-        return self._load_baseline()
+        return load(self._baseline_name)
 
     def _features(self, row_id: str, layer: int, baseline: bool) -> np.ndarray:
         encoder = self._baseline if baseline else self.library.encoder

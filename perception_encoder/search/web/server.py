@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, InputError, MissingExtraError, PerceptionEncoderError
-from perception_encoder.inference.encoder import load
 from perception_encoder.inference.media import Media
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
@@ -60,9 +59,7 @@ def create_page(
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
 
-    `key`: what every request needs if others can reach the server; see `guard`. `ask`: answers questions about images.
-    `features_model`: a second model, loaded when the features of an image are first looked at, to be shown beside the
-    index's own.
+    `key`: see `guard`. `ask`: answers questions about images. `features_model`: the baseline of `FeatureImages`.
     """
     try:
         import fastapi
@@ -73,8 +70,7 @@ def create_page(
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.search.web") / "page"
     thumbnails, ids = Thumbnails(library), SignedIds()
-    threads = ThreadPoolExecutor(_THREADS, "page")
-    thumbnail_threads = ThreadPoolExecutor(_THUMBNAIL_THREADS, "thumbnails")
+    threads, slow = ThreadPoolExecutor(_THREADS, "page"), ThreadPoolExecutor(_THUMBNAIL_THREADS, "thumbnails")
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
 
     def route(
@@ -93,25 +89,22 @@ def create_page(
     def page(request: Request) -> Response:
         last = library.encoder.visual.config.depth - 1
         about = {"directory": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
-        about |= {"ask_model": ask.name if ask else "", "note": note, "upload_bytes": _UPLOAD_BYTES}
-        about |= {"features_model": Path(features_model).stem if features_model else ""}
+        about |= {"ask_model": ask.name if ask else "", "features_model": Path(features_model).stem}
+        about |= {"note": note, "upload_bytes": _UPLOAD_BYTES}
         return HTMLResponse(template.render(about))
 
     def asset(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in _TYPES:
+        if (name := request.path_params["name"]) not in _TYPES:
             return JSONResponse({"error": "no such file"}, 404)
         return Response((assets / name).read_bytes(), media_type=_TYPES[name])
 
-    get, get_slowly = partial(route, threads), partial(route, thumbnail_threads)
+    get, get_slowly = partial(route, threads), partial(route, slow)
     get("/", page)
     get("/static/{name}", asset)
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
     add_file_routes(get, get_slowly, library, thumbnails, ids)
-    add_inside_route(
-        get, FeatureImages(library, load_baseline=partial(load, features_model) if features_model else None)
-    )
+    add_inside_route(get, FeatureImages(library, baseline=features_model))
     add_upload_route(app, library, threads)
     add_ask_route(app, library, ids, threads, ask)
     guard(app, _HEADERS, hosts, key)

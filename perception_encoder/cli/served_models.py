@@ -1,0 +1,55 @@
+"""The models that `pe serve` takes besides the encoder: for chats, for questions on the page, and for features."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perception_encoder.cli.options import option
+from perception_encoder.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from perception_encoder.serving.generation import GenerationQueue
+
+MODELS = "Further models"
+CHAT = "Serve /v1/chat/completions with this language model, loaded at the first request [default: none]."
+ASK = """Answer questions on the page with this language model, loaded at the first one [default: none]. builtin-lang
+takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
+FEATURES = """Show the last layer of this model, such as a PE-Spatial, beside the features of the index's own. It is
+loaded when an image's features are first looked at [default: none]."""
+ChatModel = Annotated[str | None, option(CHAT, "NAME", MODELS)]
+AskModel = Annotated[str | None, option(ASK, "NAME", MODELS)]
+FeaturesModel = Annotated[str | None, option(FEATURES, "NAME", MODELS)]
+
+
+def check_models(
+    directory: Path | None, api: bool, chat_model: str | None, ask_model: str | None, features_model: str | None
+) -> None:
+    """Raise BadParameter for a model that nothing would use, and UnknownModelError for features of an unknown one."""
+    from perception_encoder.models.checkpoints.weights import find_weights
+
+    if (chat_model and not api) or (ask_model and directory is None):
+        raise typer.BadParameter("--chat-model needs --api, and --ask-model needs a directory")
+    if features_model and directory is None:
+        raise typer.BadParameter("--features-model needs a directory")
+    if features_model:
+        find_weights(features_model)
+
+
+def language_queues(*names: str | None) -> list[GenerationQueue | None]:
+    """Return the queue of each language model, which is loaded later, and once; None without a name."""
+    from perception_encoder.language_alignment.load import find_language_model, load_language_model
+    from perception_encoder.serving.generation import GenerationQueue
+
+    queues: dict[str | None, GenerationQueue] = {}
+    for name in {name for name in names if name}:
+        find_language_model(name)
+        if importlib.util.find_spec("transformers") is None:
+            raise MissingExtraError("transformers", "lang")
+        label = Path(name).name if Path(name).exists() else name
+        queues[name] = GenerationQueue(label, partial(load_language_model, name), source=name)
+    return [queues.get(name) for name in names]
