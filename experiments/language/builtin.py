@@ -13,7 +13,7 @@ import numpy as np
 from experiments.command_line import Out, Runs, run_experiment, write_page
 from perception_encoder.cli.options import option
 from perception_encoder.datasets.questions.question import Question
-from perception_encoder.datasets.questions.read import default_split, read_questions
+from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.evaluation.language.evaluators import Answered, QuestionEvaluator, open_media_of, score_answers
 from perception_encoder.evaluation.language.records import AnswerRecord
 from perception_encoder.evaluation.report import Table, format_value
@@ -25,6 +25,12 @@ from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 
 MODEL, BLIND, NEAREST = "built-in", "without the image", "caption of the nearest training image"
+SPLITS = {
+    "val": "New scenes of the furniture, and new receipts in the layouts, that it was trained on",
+    "simple": "New scenes of the ten bundled objects that it was trained on",
+    "test": "Objects, layouts and fonts that it was not trained on",
+}
+"""What the splits of the evaluated data hold."""
 RETRIEVED = 4000
 """Training scenes whose captions the baseline chooses from."""
 
@@ -59,32 +65,41 @@ def evaluate_builtin(
     model: Generator,
     data: dict[str, Path],
     items: int,
-    split: str = "",
+    splits: Sequence[str] = ("test",),
     track: Track = untracked,
 ) -> dict[str, Any]:
     """Evaluate what has no records in `runs`, write the result as JSON, and return it.
 
-    `data`: directories of "scenes" and "documents". `items`: questions of each row.
+    `data`: directories of "scenes" and "documents". `items`: questions of each row. A row without data in a split is
+    left out.
     """
+    tables = {split: _evaluate_split(split, runs, model, data, items, track) for split in splits}
+    value = {"model": model.name, "items": items, "splits": tables}
+    write_json(result, value, indent=1)
+    return value
+
+
+def _evaluate_split(
+    split: str, runs: Path, model: Generator, data: dict[str, Path], items: int, track: Track
+) -> list[dict[str, Any]]:
     rows = []
     for aim in AIMS:
         root = data["documents" if aim.dataset == "documents" else "scenes"]
-        own = split or default_split(aim.dataset)
-        read = read_questions(aim.dataset, root, own)
+        if not (root / split).exists():
+            continue
+        read = read_questions(aim.dataset, root, split)
         questions = [replace(each, group="") for each in read if not aim.groups or each.group in aim.groups]
         questions = [questions[row] for row in spread_indices(len(questions), min(items, len(questions)))]
         scores = {}
         for name, blind in ((MODEL, False), (BLIND, True)):
-            records = runs / f"{aim.dataset}-{'-'.join(aim.groups)}-{own}{'-blind' * blind}.jsonl"
+            records = runs / f"{aim.dataset}-{'-'.join(aim.groups)}-{split}{'-blind' * blind}.jsonl"
             records.parent.mkdir(parents=True, exist_ok=True)
             (measurement,) = QuestionEvaluator(aim.dataset, questions, records, blind=blind).run(model, track)
             scores[name] = _of_metric(measurement.metrics[0])
         if aim.dataset == "scene captions":
             scores[NEAREST] = _of_metric(nearest_captions(questions, read_questions(aim.dataset, root, "train"), track))
         rows.append({"name": aim.name, "metric": measurement.metrics[0].name, "aim": aim.least, "scores": scores})
-    value = {"model": model.name, "split": split or "test", "items": items, "rows": rows}
-    write_json(result, value, indent=1)
-    return value
+    return rows
 
 
 def nearest_captions(questions: Sequence[Question], train: Sequence[Question], track: Track = untracked) -> Metric:
@@ -114,10 +129,10 @@ def _of_metric(metric: Metric) -> dict[str, Any]:
     return {"value": metric.value, "interval": metric.interval, "n": metric.n, "unit": metric.unit}
 
 
-def table(result: dict[str, Any]) -> Table:
-    """The scores beside their baselines and aims."""
+def table(measured: Sequence[dict[str, Any]]) -> Table:
+    """The scores of a split beside their baselines and aims."""
     rows = []
-    for row in result["rows"]:
+    for row in measured:
         scores = row["scores"]
         aim = "–" if row["aim"] is None else format_value(row["aim"], scores[MODEL]["unit"])
         nearest = _score(scores[NEAREST]) if NEAREST in scores else "–"
@@ -136,13 +151,14 @@ def page(result: dict[str, Any]) -> str:
     """Return the page in Markdown."""
     text = (
         "Written by `python -m experiments.language.builtin`: the built-in language model (`builtin-lang`) on rendered "
-        "scenes and receipts that it was not trained on; in the test split the objects' models, and the receipts' "
-        "layouts and fonts, are unseen too. Beside it are the same model without the image, and for captions that of "
-        "the nearest of "
-        f"{RETRIEVED:,} training images by the built-in encoder. Intervals are of 95 %, over images."
+        "scenes and receipts that it was not trained on. Beside it are the same model without the image, and for "
+        f"captions that of the nearest of {RETRIEVED:,} training images by the built-in encoder. Intervals are of "
+        "95 %, over images; the model has one training seed."
     )
     lines = ["# The built-in language model", "", *wrap(text, 118, break_on_hyphens=False), ""]
-    return "\n".join([*lines, table(result).markdown()])
+    for split, rows in result["splits"].items():
+        lines += [f"## {SPLITS.get(split, split)}", "", table(rows).markdown()]
+    return "\n".join(lines)
 
 
 def builtin(
@@ -150,7 +166,7 @@ def builtin(
     documents: Annotated[Path, option("Rendered receipts.", "DIR")],
     model: Annotated[str, option("Model or run to evaluate.", "MODEL")] = "builtin-lang",
     items: Annotated[int, option("Questions of each row.", "N", least=1)] = 200,
-    split: Annotated[str, option("Split of both [default: test].", "NAME")] = "",
+    split: Annotated[list[str] | None, option("Split of both [default: test]; repeat.", "NAME")] = None,
     runs: Runs = Path("runs/language_builtin_answers"),
     out: Out = Path("builtin_language.json"),
 ) -> None:
@@ -158,13 +174,15 @@ def builtin(
 
     Examples:
 
-        python -m experiments.language.builtin --scenes scenes --documents receipts -o builtin_language.json
+        python -m experiments.language.builtin --scenes scenes --documents receipts --split val --split test \\
+            -o builtin_language.json
     """
     from perception_encoder.cli.progress import track
     from perception_encoder.language_alignment.load import load_language_model
 
     data = {"scenes": scenes, "documents": documents}
-    write_page(out, page, evaluate_builtin(out, runs, load_language_model(model), data, items, split, track))
+    splits = split or ["test"]
+    write_page(out, page, evaluate_builtin(out, runs, load_language_model(model), data, items, splits, track))
 
 
 if __name__ == "__main__":

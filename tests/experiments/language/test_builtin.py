@@ -53,7 +53,7 @@ def answer(images: Sequence[Image.Image], question: str) -> str:
 def test_rows_and_records(data: dict[str, Path], tmp_path: Path) -> None:
     model = RuleAnswerer(answer)
     result = evaluate_builtin(tmp_path / "r.json", tmp_path / "runs", model, data, items=3)
-    rows = {row["name"]: row for row in result["rows"]}
+    rows = {row["name"]: row for row in result["splits"]["test"]}
     assert list(rows) == [aim.name for aim in AIMS]
     for name in ("how many?", "box of an object"):
         assert rows[name]["scores"][MODEL]["value"] == 1 and rows[name]["scores"][BLIND]["value"] == 0
@@ -65,4 +65,10 @@ def test_rows_and_records(data: dict[str, Path], tmp_path: Path) -> None:
     again = evaluate_builtin(tmp_path / "r.json", tmp_path / "runs", RuleAnswerer(refuse), data, items=3)
     assert again == result, "answers come from the records"
     text = page(json.loads((tmp_path / "r.json").read_text()))
-    assert text.count("\n|") == 2 + len(AIMS)
+    assert text.count("\n|") == 2 + len(AIMS) and "## Objects, layouts and fonts that it was not trained on" in text
+
+
+def test_a_row_without_data_in_a_split_is_left_out(data: dict[str, Path], tmp_path: Path) -> None:
+    few = {**data, "documents": tmp_path / "none"}
+    result = evaluate_builtin(tmp_path / "r.json", tmp_path / "runs", RuleAnswerer(answer), few, 2, ("train", "simple"))
+    assert len(result["splits"]["train"]) == len(AIMS) - 1 and result["splits"]["simple"] == []
