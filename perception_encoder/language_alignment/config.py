@@ -32,6 +32,8 @@ class LanguageConfig(TrainingConfig):
     """Name or path of the language model; "fresh" for a small one of random weights, made for this run."""
     context: int | None = 2048
     """Most tokens of a conversation, those of images included; longer texts are cut."""
+    training_context: int | None = None
+    """Most tokens of a conversation that is trained on, if they are fewer than `context`."""
     chat_template: str | None = None
     """A Jinja template, by default the language model's own."""
     initial: str | None = None
@@ -67,6 +69,7 @@ class LanguageConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, {"steps": 1, "frames": 1, "tiles": 0, "pool": 1, "context": 1, "image_size": 1})
+        check_least(self, {"training_context": 1})
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
         if self.drop_path and not self.train_vision:

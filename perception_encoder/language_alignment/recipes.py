@@ -99,12 +99,12 @@ def builtin_alignment() -> LanguageConfig:
     """The built-in language model: projector and adapters of SmolLM2-135M, on the features of the aligned encoder.
 
     It begins with what `python -m experiments.language.words` wrote. Questions are set apart, so that one pass over an
-    image's tokens serves them all, as many as the short context has room for.
+    image's tokens serves them all, as many as a row of 400 tokens has room for.
     """
     return LanguageConfig(
         encoder=BUILTIN,
         decoder=SMOLLM2,
-        context=400,
+        training_context=400,
         image_size=224,
         pool=1,
         initial="runs/language_builtin_words/language.safetensors",

@@ -218,7 +218,9 @@ class Examples:
 
     def __init__(self, config: LanguageConfig, trainee: LanguageTrainee, features: FeatureFile | None) -> None:
         self.config, self.model = config, trainee.model
-        self.prompts, self.media, self.features = trainee.decoder.prompts, trainee.parts.media, features
+        prompts = trainee.decoder.prompts
+        self.prompts = dataclasses.replace(prompts, context=config.training_context or prompts.context)
+        self.media, self.features = trainee.parts.media, features
         self._tokens = trainee.model.projector.tokens_of(trainee.aligned.grid)
 
     def example(self, sample: ConversationSample) -> Example:

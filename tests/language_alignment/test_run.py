@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import CheckpointError, ConfigError, DataError, InputError
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
-from perception_encoder.language_alignment.run import LanguageTrainee, align_language
+from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
@@ -111,6 +112,14 @@ def test_questions_apart_train_as_if_each_were_the_only_one(tmp_path: Path, data
     tokens = {"first": len("green") + 1, "second": len("no") + 1}
     total = sum(losses[name] * count for name, count in tokens.items())
     assert losses["both"] == pytest.approx(total / sum(tokens.values()), rel=1e-4)
+
+
+def test_training_rows_may_be_shorter_than_the_context(tmp_path: Path, data: Path, decoder: str) -> None:
+    own = config(decoder, training_context=40)
+    trainee = LanguageTrainee(own)
+    example = Examples(own, trainee, None).example(open_conversations(data)[0])
+    assert len(example.prompt.ids) == 40 and trainee.decoder.prompts.context == 300
+    assert read_trained(align_language(own, [data], tmp_path))[0].context == 300
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, decoder: str) -> None:
