@@ -9,6 +9,7 @@ from experiments.distillation import page as distillation_page
 from experiments.distillation.run import SEEDS as STUDENTS
 from experiments.distillation.run import TAUGHT, home_teacher, student
 from experiments.distillation.run import Plan as DistillationPlan
+from experiments.language import builtin as builtin_language
 from experiments.language import page as language_page
 from experiments.layers import page as layers_page
 from experiments.recipe import page as recipe_page
@@ -54,6 +55,12 @@ def test_the_layers_in_small(root: Path) -> None:
     if results.is_file():
         result = json.loads(results.read_text(encoding="utf-8"))
         assert results.with_suffix(".md").read_text(encoding="utf-8") == layers_page.page(result, "layers.png")
+
+
+def test_the_builtin_language_model(root: Path) -> None:
+    results = root / "docs" / "results" / "builtin_language.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    assert results.with_suffix(".md").read_text(encoding="utf-8") == builtin_language.page(result)
 
 
 def test_language_in_small(root: Path) -> None:
