@@ -100,7 +100,7 @@ def draw_examples(
     images = [open_image(scene.image, scene.where), read_videos(data.clips)[0].open(0)]
     images.append(open_image(photo.image.read(), photo.key))
     columns = [Column(encoder, encoder.depth - 1) for encoder in encoders]
-    write_image(features_side_by_side(columns, images, shown=200), path)
+    write_image(features_side_by_side(columns, images, cell=200), path)
 
 
 def read_tasks(data: SpatialData, sizes: Sizes) -> list[LayerEvaluator]:

@@ -1,4 +1,4 @@
-"""Features of images by several encoders, one beside the other, as in the figures of section 5."""
+"""Features of images by several encoders, one beside the other, as the paper draws them in section 5."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from perception_encoder.inference.feature_map import map_grid, to_colours
 from perception_encoder.models.protocols import LayerEncoder
 
 LEAST_SIDE = 512
-"""Pixels of an image's longer side as the encoders see it, at least; the paper's figures are of 512 px and above."""
-SHOWN, GAP = 256, 6
+"""Pixels of an image's longer side as the encoders see it, at least; the paper draws images of 512 px and above."""
+CELL, GAP = 256, 6
 """Pixels of a cell's longer side, and between cells."""
 
 
@@ -29,22 +29,22 @@ class Column(NamedTuple):
 
 
 def features_side_by_side(
-    columns: Sequence[Column], images: Sequence[Image.Image], patches: int | None = None, shown: int = SHOWN
+    columns: Sequence[Column], images: Sequence[Image.Image], patches: int | None = None, cell: int = CELL
 ) -> Image.Image:
     """Draw a row for each image: the image, then its features by each encoder, in their order.
 
     Each has colours of its own, by the protocol of `to_colours`. `patches`: along the longer side, by default as many
-    as make `LEAST_SIDE` px of each encoder's patches. `shown`: pixels of a cell's longer side.
+    as make `LEAST_SIDE` px of each encoder's patches. `cell`: pixels of a cell's longer side.
     """
     rows = [[image.convert("RGB"), *(_map(column, image, patches) for column in columns)] for image in images]
-    sizes = [_scaled(image.size, shown) for image in images]
-    width = (shown + GAP) * (1 + len(columns)) - GAP
+    sizes = [_scaled(image.size, cell) for image in images]
+    width = (cell + GAP) * (1 + len(columns)) - GAP
     canvas = Image.new("RGB", (width, sum(height + GAP for _, height in sizes) - GAP), "white")
     top = 0
     for row, size in zip(rows, sizes, strict=True):
-        for number, cell in enumerate(row):
+        for number, own in enumerate(row):
             how = Image.Resampling.NEAREST if number else Image.Resampling.BICUBIC
-            canvas.paste(cell.resize(size, how), (number * (shown + GAP), top))
+            canvas.paste(own.resize(size, how), (number * (cell + GAP), top))
         top += size[1] + GAP
     return canvas
 

@@ -29,7 +29,7 @@ def features(
     `plot`, except for --bare and --baseline.
 
     With --baseline, draws the image and beside it the feature map of one layer, by default the last, of each model, at
-    512 px or above as in the paper's figures of Core and Spatial.
+    512 px or above, as the paper draws Core and Spatial.
 
     Examples:
 
