@@ -10,7 +10,6 @@ runs on the cores that encode, nothing can be faster than both one after the oth
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import tempfile
 import time
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.results import report, with_new_words
+from benchmarks.results import machine, report, with_new_words
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
@@ -135,10 +134,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
     arguments = parser.parse_args()
-    machine = f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
     result = {
         "command": "python -m benchmarks.embed",
-        "machine": machine,
+        "machine": machine(),
         "dtype": str(Encoder(create_model("PE-Core-N16-128")).dtype).removeprefix("torch."),
         "speeds": {name: measure(name, arguments.rounds) for name in IMAGES},
     }

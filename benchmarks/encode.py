@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.embed import take_turns
-from benchmarks.results import report, with_new_words
+from benchmarks.results import machine, report, with_new_words
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
@@ -124,8 +123,7 @@ def main() -> None:
     runs = contenders(not arguments.no_compile)
     with torch.inference_mode():
         speeds = take_turns(NAME, runs, IMAGES, arguments.rounds)
-    machine = f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
-    result = {"command": "python -m benchmarks.encode", "machine": machine, "speeds": speeds}
+    result = {"command": "python -m benchmarks.encode", "machine": machine(), "speeds": speeds}
     report(result, page, arguments.out)
 
 

@@ -10,7 +10,6 @@ whole. The training step is that of the recipe `language_builtin`.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from benchmarks.results import report
+from benchmarks.results import machine, report
 from perception_encoder.language_alignment.batch import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.media import MediaConfig
@@ -165,10 +164,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
     arguments = parser.parse_args()
     precision = str(fast_dtype(CPU)).removeprefix("torch.")
-    cores, version = torch.get_num_threads(), torch.__version__
     result = {
         "command": "python -m benchmarks.language",
-        "machine": f"{precision}, {cores} CPU cores, torch {version}, Python {platform.python_version()}",
+        "machine": f"{precision}, {machine()}",
         "tokens": time_tokens(arguments.rounds),
         "first_token": time_first_token(max(3, arguments.rounds // 5)),
         "training": time_training(max(2, arguments.rounds // 10)),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 OLD_WORDS = {
     "as it comes": "default",
@@ -37,6 +40,11 @@ def with_new_words(value: Any) -> Any:
 
 def _renamed(key: Any) -> Any:
     return _OLD_WORD.sub(lambda old: OLD_WORDS[old[0]], key) if isinstance(key, str) else key
+
+
+def machine() -> str:
+    """What every benchmark says of the machine that it ran on."""
+    return f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def report(result: dict[str, Any], page: Callable[[dict[str, Any]], str], out: Path | None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -27,7 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.results import report
+from benchmarks.results import machine, report
 from perception_encoder.dense_prediction.label_propagation import propagate
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.losses.spatial import TEMPERATURE, token_similarity_loss
@@ -171,10 +170,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write; its page is written beside it")
     arguments = parser.parse_args()
     precision = str(fast_dtype(CPU)).removeprefix("torch.")
-    cores, version = torch.get_num_threads(), torch.__version__
     result = {
         "command": "python -m benchmarks.spatial",
-        "machine": f"{precision}, {cores} CPU cores, torch {version}, Python {platform.python_version()}",
+        "machine": f"{precision}, {machine()}",
         "losses": time_losses(max(1, arguments.rounds // 5)),
         "steps": time_steps(arguments.rounds),
         "tracking": time_tracking(max(1, arguments.rounds // 5)),

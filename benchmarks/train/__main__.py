@@ -12,7 +12,6 @@ compute in the type that is fast here.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import report
+from benchmarks.results import machine, report
 from benchmarks.train.cases import B16, B16_BATCH, FIXED, LENGTH, Case, NanoData, b16_case
 from benchmarks.train.contenders import CPU, Step
 from benchmarks.train.contents import page
@@ -105,10 +104,9 @@ def main() -> None:
     )
     speeds = {case.title: measure(case, arguments.steps) for case in [*nano.cases(), b16_case()]}
     dtype = str(fast_dtype(CPU)).removeprefix("torch.")
-    machine = f"{torch.get_num_threads()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}"
     result = {
         "command": "python -m benchmarks.train --photos DIR --drawings DIR",
-        "machine": machine,
+        "machine": machine(),
         "dtype": dtype,
         "speeds": speeds,
         "profile": analyse(nano, statistics.median(speeds[nano.case(FIXED).title]["ours"])),

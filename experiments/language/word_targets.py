@@ -123,7 +123,7 @@ class WordNumbers:
 
 
 def _unknown(grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Words, colours and boxes of patches of which nothing is known."""
+    """Words, colours and boxes of patches whose content is unknown."""
     count = grid * grid
     return np.full(count, IGNORED, np.int16), np.full(count, IGNORED, np.int16), np.full((count, 4), IGNORED, np.int16)
 

@@ -9,7 +9,7 @@ Linear heads, which are dropped afterwards, also read from it where the patch is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from experiments.command_line import print_metrics, run_experiment
 from experiments.language.word_targets import BACKGROUND, IGNORED, Labelled, WordNumbers
 from perception_encoder.cli import output
 from perception_encoder.cli.options import option, out_option
+from perception_encoder.data.batch import to_device
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
@@ -85,7 +86,7 @@ class WordBatch:
 
     def to(self, device: torch.device) -> WordBatch:
         """Return the batch on a device."""
-        return WordBatch(*(getattr(self, each.name).to(device) for each in fields(self)))
+        return to_device(self, device)
 
 
 class WordModel(nn.Module):
@@ -157,7 +158,7 @@ class WordTask:
 def mean_cross_entropy(
     scores: Float[Tensor, "N K"], targets: Int[Tensor, " N"], weights: Float[Tensor, " K"] | None
 ) -> Tensor:
-    """The mean over the targets that are not `IGNORED`; zero if there is none."""
+    """The mean over the targets that are not `IGNORED`; zero without any."""
     if bool((targets != IGNORED).any()):
         return functional.cross_entropy(scores, targets, weights, ignore_index=IGNORED)
     return scores.sum() * 0

@@ -19,7 +19,8 @@ from perception_encoder.files import write_json
 from perception_encoder.formats.scene_tars import read_scene_tars
 from perception_encoder.inference.open_model import load_layer_encoder
 from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side, write_image
+from perception_encoder.layer_analysis.plots import write_image
+from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_task
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Batch = TypeVar("Batch", bound=Any)
+"""A dataclass that holds tensors."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,16 @@ class ImageTextBatch:
         return self.text_positives.shape[1]
 
     def to(self, device: torch.device) -> ImageTextBatch:
-        """The same on a device; to a GPU it goes out of pinned memory, while that computes."""
-        moved: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, Tensor):
-                pinned = value.pin_memory() if device.type == "cuda" else value
-                moved[each.name] = pinned.to(device, non_blocking=True)
-        return replace(self, **moved)
+        """The same on a device: see `to_device`."""
+        return to_device(self, device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a dataclass with its tensors on a device; to a GPU they go out of pinned memory, while that computes."""
+    moved: dict[str, Any] = {}
+    for each in fields(batch):
+        value = getattr(batch, each.name)
+        if isinstance(value, Tensor):
+            pinned = value.pin_memory() if device.type == "cuda" else value
+            moved[each.name] = pinned.to(device, non_blocking=True)
+    return replace(batch, **moved)

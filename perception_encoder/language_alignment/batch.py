@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from perception_encoder.data.batch import to_device
 from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
 
 
@@ -35,11 +35,7 @@ class LanguageBatch:
 
     def to(self, device: torch.device) -> LanguageBatch:
         """Return the batch on a device."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: each.to(device, non_blocking=True) for name, each in tensors.items() if torch.is_tensor(each)
-        }
-        return replace(self, **moved)
+        return to_device(self, device)
 
 
 @dataclass(frozen=True)

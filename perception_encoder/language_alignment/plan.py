@@ -15,12 +15,10 @@ from perception_encoder.language_alignment.text.fresh_decoder import FRESH, LAYE
 from perception_encoder.language_alignment.text.prompt import IGNORED
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.planning.activations import FLOAT32, vision_activations
+from perception_encoder.planning.activations import BFLOAT16, FLOAT32, OPTIMIZER, vision_activations
 from perception_encoder.planning.cluster import Cluster, StagePlan, TrainingPlan
 from perception_encoder.planning.cost import TowerCost, vision_cost
 
-BFLOAT16 = 2  # bytes of an element
-OPTIMIZER = 2  # moments of a parameter, in float32
 WHOLE = 3  # blocks that FSDP2 holds whole at a time
 
 

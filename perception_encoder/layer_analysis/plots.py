@@ -250,10 +250,15 @@ def to_svg(figure: Figure) -> bytes:
 
 def write_colours(analysis: ImageAnalysis, path: Path) -> None:
     """Write the first layer's features as colours, at the size of the image; errors as those of `write_png`."""
-    _check_name(path)
     colours = Image.fromarray(to_colours(next(iter(analysis.maps.values()))))
+    write_image(colours.resize(analysis.image.size, Image.Resampling.NEAREST), path)
+
+
+def write_image(image: Image.Image, path: Path) -> None:
+    """Write an image as PNG; errors as those of `write_png`."""
+    _check_name(path)
     with writing(path), replacing(path) as temporary:
-        colours.resize(analysis.image.size, Image.Resampling.NEAREST).save(temporary, "PNG")
+        image.save(temporary, "PNG", optimize=True)
 
 
 def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
@@ -265,4 +270,4 @@ def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
 
 def _check_name(path: Path) -> None:
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path}: a plot is written as PNG; give a name that ends in .png")
+        raise ConfigError(f"{path}: it is written as PNG; give a name that ends in .png")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import ConfigError
-from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import map_grid, to_colours
 from perception_encoder.models.protocols import LayerEncoder
 
@@ -47,14 +44,6 @@ def features_side_by_side(
             canvas.paste(own.resize(size, how), (number * (cell + GAP), top))
         top += size[1] + GAP
     return canvas
-
-
-def write_image(image: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all; ConfigError for another suffix, OutputError if it fails."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"the output is {path}; its name must end in .png")
-    with writing(path), replacing(path) as temporary:
-        image.save(temporary, "PNG", optimize=True)
 
 
 def _map(column: Column, image: Image.Image, patches: int | None) -> Image.Image:

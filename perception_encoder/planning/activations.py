@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from perception_encoder.models.config import TextConfig, VisionConfig
 
-FLOAT32 = 4
+FLOAT32, BFLOAT16 = 4, 2
+"""Bytes of an element."""
+OPTIMIZER = 2
+"""Moments of a parameter, in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

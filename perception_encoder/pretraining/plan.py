@@ -5,15 +5,13 @@ from __future__ import annotations
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.planning.activations import FLOAT32, text_activations, vision_activations
+from perception_encoder.planning.activations import BFLOAT16, FLOAT32, OPTIMIZER, text_activations, vision_activations
 from perception_encoder.planning.cluster import Cluster, StagePlan, TrainingPlan
 from perception_encoder.planning.cost import TeacherCost, adapter_parameters
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
 from perception_encoder.pretraining.cost import pair_flops
 from perception_encoder.train.loop import AHEAD
 
-BFLOAT16 = 2  # bytes of an element
-OPTIMIZER = 2  # moments of a parameter, in float32
 WHOLE = 3  # blocks that FSDP2 holds whole at a time: the one at work, the next one, and the gradient of the last
 
 

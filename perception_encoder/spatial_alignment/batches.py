@@ -72,7 +72,8 @@ class AugmentedImages:
         `copy`: which of an image's fixed augmentations `draw` is, for the cache.
         Raises InputError for an image or mask that cannot be decoded, and an image smaller than a patch.
         """
-        pixels, ids = image.open()
+        own_masks = masks and self.teacher is None and self.cache is None
+        pixels, ids = image.open(own_masks)
         height, width = pixels.shape[1:]
         if min(height, width) < self.patch:
             raise InputError(str(image.image), f"is {width}x{height} pixels, smaller than a patch of {self.patch}")

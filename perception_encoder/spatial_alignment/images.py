@@ -57,11 +57,11 @@ class AlignmentImage:
         digest = hashlib.blake2b(self.key.encode(errors="surrogatepass"), digest_size=4).digest()
         return int.from_bytes(digest) < share * 2**32
 
-    def open(self) -> tuple[UInt8[Tensor, "3 H W"], Int[Tensor, "H W"] | None]:
-        """Decode both; InputError if that fails, or if they differ in size."""
+    def open(self, with_mask: bool = True) -> tuple[UInt8[Tensor, "3 H W"], Int[Tensor, "H W"] | None]:
+        """Decode the image and, if `with_mask`, its mask; InputError if that fails, or if they differ in size."""
         pixels = np.array(open_image(self.image.read(), str(self.image)).convert("RGB"))
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        if self.mask is None:
+        if self.mask is None or not with_mask:
             return image, None
         mask = np.array(open_image(self.mask.read(), str(self.mask))).astype(np.int64)
         if mask.shape != pixels.shape[:2]:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from perception_encoder.errors import MissingExtraError, ShapeError
+from perception_encoder.spatial_alignment.sam import Sam
 
 SCENES, SEGMENTS = "scenes", "segments"
 SCALES = (30.0, 100.0, 300.0)
@@ -58,8 +59,6 @@ def one_hot_masks(ids: Int[Tensor, "H W"]) -> Float[Tensor, "H W P"]:
 
 def find_mask_teacher(name: str, device: torch.device) -> MaskTeacher | None:
     """The teacher of a name (see the module), None for the masks that images have; raises what `Sam.load` does."""
-    from perception_encoder.spatial_alignment.sam import Sam
-
     if name == SCENES:
         return None
     return Segments() if name == SEGMENTS else Sam.load(name, device)

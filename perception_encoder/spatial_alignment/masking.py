@@ -1,6 +1,7 @@
 """Hide blocks of patches from the student, as MaskFeat does (appendix B.3): what is hidden is the zero vector.
 
-The paper adds no parameters but LayerScale, so there is no learned mask token: a hidden patch has only its position.
+LayerScale is all that the paper adds to the parameters, so the mask token is not learned: a hidden patch keeps only its
+position.
 """
 
 from __future__ import annotations

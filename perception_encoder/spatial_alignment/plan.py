@@ -7,14 +7,12 @@ import dataclasses
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.planning.activations import FLOAT32, vision_activations
+from perception_encoder.planning.activations import BFLOAT16, FLOAT32, OPTIMIZER, vision_activations
 from perception_encoder.planning.cluster import Cluster, StagePlan, TrainingPlan
 from perception_encoder.planning.cost import vision_cost
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.task import SpatialBatch
 
-BFLOAT16 = 2  # bytes of an element
-OPTIMIZER = 2  # moments of a parameter, in float32
 MASKS = 1024
 """Masks of an image that the mask teacher is assumed to give: SAM's, of a grid of 32x32 points."""
 

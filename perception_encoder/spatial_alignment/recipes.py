@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from perception_encoder.models.registry import BUILTIN, MODELS, find_model
+from perception_encoder.models.registry import BUILTIN, MODELS
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.train.config import debug_loop
@@ -15,14 +15,18 @@ from perception_encoder.train.validation import ValidationConfig
 SAM = "facebook/sam2.1-hiera-large"
 CORE_LAYER = 40
 """0-based: the paper's layer 41 of 50."""
-STUDENTS = {"l14": "PE-Core-L14-336", "b16": "PE-Core-B16-224", "s16": "PE-Core-S16-384", "t16": "PE-Core-T16-384"}
-SPATIAL = tuple(name for name in MODELS if "Spatial" in name)
+SPATIAL, CORE = (
+    {name.split("-")[2].lower(): name for name in MODELS if name.startswith(family)}
+    for family in ("PE-Spatial", "PE-Core")
+)
+"""Models by size, such as "l14"."""
+STUDENTS = tuple(size for size in SPATIAL if size != "g14")
 
 
 def spatial_g() -> SpatialConfig:
     """PE-Spatial-G as published: PE-Core-G's own layer 41 and SAM 2.1's masks, 300 million images at 448 px."""
     return SpatialConfig(
-        model="PE-Core-G14-448",
+        model=CORE["g14"],
         teacher_layer=CORE_LAYER,
         masks=SAM,
         image_size=448,
@@ -37,15 +41,13 @@ def spatial_g() -> SpatialConfig:
 def distill_spatial(size: str) -> SpatialConfig:
     """PE-Spatial-G into L, B, S or T ("l14", "b16", "s16", "t16"): its tokens, and the similarities of their pairs.
 
-    The paper names the two losses and no more; nothing is hidden here, and the rest is as for G.
+    The paper names the two losses and no more; here all patches are visible, and the rest is as for G.
     """
-    name = STUDENTS[size]
-    spatial = find_model(next(each for each in SPATIAL if f"-{size.upper()}-" in each))
     return SpatialConfig(
-        model=name,
-        teacher="PE-Spatial-G14-448",
+        model=CORE[size],
+        teacher=SPATIAL["g14"],
         pairs_weight=1.0,
-        image_size=spatial.vision.image_size,
+        image_size=MODELS[SPATIAL[size]].vision.image_size,
         masking=None,
         drop_path=0.0,
         layer_scale=None,

@@ -29,7 +29,7 @@ from perception_encoder.spatial_alignment.batches import (
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import open_images
 from perception_encoder.spatial_alignment.mask_teachers import find_mask_teacher
-from perception_encoder.spatial_alignment.plan import SpatialCost, student_tower, teacher_tower
+from perception_encoder.spatial_alignment.plan import SpatialCost
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.teacher_cache import SUFFIX, TeacherCache
 from perception_encoder.spatial_alignment.validation import SpatialValidation
@@ -110,7 +110,8 @@ class SpatialRun:
 
     def train(self, listener: Listener | None) -> None:
         """Train to the end."""
-        cost = SpatialCost(self.config, student_tower(self.config), teacher_tower(self.config))
+        teacher = self.trainee.teacher
+        cost = SpatialCost(self.config, self.trainee.student.vision.config, teacher.config if teacher else None)
         train(self.task, self.batches, self.config, self.out, self.fingerprint, listener, cost=cost)
 
     def write(self) -> Path:
@@ -182,7 +183,7 @@ def spatial_name(vision: VisionTransformer) -> str:
 
 
 def _tower(name: str) -> VisionTransformer:
-    """A model's vision tower with all of its layers, and nothing after them."""
+    """A model's vision tower with all of its layers, without norm and pooling."""
     model = load_model(name)
     vision = model.visual if isinstance(model, CLIP) else model
     return vision.truncate(-1)

@@ -1,6 +1,6 @@
 """The paper's mask teacher: a SAM 2.1 of transformers, asked for a mask at each point of a grid (appendix B.3).
 
-All masks count, whatever their quality: there is no threshold and no suppression of duplicates.
+All masks count: bad ones and duplicates are not filtered out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Sam:
     def load(cls, name: str, device: torch.device, points: int = POINTS) -> Sam:
         """Load a directory, or a model of the hub such as `facebook/sam2.1-hiera-large`.
 
-        Raises MissingExtraError without transformers, WeightsUnavailableError if there is no such model.
+        Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found.
         """
         try:
             from transformers import Sam2Model

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from perception_encoder.data.batch import to_device
 from perception_encoder.losses.spatial import token_cosine_loss, token_similarity_loss
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
@@ -40,11 +40,7 @@ class SpatialBatch:
 
     def to(self, device: torch.device) -> SpatialBatch:
         """Return the batch on a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in values.items() if torch.is_tensor(value)
-        }
-        return replace(self, **moved)
+        return to_device(self, device)
 
 
 class Student(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from perception_encoder.datasets.masked_videos import MaskedVideo, read_videos
+from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.evaluation.dense.tracking import TrackingConfig, TrackingEvaluator
 from perception_encoder.evaluation.layer_features import OneLayer
 from perception_encoder.inference.layer_encoder import TowerEncoder
@@ -45,8 +45,9 @@ class SpatialValidation:
     ) -> None:
         """`batches`: with nothing hidden. `videos`: as `read_videos` finds them. Raises what that does."""
         self.task, self.student, self.batches, self.grid = task, student, list(batches), grid
-        self.videos: list[MaskedVideo] = [] if videos is None else read_videos(videos)
-        self.short_side = short_side
+        self.tracking = None
+        if videos is not None:
+            self.tracking = TrackingEvaluator(read_videos(videos), TrackingConfig(short_side=short_side))
 
     def validate(self, metric: str) -> dict[str, float]:
         """Return the scores that there are data for."""
@@ -75,12 +76,11 @@ class SpatialValidation:
         return scores
 
     def _tracking(self) -> dict[str, float]:
-        if not self.videos:
+        if self.tracking is None:
             return {}
         vision = copy.deepcopy(self.student.vision)
         encoder = TowerEncoder("student", OwnTower.of(vision), next(self.student.parameters()).device)
-        evaluator = TrackingEvaluator(self.videos, TrackingConfig(short_side=self.short_side))
-        (measurement,) = evaluator.run(OneLayer(encoder, vision.config.depth - 1))
+        (measurement,) = self.tracking.run(OneLayer(encoder, vision.config.depth - 1))
         return {"tracking": measurement.metrics[0].value}
 
 

@@ -23,6 +23,7 @@ from perception_encoder.train.validation import ValidationConfig
 from tests import processes
 from tests.language_models import write_tiny_decoder
 from tests.processes import pe
+from tests.train.toys import Interrupted, interrupt_at
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
 
@@ -125,16 +126,8 @@ def test_training_rows_may_be_shorter_than_the_context(tmp_path: Path, data: Pat
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, decoder: str) -> None:
     own = config(decoder, train_vision=True, train_decoder=True, lora=DecoderLoRA(rank=2), drop_path=0.3)
     whole = align_language(own, [data], tmp_path / "whole")
-
-    class Stopped(Exception):
-        pass
-
-    def stop(row: dict[str, float]) -> None:
-        if row["step"] == 3:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        align_language(own, [data], tmp_path / "cut", listener=stop)
+    with pytest.raises(Interrupted):
+        align_language(own, [data], tmp_path / "cut", listener=interrupt_at(3))
     resumed = align_language(own, [data], tmp_path / "cut")
     for name, value in weights_of(whole).items():
         assert torch.equal(value, weights_of(resumed)[name]), name

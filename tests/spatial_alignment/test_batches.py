@@ -45,7 +45,7 @@ def test_the_mask_is_cut_and_mirrored_as_its_image(scenes: Path) -> None:
     ids[:, 32:] = 1
 
     class Fixed(AlignmentImage):
-        def open(self):
+        def open(self, with_mask=True):
             return (200 * ids).to(torch.uint8).expand(3, 64, 64), ids
 
     own = Fixed(image.key, image.image, image.mask)

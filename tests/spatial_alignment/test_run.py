@@ -23,6 +23,7 @@ from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.validation import ValidationConfig
 from tests import processes
 from tests.processes import pe
+from tests.train.toys import Interrupted, interrupt_at
 
 CONFIG = SpatialConfig(
     masks="scenes", image_size=64, steps=4, batch_size=4, warmup=0, log_every=1, checkpoint_every=2, teacher_layer=8,
@@ -48,16 +49,8 @@ def test_both_losses_fall_and_the_result_is_a_spatial_tower(scenes: Path, tmp_pa
 
 def test_a_resumed_run_equals_an_uninterrupted_one(scenes: Path, tmp_path: Path) -> None:
     whole = align_spatially(CONFIG, [scenes], tmp_path / "whole")
-
-    class Stopped(Exception):
-        pass
-
-    def stop(row: dict[str, float]) -> None:
-        if row["step"] == 3:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        align_spatially(CONFIG, [scenes], tmp_path / "cut", listener=stop)
+    with pytest.raises(Interrupted):
+        align_spatially(CONFIG, [scenes], tmp_path / "cut", listener=interrupt_at(3))
     resumed = align_spatially(CONFIG, [scenes], tmp_path / "cut")
     states = [read_checkpoint(path)[0] for path in (whole, resumed)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

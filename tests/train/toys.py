@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,20 @@ from torch import Tensor, nn
 from perception_encoder.train.config import TrainingConfig
 from perception_encoder.train.optimizer import OptimizerConfig
 from perception_encoder.train.seed import torch_generator
+
+
+class Interrupted(Exception):
+    """A run was stopped."""
+
+
+def interrupt_at(step: int) -> Callable[[dict[str, float]], None]:
+    """Return a listener that stops a run when it reports this step."""
+
+    def stop(row: dict[str, float]) -> None:
+        if row["step"] == step:
+            raise Interrupted
+
+    return stop
 
 
 class Regression:

@@ -65,7 +65,8 @@ def draw_side_by_side(image: Path, out: Path, models: list[str], layers: list[in
     """Write one layer's feature map of each model; ConfigError for several layers."""
     from perception_encoder.inference.layer_encoder import resolve_layers
     from perception_encoder.inference.open_model import load_layer_encoder
-    from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side, write_image
+    from perception_encoder.layer_analysis.plots import write_image
+    from perception_encoder.layer_analysis.side_by_side import Column, features_side_by_side
     from perception_encoder.preprocess.image import open_image
 
     layers = layers or [-1]
