@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
 from perception_encoder.cli.progress import progress, reporter, track
 from perception_encoder.cli.train import plan as planning
+
+if TYPE_CHECKING:
+    from perception_encoder.train.config import TrainingConfig
 
 DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
 SHARDS = "WebDataset tars to stream: directory, glob or URL, with :WEIGHT for a mixture; repeat for more."
@@ -75,4 +78,17 @@ def train(
     output.print_line(f"weights: {path}")
     if (best := path.with_name(BEST)).exists():
         output.print_line(f"weights of the best validated step: {best}")
-    output.print_line(f'try it: pe classify IMAGE --labels "cat,dog" -m {path}')
+    output.print_line(f"try it: {command_of(config, path)}")
+
+
+def command_of(config: TrainingConfig, path: Path) -> str:
+    """Return a command that shows what the weights of a stage can do."""
+    from perception_encoder.language_alignment.config import LanguageConfig
+    from perception_encoder.spatial_alignment.config import SpatialConfig
+
+    match config:
+        case LanguageConfig():
+            return f'pe ask IMAGE "What is in the image?" -m {path}'
+        case SpatialConfig():
+            return f"pe features IMAGE --layer -1 --bare -o features.png -m {path}"
+    return f'pe classify IMAGE --labels "cat,dog" -m {path}'

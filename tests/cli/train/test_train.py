@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from perception_encoder.cli.train.train import command_of
+from perception_encoder.recipes import find_recipe
 from perception_encoder.train.checkpoint import run_directory
 from tests.conftest import Run
 
@@ -88,3 +90,11 @@ def test_a_folder_without_shards(run_pe: Callable[..., Run], tmp_path: Path) -> 
 def test_without_data_nothing_begins(run_pe: Callable[..., Run]) -> None:
     run = run_pe("train", "builtin")
     assert run.status == 2 and "DIR/CLASS/*.jpg" in run.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "command"),
+    [("spatial_builtin", "pe features IMAGE"), ("language_own", "pe ask IMAGE"), ("finetune", "pe classify IMAGE")],
+)
+def test_the_command_to_try_fits_the_stage(recipe: str, command: str) -> None:
+    assert command_of(find_recipe(recipe), Path("w.safetensors")).startswith(command)
