@@ -35,6 +35,7 @@ def spatial_g() -> SpatialConfig:
         warmup=0,
         parallel=ParallelConfig(kind="fsdp", checkpointing=True),
         checkpoint_every=500,
+        half=False,
     )
 
 
@@ -56,6 +57,7 @@ def distill_spatial(size: str) -> SpatialConfig:
         warmup=0,
         parallel=ParallelConfig(kind="fsdp"),
         checkpoint_every=500,
+        half=False,
     )
 
 

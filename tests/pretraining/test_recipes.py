@@ -20,7 +20,7 @@ from perception_encoder.pretraining.recipes import ablation
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.recipes import RECIPES, find_recipe
 
-PAPER = [name for name in RECIPES if not re.search("builtin|distill|finetune$|language", name)]
+PAPER = [name for name in RECIPES if not re.search("builtin|distill|finetune$|language|spatial", name)]
 BILLION = 1_000_000_000
 
 
