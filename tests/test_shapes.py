@@ -12,7 +12,16 @@ PACKAGES = ",".join(f"perception_encoder.{package}" for package in ("losses", "m
 def test_shape_hints_hold(root: Path) -> None:
     hook = f"--jaxtyping-packages={PACKAGES},beartype.beartype"
     tests = ["tests/losses", "tests/models/layers", "tests/models/test_golden.py"]
-    command = [sys.executable, "-m", "pytest", "-q", hook, *tests, "-k", "not (B16 or S16 or L14 or G14 or another_grid)"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        hook,
+        *tests,
+        "-k",
+        "not (B16 or S16 or L14 or G14 or another_grid)",
+    ]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout[-3000:]
 

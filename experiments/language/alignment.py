@@ -37,7 +37,7 @@ class Alignment:
     """How the encoders are aligned."""
 
     side: int = 128
-    steps: int = 600
+    steps: int = 900
     batch_size: int = 32
     texts: int = 300
     """Steps of the language model that reads texts alone."""
@@ -64,6 +64,7 @@ def alignment_config(config: Alignment, seed: int, regularized: bool) -> Languag
         decoder=FRESH,
         image_size=config.side,
         context=1024,
+        apart=True,
         layer_scale=REGULARIZATION if regularized else None,
         drop_path=REGULARIZATION if regularized else 0.0,
         train_vision=True,

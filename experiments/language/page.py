@@ -9,10 +9,11 @@ from typing import Any
 
 from experiments.language.run import BOXES, CAPTIONS, QUESTIONS
 from perception_encoder.evaluation.report import Table, format_value
+from perception_encoder.language_alignment.text.fresh_decoder import LAYERS, WIDTH
 from perception_encoder.layer_analysis.plots import GREY, bare_axes, empty_figure, write_png
 from perception_encoder.layer_analysis.recommendation import format_difference
 
-WIDTH = 118
+LINE = 118
 UNITS = {QUESTIONS: "%", BOXES: "%", CAPTIONS: ""}
 PAPER = {
     "linear projector": "linear 77.2, MLP 78.1",
@@ -26,7 +27,7 @@ PAPER = {
 
 def page(result: Mapping[str, Any], plot: str) -> str:
     """Return the page in Markdown; `plot` is the file name of its plot."""
-    text = wrap(" ".join(_text(result)), WIDTH, break_on_hyphens=False)
+    text = wrap(" ".join(_text(result)), LINE, break_on_hyphens=False)
     lines = ["# Language alignment in small", "", *text, "", _table(result).markdown()]
     return "\n".join([*lines, f"![scores by layer before and after alignment]({plot})", ""])
 
@@ -35,9 +36,9 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     sizes = result["sizes"]
     yield (
         "Written by `python -m experiments.language`: the built-in encoder's frozen tokens of rendered scenes at "
-        f"{sizes['side']} px are read by a small fresh language model (4 layers, width 256) that is fitted on "
-        f"{sizes['train']:,} scenes with their questions, boxes and captions, and answers those of {sizes['test']:,} "
-        "scenes of unseen models. Table 9 in small: each row changes one setting. For the plot, figure 13 in small, "
+        f"{sizes['side']} px are read by a small fresh language model ({LAYERS} layers, width {WIDTH}) that is fitted on "
+        f"{sizes['train']:,} scenes of ten objects with their questions, boxes and captions, and answers those of "
+        f"{sizes['test']:,} new scenes. Table 9 in small: each row changes one setting. For the plot, figure 13 in small, "
         f"the encoder was first aligned ({sizes['alignment']['steps']:,} steps, LayerScale and DropPath 0.1) on "
         "questions and captions without boxes; then heads were fitted anew on each layer, boxes included."
     )

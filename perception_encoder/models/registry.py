@@ -34,6 +34,7 @@ TowerName = Literal[
     "PE-Spatial-B16-512",
     "PE-Spatial-S16-512",
     "PE-Spatial-T16-512",
+    "builtin-spatial",
 ]
 """Models of a vision tower alone, for type checkers."""
 
@@ -46,8 +47,10 @@ class ModelEntry:
     """Canonical name, printed and stored."""
     vision: VisionConfig
     text: TextConfig | None = None
-    timm: str | None
+    timm: str | None = None
     """timm's name without its tag; None where timm has no such model."""
+    builtin: str | None = None
+    """Alias of a model that was trained by this project, and the name of its file inside the package."""
     timm_tag: str = "fb"
     open_clip: str | None = None
     published: dict[str, float] = field(default_factory=dict)
@@ -64,15 +67,15 @@ class ModelEntry:
 
     @property
     def download_bytes(self) -> int:
-        """Size of the published file: float32 numbers, counted from the configuration. The built-in one is here."""
+        """Size of the published file: float32 numbers, counted from the configuration. Built-in ones are here."""
         text = 0 if self.text is None else self.text.parameters + 1  # the logit scale
-        return 4 * (self.vision.parameters + text) if self.timm is not None else 0
+        return 4 * (self.vision.parameters + text) if self.builtin is None else 0
 
     @property
     def aliases(self) -> tuple[str, ...]:
         """All other names this model is known by."""
         if self.timm is None:
-            return ("builtin",)
+            return () if self.builtin is None else (self.builtin,)
         names = [self.repository, f"{self.timm}.{self.timm_tag}", f"timm/{self.timm}.{self.timm_tag}"]
         if self.timm_tag == "fb":
             names.append(self.timm)
@@ -170,17 +173,20 @@ _ENTRIES = (
     ),
 )
 
-BUILTIN = "PE-Core-N16-128"
-"""The small model trained by this project and shipped inside the package."""
+BUILTIN, BUILTIN_SPATIAL = "PE-Core-N16-128", "PE-Spatial-N16-224"
+"""The small models trained by this project and shipped inside the package."""
 
 _NANO = ModelEntry(
     name=BUILTIN,
     vision=_vit(128, 16, 192, 12, 3, 768, output_dim=256),
     text=_text(32, 256, 6, 4, 256),
-    timm=None,
+    builtin="builtin",
+)
+_NANO_SPATIAL = ModelEntry(
+    name=BUILTIN_SPATIAL, vision=_vit(224, 16, 192, 12, 3, 768, layer_scale=0.1, **_TOKENS), builtin="builtin-spatial"
 )
 
-MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in (*_ENTRIES, _NANO)}
+MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in (*_ENTRIES, _NANO, _NANO_SPATIAL)}
 
 _NAMES: dict[str, str] = {
     alias.lower(): entry.name for entry in MODELS.values() for alias in (entry.name, *entry.aliases)

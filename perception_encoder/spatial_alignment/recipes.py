@@ -16,7 +16,7 @@ SAM = "facebook/sam2.1-hiera-large"
 CORE_LAYER = 40
 """0-based: the paper's layer 41 of 50."""
 SPATIAL, CORE = (
-    {name.split("-")[2].lower(): name for name in MODELS if name.startswith(family)}
+    {name.split("-")[2].lower(): name for name, entry in MODELS.items() if name.startswith(family) and entry.timm}
     for family in ("PE-Spatial", "PE-Core")
 )
 """Models by size, such as "l14"."""

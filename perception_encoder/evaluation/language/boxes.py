@@ -64,10 +64,18 @@ def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
 def box_iou_accuracy(prediction: str, box: Sequence[float], threshold: float = IOU) -> float:
     """Return 1 if the IoU of the predicted box with the true one is at least the threshold, else 0.
 
+    See `predicted_iou`.
+    """
+    return float(predicted_iou(prediction, box) >= threshold)
+
+
+def predicted_iou(prediction: str, box: Sequence[float]) -> float:
+    """Return the IoU of the predicted box with the true one, in [0, 1].
+
     `box`: left, top, right, bottom, in thousandths as the prediction. A prediction without a box, or with swapped
     corners, scores 0. Raises DataError for a true box without area, or that is not four numbers within 0 and 1000.
     """
     if len(box) != 4 or not (0 <= box[0] < box[2] <= LARGEST and 0 <= box[1] < box[3] <= LARGEST):
         raise DataError(f"the true box is {list(box)}; it must be [x, y, x, y] in thousandths, with an area")
     predicted = parse_box(prediction)
-    return float(predicted is not None and box_iou(predicted, box) >= threshold)
+    return 0.0 if predicted is None else box_iou(predicted, box)

@@ -13,7 +13,7 @@ from perception_encoder.datasets.questions.question import Question, QuestionMed
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.feature_cache import decode_ahead
 from perception_encoder.evaluation.features import FRAMES
-from perception_encoder.evaluation.language.boxes import scale_box
+from perception_encoder.evaluation.language.boxes import predicted_iou, scale_box
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.records import AnswerRecord, append_records, read_records
 from perception_encoder.evaluation.language.tasks import TASKS
@@ -153,7 +153,12 @@ def _score_group(name: str, answered: Sequence[Answered], suffix: str) -> tuple[
         groups = np.unique([each.question.group for each in answered], return_inverse=True)[1]
         return (make(task.metric, np.array(values), None, groups),)
     first = make(task.metric, np.array(values), None, None)
-    return (first, *_yes_no_scores(answered, make)) if name == "pope" else (first,)
+    if name == "pope":
+        return (first, *_yes_no_scores(answered, make))
+    boxed = [(each.record.prediction, each.record.box) for each in answered if each.record.box is not None]
+    if len(boxed) < len(answered):
+        return (first,)
+    return (first, make("mean IoU", np.array([predicted_iou(text, box) for text, box in boxed]), None, None))
 
 
 def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:

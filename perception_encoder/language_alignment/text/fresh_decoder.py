@@ -15,7 +15,7 @@ from perception_encoder.models.initialization import drawn_from
 
 FRESH = "fresh"
 """The name under which a run asks for one."""
-WIDTH, LAYERS = 256, 4
+WIDTH, LAYERS = 128, 2
 TOKENS = 2048
 """Most tokens of its vocabulary."""
 CONTEXT = 2048

@@ -22,7 +22,6 @@ from perception_encoder.models.checkpoints.layouts import StateDict, from_publis
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import (
-    BUILTIN,
     MODELS,
     CoreName,
     ModelEntry,
@@ -201,9 +200,9 @@ def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> i
 
 
 def locate_weights(entry: ModelEntry) -> Path:
-    """The published weights on disk: from the package for `builtin`, else from the hub (downloaded once)."""
-    if entry.name == BUILTIN:
-        path = Path(str(files("perception_encoder") / "weights" / "builtin.safetensors"))
+    """The weights on disk: of built-in models from the package, else from the hub (downloaded once)."""
+    if entry.builtin is not None:
+        path = Path(str(files("perception_encoder") / "weights" / f"{entry.builtin}.safetensors"))
         if not path.is_file():
             raise WeightsUnavailableError(f"{path} is missing from this installation; reinstall perception-encoder")
         return path

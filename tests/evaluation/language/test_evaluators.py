@@ -182,11 +182,11 @@ def test_captions_give_the_scorers_metrics(tmp_path: Path) -> None:
 def test_boxes_are_scored_in_the_images_own_scale(tmp_path: Path) -> None:
     items = [Question(id="a", question="the cup", media=(drawn(0),), box=(6, 4, 36, 24))]  # of 60 by 40 pixels
     path = tmp_path / "answers.jsonl"
-    measurement = run("refcoco", items, lambda images, prompt: "[100, 100, 600, 600]", records=path)
-    assert metrics(measurement) == {"accuracy at IoU 0.5": 1}
+    measurement = run("refcoco", items, lambda images, prompt: "[100, 100, 600, 500]", records=path)
+    assert metrics(measurement) == pytest.approx({"accuracy at IoU 0.5": 1, "mean IoU": 0.8})
     assert json.loads(path.read_text())["box"] == [100, 100, 600, 600]
     again = run("refcoco", items, refuse, records=path)
-    assert metrics(again) == {"accuracy at IoU 0.5": 1}
+    assert metrics(again) == pytest.approx({"accuracy at IoU 0.5": 1, "mean IoU": 0.8})
 
 
 def test_all_images_of_a_question_and_frames_of_videos(tmp_path: Path) -> None:

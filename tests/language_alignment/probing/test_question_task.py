@@ -61,9 +61,9 @@ def task(**settings: object) -> QuestionTask:
 def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
     sweep = run_sweep(ColourEncoder(ToyEncoder()), [task()], FeatureCache(directory=tmp_path, dtype="float32"))
     values = {curve.metric: curve.scores[0] for curve in sweep.curves}
-    assert set(values) == {"accuracy", "accuracy, colour", "accuracy, grounding"}
+    assert set(values) == {"accuracy", "accuracy, colour", "accuracy, grounding", "mean IoU, grounding"}
     assert values["accuracy, colour"].value > 0.8
-    assert values["accuracy, grounding"].value == 1
+    assert values["accuracy, grounding"].value == values["mean IoU, grounding"].value == 1
     assert len(values["accuracy"].by_seed) == 2 and values["accuracy"].pool == "tokens"
 
 
