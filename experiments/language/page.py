@@ -36,9 +36,9 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
     sizes = result["sizes"]
     yield (
         "Written by `python -m experiments.language`: the built-in encoder's frozen tokens of rendered scenes at "
-        f"{sizes['side']} px are read by a small fresh language model ({LAYERS} layers, width {WIDTH}) that is fitted on "
-        f"{sizes['train']:,} scenes of ten objects with their questions, boxes and captions, and answers those of "
-        f"{sizes['test']:,} new scenes. Table 9 in small: each row changes one setting. For the plot, figure 13 in small, "
+        f"{sizes['side']} px are read by a small fresh language model ({LAYERS} layers, width {WIDTH}) that is fitted "
+        f"on {sizes['train']:,} scenes of ten objects with their questions, boxes and captions, and answers those of "
+        f"{sizes['test']:,} new scenes. Table 9 in small: each row changes one setting. For the plot, figure 13, "
         f"the encoder was first aligned ({sizes['alignment']['steps']:,} steps, LayerScale and DropPath 0.1) on "
         "questions and captions without boxes; then heads were fitted anew on each layer, boxes included."
     )

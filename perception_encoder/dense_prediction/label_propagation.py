@@ -8,6 +8,7 @@ has the shares of its pixels as labels, not the label of one pixel, which is fai
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,6 @@ class PropagationConfig:
             raise ConfigError(f"temperature is {self.temperature}; it must be above 0")
 
 
-@torch.inference_mode()
 def propagate(
     features: Float[Tensor, "F h w D"], first: Int[Tensor, "H W"], config: PropagationConfig | None = None
 ) -> Int[Tensor, "F H W"]:
@@ -49,23 +49,36 @@ def propagate(
 
     Returns int64; the first frame's are returned unchanged. ShapeError unless there are two frames or more.
     """
-    config = config or PropagationConfig()
     if features.ndim != 4 or len(features) < 2:
         raise ShapeError(
             f"features have the shape {tuple(features.shape)}; at least two frames (F, h, w, D) are needed"
         )
-    count, h, w, _ = features.shape
-    unit = F.normalize(features.float(), dim=-1)
-    classes = F.one_hot(first, int(first.max()) + 1).permute(2, 0, 1).float()  # (K, H, W)
-    shares = F.adaptive_avg_pool2d(classes, (h, w)).permute(1, 2, 0)  # (h, w, K)
-    soft = shares.new_empty(count, *shares.shape)
-    soft[0] = shares
-    frames = [first]
-    for index in range(1, count):
-        context = [0, *range(max(1, index - config.frames), index)]
-        soft[index] = _vote(unit[index], unit[context], soft[context], config)
-        frames.append(_to_pixels(soft[index], first.shape[0], first.shape[1]))
-    return torch.stack(frames)
+    propagator = LabelPropagator(features[0], first, config)
+    return torch.stack([first, *(propagator.step(frame) for frame in features[1:])])
+
+
+class LabelPropagator:
+    """Carries labels through a video frame by frame; the first frame and the last `config.frames` are in memory."""
+
+    @torch.inference_mode()
+    def __init__(
+        self, features: Float[Tensor, "h w D"], labels: Int[Tensor, "H W"], config: PropagationConfig | None = None
+    ) -> None:
+        """`features`, `labels`: of the first frame; labels are 0 (background) to K - 1."""
+        self.config, self.size = config or PropagationConfig(), (labels.shape[0], labels.shape[1])
+        classes = F.one_hot(labels, int(labels.max()) + 1).permute(2, 0, 1).float()  # (K, H, W)
+        shares = F.adaptive_avg_pool2d(classes, features.shape[:2]).permute(1, 2, 0)  # (h, w, K)
+        self.first = F.normalize(features.float(), dim=-1), shares
+        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.config.frames)
+
+    @torch.inference_mode()
+    def step(self, features: Float[Tensor, "h w D"]) -> Int[Tensor, "H W"]:
+        """Return the next frame's labels, int64."""
+        unit = F.normalize(features.float(), dim=-1)
+        context, labels = (torch.stack(each) for each in zip(self.first, *self.recent, strict=True))
+        soft = _vote(unit, context, labels, self.config)
+        self.recent.append((unit, soft))
+        return _to_pixels(soft, *self.size)
 
 
 def _vote(own: Tensor, context: Tensor, labels: Tensor, config: PropagationConfig) -> Tensor:

@@ -25,6 +25,7 @@ CoreName = Literal[
 """Models of two towers, for type checkers."""
 
 TowerName = Literal[
+    "builtin-spatial",
     "PE-Lang-G14-448",
     "PE-Lang-G14-448-Tiling",
     "PE-Lang-L14-448",
@@ -34,7 +35,7 @@ TowerName = Literal[
     "PE-Spatial-B16-512",
     "PE-Spatial-S16-512",
     "PE-Spatial-T16-512",
-    "builtin-spatial",
+    "PE-Spatial-N16-224",
 ]
 """Models of a vision tower alone, for type checkers."""
 

@@ -104,7 +104,8 @@ class SpatialRun:
         if config.validation is not None:
             self.metric = choose_metric(config.validation, SpatialValidation.higher_is_better)
             held_out = [each for source in sources.values() for each in source if each.held_out(share)]
-            batches = held_out_batches(config, held_out[: config.validation.size], augmented, track)
+            apart = -(-len(held_out) // config.validation.size) or 1  # so that images of all sources are chosen
+            batches = held_out_batches(config, held_out[::apart], augmented, track)
             videos = None if config.videos is None else Path(config.videos)
             self.task.validation = SpatialValidation(self.task, trainee.student, batches, augmented.grid, videos)
 

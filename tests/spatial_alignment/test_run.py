@@ -69,6 +69,18 @@ def test_quality_is_reported_while_it_trains(scenes: Path, tmp_path: Path) -> No
     assert (tmp_path / BEST).is_file()
 
 
+def test_images_of_all_sources_are_validated_on(scenes: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for number in range(40):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "photos" / f"{number}.png")
+    config = replace(CONFIG, steps=1, validation=ValidationConfig(every=1, share=0.3, size=6))
+    align_spatially(config, [tmp_path / "photos", scenes], tmp_path / "run")
+    (row,) = (row for row in rows_of(tmp_path / "run") if "validation/loss" in row)
+    assert row["validation/masks"] > 0
+
+
 def test_data_without_masks_are_refused_if_masks_are_asked_for(scenes: Path, tmp_path: Path) -> None:
     from PIL import Image
 

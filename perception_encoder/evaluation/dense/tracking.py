@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 
 from perception_encoder.datasets.masked_videos import VOID, MaskedVideo
 from perception_encoder.dense_prediction.label_propagation import PropagationConfig, propagate
+from perception_encoder.dense_prediction.video_tracking import SHORT_SIDE, frame_size
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.dense.region_and_boundary import boundary_accuracy, region_similarity
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
@@ -42,7 +43,7 @@ Masks = Sequence[UInt8[np.ndarray, "H W"] | None]
 class TrackingConfig:
     """How videos are encoded and followed."""
 
-    short_side: int = 480
+    short_side: int = SHORT_SIDE
     """Pixels of the frames' short side, rounded to a multiple of the patch; the long side keeps the aspect ratio."""
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
 
@@ -125,17 +126,6 @@ def _frames(video: MaskedVideo, encoder: LayerEncoder, short_side: int) -> Encod
         compute_digest=lambda: content_digest(video.frames),
         image_size=size,
     )
-
-
-def patch_multiple(length: float, patch: int) -> int:
-    """Return the multiple of the patch that is nearest to a length, at least one."""
-    return max(1, round(length / patch)) * patch
-
-
-def frame_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:
-    """Return height and width at which frames of `size` (width, height) are encoded."""
-    scale = short_side / min(size)
-    return patch_multiple(size[1] * scale, patch), patch_multiple(size[0] * scale, patch)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from perception_encoder.evaluation.dense.tracking import (
     TrackingConfig,
     TrackingEvaluator,
     VideoScores,
-    frame_size,
     score_masks,
     score_video,
     tracking_scores,
@@ -80,14 +79,6 @@ def test_the_mean_is_over_objects_and_videos_are_drawn() -> None:
     assert (region.value, boundary.value) == (pytest.approx(2 / 3), pytest.approx(2.5 / 3))
     assert both.value == pytest.approx(4.5 / 6) and both.n == 2
     assert region.interval == (0, 1)  # Student's t of two videos: they say nothing; the bootstrap had 0.5 to 1
-
-
-@pytest.mark.parametrize(
-    ("size", "short", "patch", "expected"),
-    [((427, 240), 240, 16, (240, 432)), ((854, 480), 480, 14, (476, 854)), ((240, 427), 480, 16, (848, 480))],
-)
-def test_frames_keep_their_aspect_ratio(size, short, patch, expected) -> None:
-    assert frame_size(size, short, patch) == expected
 
 
 def test_what_cannot_be_tracked_is_named(tmp_path: Path) -> None:

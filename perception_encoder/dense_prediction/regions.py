@@ -1,0 +1,87 @@
+"""Regions of an image that look like a place in it, or like the middle of a box, by a layer's features alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+
+from perception_encoder.errors import ConfigError
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, from 0 to 1."""
+RING = 0.5
+"""How far around a box its background is looked at, in widths and heights of the box."""
+
+
+def region_like(
+    features: Float[np.ndarray, "h w D"], point: tuple[float, float], threshold: float | None = None
+) -> Float[np.ndarray, "h w"]:
+    """How much each patch looks like the place at `point` (x, y from 0 to 1): its cosine less `threshold`.
+
+    The region is where that is above 0. Without `threshold` it is Otsu's: the one that divides all cosines best.
+    """
+    for name, value in zip(("x", "y"), point, strict=True):
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} is {value:g}; a place in the image is from 0 to 1")
+    maps = F.normalize(torch.from_numpy(features).float(), dim=-1)
+    h, w = maps.shape[:2]
+    own = maps[min(h - 1, int(point[1] * h)), min(w - 1, int(point[0] * w))]
+    cosines = maps @ own
+    level = otsu_threshold(cosines.numpy().ravel()) if threshold is None else threshold
+    return (cosines - level).numpy()
+
+
+def region_in_box(features: Float[np.ndarray, "h w D"], box: Box) -> Float[np.ndarray, "h w"]:
+    """How much each patch of a box looks like its middle rather than like what surrounds it; outside it is -1.
+
+    The object is where the value is above 0. Without surroundings, in a
+    box of the whole image, all of it is the object.
+    """
+    left, top, right, bottom = box
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ConfigError(f"the box is {list(box)}; it must be left, top, right, bottom from 0 to 1, with an area")
+    maps = F.normalize(torch.from_numpy(features).float(), dim=-1)
+    inside = _patches_in(maps.shape[:2], box)
+    width, height = right - left, bottom - top
+    wide = (left - RING * width, top - RING * height, right + RING * width, bottom + RING * height)
+    middle = (left + width / 4, top + height / 4, right - width / 4, bottom - height / 4)
+    around = _patches_in(maps.shape[:2], wide) & ~inside
+    if not around.any():
+        return np.where(inside, 1.0, -1.0).astype(np.float32)
+    object_, background = (
+        F.normalize(maps[torch.from_numpy(part)].mean(0), dim=0)
+        for part in (_patches_in(maps.shape[:2], middle), around)
+    )
+    return np.where(inside, (maps @ object_ - maps @ background).numpy(), -1.0).astype(np.float32)
+
+
+def to_mask(region: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """Where a map of patches, stretched to an image of `size` (width, height), is above 0."""
+    stretched = F.interpolate(torch.from_numpy(region)[None, None].float(), (size[1], size[0]), mode="bilinear")
+    return np.asarray(stretched[0, 0] > 0)
+
+
+def otsu_threshold(values: Float[np.ndarray, " n"], bins: int = 256) -> float:
+    """Return the threshold that divides values into two groups with the greatest variance between their means."""
+    counts, edges = np.histogram(values, bins)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    sums = np.cumsum(counts * middles)
+    above = len(values) - below
+    with np.errstate(invalid="ignore", divide="ignore"):
+        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    return float(edges[1 + np.nanargmax(between)]) if np.isfinite(between).any() else float(values[0])
+
+
+def _patches_in(grid: Sequence[int], box: Box) -> Bool[np.ndarray, "h w"]:
+    """Patches whose centres are in a box, at least the one that its centre is in."""
+    h, w = grid
+    y, x = (np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w
+    inside = ((y >= box[1]) & (y <= box[3]))[:, None] & ((x >= box[0]) & (x <= box[2]))[None]
+    middle = (box[1] + box[3]) / 2, (box[0] + box[2]) / 2
+    inside[min(h - 1, max(0, int(middle[0] * h))), min(w - 1, max(0, int(middle[1] * w)))] = True
+    return np.asarray(inside)

@@ -1,0 +1,57 @@
+"""Regions that look like a place, or like the middle of a box."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from perception_encoder.dense_prediction.regions import otsu_threshold, region_in_box, region_like, to_mask
+from perception_encoder.errors import ConfigError
+
+
+def square() -> np.ndarray:
+    """Features of 8x8 patches: a square of rows 2 to 4 and columns 3 to 5 before a background, with some noise."""
+    features = np.random.default_rng(0).normal(0, 0.1, (8, 8, 4))
+    features[..., 0] += 1
+    features[2:5, 3:6] += (-1, 1, 0, 0)
+    return features.astype(np.float32)
+
+
+INSIDE = np.zeros((8, 8), bool)
+INSIDE[2:5, 3:6] = True
+
+
+def test_a_region_is_what_looks_like_the_place() -> None:
+    assert np.array_equal(region_like(square(), (0.5, 0.4)) > 0, INSIDE)
+    assert np.array_equal(region_like(square(), (0.05, 0.95)) > 0, ~INSIDE)
+    assert (region_like(square(), (1.0, 1.0), threshold=0.5) > 0).sum() == (~INSIDE).sum()
+    assert region_like(square(), (0.5, 0.4), threshold=0.99).max() == pytest.approx(0.01, abs=1e-5)
+
+
+def test_a_box_around_an_object_gives_its_shape() -> None:
+    assert np.array_equal(region_in_box(square(), (2 / 8, 1 / 8, 7 / 8, 6 / 8)) > 0, INSIDE)
+    assert (region_in_box(square(), (0, 0, 1, 1)) > 0).all()
+    assert (region_in_box(square(), (0.3, 0.3, 0.31, 0.31)) > 0).sum() <= 1
+
+
+def test_masks_are_of_the_images_size() -> None:
+    mask = to_mask(np.where(INSIDE, 1.0, -1.0), (80, 160))
+    assert mask.shape == (160, 80) and mask[60, 45] and not mask[10, 10]
+    assert abs(mask.mean() - INSIDE.mean()) < 0.02
+
+
+def test_otsu_divides_two_groups() -> None:
+    values = np.concatenate([np.full(30, 0.1), np.full(10, 0.9)])
+    assert 0.1 < otsu_threshold(values) < 0.9
+    assert otsu_threshold(np.full(5, 0.3)) <= 0.5
+
+
+@pytest.mark.parametrize("box", [(0.5, 0, 0.5, 1), (-0.1, 0, 1, 1), (0, 0.6, 1, 0.4), (0, 0, 1.2, 1)])
+def test_a_box_needs_an_area_inside_the_image(box: tuple[float, float, float, float]) -> None:
+    with pytest.raises(ConfigError, match="must be left, top, right, bottom from 0 to 1"):
+        region_in_box(square(), box)
+
+
+def test_a_point_outside_the_image_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"x is 1\.5; a place in the image is from 0 to 1"):
+        region_like(square(), (1.5, 0.5))
