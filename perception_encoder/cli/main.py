@@ -29,6 +29,7 @@ COMMANDS = {
         "demo": "demo",
     },
     "Ask": {"ask": "language.ask", "caption": "language.caption"},
+    "Dense prediction": {"track": "dense.track", "segment": "dense.segment"},
     "Models": {
         "models": "models.models",
         "features": "models.features",

@@ -67,7 +67,7 @@ class LabelPropagator:
         """`features`, `labels`: of the first frame; labels are 0 (background) to K - 1."""
         self.config, self.size = config or PropagationConfig(), (labels.shape[0], labels.shape[1])
         classes = F.one_hot(labels, int(labels.max()) + 1).permute(2, 0, 1).float()  # (K, H, W)
-        shares = F.adaptive_avg_pool2d(classes, features.shape[:2]).permute(1, 2, 0)  # (h, w, K)
+        shares = F.adaptive_avg_pool2d(classes, (features.shape[0], features.shape[1])).permute(1, 2, 0)  # (h, w, K)
         self.first = F.normalize(features.float(), dim=-1), shares
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.config.frames)
 

@@ -1,4 +1,4 @@
-"""Regions of an image that look like a place in it, or like the middle of a box, by a layer's features alone."""
+"""Regions of an image that look like one of its points, or like the middle of a box, by a layer's features alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from perception_encoder.errors import ConfigError
 
-Box = tuple[float, float, float, float]
+UnitBox = tuple[float, float, float, float]
 """Left, top, right and bottom, from 0 to 1."""
 RING = 0.5
 """How far around a box its background is looked at, in widths and heights of the box."""
@@ -20,13 +20,13 @@ RING = 0.5
 def region_like(
     features: Float[np.ndarray, "h w D"], point: tuple[float, float], threshold: float | None = None
 ) -> Float[np.ndarray, "h w"]:
-    """How much each patch looks like the place at `point` (x, y from 0 to 1): its cosine less `threshold`.
+    """How much each patch looks like the one at `point` (x, y from 0 to 1): its cosine less `threshold`.
 
     The region is where that is above 0. Without `threshold` it is Otsu's: the one that divides all cosines best.
     """
     for name, value in zip(("x", "y"), point, strict=True):
         if not 0 <= value <= 1:
-            raise ConfigError(f"{name} is {value:g}; a place in the image is from 0 to 1")
+            raise ConfigError(f"{name} is {value:g}; a point of the image has numbers from 0 to 1")
     maps = F.normalize(torch.from_numpy(features).float(), dim=-1)
     h, w = maps.shape[:2]
     own = maps[min(h - 1, int(point[1] * h)), min(w - 1, int(point[0] * w))]
@@ -35,7 +35,7 @@ def region_like(
     return (cosines - level).numpy()
 
 
-def region_in_box(features: Float[np.ndarray, "h w D"], box: Box) -> Float[np.ndarray, "h w"]:
+def region_in_box(features: Float[np.ndarray, "h w D"], box: UnitBox) -> Float[np.ndarray, "h w"]:
     """How much each patch of a box looks like its middle rather than like what surrounds it; outside it is -1.
 
     The object is where the value is above 0. Without surroundings, in a
@@ -77,7 +77,7 @@ def otsu_threshold(values: Float[np.ndarray, " n"], bins: int = 256) -> float:
     return float(edges[1 + np.nanargmax(between)]) if np.isfinite(between).any() else float(values[0])
 
 
-def _patches_in(grid: Sequence[int], box: Box) -> Bool[np.ndarray, "h w"]:
+def _patches_in(grid: Sequence[int], box: UnitBox) -> Bool[np.ndarray, "h w"]:
     """Patches whose centres are in a box, at least the one that its centre is in."""
     h, w = grid
     y, x = (np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w

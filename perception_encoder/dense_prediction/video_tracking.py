@@ -52,11 +52,13 @@ def track_objects(
 ) -> Iterator[tuple[Image.Image, Int[np.ndarray, "H W"]]]:
     """Yield each frame with its labels, the first with its own; `batch_size` frames are encoded at a time.
 
-    `first`: the labels of the first frame, 0 (background) to K, of its size. A frame without any of an object's pixels
-    has lost it; it is found again if it still looks like the first or the last frames. Raises InputError if the size
-    of the frames changes, DataError for a mask of another size, or without an object, and for no frames.
+    `first`: the labels of the first frame, of its size: 0 (background) and any numbers of objects. A frame without
+    any of an object's pixels has lost it; it is found again if it still looks like the first or the last frames.
+    Raises InputError if the size of the frames changes, DataError for a mask of another size, or without an object,
+    and for no frames.
     """
     propagator, size, number = None, None, 0
+    numbers = np.union1d([0], first)  # labels are carried as 0 to K
     for batch in _batches(frames, batch_size):
         for row, frame in enumerate(batch):
             size = size or frame.size
@@ -67,10 +69,10 @@ def track_objects(
             check_first_mask(first, batch[0].size)
         for frame, features in zip(batch, torch.from_numpy(model.maps(batch, short_side)), strict=True):
             if propagator is None:
-                propagator = LabelPropagator(features, torch.from_numpy(first).long(), config)
+                propagator = LabelPropagator(features, torch.from_numpy(np.searchsorted(numbers, first)), config)
                 yield frame, first
             else:
-                yield frame, propagator.step(features).numpy()
+                yield frame, numbers[propagator.step(features).numpy()]
         number += len(batch)
     if propagator is None:
         raise DataError("the video has no frames")

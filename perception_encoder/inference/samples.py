@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-
-import numpy as np
 
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.files import writing
 from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.video_writing import write_video
 
 IMAGES = (
     "astronaut.png",
@@ -84,17 +82,11 @@ def write_samples(directory: Path) -> Samples:
 
 def write_pan(image: Path, clip: Path) -> None:
     """Write an MP4 of four seconds that pans from an image's left side to its right."""
-    import av
-
     opened = open_image(image).convert("RGB")
     width, height = _WINDOW
     room = (opened.width - width, (opened.height - height) // 2)
     count = _RATE * _SECONDS
-    with av.open(str(clip), "w") as container:
-        stream = container.add_stream("h264", rate=Fraction(_RATE), options={"crf": "20"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    with write_video(clip, _WINDOW, _RATE) as add:
         for index in range(count):
             left = room[0] * index // (count - 1)
-            window = opened.crop((left, room[1], left + width, room[1] + height))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(window), format="rgb24")))
-        container.mux(stream.encode())
+            add(opened.crop((left, room[1], left + width, room[1] + height)))

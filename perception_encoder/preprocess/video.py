@@ -97,12 +97,12 @@ class SampledFrame:
 
 
 def sample_frames(source: Source, name: str | None = None, every: float = 1.0) -> Iterator[SampledFrame]:
-    """Decode a frame each `every` seconds, from the first one on, one after the other: memory for two is enough.
+    """Decode a frame each `every` seconds, of 0 every frame, one after the other: memory for two is enough.
 
     Damage and errors are treated as `read_frames` does; before an error is raised, frames may have been given.
     """
-    if not every > 0:
-        raise ConfigError(f"a frame every {every:g} s: it must be more than 0")
+    if not every >= 0:
+        raise ConfigError(f"a frame every {every:g} s: it must be at least 0")
     with open_source(source, name) as (stream, name), decoding(name):
         with open_container(stream, name) as (container, video):
             timeline = _scan(container, video)
@@ -117,6 +117,16 @@ def sample_frames(source: Source, name: str | None = None, every: float = 1.0) -
         if waiting is None:
             raise MediaDecodeError(name, "holds no frame that decodes")
         yield SampledFrame(waiting[1], waiting[0], max(duration, waiting[0]))
+
+
+def frame_rate(source: Source, name: str | None = None) -> float:
+    """Return a video's mean frames a second, 1 of a single frame; raises what `read_frames` does."""
+    with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as opened:
+        timeline = _scan(*opened)
+    if not timeline.ticks:
+        raise MediaDecodeError(name, "holds no frames")
+    duration = timeline.times[-1]
+    return (len(timeline.ticks) - 1) / duration if duration > 0 else 1.0
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,8 @@ def _sample(stream: BinaryIO, name: str, timeline: _Timeline, every: float) -> I
 
 
 def _next_due(time: float, every: float) -> float:
+    if every == 0:
+        return math.nextafter(time, math.inf)
     return (math.floor(time / every + 1e-3) + 1) * every - 1e-3 * every  # containers round times
 
 

@@ -1,4 +1,4 @@
-"""Regions that look like a place, or like the middle of a box."""
+"""Regions that look like a point, or like the middle of a box."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INSIDE = np.zeros((8, 8), bool)
 INSIDE[2:5, 3:6] = True
 
 
-def test_a_region_is_what_looks_like_the_place() -> None:
+def test_a_region_is_what_looks_like_the_point() -> None:
     assert np.array_equal(region_like(square(), (0.5, 0.4)) > 0, INSIDE)
     assert np.array_equal(region_like(square(), (0.05, 0.95)) > 0, ~INSIDE)
     assert (region_like(square(), (1.0, 1.0), threshold=0.5) > 0).sum() == (~INSIDE).sum()
@@ -53,5 +53,5 @@ def test_a_box_needs_an_area_inside_the_image(box: tuple[float, float, float, fl
 
 
 def test_a_point_outside_the_image_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"x is 1\.5; a place in the image is from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"x is 1\.5; a point of the image has numbers from 0 to 1"):
         region_like(square(), (1.5, 0.5))

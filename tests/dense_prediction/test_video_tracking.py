@@ -45,6 +45,13 @@ def test_labels_are_those_of_the_whole_video_at_once(batch_size: int) -> None:
     assert overlap > 0.6
 
 
+def test_objects_keep_their_numbers() -> None:
+    images, masks = frames_and_masks(3)
+    numbered = np.where(masks[0] > 0, masks[0].astype(int) + 40, 0)
+    tracked = list(track_objects(images, numbered, LayerOf(ColourLayers(), 0), SIDE))
+    assert set(np.unique(tracked[-1][1])) == set(np.unique(numbered))
+
+
 def test_a_long_video_takes_bounded_memory() -> None:
     """Frames come from a generator, and no more than a batch is taken before labels are given."""
     images, masks = frames_and_masks(2)

@@ -320,6 +320,14 @@ def test_a_frame_every_so_often(format: str, codec: str, every: float) -> None:
     assert found[-1].end == pytest.approx(2.4, abs=0.05)
 
 
+@pytest.mark.parametrize(("format", "codec"), CONTAINERS)
+def test_every_frame(format: str, codec: str) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    frames = list(sample_frames(clip(format=format, codec=codec), every=0))
+    assert [number_of(frame.image) for frame in frames] == list(range(60))
+
+
 def test_frames_of_an_uneven_video() -> None:
     ticks = [0, 10, 20, 300, 310, 900]  # hundredths of a second
     found = list(sample_frames(clip(6, "matroska", ticks=ticks), every=1.0))

@@ -1,0 +1,1 @@
+"""Commands that say where objects are in images and videos: track, segment."""

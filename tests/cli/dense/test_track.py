@@ -1,0 +1,96 @@
+"""`pe track`: masks in DAVIS's layout, an overlay, boxes, and clear errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perception_encoder.preprocess.video import read_frames
+from perception_encoder.preprocess.video_writing import write_video
+from tests.conftest import Run
+
+COUNT = 5
+
+
+def frame(number: int) -> Image.Image:
+    """A red square that moves to the right before a green background, 96x64."""
+    pixels = np.full((64, 96, 3), (20, 120, 30), np.uint8)
+    pixels[16:48, 8 + 6 * number : 40 + 6 * number] = (220, 30, 30)
+    return Image.fromarray(pixels)
+
+
+def mask() -> np.ndarray:
+    labels = np.zeros((64, 96), np.uint8)
+    labels[16:48, 8:40] = 3
+    return labels
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    with write_video(path, (96, 64), 10) as add:
+        for number in range(COUNT):
+            add(frame(number))
+    return path
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    directory = tmp_path / "dog"
+    directory.mkdir()
+    for number in range(COUNT):
+        frame(number).save(directory / f"{number + 10:05d}.png")
+    return directory
+
+
+def masks_of(directory: Path) -> list[np.ndarray]:
+    return [np.asarray(Image.open(path)) for path in sorted(directory.glob("*.png"))]
+
+
+def test_a_mask_is_followed_through_a_directory(run_pe: Callable[..., Run], frames: Path, tmp_path: Path) -> None:
+    Image.fromarray(mask()).save(tmp_path / "first.png")
+    out = tmp_path / "out"
+    run = run_pe("track", frames, "--mask", tmp_path / "first.png", "-o", out, "--short-side", 128)
+    assert run.status == 0 and run.stdout.startswith("1 object in 5 frames")
+    assert [path.name for path in sorted((out / "dog").iterdir())] == [f"{number + 10:05d}.png" for number in range(5)]
+    masks = masks_of(out / "dog")
+    assert np.array_equal(masks[0], mask()) and all(set(np.unique(each)) == {0, 3} for each in masks)
+    value = json.loads((out / "dog.json").read_text())
+    assert value["frames"][0] == {"name": "00010", "objects": [{"id": 3, "bbox": [8, 16, 32, 32], "area": 1024}]}
+    left = [each["objects"][0]["bbox"][0] for each in value["frames"]]
+    assert left[-1] > left[0] + 8
+    assert len(read_frames(out / "dog.mp4", frames=5).images) == 5
+
+
+def test_boxes_and_points_of_a_video(run_pe: Callable[..., Run], clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = run_pe(
+        *("track", clip, "--box", "4,12,44,52", "--point", "0.95,0.1", "-o", out, "--short-side", 128),
+        *("--no-overlay", "--json"),
+    )
+    assert run.status == 0 and not (out / "clip.mp4").exists()
+    first = json.loads(run.stdout)["frames"][0]["objects"]
+    assert [each["id"] for each in first] == [1, 2]
+    assert first[0]["bbox"] == pytest.approx([8, 16, 32, 32], abs=8) and len(masks_of(out / "clip")) == COUNT
+
+
+def test_clear_errors(run_pe: Callable[..., Run], clip: Path, tmp_path: Path) -> None:
+    def error(*arguments: object) -> str:
+        run = run_pe("track", *arguments, "-o", tmp_path / "out", "--short-side", 128)
+        assert run.status == 2, run
+        return run.stderr
+
+    assert "say what to follow: --mask FILE, or --box or --point" in error(clip)
+    assert "--box is '1,2,3'; it must be LEFT,TOP,RIGHT,BOTTOM" in error(clip, "--box", "1,2,3")
+    assert "not inside the image of 96x64 pixels" in error(clip, "--box", "10,10,200,50")
+    Image.new("L", (96, 64)).save(tmp_path / "empty.png")
+    assert "empty.png is empty: no pixel has an object's number" in error(clip, "--mask", tmp_path / "empty.png")
+    Image.fromarray(mask()).resize((48, 32)).save(tmp_path / "small.png")
+    assert "the mask is of 48x32 pixels, the first frame of 96x64" in error(clip, "--mask", tmp_path / "small.png")
+    assert run_pe("track", clip, "--point", "0.2,0.5", "-o", tmp_path / "out", "--short-side", 64).status == 0
+    assert "has masks already; choose another directory" in error(clip, "--point", "0.2,0.5")
