@@ -82,12 +82,16 @@ RECIPES: dict[str, str] = {
     "spatial_s16": "PE-Spatial-G into PE-Spatial-S, 300 million images",
     "spatial_t16": "PE-Spatial-G into PE-Spatial-T, 300 million images",
     "spatial_builtin": "the built-in spatial model: an hour on 2 cores",
+    "depth": "a depth head on your own images with depth",
+    "segmenter": "a segmentation head on your own images with masks of classes",
+    "detector": "a detector on your own images with boxes, in COCO's format",
 }
 """What each recipe trains, for the list; `find_recipe` has their configurations."""
 
 
 def find_recipe(name: str) -> TrainingConfig:
     """Return the configuration of a recipe; ConfigError shows near matches."""
+    from perception_encoder.dense_training.recipes import depth, detector, segmenter
     from perception_encoder.distillation.recipes import distill_builtin, distill_core
     from perception_encoder.finetuning.recipes import own_pairs
     from perception_encoder.language_alignment.recipes import (
@@ -138,6 +142,12 @@ def find_recipe(name: str) -> TrainingConfig:
             return spatial_g()
         case ["spatial", size]:
             return distill_spatial(size)
+        case ["depth"]:
+            return depth()
+        case ["segmenter"]:
+            return segmenter()
+        case ["detector"]:
+            return detector()
         case ["language", size]:
             return alignment(size)
         case ["language", size, "warmup"]:
@@ -155,6 +165,8 @@ def run_recipe(
     listener: Listener | None = None,
 ) -> Path:
     """Run, or resume, a configuration on directories or shards; return the weights that it wrote."""
+    from perception_encoder.dense_training.config import DenseConfig
+    from perception_encoder.dense_training.run import train_dense
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.run import distill
     from perception_encoder.finetuning.config import FinetuningConfig
@@ -173,6 +185,8 @@ def run_recipe(
             return align_language(config, _paths(data), out, track, listener)
         case SpatialConfig():
             return align_spatially(config, _paths(data), out, track, listener)
+        case DenseConfig():
+            return train_dense(config, _paths(data), out, track, listener)
         case FinetuningConfig():
             return finetune(config, data, out, track, listener)
         case DistillationConfig():
@@ -186,6 +200,8 @@ def run_recipe(
 
 def debug_form(config: TrainingConfig) -> TrainingConfig:
     """Return the same run in four steps of a small model, to see that all works."""
+    from perception_encoder.dense_training.config import DenseConfig
+    from perception_encoder.dense_training.recipes import debug_dense
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.recipes import debug_distillation
     from perception_encoder.finetuning.config import FinetuningConfig
@@ -202,6 +218,8 @@ def debug_form(config: TrainingConfig) -> TrainingConfig:
             return debug_language(config)
         case SpatialConfig():
             return debug_spatial(config)
+        case DenseConfig():
+            return debug_dense(config)
         case FinetuningConfig():
             return debug_finetuning(config)
         case DistillationConfig():

@@ -31,8 +31,8 @@ _FINE = 8  # pixels of the head's map along a patch's side
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthConfig:
-    """The head's size, and how it is fitted."""
+class DepthHeadConfig:
+    """The head's size, and which depths it learns."""
 
     channels: int = 256
     """Of the maps that are joined; DPT's."""
@@ -41,7 +41,6 @@ class DepthConfig:
     """Metres: depths outside are not learned from, and predictions are clipped to it (NYU's range)."""
     scale_invariance: float = 0.85
     """How much of an image's common error in scale is forgiven, from 0 to 1."""
-    fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
         if self.channels < 4 or not 0 < self.nearest < self.farthest or not 0 <= self.scale_invariance <= 1:
@@ -50,19 +49,26 @@ class DepthConfig:
                 f"{self.scale_invariance}; at least 4, 0 < nearest < farthest, and 0 to 1 are needed"
             )
 
-    def relative(self) -> DepthConfig:
-        """Return the config of a head that learns no scale, for objects at up to 100 m."""
-        return replace(self, farthest=100.0, scale_invariance=1.0)
-
     def within(self, depth: Lengths) -> Lengths:
         """Return where a depth in metres is known, and in the range: bool of the same shape."""
         return (depth > self.nearest) & (depth < self.farthest)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DepthConfig(DepthHeadConfig):
+    """The head, and how it is fitted to features."""
+
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def relative(self) -> DepthConfig:
+        """Return the config of a head that learns no scale, for objects at up to 100 m."""
+        return replace(self, farthest=100.0, scale_invariance=1.0)
+
+
 class DepthHead(nn.Module):
     """Features (B, h, w, D) to the logarithm of the depth in metres (B, 8h, 8w)."""
 
-    def __init__(self, width: int, config: DepthConfig) -> None:
+    def __init__(self, width: int, config: DepthHeadConfig) -> None:
         super().__init__()
         channels = config.channels
         self.config = config
@@ -155,7 +161,7 @@ def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None,
 
 
 def scale_invariant_loss(
-    log_depth: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], config: DepthConfig
+    log_depth: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], config: DepthHeadConfig
 ) -> Float[Tensor, ""]:
     """Return the root of each image's mean squared error in log depth, less a part of its squared mean error, averaged.
 

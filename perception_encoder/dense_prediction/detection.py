@@ -30,8 +30,8 @@ LIMITS = {False: (0.05, 100), True: (0.0001, 300)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionConfig:
-    """The heads' size, and how they are fitted; the defaults are torchvision's and the paper's (appendix B.3)."""
+class DetectorHeadConfig:
+    """The heads' size, and what they give; the defaults are torchvision's and the paper's (appendix B.3)."""
 
     channels: int = 256
     """Of the pyramid and of the mask head."""
@@ -43,7 +43,6 @@ class DetectionConfig:
     """Detections below it are dropped; by default 0.05, in LVIS 0.0001."""
     most: int | None = None
     """Detections of an image; by default as many as count: 100, in LVIS 300."""
-    fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=15, batch=8, lr=1e-3, weight_decay=0.05))
 
     def __post_init__(self) -> None:
         if min(self.channels, self.hidden, self.regions, 1 if self.most is None else self.most) < 1:
@@ -53,6 +52,13 @@ class DetectionConfig:
         """Return the least score and the most detections of an image, by this config or else by the kind of dataset."""
         score, most = LIMITS[lvis]
         return score if self.least_score is None else self.least_score, self.most or most
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig(DetectorHeadConfig):
+    """The heads, and how they are fitted to features."""
+
+    fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=15, batch=8, lr=1e-3, weight_decay=0.05))
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Detected:
 class Detector(nn.Module):
     """Features (B, h, w, D) to losses, or to detections."""
 
-    def __init__(self, width: int, classes: int, masks: bool, config: DetectionConfig, lvis: bool = False) -> None:
+    def __init__(self, width: int, classes: int, masks: bool, config: DetectorHeadConfig, lvis: bool = False) -> None:
         """`classes`: without the background; `lvis`: see `limits`. MissingExtraError without torchvision."""
         super().__init__()
         try:
@@ -83,6 +89,7 @@ class Detector(nn.Module):
             from torchvision.ops import MultiScaleRoIAlign
         except ImportError:
             raise MissingExtraError("torchvision", "eval") from None
+        self.masks = masks
         channels, levels = config.channels, [str(number) for number in range(len(SCALES))]
         least_score, most = config.limits(lvis)
         strides = [PATCH / scale for scale in (*SCALES, SCALES[-1] / 2)]
@@ -126,12 +133,13 @@ class Detector(nn.Module):
         encoded = _pixels(features)
         results = []
         for each, (height, width) in zip(detections, sizes, strict=True):
-            boxes = each["boxes"].float() * _scale(encoded, (height, width))
+            boxes = each["boxes"].float().cpu() * _scale(encoded, (height, width))
             masks = None
             if "masks" in each:
-                pasted = paste_masks_in_image(each["masks"].float(), boxes, (height, width))[:, 0]
+                pasted = paste_masks_in_image(each["masks"].float().cpu(), boxes, (height, width))[:, 0]
                 masks = (pasted > 0.5).numpy()
-            results.append(Detected(boxes.numpy(), each["labels"].numpy(), each["scores"].float().numpy(), masks))
+            labels, scores = each["labels"].cpu().numpy(), each["scores"].float().cpu().numpy()
+            results.append(Detected(boxes.numpy(), labels, scores, masks))
         return results
 
 

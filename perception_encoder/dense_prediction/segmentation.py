@@ -28,16 +28,22 @@ _FINE = 4  # pixels along a patch's side that are learned from
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationConfig:
-    """The head's size, and how it is fitted."""
+class SegmentationHeadConfig:
+    """The head's size."""
 
     kernel: int = 1
     """Patches along the side of the head's input for a patch: 1 is a linear probe, 3 includes the neighbours."""
-    fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(f"kernel is {self.kernel}; it must be odd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig(SegmentationHeadConfig):
+    """The head, and how it is fitted to features."""
+
+    fit: FitConfig = field(default_factory=FitConfig)
 
 
 class SegmentationHead(nn.Module):
@@ -74,11 +80,19 @@ def fit_segmentation(
         raise DataError(f"the training images show {len(seen)} class; at least two are needed")
 
     def loss(rows: np.ndarray) -> Tensor:
-        here = targets[torch.from_numpy(rows)].long()
-        shares = F.one_hot(here.clamp_min(0), classes).float() * (here >= 0)[..., None]
-        shares = F.avg_pool2d(shares.permute(0, 3, 1, 2), _FINE)  # (b, K, h, w)
-        logs = head(take(features, rows)).float().log_softmax(dim=1)
-        return -(shares * logs).sum() / shares.sum().clamp_min(1e-6)
+        return class_share_loss(head(take(features, rows)), targets[torch.from_numpy(rows)].long())
 
     fit_head(head, loss, len(features), config.fit, "fitting a segmentation head", track)
     return head
+
+
+def class_share_loss(scores: Float[Tensor, "B K h w"], labels: Int[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy of patches' classes, whose probabilities are the classes' shares of their pixels.
+
+    Labels below 0 are not scored. They are taken at 4 by 4 points of each patch.
+    """
+    h, w = scores.shape[-2:]
+    fine = F.interpolate(labels[:, None].float(), (_FINE * h, _FINE * w), mode="nearest-exact")[:, 0].long()
+    shares = F.one_hot(fine.clamp_min(0), scores.shape[1]).float() * (fine >= 0)[..., None]
+    shares = F.avg_pool2d(shares.permute(0, 3, 1, 2), _FINE)  # (B, K, h, w)
+    return -(shares * scores.float().log_softmax(dim=1)).sum() / shares.sum().clamp_min(1e-6)

@@ -1,0 +1,177 @@
+"""A tower's layer with a head on it: depth, classes of pixels, or objects; and the file that holds the head.
+
+A head's file names the encoder, its weights and the layer that it was trained on, and is refused with any other. Of a
+finetuned encoder the file has the weights too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
+from perception_encoder.dense_prediction.detection import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
+from perception_encoder.models.tower import Tower
+
+HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig
+Head = DepthHead | SegmentationHead | Detector
+TASKS: Mapping[str, type[HeadConfig]] = {
+    "depth": DepthHeadConfig,
+    "segmentation": SegmentationHeadConfig,
+    "detection": DetectorHeadConfig,
+}
+METADATA = "perception_encoder_head"
+"""The field of a file's metadata that describes the head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadInfo:
+    """What a head is, and what it belongs to."""
+
+    task: str
+    """One of `TASKS`."""
+    encoder: str
+    """Name of the encoder, as `open_model` takes it."""
+    weights: str
+    """Hash of the encoder's weights before any finetuning."""
+    layer: int
+    """0-based."""
+    image_size: int
+    """Pixels of an image's longer side as the encoder sees it."""
+    head: dict[str, Any]
+    """The head's config."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, without the background of a detector."""
+    masks: bool = False
+    """Whether a detector has masks."""
+    finetuned: bool = False
+    """Whether the file has the encoder's weights, too."""
+
+
+class LayerBackbone(nn.Module):
+    """Images (B, 3, H, W), uint8, to the map of one layer of a tower of any library."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, tower: Tower, layer: int, frozen: bool) -> None:
+        """`layer`: 0-based. A frozen tower takes no gradient and stays in eval mode."""
+        super().__init__()
+        self.model, self.layer, self.frozen = tower.model, layer, frozen
+        self._tower = tower
+        self.register_buffer("mean", torch.tensor(tower.mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(tower.deviation)[:, None, None], persistent=False)
+        self.model.requires_grad_(not frozen)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels along a patch's side."""
+        return self._tower.patch_size
+
+    @property
+    def width(self) -> int:
+        """Channels of the map."""
+        return self._tower.width
+
+    def train(self, mode: bool = True) -> LayerBackbone:
+        """Set the mode, but of a frozen tower."""
+        super().train(mode)
+        if self.frozen:
+            self.model.train(False)
+        return self
+
+    def forward(self, images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w D"]:
+        """The layer's patch tokens as a map; H and W are multiples of the patch."""
+        scaled = (images.float() / 255 - self.mean) / self.deviation
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            (tokens,) = self._tower.run(scaled, [self.layer])
+        h, w = (side // self.patch_size for side in images.shape[-2:])
+        return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
+
+
+class DenseModel(nn.Module):
+    """A backbone and a head on its map."""
+
+    def __init__(self, backbone: LayerBackbone, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: UInt8[Tensor, "B 3 H W"], *arguments: Any) -> Any:
+        """What the head gives for the map of images; `arguments`: more that it takes."""
+        return self.head(self.backbone(images), *arguments)
+
+    @torch.no_grad()
+    def map_of(self, image: Image.Image, image_size: int) -> Float[Tensor, "1 h w D"]:
+        """The backbone's map of an image whose longer side is scaled to `image_size`, the other to whole patches."""
+        patch = self.backbone.patch_size
+        sides = [max(1, round(side * image_size / max(image.size) / patch)) * patch for side in image.size]
+        scaled = image.convert("RGB").resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None]
+        return self.backbone(pixels.to(next(self.parameters()).device))
+
+
+def make_head(info: HeadInfo, width: int) -> Head:
+    """Make a head with random weights; ConfigError for an unknown task, or settings that the head does not have."""
+    if info.task not in TASKS:
+        raise ConfigError(f"a head for {info.task!r} is unknown; known: {', '.join(TASKS)}")
+    try:
+        config = TASKS[info.task](**info.head)
+    except TypeError as error:
+        raise ConfigError(f"the head's settings do not fit its task, {info.task}: {error}") from None
+    match config:
+        case DepthHeadConfig():
+            return DepthHead(width, config)
+        case SegmentationHeadConfig():
+            return SegmentationHead(width, len(info.classes), config.kernel)
+    return Detector(width, len(info.classes), info.masks, config)
+
+
+def write_head(path: Path, model: DenseModel, info: HeadInfo, half: bool = True) -> None:
+    """Write a head, and a finetuned encoder's weights, as safetensors; OutputError if that fails."""
+    tensors = model.state_dict() if info.finetuned else {f"head.{k}": v for k, v in model.head.state_dict().items()}
+    floating = {name: each.half() if half and each.is_floating_point() else each for name, each in tensors.items()}
+    described = json.dumps(dataclasses.asdict(info))
+    write_tensors({name: each.contiguous() for name, each in floating.items()}, path, {METADATA: described})
+
+
+def read_head_info(path: Path) -> tuple[HeadInfo, dict[str, Tensor]]:
+    """Read what a file holds; CheckpointError if it is not a head's."""
+    tensors, metadata = read_checkpoint(path)
+    if METADATA not in metadata:
+        raise CheckpointError(f"{path} is not the file of a head: `pe train depth`, segmenter and detector write those")
+    fields = json.loads(metadata[METADATA])
+    return HeadInfo(**{**fields, "classes": tuple(fields["classes"])}), tensors
+
+
+def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], tower: Tower) -> DenseModel:
+    """Put a head on its encoder's tower, in eval mode.
+
+    Raises ConfigError, which names both, for a tower with other weights than those it was trained on; CheckpointError
+    for weights that do not fit the head's settings.
+    """
+    if tower.weight_hash != info.weights:
+        raise ConfigError(
+            f"{path} belongs to {info.encoder}, layer {info.layer}, with weights {info.weights[:12]}; the encoder that "
+            f"was given has weights {tower.weight_hash[:12]}"
+        )
+    backbone = LayerBackbone(tower, info.layer, frozen=True)
+    model = DenseModel(backbone, make_head(info, backbone.width))
+    whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
+    try:
+        model.load_state_dict({name: each.float() for name, each in whole.items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit its own settings: {error}") from None
+    return model.train(False).requires_grad_(False)

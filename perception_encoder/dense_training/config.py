@@ -1,0 +1,78 @@
+"""Configure the training of a head for depth, classes of pixels or objects, on a frozen or finetuned encoder."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass, field
+
+from perception_encoder.datasets.rgbd import MILLIMETRES
+from perception_encoder.dense_prediction.depth import DepthHeadConfig
+from perception_encoder.dense_prediction.detection import DetectorHeadConfig
+from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.registry import BUILTIN
+from perception_encoder.train.config import TrainingConfig, check_least
+from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.validation import ValidationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig(TrainingConfig, ABC):
+    """What the three tasks share; `--data` has a training and a test set, which is validated on."""
+
+    encoder: str = BUILTIN
+    """Any model, `timm:NAME` and `hf:NAME` too."""
+    layer: int = -1
+    """Whose features the head reads, 0-based, negative from the end."""
+    frozen: bool = True
+    """Train the head alone; else the encoder up to the layer, too."""
+    image_size: int = 224
+    """Pixels of the square that is trained on, and of an image's longer side afterwards."""
+    scales: tuple[float, float] = (0.5, 2.0)
+    """Large-scale jitter: an image that fits the square is scaled by a factor between these, then cropped or padded."""
+    flip: float = 0.5
+    """Share of images that are mirrored."""
+    steps: int = 2_000
+    batch_size: int = 16
+    warmup: int = 50
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(name="adamw", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05)
+    )
+    validation: ValidationConfig | None = field(default_factory=lambda: ValidationConfig(every=400, size=200))
+    half: bool = True
+    """Write float16 weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, {"steps": 1, "image_size": 1, "flip": 0})
+        if not 0 < self.scales[0] <= self.scales[1]:
+            raise ConfigError(f"scales are {self.scales}; they must be above 0, the lesser first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthTrainingConfig(DenseConfig):
+    """Depth of each pixel; `--data` as `pe eval depth` reads it."""
+
+    head: DepthHeadConfig = field(default_factory=lambda: DepthHeadConfig(channels=64))
+    per_metre: float = MILLIMETRES
+    """Units of the stored integers in a metre."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig(DenseConfig):
+    """The class of each pixel; `--data` as `pe eval segmentation` reads it."""
+
+    head: SegmentationHeadConfig = field(default_factory=lambda: SegmentationHeadConfig(kernel=3))
+    any_class: bool = False
+    """Of rendered scenes: two classes alone, `background` and `object`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig(DenseConfig):
+    """Boxes and masks of objects; `--data` as `pe eval detection` reads it: COCO, LVIS, rendered scenes."""
+
+    head: DetectorHeadConfig = field(default_factory=lambda: DetectorHeadConfig(channels=128, hidden=512, regions=128))
+    masks: bool = True
+    """Learn masks, if all annotations have them."""
+    class_agnostic: bool = False
+    """Learn objects as one class, without masks."""

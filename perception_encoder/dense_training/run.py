@@ -1,0 +1,203 @@
+"""Run the training of a head: wire its configuration to a dataset, an encoder, the loop and a directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from perception_encoder.datasets.class_masks import read_class_splits
+from perception_encoder.datasets.instances import read_instance_splits
+from perception_encoder.datasets.rgbd import read_depth_splits
+from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head, write_head
+from perception_encoder.dense_prediction.head_fitting import Standardize
+from perception_encoder.dense_training.batches import DenseBatches
+from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
+from perception_encoder.dense_training.samples import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
+from perception_encoder.dense_training.task import DenseTask, trained_part
+from perception_encoder.dense_training.validation import DenseValidation
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.open_model import open_model
+from perception_encoder.models.initialization import drawn_from
+from perception_encoder.models.registry import portable_name
+from perception_encoder.models.tower import OwnTower, Tower
+from perception_encoder.progress import Track, untracked
+from perception_encoder.ranks import Rank
+from perception_encoder.train.best import write_best
+from perception_encoder.train.checkpoint import check_run, load_weights, run_directory
+from perception_encoder.train.distributed import own_device, process_group, whole_model
+from perception_encoder.train.loop import train
+from perception_encoder.train.metrics import Listener, describe_run, write_record
+from perception_encoder.train.seed import torch_generator
+from perception_encoder.train.validation import choose_metric
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "head.safetensors"
+PROCEDURE = 1
+"""Rises when the same configuration and data give another result."""
+MEASURED = 64
+"""Images by which the head's input is standardised."""
+
+
+def train_dense(
+    config: DenseConfig,
+    data: Sequence[Path],
+    out: Path,
+    track: Track = untracked,
+    listener: Listener | None = None,
+) -> Path:
+    """Run, or resume, the training of a head; return the file that it wrote, `OUT/head.safetensors`.
+
+    `data`: one dataset with a training and a test set. A validated run also writes `OUT/best.safetensors`. Before the
+    first step it is logged what was loaded, what is frozen and what begins with random weights. Raises ConfigError,
+    DataError, CheckpointError, and OutputError, also if another run is training in `out`.
+    """
+    with process_group() as rank, run_directory(out):
+        run = DenseRun(config, data, out, rank, track)
+        run.train(listener)
+        return run.write()
+
+
+class DenseRun:
+    """A run's data, model and directory; raises what `train_dense` does, before any step."""
+
+    def __init__(self, config: DenseConfig, data: Sequence[Path], out: Path, rank: Rank, track: Track) -> None:
+        if len(data) != 1:
+            raise ConfigError(f"{len(data)} datasets were given; a head is trained on one: repeat --data no more")
+        self.config, self.out, self.rank = config, out, rank
+        samples, held_out, classes = read_samples(config, data[0])
+        self.tower, layer = open_tower(config)
+        self.info = describe_head(config, self.tower, layer, samples, classes)
+        keys = [f"procedure {PROCEDURE}", self.tower.weight_hash, *samples.keys, *classes]
+        self.fingerprint = config.fingerprint(keys)
+        check_run(out, self.fingerprint)
+        self.record = describe_run(config, self.fingerprint, {str(data[0]): len(samples.keys)})
+        if rank.number == 0:
+            write_record(out, self.record)
+        self.model = self._make()
+        self.batches = DenseBatches(config, samples, rank)
+        self._measure()
+        self.task, self.metric = DenseTask(self.model, config), ""
+        if config.validation is not None:
+            validation = DenseValidation(self.model, held_out, config.validation.size, config.image_size)
+            self.task.validation = validation
+            self.metric = choose_metric(config.validation, validation.higher_is_better)
+
+    def _make(self) -> DenseModel:
+        config = self.config
+        backbone = LayerBackbone(self.tower, self.info.layer, config.frozen)
+        with drawn_from(torch_generator(config.seed, 4)):
+            model = DenseModel(backbone, make_head(self.info, backbone.width)).to(own_device())
+        if not config.frozen:
+            freeze_unused(backbone, config.image_size)
+        return model
+
+    def _measure(self) -> None:
+        """Standardise the head's input over images as they are trained on."""
+        config, (standardize,) = self.config, [each for each in self.model.modules() if isinstance(each, Standardize)]
+        maps: list[np.ndarray] = []
+        for step in range(-(-MEASURED // config.batch_size)):
+            images = self.batches(step).images.to(own_device())
+            with torch.no_grad():
+                maps.append(self.model.backbone(images).float().cpu().numpy())
+        standardize.measure(np.concatenate(maps))
+
+    def train(self, listener: Listener | None) -> None:
+        """Train to the end."""
+        config, trained = self.config, [each for each in self.model.parameters() if each.requires_grad]
+        logger.info(
+            "loaded: %s, weights %s; %s; random: the head for %s, %s of %s parameters are trained",
+            self.info.encoder,
+            self.info.weights[:12],
+            "frozen: all of it" if config.frozen else f"finetuned up to layer {self.info.layer}",
+            self.info.task,
+            f"{sum(each.numel() for each in trained):,}",
+            f"{sum(each.numel() for each in self.model.parameters()):,}",
+        )
+        train(self.task, self.batches, config, self.out, self.fingerprint, listener)
+
+    def write(self) -> Path:
+        """Write the head, and that of the best validated step; return the path of the former."""
+        path = self.out / WEIGHTS
+        whole_model(self.task.model)
+        if self.rank.number == 0:
+            write_head(path, self.model, self.info, self.config.half)
+            write_record(self.out, self.record | write_best(path, self.config, self.metric, self._write_step))
+        return path
+
+    def _write_step(self, step: int, path: Path) -> None:
+        load_weights(self.out, step, trained_part(self.model, self.config))
+        write_head(path, self.model, self.info, self.config.half)
+
+
+def read_samples(config: DenseConfig, path: Path) -> tuple[DenseSamples, DenseSamples, tuple[str, ...]]:
+    """Read a task's training and test images, and the names of its classes; raises what the readers do."""
+    if isinstance(config, DepthTrainingConfig):
+        depths = read_depth_splits(path, config.per_metre)
+        return DepthSamples(depths[0]), DepthSamples(depths[1]), ()
+    if isinstance(config, SegmenterConfig):
+        masks = read_class_splits(path, config.any_class)
+        return ClassSamples(masks[0]), ClassSamples(masks[1]), masks[0].classes
+    assert isinstance(config, DetectorConfig)
+    own, other = read_instance_splits(path)
+    if config.class_agnostic:
+        own, other = own.merge_classes(), other.merge_classes()
+    both = config.masks and own.has_masks and other.has_masks
+    names = tuple(str(category.get("name", category["id"])) for category in own.categories)
+    return ObjectSamples(own, both), ObjectSamples(other, both), names
+
+
+def open_tower(config: DenseConfig) -> tuple[Tower, int]:
+    """Load the encoder's tower, and number its layer; of this package's towers, later blocks are dropped."""
+    tower = open_model(config.encoder).tower()
+    if not -tower.depth <= config.layer < tower.depth:
+        raise ConfigError(f"layer {config.layer} does not exist; {config.encoder} has layers 0 to {tower.depth - 1}")
+    if config.image_size % tower.patch_size:
+        raise ConfigError(f"image_size is {config.image_size}; it must be a multiple of the patch, {tower.patch_size}")
+    if tower.fixed_size and (config.image_size, config.image_size) != tower.image_size:
+        raise ConfigError(f"{config.encoder} takes images of {tower.image_size[0]} px only; set image_size to it")
+    layer = config.layer % tower.depth
+    if isinstance(tower, OwnTower):
+        tower = dataclasses.replace(tower, model=tower.model.truncate(layer))
+    return tower, layer
+
+
+def describe_head(
+    config: DenseConfig, tower: Tower, layer: int, samples: DenseSamples, classes: tuple[str, ...]
+) -> HeadInfo:
+    """Describe the head that a run makes."""
+    match config, samples:
+        case DepthTrainingConfig(head=depth), _:
+            task, head = "depth", dataclasses.asdict(depth)
+        case SegmenterConfig(head=segmentation), _:
+            task, head = "segmentation", dataclasses.asdict(segmentation)
+        case DetectorConfig(head=detector), ObjectSamples(dataset=dataset):
+            least_score, most = detector.limits(dataset.lvis)
+            task, head = "detection", dataclasses.asdict(detector) | {"least_score": least_score, "most": most}
+        case _:
+            raise AssertionError(f"{type(config).__name__} has no head")
+    return HeadInfo(
+        task=task,
+        encoder=portable_name(config.encoder),
+        weights=tower.weight_hash,
+        layer=layer,
+        image_size=config.image_size,
+        head=head,
+        classes=classes,
+        masks=isinstance(samples, ObjectSamples) and samples.masks,
+        finetuned=not config.frozen,
+    )
+
+
+def freeze_unused(backbone: LayerBackbone, image_size: int) -> None:
+    """Freeze parameters that the layer does not depend on, such as those of later blocks."""
+    device = next(backbone.parameters()).device
+    backbone(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)).sum().backward()
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None

@@ -1,0 +1,151 @@
+"""Images with their targets, augmented together by torchvision's transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
+from perception_encoder.datasets.instances import InstanceSet
+from perception_encoder.datasets.rgbd import DepthImages
+from perception_encoder.errors import MissingExtraError
+from perception_encoder.models.initialization import drawn_from
+
+PADDING = 127
+"""Of an image that does not fill the square; PE's normalisation makes it 0."""
+
+Targets = dict[str, Tensor]
+"""Depth: "depth" (H, W) in metres. Segmentation: "labels" (H, W). Detection: "boxes" (m, 4), "labels" and "masks"."""
+
+
+class DenseSamples(Protocol):
+    """A dataset's images with their targets."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The images' names."""
+        ...
+
+    def read(self, index: int) -> tuple[Image.Image, Targets]:
+        """Decode an image, RGB, and its targets in its pixels; InputError or DataError if that fails."""
+        ...
+
+
+@dataclass(frozen=True)
+class DepthSamples:
+    """Images with the depth of each pixel."""
+
+    dataset: DepthImages
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self.dataset.keys
+
+    def read(self, index: int) -> tuple[Image.Image, Targets]:
+        return _sized(self.dataset.open(index), {"depth": torch.from_numpy(self.dataset.depth(index))})
+
+
+@dataclass(frozen=True)
+class ClassSamples:
+    """Images with the class of each pixel."""
+
+    dataset: ClassMasks
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self.dataset.keys
+
+    def read(self, index: int) -> tuple[Image.Image, Targets]:
+        labels = torch.from_numpy(self.dataset.labels(index).astype(np.int64))
+        return _sized(self.dataset.open(index), {"labels": labels - UNSCORED})  # 0 is then what padding is: not scored
+
+
+@dataclass(frozen=True)
+class ObjectSamples:
+    """Images with boxes, and with masks if `masks` and the dataset has them."""
+
+    dataset: InstanceSet
+    masks: bool = True
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self.dataset.keys
+
+    def read(self, index: int) -> tuple[Image.Image, Targets]:
+        objects = self.dataset.instances(index, self.masks)
+        targets = {"boxes": torch.from_numpy(objects.boxes), "labels": torch.from_numpy(objects.labels)}
+        if objects.masks is not None:
+            targets["masks"] = torch.from_numpy(objects.masks).to(torch.uint8)
+        return self.dataset.open(index), targets
+
+
+def _sized(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
+    """Scale an image to its target's size, if they differ."""
+    (height, width) = next(iter(targets.values())).shape
+    return (
+        image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+    ), targets
+
+
+class Augmenter:
+    """Large-scale jitter to a square, and mirroring (Ghiasi et al., 2021)."""
+
+    def __init__(self, size: int, scales: tuple[float, float], flip: float) -> None:
+        """`size`: pixels of the square's side. MissingExtraError without torchvision."""
+        v2, tv = _torchvision()
+        fill = {tv.Image: PADDING, tv.Mask: 0, "others": 0}
+        self._transform = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(flip),
+                v2.ScaleJitter((size, size), scale_range=scales, antialias=True),
+                v2.RandomCrop((size, size), pad_if_needed=True, fill=fill),
+                v2.ClampBoundingBoxes(),
+            ]
+        )
+
+    def __call__(
+        self, image: Image.Image, targets: Targets, generator: torch.Generator
+    ) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
+        """Return the augmented image and targets; objects that are cropped away are left out."""
+        with drawn_from(generator):
+            pixels, moved = self._transform(*as_tv_tensors(image, targets))
+        return pixels.as_subclass(Tensor), _as_tensors(moved)
+
+
+def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, Any]]:
+    """Wrap an image and its targets, so that torchvision moves each as what it is."""
+    v2, tv = _torchvision()
+    wrapped: dict[str, Any] = {}
+    for name, value in targets.items():
+        if name == "boxes":
+            wrapped[name] = tv.BoundingBoxes(value, format="XYXY", canvas_size=(image.height, image.width))
+        elif name == "labels" and value.ndim == 1:
+            wrapped[name] = value
+        else:
+            wrapped[name] = tv.Mask(value)
+    return v2.functional.to_image(image), wrapped
+
+
+def _as_tensors(targets: dict[str, Any]) -> Targets:
+    plain = {name: value.as_subclass(Tensor) for name, value in targets.items()}
+    if "boxes" in plain:
+        boxes = plain["boxes"]
+        inside = ((boxes[:, 2:] - boxes[:, :2]) > 1).all(dim=1)
+        plain = {name: value[inside] for name, value in plain.items()}
+    return plain
+
+
+def _torchvision() -> tuple[Any, Any]:
+    try:
+        from torchvision import tv_tensors
+        from torchvision.transforms import v2
+    except ImportError:
+        raise MissingExtraError("torchvision", "eval") from None
+    return v2, tv_tensors

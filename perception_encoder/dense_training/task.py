@@ -1,0 +1,99 @@
+"""Train a head for depth, classes of pixels or objects on the map of a tower's layer, as a training task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from perception_encoder.dense_prediction.dense_model import DenseModel
+from perception_encoder.dense_prediction.depth import DepthHead, scale_invariant_loss
+from perception_encoder.dense_prediction.detection import PATCH
+from perception_encoder.dense_prediction.segmentation import SegmentationHead, class_share_loss
+from perception_encoder.dense_training.config import DenseConfig
+from perception_encoder.dense_training.samples import Targets
+from perception_encoder.models.initialization import drawn_from
+from perception_encoder.train.seed import torch_generator
+from perception_encoder.train.validation import Validation
+
+
+@dataclass(frozen=True)
+class DenseBatch:
+    """A rank's part of a batch."""
+
+    images: UInt8[Tensor, "B 3 S S"]
+    targets: list[Targets]
+    draw: int
+    """Number of the step, by which regions are sampled that a detector learns from."""
+    share: float
+    """Of the whole batch's images, these."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> DenseBatch:
+        """Return the batch on a device."""
+        targets = [{name: each.to(device) for name, each in target.items()} for target in self.targets]
+        return replace(self, images=self.images.to(device), targets=targets)
+
+
+def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:
+    """What is trained and saved in checkpoints: the head alone if the encoder is frozen."""
+    return model.head if config.frozen else model
+
+
+class DenseTask:
+    """Minimise the losses of a head; those of a detector are torchvision's."""
+
+    model: nn.Module
+
+    def __init__(self, model: DenseModel, config: DenseConfig, validation: Validation | None = None) -> None:
+        self.model, self.config, self.validation = trained_part(model, config), config, validation
+        self.backbone, self.head = model.backbone, model.head
+
+    def losses(self, batch: DenseBatch) -> dict[str, Tensor]:
+        """Return the head's losses by name; of a rank's part of a batch, its parts of them."""
+        return {name: batch.share * loss for name, loss in self._losses(batch).items()}
+
+    def _run(self, images: Tensor, *arguments: Any) -> Any:
+        """The head's output; `model` is the head alone, or with the encoder."""
+        return self.model(self.backbone(images) if self.config.frozen else images, *arguments)
+
+    def _losses(self, batch: DenseBatch) -> dict[str, Tensor]:
+        match self.head:
+            case DepthHead():
+                predicted = self._run(batch.images)
+                target = torch.stack([each["depth"] for each in batch.targets])
+                return {"depth": scale_invariant_loss(predicted, _nearest(target, predicted), self.head.config)}
+            case SegmentationHead():
+                labels = torch.stack([each["labels"] for each in batch.targets]) - 1
+                return {"classes": class_share_loss(self._run(batch.images), labels)}
+        with drawn_from(torch_generator(self.config.seed, 6, batch.draw)):
+            _, losses = self._run(batch.images, [self._inside(each) for each in batch.targets])
+        return {name.removeprefix("loss_"): each.float() for name, each in losses.items()}
+
+    def _inside(self, target: Targets) -> Targets:
+        """Targets in a detector's own pixels, of which a patch has 16 by 16 whatever its size."""
+        scale = PATCH / self.backbone.patch_size
+        if scale == 1:
+            return target
+        moved = {**target, "boxes": target["boxes"] * scale}
+        if "masks" in target and len(target["masks"]):
+            size = [round(side * scale) for side in target["masks"].shape[-2:]]
+            moved["masks"] = F.interpolate(target["masks"][:, None].float(), size, mode="nearest-exact")[:, 0].byte()
+        return moved
+
+    def report(self) -> dict[str, float]:
+        """Return nothing more."""
+        return {}
+
+    def after_step(self) -> None:
+        """All parameters are free."""
+
+
+def _nearest(maps: Float[Tensor, "B H W"], like: Float[Tensor, "B h w"]) -> Float[Tensor, "B h w"]:
+    return F.interpolate(maps[:, None], like.shape[-2:], mode="nearest-exact")[:, 0]

@@ -1,0 +1,157 @@
+"""Score a head while it trains, on whole images: errors of depth, overlap of classes, or average precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.dense_prediction.dense_model import DenseModel
+from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead
+from perception_encoder.dense_prediction.detection import Detector
+from perception_encoder.dense_prediction.segmentation import SegmentationHead
+from perception_encoder.dense_training.samples import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
+from perception_encoder.errors import InputError
+from perception_encoder.evaluation.dense.average_precision import average_precision
+from perception_encoder.evaluation.dense.depth import DepthProtocol, depth_errors
+from perception_encoder.evaluation.dense.detection import KINDS, to_results
+from perception_encoder.evaluation.dense.segmentation import overlaps
+from perception_encoder.preprocess.frames import spread_indices
+
+logger = logging.getLogger(__name__)
+
+Map = Float[Tensor, "1 h w D"]
+
+
+class Scorer(Protocol):
+    """Collects predictions, and scores them."""
+
+    higher_is_better: Mapping[str, bool]
+    """By metric, the default one first."""
+
+    def add(self, index: int, image: Image.Image, features: Map) -> None:
+        """Predict on an image of the dataset, and remember how well."""
+        ...
+
+    def scores(self) -> dict[str, float]:
+        """Return the scores of what was added, and forget it."""
+        ...
+
+
+class DenseValidation:
+    """Scores of a model on at most `size` images of a dataset, at even intervals."""
+
+    def __init__(self, model: DenseModel, samples: DenseSamples, size: int, image_size: int) -> None:
+        """`image_size`: pixels of an image's longer side."""
+        self.model, self.samples, self.image_size = model, samples, image_size
+        self.rows = spread_indices(len(samples.keys), min(size, len(samples.keys)))
+        self.scorer = make_scorer(model, samples, self.rows)
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """By metric, the default one first."""
+        return self.scorer.higher_is_better
+
+    def validate(self, metric: str) -> dict[str, float]:
+        """Return the scores; images that cannot be used are left out, and logged."""
+        self.model.eval()
+        for row in self.rows:
+            try:
+                image, _ = self.samples.read(row)
+                self.scorer.add(row, image, self.model.map_of(image, self.image_size))
+            except InputError as error:
+                logger.warning("left out %s", error)
+        return self.scorer.scores()
+
+
+def make_scorer(model: DenseModel, samples: DenseSamples, rows: Sequence[int]) -> Scorer:
+    """Make the scorer of a head's task."""
+    match model.head, samples:
+        case DepthHead() as head, DepthSamples():
+            return DepthScorer(head, samples)
+        case SegmentationHead() as head, ClassSamples():
+            return ClassScorer(head, samples)
+        case Detector() as head, ObjectSamples():
+            return ObjectScorer(head, samples, rows)
+    raise AssertionError(f"{type(model.head).__name__} does not learn from {type(samples).__name__}")
+
+
+class DepthScorer:
+    """Root mean squared error in metres, relative error and the share within 1.25, means over images."""
+
+    higher_is_better: Mapping[str, bool] = {"rmse": False, "abs_rel": False, "delta1": True}
+
+    def __init__(self, head: DepthHead, samples: DepthSamples) -> None:
+        self.head, self.samples = head, samples
+        self.protocol = DepthProtocol(head=DepthConfig(**dataclasses.asdict(head.config)))
+        self._errors: list[dict[str, float]] = []
+
+    def add(self, index: int, image: Image.Image, features: Map) -> None:
+        truth = self.samples.dataset.depth(index)
+        predicted = self.head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
+        self._errors.append(depth_errors(self.samples.keys[index], predicted, truth, self.protocol))
+
+    def scores(self) -> dict[str, float]:
+        errors, self._errors = self._errors, []
+        names = {"rmse": "RMSE", "abs_rel": "abs rel", "delta1": "delta1"}
+        return {name: float(np.mean([each[own] for each in errors])) for name, own in names.items()}
+
+
+class ClassScorer:
+    """Mean intersection over union of the classes, and the share of pixels that are right."""
+
+    higher_is_better: Mapping[str, bool] = {"miou": True, "pixels": True}
+
+    def __init__(self, head: SegmentationHead, samples: ClassSamples) -> None:
+        self.head, self.samples = head, samples
+        self._reset()
+
+    def _reset(self) -> None:
+        self._inside, self._either = np.zeros((2, len(self.samples.dataset.classes)), dtype=np.int64)
+
+    def add(self, index: int, image: Image.Image, features: Map) -> None:
+        truth = self.samples.dataset.labels(index)
+        predicted: Int[np.ndarray, "H W"] = (
+            self.head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
+        )
+        inside, either = overlaps(predicted, truth, len(self._inside))
+        self._inside, self._either = self._inside + inside, self._either + either
+
+    def scores(self) -> dict[str, float]:
+        inside, either = self._inside, self._either
+        self._reset()
+        occurs = either > 0
+        known = (either.sum() + inside.sum()) / 2  # a wrong pixel is in the union of two classes
+        return {"miou": float((inside[occurs] / either[occurs]).mean()), "pixels": float(inside.sum() / known)}
+
+
+class ObjectScorer:
+    """Average precision of boxes, and of masks if the detector has them, as COCO or LVIS define it."""
+
+    def __init__(self, head: Detector, samples: ObjectSamples, rows: Sequence[int]) -> None:
+        self.head, self.samples, self.rows = head, samples, rows
+        self.higher_is_better: Mapping[str, bool] = {
+            f"{kind}_{name}": True for kind in (KINDS if head.masks else ("box",)) for name in ("ap", "ap50")
+        }
+        self._results: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, index: int, image: Image.Image, features: Map) -> None:
+        (detected,) = self.head.detect(features, [self.samples.dataset.size(index)])
+        for kind, some in to_results(detected, self.samples.dataset, index).items():
+            self._results.setdefault(kind, []).extend(some)
+
+    def scores(self) -> dict[str, float]:
+        results, self._results = self._results, {}
+        dataset = self.samples.dataset
+        scores: dict[str, float] = {}
+        truth = dataset.truth(self.rows)
+        for name, own in results.items():
+            values = average_precision(truth, own, KINDS[name], dataset.lvis, resamples=0).values
+            scores |= {f"{name}_ap": values["AP"], f"{name}_ap50": values["AP50"]}
+        return scores
