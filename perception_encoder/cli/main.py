@@ -29,7 +29,12 @@ COMMANDS = {
         "demo": "demo",
     },
     "Ask": {"ask": "language.ask", "caption": "language.caption"},
-    "Dense prediction": {"track": "dense.track", "segment": "dense.segment"},
+    "Dense prediction": {
+        "track": "dense.track",
+        "segment": "dense.segment",
+        "depth": "dense.depth",
+        "detect": "dense.detect",
+    },
     "Models": {
         "models": "models.models",
         "features": "models.features",

@@ -74,6 +74,12 @@ class Detected:
     masks: np.ndarray | None
     """(m, H, W) bool."""
 
+    def above(self, score: float) -> Detected:
+        """Return the detections of at least this score."""
+        good = self.scores >= score
+        masks = None if self.masks is None else self.masks[good]
+        return Detected(self.boxes[good], self.labels[good], self.scores[good], masks)
+
 
 class Detector(nn.Module):
     """Features (B, h, w, D) to losses, or to detections."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from perception_encoder.cli.options import numbers, option
+from perception_encoder.cli.options import argument, numbers, option
 from perception_encoder.errors import ConfigError
 
 if TYPE_CHECKING:
     from perception_encoder.dense_prediction.video_tracking import LayerOf
 
 LAYER = "Layer whose features are used, 0-based; -1 is the last."
+Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]
 Layer = Annotated[int, option(LAYER, "N")]
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.dense import options
-from perception_encoder.cli.options import QUERY, argument, option, out_option
+from perception_encoder.cli.options import HEAD, QUERY, argument, option, out_option
+from perception_encoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 LIKE = "A point, X,Y in pixels or from 0 to 1; repeat for several regions."
 THRESHOLD = "Least cosine with the point [default: what divides the image's patches best]."
@@ -16,51 +21,81 @@ THRESHOLD = "Least cosine with the point [default: what divides the image's patc
 
 def segment(
     image: Annotated[Path, argument("IMAGE", "An image file.")],
-    like: Annotated[list[str], option(LIKE, "X,Y", QUERY)],
     out: Annotated[Path, out_option("PNG: the regions over the image; OUT.mask.png: their numbers.")],
+    like: Annotated[list[str] | None, option(LIKE, "X,Y", QUERY)] = None,
     threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY)] = None,
-    model: Annotated[str, shared.model_option(others="timm:NAME; hf:NAME")] = "builtin",
+    head: Annotated[Path | None, option("Head's file, as `pe train segmenter` writes it.", "FILE", HEAD)] = None,
+    model: Annotated[str | None, shared.model_option("the head's own, or builtin", "timm:NAME; hf:NAME")] = None,
     layer: options.Layer = -1,
     short_side: Annotated[int, option("Pixels of the short side for the encoder.", least=16)] = 480,
     json: shared.Json = False,
 ) -> None:
-    """Segment regions that look like points of an image.
+    """Segment regions that look like a point of an image, or all classes that a head was trained on.
 
-    A region is where the features' cosine with those of the point is above a threshold, and may have several parts.
-    Prints each region's number and share of the image.
+    With --like, a region is where the features' cosine with those of the point is above a threshold, and may have
+    several parts; --layer and --short-side say how it is encoded. With --head, each pixel gets a class. Prints each
+    region's number or class, and its share of the image.
 
     Examples:
 
         pe segment cup.jpg --like 0.4,0.5 -o cup.png
         pe segment street.jpg --like 120,300 --like 400,80 --threshold 0.6 -o regions.png
         pe segment cup.jpg --like 0.4,0.5 -m PE-Spatial-L14-448 -o cup.png --json
+        pe segment room.jpg --head runs/segmenter/head.safetensors -o room.png
     """
-    import numpy as np
-
     from perception_encoder.dense_prediction.overlay import draw_objects, mask_png
-    from perception_encoder.dense_prediction.regions import region_like, to_mask
     from perception_encoder.dense_prediction.tracking_output import describe_objects
     from perception_encoder.files import writing
     from perception_encoder.layer_analysis.plots import write_image
     from perception_encoder.preprocess.image import open_image
 
+    if bool(like) == bool(head):
+        raise ConfigError("say what to segment: --like X,Y (as often as there are regions), or --head FILE")
     opened = open_image(image).convert("RGB")
-    chosen = options.load_layer(model, layer)
-    points = [options.read_position(text, "--like", 2, opened.size) for text in like]
-    features = chosen.maps([opened], short_side)[0]
-    labels = np.zeros((opened.height, opened.width), np.int64)
-    for number, (x, y) in enumerate(points, start=1):
-        labels[to_mask(region_like(features, (x, y), threshold), opened.size)] = number
+    if head is not None:
+        labels, names = segment_classes(opened, head, model)
+    else:
+        labels, names = segment_regions(opened, like or [], threshold, model or "builtin", layer, short_side), {}
     write_image(draw_objects(opened, labels), out)
     mask = out.with_suffix(".mask.png")
     with writing(mask):
         mask.write_bytes(mask_png(labels))
-    regions = describe_objects(labels)
+    regions = [{**each, "name": names.get(each["id"], str(each["id"]))} for each in describe_objects(labels)]
     if json:
-        output.print_json(
-            {"image": str(image), "model": chosen.encoder.name, "layer": chosen.layer, "regions": regions}
-        )
+        output.print_json({"image": str(image), "regions": regions})
         return
     for each in regions:
-        output.print_fields(each["id"], f"{100 * each['area'] / labels.size:.1f} %")
+        output.print_fields(each["name"], f"{100 * each['area'] / labels.size:.1f} %")
     output.print_line(f"written: {out}, {mask}")
+
+
+def segment_regions(
+    image: Image.Image, points: list[str], threshold: float | None, model: str, layer: int, short_side: int
+) -> np.ndarray:
+    """Number the regions that look like points, from 1; a later one lies on top."""
+    import numpy as np
+
+    from perception_encoder.dense_prediction.regions import region_like, to_mask
+
+    chosen = options.load_layer(model, layer)
+    positions = [options.read_position(text, "--like", 2, image.size) for text in points]
+    features = chosen.maps([image], short_side)[0]
+    labels = np.zeros((image.height, image.width), np.int64)
+    for number, (x, y) in enumerate(positions, start=1):
+        labels[to_mask(region_like(features, (x, y), threshold), image.size)] = number
+    return labels
+
+
+def segment_classes(image: Image.Image, head: Path, model: str | None) -> tuple[np.ndarray, dict[int, str]]:
+    """Return each pixel's class, and the classes' names; a class called background is 0."""
+    import numpy as np
+
+    from perception_encoder.cli.dense.heads import load_head
+    from perception_encoder.datasets.class_masks import BACKGROUND
+    from perception_encoder.dense_prediction.segmentation import SegmentationHead
+
+    loaded, info = load_head(head, "segmentation", model)
+    assert isinstance(loaded.head, SegmentationHead)
+    predicted = loaded.head.predict(loaded.map_of(image, info.image_size), (image.height, image.width))[0].cpu().numpy()
+    first = 0 if info.classes[0] == BACKGROUND else 1
+    return np.asarray(predicted + first), dict(enumerate(info.classes, start=first))

@@ -83,10 +83,15 @@ def train(
 
 def command_of(config: TrainingConfig, path: Path) -> str:
     """Return a command that shows what the weights of a stage can do."""
+    from perception_encoder.dense_training.config import DepthTrainingConfig, DetectorConfig
     from perception_encoder.language_alignment.config import LanguageConfig
     from perception_encoder.spatial_alignment.config import SpatialConfig
 
     match config:
+        case DepthTrainingConfig():
+            return f"pe depth IMAGE --head {path} -o depths"
+        case DetectorConfig():
+            return f"pe detect IMAGE --head {path} -o detected"
         case LanguageConfig():
             return f'pe ask IMAGE "What is in the image?" -m {path}'
         case SpatialConfig():

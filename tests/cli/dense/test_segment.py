@@ -36,9 +36,18 @@ def test_regions_like_points(run_pe: Callable[..., Run], square: Path, tmp_path:
     assert run.status == 0 and [line.split("\t")[0] for line in run.stdout.splitlines()[:2]] == ["1", "2"]
 
 
+def test_classes_by_a_head(run_pe: Callable[..., Run], square: Path, segmenter: Path, tmp_path: Path) -> None:
+    run = run_pe("segment", square, "--head", segmenter, "-o", tmp_path / "out.png", "--json")
+    assert run.status == 0
+    regions = json.loads(run.stdout)["regions"]
+    assert {each["name"] for each in regions} <= {"object", "mug"} and sum(each["area"] for each in regions) <= 120**2
+
+
 def test_clear_errors(run_pe: Callable[..., Run], square: Path, tmp_path: Path) -> None:
     run = run_pe("segment", square, "--like", "130,5", "-o", tmp_path / "out.png")
     assert run.status == 2 and "--like is '130,5', which is not inside the image of 120x120 pixels" in run.stderr
+    run = run_pe("segment", square, "-o", tmp_path / "out.png")
+    assert run.status == 2 and "say what to segment: --like X,Y" in run.stderr
     run = run_pe("segment", square, "--like", "here", "-o", tmp_path / "out.png")
     assert run.status == 2 and "--like is 'here'; it must be X,Y, in pixels or from 0 to 1" in run.stderr
     run = run_pe("segment", square, "--like", "0.5,0.5", "--layer", 99, "-o", tmp_path / "out.png")

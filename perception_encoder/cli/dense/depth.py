@@ -1,0 +1,63 @@
+"""`pe depth`: the depth of each pixel of images and videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli import options as shared
+from perception_encoder.cli import output
+from perception_encoder.cli.dense import options
+from perception_encoder.cli.options import HEAD, VIDEO, option, out_option
+
+
+def depth(
+    files: options.Paths,
+    out: Annotated[Path, out_option("Directory for colour maps and depths.", "DIR")],
+    head: Annotated[Path, option("Head's file, as `pe train depth` writes it.", "FILE", HEAD)],
+    model: Annotated[str | None, shared.model_option("the head's own")] = None,
+    every: Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)] = 0.0,
+    strict: shared.Strict = False,
+) -> None:
+    """Estimate the depth of images and videos, in metres if the head was trained on metres.
+
+    Writes OUT/NAME.png, a colour map in which near is bright (of a video OUT/NAME.mp4), and OUT/NAME.depth.png, 16 bits
+    in millimetres (of a video OUT/NAME/00000.depth.png and so on). Prints each image's nearest, median and farthest
+    depth. Inputs that cannot be read are skipped and listed.
+
+    Examples:
+
+        pe train depth --data rgbd -o runs/depth
+        pe depth photo.jpg --head runs/depth/head.safetensors -o depths
+        pe depth photos/ clip.mp4 --head runs/depth/head.safetensors --every 0.5 -o depths
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from perception_encoder.cli.dense import heads
+    from perception_encoder.dense_prediction.depth import DepthHead
+    from perception_encoder.dense_prediction.drawing import depth_colours, depth_png
+    from perception_encoder.files import writing
+
+    media = heads.find_files(files)
+    loaded, info = heads.load_head(head, "depth", model)
+    assert isinstance(loaded.head, DepthHead)
+    predictor = loaded.head
+
+    def predict(image: Image.Image, name: str) -> Image.Image:
+        features = loaded.map_of(image, info.image_size)
+        metres = predictor.predict(features, (image.height, image.width))[0].cpu().numpy()
+        path = out / f"{name}.depth.png"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(depth_png(metres))
+        low, middle, high = np.percentile(metres, (0, 50, 100))
+        output.print_fields(name, f"{low:.2f} m", f"{middle:.2f} m", f"{high:.2f} m")
+        return Image.fromarray(depth_colours(metres))
+
+    with torch.inference_mode():
+        count, failures = heads.predict_files(media, out, predict, every)
+    raise typer.Exit(output.input_status(failures, count + len(failures), strict))

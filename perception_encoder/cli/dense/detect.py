@@ -1,0 +1,66 @@
+"""`pe detect`: objects in images and videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from perception_encoder.cli import options as shared
+from perception_encoder.cli import output
+from perception_encoder.cli.dense import options
+from perception_encoder.cli.options import HEAD, VIDEO, option, out_option
+
+
+def detect(
+    files: options.Paths,
+    out: Annotated[Path, out_option("Directory for drawn images, and detections.json.", "DIR")],
+    head: Annotated[Path, option("Detector's file, as `pe train detector` writes it.", "FILE", HEAD)],
+    model: Annotated[str | None, shared.model_option("the detector's own")] = None,
+    score: Annotated[float, option("Least score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
+    every: Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)] = 0.0,
+    json: shared.Json = False,
+    strict: shared.Strict = False,
+) -> None:
+    """Detect objects in images and videos.
+
+    Writes OUT/NAME.png with boxes, names and masks (of a video OUT/NAME.mp4), and OUT/detections.json in COCO's format:
+    images, categories, and annotations with box, score and mask as run lengths. Prints each object's image, class,
+    score and box. Inputs that cannot be read are skipped and listed.
+
+    Examples:
+
+        pe train detector --data coco -o runs/detector
+        pe detect photo.jpg --head runs/detector/head.safetensors -o detected
+        pe detect photos/ clip.mp4 --head runs/detector/head.safetensors --every 0.5 -o detected
+    """
+    import torch
+    from PIL import Image
+
+    from perception_encoder.cli.dense import heads
+    from perception_encoder.dense_prediction.detection import Detector
+    from perception_encoder.dense_prediction.detection_output import CocoResults
+    from perception_encoder.dense_prediction.drawing import draw_detections
+
+    media = heads.find_files(files)
+    loaded, info = heads.load_head(head, "detection", model)
+    assert isinstance(loaded.head, Detector)
+    detector, results = loaded.head, CocoResults(info.classes)
+
+    def predict(image: Image.Image, name: str) -> Image.Image:
+        features = loaded.map_of(image, info.image_size)
+        (detected,) = detector.detect(features, [(image.height, image.width)])
+        detected = detected.above(score)
+        rows: list[dict[str, Any]] = results.add(name, image.size, detected)
+        for row in () if json else rows:
+            box = ",".join(f"{number:g}" for number in row["bbox"])
+            output.print_fields(name, info.classes[row["category_id"] - 1], f"{row['score']:.2f}", box)
+        return draw_detections(image, detected, info.classes)
+
+    with torch.inference_mode():
+        count, failures = heads.predict_files(media, out, predict, every)
+    value = results.write(out / "detections.json")
+    if json:
+        output.print_json(value)
+    raise typer.Exit(output.input_status(failures, count + len(failures), strict))

@@ -1,0 +1,82 @@
+"""Heads' files, and media to predict on, for the commands that predict with a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perception_encoder.cli import output
+from perception_encoder.cli.progress import track
+from perception_encoder.errors import ConfigError, DataError, InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo
+
+Predict = Callable[["Image.Image", str], "Image.Image"]
+"""An image and its name, NAME or of a video's frame NAME/00000, to what is drawn of it."""
+
+
+def load_head(path: Path, task: str, model: str | None) -> tuple[DenseModel, HeadInfo]:
+    """Load a head for a task, with the encoder that it names, or with `model`.
+
+    Raises ConfigError for a head of another task, or of another encoder.
+    """
+    from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+    from perception_encoder.inference.open_model import open_model
+
+    info, tensors = read_head_info(path)
+    if info.task != task:
+        raise ConfigError(f"{path} is a head for {info.task}, not for {task}")
+    return load_dense_model(path, info, tensors, open_model(model or info.encoder).tower()), info
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """List images and videos, those of directories too; DataError if there are none, or two have one name."""
+    from perception_encoder.formats.media_directory import list_media
+
+    files = [file for path in paths for file in (sorted(list_media(path)) if path.is_dir() else [path])]
+    if not files:
+        raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
+    names: dict[str, Path] = {}
+    for file in files:
+        if names.setdefault(file.stem, file) != file:
+            raise DataError(f"{names[file.stem]} and {file} would be written under one name; predict on them apart")
+    return files
+
+
+def predict_files(files: Sequence[Path], out: Path, predict: Predict, every: float) -> tuple[int, list[InputError]]:
+    """Predict on files; return how many images and frames there were, and what could not be read.
+
+    Writes what `predict` draws of an image as OUT/NAME.png, and of a video's frames, each `every` seconds (0 for all),
+    as OUT/NAME.mp4.
+    """
+    count, failures = 0, []
+    for file in track(files, "predicting", len(files)):
+        try:
+            count += _predict_file(file, out, predict, every)
+        except InputError as error:
+            output.print_warning(str(error))
+            failures.append(error)
+    return count, failures
+
+
+def _predict_file(path: Path, out: Path, predict: Predict, every: float) -> int:
+    from perception_encoder.layer_analysis.plots import write_image
+    from perception_encoder.preprocess.image import open_image
+    from perception_encoder.preprocess.media_types import VIDEO_SUFFIXES
+    from perception_encoder.preprocess.video import frame_rate, sample_frames
+    from perception_encoder.preprocess.video_writing import write_video
+
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        write_image(predict(open_image(path).convert("RGB"), path.stem), out / f"{path.stem}.png")
+        return 1
+    frames: Iterator[Image.Image] = (frame.image for frame in sample_frames(path, every=every))
+    first, count = next(frames), 0
+    with write_video(out / f"{path.stem}.mp4", first.size, 1 / every if every else frame_rate(path)) as add:
+        for count, frame in enumerate(chain([first], frames), start=1):
+            add(predict(frame, f"{path.stem}/{count - 1:05d}"))
+    return count

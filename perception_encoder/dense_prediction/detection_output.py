@@ -1,0 +1,65 @@
+"""Collect detections in COCO's format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from perception_encoder.dense_prediction.detection import Detected
+from perception_encoder.errors import MissingExtraError
+from perception_encoder.files import write_json
+
+
+class CocoResults:
+    """Images, categories and annotations with scores, as COCO's JSON; ids begin with 1."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(self, name: str, size: tuple[int, int], detected: Detected) -> list[dict[str, Any]]:
+        """Add an image of `size` (width, height) with its detections; return the annotations."""
+        image = len(self.images) + 1
+        self.images.append({"id": image, "file_name": name, "width": size[0], "height": size[1]})
+        rows: list[dict[str, Any]] = []
+        for number, (box, label, score) in enumerate(
+            zip(detected.boxes.tolist(), detected.labels.tolist(), detected.scores.tolist(), strict=True)
+        ):
+            left, top, right, bottom = box
+            row = {
+                "id": len(self.annotations) + len(rows) + 1,
+                "image_id": image,
+                "category_id": label,
+                "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+                "area": round((right - left) * (bottom - top), 2),
+                "score": round(score, 4),
+                "iscrowd": 0,
+            }
+            if detected.masks is not None:
+                row |= {"segmentation": run_lengths(detected.masks[number]), "area": int(detected.masks[number].sum())}
+            rows.append(row)
+        self.annotations += rows
+        return rows
+
+    def write(self, path: Path) -> dict[str, Any]:
+        """Write and return the whole; OutputError if it cannot be written."""
+        value = {"images": self.images, "categories": self.categories, "annotations": self.annotations}
+        write_json(path, value, indent=None)
+        return value
+
+
+def run_lengths(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
+    """Return a mask as COCO's compressed run lengths; MissingExtraError without faster-coco-eval."""
+    try:
+        from faster_coco_eval.core import mask as coco_mask
+    except ImportError:
+        raise MissingExtraError("faster-coco-eval", "eval") from None
+    encoded: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    counts = encoded["counts"]
+    size = [int(side) for side in encoded["size"]]
+    return {"size": size, "counts": counts if isinstance(counts, str) else counts.decode()}
