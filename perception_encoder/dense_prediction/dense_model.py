@@ -24,7 +24,7 @@ from perception_encoder.dense_prediction.detection import Detector, DetectorHead
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
-from perception_encoder.models.tower import Tower
+from perception_encoder.models.tower import OwnTower, Tower
 
 HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig
 Head = DepthHead | SegmentationHead | Detector
@@ -68,8 +68,11 @@ class LayerBackbone(nn.Module):
     deviation: Tensor
 
     def __init__(self, tower: Tower, layer: int, frozen: bool) -> None:
-        """`layer`: 0-based. A frozen tower takes no gradient and stays in eval mode."""
+        """`layer`: 0-based; of this package's towers later blocks are dropped, in place. A frozen tower takes no
+        gradient and stays in eval mode."""
         super().__init__()
+        if isinstance(tower, OwnTower):
+            tower.model.truncate(layer)
         self.model, self.layer, self.frozen = tower.model, layer, frozen
         self._tower = tower
         self.register_buffer("mean", torch.tensor(tower.mean)[:, None, None], persistent=False)

@@ -82,6 +82,7 @@ class DepthHead(nn.Module):
             ]
         )
         self.fuse = nn.ModuleList(Fusion(channels) for _ in range(4))
+        cast(Fusion, self.fuse[-1]).first.requires_grad_(False)  # nothing is coarser, so it is not used
         self.out = nn.Sequential(
             nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(channels // 2, 1, 1)
         )
@@ -99,6 +100,16 @@ class DepthHead(nn.Module):
             joined = self.fuse[level](levels[level], joined, shape)
         assert joined is not None
         return self.out(joined)[:, 0].float()
+
+    def begin_with(self, depths: Float[Tensor, "n H W"]) -> None:
+        """Let a head that is not trained give the typical depth of images; DataError if none is within the range."""
+        known = [
+            each[self.config.within(each)].log().mean().item() for each in depths if self.config.within(each).any()
+        ]
+        if not known:
+            nearest, farthest = self.config.nearest, self.config.farthest
+            raise DataError(f"no training image has a depth of {nearest:g} to {farthest:g} m")
+        nn.init.constant_(cast(Tensor, cast(nn.Conv2d, self.out[-1]).bias), float(np.mean(known)))
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "B h w D"], size: tuple[int, int]) -> Float[Tensor, "B H W"]:
@@ -142,16 +153,11 @@ def fit_depth(features: Maps, depths: Depths, config: DepthConfig | None = None,
         head = DepthHead(features.shape[-1], config)
     head.standardize.measure(features)
     size = _FINE * features.shape[1], _FINE * features.shape[2]
-    known: list[float] = []
     targets = torch.empty(len(features), *size)
     for index in range(len(features)):
         depth = torch.from_numpy(np.asarray(depths(index), dtype=np.float32))
         targets[index] = F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
-        near = targets[index][config.within(targets[index])]
-        known += [near.log().mean().item()] if len(near) else []
-    if not known:
-        raise DataError(f"no training image has a depth of {config.nearest:g} to {config.farthest:g} m")
-    nn.init.constant_(cast(Tensor, cast(nn.Conv2d, head.out[-1]).bias), float(np.mean(known)))
+    head.begin_with(targets)
 
     def loss(rows: np.ndarray) -> Tensor:
         return scale_invariant_loss(head(take(features, rows)), targets[torch.from_numpy(rows)], config)

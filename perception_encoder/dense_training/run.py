@@ -14,6 +14,7 @@ from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head, write_head
+from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
@@ -24,7 +25,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.registry import portable_name
-from perception_encoder.models.tower import OwnTower, Tower
+from perception_encoder.models.tower import Tower
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.train.best import write_best
@@ -98,14 +99,14 @@ class DenseRun:
         return model
 
     def _measure(self) -> None:
-        """Standardise the head's input over images as they are trained on."""
+        """Standardise the head's input over images as they are trained on; let depth begin with their typical one."""
         config, (standardize,) = self.config, [each for each in self.model.modules() if isinstance(each, Standardize)]
-        maps: list[np.ndarray] = []
-        for step in range(-(-MEASURED // config.batch_size)):
-            images = self.batches(step).images.to(own_device())
-            with torch.no_grad():
-                maps.append(self.model.backbone(images).float().cpu().numpy())
+        batches = [self.batches(step) for step in range(-(-MEASURED // config.batch_size))]
+        with torch.no_grad():
+            maps = [self.model.backbone(batch.images.to(own_device())).float().cpu().numpy() for batch in batches]
         standardize.measure(np.concatenate(maps))
+        if isinstance(self.model.head, DepthHead):
+            self.model.head.begin_with(torch.stack([each["depth"] for batch in batches for each in batch.targets]))
 
     def train(self, listener: Listener | None) -> None:
         """Train to the end."""
@@ -153,7 +154,7 @@ def read_samples(config: DenseConfig, path: Path) -> tuple[DenseSamples, DenseSa
 
 
 def open_tower(config: DenseConfig) -> tuple[Tower, int]:
-    """Load the encoder's tower, and number its layer; of this package's towers, later blocks are dropped."""
+    """Load the encoder's tower, and number its layer."""
     tower = open_model(config.encoder).tower()
     if not -tower.depth <= config.layer < tower.depth:
         raise ConfigError(f"layer {config.layer} does not exist; {config.encoder} has layers 0 to {tower.depth - 1}")
@@ -161,10 +162,7 @@ def open_tower(config: DenseConfig) -> tuple[Tower, int]:
         raise ConfigError(f"image_size is {config.image_size}; it must be a multiple of the patch, {tower.patch_size}")
     if tower.fixed_size and (config.image_size, config.image_size) != tower.image_size:
         raise ConfigError(f"{config.encoder} takes images of {tower.image_size[0]} px only; set image_size to it")
-    layer = config.layer % tower.depth
-    if isinstance(tower, OwnTower):
-        tower = dataclasses.replace(tower, model=tower.model.truncate(layer))
-    return tower, layer
+    return tower, config.layer % tower.depth
 
 
 def describe_head(

@@ -16,7 +16,6 @@ from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.errors import MissingExtraError
-from perception_encoder.models.initialization import drawn_from
 
 PADDING = 127
 """Of an image that does not fill the square; PE's normalisation makes it 0."""
@@ -94,29 +93,45 @@ def _sized(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
     ), targets
 
 
+@dataclass(frozen=True)
 class Augmenter:
-    """Large-scale jitter to a square, and mirroring (Ghiasi et al., 2021)."""
+    """Large-scale jitter to a square, and mirroring (Ghiasi et al., 2021), by torchvision's functions.
 
-    def __init__(self, size: int, scales: tuple[float, float], flip: float) -> None:
-        """`size`: pixels of the square's side. MissingExtraError without torchvision."""
-        v2, tv = _torchvision()
-        fill = {tv.Image: PADDING, tv.Mask: 0, "others": 0}
-        self._transform = v2.Compose(
-            [
-                v2.RandomHorizontalFlip(flip),
-                v2.ScaleJitter((size, size), scale_range=scales, antialias=True),
-                v2.RandomCrop((size, size), pad_if_needed=True, fill=fill),
-                v2.ClampBoundingBoxes(),
-            ]
-        )
+    Its transforms would draw from torch's own generator, which the detector uses in another thread at the same time.
+    """
+
+    size: int
+    """Pixels of the square's side."""
+    scales: tuple[float, float]
+    flip: float
 
     def __call__(
         self, image: Image.Image, targets: Targets, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
-        """Return the augmented image and targets; objects that are cropped away are left out."""
-        with drawn_from(generator):
-            pixels, moved = self._transform(*as_tv_tensors(image, targets))
-        return pixels.as_subclass(Tensor), _as_tensors(moved)
+        """Return the augmented image and targets; objects that are cropped away are left out.
+
+        MissingExtraError without torchvision.
+        """
+        v2, tv = _torchvision()
+        flip, scale, down, right = torch.rand(4, generator=generator).tolist()
+        low, high = self.scales
+        ratio = self.size / max(image.size) * (low + scale * (high - low))
+        sides = [max(1, round(side * ratio)) for side in (image.height, image.width)]
+        rooms = [self.size - side for side in sides]  # below 0 the image is cropped, above it is padded
+        top, left = (round(part * room) for part, room in zip((down, right), rooms, strict=True))
+        padding = [max(0, left), max(0, top), max(0, rooms[1] - left), max(0, rooms[0] - top)]
+
+        def move(value: Any) -> Any:
+            value = v2.functional.horizontal_flip(value) if flip < self.flip else value
+            value = v2.functional.resize(value, sides, antialias=True)
+            value = v2.functional.pad(value, padding, fill=PADDING if isinstance(value, tv.Image) else 0)
+            return v2.functional.crop(value, max(0, -top), max(0, -left), self.size, self.size)
+
+        pixels, wrapped = as_tv_tensors(image, targets)
+        moved = {name: move(value) if isinstance(value, tv.TVTensor) else value for name, value in wrapped.items()}
+        if "boxes" in moved:
+            moved["boxes"] = v2.functional.clamp_bounding_boxes(moved["boxes"])
+        return move(pixels).as_subclass(Tensor), _as_tensors(moved)
 
 
 def as_tv_tensors(image: Image.Image, targets: Targets) -> tuple[Any, dict[str, Any]]:

@@ -1,0 +1,31 @@
+"""Files to predict on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from perception_encoder.cli.dense.heads import find_files, predict_files
+from perception_encoder.errors import DataError
+
+
+def test_directories_are_listed_and_names_must_differ(tmp_path: Path) -> None:
+    for name in ("a/x.png", "a/y.jpg", "b/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert [path.name for path in find_files([tmp_path / "a"])] == ["x.png", "y.jpg"]
+    with pytest.raises(DataError, match=r"x.png and .*x.png would be written under one name"):
+        find_files([tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images or videos in "):
+        find_files([tmp_path / "empty"])
+
+
+def test_files_that_cannot_be_read_are_failures(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    files = [tmp_path / "good.png", tmp_path / "bad.mp4", tmp_path / "missing.png"]
+    count, failures = predict_files(files, tmp_path / "out", lambda image, name: image, 0)
+    assert count == 1 and len(failures) == 2 and (tmp_path / "out" / "good.png").is_file()

@@ -1,0 +1,98 @@
+"""A head on a tower's layer, and its file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.dense_prediction.dense_model import (
+    DenseModel,
+    HeadInfo,
+    LayerBackbone,
+    load_dense_model,
+    make_head,
+    read_head_info,
+    write_head,
+)
+from perception_encoder.dense_prediction.depth import DepthHeadConfig
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.inference.layer_encoder import TowerEncoder
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.models.tower import OwnTower
+
+
+def tower() -> OwnTower:
+    return OwnTower.of(create_model("builtin"))
+
+
+def info(**changes: object) -> HeadInfo:
+    head = HeadInfo(
+        task="depth",
+        encoder="random:builtin",
+        weights=tower().weight_hash,
+        layer=2,
+        image_size=64,
+        head=asdict(DepthHeadConfig(channels=8)),
+    )
+    return replace(head, **changes)  # type: ignore[arg-type]
+
+
+def model(**changes: object) -> DenseModel:
+    backbone = LayerBackbone(tower(), 2, frozen=True)
+    torch.manual_seed(0)
+    return DenseModel(backbone, make_head(info(**changes), backbone.width)).eval()
+
+
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 80, 3), np.uint8))
+
+
+def test_the_map_is_the_layers() -> None:
+    maps = model().map_of(image(), 64)
+    assert maps.shape == (1, 2, 4, 192)
+    encoded = TowerEncoder("own", tower(), "cpu", torch.float32).encode_layers(
+        [image().resize((64, 32), Image.Resampling.BICUBIC)], [2], (32, 64)
+    )
+    assert np.allclose(maps.numpy(), encoded[2].patches, atol=1e-4)
+
+
+def test_a_frozen_tower_stays_in_eval_mode() -> None:
+    own = model().train()
+    assert own.head.training and not own.backbone.model.training
+    assert not any(each.requires_grad for each in own.backbone.parameters())
+
+
+@pytest.mark.parametrize("finetuned", [False, True])
+def test_a_written_head_predicts_the_same(finetuned: bool, tmp_path: Path) -> None:
+    own = model()
+    described = info(finetuned=finetuned)
+    write_head(tmp_path / "head.safetensors", own, described, half=False)
+    read, tensors = read_head_info(tmp_path / "head.safetensors")
+    assert read == described and any(name.startswith("backbone.") for name in tensors) == finetuned
+    again = load_dense_model(tmp_path / "head.safetensors", read, tensors, tower())
+    pixels = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(own(pixels), again(pixels))
+
+
+def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    write_head(path, model(), info())
+    read, tensors = read_head_info(path)
+    other = OwnTower.of(create_model("builtin", generator=torch.Generator().manual_seed(5)))
+    with pytest.raises(ConfigError, match="belongs to random:builtin, layer 2, with weights"):
+        load_dense_model(path, read, tensors, other)
+    with pytest.raises(CheckpointError, match="does not fit its own settings"):
+        load_dense_model(path, info(head=asdict(DepthHeadConfig(channels=4))), tensors, tower())
+    write_checkpoint(create_model("builtin"), tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is not the file of a head"):
+        read_head_info(tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="a head for 'pose' is unknown; known: depth, segmentation, detection"):
+        make_head(info(task="pose"), 8)
+    with pytest.raises(ConfigError, match="the head's settings do not fit its task, depth"):
+        make_head(info(head={"depth": 3}), 8)

@@ -1,0 +1,15 @@
+"""Settings of the training of heads."""
+
+from __future__ import annotations
+
+import pytest
+
+from perception_encoder.dense_training.config import DepthTrainingConfig
+from perception_encoder.errors import ConfigError
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ConfigError, match=r"scales are \(2, 1\); they must be above 0, the lesser first"):
+        DepthTrainingConfig(scales=(2, 1))
+    with pytest.raises(ConfigError, match="steps is 0; it must be at least 1"):
+        DepthTrainingConfig(steps=0)

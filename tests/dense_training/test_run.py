@@ -1,0 +1,94 @@
+"""Heads trained end to end: they learn, resume exactly, train as ranks, and refuse what does not fit."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+from perception_encoder.dense_training.run import train_dense
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.inference.open_model import open_model
+from perception_encoder.models.checkpoints.files import read_checkpoint
+from perception_encoder.train.best import BEST
+from tests.dense_training.datasets import HEADS, small_config
+from tests.train.toys import Interrupted, interrupt_at
+
+
+def rows_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_a_run_writes_a_head_that_predicts(task: str, datasets: dict[str, Path], tmp_path: Path) -> None:
+    path = train_dense(small_config(task), [datasets[task]], tmp_path)
+    info, tensors = read_head_info(path)
+    assert (info.encoder, info.layer, info.image_size, info.finetuned) == ("PE-Core-N16-128", 11, 32, False)
+    assert all(name.startswith("head.") for name in tensors)
+    model = load_dense_model(path, info, tensors, open_model("builtin").tower())
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 32, 48, dtype=torch.uint8)) is not None
+    scores = [row for row in rows_of(tmp_path) if any(name.startswith("validation/") for name in row)]
+    assert [row["step"] for row in scores] == [2, 4] and (tmp_path / BEST).is_file()
+    with pytest.raises(ConfigError, match="belongs to PE-Core-N16-128, layer 11, with weights"):
+        load_dense_model(path, info, tensors, open_model("random:builtin").tower())
+
+
+def test_depth_is_learned(datasets: dict[str, Path], tmp_path: Path) -> None:
+    config = small_config("depth", "steps=60", "batch_size=8", "validation.every=60", "optimizer.lr=3e-3", "flip=0")
+    train_dense(config, [datasets["depth"]], tmp_path)
+    losses = [row["depth"] for row in rows_of(tmp_path) if "depth" in row]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(("task", "frozen"), [("depth", True), ("detector", True), ("segmenter", False)])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    task: str, frozen: bool, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    config = replace(small_config(task), frozen=frozen, validation=None)
+    whole = train_dense(config, [datasets[task]], tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train_dense(config, [datasets[task]], tmp_path / "cut", listener=interrupt_at(3))
+    resumed = train_dense(config, [datasets[task]], tmp_path / "cut")
+    states = [read_checkpoint(path)[0] for path in (whole, resumed)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_finetuned_encoder_is_in_the_file(datasets: dict[str, Path], tmp_path: Path) -> None:
+    config = replace(small_config("depth"), frozen=False, layer=3)
+    path = train_dense(config, [datasets["depth"]], tmp_path)
+    info, tensors = read_head_info(path)
+    assert info.finetuned and info.layer == 3 and not any("resblocks.4." in name for name in tensors)
+    model = load_dense_model(path, info, tensors, open_model("builtin").tower())
+    own = dict(model.backbone.named_parameters())["model.transformer.resblocks.0.mlp.c_fc.weight"]
+    theirs = dict(open_model("builtin").tower().model.named_parameters())["transformer.resblocks.0.mlp.c_fc.weight"]
+    assert not torch.equal(own, theirs)
+
+
+def test_it_is_said_what_is_trained(
+    datasets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "perception_encoder.dense_training.run"):
+        train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path)
+    (line,) = (record.getMessage() for record in caplog.records if "loaded:" in record.getMessage())
+    assert (
+        line.startswith("loaded: PE-Core-N16-128, weights ") and "frozen: all of it; random: the head for depth" in line
+    )
+
+
+def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path) -> None:
+    data = [datasets["depth"]]
+    with pytest.raises(ConfigError, match=r"image_size is 40; it must be a multiple of the patch, 16"):
+        train_dense(small_config("depth", "image_size=40"), data, tmp_path)
+    with pytest.raises(ConfigError, match=r"layer 12 does not exist; .* has layers 0 to 11"):
+        train_dense(small_config("depth", "layer=12"), data, tmp_path)
+    with pytest.raises(ConfigError, match="2 datasets were given"):
+        train_dense(small_config("depth"), data * 2, tmp_path)
+    with pytest.raises(DataError):
+        train_dense(small_config("detector"), data, tmp_path)

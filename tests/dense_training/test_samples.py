@@ -1,0 +1,81 @@
+"""Images and targets are augmented together."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from perception_encoder.datasets.class_masks import UNSCORED
+from perception_encoder.datasets.instances import read_instance_splits
+from perception_encoder.dense_training.samples import PADDING, Augmenter, ClassSamples, DepthSamples, ObjectSamples
+from tests.datasets.drawn import drawn_masks, label_maps, pairs, rooms, write_instances
+from tests.evaluation.layers import png
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_depth_moves_with_its_image() -> None:
+    """Images show depth as grey, so that both can be compared pixel by pixel."""
+    samples = DepthSamples(pairs("room", rooms(1, 0)))
+    image, targets = samples.read(0)
+    for seed in range(8):
+        pixels, moved = Augmenter(32, (0.5, 2.0), 0.5)(image, targets, generator(seed))
+        depth = moved["depth"]
+        assert pixels.shape == (3, 32, 32) and pixels.dtype == torch.uint8 and depth.shape == (32, 32)
+        known = depth > 0
+        difference = (pixels[0].float() - 40 * depth).abs()[known]
+        assert (difference.median() < 3 and (pixels[:, ~known] == PADDING).float().mean().item() > 0.9) or known.all()
+
+
+def test_labels_are_padded_as_not_scored() -> None:
+    samples = ClassSamples(drawn_masks("m", label_maps(1, 0)))
+    image, targets = samples.read(0)
+    assert set(targets["labels"].unique().tolist()) == {1, 2, 3}  # 0 is what padding is
+    _, moved = Augmenter(32, (0.5, 0.5), 0)(image, targets, generator())
+    assert (moved["labels"] == 0).sum() >= 32 * 32 * 3 // 4 and UNSCORED == -1
+
+
+def test_boxes_are_those_of_their_masks() -> None:
+    image = Image.fromarray(np.full((48, 64, 3), 90, np.uint8))
+    masks = torch.zeros(2, 48, 64, dtype=torch.uint8)
+    masks[0, 8:30, 10:30], masks[1, 20:44, 40:60] = 1, 1
+    boxes = torch.tensor([[10.0, 8, 30, 30], [40, 20, 60, 44]])
+    targets = {"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks}
+    seen = set()
+    for seed in range(12):
+        _, moved = Augmenter(64, (0.6, 5.0), 0.5)(image, targets, generator(seed))
+        seen.add(len(moved["boxes"]))
+        assert len(moved["boxes"]) == len(moved["labels"]) == len(moved["masks"])
+        for box, mask in zip(moved["boxes"], moved["masks"], strict=True):
+            rows, columns = torch.nonzero(mask, as_tuple=True)
+            own = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert (box - own).abs().max() <= 3
+    assert seen >= {1, 2}  # an object that is cropped away is left out
+
+
+def test_the_same_draw_gives_the_same_sample() -> None:
+    image, targets = DepthSamples(pairs("room", rooms(1, 0))).read(0)
+    augmenter = Augmenter(32, (0.5, 2.0), 0.5)
+    one, two, other = (augmenter(image, targets, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one[0], two[0]) and torch.equal(one[1]["depth"], two[1]["depth"])
+    assert not torch.equal(one[0], other[0])
+
+
+def test_an_image_of_another_size_than_its_target_is_scaled() -> None:
+    images = pairs("room", rooms(1, 0))
+    larger = png(np.asarray(images.open(0).resize((64, 48))))
+    image, targets = DepthSamples(dataclasses.replace(images, images=(larger,))).read(0)
+    assert image.size == (32, 24) and targets["depth"].shape == (24, 32)
+
+
+def test_objects_of_a_dataset(tmp_path: Path) -> None:
+    train, _ = read_instance_splits(write_instances(tmp_path, {"train": 2, "test": 1}))
+    _, targets = ObjectSamples(train).read(0)
+    assert targets["masks"].shape[1:] == (48, 64) and len(targets["masks"]) == len(targets["boxes"]) == 2
+    assert "masks" not in ObjectSamples(train, masks=False).read(0)[1]

@@ -1,0 +1,76 @@
+"""Losses of the three heads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from perception_encoder.dense_prediction.dense_model import DenseModel, LayerBackbone, make_head
+from perception_encoder.dense_training.batches import DenseBatches
+from perception_encoder.dense_training.run import describe_head, open_tower, read_samples
+from perception_encoder.dense_training.task import DenseTask
+from perception_encoder.ranks import Rank
+from tests.dense_training.datasets import HEADS, small_config
+
+
+def make(task: str, path: Path, *settings: str) -> tuple[DenseTask, DenseBatches]:
+    config = small_config(task, *settings)
+    samples, _, classes = read_samples(config, path)
+    tower, layer = open_tower(config)
+    torch.manual_seed(0)
+    backbone = LayerBackbone(tower, layer, config.frozen)
+    model = DenseModel(backbone, make_head(describe_head(config, tower, layer, samples, classes), backbone.width))
+    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(number=0, of=1))
+
+
+@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_only_what_is_trained_takes_gradients(task: str, frozen: bool, datasets: dict[str, Path]) -> None:
+    own, batches = make(task, datasets[task], f"frozen={str(frozen).lower()}", "layer=3")
+    losses = own.losses(batches(0))
+    assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
+    assert (
+        set(losses)
+        == {
+            "depth": {"depth"},
+            "segmenter": {"classes"},
+            "detector": {"objectness", "rpn_box_reg", "classifier", "box_reg", "mask"},
+        }[task]
+    )
+    sum(losses.values(), torch.zeros(())).backward()
+    encoder = [each.grad for each in own.backbone.parameters()]
+    assert all(each is None for each in encoder) if frozen else any(each is not None for each in encoder)
+    assert any(each.grad is not None and each.grad.abs().sum() > 0 for each in own.head.parameters())
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_losses_are_a_function_of_the_batch(task: str, datasets: dict[str, Path]) -> None:
+    own, batches = make(task, datasets[task])
+    one, two = own.losses(batches(1)), own.losses(batches(1))
+    assert {name: loss.item() for name, loss in one.items()} == {name: loss.item() for name, loss in two.items()}
+
+
+def test_a_rank_gives_its_part_of_the_losses(datasets: dict[str, Path]) -> None:
+    own, batches = make("depth", datasets["depth"])
+    whole = own.losses(batches(0))["depth"]
+    parts = []
+    for number in range(2):
+        batches.rank = Rank(number=number, of=2)
+        batch = batches(0)
+        assert len(batch) == 2 and batch.share == 0.5
+        parts.append(own.losses(batch)["depth"])
+    assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-5)
+
+
+def test_targets_of_a_detector_have_its_own_pixels(datasets: dict[str, Path]) -> None:
+    """Inside a patch is 16 pixels wide, so with patches of 8 all lengths are doubled."""
+    own, batches = make("detector", datasets["detector"])
+    (target, *_) = batches(0).targets
+    assert own._inside(target) is target
+    object.__setattr__(own.backbone, "_tower", replace(own.backbone._tower, patch_size=8))
+    moved = own._inside(target)
+    assert torch.equal(moved["boxes"], 2 * target["boxes"])
+    assert moved["masks"].shape[-2:] == (64, 64) and moved["masks"].sum() == 4 * target["masks"].sum()

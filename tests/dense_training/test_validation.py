@@ -1,0 +1,64 @@
+"""Scores on whole images: perfect predictions score perfectly, and bad images are left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head
+from perception_encoder.dense_prediction.detection import Detected
+from perception_encoder.dense_training.run import describe_head, open_tower, read_samples
+from perception_encoder.dense_training.validation import DenseValidation
+from tests.dense_training.datasets import HEADS, small_config
+
+
+def make(task: str, path: Path) -> DenseValidation:
+    config = small_config(task)
+    _, held_out, classes = read_samples(config, path)
+    tower, layer = open_tower(config)
+    info: HeadInfo = describe_head(config, tower, layer, held_out, classes)
+    backbone = LayerBackbone(tower, layer, frozen=True)
+    return DenseValidation(DenseModel(backbone, make_head(info, backbone.width)), held_out, 3, 32)
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_a_random_head_has_finite_scores(task: str, datasets: dict[str, Path]) -> None:
+    validation = make(task, datasets[task])
+    assert len(validation.rows) == 3
+    scores = validation.validate("")
+    assert set(scores) == set(validation.higher_is_better) and all(np.isfinite(list(scores.values())))
+    assert validation.validate("") == pytest.approx(scores)  # nothing is left of the last time
+
+
+def test_perfect_depth(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    validation = make("depth", datasets["depth"])
+    rows = iter(validation.rows)
+    predict = lambda features, size: torch.from_numpy(validation.samples.dataset.depth(next(rows)))[None]  # noqa: E731
+    monkeypatch.setattr(validation.model.head, "predict", predict)
+    assert validation.validate("") == pytest.approx({"rmse": 0, "abs_rel": 0, "delta1": 1})
+
+
+def test_perfect_classes(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    validation = make("segmenter", datasets["segmenter"])
+    rows = iter(validation.rows)
+    predict = lambda features, size: torch.from_numpy(validation.samples.dataset.labels(next(rows)))[None]  # noqa: E731
+    monkeypatch.setattr(validation.model.head, "predict", predict)
+    assert validation.validate("") == pytest.approx({"miou": 1, "pixels": 1})
+
+
+def test_perfect_objects(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    validation = make("detector", datasets["detector"])
+    rows = iter(validation.rows)
+
+    def detect(features, sizes):
+        own = validation.samples.dataset.instances(next(rows))
+        return [Detected(own.boxes, own.labels, np.full(len(own.labels), 0.9, np.float32), own.masks)]
+
+    monkeypatch.setattr(validation.model.head, "detect", detect)
+    scores = validation.validate("")
+    assert scores == pytest.approx({"box_ap": 1, "box_ap50": 1, "mask_ap": 1, "mask_ap50": 1})
+    assert isinstance(validation.model.head, nn.Module)
