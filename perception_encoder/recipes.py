@@ -85,13 +85,21 @@ RECIPES: dict[str, str] = {
     "depth": "a depth head on your own images with depth",
     "segmenter": "a segmentation head on your own images with masks of classes",
     "detector": "a detector on your own images with boxes, in COCO's format",
+    "detector_core_g14": "Mask R-CNN on PE-Core-G, finetuned: COCO, 75 epochs",
+    "detector_spatial_g14": "Mask R-CNN on PE-Spatial-G, finetuned: COCO, 36 epochs",
+    "detector_core_l14": "Mask R-CNN on PE-Core-L, finetuned: COCO, 100 epochs",
+    "detector_spatial_l14": "Mask R-CNN on PE-Spatial-L, finetuned: COCO, 100 epochs",
+    "detector_core_g14_frozen": "Mask R-CNN on PE-Core-G, frozen: COCO, 15 epochs",
+    "detector_spatial_g14_frozen": "Mask R-CNN on PE-Spatial-G, frozen: COCO, 15 epochs",
+    "detector_core_l14_frozen": "Mask R-CNN on PE-Core-L, frozen: COCO, 15 epochs",
+    "detector_spatial_l14_frozen": "Mask R-CNN on PE-Spatial-L, frozen: COCO, 15 epochs",
 }
 """What each recipe trains, for the list; `find_recipe` has their configurations."""
 
 
 def find_recipe(name: str) -> TrainingConfig:
     """Return the configuration of a recipe; ConfigError shows near matches."""
-    from perception_encoder.dense_training.recipes import depth, detector, segmenter
+    from perception_encoder.dense_training.recipes import depth, detector, frozen_vitdet, segmenter, vitdet
     from perception_encoder.distillation.recipes import distill_builtin, distill_core
     from perception_encoder.finetuning.recipes import own_pairs
     from perception_encoder.language_alignment.recipes import (
@@ -148,6 +156,10 @@ def find_recipe(name: str) -> TrainingConfig:
             return segmenter()
         case ["detector"]:
             return detector()
+        case ["detector", family, size]:
+            return vitdet(f"{family}_{size}")
+        case ["detector", family, size, "frozen"]:
+            return frozen_vitdet(f"{family}_{size}")
         case ["language", size]:
             return alignment(size)
         case ["language", size, "warmup"]:
@@ -231,6 +243,8 @@ def debug_form(config: TrainingConfig) -> TrainingConfig:
 
 def plan_recipe(config: TrainingConfig, cluster: Cluster) -> TrainingPlan:
     """Return what a run costs on a cluster."""
+    from perception_encoder.dense_training.config import DenseConfig
+    from perception_encoder.dense_training.plan import plan_dense
     from perception_encoder.distillation.config import DistillationConfig
     from perception_encoder.distillation.plan import plan_distillation
     from perception_encoder.language_alignment.config import LanguageConfig
@@ -245,6 +259,8 @@ def plan_recipe(config: TrainingConfig, cluster: Cluster) -> TrainingPlan:
             return plan_language(config, cluster)
         case SpatialConfig():
             return plan_spatial(config, cluster)
+        case DenseConfig():
+            return plan_dense(config, cluster)
         case DistillationConfig():
             return plan_distillation(config, cluster)
         case PairConfig():
@@ -331,6 +347,9 @@ def _parse(old: Any, kind: Any, text: str) -> Any:
     if isinstance(old, Mapping) and isinstance(value, dict):
         of = typing.get_args(kind)[1]
         return {name: _parse(None, of, json.dumps(each)) for name, each in value.items()}
+    of_any_length = [typing.get_args(each)[0] for each in kinds if typing.get_args(each)[1:] == (...,)]
+    if of_any_length and isinstance(value, list):
+        return tuple(_parse(None, of_any_length[0], json.dumps(each)) for each in value)
     if isinstance(old, tuple) and isinstance(value, list) and len(value) == len(old):
         return tuple(_parse(o, type(o), json.dumps(v)) for o, v in zip(old, value, strict=True))
     if type(value) not in kinds:

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
 from perception_encoder.dense_prediction.detection import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
+from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.tower import OwnTower, Tower
+from perception_encoder.models.vision_transformer import VisionTransformer
 
 HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig
 Head = DepthHead | SegmentationHead | Detector
@@ -35,6 +37,17 @@ TASKS: Mapping[str, type[HeadConfig]] = {
 }
 METADATA = "perception_encoder_head"
 """The field of a file's metadata that describes the head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """A backbone as ViTDet's, for large images; the defaults are those of PE-Core-G and PE-Spatial-G."""
+
+    size: int = 32
+    """Patches along a window's side."""
+    global_blocks: tuple[int, ...] = (12, 24, 36, 49)
+    """Blocks that attend to all patches, 0-based."""
+    patch_size: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +72,8 @@ class HeadInfo:
     """Whether a detector has masks."""
     finetuned: bool = False
     """Whether the file has the encoder's weights, too."""
+    windows: WindowConfig | None = None
+    """Of an encoder that was trained with windows."""
 
 
 class LayerBackbone(nn.Module):
@@ -67,27 +82,39 @@ class LayerBackbone(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, tower: Tower, layer: int, frozen: bool) -> None:
+    def __init__(
+        self, tower: Tower, layer: int, frozen: bool, windows: WindowConfig | None = None, image_size: int = 0
+    ) -> None:
         """`layer`: 0-based; of this package's towers later blocks are dropped, in place. A frozen tower takes no
-        gradient and stays in eval mode."""
+        gradient and stays in eval mode. `windows`: most blocks attend within windows, on images of `image_size`;
+        ConfigError for a tower of another library."""
         super().__init__()
-        if isinstance(tower, OwnTower):
-            tower.model.truncate(layer)
-        self.model, self.layer, self.frozen = tower.model, layer, frozen
-        self._tower = tower
+        self.patch_size, self.width = tower.patch_size, tower.width
+        """Pixels along a patch's side, and channels of the map."""
+        self.layer, self.frozen, self._tower = layer, frozen, tower
         self.register_buffer("mean", torch.tensor(tower.mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(tower.deviation)[:, None, None], persistent=False)
+        self.model = tower.model
+        if isinstance(tower, OwnTower):
+            self.model = own = tower.model.truncate(layer)
+            if windows is not None:
+                self.model = vitdet_backbone(own, image_size, windows.size, windows.global_blocks, windows.patch_size)
+                self.patch_size = windows.patch_size
+        elif windows is not None:
+            raise ConfigError("windows need a model of this package; set windows=null for one of another library")
         self.model.requires_grad_(not frozen)
 
     @property
-    def patch_size(self) -> int:
-        """Pixels along a patch's side."""
-        return self._tower.patch_size
+    def depth(self) -> int:
+        """Blocks up to the layer."""
+        return self.layer + 1
 
-    @property
-    def width(self) -> int:
-        """Channels of the map."""
-        return self._tower.width
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass; ConfigError for a tower of another library that cannot."""
+        if isinstance(self.model, VisionTransformer | ViTDetBackbone):
+            self.model.transformer.checkpointing = enable
+        elif enable:
+            raise ConfigError("checkpointing needs a model of this package; set parallel.checkpointing=false")
 
     def train(self, mode: bool = True) -> LayerBackbone:
         """Set the mode, but of a frozen tower."""
@@ -96,11 +123,21 @@ class LayerBackbone(nn.Module):
             self.model.train(False)
         return self
 
-    def forward(self, images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w D"]:
-        """The layer's patch tokens as a map; H and W are multiples of the patch."""
+    def forward(
+        self, images: UInt8[Tensor, "B 3 H W"], branches: Float[Tensor, "L 2 B"] | None = None
+    ) -> Float[Tensor, "B h w D"]:
+        """The layer's patch tokens as a map; H and W are multiples of the patch.
+
+        `branches`: factors of the residual branches, drawn by `drop_path`; towers of other libraries have their own.
+        """
         scaled = (images.float() / 255 - self.mean) / self.deviation
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            (tokens,) = self._tower.run(scaled, [self.layer])
+            if isinstance(self.model, ViTDetBackbone):
+                return self.model(scaled, branches).permute(0, 2, 3, 1)
+            if isinstance(self.model, VisionTransformer):
+                tokens = self.model.forward_features(scaled, norm=False, branches=branches)
+            else:
+                (tokens,) = self._tower.run(scaled, [self.layer])
         h, w = (side // self.patch_size for side in images.shape[-2:])
         return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
 
@@ -112,9 +149,11 @@ class DenseModel(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, images: UInt8[Tensor, "B 3 H W"], *arguments: Any) -> Any:
-        """What the head gives for the map of images; `arguments`: more that it takes."""
-        return self.head(self.backbone(images), *arguments)
+    def forward(
+        self, images: UInt8[Tensor, "B 3 H W"], *arguments: Any, branches: Float[Tensor, "L 2 B"] | None = None
+    ) -> Any:
+        """What the head gives for the map of images; `arguments`: more that it takes; `branches`: see the backbone."""
+        return self.head(self.backbone(images, branches), *arguments)
 
     @torch.no_grad()
     def map_of(self, image: Image.Image, image_size: int) -> Float[Tensor, "1 h w D"]:
@@ -156,7 +195,10 @@ def read_head_info(path: Path) -> tuple[HeadInfo, dict[str, Tensor]]:
     if METADATA not in metadata:
         raise CheckpointError(f"{path} is not the file of a head: `pe train depth`, segmenter and detector write those")
     fields = json.loads(metadata[METADATA])
-    return HeadInfo(**{**fields, "classes": tuple(fields["classes"])}), tensors
+    windows = fields["windows"]
+    if windows is not None:
+        windows = WindowConfig(**{**windows, "global_blocks": tuple(windows["global_blocks"])})
+    return HeadInfo(**{**fields, "classes": tuple(fields["classes"]), "windows": windows}), tensors
 
 
 def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], tower: Tower) -> DenseModel:
@@ -170,7 +212,7 @@ def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], 
             f"{path} belongs to {info.encoder}, layer {info.layer}, with weights {info.weights[:12]}; the encoder that "
             f"was given has weights {tower.weight_hash[:12]}"
         )
-    backbone = LayerBackbone(tower, info.layer, frozen=True)
+    backbone = LayerBackbone(tower, info.layer, True, info.windows, info.image_size)
     model = DenseModel(backbone, make_head(info, backbone.width))
     whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
     try:

@@ -95,7 +95,7 @@ class Detector(nn.Module):
             from torchvision.ops import MultiScaleRoIAlign
         except ImportError:
             raise MissingExtraError("torchvision", "eval") from None
-        self.masks = masks
+        self.masks, self.regions = masks, config.regions
         channels, levels = config.channels, [str(number) for number in range(len(SCALES))]
         least_score, most = config.limits(lvis)
         strides = [PATCH / scale for scale in (*SCALES, SCALES[-1] / 2)]

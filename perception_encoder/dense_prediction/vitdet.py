@@ -20,6 +20,7 @@ from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.layers.block import Block, Transformer
 from perception_encoder.models.layers.rope import rope_table
+from perception_encoder.models.vision_transformer import VisionTransformer
 
 
 class ViTDetBackbone(nn.Module):
@@ -106,6 +107,26 @@ class ViTDetBackbone(nn.Module):
         if (rows, columns) != (self.window_size, self.window_size):
             step = self.window_size * config.patch_size / self.image_size
         return rope_table((rows, columns), config.width // config.heads, False, device, step)
+
+
+def vitdet_backbone(
+    tower: VisionTransformer, image_size: int, window_size: int, global_blocks: Sequence[int], patch_size: int = 16
+) -> ViTDetBackbone:
+    """Make the backbone of a pretrained tower, with copies of its weights.
+
+    Of another patch size the patch kernel is resampled bicubically, and the position table stays as it is: one of
+    32 x 32 patches of 14 px is the tile of 512 px with patches of 16. Raises what `ViTDetBackbone` does.
+    """
+    config = dataclasses.replace(tower.config, patch_size=patch_size, image_size=tower.config.grid * patch_size)
+    backbone = ViTDetBackbone(config, image_size, window_size, global_blocks)
+    weights = {name: each for name, each in tower.state_dict().items() if name in backbone.state_dict()}
+    kernel = weights["conv1.weight"]
+    if kernel.shape[-1] != patch_size:
+        kernel = F.interpolate(
+            kernel, (patch_size, patch_size), mode="bicubic", antialias=kernel.shape[-1] > patch_size
+        )
+    backbone.load_state_dict({**weights, "conv1.weight": kernel})
+    return backbone
 
 
 def to_windows(maps: Float[Tensor, "B h w D"], size: int) -> Float[Tensor, "W s s D"]:

@@ -13,6 +13,7 @@ from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.dense_training.samples import Augmenter, DenseSamples, Targets
 from perception_encoder.dense_training.task import DenseBatch
 from perception_encoder.errors import DataError, InputError
+from perception_encoder.models.layers.block import drop_path
 from perception_encoder.ranks import Rank
 from perception_encoder.train.seed import torch_generator
 
@@ -25,18 +26,23 @@ TRIES = 8
 class DenseBatches:
     """A rank's part of the batch of each step."""
 
-    def __init__(self, config: DenseConfig, samples: DenseSamples, rank: Rank) -> None:
-        self.config, self.samples, self.rank = config, samples, rank
+    def __init__(self, config: DenseConfig, samples: DenseSamples, rank: Rank, depth: int) -> None:
+        """`depth`: blocks of the encoder."""
+        self.config, self.samples, self.rank, self.depth = config, samples, rank, depth
         self.sampler = WeightedSampler([len(samples.keys)], [1.0], config.batch_size, config.seed)
         self.augmenter = Augmenter(config.image_size, config.scales, config.flip)
         self._bad = set[str]()
 
     def __call__(self, step: int) -> DenseBatch:
         drawn = self.sampler.positions(step)
-        rows = range(len(drawn))[self.rank.share(len(drawn))]
+        own = self.rank.share(len(drawn))
+        rows, branches = range(len(drawn))[own], None
+        if self.config.drop_path:
+            generator = torch_generator(self.config.seed, 3, step)
+            branches = drop_path(self.depth, len(drawn), self.config.drop_path, generator)[..., own]
         made = [self._make(drawn[row], torch_generator(self.config.seed, 2, step, row)) for row in rows]
         images = torch.stack([image for image, _ in made])
-        return DenseBatch(images, [targets for _, targets in made], step, len(made) / len(drawn))
+        return DenseBatch(images, [targets for _, targets in made], step, len(made) / len(drawn), branches)
 
     def _make(self, position: Position, generator: torch.Generator) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
         """The image at a position; if it cannot be used, the one whose turn it would be a step later, and so on."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from perception_encoder.datasets.rgbd import MILLIMETRES
+from perception_encoder.dense_prediction.dense_model import WindowConfig
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_prediction.detection import DetectorHeadConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
@@ -26,6 +27,10 @@ class DenseConfig(TrainingConfig, ABC):
     """Whose features the head reads, 0-based, negative from the end."""
     frozen: bool = True
     """Train the head alone; else the encoder up to the layer, too."""
+    windows: WindowConfig | None = None
+    """Let most of the encoder's blocks attend within windows, as ViTDet does for large images."""
+    drop_path: float = 0.0
+    """Stochastic depth of a finetuned encoder of this package."""
     image_size: int = 224
     """Pixels of the square that is trained on, and of an image's longer side afterwards."""
     scales: tuple[float, float] = (0.5, 2.0)
@@ -42,9 +47,18 @@ class DenseConfig(TrainingConfig, ABC):
     half: bool = True
     """Write float16 weights."""
 
+    @property
+    @abstractmethod
+    def head_channels(self) -> int:
+        """Channels of the head's finest maps, for a plan."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, {"steps": 1, "image_size": 1, "flip": 0})
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
+        if self.frozen and (self.drop_path or self.optimizer.layer_decay is not None):
+            raise ConfigError("drop_path and optimizer.layer_decay are for a finetuned encoder; set frozen=false")
         if not 0 < self.scales[0] <= self.scales[1]:
             raise ConfigError(f"scales are {self.scales}; they must be above 0, the lesser first")
 
@@ -57,6 +71,11 @@ class DepthTrainingConfig(DenseConfig):
     per_metre: float = MILLIMETRES
     """Units of the stored integers in a metre."""
 
+    @property
+    def head_channels(self) -> int:
+        """Of its fusions."""
+        return self.head.channels
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterConfig(DenseConfig):
@@ -65,6 +84,11 @@ class SegmenterConfig(DenseConfig):
     head: SegmentationHeadConfig = field(default_factory=lambda: SegmentationHeadConfig(kernel=3))
     any_class: bool = False
     """Of rendered scenes: two classes alone, `background` and `object`."""
+
+    @property
+    def head_channels(self) -> int:
+        """One score a class and patch is all it has."""
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +100,8 @@ class DetectorConfig(DenseConfig):
     """Learn masks, if all annotations have them."""
     class_agnostic: bool = False
     """Learn objects as one class, without masks."""
+
+    @property
+    def head_channels(self) -> int:
+        """Of its pyramid."""
+        return self.head.channels

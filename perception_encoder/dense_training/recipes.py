@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 
+from perception_encoder.dense_prediction.dense_model import WindowConfig
+from perception_encoder.dense_prediction.detection import DetectorHeadConfig
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.train.config import debug_loop
+from perception_encoder.train.distributed import ParallelConfig
+from perception_encoder.train.optimizer import OptimizerConfig
+from perception_encoder.train.validation import ValidationConfig
+
+COCO = 118_287
+"""Training images of COCO 2017."""
+VITDET = {
+    "core_g14": ("PE-Core-G14-448", 75, 5e-5, 0.9, 0.5, (12, 24, 36, 49)),
+    "spatial_g14": ("PE-Spatial-G14-448", 36, 5e-5, 0.9, 0.5, (12, 24, 36, 49)),
+    "core_l14": ("PE-Core-L14-336", 100, 1e-4, 0.8, 0.4, (5, 11, 17, 23)),
+    "spatial_l14": ("PE-Spatial-L14-448", 100, 1e-4, 0.8, 0.4, (5, 11, 17, 23)),
+}
+"""By recipe: encoder, epochs, rate, decay by layer, drop path and global blocks (table 24)."""
+DROPS = (0.889, 0.963)
+"""Where ViTDet's rate falls to a tenth (Li et al., 2022); the paper does not name its own."""
 
 
 def depth() -> DepthTrainingConfig:
@@ -24,6 +41,44 @@ def detector() -> DetectorConfig:
     return DetectorConfig()
 
 
+def vitdet(name: str) -> DetectorConfig:
+    """Mask R-CNN on COCO at 1024 px, the encoder finetuned, most of its blocks within windows (table 24)."""
+    _, epochs, lr, decay, drop, global_blocks = VITDET[name]
+    optimizer = OptimizerConfig(name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=0.1, layer_decay=decay)
+    return dataclasses.replace(
+        frozen_vitdet(name), frozen=False, steps=epochs * COCO // 64, drop_path=drop, optimizer=optimizer,
+        windows=WindowConfig(global_blocks=global_blocks), parallel=ParallelConfig(kind="fsdp", checkpointing=True),
+    )  # fmt: skip
+
+
+def frozen_vitdet(name: str) -> DetectorConfig:
+    """The same with a frozen encoder, for 15 epochs: how layers are compared in section 3 (appendix B.3)."""
+    encoder, _, _, _, _, global_blocks = VITDET[name]
+    return DetectorConfig(
+        encoder=encoder,
+        windows=WindowConfig(global_blocks=global_blocks),
+        image_size=1024,
+        scales=(0.1, 2.0),
+        steps=15 * COCO // 64,
+        batch_size=64,
+        warmup=250,
+        drops=DROPS,
+        optimizer=OptimizerConfig(name="adamw", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
+        head=DetectorHeadConfig(),
+        validation=ValidationConfig(every=5_000, size=5_000),
+        checkpoint_every=1_000,
+        half=False,
+    )
+
+
 def debug_dense(config: DenseConfig) -> DenseConfig:
     """Return the same task in four steps, on the built-in model."""
-    return dataclasses.replace(debug_loop(config), encoder=BUILTIN, layer=-1, image_size=64, steps=4, batch_size=4)
+    return dataclasses.replace(
+        debug_loop(config),
+        encoder=BUILTIN,
+        layer=-1,
+        windows=None if config.windows is None else WindowConfig(size=2, global_blocks=(5, 11)),
+        image_size=64,
+        steps=4,
+        batch_size=4,
+    )

@@ -81,7 +81,7 @@ class DenseRun:
         if rank.number == 0:
             write_record(out, self.record)
         self.model = self._make()
-        self.batches = DenseBatches(config, samples, rank)
+        self.batches = DenseBatches(config, samples, rank, self.model.backbone.depth)
         self._measure()
         self.task, self.metric = DenseTask(self.model, config), ""
         if config.validation is not None:
@@ -91,11 +91,12 @@ class DenseRun:
 
     def _make(self) -> DenseModel:
         config = self.config
-        backbone = LayerBackbone(self.tower, self.info.layer, config.frozen)
+        backbone = LayerBackbone(self.tower, self.info.layer, config.frozen, config.windows, config.image_size)
         with drawn_from(torch_generator(config.seed, 4)):
             model = DenseModel(backbone, make_head(self.info, backbone.width)).to(own_device())
         if not config.frozen:
             freeze_unused(backbone, config.image_size)
+            backbone.set_grad_checkpointing(config.parallel.checkpointing)
         return model
 
     def _measure(self) -> None:
@@ -158,8 +159,9 @@ def open_tower(config: DenseConfig) -> tuple[Tower, int]:
     tower = open_model(config.encoder).tower()
     if not -tower.depth <= config.layer < tower.depth:
         raise ConfigError(f"layer {config.layer} does not exist; {config.encoder} has layers 0 to {tower.depth - 1}")
-    if config.image_size % tower.patch_size:
-        raise ConfigError(f"image_size is {config.image_size}; it must be a multiple of the patch, {tower.patch_size}")
+    patch = tower.patch_size if config.windows is None else config.windows.patch_size
+    if config.image_size % patch:
+        raise ConfigError(f"image_size is {config.image_size}; it must be a multiple of the patch, {patch}")
     if tower.fixed_size and (config.image_size, config.image_size) != tower.image_size:
         raise ConfigError(f"{config.encoder} takes images of {tower.image_size[0]} px only; set image_size to it")
     return tower, config.layer % tower.depth
@@ -189,6 +191,7 @@ def describe_head(
         classes=classes,
         masks=isinstance(samples, ObjectSamples) and samples.masks,
         finetuned=not config.frozen,
+        windows=config.windows,
     )
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from perception_encoder.data.batch import to_device
 from perception_encoder.dense_prediction.dense_model import DenseModel
 from perception_encoder.dense_prediction.depth import DepthHead, scale_invariant_loss
 from perception_encoder.dense_prediction.detection import PATCH
@@ -31,6 +32,8 @@ class DenseBatch:
     """Number of the step, by which regions are sampled that a detector learns from."""
     share: float
     """Of the whole batch's images, these."""
+    branches: Float[Tensor, "L 2 B"] | None = None
+    """Factors of the encoder's residual branches."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -38,7 +41,7 @@ class DenseBatch:
     def to(self, device: torch.device) -> DenseBatch:
         """Return the batch on a device."""
         targets = [{name: each.to(device) for name, each in target.items()} for target in self.targets]
-        return replace(self, images=self.images.to(device), targets=targets)
+        return replace(to_device(self, device), targets=targets)
 
 
 def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:
@@ -59,21 +62,23 @@ class DenseTask:
         """Return the head's losses by name; of a rank's part of a batch, its parts of them."""
         return {name: batch.share * loss for name, loss in self._losses(batch).items()}
 
-    def _run(self, images: Tensor, *arguments: Any) -> Any:
+    def _run(self, batch: DenseBatch, *arguments: Any) -> Any:
         """The head's output; `model` is the head alone, or with the encoder."""
-        return self.model(self.backbone(images) if self.config.frozen else images, *arguments)
+        if self.config.frozen:
+            return self.model(self.backbone(batch.images), *arguments)
+        return self.model(batch.images, *arguments, branches=batch.branches)
 
     def _losses(self, batch: DenseBatch) -> dict[str, Tensor]:
         match self.head:
             case DepthHead():
-                predicted = self._run(batch.images)
+                predicted = self._run(batch)
                 target = torch.stack([each["depth"] for each in batch.targets])
                 return {"depth": scale_invariant_loss(predicted, _nearest(target, predicted), self.head.config)}
             case SegmentationHead():
                 labels = torch.stack([each["labels"] for each in batch.targets]) - 1
-                return {"classes": class_share_loss(self._run(batch.images), labels)}
+                return {"classes": class_share_loss(self._run(batch), labels)}
         with drawn_from(torch_generator(self.config.seed, 6, batch.draw)):
-            _, losses = self._run(batch.images, [self._inside(each) for each in batch.targets])
+            _, losses = self._run(batch, [self._inside(each) for each in batch.targets])
         return {name.removeprefix("loss_"): each.float() for name, each in losses.items()}
 
     def _inside(self, target: Targets) -> Targets:

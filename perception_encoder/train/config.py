@@ -26,6 +26,8 @@ class TrainingConfig(ABC):
     batch_size: int = 256
     warmup: int = 200
     """Steps of linear warm-up."""
+    drops: tuple[float, ...] = ()
+    """Shares of the steps after each of which the rate falls to a tenth; without them it follows a cosine to zero."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     validation: ValidationConfig | None = None
@@ -48,6 +50,8 @@ class TrainingConfig(ABC):
     def __post_init__(self) -> None:
         check_least(self, {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1})
         check_least(self, {"checkpoint_minutes": 0, "seed": 0})
+        if not all(0 < drop < 1 for drop in self.drops):
+            raise ConfigError(f"drops are {self.drops}; they must be above 0 and below 1")
 
     def fingerprint(self, data: Iterable[str] = ()) -> str:
         """Return the identity of the configuration, and of the data by names of their samples or shards.

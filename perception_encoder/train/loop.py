@@ -30,7 +30,7 @@ from perception_encoder.train.distributed import (
     this_rank,
 )
 from perception_encoder.train.metrics import Listener, Metrics
-from perception_encoder.train.optimizer import build_optimizer, warmup_cosine
+from perception_encoder.train.optimizer import build_optimizer, learning_rate
 from perception_encoder.train.progress import StepGroup
 from perception_encoder.train.task import Cost, Task
 from perception_encoder.train.validation import Validation, choose_metric, is_better, is_due
@@ -79,7 +79,7 @@ def train(
     saved = time.monotonic()
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
-            share = warmup_cosine(step, config.steps, config.warmup)
+            share = learning_rate(step, config.steps, config.warmup, config.drops)
             for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
                 parameters["lr"] = peak * share
             losses = _backward(task, batch)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, from_windows, to_windows
+from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, from_windows, to_windows, vitdet_backbone
 from perception_encoder.errors import ConfigError, ShapeError
+from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.layers.block import drop_path
 from perception_encoder.models.layers.rope import rope_table
@@ -120,3 +121,22 @@ def test_sizes_that_do_not_fit() -> None:
     model = ViTDetBackbone(config, 128, 4, [])
     with pytest.raises(ShapeError, match="images are 100x128"):
         model(torch.zeros(1, 3, 100, 128))
+
+
+@torch.no_grad()
+def test_a_pretrained_tower_gives_its_map() -> None:
+    """With windows over the whole image it is the tower's own; of another patch size the kernel is resampled."""
+    tower = create_model("PE-Spatial-T16-512")
+    tower.truncate(2)
+    tower.set_image_size(64)
+    pixels = golden_image(1, 2, 3, 64, 64)
+    own = vitdet_backbone(tower, 64, 4, [1])
+    expected = tower.forward_features(pixels, norm=False)[:, tower.num_prefix_tokens :]
+    with torch.no_grad():
+        first = own.positions((4, 4))
+    assert torch.equal(first.flatten(0, 1), tower.positional_embedding[tower.num_prefix_tokens :])
+    if not tower.config.class_token:
+        torch.testing.assert_close(own(pixels).flatten(2).transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
+    coarse = vitdet_backbone(tower, 128, 4, [1], patch_size=32)
+    assert coarse.conv1.weight.shape[-2:] == (32, 32) and coarse(golden_image(1, 1, 3, 128, 96)).shape[-2:] == (4, 3)
+    assert coarse.config.image_size == 128

@@ -18,10 +18,10 @@ from tests.dense_training.datasets import small_config
 def test_the_same_step_gives_the_same_batch(datasets: dict[str, Path]) -> None:
     config = small_config("depth")
     samples, _, _ = read_samples(config, datasets["depth"])
-    one, two = (DenseBatches(config, samples, Rank(number=0, of=1)) for _ in range(2))
+    one, two = (DenseBatches(config, samples, Rank(number=0, of=1), 12) for _ in range(2))
     two(0)
     assert torch.equal(one(5).images, two(5).images) and not torch.equal(one(5).images, one(6).images)
-    halves = [DenseBatches(config, samples, Rank(number=number, of=2))(5).images for number in range(2)]
+    halves = [DenseBatches(config, samples, Rank(number=number, of=2), 12)(5).images for number in range(2)]
     assert torch.equal(torch.cat(halves), one(5).images)
 
 
@@ -39,7 +39,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out(
         return read(self, index)
 
     monkeypatch.setattr(type(samples), "read", refuse)
-    batches = DenseBatches(config, samples, Rank(number=0, of=1))
+    batches = DenseBatches(config, samples, Rank(number=0, of=1), 12)
     with caplog.at_level(logging.WARNING):
         assert all(len(batches(step)) == 4 for step in range(4))
     assert {record.getMessage().split(":")[0] for record in caplog.records} <= {f"left out {key}" for key in bad}

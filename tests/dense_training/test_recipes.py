@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from perception_encoder.dense_training.config import DenseConfig
-from perception_encoder.dense_training.recipes import debug_dense
-from perception_encoder.models.registry import BUILTIN
+from perception_encoder.dense_training.config import DenseConfig, DetectorConfig
+from perception_encoder.dense_training.recipes import VITDET, debug_dense
+from perception_encoder.models.registry import BUILTIN, MODELS
 from perception_encoder.recipes import find_recipe
 
 
@@ -16,3 +16,19 @@ def test_recipes_train_a_head_alone(name: str) -> None:
     assert isinstance(config, DenseConfig) and config.frozen and config.validation is not None
     small = debug_dense(config)
     assert type(small) is type(config) and (small.steps, small.encoder) == (4, BUILTIN)
+
+
+@pytest.mark.parametrize("name", VITDET)
+def test_vitdets_recipes_are_the_papers(name: str) -> None:
+    config = find_recipe(f"detector_{name}")
+    assert isinstance(config, DetectorConfig) and config.windows is not None and config.encoder in MODELS
+    assert (config.image_size, config.scales, config.batch_size, config.warmup) == (1024, (0.1, 2.0), 64, 250)
+    assert (config.windows.size, config.windows.patch_size, config.optimizer.weight_decay) == (32, 16, 0.1)
+    large = name.endswith("g14")
+    expected = (5e-5, 0.9, 0.5, 50) if large else (1e-4, 0.8, 0.4, 24)
+    depth = MODELS[config.encoder].vision.depth
+    assert (config.optimizer.lr, config.optimizer.layer_decay, config.drop_path, depth) == expected
+    assert config.windows.global_blocks[-1] == depth - 1 and len(config.windows.global_blocks) == 4
+    frozen = find_recipe(f"detector_{name}_frozen")
+    assert isinstance(frozen, DetectorConfig) and frozen.frozen and not frozen.drop_path
+    assert round(frozen.steps * 64 / 118_287) == 15 and frozen.windows == config.windows

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
 from perception_encoder.dense_training.run import train_dense
@@ -44,6 +45,21 @@ def test_depth_is_learned(datasets: dict[str, Path], tmp_path: Path) -> None:
     train_dense(config, [datasets["depth"]], tmp_path)
     losses = [row["depth"] for row in rows_of(tmp_path) if "depth" in row]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+def test_a_windowed_encoder_is_finetuned_and_resumed(datasets: dict[str, Path], tmp_path: Path) -> None:
+    windows = ("windows.size=2", "windows.global_blocks=[2]", "windows.patch_size=8", "drop_path=0.3", "layer=3")
+    config = small_config("detector", "frozen=false", "optimizer.layer_decay=0.8", *windows, "validation.every=4")
+    whole = train_dense(config, [datasets["detector"]], tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train_dense(config, [datasets["detector"]], tmp_path / "cut", listener=interrupt_at(3))
+    resumed = train_dense(config, [datasets["detector"]], tmp_path / "cut")
+    info, tensors = read_head_info(whole)
+    assert info.windows is not None and info.windows.global_blocks == (2,) and info.finetuned
+    assert all(torch.equal(tensors[name], each) for name, each in read_head_info(resumed)[1].items())
+    model = load_dense_model(whole, info, tensors, open_model("builtin").tower())
+    assert model.backbone.patch_size == 8
+    assert model.map_of(Image.new("RGB", (60, 30)), 32).shape == (1, 2, 4, 192)
 
 
 @pytest.mark.parametrize(("task", "frozen"), [("depth", True), ("detector", True), ("segmenter", False)])
@@ -88,6 +104,8 @@ def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path)
         train_dense(small_config("depth", "image_size=40"), data, tmp_path)
     with pytest.raises(ConfigError, match=r"layer 12 does not exist; .* has layers 0 to 11"):
         train_dense(small_config("depth", "layer=12"), data, tmp_path)
+    with pytest.raises(ConfigError, match="are for a finetuned encoder; set frozen=false"):
+        train_dense(small_config("depth", "drop_path=0.1"), data, tmp_path)
     with pytest.raises(ConfigError, match="2 datasets were given"):
         train_dense(small_config("depth"), data * 2, tmp_path)
     with pytest.raises(DataError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ def make(task: str, path: Path, *settings: str) -> tuple[DenseTask, DenseBatches
     torch.manual_seed(0)
     backbone = LayerBackbone(tower, layer, config.frozen)
     model = DenseModel(backbone, make_head(describe_head(config, tower, layer, samples, classes), backbone.width))
-    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(number=0, of=1))
+    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(number=0, of=1), 12)
 
 
 @pytest.mark.parametrize("task", HEADS)
@@ -70,7 +69,7 @@ def test_targets_of_a_detector_have_its_own_pixels(datasets: dict[str, Path]) ->
     own, batches = make("detector", datasets["detector"])
     (target, *_) = batches(0).targets
     assert own._inside(target) is target
-    object.__setattr__(own.backbone, "_tower", replace(own.backbone._tower, patch_size=8))
+    own.backbone.patch_size = 8
     moved = own._inside(target)
     assert torch.equal(moved["boxes"], 2 * target["boxes"])
     assert moved["masks"].shape[-2:] == (64, 64) and moved["masks"].sum() == 4 * target["masks"].sum()

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.train.optimizer import OptimizerConfig, build_optimizer, decays, warmup_cosine
+from perception_encoder.train.optimizer import (
+    OptimizerConfig,
+    build_optimizer,
+    decays,
+    layer_scales,
+    learning_rate,
+    warmup_cosine,
+)
 
 EPSILON = 1e-6  # timm's
 
@@ -66,3 +73,32 @@ def test_warm_up_then_cosine() -> None:
     assert math.isclose(shares[55], 0.5)
     assert 0 < shares[99] < 0.001
     assert shares[10:] == sorted(shares[10:], reverse=True)
+
+
+def test_each_block_has_a_lower_rate_than_the_one_above_it() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head = create_model("PE-Spatial-T16-512"), nn.Linear(4, 4)
+
+    config = OptimizerConfig(name="adamw", lr=0.1, layer_decay=0.5)
+    model = Model()
+    rates = {id(p): group["lr"] for group in build_optimizer(model, config).param_groups for p in group["params"]}
+    own = {name: rates[id(p)] for name, p in model.named_parameters()}
+    assert own["head.weight"] == own["head.bias"] == 0.1
+    assert own["backbone.transformer.resblocks.11.mlp.c_fc.weight"] == pytest.approx(0.05)
+    assert own["backbone.transformer.resblocks.0.ln_1.bias"] == pytest.approx(0.1 * 0.5**12)
+    for name in ("conv1.weight", "positional_embedding", "class_embedding", "ln_pre.weight"):
+        assert own[f"backbone.{name}"] == pytest.approx(0.1 * 0.5**13)
+    assert len(own) == len(rates)
+    assert layer_scales(nn.Linear(2, 2), 0.5) == {} == layer_scales(model, None)
+
+
+def test_the_rate_drops_in_steps() -> None:
+    shares = [learning_rate(step, 100, 10, (0.5, 0.8)) for step in range(100)]
+    assert shares[0] == pytest.approx(0.1) and shares[9] == 1
+    assert shares[10:50] == [1.0] * 40 and shares[50:80] == pytest.approx([0.1] * 30)
+    assert shares[80:] == pytest.approx([0.01] * 20)
+    assert [learning_rate(step, 100, 10) for step in range(100)] == [
+        warmup_cosine(step, 100, 10) for step in range(100)
+    ]
