@@ -89,6 +89,8 @@ RECIPES: dict[str, str] = {
     "detector_spatial_g14": "Mask R-CNN on PE-Spatial-G, finetuned: COCO, 36 epochs",
     "detector_core_l14": "Mask R-CNN on PE-Core-L, finetuned: COCO, 100 epochs",
     "detector_spatial_l14": "Mask R-CNN on PE-Spatial-L, finetuned: COCO, 100 epochs",
+    "detector_core_g14_lvis": "Mask R-CNN on PE-Core-G, finetuned: LVIS, 75 epochs",
+    "detector_spatial_g14_lvis": "Mask R-CNN on PE-Spatial-G, finetuned: LVIS, 36 epochs",
     "detector_core_g14_frozen": "Mask R-CNN on PE-Core-G, frozen: COCO, 15 epochs",
     "detector_spatial_g14_frozen": "Mask R-CNN on PE-Spatial-G, frozen: COCO, 15 epochs",
     "detector_core_l14_frozen": "Mask R-CNN on PE-Core-L, frozen: COCO, 15 epochs",
@@ -99,7 +101,7 @@ RECIPES: dict[str, str] = {
 
 def find_recipe(name: str) -> TrainingConfig:
     """Return the configuration of a recipe; ConfigError shows near matches."""
-    from perception_encoder.dense_training.recipes import depth, detector, frozen_vitdet, segmenter, vitdet
+    from perception_encoder.dense_training.recipes import depth, detector, frozen_vitdet, segmenter, vitdet, vitdet_lvis
     from perception_encoder.distillation.recipes import distill_builtin, distill_core
     from perception_encoder.finetuning.recipes import own_pairs
     from perception_encoder.language_alignment.recipes import (
@@ -158,6 +160,8 @@ def find_recipe(name: str) -> TrainingConfig:
             return detector()
         case ["detector", family, size]:
             return vitdet(f"{family}_{size}")
+        case ["detector", family, size, "lvis"]:
+            return vitdet_lvis(f"{family}_{size}")
         case ["detector", family, size, "frozen"]:
             return frozen_vitdet(f"{family}_{size}")
         case ["language", size]:

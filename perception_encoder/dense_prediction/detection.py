@@ -43,6 +43,8 @@ class DetectorHeadConfig:
     """Detections below it are dropped; by default 0.05, in LVIS 0.0001."""
     most: int | None = None
     """Detections of an image; by default as many as count: 100, in LVIS 300."""
+    federated: int | None = None
+    """Classes that a batch is learned from, with sigmoids, for LVIS (50 in ViTDet); None: all, with a softmax."""
 
     def __post_init__(self) -> None:
         if min(self.channels, self.hidden, self.regions, 1 if self.most is None else self.most) < 1:
@@ -116,6 +118,10 @@ class Detector(nn.Module):
             settings["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
             settings["mask_predictor"] = MaskRCNNPredictor(channels, channels, classes + 1)
         self.model: Any = MaskRCNN(**settings) if masks else FasterRCNN(**settings)
+        if config.federated is not None:
+            from perception_encoder.dense_prediction.federated import FederatedHeads
+
+            self.model.roi_heads = FederatedHeads(self.model.roi_heads, classes, config.federated)
 
     def forward(
         self, features: Tensor, targets: list[dict[str, Tensor]] | None = None

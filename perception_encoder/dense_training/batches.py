@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import UInt8
@@ -26,10 +27,13 @@ TRIES = 8
 class DenseBatches:
     """A rank's part of the batch of each step."""
 
-    def __init__(self, config: DenseConfig, samples: DenseSamples, rank: Rank, depth: int) -> None:
-        """`depth`: blocks of the encoder."""
+    def __init__(
+        self, config: DenseConfig, samples: DenseSamples, rank: Rank, depth: int, rows: Sequence[int] | None = None
+    ) -> None:
+        """`depth`: blocks of the encoder. `rows`: the images of an epoch, some more than once; by default each once."""
         self.config, self.samples, self.rank, self.depth = config, samples, rank, depth
-        self.sampler = WeightedSampler([len(samples.keys)], [1.0], config.batch_size, config.seed)
+        self.rows = range(len(samples.keys)) if rows is None else rows
+        self.sampler = WeightedSampler([len(self.rows)], [1.0], config.batch_size, config.seed)
         self.augmenter = Augmenter(config.image_size, config.scales, config.flip)
         self._bad = set[str]()
 
@@ -47,7 +51,7 @@ class DenseBatches:
     def _make(self, position: Position, generator: torch.Generator) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
         """The image at a position; if it cannot be used, the one whose turn it would be a step later, and so on."""
         for later in range(TRIES):
-            index = self.sampler.index(position, later)
+            index = self.rows[self.sampler.index(position, later)]
             try:
                 return self.augmenter(*self.samples.read(index), generator)
             except InputError as error:

@@ -100,6 +100,8 @@ class DetectorConfig(DenseConfig):
     """Learn masks, if all annotations have them."""
     class_agnostic: bool = False
     """Learn objects as one class, without masks."""
+    repeat_threshold: float | None = None
+    """Show images of rarer classes more often: those of a class in less than this share of the images (LVIS: 0.001)."""
 
     @property
     def head_channels(self) -> int:

@@ -15,6 +15,8 @@ from perception_encoder.train.validation import ValidationConfig
 
 COCO = 118_287
 """Training images of COCO 2017."""
+LVIS = 100_170
+"""Training images of LVIS v1."""
 VITDET = {
     "core_g14": ("PE-Core-G14-448", 75, 5e-5, 0.9, 0.5, (12, 24, 36, 49)),
     "spatial_g14": ("PE-Spatial-G14-448", 36, 5e-5, 0.9, 0.5, (12, 24, 36, 49)),
@@ -69,6 +71,14 @@ def frozen_vitdet(name: str) -> DetectorConfig:
         checkpoint_every=1_000,
         half=False,
     )
+
+
+def vitdet_lvis(name: str) -> DetectorConfig:
+    """The same on LVIS: sigmoids and the federated loss, rarer classes more often, 300 detections of 0.02 and above."""
+    config = vitdet(name)
+    steps = round(config.steps / COCO * LVIS)
+    head = dataclasses.replace(config.head, federated=50, least_score=0.02, most=300)
+    return dataclasses.replace(config, steps=steps, head=head, repeat_threshold=1e-3)
 
 
 def debug_dense(config: DenseConfig) -> DenseConfig:

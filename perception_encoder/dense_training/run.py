@@ -15,6 +15,7 @@ from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head, write_head
 from perception_encoder.dense_prediction.depth import DepthHead
+from perception_encoder.dense_prediction.detection import Detector
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
@@ -81,7 +82,7 @@ class DenseRun:
         if rank.number == 0:
             write_record(out, self.record)
         self.model = self._make()
-        self.batches = DenseBatches(config, samples, rank, self.model.backbone.depth)
+        self.batches = DenseBatches(config, samples, rank, self.model.backbone.depth, self._rows(samples))
         self._measure()
         self.task, self.metric = DenseTask(self.model, config), ""
         if config.validation is not None:
@@ -98,6 +99,28 @@ class DenseRun:
             freeze_unused(backbone, config.image_size)
             backbone.set_grad_checkpointing(config.parallel.checkpointing)
         return model
+
+    def _rows(self, samples: DenseSamples) -> list[int] | None:
+        """The images of an epoch, if rarer classes are shown more often; sets the weights of a federated loss."""
+        config = self.config
+        if not isinstance(config, DetectorConfig) or not isinstance(samples, ObjectSamples):
+            return None
+        if config.repeat_threshold is None and config.head.federated is None:
+            return None
+        from perception_encoder.dense_prediction.federated import FederatedHeads, class_frequencies, repeat_factors
+
+        dataset = samples.dataset
+        labels = [torch.from_numpy(dataset.instances(row, masks=False).labels) for row in range(len(dataset.keys))]
+        frequencies = class_frequencies(labels, len(dataset.categories))
+        assert isinstance(self.model.head, Detector)
+        if isinstance(heads := self.model.head.model.roi_heads, FederatedHeads):
+            heads.class_weights.copy_(frequencies.sqrt())
+        if config.repeat_threshold is None:
+            return None
+        factors = repeat_factors(labels, frequencies, config.repeat_threshold)
+        drawn = torch.rand(len(factors), generator=torch_generator(config.seed, 7))
+        times = factors.floor() + (drawn < factors - factors.floor())
+        return torch.repeat_interleave(torch.arange(len(times)), times.long()).tolist()
 
     def _measure(self) -> None:
         """Standardise the head's input over images as they are trained on; let depth begin with their typical one."""

@@ -25,6 +25,17 @@ def test_the_same_step_gives_the_same_batch(datasets: dict[str, Path]) -> None:
     assert torch.equal(torch.cat(halves), one(5).images)
 
 
+def test_images_may_be_shown_more_than_once_an_epoch(
+    datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config("depth")
+    samples, _, _ = read_samples(config, datasets["depth"])
+    read, rows = type(samples).read, []
+    monkeypatch.setattr(type(samples), "read", lambda self, index: rows.append(index) or read(self, index))
+    DenseBatches(config, samples, Rank(number=0, of=1), 12, [3, 3, 3, 5])(0)
+    assert sorted(rows) == [3, 3, 3, 5]
+
+
 def test_an_image_that_cannot_be_decoded_is_left_out(
     datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -32,3 +32,10 @@ def test_vitdets_recipes_are_the_papers(name: str) -> None:
     frozen = find_recipe(f"detector_{name}_frozen")
     assert isinstance(frozen, DetectorConfig) and frozen.frozen and not frozen.drop_path
     assert round(frozen.steps * 64 / 118_287) == 15 and frozen.windows == config.windows
+
+
+def test_lvis_is_learned_by_the_federated_loss() -> None:
+    config = find_recipe("detector_spatial_g14_lvis")
+    assert isinstance(config, DetectorConfig) and config.repeat_threshold == 1e-3
+    assert (config.head.federated, config.head.least_score, config.head.most) == (50, 0.02, 300)
+    assert round(config.steps * 64 / 100_170) == 36

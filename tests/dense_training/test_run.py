@@ -87,6 +87,16 @@ def test_a_finetuned_encoder_is_in_the_file(datasets: dict[str, Path], tmp_path:
     assert not torch.equal(own, theirs)
 
 
+def test_a_federated_detector_with_repeated_images(datasets: dict[str, Path], tmp_path: Path) -> None:
+    config = small_config("detector", "head.federated=2", "repeat_threshold=1.0")
+    path = train_dense(config, [datasets["detector"]], tmp_path)
+    info, tensors = read_head_info(path)
+    assert info.head["federated"] == 2
+    weights = tensors["head.model.roi_heads.class_weights"]
+    assert weights.shape == (2,) and (weights > 0).all() and (weights < 1).any()
+    assert load_dense_model(path, info, tensors, open_model("builtin").tower()) is not None
+
+
 def test_it_is_said_what_is_trained(
     datasets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
