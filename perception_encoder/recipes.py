@@ -101,7 +101,7 @@ RECIPES: dict[str, str] = {
 
 def find_recipe(name: str) -> TrainingConfig:
     """Return the configuration of a recipe; ConfigError shows near matches."""
-    from perception_encoder.dense_training.recipes import depth, detector, frozen_vitdet, segmenter, vitdet, vitdet_lvis
+    from perception_encoder.dense_training.recipes import head_recipe
     from perception_encoder.distillation.recipes import distill_builtin, distill_core
     from perception_encoder.finetuning.recipes import own_pairs
     from perception_encoder.language_alignment.recipes import (
@@ -113,7 +113,7 @@ def find_recipe(name: str) -> TrainingConfig:
     )
     from perception_encoder.pretraining.builtin.recipe import builtin, builtin_second
     from perception_encoder.pretraining.recipes import LAST_STEP, ablation, cooldown, core, scaling
-    from perception_encoder.spatial_alignment.recipes import distill_spatial, spatial_builtin, spatial_g
+    from perception_encoder.spatial_alignment.recipes import spatial_recipe
     from perception_encoder.video_finetuning.recipes import video_finetune
 
     if name not in RECIPES:
@@ -146,24 +146,10 @@ def find_recipe(name: str) -> TrainingConfig:
             return own_questions()
         case ["language", "builtin"]:
             return builtin_alignment()
-        case ["spatial", "builtin"]:
-            return spatial_builtin()
-        case ["spatial", "g14"]:
-            return spatial_g()
         case ["spatial", size]:
-            return distill_spatial(size)
-        case ["depth"]:
-            return depth()
-        case ["segmenter"]:
-            return segmenter()
-        case ["detector"]:
-            return detector()
-        case ["detector", family, size]:
-            return vitdet(f"{family}_{size}")
-        case ["detector", family, size, "lvis"]:
-            return vitdet_lvis(f"{family}_{size}")
-        case ["detector", family, size, "frozen"]:
-            return frozen_vitdet(f"{family}_{size}")
+            return spatial_recipe(size)
+        case ["depth" | "segmenter" | "detector" as task, *rest]:
+            return head_recipe(task, rest)
         case ["language", size]:
             return alignment(size)
         case ["language", size, "warmup"]:

@@ -195,7 +195,7 @@ def read_head_info(path: Path) -> tuple[HeadInfo, dict[str, Tensor]]:
     if METADATA not in metadata:
         raise CheckpointError(f"{path} is not the file of a head: `pe train depth`, segmenter and detector write those")
     fields = json.loads(metadata[METADATA])
-    windows = fields["windows"]
+    windows = fields.get("windows")
     if windows is not None:
         windows = WindowConfig(**{**windows, "global_blocks": tuple(windows["global_blocks"])})
     return HeadInfo(**{**fields, "classes": tuple(fields["classes"]), "windows": windows}), tensors

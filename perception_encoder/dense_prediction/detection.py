@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from perception_encoder.datasets.instances import Instances, InstanceSet
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
+from perception_encoder.dense_prediction.federated import federate
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.models.initialization import drawn_from
@@ -119,9 +120,7 @@ class Detector(nn.Module):
             settings["mask_predictor"] = MaskRCNNPredictor(channels, channels, classes + 1)
         self.model: Any = MaskRCNN(**settings) if masks else FasterRCNN(**settings)
         if config.federated is not None:
-            from perception_encoder.dense_prediction.federated import FederatedHeads
-
-            self.model.roi_heads = FederatedHeads(self.model.roi_heads, classes, config.federated)
+            federate(self.model.roi_heads, classes, config.federated)
 
     def forward(
         self, features: Tensor, targets: list[dict[str, Tensor]] | None = None

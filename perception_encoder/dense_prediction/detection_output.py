@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
-
 from perception_encoder.dense_prediction.detection import Detected
-from perception_encoder.errors import MissingExtraError
 from perception_encoder.files import write_json
+from perception_encoder.formats.run_lengths import run_lengths
 
 
 class CocoResults:
@@ -41,7 +38,9 @@ class CocoResults:
                 "iscrowd": 0,
             }
             if detected.masks is not None:
-                row |= {"segmentation": run_lengths(detected.masks[number]), "area": int(detected.masks[number].sum())}
+                mask = detected.masks[number]
+                segmentation = {"size": list(mask.shape), "counts": run_lengths(mask)}
+                row |= {"segmentation": segmentation, "area": int(mask.sum())}
             rows.append(row)
         self.annotations += rows
         return rows
@@ -51,15 +50,3 @@ class CocoResults:
         value = {"images": self.images, "categories": self.categories, "annotations": self.annotations}
         write_json(path, value, indent=None)
         return value
-
-
-def run_lengths(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
-    """Return a mask as COCO's compressed run lengths; MissingExtraError without faster-coco-eval."""
-    try:
-        from faster_coco_eval.core import mask as coco_mask
-    except ImportError:
-        raise MissingExtraError("faster-coco-eval", "eval") from None
-    encoded: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    counts = encoded["counts"]
-    size = [int(side) for side in encoded["size"]]
-    return {"size": size, "counts": counts if isinstance(counts, str) else counts.decode()}

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 PRIOR = 0.01
 """Score of every class at first, as of focal losses."""
@@ -23,33 +21,23 @@ SMALLEST = 1e-2
 """Pixels of a box's side, as in torchvision."""
 
 
-class FederatedHeads(RoIHeads):
-    """torchvision's heads with sigmoids; class 0, the background, is what no class scores."""
+class FederatedHeads(nn.Module):
+    """Mixed into torchvision's `RoIHeads`: sigmoids; class 0, the background, is what no class scores."""
 
     class_weights: Tensor
-
-    def __init__(self, heads: RoIHeads, classes: int, sampled: int) -> None:
-        """Take over the parts of other heads. `sampled`: classes that a batch is learned from, at least."""
-        super().__init__(
-            heads.box_roi_pool, heads.box_head, heads.box_predictor, 0.5, 0.5, 512, 0.25, None,
-            heads.score_thresh, heads.nms_thresh, heads.detections_per_img,
-            heads.mask_roi_pool, heads.mask_head, heads.mask_predictor,
-        )  # fmt: skip
-        self.fg_bg_sampler, self.proposal_matcher, self.box_coder = (
-            *(heads.fg_bg_sampler, heads.proposal_matcher, heads.box_coder),
-        )
-        self.sampled = sampled
-        nn.init.constant_(self.box_predictor.cls_score.bias, -math.log((1 - PRIOR) / PRIOR))
-        self.register_buffer("class_weights", torch.ones(classes))
-        self._logits, self._labels = torch.empty(0), torch.empty(0)
-        self.box_predictor.register_forward_hook(self._remember)
+    sampled: int
+    box_predictor: Any
+    box_coder: Any
+    score_thresh: float
+    nms_thresh: float
+    detections_per_img: int
 
     def _remember(self, module: Any, inputs: Any, outputs: tuple[Tensor, Tensor]) -> None:
         self._logits = outputs[0]
 
     def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
         """Choose the regions that are learned from: see torchvision."""
-        chosen = super().select_training_samples(proposals, targets)
+        chosen = super().select_training_samples(proposals, targets)  # type: ignore[misc]
         self._labels = torch.cat(chosen[2])
         return chosen
 
@@ -76,12 +64,24 @@ class FederatedHeads(RoIHeads):
         return [each[0] for each in results], [each[1] for each in results], [each[2] for each in results]
 
     def _best(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
         region, label = torch.nonzero(scores[:, 1:] > self.score_thresh, as_tuple=True)
         own, score = clip_boxes_to_image(boxes[region, label + 1], size), scores[region, label + 1]
         large = remove_small_boxes(own, SMALLEST)
         own, score, label = own[large], score[large], label[large] + 1
         best = batched_nms(own, score, label, self.nms_thresh)[: self.detections_per_img]
         return own[best], score[best], label[best]
+
+
+def federate(heads: Any, classes: int, sampled: int) -> None:
+    """Let torchvision's `RoIHeads` learn some classes of each batch, in place. `sampled`: how many, at least."""
+    heads.__class__ = type("FederatedRoIHeads", (FederatedHeads, type(heads)), {})
+    heads.sampled = sampled
+    heads.register_buffer("class_weights", torch.ones(classes))
+    heads._logits, heads._labels = torch.empty(0), torch.empty(0)
+    heads.box_predictor.register_forward_hook(heads._remember)
+    nn.init.constant_(heads.box_predictor.cls_score.bias, -math.log((1 - PRIOR) / PRIOR))
 
 
 def federated_loss(

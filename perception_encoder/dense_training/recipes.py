@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from perception_encoder.dense_prediction.dense_model import WindowConfig
 from perception_encoder.dense_prediction.detection import DetectorHeadConfig
@@ -26,6 +27,24 @@ VITDET = {
 """By recipe: encoder, epochs, rate, decay by layer, drop path and global blocks (table 24)."""
 DROPS = (0.889, 0.963)
 """Where ViTDet's rate falls to a tenth (Li et al., 2022); the paper does not name its own."""
+
+
+def head_recipe(task: str, rest: Sequence[str]) -> DenseConfig:
+    """Return the recipe of a task, "depth", "segmenter" or "detector"; of a detector also "core", "g14", "lvis"."""
+    match task, *rest:
+        case ["depth"]:
+            return depth()
+        case ["segmenter"]:
+            return segmenter()
+        case ["detector"]:
+            return detector()
+        case ["detector", family, size]:
+            return vitdet(f"{family}_{size}")
+        case ["detector", family, size, "lvis"]:
+            return vitdet_lvis(f"{family}_{size}")
+        case ["detector", family, size, "frozen"]:
+            return frozen_vitdet(f"{family}_{size}")
+    raise AssertionError(f"{task} has no recipe {rest}")
 
 
 def depth() -> DepthTrainingConfig:

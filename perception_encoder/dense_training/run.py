@@ -16,6 +16,7 @@ from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head, write_head
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.detection import Detector
+from perception_encoder.dense_prediction.federated import FederatedHeads, class_frequencies, repeat_factors
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
@@ -107,8 +108,6 @@ class DenseRun:
             return None
         if config.repeat_threshold is None and config.head.federated is None:
             return None
-        from perception_encoder.dense_prediction.federated import FederatedHeads, class_frequencies, repeat_factors
-
         dataset = samples.dataset
         labels = [torch.from_numpy(dataset.instances(row, masks=False).labels) for row in range(len(dataset.keys))]
         frequencies = class_frequencies(labels, len(dataset.categories))

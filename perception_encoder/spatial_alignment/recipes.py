@@ -23,6 +23,13 @@ SPATIAL, CORE = (
 STUDENTS = tuple(size for size in SPATIAL if size != "g14")
 
 
+def spatial_recipe(size: str) -> SpatialConfig:
+    """Return the recipe of "builtin", of "g14", or of one of `STUDENTS`."""
+    if size == "builtin":
+        return spatial_builtin()
+    return spatial_g() if size == "g14" else distill_spatial(size)
+
+
 def spatial_g() -> SpatialConfig:
     """PE-Spatial-G as published: PE-Core-G's own layer 41 and SAM 2.1's masks, 300 million images at 448 px."""
     return SpatialConfig(

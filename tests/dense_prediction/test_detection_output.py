@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
-from pycocotools import mask as coco_mask
 
 from perception_encoder.dense_prediction.detection import Detected
-from perception_encoder.dense_prediction.detection_output import CocoResults, run_lengths
+from perception_encoder.dense_prediction.detection_output import CocoResults
 
 
 def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
@@ -32,9 +30,3 @@ def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
             "c", (8, 6), Detected(boxes[:1], np.array([1]), np.array([0.5], np.float32), None)
         )[0]
     )
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
-def test_run_lengths_are_read_by_pycocotools() -> None:
-    mask = np.random.default_rng(0).random((7, 9)) > 0.5
-    assert np.array_equal(coco_mask.decode(run_lengths(mask)), mask)

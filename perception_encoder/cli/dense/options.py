@@ -10,7 +10,7 @@ from perception_encoder.cli.options import argument, numbers, option
 from perception_encoder.errors import ConfigError
 
 if TYPE_CHECKING:
-    from perception_encoder.dense_prediction.video_tracking import LayerOf
+    from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf
 
 LAYER = "Layer whose features are used, 0-based; -1 is the last."
 Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]
@@ -19,7 +19,7 @@ Layer = Annotated[int, option(LAYER, "N")]
 
 def load_layer(model: str, layer: int) -> LayerOf:
     """Load a model and choose its layer; ConfigError for a layer that it lacks."""
-    from perception_encoder.dense_prediction.video_tracking import LayerOf
+    from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf
     from perception_encoder.inference.layer_encoder import resolve_layers
     from perception_encoder.inference.open_model import load_layer_encoder
 

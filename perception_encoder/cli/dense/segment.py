@@ -44,7 +44,7 @@ def segment(
         pe segment room.jpg --head runs/segmenter/head.safetensors -o room.png
     """
     from perception_encoder.dense_prediction.overlay import draw_objects, mask_png
-    from perception_encoder.dense_prediction.tracking_output import describe_objects
+    from perception_encoder.dense_prediction.tracking.tracking_output import describe_objects
     from perception_encoder.files import writing
     from perception_encoder.layer_analysis.plots import write_image
     from perception_encoder.preprocess.image import open_image

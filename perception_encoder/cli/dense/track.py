@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from perception_encoder.dense_prediction.video_tracking import LayerOf
+    from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf
 
 BOX = "Object in a box of the first frame: LEFT,TOP,RIGHT,BOTTOM in pixels or from 0 to 1; repeat for more."
 
@@ -51,8 +51,8 @@ def track(
         pe track DAVIS/JPEGImages/480p/dog --mask DAVIS/Annotations/480p/dog/00000.png -o results
         pe track clip.mp4 --mask first.png -m PE-Spatial-L14-448 -o tracked
     """
-    from perception_encoder.dense_prediction.tracking_output import check_tracking_output, write_tracking
-    from perception_encoder.dense_prediction.video_tracking import track_objects
+    from perception_encoder.dense_prediction.tracking.tracking_output import check_tracking_output, write_tracking
+    from perception_encoder.dense_prediction.tracking.video_tracking import track_objects
 
     if bool(mask) == bool(box or point):
         raise ConfigError("say what to follow: --mask FILE, or --box or --point (as often as there are objects)")

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
+from perception_encoder.cli.models.export_head import head
 from perception_encoder.cli.options import BY_POSITION, argument, flag, option
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(head)
 
 Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 
@@ -19,11 +21,13 @@ Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 def export() -> None:
     """Export a model or an index.
 
-    Export a model to ONNX, an aligned encoder to PE-Lang's layout, or an index to an embeddings file or FiftyOne.
+    Export a model or a head to ONNX, an aligned encoder to PE-Lang's layout, or an index to an embeddings file or
+    FiftyOne.
 
     Examples:
 
         pe export onnx builtin builtin-onnx
+        pe export head runs/detector/head.safetensors detector.onnx
         pe export lang runs/language_own my-lang
         pe export vectors photos vectors
     """

@@ -11,8 +11,8 @@ import numpy as np
 
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.dense_prediction.detection import Detected, DetectionConfig, fit_detector
-from perception_encoder.dense_prediction.detection_output import run_lengths
 from perception_encoder.dense_prediction.head_fitting import Maps, take
+from perception_encoder.errors import MissingExtraError
 from perception_encoder.evaluation.dense.average_precision import AnnotationKind, average_precision
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
 from perception_encoder.evaluation.layer_features import LayerFeatures, check_maps, settings_digest
@@ -138,7 +138,17 @@ def to_results(detected: Detected, images: InstanceSet, row: int) -> dict[str, l
     ]
     results = {"box": [{**each, "bbox": box} for each, box in zip(rest, boxes, strict=True)]}
     if detected.masks is not None:
+        encode = _encoder()
         results["mask"] = [
-            {**each, "segmentation": run_lengths(mask)} for each, mask in zip(rest, detected.masks, strict=True)
+            {**each, "segmentation": encode(mask)} for each, mask in zip(rest, detected.masks, strict=True)
         ]
     return results
+
+
+def _encoder() -> Callable[[np.ndarray], dict[str, Any]]:
+    """Return a function that makes COCO's run lengths of a mask."""
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError:
+        raise MissingExtraError("faster-coco-eval", "eval") from None
+    return lambda pixels: mask.encode(np.asfortranarray(pixels.astype(np.uint8)))

@@ -1,9 +1,9 @@
 """Tracking of objects by similarity of patches (section 3): J, F and J&F as DAVIS defines them.
 
-The masks of the first frame are propagated through a video (dense_prediction/label_propagation.py) and compared with
-the true ones at the masks' own size. As in DAVIS the first and the last frame are not scored; an object's J is the mean
-over frames, a dataset's J the mean over the objects of all videos, and J&F the mean of J and F. A video with all its
-objects is one block of the intervals; of few videos they are Student's.
+The masks of the first frame are propagated through a video (dense_prediction/tracking/label_propagation.py) and
+compared with the true ones at the masks' own size. As in DAVIS the first and the last frame are not scored; an object's
+J is the mean over frames, a dataset's J the mean over the objects of all videos, and J&F the mean of J and F. A video
+with all its objects is one block of the intervals; of few videos they are Student's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 
 from perception_encoder.datasets.masked_videos import VOID, MaskedVideo
-from perception_encoder.dense_prediction.label_propagation import PropagationConfig, propagate
-from perception_encoder.dense_prediction.video_tracking import SHORT_SIDE, frame_size
+from perception_encoder.dense_prediction.tracking.label_propagation import PropagationConfig, propagate
+from perception_encoder.dense_prediction.tracking.video_tracking import SHORT_SIDE, frame_size
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.dense.region_and_boundary import boundary_accuracy, region_similarity
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from perception_encoder.formats.run_lengths import run_lengths
 from perception_encoder.formats.shards import json_bytes
 from perception_encoder.scenes.language.graph import SceneGraph, build_graph
 from perception_encoder.scenes.language.phrases import image_captions
@@ -53,11 +54,3 @@ def _annotations(graph: SceneGraph, mask: np.ndarray) -> tuple[dict[str, Any], .
         }
         for node in graph.nodes
     )
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """Return COCO's run lengths of a bool mask (H, W): down the columns, alternately of 0 and of 1, from 0."""
-    flat = mask.T.ravel()
-    ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
-    lengths = [int(length) for length in np.diff(ends)]
-    return [0, *lengths] if flat[0] else lengths

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.dense_prediction.tracking_output import describe_objects, write_tracking
+from perception_encoder.dense_prediction.tracking.tracking_output import describe_objects, write_tracking
 from perception_encoder.errors import InputError, OutputError
 from perception_encoder.preprocess.video import read_frames
 

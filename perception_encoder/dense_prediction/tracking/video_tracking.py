@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 
-from perception_encoder.dense_prediction.label_propagation import LabelPropagator, PropagationConfig
+from perception_encoder.dense_prediction.tracking.label_propagation import LabelPropagator, PropagationConfig
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.models.protocols import LayerEncoder
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from perception_encoder.dense_prediction.label_propagation import PropagationConfig, propagate
+from perception_encoder.dense_prediction.tracking.label_propagation import PropagationConfig, propagate
 from perception_encoder.errors import ConfigError, ShapeError
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.dense_prediction.label_propagation import propagate
-from perception_encoder.dense_prediction.video_tracking import LayerOf, frame_size, track_objects
+from perception_encoder.dense_prediction.tracking.label_propagation import propagate
+from perception_encoder.dense_prediction.tracking.video_tracking import LayerOf, frame_size, track_objects
 from perception_encoder.errors import DataError, InputError
 from tests.evaluation.layers import ColourLayers, discs
 

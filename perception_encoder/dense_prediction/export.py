@@ -1,0 +1,123 @@
+"""A head with its encoder as one ONNX file, checked against torch before it is written."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo
+from perception_encoder.dense_prediction.detection import PATCH, Detector
+from perception_encoder.errors import MissingExtraError, OutputError, ShapeError
+from perception_encoder.files import replacing, writing
+from perception_encoder.models.export import TOLERANCE
+
+OUTPUTS = {"depth": ("depth",), "segmentation": ("classes",), "detection": ("boxes", "labels", "scores", "masks")}
+"""By task; masks of a detector that has some, 28x28 inside each box."""
+OPSET = 17
+
+
+class _Exported(nn.Module):
+    """Images (B, 3, H, W), uint8, to what a head predicts at their size; a detector takes one image."""
+
+    def __init__(self, model: DenseModel, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        features, head = self.model.backbone(images), self.model.head
+        if not isinstance(head, Detector):
+            return head.predict(features, self.size)
+        (detected,), _ = head(features)
+        boxes = detected["boxes"] * (self.model.backbone.patch_size / PATCH)
+        rest = (detected["masks"],) if head.masks else ()
+        return (boxes, detected["labels"], detected["scores"], *rest)
+
+
+@torch.no_grad()
+def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, int] | None = None) -> float | None:
+    """Write an ONNX file that takes images of one height and width, `size`, by default squares of the head's size.
+
+    Depth and classes take any number of images and give (B, H, W); a detector takes one and gives its best detections,
+    of any score, best first, boxes in pixels. Returns the largest difference to torch through onnxruntime, over the
+    largest value; None without onnxruntime. Raises MissingExtraError, ShapeError for a size that is not whole patches,
+    and OutputError, also for a difference above 1e-3.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnx", "onnx") from None
+    height, width = size or (info.image_size, info.image_size)
+    patch = model.backbone.patch_size
+    if height % patch or width % patch:
+        raise ShapeError(f"the size is {height}x{width}; both sides must be multiples of the patch, {patch}")
+    if isinstance(model.head, Detector):
+        model.head.model.roi_heads.score_thresh = 0.0
+    exported = _Exported(model, (height, width)).eval()
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    with writing(path), replacing(path) as temporary:
+        _export(exported, example, info, temporary)
+        graph = onnx.load(temporary)
+        graph.metadata_props.extend(
+            [onnx.StringStringEntryProto(key=key, value=value) for key, value in _about(info).items()]
+        )
+        onnx.save(graph, temporary)
+        difference = _difference(exported, example, temporary)
+        if difference is not None and not difference < TOLERANCE:
+            raise OutputError(f"{path.name} differs from torch by {difference:.1e}, more than {TOLERANCE}")
+    return difference
+
+
+def _export(exported: _Exported, example: Tensor, info: HeadInfo, path: Path) -> None:
+    names = OUTPUTS[info.task]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself, and of torchvision's shapes that depend on the data
+        if info.task == "detection":  # only the exporter that traces knows torchvision's detectors
+            outputs = names if info.masks else names[:-1]
+            axes = {name: {0: "detections"} for name in outputs}
+            torch.onnx.export(
+                exported, (example[:1],), str(path), input_names=["images"], output_names=list(outputs),
+                dynamic_axes=axes, opset_version=OPSET, dynamo=False,
+            )  # fmt: skip
+            return
+        program = torch.onnx.export(
+            torch.export.export(exported, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)),
+            dynamo=True, verbose=False,
+            input_names=["images"], output_names=list(names), dynamic_shapes=({0: "batch"},),
+        )  # fmt: skip
+    assert program is not None
+    program.save(path)
+
+
+def _about(info: HeadInfo) -> dict[str, str]:
+    return {"model": info.encoder, "weights": info.weights, "head": json.dumps(asdict(info)), "pixels": "RGB, 0 to 255"}
+
+
+def _difference(exported: _Exported, example: Tensor, path: Path) -> float | None:
+    """Largest difference between onnxruntime and torch over the largest value: of depths, scores or boxes."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (name,) = (each.name for each in session.get_inputs())
+    detector = isinstance(exported.model.head, Detector)
+    images = example[1:] if detector else torch.cat([example, example[:1].flip(-1)])
+    ours: list[np.ndarray] = session.run(None, {name: images.numpy()})
+    theirs: Any = exported(images)
+    if not detector:
+        expected = theirs.numpy().astype(np.float64)
+        return float(np.abs(ours[0] - expected).max() / max(1e-6, np.abs(expected).max()))
+    scores = [np.sort(each)[::-1] for each in (ours[2], theirs[2].numpy())]
+    count = min(map(len, scores))
+    if abs(len(scores[0]) - len(scores[1])) > 1:  # one score may be at the threshold of an overlap
+        return float("inf")
+    return float(np.abs(scores[0][:count] - scores[1][:count]).max()) if count else 0.0
