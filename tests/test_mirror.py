@@ -34,6 +34,7 @@ CROSS_CUTTING = {
 """Test files that belong to no single module, with the reason."""
 INDIRECT = {
     "cli/default_model.py": "by every command that takes a model",
+    "cli/models/export_head.py": "by its command, `pe export head`",
     "distillation/config.py": "by its recipes",
     "distillation/plan.py": "by `plan_recipe`, of which it is a case",
     "distillation/recipes.py": "by their names in the catalogue",
