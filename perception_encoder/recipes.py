@@ -85,12 +85,17 @@ RECIPES: dict[str, str] = {
     "depth": "a depth head on your own images with depth",
     "segmenter": "a segmentation head on your own images with masks of classes",
     "detector": "a detector on your own images with boxes, in COCO's format",
+    "detr": "a deformable DETR on your own images with boxes, in COCO's format",
     "detector_core_g14": "Mask R-CNN on PE-Core-G, finetuned: COCO, 75 epochs",
     "detector_spatial_g14": "Mask R-CNN on PE-Spatial-G, finetuned: COCO, 36 epochs",
     "detector_core_l14": "Mask R-CNN on PE-Core-L, finetuned: COCO, 100 epochs",
     "detector_spatial_l14": "Mask R-CNN on PE-Spatial-L, finetuned: COCO, 100 epochs",
     "detector_core_g14_lvis": "Mask R-CNN on PE-Core-G, finetuned: LVIS, 75 epochs",
     "detector_spatial_g14_lvis": "Mask R-CNN on PE-Spatial-G, finetuned: LVIS, 36 epochs",
+    "detr_spatial_g14_1": "DETA's detector on PE-Spatial-G, 1: Objects365 at 1024 px",
+    "detr_spatial_g14_2": "DETA's detector on PE-Spatial-G, 2: Objects365 at 1536 px",
+    "detr_spatial_g14_3": "DETA's detector on PE-Spatial-G, 3: COCO at 1728 px",
+    "detr_spatial_g14_4": "DETA's detector on PE-Spatial-G, 4: COCO at 1824 px",
     "detector_core_g14_frozen": "Mask R-CNN on PE-Core-G, frozen: COCO, 15 epochs",
     "detector_spatial_g14_frozen": "Mask R-CNN on PE-Spatial-G, frozen: COCO, 15 epochs",
     "detector_core_l14_frozen": "Mask R-CNN on PE-Core-L, frozen: COCO, 15 epochs",
@@ -148,7 +153,7 @@ def find_recipe(name: str) -> TrainingConfig:
             return builtin_alignment()
         case ["spatial", size]:
             return spatial_recipe(size)
-        case ["depth" | "segmenter" | "detector" as task, *rest]:
+        case ["depth" | "segmenter" | "detector" | "detr" as task, *rest]:
             return head_recipe(task, rest)
         case ["language", size]:
             return alignment(size)

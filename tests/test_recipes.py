@@ -53,7 +53,7 @@ def chain(name: str) -> list[str]:
     initial = getattr(config, "initial", None)
     if initial is None or canonical_name(initial) is not None:
         return [name]
-    match = re.fullmatch(r"runs/(\w+)/(model|language)\.safetensors", initial)
+    match = re.fullmatch(r"runs/(\w+)/(model|language|head)\.safetensors", initial)
     if match and match[1] == "language_builtin_words":  # by `python -m experiments.language.words`
         return [name]
     assert match and match[1] in RECIPES, f"{name} begins at {initial}, which no recipe makes"

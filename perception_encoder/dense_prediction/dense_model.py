@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
-from perception_encoder.dense_prediction.detection import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
 from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError
@@ -28,12 +29,13 @@ from perception_encoder.models.checkpoints.files import read_checkpoint, write_t
 from perception_encoder.models.tower import OwnTower, Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
-HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig
-Head = DepthHead | SegmentationHead | Detector
+HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig | DetrHeadConfig
+Head = DepthHead | SegmentationHead | Detector | DetrHead
 TASKS: Mapping[str, type[HeadConfig]] = {
     "depth": DepthHeadConfig,
     "segmentation": SegmentationHeadConfig,
     "detection": DetectorHeadConfig,
+    "detr": DetrHeadConfig,
 }
 METADATA = "perception_encoder_head"
 """The field of a file's metadata that describes the head."""
@@ -48,6 +50,8 @@ class WindowConfig:
     global_blocks: tuple[int, ...] = (12, 24, 36, 49)
     """Blocks that attend to all patches, 0-based."""
     patch_size: int = 16
+    tile: int | None = None
+    """Patches along the side of the position table, which is tiled, after resampling; by default the encoder's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,8 @@ class LayerBackbone(nn.Module):
         if isinstance(tower, OwnTower):
             self.model = own = tower.model.truncate(layer)
             if windows is not None:
+                if windows.tile is not None:
+                    own.set_image_size(windows.tile * own.config.patch_size)
                 self.model = vitdet_backbone(own, image_size, windows.size, windows.global_blocks, windows.patch_size)
                 self.patch_size = windows.patch_size
         elif windows is not None:
@@ -178,15 +184,19 @@ def make_head(info: HeadInfo, width: int) -> Head:
             return DepthHead(width, config)
         case SegmentationHeadConfig():
             return SegmentationHead(width, len(info.classes), config.kernel)
+        case DetrHeadConfig():
+            return DetrHead(width, len(info.classes), config)
     return Detector(width, len(info.classes), info.masks, config)
 
 
 def write_head(path: Path, model: DenseModel, info: HeadInfo, half: bool = True) -> None:
     """Write a head, and a finetuned encoder's weights, as safetensors; OutputError if that fails."""
     tensors = model.state_dict() if info.finetuned else {f"head.{k}": v for k, v in model.head.state_dict().items()}
-    floating = {name: each.half() if half and each.is_floating_point() else each for name, each in tensors.items()}
-    described = json.dumps(dataclasses.asdict(info))
-    write_tensors({name: each.contiguous() for name, each in floating.items()}, path, {METADATA: described})
+    copies = {  # of a DETR some share memory, which safetensors refuses
+        name: each.to(torch.float16 if half and each.is_floating_point() else each.dtype, copy=True).contiguous()
+        for name, each in tensors.items()
+    }
+    write_tensors(copies, path, {METADATA: json.dumps(dataclasses.asdict(info))})
 
 
 def read_head_info(path: Path) -> tuple[HeadInfo, dict[str, Tensor]]:

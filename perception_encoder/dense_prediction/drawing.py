@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from perception_encoder.dense_prediction.detection import Detected
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 from perception_encoder.dense_prediction.overlay import draw_objects, object_palette
 
 COLOURS = np.array([(252, 255, 164), (249, 142, 9), (188, 55, 84), (87, 16, 110), (0, 0, 4)], dtype=np.float32)

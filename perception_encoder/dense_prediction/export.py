@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo
-from perception_encoder.dense_prediction.detection import PATCH, Detector
-from perception_encoder.errors import MissingExtraError, OutputError, ShapeError
+from perception_encoder.dense_prediction.depth import DepthHead
+from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detector
+from perception_encoder.dense_prediction.segmentation import SegmentationHead
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, ShapeError
 from perception_encoder.files import replacing, writing
 from perception_encoder.models.export import TOLERANCE
 
-OUTPUTS = {"depth": ("depth",), "segmentation": ("classes",), "detection": ("boxes", "labels", "scores", "masks")}
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "depth": ("depth",),
+    "segmentation": ("classes",),
+    "detection": ("boxes", "labels", "scores", "masks"),
+}
 """By task; masks of a detector that has some, 28x28 inside each box."""
 OPSET = 17
 
@@ -32,7 +38,7 @@ class _Exported(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         features, head = self.model.backbone(images), self.model.head
-        if not isinstance(head, Detector):
+        if isinstance(head, DepthHead | SegmentationHead):
             return head.predict(features, self.size)
         (detected,), _ = head(features)
         boxes = detected["boxes"] * (self.model.backbone.patch_size / PATCH)
@@ -46,14 +52,16 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
 
     Depth and classes take any number of images and give (B, H, W); a detector takes one and gives its best detections,
     of any score, best first, boxes in pixels. Returns the largest difference to torch through onnxruntime, over the
-    largest value; None without onnxruntime. Raises MissingExtraError, ShapeError for a size that is not whole patches,
-    and OutputError, also for a difference above 1e-3.
+    largest value; None without onnxruntime. Raises ConfigError for a DETR, MissingExtraError, ShapeError for a size
+    that is not whole patches, and OutputError, also for a difference above 1e-3.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "onnx") from None
+    if info.task not in OUTPUTS:
+        raise ConfigError(f"a head of the kind {info.task!r} cannot be exported; {', '.join(OUTPUTS)} can")
     height, width = size or (info.image_size, info.image_size)
     patch = model.backbone.patch_size
     if height % patch or width % patch:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from perception_encoder.datasets.rgbd import MILLIMETRES
 from perception_encoder.dense_prediction.dense_model import WindowConfig
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
-from perception_encoder.dense_prediction.detection import DetectorHeadConfig
+from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
@@ -23,6 +24,8 @@ class DenseConfig(TrainingConfig, ABC):
 
     encoder: str = BUILTIN
     """Any model, `timm:NAME` and `hf:NAME` too."""
+    initial: str | None = None
+    """A head's file to go on from: what fits is loaded, the rest, such as other classes, begins with random weights."""
     layer: int = -1
     """Whose features the head reads, 0-based, negative from the end."""
     frozen: bool = True
@@ -95,13 +98,21 @@ class SegmenterConfig(DenseConfig):
 class DetectorConfig(DenseConfig):
     """Boxes and masks of objects; `--data` as `pe eval detection` reads it: COCO, LVIS, rendered scenes."""
 
-    head: DetectorHeadConfig = field(default_factory=lambda: DetectorHeadConfig(channels=128, hidden=512, regions=128))
+    head: DetectorHeadConfig | DetrHeadConfig = field(
+        default_factory=lambda: DetectorHeadConfig(channels=128, hidden=512, regions=128)
+    )
+    """Mask R-CNN's, or a deformable DETR's, which has no masks."""
     masks: bool = True
     """Learn masks, if all annotations have them."""
     class_agnostic: bool = False
     """Learn objects as one class, without masks."""
     repeat_threshold: float | None = None
     """Show images of rarer classes more often: those of a class in less than this share of the images (LVIS: 0.001)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.masks and isinstance(self.head, DetrHeadConfig):
+            raise ConfigError("a DETR has no masks; set masks=false")
 
     @property
     def head_channels(self) -> int:

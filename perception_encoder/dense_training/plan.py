@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.dense_prediction.dense_model import LayerBackbone
 from perception_encoder.dense_prediction.depth import DepthHead
-from perception_encoder.dense_prediction.detection import Detector
+from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.errors import ConfigError
@@ -70,7 +71,9 @@ def _models(config: DenseConfig) -> tuple[LayerBackbone, nn.Module]:
                 return backbone, DepthHead(vision.width, depth)
             case SegmenterConfig(head=segmentation):
                 return backbone, SegmentationHead(vision.width, CLASSES, segmentation.kernel)
-            case DetectorConfig(head=detector):
+            case DetectorConfig(head=DetrHeadConfig() as detr):
+                return backbone, DetrHead(vision.width, CLASSES, detr)
+            case DetectorConfig(head=DetectorHeadConfig() as detector):
                 return backbone, Detector(vision.width, CLASSES, config.masks and not config.class_agnostic, detector)
     raise AssertionError(f"{type(config).__name__} has no head")
 
@@ -81,6 +84,8 @@ def _flops(config: DenseConfig, backbone: LayerBackbone, head: nn.Module) -> tup
     meta = torch.device("meta")
     encoder = _counted(backbone, torch.empty(1, 3, config.image_size, config.image_size, device=meta))
     features = torch.empty(1, side, side, backbone.width, device=meta)
+    if isinstance(head, DetrHead):
+        return encoder, _detr_flops(head, side, features)
     if not isinstance(head, Detector):
         return encoder, _counted(head, features)
     parts, model = 0.0, head.model
@@ -92,6 +97,17 @@ def _flops(config: DenseConfig, backbone: LayerBackbone, head: nn.Module) -> tup
     if head.masks:
         parts += _counted(model.roi_heads.mask_head, torch.empty(regions // 4, channels, 14, 14, device=meta))
     return encoder, parts
+
+
+def _detr_flops(head: DetrHead, side: int, features: Tensor) -> float:
+    """Operations of a DETR's pyramid, of its linear layers, and of its queries' attention; sampling is not counted."""
+    model = head.model.model
+    tokens = sum(h * w for h, w in model.backbone.sizes((side, side)))
+    queries, channels = head.config.queries, head.config.channels
+    linear = tokens * (_count(model.encoder) + _count(model.input_proj)) + queries * _count(model.decoder)
+    values = tokens * head.config.layers * channels**2  # of the decoder's cross attention, for every token
+    attention = 2 * head.config.layers * queries**2 * channels
+    return _counted(model.backbone.pyramid, features) + 2.0 * (linear + values + attention)
 
 
 def _counted(module: nn.Module, inputs: Tensor | list[Tensor]) -> float:

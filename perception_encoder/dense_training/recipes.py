@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from perception_encoder.dense_prediction.dense_model import WindowConfig
-from perception_encoder.dense_prediction.detection import DetectorHeadConfig
+from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.train.config import debug_loop
@@ -25,12 +26,22 @@ VITDET = {
     "spatial_l14": ("PE-Spatial-L14-448", 100, 1e-4, 0.8, 0.4, (5, 11, 17, 23)),
 }
 """By recipe: encoder, epochs, rate, decay by layer, drop path and global blocks (table 24)."""
+OBJECTS365 = 1_742_289
+"""Training images of Objects365 v2."""
+DETA = {
+    1: (1024, 12, OBJECTS365, 256, 2e-4, 10, 0.5),
+    2: (1536, 6, OBJECTS365, 128, 5e-5, 5, 0.5),
+    3: (1728, 12, COCO, 64, 5e-5, 8, 0.4),
+    4: (1824, 3, COCO, 64, 5e-3, 2, 0.0),
+}
+"""By stage: pixels, epochs, images, batch, rate, the epoch at which it falls to a tenth, and drop path, which the paper
+has as 0.5, 0.4 and 0."""
 DROPS = (0.889, 0.963)
 """Where ViTDet's rate falls to a tenth (Li et al., 2022); the paper does not name its own."""
 
 
 def head_recipe(task: str, rest: Sequence[str]) -> DenseConfig:
-    """Return the recipe of a task, "depth", "segmenter" or "detector"; of a detector also "core", "g14", "lvis"."""
+    """Return the recipe of a task, "depth", "segmenter", "detector" or "detr"; rest: such as "core", "g14", "lvis"."""
     match task, *rest:
         case ["depth"]:
             return depth()
@@ -38,6 +49,10 @@ def head_recipe(task: str, rest: Sequence[str]) -> DenseConfig:
             return segmenter()
         case ["detector"]:
             return detector()
+        case ["detr"]:
+            return deformable_detr()
+        case ["detr", "spatial", "g14", stage]:
+            return deta(int(stage))
         case ["detector", family, size]:
             return vitdet(f"{family}_{size}")
         case ["detector", family, size, "lvis"]:
@@ -96,8 +111,30 @@ def vitdet_lvis(name: str) -> DetectorConfig:
     """The same on LVIS: sigmoids and the federated loss, rarer classes more often, 300 detections of 0.02 and above."""
     config = vitdet(name)
     steps = round(config.steps / COCO * LVIS)
-    head = dataclasses.replace(config.head, federated=50, least_score=0.02, most=300)
+    head = DetectorHeadConfig(federated=50, least_score=0.02, most=300)
     return dataclasses.replace(config, steps=steps, head=head, repeat_threshold=1e-3)
+
+
+def deformable_detr() -> DetectorConfig:
+    """Boxes of objects by a deformable DETR with DETA's assignment, small, on a frozen encoder."""
+    return DetectorConfig(
+        masks=False,
+        head=DetrHeadConfig(channels=128, layers=3, hidden=512, queries=100),
+        optimizer=OptimizerConfig(name="adamw", lr=2e-4, betas=(0.9, 0.999), weight_decay=1e-4, max_grad_norm=0.1),
+    )
+
+
+def deta(stage: int) -> DetectorConfig:
+    """The system-level detector on PE-Spatial-G (B.3.5): Objects365 at 1024 and 1536 px, then COCO at 1728 and 1824."""
+    size, epochs, images, batch, lr, drop, path = DETA[stage]
+    name, betas = ("sgd", (0.9, 0.999)) if stage == len(DETA) else ("adamw", (0.9, 0.999))
+    optimizer = OptimizerConfig(name=name, lr=lr, betas=betas, weight_decay=1e-4, max_grad_norm=0.1, layer_decay=0.9)
+    before = None if stage == 1 else f"runs/detr_spatial_g14_{stage - 1}/head.safetensors"
+    return dataclasses.replace(
+        vitdet("spatial_g14"), masks=False, head=DetrHeadConfig(), initial=before, image_size=size,
+        windows=WindowConfig(size=24, tile=24), steps=round(epochs * images / batch), batch_size=batch,
+        drops=(drop / epochs,), optimizer=optimizer, drop_path=path,
+    )  # fmt: skip
 
 
 def debug_dense(config: DenseConfig) -> DenseConfig:
@@ -106,6 +143,7 @@ def debug_dense(config: DenseConfig) -> DenseConfig:
         debug_loop(config),
         encoder=BUILTIN,
         layer=-1,
+        initial=None,
         windows=None if config.windows is None else WindowConfig(size=2, global_blocks=(5, 11)),
         image_size=64,
         steps=4,

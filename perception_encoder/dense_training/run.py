@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +14,25 @@ import torch
 from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
-from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head, write_head
+from perception_encoder.dense_prediction.dense_model import (
+    DenseModel,
+    HeadInfo,
+    LayerBackbone,
+    make_head,
+    read_head_info,
+    write_head,
+)
 from perception_encoder.dense_prediction.depth import DepthHead
-from perception_encoder.dense_prediction.detection import Detector
-from perception_encoder.dense_prediction.federated import FederatedHeads, class_frequencies, repeat_factors
+from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
+from perception_encoder.dense_prediction.detection.federated import class_frequencies, repeat_factors
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.dense_training.samples import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
 from perception_encoder.dense_training.task import DenseTask, trained_part
 from perception_encoder.dense_training.validation import DenseValidation
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.registry import portable_name
@@ -77,6 +86,8 @@ class DenseRun:
         self.tower, layer = open_tower(config)
         self.info = describe_head(config, self.tower, layer, samples, classes)
         keys = [f"procedure {PROCEDURE}", self.tower.weight_hash, *samples.keys, *classes]
+        if config.initial is not None:
+            keys.append(hashlib.sha256(Path(config.initial).read_bytes()).hexdigest())
         self.fingerprint = config.fingerprint(keys)
         check_run(out, self.fingerprint)
         self.record = describe_run(config, self.fingerprint, {str(data[0]): len(samples.keys)})
@@ -96,6 +107,8 @@ class DenseRun:
         backbone = LayerBackbone(self.tower, self.info.layer, config.frozen, config.windows, config.image_size)
         with drawn_from(torch_generator(config.seed, 4)):
             model = DenseModel(backbone, make_head(self.info, backbone.width)).to(own_device())
+        if config.initial is not None:
+            load_initial(model, Path(config.initial))
         if not config.frozen:
             freeze_unused(backbone, config.image_size)
             backbone.set_grad_checkpointing(config.parallel.checkpointing)
@@ -106,14 +119,15 @@ class DenseRun:
         config = self.config
         if not isinstance(config, DetectorConfig) or not isinstance(samples, ObjectSamples):
             return None
-        if config.repeat_threshold is None and config.head.federated is None:
+        federated = isinstance(config.head, DetectorHeadConfig) and config.head.federated is not None
+        if config.repeat_threshold is None and not federated:
             return None
         dataset = samples.dataset
         labels = [torch.from_numpy(dataset.instances(row, masks=False).labels) for row in range(len(dataset.keys))]
         frequencies = class_frequencies(labels, len(dataset.categories))
-        assert isinstance(self.model.head, Detector)
-        if isinstance(heads := self.model.head.model.roi_heads, FederatedHeads):
-            heads.class_weights.copy_(frequencies.sqrt())
+        if federated:
+            assert isinstance(self.model.head, Detector)
+            self.model.head.model.roi_heads.class_weights.copy_(frequencies.sqrt())
         if config.repeat_threshold is None:
             return None
         factors = repeat_factors(labels, frequencies, config.repeat_threshold)
@@ -198,7 +212,9 @@ def describe_head(
             task, head = "depth", dataclasses.asdict(depth)
         case SegmenterConfig(head=segmentation), _:
             task, head = "segmentation", dataclasses.asdict(segmentation)
-        case DetectorConfig(head=detector), ObjectSamples(dataset=dataset):
+        case DetectorConfig(head=DetrHeadConfig() as detr), _:
+            task, head = "detr", dataclasses.asdict(detr)
+        case DetectorConfig(head=DetectorHeadConfig() as detector), ObjectSamples(dataset=dataset):
             least_score, most = detector.limits(dataset.lvis)
             task, head = "detection", dataclasses.asdict(detector) | {"least_score": least_score, "most": most}
         case _:
@@ -215,6 +231,19 @@ def describe_head(
         finetuned=not config.frozen,
         windows=config.windows,
     )
+
+
+def load_initial(model: DenseModel, path: Path) -> None:
+    """Load what fits of another head's file, and log what does not; CheckpointError if nothing fits."""
+    _, tensors = read_head_info(path)
+    own = model.state_dict()
+    fitting = {name: each.float() for name, each in tensors.items() if name in own and each.shape == own[name].shape}
+    if not fitting:
+        raise CheckpointError(f"{path} has no weights that fit this head")
+    model.load_state_dict(fitting, strict=False)
+    other = sorted(name for name in tensors if name not in fitting)
+    rest = f"; random, because they do not fit: {', '.join(other)}" if other else ""
+    logger.info("loaded: %d tensors of %s%s", len(fitting), path, rest)
 
 
 def freeze_unused(backbone: LayerBackbone, image_size: int) -> None:

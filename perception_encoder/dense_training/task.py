@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from perception_encoder.data.batch import to_device
 from perception_encoder.dense_prediction.dense_model import DenseModel
 from perception_encoder.dense_prediction.depth import DepthHead, scale_invariant_loss
-from perception_encoder.dense_prediction.detection import PATCH
+from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, class_share_loss
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.dense_training.samples import Targets

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from perception_encoder.dense_prediction.dense_model import DenseModel
 from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead
-from perception_encoder.dense_prediction.detection import Detector
+from perception_encoder.dense_prediction.detection.detr import DetrHead
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_training.samples import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
 from perception_encoder.errors import InputError
@@ -77,7 +78,7 @@ def make_scorer(model: DenseModel, samples: DenseSamples, rows: Sequence[int]) -
             return DepthScorer(head, samples)
         case SegmentationHead() as head, ClassSamples():
             return ClassScorer(head, samples)
-        case Detector() as head, ObjectSamples():
+        case (Detector() | DetrHead()) as head, ObjectSamples():
             return ObjectScorer(head, samples, rows)
     raise AssertionError(f"{type(model.head).__name__} does not learn from {type(samples).__name__}")
 
@@ -134,7 +135,7 @@ class ClassScorer:
 class ObjectScorer:
     """Average precision of boxes, and of masks if the detector has them, as COCO or LVIS define it."""
 
-    def __init__(self, head: Detector, samples: ObjectSamples, rows: Sequence[int]) -> None:
+    def __init__(self, head: Detector | DetrHead, samples: ObjectSamples, rows: Sequence[int]) -> None:
         self.head, self.samples, self.rows = head, samples, rows
         self.higher_is_better: Mapping[str, bool] = {
             f"{kind}_{name}": True for kind in (KINDS if head.masks else ("box",)) for name in ("ap", "ap50")

@@ -13,7 +13,7 @@ from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import MILLIMETRES, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
-from perception_encoder.dense_prediction.detection import DetectionConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol

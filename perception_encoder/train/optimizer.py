@@ -28,7 +28,7 @@ class OptimizerConfig:
     """The optimizer's settings; the defaults are the paper's (appendix B.1.1)."""
 
     name: str = "lamb"
-    """"lamb" (step 4 of section 2.1) or "adamw"."""
+    """"lamb" (step 4 of section 2.1), "adamw", or "sgd" with momentum, the first of `betas`."""
     lr: float = 2e-3
     """Peak learning rate."""
     plain_lr: float | None = None
@@ -46,8 +46,8 @@ class OptimizerConfig:
     above it the full rate (Clark et al., 2020). ViTDet's: 0.9 for G, 0.8 for L."""
 
     def __post_init__(self) -> None:
-        if self.name not in ("lamb", "adamw"):
-            raise ConfigError(f"the optimizer is {self.name!r}; it must be 'lamb' or 'adamw'")
+        if self.name not in ("lamb", "adamw", "sgd"):
+            raise ConfigError(f"the optimizer is {self.name!r}; it must be 'lamb', 'adamw' or 'sgd'")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
 
@@ -69,6 +69,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         }
         for (scale, decayed), parameters in members.items()
     ]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0])
     if config.name == "adamw":
         fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())  # it takes one kind alone
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)

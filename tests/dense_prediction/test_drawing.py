@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from perception_encoder.dense_prediction.detection import Detected
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 from perception_encoder.dense_prediction.drawing import depth_colours, depth_png, draw_detections
 
 

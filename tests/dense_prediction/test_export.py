@@ -13,7 +13,7 @@ import torch
 
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
-from perception_encoder.dense_prediction.detection import DetectorHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_prediction.export import export_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
 from perception_encoder.errors import ShapeError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_training.config import DenseConfig, DetectorConfig
 from perception_encoder.dense_training.recipes import VITDET, debug_dense
 from perception_encoder.models.registry import BUILTIN, MODELS
@@ -39,3 +40,18 @@ def test_lvis_is_learned_by_the_federated_loss() -> None:
     assert isinstance(config, DetectorConfig) and config.repeat_threshold == 1e-3
     assert (config.head.federated, config.head.least_score, config.head.most) == (50, 0.02, 300)
     assert round(config.steps * 64 / 100_170) == 36
+
+
+def test_detas_stages_are_the_papers() -> None:
+    stages = [find_recipe(f"detr_spatial_g14_{number}") for number in range(1, 5)]
+    assert [stage.image_size for stage in stages] == [1024, 1536, 1728, 1824]
+    assert [stage.batch_size for stage in stages] == [256, 128, 64, 64]
+    assert [stage.optimizer.lr for stage in stages] == [2e-4, 5e-5, 5e-5, 5e-3]
+    assert [stage.optimizer.name for stage in stages] == ["adamw", "adamw", "adamw", "sgd"]
+    assert [
+        round(stage.steps * stage.batch_size / images)
+        for stage, images in zip(stages, (1_742_289,) * 2 + (118_287,) * 2, strict=True)
+    ] == [12, 6, 12, 3]
+    for number, stage in enumerate(stages, start=1):
+        assert isinstance(stage.head, DetrHeadConfig) and (stage.head.queries, stage.windows.tile) == (900, 24)
+        assert stage.initial == (None if number == 1 else f"runs/detr_spatial_g14_{number - 1}/head.safetensors")

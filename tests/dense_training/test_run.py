@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 
 from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_training.run import train_dense
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.train.best import BEST
+from perception_encoder.train.optimizer import OptimizerConfig
 from tests.dense_training.datasets import HEADS, small_config
 from tests.train.toys import Interrupted, interrupt_at
 
@@ -95,6 +97,31 @@ def test_a_federated_detector_with_repeated_images(datasets: dict[str, Path], tm
     weights = tensors["head.model.roi_heads.class_weights"]
     assert weights.shape == (2,) and (weights > 0).all() and (weights < 1).any()
     assert load_dense_model(path, info, tensors, open_model("builtin").tower()) is not None
+
+
+def test_a_detr_goes_on_from_one_of_other_classes(
+    datasets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = DetrHeadConfig(channels=32, layers=1, hidden=16, queries=8)
+    config = replace(small_config("detector"), head=own, masks=False)
+    first = train_dense(config, [datasets["detector"]], tmp_path / "first")
+    info, _ = read_head_info(first)
+    assert (info.task, info.classes) == ("detr", ("red", "blue"))
+    again = replace(
+        config, class_agnostic=True, initial=str(first), steps=1, optimizer=OptimizerConfig(lr=0.0, name="sgd")
+    )
+    with caplog.at_level(logging.INFO, "perception_encoder.dense_training.run"):
+        second = train_dense(again, [datasets["detector"]], tmp_path / "second")
+    states = [read_head_info(path)[1] for path in (first, second)]
+    pyramid = "head.model.model.backbone.pyramid.levels.2.1.weight"
+    assert torch.equal(states[0][pyramid], states[1][pyramid])
+    (line,) = (record.getMessage() for record in caplog.records if "do not fit" in record.getMessage())
+    assert "head.model.class_embed.0.weight" in line and pyramid not in line
+    with pytest.raises(ConfigError, match="a DETR has no masks; set masks=false"):
+        replace(config, masks=True)
+    depth = train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path / "depth")
+    with pytest.raises(CheckpointError, match="has no weights that fit this head"):
+        train_dense(replace(config, initial=str(depth)), [datasets["detector"]], tmp_path / "third")
 
 
 def test_it_is_said_what_is_trained(

@@ -14,7 +14,7 @@ from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_prediction.depth import DepthConfig
-from perception_encoder.dense_prediction.detection import DetectionConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, ModelError

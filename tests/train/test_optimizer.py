@@ -102,3 +102,8 @@ def test_the_rate_drops_in_steps() -> None:
     assert [learning_rate(step, 100, 10) for step in range(100)] == [
         warmup_cosine(step, 100, 10) for step in range(100)
     ]
+
+
+def test_sgd_has_momentum() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(name="sgd", lr=0.1, betas=(0.8, 0.9)))
+    assert isinstance(optimizer, torch.optim.SGD) and {group["momentum"] for group in optimizer.param_groups} == {0.8}

@@ -10,7 +10,7 @@ import typer
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.dense import options
-from perception_encoder.cli.options import HEAD, VIDEO, option, out_option
+from perception_encoder.cli.options import HEAD, VIDEO, flag, numbers, option, out_option
 
 
 def detect(
@@ -19,6 +19,9 @@ def detect(
     head: Annotated[Path, option("Detector's file, as `pe train detector` writes it.", "FILE", HEAD)],
     model: Annotated[str | None, shared.model_option("the detector's own")] = None,
     score: Annotated[float, option("Least score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
+    scales: Annotated[str, option("Also at these factors of the detector's size.", "N,N,...", HEAD)] = "1",
+    flip: Annotated[bool, flag("--flip", "Also mirrored.", HEAD)] = False,
+    soft: Annotated[bool, flag("--soft-nms", "Lower the scores of doubles, rather than drop them.", HEAD)] = False,
     every: Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)] = 0.0,
     json: shared.Json = False,
     strict: shared.Strict = False,
@@ -27,30 +30,30 @@ def detect(
 
     Writes OUT/NAME.png with boxes, names and masks (of a video OUT/NAME.mp4), and OUT/detections.json in COCO's format:
     images, categories, and annotations with box, score and mask as run lengths. Prints each object's image, class,
-    score and box. Inputs that cannot be read are skipped and listed.
+    score and box. --scales and --flip detect in several views of an image and join what they show, without masks.
+    Inputs that cannot be read are skipped and listed.
 
     Examples:
 
         pe train detector --data coco -o runs/detector
         pe detect photo.jpg --head runs/detector/head.safetensors -o detected
         pe detect photos/ clip.mp4 --head runs/detector/head.safetensors --every 0.5 -o detected
+        pe detect photos/ --head runs/detr/head.safetensors --scales 0.8,1,1.2 --flip -o detected
     """
     import torch
     from PIL import Image
 
     from perception_encoder.cli.dense import heads
-    from perception_encoder.dense_prediction.detection import Detector
-    from perception_encoder.dense_prediction.detection_output import CocoResults
+    from perception_encoder.dense_prediction.detection.coco_results import CocoResults
     from perception_encoder.dense_prediction.drawing import draw_detections
+    from perception_encoder.dense_prediction.views import Views, detect_objects
 
     media = heads.find_files(files)
     loaded, info = heads.load_head(head, "detection", model)
-    assert isinstance(loaded.head, Detector)
-    detector, results = loaded.head, CocoResults(info.classes)
+    views, results = Views(numbers(scales), flip, soft), CocoResults(info.classes)
 
     def predict(image: Image.Image, name: str) -> Image.Image:
-        features = loaded.map_of(image, info.image_size)
-        (detected,) = detector.detect(features, [(image.height, image.width)])
+        detected = detect_objects(loaded, image, info.image_size, views)
         detected = detected.above(score)
         rows: list[dict[str, Any]] = results.add(name, image.size, detected)
         for row in () if json else rows:

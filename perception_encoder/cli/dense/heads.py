@@ -21,7 +21,7 @@ Predict = Callable[["Image.Image", str], "Image.Image"]
 
 
 def load_head(path: Path, task: str, model: str | None) -> tuple[DenseModel, HeadInfo]:
-    """Load a head for a task, with the encoder that it names, or with `model`.
+    """Load a head for a task (a DETR is one for detection), with the encoder that it names, or with `model`.
 
     Raises ConfigError for a head of another task, or of another encoder.
     """
@@ -29,7 +29,7 @@ def load_head(path: Path, task: str, model: str | None) -> tuple[DenseModel, Hea
     from perception_encoder.inference.open_model import open_model
 
     info, tensors = read_head_info(path)
-    if info.task != task:
+    if info.task != task and (info.task, task) != ("detr", "detection"):
         raise ConfigError(f"{path} is a head for {info.task}, not for {task}")
     return load_dense_model(path, info, tensors, open_model(model or info.encoder).tower()), info
 

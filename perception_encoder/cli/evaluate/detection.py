@@ -32,7 +32,7 @@ def detection(
         pe eval detection builtin --data scenes --layer 8 --class-agnostic
     """
     from perception_encoder.datasets.instances import read_instance_splits
-    from perception_encoder.dense_prediction.detection import DetectionConfig
+    from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.evaluation.dense.detection import DetectionEvaluator, DetectionProtocol
 

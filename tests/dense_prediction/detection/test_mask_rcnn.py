@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from perception_encoder.datasets.instances import InstanceSet, read_instance_splits
-from perception_encoder.dense_prediction.detection import DetectionConfig, _target, fit_detector
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig, _target, fit_detector
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.models.initialization import drawn_from
 from tests.datasets.drawn import write_instances

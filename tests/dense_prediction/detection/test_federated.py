@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from perception_encoder.dense_prediction.detection import Detector, DetectorHeadConfig
-from perception_encoder.dense_prediction.federated import class_frequencies, federated_loss, repeat_factors
+from perception_encoder.dense_prediction.detection.federated import class_frequencies, federated_loss, repeat_factors
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.models.initialization import drawn_from
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.dense_prediction.detection import Detected
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 from perception_encoder.files import write_json
 from perception_encoder.formats.run_lengths import run_lengths
 

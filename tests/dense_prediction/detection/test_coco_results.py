@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from perception_encoder.dense_prediction.detection import Detected
-from perception_encoder.dense_prediction.detection_output import CocoResults
+from perception_encoder.dense_prediction.detection.coco_results import CocoResults
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
 
 
 def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:

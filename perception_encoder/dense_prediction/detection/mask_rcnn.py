@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception_encoder.datasets.instances import Instances, InstanceSet
+from perception_encoder.dense_prediction.detection.federated import federate
 from perception_encoder.dense_prediction.feature_pyramid import SCALES, SimplePyramid
-from perception_encoder.dense_prediction.federated import federate
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.models.initialization import drawn_from

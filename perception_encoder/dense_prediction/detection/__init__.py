@@ -1,0 +1,1 @@
+"""Detectors over the map of one layer: Mask R-CNN and a deformable DETR."""

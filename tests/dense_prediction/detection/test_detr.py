@@ -1,0 +1,99 @@
+"""The deformable DETR: DETA's assignment by hand, losses that fall, boxes that are learned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from perception_encoder.dense_prediction.detection.detr import (
+    LEVELS,
+    DetrHead,
+    DetrHeadConfig,
+    anchors,
+    assign,
+    to_centers,
+    to_corners,
+)
+from perception_encoder.errors import ConfigError
+
+SMALL = DetrHeadConfig(channels=32, layers=2, hidden=32, queries=20)
+
+
+def head(**changes: object) -> DetrHead:
+    torch.manual_seed(0)
+    return DetrHead(16, 3, DetrHeadConfig(**{**vars(SMALL), **changes}))  # type: ignore[arg-type]
+
+
+def targets() -> list[dict[str, torch.Tensor]]:
+    """Two objects in pixels of which a patch has 16 by 16, and an image without any."""
+    boxes = torch.tensor([[10.0, 10, 40, 50], [50, 5, 90, 60]])
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    return [{"boxes": boxes, "labels": torch.tensor([1, 3])}, none]
+
+
+def test_an_object_has_several_boxes_and_at_least_its_best() -> None:
+    truth = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 9], [0, 0, 10, 8], [0, 0, 10, 7], [0, 0, 10, 5], [27, 27, 40, 40], [50, 50, 60, 60]]
+    )
+    index, objects = assign(boxes, truth, 0.6, 4)
+    assert sorted(zip(index.tolist(), objects.tolist(), strict=True)) == [(0, 0), (1, 0), (2, 0), (4, 1)]
+    index, objects = assign(boxes, truth, 0.6, 2)
+    assert sorted(zip(index.tolist(), objects.tolist(), strict=True)) == [(0, 0), (1, 0), (4, 1)]
+    assert len(assign(boxes, truth[:0], 0.6, 4)[0]) == 0
+
+
+def test_anchors_are_the_libraries() -> None:
+    own = head().eval()
+    sizes = own.model.model.backbone.sizes((3, 5))
+    assert [
+        tuple(level.shape[-2:]) for level in own.model.model.backbone.pyramid(torch.rand(1, 3, 5, 16)).values()
+    ] == sizes
+    assert len(sizes) == LEVELS
+    count = sum(h * w for h, w in sizes)
+    _, logits = own.model.model.gen_encoder_output_proposals(
+        torch.rand(1, count, 32), torch.zeros(1, count, dtype=torch.bool), sizes
+    )
+    inside = logits[0].isfinite().all(dim=1)
+    assert torch.allclose(logits[0][inside].sigmoid(), anchors(sizes)[inside], atol=1e-5)
+
+
+def test_boxes_there_and_back() -> None:
+    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9]])
+    assert torch.allclose(to_corners(to_centers(boxes)), boxes)
+    assert torch.allclose(to_centers(boxes), torch.tensor([[0.3, 0.55, 0.4, 0.7]]))
+
+
+def test_all_weights_are_trained() -> None:
+    own = head().train()
+    _, losses = own(torch.randn(2, 4, 6, 16), targets())
+    assert set(losses) == {f"{stage}{name}" for stage in ("", "proposal_") for name in ("class", "box", "giou")}
+    assert all(each.isfinite() for each in losses.values())
+    sum(losses.values(), torch.zeros(())).backward()
+    assert not [name for name, each in own.named_parameters() if each.grad is None]
+    assert not own._predicted
+
+
+def test_an_image_is_learned() -> None:
+    own = head().train()
+    features = torch.randn(2, 4, 6, 16, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(own.parameters(), 2e-3)
+    for _ in range(120):
+        loss = sum(own(features, targets())[1].values(), torch.zeros(()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    first, second = own.eval().detect(features, [(64, 96), (128, 192)])
+    assert first.labels[:2].tolist() in ([1, 3], [3, 1]) and first.masks is None
+    expected = {1: targets()[0]["boxes"][0], 3: targets()[0]["boxes"][1]}
+    for box, label in zip(first.boxes[:2], first.labels[:2], strict=True):
+        assert box == pytest.approx(expected[int(label)].numpy(), abs=8)
+    assert first.scores[1] > 2 * first.scores[2] and len(second.boxes) <= 100
+    assert second.scores[:1].max(initial=0) < first.scores[1]
+
+
+def test_bad_sizes() -> None:
+    with pytest.raises(ConfigError, match="channels is 40; it must be a multiple of 32"):
+        head(channels=40)
+    with pytest.raises(ConfigError, match="must each be at least 1"):
+        head(queries=0)

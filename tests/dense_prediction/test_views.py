@@ -1,0 +1,65 @@
+"""Detections in several views of an image."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, LayerBackbone, make_head
+from perception_encoder.dense_prediction.depth import DepthHeadConfig
+from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detected
+from perception_encoder.dense_prediction.views import Views, detect_objects
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.models.tower import OwnTower
+
+
+def model(task: str = "detr") -> DenseModel:
+    tower = OwnTower.of(create_model("builtin"))
+    config = DetrHeadConfig(channels=32, layers=1, hidden=16, queries=10, least_score=0.0)
+    head = asdict(config) if task == "detr" else asdict(DepthHeadConfig(channels=8))
+    info = HeadInfo(
+        task=task, encoder="builtin", weights="", layer=1, image_size=64, head=head, classes=("a", "b")
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return DenseModel(LayerBackbone(tower, 1, frozen=True), make_head(info, 192)).eval()
+
+
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+
+
+def test_one_view_is_the_heads_own() -> None:
+    own = model()
+    (expected,) = own.head.detect(own.map_of(IMAGE, 64), [(48, 64)])
+    assert np.array_equal(detect_objects(own, IMAGE, 64).boxes, expected.boxes)
+
+
+def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector that finds the brightest column of patches, in all scales and mirrored."""
+    own, sizes = model(), []
+
+    def see(features: torch.Tensor, stored: list[tuple[int, int]]) -> list[Detected]:
+        sizes.append(tuple(features.shape[1:3]))
+        left = 10.0 if len(sizes) % 2 else 40.0  # the second view of each scale is mirrored
+        return [
+            Detected(np.array([[left, 0, left + 14, 20]], np.float32), np.array([1]), np.array([0.5], np.float32), None)
+        ]
+
+    monkeypatch.setattr(own.head, "detect", see)
+    joined = detect_objects(own, IMAGE, 64, Views(scales=(1.0, 2.0), flip=True))
+    assert sizes == [(3, 4), (3, 4), (6, 8), (6, 8)]
+    assert joined.boxes.tolist() == [[10, 0, 24, 20]]
+    soft = detect_objects(own, IMAGE, 64, Views(scales=(1.0, 2.0), soft=True))
+    assert len(soft.boxes) == 2 and soft.scores[0] == 0.5
+
+
+def test_bad_views_and_heads() -> None:
+    with pytest.raises(ConfigError, match=r"scales are \[\]; at least one is needed"):
+        Views(scales=())
+    with pytest.raises(ConfigError, match="DepthHead does not detect"):
+        detect_objects(model("depth"), IMAGE, 64)
