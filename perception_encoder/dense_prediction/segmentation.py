@@ -89,10 +89,10 @@ def fit_segmentation(
 def class_share_loss(scores: Float[Tensor, "B K h w"], labels: Int[Tensor, "B H W"]) -> Float[Tensor, ""]:
     """Return the mean cross-entropy of patches' classes, whose probabilities are the classes' shares of their pixels.
 
-    Labels below 0 are not scored. They are taken at 4 by 4 points of each patch.
+    Labels below 0 are not scored, and a patch of them counts as right. They are taken at 4 by 4 points of each patch.
     """
     h, w = scores.shape[-2:]
     fine = F.interpolate(labels[:, None].float(), (_FINE * h, _FINE * w), mode="nearest-exact")[:, 0].long()
     shares = F.one_hot(fine.clamp_min(0), scores.shape[1]).float() * (fine >= 0)[..., None]
     shares = F.avg_pool2d(shares.permute(0, 3, 1, 2), _FINE)  # (B, K, h, w)
-    return -(shares * scores.float().log_softmax(dim=1)).sum() / shares.sum().clamp_min(1e-6)
+    return -(shares * scores.float().log_softmax(dim=1)).sum(dim=1).mean()

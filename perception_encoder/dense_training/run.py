@@ -38,7 +38,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.registry import portable_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.progress import Track, untracked
-from perception_encoder.ranks import Rank
+from perception_encoder.ranks import ALONE, Rank
 from perception_encoder.train.best import write_best
 from perception_encoder.train.checkpoint import check_run, load_weights, run_directory
 from perception_encoder.train.distributed import own_device, process_group, whole_model
@@ -94,8 +94,9 @@ class DenseRun:
         if rank.number == 0:
             write_record(out, self.record)
         self.model = self._make()
-        self.batches = DenseBatches(config, samples, rank, self.model.backbone.depth, self._rows(samples))
-        self._measure()
+        depth, rows = self.model.backbone.depth, self._rows(samples)
+        self.batches = DenseBatches(config, samples, rank, depth, rows)
+        self._measure(DenseBatches(config, samples, ALONE, depth, rows))
         self.task, self.metric = DenseTask(self.model, config), ""
         if config.validation is not None:
             validation = DenseValidation(self.model, held_out, config.validation.size, config.image_size)
@@ -135,10 +136,10 @@ class DenseRun:
         times = factors.floor() + (drawn < factors - factors.floor())
         return torch.repeat_interleave(torch.arange(len(times)), times.long()).tolist()
 
-    def _measure(self) -> None:
+    def _measure(self, whole: DenseBatches) -> None:
         """Standardise the head's input over images as they are trained on; let depth begin with their typical one."""
         config, (standardize,) = self.config, [each for each in self.model.modules() if isinstance(each, Standardize)]
-        batches = [self.batches(step) for step in range(-(-MEASURED // config.batch_size))]
+        batches = [whole(step) for step in range(-(-MEASURED // config.batch_size))]
         with torch.no_grad():
             maps = [self.model.backbone(batch.images.to(own_device())).float().cpu().numpy() for batch in batches]
         standardize.measure(np.concatenate(maps))
@@ -240,7 +241,7 @@ def load_initial(model: DenseModel, path: Path) -> None:
     fitting = {name: each.float() for name, each in tensors.items() if name in own and each.shape == own[name].shape}
     if not fitting:
         raise CheckpointError(f"{path} has no weights that fit this head")
-    model.load_state_dict(fitting, strict=False)
+    model.load_state_dict({**own, **fitting})
     other = sorted(name for name in tensors if name not in fitting)
     rest = f"; random, because they do not fit: {', '.join(other)}" if other else ""
     logger.info("loaded: %d tensors of %s%s", len(fitting), path, rest)

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +20,9 @@ from perception_encoder.inference.open_model import open_model
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.train.best import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
-from tests.dense_training.datasets import HEADS, small_config
+from tests import processes
+from tests.dense_training.datasets import HEADS, SMALL, small_config
+from tests.processes import pe
 from tests.train.toys import Interrupted, interrupt_at
 
 
@@ -147,3 +150,34 @@ def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path)
         train_dense(small_config("depth"), data * 2, tmp_path)
     with pytest.raises(DataError):
         train_dense(small_config("detector"), data, tmp_path)
+
+
+def train_by_ranks(task: str, data: Path, out: Path, ranks: int, kind: str) -> list[list[float]]:
+    """The losses of a run's steps."""
+    settings = [*SMALL, *HEADS[task], f"parallel.kind={kind}", "validation=null", "frozen=false", "drop_path=0.2"]
+    settings = [each for each in settings if not each.startswith("validation.")]
+    words = ["train", task, "--data", str(data), "--out", str(out)]
+    words += [word for setting in settings for word in ("--set", setting)]
+    log = out.with_name(f"{out.name}.log")
+    in_float32 = {"PE_DTYPE": "float32"}
+    started = processes.start(pe, *words, log=log, ranks=None if ranks == 1 else ranks, environment=in_float32)
+    assert not any(started.statuses()), started.output()
+    names = ("depth", "classes", "objectness", "box_reg")
+    return [[row[name] for name in names if name in row] for row in rows_of(out)]
+
+
+@pytest.mark.parametrize("task", ["depth", "segmenter"])
+def test_ranks_train_as_one(task: str, datasets: dict[str, Path], tmp_path: Path) -> None:
+    one = train_by_ranks(task, datasets[task], tmp_path / "one", 1, "ddp")
+    assert len(one) == 4 and all(one)
+    for kind in ("ddp", "fsdp"):
+        several = train_by_ranks(task, datasets[task], tmp_path / kind, 2, kind)
+        for own, other in zip(one, several, strict=True):
+            assert other == pytest.approx(own, rel=2e-3)
+
+
+def test_ranks_train_a_detector(datasets: dict[str, Path], tmp_path: Path) -> None:
+    """Each rank samples regions of its own images, so the losses are not those of one process."""
+    losses = train_by_ranks("detector", datasets["detector"], tmp_path / "two", 2, "ddp")
+    assert len(losses) == 4 and all(all(np.isfinite(row)) for row in losses)
+    assert (tmp_path / "two" / "head.safetensors").is_file()

@@ -99,7 +99,7 @@ class DetrHead(nn.Module):
         self._predicted: list[tuple[Tensor, Tensor]] = []
 
     def _remember(self, *arguments: Any, **rest: Any) -> tuple[Tensor, dict[str, Tensor], None]:
-        """In place of transformers' loss: take the scores and boxes of all decoder layers."""
+        """Instead of transformers' loss: take the scores and boxes of all decoder layers."""
         classes, boxes = arguments[5], arguments[6]
         self._predicted = list(zip(classes, boxes, strict=True))
         return classes.sum() * 0, {}, None
