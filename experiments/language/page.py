@@ -43,9 +43,11 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
         "questions and captions without boxes; then heads were fitted anew on each layer, boxes included."
     )
     yield (
-        "Intervals are of 95 %, over questions (those about a scene together) and "
+        "Boxes are scored by their mean IoU. Intervals are of 95 %, over questions (those about a scene together) and "
         f"{result['seeds']} seeds, of heads and of alignment; differences in bold exclude zero."
     )
+    gains = (f"{metric} {_gap(result['gains'][metric], UNITS[metric])}" for metric in (QUESTIONS, BOXES, CAPTIONS))
+    yield f"Alignment changes the last layer's scores by: {', '.join(gains)}."
     for curve in result["curves"]:
         yield _best(curve)
     yield "What is not shown may still exist: the runs are short and the encoder is small."
@@ -76,7 +78,7 @@ def _table(result: Mapping[str, Any]) -> Table:
 
 
 def _score(score: Mapping[str, Any], unit: str) -> str:
-    low, high = score["interval"]
+    low, high = max(0.0, score["interval"][0]), score["interval"][1]
     return f"{format_value(score['value'], unit)} ({format_value(low, unit)}–{format_value(high, unit)})"
 
 

@@ -96,11 +96,17 @@ def reproduce_language(
     probes = Probes(runs, scenes, sizes, track)
     scores = {row.name: probes.questions(row) for row in ROWS}
     table = [_table_row(row, scores) for row in ROWS]
-    curves = []
-    for when, aligned in (("before", False), ("after", True)):
-        by_layer = {layer: probes.layer(layer, aligned) for layer in LAYERS}
-        curves += [_curve(metric, by_layer, when) for metric in (QUESTIONS, BOXES, CAPTIONS)]
-    value = {"sizes": asdict(sizes), "seeds": len(SEEDS), "table": table, "curves": curves}
+    metrics = QUESTIONS, BOXES, CAPTIONS
+    before, after = ({layer: probes.layer(layer, aligned) for layer in LAYERS} for aligned in (False, True))
+    curves = [_curve(metric, by, when) for when, by in (("before", before), ("after", after)) for metric in metrics]
+    gains = {metric: difference(after[LAST][metric], before[LAST][metric]) for metric in metrics}
+    value = {
+        "sizes": asdict(sizes),
+        "seeds": len(SEEDS),
+        "table": table,
+        "curves": curves,
+        "gains": {metric: {"value": gain.value, "interval": gain.interval} for metric, gain in gains.items()},
+    }
     write_json(result, value, indent=1)
     return value
 

@@ -71,6 +71,7 @@ def test_rows_and_curves(result: dict[str, Any]) -> None:
         (when, metric) for when in ("before", "after") for metric in ("questions", "boxes", "captions")
     ]
     assert all(curve["layers"] == [5, 11] for curve in result["curves"])
+    assert list(result["gains"]) == ["questions", "boxes", "captions"]
 
 
 def test_the_page(result: dict[str, Any], tmp_path: Path) -> None:
