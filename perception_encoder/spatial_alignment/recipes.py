@@ -69,18 +69,23 @@ def distill_spatial(size: str) -> SpatialConfig:
 
 
 def spatial_builtin() -> SpatialConfig:
-    """The built-in model on rendered scenes, whose masks are known, and photographs."""
+    """The built-in model on rendered scenes, whose masks are known, and photographs.
+
+    Nothing is hidden: in 200 steps with three quarters hidden, the loss of the masks fell half as far.
+    """
     return SpatialConfig(
         model=BUILTIN,
         teacher_layer=8,
         masks="scenes",
         image_size=224,
         augmentation=Augmentation(scale=(0.3, 1.0)),
-        steps=2_400,
+        masking=None,
+        drop_path=0.1,
+        steps=3_000,
         batch_size=32,
         warmup=50,
         optimizer=OptimizerConfig(lr=2e-3),
-        validation=ValidationConfig(every=400, share=0.01, size=200),
+        validation=ValidationConfig(every=1_000, share=0.01, size=200),
     )
 
 
