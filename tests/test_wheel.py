@@ -83,7 +83,10 @@ def test_the_sdist_holds_the_sources_without_heavy_results(distributions: Path) 
         sizes = {member.name.partition("/")[2]: member.size for member in tar if member.isfile()}
     assert {"pyproject.toml", "README.md", "mkdocs.yml", "tests/test_wheel.py", "docs/index.md"} <= sizes.keys()
     heavy = {name for name, size in sizes.items() if size > 2_000_000}
-    weights = {f"perception_encoder/weights/{path.name}" for path in WEIGHTS.glob("*.safetensors")}
+    weights = {
+        f"perception_encoder/weights/{path.name}"
+        for path in (ROOT / "perception_encoder" / "weights").glob("*.safetensors")
+    }
     assert heavy == weights and sum(sizes[name] for name in weights) <= 90_000_000
 
 

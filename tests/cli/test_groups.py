@@ -30,10 +30,17 @@ def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[st
 COMMANDS = commands()
 
 
-def test_there_are_four_groups_of_commands(run_pe) -> None:
+def test_the_groups_of_commands(run_pe) -> None:
     run = run_pe("--help")
     headings = re.findall(r"^╭─ (.*?) ─", run.stdout, flags=re.MULTILINE)
-    assert run.status == 0 and headings == ["Options", "Search", "Ask", "Models", "Train and evaluate"]
+    assert run.status == 0 and headings == [
+        "Options",
+        "Search",
+        "Ask",
+        "Dense prediction",
+        "Models",
+        "Train and evaluate",
+    ]
     for names in main.COMMANDS.values():
         assert all(re.search(rf"^│ {name} ", run.stdout, flags=re.MULTILINE) for name in names)
 

@@ -20,7 +20,9 @@ from perception_encoder.pretraining.recipes import ablation
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.recipes import RECIPES, find_recipe
 
-PAPER = [name for name in RECIPES if not re.search("builtin|distill|finetune$|language|spatial", name)]
+PAPER = [
+    name for name in RECIPES if not re.search("builtin|distill|finetune$|language|spatial|depth|segmenter|det", name)
+]
 BILLION = 1_000_000_000
 
 

@@ -21,11 +21,11 @@ def depth(
     every: Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)] = 0.0,
     strict: shared.Strict = False,
 ) -> None:
-    """Estimate the depth of images and videos, in metres if the head was trained on metres.
+    """Estimate the depth of images and videos.
 
-    Writes OUT/NAME.png, a colour map in which near is bright (of a video OUT/NAME.mp4), and OUT/NAME.depth.png, 16 bits
-    in millimetres (of a video OUT/NAME/00000.depth.png and so on). Prints each image's nearest, median and farthest
-    depth. Inputs that cannot be read are skipped and listed.
+    It is in metres if the head was trained on metres. Writes OUT/NAME.png, a colour map in which near is bright (of a
+    video OUT/NAME.mp4), and OUT/NAME.depth.png, 16 bits in millimetres (of a video OUT/NAME/00000.depth.png and so on).
+    Prints each image's nearest, median and farthest depth. Inputs that cannot be read are skipped and listed.
 
     Examples:
 

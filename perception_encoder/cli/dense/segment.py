@@ -30,7 +30,7 @@ def segment(
     short_side: Annotated[int, option("Pixels of the short side for the encoder.", least=16)] = 480,
     json: shared.Json = False,
 ) -> None:
-    """Segment regions that look like a point of an image, or all classes that a head was trained on.
+    """Segment an image by points or by a head.
 
     With --like, a region is where the features' cosine with those of the point is above a threshold, and may have
     several parts; --layer and --short-side say how it is encoded. With --head, each pixel gets a class. Prints each

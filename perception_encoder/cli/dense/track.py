@@ -38,11 +38,12 @@ def track(
     overlay: Annotated[bool, flag("--overlay/--no-overlay", "Also write the video with its objects.")] = True,
     json: shared.Json = False,
 ) -> None:
-    """Follow objects through a video, from a mask, boxes or points in its first frame.
+    """Follow objects through a video.
 
-    Nothing is trained: patches of a frame get the labels of the patches that they resemble in the first and the last
-    seven frames. Writes OUT/NAME/00000.png and so on (objects' numbers, in DAVIS's layout), OUT/NAME.mp4 and
-    OUT/NAME.json (boxes and areas). Memory does not grow with the video's length.
+    They are given in its first frame by a mask, boxes or points. Nothing is trained: patches of a frame get the labels
+    of the patches that they resemble in the first and the last seven frames. Writes OUT/NAME/00000.png and so on
+    (objects' numbers, in DAVIS's layout), OUT/NAME.mp4 and OUT/NAME.json (boxes and areas). Memory does not grow with
+    the video's length.
 
     Examples:
 

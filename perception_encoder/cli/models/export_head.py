@@ -15,12 +15,12 @@ def head(
     model: Annotated[str | None, options.model_option("the head's own")] = None,
     size: Annotated[str | None, option("Image size in pixels [default: a square of the head's].", "HxW")] = None,
 ) -> None:
-    """Write a head with its encoder as an ONNX file.
+    """Write a head as an ONNX file.
 
-    It takes images (B, 3, H, W), uint8, RGB, of one size, and gives depth in metres or classes (B, H, W). A detector
-    takes one image, and gives boxes in pixels, labels from 1, scores, and masks of 28x28 inside the boxes; the best
-    come first, of any score. If onnxruntime is installed, the file is run and compared with torch; it is deleted if
-    they differ by more than 0.001 of the largest value. Needs the extra `onnx`.
+    The file holds its encoder, too. It takes images (B, 3, H, W), uint8, RGB, of one size, and gives depth in metres or
+    classes (B, H, W). A detector takes one image, and gives boxes in pixels, labels from 1, scores, and masks of 28x28
+    inside the boxes; the best come first, of any score. If onnxruntime is installed, the file is run and compared with
+    torch; it is deleted if they differ by more than 0.001 of the largest value. Needs the extra `onnx`.
 
     Examples:
 

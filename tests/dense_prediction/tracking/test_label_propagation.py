@@ -52,7 +52,7 @@ def test_weights_are_a_softmax_of_cosines() -> None:
     frames = torch.stack([first, torch.tensor([[[2.0, 0.0], [0.8, 0.6]]])])
     label = torch.tensor([[1, 0]])
     weight = 1 / (1 + math.exp(-0.2 / 0.1))
-    from perception_encoder.dense_prediction import label_propagation
+    from perception_encoder.dense_prediction.tracking import label_propagation
 
     unit = torch.nn.functional.normalize(frames, dim=-1)
     shares = torch.nn.functional.one_hot(label, 2).float()
@@ -86,7 +86,7 @@ def plainly(features: np.ndarray, first: np.ndarray, config: PropagationConfig) 
 
 
 def test_tiles_give_what_the_plain_way_gives(monkeypatch) -> None:
-    from perception_encoder.dense_prediction import label_propagation
+    from perception_encoder.dense_prediction.tracking import label_propagation
 
     monkeypatch.setattr(label_propagation, "_TILE", 4)
     rng = np.random.default_rng(0)
