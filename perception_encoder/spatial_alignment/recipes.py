@@ -81,7 +81,7 @@ def spatial_builtin() -> SpatialConfig:
         augmentation=Augmentation(scale=(0.3, 1.0)),
         masking=None,
         drop_path=0.1,
-        steps=3_000,
+        steps=2_000,
         batch_size=32,
         warmup=50,
         optimizer=OptimizerConfig(lr=2e-3),
