@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.train.best import BEST
 from perception_encoder.train.optimizer import OptimizerConfig
 from tests import processes
-from tests.dense_training.datasets import HEADS, SMALL, small_config
+from tests.dense_training.datasets import HEADS, SMALL, small_config, write_dataset
 from tests.processes import pe
 from tests.train.toys import Interrupted, interrupt_at
 
@@ -65,6 +66,17 @@ def test_a_windowed_encoder_is_finetuned_and_resumed(datasets: dict[str, Path], 
     model = load_dense_model(whole, info, tensors, open_model("builtin").tower())
     assert model.backbone.patch_size == 8
     assert model.map_of(Image.new("RGB", (60, 30)), 32).shape == (1, 2, 4, 192)
+
+
+def test_a_detector_overfits_ten_images(tmp_path: Path) -> None:
+    data = write_dataset("detector", tmp_path / "data", train=10, test=1)
+    shutil.rmtree(data / "test")
+    shutil.copytree(data / "train", data / "test")
+    sizes = ("image_size=128", "steps=150", "batch_size=10", "warmup=10", "validation.every=150", "validation.size=10")
+    heads = ("head.channels=64", "head.hidden=128", "head.regions=64", "masks=false", "layer=5")
+    config = small_config("detector", *sizes, *heads, "scales=[1, 1]", "flip=0", "optimizer.lr=2e-3")
+    train_dense(config, [data], tmp_path / "run")
+    assert rows_of(tmp_path / "run")[-1]["validation/box_ap"] > 0.9
 
 
 @pytest.mark.parametrize(("task", "frozen"), [("depth", True), ("detector", True), ("segmenter", False)])
