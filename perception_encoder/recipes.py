@@ -81,7 +81,7 @@ RECIPES: dict[str, str] = {
     "spatial_b16": "PE-Spatial-G into PE-Spatial-B, 300 million images",
     "spatial_s16": "PE-Spatial-G into PE-Spatial-S, 300 million images",
     "spatial_t16": "PE-Spatial-G into PE-Spatial-T, 300 million images",
-    "spatial_builtin": "the built-in spatial model: an hour on 2 cores",
+    "spatial_builtin": "a spatial model of the built-in one: half an hour on 2 cores",
     "depth": "a depth head on your own images with depth",
     "segmenter": "a segmentation head on your own images with masks of classes",
     "detector": "a detector on your own images with boxes, in COCO's format",
