@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -28,6 +27,7 @@ from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.tower import OwnTower, Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.image import ImageTransform
 
 HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig | DetrHeadConfig
 Head = DepthHead | SegmentationHead | Detector | DetrHead
@@ -166,9 +166,8 @@ class DenseModel(nn.Module):
         """The backbone's map of an image whose longer side is scaled to `image_size`, the other to whole patches."""
         patch = self.backbone.patch_size
         sides = [max(1, round(side * image_size / max(image.size) / patch)) * patch for side in image.size]
-        scaled = image.convert("RGB").resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None]
-        return self.backbone(pixels.to(next(self.parameters()).device))
+        pixels = ImageTransform((sides[1], sides[0])).pixels(image)
+        return self.backbone(pixels[None].to(next(self.parameters()).device))
 
 
 def make_head(info: HeadInfo, width: int) -> Head:

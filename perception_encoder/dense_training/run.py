@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from perception_encoder.dense_training.task import DenseTask, trained_part
 from perception_encoder.dense_training.validation import DenseValidation
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.open_model import open_model
+from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.registry import portable_name
 from perception_encoder.models.tower import Tower
@@ -87,7 +87,7 @@ class DenseRun:
         self.info = describe_head(config, self.tower, layer, samples, classes)
         keys = [f"procedure {PROCEDURE}", self.tower.weight_hash, *samples.keys, *classes]
         if config.initial is not None:
-            keys.append(hashlib.sha256(Path(config.initial).read_bytes()).hexdigest())
+            keys.append(state_hash(read_head_info(Path(config.initial))[1]))
         self.fingerprint = config.fingerprint(keys)
         check_run(out, self.fingerprint)
         self.record = describe_run(config, self.fingerprint, {str(data[0]): len(samples.keys)})
@@ -96,7 +96,8 @@ class DenseRun:
         self.model = self._make()
         depth, rows = self.model.backbone.depth, self._rows(samples)
         self.batches = DenseBatches(config, samples, rank, depth, rows)
-        self._measure(DenseBatches(config, samples, ALONE, depth, rows))
+        if config.initial is None:
+            self._measure(DenseBatches(config, samples, ALONE, depth, rows))
         self.task, self.metric = DenseTask(self.model, config), ""
         if config.validation is not None:
             validation = DenseValidation(self.model, held_out, config.validation.size, config.image_size)

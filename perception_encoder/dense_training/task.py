@@ -82,7 +82,7 @@ class DenseTask:
         return {name.removeprefix("loss_"): each.float() for name, each in losses.items()}
 
     def _inside(self, target: Targets) -> Targets:
-        """Targets in a detector's own pixels, of which a patch has 16 by 16 whatever its size."""
+        """Targets in a detector's own pixels: a patch has 16 by 16, whatever its size."""
         scale = PATCH / self.backbone.patch_size
         if scale == 1:
             return target

@@ -22,7 +22,8 @@ from perception_encoder.errors import InputError
 from perception_encoder.evaluation.dense.average_precision import average_precision
 from perception_encoder.evaluation.dense.depth import DepthProtocol, depth_errors
 from perception_encoder.evaluation.dense.detection import KINDS, to_results
-from perception_encoder.evaluation.dense.segmentation import overlaps
+from perception_encoder.evaluation.dense.segmentation import overlap_scores, overlaps
+from perception_encoder.evaluation.statistics.scores import estimate
 from perception_encoder.preprocess.frames import spread_indices
 
 logger = logging.getLogger(__name__)
@@ -111,25 +112,20 @@ class ClassScorer:
 
     def __init__(self, head: SegmentationHead, samples: ClassSamples) -> None:
         self.head, self.samples = head, samples
-        self._reset()
-
-    def _reset(self) -> None:
-        self._inside, self._either = np.zeros((2, len(self.samples.dataset.classes)), dtype=np.int64)
+        self._overlaps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def add(self, index: int, image: Image.Image, features: Map) -> None:
         truth = self.samples.dataset.labels(index)
         predicted: Int[np.ndarray, "H W"] = (
             self.head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
         )
-        inside, either = overlaps(predicted, truth, len(self._inside))
-        self._inside, self._either = self._inside + inside, self._either + either
+        self._overlaps[self.samples.keys[index]] = overlaps(predicted, truth, len(self.samples.dataset.classes))
 
     def scores(self) -> dict[str, float]:
-        inside, either = self._inside, self._either
-        self._reset()
-        occurs = either > 0
-        known = (either.sum() + inside.sum()) / 2  # a wrong pixel is in the union of two classes
-        return {"miou": float((inside[occurs] / either[occurs]).mean()), "pixels": float(inside.sum() / known)}
+        known, self._overlaps = self._overlaps, {}
+        inside, either = (np.array(each) for each in zip(*known.values(), strict=True))
+        scores = overlap_scores(inside, either, list(known))
+        return {name: estimate([each]).value for name, each in zip(("miou", "pixels"), scores, strict=True)}
 
 
 class ObjectScorer:

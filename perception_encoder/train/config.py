@@ -27,7 +27,7 @@ class TrainingConfig(ABC):
     warmup: int = 200
     """Steps of linear warm-up."""
     drops: tuple[float, ...] = ()
-    """Shares of the steps after each of which the rate falls to a tenth; without them it follows a cosine to zero."""
+    """The rate falls to a tenth after each of these shares of the steps; without them it follows a cosine to zero."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     validation: ValidationConfig | None = None

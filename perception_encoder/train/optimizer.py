@@ -110,7 +110,7 @@ def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
 def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = ()) -> float:
     """Return the share of the peak rate at `step` (0-based) of `steps`: a linear warm-up, then a cosine to zero.
 
-    `drops`: shares of the steps after each of which the rate falls to a tenth; then there is no cosine.
+    `drops`: the rate falls to a tenth after each of these shares of the steps, without a cosine.
     """
     if not drops or step < warmup:
         return warmup_cosine(step, steps, warmup)

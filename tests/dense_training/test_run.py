@@ -139,6 +139,17 @@ def test_a_detr_goes_on_from_one_of_other_classes(
         train_dense(replace(config, initial=str(depth)), [datasets["detector"]], tmp_path / "third")
 
 
+def test_depth_goes_on_where_another_head_stopped(datasets: dict[str, Path], tmp_path: Path) -> None:
+    config = small_config("depth", "optimizer.lr=0.01", "validation=null")
+    first = train_dense(config, [datasets["depth"]], tmp_path / "first")
+    still = replace(config, initial=str(first), steps=1, seed=5, optimizer=OptimizerConfig(name="sgd", lr=0.0))
+    second = train_dense(still, [datasets["depth"]], tmp_path / "second")
+    states = [read_head_info(path)[1] for path in (first, second)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    with pytest.raises(CheckpointError, match="no such file"):
+        train_dense(replace(still, initial="missing.safetensors"), [datasets["depth"]], tmp_path / "third")
+
+
 def test_it_is_said_what_is_trained(
     datasets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

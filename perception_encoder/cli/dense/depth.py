@@ -10,7 +10,7 @@ import typer
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.dense import options
-from perception_encoder.cli.options import HEAD, VIDEO, option, out_option
+from perception_encoder.cli.options import HEAD, option, out_option
 
 
 def depth(
@@ -18,7 +18,7 @@ def depth(
     out: Annotated[Path, out_option("Directory for colour maps and depths.", "DIR")],
     head: Annotated[Path, option("Head's file, as `pe train depth` writes it.", "FILE", HEAD)],
     model: Annotated[str | None, shared.model_option("the head's own")] = None,
-    every: Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)] = 0.0,
+    every: options.Every = 0.0,
     strict: shared.Strict = False,
 ) -> None:
     """Estimate the depth of images and videos.

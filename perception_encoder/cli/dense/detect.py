@@ -10,7 +10,7 @@ import typer
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.dense import options
-from perception_encoder.cli.options import HEAD, VIDEO, flag, numbers, option, out_option
+from perception_encoder.cli.options import HEAD, flag, numbers, option, out_option
 
 
 def detect(
@@ -22,7 +22,7 @@ def detect(
     scales: Annotated[str, option("Also at these factors of the detector's size.", "N,N,...", HEAD)] = "1",
     flip: Annotated[bool, flag("--flip", "Also mirrored.", HEAD)] = False,
     soft: Annotated[bool, flag("--soft-nms", "Lower the scores of doubles, rather than drop them.", HEAD)] = False,
-    every: Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)] = 0.0,
+    every: options.Every = 0.0,
     json: shared.Json = False,
     strict: shared.Strict = False,
 ) -> None:

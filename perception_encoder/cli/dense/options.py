@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from perception_encoder.cli.options import argument, numbers, option
+from perception_encoder.cli.options import VIDEO, argument, numbers, option
 from perception_encoder.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LAYER = "Layer whose features are used, 0-based; -1 is the last."
 Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]
+Every = Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)]
 Layer = Annotated[int, option(LAYER, "N")]
 
 

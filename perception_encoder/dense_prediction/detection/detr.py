@@ -1,6 +1,6 @@
 """Boxes of objects by a deformable DETR whose queries are assigned as DETA does, over a pyramid of one layer.
 
-The transformer is transformers' (Zhu et al., 2021), in two stages: proposals of all pyramid patches, of which the best
+The transformer is transformers' (Zhu et al., 2021), in two stages: all pyramid patches propose boxes, and the best
 become queries. Both stages assign several predictions to an object by their overlap and suppress doubles afterwards
 (Ouyang-Zhang et al., "NMS Strikes Back", 2022), as in the paper's system-level detector (appendix B.3.5).
 """
@@ -109,7 +109,7 @@ class DetrHead(nn.Module):
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return scores (B, Q, K), before the sigmoid, and boxes (B, Q, 4), from 0 to 1; in training also the losses.
 
-        Boxes of targets are in pixels of which a patch has 16 by 16.
+        Boxes of targets are in the head's own pixels: a patch has 16 by 16.
         """
         output = self.model(features.permute(0, 3, 1, 2), labels=[] if targets is not None else None)
         predictions = output.logits, output.pred_boxes

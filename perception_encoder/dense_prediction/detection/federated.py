@@ -1,4 +1,4 @@
-"""Box and mask heads for datasets of many classes, of which only some were looked for in an image, such as LVIS.
+"""Box and mask heads for datasets such as LVIS, with many classes, and annotations of only some in each image.
 
 Classes are scored by sigmoids, and only the classes that a batch shows and some drawn others are learned from: the
 federated loss of Zhou et al. (2021), with which ViTDet is trained on LVIS.

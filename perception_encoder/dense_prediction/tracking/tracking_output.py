@@ -53,7 +53,8 @@ def write_tracking(
     with writing(masks), ExitStack() as stack:
         masks.mkdir(parents=True, exist_ok=True)
         add: AddFrame | None = None
-        for (frame, labels), mask_name in zip(tracked, names, strict=False):
+        for frame, labels in tracked:
+            mask_name = next(names)
             (masks / f"{mask_name}.png").write_bytes(mask_png(labels))
             frames.append({"name": mask_name, "objects": describe_objects(labels)})
             if overlay:
