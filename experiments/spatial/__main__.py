@@ -26,8 +26,8 @@ def spatial(
     Examples:
 
         pe data furniture datasets
-        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 3000 --size 160
-        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 150 --size 160 --split test
+        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 5000 --size 320
+        pe data scenes -o scenes --models datasets/scenes/furniture.tar --count 300 --size 320 --split test
         python -m experiments.spatial --photos photos/train --scenes scenes --clips davis
     """
     from experiments.spatial.page import draw, page

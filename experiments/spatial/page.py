@@ -7,10 +7,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from experiments.differences import format_gain, sign_of
 from experiments.spatial.alignments import ALIGNED, BOTH, CORE, MASKS, OWN
 from perception_encoder.evaluation.report import Table, format_value
 from perception_encoder.layer_analysis.plots import GREY, bare_axes, empty_figure, write_png
-from perception_encoder.layer_analysis.recommendation import format_difference
 
 WIDTH = 118
 LINES = {CORE: GREY, OWN: "#E69F00", MASKS: "#0072B2", BOTH: "#009E73"}
@@ -41,18 +41,12 @@ def _text(result: Mapping[str, Any]) -> Iterator[str]:
         "are Student's. Each alignment has one seed, so the page compares these four encoders, not methods. Bold "
         "differences exclude zero."
     )
-    better = [row for row in result["differences"] if row["against"] == "last" and _sign(row) > 0]
+    better = [row for row in result["differences"] if row["against"] == "last" and sign_of(row) > 0]
     names = "; ".join(f"{row['task']}, {row['model']}" for row in better)
     yield f"The last layer is shown to be better than Core's last for: {names or 'none'}."
-    worse = [row for row in result["differences"] if row["against"] == "best" and _sign(row) < 0]
+    worse = [row for row in result["differences"] if row["against"] == "best" and sign_of(row) < 0]
     names = "; ".join(f"{row['task']}, {row['model']}" for row in worse)
     yield f"It is shown to be worse than Core's best layer for: {names or 'none'}."
-
-
-def _sign(row: Mapping[str, Any]) -> int:
-    """1 or −1 if the interval excludes zero, else 0."""
-    low, high = row["interval"] or (0, 0)
-    return int(low > 0) - int(high < 0)
 
 
 def _table(result: Mapping[str, Any]) -> Table:
@@ -63,7 +57,7 @@ def _table(result: Mapping[str, Any]) -> Table:
         task, unit, model = row["task"], row["unit"], row["model"]
         heading = f"{task}: {row['metric']}" if task != before else ""
         best, last = (format_value(_value(row, layer), unit) for layer in (row["best"], row["layers"][-1]))
-        differences = [_gap(gaps.get((task, model, against))) for against in ("last", "best")]
+        differences = [format_gain(gaps.get((task, model, against))) for against in ("last", "best")]
         rows.append((heading, model, str(row["best"]), best, last, *differences))
         before = task
     return Table(columns, tuple(rows))
@@ -71,17 +65,6 @@ def _table(result: Mapping[str, Any]) -> Table:
 
 def _value(row: Mapping[str, Any], layer: int) -> float:
     return float(row["values"][row["layers"].index(layer)])
-
-
-def _gap(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    text = format_difference(row["value"], None, row["unit"])
-    if row["interval"] is None:
-        return text
-    low, high = row["interval"]
-    text += f" ({format_difference(low, high, row['unit'])})"
-    return f"**{text}**" if _sign(row) else text
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from experiments.differences import gain
 from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encoder
@@ -26,7 +27,7 @@ from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 from perception_encoder.spatial_alignment.images import open_images
 
-LAYERS = [1, 3, 5, 7, 8, 9, 11]
+LAYERS = [2, 5, 8, 10, 11]
 """Evaluated ones, 0-based: the last, and the one that the alignments learn from, among them."""
 TASKS = {
     "tracking": "tracking of real videos",
@@ -60,7 +61,8 @@ class Sizes:
     items: int = 100
     """Test images of a task; heads are fitted on twice as many."""
     side: int = 224
-    short_side: int = 240
+    short_side: int = 480
+    """Pixels of a frame's short side."""
     layers: Sequence[int] = tuple(LAYERS)
 
 
@@ -130,10 +132,6 @@ def compare(task: str, curves: Mapping[str, Mapping[str, LayerCurve]]) -> list[d
     for name in ALIGNED:
         own = curves[name][task]
         for against, layer in (("last", core.last), ("best", core.best)):
-            one, other = own.scores[own.last], core.scores[layer]
-            gain = other.less(one) if core.lower_is_better else one.less(other)
-            ends = gain.interval()
-            interval = None if ends is None else [round(end, 5) for end in ends]
-            row = {"task": task, "model": name, "against": against, "layer": layer, "unit": core.unit}
-            rows.append({**row, "value": round(gain.value, 5), "interval": interval})
+            row = {"task": task, "model": name, "against": against, "layer": layer}
+            rows.append({**row, **gain(own.scores[own.last], core.scores[layer])})
     return rows

@@ -1,0 +1,115 @@
+"""Evaluate the built-in models' features on dense tasks: Core's layers, Spatial's last, and colours where they serve.
+
+Heads are fitted on frozen features of rendered scenes, each with three seeds, and tested on scenes of other objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.differences import gain
+from experiments.layers.evaluation import evaluate_tasks, unpack
+from experiments.layers.run import curve_rows
+from perception_encoder.errors import DataError
+from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.files import write_json
+from perception_encoder.inference.open_model import load_layer_encoder
+from perception_encoder.layer_analysis.colour_encoder import COLOURS, ColourEncoder
+from perception_encoder.layer_analysis.curve import LayerCurve
+from perception_encoder.layer_analysis.tasks import TaskOptions, make_task
+from perception_encoder.models.registry import BUILTIN, BUILTIN_SPATIAL
+from perception_encoder.progress import Track, untracked
+
+CORE, SPATIAL = "Core", "Spatial"
+LAST, BEST = "Core's last", "Core's best"
+TRACKING = "tracking"
+TASKS = {
+    TRACKING: ("tracking", "clips"),
+    "segmentation": ("foreground", "scenes"),
+    "depth of scenes": ("relative-depth", "scenes"),
+    "depth of a room": ("depth", "room"),
+    "detection": ("objects", "scenes"),
+}
+"""The page's name, to the name of `pe layers` and the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseData:
+    """The paths of all data."""
+
+    scenes: Path
+    """Rendered scenes, train and test."""
+    clips: Path
+    """Real videos with masks."""
+    room: Path | None = None
+    """Images with depth in metres; without them their task is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is evaluated."""
+
+    items: int = 200
+    """Test images of a task; heads are fitted on twice as many."""
+    side: int = 224
+    """Pixels that an image is squashed to."""
+    short_side: int = 480
+    """Pixels of a frame's short side."""
+    layers: Sequence[int] = (5, 8, 11)
+    """Core's, 0-based, the last among them."""
+
+
+def compare_features(
+    result: Path, runs: Path, data: DenseData, sizes: Sizes | None = None, track: Track = untracked
+) -> dict[str, Any]:
+    """Evaluate what is not cached in `runs`, write the whole result as JSON, and return it.
+
+    Raises DataError for missing data, before anything is evaluated, and what `run_sweep` does.
+    """
+    sizes = sizes or Sizes()
+    tasks = read_tasks(data, sizes)
+    core, spatial = load_layer_encoder(BUILTIN), load_layer_encoder(BUILTIN_SPATIAL)
+    core.name, spatial.name = CORE, SPATIAL
+    by_colour = [task for task in tasks if task.name == TRACKING]
+    curves = {
+        CORE: unpack(CORE, evaluate_tasks(core, tasks, list(sizes.layers), runs, track)),
+        SPATIAL: unpack(SPATIAL, evaluate_tasks(spatial, tasks, [spatial.depth - 1], runs, track)),
+        COLOURS: unpack(COLOURS, evaluate_tasks(ColourEncoder(core), by_colour, [0], runs, track)),
+    }
+    value = {
+        "sizes": asdict(sizes),
+        "curves": curve_rows(curves, {}),
+        "differences": [row for task in curves[CORE] for row in differences(task, curves)],
+    }
+    write_json(result, value, indent=1)
+    return value
+
+
+def read_tasks(data: DenseData, sizes: Sizes) -> list[LayerEvaluator]:
+    """Read the tasks' data; DataError for what is missing."""
+    options = TaskOptions(items=sizes.items, image_size=(sizes.side, sizes.side), short_side=sizes.short_side)
+    tasks = []
+    for name, (kind, source) in TASKS.items():
+        path: Path | None = getattr(data, source)
+        if path is None:
+            continue
+        if not path.exists():
+            raise DataError(f"{name}: {path} does not exist")
+        task = make_task(kind, path, options)
+        task.name = name
+        tasks.append(task)
+    return tasks
+
+
+def differences(task: str, curves: Mapping[str, Mapping[str, LayerCurve]]) -> Iterator[dict[str, Any]]:
+    """Yield how much better Spatial's last layer is than Core's last, Core's best and colours, with intervals."""
+    spatial, core = curves[SPATIAL][task], curves[CORE][task]
+    others = {LAST: core.scores[core.last], BEST: core.scores[core.best]}
+    if task in curves[COLOURS]:
+        others[COLOURS] = curves[COLOURS][task].scores[0]
+    own = spatial.scores[spatial.last]
+    for name, other in others.items():
+        yield {"task": task, "against": name, **gain(own, other)}

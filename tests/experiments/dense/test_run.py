@@ -1,0 +1,43 @@
+"""Dense tasks in small, in the smallest: two models and colours, cached results, differences, page and plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiments.dense import run
+from experiments.dense.page import by_task, draw, page
+from experiments.dense.run import BEST, CORE, LAST, SPATIAL, DenseData, Sizes, compare_features, read_tasks
+from perception_encoder.errors import DataError
+from perception_encoder.layer_analysis.colour_encoder import COLOURS
+from tests.layer_analysis.toys import LightnessTask
+
+SIZES = Sizes(layers=(8, 11))
+
+
+def test_all_is_evaluated_once_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [LightnessTask(count=12, name="tracking"), LightnessTask(count=12, name="depth", lower=True)]
+    monkeypatch.setattr(run, "read_tasks", lambda *_: tasks)
+    out, runs, data = tmp_path / "dense.json", tmp_path / "runs", DenseData(scenes=tmp_path, clips=tmp_path)
+    result = compare_features(out, runs, data, SIZES)
+    assert [row["model"] for row in result["curves"]] == [CORE, CORE, SPATIAL, SPATIAL, COLOURS]
+    assert [(row["task"], row["against"]) for row in result["differences"]] == [
+        ("tracking", LAST), ("tracking", BEST), ("tracking", COLOURS), ("depth", LAST), ("depth", BEST),
+    ]  # fmt: skip
+    assert json.loads(out.read_text()) == json.loads(json.dumps(result))
+    monkeypatch.setattr("experiments.layers.evaluation.run_sweep", lambda *_: pytest.fail("evaluated again"))
+    assert compare_features(out, runs, data, SIZES) == result
+    assert set(by_task(result)["tracking"]) == {COLOURS, LAST, BEST, SPATIAL}
+    text = page(result, "dense.png")
+    assert text.count("\n| ") == 2 + 2 and "(dense.png)" in text
+    draw(result, tmp_path / "dense.png")
+    with Image.open(tmp_path / "dense.png") as image:
+        assert image.width > 400
+
+
+def test_missing_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"tracking: .*none does not exist"):
+        read_tasks(DenseData(scenes=tmp_path, clips=tmp_path / "none"), SIZES)
