@@ -80,15 +80,14 @@ def time_losses(rounds: int) -> list[dict[str, Any]]:
 
 
 def time_steps(rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step, by what it does, in turns; hidden patches and masks as in training."""
+    """Seconds of a step, by what it does, in turns; masks as in training."""
     config = replace(spatial_builtin(), drop_path=0.0)
     trainee = SpatialTrainee(config)
     grid = trainee.image_size // trainee.patch_size
     images, generator = 32, torch.Generator().manual_seed(0)
-    assert config.masking is not None
     batch = SpatialBatch(
         images=torch.randint(0, 256, (images, 3, *[trainee.image_size] * 2), dtype=torch.uint8, generator=generator),
-        hidden=config.masking.draw(images, (grid, grid), generator),
+        hidden=None if config.masking is None else config.masking.draw(images, (grid, grid), generator),
         branches=None,
         masks=torch.rand(images, grid * grid, 6, generator=generator),
         rows=torch.arange(images),

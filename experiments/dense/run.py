@@ -25,11 +25,11 @@ from perception_encoder.progress import Track, untracked
 
 CORE, SPATIAL = "Core", "Spatial"
 LAST, BEST = "Core's last", "Core's best"
-TRACKING = "tracking"
+TRACKING = "tracking of real videos"
 TASKS = {
     TRACKING: ("tracking", "clips"),
     "segmentation": ("foreground", "scenes"),
-    "depth of scenes": ("relative-depth", "scenes"),
+    "depth": ("relative-depth", "scenes"),
     "depth of a room": ("depth", "room"),
     "detection": ("objects", "scenes"),
 }
@@ -52,7 +52,7 @@ class DenseData:
 class Sizes:
     """How much is evaluated."""
 
-    items: int = 200
+    items: int = 100
     """Test images of a task; heads are fitted on twice as many."""
     side: int = 224
     """Pixels that an image is squashed to."""

@@ -20,7 +20,7 @@ ALIGNED = (OWN, MASKS, BOTH)
 class Alignments:
     """How the three are trained."""
 
-    steps: int = 700
+    steps: int = 500
     batch_size: int = 32
     side: int = 224
 

@@ -27,7 +27,7 @@ from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 from perception_encoder.spatial_alignment.images import open_images
 
-LAYERS = [2, 5, 8, 10, 11]
+LAYERS = [5, 8, 11]
 """Evaluated ones, 0-based: the last, and the one that the alignments learn from, among them."""
 TASKS = {
     "tracking": "tracking of real videos",

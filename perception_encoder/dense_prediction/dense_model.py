@@ -25,6 +25,7 @@ from perception_encoder.dense_prediction.segmentation import SegmentationHead, S
 from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
+from perception_encoder.models.checkpoints.weights import packaged_weights
 from perception_encoder.models.tower import OwnTower, Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
@@ -39,6 +40,8 @@ TASKS: Mapping[str, type[HeadConfig]] = {
 }
 METADATA = "perception_encoder_head"
 """The field of a file's metadata that describes the head."""
+BUILTIN_DEPTH, BUILTIN_DETECTOR = "builtin-depth", "builtin-detector"
+"""Heads of the built-in Spatial model, trained by this project and shipped inside the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +199,11 @@ def write_head(path: Path, model: DenseModel, info: HeadInfo, half: bool = True)
         for name, each in tensors.items()
     }
     write_tensors(copies, path, {METADATA: json.dumps(dataclasses.asdict(info))})
+
+
+def find_head(name: str) -> Path:
+    """Return the file of a built-in head, or the path itself; WeightsUnavailableError if the former is missing."""
+    return packaged_weights(name) if name in (BUILTIN_DEPTH, BUILTIN_DETECTOR) else Path(name)
 
 
 def read_head_info(path: Path) -> tuple[HeadInfo, dict[str, Tensor]]:

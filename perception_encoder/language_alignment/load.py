@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
-from perception_encoder.errors import UnknownModelError, WeightsUnavailableError
+from perception_encoder.errors import UnknownModelError
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import Convention, read_perception_lm
 from perception_encoder.language_alignment.weights import read_language_model
+from perception_encoder.models.checkpoints.weights import packaged_weights
 from perception_encoder.models.precision import choose_device, fast_dtype
 
 BUILTIN_LANG = "builtin-lang"
@@ -52,7 +52,7 @@ def find_language_model(name: str | Path) -> str | Path:
     Raises UnknownModelError and WeightsUnavailableError.
     """
     if str(name) == BUILTIN_LANG:
-        return _packaged()
+        return packaged_weights(BUILTIN_LANG)
     path = Path(name)
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
@@ -62,10 +62,3 @@ def find_language_model(name: str | Path) -> str | Path:
         f"no language model is called {str(name)!r}; give {BUILTIN_LANG}, a file or directory that `pe train` wrote, "
         "or facebook/Perception-LM-1B"
     )
-
-
-def _packaged() -> Path:
-    path = Path(str(files("perception_encoder") / "weights" / f"{BUILTIN_LANG}.safetensors"))
-    if not path.is_file():
-        raise WeightsUnavailableError(f"{path.name} is missing from this installation; reinstall perception-encoder")
-    return path

@@ -25,6 +25,7 @@ CoreName = Literal[
 """Models of two towers, for type checkers."""
 
 TowerName = Literal[
+    "builtin-spatial",
     "PE-Lang-G14-448",
     "PE-Lang-G14-448-Tiling",
     "PE-Lang-L14-448",
@@ -34,6 +35,7 @@ TowerName = Literal[
     "PE-Spatial-B16-512",
     "PE-Spatial-S16-512",
     "PE-Spatial-T16-512",
+    "PE-Spatial-N16-224",
 ]
 """Models of a vision tower alone, for type checkers."""
 
@@ -172,8 +174,8 @@ _ENTRIES = (
     ),
 )
 
-BUILTIN = "PE-Core-N16-128"
-"""The small model trained by this project and shipped inside the package."""
+BUILTIN, BUILTIN_SPATIAL = "PE-Core-N16-128", "PE-Spatial-N16-224"
+"""The small models trained by this project and shipped inside the package."""
 
 _NANO = ModelEntry(
     name=BUILTIN,
@@ -181,8 +183,11 @@ _NANO = ModelEntry(
     text=_text(32, 256, 6, 4, 256),
     builtin="builtin",
 )
+_NANO_SPATIAL = ModelEntry(
+    name=BUILTIN_SPATIAL, vision=_vit(224, 16, 192, 12, 3, 768, layer_scale=0.1, **_TOKENS), builtin="builtin-spatial"
+)
 
-MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in (*_ENTRIES, _NANO)}
+MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in (*_ENTRIES, _NANO, _NANO_SPATIAL)}
 
 _NAMES: dict[str, str] = {
     alias.lower(): entry.name for entry in MODELS.values() for alias in (entry.name, *entry.aliases)

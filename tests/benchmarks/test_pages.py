@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import calibration, encode, language, memory, oracles, scenes, server_memory
+from benchmarks import calibration, dense, encode, language, memory, oracles, scenes, server_memory, spatial
 from benchmarks.search import contents as search
 from benchmarks.train import contents as train
 
@@ -17,6 +17,7 @@ from benchmarks.train import contents as train
     ("name", "benchmark"),
     [
         ("calibration", calibration),
+        ("dense_speed", dense),
         ("encode", encode),
         ("language_speed", language),
         ("memory", memory),
@@ -24,6 +25,7 @@ from benchmarks.train import contents as train
         ("scenes", scenes),
         ("search", search),
         ("server_memory", server_memory),
+        ("spatial_speed", spatial),
         ("train", train),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from experiments.dense import page as dense_page
 from experiments.distillation import page as distillation_page
 from experiments.distillation.run import SEEDS as STUDENTS
 from experiments.distillation.run import TAUGHT, home_teacher, student
@@ -15,6 +16,7 @@ from experiments.layers import page as layers_page
 from experiments.recipe import page as recipe_page
 from experiments.recipe.run import POINTS, SEEDS
 from experiments.recipe.steps import nano_step
+from experiments.spatial import page as spatial_page
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -70,3 +72,17 @@ def test_language_in_small(root: Path) -> None:
     if results.is_file():
         result = json.loads(results.read_text(encoding="utf-8"))
         assert results.with_suffix(".md").read_text(encoding="utf-8") == language_page.page(result, "language.png")
+
+
+def test_spatial_alignment_in_small(root: Path) -> None:
+    results = root / "docs" / "results" / "spatial.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    assert results.with_suffix(".md").read_text(encoding="utf-8") == spatial_page.page(result, "spatial.png")
+    assert results.with_suffix(".png").is_file() and results.with_name("spatial_features.png").is_file()
+
+
+def test_dense_tasks_in_small(root: Path) -> None:
+    results = root / "docs" / "results" / "dense.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    assert results.with_suffix(".md").read_text(encoding="utf-8") == dense_page.page(result, "dense.png")
+    assert results.with_suffix(".png").is_file()

@@ -10,6 +10,7 @@ import timm
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.models.registry import (
     BUILTIN,
+    BUILTIN_SPATIAL,
     MODELS,
     CoreName,
     TowerName,
@@ -37,13 +38,13 @@ PAPER = [
 
 
 def test_the_papers_names_and_ours() -> None:
-    assert list_models() == [*PAPER, BUILTIN]
+    assert list_models() == [*PAPER, BUILTIN, BUILTIN_SPATIAL]
     assert sum(entry.text is not None for name, entry in MODELS.items() if name != BUILTIN) == 5
 
 
 def test_type_checkers_know_every_canonical_name() -> None:
     assert set(get_args(CoreName)) == {"builtin", *(name for name, entry in MODELS.items() if entry.text)}
-    assert set(get_args(TowerName)) == {name for name, entry in MODELS.items() if not entry.text}
+    assert set(get_args(TowerName)) == {"builtin-spatial", *(name for name, entry in MODELS.items() if not entry.text)}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -82,6 +83,9 @@ def test_builtin() -> None:
     assert (vision.patch_size, vision.image_size, vision.width, vision.depth, vision.heads) == (16, 128, 192, 12, 3)
     assert (text.context_length, text.width, text.depth, text.heads, text.output_dim) == (32, 256, 6, 4, 256)
     assert vision.class_token and vision.attention_pool and vision.output_dim == 256
+    assert find_model("builtin-spatial").name == BUILTIN_SPATIAL == "PE-Spatial-N16-224"
+    spatial = MODELS[BUILTIN_SPATIAL].vision
+    assert (spatial.width, spatial.depth, spatial.layer_scale, spatial.final_norm) == (192, 12, 0.1, False)
 
 
 @pytest.mark.parametrize(

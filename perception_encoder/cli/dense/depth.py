@@ -16,7 +16,7 @@ from perception_encoder.cli.options import HEAD, option, out_option
 def depth(
     files: options.Paths,
     out: Annotated[Path, out_option("Directory for colour maps and depths.", "DIR")],
-    head: Annotated[Path, option("Head's file, as `pe train depth` writes it.", "FILE", HEAD)],
+    head: Annotated[str, option("builtin-depth, or a file of pe train depth.", "HEAD", HEAD)] = "builtin-depth",
     model: Annotated[str | None, shared.model_option("the head's own")] = None,
     every: options.Every = 0.0,
     strict: shared.Strict = False,
@@ -29,9 +29,10 @@ def depth(
 
     Examples:
 
+        pe depth photo.jpg -o depths
+        pe depth photos/ clip.mp4 --every 0.5 -o depths
         pe train depth --data rgbd -o runs/depth
         pe depth photo.jpg --head runs/depth/head.safetensors -o depths
-        pe depth photos/ clip.mp4 --head runs/depth/head.safetensors --every 0.5 -o depths
     """
     import numpy as np
     import torch

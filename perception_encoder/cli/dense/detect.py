@@ -16,7 +16,7 @@ from perception_encoder.cli.options import HEAD, flag, numbers, option, out_opti
 def detect(
     files: options.Paths,
     out: Annotated[Path, out_option("Directory for drawn images, and detections.json.", "DIR")],
-    head: Annotated[Path, option("Detector's file, as `pe train detector` writes it.", "FILE", HEAD)],
+    head: Annotated[str, option("builtin-detector, or a file of pe train.", "HEAD", HEAD)] = "builtin-detector",
     model: Annotated[str | None, shared.model_option("the detector's own")] = None,
     score: Annotated[float, option("Least score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
     scales: Annotated[str, option("Also at these factors of the detector's size.", "N,N,...", HEAD)] = "1",
@@ -35,8 +35,8 @@ def detect(
 
     Examples:
 
+        pe detect photo.jpg -o detected
         pe train detector --data coco -o runs/detector
-        pe detect photo.jpg --head runs/detector/head.safetensors -o detected
         pe detect photos/ clip.mp4 --head runs/detector/head.safetensors --every 0.5 -o detected
         pe detect photos/ --head runs/detr/head.safetensors --scales 0.8,1,1.2 --flip -o detected
     """

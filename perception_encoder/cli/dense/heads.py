@@ -20,14 +20,17 @@ Predict = Callable[["Image.Image", str], "Image.Image"]
 """An image and its name, NAME or of a video's frame NAME/00000, to what is drawn of it."""
 
 
-def load_head(path: Path, task: str, model: str | None) -> tuple[DenseModel, HeadInfo]:
+def load_head(head: str, task: str, model: str | None) -> tuple[DenseModel, HeadInfo]:
     """Load a head for a task (a DETR is one for detection), with the encoder that it names, or with `model`.
+
+    `head`: a file, or a built-in head's name.
 
     Raises ConfigError for a head of another task, or of another encoder.
     """
-    from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+    from perception_encoder.dense_prediction.dense_model import find_head, load_dense_model, read_head_info
     from perception_encoder.inference.open_model import open_model
 
+    path = find_head(head)
     info, tensors = read_head_info(path)
     if info.task != task and (info.task, task) != ("detr", "detection"):
         raise ConfigError(f"{path} is a head for {info.task}, not for {task}")

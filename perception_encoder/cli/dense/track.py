@@ -29,7 +29,7 @@ def track(
     mask: Annotated[Path | None, option("PNG of the first frame's objects, numbered.", "FILE", QUERY)] = None,
     box: Annotated[list[str] | None, option(BOX, "BOX", QUERY)] = None,
     point: Annotated[list[str] | None, option("Object at X,Y of the first frame; repeat.", "X,Y", QUERY)] = None,
-    model: Annotated[str, shared.model_option(others="timm:NAME; hf:NAME")] = "builtin",
+    model: Annotated[str, shared.model_option(others="timm:NAME; hf:NAME")] = "builtin-spatial",
     layer: options.Layer = -1,
     short_side: Annotated[
         int, option("Pixels of the frames' short side for the encoder.", panel=VIDEO, least=16)

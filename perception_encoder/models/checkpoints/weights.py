@@ -201,12 +201,15 @@ def write_layout(model: Model, path: Path, layout: str, half: bool = False) -> i
 
 def locate_weights(entry: ModelEntry) -> Path:
     """The weights on disk: of built-in models from the package, else from the hub (downloaded once)."""
-    if entry.builtin is not None:
-        path = Path(str(files("perception_encoder") / "weights" / f"{entry.builtin}.safetensors"))
-        if not path.is_file():
-            raise WeightsUnavailableError(f"{path} is missing from this installation; reinstall perception-encoder")
-        return path
-    return fetch_weights(entry)
+    return fetch_weights(entry) if entry.builtin is None else packaged_weights(entry.builtin)
+
+
+def packaged_weights(name: str) -> Path:
+    """The file of weights that come with the package, such as "builtin"; WeightsUnavailableError if it is missing."""
+    path = Path(str(files("perception_encoder") / "weights" / f"{name}.safetensors"))
+    if not path.is_file():
+        raise WeightsUnavailableError(f"{path} is missing from this installation; reinstall perception-encoder")
+    return path
 
 
 def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments.dense import run
 from experiments.dense.page import by_task, draw, page
-from experiments.dense.run import BEST, CORE, LAST, SPATIAL, DenseData, Sizes, compare_features, read_tasks
+from experiments.dense.run import BEST, CORE, LAST, SPATIAL, TRACKING, DenseData, Sizes, compare_features, read_tasks
 from perception_encoder.errors import DataError
 from perception_encoder.layer_analysis.colour_encoder import COLOURS
 from tests.layer_analysis.toys import LightnessTask
@@ -19,18 +19,18 @@ SIZES = Sizes(layers=(8, 11))
 
 
 def test_all_is_evaluated_once_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = [LightnessTask(count=12, name="tracking"), LightnessTask(count=12, name="depth", lower=True)]
+    tasks = [LightnessTask(count=12, name=TRACKING), LightnessTask(count=12, name="depth", lower=True)]
     monkeypatch.setattr(run, "read_tasks", lambda *_: tasks)
     out, runs, data = tmp_path / "dense.json", tmp_path / "runs", DenseData(scenes=tmp_path, clips=tmp_path)
     result = compare_features(out, runs, data, SIZES)
     assert [row["model"] for row in result["curves"]] == [CORE, CORE, SPATIAL, SPATIAL, COLOURS]
     assert [(row["task"], row["against"]) for row in result["differences"]] == [
-        ("tracking", LAST), ("tracking", BEST), ("tracking", COLOURS), ("depth", LAST), ("depth", BEST),
+        (TRACKING, LAST), (TRACKING, BEST), (TRACKING, COLOURS), ("depth", LAST), ("depth", BEST),
     ]  # fmt: skip
     assert json.loads(out.read_text()) == json.loads(json.dumps(result))
     monkeypatch.setattr("experiments.layers.evaluation.run_sweep", lambda *_: pytest.fail("evaluated again"))
     assert compare_features(out, runs, data, SIZES) == result
-    assert set(by_task(result)["tracking"]) == {COLOURS, LAST, BEST, SPATIAL}
+    assert set(by_task(result)[TRACKING]) == {COLOURS, LAST, BEST, SPATIAL}
     text = page(result, "dense.png")
     assert text.count("\n| ") == 2 + 2 and "(dense.png)" in text
     draw(result, tmp_path / "dense.png")
@@ -39,5 +39,5 @@ def test_all_is_evaluated_once_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_missing_data_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"tracking: .*none does not exist"):
+    with pytest.raises(DataError, match=r"tracking of real videos: .*none does not exist"):
         read_tasks(DenseData(scenes=tmp_path, clips=tmp_path / "none"), SIZES)
