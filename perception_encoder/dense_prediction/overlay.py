@@ -47,10 +47,12 @@ def overlay_png(labels: Int[np.ndarray, "H W"], strength: float = STRENGTH) -> b
 
 
 def _paint(labels: Int[np.ndarray, "H W"], strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the colour of each pixel (H, W, 3), 0 to 255, and its opacity (H, W, 1), which is full at outlines."""
-    inside = labels > 0
-    opacity = np.where(inside & _edges(labels), 1.0, np.where(inside, strength, 0.0))
-    return object_palette()[labels % 256].astype(np.float32), opacity[..., None].astype(np.float32)
+    """Return the colour of each pixel (H, W, 3), 0 to 255, and its opacity (H, W, 1); outlines are light and opaque."""
+    inside = (labels > 0)[..., None]
+    edges = inside & _edges(labels)[..., None]
+    colours = object_palette()[labels % 256].astype(np.float32)
+    opacity = np.where(edges, 1.0, np.where(inside, strength, 0.0))
+    return np.where(edges, (colours + 255) / 2, colours), opacity.astype(np.float32)
 
 
 def _edges(labels: Int[np.ndarray, "H W"]) -> np.ndarray:
