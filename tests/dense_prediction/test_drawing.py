@@ -27,6 +27,6 @@ def test_boxes_names_and_masks_are_drawn() -> None:
     masks[0, 20:40, 20:50] = True
     detected = Detected(np.array([[20, 20, 50, 40]], np.float32), np.array([1]), np.array([0.9], np.float32), masks)
     drawn = np.asarray(draw_detections(Image.new("RGB", (80, 60), (200, 200, 200)), detected, ["mug"])).astype(int)
-    assert drawn[30, 35].tolist() == [164, 100, 100] and drawn[39, 40].tolist() == [192, 128, 128]
+    assert drawn[30, 35].tolist() == [164, 100, 100] and drawn[20, 40].tolist() == [128, 0, 0]
     assert (drawn[8:19, 20:50] == (128, 0, 0)).all(axis=2).any() and drawn[55, 70].tolist() == [200, 200, 200]
     assert len(detected.above(0.95).boxes) == 0 and len(detected.above(0.5).masks) == 1

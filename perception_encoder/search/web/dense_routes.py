@@ -6,11 +6,13 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
-from perception_encoder.search.web.depth_images import DepthImages, DepthMap
+from perception_encoder.search.web.depth_maps import DepthMap, DepthMaps
 from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import LINES, Get, error_response, json_line
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackProgress, VideoTracker
@@ -28,6 +30,16 @@ _STORED = 4  # tracked videos that a browser has not fetched yet
 _CACHED = {"Cache-Control": "private, max-age=300"}
 _LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
 _POINT = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
+
+
+def add_dense_routes(
+    app: FastAPI, get: Get, library: MediaLibrary, ids: SignedIds, features_model: str, depth_head: Path | None
+) -> None:
+    """Add all routes of this module; arguments as those of `create_page`."""
+    features = FeatureImages(library, baseline=features_model)
+    add_feature_routes(get, features)
+    add_track_routes(app, get, ids, VideoTracker(library, features))
+    add_depth_routes(get, DepthMaps(library, depth_head) if depth_head else None)
 
 
 def add_feature_routes(get: Get, features: FeatureImages) -> None:
@@ -104,7 +116,7 @@ def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTrack
     get("/api/tracked/{id}", tracked)
 
 
-def add_depth_routes(get: Get, depth: DepthImages | None) -> None:
+def add_depth_routes(get: Get, depth: DepthMaps | None) -> None:
     """Add `/api/depth/ID`, `{"nearest", "farthest"}` in metres, and with `at=X,Y` also the `metres` there;
     `/api/depth/ID/image`, and `/api/depth/ID/colours`, the depth map. Without a head they answer 404."""
     from fastapi.responses import JSONResponse, Response

@@ -14,20 +14,12 @@ from perception_encoder.errors import MissingExtraError, PerceptionEncoderError
 from perception_encoder.inference.media import Media
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
-from perception_encoder.search.web.dense_routes import (
-    MOST_POINTS,
-    add_depth_routes,
-    add_feature_routes,
-    add_track_routes,
-)
-from perception_encoder.search.web.depth_images import DepthImages
-from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.dense_routes import MOST_POINTS, add_dense_routes
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, error_response
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.thumbnails import Thumbnails
-from perception_encoder.search.web.tracked_videos import VideoTracker
 from perception_encoder.serving.bodies import BodyReader
 from perception_encoder.serving.generation import GenerationQueue
 from perception_encoder.serving.guard import HANG_UP, HOSTS, guard
@@ -64,8 +56,7 @@ def create_page(
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
 
-    `key`: see `guard`. `ask`: answers questions about images. `features_model`: the baseline of `FeatureImages`.
-    `depth_head`: the head of `DepthImages`.
+    `key`: see `guard`. `ask`: answers questions. `features_model`: see `FeatureImages`. `depth_head`: see `DepthMaps`.
     """
     try:
         import fastapi
@@ -93,12 +84,10 @@ def create_page(
         app.router.add_route(path, safely, methods=list(methods))
 
     def page(request: Request) -> Response:
-        last = library.encoder.visual.config.depth - 1
-        about = {"directory": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
-        about |= {"ask_model": ask.name if ask else "", "features_model": Path(features_model).stem}
-        about |= {"depth_head": depth_head is not None, "most_points": MOST_POINTS}
-        about |= {"note": note, "upload_bytes": _UPLOAD_BYTES}
-        return HTMLResponse(template.render(about))
+        about: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
+        about |= {"last_layer": library.encoder.visual.config.depth - 1, "ask_model": ask.name if ask else ""}
+        about |= {"features_model": Path(features_model).stem, "depth_head": depth_head, "most_points": MOST_POINTS}
+        return HTMLResponse(template.render(about, note=note, upload_bytes=_UPLOAD_BYTES))
 
     def asset(request: Request) -> Response:
         if (name := request.path_params["name"]) not in _TYPES:
@@ -111,10 +100,7 @@ def create_page(
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
     add_file_routes(get, get_slowly, library, thumbnails, ids)
-    features = FeatureImages(library, baseline=features_model)
-    add_feature_routes(get, features)
-    add_track_routes(app, get, ids, VideoTracker(library, features))
-    add_depth_routes(get, DepthImages(library, depth_head) if depth_head else None)
+    add_dense_routes(app, get, library, ids, features_model, depth_head)
     add_upload_route(app, library, threads)
     add_ask_route(app, library, ids, threads, ask)
     guard(app, _HEADERS, hosts, key)

@@ -19,7 +19,7 @@ from perception_encoder.dense_prediction.regions import label_regions
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.search.web.dense_routes import NO_HEAD
-from perception_encoder.search.web.depth_images import DepthImages
+from perception_encoder.search.web.depth_maps import DepthMaps
 from perception_encoder.search.web.feature_images import FeatureImages
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
@@ -194,7 +194,7 @@ def test_a_browser_that_goes_ends_the_tracking(library: MediaLibrary, monkeypatc
 
 
 def test_depth_is_read_at_points(client: TestClient, library: MediaLibrary, depth_head: Path) -> None:
-    depth = DepthImages(library, depth_head).map(row_id(library, PHOTO))
+    depth = DepthMaps(library, depth_head).map(row_id(library, PHOTO))
     image_id = id_of(client, PHOTO)
     about = call(client, "depth", image_id).json()
     assert about == {"nearest": float(depth.metres.min()), "farthest": float(depth.metres.max())}

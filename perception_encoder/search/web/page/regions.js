@@ -50,6 +50,7 @@ function change() {
   $("track").hidden = !hasPins() || tile?.kind !== "video";
   overlay.hidden = overlay.hidden || !hasPins();
   if (!hasPins()) say("Click, or press Enter, to mark what looks like a patch.");
+  else say(`${pins.length} ${pins.length === 1 ? "region" : "regions"}. Click a pin to remove it.`);
   draw();
 }
 
@@ -60,7 +61,6 @@ const draw = latest(async () => {
   try {
     await putImage(overlay, `/api/regions/${query()}`);
     overlay.hidden = !hasPins();
-    if (hasPins()) say(`${pins.length} ${pins.length === 1 ? "region" : "regions"}. Click a pin to remove it.`);
   } catch (error) {
     overlay.hidden = true;
     if (hasPins()) say(error.message, true);

@@ -15,8 +15,8 @@ from perception_encoder.cli.dense.heads import load_head
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.drawing import depth_colours
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.search.web import depth_images
-from perception_encoder.search.web.depth_images import DepthImages
+from perception_encoder.search.web import depth_maps
+from perception_encoder.search.web.depth_maps import DepthMaps
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import HEIGHT, WIDTH, number_of
 from tests.search.web.heads import write_depth_head
@@ -33,7 +33,7 @@ def opened(content: bytes) -> Image.Image:
 
 
 def test_it_is_the_depth_that_the_command_estimates(library: MediaLibrary, folder: Path, depth_head: Path) -> None:
-    depth = DepthImages(library, depth_head).map(id_of(library, PHOTO))
+    depth = DepthMaps(library, depth_head).map(id_of(library, PHOTO))
     model, info = load_head(depth_head, "depth", None)
     assert isinstance(model.head, DepthHead)
     with Image.open(folder / PHOTO) as image:
@@ -49,7 +49,7 @@ def test_it_is_the_depth_that_the_command_estimates(library: MediaLibrary, folde
 def test_a_moment_is_its_frame_and_large_images_are_reduced(
     library: MediaLibrary, folder: Path, depth_head: Path, draw: Callable[[int], Image.Image]
 ) -> None:
-    images = DepthImages(library, depth_head)
+    images = DepthMaps(library, depth_head)
     row = next(row for row in library.index.rows() if row.kind == "video")
     depth = images.map(row.id)
     assert number_of(opened(depth.image)) == round(row.time * 10) and depth.metres.shape == (HEIGHT, WIDTH)
@@ -64,9 +64,9 @@ def test_a_head_is_loaded_for_the_first_image_and_once(
     library: MediaLibrary, depth_head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[Path] = []
-    load = depth_images.load_dense_model
-    monkeypatch.setattr(depth_images, "load_dense_model", lambda *given: (loads.append(given[0]), load(*given))[1])
-    images = DepthImages(library, depth_head)
+    load = depth_maps.load_dense_model
+    monkeypatch.setattr(depth_maps, "load_dense_model", lambda *given: (loads.append(given[0]), load(*given))[1])
+    images = DepthMaps(library, depth_head)
     assert loads == []
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(images.map, [id_of(library, f"0{number}'s <b>.jpg") for number in (2, 4, 6, 8)]))
@@ -77,14 +77,14 @@ def test_heads_that_cannot_be_used(library: MediaLibrary, depth_head: Path, chec
     row_id = id_of(library, PHOTO)
     other = write_depth_head(tmp_path / "other.safetensors", checkpoint, weights="0" * 64)
     with pytest.raises(ConfigError, match=r"belongs to .*, layer 2, with weights 000000000000; the encoder that was"):
-        DepthImages(library, other).map(row_id)
+        DepthMaps(library, other).map(row_id)
     classes = write_depth_head(tmp_path / "classes.safetensors", checkpoint, task="segmentation")
     with pytest.raises(ConfigError, match="is a head for segmentation, not for depth"):
-        DepthImages(library, classes).map(row_id)
+        DepthMaps(library, classes).map(row_id)
     (tmp_path / "damaged.safetensors").write_bytes(depth_head.read_bytes()[:500])
     with pytest.raises(CheckpointError, match=r"damaged\.safetensors: empty, damaged"):
-        DepthImages(library, tmp_path / "damaged.safetensors").map(row_id)
-    images = DepthImages(library, tmp_path / "late.safetensors")
+        DepthMaps(library, tmp_path / "damaged.safetensors").map(row_id)
+    images = DepthMaps(library, tmp_path / "late.safetensors")
     with pytest.raises(CheckpointError, match="no such file"):
         images.map(row_id)
     write_depth_head(tmp_path / "late.safetensors", checkpoint)

@@ -44,7 +44,7 @@ class DepthMap:
         return float(self.metres[min(int(y * height), height - 1), min(int(x * width), width - 1)])
 
 
-class DepthImages:
+class DepthMaps:
     """Estimates the depth of a library's images; threads may share one."""
 
     def __init__(self, library: MediaLibrary, head: Path) -> None:
