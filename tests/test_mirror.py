@@ -26,6 +26,7 @@ CROSS_CUTTING = {
     "pretraining/test_sharing.py": "gradients over ranks",
     "search/index/test_index_kill.py": "a killed `pe index` goes on",
     "search/test_bad_input.py": "bad input to every command",
+    "search/web/test_dense_browser.py": "regions, tracking and depth in a browser",
     "search/web/test_page_browser.py": "the page in a browser",
     "serving/test_api_clients.py": "clients of other projects",
     "serving/test_api_limits.py": "limits of the running server",

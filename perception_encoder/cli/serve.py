@@ -11,7 +11,15 @@ import typer
 
 from perception_encoder.cli import default_model, options, output
 from perception_encoder.cli.options import argument, flag, option
-from perception_encoder.cli.served_models import AskModel, ChatModel, FeaturesModel, check_models, language_queues
+from perception_encoder.cli.served_models import (
+    DEFAULT_DEPTH_HEAD,
+    AskModel,
+    ChatModel,
+    DepthHeadFile,
+    FeaturesModel,
+    check_models,
+    language_queues,
+)
 from perception_encoder.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -46,11 +54,13 @@ def serve(
     chat_model: ChatModel = None,
     ask_model: AskModel = None,
     features_model: FeaturesModel = None,
+    depth_head: DepthHeadFile = DEFAULT_DEPTH_HEAD,
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
     Search by text, by an image or a video, or for similar hits, with filters. New, changed and deleted files are picked
-    up every ten seconds, or at once with the Rescan button. By default only this machine can open the page. With --lan,
+    up every ten seconds, or at once with the Rescan button. Click an opened image in the tab Features to segment what
+    looks like a point, and track that through a video. By default only this machine can open the page. With --lan,
     or with --host and --key, other devices can too: open the printed address there. Each browser needs the key once.
     The connection is not encrypted, so use it only in a network that you trust.
 
@@ -62,9 +72,9 @@ def serve(
 
         pe serve photos
         pe serve photos --lan         # open http://192.168.1.5:8000/?key=… on the phone
-        pe serve photos --host 192.168.1.5 --key SECRET
         pe serve photos --ask-model builtin-lang
         pe serve photos -m PE-Core-L14-336 --features-model PE-Spatial-L14-448
+        pe serve photos --depth-head runs/depth/head.safetensors
         pe serve --api --chat-model facebook/Perception-LM-1B
         pe serve --api -m PE-Core-L14-336 --host 0.0.0.0 --key SECRET
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
@@ -73,9 +83,7 @@ def serve(
     from perception_encoder.serving.server import choose_key, is_loopback, listen, reachable_names, run_server
 
     directory = directory or home
-    if directory is None and not api:
-        raise typer.BadParameter("nothing to serve: name a directory, or add --api")
-    check_models(directory, api, chat_model, ask_model, features_model)
+    check_models(directory, api, chat_model, ask_model, features_model, depth_head)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     own_key, key = key, choose_key(host, lan, key)
     if importlib.util.find_spec("uvicorn") is None:
@@ -83,7 +91,7 @@ def serve(
     with listen(host, port) as listener:  # before anything that takes long
         names = reachable_names(host)
         chat, ask = language_queues(chat_model, ask_model)
-        others = chat, ask, features_model or ""
+        others = chat, ask, features_model or "", depth_head
         server, source, name = make_server(directory, home, api, model, waiting, key, host, names, *others)
         subject, path = ("", "/v1/embeddings") if directory is None else (f" over {directory}", "")
         if directory is not None and key and not is_loopback(host):
@@ -107,6 +115,7 @@ def make_server(
     chat: GenerationQueue | None,
     ask: GenerationQueue | None,
     features_model: str,
+    depth_head: Path | None,
 ) -> tuple[FastAPI, str, str]:
     """Make the page of a directory, the API, or both; returns also the source and the name of the model."""
     from perception_encoder.inference.encoder import load
@@ -126,7 +135,7 @@ def make_server(
     library = open_library(directory, model, home, default_model.default_model)
     source, encoder = library.index.settings["source"], library.encoder
     note = default_model.demo_line(source, model)
-    page = create_page(library, hosts, note, None if is_loopback(host) else key, ask, features_model)
+    page = create_page(library, hosts, note, None if is_loopback(host) else key, ask, features_model, depth_head)
     library.watch()
     if not api:
         return page, source, encoder.name

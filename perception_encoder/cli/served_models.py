@@ -1,4 +1,4 @@
-"""The models that `pe serve` takes besides the encoder: for chats, for questions on the page, and for features."""
+"""The models that `pe serve` takes besides the encoder: for chats and questions, and for features and depth."""
 
 from __future__ import annotations
 
@@ -21,23 +21,45 @@ ASK = """Answer questions on the page with this language model, loaded at the fi
 takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
 FEATURES = """Show the last layer of this model, such as a PE-Spatial, beside the features of the index's own. It is
 loaded when an image's features are first looked at [default: none]."""
+DEPTH = """Show depth by the head in this file, as `pe train depth` writes it. It is loaded, with an encoder of its own,
+when an image's depth is first looked at [default: none]."""
+DEFAULT_DEPTH_HEAD: Path | None = None
+"""The head without `--depth-head`."""
 ChatModel = Annotated[str | None, option(CHAT, "NAME", MODELS)]
 AskModel = Annotated[str | None, option(ASK, "NAME", MODELS)]
 FeaturesModel = Annotated[str | None, option(FEATURES, "NAME", MODELS)]
+DepthHeadFile = Annotated[Path | None, option(DEPTH, "FILE", MODELS)]
 
 
 def check_models(
-    directory: Path | None, api: bool, chat_model: str | None, ask_model: str | None, features_model: str | None
+    directory: Path | None,
+    api: bool,
+    chat_model: str | None,
+    ask_model: str | None,
+    features_model: str | None,
+    depth_head: Path | None,
 ) -> None:
-    """Raise BadParameter for a model that nothing would use, and UnknownModelError for features of an unknown one."""
+    """Check what is served before anything is loaded.
+
+    Raises BadParameter for nothing, and for a model that nothing would use; UnknownModelError for features of an
+    unknown one; CheckpointError or ConfigError for a file that is not a depth head's.
+    """
     from perception_encoder.models.checkpoints.weights import find_weights
+
+    if directory is None and not api:
+        raise typer.BadParameter("nothing to serve: name a directory, or add --api")
 
     if (chat_model and not api) or (ask_model and directory is None):
         raise typer.BadParameter("--chat-model needs --api, and --ask-model needs a directory")
-    if features_model and directory is None:
-        raise typer.BadParameter("--features-model needs a directory")
+    for option_name, value in (("--features-model", features_model), ("--depth-head", depth_head)):
+        if directory is None and value not in (None, DEFAULT_DEPTH_HEAD):
+            raise typer.BadParameter(f"{option_name} needs a directory")
     if features_model:
         find_weights(features_model)
+    if depth_head:
+        from perception_encoder.dense_prediction.dense_model import read_head_info
+
+        read_head_info(depth_head, "depth")
 
 
 def language_queues(*names: str | None) -> list[GenerationQueue | None]:

@@ -206,8 +206,11 @@ def find_head(name: str) -> Path:
     return packaged_weights(name) if name in (BUILTIN_DEPTH, BUILTIN_DETECTOR) else Path(name)
 
 
-def read_head_info(path: Path) -> tuple[HeadInfo, dict[str, Tensor]]:
-    """Read what a file holds; CheckpointError if it is not a head's."""
+def read_head_info(path: Path, task: str | None = None) -> tuple[HeadInfo, dict[str, Tensor]]:
+    """Read what a file holds; CheckpointError if it is not a head's, and ConfigError if it is one for another task.
+
+    A DETR's task is detection.
+    """
     tensors, metadata = read_checkpoint(path)
     if METADATA not in metadata:
         raise CheckpointError(f"{path} is not the file of a head: `pe train depth`, segmenter and detector write those")
@@ -215,7 +218,10 @@ def read_head_info(path: Path) -> tuple[HeadInfo, dict[str, Tensor]]:
     windows = fields.get("windows")
     if windows is not None:
         windows = WindowConfig(**{**windows, "global_blocks": tuple(windows["global_blocks"])})
-    return HeadInfo(**{**fields, "classes": tuple(fields["classes"]), "windows": windows}), tensors
+    info = HeadInfo(**{**fields, "classes": tuple(fields["classes"]), "windows": windows})
+    if task not in (None, info.task) and (info.task, task) != ("detr", "detection"):
+        raise ConfigError(f"{path} is a head for {info.task}, not for {task}")
+    return info, tensors
 
 
 def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], tower: Tower) -> DenseModel:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from perception_encoder.errors import ConfigError
 
@@ -63,6 +63,22 @@ def to_mask(region: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.
     """Where a map of patches, stretched to an image of `size` (width, height), is above 0."""
     stretched = F.interpolate(torch.from_numpy(region)[None, None].float(), (size[1], size[0]), mode="bilinear")
     return np.asarray(stretched[0, 0] > 0)
+
+
+def label_regions(
+    features: Float[np.ndarray, "h w D"],
+    points: Sequence[tuple[float, float]],
+    size: tuple[int, int],
+    threshold: float | None = None,
+) -> Int[np.ndarray, "H W"]:
+    """Number the regions that look like points, from 1, in an image of `size` (width, height); a later one is on top.
+
+    Points and `threshold` are those of `region_like`.
+    """
+    labels = np.zeros((size[1], size[0]), np.int64)
+    for number, point in enumerate(points, start=1):
+        labels[to_mask(region_like(features, point, threshold), size)] = number
+    return labels
 
 
 def otsu_threshold(values: Float[np.ndarray, " n"], bins: int = 256) -> float:

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError, ShapeError
-from perception_encoder.inference.embedder import CACHED_ACTIVATIONS, Feature
+from perception_encoder.inference.embedder import CACHED_ACTIVATIONS, Embedder, Feature
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.protocols import LayerEncoder, LayerTokens
-from perception_encoder.models.tower import Tower
+from perception_encoder.models.tower import OwnTower, Tower
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.vectors import unit_rows
 
@@ -51,6 +51,12 @@ class TowerEncoder:
         self.device = choose_device(device)
         self.dtype = dtype or fast_dtype(self.device)
         tower.model.to(self.device, self.dtype).requires_grad_(False).train(False)
+
+    @classmethod
+    def of(cls, encoder: Embedder, final_norm: bool = False) -> TowerEncoder:
+        """The layers of an encoder's vision tower, which both use."""
+        tower = OwnTower.of(encoder.model, encoder.weight_hash)
+        return cls(encoder.name, tower, encoder.device, encoder.dtype, final_norm)
 
     @property
     def about(self) -> dict[str, str]:

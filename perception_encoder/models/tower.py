@@ -48,8 +48,8 @@ class OwnTower(Tower):
     model: VisionTransformer
 
     @classmethod
-    def of(cls, model: Model) -> OwnTower:
-        """The tower of a model; the model itself is used, not a copy."""
+    def of(cls, model: Model, known_hash: str | None = None) -> OwnTower:
+        """The tower of a model; the model itself is used, not a copy. `known_hash`: of its weights."""
         visual = model.visual if isinstance(model, CLIP) else model
         config = visual.config
         return cls(
@@ -59,7 +59,7 @@ class OwnTower(Tower):
             patch_size=config.patch_size,
             image_size=(config.image_size, config.image_size),
             width=config.width,
-            weight_hash=weight_hash(model),
+            weight_hash=known_hash or weight_hash(model),
             class_token=config.class_token,
         )
 

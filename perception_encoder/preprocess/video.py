@@ -96,13 +96,16 @@ class SampledFrame:
     """When the next frame is due, or the video ends."""
 
 
-def sample_frames(source: Source, name: str | None = None, every: float = 1.0) -> Iterator[SampledFrame]:
+def sample_frames(
+    source: Source, name: str | None = None, every: float = 1.0, start: float = 0.0
+) -> Iterator[SampledFrame]:
     """Decode a frame each `every` seconds, of 0 every frame, one after the other: memory for two is enough.
 
-    Damage and errors are treated as `read_frames` does; before an error is raised, frames may have been given.
+    The first is the one on screen at `start` seconds, at the latest the last. Damage and errors are treated as
+    `read_frames` does; before an error is raised, frames may have been given.
     """
-    if not every >= 0:
-        raise ConfigError(f"a frame every {every:g} s: it must be at least 0")
+    if not every >= 0 or not start >= 0:
+        raise ConfigError(f"a frame every {every:g} s from {start:g} s on: both must be at least 0")
     with open_source(source, name) as (stream, name), decoding(name):
         with open_container(stream, name) as (container, video):
             timeline = _scan(container, video)
@@ -110,7 +113,8 @@ def sample_frames(source: Source, name: str | None = None, every: float = 1.0) -
             raise MediaDecodeError(name, "holds no frames")
         duration = timeline.times[-1] + timeline.last
         waiting: tuple[float, Image.Image] | None = None
-        for time, image in _sample(stream, name, timeline, every):
+        first = timeline.times[max(0, bisect.bisect_right(timeline.times, start) - 1)]
+        for time, image in _sample(stream, name, timeline, every, first):
             if waiting is not None:
                 yield SampledFrame(waiting[1], waiting[0], time)
             waiting = time, image
@@ -173,16 +177,18 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
     )
 
 
-def _sample(stream: BinaryIO, name: str, timeline: _Timeline, every: float) -> Iterator[tuple[float, Image.Image]]:
+def _sample(
+    stream: BinaryIO, name: str, timeline: _Timeline, every: float, first: float
+) -> Iterator[tuple[float, Image.Image]]:
     """(time, frame) each `every` seconds: by seeking as far as that goes, the rest by decoding everything."""
-    times, due = timeline.times, 0.0
+    times, due = timeline.times, first
     if timeline.indexed:
         numbers = []
         for number, time in enumerate(times):
             if time >= due:
                 numbers.append(number)
                 due = _next_due(time, every)
-        due = 0.0
+        due = first
         with open_container(stream, name) as (container, video):
             for number, image in _by_seeking(container, video, timeline, numbers, name):
                 yield times[number], image

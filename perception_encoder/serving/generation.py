@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import collections.abc
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
+from functools import partial
 
 from perception_encoder.errors import MediaTooLargeError
 from perception_encoder.preprocess.conversation import Generator, MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.serving.batching import QueueFullError
+from perception_encoder.serving.streaming import pieces_from
 
 Hold = Callable[[MediaPart], MediaPart]
 """Counts an image or video until the conversation ends, and returns it; MediaTooLargeError or QueueFullError."""
@@ -70,45 +71,17 @@ class GenerationQueue:
         Closing the iterator, or cancelling its task, ends the generation at the next token. Raises what loading the
         model and `Generator.stream` raise.
         """
-        loop, gone = asyncio.get_running_loop(), threading.Event()
-        pieces: asyncio.Queue[str | Reply | Exception] = asyncio.Queue()
-
-        def send(piece: str | Reply | Exception) -> None:
-            with suppress(RuntimeError):  # the server has stopped
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-        waiting = self._thread.submit(self._answer, conversation, sampling, send, gone)
-        try:
-            while True:
-                piece = await pieces.get()
-                if isinstance(piece, Exception):
-                    raise piece
+        pieces = pieces_from(self._thread, partial(self._answer, conversation, sampling))
+        async with aclosing(pieces):
+            async for piece in pieces:
                 yield piece
-                if isinstance(piece, Reply):
-                    return
-        finally:
-            gone.set()
-            waiting.cancel()
 
     def _answer(
-        self,
-        conversation: Sequence[Message],
-        sampling: Sampling,
-        send: Callable[[str | Reply | Exception], None],
-        gone: threading.Event,
-    ) -> None:
-        try:
-            if self._model is None:
-                self._model = self._load()
-            with closing(self._model.stream(conversation, sampling)) as stream:
-                while not gone.is_set():
-                    try:
-                        send(next(stream))
-                    except StopIteration as end:
-                        send(end.value)
-                        return
-        except Exception as error:  # of the model or of loading it: the next conversation is tried
-            send(error)
+        self, conversation: Sequence[Message], sampling: Sampling
+    ) -> collections.abc.Generator[str | Reply, None, None]:
+        if self._model is None:  # if loading fails, the next conversation tries again
+            self._model = self._load()
+        yield (yield from self._model.stream(conversation, sampling))
 
 
 def decoded_bytes(item: MediaPart) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import aclosing
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perception_encoder.serving.requests import ApiError
@@ -35,6 +37,43 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         disconnected.cancel()
         await asyncio.gather(task, disconnected, return_exceptions=True)
+
+
+async def pieces_from(
+    thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]]
+) -> AsyncGenerator[T, None]:
+    """Yield what `work()` yields in a thread; closing this, or cancelling its task, ends the work after its next piece.
+
+    Raises what the work raises.
+    """
+    loop, gone = asyncio.get_running_loop(), threading.Event()
+    pieces: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
+
+    def send(piece: tuple[T] | Exception | None) -> None:
+        with suppress(RuntimeError):  # the server has stopped
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+    def run() -> None:
+        try:
+            with closing(work()) as source:
+                for piece in source:
+                    send((piece,))
+                    if gone.is_set():
+                        return
+        except Exception as error:
+            send(error)
+        else:
+            send(None)
+
+    waiting = thread.submit(run)
+    try:
+        while (piece := await pieces.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece[0]
+    finally:
+        gone.set()
+        waiting.cancel()
 
 
 async def first_piece(pieces: AsyncGenerator[T, None]) -> T:

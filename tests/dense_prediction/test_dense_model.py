@@ -90,6 +90,11 @@ def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> 
     write_checkpoint(create_model("builtin"), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="is not the file of a head"):
         read_head_info(tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="is a head for depth, not for segmentation"):
+        read_head_info(path, "segmentation")
+    assert read_head_info(path, "depth")[0] == read
+    write_head(tmp_path / "detr.safetensors", model(), info(task="detr"))
+    assert read_head_info(tmp_path / "detr.safetensors", "detection")[0].task == "detr"
     with pytest.raises(ConfigError, match="a head for 'pose' is unknown; known: depth, segmentation, detection"):
         make_head(info(task="pose"), 8)
     with pytest.raises(ConfigError, match="the head's settings do not fit its task, depth"):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perception_encoder.dense_prediction.regions import otsu_threshold, region_in_box, region_like, to_mask
+from perception_encoder.dense_prediction.regions import (
+    label_regions,
+    otsu_threshold,
+    region_in_box,
+    region_like,
+    to_mask,
+)
 from perception_encoder.errors import ConfigError
 
 
@@ -38,6 +44,13 @@ def test_masks_are_of_the_images_size() -> None:
     mask = to_mask(np.where(INSIDE, 1.0, -1.0), (80, 160))
     assert mask.shape == (160, 80) and mask[60, 45] and not mask[10, 10]
     assert abs(mask.mean() - INSIDE.mean()) < 0.02
+
+
+def test_regions_are_numbered_and_a_later_one_is_on_top() -> None:
+    labels = label_regions(square(), [(0.05, 0.95), (0.5, 0.4)], (80, 80))
+    assert labels[5, 5] == 1 and labels[35, 45] == 2 and labels.all()
+    assert set(label_regions(square(), [(0.5, 0.4), (0.55, 0.45)], (80, 80)).flat) == {0, 2}
+    assert label_regions(square(), [(0.5, 0.4)], (80, 80), threshold=0.9999).sum() < 300
 
 
 def test_otsu_divides_two_groups() -> None:

@@ -41,6 +41,14 @@ def test_layers_are_those_that_embed_gives(own: TowerEncoder, images: list[Image
     assert own.about == {**about, "final norm": "none"} and normed.about == {**about, "final norm": "last layer"}
 
 
+def test_a_loaded_encoder_shares_its_model(images: list[Image.Image]) -> None:
+    encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    own = TowerEncoder.of(encoder, final_norm=True)
+    assert own.tower.model is encoder.visual and own.about["weights"] == encoder.weight_hash
+    tokens = encoder.encode(images, normalize=False, layer=11, pool="tokens")
+    np.testing.assert_allclose(own.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), tokens, atol=1e-5)
+
+
 def test_no_layer_is_normed_by_default_the_last_one_included(own: TowerEncoder, images: list[Image.Image]) -> None:
     """As the reference's `forward_features` gives them."""
     batch = torch.stack([ImageTransform((128, 128))(image) for image in images])

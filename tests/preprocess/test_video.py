@@ -328,6 +328,23 @@ def test_every_frame(format: str, codec: str) -> None:
     assert [number_of(frame.image) for frame in frames] == list(range(60))
 
 
+@pytest.mark.parametrize(("format", "codec"), CONTAINERS)
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (1.0, 25), (1.03, 25), (2.37, 59), (9.0, 59)])
+def test_sampling_begins_at_the_frame_on_screen(format: str, codec: str, start: float, first: int) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    frames = list(sample_frames(clip(format=format, codec=codec), every=0, start=start))
+    assert [number_of(frame.image) for frame in frames] == list(range(first, 60))
+
+
+def test_sampling_begins_with_a_seek(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    image_of = video._image
+    monkeypatch.setattr(video, "_image", lambda *frame: (decoded.append(1), image_of(*frame))[1])
+    frames = list(sample_frames(clip(), every=0.08, start=2.0))
+    assert [number_of(frame.image) for frame in frames] == [50, 52, 54, 56, 58] and len(decoded) == 5
+
+
 def test_frames_of_an_uneven_video() -> None:
     ticks = [0, 10, 20, 300, 310, 900]  # hundredths of a second
     found = list(sample_frames(clip(6, "matroska", ticks=ticks), every=1.0))
@@ -360,6 +377,8 @@ def test_sampling_a_truncated_video_gives_what_is_there(caplog: pytest.LogCaptur
 def test_sampling_errors() -> None:
     with pytest.raises(ConfigError, match="at least 0"):
         next(sample_frames(clip(), every=-1))
+    with pytest.raises(ConfigError, match="from -1 s on"):
+        next(sample_frames(clip(), start=-1))
     with pytest.raises(MediaDecodeError, match=r"noise\.mp4"):
         next(sample_frames(b"noise" * 100, "noise.mp4"))
 

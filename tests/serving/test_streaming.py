@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 
 import httpx
 import pytest
@@ -11,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
 from perception_encoder.serving.requests import ApiError
-from perception_encoder.serving.streaming import stream_response, unless_gone
+from perception_encoder.serving.streaming import pieces_from, stream_response, unless_gone
 from tests.serving.servers import served
 
 
@@ -80,3 +83,49 @@ def test_the_results_and_errors_of_work_are_passed_on() -> None:
             await unless_gone(request, fail())
 
     asyncio.run(run())
+
+
+def test_pieces_come_from_a_thread_with_its_error() -> None:
+    threads: set[int] = set()
+
+    def work() -> Generator[int, None, None]:
+        for number in range(3):
+            threads.add(threading.get_ident())
+            yield number
+        raise ValueError("three is too many")
+
+    async def collect() -> list[int]:
+        numbers = []
+        with pytest.raises(ValueError, match="three is too many"):
+            async for number in pieces_from(thread, work):
+                numbers.append(number)
+        return numbers
+
+    with ThreadPoolExecutor(1) as thread:
+        assert asyncio.run(collect()) == [0, 1, 2]
+    assert len(threads) == 1 and threading.get_ident() not in threads
+
+
+def test_a_closed_reader_ends_the_work_and_a_waiting_one_never_begins() -> None:
+    ends: list[str] = []
+
+    def work(name: str) -> Generator[int, None, None]:
+        try:
+            for number in range(10_000):
+                threading.Event().wait(0.01)
+                yield number
+        finally:
+            ends.append(name)
+
+    async def run() -> None:
+        async with aclosing(pieces_from(thread, lambda: work("first"))) as first:
+            assert await anext(first) == 0
+            waiting = asyncio.ensure_future(anext(pieces_from(thread, lambda: work("second"))))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    with ThreadPoolExecutor(1) as thread:
+        asyncio.run(run())
+    assert ends == ["first"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perception_encoder.cli import output
 from perception_encoder.cli.progress import track
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,9 +31,7 @@ def load_head(head: str, task: str, model: str | None) -> tuple[DenseModel, Head
     from perception_encoder.inference.open_model import open_model
 
     path = find_head(head)
-    info, tensors = read_head_info(path)
-    if info.task != task and (info.task, task) != ("detr", "detection"):
-        raise ConfigError(f"{path} is a head for {info.task}, not for {task}")
+    info, tensors = read_head_info(path, task)
     return load_dense_model(path, info, tensors, open_model(model or info.encoder).tower()), info
 
 

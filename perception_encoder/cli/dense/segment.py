@@ -72,18 +72,12 @@ def segment(
 def segment_regions(
     image: Image.Image, points: list[str], threshold: float | None, model: str, layer: int, short_side: int
 ) -> np.ndarray:
-    """Number the regions that look like points, from 1; a later one lies on top."""
-    import numpy as np
-
-    from perception_encoder.dense_prediction.regions import region_like, to_mask
+    """Number the regions that look like points, from 1; a later one is on top."""
+    from perception_encoder.dense_prediction.regions import label_regions
 
     chosen = options.load_layer(model, layer)
-    positions = [options.read_position(text, "--like", 2, image.size) for text in points]
-    features = chosen.maps([image], short_side)[0]
-    labels = np.zeros((image.height, image.width), np.int64)
-    for number, (x, y) in enumerate(positions, start=1):
-        labels[to_mask(region_like(features, (x, y), threshold), image.size)] = number
-    return labels
+    positions = [(x, y) for x, y in (options.read_position(text, "--like", 2, image.size) for text in points)]
+    return label_regions(chosen.maps([image], short_side)[0], positions, image.size, threshold)
 
 
 def segment_classes(image: Image.Image, head: Path, model: str | None) -> tuple[np.ndarray, dict[int, str]]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
+from perception_encoder.errors import ConfigError, PerceptionEncoderError
 from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search.web.responses import LINES, error_response, json_line
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.serving.batching import QueueFullError
 from perception_encoder.serving.bodies import BodyReader
@@ -104,8 +104,8 @@ def add_ask_route(
                 pieces = questions.answer(row_id, read_question(bytes(body)))
             first = await unless_gone(request, first_piece(pieces))
         except (ApiError, QueueFullError, PerceptionEncoderError) as error:
-            return JSONResponse({"error": str(error)}, _status(error))
-        return stream_response(_lines(first, pieces), pieces, "application/x-ndjson")
+            return error_response(error)
+        return stream_response(_lines(first, pieces), pieces, LINES)
 
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
 
@@ -121,24 +121,14 @@ def read_question(body: bytes) -> AskRequest:
     return request
 
 
-def _status(error: Exception) -> int:
-    if isinstance(error, ApiError):
-        return error.status
-    return 429 if isinstance(error, QueueFullError) else 404 if isinstance(error, InputError) else 400
-
-
 async def _lines(first: str | Reply, pieces: AsyncGenerator[str | Reply, None]) -> AsyncIterator[bytes]:
     """Yield the lines of an answer; an error becomes the last one."""
     piece = first
     try:
         while not isinstance(piece, Reply):
-            yield _line({"text": piece})
+            yield json_line({"text": piece})
             piece = await anext(pieces)
     except PerceptionEncoderError as error:
-        yield _line({"error": str(error)})
+        yield json_line({"error": str(error)})
     else:
-        yield _line({"finished": piece.finished, "cut": piece.cut})
-
-
-def _line(content: dict[str, Any]) -> bytes:
-    return json.dumps(content).encode() + b"\n"
+        yield json_line({"finished": piece.finished, "cut": piece.cut})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,13 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import ConfigError, InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.errors import MissingExtraError, PerceptionEncoderError
 from perception_encoder.inference.media import Media
 from perception_encoder.search.index.rows import IndexRow
 from perception_encoder.search.query.terms import Term, UploadedImage, parse_lines
-from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.dense_routes import MOST_POINTS, add_dense_routes
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
+from perception_encoder.search.web.responses import Get, error_response
 from perception_encoder.search.web.signed_ids import SignedIds
 from perception_encoder.search.web.thumbnails import Thumbnails
 from perception_encoder.serving.bodies import BodyReader
@@ -28,8 +28,8 @@ from perception_encoder.serving.requests import ApiError
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
-_POLICY = "default-src 'none'; img-src 'self' data: blob:; media-src 'self'; style-src 'self'; script-src 'self'; "
-_POLICY += "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+_POLICY = "default-src 'none'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self'; "
+_POLICY += "script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -41,12 +41,8 @@ _COUNT, _MOST = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
 _THREADS = 8  # for requests; the model has its own
 _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
-_SCRIPTS = ("page", "address", "ask", "element", "features", "filters", "grid", "query", "tile", "viewer")
-_TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
-_LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
-_POINT = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
-Get = Callable[[str, Callable[["Request"], Any]], None]
-"""Adds a route whose answer is computed in a thread."""
+_SCRIPTS = "page address ask depth element features filters grid query regions tile tracking viewer"
+_TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS.split()}}
 
 
 def create_page(
@@ -56,10 +52,11 @@ def create_page(
     key: str | None = None,
     ask: GenerationQueue | None = None,
     features_model: str = "",
+    depth_head: Path | None = None,
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is text on the page. Raises MissingExtraError.
 
-    `key`: see `guard`. `ask`: answers questions about images. `features_model`: the baseline of `FeatureImages`.
+    `key`: see `guard`. `ask`: answers questions. `features_model`: see `FeatureImages`. `depth_head`: see `DepthMaps`.
     """
     try:
         import fastapi
@@ -81,17 +78,16 @@ def create_page(
                 if "id" in request.path_params:
                     request.path_params["id"] = ids.check(request.path_params["id"])
                 return await asyncio.get_running_loop().run_in_executor(pool, answer, request)
-            except PerceptionEncoderError as error:
-                return JSONResponse({"error": str(error)}, 404 if isinstance(error, InputError) else 400)
+            except (ApiError, PerceptionEncoderError) as error:
+                return error_response(error)
 
         app.router.add_route(path, safely, methods=list(methods))
 
     def page(request: Request) -> Response:
-        last = library.encoder.visual.config.depth - 1
-        about = {"directory": library.index.root.resolve().name, "model": library.encoder.name, "last_layer": last}
-        about |= {"ask_model": ask.name if ask else "", "features_model": Path(features_model).stem}
-        about |= {"note": note, "upload_bytes": _UPLOAD_BYTES}
-        return HTMLResponse(template.render(about))
+        about: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
+        about |= {"last_layer": library.encoder.visual.config.depth - 1, "ask_model": ask.name if ask else ""}
+        about |= {"features_model": Path(features_model).stem, "depth_head": depth_head, "most_points": MOST_POINTS}
+        return HTMLResponse(template.render(about, note=note, upload_bytes=_UPLOAD_BYTES))
 
     def asset(request: Request) -> Response:
         if (name := request.path_params["name"]) not in _TYPES:
@@ -104,7 +100,7 @@ def create_page(
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
     add_file_routes(get, get_slowly, library, thumbnails, ids)
-    add_inside_route(get, FeatureImages(library, baseline=features_model))
+    add_dense_routes(app, get, library, ids, features_model, depth_head)
     add_upload_route(app, library, threads)
     add_ask_route(app, library, ids, threads, ask)
     guard(app, _HEADERS, hosts, key)
@@ -169,30 +165,6 @@ def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, thumbnails
     get("/file/{id}", file)
 
 
-def add_inside_route(get: Get, inside: FeatureImages) -> None:
-    """Add `/api/inside/ID`: the model's input; with `layer=N` the layer's features as colours; with `at=X,Y` too, a
-    shade over patches unlike the one at that point (0–1 from the left and from the top). `baseline=1` and the layer -1:
-    of the second model."""
-    from fastapi.responses import Response
-
-    def look(request: Request) -> Response:
-        row_id, params = request.path_params["id"], request.query_params
-        headers = {"Cache-Control": "private, max-age=300"}
-        if "layer" not in params:
-            return Response(inside.image(row_id), media_type="image/jpeg", headers=headers)
-        layer = int(_checked(params["layer"], _LAYER, "layer", "a number such as 5")[0])
-        baseline = params.get("baseline") == "1"
-        if baseline and layer != -1:
-            raise ConfigError(f"layer is {layer}; of the second model only the last, -1, is shown")
-        if "at" not in params:
-            return Response(inside.colours(row_id, layer, baseline), media_type="image/png", headers=headers)
-        at = _checked(params["at"], _POINT, "at", "two numbers from 0 to 1 such as 0.25,0.5")
-        shade = inside.shade(row_id, layer, float(at[1]), float(at[2]), baseline)
-        return Response(shade, media_type="image/png", headers=headers)
-
-    get("/api/inside/{id}", look)
-
-
 def add_upload_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExecutor) -> None:
     """Add `POST /api/image`: an image or video to search by, as the request's body."""
     from fastapi.responses import JSONResponse
@@ -222,13 +194,6 @@ def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
     if isinstance(source, IndexRow):
         return {"weight": term.weight, "kind": "like", "what": ids.signed(source.id)}
     return {"weight": term.weight, "kind": "image", "what": source.id}
-
-
-def _checked(value: str, pattern: re.Pattern[str], name: str, allowed: str) -> re.Match[str]:
-    match = pattern.fullmatch(value)
-    if match is None:
-        raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
-    return match
 
 
 def _number(params: dict[str, str], name: str, default: int, most: int) -> int:

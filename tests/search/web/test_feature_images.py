@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from perception_encoder.dense_prediction.regions import label_regions
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.search.web.feature_images import FeatureImages
@@ -124,9 +125,7 @@ def test_files_that_cannot_be_shown(client: TestClient, library: MediaLibrary, f
     assert client.get(address, params={"layer": 0}).status_code == 400
 
 
-def test_an_image_goes_through_once_and_memory_is_bounded(
-    library: MediaLibrary, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_goes_through_once_for_all_layers(library: MediaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
     forward = VisionTransformer.forward_intermediates
 
@@ -135,17 +134,25 @@ def test_an_image_goes_through_once_and_memory_is_bounded(
         return forward(*given, **named)
 
     monkeypatch.setattr(VisionTransformer, "forward_intermediates", counted)
-    ids = [id_of(library, path) for path in (PICTURE, "02's <b>.jpg", "06's <b>.jpg")]
-    whole = FeatureImages(library)
+    features, row_id = FeatureImages(library), id_of(library, PICTURE)
     with ThreadPoolExecutor(4) as threads:
-        maps = list(threads.map(lambda layer: whole.colours(ids[0], layer), range(12)))
+        maps = list(threads.map(lambda layer: features.colours(row_id, layer), range(12)))
     assert len(passes) == 1 and len(set(maps)) > 1
-    one = whole._cache.popitem()[1].nbytes
-    small = FeatureImages(library, budget=2 * one)
-    for id in (ids[0], ids[1], ids[0], ids[2], ids[0]):  # the one that was looked at longest ago goes
-        small.image(id)
-    assert len(passes) == 4 and len(small._cache) == 2
-    tiny = FeatureImages(library, budget=1)
-    tiny.image(ids[0])
-    tiny.image(ids[0])
-    assert len(passes) == 5
+    for budget, count in ((features.features(row_id, 0).nbytes * 100, 1), (1, 2)):
+        passes.clear()
+        small = FeatureImages(library, budget=budget)
+        for path in (PICTURE, "02's <b>.jpg", PICTURE):
+            small.image(id_of(library, path))
+        assert len(passes) == 1 + count
+
+
+def test_regions_are_those_of_the_points_over_the_image(library: MediaLibrary) -> None:
+    features, row_id = FeatureImages(library), id_of(library, PICTURE)
+    points = [(0.3, 0.4), (0.9, 0.9)]
+    overlay = opened(features.regions(row_id, 3, points))
+    assert overlay.mode == "RGBA" and overlay.size == opened(features.image(row_id)).size == (640, 480)
+    labels = label_regions(features.features(row_id, 3), points, (640, 480))
+    assert np.array_equal(np.asarray(overlay)[..., 3] > 0, labels > 0)
+    colours = {tuple(pixel) for pixel in np.asarray(overlay).reshape(-1, 4)}
+    assert {(128, 0, 0, 128), (0, 128, 0, 128), (0, 0, 0, 0)} < colours
+    assert opened(features.regions(row_id, 4, points)).tobytes() != overlay.tobytes()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.index.index import Index
@@ -21,21 +19,12 @@ from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.generation import GenerationQueue
 from tests.clips import clip
 from tests.search.indexes import make_library, update_folder, wait_for
+from tests.search.web.browsing import contrast, wait_until
 from tests.serving.generators import ENDLESS, TOO_LONG, EchoGenerator
 from tests.serving.servers import served
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 IDLE = "document.querySelector('#grid').getAttribute('aria-busy') === 'false'"
-QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium: on Debian, apt-get install chromium")
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +53,6 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     yield page
     page.close()
     assert [each for each in said if each != refused] == []
-
-
-def wait_until(page: Page, condition: str) -> None:
-    """Wait for a JavaScript expression to hold (the page's own policy forbids Playwright's way, which is eval)."""
-    deadline = time.monotonic() + 20
-    while not page.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        page.wait_for_timeout(30)
 
 
 def names(page: Page) -> list[str]:
@@ -765,22 +746,3 @@ def test_questions_fit_the_screen_in_both_colour_schemes(
         for selector in ("#answers .answer", "#answers .asked", "#talk > p", "#question input"):
             assert contrast(page, selector) >= 4.5, selector
         page.close()
-
-
-def contrast(page: Page, selector: str) -> float:
-    """The contrast of an element's text with what is behind it, by WCAG's formula."""
-    text, ground = page.locator(selector).first.evaluate(
-        """(node) => {
-            const text = getComputedStyle(node).color;
-            while (getComputedStyle(node).backgroundColor === "rgba(0, 0, 0, 0)") node = node.parentElement;
-            return [text, getComputedStyle(node).backgroundColor];
-        }"""
-    )
-
-    def luminance(colour: str) -> float:
-        shares = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
-        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    dark, light = sorted(map(luminance, (text, ground)))
-    return (light + 0.05) / (dark + 0.05)

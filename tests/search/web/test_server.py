@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,9 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/static/page.css").headers["content-type"].startswith("text/css")
     assert "javascript" in client.get("/static/page.js").headers["content-type"]
-    for name in ("address", "ask", "element", "features", "filters", "grid", "query", "tile", "viewer"):
-        assert client.get(f"/static/{name}.js").status_code == 200
+    scripts = files("perception_encoder.search.web") / "page"
+    for name in (each.name for each in scripts.iterdir() if each.name.endswith(".js")):
+        assert client.get(f"/static/{name}").status_code == 200
     assert not re.search(r"style=|\son\w+=|<script>|<style", page.text)  # or the policy would forbid it
     assert client.get("/static/page.html").status_code == client.get("/static/..%2f..%2findex.py").status_code == 404
 

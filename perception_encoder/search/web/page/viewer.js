@@ -1,12 +1,14 @@
 // The viewer: one image or moment, those around it, its features, and searches by it.
 
 import { hideAsk, showAsk } from "./ask.js";
+import { hideDepth, showDepth } from "./depth.js";
 import { $, clock, element, fetchJson } from "./element.js";
 import { hideFeatures, showFeatures } from "./features.js";
 import { addExample, searchLike } from "./query.js";
+import { clearRegions } from "./regions.js";
 import { film, match, moment, tileButton } from "./tile.js";
 
-const viewer = $("viewer"), tabs = [$("tab-image"), $("tab-features"), $("tab-ask")];
+const viewer = $("viewer"), tabs = [...viewer.querySelectorAll("[role=tab]")];
 let shown = null, list = [], closed = () => {};
 
 export const isOpen = () => viewer.open;
@@ -50,12 +52,15 @@ function select(number, focus = false) {
     tab.tabIndex = at === number ? 0 : -1;
     $(tab.getAttribute("aria-controls")).hidden = at !== number;
   });
-  $("layers").hidden = number !== 1;
+  const name = tabs[number].id;
+  $("layers").hidden = $("regions-bar").hidden = name !== "tab-features";
   if (focus) tabs[number].focus();
   hideMedia();
-  if (number === 1) showFeatures(shown); else hideFeatures();
-  if (number === 2) showAsk(shown); else hideAsk();
-  if (number !== 1) showMedia(shown, number === 2 ? $("subject") : $("stage"));
+  if (name === "tab-features") showFeatures(shown); else hideFeatures();
+  if (name === "tab-depth") showDepth(shown); else hideDepth();
+  if (name === "tab-ask") showAsk(shown); else hideAsk();
+  if (name === "tab-image") showMedia(shown, $("stage"));
+  if (name === "tab-ask") showMedia(shown, $("subject"));
 }
 
 const hideMedia = () => ["stage", "subject"].forEach((id) => $(id).replaceChildren());
@@ -70,10 +75,11 @@ function showMedia(tile, panel) {
   panel.replaceChildren(media);
 }
 
-// Steps to the next tile or the one before by an arrow key; whether a key is the viewer's.
+// Steps to the next tile or the one before by an arrow key, or removes the pins by Escape; whether a key is the viewer's.
 export function step(event) {
   const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!viewer.open) return false;
+  if (event.key === "Escape" && clearRegions()) event.preventDefault();   // or the viewer would close
   if (!by || event.target.closest("[role=tablist], input, video, .pane")) return true;
   const next = list[list.findIndex((tile) => tile.id === shown.id) + by];
   if (next) open(next);
@@ -89,6 +95,7 @@ document.querySelector("[role=tablist]").addEventListener("keydown", (event) => 
 viewer.addEventListener("close", () => {
   hideMedia();
   hideFeatures();
+  hideDepth();
   hideAsk();
   if (history.state?.viewer) history.back();
   closed(shown.id);

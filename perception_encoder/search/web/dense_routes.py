@@ -1,0 +1,166 @@
+"""The page's routes for what a model computes of each patch: features, regions, tracked videos and depth."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perception_encoder.errors import ConfigError, PerceptionEncoderError
+from perception_encoder.search.web.depth_maps import DepthMap, DepthMaps
+from perception_encoder.search.web.feature_images import FeatureImages
+from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search.web.responses import LINES, Get, error_response, json_line
+from perception_encoder.search.web.signed_ids import SignedIds
+from perception_encoder.search.web.tracked_videos import SECONDS, TrackedVideo, TrackProgress, VideoTracker
+from perception_encoder.serving.batching import QueueFullError
+from perception_encoder.serving.requests import ApiError
+from perception_encoder.serving.streaming import first_piece, stream_response, unless_gone
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+
+NO_HEAD = "this page has no depth head; start it with: pe serve DIR --depth-head FILE"
+MOST_POINTS = 6
+"""Regions of an image; their colours differ clearly."""
+_STORED = 4  # tracked videos that a browser has not fetched yet
+_CACHED = {"Cache-Control": "private, max-age=300"}
+_LAYER = re.compile(r"-?\d{1,4}", re.ASCII)
+_POINT = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
+
+
+def add_dense_routes(
+    app: FastAPI, get: Get, library: MediaLibrary, ids: SignedIds, features_model: str, depth_head: Path | None
+) -> None:
+    """Add all routes of this module; arguments as those of `create_page`."""
+    features = FeatureImages(library, baseline=features_model)
+    add_feature_routes(get, features)
+    add_track_routes(app, get, ids, VideoTracker(library, features))
+    add_depth_routes(get, DepthMaps(library, depth_head) if depth_head else None)
+
+
+def add_feature_routes(get: Get, features: FeatureImages) -> None:
+    """Add `/api/inside/ID`: the model's input; with `layer=N` the layer's features as colours; with `at=X,Y` too, a
+    shade over patches unlike the one at that point (0–1 from the left and from the top). `baseline=1` and the layer -1:
+    of the second model. `/api/regions/ID?layer=N&at=X,Y&at=…`: what looks like each of the points, in colours."""
+    from fastapi.responses import Response
+
+    def look(request: Request) -> Response:
+        row_id, params = request.path_params["id"], request.query_params
+        if "layer" not in params:
+            return Response(features.image(row_id), media_type="image/jpeg", headers=_CACHED)
+        layer = read_layer(params)
+        baseline = params.get("baseline") == "1"
+        if baseline and layer != -1:
+            raise ConfigError(f"layer is {layer}; of the second model only the last, -1, is shown")
+        if "at" not in params:
+            return Response(features.colours(row_id, layer, baseline), media_type="image/png", headers=_CACHED)
+        ((x, y),) = read_points([params["at"]])
+        return Response(features.shade(row_id, layer, x, y, baseline), media_type="image/png", headers=_CACHED)
+
+    def regions(request: Request) -> Response:
+        layer, points = read_layer(request.query_params), read_points(request.query_params.getlist("at"))
+        overlay = features.regions(request.path_params["id"], layer, points)
+        return Response(overlay, media_type="image/png", headers=_CACHED)
+
+    get("/api/inside/{id}", look)
+    get("/api/regions/{id}", regions)
+
+
+def add_track_routes(app: FastAPI, get: Get, ids: SignedIds, tracker: VideoTracker) -> None:
+    """Add `POST /api/track/ID?layer=N&at=X,Y&at=…`, answered by lines of JSON: `{"done", "total"}` for each frame,
+    then `{"video", "limit"}`: its address, which answers once, and the seconds after which it ends too early."""
+    from fastapi.responses import Response
+
+    videos: OrderedDict[str, bytes] = OrderedDict()
+
+    async def track(request: Request) -> Response:
+        try:
+            row_id, params = ids.check(request.path_params["id"]), request.query_params
+            pieces = tracker.track(row_id, read_layer(params), read_points(params.getlist("at")))
+            first = await unless_gone(request, first_piece(pieces))
+        except (ApiError, QueueFullError, PerceptionEncoderError) as error:
+            return error_response(error)
+        return stream_response(lines(first, pieces), pieces, LINES)
+
+    async def lines(
+        piece: TrackProgress | TrackedVideo, pieces: AsyncGenerator[TrackProgress | TrackedVideo, None]
+    ) -> AsyncIterator[bytes]:
+        try:
+            while not isinstance(piece, TrackedVideo):
+                yield json_line(vars(piece))
+                piece = await anext(pieces)
+        except PerceptionEncoderError as error:
+            yield json_line({"error": str(error)})
+        else:
+            address = f"/api/tracked/{ids.signed(store(piece.content))}"
+            yield json_line({"video": address, "limit": None if piece.complete else SECONDS})
+
+    def store(content: bytes) -> str:
+        video_id = secrets.token_hex(8)
+        videos[video_id] = content
+        while len(videos) > _STORED:
+            videos.popitem(last=False)
+        return video_id
+
+    def tracked(request: Request) -> Response:
+        content = videos.pop(request.path_params["id"], None)
+        if content is None:
+            raise ConfigError("this video is no longer stored; track the regions again")
+        return Response(content, media_type="video/mp4", headers={"Cache-Control": "no-store"})
+
+    app.router.add_route("/api/track/{id}", track, methods=["POST"])
+    get("/api/tracked/{id}", tracked)
+
+
+def add_depth_routes(get: Get, depth: DepthMaps | None) -> None:
+    """Add `/api/depth/ID`, `{"nearest", "farthest"}` in metres, and with `at=X,Y` also the `metres` there;
+    `/api/depth/ID/image`, and `/api/depth/ID/colours`, the depth map. Without a head they answer 404."""
+    from fastapi.responses import JSONResponse, Response
+
+    def about(request: Request) -> Response:
+        params = request.query_params
+        points = read_points([params["at"]]) if "at" in params else []
+        depth_map = map_of(request)
+        content = {"nearest": float(depth_map.metres.min()), "farthest": float(depth_map.metres.max())}
+        if points:
+            content["metres"] = depth_map.at(*points[0])
+        return JSONResponse(content)
+
+    def map_of(request: Request) -> DepthMap:
+        if depth is None:
+            raise ApiError(404, NO_HEAD)
+        return depth.map(request.path_params["id"])
+
+    def image(request: Request) -> Response:
+        return Response(map_of(request).image, media_type="image/jpeg", headers=_CACHED)
+
+    def colours(request: Request) -> Response:
+        return Response(map_of(request).colours, media_type="image/png", headers=_CACHED)
+
+    get("/api/depth/{id}", about)
+    get("/api/depth/{id}/image", image)
+    get("/api/depth/{id}/colours", colours)
+
+
+def read_layer(params: Mapping[str, str]) -> int:
+    """Read the parameter `layer`; ConfigError unless it is a number."""
+    return int(_checked(params.get("layer", ""), _LAYER, "layer", "a number such as 5")[0])
+
+
+def read_points(values: Sequence[str]) -> list[tuple[float, float]]:
+    """Read parameters `at`; ConfigError unless they are 1 to `MOST_POINTS` points of the image."""
+    if not 1 <= len(values) <= MOST_POINTS:
+        raise ConfigError(f"{len(values)} points were given; give 1 to {MOST_POINTS}, such as at=0.25,0.5")
+    matches = [_checked(value, _POINT, "at", "two numbers from 0 to 1 such as 0.25,0.5") for value in values]
+    return [(float(match[1]), float(match[2])) for match in matches]
+
+
+def _checked(value: str, pattern: re.Pattern[str], name: str, allowed: str) -> re.Match[str]:
+    match = pattern.fullmatch(value)
+    if match is None:
+        raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
+    return match

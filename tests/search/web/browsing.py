@@ -1,0 +1,51 @@
+"""A browser for the tests of the page, and what they look at in it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Run chromium; skips the test without one."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium: on Debian, apt-get install chromium")
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser:
+        yield browser
+
+
+def wait_until(page: Page, condition: str) -> None:
+    """Wait for a JavaScript expression to hold (the page's own policy forbids Playwright's way, which is eval)."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(30)
+
+
+def contrast(page: Page, selector: str) -> float:
+    """The contrast of an element's text with what is behind it, by WCAG's formula."""
+    text, ground = page.locator(selector).first.evaluate(
+        """(node) => {
+            const text = getComputedStyle(node).color;
+            while (getComputedStyle(node).backgroundColor === "rgba(0, 0, 0, 0)") node = node.parentElement;
+            return [text, getComputedStyle(node).backgroundColor];
+        }"""
+    )
+
+    def luminance(colour: str) -> float:
+        shares = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted(map(luminance, (text, ground)))
+    return (light + 0.05) / (dark + 0.05)
