@@ -15,7 +15,7 @@ from perception_encoder.cli.served_models import (
     DEFAULT_DEPTH_HEAD,
     AskModel,
     ChatModel,
-    DepthHeadFile,
+    DepthHeadName,
     FeaturesModel,
     check_models,
     language_queues,
@@ -54,7 +54,7 @@ def serve(
     chat_model: ChatModel = None,
     ask_model: AskModel = None,
     features_model: FeaturesModel = None,
-    depth_head: DepthHeadFile = DEFAULT_DEPTH_HEAD,
+    depth_head: DepthHeadName = DEFAULT_DEPTH_HEAD,
 ) -> None:
     """Search in the browser, or embed over HTTP.
 
@@ -115,9 +115,10 @@ def make_server(
     chat: GenerationQueue | None,
     ask: GenerationQueue | None,
     features_model: str,
-    depth_head: Path | None,
+    depth_head: str,
 ) -> tuple[FastAPI, str, str]:
     """Make the page of a directory, the API, or both; returns also the source and the name of the model."""
+    from perception_encoder.dense_prediction.dense_model import find_head
     from perception_encoder.inference.encoder import load
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.server import create_page
@@ -135,7 +136,9 @@ def make_server(
     library = open_library(directory, model, home, default_model.default_model)
     source, encoder = library.index.settings["source"], library.encoder
     note = default_model.demo_line(source, model)
-    page = create_page(library, hosts, note, None if is_loopback(host) else key, ask, features_model, depth_head)
+    page = create_page(
+        library, hosts, note, None if is_loopback(host) else key, ask, features_model, find_head(depth_head)
+    )
     library.watch()
     if not api:
         return page, source, encoder.name

@@ -21,14 +21,14 @@ ASK = """Answer questions on the page with this language model, loaded at the fi
 takes about 1 GB of memory. On a CPU an answer takes seconds, and slows down searches meanwhile."""
 FEATURES = """Show the last layer of this model, such as a PE-Spatial, beside the features of the index's own. It is
 loaded when an image's features are first looked at [default: none]."""
-DEPTH = """Show depth by the head in this file, as `pe train depth` writes it. It is loaded, with an encoder of its own,
-when an image's depth is first looked at [default: none]."""
-DEFAULT_DEPTH_HEAD: Path | None = None
+DEPTH = """builtin-depth, or a file of pe train depth. The page shows depth by it; it is loaded, with an encoder of its
+own, when an image's depth is first looked at."""
+DEFAULT_DEPTH_HEAD = "builtin-depth"
 """The head without `--depth-head`."""
 ChatModel = Annotated[str | None, option(CHAT, "NAME", MODELS)]
 AskModel = Annotated[str | None, option(ASK, "NAME", MODELS)]
 FeaturesModel = Annotated[str | None, option(FEATURES, "NAME", MODELS)]
-DepthHeadFile = Annotated[Path | None, option(DEPTH, "FILE", MODELS)]
+DepthHeadName = Annotated[str, option(DEPTH, "HEAD", MODELS)]
 
 
 def check_models(
@@ -37,7 +37,7 @@ def check_models(
     chat_model: str | None,
     ask_model: str | None,
     features_model: str | None,
-    depth_head: Path | None,
+    depth_head: str,
 ) -> None:
     """Check what is served before anything is loaded.
 
@@ -56,10 +56,10 @@ def check_models(
             raise typer.BadParameter(f"{option_name} needs a directory")
     if features_model:
         find_weights(features_model)
-    if depth_head:
+    if depth_head != DEFAULT_DEPTH_HEAD:
         from perception_encoder.dense_prediction.dense_model import read_head_info
 
-        read_head_info(depth_head, "depth")
+        read_head_info(Path(depth_head), "depth")
 
 
 def language_queues(*names: str | None) -> list[GenerationQueue | None]:

@@ -201,7 +201,7 @@ def write_head(path: Path, model: DenseModel, info: HeadInfo, half: bool = True)
     write_tensors(copies, path, {METADATA: json.dumps(dataclasses.asdict(info))})
 
 
-def find_head(name: str) -> Path:
+def find_head(name: str | Path) -> Path:
     """Return the file of a built-in head, or the path itself; WeightsUnavailableError if the former is missing."""
     return packaged_weights(name) if name in (BUILTIN_DEPTH, BUILTIN_DETECTOR) else Path(name)
 

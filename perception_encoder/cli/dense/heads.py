@@ -20,7 +20,7 @@ Predict = Callable[["Image.Image", str], "Image.Image"]
 """An image and its name, NAME or of a video's frame NAME/00000, to what is drawn of it."""
 
 
-def load_head(head: str, task: str, model: str | None) -> tuple[DenseModel, HeadInfo]:
+def load_head(head: str | Path, task: str, model: str | None) -> tuple[DenseModel, HeadInfo]:
     """Load a head for a task (a DETR is one for detection), with the encoder that it names, or with `model`.
 
     `head`: a file, or a built-in head's name.

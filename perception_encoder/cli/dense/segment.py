@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+DEFAULT = "builtin-spatial"
 LIKE = "A point, X,Y in pixels or from 0 to 1; repeat for several regions."
 THRESHOLD = "Least cosine with the point [default: what divides the image's patches best]."
 
@@ -25,7 +26,7 @@ def segment(
     like: Annotated[list[str] | None, option(LIKE, "X,Y", QUERY)] = None,
     threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY)] = None,
     head: Annotated[Path | None, option("Head's file, as `pe train segmenter` writes it.", "FILE", HEAD)] = None,
-    model: Annotated[str | None, shared.model_option("the head's own, or builtin-spatial", "timm:NAME; hf:NAME")] = None,
+    model: Annotated[str | None, shared.model_option(f"the head's own, or {DEFAULT}", "timm:NAME; hf:NAME")] = None,
     layer: options.Layer = -1,
     short_side: Annotated[int, option("Pixels of the short side for the encoder.", least=16)] = 480,
     json: shared.Json = False,
@@ -55,7 +56,7 @@ def segment(
     if head is not None:
         labels, names = segment_classes(opened, head, model)
     else:
-        labels, names = segment_regions(opened, like or [], threshold, model or "builtin-spatial", layer, short_side), {}
+        labels, names = segment_regions(opened, like or [], threshold, model or DEFAULT, layer, short_side), {}
     write_image(draw_objects(opened, labels), out)
     mask = out.with_suffix(".mask.png")
     with writing(mask):
@@ -88,7 +89,7 @@ def segment_classes(image: Image.Image, head: Path, model: str | None) -> tuple[
     from perception_encoder.datasets.class_masks import BACKGROUND
     from perception_encoder.dense_prediction.segmentation import SegmentationHead
 
-    loaded, info = load_head(str(head), "segmentation", model)
+    loaded, info = load_head(head, "segmentation", model)
     assert isinstance(loaded.head, SegmentationHead)
     predicted = loaded.head.predict(loaded.map_of(image, info.image_size), (image.height, image.width))[0].cpu().numpy()
     first = 0 if info.classes[0] == BACKGROUND else 1
