@@ -51,9 +51,10 @@ def check_models(
 
     if (chat_model and not api) or (ask_model and directory is None):
         raise typer.BadParameter("--chat-model needs --api, and --ask-model needs a directory")
-    for option_name, value in (("--features-model", features_model), ("--depth-head", depth_head)):
-        if directory is None and value not in (None, DEFAULT_DEPTH_HEAD):
-            raise typer.BadParameter(f"{option_name} needs a directory")
+    if directory is None and features_model:
+        raise typer.BadParameter("--features-model needs a directory")
+    if directory is None and depth_head != DEFAULT_DEPTH_HEAD:
+        raise typer.BadParameter("--depth-head needs a directory")
     if features_model:
         find_weights(features_model)
     if depth_head != DEFAULT_DEPTH_HEAD:

@@ -15,11 +15,11 @@ from perception_encoder.errors import CheckpointError, UnknownModelError
 @pytest.mark.parametrize(
     ("directory", "api", "models", "message"),
     [
-        (None, False, (None, None, None, None), "nothing to serve: name a directory, or add --api"),
-        (Path(), False, ("a", None, None, None), "--chat-model needs --api"),
-        (None, True, (None, "a", None, None), "--ask-model needs a directory"),
-        (None, True, (None, None, "builtin", None), "--features-model needs a directory"),
-        (None, True, (None, None, None, Path("head.safetensors")), "--depth-head needs a directory"),
+        (None, False, (None, None, None, DEFAULT_DEPTH_HEAD), "nothing to serve: name a directory, or add --api"),
+        (Path(), False, ("a", None, None, DEFAULT_DEPTH_HEAD), "--chat-model needs --api"),
+        (None, True, (None, "a", None, DEFAULT_DEPTH_HEAD), "--ask-model needs a directory"),
+        (None, True, (None, None, "builtin", DEFAULT_DEPTH_HEAD), "--features-model needs a directory"),
+        (None, True, (None, None, None, "head.safetensors"), "--depth-head needs a directory"),
     ],
 )
 def test_a_model_that_nothing_would_use(
@@ -32,9 +32,9 @@ def test_a_model_that_nothing_would_use(
 def test_models_are_known_before_anything_starts() -> None:
     check_models(Path(), True, "a", "b", "builtin", DEFAULT_DEPTH_HEAD)
     with pytest.raises(UnknownModelError):
-        check_models(Path(), False, None, None, "no-such-model", None)
+        check_models(Path(), False, None, None, "no-such-model", DEFAULT_DEPTH_HEAD)
     with pytest.raises(CheckpointError, match="no such file"):
-        check_models(Path(), False, None, None, None, Path("no-such-head.safetensors"))
+        check_models(Path(), False, None, None, None, "no-such-head.safetensors")
     assert language_queues(None, None) == [None, None]
     with pytest.raises(UnknownModelError, match="no language model is called 'llava'"):
         language_queues("llava")
