@@ -72,7 +72,8 @@ def train(
     if not datasets:
         raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
     keep_freed_memory()
-    logging.getLogger("perception_encoder.train.loop").setLevel(logging.INFO)  # it reports that a run resumes
+    for name in ("train.loop", "dense_training.run"):  # they report that a run resumes, and what is loaded and frozen
+        logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
     with progress("training", config.steps) as advance:
         path = run_recipe(config, datasets, out or Path("runs") / recipe, track, reporter(advance))
     output.print_line(f"weights: {path}")

@@ -14,6 +14,7 @@ from perception_encoder.cli.train.train import command_of
 from perception_encoder.recipes import find_recipe
 from perception_encoder.train.checkpoint import run_directory
 from tests.conftest import Run
+from tests.dense_training.datasets import write_dataset
 
 
 def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
@@ -49,6 +50,14 @@ def test_a_run_that_was_stopped_says_where_it_goes_on(run_pe: Callable[..., Run]
     run = run_pe(*arguments)
     assert run.status == 0 and run.stderr.count("resuming from step 3") == 1
     assert "step 4" in run.stdout
+
+
+def test_a_head_says_what_is_frozen_before_it_trains(run_pe: Callable[..., Run], tmp_path: Path) -> None:
+    data = write_dataset("depth", tmp_path / "data")
+    run = run_pe("train", "depth", "--data", data, "--out", tmp_path / "run", "--debug")
+    assert run.status == 0, run.stderr
+    message = " ".join(run.stderr.split())
+    assert "loaded: PE-Core-N16-128" in message and "frozen: all of it; random: the head for depth" in message
 
 
 def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
