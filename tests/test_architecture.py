@@ -34,13 +34,12 @@ LAYERS = [
     {
         "pretraining",
         "layer_analysis",
-        "video_data_engine",
         "video_dataset",
         "language_alignment",
         "spatial_alignment",
         "dense_training",
     },
-    {"distillation", "finetuning", "video_finetuning"},
+    {"distillation", "finetuning", "video_finetuning", "video_data_engine"},
     {"recipes"},
     {"cli"},
 ]

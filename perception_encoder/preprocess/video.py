@@ -33,7 +33,7 @@ from perception_encoder.preprocess.video_file import check_size, decoding, open_
 
 logger = logging.getLogger(__name__)
 
-_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers with an index to seek by and with a presentation time on each frame."""
 
 _SEEK_OVER = 12
@@ -257,7 +257,7 @@ def _timeline(
     if len(ordered) == len(ticks) and video.time_base is not None:
         unit = float(video.time_base)
         last = last or ((ordered[-1] - ordered[0]) // (len(ordered) - 1) if len(ordered) > 1 else 0)
-        return _Timeline(ordered, keys, unit, last * unit, container.format.name in _INDEXED, whole)
+        return _Timeline(ordered, keys, unit, last * unit, container.format.name in INDEXED, whole)
     unit = 1 / float(video.average_rate or 25)
     return _Timeline(list(range(len(ticks))), [], unit, unit, False, whole)
 
