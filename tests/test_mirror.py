@@ -27,6 +27,7 @@ CROSS_CUTTING = {
     "search/index/test_index_kill.py": "a killed `pe index` goes on",
     "search/test_bad_input.py": "bad input to every command",
     "search/web/test_page_browser.py": "the page in a browser",
+    "video_data_engine/test_engine_kill.py": "a killed engine goes on",
     "serving/test_api_clients.py": "clients of other projects",
     "serving/test_api_limits.py": "limits of the running server",
     "train/test_device.py": "the loop on a GPU",

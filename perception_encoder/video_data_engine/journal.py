@@ -53,7 +53,7 @@ class Journal:
         """Store an outcome; OutputError if that fails, and then the next run does that work again."""
         if isinstance(outcome, StageResult):
             if outcome.frames:
-                names = [f"{outcome.key}.{number:03}.jpg" for number in range(len(outcome.frames))]
+                names = [f"{outcome.key}-{number:03}.jpg" for number in range(len(outcome.frames))]
                 write_members(self._tar(outcome.key), zip(names, outcome.frames, strict=True))
             line: dict[str, Any] = {"value": dict(outcome.value)}
         else:

@@ -14,8 +14,8 @@ from perception_encoder.errors import ConfigError
 
 VIDEO_CAPTION, FRAME_CAPTION, SUMMARY = "video_caption_v1", "frame_caption_v1", "summary_v1"
 """The newest version of each."""
-FIELDS = ("title", "description", "keywords", "video_caption", "frame_captions")
-"""What a prompt of the summary may hold, such as `$title`."""
+FIELDS = ("metadata", "title", "description", "keywords", "video_caption", "frame_captions")
+"""What a prompt of the summary may hold, such as `$title`; `$metadata` is a line for each of the next three."""
 
 
 @dataclass(frozen=True)

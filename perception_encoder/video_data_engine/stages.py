@@ -186,8 +186,11 @@ def _summary_fields(record: ClipRecord) -> dict[str, str]:
     """The fields of the summary's prompt; what is unknown is a dash."""
     metadata = record.results[PROBE]["metadata"]
     captions = record.results[FRAME_CAPTIONS]["captions"]
+    names = ("title", "description", "keywords")
+    lines = [f"{name.capitalize()}: {metadata[name]}" for name in names if name in metadata]
     return {
-        **{name: metadata.get(name, "-") for name in ("title", "description", "keywords")},
+        **{name: metadata.get(name, "-") for name in names},
+        "metadata": "\n".join(lines) or "Title: -",
         "video_caption": record.results[VIDEO_CAPTION]["text"],
         "frame_captions": "\n".join(f"{number}. {caption}" for number, caption in enumerate(captions, 1)),
     }

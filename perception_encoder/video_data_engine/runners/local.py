@@ -76,7 +76,7 @@ class _Runner:
                 if process.connection in ready:
                     yield from self._receive(group, process)
                 elif process.seconds_left <= 0:
-                    yield from self._lose(group, process, f"took longer than {process.stage.seconds:g} s", True)
+                    yield from self._lose(group, process, f"took longer than {process.stage.seconds:g} s")
 
     def end(self) -> None:
         """End all processes."""
@@ -132,8 +132,8 @@ class _Runner:
     def _receive(self, group: str, process: StageProcess) -> Iterator[Outcome]:
         batch = process.batch
         answer = process.receive()
-        if answer is None:
-            yield from self._lose(group, process, "ended its worker")
+        if answer is None or isinstance(answer, str):
+            yield from self._lose(group, process, answer)
         elif isinstance(answer, dict):
             for stage, facts in answer.items():
                 self.loaded(stage, facts)
@@ -149,8 +149,11 @@ class _Runner:
         for each in clips_of(after) if result.stage == PROBE else [after]:
             self._enqueue(each)
 
-    def _lose(self, group: str, process: StageProcess, reason: str, hangs: bool = False) -> Iterator[Outcome]:
-        """Replace a process; its records are tried again alone, and given up after the last attempt."""
+    def _lose(self, group: str, process: StageProcess, reason: str | None) -> Iterator[Outcome]:
+        """Replace a process; its records are tried again alone, and given up after the last attempt.
+
+        `reason`: None if it died by itself.
+        """
         self.processes.remove((group, process))
         batch, stage = process.batch, process.stage
         ending = process.end(at_once=True)
@@ -163,9 +166,9 @@ class _Runner:
             if self.losses[task] < self.work.tries:
                 self.queues[stage.name].appendleft(record)
                 continue
-            why = reason if hangs else f"{reason} ({ending})"
+            why = reason or f"ended its worker ({ending})"
             yield StageFailure(
-                key=record.key, stage=stage.name, source=record.item.name, reason=f"{why}, {self.work.tries} times",
-                cause="video", seconds=stage.seconds if hangs else 0.0,
+                key=record.key, stage=stage.name, source=record.item.name, cause="video",
+                reason=f"{why}; attempts: {self.work.tries}",
             )  # fmt: skip
             self.in_flight -= 1

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
+
+import torch
 
 from perception_encoder.errors import PerceptionEncoderError, one_line
 from perception_encoder.video_data_engine.record import ClipRecord, Outcome
 from perception_encoder.video_data_engine.stages import Models, Stage
+
+logger = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
 """Seconds for a process to end before it is killed."""
@@ -27,14 +33,16 @@ class StageProcess:
     """
 
     def __init__(self, stages: Sequence[Stage], threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.connection, theirs = context.Pipe()
         self.stages = {stage.name: stage for stage in stages}
         self.batch: list[ClipRecord] = []
         self.stage: Stage = stages[0]
         self.ready = False
         self._deadline = float("inf")
-        self._process = context.Process(target=_serve, args=(theirs, list(stages), threads), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, list(stages), threads, dict(os.environ)), daemon=True
+        )
         self._process.start()
         theirs.close()
 
@@ -55,10 +63,11 @@ class StageProcess:
         with suppress(OSError):  # it has died, which `receive` tells
             self.connection.send((stage.name, self.batch))
 
-    def receive(self) -> dict[str, dict[str, Any]] | list[Outcome] | None:
-        """Return its answer: first what is stored of its models by stage, then outcomes; None if it has died.
+    def receive(self) -> dict[str, dict[str, Any]] | list[Outcome] | str | None:
+        """Return its answer: first what is stored of its models by stage, then outcomes.
 
-        Raises the PerceptionEncoderError that it ended with.
+        None if it has died, and a text if something unexpected was raised. Raises the PerceptionEncoderError that it
+        ended with.
         """
         try:
             answer = self.connection.recv()
@@ -68,7 +77,7 @@ class StageProcess:
             raise answer
         if isinstance(answer, dict):
             self.ready = True
-        else:
+        elif not isinstance(answer, str):
             self.batch, self._deadline = [], float("inf")
         return answer
 
@@ -84,8 +93,21 @@ class StageProcess:
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-def _serve(connection: Connection, stages: list[Stage], threads: int) -> None:
-    """Run the process: send what is stored of the models, then answer each batch with outcomes."""
+def _context() -> SpawnContext | ForkServerContext:
+    """Processes are forked from one that has this module imported, if the system can: they start at once."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _serve(connection: Connection, stages: list[Stage], threads: int, environment: dict[str, str]) -> None:
+    """Run the process: send what is stored of the models, then answer each batch with outcomes.
+
+    `environment`: the parent's; the process that this one is forked from may have an older one.
+    """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -99,12 +121,17 @@ def _serve(connection: Connection, stages: list[Stage], threads: int) -> None:
 
 
 def _answer_batches(connection: Connection, stages: list[Stage], threads: int) -> None:
-    import torch
-
     torch.set_num_threads(threads)
     models: Models = {}
     opened = {stage.name: stage.open(models) for stage in stages}
     connection.send({name: facts for name, (_, facts) in opened.items()})
     while True:
         name, batch = connection.recv()
-        connection.send(opened[name][0](batch))
+        try:
+            answer: list[Outcome] | str = opened[name][0](batch)
+        except PerceptionEncoderError:
+            raise
+        except Exception as error:  # a model may raise anything; the parent tells which record it raises it for
+            logger.info("a worker failed", exc_info=error)
+            answer = f"{type(error).__name__}: {one_line(error)}"
+        connection.send(answer)
