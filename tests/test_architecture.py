@@ -23,7 +23,7 @@ NAME = "perception_encoder"
 
 LAYERS = [
     {"errors"},
-    {"files", "ranks", "progress", "vectors"},
+    {"files", "ranks", "progress", "ray_cluster", "vectors"},
     {"losses"},
     {"models", "preprocess"},
     {"formats", "planning"},

@@ -84,6 +84,8 @@ class WorkConfig:
     """Attempts, if a worker dies, a time runs out or an endpoint fails."""
     pause: float = 1.0
     """Seconds before the second attempt at an endpoint; each further pause is twice as long."""
+    gpu_share: float = 1.0
+    """Share of a GPU that a model takes on a cluster: 0.5 puts two on each."""
     shard_samples: int = 1000
     """Clips of a WebDataset shard."""
     failures_in_a_row: int = 5
@@ -93,5 +95,7 @@ class WorkConfig:
         for name in ("workers", "batch_size", "tries", "shard_samples", "failures_in_a_row"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.gpu_share <= 1:
+            raise ConfigError(f"gpu_share is {self.gpu_share:g}; it must be above 0 and at most 1")
         if self.timeout <= 0 or self.pause < 0:
             raise ConfigError(f"timeout is {self.timeout:g} s and pause {self.pause:g} s; the timeout must be above 0")

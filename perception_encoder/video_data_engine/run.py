@@ -13,9 +13,9 @@ from perception_encoder.video_data_engine.journal import Journal
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
 from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, clips_of
 from perception_encoder.video_data_engine.report import EngineReport
-from perception_encoder.video_data_engine.runners.local import run_local
+from perception_encoder.video_data_engine.runners.local import Loaded, run_local
 from perception_encoder.video_data_engine.settings import EngineSettings
-from perception_encoder.video_data_engine.stages import AnswerStage, make_stages
+from perception_encoder.video_data_engine.stages import AnswerStage, Stage, make_stages
 from perception_encoder.video_data_engine.videos.listing import list_videos
 
 EngineListener = Callable[[EngineReport], None]
@@ -27,16 +27,18 @@ def run_engine(
     config: EngineConfig | None = None,
     work: WorkConfig | None = None,
     *,
+    ray: str | None = None,
     retry: bool = False,
     listener: EngineListener | None = None,
 ) -> EngineReport:
     """Caption videos into `out`, or go on with it; return the counts.
 
-    `videos`: paths, directories, globs, tars and tables, as `list_items` takes them. `retry`: try again what is in
-    quarantine; failures of a service are tried again anyway. `listener` is called after each step. Writes
-    `captions.parquet`, `shards/`, `quarantine.jsonl`, `frames/`, `journal.jsonl` and `settings.json`. Raises DataError
-    without videos, ConfigError, OutputError (also if another run is writing there, or earlier results are of another
-    configuration), EndpointError if a service is out of order, and what loading a model raises.
+    `videos`: paths, directories, globs, tars and tables, as `list_items` takes them. `ray`: the address of a Ray
+    cluster that does the work, see `run_on_cluster`. `retry`: try again what is in quarantine; failures of a service
+    are tried again anyway. `listener` is called after each step. Writes `captions.parquet`, `shards/`,
+    `quarantine.jsonl`, `frames/`, `journal.jsonl` and `settings.json`. Raises DataError without videos, ConfigError,
+    OutputError (also if another run is writing there, or earlier results are of another configuration), EndpointError
+    if a service is out of order, and what loading a model raises.
     """
     config, work = config or EngineConfig(), work or WorkConfig()
     for name in (config.captioner, config.frame_captioner, config.llm):
@@ -54,7 +56,7 @@ def run_engine(
         journal, report = Journal(out), EngineReport(len(listed))
         records = _pending(listed, journal, report, retry)
         guard = _ServiceGuard(work.failures_in_a_row)
-        for outcome in run_local(stages, records, work, settings.add_model):
+        for outcome in _outcomes(ray, stages, records, work, settings.add_model):
             guard.check(outcome)
             journal.add(outcome)
             report.add(outcome)
@@ -68,6 +70,16 @@ def run_engine(
         write_shards(out, journal, settings.values["models"], work.shard_samples)
         write_quarantine(out, journal)
     return report
+
+
+def _outcomes(
+    ray: str | None, stages: Sequence[Stage], records: Iterator[ClipRecord], work: WorkConfig, loaded: Loaded
+) -> Iterator[Outcome]:
+    if ray is None:
+        return run_local(stages, records, work, loaded)
+    from perception_encoder.video_data_engine.runners.cluster import run_on_cluster
+
+    return run_on_cluster(ray, stages, records, work, loaded)
 
 
 def _pending(listed: Sequence[ClipRecord], journal: Journal, report: EngineReport, retry: bool) -> Iterator[ClipRecord]:

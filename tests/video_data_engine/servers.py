@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -100,7 +100,7 @@ def dripping(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
 
 @contextmanager
 def endpoint(*answers: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Serve on a free port: each request gets the next answer, the last one again and again; its address and requests."""
+    """Serve on a free port, each request by the next answer, and all others by the last; its address and requests."""
     requests: list[dict[str, Any]] = []
     lock = threading.Lock()
 
@@ -112,10 +112,8 @@ def endpoint(*answers: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             with lock:
                 requests.append({**body, "key": self.headers["Authorization"], "path": self.path})
                 answer = answers[min(len(requests), len(answers)) - 1]
-            try:
+            with suppress(BrokenPipeError, ConnectionResetError):
                 answer(self, body)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
 
         def log_message(self, *arguments: object) -> None:
             pass

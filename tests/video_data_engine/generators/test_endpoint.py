@@ -90,7 +90,7 @@ def test_a_server_says_when_to_come_back() -> None:
 def test_nobody_listens() -> None:
     with servers.endpoint(servers.well) as (address, _):
         pass
-    with pytest.raises(EndpointError, match="failed or sent garbage: .*[Cc]onnect"):
+    with pytest.raises(EndpointError, match=r"failed or sent garbage: .*[Cc]onnect"):
         model(address).generate([ask("what?")])
 
 
