@@ -36,7 +36,7 @@ class EngineReport:
         self.quarantine: list[StageFailure] = []
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started = time.monotonic()
         self.wall = 0.0
 

@@ -31,6 +31,8 @@ from perception_encoder.video_data_engine.videos.sampling import open_frames, sa
 
 Handler = Callable[[Sequence[ClipRecord]], list[Outcome]]
 """Takes records through a stage: an outcome for each, in order."""
+DECODING = "decoding"
+"""The group of the stages that decode."""
 Models = dict[str, Generator]
 """The models of a process by name, so that two stages share one."""
 
@@ -38,13 +40,25 @@ Models = dict[str, Generator]
 class Stage(Protocol):
     """A stage before its model is loaded; it is pickled to where it runs."""
 
-    name: str
-    group: str
-    """Stages of one group share processes."""
-    batch_size: int
-    """Most records that are handled together."""
-    seconds: float
-    """Seconds that one record may take."""
+    @property
+    def name(self) -> str:
+        """One of `STAGES`."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """Stages of one group share processes: `DECODING`, or a model's name."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Most records that are handled together."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that one record may take."""
+        ...
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
         """Load what the stage needs; return what handles records, and what is stored of the model."""
@@ -58,7 +72,7 @@ class ProbeStage:
     cut: CutConfig
     seconds: float
     name: str = PROBE
-    group: str = "decoding"
+    group: str = DECODING
     batch_size: int = 1
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
@@ -74,7 +88,7 @@ class FramesStage:
     side: int
     seconds: float
     name: str = FRAMES
-    group: str = "decoding"
+    group: str = DECODING
     batch_size: int = 1
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:

@@ -12,7 +12,7 @@ import io
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -26,6 +26,9 @@ _REFUSED = (400, 413, 415, 422)
 """Statuses of a request that would be refused again."""
 _WRONG = (401, 403, 404, 405)
 """Statuses of a wrong key, model or address."""
+
+
+Scope = Literal["attempt", "request", "service"]
 
 
 class EndpointModel:
@@ -42,7 +45,7 @@ class EndpointModel:
         self.name, self.address, self.timeout = model, address, timeout
         key = os.environ.get(KEY) or "none"
         self._library: Any = openai
-        self._client = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=0)
+        self._client: Any = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=0)
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, one after the other; EndpointError if one fails."""
@@ -68,7 +71,7 @@ class EndpointModel:
             options = {"stop": list(sampling.stop)} if sampling.stop else {}
             chunks = self._client.chat.completions.create(
                 model=self.name,
-                messages=[_message(each) for each in conversation],  # type: ignore[misc]  # roles are checked already
+                messages=[_message(each) for each in conversation],
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -90,7 +93,7 @@ class EndpointModel:
             raise
         except self._library.APIStatusError as error:
             status, wait = error.status_code, _seconds(error.response.headers.get("retry-after"))
-            scope = "request" if status in _REFUSED else "service" if status in _WRONG else "attempt"
+            scope: Scope = "request" if status in _REFUSED else "service" if status in _WRONG else "attempt"
             raise EndpointError(f"{self.address} answered with an error: {one_line(error)}", scope, wait) from None
         except self._library.APITimeoutError:
             raise EndpointError(f"{self.address} did not answer within {self.timeout:g} s") from None

@@ -76,7 +76,7 @@ def load_transformers_model(name: str | Path) -> TransformersModel:
     try:
         with quiet_loading():
             processor = AutoProcessor.from_pretrained(str(name), local_files_only=local, trust_remote_code=False)
-            model = AutoModelForImageTextToText.from_pretrained(
+            model: Any = AutoModelForImageTextToText.from_pretrained(
                 str(name), dtype=fast_dtype(device), local_files_only=local, trust_remote_code=False
             )
     except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended

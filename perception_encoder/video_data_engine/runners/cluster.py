@@ -23,7 +23,7 @@ from perception_encoder.video_data_engine.generators.endpoint import KEY
 from perception_encoder.video_data_engine.generators.load import is_endpoint
 from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, StageResult, clips_of
 from perception_encoder.video_data_engine.runners.local import Loaded
-from perception_encoder.video_data_engine.stages import Stage
+from perception_encoder.video_data_engine.stages import DECODING, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +78,9 @@ def _stream(stages: Sequence[Stage], records: list[ClipRecord], work: WorkConfig
     attempts = counter.remote()  # ends with its last reference
     environment = {KEY: os.environ[KEY]} if KEY in os.environ else {}
     rows = [{"record": pickle.dumps(r), "outcomes": pickle.dumps([]), "facts": pickle.dumps({})} for r in records]
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in stages:
-        is_local_model = stage.group not in ("decoding",) and not is_endpoint(stage.group)
+        is_local_model = stage.group != DECODING and not is_endpoint(stage.group)
         share = work.gpu_share if gpus and is_local_model else None
         data = data.map_batches(
             StageActor,
@@ -96,7 +96,7 @@ def _stream(stages: Sequence[Stage], records: list[ClipRecord], work: WorkConfig
 
 def _most(stage: Stage, work: WorkConfig, cpus: float, gpus: float) -> int:
     """Most actors of a stage: for a model, as many as fit the GPUs; for decoding, `workers`."""
-    if stage.group == "decoding":
+    if stage.group == DECODING:
         return max(1, min(work.workers, int(cpus)))
     if is_endpoint(stage.group) or not gpus:
         return 1
@@ -118,13 +118,17 @@ class StageActor:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the rows after the stage; a probed video becomes a row for each clip."""
         rows = table.to_pylist()
-        own, others = [], []
+        own: list[tuple[dict[str, bytes], ClipRecord, list[Any]]] = []
+        others: list[dict[str, bytes]] = []
         for row in rows:
             record: ClipRecord = pickle.loads(row["record"])
             outcomes = pickle.loads(row["outcomes"])
-            waits = record.next_stage == self._stage.name and not (outcomes and _is_end(outcomes[-1]))
-            (own if waits else others).append((row, record, outcomes))
-        results = [row for row, _, _ in others]
+            is_over = bool(outcomes) and not isinstance(outcomes[-1], StageResult)
+            if record.next_stage == self._stage.name and not is_over:
+                own.append((row, record, outcomes))
+            else:
+                others.append(row)
+        results = others
         if own:
             handled = self._outcomes([record for _, record, _ in own])
             for (row, record, outcomes), outcome in zip(own, handled, strict=True):
@@ -187,7 +191,3 @@ class StageActor:
         return StageFailure(
             key=record.key, stage=self._stage.name, source=record.item.name, reason=reason, cause="video"
         )
-
-
-def _is_end(outcome: Any) -> bool:
-    return not isinstance(outcome, StageResult)

@@ -24,7 +24,7 @@ from perception_encoder.video_data_engine.record import (
     clips_of,
 )
 from perception_encoder.video_data_engine.runners.worker import StageProcess
-from perception_encoder.video_data_engine.stages import Stage
+from perception_encoder.video_data_engine.stages import DECODING, Stage
 
 Loaded = Callable[[str, dict[str, Any]], None]
 """Is called with a stage's name and what is stored of its model, once it is loaded."""
@@ -100,9 +100,9 @@ class _Runner:
         for group, stages in self.groups.items():
             waiting = sum(len(self.queues[stage.name]) for stage in stages)
             number = sum(1 for other, _ in self.processes if other == group)
-            most = self.work.workers if self.stages[PROBE] in stages else 1
+            most = self.work.workers if group == DECODING else 1
             for _ in range(min(most, waiting) - number):
-                threads = 1 if self.stages[PROBE] in stages else max(1, (os.cpu_count() or 1) // (len(self.groups) - 1))
+                threads = 1 if group == DECODING else max(1, (os.cpu_count() or 1) // (len(self.groups) - 1))
                 self.processes.append((group, StageProcess(stages, threads)))
 
     def _hand_out(self) -> None:

@@ -54,7 +54,7 @@ def split_clips(duration: float, changes: Sequence[float], config: CutConfig) ->
         if change - edges[-1] >= config.shortest and duration - change >= config.shortest:
             edges.append(change)
     edges.append(duration)
-    clips = []
+    clips: list[tuple[float, float]] = []
     for start, end in itertools.pairwise(edges):
         parts = math.ceil((end - start) / config.longest - 1e-9)
         cuts = [start + (end - start) * part / parts for part in range(parts + 1)]
