@@ -31,6 +31,8 @@ def run(
     batch_size: Annotated[int, option("Clips or requests at a time.", panel=SPEED, least=1)] = 8,
     timeout: Annotated[float, option("Seconds for one attempt at one item.", panel=SPEED, least=0)] = 120.0,
     tries: Annotated[int, option("Attempts at one item.", panel=SPEED, least=1)] = 3,
+    ray: Annotated[str | None, option("Ray cluster: auto, HOST:PORT or local.", "ADDRESS", SPEED)] = None,
+    gpu_share: Annotated[float, option("Share of a GPU for a model on a cluster.", panel=SPEED, least=0)] = 1.0,
     shard_size: Annotated[int, option("Clips of a shard.", panel=OUTPUT, least=1)] = 1000,
     retry: Annotated[bool, flag("--retry", "Try what is in quarantine again.")] = False,
     json: shared.Json = False,
@@ -62,12 +64,13 @@ def run(
         frames=frames, captioned_frames=captioned_frames, cut=CutConfig(longest=longest),
     )  # fmt: skip
     work = WorkConfig(
-        workers=workers, batch_size=batch_size, timeout=timeout, tries=tries, shard_samples=shard_size
+        workers=workers, batch_size=batch_size, timeout=timeout, tries=tries, gpu_share=gpu_share,
+        shard_samples=shard_size,
     )  # fmt: skip
     check_paths(videos)
     try:
         with live_table() as show:
-            report = run_engine(videos, out, config, work, retry=retry, listener=show)
+            report = run_engine(videos, out, config, work, ray=ray, retry=retry, listener=show)
     except KeyboardInterrupt:
         output.print_warning("stopped; what is done is stored, and the same command goes on")
         raise typer.Exit(output.INTERRUPTED) from None

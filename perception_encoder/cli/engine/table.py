@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from perception_encoder.cli import output
 from perception_encoder.video_data_engine.report import EngineReport
@@ -39,10 +41,10 @@ def live_table() -> Iterator[Callable[[EngineReport], None]]:
         yield lambda report: live.update(_table(report))
 
 
-def _table(report: EngineReport) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, caption=speed_line(report), caption_justify="left")
+def _table(report: EngineReport) -> Group:
+    table = Table(box=None, header_style="bold", pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "stage" else "right")
     for cells in stage_cells(report):
         table.add_row(*cells)
-    return table
+    return Group(table, Text(speed_line(report), style="dim"))

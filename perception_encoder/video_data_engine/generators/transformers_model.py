@@ -56,7 +56,7 @@ class TransformersModel:
         inputs = inputs.to(self.model.device, self.model.dtype)
         length = inputs["input_ids"].shape[1]
         drawn = sampling.temperature > 0
-        choice = {"temperature": sampling.temperature, "top_p": sampling.top_p} if drawn else {}
+        choice = {"temperature": float(sampling.temperature), "top_p": sampling.top_p} if drawn else {}
         with drawn_from(torch.Generator().manual_seed(sampling.seed)):
             output = self.model.generate(**inputs, max_new_tokens=sampling.max_tokens, do_sample=drawn, **choice)
         tokens = output[0, length:]

@@ -28,7 +28,8 @@ def extract_clip(item: Item) -> tuple[str, bytes]:
     """
     source, suffix = item.open(), PurePosixPath(item.path).suffix.lower().removeprefix(".")
     if item.start is None and item.end is None and suffix in SHARD_VIDEOS:
-        return suffix, source.read_bytes() if isinstance(source, Path) else source
+        with open_source(source, item.name) as (stream, _):
+            return suffix, stream.read()
     last: av.error.FFmpegError | ValueError | None = None
     for suffix, container in (("mp4", "mp4"), ("mkv", "matroska")):
         try:
