@@ -33,7 +33,7 @@ def answer_each(
     attempts: Attempts,
     threads: int = 1,
 ) -> list[Reply | PerceptionEncoderError]:
-    """Return an answer to each conversation, or why there is none.
+    """Return an answer to each conversation, or what went wrong.
 
     `threads`: requests that are sent at a time, for a model that several threads may call; one thread gives the model
     all conversations together, and one by one if that fails. Raises EndpointError if no request can succeed.

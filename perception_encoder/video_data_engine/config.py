@@ -36,7 +36,7 @@ class EngineConfig:
     """What is made of each video."""
 
     captioner: str = "builtin-lang"
-    """The model that captions videos; see `load_generator` for its forms."""
+    """The model that captions videos; see `load_engine_model` for its forms."""
     frame_captioner: str = "builtin-lang"
     """The model that captions single frames."""
     llm: str = "smollm2"

@@ -15,7 +15,7 @@ from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outco
 from perception_encoder.video_data_engine.report import EngineReport
 from perception_encoder.video_data_engine.runners.local import Loaded, run_local
 from perception_encoder.video_data_engine.settings import EngineSettings
-from perception_encoder.video_data_engine.stages import AnswerStage, Stage, make_stages
+from perception_encoder.video_data_engine.stages import AnswerStage, EngineStage, make_stages
 from perception_encoder.video_data_engine.videos.listing import list_videos
 
 EngineListener = Callable[[EngineReport], None]
@@ -73,7 +73,7 @@ def run_engine(
 
 
 def _outcomes(
-    ray: str | None, stages: Sequence[Stage], records: Iterator[ClipRecord], work: WorkConfig, loaded: Loaded
+    ray: str | None, stages: Sequence[EngineStage], records: Iterator[ClipRecord], work: WorkConfig, loaded: Loaded
 ) -> Iterator[Outcome]:
     if ray is None:
         return run_local(stages, records, work, loaded)

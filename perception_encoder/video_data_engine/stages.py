@@ -12,7 +12,7 @@ from perception_encoder.preprocess.conversation import Generator, Message, Reply
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.video_data_engine.answers import Attempts, answer_each
 from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.generators.load import describe_generator, is_endpoint, load_generator
+from perception_encoder.video_data_engine.generators.load import describe_generator, is_endpoint, load_engine_model
 from perception_encoder.video_data_engine.prompts import EnginePrompt, load_prompt
 from perception_encoder.video_data_engine.record import (
     FRAME_CAPTIONS,
@@ -27,7 +27,7 @@ from perception_encoder.video_data_engine.record import (
     StageResult,
 )
 from perception_encoder.video_data_engine.videos.probe import probe_video
-from perception_encoder.video_data_engine.videos.sampling import open_frames, sample_clip
+from perception_encoder.video_data_engine.videos.sampling import open_clip_frames, sample_clip
 
 Handler = Callable[[Sequence[ClipRecord]], list[Outcome]]
 """Takes records through a stage: an outcome for each, in order."""
@@ -37,7 +37,7 @@ Models = dict[str, Generator]
 """The models of a process by name, so that two stages share one."""
 
 
-class Stage(Protocol):
+class EngineStage(Protocol):
     """A stage before its model is loaded; it is pickled to where it runs."""
 
     @property
@@ -76,7 +76,7 @@ class ProbeStage:
     batch_size: int = 1
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """See `Stage`."""
+        """See `EngineStage`."""
         return _each(PROBE, lambda record: (probe_video(record, self.cut), ())), {}
 
 
@@ -92,7 +92,7 @@ class FramesStage:
     batch_size: int = 1
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """See `Stage`."""
+        """See `EngineStage`."""
         return _each(FRAMES, lambda record: sample_clip(record, self.count, self.side)), {}
 
 
@@ -111,12 +111,12 @@ class AnswerStage:
 
     @property
     def group(self) -> str:
-        """See `Stage`."""
+        """See `EngineStage`."""
         return self.model
 
     @property
     def seconds(self) -> float:
-        """See `Stage`."""
+        """See `EngineStage`."""
         questions = self.captioned_frames if self.name == FRAME_CAPTIONS else 1
         if not is_endpoint(self.model):
             return self.work.timeout * questions
@@ -124,9 +124,9 @@ class AnswerStage:
         return (self.work.timeout * self.work.tries + pauses) * questions + 10  # if it does not keep its own time
 
     def open(self, models: Models) -> tuple[Handler, dict[str, Any]]:
-        """See `Stage`."""
+        """See `EngineStage`."""
         if self.model not in models:
-            models[self.model] = load_generator(self.model, self.name != SUMMARY, self.work.timeout)
+            models[self.model] = load_engine_model(self.model, self.name != SUMMARY, self.work.timeout)
         generator = models[self.model]
         facts = {**describe_generator(generator), "prompt": self.prompt.name, "prompt_hash": self.prompt.hash}
         return lambda records: self._handle(generator, records), facts
@@ -145,7 +145,7 @@ class AnswerStage:
     def _conversations(self, record: ClipRecord) -> list[list[Message]]:
         if self.name == SUMMARY:
             return [ask(self.prompt.fill(_summary_fields(record)))]
-        frames = open_frames(record)
+        frames = open_clip_frames(record)
         if self.name == VIDEO_CAPTION:
             return [ask(self.prompt.text, [frames])]
         return [ask(self.prompt.text, [frames.images[number]]) for number in self._frame_numbers(record)]
@@ -173,7 +173,7 @@ class AnswerStage:
         return StageResult(key=record.key, stage=self.name, value=value, seconds=seconds)
 
 
-def make_stages(config: EngineConfig, work: WorkConfig) -> list[Stage]:
+def make_stages(config: EngineConfig, work: WorkConfig) -> list[EngineStage]:
     """Return the stages of a configuration in order; ConfigError for a prompt that cannot be read."""
 
     def answers(name: str, model: str, prompt: str, tokens: int) -> AnswerStage:

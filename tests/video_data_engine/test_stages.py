@@ -9,13 +9,13 @@ import pytest
 from perception_encoder.errors import ConfigError
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.record import STAGES, ClipRecord, StageFailure, StageResult
-from perception_encoder.video_data_engine.stages import Models, Stage, make_stages
+from perception_encoder.video_data_engine.stages import EngineStage, Models, make_stages
 from perception_encoder.video_data_engine.videos.listing import list_videos
 from tests.video_data_engine import servers
 from tests.video_data_engine.conftest import ECHOES, QUICK
 
 
-def through(stages: list[Stage], record: ClipRecord) -> ClipRecord | StageFailure:
+def through(stages: list[EngineStage], record: ClipRecord) -> ClipRecord | StageFailure:
     models: Models = {}
     for stage in stages:
         handle, _ = stage.open(models)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perception_encoder.cli.groups import lazy_group
 
-COMMANDS = {"Commands": {"run": "engine.run", "prompts": "engine.prompts"}}
+COMMANDS = {"Commands": {"run": "engine.run", "prompts": "engine.prompts", "refine": "engine.refine"}}
 
 app = lazy_group(COMMANDS)
 
@@ -20,4 +20,5 @@ def engine() -> None:
 
         pe engine run --videos clips/ -o captioned/
         pe engine prompts
+        pe engine refine captioned/ --captions corrected.csv -o runs/refined
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.options import MEDIA, MODEL, OUTPUT, SPEED, flag, option, out_option
 from perception_encoder.errors import InputError
+
+if TYPE_CHECKING:
+    from perception_encoder.video_data_engine.report import EngineReport
 
 ENGINE, ENDPOINT = "builtin-lang", "; http://HOST/v1#MODEL; hf:NAME"
 
@@ -53,7 +56,7 @@ def run(
         pe engine run --videos shard.tar -o captioned/ --captioner facebook/Perception-LM-1B
         pe train video_debug --shards captioned/shards
     """
-    from perception_encoder.cli.engine.table import COLUMNS, live_table, speed_line, stage_cells
+    from perception_encoder.cli.engine.table import live_table
     from perception_encoder.inference.listing import check_paths
     from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
     from perception_encoder.video_data_engine.run import run_engine
@@ -74,10 +77,17 @@ def run(
     except KeyboardInterrupt:
         output.print_warning("stopped; what is done is stored, and the same command goes on")
         raise typer.Exit(output.INTERRUPTED) from None
+    raise typer.Exit(_show(report, out, json, strict))
+
+
+def _show(report: EngineReport, out: Path, json: bool, strict: bool) -> int:
+    """Print the table of stages, or JSON, and the failures; returns the exit status."""
+    from perception_encoder.cli.engine.table import COLUMNS, speed_line, stage_cells
+
     failures = [InputError(each.source, f"{each.stage}: {each.reason}") for each in report.quarantine]
     if json:
         output.print_json(report.to_json())
     else:
         output.print_table(COLUMNS, stage_cells(report))
         output.print_remark(f"{speed_line(report)}: {out}")
-    raise typer.Exit(output.input_status(failures, report.clips + len(failures), strict))
+    return output.input_status(failures, report.clips + len(failures), strict)

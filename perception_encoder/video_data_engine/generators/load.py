@@ -27,7 +27,7 @@ def check_name(name: str) -> None:
         raise ConfigError(f"{name!r} is not of the form python:package.module:function")
 
 
-def load_generator(name: str, sees: bool, timeout: float = 120.0) -> Generator:
+def load_engine_model(name: str, sees: bool, timeout: float = 120.0) -> Generator:
     """Load a model.
 
     `name`: `https://host/v1#MODEL`, an endpoint that speaks OpenAI's chat protocol; `hf:NAME`, a model of transformers

@@ -17,7 +17,7 @@ from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 
-class TransformersModel:
+class TransformersCaptioner:
     """A `Generator`: a model of transformers with its processor; a video is its frames, one image after the other."""
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
@@ -66,7 +66,7 @@ class TransformersModel:
         return Reply(answer[: min(cuts)] if cuts else answer, length, len(tokens), finished)
 
 
-def load_transformers_model(name: str | Path) -> TransformersModel:
+def load_transformers_model(name: str | Path) -> TransformersCaptioner:
     """Load a model by its directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
     try:
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -81,4 +81,4 @@ def load_transformers_model(name: str | Path) -> TransformersModel:
             )
     except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
         raise WeightsUnavailableError(f"the model {name} could not be loaded: {one_line(error)}") from error
-    return TransformersModel(Path(name).name, model.to(device), processor)
+    return TransformersCaptioner(Path(name).name, model.to(device), processor)

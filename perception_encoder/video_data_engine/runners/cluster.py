@@ -23,7 +23,7 @@ from perception_encoder.video_data_engine.generators.endpoint import KEY
 from perception_encoder.video_data_engine.generators.load import is_endpoint
 from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, StageResult, clips_of
 from perception_encoder.video_data_engine.runners.local import Loaded
-from perception_encoder.video_data_engine.stages import DECODING, Stage
+from perception_encoder.video_data_engine.stages import DECODING, EngineStage
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _AT_ONCE = 1000
 
 
 def run_on_cluster(
-    address: str, stages: Sequence[Stage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
+    address: str, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
 ) -> Iterator[Outcome]:
     """Do what `run_local` does on the cluster at `address`: "auto", HOST:PORT, or "local" for one of this machine.
 
@@ -65,7 +65,7 @@ def run_on_cluster(
             ray.shutdown()
 
 
-def _stream(stages: Sequence[Stage], records: list[ClipRecord], work: WorkConfig) -> Iterator[dict[str, Any]]:
+def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: WorkConfig) -> Iterator[dict[str, Any]]:
     """Yield a row for each record that is through: its outcomes, and what is stored of the models it met."""
     import ray
     import ray.data
@@ -94,7 +94,7 @@ def _stream(stages: Sequence[Stage], records: list[ClipRecord], work: WorkConfig
     yield from data.iter_rows()
 
 
-def _most(stage: Stage, work: WorkConfig, cpus: float, gpus: float) -> int:
+def _most(stage: EngineStage, work: WorkConfig, cpus: float, gpus: float) -> int:
     """Most actors of a stage: for a model, as many as fit the GPUs; for decoding, `workers`."""
     if stage.group == DECODING:
         return max(1, min(work.workers, int(cpus)))
@@ -106,7 +106,7 @@ def _most(stage: Stage, work: WorkConfig, cpus: float, gpus: float) -> int:
 class StageActor:
     """A worker of the cluster that takes rows through one stage; those that wait for another pass unchanged."""
 
-    def __init__(self, stage: Stage, tries: int, attempts: Any, environment: dict[str, str]) -> None:
+    def __init__(self, stage: EngineStage, tries: int, attempts: Any, environment: dict[str, str]) -> None:
         os.environ.update(environment)
         self._stage, self._tries, self._attempts = stage, tries, attempts
         self._problem: PerceptionEncoderError | None = None

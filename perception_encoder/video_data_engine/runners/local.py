@@ -24,7 +24,7 @@ from perception_encoder.video_data_engine.record import (
     clips_of,
 )
 from perception_encoder.video_data_engine.runners.worker import StageProcess
-from perception_encoder.video_data_engine.stages import DECODING, Stage
+from perception_encoder.video_data_engine.stages import DECODING, EngineStage
 
 Loaded = Callable[[str, dict[str, Any]], None]
 """Is called with a stage's name and what is stored of its model, once it is loaded."""
@@ -34,7 +34,7 @@ _TICK = 0.5
 
 
 def run_local(
-    stages: Sequence[Stage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
+    stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
 ) -> Iterator[Outcome]:
     """Take records through the stages that they still need, and yield each outcome when it is there.
 
@@ -52,10 +52,10 @@ class _Runner:
     """Queues of records before each stage, and the processes."""
 
     def __init__(
-        self, stages: Sequence[Stage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
+        self, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
     ) -> None:
         self.stages = {stage.name: stage for stage in stages}
-        self.groups: dict[str, list[Stage]] = defaultdict(list)
+        self.groups: dict[str, list[EngineStage]] = defaultdict(list)
         for stage in stages:
             self.groups[stage.group].append(stage)
         self.records, self.work, self.loaded = iter(records), work, loaded
@@ -112,13 +112,13 @@ class _Runner:
                 if process.idle and self.queues[stage.name] and not self._is_ahead(stage):
                     process.give(stage, self._batch(stage))
 
-    def _is_ahead(self, stage: Stage) -> bool:
+    def _is_ahead(self, stage: EngineStage) -> bool:
         """Whether more records wait behind a stage than should be in memory."""
         names = list(self.queues)
         behind = names[names.index(stage.name) + 1 :][:1]
         return any(len(self.queues[name]) >= self.room for name in behind)
 
-    def _batch(self, stage: Stage) -> list[ClipRecord]:
+    def _batch(self, stage: EngineStage) -> list[ClipRecord]:
         queue, batch = self.queues[stage.name], list[ClipRecord]()
         while queue and len(batch) < stage.batch_size:
             if (stage.name, queue[0].key) in self.alone:

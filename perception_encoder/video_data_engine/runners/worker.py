@@ -17,7 +17,7 @@ import torch
 
 from perception_encoder.errors import PerceptionEncoderError, one_line
 from perception_encoder.video_data_engine.record import ClipRecord, Outcome
-from perception_encoder.video_data_engine.stages import Models, Stage
+from perception_encoder.video_data_engine.stages import EngineStage, Models
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ class StageProcess:
     `ready` (its models are loaded).
     """
 
-    def __init__(self, stages: Sequence[Stage], threads: int) -> None:
+    def __init__(self, stages: Sequence[EngineStage], threads: int) -> None:
         context = _context()
         self.connection, theirs = context.Pipe()
         self.stages = {stage.name: stage for stage in stages}
         self.batch: list[ClipRecord] = []
-        self.stage: Stage = stages[0]
+        self.stage: EngineStage = stages[0]
         self.ready = False
         self._deadline = float("inf")
         self._process = context.Process(
@@ -56,7 +56,7 @@ class StageProcess:
         """Until its batch has to be done."""
         return self._deadline - time.monotonic()
 
-    def give(self, stage: Stage, batch: Sequence[ClipRecord]) -> None:
+    def give(self, stage: EngineStage, batch: Sequence[ClipRecord]) -> None:
         """Hand it records for a stage."""
         self.stage, self.batch = stage, list(batch)
         self._deadline = time.monotonic() + stage.seconds * len(batch)
@@ -102,7 +102,7 @@ def _context() -> SpawnContext | ForkServerContext:
     return context
 
 
-def _serve(connection: Connection, stages: list[Stage], threads: int, environment: dict[str, str]) -> None:
+def _serve(connection: Connection, stages: list[EngineStage], threads: int, environment: dict[str, str]) -> None:
     """Run the process: send what is stored of the models, then answer each batch with outcomes.
 
     `environment`: the parent's; the process that this one is forked from may have an older one.
@@ -120,7 +120,7 @@ def _serve(connection: Connection, stages: list[Stage], threads: int, environmen
         connection.send(PerceptionEncoderError(f"a worker failed: {type(error).__name__}: {one_line(error)}"))
 
 
-def _answer_batches(connection: Connection, stages: list[Stage], threads: int) -> None:
+def _answer_batches(connection: Connection, stages: list[EngineStage], threads: int) -> None:
     torch.set_num_threads(threads)
     models: Models = {}
     opened = {stage.name: stage.open(models) for stage in stages}

@@ -32,7 +32,7 @@ def sample_clip(record: ClipRecord, count: int, side: int) -> tuple[dict[str, An
     return value, tuple(map(_jpeg, frames.images))
 
 
-def open_frames(record: ClipRecord) -> VideoFrames:
+def open_clip_frames(record: ClipRecord) -> VideoFrames:
     """Return the sampled frames as a captioner reads them."""
     images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in record.frames]
     times: Sequence[float] = record.results[FRAMES]["times"]

@@ -14,7 +14,7 @@ from perception_encoder.video_data_engine.generators.load import (
     check_name,
     describe_generator,
     is_endpoint,
-    load_generator,
+    load_engine_model,
 )
 from tests.language_models import tiny_decoder, write_tiny_decoder
 from tests.video_data_engine.models import ECHO, Echo
@@ -22,7 +22,7 @@ from tests.video_data_engine.models import ECHO, Echo
 
 def test_endpoints_have_an_address_and_a_model() -> None:
     pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
-    model = load_generator("https://example.org/v1#Qwen/Qwen3-VL", True, 7.0)
+    model = load_engine_model("https://example.org/v1#Qwen/Qwen3-VL", True, 7.0)
     assert describe_generator(model) == {"name": "Qwen/Qwen3-VL", "address": "https://example.org/v1"}
     assert model.timeout == 7 and is_endpoint("http://x/v1#m") and not is_endpoint("smollm2")
 
@@ -34,12 +34,12 @@ def test_incomplete_names_are_refused(name: str) -> None:
 
 
 def test_a_function_of_ones_own() -> None:
-    model = load_generator(ECHO, False)
+    model = load_engine_model(ECHO, False)
     assert isinstance(model, Echo) and describe_generator(model) == {"name": "echo"}
 
 
 def test_a_language_model_of_transformers(tmp_path: Path) -> None:
-    model = load_generator(f"hf:{write_tiny_decoder(tmp_path)}", False)
+    model = load_engine_model(f"hf:{write_tiny_decoder(tmp_path)}", False)
     same = TextModel("tiny", tiny_decoder())
     conversation, sampling = [ask("what is red?")], Sampling(max_tokens=6)
     assert isinstance(model, TextModel)
@@ -49,6 +49,6 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
 
 
 def test_the_built_in_model_may_write_summaries_too() -> None:
-    assert isinstance(load_generator("builtin-lang", False), LanguageModel)
+    assert isinstance(load_engine_model("builtin-lang", False), LanguageModel)
     with pytest.raises(UnknownModelError, match="no language model is called 'gpt'"):
-        load_generator("gpt", True)
+        load_engine_model("gpt", True)
