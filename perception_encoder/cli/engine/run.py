@@ -54,7 +54,7 @@ def run(
         pe engine run --videos clips/ -o captioned/
         pe engine run --videos "clips/*.mp4" -o captioned/ --llm http://127.0.0.1:8000/v1#qwen3-8b
         pe engine run --videos shard.tar -o captioned/ --captioner facebook/Perception-LM-1B
-        pe train video_debug --shards captioned/shards
+        pe train video_finetune_b16 --shards captioned/shards
     """
     from perception_encoder.cli.engine.table import live_table
     from perception_encoder.inference.listing import check_paths

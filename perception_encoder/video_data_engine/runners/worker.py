@@ -107,6 +107,7 @@ def _serve(connection: Connection, stages: list[EngineStage], threads: int, envi
 
     `environment`: the parent's; the process that this one is forked from may have an older one.
     """
+    os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
