@@ -12,6 +12,7 @@ PerceptionEncoderError
 ├── OutputError                  a result that could not be written
 ├── SearchIndexError             an index that is missing, damaged, or of another model
 ├── ClusterError                 a cluster that does not answer, fails or is lost
+├── EndpointError                a model behind an address that does not answer, or answers wrongly
 ├── MissingExtraError            an optional dependency that is not installed
 └── InputError                   one input of many; `.source` is its name
     ├── MediaNotFoundError       no such file
@@ -25,6 +26,7 @@ from __future__ import annotations
 import json
 import os
 from importlib import metadata
+from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -109,6 +111,26 @@ class SearchIndexError(PerceptionEncoderError):
 
 class ClusterError(PerceptionEncoderError):
     """A cluster that does not answer, whose workers fail, or that is lost."""
+
+
+class EndpointError(PerceptionEncoderError):
+    """A model behind an address that does not answer, or answers wrongly.
+
+    `scope`: what it spoils: one "attempt", the "request" however often it is sent, or every request to this "service".
+    `wait`: seconds after which the next attempt is welcome, if the answer says so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        scope: Literal["attempt", "request", "service"] = "attempt",
+        wait: float | None = None,
+    ) -> None:
+        self.scope, self.wait = scope, wait
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[EndpointError], tuple[str, str, float | None]]:
+        return type(self), (str(self), self.scope, self.wait)
 
 
 class MissingExtraError(PerceptionEncoderError):

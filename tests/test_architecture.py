@@ -23,7 +23,7 @@ NAME = "perception_encoder"
 
 LAYERS = [
     {"errors"},
-    {"files", "ranks", "progress", "vectors"},
+    {"files", "ranks", "progress", "ray_cluster", "vectors"},
     {"losses"},
     {"models", "preprocess"},
     {"formats", "planning"},
@@ -34,13 +34,12 @@ LAYERS = [
     {
         "pretraining",
         "layer_analysis",
-        "video_data_engine",
         "video_dataset",
         "language_alignment",
         "spatial_alignment",
         "dense_training",
     },
-    {"distillation", "finetuning", "video_finetuning"},
+    {"distillation", "finetuning", "video_finetuning", "video_data_engine"},
     {"recipes"},
     {"cli"},
 ]

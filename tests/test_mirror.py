@@ -28,6 +28,7 @@ CROSS_CUTTING = {
     "search/test_bad_input.py": "bad input to every command",
     "search/web/test_dense_browser.py": "regions, tracking and depth in a browser",
     "search/web/test_page_browser.py": "the page in a browser",
+    "video_data_engine/test_engine_kill.py": "a killed engine goes on",
     "serving/test_api_clients.py": "clients of other projects",
     "serving/test_api_limits.py": "limits of the running server",
     "train/test_device.py": "the loop on a GPU",

@@ -41,7 +41,13 @@ COMMANDS = {
         "convert": "models.convert",
         "export": "models.export",
     },
-    "Train and evaluate": {"train": "train.train", "data": "data.group", "eval": "evaluate.group", "layers": "layers"},
+    "Train and evaluate": {
+        "train": "train.train",
+        "data": "data.group",
+        "engine": "engine.group",
+        "eval": "evaluate.group",
+        "layers": "layers",
+    },
 }
 """All commands by heading: the name of each, and its module in `perception_encoder.cli`."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

@@ -1,10 +1,9 @@
-"""Answer questions about images and videos: a perception language model with its transforms, prompts and streaming."""
+"""Answer questions about images and videos: a perception language model with its transforms and prompts."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from weakref import ReferenceType, ref
 
 import torch
@@ -13,19 +12,16 @@ from torch import Tensor
 from perception_encoder.language_alignment.media import MediaConfig, media_pixels
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.fast_llama import FastLlama
-from perception_encoder.language_alignment.text.generation import generate_tokens
-from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
+from perception_encoder.language_alignment.text.text_model import TextModel
+from perception_encoder.preprocess.conversation import MediaPart, Message, Sampling
 
 CACHED_MEDIA = 32
 """Images and videos whose tokens stay in memory while they exist, so that a conversation encodes each once."""
 ENCODED_AT_ONCE = 8
 """Images and tiles that the vision tower encodes at once."""
-GENERATED_AT_ONCE = 8
-"""Conversations that are answered at once."""
 
 
-class LanguageModel:
+class LanguageModel(TextModel):
     """A `Generator`: a perception language model on one device.
 
     Attributes: `model` (the torch module), `decoder` (tokenizer and prompts), `name`, `media`, `encoded` (how many
@@ -33,70 +29,10 @@ class LanguageModel:
     """
 
     def __init__(self, name: str, model: PerceptionLanguageModel, decoder: Decoder, media: MediaConfig) -> None:
-        self.name, self.model, self.decoder, self.media = name, model.eval(), decoder, media
+        super().__init__(name, decoder)
+        self.model, self.media = model.eval(), media
         self.encoded = 0
         self._tokens: OrderedDict[tuple[int, bool], tuple[ReferenceType[MediaPart], Tensor]] = OrderedDict()
-
-    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
-        """Return an answer to each conversation, greedily by default; ContextLengthError for one that does not fit."""
-        sampling, answers = sampling or Sampling(), list[Reply]()
-        for start in range(0, len(conversations), GENERATED_AT_ONCE):
-            answers += self._answer(conversations[start : start + GENERATED_AT_ONCE], sampling)
-        return answers
-
-    def stream(self, conversation: Sequence[Message], sampling: Sampling | None = None) -> Generator[str, None, Reply]:
-        """Yield the answer to one conversation piece by piece, whole characters at a time, and return all of it."""
-        sampling = sampling or Sampling()
-        prompt, cut = self._prompt(conversation, sampling)
-        tokens: list[int] = []
-        streamed = ""
-        for (token,) in self._generate([prompt], sampling):
-            assert token is not None
-            tokens.append(token)
-            text, ended = self._text(tokens, sampling)
-            stable = text if ended else _without_partial(text, sampling.stop)
-            if len(stable) > len(streamed):
-                yield stable[len(streamed) :]
-                streamed = stable
-            if ended:
-                return Reply(text, len(prompt), len(tokens), True, cut)
-        text, _ = self._text(tokens, sampling)
-        if len(text) > len(streamed):
-            yield text[len(streamed) :]
-        return Reply(text, len(prompt), len(tokens), len(tokens) < sampling.max_tokens, cut)
-
-    def _answer(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:
-        prompts, cuts = zip(*(self._prompt(each, sampling) for each in conversations), strict=True)
-        tokens: list[list[int]] = [[] for _ in prompts]
-        ended = [False] * len(prompts)
-        for row in self._generate(prompts, sampling):
-            for number, token in enumerate(row):
-                if token is None:
-                    ended[number] = True
-                elif not ended[number]:
-                    tokens[number].append(token)
-                    ended[number] = bool(sampling.stop) and self._text(tokens[number], sampling)[1]
-            if all(ended):
-                break
-        return [
-            Reply(self._text(own, sampling)[0], len(prompt), len(own), end or len(own) < sampling.max_tokens, cut)
-            for own, prompt, cut, end in zip(tokens, prompts, cuts, ended, strict=True)
-        ]
-
-    @cached_property
-    def _fast(self) -> FastLlama | None:
-        """Made for the first single answer: it packs the weights."""
-        return FastLlama(self.model.decoder) if FastLlama.fits(self.model.decoder) else None
-
-    def _generate(self, prompts: Sequence[Tensor], sampling: Sampling) -> Iterator[list[int | None]]:
-        fast = self._fast if len(prompts) == 1 else None
-        return generate_tokens(self.model.decoder, prompts, self.decoder.end_tokens, sampling, fast)
-
-    def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
-        """The text of an answer's tokens up to a stop, and whether there is one."""
-        text = self.decoder.tokenizer.decode(tokens, skip_special_tokens=True)
-        ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
-        return (text[: min(ends)], True) if ends else (text, False)
 
     @torch.inference_mode()
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
@@ -134,14 +70,3 @@ class LanguageModel:
         while len(self._tokens) > CACHED_MEDIA:
             self._tokens.popitem(last=False)
         return tokens
-
-
-def _without_partial(text: str, stops: Sequence[str]) -> str:
-    """The text without what may still change: half a character, or the beginning of a stop."""
-    text = text.rstrip("\ufffd")
-    for stop in stops:
-        for length in range(min(len(stop) - 1, len(text)), 0, -1):
-            if text.endswith(stop[:length]):
-                text = text[:-length]
-                break
-    return text

@@ -33,7 +33,7 @@ from perception_encoder.preprocess.video_file import check_size, decoding, open_
 
 logger = logging.getLogger(__name__)
 
-_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers with an index to seek by and with a presentation time on each frame."""
 
 _SEEK_OVER = 12
@@ -59,20 +59,22 @@ def read_frames(
     end: float | None = None,
     admit: Admit | None = None,
     choose: FrameChoice | None = None,
+    side: int | None = None,
 ) -> VideoFrames:
     """Decode `frames` uniform frames of a video, or of its part from `start` to `end` seconds.
 
     The part holds what is on screen from `start` until just before `end` (one frame if they are equal);
     a short video gives frames twice. A file that ends early or is damaged gives what is there, and a logged warning.
     `admit` is called with the bytes that the frames take before they are decoded: see `ByteBudget`. `choose`: another
-    choice of frames, such as `plm_frame_indices`. Raises MediaNotFoundError, MediaDecodeError (no video, no frames),
+    choice of frames, such as `plm_frame_indices`. `side`: larger frames are reduced to this short side, which takes a
+    fraction of the time of a later resize. Raises MediaNotFoundError, MediaDecodeError (no video, no frames),
     MediaTooLargeError and InputError (a range outside the video).
     """
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):
             raise InputError(name, f"from {start} s to {end} s is not a range of time")
         with decoding(name):
-            return _read(stream, name, _Selection(frames, start or 0.0, end, choose), admit)
+            return _read(stream, name, _Selection(frames, start or 0.0, end, choose, side), admit)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class _Selection:
     start: float
     end: float | None
     choose: FrameChoice | None
+    side: int | None
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,12 @@ class SampledFrame:
 
 
 def sample_frames(
-    source: Source, name: str | None = None, every: float = 1.0, start: float = 0.0
+    source: Source, name: str | None = None, every: float = 1.0, start: float = 0.0, side: int | None = None
 ) -> Iterator[SampledFrame]:
     """Decode a frame each `every` seconds, of 0 every frame, one after the other: memory for two is enough.
 
-    The first is the one on screen at `start` seconds, at the latest the last. Damage and errors are treated as
-    `read_frames` does; before an error is raised, frames may have been given.
+    The first is the one on screen at `start` seconds, at the latest the last. `side`: as in `read_frames`. Damage and
+    errors are treated as `read_frames` does; before an error is raised, frames may have been given.
     """
     if not every >= 0 or not start >= 0:
         raise ConfigError(f"a frame every {every:g} s from {start:g} s on: both must be at least 0")
@@ -114,7 +117,7 @@ def sample_frames(
         duration = timeline.times[-1] + timeline.last
         waiting: tuple[float, Image.Image] | None = None
         first = timeline.times[max(0, bisect.bisect_right(timeline.times, start) - 1)]
-        for time, image in _sample(stream, name, timeline, every, first):
+        for time, image in _sample(stream, name, timeline, every, first, side):
             if waiting is not None:
                 yield SampledFrame(waiting[1], waiting[0], time)
             waiting = time, image
@@ -162,8 +165,8 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
     numbers = _frame_numbers(timeline, name, selection) if timeline.indexed else []
     images: dict[int, Image.Image] = {}
     if numbers:
-        with open_container(stream, name) as (container, video):
-            images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), name))
+        with open_container(stream, name, selection.side) as (container, video):
+            images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), name, selection.side))
     if not numbers or images.keys() != set(numbers):
         timeline, numbers, images = _by_counting(stream, name, timeline, selection)
     _warn_of_damage(timeline, name)
@@ -178,7 +181,7 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
 
 
 def _sample(
-    stream: BinaryIO, name: str, timeline: _Timeline, every: float, first: float
+    stream: BinaryIO, name: str, timeline: _Timeline, every: float, first: float, side: int | None
 ) -> Iterator[tuple[float, Image.Image]]:
     """(time, frame) each `every` seconds: by seeking as far as that goes, the rest by decoding everything."""
     times, due = timeline.times, first
@@ -189,20 +192,20 @@ def _sample(
                 numbers.append(number)
                 due = _next_due(time, every)
         due = first
-        with open_container(stream, name) as (container, video):
-            for number, image in _by_seeking(container, video, timeline, numbers, name):
+        with open_container(stream, name, side) as (container, video):
+            for number, image in _by_seeking(container, video, timeline, numbers, name, side):
                 yield times[number], image
                 due = _next_due(times[number], every)
         if due > times[numbers[-1]]:
             _warn_of_damage(timeline, name)
             return
     damaged = not timeline.complete
-    with open_container(stream, name) as (container, video):
+    with open_container(stream, name, side) as (container, video):
         for number, frame in enumerate(_decode(container, video)):
             time = times[number] if number < len(times) else times[-1] + (number - len(times) + 1) * timeline.last
             damaged |= frame is None or frame.is_corrupt
             if frame is not None and time >= due:
-                yield time, _image(frame, name)
+                yield time, _image(frame, name, side)
                 due = _next_due(time, every)
     _warn_of_damage(replace(timeline, complete=not damaged), name)
 
@@ -255,7 +258,7 @@ def _timeline(
     if len(ordered) == len(ticks) and video.time_base is not None:
         unit = float(video.time_base)
         last = last or ((ordered[-1] - ordered[0]) // (len(ordered) - 1) if len(ordered) > 1 else 0)
-        return _Timeline(ordered, keys, unit, last * unit, container.format.name in _INDEXED, whole)
+        return _Timeline(ordered, keys, unit, last * unit, container.format.name in INDEXED, whole)
     unit = 1 / float(video.average_rate or 25)
     return _Timeline(list(range(len(ticks))), [], unit, unit, False, whole)
 
@@ -275,7 +278,12 @@ def _frame_numbers(timeline: _Timeline, name: str, selection: _Selection) -> lis
 
 
 def _by_seeking(
-    container: InputContainer, video: VideoStream, timeline: _Timeline, numbers: list[int], name: str
+    container: InputContainer,
+    video: VideoStream,
+    timeline: _Timeline,
+    numbers: list[int],
+    name: str,
+    side: int | None,
 ) -> Iterator[tuple[int, Image.Image]]:
     """Decode the wanted frames only, from the key frame before each; ends early if the file differs from its index."""
     needed = {timeline.ticks[number] for number in numbers}
@@ -292,7 +300,7 @@ def _by_seeking(
             if frame is None or frame.pts is None or frame.pts > tick or (frame.pts == tick and frame.is_corrupt):
                 return
             if frame.pts == tick:
-                yield number, _image(frame, name)
+                yield number, _image(frame, name, side)
                 break
         else:
             return
@@ -307,14 +315,14 @@ def _by_counting(
         numbers = _frame_numbers(timeline, name, selection)
         images: dict[int, Image.Image] = {}
         ticks: list[int | None] = []
-        with open_container(stream, name) as (container, video):
+        with open_container(stream, name, selection.side) as (container, video):
             for frame in _decode(container, video):
                 if frame is None or frame.is_corrupt:
                     timeline = replace(timeline, complete=False)
                 if frame is None:
                     continue
                 if len(ticks) in numbers:
-                    images[len(ticks)] = _image(frame, name)
+                    images[len(ticks)] = _image(frame, name, selection.side)
                 ticks.append(frame.pts)
             if not ticks:
                 raise MediaDecodeError(name, "holds no frame that decodes")
@@ -359,9 +367,14 @@ def _packets(packets: Iterator[Packet]) -> Iterator[Packet | None]:
             return
 
 
-def _image(frame: VideoFrame, name: str) -> Image.Image:
+def _image(frame: VideoFrame, name: str, side: int | None) -> Image.Image:
     check_size(frame.width, frame.height, name)
-    image = frame.to_image()
+    short = min(frame.width, frame.height)
+    if side is not None and short > side:
+        width, height = (max(side, round(each * side / short)) for each in (frame.width, frame.height))
+        image = frame.to_image(width=width, height=height, interpolation="AREA")
+    else:
+        image = frame.to_image()
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image

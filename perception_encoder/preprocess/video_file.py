@@ -22,9 +22,18 @@ _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.
 """Titles in other encodings than UTF-8 are not damage; PyAV 19 accepts them anyway."""
 
 
+_REDUCED = frozenset({"mjpeg", "mpeg1video", "mpeg2video", "mpeg4"})
+"""Codecs that FFmpeg decodes to a half, a quarter or an eighth of the size."""
+
+
 @contextmanager
-def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the container from its start and pick its video: the first one that is not a cover image."""
+def open_container(
+    stream: BinaryIO, name: str, side: int | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the container from its start and pick its video: the first one that is not a cover image.
+
+    `side`: decode at a reduced size whose short side is at least this, if the codec allows.
+    """
     stream.seek(0)
     try:
         options = {"format_whitelist": FORMATS}
@@ -41,6 +50,9 @@ def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer
             raise MediaDecodeError(name, "holds no video that can be decoded")
         check_size(context.width, context.height, name)
         context.options = {"max_pixels": str(MAX_PIXELS)}
+        if side is not None and context.name in _REDUCED:
+            halvings = (min(context.width, context.height) // side).bit_length() - 1
+            context.options |= {"lowres": str(max(0, min(3, halvings)))}
         context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
         yield container, videos[0]
 

@@ -395,3 +395,22 @@ def test_sampling_holds_few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "_image", watched)
     for _ in sample_frames(clip(), every=0.1):
         assert sum(ref() is not None for ref in made) <= 4
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "libx264"), ("avi", "mpeg4"), ("mov", "mjpeg")])
+def test_frames_of_a_reduced_size(format: str, codec: str) -> None:
+    """They are the same frames; a codec that can is decoded at half the size."""
+    small = read_frames(clip(30, format, codec), side=32)
+    whole = read_frames(clip(30, format, codec))
+    assert {image.size for image in small.images} == {(64, 32)} and small.times == whole.times
+    for reduced, image in zip(small.images, whole.images, strict=True):
+        difference = np.asarray(reduced, float) - np.asarray(image.resize((64, 32), Image.Resampling.BOX), float)
+        assert np.abs(difference).mean() < 6
+        assert number_of(reduced.resize(image.size)) == number_of(image)
+    assert {frame.image.size for frame in sample_frames(clip(30, format, codec), side=32)} == {(64, 32)}
+
+
+def test_a_small_or_turned_video_is_reduced_upright() -> None:
+    assert read_frames(clip(3), side=64).images[0].size == (128, 64)
+    turned = with_display_matrix(clip(3), 0, 1, -1, 0)
+    assert read_frames(turned, side=16).images[0].size == (16, 32)

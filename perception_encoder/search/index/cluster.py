@@ -6,7 +6,6 @@ talks to Ray, because Ray ends a process whose cluster is lost, and writes to th
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import pickle
@@ -17,12 +16,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -33,11 +30,11 @@ from perception_encoder.errors import (
     ClusterError,
     InputError,
     MediaNotFoundError,
-    MissingExtraError,
     PerceptionEncoderError,
 )
 from perception_encoder.inference.encoder import Encoder, load
 from perception_encoder.inference.pipeline import map_in_order, worker_count
+from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
 from perception_encoder.search.index.changes import File
 from perception_encoder.search.index.index import Index
 from perception_encoder.search.index.moments import MomentConfig
@@ -47,8 +44,7 @@ logger = logging.getLogger(__name__)
 
 Read = Callable[[Index, Encoder, set[str], Sequence[File]], Iterator[list[FileResult]]]
 
-_KNOCK_SECONDS, _CONNECT_SECONDS, _END_SECONDS = 10.0, 120.0, 20.0
-_LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system; `_node_ip_address` does not take 127.0.0.1
+_CONNECT_SECONDS, _END_SECONDS = 120.0, 20.0
 _GPU_BATCH = 64
 _TASK_BATCHES = 8  # at most; enough for the threads beside a GPU, and little work to lose
 _TASK_TRIES = 2  # then its files are read one by one, to find the one that workers die of
@@ -63,9 +59,7 @@ def on_cluster(address: str) -> Iterator[Read]:
     machines must see the directory, and a model file, under the same path. Raises MissingExtraError without Ray and
     ClusterError if no cluster answers; the yielded function raises ClusterError if workers fail or the cluster is lost.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise MissingExtraError("ray", "cluster")
-    _knock(address)
+    check_cluster(address)
     command = [sys.executable, "-P", "-c", f"from {__name__} import run_driver; run_driver()", address]
     stderr = None if logger.isEnabledFor(logging.INFO) else subprocess.DEVNULL
     process = subprocess.Popen(
@@ -84,21 +78,6 @@ def on_cluster(address: str) -> Iterator[Read]:
             process.kill()
             process.wait()
         driver.answers.close()
-
-
-def _knock(address: str) -> None:
-    """Raise ClusterError if nobody listens; Ray itself would try for minutes."""
-    try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return  # Ray explains what is wrong with it
-    if host and port:
-        try:
-            socket.create_connection((host, port), _KNOCK_SECONDS).close()
-        except OSError as error:
-            reason = error.strerror or error
-            raise ClusterError(f"no Ray cluster answers at {address}: {reason}; start one with: ray start") from None
 
 
 class _Digests:
@@ -186,7 +165,7 @@ def run_driver() -> None:
 
     address = sys.argv[1]
     try:
-        _connect(address)
+        connect_cluster(address)
         give(pickle.dumps([]))
         while True:
             for results in _stream(address, *jobs.get()):
@@ -208,39 +187,11 @@ def _take_jobs(stream: IO[bytes], jobs: queue.SimpleQueue[tuple[_Job, list[File]
     os.kill(os.getpid(), signal.SIGTERM)  # the parent is done, or gone; on this Ray leaves its cluster in good order
 
 
-def _connect(address: str) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address == "local":  # whoever reaches Ray's ports can run code
-        os.environ[_LOOPBACK_ALONE] = "0"
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingExtraError(error.name or "ray", "cluster") from None
-    dashboard = False if address == "local" else None
-    tries = 2 if address.startswith("ray://") else 1  # a cluster's first client sometimes gets no server
-    for trial in range(tries):
-        try:
-            ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-            return
-        except Exception as error:
-            logger.warning("no cluster", exc_info=error)
-            if trial == tries - 1:
-                raise ClusterError(f"no Ray cluster answers at {address}: {_brief(error)}") from None
-
-
-def _brief(error: BaseException) -> str:
-    """Return another library's error in one line: the last line of a traceback."""
-    lines = str(error).strip().splitlines() or [""]
-    message = " ".join((lines[-1] if 'File "' in str(error) else str(error)).split())
-    return message[:300] or type(error).__name__
-
-
 def _failure(error: Exception) -> ClusterError:
     """Return why workers failed; Ray passes on only the text of an error's traceback."""
     own = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
     foreign = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
-    reason = own[1] if own else foreign[0] if foreign else f"{type(error).__name__}: {_brief(error)}"
+    reason = own[1] if own else foreign[0] if foreign else f"{type(error).__name__}: {last_line(error)}"
     return ClusterError(f"a worker of the cluster failed: {reason}; give the same command again to continue")
 
 
@@ -274,7 +225,7 @@ class _Pipeline:
         tasks = [
             {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
         ]
-        attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts)
+        attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WorkCounter)
         self._attempts = attempts.remote()  # ends with its last reference
         rows = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             _Worker,
@@ -292,22 +243,6 @@ class _Pipeline:
         """Return a pickled list of results; None after the last."""
         row = next(self._rows, None)
         return None if row is None else row["results"]
-
-
-class _Attempts:
-    """Counts what workers began, whether or not they survived it."""
-
-    def __init__(self) -> None:
-        self._times: Counter[int | str] = Counter()
-
-    def begin(self, what: int | str) -> int:
-        """Return how often it began without an end, this time included."""
-        self._times[what] += 1
-        return self._times[what]
-
-    def end(self, what: int | str) -> None:
-        """Note that it was done."""
-        del self._times[what]
 
 
 class _Worker:

@@ -13,13 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
+from perception_encoder.preprocess.shot_changes import SHOT_CHANGE, colour_change
 from perception_encoder.vectors import unit_rows
-
-_BINS = 4  # of each colour channel
-_CELLS = 4  # of each side of the image: colours are counted in each cell
-_SIDE = 32  # pixels of the histogram's image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +26,7 @@ class MomentConfig:
     """Seconds between sampled frames."""
     longest: float = 10.0
     """Seconds after which a window ends."""
-    shot_change: float = 0.6
+    shot_change: float = SHOT_CHANGE
     """Share of the image whose colours must change for a cut, in 0–1."""
     alike: float = 0.9
     """Cosine similarity from which neighbouring windows are one moment."""
@@ -68,15 +64,6 @@ class Moment:
         return unit_rows(self.total)
 
 
-def colour_histogram(image: Image.Image) -> Float[np.ndarray, " C"]:
-    """Count an image's colours in each cell; each cell's shares sum to 1 / cells."""
-    pixels = np.asarray(image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX))  # (32, 32, 3)
-    colour = (pixels // (256 // _BINS)) @ np.array([_BINS * _BINS, _BINS, 1])  # (32, 32)
-    cell = np.arange(_SIDE) * _CELLS // _SIDE
-    index = (cell[:, None] * _CELLS + cell[None]) * _BINS**3 + colour
-    return np.bincount(index.ravel(), minlength=_CELLS**2 * _BINS**3).astype(np.float32) / _SIDE**2
-
-
 class MomentCutter:
     """Takes a video's sampled frames in order and returns the moments that cover it."""
 
@@ -97,8 +84,7 @@ class MomentCutter:
         return self._moments
 
     def _is_cut(self, frame: Frame) -> bool:
-        changed = np.abs(self._window[-1].colours - frame.colours).sum() / 2
-        return float(changed) > self._config.shot_change
+        return colour_change(self._window[-1].colours, frame.colours) > self._config.shot_change
 
     def _close(self) -> None:
         """Make the window a moment, or a part of the last one if they are similar."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from perception_encoder.search.index.moments import Frame, Moment, MomentConfig, MomentCutter, colour_histogram
+from perception_encoder.search.index.moments import Frame, Moment, MomentConfig, MomentCutter
 
 CONFIG = MomentConfig(every=1.0, longest=4.0, shot_change=0.5, alike=0.9)
 
@@ -84,13 +82,3 @@ def test_moments_cover_the_video_without_gaps(kinds: str, data: st.DataObject) -
     found = spans(kinds, data.draw(st.text("abc", min_size=len(kinds), max_size=len(kinds))))
     assert found[0][0] == 0 and found[-1][1] == len(kinds)
     assert [end for _, end in found[:-1]] == [start for start, _ in found[1:]]
-
-
-def test_colours_are_counted_by_cell() -> None:
-    left_red = Image.new("RGB", (64, 32), "red")
-    left_red.paste("blue", (32, 0, 64, 32))
-    right_red = left_red.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    histograms = [colour_histogram(image) for image in (left_red, right_red, left_red.resize((640, 320)))]
-    assert [histogram.sum() for histogram in histograms] == pytest.approx([1, 1, 1])
-    changed = [float(np.abs(histograms[0] - other).sum() / 2) for other in histograms[1:]]
-    assert changed == pytest.approx([1, 0])

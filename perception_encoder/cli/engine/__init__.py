@@ -1,0 +1,1 @@
+"""Commands of the video data engine: `pe engine run`, `prompts` and `refine`."""

@@ -1,0 +1,82 @@
+"""Connect to a Ray cluster with errors in one line, and count what its workers begin."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+from collections import Counter
+from urllib.parse import urlsplit
+
+from perception_encoder.errors import ClusterError, MissingExtraError
+
+logger = logging.getLogger(__name__)
+
+_KNOCK_SECONDS = 10.0
+_LOOPBACK_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" on any system; `_node_ip_address` does not take 127.0.0.1
+
+
+def check_cluster(address: str) -> None:
+    """Raise MissingExtraError without Ray, and ClusterError if nobody listens; Ray itself would try for minutes."""
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", "cluster")
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return  # Ray explains what is wrong with it
+    if host and port:
+        try:
+            socket.create_connection((host, port), _KNOCK_SECONDS).close()
+        except OSError as error:
+            reason = error.strerror or error
+            raise ClusterError(f"no Ray cluster answers at {address}: {reason}; start one with: ray start") from None
+
+
+def connect_cluster(address: str) -> None:
+    """Connect this process; `address` as for `ray.init`, "local" for a cluster of this machine that ends with it.
+
+    Raises MissingExtraError and ClusterError.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == "local":  # whoever reaches Ray's ports can run code
+        os.environ[_LOOPBACK_ALONE] = "0"
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError(error.name or "ray", "cluster") from None
+    dashboard = False if address == "local" else None
+    tries = 2 if address.startswith("ray://") else 1  # a cluster's first client sometimes gets no server
+    for trial in range(tries):
+        try:
+            ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:
+            logger.warning("no cluster", exc_info=error)
+            if trial == tries - 1:
+                raise ClusterError(f"no Ray cluster answers at {address}: {last_line(error)}") from None
+
+
+def last_line(error: BaseException) -> str:
+    """Return another library's error in one line: the last line of a traceback."""
+    lines = str(error).strip().splitlines() or [""]
+    message = " ".join((lines[-1] if 'File "' in str(error) else str(error)).split())
+    return message[:300] or type(error).__name__
+
+
+class WorkCounter:
+    """Counts what workers began, whether or not they survived it; an actor of Ray."""
+
+    def __init__(self) -> None:
+        self._times: Counter[int | str] = Counter()
+
+    def begin(self, what: int | str) -> int:
+        """Return how often it began without an end, this time included."""
+        self._times[what] += 1
+        return self._times[what]
+
+    def end(self, what: int | str) -> None:
+        """Note that it was done."""
+        del self._times[what]

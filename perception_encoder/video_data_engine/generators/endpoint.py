@@ -1,0 +1,133 @@
+"""Caption and summarize with a model behind an endpoint of OpenAI's chat protocol, by OpenAI's own client.
+
+Answers are streamed, so that one that breaks off is told from one that ends. The client makes one attempt; the engine
+makes the others.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections.abc
+import io
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from PIL import Image
+
+from perception_encoder.errors import EndpointError, MissingExtraError, one_line
+from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Sampling
+
+QUALITY = 92
+KEY = "OPENAI_API_KEY"
+"""The variable with the key; servers of one's own need none."""
+_REFUSED = (400, 413, 415, 422)
+"""Statuses of a request that would be refused again."""
+_WRONG = (401, 403, 404, 405)
+"""Statuses of a wrong key, model or address."""
+
+
+Scope = Literal["attempt", "request", "service"]
+
+
+class EndpointModel:
+    """A `Generator` behind an address such as `https://host/v1`; several threads may call it.
+
+    `timeout`: seconds for a whole answer. Raises MissingExtraError without openai.
+    """
+
+    def __init__(self, address: str, model: str, timeout: float = 120.0) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise MissingExtraError("openai", "engine") from None
+        self.name, self.address, self.timeout = model, address, timeout
+        key = os.environ.get(KEY) or "none"
+        self._library: Any = openai
+        self._client: Any = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=0)
+
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        """Return an answer to each conversation, one after the other; EndpointError if one fails."""
+        replies = []
+        for conversation in conversations:
+            pieces = self.stream(conversation, sampling)
+            while True:
+                try:
+                    next(pieces)
+                except StopIteration as end:
+                    replies.append(end.value)
+                    break
+        return replies
+
+    def stream(
+        self, conversation: Sequence[Message], sampling: Sampling | None = None
+    ) -> collections.abc.Generator[str, None, Reply]:
+        """Yield the answer piece by piece, and return all of it; EndpointError if it fails or breaks off."""
+        sampling = sampling or Sampling()
+        deadline = time.monotonic() + self.timeout
+        text, count, reason, usage = "", 0, None, None
+        try:
+            options = {"stop": list(sampling.stop)} if sampling.stop else {}
+            chunks = self._client.chat.completions.create(
+                model=self.name,
+                messages=[_message(each) for each in conversation],
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
+                stream=True,
+                **options,
+            )
+            with chunks:
+                for chunk in chunks:
+                    if time.monotonic() > deadline:
+                        raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
+                    usage = chunk.usage or usage
+                    for choice in chunk.choices[:1]:
+                        reason = choice.finish_reason or reason
+                        if piece := choice.delta.content:
+                            text, count = text + piece, count + 1
+                            yield piece
+        except EndpointError:
+            raise
+        except self._library.APIStatusError as error:
+            status, wait = error.status_code, _seconds(error.response.headers.get("retry-after"))
+            scope: Scope = "request" if status in _REFUSED else "service" if status in _WRONG else "attempt"
+            raise EndpointError(f"{self.address} answered with an error: {one_line(error)}", scope, wait) from None
+        except self._library.APITimeoutError:
+            raise EndpointError(f"{self.address} did not answer within {self.timeout:g} s") from None
+        except Exception as error:  # garbage can make the client raise anything
+            cause = error.__cause__ or error
+            raise EndpointError(f"{self.address} failed or sent garbage: {one_line(cause)}") from None
+        if reason is None:
+            raise EndpointError(f"{self.address} broke off its answer")
+        prompt_tokens, tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, count)
+        return Reply(text, prompt_tokens, tokens, reason != "length")
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if not message.media:
+        return {"role": message.role, "content": "".join(map(str, message.content))}
+    return {"role": message.role, "content": [part for each in message.content for part in _parts(each)]}
+
+
+def _parts(part: ContentPart) -> list[dict[str, Any]]:
+    if isinstance(part, str):
+        return [{"type": "text", "text": part}]
+    images = [part] if isinstance(part, Image.Image) else part.images
+    return [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in images]
+
+
+def _data_url(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _seconds(text: str | None) -> float | None:
+    """The seconds that a header `Retry-After` states; None for a date and for anything else."""
+    try:
+        return max(0.0, float(text)) if text else None
+    except ValueError:
+        return None

@@ -1,0 +1,84 @@
+"""Caption with any model of transformers that takes images and text: SmolVLM, Qwen-VL, LLaVA, InternVL and others."""
+
+from __future__ import annotations
+
+import collections.abc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
+from perception_encoder.language_alignment.text.decoder import quiet_loading
+from perception_encoder.models.initialization import drawn_from
+from perception_encoder.models.precision import choose_device, fast_dtype
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling
+
+
+class TransformersCaptioner:
+    """A `Generator`: a model of transformers with its processor; a video is its frames, one image after the other."""
+
+    def __init__(self, name: str, model: Any, processor: Any) -> None:
+        self.name, self.model, self.processor = name, model.eval(), processor
+
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        """Return an answer to each conversation, greedily by default; ConfigError for one that the processor refuses.
+
+        `Sampling.stop` ends an answer where it is cut; `Sampling.cut` is not supported, a model's own limit holds.
+        """
+        return [self._answer(conversation, sampling or Sampling()) for conversation in conversations]
+
+    def stream(
+        self, conversation: Sequence[Message], sampling: Sampling | None = None
+    ) -> collections.abc.Generator[str, None, Reply]:
+        """Yield the answer in one piece, and return what `generate` returns."""
+        (reply,) = self.generate([conversation], sampling)
+        yield reply.text
+        return reply
+
+    @torch.inference_mode()
+    def _answer(self, conversation: Sequence[Message], sampling: Sampling) -> Reply:
+        images, messages = [], []
+        for message in conversation:
+            parts: list[dict[str, str]] = []
+            for part in message.content:
+                own = [] if isinstance(part, str) else [part] if isinstance(part, Image.Image) else part.images
+                images += own
+                parts += [{"type": "text", "text": part}] if isinstance(part, str) else [{"type": "image"}] * len(own)
+            messages.append({"role": message.role, "content": parts})
+        try:
+            text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            inputs = self.processor(text=[text], images=images or None, return_tensors="pt")
+        except Exception as error:  # a template or a processor raises what it likes
+            raise ConfigError(f"the processor of {self.name} refuses this conversation: {one_line(error)}") from None
+        inputs = inputs.to(self.model.device, self.model.dtype)
+        length = inputs["input_ids"].shape[1]
+        drawn = sampling.temperature > 0
+        choice = {"temperature": float(sampling.temperature), "top_p": sampling.top_p} if drawn else {}
+        with drawn_from(torch.Generator().manual_seed(sampling.seed)):
+            output = self.model.generate(**inputs, max_new_tokens=sampling.max_tokens, do_sample=drawn, **choice)
+        tokens = output[0, length:]
+        answer = self.processor.decode(tokens, skip_special_tokens=True)
+        cuts = [at for stop in sampling.stop if (at := answer.find(stop)) >= 0]
+        finished = bool(cuts) or len(tokens) < sampling.max_tokens
+        return Reply(answer[: min(cuts)] if cuts else answer, length, len(tokens), finished)
+
+
+def load_transformers_model(name: str | Path) -> TransformersCaptioner:
+    """Load a model by its directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
+    try:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+    except ImportError:
+        raise MissingExtraError("transformers", "engine") from None
+    device, local = choose_device(None), Path(name).is_dir()
+    try:
+        with quiet_loading():
+            processor = AutoProcessor.from_pretrained(str(name), local_files_only=local, trust_remote_code=False)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                str(name), dtype=fast_dtype(device), local_files_only=local, trust_remote_code=False
+            )
+    except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
+        raise WeightsUnavailableError(f"the model {name} could not be loaded: {one_line(error)}") from error
+    return TransformersCaptioner(Path(name).name, model.to(device), processor)

@@ -1,0 +1,193 @@
+"""Run the stages on a Ray cluster by Ray Data: a pool of actors for each stage, through which the records stream.
+
+A record is stored when it has been through all stages, so a killed run does its clips in flight again. A worker that
+dies is replaced by Ray, and its records are given to another. The machines must see the videos under the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+
+from perception_encoder.errors import ClusterError, ConfigError, PerceptionEncoderError, one_line
+from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
+from perception_encoder.video_data_engine.config import WorkConfig
+from perception_encoder.video_data_engine.generators.endpoint import KEY
+from perception_encoder.video_data_engine.generators.load import is_endpoint
+from perception_encoder.video_data_engine.record import PROBE, ClipRecord, Outcome, StageFailure, StageResult, clips_of
+from perception_encoder.video_data_engine.runners.local import Loaded
+from perception_encoder.video_data_engine.stages import DECODING, EngineStage
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 1000
+"""Records of a pass; the next one begins when it is done."""
+
+
+def run_on_cluster(
+    address: str, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
+) -> Iterator[Outcome]:
+    """Do what `run_local` does on the cluster at `address`: "auto", HOST:PORT, or "local" for one of this machine.
+
+    Raises MissingExtraError without Ray, ConfigError for a ray:// address, and ClusterError if the cluster fails.
+    """
+    if address.startswith("ray://"):
+        raise ConfigError(f"{address} is a client's address; run the engine on a machine of the cluster, with auto")
+    check_cluster(address)
+    connect_cluster(address)
+    import ray
+
+    known: set[str] = set()
+    try:
+        waiting = list(records)
+        for start in range(0, len(waiting), _AT_ONCE):
+            for row in _stream(stages, waiting[start : start + _AT_ONCE], work):
+                for stage, facts in pickle.loads(row["facts"]).items():
+                    if stage not in known:
+                        known.add(stage)
+                        loaded(stage, facts)
+                for outcome in pickle.loads(row["outcomes"]):
+                    if isinstance(outcome, PerceptionEncoderError):
+                        raise outcome
+                    yield outcome
+    except ray.exceptions.RayError as error:
+        logger.info("the cluster failed", exc_info=error)
+        raise ClusterError(f"the cluster failed: {last_line(error)}; give the same command again to go on") from None
+    finally:
+        with suppress(Exception):
+            ray.shutdown()
+
+
+def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: WorkConfig) -> Iterator[dict[str, Any]]:
+    """Yield a row for each record that is through: its outcomes, and what is stored of the models it met."""
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    resources = ray.cluster_resources()
+    cpus, gpus = float(resources.get("CPU", 1)), float(resources.get("GPU", 0))
+    counter: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WorkCounter)
+    attempts = counter.remote()  # ends with its last reference
+    environment = {KEY: os.environ[KEY]} if KEY in os.environ else {}
+    rows = [{"record": pickle.dumps(r), "outcomes": pickle.dumps([]), "facts": pickle.dumps({})} for r in records]
+    data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
+    for stage in stages:
+        is_local_model = stage.group != DECODING and not is_endpoint(stage.group)
+        share = work.gpu_share if gpus and is_local_model else None
+        data = data.map_batches(
+            StageActor,
+            fn_constructor_args=(stage, work.tries, attempts, environment),
+            batch_size=stage.batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_most(stage, work, cpus, gpus)),
+            num_cpus=min(1.0, cpus / (len(stages) + 1)),
+            num_gpus=share,
+        )
+    yield from data.iter_rows()
+
+
+def _most(stage: EngineStage, work: WorkConfig, cpus: float, gpus: float) -> int:
+    """Most actors of a stage: for a model, as many as fit the GPUs; for decoding, `workers`."""
+    if stage.group == DECODING:
+        return max(1, min(work.workers, int(cpus)))
+    if is_endpoint(stage.group) or not gpus:
+        return 1
+    return max(1, int(gpus / work.gpu_share))
+
+
+class StageActor:
+    """A worker of the cluster that takes rows through one stage; those that wait for another pass unchanged."""
+
+    def __init__(self, stage: EngineStage, tries: int, attempts: Any, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        self._stage, self._tries, self._attempts = stage, tries, attempts
+        self._problem: PerceptionEncoderError | None = None
+        try:
+            self._handle, self._facts = stage.open({})
+        except PerceptionEncoderError as error:  # which Ray would pass on as the text of a traceback
+            self._problem = error
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return the rows after the stage; a probed video becomes a row for each clip."""
+        rows = table.to_pylist()
+        own: list[tuple[dict[str, bytes], ClipRecord, list[Any]]] = []
+        others: list[dict[str, bytes]] = []
+        for row in rows:
+            record: ClipRecord = pickle.loads(row["record"])
+            outcomes = pickle.loads(row["outcomes"])
+            is_over = bool(outcomes) and not isinstance(outcomes[-1], StageResult)
+            if record.next_stage == self._stage.name and not is_over:
+                own.append((row, record, outcomes))
+            else:
+                others.append(row)
+        results = others
+        if own:
+            handled = self._outcomes([record for _, record, _ in own])
+            for (row, record, outcomes), outcome in zip(own, handled, strict=True):
+                results += self._after(row, record, [*outcomes, outcome])
+        return pa.Table.from_pylist(results, table.schema)
+
+    def _after(self, row: dict[str, bytes], record: ClipRecord, outcomes: list[Any]) -> list[dict[str, bytes]]:
+        last = outcomes[-1]
+        facts = row["facts"]
+        if isinstance(last, StageResult):
+            facts = pickle.dumps({**pickle.loads(facts), self._stage.name: self._facts})
+            record = record.after(last)
+        split = isinstance(last, StageResult) and last.stage == PROBE
+        clips = clips_of(record) if split else [record]
+        return [
+            {"record": pickle.dumps(clip), "outcomes": pickle.dumps([] if number else outcomes), "facts": facts}
+            for number, clip in enumerate(clips)
+        ]
+
+    def _outcomes(self, records: list[ClipRecord]) -> list[Outcome | PerceptionEncoderError]:
+        if self._problem is not None:
+            return [self._problem] * len(records)
+        if max(self._begin("together", record) for record in records) == 1:
+            try:
+                return [*self._limited(records)]
+            except PerceptionEncoderError as error:
+                return [error] * len(records)
+            except Exception as error:
+                logger.info("a stage failed", exc_info=error)
+        return [self._alone(record) for record in records]  # one of them ended a worker, or failed
+
+    def _alone(self, record: ClipRecord) -> Outcome | PerceptionEncoderError:
+        if self._begin("alone", record) > self._tries:
+            return self._failure(record, f"ended its worker, or took longer than {self._stage.seconds:g} s")
+        try:
+            outcome: Outcome | PerceptionEncoderError = self._limited([record])[0]
+        except PerceptionEncoderError as error:
+            outcome = error
+        except Exception as error:
+            outcome = self._failure(record, f"{type(error).__name__}: {one_line(error)}")
+        return outcome
+
+    def _begin(self, how: str, record: ClipRecord) -> int:
+        """Return how often a worker began a record so far; it may not have survived that."""
+        import ray
+
+        return ray.get(self._attempts.begin.remote(f"{how} {self._stage.name} {record.key}"))
+
+    def _limited(self, records: list[ClipRecord]) -> list[Outcome]:
+        """Handle records in their time; if it runs out, this worker ends, and Ray starts another."""
+        clock = threading.Timer(self._stage.seconds * len(records), os._exit, (1,))
+        clock.daemon = True
+        clock.start()
+        try:
+            return self._handle(records)
+        finally:
+            clock.cancel()
+
+    def _failure(self, record: ClipRecord, reason: str) -> StageFailure:
+        return StageFailure(
+            key=record.key, stage=self._stage.name, source=record.item.name, reason=reason, cause="video"
+        )

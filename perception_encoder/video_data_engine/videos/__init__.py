@@ -1,0 +1,1 @@
+"""Raw videos: listed, probed, with their metadata, cut into clips and sampled."""

@@ -1,0 +1,92 @@
+"""List the videos that paths hold, each with its key and the JSON file of metadata beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from perception_encoder.errors import DataError
+from perception_encoder.formats.tars import walk_tar
+from perception_encoder.inference.listing import Item, TarMember, list_items
+from perception_encoder.preprocess.media_types import IMAGE_SUFFIXES
+from perception_encoder.preprocess.source import escape_name, unescape_name
+from perception_encoder.video_data_engine.record import ClipRecord
+
+SIDECARS = (".json", ".info.json")
+"""Suffixes of a video's JSON file: `clip.mp4` has `clip.json`, as in WebDataset, or yt-dlp's `clip.info.json`."""
+
+
+def list_videos(paths: Iterable[str | Path]) -> Iterator[ClipRecord]:
+    """Yield a record for each video, in the order of `list_items`; files with an image's suffix and texts are left out.
+
+    What cannot be listed is a record whose item raises the reason. A file that is named twice is listed once.
+    """
+    keys: set[str] = set()
+    for item in list_items(paths):
+        is_text = item.source is None and item.problem is None
+        if is_text or PurePosixPath(item.path).suffix.lower() in IMAGE_SUFFIXES:
+            continue
+        key = make_key(item)
+        if key not in keys:
+            keys.add(key)
+            yield ClipRecord(key=key, item=item, sidecar=_sidecar(item))
+
+
+def make_key(item: Item) -> str:
+    """Return a name that tells an item from all others: of its file, and a hash of its whole path and its range."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(item.path).stem)[:40].strip("_")
+    path = os.path.abspath(item.source) if isinstance(item.source, Path) else item.path
+    digest = hashlib.sha256(f"{path}\0{item.start}\0{item.end}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    return f"{stem or 'video'}-{digest}"
+
+
+def store_source(item: Item) -> dict[str, Any]:
+    """Return where an item's bytes are, ready for JSON."""
+    if isinstance(item.source, TarMember):
+        tar = escape_name(os.path.abspath(item.source.tar))
+        return {"tar": tar, "offset": item.source.offset, "size": item.source.size}
+    if isinstance(item.source, Path):
+        return {"file": escape_name(os.path.abspath(item.source))}
+    return {"url": item.source}
+
+
+def restore_item(probe: Mapping[str, Any], start: float | None, end: float | None) -> Item:
+    """Return the item of a clip, by what `store_source` made of its video's."""
+    source: Path | TarMember | str
+    match probe["source"]:
+        case {"tar": tar, "offset": offset, "size": size}:
+            source = TarMember(Path(unescape_name(tar)), offset, size)
+        case {"file": file}:
+            source = Path(unescape_name(file))
+        case other:
+            source = other["url"]
+    return Item(probe["path"], probe["path"], source, start, end)
+
+
+def _sidecar(item: Item) -> Path | TarMember | None:
+    if isinstance(item.source, Path):
+        candidates = (item.source.with_name(item.source.stem + suffix) for suffix in SIDECARS)
+        return next((path for path in candidates if path.is_file()), None)
+    if isinstance(item.source, TarMember):
+        return _json_members(item.source.tar).get(PurePosixPath(item.path).stem)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _json_members(tar: Path) -> dict[str, TarMember]:
+    """The JSON files of a tar by the stem of their names; one that is damaged is reported by its items."""
+    members: dict[str, TarMember] = {}
+    try:
+        with tar.open("rb") as stream:
+            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
+                name = PurePosixPath(entry.name)
+                if name.suffix.lower() == ".json" and entry.problem is None:
+                    members.setdefault(name.stem.removesuffix(".info"), TarMember(tar, entry.offset, entry.size))
+    except (DataError, OSError):
+        pass
+    return members

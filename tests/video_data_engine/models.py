@@ -1,0 +1,77 @@
+"""Models of the tests, loaded by name in the engine's own processes; they note each question in `ENGINE_LOG`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from perception_encoder.errors import EndpointError
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling
+from tests.clips import number_of
+
+ECHO = "python:tests.video_data_engine.models:echo"
+
+
+class Echo:
+    """A `Generator` that tells the numbers of the frames it sees, or repeats a text's title and captions.
+
+    A title says how it fails: "deadly", "broken", "slow" and "mute" always, "shy" until the second attempt, "down" as a
+    service.
+    """
+
+    name = "echo"
+
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        return [Reply(self._answer(conversation[-1]), 1, 1, True) for conversation in conversations]
+
+    def _answer(self, message: Message) -> str:
+        text = str(message.content[-1])
+        media = message.media
+        images = [image for item in media for image in getattr(item, "images", [item])]
+        answer = f"frames {' '.join(str(number_of(image)) for image in images)}" if images else self._summary(text)
+        note("seen" if images else "summary", answer)
+        return answer
+
+    def _summary(self, text: str) -> str:
+        lines = text.splitlines()
+        title = next((line.removeprefix("Title: ") for line in lines if line.startswith("Title: ")), "-")
+        note("attempt", title)
+        match title:
+            case "deadly":
+                os._exit(7)
+            case "broken":
+                return str(1 // 0)
+            case "slow":
+                time.sleep(60)
+            case "mute":
+                return " … "
+            case "down":
+                raise EndpointError("the service is down")
+            case "shy" if attempts("shy") < 2:
+                raise EndpointError("not yet", wait=0.0)
+        if pause := os.environ.get("ENGINE_PAUSE"):
+            time.sleep(float(pause))
+        return f"{title}: {next(line for line in lines if line.startswith('Video caption: '))[15:]}"
+
+
+def echo() -> Echo:
+    """Make the model."""
+    return Echo()
+
+
+def note(name: str, text: str) -> None:
+    if log := os.environ.get("ENGINE_LOG"):
+        with open(log, "a") as file:
+            file.write(f"{name}\t{text}\n")
+
+
+def notes(name: str) -> list[str]:
+    """What was noted under a name, in order."""
+    lines = [line.split("\t") for line in Path(os.environ["ENGINE_LOG"]).read_text().splitlines()]
+    return [text for own, text in lines if own == name]
+
+
+def attempts(title: str) -> int:
+    return notes("attempt").count(title)

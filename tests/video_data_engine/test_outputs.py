@@ -1,0 +1,68 @@
+"""Parquet, shards and the quarantine, made again from the journal at any time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tarfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from perception_encoder.data.rules import HeldOut
+from perception_encoder.data.shard_index import summarize_shard
+from perception_encoder.video_data_engine.journal import Journal
+from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
+from perception_encoder.video_data_engine.record import StageFailure
+from perception_encoder.video_data_engine.stages import make_stages
+from perception_encoder.video_data_engine.videos.listing import list_videos
+from tests.video_data_engine.conftest import ECHOES, QUICK
+
+MODELS = {"summary": {"name": "echo"}}
+
+
+@pytest.fixture
+def journal(add_video, tmp_path: Path) -> Journal:
+    """The journal of three finished videos."""
+    for number in range(3):
+        add_video(f"{number}", title=f"title {number}")
+    journal = Journal(tmp_path / "out")
+    for record in list_videos([tmp_path / "videos"]):
+        for stage in make_stages(ECHOES, QUICK):
+            (outcome,) = stage.open({})[0]([record])
+            journal.add(outcome)
+            record = record.after(outcome)
+    return journal
+
+
+def test_shards_are_what_training_reads(journal: Journal, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert write_shards(out, journal, MODELS, 2, whole_only=True) == 1
+    whole = (out / "shards" / "00000.tar").stat()
+    assert write_shards(out, journal, MODELS, 2) == 2
+    assert (out / "shards" / "00000.tar").stat() == whole  # a full shard stays
+    summaries = [summarize_shard(str(out / "shards" / f"0000{number}.tar"), HeldOut()) for number in range(2)]
+    assert [summary.pairs(["txt"], "video") for summary in summaries] == [2, 1]
+    assert write_shards(out, journal, MODELS, 3) == 1
+    assert summarize_shard(str(out / "shards" / "00000.tar"), HeldOut()).pairs(["txt"], "video") == 3
+
+
+def test_a_file_that_has_gone_is_left_out_of_the_shards(
+    journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "videos" / "1.mp4").unlink()
+    with caplog.at_level(logging.WARNING):
+        write_shards(tmp_path / "out", journal, MODELS, 10)
+    assert "left out of the shards" in caplog.text and "1.mp4: no such file" in caplog.text
+    with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as tar:
+        assert len(tar.getnames()) == 6
+    rows = pq.read_table(write_captions(tmp_path / "out", journal, MODELS)).to_pylist()
+    assert [row["title"] for row in rows] == [f"title {number}" for number in range(3)]
+    assert json.loads(rows[0]["models"]) == MODELS
+
+
+def test_the_quarantine_has_a_line_for_each_failure(journal: Journal, tmp_path: Path) -> None:
+    journal.add(StageFailure(key="x", stage="probe", source="кот.mp4", reason="is empty", cause="video"))
+    (line,) = write_quarantine(tmp_path / "out", journal).read_text(encoding="utf-8").splitlines()
+    assert json.loads(line).items() >= {"source": "кот.mp4", "reason": "is empty", "cause": "video"}.items()

@@ -1,0 +1,215 @@
+"""The whole engine: what it makes, what it does twice or loses (nothing), and what it puts in quarantine."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from perception_encoder.errors import ConfigError, DataError, EndpointError, OutputError
+from perception_encoder.files import holding
+from perception_encoder.preprocess.video import read_frames
+from perception_encoder.video_data_engine.config import CutConfig, EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.run import run_engine
+from tests.clips import clip, number_of
+from tests.video_data_engine.conftest import ECHOES, QUICK
+from tests.video_data_engine.models import attempts, notes
+from tests.video_data_engine.odd_videos import bad_videos, odd_videos
+
+
+def rows(out: Path) -> dict[str, dict[str, object]]:
+    """The captions by the title of the video, or by its key."""
+    return {row["title"] or row["video_id"]: row for row in pq.read_table(out / "captions.parquet").to_pylist()}
+
+
+def test_captions_with_everything_between(add_video, tmp_path: Path) -> None:
+    add_video("a", title="First", description="二つ目の説明", tags=["cup", "чашка"])
+    add_video("b")
+    out = tmp_path / "out"
+    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    assert (report.videos, report.clips, report.quarantine) == (2, 2, [])
+    first = rows(out)["First"]
+    assert first["summary"] == "First: frames 0 30 59" and first["video_caption"] == "frames 0 30 59"
+    assert first["frame_captions"] == ["frames 0", "frames 59"] and first["captioned_times"] == [0.0, 2.36]
+    assert (first["description"], first["keywords"]) == ("二つ目の説明", "cup, чашка")
+    assert (first["width"], first["height"], first["num_frames"], first["fps"]) == (128, 64, 60, 25)
+    models = json.loads(str(first["models"]))
+    assert models["summary"] == {
+        "name": "echo",
+        "prompt": "summary_v1",
+        "prompt_hash": models["summary"]["prompt_hash"],
+    }
+    with tarfile.open(out / "shards" / "00000.tar") as tar:
+        members = {name: tar.extractfile(name).read() for name in tar.getnames()}
+    key = first["video_id"]
+    assert members[f"{key}.mp4"] == (tmp_path / "videos" / "a.mp4").read_bytes()
+    assert members[f"{key}.txt"].decode() == first["summary"]
+    assert json.loads(members[f"{key}.json"])["frame_captions"] == first["frame_captions"]
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["config"]["frames"] == 3 and "alt text" in settings["prompts"]["summary_v1"]
+    shares = [row["share"] for row in report.to_json()["stages"]]
+    assert sum(shares) == pytest.approx(1, abs=1e-3) and report.videos_per_minute > 0 < report.frames_per_second
+
+
+def test_what_is_done_is_not_done_again(add_video, tmp_path: Path) -> None:
+    add_video("a", title="First")
+    out = tmp_path / "out"
+    run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    questions = notes("seen") + notes("summary")
+    add_video("b", title="Second")
+    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    assert (report.skipped, report.clips, report.done["probe"]) == (1, 2, 1)
+    assert len(notes("seen") + notes("summary")) == 2 * len(questions)
+    assert rows(out).keys() == {"First", "Second"}
+    with tarfile.open(out / "shards" / "00000.tar") as tar:
+        assert len(tar.getnames()) == 6
+
+
+def test_a_run_goes_on_from_the_stage_it_had_reached(add_video, tmp_path: Path) -> None:
+    add_video("a", title="First")
+    out = tmp_path / "out"
+    run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    journal = out / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["stage"] for line in lines] == [
+        "probe", "frames", "video_caption", "frame_captions", "summary",
+    ]  # fmt: skip
+    journal.write_text("".join(lines[:3]) + lines[3][:40])  # cut off in the middle of a line
+    seen = len(notes("seen"))
+    assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1
+    assert notes("seen")[seen:] == ["frames 0", "frames 59"]  # of the stored frames; the video's caption stays
+    next((out / "frames").glob("*.tar")).write_bytes(b"damaged")
+    journal.write_text("".join(lines[:3]))
+    assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).clips == 1
+    assert rows(out)["First"]["summary"] == "First: frames 0 30 59"
+
+
+def test_failures_of_one_clip_leave_the_others(add_video, tmp_path: Path) -> None:
+    for title in ("First", "deadly", "broken", "mute", "shy", "Last"):
+        add_video(title, title=title)
+    out = tmp_path / "out"
+    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    assert rows(out).keys() == {"First", "shy", "Last"} and attempts("shy") == 2
+    reasons = {Path(failure.source).stem: (failure.reason, failure.cause) for failure in report.quarantine}
+    assert reasons.keys() == {"deadly", "broken", "mute"}
+    assert reasons["broken"] == ("ZeroDivisionError: integer division or modulo by zero; attempts: 3", "video")
+    assert reasons["deadly"] == ("ended its worker (exit status 7); attempts: 3", "video")
+    assert reasons["mute"] == ("the model answered without a word", "model")
+    lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert {(line["stage"], line["cause"]) for line in lines} == {("summary", "video"), ("summary", "model")}
+    before = attempts("mute")
+    assert run_engine([tmp_path / "videos"], out, ECHOES, QUICK).skipped == 6
+    assert attempts("mute") == before
+    assert len(run_engine([tmp_path / "videos"], out, ECHOES, QUICK, retry=True).quarantine) == 3
+    assert attempts("mute") == before + 1
+
+
+def test_a_clip_that_takes_too_long_is_given_up(add_video, tmp_path: Path) -> None:
+    add_video("slow", title="slow")
+    add_video("quick", title="quick")
+    work = WorkConfig(workers=1, batch_size=2, timeout=3, tries=1)
+    report = run_engine([tmp_path / "videos"], tmp_path / "out", ECHOES, work)
+    (failure,) = report.quarantine
+    assert failure.reason == "took longer than 3 s; attempts: 1" and Path(failure.source).stem == "slow"
+    assert rows(tmp_path / "out").keys() == {"quick"}
+
+
+def test_a_service_that_is_down_stops_the_run_and_is_tried_again(add_video, tmp_path: Path) -> None:
+    paths = [add_video(f"{number}", title="down") for number in range(3)]
+    out = tmp_path / "out"
+    work = WorkConfig(workers=1, batch_size=1, pause=0, tries=1, failures_in_a_row=2)
+    with pytest.raises(EndpointError, match="summary failed for 2 clips in a row, at last: the service is down"):
+        run_engine([tmp_path / "videos"], out, ECHOES, work)
+    for path in paths:
+        path.with_suffix(".json").unlink()
+    report = run_engine([tmp_path / "videos"], out, ECHOES, QUICK)  # metadata are those of the first probing
+    assert attempts("down") > 2 and len(report.quarantine) == 3
+
+
+def test_a_long_video_becomes_clips(add_video, tmp_path: Path) -> None:
+    add_video("long")
+    out = tmp_path / "out"
+    config = EngineConfig(**{**ECHOES.to_json(), "cut": CutConfig(longest=1.0, shortest=0.4)})
+    report = run_engine([tmp_path / "videos"], out, config, WorkConfig(workers=1, batch_size=2, shard_samples=2))
+    assert report.clips == 3
+    captions = sorted(rows(out).values(), key=lambda row: row["start"])
+    assert [(row["start"], row["end"]) for row in captions] == [(0.0, 0.8), (0.8, 1.6), (1.6, 2.4)]
+    assert [row["video_caption"] for row in captions] == ["frames 0 10 20", "frames 20 30 40", "frames 40 50 59"]
+    shards = sorted((out / "shards").iterdir())
+    samples = {}
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            samples |= {name: tar.extractfile(name).read() for name in tar.getnames() if name.endswith("mp4")}
+    assert len(shards) == 2 and samples.keys() == {f"{row['video_id']}.mp4" for row in captions}
+    first = [number_of(read_frames(samples[f"{row['video_id']}.mp4"], frames=2).images[0]) for row in captions]
+    assert first == [0, 20, 40]
+
+
+def test_bad_videos_are_in_quarantine_with_their_reasons(add_video, tmp_path: Path) -> None:
+    bad, odd = bad_videos(), odd_videos()
+    for name, (content, *_) in {**bad, **odd}.items():
+        add_video(name, content)
+    report = run_engine([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK)
+    reasons = {Path(failure.source).stem: failure.reason for failure in report.quarantine}
+    assert reasons.keys() == bad.keys() and report.clips == len(odd)
+    assert [reason for name, (_, reason) in bad.items() if reason not in reasons[name]] == []
+
+
+def test_one_run_at_a_time_and_one_configuration(add_video, tmp_path: Path) -> None:
+    add_video("a")
+    out = tmp_path / "out"
+    run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    with holding(out / "lock", "held"), pytest.raises(OutputError, match="another run is writing"):
+        run_engine([tmp_path / "videos"], out, ECHOES, QUICK)
+    other = EngineConfig(**{**ECHOES.to_json(), "cut": ECHOES.cut, "frames": 5})
+    with pytest.raises(OutputError, match="was made with another frames, 3 and not 5"):
+        run_engine([tmp_path / "videos"], out, other, QUICK)
+
+
+def test_nothing_to_do_and_nothing_that_can_be_done(add_video, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no videos in"):
+        run_engine([tmp_path / "videos"], tmp_path / "out")
+    add_video("a")
+    with pytest.raises(ConfigError, match="names no model; add it, as in http://x/v1#"):
+        run_engine([tmp_path / "videos"], tmp_path / "out", EngineConfig(llm="http://x/v1"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_error_and_the_next_run_goes_on(
+    add_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from perception_encoder.video_data_engine import journal
+
+    add_video("a", title="First")
+    append, count = journal.append_json_lines, []
+
+    def full(path: Path, lines: list[dict[str, object]]) -> None:
+        count.append(path)
+        if len(count) == 4:
+            with path.open("a") as file:
+                file.write('{"key": "a')
+            raise OutputError(f"{path} could not be written: No space left on device")
+        append(path, lines)
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
+        patch.setattr(journal, "append_json_lines", full)
+        run_engine([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK)
+    assert run_engine([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK).clips == 1
+    assert len(notes("seen")) == 5 and rows(tmp_path / "out").keys() == {"First"}
+
+
+def test_videos_in_a_tar_have_their_json(add_video, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "videos.tar", "w") as tar:
+        for name, content in (("a.mp4", clip(60)), ("a.json", b'{"description": "A cup.", "keywords": ["cup"]}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    run_engine([tmp_path / "videos.tar"], tmp_path / "out", ECHOES, QUICK)
+    (row,) = rows(tmp_path / "out").values()
+    assert (row["description"], row["keywords"]) == ("A cup.", "cup")
+    with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as tar:
+        assert tar.extractfile(f"{row['video_id']}.mp4").read() == clip(60)

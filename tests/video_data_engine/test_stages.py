@@ -1,0 +1,69 @@
+"""Stages in this process: what they put to a model, and what they make of its answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.record import STAGES, ClipRecord, StageFailure, StageResult
+from perception_encoder.video_data_engine.stages import EngineStage, Models, make_stages
+from perception_encoder.video_data_engine.videos.listing import list_videos
+from tests.video_data_engine import servers
+from tests.video_data_engine.conftest import ECHOES, QUICK
+
+
+def through(stages: list[EngineStage], record: ClipRecord) -> ClipRecord | StageFailure:
+    models: Models = {}
+    for stage in stages:
+        handle, _ = stage.open(models)
+        (outcome,) = handle([record])
+        if not isinstance(outcome, StageResult):
+            return outcome
+        record = record.after(outcome)
+    return record
+
+
+def test_a_record_goes_through_all_stages(add_video, tmp_path: Path) -> None:
+    add_video("a", title="A cup", keywords="$5 {cup}")
+    (record,) = list_videos([tmp_path / "videos"])
+    stages = make_stages(ECHOES, QUICK)
+    after = through(stages, record)
+    assert isinstance(after, ClipRecord) and tuple(after.results) == STAGES
+    assert after.results["summary"]["text"] == "A cup: frames 0 30 59"
+    assert [stage.group for stage in stages] == ["decoding", "decoding", *[ECHOES.llm] * 3]
+
+
+def test_every_model_behind_an_endpoint(add_video, tmp_path: Path) -> None:
+    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
+    add_video("a", description="Чашка на столе")
+    (record,) = list_videos([tmp_path / "videos"])
+    with servers.endpoint(servers.failing(500), servers.half, servers.well) as (address, requests):
+        name = f"{address}#any"
+        config = EngineConfig(captioner=name, frame_captioner=name, llm=name, frames=4, captioned_frames=2)
+        after = through(make_stages(config, WorkConfig(pause=0.0)), record)
+    assert isinstance(after, ClipRecord)
+    assert after.results["video_caption"]["text"].startswith("4 images: DESCRIBE THIS VIDEO")
+    assert len(after.results["frame_captions"]["captions"]) == 2
+    assert "ЧАШКА НА СТОЛЕ" in after.results["summary"]["text"] and len(requests) == 6
+
+
+def test_an_endpoint_that_stays_down_is_a_failure_of_the_service(add_video, tmp_path: Path) -> None:
+    pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
+    add_video("a")
+    (record,) = list_videos([tmp_path / "videos"])
+    for answer, cause in ((servers.failing(503), "service"), (servers.failing(413), "model")):
+        with servers.endpoint(answer) as (address, requests):
+            config = EngineConfig(captioner=f"{address}#any")
+            failure = through(make_stages(config, WorkConfig(pause=0.0, tries=2)), record)
+        assert isinstance(failure, StageFailure) and (failure.stage, failure.cause) == ("video_caption", cause)
+        assert len(requests) == (2 if cause == "service" else 1) + 1
+
+
+def test_prompts_of_frames_and_videos_have_no_fields(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("Describe $title")
+    with pytest.raises(ConfigError, match="whose fields are none"):
+        make_stages(EngineConfig(frame_prompt=str(path)), QUICK)

@@ -1,0 +1,61 @@
+"""Videos of directories, tars and tables, their keys, and the JSON beside them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.inference.listing import TarMember, list_items
+from perception_encoder.video_data_engine.videos.listing import list_videos, make_key, restore_item, store_source
+
+
+def test_only_videos_are_listed_each_once(tmp_path: Path) -> None:
+    for name in ("b.mp4", "a.webm", "photo.jpg", "notes.txt", "a.json", "b.info.json"):
+        (tmp_path / name).write_bytes(b"x")
+    records = list(list_videos([tmp_path, tmp_path / "b.mp4"]))
+    assert [Path(record.item.path).name for record in records] == ["a.webm", "b.mp4"]
+    assert [record.sidecar for record in records] == [tmp_path / "a.json", tmp_path / "b.info.json"]
+
+
+def test_keys_are_plain_and_tell_files_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for directory in ("x", "y"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "Кот & dog.mp4").write_bytes(b"x")
+    first, second = (record.key for record in list_videos([tmp_path]))
+    assert first != second and first.startswith("dog-") and first.replace("-", "").isalnum()
+    monkeypatch.chdir(tmp_path)
+    assert [record.key for record in list_videos(["x"])] == [first]
+    part, other = list_items(["x/Кот & dog.mp4@1s-2s", "x/Кот & dog.mp4@2s-3s"])
+    assert len({make_key(part), make_key(other), first}) == 3
+
+
+def test_what_cannot_be_listed_is_a_record_that_raises(tmp_path: Path) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"no tar" * 200)
+    (record,) = list_videos([tmp_path / "bad.tar"])
+    assert record.item.problem is not None
+
+
+def test_sources_are_restored(tmp_path: Path) -> None:
+    (tmp_path / "a\\b.mp4").write_bytes(b"whole")
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name, content in (("c.mp4", b"member"), ("c.json", b"{}")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    file, member = list_videos([tmp_path])
+    assert isinstance(member.sidecar, TarMember) and member.sidecar.read("c.json") == b"{}"
+    contents = []
+    for record in (file, member):
+        probe = {"path": record.item.path, "source": store_source(record.item)}
+        item = restore_item(probe, 1.0, 2.0)
+        opened = item.open()
+        contents.append(opened.read_bytes() if isinstance(opened, Path) else opened)
+        assert (item.start, item.end) == (1.0, 2.0)
+    assert contents == [b"whole", b"member"]
+    (url,) = list_videos(["https://example.org/a.mp4"])
+    assert (
+        restore_item({"path": "x", "source": store_source(url.item)}, None, None).source == "https://example.org/a.mp4"
+    )
