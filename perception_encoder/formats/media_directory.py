@@ -21,8 +21,31 @@ class Clip:
     end: float | None = None
 
 
-MediaSource = bytes | Path | Clip
-"""The content of an image or video, its file, or a part of it; a missing file is noticed when it is opened."""
+@dataclass(frozen=True)
+class TarMember:
+    """A file inside a tar."""
+
+    path: Path
+    """Of the tar."""
+    offset: int
+    """Of its first byte in the tar."""
+    size: int
+
+    def read(self) -> bytes:
+        """Read its bytes; DataError if the tar cannot be read or has become shorter."""
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self.offset)
+                content = stream.read(self.size)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        if len(content) < self.size:
+            raise DataError(f"{self.path} has become shorter; read the dataset anew")
+        return content
+
+
+MediaSource = bytes | Path | Clip | TarMember
+"""The content of an image or video, its file, or a part of a file; a missing file is noticed when it is opened."""
 
 
 class MediaDirectory:
