@@ -16,9 +16,8 @@ from typing import Any
 
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import DataError
-from perception_encoder.formats.media_directory import TarMember
 from perception_encoder.formats.shards import split_member
-from perception_encoder.formats.tars import read_entry, walk_tar
+from perception_encoder.formats.tars import TarMember, read_entry, walk_tar
 from perception_encoder.preprocess.media_types import SHARD_VIDEOS
 
 PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
@@ -51,7 +50,7 @@ class VideoRecord:
     @property
     def where(self) -> str:
         """Its tar and key, as errors name it."""
-        return f"{self.video.path}: {self.key}"
+        return f"{self.video.tar}: {self.key}"
 
     @property
     def model_caption(self) -> str:
@@ -114,7 +113,7 @@ def list_video_tars(path: Path) -> list[VideoTar]:
     return tars
 
 
-def read_records(path: Path, split: str | None = None) -> Iterator[VideoRecord]:
+def read_videos_of(path: Path, split: str | None = None) -> Iterator[VideoRecord]:
     """Yield the videos of a dataset in order, of one split or of all, without reading the videos.
 
     Raises DataError if a tar or a JSON is damaged, if a video lacks its JSON or a JSON its video, and if the split does
@@ -131,7 +130,7 @@ def read_records(path: Path, split: str | None = None) -> Iterator[VideoRecord]:
 
 
 def read_video_tar(tar: VideoTar) -> Iterator[VideoRecord]:
-    """Yield the videos of one tar in order: see `read_records`."""
+    """Yield the videos of one tar in order: see `read_videos_of`."""
     videos: dict[str, tuple[str, TarMember]] = {}
     metadata: dict[str, dict[str, Any]] = {}
     try:
@@ -158,7 +157,7 @@ def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
 
     Raises DataError if fewer than two have one.
     """
-    records = [record for record in read_records(path, split) if record.refined_caption]
+    records = [record for record in read_videos_of(path, split) if record.refined_caption]
     if len(records) < 2:
         raise DataError(
             f"{path}: {len(records)} videos of {split} have a refined caption; retrieval needs at least two"

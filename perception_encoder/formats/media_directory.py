@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from perception_encoder.errors import DataError
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.preprocess.media_types import MEDIA_SUFFIXES
 
 
@@ -19,29 +20,6 @@ class Clip:
     start: float
     """Seconds."""
     end: float | None = None
-
-
-@dataclass(frozen=True)
-class TarMember:
-    """A file inside a tar."""
-
-    path: Path
-    """Of the tar."""
-    offset: int
-    """Of its first byte in the tar."""
-    size: int
-
-    def read(self) -> bytes:
-        """Read its bytes; DataError if the tar cannot be read or has become shorter."""
-        try:
-            with self.path.open("rb") as stream:
-                stream.seek(self.offset)
-                content = stream.read(self.size)
-        except OSError as error:
-            raise DataError(f"{self.path} cannot be read: {error.strerror or error}") from error
-        if len(content) < self.size:
-            raise DataError(f"{self.path} has become shorter; read the dataset anew")
-        return content
 
 
 MediaSource = bytes | Path | Clip | TarMember

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.pe_video import list_video_tars, load_benchmark, read_records
-from perception_encoder.errors import DataError
+from perception_encoder.datasets.pe_video import list_video_tars, load_benchmark, read_videos_of
+from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.evaluation.features import open_item
 from perception_encoder.formats.shards import json_bytes, write_members
 from tests.clips import number_of
@@ -27,12 +27,12 @@ def published(tmp_path: Path) -> Path:
 
 
 def test_every_split_is_read_in_order(published: Path) -> None:
-    records = list(read_records(published))
+    records = list(read_videos_of(published))
     assert [(record.split, record.key) for record in records] == [
         *(("train", "d"), ("train", "e"), ("test", "a"), ("test", "b"), ("test", "c"), ("extended", "f")),
     ]
     first = records[2]
-    assert first.video.read() == short_clip()
+    assert first.video.read("v") == short_clip()
     assert (first.model_caption, first.refined_caption, first.refined_by) == ("model a", "person a", "human")
     assert (first.category, first.duration, first.frame_rate) == ("Water Scenes", 2.0, 10.0)
     assert records[3].refined_caption == records[3].refined_by == records[5].model_caption == ""
@@ -40,11 +40,11 @@ def test_every_split_is_read_in_order(published: Path) -> None:
 
 
 def test_one_split_or_one_tar(published: Path) -> None:
-    assert [record.key for record in read_records(published, "train")] == ["d", "e"]
-    assert [(r.split, r.key) for r in read_records(published / "train" / "000001.tar")] == [("train", "e")]
-    assert [(r.split, r.key) for r in read_records(published / "train")] == [("train", "d"), ("train", "e")]
+    assert [record.key for record in read_videos_of(published, "train")] == ["d", "e"]
+    assert [(r.split, r.key) for r in read_videos_of(published / "train" / "000001.tar")] == [("train", "e")]
+    assert [(r.split, r.key) for r in read_videos_of(published / "train")] == [("train", "d"), ("train", "e")]
     with pytest.raises(DataError, match="no split 'val'; it has 'extended', 'test', 'train'"):
-        list(read_records(published, "val"))
+        list(read_videos_of(published, "val"))
 
 
 def test_the_benchmark_is_the_refined_captions_of_test(published: Path) -> None:
@@ -66,14 +66,14 @@ def test_rendered_scenes_have_other_names_and_members(tmp_path: Path) -> None:
         ("s.json", json_bytes({**metadata, **simulated})),
     ]
     write_members(tmp_path / "val" / "00000.tar", members)
-    (record,) = read_records(tmp_path)
+    (record,) = read_videos_of(tmp_path)
     assert (record.split, record.category, record.duration, record.frame_rate) == ("val", "Object Interactions", 3, 8)
     assert (record.model_caption, record.refined_caption, record.refined_by) == ("It falls.", "It rolls.", "simulated")
 
 
 def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"train": [[("a", fields("x", fps="fast", video_duration_in_s=True))]]})
-    (record,) = read_records(tmp_path)
+    (record,) = read_videos_of(tmp_path)
     assert record.frame_rate is None and record.duration is None
 
 
@@ -89,7 +89,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
 def test_incomplete_samples_are_errors(tmp_path: Path, members: list[tuple[str, bytes]], message: str) -> None:
     write_members(tmp_path / "train" / "0.tar", members)
     with pytest.raises(DataError, match=message) as error:
-        list(read_records(tmp_path))
+        list(read_videos_of(tmp_path))
     assert str(error.value).count("0.tar") == 1
 
 
@@ -97,14 +97,14 @@ def test_a_damaged_tar_and_no_tars(published: Path, tmp_path: Path) -> None:
     tar = published / "train" / "000000.tar"
     tar.write_bytes(tar.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"000000\.tar: (damaged|cut off)"):
-        list(read_records(published))
+        list(read_videos_of(published))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no videos"):
         list_video_tars(tmp_path / "empty")
 
 
 def test_a_tar_that_becomes_shorter_is_noticed(published: Path) -> None:
-    (record,) = read_records(published / "train" / "000000.tar")
-    record.video.path.write_bytes(b"")
-    with pytest.raises(DataError, match="has become shorter"):
-        record.video.read()
+    (record,) = read_videos_of(published / "train" / "000000.tar")
+    record.video.tar.write_bytes(b"x")
+    with pytest.raises(MediaDecodeError, match="v: is cut off"):
+        record.video.read("v")

@@ -21,8 +21,9 @@ from perception_encoder.evaluation.language.yes_or_no import parse_yes_no, yes_n
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
-from perception_encoder.formats.media_directory import Clip, TarMember
+from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.table_images import TableImage
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.conversation import Generator, MediaPart, Sampling, ask
@@ -179,7 +180,9 @@ def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
 def _open(source: QuestionMedia, name: str, frames: int) -> MediaPart:
     if isinstance(source, Clip):
         return open_part(resolve(source.path, name, start=source.start, end=source.end), frames)
-    return open_part(resolve(source.read() if isinstance(source, (TableImage, TarMember)) else source, name), frames)
+    if isinstance(source, TarMember):
+        return open_part(resolve(source.read(name), name), frames)
+    return open_part(resolve(source.read() if isinstance(source, TableImage) else source, name), frames)
 
 
 _Make = Callable[[str, np.ndarray, np.ndarray | None, np.ndarray | None], ItemScores]

@@ -148,7 +148,7 @@ def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Return Cohen's kappa of two people's yes/no decisions; None if all decisions are the same or there are none."""
+    """Return Cohen's kappa of two people's yes/no decisions; None without decisions, or if all are the same."""
     if not pairs:
         return None
     observed = fmean(a == b for a, b in pairs)

@@ -16,7 +16,7 @@ from typing import Any
 
 from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read_video_tar
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.formats.media_directory import TarMember
+from perception_encoder.formats.tars import TarMember
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.annotation.database import Database
 

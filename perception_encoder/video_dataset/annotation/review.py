@@ -179,12 +179,9 @@ def _own_review(connection: sqlite3.Connection, person: str, annotation: int) ->
 
 def _is_returned(connection: sqlite3.Connection, person: str, annotation: int, note: str) -> bool:
     """Whether the same request came before, and its answer was lost."""
-    query = (
-        "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id WHERE annotations.id = ? "
-    )
-    query += (
-        "AND annotations.state = 'draft' AND note = ? AND action = 'return' AND decisions.person = ? AND NOT undone"
-    )
+    query = "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id "
+    query += "WHERE annotations.id = ? AND state = 'draft' AND note = ? "
+    query += "AND action = 'return' AND decisions.person = ? AND NOT undone"
     return connection.execute(query, (annotation, note, person)).fetchone() is not None
 
 

@@ -1,9 +1,9 @@
 """One person's work: the next video, autosave, submit, skip with a reason, undo.
 
 A video is offered until it has as many annotations as it needs. Who opens it holds it for a day after the last
-change; a video that two people skipped is not offered any more. Each tab of a browser has a session: the one that opened the
-video last may save, so that two tabs do not overwrite each other. A request that is sent twice, because the answer was
-lost, is done once.
+change; a video that two people skipped is not offered any more. Each tab of a browser has a session: the one that
+opened the video last may save, so that two tabs do not overwrite each other. A request that is sent twice, because the
+answer was lost, is done once.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from tests.video_dataset.clips import fields, short_clip, small_dataset, write_d
 def test_videos_are_read_once_and_served_from_their_tars(data: Path, project: AnnotationProject) -> None:
     assert project.update() == 3 and (data / FILE_NAME).exists()
     member, extension = project.video(2)
-    assert member.read() == short_clip() and extension == "mp4" and member.path == data / "train" / "000000.tar"
+    assert member.read("v") == short_clip() and extension == "mp4" and member.tar == data / "train" / "000000.tar"
     task = next_task(project, "anna", "tab")
     assert (task.clip.key, task.clip.split, task.clip.category) == ("v0", "train", "Water Scenes")
     assert (task.clip.duration, task.clip.rate) == (2.0, 10.0)
@@ -36,7 +36,7 @@ def test_a_changed_tar_is_read_again_and_work_stays(data: Path, project: Annotat
     with project.database.reading() as connection:
         rows = connection.execute("SELECT clips.caption, key FROM clips JOIN annotations ON clip = clips.id").fetchall()
     assert ("A red boat number 0 drifts on a lake.", "v0") in [tuple(row) for row in rows]  # the original stays
-    assert project.video(1)[0].read() == short_clip()
+    assert project.video(1)[0].read("v") == short_clip()
 
 
 def test_a_tar_that_has_gone_is_not_offered(data: Path, project: AnnotationProject) -> None:
@@ -46,7 +46,7 @@ def test_a_tar_that_has_gone_is_not_offered(data: Path, project: AnnotationProje
     assert again.update() == 1 and next_task(again, "anna", "tab").clip.key == "t"
     (data / "other.zip").rename(data / "train" / "000000.tar")
     again = AnnotationProject(data)
-    assert again.update() == 4 and again.video(1)[0].read() == short_clip()
+    assert again.update() == 4 and again.video(1)[0].read("v") == short_clip()
 
 
 def test_only_listed_tars_are_read(tmp_path: Path, data: Path, project: AnnotationProject) -> None:
@@ -73,7 +73,7 @@ def test_two_videos_of_one_key_are_an_error(tmp_path: Path) -> None:
 
 def test_one_tar_is_a_dataset(data: Path) -> None:
     project = AnnotationProject(data / "train" / "000000.tar", data / "own.sqlite")
-    assert project.update() == 3 and project.video(1)[0].read() == short_clip() and (data / "own.sqlite").exists()
+    assert project.update() == 3 and project.video(1)[0].read("v") == short_clip() and (data / "own.sqlite").exists()
 
 
 def test_the_double_share_grows_and_is_remembered(tmp_path: Path) -> None:
