@@ -86,7 +86,8 @@ def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit
     """Approve the caption as the reviewer has left it. ConfigError if it is empty; else as `work.save`."""
     with project.database.transaction() as connection:
         row = _own_review(connection, person, annotation)
-        if row["state"] == "done" and row["session"] == edit.session and edit.sequence <= row["sequence"]:
+        caption = tidy_caption(edit.caption)
+        if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
             return
         check_session(row, edit.session)
         if not edit.caption.strip():
@@ -94,7 +95,7 @@ def approve(project: AnnotationProject, person: str, annotation: int, edit: Edit
         _store(connection, project.now(), annotation, edit)
         connection.execute(
             "UPDATE reviews SET state = 'done', caption = ? WHERE annotation = ?",
-            (tidy_caption(edit.caption), annotation),
+            (caption, annotation),
         )
         record_decision(connection, project.now(), person, annotation, "approve")
 

@@ -127,7 +127,8 @@ def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit)
     """Store a finished caption. ConfigError if it is empty, or if the model's caption is not rated; else as `save`."""
     with project.database.transaction() as connection:
         row = _own_row(connection, person, annotation)
-        if row["state"] == "done" and row["session"] == edit.session and edit.sequence <= row["sequence"]:
+        caption = tidy_caption(edit.caption)
+        if row["state"] == "done" and row["session"] == edit.session and row["caption"] == caption:
             return
         check_session(row, edit.session)
         if not edit.caption.strip():
@@ -137,7 +138,7 @@ def submit(project: AnnotationProject, person: str, annotation: int, edit: Edit)
         _store(connection, project.now(), annotation, edit)
         connection.execute(
             "UPDATE annotations SET state = 'done', caption = ?, note = '' WHERE id = ?",
-            (tidy_caption(edit.caption), annotation),
+            (caption, annotation),
         )
         record_decision(connection, project.now(), person, annotation, "submit")
 
@@ -149,7 +150,7 @@ def skip(project: AnnotationProject, person: str, annotation: int, reason: str, 
         raise ConfigError(f"the reason has {len(reason)} characters; it must have 1 to {_LONGEST_REASON}")
     with project.database.transaction() as connection:
         row = _own_row(connection, person, annotation)
-        if row["state"] == "skipped" and row["session"] == edit.session and edit.sequence <= row["sequence"]:
+        if row["state"] == "skipped" and row["session"] == edit.session and row["reason"] == reason:
             return
         check_session(row, edit.session)
         _store(connection, project.now(), annotation, edit)
@@ -181,6 +182,31 @@ def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTas
             (project.now(), annotation),
         )
         return _open(connection, annotation, session)
+
+
+def add_finished(
+    connection: sqlite3.Connection, now: float, clip: int, person: str, edit: Edit, skip_reason: str = ""
+) -> bool:
+    """Add a caption, or a skip with its reason, that was made elsewhere; False if it is here already.
+
+    AnnotationConflictError if the person has another one of this video, which is not a draft.
+    """
+    caption, state = tidy_caption(edit.caption), "skipped" if skip_reason else "done"
+    row = connection.execute("SELECT * FROM annotations WHERE clip = ? AND person = ?", (clip, person)).fetchone()
+    if row is not None and row["state"] != "draft":
+        if (row["state"], row["caption"], row["rating"]) == (state, caption, edit.rating):
+            return False
+        raise AnnotationConflictError(f"{person} has finished video {clip} already, with another result")
+    values = (clip, person, state, caption, edit.rating, skip_reason, edit.seconds, now, now)
+    (annotation,) = connection.execute(
+        "INSERT INTO annotations (clip, person, state, caption, rating, reason, seconds, opened, updated) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (clip, person) DO UPDATE SET state = excluded.state, "
+        "caption = excluded.caption, rating = excluded.rating, reason = excluded.reason, seconds = excluded.seconds, "
+        "updated = excluded.updated, session = '' RETURNING id",
+        values,
+    ).fetchone()
+    record_decision(connection, now, person, annotation, "skip" if skip_reason else "submit")
+    return True
 
 
 def _find_open(connection: sqlite3.Connection, now: float, person: str) -> Any:

@@ -84,8 +84,10 @@ def test_only_the_tab_that_opened_it_last_saves(project: AnnotationProject) -> N
 
 def test_a_submission_is_tidied_and_may_be_sent_twice(project: AnnotationProject) -> None:
     task = next_task(project, "anna", "tab")
-    for _ in range(2):
-        submit(project, "anna", task.id, edit("\n A boat. \nIt drifts.\t\n\n", 5))
+    for sequence in (5, 6):
+        submit(project, "anna", task.id, edit("\n A boat. \nIt drifts.\t\n\n", sequence))
+    with pytest.raises(AnnotationConflictError, match="finished already"):
+        submit(project, "anna", task.id, edit("something else", 7))
     with project.database.reading() as connection:
         row = connection.execute("SELECT state, caption FROM annotations").fetchone()
         (decisions,) = connection.execute("SELECT count(*) FROM decisions").fetchone()
