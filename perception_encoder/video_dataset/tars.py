@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,16 +24,45 @@ PER_TAR = 500
 class OutputVideo:
     """A video as it is written."""
 
-    record: VideoRecord
+    key: str
+    extension: str
+    read: Callable[[], bytes]
+    """Gives the video's bytes when they are written."""
     metadata: Mapping[str, Any]
     split: str
 
+    @classmethod
+    def of(cls, record: VideoRecord, metadata: Mapping[str, Any], split: str) -> OutputVideo:
+        """A video of another dataset, with other metadata."""
+        return cls(record.key, record.extension, lambda: record.video.read(record.where), metadata, split)
 
-def refined_fields(record: VideoRecord, caption: str, origin: str) -> dict[str, Any]:
+
+def refined_fields(metadata: Mapping[str, Any], caption: str, origin: str) -> dict[str, Any]:
     """Return a video's metadata with a refined caption; only that of a person is a `human_caption`."""
     if origin == "human":
-        return {**record.metadata, "human_caption": caption, "refined_by": origin}
-    return {**record.metadata, "human_caption": None, "refined_caption": caption, "refined_by": origin}
+        return {**metadata, "human_caption": caption, "refined_by": origin}
+    return {**metadata, "human_caption": None, "refined_caption": caption, "refined_by": origin}
+
+
+def table_key(record: VideoRecord) -> str:
+    """Return a video's name in tables: SPLIT/KEY."""
+    return f"{record.split}/{record.key}" if record.split else record.key
+
+
+def describe_record(record: VideoRecord) -> dict[str, Any]:
+    """Return what a dataset says about a video, as a row of a table."""
+    return {
+        "key": table_key(record),
+        "tar": str(record.video.tar),
+        "offset": record.video.offset,
+        "size": record.video.size,
+        "model_caption": record.model_caption,
+        "refined_caption": record.refined_caption,
+        "refined_by": record.refined_by,
+        "category": record.category,
+        "seconds": record.duration,
+        "frame_rate": record.frame_rate,
+    }
 
 
 def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
@@ -62,7 +91,5 @@ def _number_by_split(videos: Iterable[OutputVideo]) -> Iterator[tuple[int, Outpu
 
 def _members(videos: Iterable[OutputVideo]) -> Iterator[tuple[str, bytes]]:
     for video in videos:
-        record = video.record
-        yield f"{record.key}.{record.extension}", record.video.read(record.where)
-        fields = {**dict.fromkeys(PUBLISHED_FIELDS), **video.metadata}
-        yield f"{record.key}.json", json_bytes(fields)
+        yield f"{video.key}.{video.extension}", video.read()
+        yield f"{video.key}.json", json_bytes({**dict.fromkeys(PUBLISHED_FIELDS), **video.metadata})

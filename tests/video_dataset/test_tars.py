@@ -8,14 +8,21 @@ import pytest
 
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import OutputError
-from perception_encoder.video_dataset.tars import PUBLISHED_FIELDS, OutputVideo, refined_fields, write_dataset
+from perception_encoder.video_dataset.tars import (
+    PUBLISHED_FIELDS,
+    OutputVideo,
+    describe_record,
+    refined_fields,
+    table_key,
+    write_dataset,
+)
 from tests.video_dataset.clips import short_clip, small_dataset
 
 
 def test_splits_and_tars(tmp_path: Path) -> None:
     records = list(read_videos_of(small_dataset(tmp_path / "in", 5)))
     videos = [
-        OutputVideo(record, {"keywords": ["x"]}, "test" if n > 2 else "train") for n, record in enumerate(records)
+        OutputVideo.of(record, {"keywords": ["x"]}, "test" if n > 2 else "train") for n, record in enumerate(records)
     ]
     assert write_dataset(tmp_path / "out", videos, per_tar=2) == {"train": 3, "test": 2}
     names = [path.relative_to(tmp_path / "out").as_posix() for path in sorted((tmp_path / "out").rglob("*.tar"))]
@@ -32,9 +39,19 @@ def test_splits_and_tars(tmp_path: Path) -> None:
         write_dataset(tmp_path / "out", videos)
 
 
+def test_a_record_as_a_row(tmp_path: Path) -> None:
+    (record,) = read_videos_of(small_dataset(tmp_path, 1))
+    row = describe_record(record)
+    assert row["key"] == table_key(record) == "train/v0" and row["tar"].endswith("train/000000.tar")
+    with open(row["tar"], "rb") as tar:
+        tar.seek(row["offset"])
+        assert tar.read(row["size"]) == short_clip()
+    assert (row["seconds"], row["frame_rate"], row["category"], row["refined_by"]) == (2, 10, "Water Scenes", "")
+
+
 def test_only_a_person_writes_a_human_caption(tmp_path: Path) -> None:
     (record,) = read_videos_of(small_dataset(tmp_path, 1))
-    human, simulated = (refined_fields(record, "A boat.", origin) for origin in ("human", "simulated"))
+    human, simulated = (refined_fields(record.metadata, "A boat.", origin) for origin in ("human", "simulated"))
     assert (human["human_caption"], human["refined_by"], "refined_caption" in human) == ("A boat.", "human", False)
     assert (simulated["human_caption"], simulated["refined_caption"]) == (None, "A boat.")
     assert (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import flag, option
 from perception_encoder.cli.progress import track
 from perception_encoder.cli.video_dataset.options import Data, Store
+
+if TYPE_CHECKING:
+    from perception_encoder.video_dataset.annotation.export import ExportChoice
 
 
 def export(
@@ -16,6 +19,9 @@ def export(
     out: Annotated[Path, options.out_option("A new directory of tars, or a .json file for Label Studio.", "OUT")],
     store: Store = None,
     refined_only: Annotated[bool, flag("--refined-only", "Leave out videos without a refined caption.")] = False,
+    selection: Annotated[Path | None, option("Write only these: a table of `select`.", "FILE")] = None,
+    scores: Annotated[Path | None, option("Add `interest_score`: a table of `score`.", "FILE")] = None,
+    categories: Annotated[Path | None, option("Add `category_name`: a table of `categorise`.", "FILE")] = None,
     video_prefix: Annotated[str, option("For Label Studio: the address of the videos.", "URL")] = "",
 ) -> None:
     """Write refined captions: tars, or JSON.
@@ -31,6 +37,7 @@ def export(
 
         pe video-dataset export clips -o refined
         pe video-dataset export clips -o refined --refined-only
+        pe video-dataset export clips -o out --selection selection.csv --categories categories.csv
         pe video-dataset export clips -o labels.json --video-prefix "/data/local-files/?d=clips/"
     """
     from perception_encoder.video_dataset.annotation.export import export_dataset
@@ -45,6 +52,21 @@ def export(
         for line in LABELING_CONFIG.splitlines():
             output.print_line(line)
     else:
-        counts = export_dataset(project, out, refined_only, track)
+        counts = export_dataset(project, out, choose_videos(refined_only, selection, scores, categories), track)
         output.print_line(f"{counts.videos:,} videos, {counts.refined:,} with refined captions: {out}")
     project.close()
+
+
+def choose_videos(
+    refined_only: bool, selection: Path | None, scores: Path | None, categories: Path | None
+) -> ExportChoice:
+    """Read the tables of what is written."""
+    from perception_encoder.video_dataset.annotation.export import ExportChoice
+    from perception_encoder.video_dataset.outcomes import read_outcomes
+
+    fields: dict[str, dict[str, Any]] = {}
+    for path, column, name in ((scores, "score", "interest_score"), (categories, "category", "category_name")):
+        for key, row in read_outcomes(path, column).items() if path is not None else ():
+            fields.setdefault(key, {})[name] = row[column]
+    keys = None if selection is None else frozenset(read_outcomes(selection))
+    return ExportChoice(refined_only=refined_only, selection=keys, fields=fields)

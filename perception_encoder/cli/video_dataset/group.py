@@ -5,11 +5,23 @@ from __future__ import annotations
 from perception_encoder.cli.groups import lazy_group
 
 COMMANDS = {
+    "Selection": {
+        "features": "video_dataset.features",
+        "score": "video_dataset.score",
+        "select": "video_dataset.select",
+        "categorise": "video_dataset.categorise",
+    },
     "Annotation": {
         "assign": "video_dataset.assign",
         "progress": "video_dataset.progress",
         "export": "video_dataset.export",
         "import": "video_dataset.import_labels",
+    },
+    "Use": {
+        "build": "video_dataset.build",
+        "load": "video_dataset.load",
+        "stats": "video_dataset.stats",
+        "benchmark": "video_dataset.benchmark",
     },
 }
 
@@ -25,7 +37,10 @@ def video_dataset() -> None:
 
     Examples:
 
+        pe video-dataset build -o clips --count 200
+        pe video-dataset features clips -o features
         pe video-dataset assign clips --people anna,ben
         pe video-dataset progress clips
         pe video-dataset export clips -o refined
+        pe video-dataset benchmark PE-Video -m PE-Core-L14-336
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perception_encoder.datasets.pe_video import read_videos_of
-from perception_encoder.video_dataset.annotation.export import ExportCounts, export_dataset
+from perception_encoder.video_dataset.annotation.export import ExportChoice, ExportCounts, export_dataset
 from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person
 from perception_encoder.video_dataset.annotation.review import approve, next_review
 from perception_encoder.video_dataset.annotation.work import Edit, add_finished
@@ -33,8 +33,18 @@ def test_refined_captions_are_written_back(project: AnnotationProject, annotate:
     )
     assert second.metadata["caption_reviewed"] is False and third.refined_caption == ""
     assert b"secret" not in (tmp_path / "out" / "train" / "000000.tar").read_bytes()
-    assert export_dataset(project, tmp_path / "few", refined_only=True) == ExportCounts(2, 2)
+    assert export_dataset(project, tmp_path / "few", ExportChoice(refined_only=True)) == ExportCounts(2, 2)
     assert [record.key for record in read_videos_of(tmp_path / "few")] == ["v0", "v1"]
+
+
+def test_a_selection_with_categories_and_scores(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
+    annotate("anna", "A boat.")
+    fields = {"train/v0": {"category_name": "Animals", "interest_score": 4.5}, "train/v1": {"interest_score": 1.0}}
+    choice = ExportChoice(selection=frozenset({"train/v0", "train/v1"}), fields=fields)
+    assert export_dataset(project, tmp_path / "out", choice) == ExportCounts(2, 1)
+    first, second = read_videos_of(tmp_path / "out")
+    assert (first.category, first.refined_caption, first.metadata["interest_score"]) == ("Animals", "A boat.", 4.5)
+    assert (second.category, second.metadata["interest_score"]) == ("Water Scenes", 1)
 
 
 def test_an_exported_dataset_can_be_annotated_again(
